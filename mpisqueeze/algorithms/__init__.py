@@ -1,0 +1,1 @@
+"""The algorithms: one file each, found by their `name`. `base.Algorithm` is the contract."""

@@ -1,0 +1,43 @@
+"""SGD by MPI_Allreduce."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mpisqueeze.algorithms.base import Algorithm, Gradient, Setup
+from mpisqueeze.comm.allreduce import AllreduceExchange
+from mpisqueeze.comm.counters import Phase
+from mpisqueeze.comm.world import Signal
+
+
+class Allreduce(Algorithm):
+    """x ← x − γ·mean g_r, the mean by MPI_Allreduce: what a user would otherwise pick."""
+
+    name = "allreduce"
+    summary = "SGD by MPI_Allreduce, the usual baseline"
+    compresses = False
+    formula = "2(N−1), no server"
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self.exchange = AllreduceExchange(setup.network, setup.dimension, setup.dtype)
+
+    def step(self, x: Any, gradient: Gradient, lr: float) -> None:
+        network = self.setup.network
+        g = gradient(x)
+        if not bool(network.device.xp.isfinite(g).all()):
+            network.complain(Signal.NONFINITE, "a number of the gradient was NaN or infinite")
+        self.exchange.vector[:] = g
+        network.clock.lap(Phase.ENCODE)
+        total = self.exchange.sum()
+        total /= self.setup.size
+        network.clock.lap(Phase.DECODE)
+        total *= total.dtype.type(lr)
+        x -= total
+        network.clock.lap(Phase.UPDATE)
+
+    def bytes_per_iteration(self) -> int:
+        return 2 * (self.setup.size - 1) * self.setup.dimension * self.setup.dtype.itemsize
+
+    def close(self) -> None:
+        self.exchange.close()

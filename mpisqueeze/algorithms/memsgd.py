@@ -1,0 +1,41 @@
+"""MEM-SGD (EC-SGD): error feedback on the workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mpisqueeze.algorithms.base import Gradient, Setup
+from mpisqueeze.algorithms.centralized import RootAlgorithm
+
+
+class MemSGD(RootAlgorithm):
+    """Each worker adds what compression lost to its next gradient.
+
+    γ outside the memory: v = g + δ, q = C(v), δ ← v − q, x ← x − γ·mean q.
+    γ inside (`--memory-lr inside`; Stich, Cordonnier & Jaggi, arXiv 1809.07599, Algorithm 1):
+    u = C(m + γg), m ← m + γg − u, x ← x − mean u.
+
+    State: δ_r (d) on each rank.
+    """
+
+    name = "memsgd"
+    summary = "error feedback on the workers, full vectors down"
+    formula = "N(1+c)"
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup, setup.worker_codec(), setup.identity_codec())
+        self.delta = setup.zeros()
+        self.inside = setup.memory_lr == "inside"
+
+    def step(self, x: Any, gradient: Gradient, lr: float) -> None:
+        g = gradient(x)
+        if self.inside:
+            g *= g.dtype.type(lr)
+        self.up.encode_feedback(g, self.delta, self.exchange.up)
+        mean = self.mean_at_root()
+        if self.is_root:
+            self.down.encode(mean, self.exchange.down)
+        self.descend(x, self.answer(), 1.0 if self.inside else lr)
+
+    def residual(self) -> Any:
+        return self.delta

@@ -1,0 +1,64 @@
+"""What a rank handed to MPI for other ranks, and when."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from enum import IntEnum
+
+
+class Phase(IntEnum):
+    """The parts of an iteration, in the order of the log's fields."""
+
+    COMPUTE = 0
+    WAIT = 1
+    ENCODE = 2
+    COMM = 3
+    DECODE = 4
+    UPDATE = 5
+
+
+class Counter:
+    """Payload bytes and messages of one rank since the last `reset`: no self-delivery, no envelope, no metrics."""
+
+    __slots__ = ("bytes_received", "bytes_sent", "messages")
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        self.messages = 0
+
+
+class PhaseClock:
+    """Where an iteration's time goes: `lap(phase)` books the time since the last lap.
+
+    Args:
+        synchronize: called before the clock is read, so that a GPU's time is booked where it was spent.
+    """
+
+    __slots__ = ("_last", "_synchronize", "seconds")
+
+    def __init__(self, synchronize: Callable[[], None] | None = None) -> None:
+        self.seconds = [0.0] * len(Phase)
+        self._synchronize = synchronize
+        self._last = 0.0
+
+    def start(self) -> float:
+        """Begin an iteration; the time (s) that it began."""
+        if self._synchronize is not None:
+            self._synchronize()
+        self.seconds[:] = (0.0,) * len(Phase)
+        self._last = time.perf_counter()
+        return self._last
+
+    def lap(self, phase: int) -> float:
+        """Book the time since the last lap under `phase`; the time (s) now."""
+        if self._synchronize is not None:
+            self._synchronize()
+        now = time.perf_counter()
+        self.seconds[phase] += now - self._last
+        self._last = now
+        return now

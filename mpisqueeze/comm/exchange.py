@@ -1,0 +1,95 @@
+"""What every exchange shares: its door, which is the barrier and the agreement, and its books."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mpisqueeze.comm.counters import Counter, Phase, PhaseClock
+from mpisqueeze.comm.wire import Wire
+from mpisqueeze.comm.world import Signal, World
+from mpisqueeze.devices import Device
+
+
+class HaltError(Exception):
+    """All ranks agreed to give this iteration up, because one of them met a NaN or an error."""
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What went wrong on a rank.
+
+    Attributes:
+        signal: NONFINITE or ERROR.
+        iteration: where.
+        message: for people.
+        option: of a usage error, the option to blame.
+        details: of an exception, its traceback.
+    """
+
+    signal: int
+    iteration: int
+    message: str
+    option: str | None = None
+    details: str = ""
+
+
+class Gate:
+    """The door to an iteration's exchange: ranks meet there, so that `comm_s` is no waiting for a slow neighbour.
+
+    The barrier is an agreement at the same price: a rank with bad news tells it there, before anybody waits for its
+    payload.
+
+    Attributes:
+        signal: what this rank has to say, reset by the training loop.
+        agreed: what the last agreement said.
+        barrier: False to run without; ranks then agree now and then, by `meet`.
+    """
+
+    def __init__(self, world: World, clock: PhaseClock, barrier: bool = True) -> None:
+        self.world, self.clock, self.barrier = world, clock, barrier
+        self.signal: int = Signal.NONE
+        self.agreed: int = Signal.NONE
+
+    def tell(self, signal: int) -> None:
+        """Have this rank say `signal` at the next meeting, unless it has worse to say."""
+        self.signal = max(self.signal, signal)
+
+    def meet(self) -> int:
+        """Agree now."""
+        self.agreed = self.world.agree(self.signal)
+        return self.agreed
+
+    def enter(self) -> None:
+        """Wait for all ranks, booked as `wait_s`. Raises HaltError on all of them if one cannot go on."""
+        if self.barrier:
+            agreed = self.meet()
+            self.clock.lap(Phase.WAIT)
+            if agreed >= Signal.NONFINITE:
+                raise HaltError
+
+
+class Network:
+    """What an exchange is built from: ranks, a device that owns the buffers, the clock and the counter.
+
+    Attributes:
+        iteration: 1, 2, …, kept by the training loop.
+        trouble: the first thing that went wrong on this rank.
+    """
+
+    def __init__(self, world: World, device: Device, barrier: bool = True) -> None:
+        self.world, self.device = world, device
+        self.clock = PhaseClock(device.synchronize if device.kind != "cpu" else None)
+        self.counter = Counter()
+        self.gate = Gate(world, self.clock, barrier)
+        self.iteration = 0
+        self.trouble: Trouble | None = None
+
+    def wire(self, nbytes: int) -> Wire:
+        """A buffer that MPI can be handed."""
+        return self.device.wire(nbytes)
+
+    def complain(self, signal: int, message: str, option: str | None = None, details: str = "") -> None:
+        """Have this rank say `signal` at the next meeting; the first complaint is kept as `trouble`."""
+        self.gate.tell(signal)
+        if self.trouble is None:
+            self.trouble = Trouble(signal, self.iteration, message, option, details)

@@ -1,0 +1,100 @@
+"""The ranks of a run: agreement, and errors that every rank learns of."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TypeVar
+
+import numpy as np
+from mpi4py import MPI
+
+from mpisqueeze.errors import UsageError
+
+T = TypeVar("T")
+
+
+class Signal(IntEnum):
+    """What a rank tells the others when they agree; the largest of all ranks wins."""
+
+    NONE = 0
+    FLUSH = 1
+    INTERRUPT = 2
+    TERMINATE = 3
+    NONFINITE = 4
+    ERROR = 5
+
+
+class RankFailureError(Exception):
+    """A rank raised; known to every rank.
+
+    Args:
+        message: which rank, where and what.
+        details: its traceback, as text.
+    """
+
+    def __init__(self, message: str, details: str) -> None:
+        super().__init__(message)
+        self.details = details
+
+
+@dataclass(frozen=True)
+class _Problem:
+    usage: bool
+    message: str
+    option: str | None
+    details: str
+
+
+class World:
+    """A communicator of the program's own, so that its messages never meet a plug-in's.
+
+    Attributes:
+        comm: for exchanges and for metrics that nothing counts.
+        rank, size, is_root.
+        local_rank: this rank's number among those of its host.
+    """
+
+    def __init__(self, comm: MPI.Comm | None = None) -> None:
+        self.comm = (comm or MPI.COMM_WORLD).Dup()
+        self.rank, self.size = self.comm.rank, self.comm.size
+        self.is_root = self.rank == 0
+        node = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
+        self.local_rank = node.rank
+        node.Free()
+        self._mine, self._all = np.zeros(1, np.int64), np.zeros(1, np.int64)
+        self._buffers = ([self._mine, MPI.INT64_T], [self._all, MPI.INT64_T])
+
+    def agree(self, signal: int) -> int:
+        """The largest `signal` of all ranks. No rank leaves before all have entered: this is a barrier too."""
+        self._mine[0] = signal
+        self.comm.Allreduce(*self._buffers, MPI.MAX)
+        return int(self._all[0])
+
+    def collectively(self, work: Callable[[], T]) -> T:
+        """Do `work` on every rank, and fail on every rank where it fails on one.
+
+        Raises:
+            UsageError: the lowest failing rank's, if it was one.
+            RankFailureError: otherwise.
+        """
+        problem = None
+        result: T
+        try:
+            result = work()
+        except UsageError as error:
+            problem = _Problem(True, error.message, error.option, "")
+        except Exception as error:
+            problem = _Problem(False, repr(error), None, traceback.format_exc())
+        for rank, found in enumerate(self.comm.allgather(problem)):
+            if found is not None:
+                if found.usage:
+                    raise UsageError(found.message, found.option)
+                raise RankFailureError(f"rank {rank}: {found.message}", found.details)
+        return result
+
+    def on_root(self, work: Callable[[], T]) -> T:
+        """Do `work` on rank 0 alone and give every rank its (picklable) result, or its error as `collectively` does."""
+        return self.comm.bcast(self.collectively(lambda: work() if self.is_root else None))  # type: ignore[return-value]

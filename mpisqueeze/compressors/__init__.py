@@ -1,0 +1,1 @@
+"""The compression operators C(·): one file each, found by their `name`. `base.Compressor` is the contract."""

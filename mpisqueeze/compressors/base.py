@@ -1,0 +1,144 @@
+"""The contract of a compressor, and what it needs to be used with error feedback."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from mpisqueeze.kernels import kernels_for
+from mpisqueeze.kernels.random import derive_key
+from mpisqueeze.specs import Parameter
+
+
+class NonFiniteError(ArithmeticError):
+    """A vector held a NaN or an infinity, or a number too large for the format: nothing was encoded."""
+
+
+class Compressor:
+    """C(·) for vectors of one length: a payload of known size out of a vector, and a vector out of a payload.
+
+    A plug-in needs `unbiased`, `payload_bytes`, `__init__`, `encode` and `decode` only, and need not inherit from this
+    class:
+    `adapt` adds the rest. Encoding may keep state (a generator); decoding must not: any instance of the same spec and
+    dimension decodes any rank's payload.
+
+    Args of `__init__`:
+        dimension: length d ≥ 1 of the vectors.
+        xp: the array module, numpy or cupy.
+        dtype: float32 or float64, of vectors and of scales and values in the payload.
+        seed: for random operators; it differs by rank and by role (worker, server).
+
+    Attributes:
+        unbiased: whether E C(v) = v.
+        payload_bytes: exact, before any data is seen.
+        iteration: set to 1, 2, … before each encoding, so that built-in randomness is keyed by (seed, iteration,
+        index).
+    """
+
+    name: ClassVar[str]
+    #: One line for `mpisqueeze info`.
+    summary: ClassVar[str] = ""
+    #: What stands behind the name in a spec.
+    parameters: ClassVar[Sequence[Parameter]] = ()
+    unbiased: bool = False
+    payload_bytes: int
+
+    def __init__(self, dimension: int, xp: Any, dtype: Any, seed: int) -> None:
+        self.dimension = dimension
+        self.xp = xp
+        self.dtype = np.dtype(dtype)
+        self.seed = seed
+        self.iteration = 0
+        self.kernels = kernels_for(xp, self.dtype)
+
+    @property
+    def key(self) -> int:
+        """The key of this iteration's random numbers."""
+        return derive_key(self.seed, self.iteration)
+
+    def bound(self) -> float | None:
+        """A bound on E‖C(v) − v‖² / ‖v‖² over all v, or None where there is none."""
+        return None
+
+    # A built-in operator supplies these two.
+
+    def _encode(self, vector: Any, residual: Any, payload: Any) -> bool:
+        """One of the kernels' `*_encode`."""
+        raise NotImplementedError
+
+    def _decode(self, payload: Any, out: Any, add: bool) -> None:
+        """One of the kernels' `*_decode`."""
+        raise NotImplementedError
+
+    def encode(self, vector: Any, payload: Any) -> None:
+        """Fill `payload` (uint8, payload_bytes) with C(vector); `vector` (d) is kept. Raises NonFiniteError."""
+        if not self._encode(vector, None, payload):
+            raise NonFiniteError(self._complaint())
+
+    def encode_feedback(self, vector: Any, residual: Any, payload: Any) -> None:
+        """v = vector + residual; payload ← C(v); residual ← v − D(payload). Raises NonFiniteError."""
+        if not self._encode(vector, residual, payload):
+            raise NonFiniteError(self._complaint())
+
+    def decode(self, payload: Any, out: Any) -> None:
+        """out (d) ← D(payload)."""
+        self._decode(payload, out, False)
+
+    def decode_add(self, payload: Any, out: Any) -> None:
+        """out (d) ← out + D(payload)."""
+        self._decode(payload, out, True)
+
+    def _complaint(self) -> str:
+        return f"a number was NaN, infinite or too large for {self.name}"
+
+
+class AdaptedCompressor(Compressor):
+    """A plug-in that has only the contract's minimum, with the fused operations made from it.
+
+    Scratch: one vector.
+    """
+
+    def __init__(self, part: Any, dimension: int, xp: Any, dtype: Any) -> None:
+        self.part = part
+        self.name = type(part).__name__  # type: ignore[misc]
+        self.dimension, self.xp, self.dtype = dimension, xp, np.dtype(dtype)
+        self.unbiased = bool(part.unbiased)
+        self.payload_bytes = int(part.payload_bytes)
+        self._decoded = xp.empty(dimension, self.dtype)
+
+    @property
+    def iteration(self) -> int:
+        return getattr(self.part, "iteration", 0)
+
+    @iteration.setter
+    def iteration(self, value: int) -> None:  # type: ignore[override]
+        self.part.iteration = value
+
+    def bound(self) -> float | None:
+        bound = getattr(self.part, "bound", None)
+        return bound() if callable(bound) else None
+
+    def encode(self, vector: Any, payload: Any) -> None:
+        if not bool(self.xp.isfinite(vector).all()):
+            raise NonFiniteError(self._complaint())
+        self.part.encode(vector, payload)
+
+    def encode_feedback(self, vector: Any, residual: Any, payload: Any) -> None:
+        residual += vector
+        self.encode(residual, payload)
+        self.part.decode(payload, self._decoded)
+        residual -= self._decoded
+
+    def decode(self, payload: Any, out: Any) -> None:
+        self.part.decode(payload, out)
+
+    def decode_add(self, payload: Any, out: Any) -> None:
+        self.part.decode(payload, self._decoded)
+        out += self._decoded
+
+
+def adapt(part: Any, dimension: int, xp: Any, dtype: Any) -> Compressor:
+    """`part` itself if it is a full compressor, else the adapter around it."""
+    return part if isinstance(part, Compressor) else AdaptedCompressor(part, dimension, xp, dtype)

@@ -1,0 +1,37 @@
+"""Clipping: the lowest bits of each number set to 0, and not sent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mpisqueeze.compressors.base import Compressor
+from mpisqueeze.specs import Parameter, integer
+
+
+class Clip(Compressor):
+    """The top BITS bits of each number as float32: 1 sign, 8 exponent, BITS − 9 mantissa bits, rounded towards 0.
+
+    The clipping of DoubleSqueeze's §3 (arXiv 1905.05957). A float64 vector is rounded to float32 first, and what that
+    loses is part of the error.
+
+    Payload: ⌈d·BITS/8⌉ bytes.
+    """
+
+    name = "clip"
+    summary = "the top bits of each float32: clip:BITS; d·BITS/8 bytes"
+    parameters = (Parameter("bits", integer(9, 31), "a whole number of bits, 9 to 31", positional=True, required=True),)
+
+    def __init__(self, dimension: int, xp: Any, dtype: Any, seed: int, *, bits: int = 16) -> None:
+        super().__init__(dimension, xp, dtype, seed)
+        self.bits = bits
+        self.payload_bytes = -(-dimension * bits // 8)
+
+    def bound(self) -> float:
+        """A normal number loses less than 2^(9−BITS) of itself."""
+        return 4.0 ** (9 - self.bits)
+
+    def _encode(self, vector: Any, residual: Any, payload: Any) -> bool:
+        return self.kernels.clip_encode(vector, residual, payload, self.bits)
+
+    def _decode(self, payload: Any, out: Any, add: bool) -> None:
+        self.kernels.clip_decode(payload, out, self.bits, add)

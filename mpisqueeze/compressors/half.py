@@ -1,0 +1,47 @@
+"""The 16-bit float formats."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mpisqueeze.compressors.base import Compressor
+
+
+class FP16(Compressor):
+    """IEEE binary16, rounded to nearest even; a number beyond ±65 504 is an error, never an infinity.
+
+    Payload: 2d bytes.
+    """
+
+    name = "fp16"
+    summary = "IEEE half precision; 2d bytes"
+    bfloat = False
+
+    def __init__(self, dimension: int, xp: Any, dtype: Any, seed: int) -> None:
+        super().__init__(dimension, xp, dtype, seed)
+        self.payload_bytes = 2 * dimension
+
+    def bound(self) -> float:
+        """A normal number errs by at most 2⁻¹¹ of itself."""
+        return 4.0**-11
+
+    def _encode(self, vector: Any, residual: Any, payload: Any) -> bool:
+        return self.kernels.half_encode(vector, residual, payload, self.bfloat)
+
+    def _decode(self, payload: Any, out: Any, add: bool) -> None:
+        self.kernels.half_decode(payload, out, self.bfloat, add)
+
+
+class BF16(FP16):
+    """bfloat16: the upper half of a float32, rounded to nearest even (a float64 is rounded to float32 first).
+
+    Payload: 2d bytes.
+    """
+
+    name = "bf16"
+    summary = "bfloat16; 2d bytes"
+    bfloat = True
+
+    def bound(self) -> float:
+        """A normal number errs by at most 2⁻⁹ of itself."""
+        return 4.0**-9

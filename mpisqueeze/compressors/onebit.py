@@ -1,0 +1,43 @@
+"""1-bit compression: the signs, and one scale for each block."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mpisqueeze.compressors.base import Compressor
+from mpisqueeze.kernels.reference import blocks_of
+from mpisqueeze.specs import Parameter, choice, integer
+
+
+class OneBit(Compressor):
+    """C(v) = s·sign(v), sign(0) = +1, one s for each block of n numbers.
+
+    `scale=l1`: s = ‖v‖₁/n, the minimiser of ‖C(v) − v‖ (Seide et al. 2014; Karimireddy et al., arXiv 1901.09847).
+    `scale=l2`: s = ‖v‖₂/√n, which keeps the norm, as in the experiments of DoubleSqueeze (arXiv 1905.05957) and 1-bit
+    Adam (arXiv 2102.02888).
+
+    Payload: ⌈d/block⌉ scales, then ⌈d/8⌉ bytes of signs, 1 = negative.
+    """
+
+    name = "onebit"
+    summary = "signs and a scale a block: onebit[:BLOCK][,scale=l1|l2]; d/8 + 4⌈d/BLOCK⌉ bytes"
+    parameters = (
+        Parameter("block", integer(0), "a block length ≥ 1, or 0 for the whole vector", 1024, positional=True),
+        Parameter("scale", choice("l1", "l2"), "l1 or l2", "l1"),
+    )
+
+    def __init__(self, dimension: int, xp: Any, dtype: Any, seed: int, *, block: int = 1024, scale: str = "l1") -> None:
+        super().__init__(dimension, xp, dtype, seed)
+        self.block, self.l2 = block, scale == "l2"
+        self.length, blocks = blocks_of(dimension, block)
+        self.payload_bytes = -(-dimension // 8) + blocks * self.dtype.itemsize
+
+    def bound(self) -> float:
+        """l1: 1 − 1/n, since ‖v‖₁ ≥ ‖v‖₂. l2: 2(1 − 1/√n), which is no contraction on sparse v."""
+        return 2 * (1 - self.length**-0.5) if self.l2 else 1 - 1 / self.length
+
+    def _encode(self, vector: Any, residual: Any, payload: Any) -> bool:
+        return self.kernels.signs_encode(vector, residual, payload, self.block, self.l2)
+
+    def _decode(self, payload: Any, out: Any, add: bool) -> None:
+        self.kernels.signs_decode(payload, out, self.block, add)

@@ -1,0 +1,53 @@
+"""QSGD: stochastic rounding to a few levels of each bucket's norm."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from mpisqueeze.compressors.base import Compressor
+from mpisqueeze.kernels.reference import blocks_of
+from mpisqueeze.specs import Parameter, integer
+
+BUCKET = Parameter("bucket", integer(0), "a bucket length ≥ 1, or 0 for the whole vector", 512)
+
+
+class QSGD(Compressor):
+    """C(v) = ‖v‖₂·sign(v)·ξ/s for each bucket, E ξ = s|v|/‖v‖₂, ξ ∈ {0, …, s}, s = 2^(BITS−1) − 1.
+
+    Source: Alistarh et al., arXiv 1610.02132, with fixed-width codes.
+
+    Payload: ⌈d/bucket⌉ norms, then ⌈d·BITS/8⌉ bytes: the level in the low bits of a code, the sign as its highest.
+    """
+
+    name = "qsgd"
+    summary = "stochastic levels of the l2 norm: qsgd:BITS[,bucket=B]; d·BITS/8 + 4⌈d/B⌉ bytes"
+    parameters = (
+        Parameter(
+            "bits",
+            integer(2, 8),
+            "a whole number of bits, 2 to 8 (sign and level)",
+            positional=True,
+            required=True,
+        ),
+        BUCKET,
+    )
+    unbiased = True
+    norm = "l2"
+
+    def __init__(self, dimension: int, xp: Any, dtype: Any, seed: int, *, bits: int = 4, bucket: int = 512) -> None:
+        super().__init__(dimension, xp, dtype, seed)
+        self.bits, self.bucket = bits, bucket
+        self.length, buckets = blocks_of(dimension, bucket)
+        self.payload_bytes = -(-dimension * bits // 8) + buckets * self.dtype.itemsize
+
+    def bound(self) -> float:
+        """min(n/s², √n/s): Lemma 3.1 of the paper, for buckets of n."""
+        levels = (1 << (self.bits - 1)) - 1
+        return min(self.length / levels**2, math.sqrt(self.length) / levels)
+
+    def _encode(self, vector: Any, residual: Any, payload: Any) -> bool:
+        return self.kernels.quantize_encode(vector, residual, payload, self.bits, self.bucket, self.norm, self.key)
+
+    def _decode(self, payload: Any, out: Any, add: bool) -> None:
+        self.kernels.quantize_decode(payload, out, self.bits, self.bucket, add)

@@ -1,0 +1,48 @@
+"""Random-k sparsification."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+from mpisqueeze.compressors.base import Compressor
+from mpisqueeze.compressors.topk import RATIO, count_of
+from mpisqueeze.specs import Parameter, flag
+
+
+class RandomK(Compressor):
+    """k = max(1, ⌈RATIO·d⌉) positions drawn without replacement; `unbiased` scales their values by d/k.
+
+    Source: Stich et al., arXiv 1809.07599. The positions travel as the key that they are drawn from.
+
+    Payload: the key (8 bytes), then k values in the order of drawing.
+    """
+
+    name = "randomk"
+    summary = "seeded random positions: randomk:RATIO[,unbiased]; 4k + 8 bytes, k = ⌈RATIO·d⌉"
+    parameters = (RATIO, Parameter("unbiased", flag, "true or false", False))
+
+    def __init__(
+        self,
+        dimension: int,
+        xp: Any,
+        dtype: Any,
+        seed: int,
+        *,
+        ratio: Fraction | float = Fraction(1, 100),
+        unbiased: bool = False,
+    ) -> None:
+        super().__init__(dimension, xp, dtype, seed)
+        self.k = count_of(dimension, ratio)
+        self.scaled = unbiased
+        self.unbiased = unbiased or self.k == dimension
+        self.payload_bytes = 8 + self.k * self.dtype.itemsize
+
+    def bound(self) -> float:
+        return self.dimension / self.k - 1 if self.scaled else 1 - self.k / self.dimension
+
+    def _encode(self, vector: Any, residual: Any, payload: Any) -> bool:
+        return self.kernels.randomk_encode(vector, residual, payload, self.k, self.key, self.scaled)
+
+    def _decode(self, payload: Any, out: Any, add: bool) -> None:
+        self.kernels.randomk_decode(payload, out, self.k, add)

@@ -1,0 +1,54 @@
+"""Top-k sparsification."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Any
+
+from mpisqueeze.compressors.base import Compressor
+from mpisqueeze.specs import Parameter
+
+
+def ratio(text: str) -> Fraction:
+    """A ratio in (0, 1], exactly as written, so that 0.07 of 100 is 7."""
+    if not 0 < float(text) <= 1:
+        raise ValueError(f"{text} is out of range")
+    return Fraction(text)
+
+
+RATIO = Parameter("ratio", ratio, "a ratio in (0, 1]", positional=True, required=True)
+
+
+def count_of(dimension: int, ratio: Fraction | float) -> int:
+    """k = max(1, ⌈ratio·d⌉)."""
+    return max(1, math.ceil(Fraction(ratio) * dimension))
+
+
+class TopK(Compressor):
+    """The k = max(1, ⌈RATIO·d⌉) numbers of largest magnitude, ties to the lowest index; the rest is 0.
+
+    Sources: Aji & Heafield, arXiv 1704.05021; Stich et al., arXiv 1809.07599.
+
+    Payload: k values, then their k indices as int32, ascending.
+    """
+
+    name = "topk"
+    summary = "the largest magnitudes: topk:RATIO; 8k bytes, k = ⌈RATIO·d⌉"
+    parameters = (RATIO,)
+
+    def __init__(
+        self, dimension: int, xp: Any, dtype: Any, seed: int, *, ratio: Fraction | float = Fraction(1, 100)
+    ) -> None:
+        super().__init__(dimension, xp, dtype, seed)
+        self.k = count_of(dimension, ratio)
+        self.payload_bytes = self.k * (self.dtype.itemsize + 4)
+
+    def bound(self) -> float:
+        return 1 - self.k / self.dimension
+
+    def _encode(self, vector: Any, residual: Any, payload: Any) -> bool:
+        return self.kernels.topk_encode(vector, residual, payload, self.k)
+
+    def _decode(self, payload: Any, out: Any, add: bool) -> None:
+        self.kernels.topk_decode(payload, out, self.k, add)

@@ -1,0 +1,44 @@
+"""Uniform quantization between each bucket's smallest and largest number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mpisqueeze.compressors.base import Compressor
+from mpisqueeze.compressors.qsgd import BUCKET
+from mpisqueeze.kernels.reference import blocks_of
+from mpisqueeze.specs import Parameter, integer
+
+
+class Uniform(Compressor):
+    """C(v) = lo + (hi − lo)·ξ/L for each bucket, E ξ = L(v − lo)/(hi − lo), ξ ∈ {0, …, L}, L = 2^BITS − 1.
+
+    The quantizer of DCD-SGD's and DeepSqueeze's experiments (arXiv 1803.06443, 1907.07346).
+
+    Payload: lo, hi of each bucket, then ⌈d·BITS/8⌉ bytes of codes.
+    """
+
+    name = "uniform"
+    summary = "stochastic levels between min and max: uniform:BITS[,bucket=B]; d·BITS/8 + 8⌈d/B⌉ bytes"
+    parameters = (
+        Parameter("bits", integer(1, 8), "a whole number of bits, 1 to 8", positional=True, required=True),
+        BUCKET,
+    )
+    unbiased = True
+
+    def __init__(self, dimension: int, xp: Any, dtype: Any, seed: int, *, bits: int = 8, bucket: int = 512) -> None:
+        super().__init__(dimension, xp, dtype, seed)
+        self.bits, self.bucket = bits, bucket
+        self.length, buckets = blocks_of(dimension, bucket)
+        self.payload_bytes = -(-dimension * bits // 8) + 2 * buckets * self.dtype.itemsize
+
+    def bound(self) -> float:
+        """A number errs by a variance of at most (hi − lo)²/(4L²), and (hi − lo)² ≤ 2‖v‖²: n/(2L²) for buckets of n."""
+        levels = (1 << self.bits) - 1
+        return self.length / (2 * levels**2) if self.length > 1 else 0.0
+
+    def _encode(self, vector: Any, residual: Any, payload: Any) -> bool:
+        return self.kernels.uniform_encode(vector, residual, payload, self.bits, self.bucket, self.key)
+
+    def _decode(self, payload: Any, out: Any, add: bool) -> None:
+        self.kernels.uniform_decode(payload, out, self.bits, self.bucket, add)

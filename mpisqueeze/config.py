@@ -1,0 +1,147 @@
+"""The settings of a run, and the parts that they name, checked before MPI does any work."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mpisqueeze import registry
+from mpisqueeze.data import check_data_spec
+from mpisqueeze.data.partition import Partition, parse_partition
+from mpisqueeze.errors import UsageError
+from mpisqueeze.registry import Part
+from mpisqueeze.schedule import Schedule, parse_schedule
+from mpisqueeze.specs import suggestion
+
+DTYPES = ("float32", "float64")
+DEVICES = ("auto", "cpu", "cuda")
+BUFFERS = ("auto", "device", "staged")
+SERVERS = ("root",)
+MEMORY_LR = ("outside", "inside")
+DEFAULT_EPOCHS = 10.0
+#: Seeds are keys of 64-bit hashes, of which NumPy's generators want the positive half.
+MAX_SEED = 2**63 - 1
+
+
+@dataclass
+class TrainConfig:
+    """What the command line sets; None means: the default that `plan` resolves.
+
+    `epochs`, `eval_every` (iterations between evaluations, 0 = only at the end) and `iterations` are per run;
+    `batch_size` is
+    samples a rank; `lr` the base learning rate γ.
+    """
+
+    algorithm: str = "doublesqueeze"
+    compressor: str | None = None
+    server: str = "root"
+    memory_lr: str = "outside"
+    problem: str = "mlp"
+    data: str = "digits"
+    data_dir: Path | None = None
+    partition: str = "iid"
+    iterations: int | None = None
+    epochs: float | None = None
+    batch_size: int = 16
+    lr: float = 0.3
+    lr_schedule: str = "constant"
+    weight_decay: float = 0.0
+    clip_norm: float | None = None
+    seed: int = 1
+    dtype: str = "float32"
+    device: str = "auto"
+    buffers: str = "auto"
+    warmup: int = 3
+    barrier: bool = True
+    eval_every: int | None = None
+    per_rank: bool = False
+    save_model: bool = False
+    out: Path | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked configuration with its parts found."""
+
+    config: TrainConfig
+    algorithm: Part
+    compressor: Part
+    problem: Part
+    partition: Partition
+    schedule: Schedule
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.config.dtype)
+
+    def as_json(self) -> dict[str, Any]:
+        """Every setting, resolved as far as the command line goes."""
+        return {
+            **asdict(self.config),
+            "compressor": self.compressor.spec,
+            "data": self.config.data if getattr(self.problem.cls, "needs_data", False) else None,
+            "parts": {
+                part: {"name": found.name, "origin": found.origin, "parameters": found.options}
+                for part, found in (
+                    ("algorithm", self.algorithm),
+                    ("compressor", self.compressor),
+                    ("problem", self.problem),
+                )
+            },
+        }
+
+
+def plan(config: TrainConfig) -> Plan:
+    """Check every setting and find the parts. Raises UsageError."""
+    for option, value, accepted in (
+        ("--server", config.server, SERVERS),
+        ("--memory-lr", config.memory_lr, MEMORY_LR),
+        ("--dtype", config.dtype, DTYPES),
+        ("--device", config.device, DEVICES),
+        ("--buffers", config.buffers, BUFFERS),
+    ):
+        if value not in accepted:
+            raise UsageError(f"{value!r} is not one of {', '.join(accepted)}{suggestion(value, accepted)}", option)
+    _at_least("--iterations", config.iterations, 1)
+    _at_least("--batch-size", config.batch_size, 1)
+    _at_least("--warmup", config.warmup, 0)
+    _at_least("--eval-every", config.eval_every, 0)
+    _at_least("--seed", config.seed, 0)
+    if config.seed > MAX_SEED:
+        raise UsageError(f"must be at most {MAX_SEED}, got {config.seed}", "--seed")
+    _positive("--epochs", config.epochs)
+    _positive("--lr", config.lr)
+    _positive("--clip-norm", config.clip_norm)
+    if not math.isfinite(config.weight_decay) or config.weight_decay < 0:
+        raise UsageError(f"must be a number ≥ 0, got {config.weight_decay}", "--weight-decay")
+    if config.iterations is not None and config.epochs is not None:
+        raise UsageError("give --iterations or --epochs, not both", "--iterations")
+    algorithm = registry.algorithms.find(config.algorithm)
+    compresses = getattr(algorithm.cls, "compresses", True)
+    compressor = registry.compressors.find(config.compressor or ("onebit" if compresses else "identity"))
+    if not compresses and compressor.name != "identity":
+        takers = [name for name, cls in registry.algorithms.builtins().items() if getattr(cls, "compresses", True)]
+        raise UsageError(
+            f"{algorithm.name} sends full vectors and takes no compressor, got {compressor.spec!r}; "
+            f"these take one: {', '.join(takers)}",
+            "--compressor",
+        )
+    problem = registry.problems.find(config.problem)
+    partition = parse_partition(config.partition)
+    if getattr(problem.cls, "needs_data", False):
+        check_data_spec(config.data)
+    return Plan(config, algorithm, compressor, problem, partition, parse_schedule(config.lr_schedule))
+
+
+def _at_least(option: str, value: int | None, low: int) -> None:
+    if value is not None and value < low:
+        raise UsageError(f"must be a whole number ≥ {low}, got {value}", option)
+
+
+def _positive(option: str, value: float | None) -> None:
+    if value is not None and not (math.isfinite(value) and value > 0):
+        raise UsageError(f"must be a positive number, got {value}", option)

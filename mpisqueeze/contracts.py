@@ -1,0 +1,123 @@
+"""Whether a part keeps its contract: checks before training, and on each gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from mpisqueeze.compressors.base import Compressor
+from mpisqueeze.errors import UsageError
+from mpisqueeze.registry import Part, describe
+
+
+@contextmanager
+def plugin(part: Part, option: str, what: str) -> Iterator[None]:
+    """Turn what a plug-in raises into a UsageError that names `what` was called; a built-in's error is a bug and
+    stays."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:
+        if not part.is_plugin:
+            raise
+        raise UsageError(f"{part.spec} breaks its contract: {what} raised {describe(error)}", option) from error
+
+
+def broken(part: Part, option: str, what: str) -> UsageError:
+    """The error for a part that breaks its contract."""
+    return UsageError(f"{part.spec} breaks its contract: {what}", option)
+
+
+def _is_count(value: Any, low: int = 1) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= low
+
+
+def check_problem(part: Part, problem: Any) -> None:
+    """Raise UsageError unless `problem` has what SPEC §7 asks of a problem."""
+    for method in ("initial_point", "gradient"):
+        if not callable(getattr(problem, method, None)):
+            raise broken(part, "--problem", f"it has no method {method}")
+    dimension = getattr(problem, "dimension", None)
+    if not _is_count(dimension):
+        raise broken(part, "--problem", f"dimension must be a whole number ≥ 1, not {dimension!r}")
+    if dimension >= 2**31:
+        raise UsageError(f"{part.spec}: {dimension} parameters are more than an int32 index reaches", "--problem")
+    per_epoch = getattr(problem, "iterations_per_epoch", 1)
+    if not _is_count(per_epoch):
+        raise broken(part, "--problem", f"iterations_per_epoch must be a whole number ≥ 1, not {per_epoch!r}")
+
+
+def checked_point(part: Part, x: Any, dimension: int, xp: Any, dtype: np.dtype[Any]) -> Any:
+    """A contiguous copy of an initial point in the run's dtype. Raises UsageError for a wrong shape or a NaN."""
+    shape = getattr(x, "shape", None)
+    if shape != (dimension,):
+        found = f"shape {shape}" if shape is not None else f"a {type(x).__name__}"
+        raise broken(part, "--problem", f"initial_point gave {found}, not an array of shape ({dimension},)")
+    with plugin(part, "--problem", "the conversion of initial_point()"):
+        x = xp.array(x, dtype=dtype)
+    if not bool(xp.isfinite(x).all()):
+        raise broken(part, "--problem", "initial_point holds a NaN or an infinity")
+    return x
+
+
+class GradientCheck:
+    """Checks what `problem.gradient` returns, at the price of comparing a shape and a dtype.
+
+    A gradient of another dtype is converted, one of another shape refused.
+    """
+
+    def __init__(self, part: Part, dimension: int, xp: Any, dtype: np.dtype[Any]) -> None:
+        self.part, self.xp, self.dtype = part, xp, dtype
+        self.shape = (dimension,)
+        self._converted: Any = None
+
+    def __call__(self, g: Any) -> Any:
+        """The gradient (d) in the run's dtype, contiguous. Raises UsageError."""
+        if getattr(g, "shape", None) != self.shape:
+            found = f"shape {g.shape}" if hasattr(g, "shape") else f"a {type(g).__name__}"
+            raise broken(self.part, "--problem", f"gradient gave {found}, not an array of shape {self.shape}")
+        if g.dtype != self.dtype or not isinstance(g, self.xp.ndarray) or not g.flags.c_contiguous:
+            if self._converted is None:
+                self._converted = self.xp.empty(self.shape, self.dtype)
+            self._converted[:] = self.xp.asarray(g)
+            return self._converted
+        return g
+
+
+def check_compressor(part: Part, compressor: Any) -> None:
+    """Raise UsageError unless `compressor` has what SPEC §7 asks of a compressor."""
+    for method in ("encode", "decode"):
+        if not callable(getattr(compressor, method, None)):
+            raise broken(part, "--compressor", f"it has no method {method}")
+    if not isinstance(getattr(compressor, "unbiased", None), bool):
+        raise broken(part, "--compressor", "unbiased must be True or False")
+    payload_bytes = getattr(compressor, "payload_bytes", None)
+    if not _is_count(payload_bytes):
+        raise broken(part, "--compressor", f"payload_bytes must be a whole number ≥ 1, not {payload_bytes!r}")
+
+
+def try_compressor(part: Part, make: Callable[[int, int], Compressor], dimension: int, xp: Any) -> int:
+    """Send one vector through a plug-in, so that a broken one is found before any training; its payload_bytes, or 0.
+
+    Raises UsageError.
+    """
+    if not part.is_plugin:
+        return 0
+    compressor = make(dimension, 0)
+    vector = xp.asarray(np.random.default_rng(0).standard_normal(dimension)).astype(compressor.dtype)
+    kept = vector.copy()
+    payload = xp.zeros(compressor.payload_bytes, np.uint8)
+    decoded = xp.full(dimension, xp.nan, compressor.dtype)
+    with plugin(part, "--compressor", f"encode(vector ({dimension},), payload ({payload.size},))"):
+        compressor.encode(vector, payload)
+    if not bool((vector == kept).all()):
+        raise broken(part, "--compressor", "encode changed the vector")
+    with plugin(part, "--compressor", f"decode(payload ({payload.size},), out ({dimension},))"):
+        compressor.decode(payload, decoded)
+    if not bool(xp.isfinite(decoded).all()):
+        raise broken(part, "--compressor", "decode left numbers of out unset, NaN or infinite")
+    return compressor.payload_bytes

@@ -1,0 +1,67 @@
+"""CIFAR-10 from the binary version of its archive (https://www.cs.toronto.edu/~kriz/cifar.html).
+
+A file is 10 000 records of one label byte and 3 072 pixel bytes: 32×32 red, then green, then blue. The Python
+version of the archive is made of pickles, which can run code when they are loaded, so it is never read.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpisqueeze.data.dataset import Dataset, DataSource, standardisation
+from mpisqueeze.data.files import bad_file, data_folder, find_file, open_data, read_up_to
+
+RECORDS = 10_000
+_FEATURES = 3 * 32 * 32
+_CLASSES = 10
+_PIXEL_MEAN, _PIXEL_STD = 120.708, 64.150
+_HINT = "it belongs to the binary version of CIFAR-10, cifar-10-binary.tar.gz"
+
+
+def read_batch(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """The images, (10 000, 3 072), and labels, (10 000,), of one file.
+
+    Raises:
+        UsageError: the file cannot be read, has another length, or holds a label above 9.
+    """
+    size = RECORDS * (1 + _FEATURES)
+    with open_data(path) as stream:
+        data = read_up_to(stream, size + 1)
+    if len(data) != size:
+        found = f"{len(data)} bytes" if len(data) < size else "more"
+        raise bad_file(path, f"{RECORDS} records of {1 + _FEATURES} bytes, {size} in all", found)
+    records = np.frombuffer(data, dtype=np.uint8).reshape(RECORDS, 1 + _FEATURES)
+    labels = records[:, 0].astype(np.int32)
+    if labels.max() >= _CLASSES:
+        raise bad_file(path, f"labels 0…{_CLASSES - 1}", f"the label {labels.max()}")
+    return records[:, 1:], labels
+
+
+def load_cifar10(data_dir: Path | None, seed: int) -> Dataset:
+    """50 000 training and 10 000 test images of 3 072 features, channel by channel; `seed` does not matter.
+
+    The files are looked for in DATA_DIR, DATA_DIR/cifar10 and DATA_DIR/cifar-10-batches-bin.
+
+    Raises:
+        UsageError: a file is missing or damaged.
+    """
+    root = data_folder(data_dir)
+    folders = [root, root / "cifar10", root / "cifar-10-batches-bin"]
+    names = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
+    paths = [find_file("cifar10", folders, [name], _HINT) for name in names]
+    *train, (test_inputs, test_labels) = map(read_batch, paths)
+    return Dataset(
+        name="cifar10",
+        train_inputs=np.concatenate([inputs for inputs, _ in train]),
+        train_labels=np.concatenate([labels for _, labels in train]),
+        test_inputs=np.ascontiguousarray(test_inputs),
+        test_labels=test_labels,
+        classes=_CLASSES,
+        **standardisation(_PIXEL_MEAN, _PIXEL_STD),
+    )
+
+
+CIFAR10 = DataSource("cifar10", "60 000 photographs, 32×32×3, from the binary batches under --data-dir", load_cifar10)

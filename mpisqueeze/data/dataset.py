@@ -1,0 +1,56 @@
+"""What a data set is once it is in memory, and how a named one is declared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpisqueeze.specs import Parameter
+
+Labels = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A classification data set in host memory.
+
+    A model reads `inputs * scale + offset`, computed a batch at a time in the run's dtype, so that images
+    stay one byte a pixel in memory. One scale and offset serve all features: 1/std and −mean/std of the
+    training set's pixels.
+    """
+
+    name: str
+    train_inputs: NDArray[Any]  # (train samples, features), uint8 or float32
+    train_labels: Labels  # (train samples,), 0 … classes − 1
+    test_inputs: NDArray[Any]  # (test samples, features), the dtype of train_inputs
+    test_labels: Labels  # (test samples,)
+    classes: int
+    scale: float = 1.0
+    offset: float = 0.0
+
+    @property
+    def features(self) -> int:
+        return self.train_inputs.shape[1]
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """A data set that `--data` knows by name.
+
+    `load(data_dir, seed, **parameters)` takes the folder of `--data-dir` (None where the option is absent),
+    the run's seed and what `parameters` declares, and returns a `Dataset` or raises `UsageError`.
+    """
+
+    name: str
+    summary: str
+    load: Callable[..., Dataset]
+    parameters: Sequence[Parameter] = ()
+
+
+def standardisation(mean: float, std: float) -> dict[str, float]:
+    """The `scale` and `offset` that turn inputs of this mean and deviation into mean 0 and deviation 1."""
+    return {"scale": 1.0 / std, "offset": -mean / std}

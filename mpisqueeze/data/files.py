@@ -1,0 +1,86 @@
+"""Finding and reading data files so that a missing or damaged one ends in a sentence, not in a traceback."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from mpisqueeze.errors import UsageError
+
+DATA_VARIABLE = "MPISQUEEZE_DATA"
+_GZIP_MAGIC = b"\x1f\x8b"
+_CHUNK = 1 << 20
+
+
+def data_folder(data_dir: Path | None) -> Path:
+    """`data_dir`, else $MPISQUEEZE_DATA, else `data` in the current folder."""
+    if data_dir is not None:
+        return Path(data_dir)
+    return Path(os.environ.get(DATA_VARIABLE) or "data")
+
+
+def find_file(what: str, folders: Sequence[Path], names: Sequence[str], hint: str = "") -> Path:
+    """The first of `folders` × `names` that is a file.
+
+    Args:
+        what: the data set, for the message.
+        folders: where to look, in order of preference.
+        names: spellings of the file's name, in order of preference.
+        hint: what else to say when there is none.
+
+    Raises:
+        UsageError: there is none; names the file and every place.
+    """
+    for folder in folders:
+        for name in names:
+            path = folder / name
+            # os.path.isfile, since Path.is_file raises where a parent folder may not be read.
+            if os.path.isfile(path):
+                return path
+    places = ", ".join(str(folder.absolute() / name) for folder in folders for name in names)
+    raise UsageError(
+        f"{what}: no file {names[0]}; looked for {places}; "
+        f"say where it is with --data-dir or ${DATA_VARIABLE}{'; ' + hint if hint else ''}",
+        "--data-dir",
+    )
+
+
+@contextmanager
+def open_data(path: Path) -> Iterator[io.BufferedIOBase]:
+    """`path` for reading, decompressed where its first bytes say gzip; failing to read it is a UsageError."""
+    try:
+        with open(path, "rb") as plain:
+            compressed = plain.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+            plain.seek(0)
+            if compressed:
+                with gzip.GzipFile(fileobj=plain) as unpacked:
+                    yield unpacked
+            else:
+                yield plain
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise bad_file(path, "a gzip file whose checksums hold", f"a damaged one ({error})") from None
+    except EOFError:
+        raise bad_file(path, "a whole gzip file", "one that ends too early") from None
+    except OSError as error:
+        raise bad_file(path, "a readable file", error.strerror or str(error)) from None
+
+
+def read_up_to(stream: io.BufferedIOBase, count: int) -> bytearray:
+    """At most `count` bytes; takes memory for what is there, since `count` may come from a damaged header."""
+    data = bytearray()
+    while len(data) < count:
+        chunk = stream.read(min(_CHUNK, count - len(data)))
+        if not chunk:
+            break
+        data += chunk
+    return data
+
+
+def bad_file(path: Path, expected: str, found: str) -> UsageError:
+    """The error for a file that is there and is not what it should be."""
+    return UsageError(f"{path}: expected {expected}, found {found}", "--data-dir")

@@ -1,0 +1,121 @@
+"""How the training samples spread over the ranks (`--partition`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpisqueeze.data.seeding import Stream, generator
+from mpisqueeze.errors import UsageError
+from mpisqueeze.specs import Parameter, parse_spec, real, resolve_parameters, suggestion
+
+Indices = NDArray[np.int64]
+
+# Beyond these a Dirichlet draw can overflow to NaN, and has long since stopped to differ from its limit.
+_ALPHA_LOW, _ALPHA_HIGH = 1e-3, 1e6
+
+
+@dataclass(frozen=True)
+class PartitionScheme:
+    """A way to partition that `--partition` knows by name."""
+
+    name: str
+    summary: str
+    parameters: Sequence[Parameter] = ()
+
+
+PARTITIONS: dict[str, PartitionScheme] = {
+    scheme.name: scheme
+    for scheme in (
+        PartitionScheme("iid", "a random split, equal shares up to one sample"),
+        PartitionScheme("label", "sorted by label and cut into equal pieces: each rank sees one or a few classes"),
+        PartitionScheme(
+            "dirichlet",
+            "dirichlet:ALPHA, each class in random shares; small ALPHA: few classes a rank, large: even",
+            (
+                Parameter(
+                    "alpha",
+                    real(_ALPHA_LOW, _ALPHA_HIGH),
+                    f"a number from {_ALPHA_LOW:g} to {_ALPHA_HIGH:g}",
+                    positional=True,
+                    required=True,
+                ),
+            ),
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A validated value of `--partition`; `str()` gives it back as text."""
+
+    name: str = "iid"
+    alpha: float | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.alpha is None else f"{self.name}:{self.alpha:g}"
+
+
+def parse_partition(text: str) -> Partition:
+    """`iid`, `label` or `dirichlet:ALPHA`. Raises UsageError of `--partition` otherwise."""
+    try:
+        spec = parse_spec(text)
+        if spec.name not in PARTITIONS:
+            known = "iid, label, dirichlet:ALPHA"
+            raise UsageError(f"no partition {spec.name!r}{suggestion(spec.name, PARTITIONS)}; known: {known}")
+        values: dict[str, Any] = resolve_parameters(spec, PARTITIONS[spec.name].parameters)
+    except UsageError as error:
+        raise UsageError(error.message, "--partition") from None
+    return Partition(spec.name, **values)
+
+
+def partition_indices(labels: NDArray[np.int32], size: int, partition: Partition, seed: int) -> list[Indices]:
+    """Which training samples each rank holds: disjoint, together all of them, at least one a rank.
+
+    Args:
+        labels: (samples,), of the training set.
+        size: number of ranks.
+        partition: the scheme.
+        seed: the run's; the result is a function of the arguments alone, so every rank computes the same.
+
+    Returns:
+        An array of sample indices for each rank.
+
+    Raises:
+        UsageError: fewer samples than ranks.
+    """
+    if len(labels) < size:
+        raise UsageError(f"{len(labels)} training samples cannot be spread over {size} ranks", "--data")
+    rng = generator(seed, Stream.PARTITION)
+    if partition.name == "iid":
+        return np.array_split(rng.permutation(len(labels)), size)
+    if partition.name == "label":
+        return np.array_split(np.argsort(labels, kind="stable"), size)
+    if partition.alpha is None:
+        raise ValueError(f"{partition!r} is not a partition")
+    return _fill_empty(_dirichlet(labels, size, partition.alpha, rng))
+
+
+def _dirichlet(labels: NDArray[np.int32], size: int, alpha: float, rng: np.random.Generator) -> list[Indices]:
+    shares: list[list[Indices]] = [[] for _ in range(size)]
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        proportions = rng.dirichlet(np.full(size, alpha))
+        cuts = np.rint(np.cumsum(proportions[:-1]) * len(members)).astype(np.int64)
+        for share, part in zip(shares, np.split(members, cuts), strict=True):
+            share.append(part)
+    return [np.concatenate(share) for share in shares]
+
+
+def _fill_empty(parts: list[Indices]) -> list[Indices]:
+    """Give each empty rank, in order, the last sample of the fullest rank (of these the lowest)."""
+    for rank, part in enumerate(parts):
+        if len(part) == 0:
+            giver = max(range(len(parts)), key=lambda r: (len(parts[r]), -r))
+            parts[giver], parts[rank] = parts[giver][:-1], parts[giver][-1:]
+    return parts

@@ -1,0 +1,31 @@
+"""The errors that end a run, and the exit code that each one means."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    OK = 0
+    USAGE = 2
+    DIVERGED = 3
+    FAILED = 4
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+class UsageError(Exception):
+    """The command line, a configuration or an input file is wrong; reported once, by rank 0, as exit code 2.
+
+    Args:
+        message: what is wrong and what is accepted, in one sentence without a traceback.
+        option: the option to blame, as the user types it (`--compressor`), or None.
+    """
+
+    def __init__(self, message: str, option: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.option = option
+
+    def __str__(self) -> str:
+        return f"{self.option}: {self.message}" if self.option else self.message

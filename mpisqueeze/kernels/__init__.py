@@ -1,0 +1,54 @@
+"""The fused loops under the compressors: the same functions, with the same bits, on NumPy, compiled C and CUDA.
+
+A kernel set is an object with the methods of `reference.ReferenceKernels`, which is the definition that the others are
+tested against bit by bit. `kernels_for` picks the fastest one that is there.
+
+Conventions that make the bits equal everywhere:
+
+- Every operation is IEEE arithmetic in the vector's dtype, with no fused multiply-add and no flush of denormals.
+- A sum over n numbers is *halving*: n ≤ 1024 numbers are padded with zeros to a power of two, and the upper half is
+added
+  onto the lower half until one number is left; n > 1024 numbers are cut into runs of 1024, and the halving sums of the
+  runs are summed the same way. Magnitudes are added in the vector's dtype, squares in float64.
+- Randomness is a hash of (key, index), see `random.py`: no state, any order.
+- Bit streams are little-endian: element i of BITS bits occupies bits [i·BITS, (i+1)·BITS) of the stream, bit b of the
+stream is
+  bit b mod 8 of byte ⌊b/8⌋. Scales stand in front of the stream, so that they are aligned.
+
+Every `*_encode` takes `residual`: None for plain compression, or the error-feedback memory δ of the same length; then
+v = vector + δ is what is compressed, and δ ← v − D(payload), computed from the decoded payload. Each returns False
+when a number that it met was NaN or infinite, or too large for the format: payload and residual are then undefined.
+Every `*_decode` takes `add`: out ← D(payload), or out ← out + D(payload).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+
+def kernels_for(xp: Any, dtype: Any) -> Any:
+    """The kernel set for arrays of module `xp` and `dtype` (float32 or float64).
+
+    `MPISQUEEZE_KERNELS=numpy|native` overrides the choice on the CPU; asking for `native` where the extension was not
+    built raises ImportError.
+    """
+    dtype = np.dtype(dtype)
+    if xp.__name__ == "cupy":
+        from mpisqueeze.kernels.cuda import CudaKernels
+
+        return CudaKernels(dtype)
+    wanted = os.environ.get("MPISQUEEZE_KERNELS", "")
+    if wanted != "numpy":
+        try:
+            from mpisqueeze.kernels.native import NativeKernels
+
+            return NativeKernels(dtype)
+        except ImportError:
+            if wanted == "native":
+                raise
+    from mpisqueeze.kernels.reference import ReferenceKernels
+
+    return ReferenceKernels(dtype)

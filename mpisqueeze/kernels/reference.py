@@ -1,0 +1,559 @@
+"""The kernels in NumPy, chunk by chunk: the definition that the compiled ones are tested against, and their
+fallback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from mpisqueeze.kernels import random
+
+#: Elements worked on at a time, so that scratch stays in a core's cache.
+CHUNK = 1 << 16
+#: The longest run that one halving sum takes.
+RUN = 1024
+SIGN32 = np.uint32(0x80000000)
+
+
+def blocks_of(dimension: int, block: int) -> tuple[int, int]:
+    """(length of a block, number of blocks) of a vector cut into blocks of `block` numbers; 0 means the whole
+    vector."""
+    length = min(block, dimension) if block else dimension
+    return length, -(-dimension // length)
+
+
+class ReferenceKernels:
+    """See `mpisqueeze.kernels` for the conventions. Scratch memory is O(CHUNK), except where a method says
+    otherwise."""
+
+    name = "numpy"
+
+    def __init__(self, dtype: Any) -> None:
+        self.dtype = np.dtype(dtype)
+        self._scratch: dict[tuple[str, Any], np.ndarray] = {}
+
+    # -- scratch and sums
+
+    def scratch(self, name: str, size: int, dtype: Any = None) -> np.ndarray:
+        """A reusable array of `size` numbers; its content is undefined."""
+        key = (name, dtype or self.dtype)
+        have = self._scratch.get(key)
+        if have is None or have.size < size:
+            have = self._scratch[key] = np.empty(max(size, 1), key[1])
+        return have[:size]
+
+    def _halving_rows(self, rows: np.ndarray, squares: bool) -> np.ndarray:
+        """Halving sums of |·| (or squares) of each row of (m, n ≤ RUN): m numbers, valid until the next call."""
+        m, n = rows.shape
+        width = 1 << (n - 1).bit_length() if n > 1 else 1
+        dtype = np.dtype(np.float64) if squares else self.dtype
+        work = self.scratch("halving", m * width, dtype).reshape(m, width)
+        work[:, n:] = 0
+        head = work[:, :n]
+        if squares:
+            np.copyto(head, rows)
+            np.multiply(head, head, out=head)
+        else:
+            np.abs(rows, out=head)
+        while width > 1:
+            width //= 2
+            np.add(work[:, :width], work[:, width : 2 * width], out=work[:, :width])
+        return work[:, 0]
+
+    def _halving(self, v: np.ndarray, squares: bool) -> Any:
+        """The halving sum of |v| (or v²), of any length."""
+        n = v.size
+        if n <= RUN:
+            return self._halving_rows(v.reshape(1, n), squares)[0]
+        full = n // RUN
+        sums = np.empty(-(-n // RUN), np.float64 if squares else self.dtype)
+        rows = v[: full * RUN].reshape(full, RUN)
+        step = CHUNK // RUN
+        for a in range(0, full, step):
+            sums[a : a + step][: full - a] = self._halving_rows(rows[a : a + step], squares)
+        if full * RUN < n:
+            sums[full] = self._halving_rows(v[full * RUN :].reshape(1, -1), squares)[0]
+        # Partial sums are never negative, so that they need no magnitude; zeros in front of a halving change nothing.
+        while sums.size > 1:
+            padded = np.zeros((-(-sums.size // RUN), RUN), sums.dtype)
+            padded.reshape(-1)[: sums.size] = sums
+            for width in (512, 256, 128, 64, 32, 16, 8, 4, 2, 1):
+                padded = padded[:, :width] + padded[:, width : 2 * width]
+            sums = padded[:, 0]
+        return sums[0]
+
+    # -- walking a vector
+
+    @staticmethod
+    def _pieces(dimension: int, length: int) -> Iterator[tuple[int, int]]:
+        """Ranges that cover a vector: whole blocks where a block fits in a chunk, and always whole bytes of a
+        stream."""
+        step = max(8, CHUNK // length // 8 * 8) * length if length <= CHUNK // 8 else CHUNK
+        for start in range(0, dimension, step):
+            yield start, min(start + step, dimension)
+
+    @staticmethod
+    def _runs(start: int, stop: int, length: int) -> Iterator[tuple[int, int, int, int]]:
+        """Cut [start, stop) into (first, last, block, blocks): `blocks` whole blocks, or a part of one (blocks = 1)."""
+        while start < stop:
+            block = start // length
+            if start % length == 0 and stop - start >= length:
+                whole = (stop - start) // length
+                yield start, start + whole * length, block, whole
+                start += whole * length
+            else:
+                end = min(stop, (block + 1) * length)
+                yield start, end, block, 1
+                start = end
+
+    def _compensated(self, vector: np.ndarray, residual: np.ndarray | None) -> np.ndarray:
+        """v = vector + residual, kept in the residual's memory; the vector itself without error feedback."""
+        if residual is None:
+            return vector
+        return np.add(vector, residual, out=residual)
+
+    def _block_statistic(self, v: np.ndarray, length: int, statistic: str, out: np.ndarray) -> None:
+        """`l1` ‖·‖₁, `sq` ‖·‖₂² (float64), `max` max|·|, `lo`, `hi` of each block of v into `out` (one a block)."""
+        for start, stop in self._pieces(v.size, length) if length <= CHUNK // 8 else [(0, v.size)]:
+            for a, b, block, count in self._runs(start, stop, length):
+                rows = v[a:b].reshape(count, -1)
+                target = out[block : block + count]
+                if statistic == "lo":
+                    np.minimum.reduce(rows, axis=1, out=target)
+                elif statistic == "hi":
+                    np.maximum.reduce(rows, axis=1, out=target)
+                elif statistic == "max":
+                    step = max(1, CHUNK // count)
+                    for i in range(0, rows.shape[1], step):
+                        part = rows[:, i : i + step]
+                        work = self.scratch("halving", part.size).reshape(part.shape)
+                        top = np.maximum.reduce(np.abs(part, out=work), axis=1)
+                        target[:] = top if i == 0 else np.maximum(target, top)
+                elif rows.shape[1] <= RUN:
+                    target[:] = self._halving_rows(rows, statistic == "sq")
+                else:
+                    for i in range(count):
+                        target[i] = self._halving(rows[i], statistic == "sq")
+
+    # -- identity
+
+    def copy_encode(self, vector: np.ndarray, residual: np.ndarray | None, payload: np.ndarray) -> bool:
+        """The numbers themselves. Payload: d values."""
+        values = payload.view(self.dtype)
+        if residual is None:
+            np.copyto(values, vector)
+        else:
+            np.add(vector, residual, out=values)
+            residual.fill(0)
+        return bool(np.isfinite(values).all())
+
+    def copy_decode(self, payload: np.ndarray, out: np.ndarray, add: bool) -> None:
+        values = payload.view(self.dtype)
+        if add:
+            np.add(out, values, out=out)
+        else:
+            np.copyto(out, values)
+
+    # -- signs
+
+    def signs_encode(
+        self, vector: np.ndarray, residual: np.ndarray | None, payload: np.ndarray, block: int, l2: bool
+    ) -> bool:
+        """sign(v)·s with one s a block. Payload: a scale a block, then a bit a number, 1 = negative."""
+        length, blocks = blocks_of(vector.size, block)
+        v = self._compensated(vector, residual)
+        scales, stream = self._sections(payload, blocks)
+        if l2:
+            sums = np.empty(blocks)
+            self._block_statistic(v, length, "sq", sums)
+        else:
+            sums = np.empty(blocks, self.dtype)
+            self._block_statistic(v, length, "l1", sums)
+        sums[:-1] /= sums.dtype.type(length)
+        sums[-1] /= sums.dtype.type(vector.size - (blocks - 1) * length)
+        with np.errstate(over="ignore"):
+            scales[:] = np.sqrt(sums) if l2 else sums
+        if not np.isfinite(scales).all():
+            return False
+        for start, stop in self._pieces(vector.size, length):
+            negative = np.less(v[start:stop], 0, out=self.scratch("negative", stop - start, np.bool_))
+            stream[start // 8 : -(-stop // 8)] = np.packbits(negative, bitorder="little")
+            if residual is not None:
+                for a, b, first, count in self._runs(start, stop, length):
+                    self._signed(negative[a - start : b - start], scales[first : first + count], "signed")
+                    residual[a:b] -= self.scratch("signed", b - a)
+        return True
+
+    def _signed(self, negative: np.ndarray, scales: np.ndarray, name: str) -> np.ndarray:
+        """±scale for each of len(scales) equal rows of `negative`, as an array of scratch `name`."""
+        unsigned = np.dtype(f"u{self.dtype.itemsize}")
+        bits = self.scratch(name, negative.size).view(unsigned)
+        np.copyto(bits, negative)
+        np.left_shift(bits, unsigned.type(8 * self.dtype.itemsize - 1), out=bits)
+        rows = bits.reshape(scales.size, -1)
+        np.bitwise_or(rows, scales.view(unsigned)[:, None], out=rows)
+        return bits.view(self.dtype)
+
+    def signs_decode(self, payload: np.ndarray, out: np.ndarray, block: int, add: bool) -> None:
+        length, blocks = blocks_of(out.size, block)
+        scales, stream = self._sections(payload, blocks)
+        for start, stop in self._pieces(out.size, length):
+            negative = np.unpackbits(stream[start // 8 : -(-stop // 8)], count=stop - start, bitorder="little")
+            for a, b, first, count in self._runs(start, stop, length):
+                values = self._signed(negative[a - start : b - start], scales[first : first + count], "signed")
+                self._deliver(values, out[a:b], add)
+
+    def _sections(self, payload: np.ndarray, scales: int) -> tuple[np.ndarray, np.ndarray]:
+        """A payload's scales, as numbers, and the bit stream behind them."""
+        end = scales * self.dtype.itemsize
+        return payload[:end].view(self.dtype), payload[end:]
+
+    @staticmethod
+    def _deliver(values: np.ndarray, out: np.ndarray, add: bool) -> None:
+        if add:
+            np.add(out, values, out=out)
+        else:
+            np.copyto(out, values)
+
+    # -- quantization
+
+    def quantize_encode(
+        self,
+        vector: np.ndarray,
+        residual: np.ndarray | None,
+        payload: np.ndarray,
+        bits: int,
+        bucket: int,
+        norm: str,
+        key: int,
+    ) -> bool:
+        """norm·sign·(level/s), s = 2^(bits−1) − 1, stochastic rounding of |v|/norm·s; `norm` is l2 or max.
+
+        Payload: a norm a bucket, then a code of `bits` bits a number: the level, and the sign as its highest bit.
+        """
+        length, buckets = blocks_of(vector.size, bucket)
+        v = self._compensated(vector, residual)
+        norms, stream = self._sections(payload, buckets)
+        if norm == "l2":
+            squares = np.empty(buckets)
+            self._block_statistic(v, length, "sq", squares)
+            with np.errstate(over="ignore"):
+                norms[:] = np.sqrt(squares)
+        else:
+            self._block_statistic(v, length, "max", norms)
+        if not np.isfinite(norms).all():
+            return False
+        levels = self.dtype.type((1 << (bits - 1)) - 1)
+        table = self._quantize_table(bits)
+        divisors = np.where(norms > 0, norms, self.dtype.type(1))
+        for start, stop in self._pieces(vector.size, length):
+            n = stop - start
+            magnitude = self.scratch("magnitude", n)
+            for a, b, first, count in self._runs(start, stop, length):
+                rows = magnitude[a - start : b - start].reshape(count, -1)
+                np.abs(v[a:b].reshape(count, -1), out=rows)
+                np.divide(rows, divisors[first : first + count, None], out=rows)
+            np.multiply(magnitude, levels, out=magnitude)
+            # A float64 square can underflow, so that its norm falls short of the number.
+            np.minimum(magnitude, levels, out=magnitude)
+            codes = self._round_stochastically(magnitude, start, key)
+            negative = np.less(v[start:stop], 0, out=self.scratch("negative", n, np.bool_)).view(np.uint8)
+            codes |= np.left_shift(negative, bits - 1, out=negative)
+            self._pack(codes, bits, stream, start)
+            if residual is not None:
+                for a, b, first, count in self._runs(start, stop, length):
+                    part = slice(a - start, b - start)
+                    residual[a:b] -= self._lookup(codes[part], table, norms[first : first + count])
+        return True
+
+    def _round_stochastically(self, levels: np.ndarray, start: int, key: int) -> np.ndarray:
+        """⌊level⌋, or one more with the probability of the fractional part, as uint8; `levels` is overwritten."""
+        n = levels.size
+        index, scratch = self.scratch("index", n, np.uint32), self.scratch("hash", n, np.uint32)
+        index[:] = np.arange(start, start + n, dtype=np.uint32)
+        draws = random.uniform(index, key, scratch, self.scratch("draws", n))
+        codes = self.scratch("codes", n, np.uint8)
+        np.copyto(codes, levels, casting="unsafe")
+        np.subtract(levels, codes, out=levels)
+        codes += np.less(draws, levels, out=self.scratch("negative", n, np.bool_)).view(np.uint8)
+        return codes
+
+    def _quantize_table(self, bits: int) -> np.ndarray:
+        """±level/s for each code; the code of −0 stands for −0."""
+        half = 1 << (bits - 1)
+        levels = np.arange(half).astype(self.dtype) / self.dtype.type(half - 1)
+        return np.concatenate([levels, -levels])
+
+    def _lookup(self, codes: np.ndarray, table: np.ndarray, scales: np.ndarray) -> np.ndarray:
+        """table[code]·scale, row by row."""
+        values = np.take(table, codes, out=self.scratch("signed", codes.size), mode="clip")
+        rows = values.reshape(scales.size, -1)
+        np.multiply(rows, scales[:, None], out=rows)
+        return values
+
+    def quantize_decode(self, payload: np.ndarray, out: np.ndarray, bits: int, bucket: int, add: bool) -> None:
+        length, buckets = blocks_of(out.size, bucket)
+        norms, stream = self._sections(payload, buckets)
+        table = self._quantize_table(bits)
+        for start, stop in self._pieces(out.size, length):
+            codes = self._unpack(stream, bits, start, stop)
+            for a, b, first, count in self._runs(start, stop, length):
+                values = self._lookup(codes[a - start : b - start], table, norms[first : first + count])
+                self._deliver(values, out[a:b], add)
+
+    def uniform_encode(
+        self,
+        vector: np.ndarray,
+        residual: np.ndarray | None,
+        payload: np.ndarray,
+        bits: int,
+        bucket: int,
+        key: int,
+    ) -> bool:
+        """lo + code/(2^bits − 1)·(hi − lo), stochastic rounding. Payload: lo, hi for each bucket, then the codes."""
+        length, buckets = blocks_of(vector.size, bucket)
+        v = self._compensated(vector, residual)
+        ends, stream = self._sections(payload, 2 * buckets)
+        low, high = ends[0::2], ends[1::2]
+        self._block_statistic(v, length, "lo", low)
+        self._block_statistic(v, length, "hi", high)
+        with np.errstate(over="ignore", invalid="ignore"):
+            spans = high - low
+        if not np.isfinite(spans).all():
+            return False
+        table = self._uniform_table(bits)
+        divisors = np.where(spans > 0, spans, self.dtype.type(1))
+        for start, stop in self._pieces(vector.size, length):
+            levels = self.scratch("magnitude", stop - start)
+            for a, b, first, count in self._runs(start, stop, length):
+                rows = levels[a - start : b - start].reshape(count, -1)
+                np.subtract(v[a:b].reshape(count, -1), low[first : first + count, None], out=rows)
+                np.divide(rows, divisors[first : first + count, None], out=rows)
+            np.multiply(levels, self.dtype.type((1 << bits) - 1), out=levels)
+            codes = self._round_stochastically(levels, start, key)
+            self._pack(codes, bits, stream, start)
+            if residual is not None:
+                for a, b, first, count in self._runs(start, stop, length):
+                    values = self._lookup(codes[a - start : b - start], table, spans[first : first + count])
+                    rows = values.reshape(count, -1)
+                    rows += low[first : first + count, None]
+                    residual[a:b] -= values
+        return True
+
+    def _uniform_table(self, bits: int) -> np.ndarray:
+        return np.arange(1 << bits).astype(self.dtype) / self.dtype.type((1 << bits) - 1)
+
+    def uniform_decode(self, payload: np.ndarray, out: np.ndarray, bits: int, bucket: int, add: bool) -> None:
+        length, buckets = blocks_of(out.size, bucket)
+        ends, stream = self._sections(payload, 2 * buckets)
+        low = ends[0::2]
+        spans = ends[1::2] - low
+        table = self._uniform_table(bits)
+        for start, stop in self._pieces(out.size, length):
+            codes = self._unpack(stream, bits, start, stop)
+            for a, b, first, count in self._runs(start, stop, length):
+                values = self._lookup(codes[a - start : b - start], table, spans[first : first + count])
+                rows = values.reshape(count, -1)
+                rows += low[first : first + count, None]
+                self._deliver(values, out[a:b], add)
+
+    def _pack(self, codes: np.ndarray, bits: int, stream: np.ndarray, start: int) -> None:
+        """Write uint8 `codes` of `bits` bits into the stream, the first one at element `start` (a multiple of 8)."""
+        first = start * bits // 8
+        size = -(-codes.size * bits // 8)
+        target = stream[first : first + size]
+        if bits == 8:
+            target[:] = codes
+            return
+        groups = -(-codes.size // 8)
+        padded = self.scratch("padded", groups * 8, np.uint8)
+        padded[: codes.size] = codes
+        padded[codes.size :] = 0
+        lanes = padded.reshape(groups, 8)
+        words = self.scratch("words", groups, np.uint64)
+        words[:] = lanes[:, 0]
+        for lane in range(1, 8):
+            words |= lanes[:, lane].astype(np.uint64) << np.uint64(lane * bits)
+        octets = words.astype("<u8", copy=False).view(np.uint8).reshape(groups, 8)[:, :bits]
+        target[:] = octets.reshape(-1)[:size]
+
+    def _unpack(self, stream: np.ndarray, bits: int, start: int, stop: int) -> np.ndarray:
+        """The codes of elements [start, stop) as uint8; start is a multiple of 8."""
+        n = stop - start
+        first = start * bits // 8
+        source = stream[first : first + -(-n * bits // 8)]
+        if bits == 8:
+            return source
+        groups = -(-n // 8)
+        octets = np.zeros((groups, 8), np.uint8)
+        whole = source.size // bits
+        octets[:whole, :bits] = source[: whole * bits].reshape(whole, bits)
+        if whole < groups:
+            octets[whole, : source.size - whole * bits] = source[whole * bits :]
+        words = octets.view("<u8").reshape(groups)
+        codes = self.scratch("padded", groups * 8, np.uint8).reshape(groups, 8)
+        mask = np.uint64((1 << bits) - 1)
+        for lane in range(8):
+            codes[:, lane] = (words >> np.uint64(lane * bits)) & mask
+        return codes.reshape(-1)[:n]
+
+    # -- sparsification
+
+    def topk_encode(self, vector: np.ndarray, residual: np.ndarray | None, payload: np.ndarray, k: int) -> bool:
+        """The k largest |v|, ties to the lowest index. Payload: k values, then their int32 indices, ascending.
+
+        Scratch: d numbers, for a selection (introselect) that never sorts the whole vector.
+        """
+        v = self._compensated(vector, residual)
+        values = payload[: k * self.dtype.itemsize].view(self.dtype)
+        indices = payload[k * self.dtype.itemsize :].view(np.int32)
+        magnitude = np.abs(v, out=self.scratch("vector", v.size))
+        if not np.isfinite(magnitude).all():
+            return False
+        if k == v.size:
+            indices[:] = np.arange(k)
+        else:
+            magnitude.partition(v.size - k)
+            threshold = magnitude[v.size - k]
+            magnitude = np.abs(v, out=magnitude)
+            above = np.flatnonzero(magnitude > threshold)
+            ties = np.flatnonzero(magnitude == threshold)[: k - above.size]
+            indices[:] = np.sort(np.concatenate([above, ties]))
+        np.take(v, indices, out=values, mode="clip")
+        if residual is not None:
+            residual[indices] = 0
+        return True
+
+    def topk_decode(self, payload: np.ndarray, out: np.ndarray, k: int, add: bool) -> None:
+        values = payload[: k * self.dtype.itemsize].view(self.dtype)
+        self._scatter(payload[k * self.dtype.itemsize :].view(np.int32), values, out, add)
+
+    @staticmethod
+    def _scatter(positions: np.ndarray, values: np.ndarray, out: np.ndarray, add: bool) -> None:
+        if add:
+            out[positions] += values
+        else:
+            out.fill(0)
+            out[positions] = values
+
+    def randomk_encode(
+        self,
+        vector: np.ndarray,
+        residual: np.ndarray | None,
+        payload: np.ndarray,
+        k: int,
+        key: int,
+        unbiased: bool,
+    ) -> bool:
+        """k seeded positions; with `unbiased` their values times d/k. Payload: the key as 8 bytes, then k values."""
+        v = self._compensated(vector, residual)
+        payload[:8].view("<u8")[0] = key
+        values = payload[8:].view(self.dtype)
+        positions = random.random_positions(key, k, v.size)
+        np.take(v, positions, out=values)
+        if not np.isfinite(v).all():
+            return False
+        if unbiased:
+            with np.errstate(over="ignore"):
+                values *= self.dtype.type(v.size / k)
+        if residual is not None:
+            residual[positions] -= values
+        return bool(np.isfinite(values).all())
+
+    def randomk_decode(self, payload: np.ndarray, out: np.ndarray, k: int, add: bool) -> None:
+        positions = random.random_positions(int(payload[:8].view("<u8")[0]), k, out.size)
+        self._scatter(positions, payload[8:].view(self.dtype), out, add)
+
+    # -- float formats
+
+    def clip_encode(self, vector: np.ndarray, residual: np.ndarray | None, payload: np.ndarray, bits: int) -> bool:
+        """The top `bits` bits of each number as float32, the rest 0. Payload: a stream of `bits` a number."""
+        v = self._compensated(vector, residual)
+        for start, stop in self._pieces(v.size, 1):
+            words = self._as_float32(v[start:stop]).view(np.uint32)
+            if not np.isfinite(words.view(np.float32)).all():
+                return False
+            words >>= np.uint32(32 - bits)
+            self._pack_words(words, bits, payload, start)
+            if residual is not None:
+                words <<= np.uint32(32 - bits)
+                residual[start:stop] -= words.view(np.float32)
+        return True
+
+    def clip_decode(self, payload: np.ndarray, out: np.ndarray, bits: int, add: bool) -> None:
+        for start, stop in self._pieces(out.size, 1):
+            words = self._unpack_words(payload, bits, start, stop)
+            words <<= np.uint32(32 - bits)
+            self._deliver(words.view(np.float32), out[start:stop], add)
+
+    def _as_float32(self, v: np.ndarray) -> np.ndarray:
+        single = self.scratch("single", v.size, np.float32)
+        with np.errstate(over="ignore"):
+            np.copyto(single, v, casting="same_kind")
+        return single
+
+    @staticmethod
+    def _pack_words(words: np.ndarray, bits: int, stream: np.ndarray, start: int) -> None:
+        """As `_pack`, for uint32 codes of up to 31 bits."""
+        octets = words.astype("<u4", copy=False).view(np.uint8).reshape(-1, 4)
+        target = stream[start * bits // 8 : -(-(start + words.size) * bits // 8)]
+        if bits % 8 == 0:
+            target[:] = octets[:, : bits // 8].reshape(-1)
+        else:
+            spread = np.unpackbits(octets, axis=1, bitorder="little")[:, :bits]
+            target[:] = np.packbits(spread.reshape(-1), bitorder="little")
+
+    @staticmethod
+    def _unpack_words(stream: np.ndarray, bits: int, start: int, stop: int) -> np.ndarray:
+        n = stop - start
+        source = stream[start * bits // 8 : -(-stop * bits // 8)]
+        octets = np.zeros((n, 4), np.uint8)
+        if bits % 8 == 0:
+            octets[:, : bits // 8] = source.reshape(n, bits // 8)
+        else:
+            spread = np.zeros((n, 32), np.uint8)
+            spread[:, :bits] = np.unpackbits(source, count=n * bits, bitorder="little").reshape(n, bits)
+            octets[:] = np.packbits(spread, axis=1, bitorder="little")
+        return octets.view("<u4").reshape(n).astype(np.uint32, copy=False)
+
+    def half_encode(self, vector: np.ndarray, residual: np.ndarray | None, payload: np.ndarray, bfloat: bool) -> bool:
+        """fp16, or bf16 with `bfloat`: rounded to nearest even, from float32 for bf16. Payload: d 16-bit numbers."""
+        v = self._compensated(vector, residual)
+        codes = payload.view("<u2")
+        for start, stop in self._pieces(v.size, 1):
+            part = codes[start:stop]
+            if bfloat:
+                words = self._as_float32(v[start:stop]).view(np.uint32)
+                if not np.isfinite(words.view(np.float32)).all():
+                    return False
+                odd = np.right_shift(words, 16, out=self.scratch("hash", stop - start, np.uint32))
+                odd &= np.uint32(1)
+                words += odd
+                words += np.uint32(0x7FFF)
+                words >>= np.uint32(16)
+                np.copyto(part, words, casting="unsafe")
+            else:
+                with np.errstate(over="ignore"):
+                    np.copyto(part.view("<f2"), v[start:stop], casting="same_kind")
+            decoded = self._half_values(part, bfloat)
+            if not np.isfinite(decoded).all():
+                return False
+            if residual is not None:
+                residual[start:stop] -= decoded
+        return True
+
+    def half_decode(self, payload: np.ndarray, out: np.ndarray, bfloat: bool, add: bool) -> None:
+        codes = payload.view("<u2")
+        for start, stop in self._pieces(out.size, 1):
+            self._deliver(self._half_values(codes[start:stop], bfloat), out[start:stop], add)
+
+    def _half_values(self, codes: np.ndarray, bfloat: bool) -> np.ndarray:
+        single = self.scratch("single", codes.size, np.float32)
+        if bfloat:
+            words = single.view(np.uint32)
+            np.left_shift(codes, np.uint32(16), out=words, dtype=np.uint32)
+        else:
+            np.copyto(single, codes.view("<f2"))
+        return single

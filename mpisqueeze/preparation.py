@@ -1,0 +1,128 @@
+"""Everything that a run needs before its first iteration, built and checked on all ranks together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from mpisqueeze import contracts
+from mpisqueeze.algorithms.base import Algorithm, Setup
+from mpisqueeze.comm.exchange import Network
+from mpisqueeze.comm.world import World
+from mpisqueeze.compressors.base import Compressor, adapt
+from mpisqueeze.config import DEFAULT_EPOCHS, Plan
+from mpisqueeze.data import load_dataset
+from mpisqueeze.devices import choose_device
+from mpisqueeze.errors import UsageError
+from mpisqueeze.record.folder import RunFolder, check_path, default_path, dumps
+
+
+class Run:
+    """A run that is ready to start. Building it is collective.
+
+    Raises:
+        UsageError, RankFailureError: on every rank alike.
+
+    Attributes:
+        problem, x (d): this rank's.
+        iterations, per_epoch, eval_every: in iterations.
+        path: the run folder's, on every rank; `folder` is open on rank 0 only.
+    """
+
+    def __init__(self, plan: Plan, world: World) -> None:
+        config = plan.config
+        self.plan, self.world = plan, world
+        world.on_root(lambda: check_path(config.out) if config.out else None)
+        self.device = choose_device(config.device, config.buffers, world)
+        self.problem = world.collectively(self._build_problem)
+        self.dimension = int(self.problem.dimension)
+        self.per_epoch = int(getattr(self.problem, "iterations_per_epoch", 100))
+        epochs = config.epochs or DEFAULT_EPOCHS
+        self.iterations = config.iterations or max(1, math.ceil(epochs * self.per_epoch - 1e-9))
+        self.eval_every = self.per_epoch if config.eval_every is None else config.eval_every
+        self.x = world.collectively(self._initial_point)
+        self._check_ranks_agree()
+        sizes = world.comm.allgather(world.collectively(self._try_compressor))
+        if len(set(sizes)) > 1:
+            raise UsageError(f"{plan.compressor.spec}: payload_bytes differs by rank: {sizes}", "--compressor")
+        self.network = Network(world, self.device, config.barrier)
+        self.algorithm: Algorithm = world.collectively(self._build_algorithm)
+        self.folder: RunFolder | None = None
+        self.path: str = world.on_root(self._make_folder)
+
+    def write_line(self, name: str, value: Any) -> None:
+        """Add a line to a log of the run folder, on rank 0."""
+        if self.folder is not None:
+            self.folder.append(name, [dumps(value)])
+
+    def settings(self) -> dict[str, Any]:
+        """What config.json holds."""
+        return {
+            **self.plan.as_json(),
+            "iterations": self.iterations,
+            "epochs": self.iterations / self.per_epoch,
+            "iterations_per_epoch": self.per_epoch,
+            "eval_every": self.eval_every,
+            "ranks": self.world.size,
+            "dimension": self.dimension,
+            "out": self.path,
+        }
+
+    def make_compressor(self, dimension: int, seed: int) -> Compressor:
+        """The run's compressor for vectors of `dimension`. Raises UsageError for a plug-in that breaks its contract."""
+        part = self.plan.compressor
+        with contracts.plugin(part, "--compressor", "__init__(dimension, xp, dtype, seed)"):
+            made = part.cls(dimension, self.device.xp, self.plan.dtype, seed, **part.options)
+        contracts.check_compressor(part, made)
+        return adapt(made, dimension, self.device.xp, self.plan.dtype)
+
+    def _build_problem(self) -> Any:
+        config, part, world = self.plan.config, self.plan.problem, self.world
+        options = dict(part.options)
+        if getattr(part.cls, "needs_data", False):
+            options["dataset"] = load_dataset(config.data, config.data_dir, config.seed)
+            options["batch_size"] = config.batch_size
+            options["partition"] = self.plan.partition
+        with contracts.plugin(part, "--problem", "__init__(rank, size, seed, xp, dtype)"):
+            problem = part.cls(world.rank, world.size, config.seed, self.device.xp, self.plan.dtype, **options)
+        contracts.check_problem(part, problem)
+        return problem
+
+    def _initial_point(self) -> Any:
+        part = self.plan.problem
+        with contracts.plugin(part, "--problem", "initial_point()"):
+            x = self.problem.initial_point()
+        return contracts.checked_point(part, x, self.dimension, self.device.xp, self.plan.dtype)
+
+    def _check_ranks_agree(self) -> None:
+        """Every rank has the same dimension and x₀, which no exchange could repair."""
+        comm, spec = self.world.comm, self.plan.problem.spec
+        dimensions = comm.allgather(self.dimension)
+        if len(set(dimensions)) > 1:
+            raise UsageError(f"{spec}: the dimension differs by rank: {dimensions}", "--problem")
+        mine = np.ascontiguousarray(self.device.to_numpy(self.x))
+        first = mine.copy()
+        comm.Bcast(first, 0)
+        same = comm.allgather(bool((mine == first).all()))
+        if not all(same):
+            raise UsageError(f"{spec}: initial_point differs between ranks 0 and {same.index(False)}", "--problem")
+
+    def _try_compressor(self) -> int:
+        return contracts.try_compressor(self.plan.compressor, self.make_compressor, self.dimension, self.device.xp)
+
+    def _build_algorithm(self) -> Algorithm:
+        config, part = self.plan.config, self.plan.algorithm
+        make: Callable[[int, int], Compressor] = self.make_compressor
+        setup = Setup(self.network, self.dimension, self.plan.dtype, config.seed, make, config.memory_lr)
+        with contracts.plugin(part, "--algorithm", "__init__(setup)"):
+            return part.cls(setup, **part.options)
+
+    def _make_folder(self) -> str:
+        compressor = self.plan.compressor
+        name = compressor.name if compressor.is_plugin else compressor.spec
+        path = self.plan.config.out or default_path(self.plan.algorithm.name, name, self.world.size)
+        self.folder = RunFolder(path)
+        return str(path)

@@ -1,0 +1,85 @@
+"""The contract of an objective that N ranks minimise together."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from mpisqueeze.specs import Parameter
+
+Array = Any
+"""A `numpy.ndarray`, or a `cupy.ndarray` where the problem was made with xp = cupy."""
+
+
+class Problem(ABC):
+    """min over x of f(x) = mean over ranks of f_r(x); an instance is one rank's view, f_r.
+
+    A problem of one's own need not derive from this class: `__init__`, `dimension`, `initial_point` and
+    `gradient` as described here are enough. `iterations_per_epoch` and `evaluate` are optional.
+
+    Args:
+        rank: this rank, 0 … size − 1.
+        size: number of ranks.
+        seed: the run's seed, ≥ 0. All randomness must be a function of (seed, rank, iteration), so that a run
+            can be repeated, and resumed at any iteration.
+        xp: the array module, `numpy` or `cupy`; every array that is taken or given is one of its arrays.
+        dtype: float32 or float64; the dtype of x, of the gradient, and of what lies between them.
+
+    Attributes:
+        name, summary, parameters: a built-in problem's name for `--problem`, a line about it, what it takes.
+        needs_data: it takes the keywords of `classification.ClassificationProblem` too.
+        dimension: d, the number of parameters, ≥ 1; the same on every rank, fixed from construction on.
+        iterations_per_epoch: what `--epochs` counts, ≥ 1; the same on every rank.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str] = ""
+    parameters: ClassVar[Sequence[Parameter]] = ()
+    needs_data: ClassVar[bool] = False
+    dimension: int
+    iterations_per_epoch: int = 100
+
+    def __init__(self, rank: int, size: int, seed: int, xp: Any, dtype: DTypeLike) -> None:
+        self.rank = rank
+        self.size = size
+        self.seed = seed
+        self.xp = xp
+        self.dtype = np.dtype(dtype)
+
+    @abstractmethod
+    def initial_point(self) -> Array:
+        """x₀, (d,), C-contiguous, of the run's dtype, equal on every rank to the bit; owned by the caller."""
+
+    @abstractmethod
+    def gradient(self, x: Array, iteration: int) -> tuple[float, Array]:
+        """This rank's stochastic loss and gradient at x.
+
+        Args:
+            x: (d,), C-contiguous, of the run's dtype; read and neither written nor kept. It may be another
+                array, at another address, in each call.
+            iteration: 1, 2, …; may jump, since a resumed run starts anywhere.
+
+        Returns:
+            The loss f_r(x; batch) as a Python float, and its gradient, (d,), of the run's dtype. The
+            gradient's buffer belongs to the problem and holds until the next call of `gradient`; the caller
+            may overwrite it. Where x has diverged, both are inf or NaN; nothing is raised or warned of.
+        """
+
+    def evaluate(self, x: Array) -> dict[str, float]:
+        """Figures of merit at x, (d,), for the log; the same on every rank for the same x. By default none.
+
+        It neither writes x nor touches the gradient's buffer.
+        """
+        return {}
+
+
+def copy_to(buffer: Array, host: np.ndarray) -> None:
+    """Copy a host array into a host or device buffer of the same shape and dtype."""
+    if hasattr(buffer, "set"):
+        buffer.set(host)
+    else:
+        buffer[...] = host

@@ -1,0 +1,161 @@
+"""What a run ran on: the content of `environment.json`."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+import mpisqueeze
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+# Names of settings that change timings or placement; never the whole environment, which may hold secrets.
+_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "CUDA_VISIBLE_DEVICES",
+    "SLURM_JOB_ID",
+    "SLURM_JOB_NUM_NODES",
+    "SLURM_JOB_NODELIST",
+    "SLURM_JOB_PARTITION",
+    "SLURM_NTASKS",
+    "SLURM_NTASKS_PER_NODE",
+    "SLURM_CPUS_PER_TASK",
+    "PBS_JOBID",
+    "LSB_JOBID",
+    "MPICH_GPU_SUPPORT_ENABLED",
+    "MPISQUEEZE_LAUNCHED_RANKS",
+)
+_PREFIXES = ("OMPI_MCA_", "PRTE_MCA_", "PMIX_MCA_", "MPIR_CVAR_", "I_MPI_", "UCX_", "FI_", "NCCL_")
+# Set by launchers for their own use, different in every run.
+_INTERNAL = (
+    "PMIX_MCA_mca_base_component_show_load_errors",
+    "I_MPI_HYDRA_UUID",
+    "I_MPI_ROOT",
+    "FI_PROVIDER_PATH",
+)
+_CUPY_WHEELS = ("cupy", "cupy-cuda12x", "cupy-cuda13x", "cupy-cuda11x")
+
+
+def collect_environment(comm: MPI.Comm) -> dict[str, Any]:
+    """Gather the description of this run's software and machines; collective over `comm`.
+
+    Returns:
+        On rank 0, an object for `environment.json`, memory in bytes and times in UTC; on other ranks an empty
+        one. What cannot be found out is None. Versions and variables are those of rank 0.
+    """
+    machines = comm.gather(_machine(), root=0)
+    if machines is None:
+        return {}
+    from mpi4py import MPI
+
+    library = MPI.Get_library_version().strip("\0 \n").splitlines()
+    major, minor = MPI.Get_version()
+    return {
+        "started_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command_line": shlex.join([sys.executable, *sys.orig_argv[1:]]),
+        "git_commit": _git_commit(Path(mpisqueeze.__file__).parent),
+        "versions": {
+            "mpisqueeze": mpisqueeze.__version__,
+            "python": platform.python_version(),
+            "numpy": _version("numpy"),
+            "mpi4py": _version("mpi4py"),
+            "cupy": _cupy_version(),
+        },
+        "mpi_library": library[0].strip() if library else None,
+        "mpi_standard": f"{major}.{minor}",
+        "ranks": comm.Get_size(),
+        "hosts": _by_host(machines),
+        "variables": _variables(),
+    }
+
+
+def _machine() -> dict[str, Any]:
+    try:
+        cores = sorted(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS
+        cores = list(range(os.cpu_count() or 1))
+    return {
+        "hostname": platform.node(),
+        "cpu_model": _cpu_model(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cores": cores,
+    }
+
+
+def _by_host(machines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One entry a host, in order of its lowest rank; a rank bound to some cores adds those to its host's."""
+    hosts: dict[str, dict[str, Any]] = {}
+    for machine in machines:
+        host = hosts.setdefault(machine["hostname"], {**machine, "ranks": 0, "cores": set()})
+        host["ranks"] += 1
+        host["cores"].update(machine["cores"])
+    return [{**host, "cores": len(host["cores"])} for host in hosts.values()]
+
+
+def _cpu_model() -> str | None:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    except OSError:
+        pass
+    return platform.processor() or None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cupy_version() -> str | None:
+    """CuPy's version without importing it, for that would start CUDA on runs that stay on the CPU."""
+    loaded = getattr(sys.modules.get("cupy"), "__version__", None)
+    return loaded or next((version for wheel in _CUPY_WHEELS if (version := _version(wheel))), None)
+
+
+def _variables() -> dict[str, str]:
+    return {
+        name: value
+        for name, value in sorted(os.environ.items())
+        if name in _VARIABLES or (name.startswith(_PREFIXES) and name not in _INTERNAL)
+    }
+
+
+def _git_commit(package: Path) -> str | None:
+    """The commit of the source tree around `package`, with `+dirty` if its tracked files differ from it."""
+
+    def git(*arguments: str) -> str:
+        # Without optional locks, a status on a tree that someone else works in leaves their index alone.
+        return subprocess.run(
+            ["git", "--no-optional-locks", "-C", str(package), *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        ).stdout.strip()
+
+    try:
+        # An installed copy may lie within somebody else's repository, which does not track it.
+        git("ls-files", "--error-unmatch", "__init__.py")
+        commit = git("rev-parse", "HEAD")
+        return f"{commit}+dirty" if git("status", "--porcelain", "--untracked-files=no") else commit
+    except (OSError, subprocess.SubprocessError):
+        return None

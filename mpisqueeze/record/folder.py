@@ -1,0 +1,103 @@
+"""A run folder on disk: JSON files replaced atomically, JSON lines appended and flushed."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, TextIO
+
+from mpisqueeze.errors import UsageError
+
+
+def finite(value: float | None) -> float | None:
+    """`value`, or None where JSON has no number for it (NaN, infinities)."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def dumps(value: Any) -> str:
+    """Strict JSON in one line; numbers that JSON lacks become null."""
+    try:
+        return json.dumps(value, allow_nan=False, default=_plain)
+    except ValueError:
+        return json.dumps(_sanitized(value), allow_nan=False, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else str(value)
+
+
+def _sanitized(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _sanitized(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_sanitized(item) for item in value]
+    return finite(value) if isinstance(value, float) else value
+
+
+def default_path(algorithm: str, compressor: str, ranks: int) -> Path:
+    """`results/<UTC time>-<algorithm>-<compressor>-n<N>`, with a number behind it where that is taken."""
+    time = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    name = "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", part).strip("-") for part in (algorithm, compressor))
+    base = Path("results") / f"{time}-{name}-n{ranks}"
+    path, tries = base, 1
+    while path.exists():
+        tries += 1
+        path = base.with_name(f"{base.name}-{tries}")
+    return path
+
+
+def check_path(path: Path) -> None:
+    """Raise UsageError unless `path` can become a run folder: new or empty, and writable."""
+    if path.exists():
+        if not path.is_dir():
+            raise UsageError(f"{path} is not a folder", "--out")
+        if any(path.iterdir()):
+            raise UsageError(f"{path} is not empty; name a new or an empty folder", "--out")
+    nearest = path
+    while not nearest.exists():
+        nearest = nearest.parent
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise UsageError(f"{path} cannot be written: no permission in {nearest.resolve()}", "--out")
+
+
+class RunFolder:
+    """The files of one run, on rank 0. Raises UsageError if the folder cannot be made or is not empty."""
+
+    def __init__(self, path: Path) -> None:
+        check_path(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"{path} cannot be made: {error.strerror}", "--out") from error
+        self.path = path
+        self._streams: dict[str, TextIO] = {}
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write or replace a JSON file; a reader sees the old or the new one, never a part."""
+        path = self.path / name
+        temporary = path.with_suffix(".json.part")
+        with open(temporary, "w", encoding="utf-8") as stream:
+            json.dump(_sanitized(value), stream, indent=2, allow_nan=False, default=_plain)
+            stream.write("\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+
+    def append(self, name: str, lines: Iterable[str]) -> None:
+        """Add lines (without their newline) to a JSON-lines file and hand them to the system."""
+        stream = self._streams.get(name)
+        if stream is None:
+            stream = self._streams[name] = open(self.path / name, "a", encoding="utf-8")  # noqa: SIM115
+        stream.write("".join(f"{line}\n" for line in lines))
+        stream.flush()
+
+    def close(self) -> None:
+        """Close the logs; whatever was appended is safe with the system."""
+        for stream in self._streams.values():
+            stream.close()
+        self._streams.clear()

@@ -1,0 +1,154 @@
+"""What is recorded of each iteration: rows kept on each rank, gathered now and then, written by rank 0."""
+
+from __future__ import annotations
+
+import time
+from array import array
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mpisqueeze.comm.counters import Phase
+from mpisqueeze.comm.world import World
+from mpisqueeze.record.folder import RunFolder, dumps, finite
+
+TIMES = (*(f"{phase.name.lower()}_s" for phase in Phase), "iteration_s")
+_LOSS, _FIRST_TIME = 0, 1
+_SENT = _FIRST_TIME + len(TIMES)
+_RECEIVED, _MESSAGES, _RESIDUAL, _CONSENSUS = _SENT + 1, _SENT + 2, _SENT + 3, _SENT + 4
+COLUMNS = _CONSENSUS + 1
+#: Rows that a rank keeps before all of them gather.
+CAPACITY = 1024
+#: Seconds after which rank 0 asks for rows, so that a killed run loses no more than these.
+INTERVAL = 0.2
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands, for the live view."""
+
+    iteration: int
+    loss: float
+    bytes_sent: int
+    seconds_per_iteration: float
+
+
+class Recorder:
+    """Rows of this rank; on rank 0 also the log files and what the summary needs of each iteration.
+
+    Args:
+        per_epoch: iterations of an epoch, for the log's `epoch`.
+        per_rank: write ranks.jsonl too.
+    """
+
+    def __init__(self, world: World, folder: RunFolder | None, per_epoch: int, per_rank: bool) -> None:
+        self.world, self.folder = world, folder
+        self.per_epoch, self.per_rank = per_epoch, per_rank
+        self._rows = np.zeros((CAPACITY, COLUMNS))
+        self._rates: list[float] = []
+        self._first = 1
+        self._flushed = time.monotonic()
+        self._gathered = np.empty((world.size, CAPACITY, COLUMNS)) if world.is_root else None
+        #: On rank 0, per iteration: the slowest rank's time in each phase, and in all.
+        self.times = {name: array("d") for name in TIMES}
+        self.bytes_sent = 0
+        self.messages = 0
+        self.last: Progress | None = None
+
+    def add(
+        self,
+        lr: float,
+        loss: float,
+        seconds: list[float],
+        iteration_s: float,
+        counts: tuple[int, int, int],
+        residual_norm: float,
+        consensus: float,
+    ) -> None:
+        """Keep one iteration's row; NaN stands for what an algorithm does not have."""
+        self._rows[len(self._rates)] = (loss, *seconds, iteration_s, *counts, residual_norm, consensus)
+        self._rates.append(lr)
+
+    @property
+    def full(self) -> bool:
+        return len(self._rates) == CAPACITY
+
+    @property
+    def overdue(self) -> bool:
+        return time.monotonic() - self._flushed > INTERVAL
+
+    def flush(self) -> None:
+        """Gather all ranks' rows on rank 0 and write them; collective."""
+        count = len(self._rates)
+        if count:
+            mine = self._rows[:count]
+            if self._gathered is None:
+                self.world.comm.Gather(mine, None, 0)
+            else:
+                everyone = self._gathered.reshape(-1)[: self.world.size * count * COLUMNS]
+                self.world.comm.Gather(mine, everyone, 0)
+                self._write(everyone.reshape(self.world.size, count, COLUMNS))
+        self._first += count
+        self._rates.clear()
+        self._flushed = time.monotonic()
+
+    def _write(self, rows: np.ndarray) -> None:
+        _, count, _ = rows.shape
+        loss = rows[:, :, _LOSS].mean(axis=0).tolist()
+        seconds = rows[:, :, _FIRST_TIME:_SENT].max(axis=0)
+        counts = rows[:, :, _SENT : _MESSAGES + 1].sum(axis=0).astype(np.int64)
+        state = rows[:, :, _RESIDUAL:].mean(axis=0).tolist()
+        for column, name in enumerate(TIMES):
+            self.times[name].frombytes(np.ascontiguousarray(seconds[:, column]).tobytes())
+        self.bytes_sent += int(counts[:, 0].sum())
+        self.messages += int(counts[:, 2].sum())
+        self.last = Progress(self._first + count - 1, loss[-1], self.bytes_sent, float(np.median(seconds[-100:, -1])))
+        if self.folder is None:
+            return
+        timing, tallies = seconds.tolist(), counts.tolist()
+        self.folder.append(
+            "iterations.jsonl",
+            (
+                dumps(
+                    {
+                        **self._head(i),
+                        "loss": finite(loss[i]),
+                        "lr": self._rates[i],
+                        "bytes_sent": tallies[i][0],
+                        "messages": tallies[i][2],
+                        **dict(zip(TIMES, timing[i], strict=True)),
+                        "residual_norm": finite(state[i][0]),
+                        "consensus": finite(state[i][1]),
+                    }
+                )
+                for i in range(count)
+            ),
+        )
+        if self.per_rank:
+            self.folder.append(
+                "ranks.jsonl",
+                (
+                    dumps({**self._head(i), "rank": rank, **self._rank_row(rows[rank, i], self._rates[i])})
+                    for i in range(count)
+                    for rank in range(rows.shape[0])
+                ),
+            )
+
+    def _head(self, row: int) -> dict[str, Any]:
+        iteration = self._first + row
+        return {"iteration": iteration, "epoch": round(iteration / self.per_epoch, 6)}
+
+    @staticmethod
+    def _rank_row(row: np.ndarray, lr: float) -> dict[str, Any]:
+        values = row.tolist()
+        return {
+            "loss": finite(values[_LOSS]),
+            "lr": lr,
+            "bytes_sent": int(values[_SENT]),
+            "bytes_received": int(values[_RECEIVED]),
+            "messages": int(values[_MESSAGES]),
+            **dict(zip(TIMES, values[_FIRST_TIME:_SENT], strict=True)),
+            "residual_norm": finite(values[_RESIDUAL]),
+            "consensus": finite(values[_CONSENSUS]),
+        }

@@ -1,0 +1,93 @@
+"""The summary of a run: totals, medians, and what was saved against plain SGD."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mpisqueeze import __version__
+from mpisqueeze.comm.world import Signal
+from mpisqueeze.preparation import Run
+from mpisqueeze.record.iterations import TIMES, Recorder
+
+SCHEMA_VERSION = 1
+
+
+def sgd_bytes(ranks: int, dimension: int, itemsize: int) -> int:
+    """What plain `sgd` through a root sends in an iteration: N − 1 full vectors up and N − 1 down."""
+    return 2 * (ranks - 1) * dimension * itemsize
+
+
+def statistics(seconds: np.ndarray) -> dict[str, float | None]:
+    """Median, 99th percentile and total of times (s)."""
+    if not seconds.size:
+        return {"median": None, "p99": None, "total": 0.0}
+    median, p99 = np.percentile(seconds, [50, 99])
+    return {"median": float(median), "p99": float(p99), "total": float(seconds.sum())}
+
+
+def summarize(
+    run: Run,
+    recorder: Recorder,
+    evaluations: list[dict[str, Any]],
+    status: str,
+    reason: str | None,
+    stopped_by: int,
+    wall_s: float,
+    hosts: int,
+) -> dict[str, Any]:
+    """summary.json's object, on rank 0.
+
+    Times are of the slowest rank in each phase and iteration, without the warm-up; bytes are of all ranks and
+    iterations.
+    """
+    plan, ranks, dimension = run.plan, run.world.size, run.dimension
+    itemsize = plan.dtype.itemsize
+    done = len(recorder.times["iteration_s"])
+    plain = sgd_bytes(ranks, dimension, itemsize) * done
+    sent = recorder.bytes_sent
+    full_vector = dimension * itemsize
+    skipped = plan.config.warmup if done > plan.config.warmup else 0
+    final = evaluations[-1] if evaluations else {}
+    payload = getattr(getattr(run.algorithm, "up", None), "payload_bytes", full_vector)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "mpisqueeze": __version__,
+        "status": status,
+        "reason": reason,
+        "signal": {Signal.INTERRUPT: "SIGINT", Signal.TERMINATE: "SIGTERM"}.get(Signal(stopped_by)),
+        "algorithm": plan.algorithm.name,
+        "compressor": plan.compressor.spec,
+        "server": plan.config.server,
+        "problem": plan.config.problem,
+        "data": plan.config.data if getattr(plan.problem.cls, "needs_data", False) else None,
+        "ranks": ranks,
+        "hosts": hosts,
+        "dimension": dimension,
+        "dtype": plan.config.dtype,
+        "device": run.device.kind,
+        "buffers": run.device.buffers,
+        "seed": plan.config.seed,
+        "iterations": done,
+        "epochs": done / run.per_epoch,
+        "warmup": skipped,
+        "bytes_sent": sent,
+        "messages": recorder.messages,
+        "bytes_sent_per_iteration": sent / done if done else None,
+        "payload_bytes": payload,
+        "sgd_bytes_sent": plain,
+        "bytes_saved_vs_sgd": plain - sent,
+        "percent_saved_vs_sgd": 100 * (1 - sent / plain) if plain else None,
+        "ratio_vs_sgd": plain / sent if sent else None,
+        "full_vectors_per_iteration": sent / (full_vector * done) if done else None,
+        "full_vectors_formula": getattr(run.algorithm, "formula", "") or None,
+        "compression": payload / full_vector,
+        "final_loss": recorder.last.loss if recorder.last else None,
+        "evaluation": {key: value for key, value in final.items() if key not in ("iteration", "epoch")} or None,
+        "test_loss": final.get("test_loss"),
+        "test_accuracy": final.get("test_accuracy"),
+        "times": {name: statistics(np.frombuffer(recorder.times[name])[skipped:]) for name in TIMES},
+        "wall_s": wall_s,
+        "run_folder": run.path,
+    }

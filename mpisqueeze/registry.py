@@ -1,0 +1,139 @@
+"""Finding a part by name: built in, registered under an entry point, or `FILE.py:Class`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+import re
+import sys
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from mpisqueeze.errors import UsageError
+from mpisqueeze.specs import parse_spec, resolve_parameters, suggestion
+
+_PLUGIN = re.compile(r"(?P<file>.+\.py):(?P<name>[A-Za-z_]\w*)")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A class found under a spec, with the keyword arguments that the spec gives it.
+
+    `origin` is `built-in`, `entry point` or the plug-in's file.
+    """
+
+    spec: str
+    cls: type[Any]
+    options: dict[str, Any]
+    origin: str
+
+    @property
+    def name(self) -> str:
+        return str(getattr(self.cls, "name", self.cls.__name__))
+
+    @property
+    def is_plugin(self) -> bool:
+        return self.origin != "built-in"
+
+
+class Registry:
+    """The parts of one kind: the classes in a package that carry a `name`, entry points of a group, and files."""
+
+    def __init__(self, kind: str, package: str, option: str) -> None:
+        self.kind, self.package, self.option = kind, package, option
+        self.group = f"mpisqueeze.{kind}s"
+
+    @cache  # noqa: B019 - a registry lives as long as the process
+    def builtins(self) -> dict[str, type[Any]]:
+        """The classes by name: one is built in because its module lies in the package, with no list to maintain."""
+        package = importlib.import_module(self.package)
+        found: dict[str, type[Any]] = {}
+        for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda item: item.name):
+            module = importlib.import_module(f"{self.package}.{info.name}")
+            for value in vars(module).values():
+                if isinstance(value, type) and value.__module__ == module.__name__ and "name" in vars(value):
+                    found[value.name] = value
+        return found
+
+    @cache  # noqa: B019
+    def entries(self) -> dict[str, Any]:
+        """Entry points by name; they are loaded only when asked for."""
+        return {point.name: point for point in entry_points(group=self.group)}
+
+    def names(self) -> list[str]:
+        return sorted({*self.builtins(), *self.entries()})
+
+    def find(self, text: str) -> Part:
+        """The part that `text` names. Raises UsageError with the nearest known name, or why a plug-in does not load."""
+        plugin = _PLUGIN.fullmatch(text)
+        try:
+            if plugin:
+                return Part(text, load_class(Path(plugin["file"]), plugin["name"]), {}, plugin["file"])
+            spec = parse_spec(text)
+            cls: Any = self.builtins().get(spec.name)
+            origin = "built-in"
+            if cls is None and spec.name in self.entries():
+                origin = "entry point"
+                try:
+                    cls = self.entries()[spec.name].load()
+                except Exception as error:
+                    raise UsageError(f"the entry point {spec.name!r} does not load: {describe(error)}") from error
+            if cls is None:
+                raise UsageError(
+                    f"unknown {self.kind} {spec.name!r}{suggestion(spec.name, self.names())}; "
+                    f"known: {', '.join(self.names())}, or FILE.py:Class"
+                )
+            return Part(text, cls, resolve_parameters(spec, getattr(cls, "parameters", ())), origin)
+        except UsageError as error:
+            raise UsageError(error.message, error.option or self.option) from error.__cause__
+
+
+def describe(error: BaseException) -> str:
+    """`TypeName: message` in one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+@cache
+def _load_module(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UsageError(f"there is no file {path}")
+    name = f"mpisqueeze_plugin_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    # A plug-in may import its neighbours, as a script may.
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)
+    # Ranks share the file: none of them writes a compiled copy beside it.
+    writing, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"{path} does not load: {describe(error)}") from error
+    finally:
+        sys.dont_write_bytecode = writing
+    return module
+
+
+def load_class(path: Path, name: str) -> type[Any]:
+    """The class `name` of the file `path`. Raises UsageError when the file or the class does not load."""
+    module = _load_module(path)
+    found = getattr(module, name, None)
+    if not isinstance(found, type):
+        classes = [k for k, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]
+        raise UsageError(f"{path} has no class {name!r}; it has: {', '.join(classes) or 'none'}")
+    return found
+
+
+algorithms = Registry("algorithm", "mpisqueeze.algorithms", "--algorithm")
+compressors = Registry("compressor", "mpisqueeze.compressors", "--compressor")
+problems = Registry("problem", "mpisqueeze.problems", "--problem")

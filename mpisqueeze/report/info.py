@@ -1,0 +1,87 @@
+"""`mpisqueeze info`: what is here, and every name that the options accept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+
+from mpisqueeze import registry
+from mpisqueeze.comm.cuda_aware import cuda_awareness
+from mpisqueeze.comm.world import World
+from mpisqueeze.data import DATASETS
+from mpisqueeze.data.partition import PARTITIONS
+from mpisqueeze.devices import gpu_count
+from mpisqueeze.kernels import kernels_for
+from mpisqueeze.record.environment import collect_environment
+from mpisqueeze.schedule import SCHEDULES
+
+
+def collect_info(world: World) -> dict[str, Any]:
+    """Everything `info` shows, on rank 0; collective."""
+    environment = collect_environment(world.comm)
+    count, why = gpu_count()
+    gpus = world.comm.gather(_gpu_names(count) if count else [])
+    if not world.is_root:
+        return {}
+    import numpy as np
+
+    aware, reason = cuda_awareness()
+    listed = {
+        f"{parts.kind}s": [
+            {"name": name, "summary": getattr(parts.builtins().get(name), "summary", "entry point")}
+            for name in parts.names()
+        ]
+        for parts in (registry.algorithms, registry.compressors, registry.problems)
+    }
+    return {
+        "environment": environment,
+        "cuda_aware": aware,
+        "cuda_aware_reason": reason,
+        "gpus": gpus,
+        "no_gpu_reason": None if count else why,
+        "cpu_kernels": kernels_for(np, np.float32).name,
+        **listed,
+        "data": [{"name": source.name, "summary": source.summary} for source in DATASETS.values()],
+        "partitions": [{"name": scheme.name, "summary": scheme.summary} for scheme in PARTITIONS.values()],
+        "schedules": [{"name": name, "summary": summary} for name, summary in SCHEDULES.items()],
+    }
+
+
+def _gpu_names(count: int) -> list[str]:
+    import cupy
+
+    return [cupy.cuda.runtime.getDeviceProperties(index)["name"].decode() for index in range(count)]
+
+
+def info_report(facts: dict[str, Any]) -> Group:
+    """The facts for a terminal."""
+    environment = facts["environment"]
+    machine = Table.grid(padding=(0, 2))
+    machine.add_column(style="dim")
+    machine.add_column()
+    ranks = environment["ranks"]
+    machine.add_row("MPI", f"{environment['mpi_library']} (MPI {environment['mpi_standard']})")
+    machine.add_row("ranks", f"{ranks} on {len(environment['hosts'])} host(s)")
+    for host in environment["hosts"]:
+        machine.add_row("host", "  ".join(f"{key} {value}" for key, value in host.items()))
+    buffers = (
+        "device memory goes straight to MPI" if facts["cuda_aware"] else "device memory is staged through the host"
+    )
+    machine.add_row("CUDA-aware", f"{'yes' if facts['cuda_aware'] else 'no'}: {facts['cuda_aware_reason']}; {buffers}")
+    names = sorted({name for rank in facts["gpus"] for name in rank})
+    machine.add_row("GPUs", ", ".join(names) or f"none: {facts['no_gpu_reason']}")
+    machine.add_row("CPU kernels", facts["cpu_kernels"])
+    versions = environment["versions"]
+    machine.add_row("versions", "  ".join(f"{key} {value}" for key, value in versions.items() if value))
+    tables: list[Any] = [machine]
+    for kind in ("algorithms", "compressors", "problems", "data", "partitions", "schedules"):
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column(kind, style="bold", no_wrap=True)
+        table.add_column("")
+        for item in facts[kind]:
+            table.add_row(item["name"], item["summary"])
+        tables.append(table)
+    return Group(*tables)

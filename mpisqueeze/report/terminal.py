@@ -1,0 +1,191 @@
+"""Where rank 0's output ends up: a terminal that takes colours and live updates, or a log that stays plain.
+
+Under an MPI launcher the rank's own stdout says nothing: Open MPI gives each rank a pty of size 0x0 even when
+the output lands in a file. What counts is the launcher's stdout.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import termios
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from rich.console import Console
+
+LOG_WIDTH = 100
+_HEIGHT = 25
+
+_RANK_VARIABLES = (
+    "OMPI_COMM_WORLD_RANK",
+    "PMIX_RANK",
+    "PMI_RANK",
+    "PMI_ID",
+    "MPI_LOCALRANKID",
+    "MV2_COMM_WORLD_RANK",
+    "SLURM_PROCID",
+)
+_LAUNCHERS = ("mpirun", "mpiexec", "prterun", "prun", "orterun", "srun", "jsrun", "aprun")
+
+
+class Size(NamedTuple):
+    """Of a terminal, in characters; 0 where unknown."""
+
+    columns: int
+    lines: int
+
+
+@dataclass(frozen=True)
+class TerminalChoice:
+    """How to write to the user.
+
+    `color`: styles on stdout; `live`: cursor movement, as progress bars need; `width` and `height` in
+    characters; `stderr_color`: styles on stderr, which may go elsewhere than stdout.
+    """
+
+    color: bool
+    live: bool
+    width: int
+    height: int = _HEIGHT
+    stderr_color: bool = False
+
+
+def choose_terminal(color: Literal["auto", "always", "never"] = "auto", stdout_is_json: bool = False) -> TerminalChoice:
+    """Decide, on rank 0, how to write to the user.
+
+    `always` and `never` rule over the environment. With `auto`, NO_COLOR, then FORCE_COLOR, then TERM, batch
+    systems and the true destination decide. Live updates need a terminal, whatever `color` says; so does every
+    control sequence under `auto` without FORCE_COLOR. COLUMNS sets the width wherever the output goes.
+
+    Args:
+        stdout_is_json: stdout carries one JSON object and nothing else, so neither style nor live update.
+    """
+    capable = os.environ.get("TERM", "") not in ("", "dumb", "unknown") and not _in_batch()
+    terminal = _terminal(1) if capable else None
+    live = terminal is not None and not stdout_is_json
+    return TerminalChoice(
+        color=_wants_color(color, terminal is not None) and not stdout_is_json,
+        live=live,
+        width=_width(terminal),
+        height=(terminal.lines if terminal else 0) or _HEIGHT,
+        stderr_color=_wants_color(color, capable and _terminal(2) is not None),
+    )
+
+
+def make_console(choice: TerminalChoice, stderr: bool = False) -> Console:
+    """A rich console that follows `choice` and decides nothing by itself; one on stderr is never live."""
+    color = choice.stderr_color if stderr else choice.color
+    live = choice.live and not stderr
+    rich_colors = "256color" in os.environ.get("TERM", "") or bool(os.environ.get("COLORTERM"))
+    system: Literal["standard", "256"] = "256" if rich_colors else "standard"
+    return Console(
+        stderr=stderr,
+        color_system=system if color else None,
+        no_color=not color,
+        force_terminal=live,
+        force_interactive=live,
+        force_jupyter=False,
+        legacy_windows=False,
+        width=choice.width,
+        height=choice.height,
+        highlight=False,
+    )
+
+
+def _wants_color(color: str, on_terminal: bool) -> bool:
+    if color != "auto":
+        return color == "always"
+    if os.environ.get("NO_COLOR"):
+        return False
+    force = os.environ.get("FORCE_COLOR")
+    if force:
+        return force not in ("0", "false")
+    return on_terminal
+
+
+def _width(terminal: Size | None) -> int:
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isascii() and columns.isdigit() and int(columns) > 0:
+        return int(columns)
+    if terminal is None:
+        return LOG_WIDTH
+    return terminal.columns or LOG_WIDTH
+
+
+def _in_batch() -> bool:
+    """Within a batch job or continuous integration, but not in an interactive session of a batch system."""
+    environment = os.environ
+    if environment.get("CI", "").lower() not in ("", "0", "false") or "GITHUB_ACTIONS" in environment:
+        return True
+    if "SLURM_JOB_ID" in environment:
+        # salloc names its job so; `srun --pty` leaves the port.
+        return "SLURM_PTY_PORT" not in environment and environment.get("SLURM_JOB_NAME") != "interactive"
+    if "PBS_JOBID" in environment:
+        return environment.get("PBS_ENVIRONMENT") != "PBS_INTERACTIVE"
+    return "LSB_JOBID" in environment and environment.get("LSB_INTERACTIVE") != "Y"
+
+
+def _terminal(descriptor: int) -> Size | None:
+    """The terminal that really receives what goes to stdout (1) or stderr (2), or None."""
+    told = os.environ.get("MPISQUEEZE_TERMINAL")
+    if told and descriptor == 1:
+        columns, x, lines = told.partition("x")
+        return Size(int(columns), int(lines)) if x and columns.isdigit() and lines.isdigit() else None
+    own = _tty_size(descriptor)
+    if own is not None and own.columns > 0:  # a pty that a launcher made for the rank has no size
+        return own
+    if not any(name in os.environ for name in _RANK_VARIABLES):
+        return own
+    launcher = _launcher_pid()
+    return None if launcher is None else _tty_size_of_process(launcher, descriptor)
+
+
+def _tty_size(descriptor: int) -> Size | None:
+    try:
+        if not os.isatty(descriptor):
+            return None
+        lines, columns, _, _ = struct.unpack("4H", fcntl.ioctl(descriptor, termios.TIOCGWINSZ, b"\0" * 8))
+    except OSError:
+        return None
+    return Size(columns, lines)
+
+
+def _tty_size_of_process(pid: int, descriptor: int) -> Size | None:
+    path = f"/proc/{pid}/fd/{descriptor}"
+    try:
+        # The name is checked first because opening a pipe would make this process one of its readers.
+        if not os.readlink(path).startswith(("/dev/pts/", "/dev/tty", "/dev/console")):
+            return None
+        tty = os.open(path, os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        return _tty_size(tty)
+    finally:
+        os.close(tty)
+
+
+def _launcher_pid() -> int | None:
+    """The MPI launcher among this process's ancestors; None if it runs on another host or is out of sight."""
+    for pid, name in _ancestors():
+        if name.startswith(_LAUNCHERS):
+            return pid
+    return None
+
+
+def _ancestors() -> Iterator[tuple[int, str]]:
+    """Process ids and names from the parent upwards, as far as /proc shows them."""
+    pid = os.getppid()
+    while pid > 1:
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as stat:
+                text = stat.read().decode(errors="replace")
+        except OSError:
+            return
+        # The name stands in parentheses and may contain some itself.
+        name, rest = text[text.index("(") + 1 : text.rindex(")")], text[text.rindex(")") + 2 :].split()
+        yield pid, name
+        pid = int(rest[1])

@@ -1,0 +1,200 @@
+"""The terminal's view of a run: a header, a progress bar or sparse lines, the closing tables."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from mpisqueeze import __version__
+from mpisqueeze.preparation import Run
+from mpisqueeze.record.iterations import Progress as Point
+from mpisqueeze.record.summary import sgd_bytes
+from mpisqueeze.report.format import clock, duration, grouped, ratio, significant, size
+from mpisqueeze.report.view import View
+
+#: In a log: a line for each tenth of the run, and one after so many seconds without any.
+LOG_PARTS = 10
+LOG_SECONDS = 30.0
+
+PHASES = {
+    "compute_s": "compute (gradient)",
+    "wait_s": "wait (barrier)",
+    "encode_s": "encode",
+    "comm_s": "communicate",
+    "decode_s": "decode, reduce",
+    "update_s": "update",
+    "iteration_s": "iteration",
+}
+STATUS = {
+    "ok": "[green]finished[/]",
+    "diverged": "[bold red]diverged[/]",
+    "interrupted": "[yellow]interrupted[/]",
+    "failed": "[bold red]failed[/]",
+}
+
+
+class TrainingView(View):
+    """Writes to `console`; `live` draws a progress bar that updates in place."""
+
+    def __init__(self, console: Console, live: bool) -> None:
+        self.console, self.live = console, live
+        self._bar: Progress | None = None
+        self._iterations = 0
+        self._began = self._said = 0.0
+        self._next = 0
+        self._evaluated = ""
+
+    def start(self, run: Run, environment: dict[str, Any]) -> None:
+        self._iterations = run.iterations
+        self._began = self._said = time.monotonic()
+        self.console.print(header(run, environment))
+        if self.live:
+            self._bar = Progress(
+                SpinnerColumn(),
+                BarColumn(bar_width=None),
+                TextColumn("{task.completed}/{task.total}"),
+                TextColumn("[bold]{task.fields[loss]}"),
+                TextColumn("{task.fields[evaluated]}", style="cyan"),
+                TextColumn("{task.fields[sent]}", style="green"),
+                TextColumn("{task.fields[pace]}"),
+                console=self.console,
+                transient=True,
+                refresh_per_second=5,
+            )
+            self._task = self._bar.add_task("", total=run.iterations, loss="", evaluated="", sent="", pace="")
+            self._bar.start()
+
+    def progress(self, progress: Point) -> None:
+        elapsed = time.monotonic() - self._began
+        eta = elapsed / progress.iteration * (self._iterations - progress.iteration)
+        loss, sent = f"loss {significant(progress.loss)}", f"{size(progress.bytes_sent)} sent"
+        pace = f"{duration(progress.seconds_per_iteration)}/it  ETA {clock(eta)}"
+        if self._bar is not None:
+            self._bar.update(
+                self._task,
+                completed=progress.iteration,
+                loss=loss,
+                evaluated=self._evaluated,
+                sent=sent,
+                pace=pace,
+            )
+            return
+        now = time.monotonic()
+        if progress.iteration >= self._next or now - self._said > LOG_SECONDS:
+            parts = [f"iteration {progress.iteration}/{self._iterations}", loss, self._evaluated, sent, pace]
+            self.console.print("  ".join(part for part in parts if part), soft_wrap=True)
+            self._said = now
+            step = max(1, self._iterations // LOG_PARTS)
+            self._next = (progress.iteration // step + 1) * step
+
+    def evaluation(self, line: dict[str, Any]) -> None:
+        values = {key: value for key, value in line.items() if key not in ("iteration", "epoch")}
+        self._evaluated = "  ".join(f"{key} {significant(value)}" for key, value in values.items())
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        self.console.print(closing(summary))
+
+
+def header(run: Run, environment: dict[str, Any]) -> Panel:
+    """What will run, where, and what it will send."""
+    plan, config, ranks = run.plan, run.plan.config, run.world.size
+    hosts = len(environment["hosts"])
+    plain = sgd_bytes(ranks, run.dimension, plan.dtype.itemsize)
+    expected = run.algorithm.bytes_per_iteration()
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim")
+    grid.add_column()
+    kernels = f", {environment['kernels']} kernels"
+    buffers = run.device.buffers + (f" ({run.device.buffers_reason})" if run.device.buffers_reason else "")
+    grid.add_row("MPI", f"{environment['mpi_library']}: {ranks} rank{_s(ranks)} on {hosts} host{_s(hosts)}")
+    grid.add_row("device", f"{run.device.label}{kernels}; buffers: {buffers}")
+    spec = config.problem + (f" on {config.data}" if getattr(plan.problem.cls, "needs_data", False) else "")
+    grid.add_row("problem", f"{spec}, d = {grouped(run.dimension)} {config.dtype}, partition {plan.partition}")
+    grid.add_row(
+        "method",
+        f"[bold]{plan.algorithm.name}[/] with [bold]{plan.compressor.spec}[/], server {config.server}",
+    )
+    grid.add_row(
+        "run",
+        f"{grouped(run.iterations)} iterations ({significant(run.iterations / run.per_epoch)} epochs), "
+        f"batch {config.batch_size} a rank, lr {config.lr:g} {config.lr_schedule}, seed {config.seed}",
+    )
+    if expected is not None:
+        saved = f", [bold green]{ratio(plain / expected)} fewer[/]" if 0 < expected < plain else ""
+        grid.add_row("wire", f"{size(expected)} an iteration, plain sgd {size(plain)}{saved}")
+    grid.add_row("folder", Text(run.path))
+    return Panel(grid, title=f"mpisqueeze {__version__} train", title_align="left", box=box.ROUNDED, expand=False)
+
+
+def closing(summary: dict[str, Any]) -> Group:
+    """Bytes against plain SGD, where the time went, what came out."""
+    parts: list[Any] = [traffic_table(summary), time_table(summary)] if summary["iterations"] else []
+    result = Text.from_markup(STATUS[summary["status"]])
+    result.append(f" after {grouped(summary['iterations'])} iterations in {duration(summary['wall_s'])}")
+    if summary["final_loss"] is not None:
+        result.append(f", loss {significant(summary['final_loss'], 4)}")
+    for key, value in (summary["evaluation"] or {}).items():
+        if value is not None:
+            result.append(f", {key} {significant(value, 4)}")
+    parts.append(result)
+    if summary["reason"]:
+        parts.append(Text(summary["reason"].splitlines()[0], style="red"))
+    parts.append(Text(f"run folder: {summary['run_folder']}", style="dim", no_wrap=True, overflow="ignore"))
+    return Group(*parts)
+
+
+def traffic_table(summary: dict[str, Any]) -> Table:
+    """What was sent, beside what plain sgd would have sent over the same iterations."""
+    done, ranks = summary["iterations"], summary["ranks"]
+    table = Table(title="Bytes handed to MPI", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    table.add_column(f"{summary['algorithm']} {summary['compressor']}", justify="right", style="bold")
+    table.add_column("plain sgd", justify="right")
+    table.add_column("saved", justify="right", style="green")
+    saved = summary["percent_saved_vs_sgd"]
+    table.add_row(
+        "whole run",
+        size(summary["bytes_sent"]),
+        size(summary["sgd_bytes_sent"]),
+        "—" if saved is None else f"{ratio(summary['ratio_vs_sgd'])} fewer, {saved:.1f} %",
+    )
+    if done:
+        table.add_row("an iteration", size(summary["bytes_sent"] / done), size(summary["sgd_bytes_sent"] / done), "")
+        table.add_row(
+            "full vectors an iteration",
+            significant(summary["full_vectors_per_iteration"]),
+            significant(2.0 * (ranks - 1)),
+            "",
+        )
+    formula = summary["full_vectors_formula"]
+    if formula:
+        table.add_row(
+            "  the talk's count, N workers", f"{formula}, c = {significant(summary['compression'])}", "2N", ""
+        )
+    return table
+
+
+def time_table(summary: dict[str, Any]) -> Table:
+    """Median and p99 of each phase, of its slowest rank."""
+    times = summary["times"]
+    warmup = f" ({summary['warmup']} warm-up iterations left out)" if summary["warmup"] else ""
+    table = Table(title=f"Time, slowest rank{warmup}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    table.add_column("median", justify="right", style="bold")
+    table.add_column("p99", justify="right")
+    for name, label in PHASES.items():
+        table.add_row(label, duration(times[name]["median"]), duration(times[name]["p99"]))
+    return table
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"

@@ -1,0 +1,261 @@
+"""The loop: gradient, exchange, update, record."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from mpisqueeze.comm.counters import Phase
+from mpisqueeze.comm.exchange import HaltError, Trouble
+from mpisqueeze.comm.world import RankFailureError, Signal, World
+from mpisqueeze.config import Plan
+from mpisqueeze.contracts import GradientCheck, broken
+from mpisqueeze.errors import UsageError
+from mpisqueeze.kernels import kernels_for
+from mpisqueeze.preparation import Run
+from mpisqueeze.record.environment import collect_environment
+from mpisqueeze.record.iterations import Recorder
+from mpisqueeze.record.summary import summarize
+from mpisqueeze.report.view import View
+
+#: Without a barrier, iterations between two agreements of the ranks.
+MEET_EVERY = 32
+
+
+class _StepAbortedError(Exception):
+    """This rank's gradient failed, and the others are yet to learn of it."""
+
+
+class Loop:
+    """The iterations of one run on this rank.
+
+    Attributes:
+        x: this rank's parameters (d).
+        stopped_by: the signal that interrupted the run, or Signal.NONE.
+        evaluations: on rank 0, the lines of evaluations.jsonl.
+    """
+
+    def __init__(self, run: Run, recorder: Recorder, view: View) -> None:
+        self.run, self.recorder, self.view = run, recorder, view
+        self.world, self.network, self.config = run.world, run.network, run.plan.config
+        self.x = run.x
+        self.loss = math.nan
+        self.stopped_by: int = Signal.NONE
+        self.evaluations: list[dict[str, Any]] = []
+        self._interrupt: int = Signal.NONE
+        self._check = GradientCheck(run.plan.problem, run.dimension, run.device.xp, run.plan.dtype)
+        self._decay = run.device.xp.empty_like(self.x) if self.config.weight_decay else None
+
+    def iterate(self) -> Trouble | None:
+        """Run to the last iteration, an interruption (`stopped_by`), or the trouble that is returned; collective."""
+        with self._signals():
+            try:
+                self._evaluate(0)
+                self._iterations()
+            except HaltError:
+                pass
+            self.recorder.flush()
+        troubles = [trouble for trouble in self.world.comm.allgather(self._located()) if trouble]
+        return max(troubles, key=lambda trouble: trouble.signal, default=None)
+
+    def _located(self) -> Trouble | None:
+        trouble = self.network.trouble
+        if trouble is None:
+            return None
+        where = f"rank {self.world.rank}, iteration {trouble.iteration}: {trouble.message}"
+        return Trouble(trouble.signal, trouble.iteration, where, trouble.option, trouble.details)
+
+    def _iterations(self) -> None:
+        run, network, recorder, config = self.run, self.network, self.recorder, self.config
+        gate, clock, counter, algorithm = network.gate, network.clock, network.counter, run.algorithm
+        schedule, root = run.plan.schedule, self.world.is_root
+        for t in range(1, run.iterations + 1):
+            network.iteration = t
+            lr = config.lr * schedule(t, run.iterations, run.per_epoch)
+            counter.reset()
+            gate.agreed = Signal.NONE
+            if self._interrupt:
+                gate.tell(self._interrupt)
+            elif root and recorder.overdue:
+                gate.tell(Signal.FLUSH)
+            began = clock.start()
+            try:
+                algorithm.step(self.x, self._gradient, lr)
+            except _StepAbortedError:
+                gate.meet()
+                raise HaltError from None
+            ended = clock.lap(Phase.UPDATE)
+            residual = algorithm.residual()
+            recorder.add(
+                lr,
+                self.loss,
+                clock.seconds,
+                ended - began,
+                (counter.bytes_sent, counter.bytes_received, counter.messages),
+                math.nan if residual is None else math.sqrt(float(residual.dot(residual))),
+                math.nan,
+            )
+            if not gate.barrier and t % MEET_EVERY == 0:
+                gate.meet()
+            agreed = gate.agreed
+            if agreed >= Signal.NONFINITE:
+                raise HaltError
+            if gate.signal < Signal.NONFINITE:
+                gate.signal = Signal.NONE
+            if agreed or recorder.full:
+                recorder.flush()
+                if root and recorder.last:
+                    self.view.progress(recorder.last)
+            last = t == run.iterations or agreed >= Signal.INTERRUPT
+            if last or (run.eval_every and t % run.eval_every == 0):
+                self._evaluate(t)
+            if last:
+                self.stopped_by = agreed if agreed >= Signal.INTERRUPT else Signal.NONE
+                return
+
+    def _gradient(self, x: Any) -> Any:
+        """This rank's gradient at x, with weight decay and clipping; its loss is kept for the log."""
+        network, config, part = self.network, self.config, self.run.plan.problem
+        try:
+            loss, g = self.run.problem.gradient(x, network.iteration)
+            g = self._check(g)
+            self.loss = float(loss)
+            if network.iteration == 1 and part.is_plugin:
+                self._check_first(g)
+        except UsageError as error:
+            network.complain(Signal.ERROR, error.message, option=error.option or "--problem")
+            raise _StepAbortedError from None
+        except Exception as error:
+            network.complain(Signal.ERROR, repr(error), details=traceback.format_exc())
+            raise _StepAbortedError from None
+        if self._decay is not None:
+            self.run.device.xp.multiply(x, x.dtype.type(config.weight_decay), out=self._decay)
+            g += self._decay
+        if config.clip_norm is not None:
+            norm = math.sqrt(float(g.dot(g)))
+            if norm > config.clip_norm:
+                g *= g.dtype.type(config.clip_norm / norm)
+        if not math.isfinite(self.loss):
+            network.complain(Signal.NONFINITE, f"the loss was {self.loss}")
+        network.clock.lap(Phase.COMPUTE)
+        return g
+
+    def _check_first(self, g: Any) -> None:
+        """At x₀, which is finite, a NaN is the plug-in's own; later on it is a divergence."""
+        if not (math.isfinite(self.loss) and bool(self.run.device.xp.isfinite(g).all())):
+            raise broken(self.run.plan.problem, "--problem", "gradient gave a NaN or an infinity at the initial point")
+
+    def _evaluate(self, iteration: int) -> None:
+        """Rank 0 evaluates its x, and all ranks learn whether it is finite; collective, and not part of any
+        iteration."""
+        network, evaluate = self.network, getattr(self.run.problem, "evaluate", None)
+        if self.world.is_root:
+            if not bool(self.run.device.xp.isfinite(self.x).all()):
+                network.complain(Signal.NONFINITE, "a parameter was NaN or infinite")
+            elif evaluate is not None:
+                try:
+                    values = {str(name): float(value) for name, value in (evaluate(self.x) or {}).items()}
+                except Exception as error:
+                    network.complain(Signal.ERROR, repr(error), details=traceback.format_exc())
+                else:
+                    self._record_evaluation(iteration, values)
+        if network.gate.meet() >= Signal.NONFINITE:
+            raise HaltError
+
+    def _record_evaluation(self, iteration: int, values: dict[str, float]) -> None:
+        if values:
+            line = {"iteration": iteration, "epoch": round(iteration / self.run.per_epoch, 6), **values}
+            self.evaluations.append(line)
+            self.run.write_line("evaluations.jsonl", line)
+            self.view.evaluation(line)
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Take SIGINT and SIGTERM as the wish to stop after this iteration; a second one ends the process at once."""
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            if self._interrupt:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+            self._interrupt = Signal.INTERRUPT if number == signal.SIGINT else Signal.TERMINATE
+
+        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def failure_of(trouble: Trouble | None) -> UsageError | RankFailureError | None:
+    """The error to raise on every rank for a trouble, unless it is a divergence or none."""
+    if trouble is None or trouble.signal < Signal.ERROR:
+        return None
+    if trouble.option:
+        return UsageError(trouble.message, trouble.option)
+    return RankFailureError(trouble.message, trouble.details)
+
+
+def train(plan: Plan, world: World, view: View) -> dict[str, Any]:
+    """One run on all ranks, from a checked plan to its summary, which every rank gets.
+
+    Raises:
+        UsageError, RankFailureError: on every rank alike; the run folder, if there is one yet, is complete up to there.
+    """
+    run = Run(plan, world)
+    environment = collect_environment(world.comm)
+    labels = world.comm.gather(run.device.label)
+    environment |= {
+        "device": run.device.kind,
+        "devices": labels,
+        "buffers": run.device.buffers,
+        "buffers_reason": run.device.buffers_reason,
+        "kernels": kernels_for(run.device.xp, plan.dtype).name,
+        "link": "real",
+    }
+    recorder = Recorder(world, run.folder, run.per_epoch, plan.config.per_rank)
+    if run.folder is not None:
+        run.folder.write_json("config.json", run.settings())
+        run.folder.write_json("environment.json", environment)
+        view.start(run, environment)
+    loop = Loop(run, recorder, view)
+    began = time.perf_counter()
+    trouble = loop.iterate()
+    wall = time.perf_counter() - began
+    failure = failure_of(trouble)
+    status = "failed" if failure else "diverged" if trouble else "interrupted" if loop.stopped_by else "ok"
+    if plan.config.save_model:
+        _save_model(run, loop.x)
+    run.algorithm.close()
+    summary = None
+    if run.folder is not None:
+        reason = trouble.message if trouble else None
+        hosts = len(environment["hosts"])
+        summary = summarize(run, recorder, loop.evaluations, status, reason, loop.stopped_by, wall, hosts)
+        run.folder.write_json("summary.json", summary)
+        run.folder.close()
+        view.finish(summary)
+    if failure:
+        raise failure
+    return world.comm.bcast(summary)
+
+
+def _save_model(run: Run, x: Any) -> None:
+    """Write model.npz with `x`, every rank's parameters (ranks × d); collective."""
+    comm, mine = run.world.comm, np.ascontiguousarray(run.device.to_numpy(x))
+    everyone = np.empty((run.world.size, run.dimension), mine.dtype) if run.world.is_root else None
+    comm.Gather(mine, everyone, 0)
+    if run.folder is not None:
+        temporary = run.folder.path / "model.npz.part"
+        with open(temporary, "wb") as stream:
+            np.savez(stream, x=everyone)
+        os.replace(temporary, run.folder.path / "model.npz")
