@@ -276,9 +276,10 @@ def run(arguments: list[str]) -> int:
             return leave_together(_complain(error.format_message(), speaks, getattr(error, "ctx", None)))
         details = getattr(error, "details", None)
         if details is not None:
-            if speaks:
+            alone = getattr(error, "alone", False)
+            if speaks or alone:
                 print(f"{details}mpisqueeze: {error}", file=sys.stderr, flush=True)
-            return leave_together(ExitCode.FAILED)
+            return abort_others(ExitCode.FAILED) if alone else leave_together(ExitCode.FAILED)
         traceback.print_exc()
         print(f"mpisqueeze: rank {rank or 0} failed: {error!r}", file=sys.stderr, flush=True)
         return abort_others(ExitCode.FAILED)

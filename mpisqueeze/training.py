@@ -91,6 +91,8 @@ class Loop:
             try:
                 algorithm.step(self.x, self._gradient, lr)
             except _StepAbortedError:
+                if not gate.barrier:
+                    raise self._lone_failure() from None
                 gate.meet()
                 raise HaltError from None
             ended = clock.lap(Phase.UPDATE)
@@ -121,6 +123,12 @@ class Loop:
             if last:
                 self.stopped_by = agreed if agreed >= Signal.INTERRUPT else Signal.NONE
                 return
+
+    def _lone_failure(self) -> RankFailureError:
+        """For a run without barriers, where the others wait for a payload and cannot be told."""
+        trouble = self._located()
+        assert trouble is not None
+        return RankFailureError(trouble.message, trouble.details, alone=True)
 
     def _gradient(self, x: Any) -> Any:
         """This rank's gradient at x, with weight decay and clipping; its loss is kept for the log."""

@@ -14,17 +14,18 @@ class RootAlgorithm(Algorithm):
 
     Args:
         up: what every rank sends with.
-        down: what the server answers with.
+        down: what the server answers with; None for full vectors, summed and received in the buffer that MPI is handed.
 
     Memory a rank: one vector, the root's accumulator and everybody's decoded answer.
     """
 
-    def __init__(self, setup: Setup, up: Codec, down: Codec) -> None:
+    def __init__(self, setup: Setup, up: Codec, down: Codec | None) -> None:
         super().__init__(setup)
+        full_vector = setup.dimension * setup.dtype.itemsize
         self.up, self.down = up, down
-        self.exchange = RootExchange(setup.network, up.payload_bytes, down.payload_bytes)
+        self.exchange = RootExchange(setup.network, up.payload_bytes, down.payload_bytes if down else full_vector)
         self.is_root = setup.rank == 0
-        self._vector = setup.zeros()
+        self._vector = setup.zeros() if down else self.exchange.down.view(setup.dtype)
 
     def mean_at_root(self) -> Any:
         """Send `exchange.up` to the root. There: the mean (d) of all ranks' decoded payloads, added in rank order."""
@@ -39,8 +40,10 @@ class RootAlgorithm(Algorithm):
         return vector
 
     def answer(self) -> Any:
-        """Broadcast `exchange.down`; the vector (d) that everybody decodes from it."""
-        self.down.decode(self.exchange.broadcast(), self._vector)
+        """Broadcast the server's payload, or else its mean; the vector (d) that all ranks get."""
+        payload = self.exchange.broadcast()
+        if self.down:
+            self.down.decode(payload, self._vector)
         return self._vector
 
     def descend(self, x: Any, direction: Any, lr: float) -> None:
@@ -51,7 +54,7 @@ class RootAlgorithm(Algorithm):
         self.setup.network.clock.lap(Phase.UPDATE)
 
     def bytes_per_iteration(self) -> int:
-        return (self.setup.size - 1) * (self.up.payload_bytes + self.down.payload_bytes)
+        return (self.setup.size - 1) * (self.exchange.up.nbytes + self.exchange.down.nbytes)
 
     def close(self) -> None:
         self.exchange.close()

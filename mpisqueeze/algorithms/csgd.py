@@ -20,11 +20,11 @@ class CSGD(RootAlgorithm):
     formula = "N(1+c)"
 
     def __init__(self, setup: Setup, up: Codec | None = None, down: Codec | None = None) -> None:
-        super().__init__(setup, up or setup.worker_codec(), down or setup.identity_codec())
+        super().__init__(setup, up or setup.worker_codec(), down)
 
     def step(self, x: Any, gradient: Gradient, lr: float) -> None:
         self.up.encode(gradient(x), self.exchange.up)
         g_bar = self.mean_at_root()
-        if self.is_root:
+        if self.is_root and self.down:
             self.down.encode(g_bar, self.exchange.down)
         self.descend(x, self.answer(), lr)

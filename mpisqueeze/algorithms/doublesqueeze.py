@@ -21,7 +21,8 @@ class DoubleSqueeze(RootAlgorithm):
     formula = "2cN"
 
     def __init__(self, setup: Setup) -> None:
-        super().__init__(setup, setup.worker_codec(), setup.server_codec())
+        self.server = setup.server_codec()
+        super().__init__(setup, setup.worker_codec(), self.server)
         self.delta = setup.zeros()
         self.delta_bar = setup.zeros() if self.is_root else None
 
@@ -29,7 +30,7 @@ class DoubleSqueeze(RootAlgorithm):
         self.up.encode_feedback(gradient(x), self.delta, self.exchange.up)
         mean = self.mean_at_root()
         if self.is_root:
-            self.down.encode_feedback(mean, self.delta_bar, self.exchange.down)
+            self.server.encode_feedback(mean, self.delta_bar, self.exchange.down)
         self.descend(x, self.answer(), lr)
 
     def residual(self) -> Any:

@@ -23,7 +23,7 @@ class MemSGD(RootAlgorithm):
     formula = "N(1+c)"
 
     def __init__(self, setup: Setup) -> None:
-        super().__init__(setup, setup.worker_codec(), setup.identity_codec())
+        super().__init__(setup, setup.worker_codec(), None)
         self.delta = setup.zeros()
         self.inside = setup.memory_lr == "inside"
 
@@ -32,9 +32,7 @@ class MemSGD(RootAlgorithm):
         if self.inside:
             g *= g.dtype.type(lr)
         self.up.encode_feedback(g, self.delta, self.exchange.up)
-        mean = self.mean_at_root()
-        if self.is_root:
-            self.down.encode(mean, self.exchange.down)
+        self.mean_at_root()
         self.descend(x, self.answer(), 1.0 if self.inside else lr)
 
     def residual(self) -> Any:

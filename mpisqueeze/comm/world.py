@@ -28,16 +28,18 @@ class Signal(IntEnum):
 
 
 class RankFailureError(Exception):
-    """A rank raised; known to every rank.
+    """A rank raised.
 
     Args:
         message: which rank, where and what.
         details: its traceback, as text.
+        alone: only this rank knows, so that it has to end the others.
     """
 
-    def __init__(self, message: str, details: str) -> None:
+    def __init__(self, message: str, details: str, alone: bool = False) -> None:
         super().__init__(message)
         self.details = details
+        self.alone = alone
 
 
 @dataclass(frozen=True)

@@ -319,6 +319,8 @@ class ReferenceKernels:
         low, high = ends[0::2], ends[1::2]
         self._block_statistic(v, length, "lo", low)
         self._block_statistic(v, length, "hi", high)
+        # Which of −0 and +0 a reduction returns depends on its order; a sum with +0 is +0 either way.
+        ends += self.dtype.type(0)
         with np.errstate(over="ignore", invalid="ignore"):
             spans = high - low
         if not np.isfinite(spans).all():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from array import array
 from dataclasses import dataclass
@@ -11,17 +12,36 @@ import numpy as np
 
 from mpisqueeze.comm.counters import Phase
 from mpisqueeze.comm.world import World
-from mpisqueeze.record.folder import RunFolder, dumps, finite
+from mpisqueeze.record.folder import RunFolder
 
 TIMES = (*(f"{phase.name.lower()}_s" for phase in Phase), "iteration_s")
 _LOSS, _FIRST_TIME = 0, 1
 _SENT = _FIRST_TIME + len(TIMES)
 _RECEIVED, _MESSAGES, _RESIDUAL, _CONSENSUS = _SENT + 1, _SENT + 2, _SENT + 3, _SENT + 4
 COLUMNS = _CONSENSUS + 1
+#: Lines are formatted by hand: a JSON encoder takes longer than a small iteration.
+_TIMES_FORMAT = "".join(f', "{name}": %r' for name in TIMES)
+_STATE_FORMAT = ', "residual_norm": %s, "consensus": %s}'
+_LINE = (
+    '{"iteration": %d, "epoch": %r, "loss": %s, "lr": %r, "bytes_sent": %d, "messages": %d'
+    + _TIMES_FORMAT
+    + _STATE_FORMAT
+)
+_RANK_LINE = (
+    '{"iteration": %d, "epoch": %r, "rank": %d, "loss": %s, "lr": %r'
+    ', "bytes_sent": %d, "bytes_received": %d, "messages": %d'
+    + _TIMES_FORMAT
+    + _STATE_FORMAT
+)
 #: Rows that a rank keeps before all of them gather.
 CAPACITY = 1024
 #: Seconds after which rank 0 asks for rows, so that a killed run loses no more than these.
 INTERVAL = 0.2
+
+
+def _json(value: float) -> str:
+    """A float as JSON, null where JSON has no number for it."""
+    return repr(value) if math.isfinite(value) else "null"
 
 
 @dataclass(frozen=True)
@@ -110,45 +130,43 @@ class Recorder:
         self.folder.append(
             "iterations.jsonl",
             (
-                dumps(
-                    {
-                        **self._head(i),
-                        "loss": finite(loss[i]),
-                        "lr": self._rates[i],
-                        "bytes_sent": tallies[i][0],
-                        "messages": tallies[i][2],
-                        **dict(zip(TIMES, timing[i], strict=True)),
-                        "residual_norm": finite(state[i][0]),
-                        "consensus": finite(state[i][1]),
-                    }
+                _LINE
+                % (
+                    *self._head(i),
+                    _json(loss[i]),
+                    self._rates[i],
+                    tallies[i][0],
+                    tallies[i][2],
+                    *timing[i],
+                    _json(state[i][0]),
+                    _json(state[i][1]),
                 )
                 for i in range(count)
             ),
         )
         if self.per_rank:
+            values = rows.tolist()
             self.folder.append(
                 "ranks.jsonl",
                 (
-                    dumps({**self._head(i), "rank": rank, **self._rank_row(rows[rank, i], self._rates[i])})
+                    _RANK_LINE % self._rank_values(i, rank, values[rank][i])
                     for i in range(count)
-                    for rank in range(rows.shape[0])
+                    for rank in range(len(values))
                 ),
             )
 
-    def _head(self, row: int) -> dict[str, Any]:
+    def _head(self, row: int) -> tuple[int, float]:
         iteration = self._first + row
-        return {"iteration": iteration, "epoch": round(iteration / self.per_epoch, 6)}
+        return iteration, round(iteration / self.per_epoch, 6)
 
-    @staticmethod
-    def _rank_row(row: np.ndarray, lr: float) -> dict[str, Any]:
-        values = row.tolist()
-        return {
-            "loss": finite(values[_LOSS]),
-            "lr": lr,
-            "bytes_sent": int(values[_SENT]),
-            "bytes_received": int(values[_RECEIVED]),
-            "messages": int(values[_MESSAGES]),
-            **dict(zip(TIMES, values[_FIRST_TIME:_SENT], strict=True)),
-            "residual_norm": finite(values[_RESIDUAL]),
-            "consensus": finite(values[_CONSENSUS]),
-        }
+    def _rank_values(self, row: int, rank: int, values: list[float]) -> tuple[Any, ...]:
+        return (
+            *self._head(row),
+            rank,
+            _json(values[_LOSS]),
+            self._rates[row],
+            *values[_SENT:_RESIDUAL],
+            *values[_FIRST_TIME:_SENT],
+            _json(values[_RESIDUAL]),
+            _json(values[_CONSENSUS]),
+        )

@@ -16,18 +16,11 @@ from typing import Literal, NamedTuple
 
 from rich.console import Console
 
+from mpisqueeze.comm.launched import RANK_VARIABLES
+
 LOG_WIDTH = 100
 _HEIGHT = 25
 
-_RANK_VARIABLES = (
-    "OMPI_COMM_WORLD_RANK",
-    "PMIX_RANK",
-    "PMI_RANK",
-    "PMI_ID",
-    "MPI_LOCALRANKID",
-    "MV2_COMM_WORLD_RANK",
-    "SLURM_PROCID",
-)
 _LAUNCHERS = ("mpirun", "mpiexec", "prterun", "prun", "orterun", "srun", "jsrun", "aprun")
 
 
@@ -137,7 +130,7 @@ def _terminal(descriptor: int) -> Size | None:
     own = _tty_size(descriptor)
     if own is not None and own.columns > 0:  # a pty that a launcher made for the rank has no size
         return own
-    if not any(name in os.environ for name in _RANK_VARIABLES):
+    if not any(name in os.environ for name in RANK_VARIABLES):
         return own
     launcher = _launcher_pid()
     return None if launcher is None else _tty_size_of_process(launcher, descriptor)

@@ -1,0 +1,108 @@
+"""What the tests on ranks share: every compressor, and algorithms built without the command line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from mpisqueeze import registry
+from mpisqueeze.algorithms.base import Algorithm, Setup
+from mpisqueeze.comm.exchange import Network
+from mpisqueeze.comm.world import World
+from mpisqueeze.compressors.base import Compressor
+from mpisqueeze.devices import Device
+
+COMPRESSORS = [
+    "identity",
+    "onebit",
+    "onebit:0",
+    "onebit:7,scale=l2",
+    "qsgd:2",
+    "qsgd:4,bucket=0",
+    "qsgd:8,bucket=33",
+    "uniform:1",
+    "uniform:5,bucket=64",
+    "uniform:8",
+    "ternary",
+    "topk:0.01",
+    "topk:0.3",
+    "randomk:0.1",
+    "randomk:0.2,unbiased",
+    "clip:9",
+    "clip:16",
+    "clip:21",
+    "fp16",
+    "bf16",
+]
+CENTRALIZED = ["sgd", "csgd", "csgd-double", "memsgd", "doublesqueeze"]
+DIMENSIONS = [1, 7, 1031]
+
+
+def payload_bytes(spec: str, d: int, itemsize: int) -> int:
+    """SPEC §2's table of sizes, written again."""
+    name, _, rest = spec.partition(":")
+    argument, *options = rest.split(",")
+    keys = dict(option.partition("=")[::2] for option in options)
+
+    def blocks(length: int) -> int:
+        return math.ceil(d / length) if length else 1
+
+    bucket = int(keys.get("bucket", 512))
+    if name == "identity":
+        return itemsize * d
+    if name == "onebit":
+        return math.ceil(d / 8) + itemsize * blocks(int(argument or 1024))
+    if name == "qsgd":
+        return math.ceil(d * int(argument) / 8) + itemsize * blocks(bucket)
+    if name == "uniform":
+        return math.ceil(d * int(argument) / 8) + 2 * itemsize * blocks(bucket)
+    if name == "ternary":
+        return math.ceil(d / 4) + itemsize * blocks(bucket)
+    if name == "topk":
+        return (4 + itemsize) * max(1, math.ceil(float(argument) * d))
+    if name == "randomk":
+        return itemsize * max(1, math.ceil(float(argument) * d)) + 8
+    if name == "clip":
+        return math.ceil(d * int(argument) / 8)
+    assert name in ("fp16", "bf16")
+    return 2 * d
+
+
+def make_compressor(spec: str, dtype: Any) -> Callable[[int, int], Compressor]:
+    """(dimension, seed) → a built-in compressor."""
+    part = registry.compressors.find(spec)
+    return lambda dimension, seed: part.cls(dimension, np, dtype, seed, **part.options)
+
+
+def make_algorithm(
+    name: str, spec: str, dimension: int, dtype: Any, world: World, device: Device | None = None, **options: Any
+) -> Algorithm:
+    """A built-in algorithm on `world`'s ranks."""
+    network = Network(world, device or Device())
+    setup = Setup(network, dimension, np.dtype(dtype), 3, make_compressor(spec, dtype), **options)
+    return registry.algorithms.find(name).cls(setup)
+
+
+def gradient_at(x: np.ndarray, rank: int, t: int) -> np.ndarray:
+    """A gradient that depends on where, who and when: x/2 plus noise."""
+    noise = np.random.default_rng([rank, t]).standard_normal(x.size).astype(x.dtype)
+    return x * x.dtype.type(0.5) + noise
+
+
+def start_at(dimension: int, dtype: Any) -> np.ndarray:
+    """The common x₀."""
+    return np.random.default_rng(99).standard_normal(dimension).astype(dtype)
+
+
+def run_steps(algorithm: Algorithm, x: np.ndarray, steps: int, lr: float = 0.1) -> np.ndarray:
+    """x after `steps` iterations, in place."""
+    network = algorithm.setup.network
+    for t in range(1, steps + 1):
+        network.iteration = t
+        algorithm.step(x, lambda point, t=t: gradient_at(point, network.world.rank, t), lr)
+    algorithm.close()
+    assert network.trouble is None, network.trouble
+    return x

