@@ -1,0 +1,273 @@
+"""The kernels in CUDA, compiled by NVRTC through CuPy: one module a source file and dtype, compiled once a process.
+
+Not through `cupy.RawModule`, which appends `-ftz=true` to whatever it is given (cupy issue 9576): flushed denormals
+would differ from the other kernel sets.
+
+Launches go to CuPy's current stream. Each encode ends with one 4-byte copy and a synchronisation of that stream, which
+is how it learns of a number that was not finite; decodes do not synchronise.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mpisqueeze.kernels.reference import RUN, blocks_of
+
+#: `-fmad=false`: a fused multiply-add would round once where the other kernel sets round twice.
+OPTIONS = ("--std=c++14", "-fmad=false", "--ftz=false", "--prec-div=true", "--prec-sqrt=true")
+#: Threads of a block in kernels where a thread stands alone; where a warp has its own piece it is WARPS in common.cuh.
+THREADS = 256
+WARP_THREADS = 128
+#: Thread blocks that share the histogram of a top-k pass: enough to fill a GPU, few enough that merging stays cheap.
+HISTOGRAM_BLOCKS = 512
+NULL = np.uint64(0)
+_INCLUDE = re.compile(r'^#include "(.+)"\n', re.MULTILINE)
+
+
+@functools.cache
+def cuda_sources() -> dict[str, str]:
+    """File name → CUDA source with its includes resolved; compile with OPTIONS and `-DREAL_BITS=32` or `64`."""
+    folder = Path(__file__).parent
+
+    def resolved(path: Path) -> str:
+        return _INCLUDE.sub(lambda match: resolved(folder / match[1]), path.read_text(encoding="utf-8"))
+
+    return {path.name: resolved(path) for path in sorted(folder.glob("*.cu"))}
+
+
+@functools.cache
+def _module(cupy: Any, file: str, real_bits: int, device: int) -> Any:
+    """A file's module, loaded on the current device, whose number is `device`."""
+    options = (*OPTIONS, f"-DREAL_BITS={real_bits}")
+    binary, _ = cupy.cuda.compiler.compile_using_nvrtc(cuda_sources()[file], options, filename=file)
+    module = cupy.cuda.function.Module()
+    module.load(binary)
+    return module
+
+
+class CudaKernels:
+    """As `ReferenceKernels`, on contiguous 1-D CuPy arrays of one device; payloads are CuPy `uint8`.
+
+    Scratch memory is kept between calls.
+    """
+
+    name = "cuda"
+
+    def __init__(self, dtype: Any) -> None:
+        import cupy
+
+        self.dtype = np.dtype(dtype)
+        self._cupy: Any = cupy
+        self._kernels: dict[str, Any] = {}
+        self._scratch: dict[str, Any] = {}
+
+    # -- launching
+
+    def scratch(self, name: str, size: int, dtype: Any) -> Any:
+        """A reusable device array of at least `size` numbers, zeros when it is first made."""
+        have = self._scratch.get(name)
+        if have is None or have.size < size:
+            have = self._scratch[name] = self._cupy.zeros(size, dtype)
+        return have
+
+    def _launch(self, file: str, kernel: str, threads: int, per_block: int, *arguments: Any) -> None:
+        """Launch `kernel` with as many thread blocks of `per_block` threads as `threads` takes."""
+        function = self._kernels.get(kernel)
+        if function is None:
+            device = self._cupy.cuda.runtime.getDevice()
+            module = _module(self._cupy, file, 8 * self.dtype.itemsize, device)
+            function = self._kernels[kernel] = module.get_function(kernel)
+        function((-(-threads // per_block),), (per_block,), arguments)
+
+    def _warps(self, file: str, kernel: str, warps: int, *arguments: Any) -> None:
+        self._launch(file, kernel, 32 * warps, WARP_THREADS, *arguments)
+
+    def _quads(self, file: str, kernel: str, numbers: int, *arguments: Any) -> None:
+        """A thread four numbers."""
+        self._launch(file, kernel, -(-numbers // 4), THREADS, *arguments)
+
+    def _aligned(self, payload: Any, copy: bool = False) -> Any:
+        """`payload`, or where its address does not suit the values in it, scratch (with the same content if `copy`)."""
+        if payload.data.ptr % self.dtype.itemsize == 0:
+            return payload
+        staged = self.scratch("payload", payload.size, np.uint8)[: payload.size]
+        if copy:
+            staged[...] = payload
+        return staged
+
+    def _fault(self) -> Any:
+        """The device's flag for a number that is not finite; 0 between encodes."""
+        return self.scratch("fault", 1, np.int32)
+
+    def _finish(self, payload: Any, written: Any) -> bool:
+        """Bring the payload home; whether all numbers were finite."""
+        if written is not payload:
+            payload[...] = written
+        fault = self._fault()
+        if not int(fault.get()[0]):
+            return True
+        fault.fill(0)
+        return False
+
+    # -- identity
+
+    def copy_encode(self, vector: Any, residual: Any | None, payload: Any) -> bool:
+        n, target = vector.size, self._aligned(payload)
+        self._quads("copy.cu", "copy_encode", n, vector, _pointer(residual), np.int64(n), target, self._fault())
+        return self._finish(payload, target)
+
+    def copy_decode(self, payload: Any, out: Any, add: bool) -> None:
+        n, source = out.size, self._aligned(payload, copy=True)
+        self._quads("copy.cu", "copy_decode", n, source, out, np.int64(n), np.uint32(add))
+
+    # -- one scale a block
+
+    def _blocks_encode(
+        self,
+        code: str,
+        scale: str,
+        share: int,
+        vector: Any,
+        residual: Any | None,
+        payload: Any,
+        block: int,
+        bits: int,
+        key: int,
+    ) -> bool:
+        """Encode with `scale`'s kernels and `code`'s; `share` is the size in bytes of a partial result of the scale."""
+        file, n, target, fault = f"{code}.cu", vector.size, self._aligned(payload), self._fault()
+        length, blocks = blocks_of(n, block)
+        given = (vector, _pointer(residual), np.int64(n), np.int64(length), np.int64(blocks))
+        coding = (np.uint32(bits), np.uint64(key))
+        if length <= RUN and (length % 8 == 0 or blocks == 1):
+            self._warps(file, f"{scale}_fused", blocks, *given, target, *coding, fault)
+            return self._finish(payload, target)
+        level, runs = 0, -(-length // RUN)
+        sums = NULL if runs == 1 else self.scratch("sums 0", blocks * runs * share, np.uint8)
+        self._warps(file, f"{scale}_first", blocks * runs, *given, np.int64(runs), sums, target, fault)
+        while runs > 1:
+            level, before, runs = level + 1, runs, -(-runs // RUN)
+            below, sums = sums, NULL
+            if runs > 1:
+                sums = self.scratch(f"sums {level}", blocks * runs * share, np.uint8)
+            halving = (below, np.int64(before), np.int64(runs), sums)
+            self._warps(file, f"{scale}_next", blocks * runs, *halving, *given[2:], target, fault)
+        self._warps(file, f"{code}_encode", -(-n // RUN), *given, target, *coding)
+        return self._finish(payload, target)
+
+    def _blocks_decode(self, code: str, payload: Any, out: Any, block: int, bits: int, add: bool) -> None:
+        n, source = out.size, self._aligned(payload, copy=True)
+        length, blocks = blocks_of(n, block)
+        shape = (np.int64(n), np.int64(length), np.int64(blocks))
+        self._quads(f"{code}.cu", f"{code}_decode", n, source, out, *shape, np.uint32(bits), np.uint32(add))
+
+    def signs_encode(self, vector: Any, residual: Any | None, payload: Any, block: int, l2: bool) -> bool:
+        scale, share = ("signs_l2", 8) if l2 else ("signs_l1", self.dtype.itemsize)
+        return self._blocks_encode("signs", scale, share, vector, residual, payload, block, 1, 0)
+
+    def signs_decode(self, payload: Any, out: Any, block: int, add: bool) -> None:
+        self._blocks_decode("signs", payload, out, block, 1, add)
+
+    def quantize_encode(
+        self, vector: Any, residual: Any | None, payload: Any, bits: int, bucket: int, norm: str, key: int
+    ) -> bool:
+        scale, share = ("quantize_l2", 8) if norm == "l2" else ("quantize_max", self.dtype.itemsize)
+        return self._blocks_encode("quantize", scale, share, vector, residual, payload, bucket, bits, key)
+
+    def quantize_decode(self, payload: Any, out: Any, bits: int, bucket: int, add: bool) -> None:
+        self._blocks_decode("quantize", payload, out, bucket, bits, add)
+
+    def uniform_encode(self, vector: Any, residual: Any | None, payload: Any, bits: int, bucket: int, key: int) -> bool:
+        share = 2 * self.dtype.itemsize
+        return self._blocks_encode("uniform", "uniform", share, vector, residual, payload, bucket, bits, key)
+
+    def uniform_decode(self, payload: Any, out: Any, bits: int, bucket: int, add: bool) -> None:
+        self._blocks_decode("uniform", payload, out, bucket, bits, add)
+
+    # -- sparsification
+
+    def topk_encode(self, vector: Any, residual: Any | None, payload: Any, k: int) -> bool:
+        file, n, target, fault = "topk.cu", vector.size, self._aligned(payload), self._fault()
+        state = self.scratch("state", 2, np.uint64)
+        histogram = self.scratch("histogram", 2048, np.uint32)
+        memory = _pointer(residual)
+        top = 8 * self.dtype.itemsize - 1
+        blocks = min(HISTOGRAM_BLOCKS, -(-n // (4 * THREADS)))
+        shift = top
+        while shift > 0:
+            first = np.uint32(shift == top)
+            width = min(11, shift)
+            shift -= width
+            digit = (np.uint32(shift), np.uint32(width), first, state, histogram, fault)
+            self._launch(file, "topk_histogram", blocks * THREADS, THREADS, vector, memory, np.int64(n), *digit)
+            self._launch(file, "topk_choose", 256, 256, np.int64(k), np.uint32(shift), first, state, histogram)
+        segments = -(-n // 1024)
+        counts = self.scratch("counts", segments, np.uint64)
+        v = vector if residual is None else residual
+        self._warps(file, "topk_count", segments, v, np.int64(n), state, counts)
+        self._launch(file, "topk_scan", 1024, 1024, counts, np.int64(segments))
+        self._warps(file, "topk_gather", segments, v, memory, np.int64(n), np.int64(k), state, counts, target)
+        return self._finish(payload, target)
+
+    def topk_decode(self, payload: Any, out: Any, k: int, add: bool) -> None:
+        source = self._aligned(payload, copy=True)
+        if not add:
+            out.fill(0)
+        sizes = (np.int64(out.size), np.int64(k))
+        self._launch("topk.cu", "topk_decode", k, THREADS, source, out, *sizes, np.uint32(add))
+
+    def randomk_encode(self, vector: Any, residual: Any | None, payload: Any, k: int, key: int, unbiased: bool) -> bool:
+        n, target, fault = vector.size, self._aligned(payload), self._fault()
+        memory = _pointer(residual)
+        factor = self.dtype.type(n / k if unbiased else 1)
+        self._quads("randomk.cu", "randomk_compensate", n, vector, memory, np.int64(n), fault)
+        walk = (np.int64(n), np.int64(k), *_feistel_widths(n), np.uint64(key), factor)
+        self._launch("randomk.cu", "randomk_encode", k, THREADS, vector, memory, *walk, target, fault)
+        return self._finish(payload, target)
+
+    def randomk_decode(self, payload: Any, out: Any, k: int, add: bool) -> None:
+        n, source = out.size, self._aligned(payload, copy=True)
+        if not add:
+            out.fill(0)
+        walk = (np.int64(n), np.int64(k), *_feistel_widths(n))
+        self._launch("randomk.cu", "randomk_decode", k, THREADS, source, out, *walk, np.uint32(add))
+
+    # -- float formats
+
+    def clip_encode(self, vector: Any, residual: Any | None, payload: Any, bits: int) -> bool:
+        n, target = vector.size, self._aligned(payload)
+        given = (vector, _pointer(residual), np.int64(n), target, np.uint32(bits), self._fault())
+        self._warps("clip.cu", "clip_encode", -(-n // 256), *given)
+        return self._finish(payload, target)
+
+    def clip_decode(self, payload: Any, out: Any, bits: int, add: bool) -> None:
+        n, source = out.size, self._aligned(payload, copy=True)
+        self._quads("clip.cu", "clip_decode", n, source, out, np.int64(n), np.uint32(bits), np.uint32(add))
+
+    def half_encode(self, vector: Any, residual: Any | None, payload: Any, bfloat: bool) -> bool:
+        n, target = vector.size, self._aligned(payload)
+        kernel = "bf16_encode" if bfloat else "fp16_encode"
+        self._quads("half.cu", kernel, n, vector, _pointer(residual), np.int64(n), target, self._fault())
+        return self._finish(payload, target)
+
+    def half_decode(self, payload: Any, out: Any, bfloat: bool, add: bool) -> None:
+        n, source = out.size, self._aligned(payload, copy=True)
+        kernel = "bf16_decode" if bfloat else "fp16_decode"
+        self._quads("half.cu", kernel, n, source, out, np.int64(n), np.uint32(add))
+
+
+def _pointer(array: Any | None) -> Any:
+    """A kernel argument for an array that may be missing."""
+    return NULL if array is None else array
+
+
+def _feistel_widths(dimension: int) -> tuple[np.uint32, np.uint32]:
+    """Bits of the two halves of `random_positions`' network."""
+    bits = max(1, (dimension - 1).bit_length())
+    low = (bits + 1) // 2
+    return np.uint32(low), np.uint32(bits - low)

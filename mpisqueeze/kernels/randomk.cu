@@ -1,0 +1,61 @@
+// k seeded positions: the key as 8 bytes, then k values.
+#include "common.cuh"
+
+const u32 FEISTEL_ROUNDS = 6;
+
+// Position j of random.py, a walk of a Feistel network along its cycle until it falls inside [0, n).
+__device__ inline u32 feistel_position(u32 j, i64 n, u32 low_bits, u32 high_bits, const u64* keys) {
+    u32 low_mask = (u32)((1ull << low_bits) - 1), high_mask = (u32)((1ull << high_bits) - 1);
+    do {
+        u32 low = j & low_mask, high = j >> low_bits;
+        for (u32 r = 0; r < FEISTEL_ROUNDS; r += 2) {
+            high ^= hash32(low, keys[r]) & high_mask;
+            low ^= hash32(high, keys[r + 1]) & low_mask;
+        }
+        j = low | high << low_bits;
+    } while (j >= n);
+    return j;
+}
+
+__device__ inline void feistel_keys(u64 key, u64* keys) {
+    if (threadIdx.x < FEISTEL_ROUNDS) keys[threadIdx.x] = splitmix64(splitmix64(key) ^ threadIdx.x);
+    __syncthreads();
+}
+
+// δ ← vector + δ, and the check that every number is finite. A thread four numbers.
+extern "C" __global__ void randomk_compensate(const real* vector, real* residual, i64 n, int* fault) {
+    i64 i = 4 * thread_index();
+    if (i >= n) return;
+    real v[4];
+    compensated4(vector, residual, i, n, v);
+    if (residual) store4(residual, i, n, v);
+    if (!(is_finite(v[0]) && is_finite(v[1]) && is_finite(v[2]) && is_finite(v[3]))) *fault = 1;
+}
+
+// A thread a position. `residual` holds v already, where there is one.
+extern "C" __global__ void randomk_encode(
+    const real* vector, real* residual, i64 n, i64 k, u32 low_bits, u32 high_bits, u64 key, real factor, u8* payload,
+    int* fault) {
+    __shared__ u64 keys[FEISTEL_ROUNDS];
+    feistel_keys(key, keys);
+    i64 j = thread_index();
+    if (j >= k) return;
+    if (j == 0) ((u32*)payload)[0] = (u32)key, ((u32*)payload)[1] = (u32)(key >> 32);
+    u32 position = feistel_position((u32)j, n, low_bits, high_bits, keys);
+    real v = residual ? residual[position] : vector[position], value = v * factor;
+    ((real*)(payload + 8))[j] = value;
+    if (residual) residual[position] = v - value;
+    if (!is_finite(value)) *fault = 1;
+}
+
+// A thread a position; they are distinct, so that each has its number of `out` to itself.
+extern "C" __global__ void randomk_decode(
+    const u8* payload, real* out, i64 n, i64 k, u32 low_bits, u32 high_bits, u32 add) {
+    __shared__ u64 keys[FEISTEL_ROUNDS];
+    feistel_keys(((const u32*)payload)[0] | (u64)((const u32*)payload)[1] << 32, keys);
+    i64 j = thread_index();
+    if (j >= k) return;
+    u32 position = feistel_position((u32)j, n, low_bits, high_bits, keys);
+    real value = ((const real*)(payload + 8))[j];
+    out[position] = add ? out[position] + value : value;
+}

@@ -1,0 +1,1 @@
+"""Runs the CUDA sources on the CPU: g++ and `emulator.h` for NVRTC and a GPU, NumPy memory for CuPy's."""
