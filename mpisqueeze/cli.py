@@ -70,7 +70,7 @@ def train(
     compressor: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
-            help="NAME\\[:ARG]\\[,key=value…] or FILE.py:Class. Default: onebit, or identity where nothing is compressed.",
+            help="NAME\\[:ARG]\\[,key=value…] or FILE.py:Class. Default: onebit, or identity for full vectors.",
             metavar="SPEC",
             rich_help_panel=METHOD,
         ),

@@ -46,8 +46,8 @@ def check_launch(world: World) -> None:
     wanted = os.environ.get("MPISQUEEZE_LAUNCHED_RANKS", "")
     if wanted.isdigit() and int(wanted) != world.size:
         raise UsageError(
-            f"launch started {wanted} ranks, but the MPI that mpi4py loads sees {world.size}: launcher and MPI library do not "
-            "match; name the launcher that belongs to it",
+            f"launch started {wanted} ranks, but the MPI that mpi4py loads sees {world.size}: they do not match; name "
+            "the launcher that belongs to this MPI (under SLURM, srun may need --mpi=pmix)",
             "--launcher",
         )
 

@@ -140,7 +140,7 @@ def _out_is_overwritten(part: Part) -> None:
         for out in outs:
             compressor.decode(payload, out)
         assert np.isfinite(outs[0]).all(), f"decode left numbers of out unset or not finite ({what})"
-        assert np.array_equal(*outs), f"what decode gives depends on what out held ({what})"
+        assert np.array_equal(outs[0], outs[1]), f"what decode gives depends on what out held ({what})"
 
 
 def _anyone_decodes(part: Part) -> None:

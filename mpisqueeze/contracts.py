@@ -33,7 +33,7 @@ def broken(part: Part, option: str, what: str) -> UsageError:
 
 
 def _is_count(value: Any, low: int = 1) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= low
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) >= low
 
 
 def check_problem(part: Part, problem: Any) -> None:
@@ -41,7 +41,7 @@ def check_problem(part: Part, problem: Any) -> None:
     for method in ("initial_point", "gradient"):
         if not callable(getattr(problem, method, None)):
             raise broken(part, "--problem", f"it has no method {method}")
-    dimension = getattr(problem, "dimension", None)
+    dimension: Any = getattr(problem, "dimension", None)
     if not _is_count(dimension):
         raise broken(part, "--problem", f"dimension must be a whole number ≥ 1, not {dimension!r}")
     if dimension >= 2**31:

@@ -57,7 +57,7 @@ class Registry:
             module = importlib.import_module(f"{self.package}.{info.name}")
             for value in vars(module).values():
                 if isinstance(value, type) and value.__module__ == module.__name__ and "name" in vars(value):
-                    found[value.name] = value
+                    found[vars(value)["name"]] = value
         return found
 
     @cache  # noqa: B019

@@ -260,7 +260,7 @@ def train(plan: Plan, world: World, view: View) -> dict[str, Any]:
 def _save_model(run: Run, x: Any) -> None:
     """Write model.npz with `x`, every rank's parameters (ranks × d); collective."""
     comm, mine = run.world.comm, np.ascontiguousarray(run.device.to_numpy(x))
-    everyone = np.empty((run.world.size, run.dimension), mine.dtype) if run.world.is_root else None
+    everyone = np.empty((run.world.size if run.world.is_root else 0, run.dimension), mine.dtype)
     comm.Gather(mine, everyone, 0)
     if run.folder is not None:
         temporary = run.folder.path / "model.npz.part"

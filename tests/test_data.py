@@ -184,9 +184,7 @@ def test_cifar10_batches_are_joined_in_order(tmp_path: Path, cifar_folder: Path,
         (lambda data: b"", "found 0 bytes"),
     ],
 )
-def test_a_damaged_cifar10_file_is_named(
-    cifar_folder: Path, change: Callable[[bytes], bytes], says: str
-) -> None:
+def test_a_damaged_cifar10_file_is_named(cifar_folder: Path, change: Callable[[bytes], bytes], says: str) -> None:
     path = cifar_folder / "data_batch_3.bin"
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(UsageError, match=says) as caught:

@@ -19,12 +19,8 @@ def labels_of(samples: int, classes: int, seed: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("text", ALL)
 @settings(max_examples=30, deadline=None)
-@given(
-    size=st.integers(1, 40), extra=st.integers(0, 200), classes=st.integers(1, 12), seed=st.integers(0, 2**64)
-)
-def test_every_sample_goes_to_exactly_one_rank(
-    text: str, size: int, extra: int, classes: int, seed: int
-) -> None:
+@given(size=st.integers(1, 40), extra=st.integers(0, 200), classes=st.integers(1, 12), seed=st.integers(0, 2**64))
+def test_every_sample_goes_to_exactly_one_rank(text: str, size: int, extra: int, classes: int, seed: int) -> None:
     labels = labels_of(size + extra, classes)
     parts = partition_indices(labels, size, parse_partition(text), seed)
     assert len(parts) == size

@@ -186,9 +186,7 @@ def test_the_hot_loop_allocates_nothing_of_batch_or_parameter_size(
 
 @pytest.mark.parametrize("text", NEEDS_DATA)
 @pytest.mark.parametrize("chunk", [1, 7, 23, 1000])
-def test_evaluate_covers_the_test_set_in_chunks(
-    text: str, chunk: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_evaluate_covers_the_test_set_in_chunks(text: str, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     data = small_dataset()
     as_training = replace(data, train_inputs=data.test_inputs, train_labels=data.test_labels)
     problem = make(text, dataset=as_training, batch_size=23)
@@ -234,9 +232,7 @@ def test_uniform_predictions_cost_the_logarithm_of_the_classes() -> None:
 @pytest.mark.parametrize("stored", [np.uint8, np.float32])
 def test_inputs_keep_their_dtype_in_memory(stored: Any) -> None:
     data = small_dataset(samples=10_000, features=50)
-    data = replace(
-        data, train_inputs=data.train_inputs.astype(stored), test_inputs=data.test_inputs.astype(stored)
-    )
+    data = replace(data, train_inputs=data.train_inputs.astype(stored), test_inputs=data.test_inputs.astype(stored))
     tracemalloc.start()
     problem = make("logistic", size=2, dataset=data)
     held = tracemalloc.get_traced_memory()[0]
@@ -256,14 +252,11 @@ def test_epochs_count_all_ranks_batches() -> None:
 def test_default_mlp_learns_digits_with_eight_workers(seed: int) -> None:
     digits = load_dataset("digits", None, seed)
     ranks = [
-        make("mlp", rank, 8, seed, np, np.float32, digits, TrainConfig.batch_size, partition="iid")
-        for rank in range(8)
+        make("mlp", rank, 8, seed, np, np.float32, digits, TrainConfig.batch_size, partition="iid") for rank in range(8)
     ]
     x = ranks[0].initial_point()
     for iteration in range(1, 10 * ranks[0].iterations_per_epoch + 1):
-        x -= np.float32(TrainConfig.lr / 8) * np.sum(
-            [problem.gradient(x, iteration)[1] for problem in ranks], axis=0
-        )
+        x -= np.float32(TrainConfig.lr / 8) * np.sum([problem.gradient(x, iteration)[1] for problem in ranks], axis=0)
     assert ranks[0].evaluate(x)["test_accuracy"] >= 0.96
 
 
@@ -274,9 +267,7 @@ class CupyLikeModule:
         return getattr(np, name)
 
     @staticmethod
-    def take(
-        a: np.ndarray, indices: np.ndarray, axis: int | None = None, out: np.ndarray | None = None
-    ) -> Any:
+    def take(a: np.ndarray, indices: np.ndarray, axis: int | None = None, out: np.ndarray | None = None) -> Any:
         return np.take(a, indices, axis=axis, out=out)
 
     @staticmethod

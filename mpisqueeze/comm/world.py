@@ -99,4 +99,4 @@ class World:
 
     def on_root(self, work: Callable[[], T]) -> T:
         """Do `work` on rank 0 alone and give every rank its (picklable) result, or its error as `collectively` does."""
-        return self.comm.bcast(self.collectively(lambda: work() if self.is_root else None))  # type: ignore[return-value]
+        return self.comm.bcast(self.collectively(lambda: work() if self.is_root else None))

@@ -37,7 +37,7 @@ class Compressor:
         index).
     """
 
-    name: ClassVar[str]
+    name: str
     #: One line for `mpisqueeze info`.
     summary: ClassVar[str] = ""
     #: What stands behind the name in a spec.
@@ -102,7 +102,7 @@ class AdaptedCompressor(Compressor):
 
     def __init__(self, part: Any, dimension: int, xp: Any, dtype: Any) -> None:
         self.part = part
-        self.name = type(part).__name__  # type: ignore[misc]
+        self.name = type(part).__name__
         self.dimension, self.xp, self.dtype = dimension, xp, np.dtype(dtype)
         self.unbiased = bool(part.unbiased)
         self.payload_bytes = int(part.payload_bytes)
@@ -113,7 +113,7 @@ class AdaptedCompressor(Compressor):
         return getattr(self.part, "iteration", 0)
 
     @iteration.setter
-    def iteration(self, value: int) -> None:  # type: ignore[override]
+    def iteration(self, value: int) -> None:
         self.part.iteration = value
 
     def bound(self) -> float | None:

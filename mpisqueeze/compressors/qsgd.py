@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from mpisqueeze.compressors.base import Compressor
 from mpisqueeze.kernels.reference import blocks_of
@@ -22,7 +23,7 @@ class QSGD(Compressor):
 
     name = "qsgd"
     summary = "stochastic levels of the l2 norm: qsgd:BITS[,bucket=B]; d·BITS/8 + 4⌈d/B⌉ bytes"
-    parameters = (
+    parameters: ClassVar[Sequence[Parameter]] = (
         Parameter(
             "bits",
             integer(2, 8),

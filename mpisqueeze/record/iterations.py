@@ -29,9 +29,7 @@ _LINE = (
 )
 _RANK_LINE = (
     '{"iteration": %d, "epoch": %r, "rank": %d, "loss": %s, "lr": %r'
-    ', "bytes_sent": %d, "bytes_received": %d, "messages": %d'
-    + _TIMES_FORMAT
-    + _STATE_FORMAT
+    ', "bytes_sent": %d, "bytes_received": %d, "messages": %d' + _TIMES_FORMAT + _STATE_FORMAT
 )
 #: Rows that a rank keeps before all of them gather.
 CAPACITY = 1024

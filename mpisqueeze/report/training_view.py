@@ -115,7 +115,8 @@ def header(run: Run, environment: dict[str, Any]) -> Panel:
     grid.add_column()
     kernels = f", {environment['kernels']} kernels"
     buffers = run.device.buffers + (f" ({run.device.buffers_reason})" if run.device.buffers_reason else "")
-    grid.add_row("MPI", f"{environment['mpi_library']}: {ranks} rank{_s(ranks)} on {hosts} host{_s(hosts)}")
+    library = (environment["mpi_library"] or "unknown").partition(",")[0]
+    grid.add_row("MPI", f"{library}, {ranks} rank{_s(ranks)} on {hosts} host{_s(hosts)}")
     grid.add_row("device", f"{run.device.label}{kernels}; buffers: {buffers}")
     spec = config.problem + (f" on {config.data}" if getattr(plan.problem.cls, "needs_data", False) else "")
     grid.add_row("problem", f"{spec}, d = {grouped(run.dimension)} {config.dtype}, partition {plan.partition}")
@@ -155,8 +156,8 @@ def closing(summary: dict[str, Any]) -> Group:
 def traffic_table(summary: dict[str, Any]) -> Table:
     """What was sent, beside what plain sgd would have sent over the same iterations."""
     done, ranks = summary["iterations"], summary["ranks"]
-    table = Table(title="Bytes handed to MPI", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("bytes handed to MPI")
     table.add_column(f"{summary['algorithm']} {summary['compressor']}", justify="right", style="bold")
     table.add_column("plain sgd", justify="right")
     table.add_column("saved", justify="right", style="green")
@@ -186,13 +187,15 @@ def traffic_table(summary: dict[str, Any]) -> Table:
 def time_table(summary: dict[str, Any]) -> Table:
     """Median and p99 of each phase, of its slowest rank."""
     times = summary["times"]
-    warmup = f" ({summary['warmup']} warm-up iterations left out)" if summary["warmup"] else ""
-    table = Table(title=f"Time, slowest rank{warmup}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("time of the slowest rank")
     table.add_column("median", justify="right", style="bold")
     table.add_column("p99", justify="right")
     for name, label in PHASES.items():
         table.add_row(label, duration(times[name]["median"]), duration(times[name]["p99"]))
+    if summary["warmup"]:
+        table.caption = f"without {summary['warmup']} warm-up iterations"
+        table.caption_justify = "left"
     return table
 
 

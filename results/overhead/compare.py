@@ -52,7 +52,12 @@ def by_hand(dimension: int, iterations: int) -> float:
 def by_framework(world: World, dimension: int, iterations: int, folder: Path) -> tuple[float, float]:
     """(seconds an iteration of the whole loop, median `iteration_s`)."""
     config = TrainConfig(
-        algorithm="sgd", compressor="identity", problem=f"quadratic:{dimension}", iterations=iterations, lr=LR, out=folder
+        algorithm="sgd",
+        compressor="identity",
+        problem=f"quadratic:{dimension}",
+        iterations=iterations,
+        lr=LR,
+        out=folder,
     )
     summary = train(plan(config), world, View())
     return summary["wall_s"] / iterations, summary["times"]["iteration_s"]["median"]

@@ -1,0 +1,45 @@
+/* The loops behind `mpisqueeze.kernels.native`: one table of functions for each instruction set and dtype.
+
+   Each table has the same functions, with the same bits; reference.py is their definition. `vector`, `residual` (NULL:
+   no error feedback) and `out` hold d numbers of the table's dtype, aligned; a payload may lie at any address. No
+   function checks sizes: _native.c does, before it releases the GIL. Encoders return 0 where reference.py returns
+   False. */
+#ifndef MPISQUEEZE_LOOPS_H
+#define MPISQUEEZE_LOOPS_H
+
+#include <stdint.h>
+
+struct loops {
+    int (*copy_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload);
+    void (*copy_decode)(const uint8_t *payload, void *out, int64_t d, int add);
+    int (*signs_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int64_t block, int l2);
+    void (*signs_decode)(const uint8_t *payload, void *out, int64_t d, int64_t block, int add);
+    int (*quantize_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int bits, int64_t bucket,
+                           int l2, uint64_t key);
+    void (*quantize_decode)(const uint8_t *payload, void *out, int64_t d, int bits, int64_t bucket, int add);
+    int (*uniform_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int bits, int64_t bucket,
+                          uint64_t key);
+    void (*uniform_decode)(const uint8_t *payload, void *out, int64_t d, int bits, int64_t bucket, int add);
+    /* `scratch` has room for `capacity` numbers and as many int32 behind them; more room than k makes it faster. */
+    int (*topk_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int64_t k, void *scratch,
+                       int64_t capacity);
+    /* Returns 0 at an index outside [0, d), when `out` may already have been changed. */
+    int (*topk_decode)(const uint8_t *payload, void *out, int64_t d, int64_t k, int add);
+    int (*randomk_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int64_t k, uint64_t key,
+                          int unbiased);
+    void (*randomk_decode)(const uint8_t *payload, void *out, int64_t d, int64_t k, int add);
+    int (*clip_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int bits);
+    void (*clip_decode)(const uint8_t *payload, void *out, int64_t d, int bits, int add);
+    int (*half_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int bfloat);
+    void (*half_decode)(const uint8_t *payload, void *out, int64_t d, int bfloat, int add);
+};
+
+/* [0] for float32, [1] for float64. */
+extern const struct loops loops_base[2];
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define MPISQUEEZE_X86_LEVELS 1
+extern const struct loops loops_avx2[2];
+extern const struct loops loops_avx512[2];
+#endif
+
+#endif

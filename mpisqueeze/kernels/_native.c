@@ -1,0 +1,408 @@
+/* The compiled kernels: arguments are checked here, the loops run in _loops_*.c without the GIL.
+
+   Each function takes the positional arguments of the method of the same name in reference.py. Arrays come by the
+   buffer protocol, contiguous, of numbers of 4 (float32) or 8 (float64) bytes. A buffer of the wrong size raises
+   ValueError. */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "_loops.h"
+
+struct level {
+    const char *name;
+    const struct loops *loops; /* [0] for float32, [1] for float64 */
+};
+
+/* Slowest first; those after the first are there if the processor has what they need. */
+static struct level levels[3] = {{"base", loops_base}};
+static int level_count = 1;
+static const struct loops *active = loops_base;
+
+static void find_levels(void) {
+#ifdef MPISQUEEZE_X86_LEVELS
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2")) {
+        levels[level_count++] = (struct level){"avx2", loops_avx2};
+        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+            levels[level_count++] = (struct level){"avx512", loops_avx512};
+    }
+#endif
+    active = levels[level_count - 1].loops;
+}
+
+/* The buffers of one call: the vector (or `out`), the residual and the payload. */
+struct arrays {
+    Py_buffer vector, residual, payload, scratch;
+    void *delta; /* the residual's numbers, or NULL */
+    int64_t d;
+    const struct loops *loops;
+};
+
+static void release(struct arrays *a) {
+    /* Releasing a view that was never filled does nothing. */
+    PyBuffer_Release(&a->vector);
+    PyBuffer_Release(&a->residual);
+    PyBuffer_Release(&a->payload);
+    PyBuffer_Release(&a->scratch);
+}
+
+static int numbers(PyObject *object, Py_buffer *view, int flags, const char *name) {
+    if (PyObject_GetBuffer(object, view, flags) < 0)
+        return -1;
+    if ((view->itemsize == 4 || view->itemsize == 8) && (uintptr_t)view->buf % (uintptr_t)view->itemsize == 0)
+        return 0;
+    PyErr_Format(PyExc_ValueError, "%s must be an aligned array of float32 or float64", name);
+    return -1;
+}
+
+/* Fills `a` from an encoder's first three arguments; the caller releases it, whatever is returned. */
+static int encoder_arrays(struct arrays *a, PyObject *const *args, Py_ssize_t given, Py_ssize_t wanted) {
+    memset(a, 0, sizeof *a);
+    if (given != wanted) {
+        PyErr_Format(PyExc_TypeError, "expected %zd arguments, got %zd", wanted, given);
+        return -1;
+    }
+    if (numbers(args[0], &a->vector, PyBUF_SIMPLE, "vector") < 0)
+        return -1;
+    if (args[1] != Py_None) {
+        if (numbers(args[1], &a->residual, PyBUF_WRITABLE, "residual") < 0)
+            return -1;
+        if (a->residual.len != a->vector.len || a->residual.itemsize != a->vector.itemsize) {
+            PyErr_SetString(PyExc_ValueError, "residual must have the vector's length and dtype");
+            return -1;
+        }
+        a->delta = a->residual.buf;
+    }
+    a->d = a->vector.len / a->vector.itemsize;
+    a->loops = &active[a->vector.itemsize == 8];
+    return PyObject_GetBuffer(args[2], &a->payload, PyBUF_WRITABLE);
+}
+
+/* The same from a decoder's first two arguments, payload and out. */
+static int decoder_arrays(struct arrays *a, PyObject *const *args, Py_ssize_t given, Py_ssize_t wanted) {
+    memset(a, 0, sizeof *a);
+    if (given != wanted) {
+        PyErr_Format(PyExc_TypeError, "expected %zd arguments, got %zd", wanted, given);
+        return -1;
+    }
+    if (numbers(args[1], &a->vector, PyBUF_WRITABLE, "out") < 0)
+        return -1;
+    a->d = a->vector.len / a->vector.itemsize;
+    a->loops = &active[a->vector.itemsize == 8];
+    return PyObject_GetBuffer(args[0], &a->payload, PyBUF_SIMPLE);
+}
+
+static int payload_is(const struct arrays *a, int64_t size) {
+    if (a->payload.len == size)
+        return 0;
+    PyErr_Format(PyExc_ValueError, "payload must have %lld bytes, not %lld", (long long)size,
+                 (long long)a->payload.len);
+    return -1;
+}
+
+/* A whole number within [low, high]. */
+static int whole(PyObject *object, const char *name, int64_t low, int64_t high, int64_t *value) {
+    *value = PyLong_AsLongLong(object);
+    if (*value == -1 && PyErr_Occurred())
+        return -1;
+    if (*value >= low && *value <= high)
+        return 0;
+    PyErr_Format(PyExc_ValueError, "%s must be from %lld to %lld, not %lld", name, (long long)low, (long long)high,
+                 (long long)*value);
+    return -1;
+}
+
+static int key_of(PyObject *object, uint64_t *key) {
+    PyObject *number = PyNumber_Index(object);
+    if (!number)
+        return -1;
+    *key = PyLong_AsUnsignedLongLong(number);
+    Py_DECREF(number);
+    return *key == (uint64_t)-1 && PyErr_Occurred() ? -1 : 0;
+}
+
+/* 1, 0, or −1 with an exception. */
+static int truth(PyObject *object, int *value) { return *value = PyObject_IsTrue(object); }
+
+static int64_t blocks_of(int64_t d, int64_t block) {
+    if (!d)
+        return 0;
+    return block && block < d ? (d + block - 1) / block : 1;
+}
+
+static int64_t stream_bytes(int64_t d, int64_t bits) { return (d * bits + 7) / 8; }
+
+#define FUNCTION(name) static PyObject *name(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssize_t given)
+
+/* Runs `call`, an int, without the GIL and returns it as a bool; NULL where `checks` failed with an exception. */
+#define ENCODE(checks, call)                                                                                   \
+    do {                                                                                                       \
+        int good = 0, failed = (checks);                                                                       \
+        if (!failed) {                                                                                         \
+            Py_BEGIN_ALLOW_THREADS good = (call);                                                              \
+            Py_END_ALLOW_THREADS                                                                               \
+        }                                                                                                      \
+        release(&a);                                                                                           \
+        return failed ? NULL : PyBool_FromLong(good);                                                          \
+    } while (0)
+
+#define DECODE(checks, call)                                                                                   \
+    do {                                                                                                       \
+        int failed = (checks);                                                                                 \
+        if (!failed) {                                                                                         \
+            Py_BEGIN_ALLOW_THREADS(call);                                                                      \
+            Py_END_ALLOW_THREADS                                                                               \
+        }                                                                                                      \
+        release(&a);                                                                                           \
+        if (failed)                                                                                            \
+            return NULL;                                                                                       \
+        Py_RETURN_NONE;                                                                                        \
+    } while (0)
+
+FUNCTION(copy_encode) {
+    struct arrays a;
+    ENCODE(encoder_arrays(&a, args, given, 3) < 0 || payload_is(&a, a.vector.len) < 0,
+           a.loops->copy_encode(a.vector.buf, a.delta, a.d, a.payload.buf));
+}
+
+FUNCTION(copy_decode) {
+    struct arrays a;
+    int add;
+    DECODE(decoder_arrays(&a, args, given, 3) < 0 || truth(args[2], &add) < 0 || payload_is(&a, a.vector.len) < 0,
+           a.loops->copy_decode(a.payload.buf, a.vector.buf, a.d, add));
+}
+
+static int signs_size(const struct arrays *a, int64_t block) {
+    return payload_is(a, blocks_of(a->d, block) * a->vector.itemsize + stream_bytes(a->d, 1));
+}
+
+FUNCTION(signs_encode) {
+    struct arrays a;
+    int64_t block;
+    int l2;
+    ENCODE(encoder_arrays(&a, args, given, 5) < 0 || whole(args[3], "block", 0, INT64_MAX / 16, &block) < 0 ||
+               truth(args[4], &l2) < 0 || signs_size(&a, block) < 0,
+           a.loops->signs_encode(a.vector.buf, a.delta, a.d, a.payload.buf, block, l2));
+}
+
+FUNCTION(signs_decode) {
+    struct arrays a;
+    int64_t block;
+    int add;
+    DECODE(decoder_arrays(&a, args, given, 4) < 0 || whole(args[2], "block", 0, INT64_MAX / 16, &block) < 0 ||
+               truth(args[3], &add) < 0 || signs_size(&a, block) < 0,
+           a.loops->signs_decode(a.payload.buf, a.vector.buf, a.d, block, add));
+}
+
+static int is_l2(PyObject *norm, int *l2) {
+    if (PyUnicode_Check(norm)) {
+        *l2 = PyUnicode_CompareWithASCIIString(norm, "l2") == 0;
+        if (*l2 || PyUnicode_CompareWithASCIIString(norm, "max") == 0)
+            return 0;
+    }
+    PyErr_SetString(PyExc_ValueError, "norm must be 'l2' or 'max'");
+    return -1;
+}
+
+static int quantize_size(const struct arrays *a, int64_t bits, int64_t bucket) {
+    return payload_is(a, blocks_of(a->d, bucket) * a->vector.itemsize + stream_bytes(a->d, bits));
+}
+
+FUNCTION(quantize_encode) {
+    struct arrays a;
+    int64_t bits, bucket;
+    int l2;
+    uint64_t key;
+    ENCODE(encoder_arrays(&a, args, given, 7) < 0 || whole(args[3], "bits", 2, 8, &bits) < 0 ||
+               whole(args[4], "bucket", 0, INT64_MAX / 16, &bucket) < 0 || is_l2(args[5], &l2) < 0 ||
+               key_of(args[6], &key) < 0 || quantize_size(&a, bits, bucket) < 0,
+           a.loops->quantize_encode(a.vector.buf, a.delta, a.d, a.payload.buf, (int)bits, bucket, l2, key));
+}
+
+FUNCTION(quantize_decode) {
+    struct arrays a;
+    int64_t bits, bucket;
+    int add;
+    DECODE(decoder_arrays(&a, args, given, 5) < 0 || whole(args[2], "bits", 2, 8, &bits) < 0 ||
+               whole(args[3], "bucket", 0, INT64_MAX / 16, &bucket) < 0 || truth(args[4], &add) < 0 ||
+               quantize_size(&a, bits, bucket) < 0,
+           a.loops->quantize_decode(a.payload.buf, a.vector.buf, a.d, (int)bits, bucket, add));
+}
+
+static int uniform_size(const struct arrays *a, int64_t bits, int64_t bucket) {
+    return payload_is(a, 2 * blocks_of(a->d, bucket) * a->vector.itemsize + stream_bytes(a->d, bits));
+}
+
+FUNCTION(uniform_encode) {
+    struct arrays a;
+    int64_t bits, bucket;
+    uint64_t key;
+    ENCODE(encoder_arrays(&a, args, given, 6) < 0 || whole(args[3], "bits", 1, 8, &bits) < 0 ||
+               whole(args[4], "bucket", 0, INT64_MAX / 16, &bucket) < 0 || key_of(args[5], &key) < 0 ||
+               uniform_size(&a, bits, bucket) < 0,
+           a.loops->uniform_encode(a.vector.buf, a.delta, a.d, a.payload.buf, (int)bits, bucket, key));
+}
+
+FUNCTION(uniform_decode) {
+    struct arrays a;
+    int64_t bits, bucket;
+    int add;
+    DECODE(decoder_arrays(&a, args, given, 5) < 0 || whole(args[2], "bits", 1, 8, &bits) < 0 ||
+               whole(args[3], "bucket", 0, INT64_MAX / 16, &bucket) < 0 || truth(args[4], &add) < 0 ||
+               uniform_size(&a, bits, bucket) < 0,
+           a.loops->uniform_decode(a.payload.buf, a.vector.buf, a.d, (int)bits, bucket, add));
+}
+
+/* One argument more than the method: scratch for candidates, any writable array of the vector's dtype. */
+FUNCTION(topk_encode) {
+    struct arrays a;
+    int64_t k;
+    ENCODE(encoder_arrays(&a, args, given, 5) < 0 ||
+               whole(args[3], "k", 0, a.d < INT32_MAX ? a.d : INT32_MAX, &k) < 0 ||
+               payload_is(&a, k * (a.vector.itemsize + 4)) < 0 ||
+               numbers(args[4], &a.scratch, PyBUF_WRITABLE, "scratch") < 0,
+           a.loops->topk_encode(a.vector.buf, a.delta, a.d, a.payload.buf, k, a.scratch.buf,
+                                a.scratch.len / (a.vector.itemsize + 4)));
+}
+
+FUNCTION(topk_decode) {
+    struct arrays a;
+    int64_t k;
+    int add, inside = 1;
+    int failed = decoder_arrays(&a, args, given, 4) < 0 ||
+                 whole(args[2], "k", 0, a.d < INT32_MAX ? a.d : INT32_MAX, &k) < 0 || truth(args[3], &add) < 0 ||
+                 payload_is(&a, k * (a.vector.itemsize + 4)) < 0;
+    if (!failed) {
+        Py_BEGIN_ALLOW_THREADS inside = a.loops->topk_decode(a.payload.buf, a.vector.buf, a.d, k, add);
+        Py_END_ALLOW_THREADS
+    }
+    release(&a);
+    if (failed)
+        return NULL;
+    if (!inside) {
+        PyErr_SetString(PyExc_IndexError, "an index in the payload is out of bounds");
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+FUNCTION(randomk_encode) {
+    struct arrays a;
+    int64_t k;
+    uint64_t key;
+    int unbiased;
+    ENCODE(encoder_arrays(&a, args, given, 6) < 0 || whole(args[3], "k", 0, a.d, &k) < 0 ||
+               key_of(args[4], &key) < 0 || truth(args[5], &unbiased) < 0 ||
+               payload_is(&a, 8 + k * a.vector.itemsize) < 0,
+           a.loops->randomk_encode(a.vector.buf, a.delta, a.d, a.payload.buf, k, key, unbiased));
+}
+
+FUNCTION(randomk_decode) {
+    struct arrays a;
+    int64_t k;
+    int add;
+    DECODE(decoder_arrays(&a, args, given, 4) < 0 || whole(args[2], "k", 0, a.d, &k) < 0 ||
+               truth(args[3], &add) < 0 || payload_is(&a, 8 + k * a.vector.itemsize) < 0,
+           a.loops->randomk_decode(a.payload.buf, a.vector.buf, a.d, k, add));
+}
+
+FUNCTION(clip_encode) {
+    struct arrays a;
+    int64_t bits;
+    ENCODE(encoder_arrays(&a, args, given, 4) < 0 || whole(args[3], "bits", 9, 31, &bits) < 0 ||
+               payload_is(&a, stream_bytes(a.d, bits)) < 0,
+           a.loops->clip_encode(a.vector.buf, a.delta, a.d, a.payload.buf, (int)bits));
+}
+
+FUNCTION(clip_decode) {
+    struct arrays a;
+    int64_t bits;
+    int add;
+    DECODE(decoder_arrays(&a, args, given, 4) < 0 || whole(args[2], "bits", 9, 31, &bits) < 0 ||
+               truth(args[3], &add) < 0 || payload_is(&a, stream_bytes(a.d, bits)) < 0,
+           a.loops->clip_decode(a.payload.buf, a.vector.buf, a.d, (int)bits, add));
+}
+
+FUNCTION(half_encode) {
+    struct arrays a;
+    int bfloat;
+    ENCODE(encoder_arrays(&a, args, given, 4) < 0 || truth(args[3], &bfloat) < 0 || payload_is(&a, 2 * a.d) < 0,
+           a.loops->half_encode(a.vector.buf, a.delta, a.d, a.payload.buf, bfloat));
+}
+
+FUNCTION(half_decode) {
+    struct arrays a;
+    int bfloat, add;
+    DECODE(decoder_arrays(&a, args, given, 4) < 0 || truth(args[2], &bfloat) < 0 || truth(args[3], &add) < 0 ||
+               payload_is(&a, 2 * a.d) < 0,
+           a.loops->half_decode(a.payload.buf, a.vector.buf, a.d, bfloat, add));
+}
+
+static PyObject *instruction_sets(PyObject *self, PyObject *Py_UNUSED(ignored)) {
+    (void)self;
+    PyObject *names = PyTuple_New(level_count);
+    for (int i = 0; names && i < level_count; i++)
+        PyTuple_SET_ITEM(names, i, PyUnicode_FromString(levels[i].name));
+    return names;
+}
+
+static PyObject *use_instruction_set(PyObject *self, PyObject *name) {
+    (void)self;
+    for (int i = 0; PyUnicode_Check(name) && i < level_count; i++)
+        if (PyUnicode_CompareWithASCIIString(name, levels[i].name) == 0) {
+            active = levels[i].loops;
+            Py_RETURN_NONE;
+        }
+    PyErr_Format(PyExc_ValueError, "this processor has no instruction set %R", name);
+    return NULL;
+}
+
+#define METHOD(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, NULL}
+static PyMethodDef methods[] = {
+    METHOD(copy_encode),
+    METHOD(copy_decode),
+    METHOD(signs_encode),
+    METHOD(signs_decode),
+    METHOD(quantize_encode),
+    METHOD(quantize_decode),
+    METHOD(uniform_encode),
+    METHOD(uniform_decode),
+    METHOD(topk_encode),
+    METHOD(topk_decode),
+    METHOD(randomk_encode),
+    METHOD(randomk_decode),
+    METHOD(clip_encode),
+    METHOD(clip_decode),
+    METHOD(half_encode),
+    METHOD(half_decode),
+    {"instruction_sets", instruction_sets, METH_NOARGS, "The instruction sets that can be used, slowest first."},
+    {"use_instruction_set", use_instruction_set, METH_O, "Use one of them from now on; the last one is the default."},
+    {NULL, NULL, 0, NULL},
+};
+
+static int execute(PyObject *module) {
+    (void)module;
+    if (level_count == 1)
+        find_levels();
+    return 0;
+}
+
+static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, execute},
+#ifdef Py_mod_gil
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
+#endif
+    {0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "_native",
+    .m_doc = "Compiled kernels; see native.py.",
+    .m_size = 0,
+    .m_methods = methods,
+    .m_slots = slots,
+};
+
+PyMODINIT_FUNC PyInit__native(void) { return PyModuleDef_Init(&definition); }

@@ -1,0 +1,95 @@
+"""The kernels in compiled C (`_native.c`), which does each of them in one pass over the vector, chunk by chunk in the
+cache."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import mpisqueeze.kernels._native as _native
+from mpisqueeze.kernels.reference import ReferenceKernels
+
+
+class NativeKernels(ReferenceKernels):
+    """`ReferenceKernels`, bit for bit. Arrays must be contiguous, and a payload exactly as long as its content.
+
+    Raises ValueError where they are not, and IndexError where `topk_decode` meets an index outside the vector.
+    """
+
+    name = "native"
+
+    def copy_encode(self, vector: np.ndarray, residual: np.ndarray | None, payload: np.ndarray) -> bool:
+        return _native.copy_encode(vector, residual, payload)
+
+    def copy_decode(self, payload: np.ndarray, out: np.ndarray, add: bool) -> None:
+        _native.copy_decode(payload, out, add)
+
+    def signs_encode(
+        self, vector: np.ndarray, residual: np.ndarray | None, payload: np.ndarray, block: int, l2: bool
+    ) -> bool:
+        return _native.signs_encode(vector, residual, payload, block, l2)
+
+    def signs_decode(self, payload: np.ndarray, out: np.ndarray, block: int, add: bool) -> None:
+        _native.signs_decode(payload, out, block, add)
+
+    def quantize_encode(
+        self,
+        vector: np.ndarray,
+        residual: np.ndarray | None,
+        payload: np.ndarray,
+        bits: int,
+        bucket: int,
+        norm: str,
+        key: int,
+    ) -> bool:
+        return _native.quantize_encode(vector, residual, payload, bits, bucket, norm, key)
+
+    def quantize_decode(self, payload: np.ndarray, out: np.ndarray, bits: int, bucket: int, add: bool) -> None:
+        _native.quantize_decode(payload, out, bits, bucket, add)
+
+    def uniform_encode(
+        self,
+        vector: np.ndarray,
+        residual: np.ndarray | None,
+        payload: np.ndarray,
+        bits: int,
+        bucket: int,
+        key: int,
+    ) -> bool:
+        return _native.uniform_encode(vector, residual, payload, bits, bucket, key)
+
+    def uniform_decode(self, payload: np.ndarray, out: np.ndarray, bits: int, bucket: int, add: bool) -> None:
+        _native.uniform_decode(payload, out, bits, bucket, add)
+
+    def topk_encode(self, vector: np.ndarray, residual: np.ndarray | None, payload: np.ndarray, k: int) -> bool:
+        # Room for 3k + 4096 candidates, each a number and an int32.
+        room = (3 * k + 4096) * (self.dtype.itemsize + 4) // self.dtype.itemsize
+        return _native.topk_encode(vector, residual, payload, k, self.scratch("candidates", room))
+
+    def topk_decode(self, payload: np.ndarray, out: np.ndarray, k: int, add: bool) -> None:
+        _native.topk_decode(payload, out, k, add)
+
+    def randomk_encode(
+        self,
+        vector: np.ndarray,
+        residual: np.ndarray | None,
+        payload: np.ndarray,
+        k: int,
+        key: int,
+        unbiased: bool,
+    ) -> bool:
+        return _native.randomk_encode(vector, residual, payload, k, key, unbiased)
+
+    def randomk_decode(self, payload: np.ndarray, out: np.ndarray, k: int, add: bool) -> None:
+        _native.randomk_decode(payload, out, k, add)
+
+    def clip_encode(self, vector: np.ndarray, residual: np.ndarray | None, payload: np.ndarray, bits: int) -> bool:
+        return _native.clip_encode(vector, residual, payload, bits)
+
+    def clip_decode(self, payload: np.ndarray, out: np.ndarray, bits: int, add: bool) -> None:
+        _native.clip_decode(payload, out, bits, add)
+
+    def half_encode(self, vector: np.ndarray, residual: np.ndarray | None, payload: np.ndarray, bfloat: bool) -> bool:
+        return _native.half_encode(vector, residual, payload, bfloat)
+
+    def half_decode(self, payload: np.ndarray, out: np.ndarray, bfloat: bool, add: bool) -> None:
+        _native.half_decode(payload, out, bfloat, add)
