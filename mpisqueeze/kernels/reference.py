@@ -11,7 +11,7 @@ import numpy as np
 from mpisqueeze.kernels import random
 
 #: Elements worked on at a time, so that scratch stays in a core's cache.
-CHUNK = 1 << 16
+CHUNK = 1 << 17
 #: The longest run that one halving sum takes.
 RUN = 1024
 SIGN32 = np.uint32(0x80000000)
@@ -163,28 +163,37 @@ class ReferenceKernels:
     ) -> bool:
         """sign(v)·s with one s a block. Payload: a scale a block, then a bit a number, 1 = negative."""
         length, blocks = blocks_of(vector.size, block)
-        v = self._compensated(vector, residual)
         scales, stream = self._sections(payload, blocks)
-        if l2:
-            sums = np.empty(blocks)
-            self._block_statistic(v, length, "sq", sums)
-        else:
-            sums = np.empty(blocks, self.dtype)
-            self._block_statistic(v, length, "l1", sums)
-        sums[:-1] /= sums.dtype.type(length)
-        sums[-1] /= sums.dtype.type(vector.size - (blocks - 1) * length)
-        with np.errstate(over="ignore"):
-            scales[:] = np.sqrt(sums) if l2 else sums
-        if not np.isfinite(scales).all():
-            return False
+        sums = self.scratch("sums", blocks, np.float64 if l2 else self.dtype)
+        fits = length <= CHUNK // 8
+        if not fits:
+            vector = self._compensated(vector, residual)
+            self._signs_scales(vector, 0, length, l2, sums, scales)
         for start, stop in self._pieces(vector.size, length):
-            negative = np.less(v[start:stop], 0, out=self.scratch("negative", stop - start, np.bool_))
+            v = vector[start:stop]
+            if fits:
+                # Block sums are taken while the piece is still in the cache.
+                v = self._compensated(v, None if residual is None else residual[start:stop])
+                self._signs_scales(v, start // length, length, l2, sums, scales)
+            negative = np.less(v, 0, out=self.scratch("negative", stop - start, np.bool_))
             stream[start // 8 : -(-stop // 8)] = np.packbits(negative, bitorder="little")
             if residual is not None:
                 for a, b, first, count in self._runs(start, stop, length):
                     self._signed(negative[a - start : b - start], scales[first : first + count], "signed")
                     residual[a:b] -= self.scratch("signed", b - a)
-        return True
+        return bool(np.isfinite(scales).all())
+
+    def _signs_scales(
+        self, v: np.ndarray, first: int, length: int, l2: bool, sums: np.ndarray, scales: np.ndarray
+    ) -> None:
+        """The scales of the blocks in v, the first of which is block `first`."""
+        count = -(-v.size // length)
+        part = sums[first : first + count]
+        self._block_statistic(v, length, "sq" if l2 else "l1", part)
+        part[:-1] /= sums.dtype.type(length)
+        part[-1] /= sums.dtype.type(v.size - (count - 1) * length)
+        with np.errstate(over="ignore"):
+            np.copyto(scales[first : first + count], np.sqrt(part, out=part) if l2 else part, casting="same_kind")
 
     def _signed(self, negative: np.ndarray, scales: np.ndarray, name: str) -> np.ndarray:
         """±scale for each of len(scales) equal rows of `negative`, as an array of scratch `name`."""

@@ -20,7 +20,7 @@ _SENT = _FIRST_TIME + len(TIMES)
 _RECEIVED, _MESSAGES, _RESIDUAL, _CONSENSUS = _SENT + 1, _SENT + 2, _SENT + 3, _SENT + 4
 COLUMNS = _CONSENSUS + 1
 #: Lines are formatted by hand: a JSON encoder takes longer than a small iteration.
-_TIMES_FORMAT = "".join(f', "{name}": %r' for name in TIMES)
+_TIMES_FORMAT = "".join(f', "{name}": %.9g' for name in TIMES)
 _STATE_FORMAT = ', "residual_norm": %s, "consensus": %s}'
 _LINE = (
     '{"iteration": %d, "epoch": %r, "loss": %s, "lr": %r, "bytes_sent": %d, "messages": %d'

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from rich import box
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
@@ -40,6 +40,13 @@ STATUS = {
 }
 
 
+class LineProgress(Progress):
+    """A progress bar whose every refresh ends a line: Open MPI's launcher forwards nothing but whole lines."""
+
+    def get_renderable(self) -> RenderableType:
+        return Group(super().get_renderable(), Text(""))
+
+
 class TrainingView(View):
     """Writes to `console`; `live` draws a progress bar that updates in place."""
 
@@ -56,7 +63,7 @@ class TrainingView(View):
         self._began = self._said = time.monotonic()
         self.console.print(header(run, environment))
         if self.live:
-            self._bar = Progress(
+            self._bar = LineProgress(
                 SpinnerColumn(),
                 BarColumn(bar_width=None),
                 TextColumn("{task.completed}/{task.total}"),
