@@ -104,7 +104,7 @@ def launch(
         command: the mpisqueeze command with its options.
         launcher: `auto` or None, a launcher's name, or a path to one.
         dry_run: print the launcher's command line, with its settings in front, and run nothing.
-        target: what to start in place of `python -m mpisqueeze`.
+        target: what to start in place of the mpisqueeze script.
 
     Raises:
         UsageError: n < 1, an empty command, or no such launcher.
@@ -113,12 +113,18 @@ def launch(
         raise UsageError(f"the number of ranks must be at least 1, got {n}", "-n")
     if not command:
         raise UsageError("name the command to launch, such as: mpisqueeze launch -n 4 train")
-    started = [*(target or (sys.executable, "-m", "mpisqueeze")), *command]
+    started = [*(target or _program()), *command]
     plan = make_plan(find_launcher(launcher), n, started, os.environ)
     if dry_run:
         print(plan.shell())
         return ExitCode.OK
     return _Supervisor(plan, started, grace_s, kill_s).run()
+
+
+def _program() -> list[str]:
+    """The command that is mpisqueeze here: its script, since `-m` would find a source tree in the current folder."""
+    script = Path(sys.executable).with_name("mpisqueeze")
+    return [sys.executable, str(script)] if script.is_file() else [sys.executable, "-m", "mpisqueeze"]
 
 
 def identify(path: str) -> Launcher:

@@ -386,3 +386,17 @@ def test_a_signal_during_start_up_ends_the_launcher(tmp_path: Path, start: Calla
     finally:
         process.kill()
         process.wait()
+
+
+@needs_launcher
+def test_launch_runs_the_installed_program_and_not_a_folder_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In a clone the current folder holds a package `mpisqueeze` that was never built."""
+    if not Path(sys.executable).with_name("mpisqueeze").is_file():
+        pytest.skip("mpisqueeze is not installed as a script here")
+    (tmp_path / "mpisqueeze").mkdir()
+    (tmp_path / "mpisqueeze" / "__init__.py").write_text("raise SystemExit(7)")
+    monkeypatch.chdir(tmp_path)
+    assert launch(1, ["--version"]) == 0
+    assert "mpisqueeze" in capfd.readouterr().out
