@@ -7,7 +7,6 @@ from typing import Any
 from mpisqueeze.algorithms.base import Algorithm, Gradient, Setup
 from mpisqueeze.comm.allreduce import AllreduceExchange
 from mpisqueeze.comm.counters import Phase
-from mpisqueeze.comm.world import Signal
 
 
 class Allreduce(Algorithm):
@@ -21,14 +20,11 @@ class Allreduce(Algorithm):
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         self.exchange = AllreduceExchange(setup.network, setup.dimension, setup.dtype)
+        self.identity = setup.identity_codec()
 
     def step(self, x: Any, gradient: Gradient, lr: float) -> None:
         network = self.setup.network
-        g = gradient(x)
-        if not bool(network.device.xp.isfinite(g).all()):
-            network.complain(Signal.NONFINITE, "a number of the gradient was NaN or infinite")
-        self.exchange.vector[:] = g
-        network.clock.lap(Phase.ENCODE)
+        self.identity.encode(gradient(x), self.exchange.payload)
         total = self.exchange.sum()
         total /= self.setup.size
         network.clock.lap(Phase.DECODE)

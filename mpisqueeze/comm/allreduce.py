@@ -19,7 +19,8 @@ class AllreduceExchange:
     on the first ranks, so that the ranks' sum is exact.
 
     Attributes:
-        vector: (dimension,) of `dtype`, the input, overwritten with the sum.
+        payload: uint8, this rank's vector, to be filled before `sum`.
+        vector: (dimension,) of `dtype`, the same memory, overwritten with the sum.
     """
 
     def __init__(self, network: Network, dimension: int, dtype: Any) -> None:
@@ -28,7 +29,8 @@ class AllreduceExchange:
         self._size = world.size
         nbytes = dimension * dtype.itemsize
         self._wire = network.wire(nbytes)
-        self.vector = self._wire.array.view(dtype)
+        self.payload = self._wire.array
+        self.vector = self.payload.view(dtype)
         kind = MPI.DOUBLE if dtype.itemsize == 8 else MPI.FLOAT
         self._buffer = [self._wire.mpi[0], dimension, kind]
         share, rest = divmod(2 * (world.size - 1) * nbytes, world.size)
