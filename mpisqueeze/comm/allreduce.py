@@ -15,8 +15,7 @@ class AllreduceExchange:
 
     What the library moves is its own choice. Counted: 2(N − 1)/N of the vector a rank, as reduce-scatter and allgather
     move it (Thakur, Rabenseifner & Gropp 2005), in 2(N − 1) messages a rank; the bytes that N does not divide are
-    counted
-    on the first ranks, so that the ranks' sum is exact.
+    counted on the first ranks, so that the ranks' sum is exact.
 
     Attributes:
         payload: uint8, this rank's vector, to be filled before `sum`.

@@ -19,8 +19,7 @@ class RootExchange:
 
     The root receives in a window of buffers, so that a payload is decoded while later ones travel, and holds no decoded
     vector but its accumulator. Counted: `up_bytes` by every rank but 0, and (N − 1)·`down_bytes` by rank 0, which is
-    what a
-    broadcast moves by its definition.
+    what a broadcast moves by its definition.
 
     Args:
         up_bytes, down_bytes: payload sizes, the same on every rank.
