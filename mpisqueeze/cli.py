@@ -79,6 +79,29 @@ def train(
     memory_lr: Annotated[
         str, typer.Option(help="memsgd: γ outside or inside the memory.", rich_help_panel=METHOD)
     ] = "outside",
+    topology: Annotated[
+        str,
+        typer.Option(
+            help="Gossip graph: ring, torus, complete, exponential, star or file:EDGES.",
+            metavar="SPEC",
+            rich_help_panel=METHOD,
+        ),
+    ] = "ring",
+    self_weight: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Gossip: every rank's weight on itself, W_ii. Default: the graph's.", rich_help_panel=METHOD),
+    ] = None,
+    order: Annotated[
+        str,
+        typer.Option(
+            help="dpsgd: atc mixes after the gradient step, awc while the gradient is computed.",
+            rich_help_panel=METHOD,
+        ),
+    ] = "atc",
+    eta: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="deepsqueeze, choco: the gossip step η. Default: by compressor.", rich_help_panel=METHOD),
+    ] = None,
     problem: Annotated[
         str,
         typer.Option(
@@ -179,6 +202,10 @@ def train(
         compressor=compressor,
         server=server,
         memory_lr=memory_lr,
+        topology=topology,
+        self_weight=self_weight,
+        order=order,
+        eta=eta,
         problem=problem,
         data=data,
         data_dir=data_dir,

@@ -40,6 +40,10 @@ class TrainConfig:
     compressor: str | None = None
     server: str = "root"
     memory_lr: str = "outside"
+    topology: str = "ring"
+    self_weight: float | None = None
+    order: str = "atc"
+    eta: float | None = None
     problem: str = "mlp"
     data: str = "digits"
     data_dir: Path | None = None
