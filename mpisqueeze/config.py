@@ -16,12 +16,14 @@ from mpisqueeze.errors import UsageError
 from mpisqueeze.registry import Part
 from mpisqueeze.schedule import Schedule, parse_schedule
 from mpisqueeze.specs import suggestion
+from mpisqueeze.topology import Topology
 
 DTYPES = ("float32", "float64")
 DEVICES = ("auto", "cpu", "cuda")
 BUFFERS = ("auto", "device", "staged")
 SERVERS = ("root",)
 MEMORY_LR = ("outside", "inside")
+ORDERS = ("atc", "awc")
 DEFAULT_EPOCHS = 10.0
 #: Seeds are keys of 64-bit hashes, of which NumPy's generators want the positive half.
 MAX_SEED = 2**63 - 1
@@ -62,6 +64,7 @@ class TrainConfig:
     warmup: int = 3
     barrier: bool = True
     eval_every: int | None = None
+    consensus_every: int = 1
     per_rank: bool = False
     save_model: bool = False
     out: Path | None = None
@@ -104,6 +107,7 @@ def plan(config: TrainConfig) -> Plan:
     for option, value, accepted in (
         ("--server", config.server, SERVERS),
         ("--memory-lr", config.memory_lr, MEMORY_LR),
+        ("--order", config.order, ORDERS),
         ("--dtype", config.dtype, DTYPES),
         ("--device", config.device, DEVICES),
         ("--buffers", config.buffers, BUFFERS),
@@ -114,12 +118,15 @@ def plan(config: TrainConfig) -> Plan:
     _at_least("--batch-size", config.batch_size, 1)
     _at_least("--warmup", config.warmup, 0)
     _at_least("--eval-every", config.eval_every, 0)
+    _at_least("--consensus-every", config.consensus_every, 0)
     _at_least("--seed", config.seed, 0)
     if config.seed > MAX_SEED:
         raise UsageError(f"must be at most {MAX_SEED}, got {config.seed}", "--seed")
     _positive("--epochs", config.epochs)
     _positive("--lr", config.lr)
     _positive("--clip-norm", config.clip_norm)
+    _positive("--eta", config.eta)
+    check_topology(config.topology)
     if not math.isfinite(config.weight_decay) or config.weight_decay < 0:
         raise UsageError(f"must be a number ≥ 0, got {config.weight_decay}", "--weight-decay")
     if config.iterations is not None and config.epochs is not None:
@@ -139,6 +146,11 @@ def plan(config: TrainConfig) -> Plan:
     if getattr(problem.cls, "needs_data", False):
         check_data_spec(config.data)
     return Plan(config, algorithm, compressor, problem, partition, parse_schedule(config.lr_schedule))
+
+
+def check_topology(spec: str) -> None:
+    """Raise UsageError unless `spec` names a graph; whether a file's edges fit the ranks is seen once there are ranks."""
+    Topology(spec, 1) if not spec.startswith("file:") else None
 
 
 def _at_least(option: str, value: int | None, low: int) -> None:

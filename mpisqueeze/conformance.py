@@ -17,6 +17,7 @@ from mpisqueeze.data import load_dataset
 from mpisqueeze.data.partition import parse_partition
 from mpisqueeze.errors import UsageError
 from mpisqueeze.registry import Part, describe
+from mpisqueeze.topology import Topology
 
 DIMENSIONS = (1, 2, 7, 64, 1000, 1025, 4099)
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
@@ -325,7 +326,8 @@ def _trained(part: Part, dtype: np.dtype[Any], iterations: int) -> tuple[Any, np
 
     problem = registry.problems.find("quadratic:37").cls(0, 1, 1, np, dtype, dimension=37)
     network = Network(World(MPI.COMM_SELF), Device())
-    setup = Setup(network, 37, dtype, 1, lambda d, seed: Identity(d, np, dtype, seed))
+    make = lambda d, seed: Identity(d, np, dtype, seed)  # noqa: E731
+    setup = Setup(network, 37, dtype, 1, make, Topology("ring", 1))
     algorithm = part.cls(setup, **part.options)
     start = problem.initial_point()
     x = start.copy()

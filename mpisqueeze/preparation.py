@@ -18,6 +18,7 @@ from mpisqueeze.data import load_dataset
 from mpisqueeze.devices import choose_device
 from mpisqueeze.errors import UsageError
 from mpisqueeze.record.folder import RunFolder, check_path, default_path, dumps
+from mpisqueeze.topology import Topology
 
 
 class Run:
@@ -29,6 +30,7 @@ class Run:
     Attributes:
         problem, x (d): this rank's.
         iterations, per_epoch, eval_every: in iterations.
+        warnings: why theory does not promise that this run converges.
         path: the run folder's, on every rank; `folder` is open on rank 0 only.
     """
 
@@ -49,9 +51,16 @@ class Run:
         if len(set(sizes)) > 1:
             raise UsageError(f"{plan.compressor.spec}: payload_bytes differs by rank: {sizes}", "--compressor")
         self.network = Network(world, self.device, config.barrier)
+        self.topology = world.collectively(lambda: Topology(config.topology, world.size, config.self_weight))
         self.algorithm: Algorithm = world.collectively(self._build_algorithm)
+        self.warnings: list[str] = world.on_root(self.algorithm.doubts if hasattr(self.algorithm, "doubts") else list)
         self.folder: RunFolder | None = None
         self.path: str = world.on_root(self._make_folder)
+
+    @property
+    def centralized(self) -> bool:
+        """All ranks hold the same x."""
+        return bool(getattr(self.algorithm, "centralized", True))
 
     def write_line(self, name: str, value: Any) -> None:
         """Add a line to a log of the run folder, on rank 0."""
@@ -116,7 +125,17 @@ class Run:
     def _build_algorithm(self) -> Algorithm:
         config, part = self.plan.config, self.plan.algorithm
         make: Callable[[int, int], Compressor] = self.make_compressor
-        setup = Setup(self.network, self.dimension, self.plan.dtype, config.seed, make, config.memory_lr)
+        setup = Setup(
+            self.network,
+            self.dimension,
+            self.plan.dtype,
+            config.seed,
+            make,
+            self.topology,
+            memory_lr=config.memory_lr,
+            order=config.order,
+            eta=config.eta,
+        )
         with contracts.plugin(part, "--algorithm", "__init__(setup)"):
             return part.cls(setup, **part.options)
 

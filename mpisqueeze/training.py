@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from mpisqueeze.comm.consensus import Consensus
 from mpisqueeze.comm.counters import Phase
 from mpisqueeze.comm.exchange import HaltError, Trouble
 from mpisqueeze.comm.world import RankFailureError, Signal, World
@@ -29,10 +30,6 @@ from mpisqueeze.report.view import View
 
 #: Without a barrier, iterations between two agreements of the ranks.
 MEET_EVERY = 32
-
-
-class _StepAbortedError(Exception):
-    """This rank's gradient failed, and the others are yet to learn of it."""
 
 
 class Loop:
@@ -53,6 +50,9 @@ class Loop:
         self.evaluations: list[dict[str, Any]] = []
         self._interrupt: int = Signal.NONE
         self._check = GradientCheck(run.plan.problem, run.dimension, run.device.xp, run.plan.dtype)
+        self._consensus = None
+        if not run.centralized:
+            self._consensus = Consensus(run.world, run.dimension, run.plan.dtype)
         self._decay = run.device.xp.empty_like(self.x) if self.config.weight_decay else None
 
     def iterate(self) -> Trouble | None:
@@ -88,13 +88,7 @@ class Loop:
             elif root and recorder.overdue:
                 gate.tell(Signal.FLUSH)
             began = clock.start()
-            try:
-                algorithm.step(self.x, self._gradient, lr)
-            except _StepAbortedError:
-                if not gate.barrier:
-                    raise self._lone_failure() from None
-                gate.meet()
-                raise HaltError from None
+            algorithm.step(self.x, self._gradient, lr)
             ended = clock.lap(Phase.UPDATE)
             residual = algorithm.residual()
             recorder.add(
@@ -104,7 +98,7 @@ class Loop:
                 ended - began,
                 (counter.bytes_sent, counter.bytes_received, counter.messages),
                 math.nan if residual is None else math.sqrt(float(residual.dot(residual))),
-                math.nan,
+                self._distance(t),
             )
             if not gate.barrier and t % MEET_EVERY == 0:
                 gate.meet()
@@ -124,15 +118,14 @@ class Loop:
                 self.stopped_by = agreed if agreed >= Signal.INTERRUPT else Signal.NONE
                 return
 
-    def _lone_failure(self) -> RankFailureError:
-        """For a run without barriers, where the others wait for a payload and cannot be told."""
-        trouble = self._located()
-        assert trouble is not None
-        return RankFailureError(trouble.message, trouble.details, alone=True)
-
     def _gradient(self, x: Any) -> Any:
-        """This rank's gradient at x, with weight decay and clipping; its loss is kept for the log."""
+        """This rank's gradient at x, with weight decay and clipping; its loss is kept for the log.
+
+        Where it fails it is 0, so that this rank sends what the others wait for and tells them when they next meet; without
+        a barrier they may not meet for long, and it raises.
+        """
         network, config, part = self.network, self.config, self.run.plan.problem
+        self.loss = math.nan
         try:
             loss, g = self.run.problem.gradient(x, network.iteration)
             g = self._check(g)
@@ -141,10 +134,10 @@ class Loop:
                 self._check_first(g)
         except UsageError as error:
             network.complain(Signal.ERROR, error.message, option=error.option or "--problem")
-            raise _StepAbortedError from None
+            return self._no_gradient()
         except Exception as error:
             network.complain(Signal.ERROR, repr(error), details=traceback.format_exc())
-            raise _StepAbortedError from None
+            return self._no_gradient()
         if self._decay is not None:
             self.run.device.xp.multiply(x, x.dtype.type(config.weight_decay), out=self._decay)
             g += self._decay
@@ -157,26 +150,51 @@ class Loop:
         network.clock.lap(Phase.COMPUTE)
         return g
 
+    def _distance(self, iteration: int) -> float:
+        """‖x_i − x̄‖² where it is asked for, else NaN; collective."""
+        every = self.config.consensus_every
+        if self._consensus is None or not every or iteration % every:
+            return math.nan
+        return self._consensus.distance(self.run.device.to_numpy(self.x))
+
+    def _no_gradient(self) -> Any:
+        trouble = self._located()
+        assert trouble is not None
+        if not self.network.gate.barrier:
+            raise RankFailureError(trouble.message, trouble.details, alone=True)
+        return self.run.device.xp.zeros_like(self.x)
+
     def _check_first(self, g: Any) -> None:
         """At x₀, which is finite, a NaN is the plug-in's own; later on it is a divergence."""
         if not (math.isfinite(self.loss) and bool(self.run.device.xp.isfinite(g).all())):
             raise broken(self.run.plan.problem, "--problem", "gradient gave a NaN or an infinity at the initial point")
 
     def _evaluate(self, iteration: int) -> None:
-        """Rank 0 evaluates its x, and all ranks learn whether it is finite; collective, and not part of any
-        iteration."""
-        network, evaluate = self.network, getattr(self.run.problem, "evaluate", None)
+        """Rank 0 evaluates the common x, or x̄, and all ranks learn whether each is finite; no part of any iteration.
+
+        Collective.
+        """
+        network, xp = self.network, self.run.device.xp
+        if not bool(xp.isfinite(self.x).all()):
+            network.complain(Signal.NONFINITE, "a parameter was NaN or infinite")
+        self._meet()
+        evaluate = getattr(self.run.problem, "evaluate", None)
+        if evaluate is None:
+            return
+        x = self.x
+        if self._consensus is not None:
+            x = xp.asarray(self._consensus.mean(self.run.device.to_numpy(x)))
         if self.world.is_root:
-            if not bool(self.run.device.xp.isfinite(self.x).all()):
-                network.complain(Signal.NONFINITE, "a parameter was NaN or infinite")
-            elif evaluate is not None:
-                try:
-                    values = {str(name): float(value) for name, value in (evaluate(self.x) or {}).items()}
-                except Exception as error:
-                    network.complain(Signal.ERROR, repr(error), details=traceback.format_exc())
-                else:
-                    self._record_evaluation(iteration, values)
-        if network.gate.meet() >= Signal.NONFINITE:
+            try:
+                values = {str(name): float(value) for name, value in (evaluate(x) or {}).items()}
+            except Exception as error:
+                network.complain(Signal.ERROR, repr(error), details=traceback.format_exc())
+            else:
+                self._record_evaluation(iteration, values)
+        self._meet()
+
+    def _meet(self) -> None:
+        if self.network.gate.meet() >= Signal.NONFINITE:
             raise HaltError
 
     def _record_evaluation(self, iteration: int, values: dict[str, float]) -> None:

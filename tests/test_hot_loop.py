@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mpi4py import MPI
-from parts import CENTRALIZED, COMPRESSORS, make_algorithm, start_at
+from parts import CENTRALIZED, GOSSIP, COMPRESSORS, make_algorithm, start_at
 
 from mpisqueeze.comm.world import World
 from mpisqueeze.kernels import kernels_for
@@ -17,11 +17,11 @@ DIMENSION = 1 << 18
 
 
 @pytest.mark.parametrize("spec", COMPRESSORS)
-@pytest.mark.parametrize("name", [*CENTRALIZED[1:], "sgd", "allreduce"])
+@pytest.mark.parametrize("name", [*CENTRALIZED[1:], *GOSSIP, "sgd", "allreduce"])
 def test_a_step_allocates_nothing_of_the_vectors_size(name: str, spec: str) -> None:
     if kernels_for(np, np.float32).name == "numpy" and spec != "identity":
         pytest.skip("NumPy's fallback allocates in chunks")
-    if name in ("sgd", "allreduce") and spec != "identity":
+    if name in ("sgd", "allreduce", "dpsgd", "d2") and spec != "identity":
         pytest.skip("it takes no compressor")
     world = World(MPI.COMM_SELF)
     algorithm: Any = make_algorithm(name, spec, DIMENSION, np.float32, world)

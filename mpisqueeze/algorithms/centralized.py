@@ -53,6 +53,10 @@ class RootAlgorithm(Algorithm):
         x -= direction
         self.setup.network.clock.lap(Phase.UPDATE)
 
+    @property
+    def payload_bytes(self) -> int:
+        return self.up.payload_bytes
+
     def bytes_per_iteration(self) -> int:
         return (self.setup.size - 1) * (self.exchange.up.nbytes + self.exchange.down.nbytes)
 

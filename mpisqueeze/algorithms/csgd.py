@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mpisqueeze.algorithms.base import Codec, Gradient, Setup
+from mpisqueeze.algorithms.base import Codec, Gradient, Setup, bias_doubt
 from mpisqueeze.algorithms.centralized import RootAlgorithm
 
 
@@ -28,3 +28,6 @@ class CSGD(RootAlgorithm):
         if self.is_root and self.down:
             self.down.encode(g_bar, self.exchange.down)
         self.descend(x, self.answer(), lr)
+
+    def doubts(self) -> list[str]:
+        return bias_doubt(self, self.up, "arXiv 1610.02132, Theorem 3.2") if self.compresses else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mpisqueeze.algorithms.base import Gradient, Setup
+from mpisqueeze.algorithms.base import Gradient, Setup, feedback_doubt
 from mpisqueeze.algorithms.centralized import RootAlgorithm
 
 
@@ -35,3 +35,6 @@ class DoubleSqueeze(RootAlgorithm):
 
     def residual(self) -> Any:
         return self.delta
+
+    def doubts(self) -> list[str]:
+        return feedback_doubt(self, self.up)

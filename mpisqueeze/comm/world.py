@@ -5,26 +5,17 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import TypeVar
 
 import numpy as np
 from mpi4py import MPI
 
+from mpisqueeze.comm.signals import Signal
 from mpisqueeze.errors import UsageError
 
+__all__ = ["RankFailureError", "Signal", "World"]
+
 T = TypeVar("T")
-
-
-class Signal(IntEnum):
-    """What a rank tells the others when they agree; the largest of all ranks wins."""
-
-    NONE = 0
-    FLUSH = 1
-    INTERRUPT = 2
-    TERMINATE = 3
-    NONFINITE = 4
-    ERROR = 5
 
 
 class RankFailureError(Exception):

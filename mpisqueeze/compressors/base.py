@@ -94,6 +94,19 @@ class Compressor:
         return f"a number was NaN, infinite or too large for {self.name}"
 
 
+def gaussian_error(compressor: Compressor) -> float:
+    """‖C(v) − v‖²/‖v‖² of one vector of normal numbers, the same for equal compressors."""
+    draws = np.random.default_rng(1).standard_normal(compressor.dimension)
+    vector = compressor.xp.asarray(draws.astype(compressor.dtype))
+    payload = compressor.xp.empty(compressor.payload_bytes, np.uint8)
+    decoded = compressor.xp.empty_like(vector)
+    compressor.iteration = 1
+    compressor.encode(vector, payload)
+    compressor.decode(payload, decoded)
+    decoded -= vector
+    return float(decoded.dot(decoded)) / float(vector.dot(vector))
+
+
 class AdaptedCompressor(Compressor):
     """A plug-in that has only the contract's minimum, with the fused operations made from it.
 

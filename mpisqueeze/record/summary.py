@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mpisqueeze import __version__
-from mpisqueeze.comm.world import Signal
-from mpisqueeze.preparation import Run
+from mpisqueeze.comm.signals import Signal
 from mpisqueeze.record.iterations import TIMES, Recorder
+
+if TYPE_CHECKING:
+    from mpisqueeze.preparation import Run
 
 SCHEMA_VERSION = 1
 
@@ -17,6 +19,21 @@ SCHEMA_VERSION = 1
 def sgd_bytes(ranks: int, dimension: int, itemsize: int) -> int:
     """What plain `sgd` through a root sends in an iteration: N − 1 full vectors up and N − 1 down."""
     return 2 * (ranks - 1) * dimension * itemsize
+
+
+def traffic(sent: int, messages: int, iterations: int, ranks: int, full_vector: int) -> dict[str, Any]:
+    """What all ranks sent in a run, beside what plain `sgd` would have sent; bytes, `full_vector` that of x."""
+    plain = sgd_bytes(ranks, full_vector, 1) * iterations
+    return {
+        "bytes_sent": sent,
+        "messages": messages,
+        "bytes_sent_per_iteration": sent / iterations if iterations else None,
+        "sgd_bytes_sent": plain,
+        "bytes_saved_vs_sgd": plain - sent,
+        "percent_saved_vs_sgd": 100 * (1 - sent / plain) if plain else None,
+        "ratio_vs_sgd": plain / sent if sent else None,
+        "full_vectors_per_iteration": sent / (full_vector * iterations) if full_vector and iterations else None,
+    }
 
 
 def statistics(seconds: np.ndarray) -> dict[str, float | None]:
@@ -43,23 +60,23 @@ def summarize(
     iterations.
     """
     plan, ranks, dimension = run.plan, run.world.size, run.dimension
-    itemsize = plan.dtype.itemsize
     done = len(recorder.times["iteration_s"])
-    plain = sgd_bytes(ranks, dimension, itemsize) * done
-    sent = recorder.bytes_sent
-    full_vector = dimension * itemsize
+    full_vector = dimension * plan.dtype.itemsize
     skipped = plan.config.warmup if done > plan.config.warmup else 0
     final = evaluations[-1] if evaluations else {}
-    payload = getattr(getattr(run.algorithm, "up", None), "payload_bytes", full_vector)
+    payload = getattr(run.algorithm, "payload_bytes", None) or full_vector
     return {
         "schema_version": SCHEMA_VERSION,
         "mpisqueeze": __version__,
         "status": status,
         "reason": reason,
+        "warnings": run.warnings,
         "signal": {Signal.INTERRUPT: "SIGINT", Signal.TERMINATE: "SIGTERM"}.get(Signal(stopped_by)),
         "algorithm": plan.algorithm.name,
         "compressor": plan.compressor.spec,
-        "server": plan.config.server,
+        "server": plan.config.server if run.centralized else None,
+        "topology": None if run.centralized else plan.config.topology,
+        "eta": getattr(run.algorithm, "eta", None),
         "problem": plan.config.problem,
         "data": plan.config.data if getattr(plan.problem.cls, "needs_data", False) else None,
         "ranks": ranks,
@@ -72,15 +89,8 @@ def summarize(
         "iterations": done,
         "epochs": done / run.per_epoch,
         "warmup": skipped,
-        "bytes_sent": sent,
-        "messages": recorder.messages,
-        "bytes_sent_per_iteration": sent / done if done else None,
+        **traffic(recorder.bytes_sent, recorder.messages, done, ranks, full_vector),
         "payload_bytes": payload,
-        "sgd_bytes_sent": plain,
-        "bytes_saved_vs_sgd": plain - sent,
-        "percent_saved_vs_sgd": 100 * (1 - sent / plain) if plain else None,
-        "ratio_vs_sgd": plain / sent if sent else None,
-        "full_vectors_per_iteration": sent / (full_vector * done) if done else None,
         "full_vectors_formula": getattr(run.algorithm, "formula", "") or None,
         "compression": payload / full_vector,
         "final_loss": recorder.last.loss if recorder.last else None,

@@ -14,6 +14,7 @@ from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.world import World
 from mpisqueeze.compressors.base import Compressor
 from mpisqueeze.devices import Device
+from mpisqueeze.topology import Topology
 
 COMPRESSORS = [
     "identity",
@@ -37,6 +38,7 @@ COMPRESSORS = [
     "fp16",
     "bf16",
 ]
+GOSSIP = ["dpsgd", "dpsgd-naive", "dcd", "ecd", "deepsqueeze", "choco", "d2"]
 CENTRALIZED = ["sgd", "csgd", "csgd-double", "memsgd", "doublesqueeze"]
 DIMENSIONS = [1, 7, 1031]
 
@@ -78,11 +80,19 @@ def make_compressor(spec: str, dtype: Any) -> Callable[[int, int], Compressor]:
 
 
 def make_algorithm(
-    name: str, spec: str, dimension: int, dtype: Any, world: World, device: Device | None = None, **options: Any
+    name: str,
+    spec: str,
+    dimension: int,
+    dtype: Any,
+    world: World,
+    device: Device | None = None,
+    topology: Topology | None = None,
+    **options: Any,
 ) -> Algorithm:
-    """A built-in algorithm on `world`'s ranks."""
+    """A built-in algorithm on `world`'s ranks; gossip goes round a ring unless a topology is given."""
     network = Network(world, device or Device())
-    setup = Setup(network, dimension, np.dtype(dtype), 3, make_compressor(spec, dtype), **options)
+    graph = topology or Topology("ring", world.size)
+    setup = Setup(network, dimension, np.dtype(dtype), 3, make_compressor(spec, dtype), graph, **options)
     return registry.algorithms.find(name).cls(setup)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_gpu import DeviceArray, FakeCudaDevice, OnlyCudaInterface
-from parts import CENTRALIZED, make_algorithm, run_steps, start_at
+from parts import CENTRALIZED, GOSSIP, make_algorithm, run_steps, start_at
 
 from mpisqueeze.comm.world import World
 
@@ -61,8 +61,8 @@ def test_a_device_run_equals_the_host_run_and_hands_mpi_the_right_memory(
 
 def device_run(aware: bool) -> None:
     d, steps = 257, 3
-    for name in [*CENTRALIZED, "allreduce"]:
-        for spec in SPECS if name not in ("sgd", "allreduce") else ["identity"]:
+    for name in [*CENTRALIZED, "allreduce", *GOSSIP]:
+        for spec in SPECS if name not in ("sgd", "allreduce", "dpsgd", "d2") else ["identity"]:
             world = World()
             expected = run_steps(make_algorithm(name, spec, d, np.float32, world), start_at(d, np.float32), steps)
             device = FakeCudaDevice(aware)

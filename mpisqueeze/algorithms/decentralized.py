@@ -1,0 +1,66 @@
+"""What the gossip algorithms have in common."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from mpisqueeze.algorithms.base import Algorithm, Codec, Setup
+from mpisqueeze.comm.counters import Phase
+from mpisqueeze.comm.neighbours import NeighbourExchange
+
+
+class GossipAlgorithm(Algorithm):
+    """Every rank i has its own x_i and exchanges one payload with each of its neighbours j, of weight W_ij.
+
+    Args:
+        codec: what every rank sends with.
+
+    Attributes:
+        w: W_ii.
+        shares: W_ij in the order of the exchange's neighbours.
+
+    Memory a rank: two vectors, for what is decoded and for a sum.
+    """
+
+    centralized: ClassVar[bool] = False
+    formula: ClassVar[str] = "2cN on a ring"
+
+    def __init__(self, setup: Setup, codec: Codec) -> None:
+        super().__init__(setup)
+        self.codec = codec
+        self.w, edges = setup.topology.weights(setup.rank)
+        neighbours = [j for j, _ in edges]
+        dtype = setup.dtype.type
+        self.w, self.shares = dtype(self.w), [dtype(weight) for _, weight in edges]
+        self.exchange = NeighbourExchange(setup.network, neighbours, codec.payload_bytes)
+        self._decoded = setup.zeros()
+        self._scratch = setup.zeros()
+
+    def add_weighted(self, total: Any, weight: Any, vector: Any) -> None:
+        """total ← total + weight·vector; `vector` is kept, unless it is `_decoded`, which is scratch."""
+        scratch = self._decoded if vector is self._decoded else self._scratch
+        self.setup.network.device.xp.multiply(vector, weight, out=scratch)
+        total += scratch
+
+    def add_decoded(self, total: Any) -> None:
+        """total ← total + Σ_j W_ij D(payload of j), over the neighbours, in their order."""
+        clock = self.setup.network.clock
+        for index, payload in self.exchange.receive():
+            self.codec.decode(payload, self._decoded)
+            self.add_weighted(total, self.shares[index], self._decoded)
+            clock.lap(Phase.DECODE)
+
+    def booked(self, phase: Phase = Phase.UPDATE) -> None:
+        """Book the time since the last lap."""
+        self.setup.network.clock.lap(phase)
+
+    @property
+    def payload_bytes(self) -> int:
+        return self.codec.payload_bytes
+
+    def bytes_per_iteration(self) -> int:
+        topology = self.setup.topology
+        return sum(topology.degree(i) for i in range(self.setup.size)) * self.codec.payload_bytes
+
+    def close(self) -> None:
+        self.exchange.close()

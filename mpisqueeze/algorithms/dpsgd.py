@@ -1,0 +1,50 @@
+"""D-PSGD: SGD with gossip averaging."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mpisqueeze.algorithms.base import Gradient, Setup
+from mpisqueeze.algorithms.decentralized import GossipAlgorithm
+
+
+class DPSGD(GossipAlgorithm):
+    """Decentralized parallel SGD with full vectors.
+
+    `--order atc` (adapt, then combine; the talk's): x_i ← Σ_j W_ij (x_j − γ g_j).
+    `--order awc` (adapt while combining; Lian et al., arXiv 1705.09056, Algorithm 1): x_i ← Σ_j W_ij x_j − γ g_i, where the
+    models travel while the gradient is computed, so that only what the gradient does not hide is booked as communication.
+    """
+
+    name = "dpsgd"
+    summary = "gossip SGD with full vectors: --order atc or awc"
+    compresses = False
+    formula = "2N on a ring"
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup, setup.identity_codec())
+        self.while_combining = setup.order == "awc"
+
+    def step(self, x: Any, gradient: Gradient, lr: float) -> None:
+        gamma = x.dtype.type(lr)
+        self.exchange.expect()
+        if self.while_combining:
+            self.codec.encode(x, self.exchange.out)
+            self.exchange.send()
+            g = gradient(x)
+            x *= self.w
+            self.booked()
+            self.add_decoded(x)
+            g *= gamma
+            x -= g
+        else:
+            g = gradient(x)
+            g *= gamma
+            x -= g
+            self.booked()
+            self.codec.encode(x, self.exchange.out)
+            self.exchange.send()
+            x *= self.w
+            self.booked()
+            self.add_decoded(x)
+        self.booked()

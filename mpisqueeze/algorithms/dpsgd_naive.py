@@ -1,0 +1,40 @@
+"""D-PSGD with naive compression, which does not work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mpisqueeze.algorithms.base import Gradient, Setup
+from mpisqueeze.algorithms.decentralized import GossipAlgorithm
+
+
+class NaiveDPSGD(GossipAlgorithm):
+    """x_i ← Σ_j W_ij C(x_j) − γ g_i, the own model compressed too.
+
+    The models themselves are compressed, so that the error does not vanish as they converge (Tang et al.,
+    arXiv 1803.06443, §3).
+    """
+
+    name = "dpsgd-naive"
+    summary = "gossip of compressed models: naive compression, for comparison"
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup, setup.worker_codec())
+
+    def doubts(self) -> list[str]:
+        if self.codec.compressor.name == "identity":
+            return []
+        return ["dpsgd-naive does not converge: the error of compressed models does not vanish (arXiv 1803.06443, §3)"]
+
+    def step(self, x: Any, gradient: Gradient, lr: float) -> None:
+        self.exchange.expect()
+        self.codec.encode(x, self.exchange.out)
+        self.exchange.send()
+        g = gradient(x)
+        self.codec.decode(self.exchange.out, x)
+        x *= self.w
+        self.booked()
+        self.add_decoded(x)
+        g *= x.dtype.type(lr)
+        x -= g
+        self.booked()

@@ -1,0 +1,286 @@
+"""SPEC §3's identities of the gossip algorithms, on real ranks and several graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from parts import (
+    COMPRESSORS,
+    GOSSIP,
+    gradient_at,
+    make_algorithm,
+    make_compressor,
+    payload_bytes,
+    run_steps,
+    start_at,
+)
+
+from mpisqueeze.comm.world import World
+from mpisqueeze.kernels.random import derive_key
+from mpisqueeze.topology import Topology
+
+RANKS = [1, 2, 3, 4, 6]
+GRAPHS = ["ring", "torus", "complete", "exponential", "star"]
+DIMENSIONS = [1, 37]
+UNCOMPRESSED = ("dpsgd", "d2")
+LR = 0.1
+
+
+def close(actual: Any, expected: Any, scale: float = 1.0) -> None:
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-11 * (1 + scale))
+
+
+@pytest.mark.parametrize("n", RANKS)
+def test_without_compression_they_are_dpsgd(on_ranks: Callable[..., None], n: int) -> None:
+    on_ranks(n, uncompressed_iterates)
+
+
+def uncompressed_iterates() -> None:
+    world = World()
+    d, steps = 37, 6
+    for graph in GRAPHS:
+        topology = Topology(graph, world.size)
+
+        def x_of(name: str, topology: Topology = topology, **options: Any) -> np.ndarray:
+            algorithm = make_algorithm(name, "identity", d, np.float64, world, topology=topology, **options)
+            return run_steps(algorithm, start_at(d, np.float64), steps)
+
+        awc = x_of("dpsgd", order="awc")
+        for name in ("dcd", "ecd", "dpsgd-naive"):
+            close(x_of(name), awc)
+        close(x_of("deepsqueeze", eta=1.0), x_of("dpsgd"))
+        close(x_of("choco", eta=1.0), x_of("dpsgd"))
+        close(x_of("deepsqueeze", eta=0.3), with_lazy_mixing(topology, 0.3, d, steps)[world.rank])
+
+
+def with_lazy_mixing(topology: Topology, eta: float, d: int, steps: int) -> np.ndarray:
+    """ATC with (1 − η)I + ηW, for all ranks in one array (ranks, d)."""
+    n = topology.ranks
+    W = (1 - eta) * np.eye(n) + eta * topology.matrix()
+    X = np.tile(start_at(d, np.float64), (n, 1))
+    for t in range(1, steps + 1):
+        X = W @ (X - LR * np.array([gradient_at(X[i], i, t) for i in range(n)]))
+    return X
+
+
+@pytest.mark.parametrize("n", RANKS)
+def test_every_algorithm_follows_its_equations(on_ranks: Callable[..., None], n: int) -> None:
+    on_ranks(n, distributed_equals_serial)
+
+
+def distributed_equals_serial() -> None:
+    world = World()
+    for graph in ("ring", "star", "torus"):
+        topology = Topology(graph, world.size)
+        for d in DIMENSIONS:
+            for spec in COMPRESSORS:
+                for name, order in [(name, "atc") for name in GOSSIP] + [("dpsgd", "awc")]:
+                    if name in UNCOMPRESSED and spec != "identity":
+                        continue
+                    algorithm: Any = make_algorithm(name, spec, d, np.float64, world, topology=topology, order=order)
+                    eta = getattr(algorithm, "eta", 1.0)
+                    x = run_steps(algorithm, start_at(d, np.float64), 4)
+                    expected = serially(name, order, spec, topology, d, 4, eta)
+                    scale = np.abs(expected).max()
+                    np.testing.assert_allclose(
+                        x, expected[world.rank], rtol=0, atol=1e-9 * (1 + scale), err_msg=f"{name} {spec} {graph} {d}"
+                    )
+
+
+def serially(name: str, order: str, spec: str, topology: Topology, d: int, steps: int, eta: float) -> np.ndarray:
+    """SPEC §1's second table, for all ranks in one array (ranks, d)."""
+    n = topology.ranks
+    W = topology.matrix()
+    compressors = [make_compressor(spec, np.float64)(d, derive_key(3, 1, i)) for i in range(n)]
+
+    def C(V: np.ndarray, t: int) -> np.ndarray:  # noqa: N802
+        out = np.empty_like(V)
+        for i, compressor in enumerate(compressors):
+            payload = np.empty(compressor.payload_bytes, np.uint8)
+            compressor.iteration = t
+            compressor.encode(V[i], payload)
+            compressor.decode(payload, out[i])
+        return out
+
+    X = np.tile(start_at(d, np.float64), (n, 1))
+    Y, delta, x_hat, S = X.copy(), np.zeros((n, d)), np.zeros((n, d)), np.zeros((n, d))
+    previous: tuple[np.ndarray, np.ndarray] | None = None
+    for t in range(1, steps + 1):
+        G = LR * np.array([gradient_at(X[i], i, t) for i in range(n)])
+        if name == "dpsgd":
+            X = W @ (X - G) if order == "atc" else W @ X - G
+        elif name == "dpsgd-naive":
+            X = W @ C(X, t) - G
+        elif name == "dcd":
+            X = X + C(W @ X - G - X, t)
+        elif name == "ecd":
+            ahead = W @ Y - G
+            Y = (1 - 2 / t) * Y + (2 / t) * C((1 - t / 2) * X + (t / 2) * ahead, t)
+            X = ahead
+        elif name == "deepsqueeze":
+            H = X - G
+            Q = C(H + delta, t)
+            delta = H + delta - Q
+            X = H + eta * (W - np.eye(n)) @ Q
+        elif name == "choco":
+            H = X - G
+            Q = C(H - x_hat, t)
+            x_hat = x_hat + Q
+            S = S + W @ Q
+            X = H + eta * (S - x_hat)
+        else:
+            assert name == "d2"
+            before = X
+            X = W @ (X - G) if previous is None else W @ (2 * X - previous[0] - G + previous[1])
+            previous = (before, G)
+    return X
+
+
+@pytest.mark.parametrize("n", RANKS)
+def test_the_mean_moves_by_the_mean_gradient(on_ranks: Callable[..., None], n: int) -> None:
+    on_ranks(n, mean_moves)
+
+
+def mean_moves() -> None:
+    """dpsgd, d2, deepsqueeze, choco: x̄ moves by −γ mean g; dcd: by −γ mean g + mean(C(z) − z)."""
+    world = World()
+    comm = world.comm
+
+    def mean(v: np.ndarray) -> np.ndarray:
+        return sum(comm.allgather(v)) / world.size
+
+    for graph in ("ring", "star", "exponential"):
+        topology = Topology(graph, world.size)
+        for spec in COMPRESSORS:
+            for name in ("dpsgd", "d2", "deepsqueeze", "choco", "dcd"):
+                if name in UNCOMPRESSED and spec != "identity":
+                    continue
+                d = 37
+                algorithm: Any = make_algorithm(name, spec, d, np.float64, world, topology=topology)
+                x = start_at(d, np.float64)
+                lost = np.zeros(d)
+                if name == "dcd":
+                    encode = algorithm.codec.encode
+
+                    def noting(
+                        z: np.ndarray, payload: np.ndarray, encode: Any = encode, lost: np.ndarray = lost
+                    ) -> None:
+                        encode(z, payload)
+                        decoded = np.empty_like(z)
+                        make_compressor(spec, np.float64)(d, 0).decode(payload, decoded)  # noqa: B023
+                        lost[:] = decoded - z
+
+                    algorithm.codec.encode = noting
+                for t in range(1, 6):
+                    gradients: list[np.ndarray] = []
+
+                    def gradient(point: np.ndarray, t: int = t, seen: list[np.ndarray] = gradients) -> np.ndarray:
+                        seen.append(gradient_at(point, world.rank, t))
+                        return seen[0].copy()
+
+                    before = mean(x)
+                    algorithm.setup.network.iteration = t
+                    algorithm.step(x, gradient, LR)
+                    expected = before - LR * mean(gradients[0]) + mean(lost)
+                    scale = max(comm.allgather(float(np.abs(x).max())))
+                    close(mean(x), expected, scale)
+                algorithm.close()
+
+
+@pytest.mark.parametrize("n", RANKS)
+def test_replicas_equal_their_owners_to_the_bit(on_ranks: Callable[..., None], n: int) -> None:
+    on_ranks(n, replicas)
+
+
+def replicas() -> None:
+    world = World()
+    comm = world.comm
+    for graph in ("ring", "star", "torus"):
+        topology = Topology(graph, world.size)
+        for spec in COMPRESSORS:
+            for d in DIMENSIONS:
+                dcd: Any = make_algorithm("dcd", spec, d, np.float32, world, topology=topology)
+                choco: Any = make_algorithm("choco", spec, d, np.float64, world, topology=topology)
+                x, z = start_at(d, np.float32), start_at(d, np.float64)
+                for t in range(1, 5):
+                    for algorithm, point in ((dcd, x), (choco, z)):
+                        algorithm.setup.network.iteration = t
+                        algorithm.step(point, lambda at, t=t: gradient_at(at, world.rank, t), LR)
+                    models = comm.allgather(x)
+                    for index, neighbour in enumerate(dcd.exchange.neighbours):
+                        assert np.array_equal(dcd.x_hat[index], models[neighbour]), (graph, spec, d, t)
+                    estimates = np.array(comm.allgather(choco.x_hat))
+                    close(choco.s, topology.matrix()[world.rank] @ estimates, np.abs(estimates).max())
+                dcd.close()
+                choco.close()
+
+
+@pytest.mark.parametrize("n", RANKS)
+def test_each_neighbour_gets_one_payload(on_ranks: Callable[..., None], n: int) -> None:
+    on_ranks(n, payloads)
+
+
+def payloads() -> None:
+    world = World()
+    for graph in GRAPHS:
+        topology = Topology(graph, world.size)
+        for spec in COMPRESSORS:
+            for name in GOSSIP:
+                if name in UNCOMPRESSED and spec != "identity":
+                    continue
+                algorithm = make_algorithm(name, spec, 37, np.float32, world, topology=topology)
+                counter = algorithm.setup.network.counter
+                counter.reset()
+                run_steps(algorithm, start_at(37, np.float32), 1)
+                c = payload_bytes(spec, 37, 4)
+                degree = topology.degree(world.rank)
+                assert (counter.messages, counter.bytes_sent, counter.bytes_received) == (
+                    degree,
+                    degree * c,
+                    degree * c,
+                )
+                assert sum(world.comm.allgather(counter.bytes_sent)) == algorithm.bytes_per_iteration()
+    if world.size >= 3:
+        assert Topology("ring", world.size).degree(world.rank) == 2
+
+
+@pytest.mark.parametrize("n", [2, 3, 6])
+def test_a_complete_graph_without_compression_averages_as_sgd(on_ranks: Callable[..., None], n: int) -> None:
+    on_ranks(n, complete_graph)
+
+
+def complete_graph() -> None:
+    world = World()
+    expected = run_steps(make_algorithm("sgd", "identity", 37, np.float64, world), start_at(37, np.float64), 5)
+    graph = Topology("complete", world.size)
+    x = run_steps(
+        make_algorithm("dpsgd", "identity", 37, np.float64, world, topology=graph), start_at(37, np.float64), 5
+    )
+    close(x, expected)
+
+
+@pytest.mark.parametrize("n", [3])
+def test_memory_a_rank_is_the_state_of_the_table(on_ranks: Callable[..., None], n: int) -> None:
+    on_ranks(n, memory)
+
+
+def memory() -> None:
+    """Vectors of d that an algorithm on a ring of 3 holds, beside payloads, a decoded vector and a scratch."""
+    import tracemalloc
+
+    world, d = World(), 1 << 18
+    states = {"dpsgd": 0, "dpsgd-naive": 0, "dcd": 2, "ecd": 3, "deepsqueeze": 1, "choco": 2, "d2": 2}
+    for name, vectors in states.items():
+        spec = "identity" if name in UNCOMPRESSED else "onebit"
+        payload = payload_bytes(spec, d, 4)
+        make_algorithm(name, spec, d, np.float32, world, eta=0.5).close()
+        tracemalloc.start()
+        algorithm = make_algorithm(name, spec, d, np.float32, world, eta=0.5)
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        expected = (vectors + 2) * 4 * d + 3 * payload
+        assert abs(held - expected) < 0.05 * 4 * d, (name, held / (4 * d), expected / (4 * d))
+        algorithm.close()
