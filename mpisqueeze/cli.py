@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar
 
 import typer
 
 from mpisqueeze import __version__
 from mpisqueeze.errors import ExitCode, UsageError
+from mpisqueeze.presets import PRESETS
 from mpisqueeze.specs import parse_size
+
+if TYPE_CHECKING:
+    from mpisqueeze.config import TrainConfig
 
 app = typer.Typer(
     name="mpisqueeze",
@@ -23,7 +29,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-METHOD, PROBLEM, RUN, OUTPUT = "Method", "Problem and data", "Run", "Output"
+METHOD, PROBLEM, RUN, OUTPUT, COMPARISON = "Method", "Problem and data", "Run", "Output", "Comparison"
+
+Command = TypeVar("Command", bound=Callable[..., int])
 
 
 def _size(option: str, text: str) -> int:
@@ -31,6 +39,34 @@ def _size(option: str, text: str) -> int:
         return parse_size(text)
     except ValueError as error:
         raise UsageError(str(error), option) from None
+
+
+def _settings(options: dict[str, Any]) -> TrainConfig:
+    """The settings that the options of `train` give, by its parameters' names, which are TrainConfig's."""
+    from mpisqueeze.config import TrainConfig
+
+    sizes = {
+        name: _size(f"--{name.replace('_', '-')}", options[name])
+        for name in ("iterations", "batch_size", "eval_every")
+        if options[name] is not None
+    }
+    return TrainConfig(**{**options, **sizes})
+
+
+def _with_options_of(source: Callable[..., int], but: tuple[str, ...]) -> Callable[[Command], Command]:
+    """Give a command that takes `**options` those of `source` that it does not declare itself, `but` some."""
+
+    def decorate(command: Command) -> Command:
+        own = inspect.signature(command, eval_str=True).parameters
+        theirs = inspect.signature(source, eval_str=True).parameters
+        first = [p for name, p in own.items() if name not in theirs and p.kind is not p.VAR_KEYWORD]
+        rest = [own.get(name, parameter) for name, parameter in theirs.items() if name not in but]
+        parameters = [*first, *(parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in rest)]
+        command.__signature__ = inspect.Signature(parameters, return_annotation=int)  # type: ignore[attr-defined]
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return command
+
+    return decorate
 
 
 def _version(wanted: bool) -> None:
@@ -58,6 +94,15 @@ JsonOption = Annotated[
         help="Write the result as JSON to FILE, or alone to stdout for -.",
         metavar="FILE|-",
         rich_help_panel=OUTPUT,
+    ),
+]
+
+TargetLossOption = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(
+        help="Count bytes and time up to this smoothed loss. Default: 95 % of the first run's progress.",
+        metavar="LOSS",
+        rich_help_panel=COMPARISON,
     ),
 ]
 
@@ -182,6 +227,12 @@ def train(
         ),
     ] = None,
     json_to: JsonOption = None,
+    consensus_every: Annotated[
+        int,
+        typer.Option(
+            help="Gossip: iterations between measurements of the consensus distance; 0: never.", rich_help_panel=OUTPUT
+        ),
+    ] = 1,
     per_rank: Annotated[
         bool, typer.Option("--per-rank", help="Log every rank in ranks.jsonl.", rich_help_panel=OUTPUT)
     ] = False,
@@ -195,47 +246,118 @@ def train(
 
     [bold]mpirun -n 8 mpisqueeze train --algorithm doublesqueeze --compressor onebit[/]
     """
-    from mpisqueeze.config import TrainConfig
-
-    config = TrainConfig(
-        algorithm=algorithm,
-        compressor=compressor,
-        server=server,
-        memory_lr=memory_lr,
-        topology=topology,
-        self_weight=self_weight,
-        order=order,
-        eta=eta,
-        problem=problem,
-        data=data,
-        data_dir=data_dir,
-        partition=partition,
-        iterations=None if iterations is None else _size("--iterations", iterations),
-        epochs=epochs,
-        batch_size=_size("--batch-size", batch_size),
-        lr=lr,
-        lr_schedule=lr_schedule,
-        weight_decay=weight_decay,
-        clip_norm=clip_norm,
-        seed=seed,
-        dtype=dtype,
-        device=device,
-        buffers=buffers,
-        warmup=warmup,
-        barrier=barrier,
-        per_rank=per_rank,
-        save_model=save_model,
-        eval_every=None if eval_every is None else _size("--eval-every", eval_every),
-        out=out,
-    )
+    options = dict(locals())
+    json_to, color = options.pop("json_to"), options.pop("color")
+    config = _settings(options)
     from mpisqueeze.commands import run_train
 
     return run_train(config, json_to, color)
 
 
 @app.command()
-def info(json_to: JsonOption = None, color: ColorOption = "auto") -> int:
+@_with_options_of(train, but=("algorithm", "compressor"))
+def compare(
+    pairs: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(
+            metavar="PAIR…",
+            help="ALGORITHM or ALGORITHM/COMPRESSOR; either may be FILE.py:Class.",
+            show_default=False,
+        ),
+    ] = None,
+    preset: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help=f"Pairs to start with: {', '.join(PRESETS)}.", metavar="NAME", rich_help_panel=COMPARISON),
+    ] = None,
+    sweep: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            help="Every pair with every value of an option; repeat for a grid. V1;V2 where values hold commas.",
+            metavar="OPTION=V1,V2,…",
+            rich_help_panel=COMPARISON,
+        ),
+    ] = None,
+    target_loss: TargetLossOption = None,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="Folder, new or empty, with a run folder for each. Default: results/<time>-compare-n<N>.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    **options: Any,
+) -> int:
+    """Train with several methods in one launch, from the same start, data order and seed, and rank them.
+
+    [bold]mpirun -n 8 mpisqueeze compare sgd doublesqueeze/onebit memsgd/topk:0.01 --sweep lr=0.1,0.3[/]
+    """
+    json_to, color = options.pop("json_to"), options.pop("color")
+    config = _settings({**options, "out": out})
+    from mpisqueeze.commands import run_compare
+
+    return run_compare(pairs or [], preset, sweep or [], target_loss, config, json_to, color)
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN…", help="Run folders; a comparison's folder stands for its runs.")
+    ],
+    target_loss: TargetLossOption = None,
+    json_to: JsonOption = None,
+    csv_to: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--csv", help="Write the ranking as CSV.", metavar="FILE|-", rich_help_panel=OUTPUT),
+    ] = None,
+    markdown_to: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--markdown", help="Write the ranking as Markdown.", metavar="FILE|-", rich_help_panel=OUTPUT),
+    ] = None,
+    plot_to: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--plot",
+            help="Draw loss against iteration, bytes and time: .png, .svg or .pdf.",
+            metavar="FILE",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    color: ColorOption = "auto",
+) -> int:
+    """Show, rank, export and draw finished runs; needs no MPI.
+
+    [bold]mpisqueeze report results/* --plot loss.pdf[/]
+    """
+    from mpisqueeze.commands import run_report
+
+    return run_report(runs, target_loss, json_to, csv_to, markdown_to, plot_to, color)
+
+
+@app.command()
+def info(
+    topology: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Show a gossip graph instead: W, its spectral gap, what it sends.", metavar="SPEC"),
+    ] = None,
+    ranks: Annotated[str, typer.Option("-n", "--ranks", help="Ranks of the graph.", metavar="N")] = "8",
+    self_weight: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="W_ii of every rank of the graph."),
+    ] = None,
+    dimension: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Length of the vectors, for the bytes of an iteration.", metavar="D"),
+    ] = None,
+    compressor: Annotated[str, typer.Option(help="What they are compressed by.", metavar="SPEC")] = "identity",
+    json_to: JsonOption = None,
+    color: ColorOption = "auto",
+) -> int:
     """Show MPI, CUDA-awareness, devices, versions, and every algorithm, compressor, problem and data set."""
+    if topology is not None:
+        from mpisqueeze.commands import run_topology
+
+        length = None if dimension is None else _size("--dimension", dimension)
+        return run_topology(topology, _size("-n", ranks), self_weight, length, compressor, json_to, color)
     from mpisqueeze.commands import run_info
 
     return run_info(json_to, color)

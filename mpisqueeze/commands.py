@@ -1,28 +1,31 @@
-"""What the commands do once their options are parsed; imported by the command that runs."""
+"""What the commands do once their options are parsed; imported by the command that runs, as is what it needs."""
 
 from __future__ import annotations
 
-import json
 import os
-import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.text import Text
-
-from mpisqueeze.comm.world import World
-from mpisqueeze.config import TrainConfig, plan
 from mpisqueeze.errors import ExitCode, UsageError
+from mpisqueeze.report.output import check_color, check_targets
 from mpisqueeze.report.terminal import choose_terminal, make_console
-from mpisqueeze.report.view import View
-from mpisqueeze.training import train
+
+if TYPE_CHECKING:
+    from mpisqueeze.comm.world import World
+    from mpisqueeze.config import TrainConfig
 
 STATUS_CODES = {"ok": ExitCode.OK, "diverged": ExitCode.DIVERGED}
-COLORS = ("auto", "always", "never")
 
 
 def run_train(config: TrainConfig, json_to: str | None, color: str) -> int:
     """`mpisqueeze train`, on every rank; the exit code."""
+    from mpisqueeze.comm.world import World
+    from mpisqueeze.config import plan
+    from mpisqueeze.report.json_export import write_json
+    from mpisqueeze.report.view import View
+    from mpisqueeze.training import train
+
     world = World()
     check_launch(world)
     planned = world.collectively(lambda: plan(config))
@@ -41,6 +44,115 @@ def run_train(config: TrainConfig, json_to: str | None, color: str) -> int:
     return STATUS_CODES[summary["status"]]
 
 
+def run_compare(
+    pairs: Sequence[str],
+    preset: str | None,
+    sweeps: Sequence[str],
+    target_loss: float | None,
+    config: TrainConfig,
+    json_to: str | None,
+    color: str,
+) -> int:
+    """`mpisqueeze compare`, on every rank; the exit code."""
+    from mpisqueeze import pairs as asked
+    from mpisqueeze.comm.world import Signal, World
+    from mpisqueeze.comparing import Interrupts, Ledger, check_entries, compare
+    from mpisqueeze.record.folder import check_path, timed_path
+    from mpisqueeze.report.compare_view import CompareView
+    from mpisqueeze.report.comparison_table import comparison_report
+    from mpisqueeze.report.json_export import write_json
+
+    def plan_all() -> list[asked.Entry]:
+        check_target_loss(target_loss)
+        texts = [*(asked.preset(preset) if preset else []), *pairs]
+        return asked.expand([asked.parse_pair(text) for text in texts], [asked.parse_sweep(s) for s in sweeps], config)
+
+    world = World()
+    check_launch(world)
+    entries = world.collectively(plan_all)
+    world.on_root(lambda: check_output(json_to, color))
+    world.on_root(lambda: check_path(config.out) if config.out else None)
+    ledger: Ledger | None = None
+    view: CompareView | None = None
+    choice = choose_terminal(color, stdout_is_json=json_to == "-")  # type: ignore[arg-type]
+    console = make_console(choice, stderr=json_to == "-")
+
+    def open_ledger() -> str:
+        nonlocal ledger
+        ledger = Ledger(config.out or timed_path("compare", world.size), entries, world.size, target_loss)
+        return str(ledger.folder.path)
+
+    with Interrupts() as interrupts:
+        check_entries(entries, world)
+        path = world.on_root(open_ledger)
+        if ledger:
+            names = [entry.name for entry in entries]
+            view = CompareView(console, choice.live, names, path, interrupts.hand_on)
+        try:
+            outcome = compare(entries, world, Path(path), interrupts, ledger, view)
+        finally:
+            if view:
+                view.close()
+    if ledger:
+        console.print(comparison_report(ledger.ranking(), console))
+        console.print(f"comparison: {path}", style="dim", soft_wrap=True)
+        if json_to:
+            write_json(ledger.summaries(), json_to)
+    if outcome.stopped_by:
+        return ExitCode.INTERRUPTED if outcome.stopped_by == Signal.INTERRUPT else ExitCode.TERMINATED
+    if "ok" in outcome.statuses:
+        return ExitCode.OK
+    return ExitCode.DIVERGED if "diverged" in outcome.statuses else ExitCode.FAILED
+
+
+def run_report(
+    paths: Sequence[Path],
+    target_loss: float | None,
+    json_to: str | None,
+    csv_to: str | None,
+    markdown_to: str | None,
+    plot_to: str | None,
+    color: str,
+) -> int:
+    """`mpisqueeze report`; no MPI. Under a launcher only rank 0 does anything."""
+    from mpisqueeze.comm.launched import launched_rank
+    from mpisqueeze.record.reading import read_runs
+    from mpisqueeze.report import plot
+    from mpisqueeze.report.closing import closing
+    from mpisqueeze.report.comparison_table import comparison_report
+    from mpisqueeze.report.csv_export import write_csv
+    from mpisqueeze.report.json_export import write_json
+    from mpisqueeze.report.markdown_export import write_markdown
+    from mpisqueeze.report.ranking import rank_runs, summaries_of
+
+    if launched_rank():
+        return ExitCode.OK
+    check_color(color)
+    check_target_loss(target_loss)
+    alone = check_targets({"--json": json_to, "--csv": csv_to, "--markdown": markdown_to})
+    if plot_to:
+        check_targets({"--plot": f"./{plot_to}" if plot_to == "-" else plot_to})
+        plot.check_plot(plot_to)
+    runs, comparisons = read_runs(paths)
+    if target_loss is None and len(comparisons) == 1:
+        target_loss = comparisons[0].target_loss
+    ranking = rank_runs(runs, target_loss)
+    console = make_console(choose_terminal(color, stdout_is_json=alone), stderr=alone)  # type: ignore[arg-type]
+    if len(runs) == 1:
+        console.print(closing(runs[0].summary))
+    console.print(comparison_report(ranking, console))
+    if json_to:
+        single = len(runs) == 1 and not comparisons
+        write_json(runs[0].summary if single else summaries_of(runs, ranking), json_to)
+    if csv_to:
+        write_csv(ranking, csv_to)
+    if markdown_to:
+        write_markdown(ranking, markdown_to)
+    if plot_to:
+        plot.draw(runs, ranking, plot_to)
+    return ExitCode.OK
+
+
 def check_launch(world: World) -> None:
     """Raise UsageError where `mpisqueeze launch` started ranks that MPI takes for so many worlds of one."""
     wanted = os.environ.get("MPISQUEEZE_LAUNCHED_RANKS", "")
@@ -54,29 +166,25 @@ def check_launch(world: World) -> None:
 
 def check_output(json_to: str | None, color: str) -> None:
     """Raise UsageError for a --json or --color that cannot be."""
-    if color not in COLORS:
-        raise UsageError(f"{color!r} is not one of {', '.join(COLORS)}", "--color")
-    if json_to and json_to != "-":
-        folder = Path(json_to).resolve().parent
-        if not folder.is_dir() or not os.access(folder, os.W_OK) or Path(json_to).is_dir():
-            raise UsageError(f"{json_to} cannot be written", "--json")
+    check_color(color)
+    check_targets({"--json": json_to})
 
 
-def write_json(value: Any, target: str) -> None:
-    """Write `value` as JSON to a file, or alone to stdout for `-`."""
-    text = json.dumps(value, indent=2, allow_nan=False)
-    if target == "-":
-        sys.stdout.write(f"{text}\n")
-        sys.stdout.flush()
-    else:
-        Path(target).write_text(f"{text}\n", encoding="utf-8")
+def check_target_loss(target_loss: float | None) -> None:
+    """Raise UsageError for a --target-loss that no loss can be compared with."""
+    import math
+
+    if target_loss is not None and not math.isfinite(target_loss):
+        raise UsageError(f"must be a number, got {target_loss}", "--target-loss")
 
 
 def run_check(text: str, color: str) -> int:
     """`mpisqueeze check`: the conformance tests of a part; exit code 2 if one fails."""
+    from rich.text import Text
+
     from mpisqueeze.conformance import examine, find_part
 
-    check_output(None, color)
+    check_color(color)
     kind, part = find_part(text)
     console = make_console(choose_terminal(color))  # type: ignore[arg-type]
     console.print(f"{kind} [bold]{part.spec}[/]", soft_wrap=True)
@@ -92,14 +200,40 @@ def run_check(text: str, color: str) -> int:
 
 def run_info(json_to: str | None, color: str) -> int:
     """`mpisqueeze info`."""
+    from mpisqueeze.comm.world import World
     from mpisqueeze.report.info import collect_info, info_report
+    from mpisqueeze.report.json_export import write_json
 
     world = World()
     world.on_root(lambda: check_output(json_to, color))
-    facts = collect_info(world)
+    facts: dict[str, Any] = collect_info(world)
     if world.is_root:
         if json_to != "-":
             make_console(choose_terminal(color)).print(info_report(facts))  # type: ignore[arg-type]
         if json_to:
             write_json(facts, json_to)
+    return ExitCode.OK
+
+
+def run_topology(
+    spec: str,
+    ranks: int,
+    self_weight: float | None,
+    dimension: int | None,
+    compressor: str,
+    json_to: str | None,
+    color: str,
+) -> int:
+    """`mpisqueeze info --topology`, without MPI."""
+    from mpisqueeze.report.json_export import write_json
+    from mpisqueeze.report.topology import topology_facts, topology_report
+
+    check_output(json_to, color)
+    if dimension is not None and dimension < 1:
+        raise UsageError(f"must be at least 1, got {dimension}", "--dimension")
+    facts = topology_facts(spec, ranks, self_weight, dimension, compressor)
+    if json_to != "-":
+        make_console(choose_terminal(color)).print(topology_report(facts))  # type: ignore[arg-type]
+    if json_to:
+        write_json(facts, json_to)
     return ExitCode.OK

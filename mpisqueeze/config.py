@@ -149,7 +149,7 @@ def plan(config: TrainConfig) -> Plan:
 
 
 def check_topology(spec: str) -> None:
-    """Raise UsageError unless `spec` names a graph; whether a file's edges fit the ranks is seen once there are ranks."""
+    """Raise UsageError unless `spec` names a graph; a file's edges are read once the number of ranks is known."""
     Topology(spec, 1) if not spec.startswith("file:") else None
 
 

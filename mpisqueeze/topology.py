@@ -1,7 +1,7 @@
 """Gossip graphs, their mixing matrices W, and the spectral facts that the theorems ask for.
 
-W is symmetric and doubly stochastic, with Metropolis–Hastings weights: W_ij = 1/(1 + max(deg i, deg j)) on an edge, and what
-is left on the diagonal (Xiao & Boyd, Systems & Control Letters 2004). On a ring of N ≥ 3 that is 1/3 each.
+W is symmetric and doubly stochastic, with Metropolis–Hastings weights: W_ij = 1/(1 + max(deg i, deg j)) on an edge,
+and what is left on the diagonal (Xiao & Boyd, Systems & Control Letters 2004). On a ring of N ≥ 3 that is 1/3 each.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class Topology:
     Args:
         spec: `ring`, `torus`, `complete`, `exponential`, `star` or `file:EDGES`.
         ranks: N ≥ 1.
-        self_weight: W_ii for every rank, in [0, 1); the neighbours share the rest. Only where all ranks have the same number
+        self_weight: W_ii for every rank, in [0, 1); the neighbours share the rest. Only where all ranks have the same
+        number
             of neighbours, since W could not stay symmetric otherwise.
 
     Raises:
@@ -80,7 +81,8 @@ class Topology:
             degrees = {self.degree(i) for i in (range(ranks) if self._shape is None else (0,))}
             if len(degrees) > 1:
                 raise UsageError(
-                    f"ranks of {spec} have {min(degrees)} to {max(degrees)} neighbours; it takes a graph where all have as many",
+                    f"ranks of {spec} have {min(degrees)} to {max(degrees)} neighbours; "
+                    "it takes a graph where all have as many",
                     "--self-weight",
                 )
             self._self_weight = self_weight if degrees != {0} else 1.0

@@ -121,7 +121,8 @@ class Loop:
     def _gradient(self, x: Any) -> Any:
         """This rank's gradient at x, with weight decay and clipping; its loss is kept for the log.
 
-        Where it fails it is 0, so that this rank sends what the others wait for and tells them when they next meet; without
+        Where it fails it is 0, so that this rank sends what the others wait for and tells them when they next meet;
+        without
         a barrier they may not meet for long, and it raises.
         """
         network, config, part = self.network, self.config, self.run.plan.problem

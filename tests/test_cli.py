@@ -142,7 +142,8 @@ def test_help_loads_nothing_heavy() -> None:
         "identity", "onebit", "onebit:7,scale=l2", "qsgd:2", "qsgd:8,bucket=0", "uniform:1", "uniform:8", "ternary",
         "topk:0.01", "randomk:0.1", "randomk:0.1,unbiased", "clip:9", "clip:20", "fp16", "bf16",
         "quadratic:33", "logistic", "mlp:5x3",
-        "sgd", "allreduce", "csgd", "csgd-double", "memsgd", "doublesqueeze",
+        "sgd", "allreduce", "csgd", "csgd-double", "memsgd", "doublesqueeze", "dpsgd",
+        "dpsgd-naive", "dcd", "ecd", "deepsqueeze", "choco", "d2",
         f"{PLUGINS}:Quadratic", f"{PLUGINS}:Halves",
     ],
 )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mpi4py import MPI
-from parts import CENTRALIZED, GOSSIP, COMPRESSORS, make_algorithm, start_at
+from parts import CENTRALIZED, COMPRESSORS, GOSSIP, make_algorithm, start_at
 
 from mpisqueeze.comm.world import World
 from mpisqueeze.kernels import kernels_for

@@ -176,7 +176,7 @@ class Algorithm:
         return None
 
     def doubts(self) -> list[str]:
-        """Why theory does not promise that this choice converges, a sentence each, with the condition and its source."""
+        """Why theory does not promise that this choice converges: a sentence each, with condition and source."""
         return []
 
     def close(self) -> None:
@@ -199,5 +199,6 @@ def feedback_doubt(algorithm: Algorithm, codec: Codec) -> list[str]:
         return []
     return [
         f"{algorithm.name} feeds the compressor's error back, and {codec.compressor.name} errs by ‖C(v) − v‖² = "
-        f"{error:.3g}‖v‖² on normal numbers: without ‖C(v) − v‖ < ‖v‖ the error may grow (arXiv 1901.09847, Assumption A)"
+        f"{error:.3g}‖v‖² on normal numbers: without ‖C(v) − v‖ < ‖v‖ the error may grow "
+        "(arXiv 1901.09847, Assumption A)"
     ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 from mpisqueeze.algorithms.base import Algorithm, Codec, Setup
 from mpisqueeze.comm.counters import Phase
 from mpisqueeze.comm.neighbours import NeighbourExchange
+from mpisqueeze.comm.world import Signal
 
 
 class GossipAlgorithm(Algorithm):
@@ -41,6 +43,11 @@ class GossipAlgorithm(Algorithm):
         scratch = self._decoded if vector is self._decoded else self._scratch
         self.setup.network.device.xp.multiply(vector, weight, out=scratch)
         total += scratch
+
+    def check_finite(self, g: Any) -> None:
+        """Complain of a NaN in a gradient that is not encoded before it reaches x."""
+        if not math.isfinite(float(g.dot(g))) and not bool(self.setup.network.device.xp.isfinite(g).all()):
+            self.setup.network.complain(Signal.NONFINITE, "a number of the gradient was NaN or infinite")
 
     def add_decoded(self, total: Any) -> None:
         """total ← total + Σ_j W_ij D(payload of j), over the neighbours, in their order."""

@@ -12,8 +12,8 @@ class DPSGD(GossipAlgorithm):
     """Decentralized parallel SGD with full vectors.
 
     `--order atc` (adapt, then combine; the talk's): x_i ← Σ_j W_ij (x_j − γ g_j).
-    `--order awc` (adapt while combining; Lian et al., arXiv 1705.09056, Algorithm 1): x_i ← Σ_j W_ij x_j − γ g_i, where the
-    models travel while the gradient is computed, so that only what the gradient does not hide is booked as communication.
+    `--order awc` (adapt while combining; Lian et al., arXiv 1705.09056, Algorithm 1): x_i ← Σ_j W_ij x_j − γ g_i,
+    where the models travel while the gradient is computed, so that only what it does not hide is booked as communication.
     """
 
     name = "dpsgd"
@@ -30,8 +30,9 @@ class DPSGD(GossipAlgorithm):
         self.exchange.expect()
         if self.while_combining:
             self.codec.encode(x, self.exchange.out)
-            self.exchange.send()
+            self.exchange.send(overlap=True)
             g = gradient(x)
+            self.check_finite(g)
             x *= self.w
             self.booked()
             self.add_decoded(x)

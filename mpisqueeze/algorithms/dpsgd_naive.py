@@ -29,8 +29,9 @@ class NaiveDPSGD(GossipAlgorithm):
     def step(self, x: Any, gradient: Gradient, lr: float) -> None:
         self.exchange.expect()
         self.codec.encode(x, self.exchange.out)
-        self.exchange.send()
+        self.exchange.send(overlap=True)
         g = gradient(x)
+        self.check_finite(g)
         self.codec.decode(self.exchange.out, x)
         x *= self.w
         self.booked()

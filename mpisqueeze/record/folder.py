@@ -39,10 +39,19 @@ def _sanitized(value: Any) -> Any:
     return finite(value) if isinstance(value, float) else value
 
 
+def slug(text: str) -> str:
+    """`text` as part of a file's name: letters, digits, dots and dashes."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")
+
+
 def default_path(algorithm: str, compressor: str, ranks: int) -> Path:
     """`results/<UTC time>-<algorithm>-<compressor>-n<N>`, with a number behind it where that is taken."""
+    return timed_path(f"{slug(algorithm)}-{slug(compressor)}", ranks)
+
+
+def timed_path(name: str, ranks: int) -> Path:
+    """`results/<UTC time>-<name>-n<N>`, with a number behind it where that is taken."""
     time = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
-    name = "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", part).strip("-") for part in (algorithm, compressor))
     base = Path("results") / f"{time}-{name}-n{ranks}"
     path, tries = base, 1
     while path.exists():

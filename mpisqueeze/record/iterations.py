@@ -6,13 +6,15 @@ import math
 import time
 from array import array
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mpisqueeze.comm.counters import Phase
-from mpisqueeze.comm.world import World
 from mpisqueeze.record.folder import RunFolder
+
+if TYPE_CHECKING:
+    from mpisqueeze.comm.world import World
 
 TIMES = (*(f"{phase.name.lower()}_s" for phase in Phase), "iteration_s")
 _LOSS, _FIRST_TIME = 0, 1

@@ -10,6 +10,11 @@ def grouped(value: int) -> str:
     return f"{value:,}".replace(",", " ")
 
 
+def counted(value: int, noun: str) -> str:
+    """`1 rank`, `8 ranks`."""
+    return f"{grouped(value)} {noun}{'' if value == 1 else 's'}"
+
+
 def significant(value: float, digits: int = 3) -> str:
     """A number with so many significant digits and no exponent for everyday sizes."""
     if not math.isfinite(value):

@@ -16,28 +16,13 @@ from mpisqueeze import __version__
 from mpisqueeze.preparation import Run
 from mpisqueeze.record.iterations import Progress as Point
 from mpisqueeze.record.summary import sgd_bytes
+from mpisqueeze.report.closing import closing
 from mpisqueeze.report.format import clock, duration, grouped, ratio, significant, size
 from mpisqueeze.report.view import View
 
 #: In a log: a line for each tenth of the run, and one after so many seconds without any.
 LOG_PARTS = 10
 LOG_SECONDS = 30.0
-
-PHASES = {
-    "compute_s": "compute (gradient)",
-    "wait_s": "wait (barrier)",
-    "encode_s": "encode",
-    "comm_s": "communicate",
-    "decode_s": "decode, reduce",
-    "update_s": "update",
-    "iteration_s": "iteration",
-}
-STATUS = {
-    "ok": "[green]finished[/]",
-    "diverged": "[bold red]diverged[/]",
-    "interrupted": "[yellow]interrupted[/]",
-    "failed": "[bold red]failed[/]",
-}
 
 
 class LineProgress(Progress):
@@ -62,6 +47,8 @@ class TrainingView(View):
         self._iterations = run.iterations
         self._began = self._said = time.monotonic()
         self.console.print(header(run, environment))
+        for warning in run.warnings:
+            self.console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
         if self.live:
             self._bar = LineProgress(
                 SpinnerColumn(),
@@ -127,9 +114,10 @@ def header(run: Run, environment: dict[str, Any]) -> Panel:
     grid.add_row("device", f"{run.device.label}{kernels}; buffers: {buffers}")
     spec = config.problem + (f" on {config.data}" if getattr(plan.problem.cls, "needs_data", False) else "")
     grid.add_row("problem", f"{spec}, d = {grouped(run.dimension)} {config.dtype}, partition {plan.partition}")
+    where = f"server {config.server}" if run.centralized else gossip(run)
     grid.add_row(
         "method",
-        f"[bold]{plan.algorithm.name}[/] with [bold]{plan.compressor.spec}[/], server {config.server}",
+        f"[bold]{plan.algorithm.name}[/] with [bold]{plan.compressor.spec}[/], {where}",
     )
     grid.add_row(
         "run",
@@ -143,67 +131,11 @@ def header(run: Run, environment: dict[str, Any]) -> Panel:
     return Panel(grid, title=f"mpisqueeze {__version__} train", title_align="left", box=box.ROUNDED, expand=False)
 
 
-def closing(summary: dict[str, Any]) -> Group:
-    """Bytes against plain SGD, where the time went, what came out."""
-    parts: list[Any] = [traffic_table(summary), time_table(summary)] if summary["iterations"] else []
-    result = Text.from_markup(STATUS[summary["status"]])
-    result.append(f" after {grouped(summary['iterations'])} iterations in {duration(summary['wall_s'])}")
-    if summary["final_loss"] is not None:
-        result.append(f", loss {significant(summary['final_loss'], 4)}")
-    for key, value in (summary["evaluation"] or {}).items():
-        if value is not None:
-            result.append(f", {key} {significant(value, 4)}")
-    parts.append(result)
-    if summary["reason"]:
-        parts.append(Text(summary["reason"].splitlines()[0], style="red"))
-    parts.append(Text(f"run folder: {summary['run_folder']}", style="dim", no_wrap=True, overflow="ignore"))
-    return Group(*parts)
-
-
-def traffic_table(summary: dict[str, Any]) -> Table:
-    """What was sent, beside what plain sgd would have sent over the same iterations."""
-    done, ranks = summary["iterations"], summary["ranks"]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("bytes handed to MPI")
-    table.add_column(f"{summary['algorithm']} {summary['compressor']}", justify="right", style="bold")
-    table.add_column("plain sgd", justify="right")
-    table.add_column("saved", justify="right", style="green")
-    saved = summary["percent_saved_vs_sgd"]
-    table.add_row(
-        "whole run",
-        size(summary["bytes_sent"]),
-        size(summary["sgd_bytes_sent"]),
-        "—" if saved is None else f"{ratio(summary['ratio_vs_sgd'])} fewer, {saved:.1f} %",
-    )
-    if done:
-        table.add_row("an iteration", size(summary["bytes_sent"] / done), size(summary["sgd_bytes_sent"] / done), "")
-        table.add_row(
-            "full vectors an iteration",
-            significant(summary["full_vectors_per_iteration"]),
-            significant(2.0 * (ranks - 1)),
-            "",
-        )
-    formula = summary["full_vectors_formula"]
-    if formula:
-        table.add_row(
-            "  the talk's count, N workers", f"{formula}, c = {significant(summary['compression'])}", "2N", ""
-        )
-    return table
-
-
-def time_table(summary: dict[str, Any]) -> Table:
-    """Median and p99 of each phase, of its slowest rank."""
-    times = summary["times"]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("time of the slowest rank")
-    table.add_column("median", justify="right", style="bold")
-    table.add_column("p99", justify="right")
-    for name, label in PHASES.items():
-        table.add_row(label, duration(times[name]["median"]), duration(times[name]["p99"]))
-    if summary["warmup"]:
-        table.caption = f"without {summary['warmup']} warm-up iterations"
-        table.caption_justify = "left"
-    return table
+def gossip(run: Run) -> str:
+    """The graph, its spectral gap, and the gossip step where the algorithm has one."""
+    eta = getattr(run.algorithm, "eta", None)
+    step = f", η = {eta:g}" if eta is not None else ""
+    return f"{run.topology.spec}, 1 − ρ = {significant(run.topology.spectrum().gap)}{step}"
 
 
 def _s(count: int) -> str:

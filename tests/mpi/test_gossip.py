@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -283,4 +284,27 @@ def memory() -> None:
         tracemalloc.stop()
         expected = (vectors + 2) * 4 * d + 3 * payload
         assert abs(held - expected) < 0.05 * 4 * d, (name, held / (4 * d), expected / (4 * d))
+        algorithm.close()
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_awc_exchanges_while_the_gradient_is_computed(on_ranks: Callable[..., None], n: int) -> None:
+    on_ranks(n, overlapped)
+
+
+def overlapped() -> None:
+    """A message far above the eager limit has arrived when a gradient that never enters MPI is done."""
+    world, d = World(), 1 << 20
+    for order, early in (("awc", True), ("atc", False)):
+        algorithm: Any = make_algorithm("dpsgd", "identity", d, np.float32, world, order=order)
+        x = start_at(d, np.float32)
+
+        def slow(point: np.ndarray) -> np.ndarray:
+            time.sleep(0.5)
+            return np.zeros_like(point)
+
+        for t in (1, 2):
+            algorithm.setup.network.iteration = t
+            algorithm.step(x, slow, LR)
+            assert algorithm.exchange.progress.early is early, (order, t)
         algorithm.close()

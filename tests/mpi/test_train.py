@@ -206,7 +206,8 @@ def test_divergence_ends_with_3_and_a_log_up_to_there(mpisqueeze_run: Run, tmp_p
 
 
 def test_a_nan_on_one_rank_is_a_divergence_that_names_it(mpisqueeze_run: Run) -> None:
-    for options in ((), ("--no-barrier",), ("--algorithm", "allreduce")):
+    gossip = ("--algorithm", "dpsgd", "--order", "awc")
+    for options in ((), ("--no-barrier",), ("--algorithm", "allreduce"), gossip):
         finished = mpisqueeze_run(
             3, "train", "--problem", f"{PLUGINS}:NaNLater", "--iterations", "90", "--json", "-", *options
         )
@@ -215,7 +216,7 @@ def test_a_nan_on_one_rank_is_a_divergence_that_names_it(mpisqueeze_run: Run) ->
 
 
 def test_an_exception_on_one_rank_ends_all_with_4(mpisqueeze_run: Run, tmp_path: Path) -> None:
-    for i, options in enumerate(((), ("--no-barrier",))):
+    for i, options in enumerate(((), ("--no-barrier",), ("--algorithm", "dpsgd", "--order", "awc"))):
         began = time.monotonic()
         finished = mpisqueeze_run(
             3,
@@ -234,6 +235,58 @@ def test_an_exception_on_one_rank_ends_all_with_4(mpisqueeze_run: Run, tmp_path:
         assert finished.err.count("Traceback") == 1
         assert finished.err.count("ValueError: on purpose") >= 1
         assert len(lines(tmp_path / "run0" / "iterations.jsonl")) == 6
+
+
+def test_gossip_measures_consensus_and_keeps_every_model(mpisqueeze_run: Run, tmp_path: Path) -> None:
+    options = (
+        "--algorithm",
+        "dcd",
+        "--compressor",
+        "uniform:8",
+        "--save-model",
+        "--consensus-every",
+        "3",
+        "--out",
+        "run",
+    )
+    finished = mpisqueeze_run(4, "train", *SMALL, *options, "--per-rank", "--json", "-")
+    assert finished.code == 0, finished.err
+    x = np.load(tmp_path / "run" / "model.npz")["x"].astype(np.float64)
+    assert x.shape == (4, 101)
+    assert not (x == x[0]).all()
+    log = lines(tmp_path / "run" / "iterations.jsonl")
+    assert [line["consensus"] is not None for line in log] == [t % 3 == 0 for t in range(1, 13)]
+    consensus = np.mean(np.sum((x - x.mean(axis=0)) ** 2, axis=1))
+    assert log[-1]["consensus"] == pytest.approx(consensus, rel=1e-4)
+    assert all(line["bytes_sent"] == 4 * 2 * payload_bytes("uniform:8", 101, 4) for line in log)
+    last = [line for line in lines(tmp_path / "run" / "ranks.jsonl") if line["iteration"] == 12]
+    assert len({line["loss"] for line in last}) == 4
+    from mpisqueeze import registry
+
+    part = registry.problems.find("quadratic:101")
+    problem = part.cls(0, 4, 1, np, np.dtype(np.float32), **part.options)
+    evaluated = lines(tmp_path / "run" / "evaluations.jsonl")[-1]
+    assert evaluated["distance"] == pytest.approx(
+        problem.evaluate(x.mean(axis=0).astype(np.float32))["distance"], rel=1e-4
+    )
+    assert finished.json["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--algorithm", "csgd", "--compressor", "topk:0.1"), "unbiased"),
+        (("--algorithm", "dcd", "--compressor", "onebit"), "unbiased"),
+        (("--algorithm", "dcd", "--compressor", "qsgd:2"), "(1 − ρ)² > 4μ²α²"),
+        (("--algorithm", "ecd", "--compressor", "topk:0.1"), "unbiased"),
+        (("--algorithm", "d2"), "--self-weight 0.5"),
+        (("--algorithm", "deepsqueeze", "--compressor", "qsgd:2"), "error"),
+    ],
+)
+def test_doubtful_choices_are_warned_of_once(mpisqueeze_run: Run, options: tuple[str, ...], says: str) -> None:
+    finished = mpisqueeze_run(4, "train", "--problem", "quadratic:2000", "--iterations", "2", *options)
+    warnings = [line for line in finished.out.splitlines() if line.startswith("warning: ")]
+    assert len([line for line in warnings if says in line]) == 1, finished.out
 
 
 def test_a_compressor_that_fails_in_training_ends_all_with_4(mpisqueeze_run: Run) -> None:

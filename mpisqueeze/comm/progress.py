@@ -1,0 +1,77 @@
+"""Keeping messages moving while Python computes.
+
+MPI moves a large message only while some thread is inside MPI. Where the gradient is computed meanwhile, on a GPU or
+by a library that has let go of the interpreter, this module's thread looks in now and then.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+from mpi4py import MPI
+
+#: Seconds between two looks: far below a large message's time, and rare enough to leave the core to the gradient.
+PAUSE = 50e-6
+
+
+class Progress:
+    """Tests requests from a thread until they are complete or wanted back.
+
+    Where MPI was not initialised with MPI_THREAD_MULTIPLE nothing happens in the background, and messages move when the
+    caller waits for them.
+
+    Attributes:
+        early: whether all requests of the last round were complete when they were wanted back.
+    """
+
+    def __init__(self) -> None:
+        self.early = False
+        self._requests: list[Any] = []
+        self._given, self._returned = threading.Event(), threading.Event()
+        self._wanted = self._closing = False
+        self._thread: threading.Thread | None = None
+        self._usable = MPI.Query_thread() == MPI.THREAD_MULTIPLE
+
+    def give(self, requests: list[Any]) -> None:
+        """Hand over started requests; the caller must not touch them before `take_back`."""
+        if not self._usable or not requests:
+            return
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="mpisqueeze progress", daemon=True)
+            self._thread.start()
+        self._requests = requests
+        self._wanted = False
+        self._returned.clear()
+        self._given.set()
+
+    def take_back(self) -> None:
+        """Have the requests again, complete or not."""
+        if self._thread is not None and self._requests:
+            self._wanted = True
+            self._returned.wait()
+            self._requests = []
+
+    def close(self) -> None:
+        """End the thread."""
+        self.take_back()
+        if self._thread is not None:
+            self._closing = True
+            self._given.set()
+            self._thread.join()
+            self._thread = None
+
+    def _run(self) -> None:
+        while True:
+            self._given.wait()
+            self._given.clear()
+            if self._closing:
+                return
+            self.early = False
+            while not self._wanted:
+                if MPI.Request.Testall(self._requests):
+                    self.early = True
+                    break
+                time.sleep(PAUSE)
+            self._returned.set()

@@ -1,0 +1,16 @@
+"""What a rank has to say when the ranks agree; apart from MPI, so that a log can be read without it."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Signal(IntEnum):
+    """What a rank tells the others when they agree; the largest of all ranks wins."""
+
+    NONE = 0
+    FLUSH = 1
+    INTERRUPT = 2
+    TERMINATE = 3
+    NONFINITE = 4
+    ERROR = 5

@@ -1,0 +1,216 @@
+"""Several runs in one launch, from the same start, data order and seed, and the ranking of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from mpisqueeze import __version__
+from mpisqueeze.comm.world import RankFailureError, Signal, World
+from mpisqueeze.config import Plan
+from mpisqueeze.errors import UsageError
+from mpisqueeze.pairs import Entry, blamed
+from mpisqueeze.preparation import Run
+from mpisqueeze.record.folder import RunFolder
+from mpisqueeze.record.reading import COMPARISON, RunLog, folderless, no_columns, read_run, rebuild_summary
+from mpisqueeze.record.summary import SCHEMA_VERSION
+from mpisqueeze.report.compare_view import CompareView
+from mpisqueeze.report.ranking import Ranking, rank_runs, summaries_of
+from mpisqueeze.report.view import View
+from mpisqueeze.training import train
+
+#: What the ranks agree on for a signal that one of them noted; 0 for none.
+_WISHES: dict[int, Signal] = {0: Signal.NONE, signal.SIGINT: Signal.INTERRUPT, signal.SIGTERM: Signal.TERMINATE}
+
+
+class Interrupts:
+    """SIGINT and SIGTERM noted while no run is there to take them; a second one ends the process at once.
+
+    A context manager. `number` is the signal noted, or 0.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def hand_on(self) -> None:
+        """Give a signal that came while a run was being set up to that run, which listens by now."""
+        if self.number:
+            number, self.number = self.number, 0
+            os.kill(os.getpid(), number)
+
+    @property
+    def wish(self) -> int:
+        """What this rank has to say of it when the ranks agree."""
+        return _WISHES[self.number]
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.number:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.number = number
+
+
+class Ledger:
+    """On rank 0: the runs so far, and compare.json, replaced after each of them.
+
+    Args:
+        path: the comparison's folder, new or empty.
+        target_loss: as given, or None.
+
+    Raises:
+        UsageError: the folder cannot be made.
+    """
+
+    def __init__(self, path: Path, entries: Sequence[Entry], ranks: int, target_loss: float | None) -> None:
+        self.folder = RunFolder(path)
+        self.entries, self.ranks, self.target_loss = entries, ranks, target_loss
+        self.runs: list[RunLog] = []
+        self.write("running")
+
+    def add(self, entry: Entry, status: str, reason: str | None) -> RunLog:
+        """Book a run that has ended, from its folder where it has one."""
+        path = self.folder.path / entry.folder
+        if (path / "config.json").exists():
+            run = read_run(path, entry.name)
+        else:
+            config = {**entry.plan.as_json(), "ranks": self.ranks}
+            summary = rebuild_summary(config, {}, no_columns(), [], status, reason, None)
+            run = folderless(entry.name, summary)
+        self.runs.append(run)
+        return run
+
+    def ranking(self) -> Ranking:
+        """Of the runs so far, of which there is one at least."""
+        return rank_runs(self.runs, self.target_loss)
+
+    def summaries(self) -> list[dict[str, Any]]:
+        return summaries_of(self.runs, self.ranking()) if self.runs else []
+
+    def write(self, status: str) -> None:
+        """Replace compare.json.
+
+        Args:
+            status: `running`, `done` or `interrupted`.
+        """
+        about = {
+            "schema_version": SCHEMA_VERSION,
+            "mpisqueeze": __version__,
+            "status": status,
+            "ranks": self.ranks,
+            "given_target_loss": self.target_loss,
+            "runs": [{"name": entry.name, "folder": entry.folder, "swept": entry.swept} for entry in self.entries],
+            "summaries": self.summaries(),
+        }
+        self.folder.write_json(COMPARISON, about | (self.ranking().as_json() if self.runs else {}))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a comparison ended, on every rank.
+
+    Attributes:
+        statuses: of the runs, in their order.
+        stopped_by: Signal.INTERRUPT or Signal.TERMINATE if a signal ended it, else Signal.NONE.
+    """
+
+    statuses: list[str]
+    stopped_by: int
+
+
+class _Trial(Run):
+    """Everything that a run checks before its first iteration, without leaving a folder."""
+
+    def _make_folder(self) -> str:
+        return ""
+
+
+def check_entries(entries: Sequence[Entry], world: World) -> None:
+    """Build each run once and let it go, so that a wrong one is known before the first one starts; collective.
+
+    Raises:
+        UsageError: naming the pair or the sweep to blame, on every rank alike.
+        RankFailureError: likewise.
+    """
+    for entry in entries:
+        try:
+            _Trial(entry.plan, world).algorithm.close()
+        except UsageError as error:
+            fields = {option.removeprefix("--").replace("-", "_"): value for option, value in entry.swept.items()}
+            raise blamed(error, entry.name, fields) from error.__cause__
+
+
+def compare(
+    entries: Sequence[Entry],
+    world: World,
+    path: Path,
+    interrupts: Interrupts,
+    ledger: Ledger | None,
+    view: CompareView | None,
+) -> Outcome:
+    """Run all entries, one after the other; collective.
+
+    A run that diverges or fails on all ranks alike ends itself and not the others; a signal ends the current one and
+    skips the rest.
+
+    Args:
+        path: the comparison's folder, on every rank.
+        interrupts: entered.
+        ledger, view: on rank 0.
+    """
+    statuses: list[str] = []
+    stopped_by = Signal.NONE
+
+    for index, entry in enumerate(entries):
+        stopped_by = stopped_by or Signal(world.agree(interrupts.wish))
+        if stopped_by:
+            status, reason = "skipped", None
+        else:
+            if view:
+                view.run_begins(index)
+            config = replace(entry.plan.config, out=path / entry.folder)
+            status, reason, stopped_by = _run_one(replace(entry.plan, config=config), world, view or View())
+        statuses.append(status)
+        world.collectively(partial(_book, ledger, view, index, status, reason))
+    if ledger:
+        ledger.write("interrupted" if stopped_by else "done")
+    return Outcome(statuses, stopped_by)
+
+
+def _book(ledger: Ledger | None, view: CompareView | None, index: int, status: str, reason: str | None) -> None:
+    """Write down and show, on rank 0, how run `index` ended."""
+    if ledger and view:
+        run = ledger.add(ledger.entries[index], status, reason)
+        ledger.write("running")
+        view.run_ended(index, run)
+
+
+def _run_one(plan: Plan, world: World, view: View) -> tuple[str, str | None, Signal]:
+    """A run's status, why it failed, and the signal that interrupted it."""
+    try:
+        summary = train(plan, world, view)
+    except UsageError as error:
+        return "failed", str(error), Signal.NONE
+    except RankFailureError as error:
+        if error.alone:  # the other ranks wait within the run, and have to be ended
+            raise
+        if world.is_root:
+            sys.stderr.write(error.details)
+        return "failed", str(error), Signal.NONE
+    stopped = {"SIGINT": Signal.INTERRUPT, "SIGTERM": Signal.TERMINATE}.get(summary["signal"] or "", Signal.NONE)
+    return summary["status"], summary["reason"], stopped

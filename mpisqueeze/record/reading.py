@@ -1,0 +1,245 @@
+"""Reading run folders back, of runs that ended well or badly or were killed while they wrote."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpisqueeze.errors import UsageError
+from mpisqueeze.record.iterations import TIMES
+from mpisqueeze.record.summary import SCHEMA_VERSION, statistics, traffic
+
+Column = NDArray[np.float64]
+
+COMPARISON = "compare.json"
+STATUSES = ("ok", "interrupted", "killed", "diverged", "failed", "skipped")
+_COUNTS = ("ranks", "dimension", "iterations", "iterations_per_epoch")
+_NUMBERS = ("loss", "bytes_sent", "messages", *TIMES)
+
+
+@dataclass(frozen=True)
+class RunLog:
+    """One run as its folder tells it.
+
+    Attributes:
+        name: what tables call it.
+        path: its folder; None for a run that never got one.
+        summary: summary.json's object, or what could be rebuilt of it.
+        planned: the iterations that the run was to have.
+        per_epoch: iterations of an epoch.
+        columns: of iterations.jsonl by field, each (T,) for the T iterations done; NaN for a loss that is null.
+        evaluations: the lines of evaluations.jsonl.
+        gossips: the ranks have models of their own, as far as the log measured their distance.
+    """
+
+    name: str
+    path: Path | None
+    summary: dict[str, Any]
+    planned: int
+    per_epoch: int
+    columns: dict[str, Column]
+    evaluations: list[dict[str, Any]]
+    gossips: bool = False
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What compare.json says besides the runs: the target loss that was given, or None."""
+
+    path: Path
+    target_loss: float | None
+
+
+def read_runs(paths: Sequence[Path]) -> tuple[list[RunLog], list[Comparison]]:
+    """The runs in `paths`, a comparison's folder standing for its runs, each under a name of its own.
+
+    Raises:
+        UsageError: a folder or a file is missing or damaged; says which, and how.
+    """
+    runs: list[RunLog] = []
+    comparisons = []
+    for path in paths:
+        if not path.is_dir():
+            raise _wrong(path, "is not a folder" if path.exists() else "is not there")
+        if (path / COMPARISON).is_file():
+            found, comparison = _read_comparison(path)
+            runs += found
+            comparisons.append(comparison)
+        else:
+            runs.append(read_run(path))
+    return _named_apart(runs), comparisons
+
+
+def read_run(path: Path, name: str | None = None) -> RunLog:
+    """The run in a folder; its last line may be half written, and its summary missing.
+
+    Raises:
+        UsageError: no run folder, or a damaged one.
+    """
+    config = _object(path / "config.json", "algorithm", "compressor", "dtype", *_COUNTS)
+    for key in _COUNTS:
+        if not isinstance(config[key], int) or config[key] < 1:
+            raise _wrong(path / "config.json", f"has {config[key]!r} as {key!r}, not a count")
+    lines = list(_lines(path / "iterations.jsonl")) if (path / "iterations.jsonl").exists() else []
+    columns = {field: _column(path / "iterations.jsonl", lines, field) for field in _NUMBERS}
+    evaluations = list(_lines(path / "evaluations.jsonl")) if (path / "evaluations.jsonl").exists() else []
+    environment = _object(path / "environment.json") if (path / "environment.json").exists() else {}
+    reason = "there is no summary.json: the run was killed, or is still going"
+    summary = rebuild_summary(config, environment, columns, evaluations, "killed", reason, str(path))
+    if (path / "summary.json").exists():
+        summary |= _object(path / "summary.json", "status")
+        if summary["status"] not in STATUSES:
+            raise _wrong(path / "summary.json", f"has the status {summary['status']!r}, not one of {STATUSES}")
+    label = config["parts"]["algorithm"]["name"] if "parts" in config else config["algorithm"]
+    # Full vectors need no mention.
+    label += "" if config["compressor"] == "identity" else f"/{config['compressor']}"
+    planned, per_epoch = config["iterations"], config["iterations_per_epoch"]
+    gossips = any(line.get("consensus") is not None for line in lines)
+    return RunLog(name or label, path, summary, planned, per_epoch, columns, evaluations, gossips)
+
+
+def no_columns() -> dict[str, Column]:
+    """The columns of a run without iterations."""
+    return {field: np.empty(0) for field in _NUMBERS}
+
+
+def folderless(name: str, summary: dict[str, Any]) -> RunLog:
+    """A run that failed before it had a folder, or was skipped."""
+    return RunLog(name, None, summary, 0, 1, no_columns(), [])
+
+
+def rebuild_summary(
+    config: dict[str, Any],
+    environment: dict[str, Any],
+    columns: dict[str, Column],
+    evaluations: Sequence[dict[str, Any]],
+    status: str,
+    reason: str | None,
+    path: str | None,
+) -> dict[str, Any]:
+    """summary.json's object from the log alone; None for what only the run itself knew."""
+    done = columns["loss"].size
+    ranks, dimension = config["ranks"], config.get("dimension")
+    full_vector = (dimension or 0) * np.dtype(config["dtype"]).itemsize
+    sent, messages = (int(columns[field].sum()) for field in ("bytes_sent", "messages"))
+    warmup = config.get("warmup", 0)
+    skipped = warmup if done > warmup else 0
+    final = evaluations[-1] if evaluations else {}
+    loss = float(columns["loss"][-1]) if done else math.nan
+    parts = config.get("parts", {})
+    hosts = environment.get("hosts")
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "mpisqueeze": environment.get("versions", {}).get("mpisqueeze"),
+        "status": status,
+        "reason": reason,
+        "signal": None,
+        "algorithm": parts.get("algorithm", {}).get("name", config["algorithm"]),
+        "compressor": config["compressor"],
+        "server": config.get("server"),
+        "problem": config.get("problem"),
+        "data": config.get("data"),
+        "ranks": ranks,
+        "hosts": len(hosts) if hosts else None,
+        "dimension": dimension,
+        "dtype": config["dtype"],
+        "device": environment.get("device"),
+        "buffers": environment.get("buffers"),
+        "seed": config.get("seed"),
+        "iterations": done,
+        "epochs": done / config["iterations_per_epoch"] if done else 0.0,
+        "warmup": skipped,
+        **traffic(sent, messages, done, ranks, full_vector),
+        "payload_bytes": None,
+        "full_vectors_formula": None,
+        "compression": None,
+        "final_loss": loss if math.isfinite(loss) else None,
+        "evaluation": {key: value for key, value in final.items() if key not in ("iteration", "epoch")} or None,
+        "test_loss": final.get("test_loss"),
+        "test_accuracy": final.get("test_accuracy"),
+        "times": {name: statistics(columns[name][skipped:]) for name in TIMES},
+        "wall_s": None,
+        "run_folder": path,
+    }
+
+
+def _read_comparison(path: Path) -> tuple[list[RunLog], Comparison]:
+    """Its runs in the order of the comparison; one that was killed names runs that had not begun."""
+    about = _object(path / COMPARISON, "runs", "given_target_loss", "summaries")
+    recorded = {summary["name"]: summary for summary in about["summaries"]}
+    runs = []
+    for entry in about["runs"]:
+        name, folder = entry["name"], path / entry["folder"]
+        if (folder / "config.json").is_file():
+            runs.append(read_run(folder, name))
+        elif name in recorded:
+            runs.append(folderless(name, recorded[name]))
+    if not runs:
+        raise _wrong(path, "is a comparison whose first run had not begun")
+    return runs, Comparison(path, about["given_target_loss"])
+
+
+def _named_apart(runs: list[RunLog]) -> list[RunLog]:
+    """Runs of one name are told apart by their folders."""
+    names = [run.name for run in runs]
+    return [
+        replace(run, name=f"{run.name} ({run.path})") if names.count(run.name) > 1 and run.path else run for run in runs
+    ]
+
+
+def _object(path: Path, *required: str) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise _wrong(path, "is not there; a run folder has one") from None
+    except OSError as error:
+        raise _wrong(path, f"cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise _wrong(path, f"is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise _wrong(path, "does not hold a JSON object")
+    missing = [key for key in required if key not in value]
+    if missing:
+        raise _wrong(path, f"has no {missing[0]!r}")
+    return value
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON-lines file, without a last line that its writer did not finish."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise _wrong(path, f"cannot be read: {error.strerror}") from None
+    lines = text.split("\n")
+    # What follows the last newline was being written when the run ended.
+    for number, line in enumerate(lines[:-1], 1):
+        try:
+            value = json.loads(line)
+        except ValueError:
+            raise _wrong(path, f"line {number} is not JSON: {line[:40]!r}") from None
+        if not isinstance(value, dict):
+            raise _wrong(path, f"line {number} is not a JSON object")
+        yield value
+
+
+def _column(path: Path, lines: Sequence[dict[str, Any]], field: str) -> Column:
+    column = np.empty(len(lines))
+    for i, line in enumerate(lines):
+        value = line.get(field, "missing")
+        if value is None and field == "loss":
+            value = math.nan
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise _wrong(path, f"line {i + 1}: {field} is {value!r}, not a number")
+        column[i] = value
+    return column
+
+
+def _wrong(path: Path, what: str) -> UsageError:
+    return UsageError(f"{path} {what}", "RUN")

@@ -1,0 +1,93 @@
+"""The closing tables of one run, from its summary alone: they need no MPI."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from mpisqueeze.report.format import duration, grouped, ratio, significant, size
+
+PHASES = {
+    "compute_s": "compute (gradient)",
+    "wait_s": "wait (barrier)",
+    "encode_s": "encode",
+    "comm_s": "communicate",
+    "decode_s": "decode, reduce",
+    "update_s": "update",
+    "iteration_s": "iteration",
+}
+STATUS = {
+    "ok": "[green]finished[/]",
+    "diverged": "[bold red]diverged[/]",
+    "interrupted": "[yellow]interrupted[/]",
+    "failed": "[bold red]failed[/]",
+    "killed": "[yellow]no end recorded[/]",
+}
+
+
+def closing(summary: dict[str, Any]) -> Group:
+    """Bytes against plain SGD, where the time went, what came out."""
+    parts: list[Any] = [traffic_table(summary), time_table(summary)] if summary["iterations"] else []
+    result = Text.from_markup(STATUS[summary["status"]])
+    result.append(f" after {grouped(summary['iterations'])} iterations")
+    if summary["wall_s"] is not None:
+        result.append(f" in {duration(summary['wall_s'])}")
+    if summary["final_loss"] is not None:
+        result.append(f", loss {significant(summary['final_loss'], 4)}")
+    for key, value in (summary["evaluation"] or {}).items():
+        if value is not None:
+            result.append(f", {key} {significant(value, 4)}")
+    parts.append(result)
+    if summary["reason"]:
+        parts.append(Text(summary["reason"].splitlines()[0], style="red"))
+    parts.append(Text(f"run folder: {summary['run_folder']}", style="dim", no_wrap=True, overflow="ignore"))
+    return Group(*parts)
+
+
+def traffic_table(summary: dict[str, Any]) -> Table:
+    """What was sent, beside what plain sgd would have sent over the same iterations."""
+    done, ranks = summary["iterations"], summary["ranks"]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("bytes handed to MPI")
+    table.add_column(f"{summary['algorithm']} {summary['compressor']}", justify="right", style="bold")
+    table.add_column("plain sgd", justify="right")
+    table.add_column("saved", justify="right", style="green")
+    saved = summary["percent_saved_vs_sgd"]
+    table.add_row(
+        "whole run",
+        size(summary["bytes_sent"]),
+        size(summary["sgd_bytes_sent"]),
+        "—" if saved is None else f"{ratio(summary['ratio_vs_sgd'])} fewer, {saved:.1f} %",
+    )
+    if done:
+        table.add_row("an iteration", size(summary["bytes_sent"] / done), size(summary["sgd_bytes_sent"] / done), "")
+        table.add_row(
+            "full vectors an iteration",
+            significant(summary["full_vectors_per_iteration"]),
+            significant(2.0 * (ranks - 1)),
+            "",
+        )
+    formula = summary["full_vectors_formula"]
+    if formula:
+        c = f"{formula}, c = {significant(summary['compression'])}"
+        table.add_row("  the talk's count, N workers", c, "2N", "")
+    return table
+
+
+def time_table(summary: dict[str, Any]) -> Table:
+    """Median and p99 of each phase, of its slowest rank."""
+    times = summary["times"]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("time of the slowest rank")
+    table.add_column("median", justify="right", style="bold")
+    table.add_column("p99", justify="right")
+    for name, label in PHASES.items():
+        table.add_row(label, duration(times[name]["median"]), duration(times[name]["p99"]))
+    if summary["warmup"]:
+        table.caption = f"without {summary['warmup']} warm-up iterations"
+        table.caption_justify = "left"
+    return table

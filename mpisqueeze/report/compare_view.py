@@ -1,0 +1,171 @@
+"""The terminal's view of a comparison: a table that updates in place, or a line for each start and each end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from mpisqueeze import __version__
+from mpisqueeze.record.reading import RunLog
+from mpisqueeze.report.comparison_table import STATUS_STYLES
+from mpisqueeze.report.format import counted, duration, grouped, significant, size
+from mpisqueeze.report.view import View
+
+if TYPE_CHECKING:
+    from mpisqueeze.preparation import Run
+    from mpisqueeze.record.iterations import Progress
+
+#: Lines of the screen that the table's heading, what is hidden and the prompt take.
+_AROUND = 6
+#: Seconds between two drawings, but for those that show a run's end.
+_INTERVAL = 0.2
+
+
+@dataclass
+class _Row:
+    name: str
+    state: str = "waiting"
+    iterations: str = ""
+    loss: str = ""
+    metric: str = ""
+    sent: str = ""
+    pace: str = ""
+
+
+class CompareView(View):
+    """Watches all runs of a comparison, one after the other.
+
+    Args:
+        names: of the runs.
+        path: the comparison's folder.
+        live: draw a table that updates in place.
+        pulse: called now and then while a run iterates.
+    """
+
+    def __init__(
+        self, console: Console, live: bool, names: Sequence[str], path: str, pulse: Callable[[], None]
+    ) -> None:
+        self.console, self.path, self.pulse = console, path, pulse
+        self._rows = [_Row(name) for name in names]
+        self._live = Live(console=console, auto_refresh=False, transient=True) if live else None
+        self._current = 0
+        self._planned = 0
+        self._introduced = False
+        self._drawn = 0.0
+
+    def run_begins(self, index: int) -> None:
+        """Run `index` is about to be set up."""
+        self._current = index
+        self._rows[index].state = "running"
+
+    def start(self, run: Run, environment: dict[str, Any]) -> None:
+        self._planned = run.iterations
+        if not self._introduced:
+            self._introduced = True
+            self.console.print(header(run, environment, len(self._rows), self.path))
+            if self._live:
+                self._live.start()
+        if not self._live:
+            self._say(counted(run.iterations, "iteration"))
+        for warning in run.warnings:
+            self._say(f"warning: {warning}", "yellow")
+        self._refresh()
+
+    def progress(self, progress: Progress) -> None:
+        self.pulse()
+        row = self._rows[self._current]
+        row.iterations = f"{progress.iteration}/{self._planned}"
+        row.loss, row.sent = significant(progress.loss), size(progress.bytes_sent)
+        row.pace = significant(1e3 * progress.seconds_per_iteration)
+        self._refresh()
+
+    def evaluation(self, line: dict[str, Any]) -> None:
+        values = {key: value for key, value in line.items() if key not in ("iteration", "epoch")}
+        name = "test_accuracy" if "test_accuracy" in values else next(iter(values))
+        self._rows[self._current].metric = f"{name} {significant(values[name])}"
+        self._refresh()
+
+    def run_ended(self, index: int, run: RunLog) -> None:
+        """Run `index` has ended, or was skipped."""
+        summary, row = run.summary, self._rows[index]
+        self._current = index
+        row.state = summary["status"]
+        pace = summary["times"]["iteration_s"]["median"]
+        if summary["iterations"]:
+            loss = summary["final_loss"]
+            row.iterations = grouped(summary["iterations"])
+            row.loss = "—" if loss is None else significant(loss)
+            row.sent = size(summary["bytes_sent"])
+            row.pace = "" if pace is None else significant(1e3 * pace)
+        if not self._live:
+            parts = [summary["status"]]
+            if summary["iterations"]:
+                parts += [f"after {row.iterations} iterations"] if summary["status"] != "ok" else []
+                parts += [f"loss {row.loss}", row.metric, f"{row.sent} sent"]
+                parts += [f"{row.pace} ms/it"] if row.pace else []
+                parts += [duration(summary["wall_s"])] if summary["wall_s"] is not None else []
+            parts += [summary["reason"].splitlines()[0]] if summary["reason"] else []
+            self._say("  ".join(part for part in parts if part))
+        self._refresh(now=True)
+
+    def close(self) -> None:
+        """Take the live table away; nothing is drawn afterwards."""
+        if self._live:
+            self._live.stop()
+
+    def _say(self, text: str, style: str = "") -> None:
+        number = f"[{self._current + 1}/{len(self._rows)}]"
+        self.console.print(Text(f"{number} {self._rows[self._current].name}: {text}", style), soft_wrap=True)
+
+    def _refresh(self, now: bool = False) -> None:
+        due = now or time.monotonic() - self._drawn > _INTERVAL
+        if self._live and self._live.is_started and due:
+            self._drawn = time.monotonic()
+            # Open MPI's launcher forwards nothing but whole lines, so that the last one has to be empty.
+            self._live.update(Group(self._table(), Text("")), refresh=True)
+
+    def _table(self) -> Table:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for title in ("#", "method", "state", "iterations", "loss", "test", "sent", "ms/it"):
+            left = title in ("method", "state")
+            table.add_column(title, justify="left" if left else "right", no_wrap=True, overflow="ellipsis")
+        fits = max(3, self.console.height - _AROUND)
+        first = max(0, min(self._current - fits // 2, len(self._rows) - fits))
+        for number, row in enumerate(self._rows[first : first + fits], first + 1):
+            table.add_row(
+                str(number),
+                Text(row.name),
+                Text(row.state, STATUS_STYLES.get(row.state, "dim")),
+                row.iterations,
+                row.loss,
+                row.metric,
+                row.sent,
+                row.pace,
+                style="bold" if row.state == "running" else "",
+            )
+        return table
+
+
+def header(run: Run, environment: dict[str, Any], runs: int, path: str) -> Panel:
+    """Where the runs take place and what they share; `run` is the first one to start."""
+    plan, config = run.plan, run.plan.config
+    library = (environment["mpi_library"] or "unknown").partition(",")[0]
+    spec = config.problem + (f" on {config.data}" if getattr(plan.problem.cls, "needs_data", False) else "")
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim")
+    grid.add_column()
+    grid.add_row("MPI", f"{library}, {counted(run.world.size, 'rank')} on {counted(len(environment['hosts']), 'host')}")
+    grid.add_row("device", f"{run.device.label}, {environment['kernels']} kernels; buffers: {run.device.buffers}")
+    grid.add_row("problem", f"{spec}, d = {grouped(run.dimension)} {config.dtype}, partition {plan.partition}")
+    grid.add_row("runs", f"[bold]{runs}[/], one after the other: same start, data order and seed {config.seed}")
+    grid.add_row("folder", Text(path))
+    return Panel(grid, title=f"mpisqueeze {__version__} compare", title_align="left", box=box.ROUNDED, expand=False)

@@ -1,0 +1,49 @@
+"""Where results go besides the screen: a file, or stdout alone."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from mpisqueeze.errors import UsageError
+
+COLORS = ("auto", "always", "never")
+
+
+def check_color(color: str) -> None:
+    """Raise UsageError for a --color that cannot be."""
+    if color not in COLORS:
+        raise UsageError(f"{color!r} is not one of {', '.join(COLORS)}", "--color")
+
+
+def check_targets(targets: dict[str, str | None]) -> bool:
+    """Check where results are to be written, before there are any.
+
+    Args:
+        targets: FILE, `-` for stdout or None, by option.
+
+    Returns:
+        Whether one of them takes stdout, where nothing else may then be written.
+
+    Raises:
+        UsageError: a file cannot be written, or two results want stdout.
+    """
+    alone = [option for option, target in targets.items() if target == "-"]
+    if len(alone) > 1:
+        raise UsageError(f"{alone[0]} takes stdout already; write one of them to a file", alone[1])
+    for option, target in targets.items():
+        if target and target != "-":
+            folder = Path(target).resolve().parent
+            if not folder.is_dir() or not os.access(folder, os.W_OK) or Path(target).is_dir():
+                raise UsageError(f"{target} cannot be written", option)
+    return bool(alone)
+
+
+def write_text(text: str, target: str) -> None:
+    """Write to a file, or alone to stdout for `-`."""
+    if target == "-":
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    else:
+        Path(target).write_text(text, encoding="utf-8")

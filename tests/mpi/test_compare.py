@@ -1,0 +1,225 @@
+"""`mpisqueeze compare` as a user runs it: the same start and data for all, its folder, exit codes and output."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Finished
+from parts import payload_bytes
+
+from mpisqueeze.cli import run
+from mpisqueeze.launch import Launcher, make_plan
+from mpisqueeze.presets import PRESETS
+
+Run = Callable[..., Finished]
+SMALL = ("--problem", "quadratic:101", "--iterations", "12")
+PLUGINS = Path(__file__).with_name("plugins.py")
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def losses(folder: Path) -> list[float]:
+    return [line["loss"] for line in lines(folder / "iterations.jsonl")]
+
+
+def test_all_pairs_share_start_data_and_seed(mpisqueeze_run: Run, tmp_path: Path) -> None:
+    """sgd twice is one run twice, doublesqueeze without compression is sgd, and train alone gives the same again."""
+    options = ("--epochs", "1", "--batch-size", "7", "--seed", "5", "--save-model")
+    pairs = ("sgd", "memsgd/qsgd:2", "sgd", "doublesqueeze/identity", f"memsgd/{PLUGINS}:Halves")
+    finished = mpisqueeze_run(3, "compare", *pairs, *options, "--out", "all", "--json", "all.json")
+    assert finished.code == 0, finished.err
+    folders = ["01-sgd", "02-memsgd-qsgd-2", "03-sgd", "04-doublesqueeze-identity", "05-memsgd-Halves"]
+    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == [*folders, "compare.json"]
+    logs = [losses(tmp_path / "all" / folder) for folder in folders]
+    models = [np.load(tmp_path / "all" / folder / "model.npz")["x"] for folder in folders]
+    assert len(logs[0]) > 30
+    for other in (2, 3):
+        assert logs[other] == logs[0]
+        assert np.array_equal(models[other], models[0])
+    assert logs[1][0] == logs[0][0], "the first loss is that of the common start and batch"
+    assert logs[1] != logs[0]
+
+    alone = mpisqueeze_run(3, "train", *options, "--algorithm", "memsgd", "--compressor", "qsgd:2", "--out", "alone")
+    assert alone.code == 0, alone.err
+    assert losses(tmp_path / "alone") == logs[1]
+    assert np.array_equal(np.load(tmp_path / "alone" / "model.npz")["x"], models[1])
+
+    assert "\x1b" not in finished.out + finished.err
+    assert max(len(line) for line in finished.out.splitlines() if "warning" not in line) <= 120
+    assert len(re.findall(r"^\[\d/5\] .*: \d+ iterations$", finished.out, re.M)) == 5
+    assert len(re.findall(r"^\[\d/5\] .*: ok ", finished.out, re.M)) == 5
+    summaries = json.loads((tmp_path / "all.json").read_text())
+    assert [summary["name"] for summary in summaries] == [
+        "sgd", "memsgd/qsgd:2", "sgd #2", "doublesqueeze/identity", "memsgd/Halves",
+    ]  # fmt: skip
+    for summary, folder, log in zip(summaries, folders, logs, strict=True):
+        written = json.loads((tmp_path / "all" / folder / "summary.json").read_text())
+        assert {key: summary[key] for key in written} == written
+        window = min(written["iterations"] // 10, round(written["iterations"] / written["epochs"]))
+        assert summary["smoothed_loss"] == pytest.approx(np.mean(log[-window:]))
+
+
+def test_sweeps_divergence_and_exports(
+    mpisqueeze_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished = mpisqueeze_run(
+        2, "compare", "sgd", "csgd/topk:0.1", *SMALL, "--sweep", "lr=0.5,1e12", "--sweep", "warmup=0,2",
+        "--out", "grid", "--json", "-", "--target-loss", "40",
+    )  # fmt: skip
+    assert finished.code == 0, finished.err
+    summaries = finished.json
+    names = [f"{pair} lr={lr} warmup={w}" for pair in ("sgd", "csgd/topk:0.1") for lr in ("0.5", "1e12") for w in "02"]
+    assert [summary["name"] for summary in summaries] == names
+    assert [summary["status"] for summary in summaries] == ["ok", "ok", "diverged", "diverged"] * 2
+    assert [summary["warmup"] for summary in summaries[:2]] == [0, 2]
+    folder = tmp_path / "grid"
+    for summary, path in zip(summaries, sorted(folder.glob("0*")), strict=True):
+        log = lines(path / "iterations.jsonl")
+        config = json.loads((path / "config.json").read_text())
+        assert f"lr={config['lr']:g}".replace("e+", "e") in summary["name"]
+        hits = [i for i, line in enumerate(log) if line["loss"] <= 40]
+        expected = sum(line["bytes_sent"] for line in log[: hits[0] + 1]) if hits else None
+        assert summary["bytes_to_target"] == expected
+    about = json.loads((folder / "compare.json").read_text())
+    assert about["status"] == "done"
+    assert about["summaries"] == summaries
+    assert [row["status"] for row in about["ranking"]] == ["ok"] * 4 + ["diverged"] * 4
+    assert about["reference"] == names[0]
+    per_iteration = {"sgd": 2 * 4 * 101, "csgd/topk:0.1": payload_bytes("topk:0.1", 101, 4) + 4 * 101}
+    for row in about["ranking"]:
+        assert row["bytes_sent"] == row["iterations"] * per_iteration[row["name"].partition(" ")[0]]
+
+    monkeypatch.chdir(tmp_path)
+    assert run(["report", "grid", "--csv", "-", "--markdown", "grid.md"]) == 0
+    out, err = capsys.readouterr()
+    table = list(csv.DictReader(io.StringIO(out)))
+    assert [line["name"] for line in table] == [row["name"] for row in about["ranking"]]
+    assert [float(line["target_loss"]) for line in table] == [40.0] * 8
+    for line, row in zip(table, about["ranking"], strict=True):
+        assert line["bytes_to_target"] == str(row["bytes_to_target"] or "")
+    assert (tmp_path / "grid.md").read_text().count("| diverged |") == 4
+    assert "Fewest bytes to the target loss 40.00" in err
+
+
+def test_a_failing_run_leaves_the_others_alone(mpisqueeze_run: Run, tmp_path: Path) -> None:
+    """The problem raises on rank 1 in iteration 7: a failure that all ranks learn of."""
+    plugin = f"{PLUGINS}:RaisesLater"
+    finished = mpisqueeze_run(
+        3, "compare", "sgd", "memsgd/topk:0.5", "--problem", plugin, "--sweep", "iterations=5,20", "--out", "c"
+    )
+    assert finished.code == 0, finished.err
+    about = json.loads((tmp_path / "c" / "compare.json").read_text())
+    assert [summary["status"] for summary in about["summaries"]] == ["ok", "failed"] * 2
+    assert [summary["iterations"] for summary in about["summaries"]] == [5, 6] * 2
+    assert "ValueError('on purpose')" in finished.out
+    assert finished.err.count("Traceback") == 2
+    diverged = mpisqueeze_run(2, "compare", "sgd", "csgd", *SMALL, "--lr", "1e12")
+    assert diverged.code == 3
+
+
+def test_a_wrong_pair_is_refused_before_any_run(mpisqueeze_run: Run, tmp_path: Path) -> None:
+    for arguments, says in (
+        (("sgd", "memsdg/onebit"), ("PAIR memsdg/onebit", "did you mean 'memsgd'")),
+        (("sgd", f"memsgd/{PLUGINS}:WrongPayload"), ("PAIR memsgd/WrongPayload", "encode")),
+    ):
+        finished = mpisqueeze_run(2, "compare", *arguments, timeout=30)
+        assert finished.code == 2
+        errors = [line for line in finished.err.splitlines() if line.startswith("mpisqueeze: error:")]
+        assert len(errors) == 1
+        for text in says:
+            assert text in errors[0]
+    assert not list(tmp_path.glob("results/*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["sgd", "sgd/onebit"], ["PAIR sgd/onebit", "takes no compressor"]),
+        (["memsgd/qsgd:9"], ["PAIR memsgd/qsgd:9", "2 to 8"]),
+        (["sgd/"], ["PAIR", "ALGORITHM/COMPRESSOR"]),
+        ([], ["PAIR", "--preset"]),
+        (["--preset", "centralised"], ["--preset", "did you mean 'centralized'"]),
+        (["sgd", "--sweep", "batch-sise=1"], ["--sweep", "did you mean 'batch-size'"]),
+        (["sgd", "--sweep", "lr=0.1,fast"], ["--sweep", "--lr", "fast"]),
+        (["sgd", "--sweep", "lr=0.1,-1"], ["--sweep", "--lr -1", "positive"]),
+        (["sgd", "--sweep", "lr"], ["--sweep", "OPTION=V1,V2"]),
+        (["sgd", "--sweep", "lr=1,1"], ["--sweep", "twice"]),
+        (["sgd", "--sweep", "lr=1", "--sweep", "lr=2"], ["--sweep", "twice"]),
+        (["sgd", "--sweep", "algorithm=csgd"], ["--sweep", "pairs"]),
+        (["memsgd/onebit", "--sweep", "compressor=ternary"], ["PAIR memsgd/onebit", "--sweep"]),
+        (["sgd", "--algorithm", "csgd"], ["--algorithm"]),
+        (["sgd", "--data", "mnist", "--data-dir", "nowhere"], ["--data-dir", "nowhere"]),
+        (["sgd", "--batch-size", "none"], ["--batch-size", "size"]),
+        (["sgd", "--target-loss", "nan"], ["--target-loss"]),
+        (["sgd", "--json", "no/such/folder.json"], ["--json"]),
+        (["sgd", "--out", "/proc/mpisqueeze"], ["--out"]),
+    ],
+)
+def test_bad_input_names_the_argument(
+    arguments: list[str],
+    says: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["compare", *arguments]) == 2
+    _, err = capsys.readouterr()
+    errors = [line for line in err.splitlines() if line.startswith("mpisqueeze: error:")]
+    assert len(errors) == 1, err
+    for text in says:
+        assert text in errors[0]
+    assert not list(tmp_path.iterdir()), "nothing was written"
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_run(name: str, mpisqueeze_run: Run, tmp_path: Path) -> None:
+    finished = mpisqueeze_run(2, "compare", "--preset", name, "--epochs", "0.2", "--out", "c", "--json", "-")
+    assert finished.code == 0, finished.err
+    assert [summary["status"] for summary in finished.json] == ["ok"] * len(PRESETS[name])
+    gossips = any(summary["algorithm"] == "dpsgd" for summary in finished.json)
+    assert ("its own model" in finished.err) == gossips
+
+
+def test_a_signal_ends_the_run_and_skips_the_rest(
+    launcher: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [sys.executable, "-m", "mpisqueeze", "compare", "sgd", "memsgd", "--problem", f"{PLUGINS}:Slow"]
+    plan = make_plan(launcher, 2, [*command, "--iterations", "100k", "--out", "c"], os.environ)
+    process = subprocess.Popen(
+        plan.arguments, env={**os.environ, **plan.settings}, cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        log = tmp_path / "c" / "01-sgd" / "iterations.jsonl"
+        deadline = time.monotonic() + 30
+        while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        # While it runs, or if it is killed now, the folder can be read.
+        monkeypatch.chdir(tmp_path)
+        assert run(["report", "c"]) == 0
+        assert "killed" in capsys.readouterr().out
+        os.kill(int((tmp_path / "pid.1").read_text()), signal.SIGINT)
+        out, _ = process.communicate(timeout=20)
+        assert process.returncode == 130
+    finally:
+        process.kill()
+    about = json.loads((tmp_path / "c" / "compare.json").read_text())
+    assert about["status"] == "interrupted"
+    assert [summary["status"] for summary in about["summaries"]] == ["interrupted", "skipped"]
+    assert re.search("memsgd/onebit +skipped", out)
+    assert not (tmp_path / "c" / "02-memsgd-onebit").exists()

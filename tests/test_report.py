@@ -1,0 +1,291 @@
+"""`mpisqueeze report` and the arithmetic of comparing runs, on run folders written by hand."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mpisqueeze.cli import run
+from mpisqueeze.config import TrainConfig
+from mpisqueeze.errors import UsageError
+from mpisqueeze.pairs import expand, parse_pair, parse_sweep
+from mpisqueeze.record.reading import read_run
+from mpisqueeze.report.ranking import default_target, rank_runs, smooth, window_of
+
+PLUGINS = Path(__file__).parent / "mpi" / "plugins.py"
+TIMES = ("compute_s", "wait_s", "encode_s", "comm_s", "decode_s", "update_s")
+
+
+def write_run(
+    path: Path,
+    losses: list[float | None],
+    *,
+    algorithm: str = "sgd",
+    compressor: str = "identity",
+    nbytes: int = 100,
+    seconds: float = 0.5,
+    status: str | None = "ok",
+    planned: int | None = None,
+) -> Path:
+    """A run folder in which every iteration sends `nbytes` and takes `seconds`; no summary where `status` is None."""
+    path.mkdir(parents=True)
+    config = {
+        "algorithm": algorithm, "compressor": compressor, "dtype": "float32", "warmup": 0, "ranks": 2, "dimension": 10,
+        "iterations": planned or len(losses), "iterations_per_epoch": 4,
+    }  # fmt: skip
+    (path / "config.json").write_text(json.dumps(config))
+    lines = [
+        {"iteration": t, "loss": loss, "bytes_sent": nbytes, "messages": 2, **dict.fromkeys(TIMES, 0.1)}
+        | {"iteration_s": seconds}
+        for t, loss in enumerate(losses, 1)
+    ]
+    (path / "iterations.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    (path / "evaluations.jsonl").write_text(json.dumps({"iteration": 1, "epoch": 0.1, "test_accuracy": 0.75}) + "\n")
+    if status:
+        rebuilt = read_run(path).summary
+        reason = None if status == "ok" else "on purpose"
+        summary = {**rebuilt, "status": status, "reason": reason, "run_folder": str(path)}
+        (path / "summary.json").write_text(json.dumps(summary))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_smoothing_is_a_trailing_mean() -> None:
+    loss = np.array([4.0, 2.0, 6.0, 0.0, 1.0])
+    assert smooth(loss, 1).tolist() == loss.tolist()
+    assert smooth(loss, 3) == pytest.approx([4, 3, 4, 8 / 3, 7 / 3])
+    assert smooth(loss, 9) == pytest.approx([4, 3, 4, 3, 13 / 5])
+    assert smooth(loss[:0], 3).size == 0
+    spiked = np.array([1e17, 1.0, 1.0, 1.0])
+    assert smooth(spiked, 2)[-1] == 1.0
+    assert window_of(planned=110, per_epoch=11) == 11
+    assert window_of(planned=55, per_epoch=11) == 5
+    assert window_of(planned=5, per_epoch=100) == 1
+
+
+def test_costs_are_counted_up_to_the_first_iteration_at_the_target() -> None:
+    """Ten iterations and a window of one, so that the numbers can be read off."""
+    full = write_run(Path("full"), [10.0, 8, 6, 5, 4, 3, 2, 2, 1, 0], nbytes=100, seconds=0.5)
+    small = write_run(Path("small"), [10.0, 9, 8, 7, 6, 5, 4, 3, 2, 1], algorithm="csgd", nbytes=10, seconds=0.4)
+    never = write_run(Path("never"), [10.0] * 10, algorithm="memsgd", nbytes=10)
+    ranking = rank_runs([read_run(path) for path in (full, small, never)], target_loss=4.0)
+    rows = {row["name"]: row for row in ranking.rows}
+    assert [row["name"] for row in ranking.rows] == ["sgd", "csgd", "memsgd"]
+    assert rows["sgd"]["iterations_to_target"] == 5
+    assert rows["sgd"]["bytes_to_target"] == 500
+    assert rows["sgd"]["time_to_target_s"] == pytest.approx(2.5)
+    assert rows["csgd"]["bytes_to_target"] == 70
+    assert rows["csgd"]["time_to_target_s"] == pytest.approx(2.8)
+    assert rows["csgd"]["relative"]["bytes_to_target"] == pytest.approx(0.14)
+    assert rows["csgd"]["relative"]["median_iteration_s"] == pytest.approx(0.8)
+    assert rows["csgd"]["relative"]["smoothed_loss"] is None, "the first run's loss is 0"
+    assert rows["memsgd"]["bytes_to_target"] is None
+    assert rows["memsgd"]["relative"]["time_to_target_s"] is None
+
+
+def test_the_default_target_is_95_percent_of_the_first_good_runs_progress() -> None:
+    write_run(Path("a"), [3.0] * 5, status="diverged")
+    write_run(Path("b"), [10.0] * 4 + [2.0] * 6, algorithm="csgd")
+    runs = [read_run(Path(name)) for name in "ab"]
+    ranking = rank_runs(runs)
+    assert ranking.target_loss == pytest.approx(2.0 + 0.05 * 8.0)
+    assert ranking.reference == "sgd"
+    assert "95 %" in ranking.target_is
+    assert "csgd" in ranking.target_is
+    from mpisqueeze.report.ranking import curve_of
+
+    uphill = curve_of(read_run(write_run(Path("c"), [1.0, 2.0])))
+    assert default_target(uphill) == 2.0
+
+
+def test_broken_runs_come_last_and_win_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(Path("a"), [9.0] * 9 + [5.0])
+    write_run(Path("b"), [1.0, 1.0], algorithm="csgd", nbytes=1, seconds=0.01, status="diverged")
+    write_run(Path("c"), [], algorithm="memsgd", status="failed", planned=10)
+    assert run(["report", "b", "a", "c"]) == 0
+    out = capsys.readouterr().out
+    assert re.findall(r"^ +\d+ +(\w+)", out, re.M)[:3] == ["sgd", "csgd", "memsgd"]
+    assert re.search("csgd +diverged +—", out)
+    assert "csgd diverged: on purpose" in out
+    assert "Fewest bytes to the target loss 5.2: sgd, 1.00 kB" in out.replace("5.200", "5.2")
+    assert "\x1b" not in out
+
+
+def test_exports_hold_what_the_folders_hold(capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(Path("a"), [10.0, 8, 6, 5, 4, 3, 2, 2, 1, 0.5])
+    write_run(Path("b"), [10.0, 9, 8, 7, 6, 5, 4, 3, 2, 1], algorithm="csgd", compressor="qsgd:4", nbytes=10)
+    options = ["--target-loss", "4", "--csv", "t.csv", "--markdown", "t.md", "--json", "-"]
+    assert run(["report", "a", "b", *options]) == 0
+    out, err = capsys.readouterr()
+    summaries = json.loads(out)
+    assert "qsgd" in err
+    for folder, summary in zip("ab", summaries, strict=True):
+        written = json.loads(Path(folder, "summary.json").read_text())
+        assert {key: summary[key] for key in written} == written
+    assert [summary["name"] for summary in summaries] == ["sgd", "csgd/qsgd:4"]
+    assert [summary["bytes_to_target"] for summary in summaries] == [500, 70]
+    assert [summary["time_to_target_s"] for summary in summaries] == pytest.approx([2.5, 3.5])
+    assert [summary["smoothed_loss"] for summary in summaries] == [0.5, 1.0]
+
+    lines = list(csv.DictReader(io.StringIO(Path("t.csv").read_text())))
+    assert [line["name"] for line in lines] == ["sgd", "csgd/qsgd:4"]
+    assert [int(line["bytes_sent"]) for line in lines] == [1000, 100]
+    assert [float(line["relative_bytes_to_target"]) for line in lines] == [1, 0.14]
+    assert [line["test_accuracy"] for line in lines] == ["0.75", "0.75"]
+
+    table = [line for line in Path("t.md").read_text().splitlines() if line.startswith("|")]
+    assert [line.count("|") for line in table] == [table[0].count("|")] * 4
+    assert "| csgd/qsgd:4 | 1.000 | 2.00× |" in table[3]
+    assert "70 B | 0.14×" in table[3]
+
+
+def test_one_run_is_shown_with_its_closing_tables_and_its_summary(capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(Path("a"), [2.0, 1.0])
+    assert run(["report", "a", "--json", "one.json"]) == 0
+    out = capsys.readouterr().out
+    for text in ("bytes handed to MPI", "time of the slowest rank", "finished", "method"):
+        assert text in out
+    assert json.loads(Path("one.json").read_text()) == json.loads(Path("a/summary.json").read_text())
+
+
+def test_a_killed_run_is_read_up_to_its_last_whole_line(capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(Path("a"), [3.0, 2.0, 1.0], status=None)
+    log = Path("a/iterations.jsonl")
+    log.write_text(log.read_text()[:-20])
+    assert run(["report", "a", "--json", "-"]) == 0
+    out, err = capsys.readouterr()
+    summary = json.loads(out)
+    assert summary["status"] == "killed"
+    assert "summary.json" in summary["reason"]
+    assert (summary["iterations"], summary["bytes_sent"], summary["final_loss"]) == (2, 200, 2.0)
+    assert summary["sgd_bytes_sent"] == 2 * 2 * 40
+    assert summary["test_accuracy"] == 0.75
+    assert "killed" in err
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), ["config.json", "not there"]),
+        (lambda folder: (folder / "config.json").write_text("{"), ["config.json", "not JSON"]),
+        (lambda folder: (folder / "config.json").write_text("[]"), ["config.json", "object"]),
+        (lambda folder: (folder / "config.json").write_text("{}"), ["config.json", "'algorithm'"]),
+        (lambda folder: (folder / "summary.json").write_text('{"stat'), ["summary.json", "not JSON"]),
+        (lambda folder: (folder / "summary.json").write_text('{"status": "fine"}'), ["summary.json", "fine"]),
+        (lambda folder: (folder / "iterations.jsonl").write_text("{}\nx\n{}\n"), ["iterations.jsonl", "line 2"]),
+        (lambda folder: (folder / "iterations.jsonl").write_text('{"loss": 1}\n'), ["iterations.jsonl", "bytes_sent"]),
+        (lambda folder: (folder / "iterations.jsonl").write_bytes(b"\xff\xfe\n"), ["iterations.jsonl", "line 1"]),
+    ],
+)
+def test_a_damaged_folder_is_refused_by_file(damage: Any, says: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    damage(write_run(Path("a"), [2.0, 1.0]))
+    assert run(["report", "a"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("mpisqueeze: error: RUN:") == 1
+    for text in says:
+        assert text in err
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["nowhere"], "nowhere is not there"),
+        (["a", "--json", "-", "--csv", "-"], "--csv"),
+        (["a", "--markdown", "no/such/folder.md"], "--markdown"),
+        (["a", "--plot", "loss.gif"], "--plot"),
+        (["a", "--target-loss", "inf"], "--target-loss"),
+        (["a", "--color", "red"], "--color"),
+        ([], "RUN"),
+    ],
+)
+def test_bad_options_of_report_are_refused(options: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(Path("a"), [2.0, 1.0])
+    assert run(["report", *options]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_plots_are_written(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    write_run(Path("a"), [100.0, 8, 6, 5, 4, 3, 2, 2, 1, 0.5])
+    write_run(Path("b"), [10.0, None, 1e30], algorithm="csgd", nbytes=10, status="diverged")
+    write_run(Path("c"), [10.0, 5.0, 0.0], algorithm="memsgd", nbytes=0)
+    for name, begins in (("p.png", b"\x89PNG"), ("p.pdf", b"%PDF"), ("p.svg", b"<?xml")):
+        assert run(["report", "a", "b", "c", "--plot", name]) == 0
+        assert Path(name).read_bytes().startswith(begins)
+    svg = Path("p.svg").read_text()
+    for label in ("csgd (diverged)", "iteration", "bytes sent by all ranks", "time (s)"):
+        assert f"<!-- {label} -->" in svg, label
+
+
+def test_a_missing_matplotlib_is_said_with_its_cure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    write_run(Path("a"), [2.0, 1.0])
+    assert run(["report", "a", "--plot", "loss.png"]) == 2
+    assert "pip install 'mpisqueeze[plot]'" in capsys.readouterr().err
+
+
+def test_report_loads_no_mpi_and_no_matplotlib() -> None:
+    write_run(Path("a"), [2.0, 1.0])
+    code = (
+        "import sys; from mpisqueeze.cli import run; assert run(['report', 'a', '--csv', 'x.csv']) == 0;"
+        "print([m for m in ('mpi4py.MPI', 'matplotlib') if m in sys.modules])"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert finished.stdout.splitlines()[-1] == "[]"
+
+
+def test_pairs_part_at_the_compressor(tmp_path: Path) -> None:
+    (tmp_path / "dir").mkdir()
+    (tmp_path / "dir" / "alg.py").write_text("")
+    for text, algorithm, compressor in (
+        ("sgd", "sgd", None),
+        ("csgd/qsgd:2,bucket=0", "csgd", "qsgd:2,bucket=0"),
+        (f"csgd/{PLUGINS}:Halves", "csgd", f"{PLUGINS}:Halves"),
+        ("csgd/dir/alg.py:C", "csgd", "dir/alg.py:C"),
+        ("dir/alg.py:A", "dir/alg.py:A", None),
+        ("dir/alg.py:A/onebit", "dir/alg.py:A", "onebit"),
+        (f"{PLUGINS}:A/dir/alg.py:C", f"{PLUGINS}:A", "dir/alg.py:C"),
+        ("csdg/dir/alg.py:C", "csdg", "dir/alg.py:C"),
+    ):
+        pair = parse_pair(text)
+        assert (pair.algorithm, pair.compressor) == (algorithm, compressor), text
+    for text in ("", "/", "sgd/", "/onebit"):
+        with pytest.raises(UsageError, match="PAIR"):
+            parse_pair(text)
+
+
+def test_sweeps_make_a_grid_with_names_and_folders_of_their_own() -> None:
+    pairs = [parse_pair(text) for text in ("sgd", "memsgd/onebit", "sgd")]
+    sweeps = [parse_sweep("lr=0.1,0.2"), parse_sweep("--batch-size=4,1k")]
+    entries = expand(pairs, sweeps, TrainConfig(seed=7))
+    assert [(entry.plan.config.lr, entry.plan.config.batch_size) for entry in entries] == [
+        (0.1, 4), (0.1, 1000), (0.2, 4), (0.2, 1000),
+    ] * 3  # fmt: skip
+    assert {entry.plan.config.seed for entry in entries} == {7}
+    assert entries[5].name == "memsgd/onebit lr=0.1 batch-size=1k"
+    assert entries[5].folder == "06-memsgd-onebit-lr-0.1-batch-size-1k"
+    assert entries[8].name == "sgd lr=0.1 batch-size=4 #2"
+    for names in ([entry.name for entry in entries], [entry.folder for entry in entries]):
+        assert len(set(names)) == 12
+
+
+def test_a_swept_compressor_leaves_full_vectors_alone() -> None:
+    pairs = [parse_pair(text) for text in ("sgd", "memsgd")]
+    entries = expand(pairs, [parse_sweep("compressor=onebit;qsgd:2,bucket=64")], TrainConfig())
+    assert [entry.name for entry in entries] == ["sgd", "memsgd/onebit", "memsgd/qsgd:2,bucket=64"]
