@@ -13,7 +13,7 @@ class DPSGD(GossipAlgorithm):
 
     `--order atc` (adapt, then combine; the talk's): x_i ← Σ_j W_ij (x_j − γ g_j).
     `--order awc` (adapt while combining; Lian et al., arXiv 1705.09056, Algorithm 1): x_i ← Σ_j W_ij x_j − γ g_i,
-    where the models travel while the gradient is computed, so that only what it does not hide is booked as communication.
+    where the models travel while the gradient is computed, so that only what it does not hide counts as comm_s.
     """
 
     name = "dpsgd"

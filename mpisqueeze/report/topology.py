@@ -24,7 +24,7 @@ WRITTEN = 64
 def topology_facts(
     spec: str, ranks: int, self_weight: float | None, dimension: int | None, compressor: str
 ) -> dict[str, Any]:
-    """Facts about a graph on `ranks` ranks, with bytes for float32 vectors of `dimension`, if given. Raises UsageError."""
+    """Facts about a graph on `ranks` ranks, with bytes for float32 vectors of `dimension`. Raises UsageError."""
     if ranks < 1:
         raise UsageError(f"must be at least 1, got {ranks}", "-n")
     topology = Topology(spec, ranks, self_weight)
