@@ -57,7 +57,8 @@ class Loop:
 
     def iterate(self) -> Trouble | None:
         """Run to the last iteration, an interruption (`stopped_by`), or the trouble that is returned; collective."""
-        with self._signals():
+        # A run that diverges says so itself, and NumPy need not.
+        with self._signals(), np.errstate(over="ignore", invalid="ignore"):
             try:
                 self._evaluate(0)
                 self._iterations()

@@ -31,6 +31,7 @@ class Progress:
         self._requests: list[Any] = []
         self._given, self._returned = threading.Event(), threading.Event()
         self._wanted = self._closing = False
+        self._failure: Exception | None = None
         self._thread: threading.Thread | None = None
         self._usable = MPI.Query_thread() == MPI.THREAD_MULTIPLE
 
@@ -47,11 +48,13 @@ class Progress:
         self._given.set()
 
     def take_back(self) -> None:
-        """Have the requests again, complete or not."""
+        """Have the requests again, complete or not. Raises what testing them raised."""
         if self._thread is not None and self._requests:
             self._wanted = True
             self._returned.wait()
             self._requests = []
+            if self._failure is not None:
+                raise self._failure
 
     def close(self) -> None:
         """End the thread."""
@@ -69,9 +72,13 @@ class Progress:
             if self._closing:
                 return
             self.early = False
-            while not self._wanted:
-                if MPI.Request.Testall(self._requests):
-                    self.early = True
-                    break
-                time.sleep(PAUSE)
-            self._returned.set()
+            try:
+                while not self._wanted:
+                    if MPI.Request.Testall(self._requests):
+                        self.early = True
+                        break
+                    time.sleep(PAUSE)
+            except Exception as error:
+                self._failure = error
+            finally:
+                self._returned.set()

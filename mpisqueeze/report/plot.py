@@ -63,7 +63,9 @@ def draw(runs: Sequence[RunLog], ranking: Ranking, target: str) -> None:
         handles.append(line)
     _axes(panels, [curve for _, curve in drawn], _sound(drawn), ranking)
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
-    figure.savefig(target, metadata={"Date": None} if target.lower().endswith(".svg") else None)
+    metadata = {"Date": None} if target.lower().endswith(".svg") else None
+    # A legend of long names is wider than the panels.
+    figure.savefig(target, metadata=metadata, bbox_inches="tight")
 
 
 def _costs(curve: Curve) -> tuple[Column, Column, Column]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_gpu import DeviceArray, FakeCudaDevice, OnlyCudaInterface
+from mpi4py import MPI
 from parts import CENTRALIZED, GOSSIP, make_algorithm, run_steps, start_at
 
 from mpisqueeze.comm.world import World
@@ -26,17 +27,14 @@ class Watch:
         self.events.append(f"{what} {kind}")
 
     def Send_init(self, buffer: Any, dest: int, tag: int) -> Any:  # noqa: N802
-        request, watch = self.comm.Send_init(buffer, dest, tag), self
+        watch = self
 
-        class Noted:
+        class Noted(MPI.Prequest):
             def Start(self) -> None:  # noqa: N802
                 watch._note("send", buffer)
-                request.Start()
+                super().Start()
 
-            def __getattr__(self, name: str) -> Any:
-                return getattr(request, name)
-
-        return Noted()
+        return Noted(self.comm.Send_init(buffer, dest, tag))
 
     def Bcast(self, buffer: Any, root: int) -> None:  # noqa: N802
         self._note("bcast" if self.comm.rank == root else "receive", buffer)
