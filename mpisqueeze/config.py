@@ -133,7 +133,8 @@ def plan(config: TrainConfig) -> Plan:
         raise UsageError("give --iterations or --epochs, not both", "--iterations")
     algorithm = registry.algorithms.find(config.algorithm)
     compresses = getattr(algorithm.cls, "compresses", True)
-    compressor = registry.compressors.find(config.compressor or ("onebit" if compresses else "identity"))
+    default = getattr(algorithm.cls, "default_compressor", "onebit") if compresses else "identity"
+    compressor = registry.compressors.find(config.compressor or default)
     if not compresses and compressor.name != "identity":
         takers = [name for name, cls in registry.algorithms.builtins().items() if getattr(cls, "compresses", True)]
         raise UsageError(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from mpisqueeze.comm.consensus import Consensus
+from mpisqueeze.comm.cuda_aware import cuda_awareness
 from mpisqueeze.comm.counters import Phase
 from mpisqueeze.comm.exchange import HaltError, Trouble
 from mpisqueeze.comm.world import RankFailureError, Signal, World
@@ -247,6 +248,7 @@ def train(plan: Plan, world: World, view: View) -> dict[str, Any]:
         "devices": labels,
         "buffers": run.device.buffers,
         "buffers_reason": run.device.buffers_reason,
+        "cuda_aware": cuda_awareness()[0],
         "kernels": kernels_for(run.device.xp, plan.dtype).name,
         "link": "real",
     }

@@ -138,6 +138,7 @@ class Algorithm:
     Attributes:
         centralized: all ranks hold the same x.
         compresses: it takes a compressor; otherwise `--compressor` must be left out or `identity`.
+        default_compressor: what it takes unless told otherwise.
         formula: the talks' count of full vectors per iteration, for N workers and a server apart from them.
     """
 
@@ -145,6 +146,7 @@ class Algorithm:
     summary: ClassVar[str] = ""
     centralized: ClassVar[bool] = True
     compresses: ClassVar[bool] = True
+    default_compressor: ClassVar[str] = "onebit"
     formula: ClassVar[str] = ""
 
     def __init__(self, setup: Setup) -> None:

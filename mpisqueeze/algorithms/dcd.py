@@ -21,6 +21,7 @@ class DCD(GossipAlgorithm):
 
     name = "dcd"
     summary = "gossip of compressed differences, replicas of the neighbours"
+    default_compressor = "uniform:8"
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup, setup.worker_codec())

@@ -22,6 +22,7 @@ class ECD(GossipAlgorithm):
 
     name = "ecd"
     summary = "gossip of compressed extrapolations, estimates of the neighbours"
+    default_compressor = "uniform:8"
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup, setup.worker_codec())
