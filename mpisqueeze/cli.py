@@ -120,7 +120,12 @@ def train(
             rich_help_panel=METHOD,
         ),
     ] = None,
-    server: Annotated[str, typer.Option(help="root: rank 0 is the server.", rich_help_panel=METHOD)] = "root",
+    server: Annotated[
+        str,
+        typer.Option(
+            help="root: rank 0 is the server. sharded: every rank, of 1/N of the vector.", rich_help_panel=METHOD
+        ),
+    ] = "root",
     memory_lr: Annotated[
         str, typer.Option(help="memsgd: γ outside or inside the memory.", rich_help_panel=METHOD)
     ] = "outside",

@@ -21,7 +21,7 @@ from mpisqueeze.topology import Topology
 DTYPES = ("float32", "float64")
 DEVICES = ("auto", "cpu", "cuda")
 BUFFERS = ("auto", "device", "staged")
-SERVERS = ("root",)
+SERVERS = ("root", "sharded")
 MEMORY_LR = ("outside", "inside")
 ORDERS = ("atc", "awc")
 DEFAULT_EPOCHS = 10.0

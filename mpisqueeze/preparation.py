@@ -132,6 +132,7 @@ class Run:
             config.seed,
             make,
             self.topology,
+            server=config.server,
             memory_lr=config.memory_lr,
             order=config.order,
             eta=config.eta,

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from mpisqueeze.comm.consensus import Consensus
-from mpisqueeze.comm.cuda_aware import cuda_awareness
 from mpisqueeze.comm.counters import Phase
+from mpisqueeze.comm.cuda_aware import cuda_awareness
 from mpisqueeze.comm.exchange import HaltError, Trouble
 from mpisqueeze.comm.world import RankFailureError, Signal, World
 from mpisqueeze.config import Plan

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,15 +23,23 @@ Gradient = Callable[[Any], Any]
 class Codec:
     """A compressor at work: booked as encode_s and decode_s, keyed by the iteration, and never raising for a NaN.
 
-    A rank that cannot encode sends zeros and has the gate tell the others, since they wait for its payload.
+    A rank that cannot encode sends zeros and has the gate tell the others, since they wait for its payload. Without a
+    compressor it is for vectors of no elements: it does nothing, to no payload.
     """
 
-    def __init__(self, compressor: Compressor, network: Network) -> None:
-        self.compressor, self.network = compressor, network
-        self.payload_bytes = compressor.payload_bytes
+    def __init__(self, compressor: Compressor | None, network: Network) -> None:
+        self._compressor, self.network = compressor, network
+        self.payload_bytes = compressor.payload_bytes if compressor else 0
+
+    @property
+    def compressor(self) -> Compressor:
+        assert self._compressor is not None
+        return self._compressor
 
     def encode(self, vector: Any, payload: Any) -> None:
         """payload ← C(vector)."""
+        if self._compressor is None:
+            return
         self.compressor.iteration = self.network.iteration
         try:
             self.compressor.encode(vector, payload)
@@ -40,6 +49,8 @@ class Codec:
 
     def encode_feedback(self, vector: Any, residual: Any, payload: Any) -> None:
         """v = vector + residual; payload ← C(v); residual ← v − D(payload)."""
+        if self._compressor is None:
+            return
         self.compressor.iteration = self.network.iteration
         try:
             self.compressor.encode_feedback(vector, residual, payload)
@@ -82,6 +93,7 @@ class Setup:
         seed: the run's.
         make_compressor: (dimension, seed) → the run's compressor.
         topology: the gossip graph with its weights.
+        server: `root` or `sharded`.
         memory_lr: `outside` or `inside`: whether memsgd's memory holds gradients or steps γg.
         order: `atc` or `awc`, of dpsgd.
         eta: the gossip step η, or None for the compressor's default.
@@ -93,6 +105,7 @@ class Setup:
     seed: int
     make_compressor: Callable[[int, int], Compressor]
     topology: Topology
+    server: str = "root"
     memory_lr: str = "outside"
     order: str = "atc"
     eta: float | None = None
@@ -105,28 +118,42 @@ class Setup:
     def size(self) -> int:
         return self.network.world.size
 
-    def zeros(self) -> Any:
-        """A vector of d zeros on the device."""
-        return self.network.device.xp.zeros(self.dimension, self.dtype)
+    def zeros(self, length: int | None = None) -> Any:
+        """A vector of d zeros, or of `length`, on the device."""
+        return self.network.device.xp.zeros(self.dimension if length is None else length, self.dtype)
 
-    def worker_codec(self) -> Codec:
-        """The compressor that this rank sends with; its randomness differs by rank."""
-        seed = derive_key(self.seed, 1, self.rank)
-        return Codec(self.make_compressor(self.dimension, seed), self.network)
+    def parts(self) -> list[slice]:
+        """The part of the vector that each server serves: all of it for `root`, contiguous shards for `sharded`.
 
-    def server_codec(self) -> Codec:
-        """The compressor that the server answers with."""
-        return Codec(self.make_compressor(self.dimension, derive_key(self.seed, 2, 0)), self.network)
+        Shards differ by one element at most; where ranks outnumber elements, the last ones are empty.
+        """
+        servers = self.size if self.server == "sharded" else 1
+        share, rest = divmod(self.dimension, servers)
+        starts = [s * share + min(s, rest) for s in range(servers + 1)]
+        return [slice(start, stop) for start, stop in pairwise(starts)]
+
+    def worker_codec(self, part: int = 0, length: int | None = None) -> Codec:
+        """What this rank sends a part of `length` numbers (default d) with; its randomness differs by rank and part."""
+        return self._codec(length, derive_key(self.seed, 1, self.rank, *([part] if part else [])))
+
+    def server_codec(self, part: int = 0, length: int | None = None) -> Codec:
+        """What the server of a part answers with."""
+        return self._codec(length, derive_key(self.seed, 2, part))
+
+    def identity_codec(self, length: int | None = None) -> Codec:
+        """Full vectors."""
+        n = self.dimension if length is None else length
+        return Codec(Identity(n, self.network.device.xp, self.dtype, 0) if n else None, self.network)
+
+    def _codec(self, length: int | None, seed: int) -> Codec:
+        n = self.dimension if length is None else length
+        return Codec(self.make_compressor(n, seed) if n else None, self.network)
 
     def gossip_step(self) -> float:
         """η: the user's, or the compressor's default, which is the same on every rank."""
         if self.eta is not None:
             return self.eta
         return default_gossip_step(self.make_compressor(self.dimension, 0))
-
-    def identity_codec(self) -> Codec:
-        """Full vectors."""
-        return Codec(Identity(self.dimension, self.network.device.xp, self.dtype, 0), self.network)
 
 
 class Algorithm:

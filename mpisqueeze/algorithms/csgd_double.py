@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from mpisqueeze.algorithms.base import Setup
 from mpisqueeze.algorithms.csgd import CSGD
 
 
@@ -12,6 +11,4 @@ class CSGDDouble(CSGD):
     name = "csgd-double"
     summary = "naive double compression: C(mean C(g))"
     formula = "2cN"
-
-    def __init__(self, setup: Setup) -> None:
-        super().__init__(setup, down=setup.server_codec())
+    compresses_down = True

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from mpisqueeze.algorithms.base import Gradient, Setup, feedback_doubt
-from mpisqueeze.algorithms.centralized import RootAlgorithm
+from mpisqueeze.algorithms.centralized import ServerAlgorithm
 
 
-class MemSGD(RootAlgorithm):
+class MemSGD(ServerAlgorithm):
     """Each worker adds what compression lost to its next gradient.
 
     γ outside the memory: v = g + δ, q = C(v), δ ← v − q, x ← x − γ·mean q.
@@ -21,9 +21,10 @@ class MemSGD(RootAlgorithm):
     name = "memsgd"
     summary = "error feedback on the workers, full vectors down"
     formula = "N(1+c)"
+    compresses_down = False
 
     def __init__(self, setup: Setup) -> None:
-        super().__init__(setup, setup.worker_codec(), None)
+        super().__init__(setup)
         self.delta = setup.zeros()
         self.inside = setup.memory_lr == "inside"
 
@@ -31,12 +32,12 @@ class MemSGD(RootAlgorithm):
         g = gradient(x)
         if self.inside:
             g *= g.dtype.type(lr)
-        self.up.encode_feedback(g, self.delta, self.exchange.up)
-        self.mean_at_root()
+        self.send_up(g, self.delta)
+        self.send_down(self.mean_at_server())
         self.descend(x, self.answer(), 1.0 if self.inside else lr)
 
     def residual(self) -> Any:
         return self.delta
 
     def doubts(self) -> list[str]:
-        return feedback_doubt(self, self.up)
+        return feedback_doubt(self, self.up[0])

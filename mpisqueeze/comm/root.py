@@ -25,8 +25,8 @@ class RootExchange:
         up_bytes, down_bytes: payload sizes, the same on every rank.
 
     Attributes:
-        up: uint8 (up_bytes): this rank's payload, to be filled before `gather`.
-        down: uint8 (down_bytes): the root's answer, to be filled by rank 0 before `broadcast`.
+        up: [uint8 (up_bytes)]: this rank's payload, to be filled before `gather`.
+        down: [uint8 (down_bytes)]: the root's answer, to be filled by rank 0 before `broadcast`.
     """
 
     def __init__(self, network: Network, up_bytes: int, down_bytes: int) -> None:
@@ -34,7 +34,7 @@ class RootExchange:
         world = network.world
         self._comm, self._rank, self._size = world.comm, world.rank, world.size
         self._up, self._down = network.wire(up_bytes), network.wire(down_bytes)
-        self.up, self.down = self._up.array, self._down.array
+        self.up, self.down = [self._up.array], [self._down.array]
         self._window: list[Wire] = []
         self._requests: list[Any] = []
         if self._size == 1:
@@ -57,7 +57,7 @@ class RootExchange:
         counter, clock = network.counter, network.clock
         if self._size == 1:
             network.gate.enter()
-            yield self.up
+            yield self._up.array
             return
         if self._rank != 0:
             self._up.push()
@@ -73,7 +73,7 @@ class RootExchange:
         for request in waiting[: len(slots)]:
             request.Start()
         clock.lap(Phase.COMM)
-        yield self.up
+        yield self._up.array
         for i, request in enumerate(waiting):
             wire = slots[i % len(slots)]
             request.Wait()
@@ -84,8 +84,8 @@ class RootExchange:
             if i + len(slots) < len(waiting):
                 waiting[i + len(slots)].Start()
 
-    def broadcast(self) -> Any:
-        """Send rank 0's `down` to everybody; `down`."""
+    def broadcast(self) -> Iterator[tuple[int, Any]]:
+        """Send rank 0's `down` to everybody; (0, its payload), for the only part that there is; must be exhausted."""
         if self._size > 1:
             counter = self.network.counter
             if self._rank == 0:
@@ -98,7 +98,7 @@ class RootExchange:
                 self._down.pull()
                 counter.bytes_received += self._down.nbytes
         self.network.clock.lap(Phase.COMM)
-        return self.down
+        yield 0, self._down.array
 
     def close(self) -> None:
         """Free the persistent requests."""

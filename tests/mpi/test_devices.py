@@ -59,15 +59,17 @@ def test_a_device_run_equals_the_host_run_and_hands_mpi_the_right_memory(
 
 def device_run(aware: bool) -> None:
     d, steps = 257, 3
-    for name in [*CENTRALIZED, "allreduce", *GOSSIP]:
+    servers = [(name, server) for name in CENTRALIZED for server in ("root", "sharded")]
+    for name, server in [*servers, *((name, "root") for name in ("allreduce", *GOSSIP))]:
         for spec in SPECS if name not in ("sgd", "allreduce", "dpsgd", "d2") else ["identity"]:
             world = World()
-            expected = run_steps(make_algorithm(name, spec, d, np.float32, world), start_at(d, np.float32), steps)
+            host = make_algorithm(name, spec, d, np.float32, world, server=server)
+            expected = run_steps(host, start_at(d, np.float32), steps)
             device = FakeCudaDevice(aware)
             world.comm = Watch(world.comm, device.events)  # type: ignore[assignment]
-            algorithm = make_algorithm(name, spec, d, np.float32, world, device)
+            algorithm = make_algorithm(name, spec, d, np.float32, world, device, server=server)
             x = run_steps(algorithm, start_at(d, np.float32).view(DeviceArray), steps)
-            assert np.array_equal(x, expected), (name, spec)
+            assert np.array_equal(x, expected), (name, spec, server)
             check_events(device.events, aware, world.size)
 
 
@@ -95,13 +97,14 @@ def order_of_events(aware: bool) -> None:
     world = World()
     device = FakeCudaDevice(aware)
     algorithm: Any = make_algorithm("doublesqueeze", "onebit", 100, np.float32, world, device)
-    encode = algorithm.up.compressor.encode_feedback
+    compressor = algorithm.up[0].compressor
+    encode = compressor.encode_feedback
 
     def noted(*arguments: Any) -> None:
         encode(*arguments)
         device.events.append("encoded")
 
-    algorithm.up.compressor.encode_feedback = noted
+    compressor.encode_feedback = noted
     world.comm = Watch(world.comm, device.events)  # type: ignore[assignment]
     algorithm.exchange._comm = world.comm
     if not world.is_root:

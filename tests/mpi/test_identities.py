@@ -24,6 +24,7 @@ from mpisqueeze.kernels.random import derive_key
 
 STEPS = 5
 RANKS = [1, 2, 3, 4]
+SERVERS = ["root", "sharded"]
 
 
 @pytest.mark.parametrize("n", RANKS)
@@ -36,9 +37,10 @@ def uncompressed_iterates() -> None:
     for dtype in (np.float32, np.float64):
         for d in DIMENSIONS:
             expected = run_steps(make_algorithm("sgd", "identity", d, dtype, world), start_at(d, dtype), STEPS)
-            for name in CENTRALIZED[1:]:
-                x = run_steps(make_algorithm(name, "identity", d, dtype, world), start_at(d, dtype), STEPS)
-                assert np.array_equal(x, expected), (name, d, dtype)
+            for name in CENTRALIZED:
+                for server in SERVERS:
+                    algorithm = make_algorithm(name, "identity", d, dtype, world, server=server)
+                    assert np.array_equal(run_steps(algorithm, start_at(d, dtype), STEPS), expected), (name, d, server)
             for name, options in (("allreduce", {}), ("memsgd", {"memory_lr": "inside"})):
                 algorithm = make_algorithm(name, "identity", d, dtype, world, **options)
                 x = run_steps(algorithm, start_at(d, dtype), STEPS)
@@ -54,28 +56,36 @@ def distributed_equals_serial() -> None:
     world = World()
     for spec in COMPRESSORS:
         for d in DIMENSIONS:
-            for name, inside in [(name, False) for name in CENTRALIZED] + [("memsgd", True)]:
-                compressor = "identity" if name == "sgd" else spec
-                options = {"memory_lr": "inside"} if inside else {}
-                algorithm = make_algorithm(name, compressor, d, np.float32, world, **options)
-                x = run_steps(algorithm, start_at(d, np.float32), STEPS)
-                assert np.array_equal(x, serially(name, compressor, d, world.size, inside)), (name, spec, d, inside)
+            for server in SERVERS:
+                for name, inside in [(name, False) for name in CENTRALIZED] + [("memsgd", True)]:
+                    compressor = "identity" if name == "sgd" else spec
+                    options = {"memory_lr": "inside" if inside else "outside", "server": server}
+                    algorithm = make_algorithm(name, compressor, d, np.float32, world, **options)
+                    x = run_steps(algorithm, start_at(d, np.float32), STEPS)
+                    expected = serially(name, compressor, d, world.size, inside, server)
+                    assert np.array_equal(x, expected), (name, spec, d, inside, server)
 
 
-def serially(name: str, spec: str, d: int, size: int, inside: bool, lr: float = 0.1) -> np.ndarray:
-    """SPEC §1's equations for all ranks in one loop, with plain encode and decode."""
+def serially(name: str, spec: str, d: int, size: int, inside: bool, where: str = "root", lr: float = 0.1) -> np.ndarray:
+    """SPEC §1's equations for all ranks in one loop, with plain encode and decode, part by part of the servers."""
     make = make_compressor(spec, np.float32)
-    workers = [make(d, derive_key(3, 1, r)) for r in range(size)]
-    server = make(d, derive_key(3, 2, 0))
+    parts = [part for part in np.array_split(np.arange(d), size if where == "sharded" else 1) if part.size]
+    workers = [
+        [make(part.size, derive_key(3, 1, r, *([s] if s else []))) for s, part in enumerate(parts)] for r in range(size)
+    ]
+    server = [make(part.size, derive_key(3, 2, s)) for s, part in enumerate(parts)]
     x, gamma = start_at(d, np.float32), np.float32(lr)
     delta, delta_bar = np.zeros((size, d), np.float32), np.zeros(d, np.float32)
 
-    def compressed(compressor: Any, v: np.ndarray, t: int) -> np.ndarray:
-        payload, out = np.empty(compressor.payload_bytes, np.uint8), np.empty_like(v)
-        compressor.iteration = t
-        compressor.encode(v, payload)
-        compressor.decode(payload, out)
-        return out
+    def compressed(compressors: list[Any], v: np.ndarray, t: int) -> np.ndarray:
+        result = np.empty_like(v)
+        for compressor, part in zip(compressors, parts, strict=True):
+            payload, out = np.empty(compressor.payload_bytes, np.uint8), np.empty(part.size, v.dtype)
+            compressor.iteration = t
+            compressor.encode(v[part], payload)
+            compressor.decode(payload, out)
+            result[part] = out
+        return result
 
     for t in range(1, STEPS + 1):
         total = np.zeros(d, np.float32)
@@ -154,7 +164,7 @@ def residuals_of_payloads() -> None:
                         v = g + algorithm.delta
                         algorithm.setup.network.iteration = t
                         algorithm.step(x, lambda _, g=g: g, 0.1)
-                        receiver.decode(algorithm.exchange.up, decoded)
+                        receiver.decode(algorithm.exchange.up[0], decoded)
                         assert np.array_equal(algorithm.delta, v - decoded), (name, spec, d, t)
                     algorithm.close()
 
@@ -229,6 +239,37 @@ def counted_bytes() -> None:
                     )
                     total = sum(spy.comm.allgather(counter.bytes_sent))
                     assert total == (world.size - 1) * (up + down) == algorithm.bytes_per_iteration()
+
+
+@pytest.mark.parametrize("n", RANKS)
+def test_sharded_servers_send_what_their_shards_take(on_ranks: Callable[..., None], n: int) -> None:
+    on_ranks(n, sharded_bytes)
+
+
+def sharded_bytes() -> None:
+    world = World()
+    spy, size = Spy(world.comm), world.size
+    world.comm = spy  # type: ignore[assignment]
+    for spec in COMPRESSORS:
+        for d in [*DIMENSIONS, 1030]:
+            shards = [part.size for part in np.array_split(np.arange(d), size)]
+            compressed = [payload_bytes(spec, n, 4) if n else 0 for n in shards]
+            full = [4 * n for n in shards]
+            sizes = {"sgd": (full, full), "csgd": (compressed, full), "doublesqueeze": (compressed, compressed)}
+            for name, (up, down) in sizes.items():
+                compressor = "identity" if name == "sgd" else spec
+                algorithm = make_algorithm(name, compressor, d, np.float32, world, server="sharded")
+                counter = algorithm.setup.network.counter
+                counter.reset()
+                spy.sent.clear()
+                run_steps(algorithm, start_at(d, np.float32), 1)
+                me, others = world.rank, [r for r in range(size) if r != world.rank]
+                expected = [up[s] for s in others if up[s]] + [down[me] for _ in others if down[me]]
+                assert spy.sent == expected, (name, spec, d)
+                assert (counter.bytes_sent, counter.messages) == (sum(expected), len(expected))
+                assert counter.bytes_received == len(others) * up[me] + sum(down[s] for s in others)
+                total = sum(spy.comm.allgather(counter.bytes_sent))
+                assert total == (size - 1) * (sum(up) + sum(down)) == algorithm.bytes_per_iteration()
 
 
 @pytest.mark.parametrize("n", RANKS)
