@@ -62,9 +62,8 @@ class Topology:
     Args:
         spec: `ring`, `torus`, `complete`, `exponential`, `star` or `file:EDGES`.
         ranks: N ≥ 1.
-        self_weight: W_ii for every rank, in [0, 1); the neighbours share the rest. Only where all ranks have the same
-        number
-            of neighbours, since W could not stay symmetric otherwise.
+        self_weight: W_ii for every rank, in [0, 1); the neighbours share the rest. Only where all ranks
+            have as many neighbours, since W could not stay symmetric otherwise.
 
     Raises:
         UsageError: of `--topology` or `--self-weight`.

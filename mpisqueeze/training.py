@@ -124,8 +124,7 @@ class Loop:
         """This rank's gradient at x, with weight decay and clipping; its loss is kept for the log.
 
         Where it fails it is 0, so that this rank sends what the others wait for and tells them when they next meet;
-        without
-        a barrier they may not meet for long, and it raises.
+        without a barrier they may not meet for long, and it raises.
         """
         network, config, part = self.network, self.config, self.run.plan.problem
         self.loss = math.nan

@@ -38,22 +38,24 @@ class Codec:
 
     def encode(self, vector: Any, payload: Any) -> None:
         """payload ← C(vector)."""
-        if self._compressor is None:
+        compressor = self._compressor
+        if compressor is None:
             return
-        self.compressor.iteration = self.network.iteration
+        compressor.iteration = self.network.iteration
         try:
-            self.compressor.encode(vector, payload)
+            compressor.encode(vector, payload)
         except NonFiniteError as error:
             self._give_up(payload, error)
         self.network.clock.lap(Phase.ENCODE)
 
     def encode_feedback(self, vector: Any, residual: Any, payload: Any) -> None:
         """v = vector + residual; payload ← C(v); residual ← v − D(payload)."""
-        if self._compressor is None:
+        compressor = self._compressor
+        if compressor is None:
             return
-        self.compressor.iteration = self.network.iteration
+        compressor.iteration = self.network.iteration
         try:
-            self.compressor.encode_feedback(vector, residual, payload)
+            compressor.encode_feedback(vector, residual, payload)
         except NonFiniteError as error:
             self._give_up(payload, error)
         self.network.clock.lap(Phase.ENCODE)
@@ -160,7 +162,7 @@ class Algorithm:
     """One step of distributed SGD.
 
     A plug-in needs `__init__(setup)` and `step`, and is best written on top of this class or of
-    `centralized.RootAlgorithm`.
+    `centralized.ServerAlgorithm`.
 
     Attributes:
         centralized: all ranks hold the same x.
