@@ -115,7 +115,7 @@ def train(
     compressor: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
-            help="NAME\\[:ARG]\\[,key=value…] or FILE.py:Class. Default: onebit, or identity for full vectors.",
+            help="NAME\\[:ARG]\\[,key=value…] or FILE.py:Class. Default: onebit; uniform:8 for dcd and ecd.",
             metavar="SPEC",
             rich_help_panel=METHOD,
         ),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mpisqueeze import contracts
-from mpisqueeze.algorithms.base import Algorithm, Setup
+from mpisqueeze.algorithms.base import AdaptedAlgorithm, Algorithm, Setup
 from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.world import World
 from mpisqueeze.compressors.base import Compressor, adapt
@@ -53,14 +53,14 @@ class Run:
         self.network = Network(world, self.device, config.barrier)
         self.topology = world.collectively(lambda: Topology(config.topology, world.size, config.self_weight))
         self.algorithm: Algorithm = world.collectively(self._build_algorithm)
-        self.warnings: list[str] = world.on_root(self.algorithm.doubts if hasattr(self.algorithm, "doubts") else list)
+        self.warnings: list[str] = world.on_root(self.algorithm.doubts)
         self.folder: RunFolder | None = None
         self.path: str = world.on_root(self._make_folder)
 
     @property
     def centralized(self) -> bool:
         """All ranks hold the same x."""
-        return bool(getattr(self.algorithm, "centralized", True))
+        return self.algorithm.centralized
 
     def write_line(self, name: str, value: Any) -> None:
         """Add a line to a log of the run folder, on rank 0."""
@@ -138,7 +138,8 @@ class Run:
             eta=config.eta,
         )
         with contracts.plugin(part, "--algorithm", "__init__(setup)"):
-            return part.cls(setup, **part.options)
+            made = part.cls(setup, **part.options)
+        return made if isinstance(made, Algorithm) else AdaptedAlgorithm(setup, made)
 
     def _make_folder(self) -> str:
         compressor = self.plan.compressor

@@ -84,7 +84,7 @@ class Loop:
             network.iteration = t
             lr = config.lr * schedule(t, run.iterations, run.per_epoch)
             counter.reset()
-            gate.agreed = Signal.NONE
+            gate.agreed, gate.met = Signal.NONE, False
             if self._interrupt:
                 gate.tell(self._interrupt)
             elif root and recorder.overdue:
@@ -102,7 +102,8 @@ class Loop:
                 math.nan if residual is None else math.sqrt(float(residual.dot(residual))),
                 self._distance(t),
             )
-            if not gate.barrier and t % MEET_EVERY == 0:
+            # An algorithm of a user's own may exchange nothing in an iteration.
+            if not gate.met and (gate.barrier or t % MEET_EVERY == 0):
                 gate.meet()
             agreed = gate.agreed
             if agreed >= Signal.NONFINITE:

@@ -214,6 +214,28 @@ class Algorithm:
         """Free what MPI holds."""
 
 
+class AdaptedAlgorithm(Algorithm):
+    """A plug-in that has `step` and perhaps `centralized`, `formula`, `residual`, `bytes_per_iteration`, `close`."""
+
+    def __init__(self, setup: Setup, part: Any) -> None:
+        super().__init__(setup)
+        self._part = part
+        self.centralized = bool(getattr(part, "centralized", True))  # type: ignore[misc]
+        self.formula = str(getattr(part, "formula", ""))  # type: ignore[misc]
+
+    def step(self, x: Any, gradient: Gradient, lr: float) -> None:
+        self._part.step(x, gradient, lr)
+
+    def residual(self) -> Any:
+        return getattr(self._part, "residual", super().residual)()
+
+    def bytes_per_iteration(self) -> int | None:
+        return getattr(self._part, "bytes_per_iteration", super().bytes_per_iteration)()
+
+    def close(self) -> None:
+        getattr(self._part, "close", super().close)()
+
+
 def bias_doubt(algorithm: Algorithm, codec: Codec, source: str) -> list[str]:
     """The doubt about an algorithm that needs E C(v) = v."""
     if codec.compressor.unbiased:

@@ -42,6 +42,7 @@ class Gate:
     Attributes:
         signal: what this rank has to say, reset by the training loop.
         agreed: what the last agreement said.
+        met: whether there was one since the training loop set it to False.
         barrier: False to run without; ranks then agree now and then, by `meet`.
     """
 
@@ -49,6 +50,7 @@ class Gate:
         self.world, self.clock, self.barrier = world, clock, barrier
         self.signal: int = Signal.NONE
         self.agreed: int = Signal.NONE
+        self.met = False
 
     def tell(self, signal: int) -> None:
         """Have this rank say `signal` at the next meeting, unless it has worse to say."""
@@ -56,6 +58,7 @@ class Gate:
 
     def meet(self) -> int:
         """Agree now."""
+        self.met = True
         self.agreed = self.world.agree(self.signal)
         return self.agreed
 

@@ -78,6 +78,32 @@ class Slow(Quadratic):
         return super().gradient(x, iteration)
 
 
+class Alone:
+    """An algorithm with nothing but the contract's minimum: no rank tells another anything."""
+
+    centralized = False
+
+    def __init__(self, setup: Any) -> None:
+        pass
+
+    def step(self, x: Any, gradient: Any, lr: float) -> None:
+        x -= lr * gradient(x)
+
+
+class Summed:
+    """SGD by an exchange of the package."""
+
+    def __init__(self, setup: Any) -> None:
+        from mpisqueeze.comm.allreduce import AllreduceExchange
+
+        self.size = setup.size
+        self.exchange = AllreduceExchange(setup.network, setup.dimension, setup.dtype)
+
+    def step(self, x: Any, gradient: Any, lr: float) -> None:
+        self.exchange.vector[:] = gradient(x)
+        x -= lr / self.size * self.exchange.sum()
+
+
 class Halves:
     """float32 of each number, with nothing but the contract's minimum."""
 

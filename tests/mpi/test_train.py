@@ -307,6 +307,22 @@ def test_own_problem_and_compressor_in_double_precision(mpisqueeze_run: Run, tmp
     assert x[0] == pytest.approx(np.arange(7) + 1, abs=1e-4)
 
 
+def test_own_algorithms_run_and_their_failures_are_shared(mpisqueeze_run: Run, tmp_path: Path) -> None:
+    problem = ("--problem", f"{PLUGINS}:Quadratic", "--iterations", "60", "--lr", "0.3", "--save-model", "--json", "-")
+    alone = mpisqueeze_run(3, "train", "--algorithm", f"{PLUGINS}:Alone", *problem, "--out", "alone")
+    summed = mpisqueeze_run(3, "train", "--algorithm", f"{PLUGINS}:Summed", *problem, "--out", "summed")
+    assert (alone.code, summed.code) == (0, 0), alone.err + summed.err
+    assert (alone.json["bytes_sent"], summed.json["bytes_sent"]) == (0, 60 * 2 * 2 * 4 * 7)
+    x = np.load(tmp_path / "alone" / "model.npz")["x"]
+    assert [row[0] for row in x] == pytest.approx([0, 1, 2], abs=1e-4)
+    assert lines(tmp_path / "alone" / "iterations.jsonl")[-1]["consensus"] > 1
+    assert np.load(tmp_path / "summed" / "model.npz")["x"][2] == pytest.approx(np.arange(7) + 1, abs=1e-4)
+    failing = ("--algorithm", f"{PLUGINS}:Alone", "--problem", f"{PLUGINS}:RaisesLater", "--iterations", "90")
+    finished = mpisqueeze_run(3, "train", *failing, timeout=30)
+    assert finished.code == 4
+    assert "rank 1, iteration 7" in finished.err
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_to_a_rank_stops_all_after_the_iteration(
     launcher: Launcher, tmp_path: Path, number: int, code: int
