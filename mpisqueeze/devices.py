@@ -94,7 +94,7 @@ def gpu_count() -> tuple[int, str]:
     try:
         return int(cupy.cuda.runtime.getDeviceCount()), "no GPU is visible"
     except Exception as error:
-        return 0, f"CuPy finds no usable GPU ({' '.join(str(error).split())[:80]})"
+        return 0, f"CuPy finds no usable GPU ({' '.join(str(error).split())[:160]})"
 
 
 def choose_device(wanted: str, buffers: str, world: World) -> Device:

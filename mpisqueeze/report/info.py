@@ -16,6 +16,7 @@ from mpisqueeze.data.partition import PARTITIONS
 from mpisqueeze.devices import gpu_count
 from mpisqueeze.kernels import kernels_for
 from mpisqueeze.record.environment import collect_environment
+from mpisqueeze.report.format import size
 from mpisqueeze.schedule import SCHEDULES
 
 
@@ -63,10 +64,13 @@ def info_report(facts: dict[str, Any]) -> Group:
     machine.add_column(style="dim")
     machine.add_column()
     ranks = environment["ranks"]
-    machine.add_row("MPI", f"{environment['mpi_library']} (MPI {environment['mpi_standard']})")
+    library = (environment["mpi_library"] or "unknown").partition(",")[0]
+    machine.add_row("MPI", f"{library} (MPI {environment['mpi_standard']})")
     machine.add_row("ranks", f"{ranks} on {len(environment['hosts'])} host(s)")
     for host in environment["hosts"]:
-        machine.add_row("host", "  ".join(f"{key} {value}" for key, value in host.items()))
+        memory = size(host["memory_bytes"]) if host.get("memory_bytes") else "memory unknown"
+        cores, cpu = host.get("cores"), host.get("cpu_model") or "CPU unknown"
+        machine.add_row("host", f"{host.get('hostname')}: {cpu}, {cores} cores, {memory}, {host.get('system')}")
     buffers = (
         "device memory goes straight to MPI" if facts["cuda_aware"] else "device memory is staged through the host"
     )
