@@ -56,7 +56,8 @@ def run_compare(
     """`mpisqueeze compare`, on every rank; the exit code."""
     from mpisqueeze import pairs as asked
     from mpisqueeze.comm.world import Signal, World
-    from mpisqueeze.comparing import Interrupts, Ledger, check_entries, compare
+    from mpisqueeze.comparing import Ledger, check_entries, compare
+    from mpisqueeze.interrupts import Interrupts
     from mpisqueeze.record.folder import check_path, timed_path
     from mpisqueeze.report.compare_view import CompareView
     from mpisqueeze.report.comparison_table import comparison_report

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import Any
 
 from mpisqueeze import __version__
 from mpisqueeze.comm.world import RankFailureError, Signal, World
 from mpisqueeze.config import Plan
 from mpisqueeze.errors import UsageError
+from mpisqueeze.interrupts import Interrupts
 from mpisqueeze.pairs import Entry, blamed
 from mpisqueeze.preparation import Run
 from mpisqueeze.record.folder import RunFolder
@@ -25,45 +23,6 @@ from mpisqueeze.report.compare_view import CompareView
 from mpisqueeze.report.ranking import Ranking, rank_runs, summaries_of
 from mpisqueeze.report.view import View
 from mpisqueeze.training import train
-
-#: What the ranks agree on for a signal that one of them noted; 0 for none.
-_WISHES: dict[int, Signal] = {0: Signal.NONE, signal.SIGINT: Signal.INTERRUPT, signal.SIGTERM: Signal.TERMINATE}
-
-
-class Interrupts:
-    """SIGINT and SIGTERM noted while no run is there to take them; a second one ends the process at once.
-
-    A context manager. `number` is the signal noted, or 0.
-    """
-
-    def __init__(self) -> None:
-        self.number = 0
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Interrupts:
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def hand_on(self) -> None:
-        """Give a signal that came while a run was being set up to that run, which listens by now."""
-        if self.number:
-            number, self.number = self.number, 0
-            os.kill(os.getpid(), number)
-
-    @property
-    def wish(self) -> int:
-        """What this rank has to say of it when the ranks agree."""
-        return _WISHES[self.number]
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.number:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        self.number = number
 
 
 class Ledger:

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -22,9 +18,11 @@ from mpisqueeze.comm.world import RankFailureError, Signal, World
 from mpisqueeze.config import Plan
 from mpisqueeze.contracts import GradientCheck, broken
 from mpisqueeze.errors import UsageError
+from mpisqueeze.interrupts import Interrupts
 from mpisqueeze.kernels import kernels_for
 from mpisqueeze.preparation import Run
 from mpisqueeze.record.environment import collect_environment
+from mpisqueeze.record.folder import sanitized
 from mpisqueeze.record.iterations import Recorder
 from mpisqueeze.record.summary import summarize
 from mpisqueeze.report.view import View
@@ -49,7 +47,7 @@ class Loop:
         self.loss = math.nan
         self.stopped_by: int = Signal.NONE
         self.evaluations: list[dict[str, Any]] = []
-        self._interrupt: int = Signal.NONE
+        self._interrupts = Interrupts()
         self._check = GradientCheck(run.plan.problem, run.dimension, run.device.xp, run.plan.dtype)
         self._consensus = None
         if not run.centralized:
@@ -59,7 +57,7 @@ class Loop:
     def iterate(self) -> Trouble | None:
         """Run to the last iteration, an interruption (`stopped_by`), or the trouble that is returned; collective."""
         # A run that diverges says so itself, and NumPy need not.
-        with self._signals(), np.errstate(over="ignore", invalid="ignore"):
+        with self._interrupts, np.errstate(over="ignore", invalid="ignore"):
             try:
                 self._evaluate(0)
                 self._iterations()
@@ -85,8 +83,8 @@ class Loop:
             lr = config.lr * schedule(t, run.iterations, run.per_epoch)
             counter.reset()
             gate.agreed, gate.met = Signal.NONE, False
-            if self._interrupt:
-                gate.tell(self._interrupt)
+            if self._interrupts.number:
+                gate.tell(self._interrupts.wish)
             elif root and recorder.overdue:
                 gate.tell(Signal.FLUSH)
             began = clock.start()
@@ -207,23 +205,6 @@ class Loop:
             self.run.write_line("evaluations.jsonl", line)
             self.view.evaluation(line)
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Take SIGINT and SIGTERM as the wish to stop after this iteration; a second one ends the process at once."""
-
-        def handle(number: int, frame: FrameType | None) -> None:
-            if self._interrupt:
-                signal.signal(number, signal.SIG_DFL)
-                os.kill(os.getpid(), number)
-            self._interrupt = Signal.INTERRUPT if number == signal.SIGINT else Signal.TERMINATE
-
-        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
 
 def failure_of(trouble: Trouble | None) -> UsageError | RankFailureError | None:
     """The error to raise on every rank for a trouble, unless it is a divergence or none."""
@@ -270,7 +251,7 @@ def train(plan: Plan, world: World, view: View) -> dict[str, Any]:
     if run.folder is not None:
         reason = trouble.message if trouble else None
         hosts = len(environment["hosts"])
-        summary = summarize(run, recorder, loop.evaluations, status, reason, loop.stopped_by, wall, hosts)
+        summary = sanitized(summarize(run, recorder, loop.evaluations, status, reason, loop.stopped_by, wall, hosts))
         run.folder.write_json("summary.json", summary)
         run.folder.close()
         view.finish(summary)

@@ -24,18 +24,19 @@ def dumps(value: Any) -> str:
     try:
         return json.dumps(value, allow_nan=False, default=_plain)
     except ValueError:
-        return json.dumps(_sanitized(value), allow_nan=False, default=_plain)
+        return json.dumps(sanitized(value), allow_nan=False, default=_plain)
 
 
 def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else str(value)
 
 
-def _sanitized(value: Any) -> Any:
+def sanitized(value: Any) -> Any:
+    """`value` with None for each number that JSON lacks."""
     if isinstance(value, dict):
-        return {key: _sanitized(item) for key, item in value.items()}
+        return {key: sanitized(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_sanitized(item) for item in value]
+        return [sanitized(item) for item in value]
     return finite(value) if isinstance(value, float) else value
 
 
@@ -91,7 +92,7 @@ class RunFolder:
         path = self.path / name
         temporary = path.with_suffix(".json.part")
         with open(temporary, "w", encoding="utf-8") as stream:
-            json.dump(_sanitized(value), stream, indent=2, allow_nan=False, default=_plain)
+            json.dump(sanitized(value), stream, indent=2, allow_nan=False, default=_plain)
             stream.write("\n")
             stream.flush()
             os.fsync(stream.fileno())

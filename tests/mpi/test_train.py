@@ -205,6 +205,14 @@ def test_divergence_ends_with_3_and_a_log_up_to_there(mpisqueeze_run: Run, tmp_p
     assert all(line["loss"] is not None for line in log)
 
 
+def test_a_diverged_run_with_an_infinite_metric_gives_valid_json(mpisqueeze_run: Run) -> None:
+    options = ("--algorithm", "dcd", "--compressor", "qsgd:2,bucket=0", "--epochs", "20", "--eval-every", "1")
+    finished = mpisqueeze_run(3, "train", *options, "--json", "-")
+    assert finished.code == 3, finished.err
+    assert finished.json["status"] == "diverged"
+    assert None in (finished.json["final_loss"], finished.json["test_loss"])
+
+
 def test_a_nan_on_one_rank_is_a_divergence_that_names_it(mpisqueeze_run: Run) -> None:
     gossip = ("--algorithm", "dpsgd", "--order", "awc")
     for options in ((), ("--no-barrier",), ("--algorithm", "allreduce"), gossip):

@@ -1,0 +1,49 @@
+"""The wish of a user or a scheduler that the program stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import FrameType, TracebackType
+from typing import Any
+
+from mpisqueeze.comm.signals import Signal
+
+#: What the ranks agree on for a signal that one of them noted; 0 for none.
+_WISHES: dict[int, Signal] = {0: Signal.NONE, signal.SIGINT: Signal.INTERRUPT, signal.SIGTERM: Signal.TERMINATE}
+
+
+class Interrupts:
+    """SIGINT and SIGTERM noted, as the wish to stop in good order; a second one ends the process at once.
+
+    A context manager. `number` is the signal noted, or 0.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def hand_on(self) -> None:
+        """Give a signal that came while a run was being set up to that run, which listens by now."""
+        if self.number:
+            number, self.number = self.number, 0
+            os.kill(os.getpid(), number)
+
+    @property
+    def wish(self) -> int:
+        """What this rank has to say of it when the ranks agree."""
+        return _WISHES[self.number]
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.number:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.number = number
