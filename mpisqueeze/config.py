@@ -151,7 +151,8 @@ def plan(config: TrainConfig) -> Plan:
 
 def check_topology(spec: str) -> None:
     """Raise UsageError unless `spec` names a graph; a file's edges are read once the number of ranks is known."""
-    Topology(spec, 1) if not spec.startswith("file:") else None
+    if not spec.startswith("file:"):
+        Topology(spec, 1)
 
 
 def _at_least(option: str, value: int | None, low: int) -> None:

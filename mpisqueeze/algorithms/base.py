@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -75,13 +76,12 @@ class Codec:
         self.network.complain(Signal.NONFINITE, str(error))
 
 
-def default_gossip_step(compressor: Compressor) -> float:
-    """η for a compressor that errs by α² = ‖C(v) − v‖²/‖v‖² on normal numbers: 1 without error, else (1 − α²)/2.
+def default_gossip_step(error: float) -> float:
+    """η for a compressor that errs by α² = `error` on normal numbers: 1 without error, else (1 − α²)/2.
 
     It is at least 0.01, also where α² ≥ 1 and no η is safe. Theory's own bound (CHOCO, arXiv 1902.00340, Theorem 2) is
     smaller by orders of magnitude than what works; this one held in every trial with α² < 1.
     """
-    error = gaussian_error(compressor)
     return 1.0 if error == 0 else max(0.01, float(f"{(1 - error) / 2:.2g}"))
 
 
@@ -155,14 +155,19 @@ class Setup:
         """η: the user's, or the compressor's default, which is the same on every rank."""
         if self.eta is not None:
             return self.eta
-        return default_gossip_step(self.make_compressor(self.dimension, 0))
+        return default_gossip_step(self.compressor_error)
+
+    @cached_property
+    def compressor_error(self) -> float:
+        """α² = ‖C(v) − v‖²/‖v‖² of the run's compressor on normal numbers."""
+        return gaussian_error(self.make_compressor(self.dimension, 0))
 
 
 class Algorithm:
     """One step of distributed SGD.
 
-    A plug-in needs `__init__(setup)` and `step`, and is best written on top of this class or of
-    `centralized.ServerAlgorithm`.
+    A plug-in needs `__init__(setup)` and `step` (`AdaptedAlgorithm` gives it the rest), and is best written on top of
+    `centralized.ServerAlgorithm` or `decentralized.GossipAlgorithm`.
 
     Attributes:
         centralized: all ranks hold the same x.
@@ -199,7 +204,7 @@ class Algorithm:
 
     @property
     def payload_bytes(self) -> int | None:
-        """Size of what a rank sends in one message, or None if that is a full vector or not known beforehand."""
+        """Size of a rank's whole vector once compressed, or None if it is sent in full or not known beforehand."""
         return None
 
     def bytes_per_iteration(self) -> int | None:
@@ -246,8 +251,7 @@ def bias_doubt(algorithm: Algorithm, codec: Codec, source: str) -> list[str]:
 
 def feedback_doubt(algorithm: Algorithm, codec: Codec) -> list[str]:
     """The doubt about error feedback where C loses more than it is given."""
-    setup = algorithm.setup
-    error = gaussian_error(setup.make_compressor(setup.dimension, 0))
+    error = algorithm.setup.compressor_error
     if error < 1:
         return []
     return [

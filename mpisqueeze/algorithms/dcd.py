@@ -7,7 +7,6 @@ from typing import Any
 from mpisqueeze.algorithms.base import Gradient, Setup, bias_doubt
 from mpisqueeze.algorithms.decentralized import GossipAlgorithm
 from mpisqueeze.comm.counters import Phase
-from mpisqueeze.compressors.base import gaussian_error
 
 
 class DCD(GossipAlgorithm):
@@ -52,7 +51,7 @@ class DCD(GossipAlgorithm):
         """Theorem 1's condition, with C's bound for α² where it states one."""
         spectrum = self.setup.topology.spectrum()
         bound = self.codec.compressor.bound()
-        error = gaussian_error(self.setup.make_compressor(self.setup.dimension, 0)) if bound is None else bound
+        error = self.setup.compressor_error if bound is None else bound
         doubts = bias_doubt(self, self.codec, "arXiv 1803.06443, Assumption 1.5")
         left, right = spectrum.gap**2, 4 * spectrum.mu**2 * error
         if self.setup.size > 1 and left <= right:

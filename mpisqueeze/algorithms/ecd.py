@@ -10,12 +10,10 @@ from mpisqueeze.comm.counters import Phase
 
 
 class ECD(GossipAlgorithm):
-    """x⁺ = Σ_j W_ij y_j − γ g_i; z = (1 − t/2) x + (t/2) x⁺; send C(z); y_j ← (1 − 2/t) y_j + (2/t) C(z_j), t = 1, 2,
-    ….
+    """x⁺ = Σ_j W_ij y_j − γ g_i; z = (1 − t/2) x + (t/2) x⁺; send C(z); y_j ← (1 − 2/t) y_j + (2/t) C(z_j).
 
-    Source: Tang, Gan, Zhang, Zhang & Liu, arXiv 1803.06443, Algorithm 2. y_j estimates x_j with an error that falls as
-    1/t
-    where that of C is bounded; z itself grows with t, so that C's range must follow.
+    Source: Tang, Gan, Zhang, Zhang & Liu, arXiv 1803.06443, Algorithm 2; t = 1, 2, …. y_j estimates x_j with an error
+    that falls as 1/t where that of C is bounded; z itself grows with t, so that C's range must follow.
 
     State: y_j (d) for each neighbour and for the rank itself.
     """

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 
 
-def sgd_bytes(ranks: int, dimension: int, itemsize: int) -> int:
-    """What plain `sgd` through a root sends in an iteration: N − 1 full vectors up and N − 1 down."""
-    return 2 * (ranks - 1) * dimension * itemsize
+def sgd_bytes(ranks: int, full_vector: int) -> int:
+    """What plain `sgd` sends in an iteration: N − 1 full vectors of so many bytes up, and N − 1 down."""
+    return 2 * (ranks - 1) * full_vector
 
 
 def traffic(sent: int, messages: int, iterations: int, ranks: int, full_vector: int) -> dict[str, Any]:
     """What all ranks sent in a run, beside what plain `sgd` would have sent; bytes, `full_vector` that of x."""
-    plain = sgd_bytes(ranks, full_vector, 1) * iterations
+    plain = sgd_bytes(ranks, full_vector) * iterations
     return {
         "bytes_sent": sent,
         "messages": messages,

@@ -102,7 +102,7 @@ def header(run: Run, environment: dict[str, Any]) -> Panel:
     """What will run, where, and what it will send."""
     plan, config, ranks = run.plan, run.plan.config, run.world.size
     hosts = len(environment["hosts"])
-    plain = sgd_bytes(ranks, run.dimension, plan.dtype.itemsize)
+    plain = sgd_bytes(ranks, run.dimension * plan.dtype.itemsize)
     expected = run.algorithm.bytes_per_iteration()
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim")
