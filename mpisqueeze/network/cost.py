@@ -1,0 +1,201 @@
+"""What each exchange costs on a network whose ranks have one port each.
+
+A port is in at most one send and one receive at a time. A message of m bytes keeps the sender's port and, from the
+moment that it starts or that the port is free, the receiver's for τ(m) = g + m·β, and arrives a latency l later. With
+l = 0 and g = α this is Hockney's α + mβ, as in Thakur, Rabenseifner & Gropp, "Optimization of Collective Communication
+Operations in MPICH" (IJHPCA 19(1), 2005), whose formulas these are where no other source is named; with l = L and
+g = o it is LogGP (Alexandrov, Ionescu, Schauser & Scheiman, SPAA 1995).
+
+The exchanges choose their tree and their number of chunks by these functions, so that what is predicted is what runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+#: More chunks than this are never worth their messages.
+MAX_CHUNKS = 1 << 14
+
+
+@dataclass(frozen=True)
+class Link:
+    """What a message costs.
+
+    Attributes:
+        latency: l, seconds from a message's end at the sender to its end at the receiver, ports free meanwhile.
+        gap: g, seconds that a message of no bytes keeps a port busy.
+        byte_s: β, seconds a byte.
+    """
+
+    latency: float
+    gap: float
+    byte_s: float
+
+    @staticmethod
+    def hockney(alpha: float, bits_per_second: float) -> Link:
+        """Each message costs α + Bβ at both ends."""
+        return Link(0.0, alpha, 8 / bits_per_second)
+
+    def message(self, nbytes: float) -> float:
+        """τ: seconds that a message keeps a port busy."""
+        return self.gap + nbytes * self.byte_s
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Who passes on what rank 0 sends to all.
+
+    `chain`, `binary` and `flat` are heaps with 1, 2 and N − 1 children a rank; in a `binomial` tree rank r passes on to
+    r + 2^k for the 2^k > r, the nearest, with the most ranks behind it, first.
+    """
+
+    name: str
+    ranks: int
+
+    @property
+    def fanout(self) -> int:
+        """Children of rank 0."""
+        if self.name == "binomial":
+            return self.depth
+        return min({"chain": 1, "binary": 2, "flat": self.ranks}[self.name], self.ranks - 1)
+
+    @property
+    def depth(self) -> int:
+        """Levels below rank 0; of a binomial tree, rounds until all have it."""
+        if self.name == "binomial":
+            return (self.ranks - 1).bit_length()
+        return {"chain": self.ranks - 1, "binary": self.ranks.bit_length() - 1, "flat": min(1, self.ranks - 1)}[
+            self.name
+        ]
+
+    def parent(self, rank: int) -> int | None:
+        if rank == 0:
+            return None
+        if self.name == "binomial":
+            return rank - (1 << (rank.bit_length() - 1))
+        return (rank - 1) // self.fanout
+
+    def children(self, rank: int) -> list[int]:
+        """In the order of sending."""
+        if self.name == "binomial":
+            steps = range(rank.bit_length(), self.depth)
+            return [rank + (1 << k) for k in steps if rank + (1 << k) < self.ranks]
+        first = self.fanout * rank + 1
+        return list(range(first, min(first + self.fanout, self.ranks)))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How an exchange is done, and what that costs.
+
+    Attributes:
+        seconds: from the moment that all enter to the moment that the last rank has all; encoding is not in it.
+        port_bytes: what the busiest port sends or receives, the larger of the two.
+        chunks: pieces that a payload travels in.
+        way: the tree's name, or the collective's algorithm.
+    """
+
+    seconds: float
+    port_bytes: float
+    chunks: int = 1
+    way: str = ""
+
+    def bound(self, link: Link) -> float:
+        """Seconds below which no schedule of these bytes over these ports can come."""
+        return self.port_bytes * link.byte_s
+
+
+def chunk_counts(most: int) -> Iterator[int]:
+    """1, 2, 4, … up to `most`, and `most`."""
+    count = 1
+    while count < most:
+        yield count
+        count *= 2
+    yield most
+
+
+def through_root(link: Link, ranks: int, up_bytes: float, down_bytes: float, chunks: int, way: str) -> Schedule:
+    """Payloads of `up_bytes` go to rank 0, which answers with `down_bytes` to all, chunk by chunk through a tree.
+
+    The root receives a chunk from everybody in (N − 1)τ(u). From then on a chunk takes the longest of what it needs at
+    any port: (N − 1)τ(u) in at the root, f·τ(d) out of it, and τ(u) + f·τ(d) out of a rank that passes on. The last one
+    still has to go down the tree's levels, f·τ(d) + l each. This is the pipelined tree of Thakur et al. §3 behind a
+    pipelined gather:
+
+        T = (N − 1)τ(u) + l + (K − 1)·max(…) + depth·(f·τ(d) + l)
+
+    A binomial tree is for one chunk: T = (N − 1)τ(u) + l + ⌈log₂ N⌉(τ(d) + l).
+    """
+    if ranks == 1:
+        return Schedule(0.0, 0.0, 1, way)
+    tree = Tree(way, ranks)
+    up, down = link.message(up_bytes / chunks), link.message(down_bytes / chunks)
+    level = down if way == "binomial" else tree.fanout * down
+    gather, out = (ranks - 1) * up, tree.fanout * down
+    passes_on = tree.depth > 1
+    period = max(gather, out, up + out if passes_on else 0.0)
+    seconds = gather + link.latency + (chunks - 1) * period + tree.depth * (level + link.latency)
+    port = max(
+        (ranks - 1) * up_bytes, tree.fanout * down_bytes, up_bytes + tree.fanout * down_bytes if passes_on else 0
+    )
+    return Schedule(seconds, port, chunks, way)
+
+
+def best_through_root(link: Link, ranks: int, up_bytes: float, down_bytes: float, most_chunks: int) -> Schedule:
+    """The fastest tree and number of chunks, at most `most_chunks`; where they tie, the fewest chunks."""
+    ways = [("binomial", 1)]
+    ways += [
+        (way, count) for way in ("flat", "binary", "chain") for count in chunk_counts(min(most_chunks, MAX_CHUNKS))
+    ]
+    schedules = (through_root(link, ranks, up_bytes, down_bytes, chunks, way) for way, chunks in ways)
+    return min(schedules, key=lambda schedule: (schedule.seconds, schedule.chunks))
+
+
+def sharded(link: Link, ranks: int, up_bytes: float, down_bytes: float, chunks: int = 1) -> Schedule:
+    """Every rank serves 1/N: N − 1 shards out and in, then N − 1 answers out and in; ports are never idle.
+
+    T = K(N − 1)(τ(u/N/K) + τ(d/N/K)) + 2l; the pairwise all-to-all and all-gather of Thakur et al. §§4, 5.
+    """
+    if ranks == 1:
+        return Schedule(0.0, 0.0)
+    pieces = ranks * chunks
+    both = link.message(up_bytes / pieces) + link.message(down_bytes / pieces)
+    port = (ranks - 1) / ranks * (up_bytes + down_bytes)
+    return Schedule(chunks * (ranks - 1) * both + 2 * link.latency, port, chunks)
+
+
+def neighbours(link: Link, degree: int, nbytes: float, chunks: int = 1) -> Schedule:
+    """A payload to each of `degree` neighbours and one from each: T = K·deg·τ(B/K) + l, whatever N is.
+
+    `degree` is the largest of any rank.
+    """
+    if degree == 0:
+        return Schedule(0.0, 0.0)
+    return Schedule(chunks * degree * link.message(nbytes / chunks) + link.latency, degree * nbytes, chunks)
+
+
+def allreduce(link: Link, ranks: int, nbytes: float) -> Schedule:
+    """The fastest of the algorithms that MPI libraries choose from.
+
+    `ring`: 2(N − 1)(τ(B/N) + l) (Patarasuk & Yuan 2009). `doubling`: log₂ N (τ(B) + l), recursive doubling.
+    `halving`: Σ_k 2(τ(B/2^k) + l), k = 1 … log₂ N, recursive halving and doubling (Rabenseifner; Thakur et al. §6).
+    Where N is no power of two, the ranks beyond the largest one hand in their vector first and get the sum last:
+    2(τ(B) + l) more for the last two.
+    """
+    if ranks == 1:
+        return Schedule(0.0, 0.0)
+    return min(allreduce_ways(link, ranks, nbytes), key=lambda schedule: schedule.seconds)
+
+
+def allreduce_ways(link: Link, ranks: int, nbytes: float) -> Iterable[Schedule]:
+    """Every way to do it, for N ≥ 2."""
+    rounds = ranks.bit_length() - 1
+    power = 1 << rounds
+    fold = 0.0 if power == ranks else 2 * (link.message(nbytes) + link.latency)
+    extra = 0.0 if power == ranks else nbytes
+    halving = sum(2 * (link.message(nbytes / 2**k) + link.latency) for k in range(1, rounds + 1))
+    ring = 2 * (ranks - 1) * (link.message(nbytes / ranks) + link.latency)
+    yield Schedule(rounds * (link.message(nbytes) + link.latency) + fold, rounds * nbytes + extra, way="doubling")
+    yield Schedule(halving + fold, 2 * (power - 1) / power * nbytes + extra, way="halving")
+    yield Schedule(ring, 2 * (ranks - 1) / ranks * nbytes, way="ring")
