@@ -13,6 +13,8 @@ from mpisqueeze import registry
 from mpisqueeze.data import check_data_spec
 from mpisqueeze.data.partition import Partition, parse_partition
 from mpisqueeze.errors import UsageError
+from mpisqueeze.network.cost import Link
+from mpisqueeze.network.link_spec import parse_link
 from mpisqueeze.registry import Part
 from mpisqueeze.schedule import Schedule, parse_schedule
 from mpisqueeze.specs import suggestion
@@ -24,6 +26,7 @@ BUFFERS = ("auto", "device", "staged")
 SERVERS = ("root", "sharded")
 MEMORY_LR = ("outside", "inside")
 ORDERS = ("atc", "awc")
+TREES = ("flat", "chain", "binary", "binomial")
 DEFAULT_EPOCHS = 10.0
 #: Seeds are keys of 64-bit hashes, of which NumPy's generators want the positive half.
 MAX_SEED = 2**63 - 1
@@ -63,6 +66,9 @@ class TrainConfig:
     buffers: str = "auto"
     warmup: int = 3
     barrier: bool = True
+    link: str | None = None
+    chunk: int | None = None
+    tree: str | None = None
     eval_every: int | None = None
     consensus_every: int = 1
     per_rank: bool = False
@@ -80,6 +86,7 @@ class Plan:
     problem: Part
     partition: Partition
     schedule: Schedule
+    link: Link | None = None
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -111,6 +118,7 @@ def plan(config: TrainConfig) -> Plan:
         ("--dtype", config.dtype, DTYPES),
         ("--device", config.device, DEVICES),
         ("--buffers", config.buffers, BUFFERS),
+        ("--tree", config.tree or TREES[0], TREES),
     ):
         if value not in accepted:
             raise UsageError(f"{value!r} is not one of {', '.join(accepted)}{suggestion(value, accepted)}", option)
@@ -120,6 +128,7 @@ def plan(config: TrainConfig) -> Plan:
     _at_least("--eval-every", config.eval_every, 0)
     _at_least("--consensus-every", config.consensus_every, 0)
     _at_least("--seed", config.seed, 0)
+    _at_least("--chunk", config.chunk, 1)
     if config.seed > MAX_SEED:
         raise UsageError(f"must be at most {MAX_SEED}, got {config.seed}", "--seed")
     _positive("--epochs", config.epochs)
@@ -146,7 +155,8 @@ def plan(config: TrainConfig) -> Plan:
     partition = parse_partition(config.partition)
     if getattr(problem.cls, "needs_data", False):
         check_data_spec(config.data)
-    return Plan(config, algorithm, compressor, problem, partition, parse_schedule(config.lr_schedule))
+    link = None if config.link is None else parse_link(config.link)
+    return Plan(config, algorithm, compressor, problem, partition, parse_schedule(config.lr_schedule), link)
 
 
 def check_topology(spec: str) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from mpisqueeze import contracts
 from mpisqueeze.algorithms.base import AdaptedAlgorithm, Algorithm, Setup
 from mpisqueeze.comm.exchange import Network
+from mpisqueeze.comm.link import emulate
 from mpisqueeze.comm.world import World
 from mpisqueeze.compressors.base import Compressor, adapt
 from mpisqueeze.config import DEFAULT_EPOCHS, Plan
@@ -50,7 +51,8 @@ class Run:
         sizes = world.comm.allgather(world.collectively(self._try_compressor))
         if len(set(sizes)) > 1:
             raise UsageError(f"{plan.compressor.spec}: payload_bytes differs by rank: {sizes}", "--compressor")
-        self.network = Network(world, self.device, config.barrier)
+        emulated = emulate(world, plan.link) if plan.link else None
+        self.network = Network(world, self.device, config.barrier, emulated, config.chunk, config.tree)
         self.topology = world.collectively(lambda: Topology(config.topology, world.size, config.self_weight))
         self.algorithm: Algorithm = world.collectively(self._build_algorithm)
         self.warnings: list[str] = world.on_root(self.algorithm.doubts)

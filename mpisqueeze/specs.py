@@ -1,4 +1,4 @@
-"""The small language of the options: `NAME[:ARG][,key=value…]`, sizes such as `4Ki`, near-miss suggestions.
+"""The small language of the options: `NAME[:ARG][,key=value…]`, sizes such as `4Ki`, rates, times, suggestions.
 
 Compressors, problems, data sets, partitions and schedules all take their parameters in this form, so that each one
 declares what it accepts as a list of `Parameter` and shares parsing, checking and error messages.
@@ -17,6 +17,9 @@ from mpisqueeze.errors import UsageError
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)(k|M|G|Ki|Mi|Gi)?", re.ASCII)
 _FACTORS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+_QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zµμ/]+)", re.ASCII)
+_BITS_PER_S = {"bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9, "tbit": 10**12}
+_PER_SECOND = {"ns": 1e9, "us": 1e6, "µs": 1e6, "μs": 1e6, "ms": 1e3, "s": 1.0}
 
 
 def parse_size(text: str) -> int:
@@ -28,6 +31,27 @@ def parse_size(text: str) -> int:
     if value != int(value):
         raise ValueError(f"{text!r} is not a whole number")
     return int(value)
+
+
+def parse_rate(text: str) -> float:
+    """`100mbit`, `2.5gbit`, `56kbit` → bits per second, > 0. Case and a trailing `/s` make no difference. Raises
+    ValueError."""
+    match = _QUANTITY.fullmatch(text.strip().lower())
+    unit = match[2].removesuffix("/s") if match else ""
+    if not match or unit not in _BITS_PER_S:
+        raise ValueError(f"{text!r} is not a rate (a number with bit, kbit, mbit, gbit or tbit, such as 100mbit)")
+    rate = float(match[1]) * _BITS_PER_S[unit]
+    if not 0 < rate < math.inf:
+        raise ValueError(f"{text!r} is not a rate above 0")
+    return rate
+
+
+def parse_time(text: str) -> float:
+    """`5ms`, `20us`, `1.5s`, `800ns` → seconds, ≥ 0. Raises ValueError."""
+    match = _QUANTITY.fullmatch(text.strip())
+    if not match or match[2] not in _PER_SECOND:
+        raise ValueError(f"{text!r} is not a time (a number with ns, us, ms or s, such as 5ms)")
+    return float(match[1]) / _PER_SECOND[match[2]]
 
 
 def integer(low: int, high: int | None = None) -> Callable[[str], int]:

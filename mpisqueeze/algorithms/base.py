@@ -37,24 +37,24 @@ class Codec:
         assert self._compressor is not None
         return self._compressor
 
-    def encode(self, vector: Any, payload: Any) -> None:
-        """payload ← C(vector)."""
+    def encode(self, vector: Any, payload: Any, first: int = 0) -> None:
+        """payload ← C(vector), a section that begins at `first` of the vector."""
         compressor = self._compressor
         if compressor is None:
             return
-        compressor.iteration = self.network.iteration
+        compressor.iteration, compressor.first = self.network.iteration, first
         try:
             compressor.encode(vector, payload)
         except NonFiniteError as error:
             self._give_up(payload, error)
         self.network.clock.lap(Phase.ENCODE)
 
-    def encode_feedback(self, vector: Any, residual: Any, payload: Any) -> None:
+    def encode_feedback(self, vector: Any, residual: Any, payload: Any, first: int = 0) -> None:
         """v = vector + residual; payload ← C(v); residual ← v − D(payload)."""
         compressor = self._compressor
         if compressor is None:
             return
-        compressor.iteration = self.network.iteration
+        compressor.iteration, compressor.first = self.network.iteration, first
         try:
             compressor.encode_feedback(vector, residual, payload)
         except NonFiniteError as error:

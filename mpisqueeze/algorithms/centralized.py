@@ -1,20 +1,48 @@
-"""What the algorithms with a server have in common: one at rank 0, or one on every rank for a shard each."""
+"""What the algorithms with a server have in common: one at rank 0, or one on every rank for a part each."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
-from mpisqueeze.algorithms.base import Algorithm, Setup
+from mpisqueeze.algorithms.base import Algorithm, Codec, Setup
 from mpisqueeze.comm.counters import Phase
+from mpisqueeze.comm.pipeline import choose_sections, common_grain
 from mpisqueeze.comm.root import RootExchange
 from mpisqueeze.comm.sharded import ShardedExchange
 
 
+class Sections:
+    """A part of the vector, cut where its payload can be cut, each section with what compresses it.
+
+    Args:
+        make: (length) → a codec for sections of so many numbers.
+        part: of the vector.
+        length: of a section; the last one may be shorter.
+    """
+
+    def __init__(self, make: Callable[[int], Codec], part: slice, length: int) -> None:
+        codecs: dict[int, Codec] = {}
+        #: (codec, the numbers of the vector, where in the part they begin)
+        self.items: list[tuple[Codec, slice, int]] = []
+        for start in range(part.start, part.stop, length):
+            stop = min(start + length, part.stop)
+            if stop - start not in codecs:
+                codecs[stop - start] = make(stop - start)
+            self.items.append((codecs[stop - start], slice(start, stop), start - part.start))
+
+    @property
+    def sizes(self) -> list[int]:
+        """Payload bytes of each section."""
+        return [codec.payload_bytes for codec, _, _ in self.items]
+
+
 class ServerAlgorithm(Algorithm):
-    """Workers send gradients up, a server answers with a direction; with `--server sharded`, shard by shard.
+    """Workers send gradients up, a server answers with a direction; with `--server sharded`, part by part.
 
     The vector is cut into parts, each with its server: with `root` one part, served by rank 0, with `sharded` one for
-    each rank. The equations hold for each part.
+    each rank. The equations hold for each part. Parts travel in sections (`comm.pipeline`).
 
     Attributes:
         compresses_up, compresses_down: whether workers and server compress, or send full vectors.
@@ -31,64 +59,91 @@ class ServerAlgorithm(Algorithm):
         super().__init__(setup)
         sharded = setup.server == "sharded"
         self.parts = setup.parts()
-        lengths = [part.stop - part.start for part in self.parts]
-        up, down = self.compresses_up, self.compresses_down
-        self.up = [setup.worker_codec(s, n) if up else setup.identity_codec(n) for s, n in enumerate(lengths)]
-        self.down = [setup.server_codec(s, n) if down else setup.identity_codec(n) for s, n in enumerate(lengths)]
-        up_bytes, down_bytes = ([codec.payload_bytes for codec in codecs] for codecs in (self.up, self.down))
+        whole_up = setup.worker_codec() if self.compresses_up else setup.identity_codec()
+        whole_down = setup.server_codec() if self.compresses_down else setup.identity_codec()
+        length, self.schedule = choose_sections(
+            setup.network,
+            setup.dimension,
+            common_grain(whole_up.compressor.grain, whole_down.compressor.grain),
+            whole_up.payload_bytes,
+            whole_down.payload_bytes,
+            by_root=not sharded,
+        )
+        full = setup.identity_codec
+        self.up, self.down = [], []
+        for s, part in enumerate(self.parts):
+            self.up.append(Sections(partial(setup.worker_codec, s) if self.compresses_up else full, part, length))
+            self.down.append(Sections(partial(setup.server_codec, s) if self.compresses_down else full, part, length))
+        up_bytes, down_bytes = ([sections.sizes for sections in parts] for parts in (self.up, self.down))
+        alignment = setup.dtype.itemsize
         self.exchange: RootExchange | ShardedExchange
         if sharded:
-            self.exchange = ShardedExchange(setup.network, up_bytes, down_bytes)
+            self.exchange = ShardedExchange(setup.network, up_bytes, down_bytes, alignment)
         else:
-            self.exchange = RootExchange(setup.network, up_bytes[0], down_bytes[0])
-        self._server = setup.rank if sharded else 0
-        self.serves = self._server == setup.rank and lengths[self._server] > 0
-        self._mine = self.parts[self._server]
-        # Full vectors through a root are summed and received in the buffer that MPI is handed.
-        self._in_place = not (down or sharded)
-        self._vector = self.exchange.down[0].view(setup.dtype) if self._in_place else setup.zeros()
+            self.exchange = RootExchange(setup.network, up_bytes[0], down_bytes[0], alignment, self.schedule.way)
+        server = setup.rank if sharded else 0
+        mine = self.parts[server]
+        self.serves = server == setup.rank and mine.stop > mine.start
+        self._served = mine.stop - mine.start
+        # Full vectors are added up and received in the buffer that MPI is handed.
+        self._in_place = not self.compresses_down
+        self._vector = self.exchange.answers.view(setup.dtype) if self._in_place else setup.zeros()
+        self._v: Any = None
+        self._delta: Any = None
+        self._delta_bar: Any = None
 
     def server_memory(self) -> Any:
-        """A vector of zeros as long as this rank's part, or None where it serves none."""
-        return self.setup.zeros(self._mine.stop - self._mine.start) if self.serves else None
+        """A vector of zeros as long as the part that this rank serves, or None where it serves none."""
+        return self.setup.zeros(self._served) if self.serves else None
 
-    def send_up(self, v: Any, delta: Any = None) -> None:
-        """Compress v (d) for the servers; with a memory δ (d), v + δ is compressed and δ keeps what that lost."""
-        for codec, part, payload in zip(self.up, self.parts, self.exchange.up, strict=True):
-            if delta is None:
-                codec.encode(v[part], payload)
-            else:
-                codec.encode_feedback(v[part], delta[part], payload)
+    def through_servers(self, v: Any, delta: Any = None, delta_bar: Any = None) -> Any:
+        """The vector (d) that all ranks get for their v (d): compressed, averaged in rank order, compressed again.
 
-    def mean_at_server(self) -> Any:
-        """Send the payloads. On a server: the mean of all ranks' decoded payloads of its part, added in rank order."""
-        mean = self._vector[self._mine]
-        codec = self.up[self._server]
-        decode = codec.decode
-        for payload in self.exchange.gather():
-            decode(payload, mean)
-            decode = codec.decode_add
-        if self.serves:
-            mean /= self.setup.size
-            self.setup.network.clock.lap(Phase.DECODE)
-        return mean
+        Args:
+            delta: this rank's memory δ (d): v + δ is what is compressed, and δ keeps what that lost.
+            delta_bar: a server's memory δ̄ (of its part's length), likewise.
 
-    def send_down(self, v: Any, delta: Any = None) -> None:
-        """On a server: compress v, this rank's part, for everybody; δ as in `send_up`."""
-        if not self.serves or self._in_place:
-            return
-        codec, payload = self.down[self._server], self.exchange.down[self._server]
-        if delta is None:
-            codec.encode(v, payload)
-        else:
-            codec.encode_feedback(v, delta, payload)
-
-    def answer(self) -> Any:
-        """The vector (d) that all ranks decode from what the servers sent down."""
-        for s, payload in self.exchange.broadcast():
-            if not self._in_place:
-                self.down[s].decode(payload, self._vector[self.parts[s]])
+        Returns:
+            an array that may be overwritten, valid until the next call.
+        """
+        self._v, self._delta, self._delta_bar = v, delta, delta_bar
+        self.exchange.run(self)
         return self._vector
+
+    # What the exchange asks for, section by section.
+
+    def encode(self, part: int, section: int) -> None:
+        codec, numbers, first = self.up[part].items[section]
+        payload = self.exchange.up[part][section]
+        if self._delta is None:
+            codec.encode(self._v[numbers], payload, first)
+        else:
+            codec.encode_feedback(self._v[numbers], self._delta[numbers], payload, first)
+
+    def accumulate(self, part: int, section: int, payload: Any, first: bool) -> None:
+        codec, numbers, _ = self.up[part].items[section]
+        if first:
+            codec.decode(payload, self._vector[numbers])
+        else:
+            codec.decode_add(payload, self._vector[numbers])
+
+    def answer(self, part: int, section: int) -> None:
+        codec, numbers, first = self.down[part].items[section]
+        mean = self._vector[numbers]
+        mean /= self.setup.size
+        self.setup.network.clock.lap(Phase.DECODE)
+        if self._in_place:
+            return
+        payload = self.exchange.down[part][section]
+        if self._delta_bar is None:
+            codec.encode(mean, payload, first)
+        else:
+            codec.encode_feedback(mean, self._delta_bar[first : first + mean.size], payload, first)
+
+    def decode(self, part: int, section: int) -> None:
+        if not self._in_place:
+            codec, numbers, _ = self.down[part].items[section]
+            codec.decode(self.exchange.down[part][section], self._vector[numbers])
 
     def descend(self, x: Any, direction: Any, lr: float) -> None:
         """x ← x − lr·direction; `direction` is overwritten."""
@@ -98,11 +153,16 @@ class ServerAlgorithm(Algorithm):
         self.setup.network.clock.lap(Phase.UPDATE)
 
     @property
+    def codec(self) -> Codec:
+        """What a worker compresses its first section with."""
+        return self.up[0].items[0][0]
+
+    @property
     def payload_bytes(self) -> int:
-        return sum(codec.payload_bytes for codec in self.up)
+        return sum(sum(part.sizes) for part in self.up)
 
     def bytes_per_iteration(self) -> int:
-        return (self.setup.size - 1) * sum(codec.payload_bytes for codec in self.up + self.down)
+        return (self.setup.size - 1) * sum(sum(part.sizes) for part in self.up + self.down)
 
     def close(self) -> None:
         self.exchange.close()

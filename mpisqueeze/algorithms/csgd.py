@@ -21,9 +21,7 @@ class CSGD(ServerAlgorithm):
     compresses_down = False
 
     def step(self, x: Any, gradient: Gradient, lr: float) -> None:
-        self.send_up(gradient(x))
-        self.send_down(self.mean_at_server())
-        self.descend(x, self.answer(), lr)
+        self.descend(x, self.through_servers(gradient(x)), lr)
 
     def doubts(self) -> list[str]:
-        return bias_doubt(self, self.up[0], "arXiv 1610.02132, Theorem 3.2") if self.compresses else []
+        return bias_doubt(self, self.codec, "arXiv 1610.02132, Theorem 3.2") if self.compresses else []

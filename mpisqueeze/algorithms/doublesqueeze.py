@@ -26,12 +26,11 @@ class DoubleSqueeze(ServerAlgorithm):
         self.delta_bar = self.server_memory()
 
     def step(self, x: Any, gradient: Gradient, lr: float) -> None:
-        self.send_up(gradient(x), self.delta)
-        self.send_down(self.mean_at_server(), self.delta_bar)
-        self.descend(x, self.answer(), lr)
+        p = self.through_servers(gradient(x), self.delta, self.delta_bar)
+        self.descend(x, p, lr)
 
     def residual(self) -> Any:
         return self.delta
 
     def doubts(self) -> list[str]:
-        return feedback_doubt(self, self.up[0])
+        return feedback_doubt(self, self.codec)

@@ -32,12 +32,11 @@ class MemSGD(ServerAlgorithm):
         g = gradient(x)
         if self.inside:
             g *= g.dtype.type(lr)
-        self.send_up(g, self.delta)
-        self.send_down(self.mean_at_server())
-        self.descend(x, self.answer(), 1.0 if self.inside else lr)
+        mean = self.through_servers(g, self.delta)
+        self.descend(x, mean, 1.0 if self.inside else lr)
 
     def residual(self) -> Any:
         return self.delta
 
     def doubts(self) -> list[str]:
-        return feedback_doubt(self, self.up[0])
+        return feedback_doubt(self, self.codec)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mpisqueeze.comm.counters import Counter, Phase, PhaseClock
+from mpisqueeze.comm.estimate import EAGER_BYTES, SLOW_BYTE_S, estimate
+from mpisqueeze.comm.link import EmulatedLink
 from mpisqueeze.comm.wire import Wire
 from mpisqueeze.comm.world import Signal, World
 from mpisqueeze.devices import Device
@@ -72,24 +76,55 @@ class Gate:
 
 
 class Network:
-    """What an exchange is built from: ranks, a device that owns the buffers, the clock and the counter.
+    """What an exchange is built from: ranks, a device that owns the buffers, a link, the clock and the counter.
+
+    Args:
+        emulated: what holds messages back, if anything does.
+        chunk_bytes: the user's limit to the messages of a pipeline; None: the cost model's choice.
+        tree: the user's choice of the tree that a root's answers go down; None: the cost model's choice.
 
     Attributes:
+        link: what messages cost, for choosing how to exchange: the emulated link, or an estimate of the real one.
+        message_bytes: what a message of a pipeline may take, or None for no limit.
         iteration: 1, 2, …, kept by the training loop.
         trouble: the first thing that went wrong on this rank.
     """
 
-    def __init__(self, world: World, device: Device, barrier: bool = True) -> None:
+    def __init__(
+        self,
+        world: World,
+        device: Device,
+        barrier: bool = True,
+        emulated: EmulatedLink | None = None,
+        chunk_bytes: int | None = None,
+        tree: str | None = None,
+    ) -> None:
         self.world, self.device = world, device
         self.clock = PhaseClock(device.synchronize if device.kind != "cpu" else None)
         self.counter = Counter()
         self.gate = Gate(world, self.clock, barrier)
+        self.emulated, self.chunk_bytes, self.tree = emulated, chunk_bytes, tree
+        world.pause = emulated.pause if emulated else 0.0
+        self.link = emulated.model if emulated else estimate(world)
+        self.message_bytes = chunk_bytes
+        if chunk_bytes is None and not emulated and self.link.byte_s > SLOW_BYTE_S:
+            self.message_bytes = EAGER_BYTES
         self.iteration = 0
         self.trouble: Trouble | None = None
 
     def wire(self, nbytes: int) -> Wire:
         """A buffer that MPI can be handed."""
         return self.device.wire(nbytes)
+
+    def sender(self, buffer: Sequence[Any], target: int, tag: int) -> Any:
+        """A persistent send of a buffer specification: `Start`, `Wait`, `Free`."""
+        request = self.world.comm.Send_init(buffer, target, tag)
+        return self.emulated.sender(request, target, tag, int(buffer[0].nbytes)) if self.emulated else request
+
+    def receiver(self, buffer: Sequence[Any], source: int, tag: int) -> Any:
+        """A persistent receive into a buffer specification: `Start`, `Wait`, `Cancel`, `Free`."""
+        request = self.world.comm.Recv_init(buffer, source, tag)
+        return self.emulated.receiver(request, source, tag) if self.emulated else request
 
     def complain(self, signal: int, message: str, option: str | None = None, details: str = "") -> None:
         """Have this rank say `signal` at the next meeting; the first complaint is kept as `trouble`."""

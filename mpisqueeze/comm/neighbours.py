@@ -7,6 +7,7 @@ from typing import Any
 
 from mpisqueeze.comm.counters import Phase
 from mpisqueeze.comm.exchange import Network
+from mpisqueeze.comm.pipeline import AHEAD
 from mpisqueeze.comm.progress import Progress
 
 _EDGE = 3
@@ -16,7 +17,8 @@ class NeighbourExchange:
     """Persistent point-to-point requests, receives posted before the work that they can overlap.
 
     An iteration is `expect`, then `send`, then all of `receive`. What happens in between overlaps with the messages,
-    and its time is booked where the caller books it, not as communication.
+    and its time is booked where the caller books it, not as communication. On a slow link a payload travels in pieces
+    that the network takes in order, AHEAD of them at a time, so that both directions and all neighbours share it.
 
     Counted: `nbytes` to each neighbour.
 
@@ -32,21 +34,34 @@ class NeighbourExchange:
     def __init__(self, network: Network, neighbours: Sequence[int], nbytes: int) -> None:
         self.network = network
         self.neighbours = list(neighbours)
-        comm = network.world.comm
         self._out = network.wire(nbytes)
         self.out = self._out.array
         self._inbox = [network.wire(nbytes) for _ in self.neighbours]
+        step = min(nbytes, network.message_bytes or nbytes)
+        pieces = [(start, min(start + step, nbytes)) for start in range(0, nbytes, step)]
+        #: By piece, then by neighbour.
         self._receives = [
-            comm.Recv_init(wire.mpi, source, _EDGE) for wire, source in zip(self._inbox, self.neighbours, strict=True)
+            [
+                network.receiver(wire.part(*piece).mpi, source, _EDGE)
+                for wire, source in zip(self._inbox, self.neighbours, strict=True)
+            ]
+            for piece in pieces
         ]
-        self._sends = [comm.Send_init(self._out.mpi, target, _EDGE) for target in self.neighbours]
+        # All ranks send in the same direction at a time, so that no two send to the same one.
+        rank, size = network.world.rank, network.world.size
+        targets = sorted(self.neighbours, key=lambda target: (target - rank) % size)
+        self._sends = [
+            [network.sender(self._out.part(*piece).mpi, target, _EDGE) for target in targets] for piece in pieces
+        ]
+        self._started = 0
         self._pending = False
         self.progress = Progress()
 
     def expect(self) -> None:
         """Post the receives."""
-        for request in self._receives:
-            request.Start()
+        for requests in self._receives:
+            for request in requests:
+                request.Start()
         self._pending = True
 
     def send(self, overlap: bool = False) -> None:
@@ -56,38 +71,51 @@ class NeighbourExchange:
         """
         self._out.push()
         self.network.gate.enter()
-        for request in self._sends:
-            request.Start()
+        self._started = 0
+        self._start_sends(len(self._sends) if overlap else AHEAD)
         counter = self.network.counter
-        counter.bytes_sent += self._out.nbytes * len(self._sends)
-        counter.messages += len(self._sends)
+        counter.bytes_sent += self._out.nbytes * len(self.neighbours)
+        counter.messages += len(self._sends) * len(self.neighbours)
         if overlap:
-            self.progress.give(self._receives + self._sends)
+            self.progress.give([request for requests in self._receives + self._sends for request in requests])
         self.network.clock.lap(Phase.COMM)
 
     def receive(self) -> Iterator[tuple[int, Any]]:
         """(neighbour's index, its payload) for each neighbour in order, as they arrive; must be exhausted."""
         counter, clock = self.network.counter, self.network.clock
         self.progress.take_back()
-        for index, (request, wire) in enumerate(zip(self._receives, self._inbox, strict=True)):
-            request.Wait()
+        last = self._receives[-1]
+        for i, requests in enumerate(self._receives[:-1]):
+            for request in requests:
+                request.Wait()
+            self._start_sends(i + 1 + AHEAD)
+        for index, wire in enumerate(self._inbox):
+            last[index].Wait()
             wire.pull()
             counter.bytes_received += wire.nbytes
             clock.lap(Phase.COMM)
             yield index, wire.array
-        for request in self._sends:
-            request.Wait()
+        for requests in self._sends:
+            for request in requests:
+                request.Wait()
         self._pending = False
         clock.lap(Phase.COMM)
+
+    def _start_sends(self, count: int) -> None:
+        """Have the first `count` pieces on their way."""
+        for requests in self._sends[self._started : count]:
+            for request in requests:
+                request.Start()
+        self._started = max(self._started, min(count, len(self._sends)))
 
     def close(self) -> None:
         """Cancel receives whose iteration was given up, and free the requests."""
         self.progress.close()
+        receives = [request for requests in self._receives for request in requests]
         if self._pending:
-            for request in self._receives:
+            for request in receives:
                 request.Cancel()
                 request.Wait()
-        for request in self._receives + self._sends:
+        for request in (*receives, *(request for requests in self._sends for request in requests)):
             request.Free()
-        self._receives.clear()
-        self._sends.clear()
+        self._receives, self._sends = [], []

@@ -42,7 +42,8 @@ class Progress:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="mpisqueeze progress", daemon=True)
             self._thread.start()
-        self._requests = requests
+        # A held request is known by what MPI has of it; what holds it back is waited for by its owner.
+        self._requests = [getattr(request, "request", request) for request in requests]
         self._wanted = False
         self._returned.clear()
         self._given.set()

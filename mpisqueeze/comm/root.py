@@ -1,107 +1,124 @@
-"""Exchange through a root: payloads go up to rank 0, one payload comes down to everybody."""
+"""Exchange through a root: payloads go up to rank 0, which answers down a tree, section by section."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Sequence
 
 from mpisqueeze.comm.counters import Phase
 from mpisqueeze.comm.exchange import Network
-from mpisqueeze.comm.wire import Wire
+from mpisqueeze.comm.pipeline import Inbox, Work, cut
+from mpisqueeze.network.cost import Tree
 
-#: Payloads that the root holds at a time take at most this many bytes (but two of them always fit).
-WINDOW_BYTES = 256 << 20
-_UP = 1
+_UP, _DOWN = 1, 2
 
 
 class RootExchange:
-    """Gather to rank 0 with persistent point-to-point requests, then MPI_Bcast.
+    """A pipeline of point-to-point messages, with persistent requests.
 
-    The root receives in a window of buffers, so that a payload is decoded while later ones travel, and holds no decoded
-    vector but its accumulator. Counted: `up_bytes` by every rank but 0, and (N − 1)·`down_bytes` by rank 0, which is
-    what a broadcast moves by its definition.
+    While a section travels, the next one is encoded; the root adds up sections as they arrive, and a finished one goes
+    down the tree while later ones still come in. A worker sends no more than AHEAD sections before it has the answer to
+    the first, so that the root's window of buffers and what MPI holds stay small. Counted: every message, at the rank
+    that sends it; (N − 1) payloads go up and (N − 1) down, whatever the tree.
 
     Args:
-        up_bytes, down_bytes: payload sizes, the same on every rank.
+        up_bytes, down_bytes: payload size of each section, the same on every rank.
+        alignment: bytes of a number.
+        way: the tree, see `network.cost.Tree`.
 
     Attributes:
-        up: [uint8 (up_bytes)]: this rank's payload, to be filled before `gather`.
-        down: [uint8 (down_bytes)]: the root's answer, to be filled by rank 0 before `broadcast`.
+        up: up[0][j] is uint8: this rank's payload of section j.
+        down: down[0][j] is uint8: the root's answer.
+        answers: uint8: all of `down`, one after the other.
     """
 
-    def __init__(self, network: Network, up_bytes: int, down_bytes: int) -> None:
+    def __init__(
+        self, network: Network, up_bytes: Sequence[int], down_bytes: Sequence[int], alignment: int, way: str
+    ) -> None:
         self.network = network
-        world = network.world
-        self._comm, self._rank, self._size = world.comm, world.rank, world.size
-        self._up, self._down = network.wire(up_bytes), network.wire(down_bytes)
-        self.up, self.down = [self._up.array], [self._down.array]
-        self._window: list[Wire] = []
-        self._requests: list[Any] = []
-        if self._size == 1:
-            return
-        if self._rank == 0:
-            slots = min(self._size - 1, max(2, WINDOW_BYTES // max(up_bytes, 1)))
-            self._window = [network.wire(up_bytes) for _ in range(slots)]
-            for source in range(1, self._size):
-                wire = self._window[(source - 1) % slots]
-                self._requests.append(self._comm.Recv_init(wire.mpi, source, _UP))
-        else:
-            self._requests.append(self._comm.Send_init(self._up.mpi, 0, _UP))
+        self._rank, size = network.world.rank, network.world.size
+        _, (self._up,) = cut(network, [up_bytes], alignment)
+        answers, (self._down,) = cut(network, [down_bytes], alignment)
+        self.answers = answers.array
+        self.up, self.down = [[wire.array for wire in self._up]], [[wire.array for wire in self._down]]
+        self._workers = size - 1
+        tree = Tree(way, size)
+        self._children = tree.children(self._rank)
+        self._passing = [[network.sender(wire.mpi, child, _DOWN) for child in self._children] for wire in self._down]
+        parent = tree.parent(self._rank)
+        self._answers = [] if parent is None else [network.receiver(wire.mpi, parent, _DOWN) for wire in self._down]
+        self._sends = [] if parent is None else [network.sender(wire.mpi, 0, _UP) for wire in self._up]
+        self._inbox = Inbox(network, up_bytes, [rank for rank in range(1, size) if self._rank == 0], _UP)
+        #: Sections that a worker may be ahead of the answers.
+        self._ahead = self._inbox.ahead
 
-    def gather(self) -> Iterator[Any]:
-        """On rank 0 each rank's payload in rank order, its own first, valid until the next one; elsewhere nothing.
-
-        It is a generator: rank 0 must exhaust it. Elsewhere, too, nothing is sent before it is iterated.
-        """
+    def run(self, work: Work) -> None:
+        """Exchange one vector. The gate is passed once the first section is encoded."""
         network = self.network
-        counter, clock = network.counter, network.clock
-        if self._size == 1:
-            network.gate.enter()
-            yield self._up.array
-            return
-        if self._rank != 0:
-            self._up.push()
-            network.gate.enter()
-            self._requests[0].Start()
-            self._requests[0].Wait()
-            counter.bytes_sent += self._up.nbytes
-            counter.messages += 1
-            clock.lap(Phase.COMM)
-            return
+        work.encode(0, 0)
+        if self._sends:
+            self._up[0].push()
         network.gate.enter()
-        slots, waiting = self._window, self._requests
-        for request in waiting[: len(slots)]:
-            request.Start()
-        clock.lap(Phase.COMM)
-        yield self._up.array
-        for i, request in enumerate(waiting):
-            wire = slots[i % len(slots)]
-            request.Wait()
-            wire.pull()
-            counter.bytes_received += wire.nbytes
-            clock.lap(Phase.COMM)
-            yield wire.array
-            if i + len(slots) < len(waiting):
-                waiting[i + len(slots)].Start()
+        if self._rank == 0:
+            self._serve(work)
+        else:
+            self._take_part(work)
+        for requests in self._passing:
+            for request in requests:
+                request.Wait()
+        network.clock.lap(Phase.COMM)
 
-    def broadcast(self) -> Iterator[tuple[int, Any]]:
-        """Send rank 0's `down` to everybody; (0, its payload), for the only part that there is; must be exhausted."""
-        if self._size > 1:
-            counter = self.network.counter
-            if self._rank == 0:
-                self._down.push()
-                counter.bytes_sent += (self._size - 1) * self._down.nbytes
-                counter.messages += self._size - 1
-                self._comm.Bcast(self._down.mpi, 0)
-            else:
-                self._comm.Bcast(self._down.mpi, 0)
-                self._down.pull()
-                counter.bytes_received += self._down.nbytes
-        self.network.clock.lap(Phase.COMM)
-        yield 0, self._down.array
+    def _serve(self, work: Work) -> None:
+        network, inbox = self.network, self._inbox
+        inbox.open()
+        for j in range(len(self._up)):
+            if j:
+                work.encode(0, j)
+            work.accumulate(0, j, self.up[0][j], True)
+            for _ in range(self._workers):
+                work.accumulate(0, j, inbox.next(), False)
+            work.answer(0, j)
+            self._pass_on(j)
+            network.clock.lap(Phase.COMM)
+            work.decode(0, j)
+
+    def _take_part(self, work: Work) -> None:
+        network, sends = self.network, self._sends
+        counter, clock = network.counter, network.clock
+        for request in self._answers:
+            request.Start()
+        sent = 0
+        for j, request in enumerate(self._answers):
+            while sent < min(j + self._ahead, len(sends)):
+                if sent:
+                    work.encode(0, sent)
+                    self._up[sent].push()
+                sends[sent].Start()
+                counter.bytes_sent += self._up[sent].nbytes
+                counter.messages += 1
+                sent += 1
+                clock.lap(Phase.COMM)
+            request.Wait()
+            self._down[j].pull()
+            counter.bytes_received += self._down[j].nbytes
+            self._pass_on(j, pushed=True)
+            clock.lap(Phase.COMM)
+            work.decode(0, j)
+        for request in sends:
+            request.Wait()
+
+    def _pass_on(self, j: int, pushed: bool = False) -> None:
+        """Send an answer to this rank's children in the tree."""
+        requests, wire, counter = self._passing[j], self._down[j], self.network.counter
+        if requests and not pushed:
+            wire.push()
+        for request in requests:
+            request.Start()
+        counter.bytes_sent += wire.nbytes * len(requests)
+        counter.messages += len(requests)
 
     def close(self) -> None:
         """Free the persistent requests."""
-        for request in self._requests:
+        self._inbox.close()
+        for request in (*self._answers, *self._sends, *(r for requests in self._passing for r in requests)):
             request.Free()
-        self._requests.clear()
+        self._answers, self._sends, self._passing = [], [], []

@@ -1,99 +1,125 @@
-"""Exchange among servers that are all ranks: rank s serves the s-th shard of the vector."""
+"""Exchange among servers that are all ranks: rank s serves the s-th part of the vector, section by section."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from mpisqueeze.comm.counters import Phase
 from mpisqueeze.comm.exchange import Network
+from mpisqueeze.comm.pipeline import Inbox, Work, cut
 
 _UP, _DOWN = 5, 6
 
 
 class ShardedExchange:
-    """All-to-all of shard payloads, then all-gather of the answers, with persistent point-to-point requests.
+    """All-to-all of the parts' payloads, then all-gather of the answers, as one pipeline with persistent requests.
 
-    The layout of 1-bit Adam's compressed all-reduce (arXiv 2102.02888, §5). Counted: every payload that leaves its
-    rank; shards of no elements (more ranks than elements) send nothing.
+    The layout of 1-bit Adam's compressed all-reduce (arXiv 2102.02888, §5). Each rank sends to the ranks behind it
+    first, so that no two send to the same one at a time. Counted: every payload that leaves its rank; parts of no
+    elements (more ranks than elements) send nothing.
 
     Args:
-        up_bytes, down_bytes: payload sizes of each shard, the same on every rank; 0 for an empty shard.
+        up_bytes, down_bytes: payload sizes of each part's sections, the same on every rank; none for an empty part.
+        alignment: bytes of a number.
 
     Attributes:
-        up: uint8 for each shard: this rank's payloads, to be filled before `gather`.
-        down: uint8 for each shard: the answers; rank s fills the s-th before `broadcast`.
+        up: up[s][j] is uint8: this rank's payload of part s, section j.
+        down: down[s][j] is uint8: the answers; rank s fills the s-th part's.
+        answers: uint8: all of `down`, one after the other, parts at multiples of `alignment`.
     """
 
-    def __init__(self, network: Network, up_bytes: Sequence[int], down_bytes: Sequence[int]) -> None:
+    def __init__(
+        self, network: Network, up_bytes: Sequence[Sequence[int]], down_bytes: Sequence[Sequence[int]], alignment: int
+    ) -> None:
         self.network = network
-        world = network.world
-        comm, self._rank, self._size = world.comm, world.rank, world.size
-        self._others = [rank for rank in range(self._size) if rank != self._rank]
-        self._up, self._down = [network.wire(n) for n in up_bytes], [network.wire(n) for n in down_bytes]
-        self.up, self.down = [wire.array for wire in self._up], [wire.array for wire in self._down]
-        mine = up_bytes[self._rank]
-        self._inbox = {rank: network.wire(mine) for rank in self._others} if mine else {}
-        self._arrivals = {rank: comm.Recv_init(wire.mpi, rank, _UP) for rank, wire in self._inbox.items()}
-        self._to_servers = {s: comm.Send_init(self._up[s].mpi, s, _UP) for s in self._others if up_bytes[s]}
-        self._answers = {s: comm.Recv_init(self._down[s].mpi, s, _DOWN) for s in self._others if down_bytes[s]}
-        targets = self._others if down_bytes[self._rank] else []
-        self._from_me = {rank: comm.Send_init(self._down[self._rank].mpi, rank, _DOWN) for rank in targets}
+        self._rank, self._size = network.world.rank, network.world.size
+        _, self._up = cut(network, up_bytes, alignment)
+        answers, self._down = cut(network, down_bytes, alignment)
+        self.answers = answers.array
+        self.up, self.down = ([[wire.array for wire in part] for part in wires] for wires in (self._up, self._down))
+        self._behind = [(self._rank + k) % self._size for k in range(1, self._size)]
+        self._before = self._behind[::-1]
+        mine = self._rank
+        others = [rank for rank in range(self._size) if rank != mine]
+        self._inbox = Inbox(network, up_bytes[mine], others, _UP)
+        # Part 0 is the longest: its sections set the pace.
+        self._sections = len(up_bytes[0])
+        self._ahead = self._inbox.ahead
+        self._to_servers = {s: [network.sender(wire.mpi, s, _UP) for wire in self._up[s]] for s in self._behind}
+        self._answers = {s: [network.receiver(wire.mpi, s, _DOWN) for wire in self._down[s]] for s in self._before}
+        self._from_me = [[network.sender(wire.mpi, rank, _DOWN) for rank in self._behind] for wire in self._down[mine]]
 
-    def gather(self) -> Iterator[Any]:
-        """The payload of this rank's shard from every rank in rank order; must be exhausted."""
-        network = self.network
-        counter, clock = network.counter, network.clock
-        for s in self._to_servers:
-            self._up[s].push()
+    def run(self, work: Work) -> None:
+        """Exchange one vector. The gate is passed once the first sections are encoded."""
+        network, mine = self.network, self._rank
+        for s in (*self._behind, mine):
+            if self._up[s]:
+                work.encode(s, 0)
+                self._up[s][0].push()
         network.gate.enter()
-        for request in (*self._answers.values(), *self._arrivals.values()):
-            request.Start()
-        for s, request in self._to_servers.items():
-            request.Start()
-            counter.bytes_sent += self._up[s].nbytes
-            counter.messages += 1
-        clock.lap(Phase.COMM)
+        for requests in self._answers.values():
+            for request in requests:
+                request.Start()
+        self._inbox.open()
+        sent = 0
+        # A step later than it is added up at its server, a section's answer is taken: until then others travel.
+        for j in range(self._sections + 1):
+            while sent < min(j + self._ahead, self._sections):
+                self._send_up(work, sent)
+                sent += 1
+            if j < len(self._down[mine]):
+                self._serve(work, j)
+            if j:
+                self._take_answers(work, j - 1)
+        for requests in (*self._to_servers.values(), *self._from_me):
+            for request in requests:
+                request.Wait()
+        network.clock.lap(Phase.COMM)
+
+    def _send_up(self, work: Work, j: int) -> None:
+        counter = self.network.counter
+        for s in self._behind:
+            if j < len(self._up[s]):
+                wire = self._up[s][j]
+                if j:
+                    work.encode(s, j)
+                    wire.push()
+                self._to_servers[s][j].Start()
+                counter.bytes_sent += wire.nbytes
+                counter.messages += 1
+        if 0 < j < len(self._up[self._rank]):
+            work.encode(self._rank, j)
+        self.network.clock.lap(Phase.COMM)
+
+    def _serve(self, work: Work, j: int) -> None:
+        mine, counter = self._rank, self.network.counter
         for rank in range(self._size):
-            if rank == self._rank:
-                if self._up[rank].nbytes:
-                    yield self.up[rank]
-            elif rank in self._arrivals:
-                self._arrivals[rank].Wait()
-                wire = self._inbox[rank]
+            work.accumulate(mine, j, self.up[mine][j] if rank == mine else self._inbox.next(), rank == 0)
+        work.answer(mine, j)
+        wire, requests = self._down[mine][j], self._from_me[j]
+        wire.push()
+        for request in requests:
+            request.Start()
+        counter.bytes_sent += wire.nbytes * len(requests)
+        counter.messages += len(requests)
+        self.network.clock.lap(Phase.COMM)
+        work.decode(mine, j)
+
+    def _take_answers(self, work: Work, j: int) -> None:
+        counter, clock = self.network.counter, self.network.clock
+        for s in self._before:
+            if j < len(self._down[s]):
+                wire = self._down[s][j]
+                self._answers[s][j].Wait()
                 wire.pull()
                 counter.bytes_received += wire.nbytes
                 clock.lap(Phase.COMM)
-                yield wire.array
-        for request in self._to_servers.values():
-            request.Wait()
-        clock.lap(Phase.COMM)
-
-    def broadcast(self) -> Iterator[tuple[int, Any]]:
-        """Send this rank's answer to all; (shard, its answer) for every shard in order; must be exhausted."""
-        counter, clock = self.network.counter, self.network.clock
-        if self._from_me:
-            wire = self._down[self._rank]
-            wire.push()
-            for request in self._from_me.values():
-                request.Start()
-            counter.bytes_sent += wire.nbytes * len(self._from_me)
-            counter.messages += len(self._from_me)
-        for s in range(self._size):
-            if s in self._answers:
-                self._answers[s].Wait()
-                self._down[s].pull()
-                counter.bytes_received += self._down[s].nbytes
-            if self._down[s].nbytes:
-                clock.lap(Phase.COMM)
-                yield s, self.down[s]
-        for request in self._from_me.values():
-            request.Wait()
-        clock.lap(Phase.COMM)
+                work.decode(s, j)
 
     def close(self) -> None:
         """Free the persistent requests."""
-        for requests in (self._arrivals, self._to_servers, self._answers, self._from_me):
-            for request in requests.values():
+        self._inbox.close()
+        for requests in (*self._to_servers.values(), *self._answers.values(), *self._from_me):
+            for request in requests:
                 request.Free()
-            requests.clear()
+        self._to_servers, self._answers, self._from_me = {}, {}, []

@@ -23,6 +23,10 @@ class Wire:
         self.mpi = [array, self.nbytes, MPI.BYTE]
         self._synchronize = synchronize
 
+    def part(self, start: int, stop: int) -> Wire:
+        """Bytes [start, stop) of this buffer."""
+        return Wire(self.array[start:stop], self._synchronize)
+
     def push(self) -> None:
         """Before MPI reads: the device's work on `array` is done, and MPI's side holds it."""
         if self._synchronize is not None:
@@ -49,6 +53,9 @@ class StagedWire(Wire):
         self.host = host
         self.mpi = [host, self.nbytes, MPI.BYTE]
         self._to_host, self._to_device = to_host, to_device
+
+    def part(self, start: int, stop: int) -> Wire:
+        return StagedWire(self.array[start:stop], self.host[start:stop], self._to_host, self._to_device)
 
     def push(self) -> None:
         self._to_host(self.array, self.host)

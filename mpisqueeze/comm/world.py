@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,6 +49,10 @@ class World:
         comm: for exchanges and for metrics that nothing counts.
         rank, size, is_root.
         local_rank: this rank's number among those of its host.
+        host: a number that ranks of the same host share: its lowest rank.
+        hosts: how many hosts the ranks are on.
+        pause: seconds to sleep between two looks while ranks agree, for ranks that must leave together though they
+            outnumber cores; 0: look all the time.
     """
 
     def __init__(self, comm: MPI.Comm | None = None) -> None:
@@ -56,14 +61,22 @@ class World:
         self.is_root = self.rank == 0
         node = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank = node.rank
+        self.host: int = node.bcast(self.rank)
         node.Free()
+        self.hosts: int = self.comm.allreduce(int(self.local_rank == 0))
+        self.pause = 0.0
         self._mine, self._all = np.zeros(1, np.int64), np.zeros(1, np.int64)
         self._buffers = ([self._mine, MPI.INT64_T], [self._all, MPI.INT64_T])
 
     def agree(self, signal: int) -> int:
         """The largest `signal` of all ranks. No rank leaves before all have entered: this is a barrier too."""
         self._mine[0] = signal
-        self.comm.Allreduce(*self._buffers, MPI.MAX)
+        if self.pause:
+            request = self.comm.Iallreduce(*self._buffers, MPI.MAX)
+            while not request.Test():
+                time.sleep(self.pause)
+        else:
+            self.comm.Allreduce(*self._buffers, MPI.MAX)
         return int(self._all[0])
 
     def collectively(self, work: Callable[[], T]) -> T:

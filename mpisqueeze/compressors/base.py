@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -34,7 +35,11 @@ class Compressor:
         unbiased: whether E C(v) = v.
         payload_bytes: exact, before any data is seen.
         iteration: set to 1, 2, … before each encoding, so that built-in randomness is keyed by (seed, iteration,
-        index).
+            index).
+        first: where in the run's vector this compressor's begins, set before each encoding; a multiple of a power of
+            two ≥ `dimension`.
+        grain: numbers at whose multiples a payload can be cut into payloads of its own, to the bit, and as long
+            together; None where it cannot.
     """
 
     name: str
@@ -44,6 +49,8 @@ class Compressor:
     parameters: ClassVar[Sequence[Parameter]] = ()
     unbiased: bool = False
     payload_bytes: int
+    grain: int | None = None
+    first: int = 0
 
     def __init__(self, dimension: int, xp: Any, dtype: Any, seed: int) -> None:
         self.dimension = dimension
@@ -55,8 +62,11 @@ class Compressor:
 
     @property
     def key(self) -> int:
-        """The key of this iteration's random numbers."""
-        return derive_key(self.seed, self.iteration)
+        """The key of this iteration's random numbers.
+
+        Indices enter their hash by exclusive or, so that `first` can enter by the key.
+        """
+        return derive_key(self.seed, self.iteration) ^ self.first
 
     def bound(self) -> float | None:
         """A bound on E‖C(v) − v‖² / ‖v‖² over all v, or None where there is none."""
@@ -92,6 +102,15 @@ class Compressor:
 
     def _complaint(self) -> str:
         return f"a number was NaN, infinite or too large for {self.name}"
+
+
+def block_grain(block: int, dimension: int, random: bool = False) -> int | None:
+    """The grain of payloads with a scale for each `block` numbers (0: one for all), beside codes in whole bytes.
+
+    With `random` numbers it has to be a power of two, see `Compressor.first`.
+    """
+    grain = math.lcm(block, 8) if 0 < block < dimension else None
+    return None if grain is None or (random and grain & (grain - 1)) else grain
 
 
 def gaussian_error(compressor: Compressor) -> float:

@@ -18,6 +18,7 @@ class Clip(Compressor):
     """
 
     name = "clip"
+    grain = 8
     summary = "the top bits of each float32: clip:BITS; d·BITS/8 bytes"
     parameters = (Parameter("bits", integer(9, 31), "a whole number of bits, 9 to 31", positional=True, required=True),)
 

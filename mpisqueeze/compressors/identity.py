@@ -13,6 +13,7 @@ class Identity(Compressor):
     name = "identity"
     summary = "no compression; 4d bytes"
     unbiased = True
+    grain = 8
 
     def __init__(self, dimension: int, xp: Any, dtype: Any, seed: int) -> None:
         super().__init__(dimension, xp, dtype, seed)

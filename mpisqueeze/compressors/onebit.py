@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mpisqueeze.compressors.base import Compressor
+from mpisqueeze.compressors.base import Compressor, block_grain
 from mpisqueeze.kernels.reference import blocks_of
 from mpisqueeze.specs import Parameter, choice, integer
 
@@ -30,6 +30,7 @@ class OneBit(Compressor):
         super().__init__(dimension, xp, dtype, seed)
         self.block, self.l2 = block, scale == "l2"
         self.length, blocks = blocks_of(dimension, block)
+        self.grain = block_grain(block, dimension)
         self.payload_bytes = -(-dimension // 8) + blocks * self.dtype.itemsize
 
     def bound(self) -> float:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from mpisqueeze.compressors.base import Compressor
+from mpisqueeze.compressors.base import Compressor, block_grain
 from mpisqueeze.kernels.reference import blocks_of
 from mpisqueeze.specs import Parameter, integer
 
@@ -40,6 +40,7 @@ class QSGD(Compressor):
         super().__init__(dimension, xp, dtype, seed)
         self.bits, self.bucket = bits, bucket
         self.length, buckets = blocks_of(dimension, bucket)
+        self.grain = block_grain(bucket, dimension, random=True)
         self.payload_bytes = -(-dimension * bits // 8) + buckets * self.dtype.itemsize
 
     def bound(self) -> float:

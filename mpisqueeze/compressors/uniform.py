@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mpisqueeze.compressors.base import Compressor
+from mpisqueeze.compressors.base import Compressor, block_grain
 from mpisqueeze.compressors.qsgd import BUCKET
 from mpisqueeze.kernels.reference import blocks_of
 from mpisqueeze.specs import Parameter, integer
@@ -30,6 +30,7 @@ class Uniform(Compressor):
         super().__init__(dimension, xp, dtype, seed)
         self.bits, self.bucket = bits, bucket
         self.length, buckets = blocks_of(dimension, bucket)
+        self.grain = block_grain(bucket, dimension, random=True)
         self.payload_bytes = -(-dimension * bits // 8) + 2 * buckets * self.dtype.itemsize
 
     def bound(self) -> float:

@@ -11,9 +11,11 @@ import numpy as np
 from mpisqueeze import registry
 from mpisqueeze.algorithms.base import Algorithm, Setup
 from mpisqueeze.comm.exchange import Network
+from mpisqueeze.comm.link import emulate
 from mpisqueeze.comm.world import World
 from mpisqueeze.compressors.base import Compressor
 from mpisqueeze.devices import Device
+from mpisqueeze.network.link_spec import parse_link
 from mpisqueeze.topology import Topology
 
 COMPRESSORS = [
@@ -87,10 +89,14 @@ def make_algorithm(
     world: World,
     device: Device | None = None,
     topology: Topology | None = None,
+    chunk: int | None = None,
+    tree: str | None = None,
+    link: str | None = None,
     **options: Any,
 ) -> Algorithm:
     """A built-in algorithm on `world`'s ranks; gossip goes round a ring unless a topology is given."""
-    network = Network(world, device or Device())
+    emulated = emulate(world, parse_link(link)) if link else None
+    network = Network(world, device or Device(), emulated=emulated, chunk_bytes=chunk, tree=tree)
     graph = topology or Topology("ring", world.size)
     setup = Setup(network, dimension, np.dtype(dtype), 3, make_compressor(spec, dtype), graph, **options)
     return registry.algorithms.find(name).cls(setup)

@@ -96,8 +96,9 @@ def test_a_payload_is_synchronised_between_its_encoding_and_mpi(on_ranks: Callab
 def order_of_events(aware: bool) -> None:
     world = World()
     device = FakeCudaDevice(aware)
+    world.comm = Watch(world.comm, device.events)  # type: ignore[assignment]
     algorithm: Any = make_algorithm("doublesqueeze", "onebit", 100, np.float32, world, device)
-    compressor = algorithm.up[0].compressor
+    compressor = algorithm.codec.compressor
     encode = compressor.encode_feedback
 
     def noted(*arguments: Any) -> None:
@@ -105,10 +106,6 @@ def order_of_events(aware: bool) -> None:
         device.events.append("encoded")
 
     compressor.encode_feedback = noted
-    world.comm = Watch(world.comm, device.events)  # type: ignore[assignment]
-    algorithm.exchange._comm = world.comm
-    if not world.is_root:
-        algorithm.exchange._requests[0] = world.comm.Send_init(algorithm.exchange._up.mpi, 0, 1)
     run_steps(algorithm, start_at(100, np.float32).view(DeviceArray), 1)
     if not world.is_root:
         sent = next(i for i, event in enumerate(device.events) if event.startswith("send"))

@@ -1,0 +1,264 @@
+"""An emulated network between the ranks of one host: each message is held until a link would have brought it.
+
+The model is `network.cost`'s: one port a rank, in at most one send and one receive at a time. A message starts when it
+is handed over and the sender's port is free, and keeps that port for τ = g + mβ. The receiver's port takes messages in
+the order of their starts, each for τ from its start or from when the port is free, so that messages of several senders
+queue; one arrives l after the port has it. All times are of the host's monotonic clock, which its processes share.
+
+Whoever sends writes (start, bytes, tag) into a ring in the receiver's shared memory. The receiver books its port only
+for messages that have started by now: no later call of anyone can start an earlier one, so that the order is final
+without any lock.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import heapq
+import mmap
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+
+from mpisqueeze.comm.world import World
+from mpisqueeze.errors import UsageError
+from mpisqueeze.network.cost import Link
+
+#: Messages between two ranks that may be on their way at a time.
+CAPACITY = 1024
+#: Seconds between two looks at what has come, unless messages take longer.
+PAUSE = 50e-6
+#: Seconds between two looks at the most: MPI may need this rank's help to move what peers have sent.
+LONGEST_PAUSE = 1e-3
+#: Numbers of a stamp: start (s), bytes, tag.
+_STAMP = 3
+_PR_SET_TIMERSLACK = 29
+_LOCK = threading.Lock()
+
+
+_links: dict[int, EmulatedLink] = {}
+
+
+def emulate(world: World, model: Link) -> EmulatedLink:
+    """The emulated link between the ranks of `world`, with nothing on it; collective. Raises UsageError."""
+    handle = world.comm.py2f()
+    if handle not in _links:
+        _links[handle] = EmulatedLink(world)
+    _links[handle].reset(model)
+    return _links[handle]
+
+
+class EmulatedLink:
+    """The ports of this rank, and the stamps that other ranks left for it. Building it is collective, as is `reset`,
+    which gives it its model.
+
+    Raises:
+        UsageError: the ranks are on several hosts, whose clocks differ.
+    """
+
+    def __init__(self, world: World) -> None:
+        if world.hosts > 1:
+            raise UsageError(
+                f"a link is emulated between the ranks of one host, and these are on {world.hosts}; leave it out, or "
+                "use `mpisqueeze lab`",
+                "--link",
+            )
+        self.model = Link(0.0, 0.0, 0.0)
+        self.pause = PAUSE
+        self._world = world
+        self._rank, size = world.rank, world.size
+        # Of each source: how many stamps it wrote, how many were read, and the ring itself.
+        numbers = size * (2 + CAPACITY * _STAMP)
+        memory = _shared_memory(world, 8 * numbers * size)
+        shape = (size, 2 + CAPACITY * _STAMP)
+        boxes = list(np.frombuffer(memory, np.float64).reshape(size, *shape))
+        mine = self._box = boxes[self._rank]
+        self._written, self._read = mine[:, 0], mine[:, 1]
+        self._stamps = mine[:, 2:].reshape(size, CAPACITY, _STAMP)
+        self._seen = np.zeros(size, np.int64)
+        # The other side: what this rank writes into each receiver's box.
+        self._counts = [box[self._rank, :2] for box in boxes]
+        self._rings = [box[self._rank, 2:].reshape(CAPACITY, _STAMP) for box in boxes]
+        self._sent = [0] * size
+        self._send_free = self._receive_free = 0.0
+        self._started: list[tuple[float, int, int, int]] = []
+        self._booked: defaultdict[tuple[int, int], int] = defaultdict(int)
+        self._expected: defaultdict[tuple[int, int], int] = defaultdict(int)
+        self._arrivals: dict[tuple[int, int, int], float] = {}
+        _precise_sleep()
+
+    def reset(self, model: Link) -> None:
+        """Forget all messages, and follow `model` from now on; collective."""
+        self._world.comm.Barrier()
+        self.model = model
+        self.pause = min(max(PAUSE, model.gap / 2), LONGEST_PAUSE)
+        self._box[:] = 0
+        self._seen[:] = 0
+        self._sent[:] = [0] * len(self._sent)
+        self._send_free = self._receive_free = 0.0
+        for kept in (self._started, self._booked, self._expected, self._arrivals):
+            kept.clear()
+        _fence()
+        self._world.comm.Barrier()
+
+    def sender(self, request: Any, target: int, tag: int, nbytes: int) -> HeldSend:
+        """`request`, a persistent send, with this link's timing."""
+        return HeldSend(self, request, target, tag, nbytes)
+
+    def receiver(self, request: Any, source: int, tag: int) -> HeldReceive:
+        """`request`, a persistent receive, with this link's timing."""
+        return HeldReceive(self, request, source, tag)
+
+    def send(self, target: int, tag: int, nbytes: int) -> float:
+        """Book this rank's port for a message and tell its receiver; the time (s) at which the port is free again."""
+        start = max(time.monotonic(), self._send_free)
+        self._send_free = start + self.model.message(nbytes)
+        sent, counts = self._sent[target], self._counts[target]
+        while sent - counts[1] >= CAPACITY:
+            time.sleep(PAUSE)
+        self._rings[target][sent % CAPACITY] = (start, nbytes, tag)
+        _fence()
+        counts[0] = self._sent[target] = sent + 1
+        return self._send_free
+
+    def expect(self, source: int, tag: int) -> tuple[int, int, int]:
+        """The key of the next message from `source` with this tag."""
+        number = self._expected[source, tag]
+        self._expected[source, tag] = number + 1
+        return source, tag, number
+
+    def arrival(self, key: tuple[int, int, int]) -> float | None:
+        """When (s) a message arrives, or None while that is not known."""
+        found = self._arrivals.get(key)
+        if found is None:
+            self._book()
+            found = self._arrivals.get(key)
+        return found
+
+    def forget(self, key: tuple[int, int, int]) -> None:
+        """Drop what is known of a message that was received."""
+        del self._arrivals[key]
+
+    def _book(self) -> None:
+        """Read new stamps, and book the receiving port for all that have started."""
+        now = time.monotonic()
+        started = self._started
+        if (self._written > self._seen).any():
+            written = self._written.copy()
+            _fence()
+            for source in np.flatnonzero(written > self._seen).tolist():
+                for number in range(int(self._seen[source]), int(written[source])):
+                    start, nbytes, tag = self._stamps[source, number % CAPACITY].tolist()
+                    heapq.heappush(started, (start, source, int(tag), int(nbytes)))
+            self._seen[:] = written
+            self._read[:] = written
+        while started and started[0][0] <= now:
+            start, source, tag, nbytes = heapq.heappop(started)
+            self._receive_free = max(start, self._receive_free) + self.model.message(nbytes)
+            number = self._booked[source, tag]
+            self._booked[source, tag] = number + 1
+            self._arrivals[source, tag, number] = self._receive_free + self.model.latency
+
+
+class HeldSend:
+    """A persistent send that is complete when the link has taken it."""
+
+    def __init__(self, link: EmulatedLink, request: Any, target: int, tag: int, nbytes: int) -> None:
+        self.request = request
+        self._link, self._where, self._until = link, (target, tag, nbytes), 0.0
+
+    def Start(self) -> None:
+        self._until = self._link.send(*self._where)
+        self.request.Start()
+
+    def Wait(self) -> None:
+        _sleep_until(self._until, self.request)
+        self.request.Wait()
+
+    def Free(self) -> None:
+        self.request.Free()
+
+
+class HeldReceive:
+    """A persistent receive that is complete when the link has brought the message."""
+
+    def __init__(self, link: EmulatedLink, request: Any, source: int, tag: int) -> None:
+        self.request = request
+        self._link, self._where = link, (source, tag)
+        self._key: tuple[int, int, int] | None = None
+
+    def Start(self) -> None:
+        self._key = self._link.expect(*self._where)
+        self.request.Start()
+
+    def Wait(self) -> None:
+        link, key = self._link, self._key
+        if key is None:
+            self.request.Wait()
+            return
+        # An arrival is known by the time that the message has started, so that looking once in a gap is in time.
+        while (arrival := link.arrival(key)) is None:
+            self.request.Test()
+            time.sleep(link.pause)
+        _sleep_until(arrival, self.request)
+        self.request.Wait()
+        link.forget(key)
+        self._key = None
+
+    def Cancel(self) -> None:
+        """Give up: what `Wait` would wait for will not come."""
+        self.request.Cancel()
+        self._key = None
+
+    def Free(self) -> None:
+        self.request.Free()
+
+
+def _sleep_until(moment: float, request: Any) -> None:
+    """Sleep, and meanwhile let MPI move what it has in hand, for peers whose messages need this rank's help."""
+    while (left := moment - time.monotonic()) > 0:
+        request.Test()
+        time.sleep(min(left, LONGEST_PAUSE))
+
+
+def _shared_memory(world: World, nbytes: int) -> mmap.mmap:
+    """Memory that all ranks of this host see, zeros at first, gone when the last of them ends; collective."""
+
+    def create() -> str:
+        folder = "/dev/shm" if os.path.isdir("/dev/shm") else None
+        handle, path = tempfile.mkstemp(prefix="mpisqueeze-link-", dir=folder)
+        os.ftruncate(handle, nbytes)
+        os.close(handle)
+        return path
+
+    def attach() -> mmap.mmap:
+        with open(path, "r+b") as file:
+            return mmap.mmap(file.fileno(), nbytes)
+
+    path: str = world.on_root(create)
+    try:
+        return world.collectively(attach)
+    finally:
+        if world.is_root:
+            os.unlink(path)
+
+
+def _fence() -> None:
+    """Have what was written before be seen before what is written after, on processors that would reorder it."""
+    for _ in range(2):
+        with _LOCK:
+            pass
+
+
+def _precise_sleep() -> None:
+    """Have this thread woken when it asked to be, not when the kernel finds it convenient (50 µs later)."""
+    if sys.platform.startswith("linux"):
+        try:
+            ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
+        except (OSError, AttributeError):
+            return

@@ -1,0 +1,176 @@
+"""What the exchanges with a server have in common: payloads that travel in sections, and the work done on each.
+
+A section is a range of the vector whose payload stands for itself, so that it is encoded, sent, added up, answered and
+decoded while others travel. Sections change no bit of the result: payloads are added in rank order within each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+from mpisqueeze.comm.counters import Phase
+from mpisqueeze.comm.exchange import Network
+from mpisqueeze.comm.wire import Wire
+from mpisqueeze.network import cost
+from mpisqueeze.network.cost import Schedule
+
+#: Payloads that a server holds at a time take at most this many bytes (but two of them always fit).
+WINDOW_BYTES = 256 << 20
+#: Sections that a rank may send before it has the answer to the first of them.
+AHEAD = 16
+#: Numbers in the shortest section.
+SHORTEST = 64
+#: Seconds a number that coding is assumed to take where a schedule is chosen; more sections hide more of it.
+CODING_S = 1e-9
+
+
+class Work(Protocol):
+    """What is done to sections, by the part of the vector and the number of the section in it."""
+
+    def encode(self, part: int, section: int) -> None:
+        """Fill `up[part][section]` with this rank's payload."""
+
+    def accumulate(self, part: int, section: int, payload: Any, first: bool) -> None:
+        """At the part's server: add a rank's payload to what is there, or with `first` begin with it."""
+
+    def answer(self, part: int, section: int) -> None:
+        """At the part's server, when all ranks' payloads are added: fill `down[part][section]`."""
+
+    def decode(self, part: int, section: int) -> None:
+        """Take `down[part][section]`, which is there."""
+
+
+def cut(network: Network, sizes: Sequence[Sequence[int]], alignment: int) -> tuple[Wire, list[list[Wire]]]:
+    """A buffer, and a wire out of it for each section of each part; parts begin at multiples of `alignment` bytes."""
+    starts, end = [], 0
+    for part in sizes:
+        starts.append(end)
+        end += -(-sum(part) // alignment) * alignment
+    whole = network.wire(end)
+    wires: list[list[Wire]] = []
+    for start, part in zip(starts, sizes, strict=True):
+        wires.append([])
+        for nbytes in part:
+            wires[-1].append(whole.part(start, start + nbytes))
+            start += nbytes
+    return whole, wires
+
+
+class Inbox:
+    """Where a server receives its part's payloads: a window of buffers, filled section by section in rank order.
+
+    Args:
+        sizes: bytes of each section's payload; the last one may be shorter than the others.
+        sources: the ranks that send, in the order in which their payloads are handed out; none on who serves nothing.
+
+    Attributes:
+        ahead: sections that a rank may send before it has the answer to the first of them.
+    """
+
+    def __init__(self, network: Network, sizes: Sequence[int], sources: Sequence[int], tag: int) -> None:
+        self.network = network
+        others, longest = network.world.size - 1, max(sizes, default=0)
+        slots = min(min(AHEAD, len(sizes)) * others, max(2, WINDOW_BYTES // max(longest, 1)))
+        if slots > others > 0:
+            slots -= slots % others
+        self.ahead = max(1, slots // max(1, others))
+        self._count, self._slots = len(sources) * len(sizes), slots
+        self._wires: list[Wire] = []
+        self._requests: list[Any] = []
+        if self._count:
+            buffers = [network.wire(longest) for _ in range(slots)]
+            # Message i, counted by section and then by source, comes into buffer i mod `slots`.
+            for i in range(min(self._count, math.lcm(slots, len(sources)))):
+                self._wires.append(buffers[i % slots])
+                self._requests.append(network.receiver(buffers[i % slots].mpi, sources[i % len(sources)], tag))
+            self._last = [wire.part(0, sizes[-1]) for wire in buffers]
+        self._full = self._count - len(sources)
+        self._i = 0
+
+    def open(self) -> None:
+        """Post the first receives of an exchange."""
+        self._i = 0
+        for request in self._requests[: self._slots]:
+            request.Start()
+
+    def next(self) -> Any:
+        """The next payload, once it is there; valid until the next call."""
+        i, slots, requests = self._i, self._slots, self._requests
+        if 0 < i <= self._count - slots:
+            # The payload handed out last is done with, so that its buffer is free.
+            requests[(i - 1 + slots) % len(requests)].Start()
+        network, n = self.network, i % len(requests)
+        requests[n].Wait()
+        wire = self._wires[n] if i < self._full else self._last[n % slots]
+        wire.pull()
+        network.counter.bytes_received += wire.nbytes
+        network.clock.lap(Phase.COMM)
+        self._i = i + 1
+        return wire.array
+
+    def close(self) -> None:
+        """Free the persistent requests."""
+        for request in self._requests:
+            request.Free()
+        self._requests.clear()
+
+
+def section_lengths(dimension: int, grain: int | None) -> Iterator[int]:
+    """The lengths that sections of a vector may have: `grain`·2^k, and the whole."""
+    if grain is not None:
+        length = grain
+        while length < dimension:
+            if length >= SHORTEST:
+                yield length
+            length *= 2
+    yield dimension
+
+
+def choose_sections(
+    network: Network, dimension: int, grain: int | None, up_bytes: int, down_bytes: int, by_root: bool
+) -> tuple[int, Schedule]:
+    """(numbers in a section, schedule) for an exchange of so many bytes a vector, the fastest by the cost model.
+
+    Args:
+        dimension: of the vector.
+        grain: see `Compressor.grain`; None where the payload stays whole.
+        by_root: through rank 0, or sharded.
+    """
+    ranks, link = network.world.size, network.link
+    servers = 1 if by_root else ranks
+    longest = -(-dimension // servers)
+    # Alone, a rank has nothing to hide its coding behind.
+    lengths = list(section_lengths(longest, grain)) if ranks > 1 or network.chunk_bytes else [longest]
+    most = network.message_bytes
+    if most is not None:
+        fitting = [n for n in lengths if max(up_bytes, down_bytes) / dimension * n <= most] or lengths[:1]
+        lengths = fitting if network.chunk_bytes is None else fitting[-1:]
+    best: tuple[float, int, Schedule] | None = None
+    for length in reversed(lengths):
+        count = -(-longest // length)
+        coding = CODING_S * dimension / count
+        for way in root_ways(network, count) if by_root else [""]:
+            if by_root:
+                schedule = cost.through_root(link, ranks, up_bytes, down_bytes, count, way)
+            else:
+                schedule = cost.sharded(link, ranks, up_bytes, down_bytes, count)
+            seconds = schedule.seconds + coding
+            if best is None or seconds < best[0] * (1 - 1e-9):
+                best = (seconds, length, schedule)
+    assert best is not None
+    return best[1], best[2]
+
+
+def root_ways(network: Network, sections: int) -> Sequence[str]:
+    """The trees to choose from."""
+    if network.tree is not None:
+        return [network.tree]
+    return ["binomial", "flat"] if sections == 1 else ["flat", "binary", "chain"]
+
+
+def common_grain(*grains: int | None) -> int | None:
+    """The grain of payloads that are cut at the same numbers, or None if one of them cannot be cut."""
+    whole = [grain for grain in grains if grain is not None]
+    return math.lcm(*whole) if len(whole) == len(grains) else None
