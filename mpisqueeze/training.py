@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
 import traceback
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,8 @@ import numpy as np
 from mpisqueeze.comm.consensus import Consensus
 from mpisqueeze.comm.counters import Phase
 from mpisqueeze.comm.cuda_aware import cuda_awareness
-from mpisqueeze.comm.exchange import HaltError, Trouble
+from mpisqueeze.comm.exchange import HaltError, Network, Trouble
+from mpisqueeze.comm.interface import interface_meter
 from mpisqueeze.comm.world import RankFailureError, Signal, World
 from mpisqueeze.config import Plan
 from mpisqueeze.contracts import GradientCheck, broken
@@ -47,6 +50,7 @@ class Loop:
         self.loss = math.nan
         self.stopped_by: int = Signal.NONE
         self.evaluations: list[dict[str, Any]] = []
+        self.meter = interface_meter(run.world)
         self._interrupts = Interrupts()
         self._check = GradientCheck(run.plan.problem, run.dimension, run.device.xp, run.plan.dtype)
         self._consensus = None
@@ -83,6 +87,8 @@ class Loop:
             lr = config.lr * schedule(t, run.iterations, run.per_epoch)
             counter.reset()
             gate.agreed, gate.met = Signal.NONE, False
+            if self.meter:
+                self.meter.start()
             if self._interrupts.number:
                 gate.tell(self._interrupts.wish)
             elif root and recorder.overdue:
@@ -90,6 +96,8 @@ class Loop:
             began = clock.start()
             algorithm.step(self.x, self._gradient, lr)
             ended = clock.lap(Phase.UPDATE)
+            if self.meter:
+                self.meter.stop()
             residual = algorithm.residual()
             recorder.add(
                 lr,
@@ -231,7 +239,7 @@ def train(plan: Plan, world: World, view: View) -> dict[str, Any]:
         "buffers_reason": run.device.buffers_reason,
         "cuda_aware": cuda_awareness()[0],
         "kernels": kernels_for(run.device.xp, plan.dtype).name,
-        "link": "real",
+        **link_facts(run.network),
     }
     recorder = Recorder(world, run.folder, run.per_epoch, plan.config.per_rank)
     if run.folder is not None:
@@ -247,17 +255,29 @@ def train(plan: Plan, world: World, view: View) -> dict[str, Any]:
     if plan.config.save_model:
         _save_model(run, loop.x)
     run.algorithm.close()
+    interfaces = world.comm.gather(loop.meter.total) if loop.meter else None
     summary = None
     if run.folder is not None:
         reason = trouble.message if trouble else None
-        hosts = len(environment["hosts"])
-        summary = sanitized(summarize(run, recorder, loop.evaluations, status, reason, loop.stopped_by, wall, hosts))
+        summary = sanitized(
+            summarize(run, recorder, loop.evaluations, status, reason, loop.stopped_by, wall, environment, interfaces)
+        )
         run.folder.write_json("summary.json", summary)
         run.folder.close()
         view.finish(summary)
     if failure:
         raise failure
     return world.comm.bcast(summary)
+
+
+def link_facts(network: Network) -> dict[str, Any]:
+    """What the ranks' messages go through, for environment.json: the real network, a lab's, or an emulated link.
+
+    `link_model` is what the cost model was told, s and s a byte: what is emulated, or a rough estimate.
+    """
+    lab = os.environ.get("MPISQUEEZE_LAB")
+    kind = "emulated" if network.emulated else "lab" if lab else "real"
+    return {"link": kind, "lab": json.loads(lab) if lab else None, "link_model": asdict(network.link)}
 
 
 def _save_model(run: Run, x: Any) -> None:

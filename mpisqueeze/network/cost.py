@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 #: More chunks than this are never worth their messages.
 MAX_CHUNKS = 1 << 14
@@ -129,17 +130,22 @@ def through_root(link: Link, ranks: int, up_bytes: float, down_bytes: float, chu
     """
     if ranks == 1:
         return Schedule(0.0, 0.0, 1, way)
-    tree = Tree(way, ranks)
+    fanout, depth = _shape(way, ranks)
     up, down = link.message(up_bytes / chunks), link.message(down_bytes / chunks)
-    level = down if way == "binomial" else tree.fanout * down
-    gather, out = (ranks - 1) * up, tree.fanout * down
-    passes_on = tree.depth > 1
+    level = down if way == "binomial" else fanout * down
+    gather, out = (ranks - 1) * up, fanout * down
+    passes_on = depth > 1
     period = max(gather, out, up + out if passes_on else 0.0)
-    seconds = gather + link.latency + (chunks - 1) * period + tree.depth * (level + link.latency)
-    port = max(
-        (ranks - 1) * up_bytes, tree.fanout * down_bytes, up_bytes + tree.fanout * down_bytes if passes_on else 0
-    )
+    seconds = gather + link.latency + (chunks - 1) * period + depth * (level + link.latency)
+    port = max((ranks - 1) * up_bytes, fanout * down_bytes, up_bytes + fanout * down_bytes if passes_on else 0)
     return Schedule(seconds, port, chunks, way)
+
+
+@lru_cache(maxsize=256)
+def _shape(way: str, ranks: int) -> tuple[int, int]:
+    """(fanout, depth) of a tree, which `predict` asks for some ten thousand times."""
+    tree = Tree(way, ranks)
+    return tree.fanout, tree.depth
 
 
 def best_through_root(link: Link, ranks: int, up_bytes: float, down_bytes: float, most_chunks: int) -> Schedule:
@@ -181,7 +187,7 @@ def allreduce(link: Link, ranks: int, nbytes: float) -> Schedule:
     `ring`: 2(N − 1)(τ(B/N) + l) (Patarasuk & Yuan 2009). `doubling`: log₂ N (τ(B) + l), recursive doubling.
     `halving`: Σ_k 2(τ(B/2^k) + l), k = 1 … log₂ N, recursive halving and doubling (Rabenseifner; Thakur et al. §6).
     Where N is no power of two, the ranks beyond the largest one hand in their vector first and get the sum last:
-    2(τ(B) + l) more for the last two.
+    2(τ(B) + l) more, and the first round's message of a rank that need not wait for that gets in its way.
     """
     if ranks == 1:
         return Schedule(0.0, 0.0)
@@ -192,10 +198,15 @@ def allreduce_ways(link: Link, ranks: int, nbytes: float) -> Iterable[Schedule]:
     """Every way to do it, for N ≥ 2."""
     rounds = ranks.bit_length() - 1
     power = 1 << rounds
-    fold = 0.0 if power == ranks else 2 * (link.message(nbytes) + link.latency)
-    extra = 0.0 if power == ranks else nbytes
+    folded = power < ranks
+    fold = 2 * (link.message(nbytes) + link.latency) if folded else 0.0
+    extra = nbytes if folded else 0.0
     halving = sum(2 * (link.message(nbytes / 2**k) + link.latency) for k in range(1, rounds + 1))
+    doubling = rounds * (link.message(nbytes) + link.latency)
+    if folded:
+        doubling += link.message(nbytes)
+        halving += link.message(nbytes / 2)
     ring = 2 * (ranks - 1) * (link.message(nbytes / ranks) + link.latency)
-    yield Schedule(rounds * (link.message(nbytes) + link.latency) + fold, rounds * nbytes + extra, way="doubling")
+    yield Schedule(doubling + fold, rounds * nbytes + extra, way="doubling")
     yield Schedule(halving + fold, 2 * (power - 1) / power * nbytes + extra, way="halving")
     yield Schedule(ring, 2 * (ranks - 1) / ranks * nbytes, way="ring")

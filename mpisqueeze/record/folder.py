@@ -40,6 +40,17 @@ def sanitized(value: Any) -> Any:
     return finite(value) if isinstance(value, float) else value
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Write or replace a JSON file; a reader sees the old or the new one, never a part."""
+    temporary = path.with_name(f"{path.name}.part")
+    with open(temporary, "w", encoding="utf-8") as stream:
+        json.dump(sanitized(value), stream, indent=2, allow_nan=False, default=_plain)
+        stream.write("\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+
+
 def slug(text: str) -> str:
     """`text` as part of a file's name: letters, digits, dots and dashes."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")
@@ -89,14 +100,7 @@ class RunFolder:
 
     def write_json(self, name: str, value: Any) -> None:
         """Write or replace a JSON file; a reader sees the old or the new one, never a part."""
-        path = self.path / name
-        temporary = path.with_suffix(".json.part")
-        with open(temporary, "w", encoding="utf-8") as stream:
-            json.dump(sanitized(value), stream, indent=2, allow_nan=False, default=_plain)
-            stream.write("\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
+        write_json(self.path / name, value)
 
     def append(self, name: str, lines: Iterable[str]) -> None:
         """Add lines (without their newline) to a JSON-lines file and hand them to the system."""

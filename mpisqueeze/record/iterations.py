@@ -74,6 +74,8 @@ class Recorder:
         self.times = {name: array("d") for name in TIMES}
         self.bytes_sent = 0
         self.messages = 0
+        #: On rank 0: bytes sent and received by each rank so far.
+        self.by_rank = np.zeros((world.size, 2), np.int64)
         self.last: Progress | None = None
 
     def add(
@@ -121,6 +123,7 @@ class Recorder:
         state = rows[:, :, _RESIDUAL:].mean(axis=0).tolist()
         for column, name in enumerate(TIMES):
             self.times[name].frombytes(np.ascontiguousarray(seconds[:, column]).tobytes())
+        self.by_rank += rows[:, :, _SENT : _RECEIVED + 1].sum(axis=1).astype(np.int64)
         self.bytes_sent += int(counts[:, 0].sum())
         self.messages += int(counts[:, 2].sum())
         self.last = Progress(self._first + count - 1, loss[-1], self.bytes_sent, float(np.median(seconds[-100:, -1])))

@@ -44,6 +44,10 @@ def statistics(seconds: np.ndarray) -> dict[str, float | None]:
     return {"median": float(median), "p99": float(p99), "total": float(seconds.sum())}
 
 
+def _by_rank(counts: list[list[int]]) -> list[dict[str, int]]:
+    return [{"rank": rank, "bytes_sent": sent, "bytes_received": got} for rank, (sent, got) in enumerate(counts)]
+
+
 def summarize(
     run: Run,
     recorder: Recorder,
@@ -52,18 +56,21 @@ def summarize(
     reason: str | None,
     stopped_by: int,
     wall_s: float,
-    hosts: int,
+    environment: dict[str, Any],
+    interfaces: list[list[int]] | None,
 ) -> dict[str, Any]:
     """summary.json's object, on rank 0.
 
     Times are of the slowest rank in each phase and iteration, without the warm-up; bytes are of all ranks and
-    iterations.
+    iterations; the busiest port's are those that one rank sent or received, whichever is more. `interfaces` is what
+    each rank's network interface itself counted meanwhile, if it was asked, sent and received.
     """
     plan, ranks, dimension = run.plan, run.world.size, run.dimension
     done = len(recorder.times["iteration_s"])
     full_vector = dimension * plan.dtype.itemsize
     skipped = plan.config.warmup if done > plan.config.warmup else 0
     final = evaluations[-1] if evaluations else {}
+    schedule = getattr(run.algorithm, "schedule", None)
     payload = getattr(run.algorithm, "payload_bytes", None) or full_vector
     return {
         "schema_version": SCHEMA_VERSION,
@@ -80,7 +87,8 @@ def summarize(
         "problem": plan.config.problem,
         "data": plan.config.data if getattr(plan.problem.cls, "needs_data", False) else None,
         "ranks": ranks,
-        "hosts": hosts,
+        "hosts": len(environment["hosts"]),
+        "link": environment["link"],
         "dimension": dimension,
         "dtype": plan.config.dtype,
         "device": run.device.kind,
@@ -90,6 +98,11 @@ def summarize(
         "epochs": done / run.per_epoch,
         "warmup": skipped,
         **traffic(recorder.bytes_sent, recorder.messages, done, ranks, full_vector),
+        "port_bytes_per_iteration": int(recorder.by_rank.max()) / done if done else None,
+        "bytes_by_rank": _by_rank(recorder.by_rank.tolist()),
+        "interface_bytes_by_rank": None if interfaces is None else _by_rank(interfaces),
+        "chunks": schedule.chunks if schedule else None,
+        "tree": (schedule.way or None) if schedule else None,
         "payload_bytes": payload,
         "full_vectors_formula": getattr(run.algorithm, "formula", "") or None,
         "compression": payload / full_vector,

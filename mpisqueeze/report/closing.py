@@ -82,7 +82,8 @@ def time_table(summary: dict[str, Any]) -> Table:
     """Median and p99 of each phase, of its slowest rank."""
     times = summary["times"]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("time of the slowest rank")
+    link = summary.get("link", "real")
+    table.add_column("time of the slowest rank" + ("" if link == "real" else f" ({link} link)"))
     table.add_column("median", justify="right", style="bold")
     table.add_column("p99", justify="right")
     for name, label in PHASES.items():

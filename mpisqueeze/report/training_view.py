@@ -111,6 +111,8 @@ def header(run: Run, environment: dict[str, Any]) -> Panel:
     buffers = run.device.buffers + (f" ({run.device.buffers_reason})" if run.device.buffers_reason else "")
     library = (environment["mpi_library"] or "unknown").partition(",")[0]
     grid.add_row("MPI", f"{library}, {ranks} rank{_s(ranks)} on {hosts} host{_s(hosts)}")
+    if environment["link"] != "real":
+        grid.add_row("link", f"{environment['link']}: {config.link or environment['lab']}")
     grid.add_row("device", f"{run.device.label}{kernels}; buffers: {buffers}")
     spec = config.problem + (f" on {config.data}" if getattr(plan.problem.cls, "needs_data", False) else "")
     grid.add_row("problem", f"{spec}, d = {grouped(run.dimension)} {config.dtype}, partition {plan.partition}")
