@@ -35,7 +35,7 @@ class Format:
     name: str
     size: Callable[[int, int], int]  # (n, bytes of a number)
     encode: Callable[[Any, Any, Any, Any], bool]  # (kernels, vector, residual, payload)
-    decode: Callable[[Any, Any, Any, bool], None]  # (kernels, payload, out, add)
+    decode: Callable[..., None]  # (kernels, payload, out, add, factor)
     block: int = 0
 
 
@@ -48,7 +48,7 @@ def signs(block: int, l2: bool) -> Format:
         f"signs block={block} l2={l2}",
         lambda n, item: blocks_of(n, block)[1] * item + bits_size(n, 1),
         lambda k, v, r, p: k.signs_encode(v, r, p, block, l2),
-        lambda k, p, out, add: k.signs_decode(p, out, block, add),
+        lambda k, p, out, *how: k.signs_decode(p, out, block, *how),
         block,
     )
 
@@ -58,7 +58,7 @@ def quantize(bits: int, bucket: int, norm: str) -> Format:
         f"quantize bits={bits} bucket={bucket} norm={norm}",
         lambda n, item: blocks_of(n, bucket)[1] * item + bits_size(n, bits),
         lambda k, v, r, p: k.quantize_encode(v, r, p, bits, bucket, norm, KEY),
-        lambda k, p, out, add: k.quantize_decode(p, out, bits, bucket, add),
+        lambda k, p, out, *how: k.quantize_decode(p, out, bits, bucket, *how),
         bucket,
     )
 
@@ -68,7 +68,7 @@ def uniform(bits: int, bucket: int) -> Format:
         f"uniform bits={bits} bucket={bucket}",
         lambda n, item: 2 * blocks_of(n, bucket)[1] * item + bits_size(n, bits),
         lambda k, v, r, p: k.uniform_encode(v, r, p, bits, bucket, KEY),
-        lambda k, p, out, add: k.uniform_decode(p, out, bits, bucket, add),
+        lambda k, p, out, *how: k.uniform_decode(p, out, bits, bucket, *how),
         bucket,
     )
 
@@ -78,7 +78,7 @@ def topk(count: Callable[[int], int], name: str) -> Format:
         f"topk {name}",
         lambda n, item: count(n) * (item + 4),
         lambda k, v, r, p: k.topk_encode(v, r, p, count(v.size)),
-        lambda k, p, out, add: k.topk_decode(p, out, count(out.size), add),
+        lambda k, p, out, *how: k.topk_decode(p, out, count(out.size), *how),
     )
 
 
@@ -87,7 +87,7 @@ def randomk(count: Callable[[int], int], name: str, unbiased: bool) -> Format:
         f"randomk {name} unbiased={unbiased}",
         lambda n, item: count(n) * item + 8,
         lambda k, v, r, p: k.randomk_encode(v, r, p, count(v.size), KEY, unbiased),
-        lambda k, p, out, add: k.randomk_decode(p, out, count(out.size), add),
+        lambda k, p, out, *how: k.randomk_decode(p, out, count(out.size), *how),
     )
 
 
@@ -96,7 +96,7 @@ def clip(bits: int) -> Format:
         f"clip bits={bits}",
         lambda n, item: bits_size(n, bits),
         lambda k, v, r, p: k.clip_encode(v, r, p, bits),
-        lambda k, p, out, add: k.clip_decode(p, out, bits, add),
+        lambda k, p, out, *how: k.clip_decode(p, out, bits, *how),
     )
 
 
@@ -105,7 +105,7 @@ def half(bfloat: bool) -> Format:
         f"half bfloat={bfloat}",
         lambda n, item: 2 * n,
         lambda k, v, r, p: k.half_encode(v, r, p, bfloat),
-        lambda k, p, out, add: k.half_decode(p, out, bfloat, add),
+        lambda k, p, out, *how: k.half_decode(p, out, bfloat, *how),
     )
 
 
@@ -113,7 +113,7 @@ COPY = Format(
     "copy",
     lambda n, item: n * item,
     lambda k, v, r, p: k.copy_encode(v, r, p),
-    lambda k, p, out, add: k.copy_decode(p, out, add),
+    lambda k, p, out, *how: k.copy_decode(p, out, *how),
 )
 COUNTS: list[tuple[Callable[[int], int], str]] = [
     (lambda n: 1, "one"),
@@ -256,13 +256,13 @@ def check(
     assert given_memory.get().tobytes() == memory.tobytes(), f"residual: {where}"
 
     base = np.random.default_rng(1).standard_normal(n).astype(dtype)
-    for add in (False, True):
+    for how in ((False, 1.0), (True, 1.0), (True, -0.3)):
         out = base.copy()
-        form.decode(reference, expected, out, add)
+        form.decode(reference, expected, out, *how)
         source_held, source = device.array(expected, shift)
         out_held, given_out = device.array(base, offset)
-        form.decode(kernels, source, given_out, add)
-        assert given_out.get().tobytes() == out.tobytes(), f"decode add={add}: {where}"
+        form.decode(kernels, source, given_out, *how)
+        assert given_out.get().tobytes() == out.tobytes(), f"decode {how}: {where}"
         assert device.intact(out_held, given_out), f"decode wrote outside: {where}"
         assert source_held.get().tobytes() == device.array(expected, shift)[0].get().tobytes(), where
 

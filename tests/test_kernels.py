@@ -51,8 +51,8 @@ class Case:
         good = getattr(kernels, f"{self.kernel}_encode")(v, residual, payload, *self.arguments(v.size))
         return good, payload
 
-    def decode(self, kernels: Any, payload: np.ndarray, out: np.ndarray, add: bool) -> np.ndarray:
-        getattr(kernels, f"{self.kernel}_decode")(payload, out, *self.decode_arguments(out.size), add)
+    def decode(self, kernels: Any, payload: np.ndarray, out: np.ndarray, add: bool, factor: float = 1.0) -> np.ndarray:
+        getattr(kernels, f"{self.kernel}_decode")(payload, out, *self.decode_arguments(out.size), add, factor)
         return out
 
 
@@ -202,10 +202,10 @@ def assert_equal_kernels(case: Case, native: Any, v: np.ndarray, residual: np.nd
     assert same_bits(native_payload, payload)
     if residuals[0] is not None and residuals[1] is not None:
         assert same_bits(residuals[1], residuals[0])
-    for add in (False, True):
-        start = np.roll(v, 1) if add else np.full_like(v, np.nan)
-        decoded = case.decode(reference, payload, start.copy(), add)
-        assert same_bits(case.decode(native, payload, start.copy(), add), decoded)
+    for how in ((False, 1.0), (True, 1.0), (True, -0.3)):
+        start = np.roll(v, 1) if how[0] else np.full_like(v, np.nan)
+        decoded = case.decode(reference, payload, start.copy(), *how)
+        assert same_bits(case.decode(native, payload, start.copy(), *how), decoded)
 
 
 @needs_native
@@ -348,6 +348,20 @@ def test_nonfinite_is_refused(kernel_set: Callable[[Any], Any], case: Case, dtyp
             assert not case.encode(kernel_set(dtype), v, None)[0]
             assert not case.encode(kernel_set(dtype), clean, v.copy())[0]
             assert not case.encode(kernel_set(dtype), v, clean.copy())[0]
+
+
+@each_case
+@each_dtype
+def test_decode_adds_so_many_times(kernel_set: Callable[[Any], Any], case: Case, dtype: np.dtype[Any]) -> None:
+    """out + (factor·D(payload)), rounded after the product and after the sum; a factor of 0 adds nothing."""
+    rng = np.random.default_rng(5)
+    v, x = numbers(rng, 1500, dtype, "normal"), numbers(rng, 1500, dtype, "normal")
+    kernels = kernel_set(dtype)
+    payload = case.encode(kernels, v, None)[1]
+    decoded = case.decode(kernels, payload, np.empty_like(v), False)
+    for factor in (-0.3, 2.0, 0.0):
+        expected = x + dtype.type(factor) * decoded
+        np.testing.assert_array_equal(case.decode(kernels, payload, x.copy(), True, factor), expected)
 
 
 @each_case

@@ -66,9 +66,9 @@ class Codec:
         self.compressor.decode(payload, out)
         self.network.clock.lap(Phase.DECODE)
 
-    def decode_add(self, payload: Any, out: Any) -> None:
-        """out ← out + D(payload)."""
-        self.compressor.decode_add(payload, out)
+    def decode_add(self, payload: Any, out: Any, factor: float = 1.0) -> None:
+        """out ← out + factor·D(payload)."""
+        self.compressor.decode_add(payload, out, factor)
         self.network.clock.lap(Phase.DECODE)
 
     def _give_up(self, payload: Any, error: NonFiniteError) -> None:

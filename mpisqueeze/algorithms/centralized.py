@@ -49,7 +49,7 @@ class ServerAlgorithm(Algorithm):
         parts: the slices of the vector, by server.
         serves: whether this rank is a server of a part with any elements.
 
-    Memory a rank: one vector, for what a server adds up and for the answer.
+    Memory of a server: one vector of its part's length, for what it adds up, unless it answers with full vectors.
     """
 
     compresses_up: ClassVar[bool] = True
@@ -82,33 +82,48 @@ class ServerAlgorithm(Algorithm):
         else:
             self.exchange = RootExchange(setup.network, up_bytes[0], down_bytes[0], alignment, self.schedule.way)
         server = setup.rank if sharded else 0
+        self.serves = server == setup.rank and bool(self.up[server].items)
         mine = self.parts[server]
-        self.serves = server == setup.rank and mine.stop > mine.start
         self._served = mine.stop - mine.start
-        # Full vectors are added up and received in the buffer that MPI is handed.
-        self._in_place = not self.compresses_down
-        self._vector = self.exchange.answers.view(setup.dtype) if self._in_place else setup.zeros()
+        self._sums = self._make_sums(server) if self.serves else []
         self._v: Any = None
         self._delta: Any = None
         self._delta_bar: Any = None
+        self._out: Any = None
+        self._factor: float | None = None
+
+    def _make_sums(self, server: int) -> list[Any]:
+        """Where each section of the served part is added up; full vectors in the buffer that MPI is handed."""
+        if not self.compresses_down:
+            return [answer.view(self.setup.dtype) for answer in self.exchange.down[server]]
+        sums = self.setup.zeros(self._served)
+        return [sums[first : first + numbers.stop - numbers.start] for _, numbers, first in self.up[server].items]
 
     def server_memory(self) -> Any:
         """A vector of zeros as long as the part that this rank serves, or None where it serves none."""
         return self.setup.zeros(self._served) if self.serves else None
 
-    def through_servers(self, v: Any, delta: Any = None, delta_bar: Any = None) -> Any:
-        """The vector (d) that all ranks get for their v (d): compressed, averaged in rank order, compressed again.
+    def descend(self, x: Any, lr: float, v: Any, delta: Any = None, delta_bar: Any = None) -> None:
+        """x ← x − lr·p, p the answer of the servers to all ranks' v; each section as soon as it is there.
+
+        p is the mean, in rank order, of what the ranks' compressed v decode to, compressed again where the algorithm
+        does so.
 
         Args:
+            x, v: (d,); v is kept.
             delta: this rank's memory δ (d): v + δ is what is compressed, and δ keeps what that lost.
             delta_bar: a server's memory δ̄ (of its part's length), likewise.
-
-        Returns:
-            an array that may be overwritten, valid until the next call.
         """
+        self._exchange(x, -lr, v, delta, delta_bar)
+
+    def answer_to(self, v: Any, out: Any, delta: Any = None, delta_bar: Any = None) -> None:
+        """out (d) ← p, see `descend`."""
+        self._exchange(out, None, v, delta, delta_bar)
+
+    def _exchange(self, out: Any, factor: float | None, v: Any, delta: Any, delta_bar: Any) -> None:
         self._v, self._delta, self._delta_bar = v, delta, delta_bar
+        self._out, self._factor = out, factor
         self.exchange.run(self)
-        return self._vector
 
     # What the exchange asks for, section by section.
 
@@ -121,19 +136,19 @@ class ServerAlgorithm(Algorithm):
             codec.encode_feedback(self._v[numbers], self._delta[numbers], payload, first)
 
     def accumulate(self, part: int, section: int, payload: Any, first: bool) -> None:
-        codec, numbers, _ = self.up[part].items[section]
+        codec = self.up[part].items[section][0]
         if first:
-            codec.decode(payload, self._vector[numbers])
+            codec.decode(payload, self._sums[section])
         else:
-            codec.decode_add(payload, self._vector[numbers])
+            codec.decode_add(payload, self._sums[section])
 
     def answer(self, part: int, section: int) -> None:
-        codec, numbers, first = self.down[part].items[section]
-        mean = self._vector[numbers]
+        mean = self._sums[section]
         mean /= self.setup.size
         self.setup.network.clock.lap(Phase.DECODE)
-        if self._in_place:
+        if not self.compresses_down:
             return
+        codec, _, first = self.down[part].items[section]
         payload = self.exchange.down[part][section]
         if self._delta_bar is None:
             codec.encode(mean, payload, first)
@@ -141,16 +156,12 @@ class ServerAlgorithm(Algorithm):
             codec.encode_feedback(mean, self._delta_bar[first : first + mean.size], payload, first)
 
     def decode(self, part: int, section: int) -> None:
-        if not self._in_place:
-            codec, numbers, _ = self.down[part].items[section]
-            codec.decode(self.exchange.down[part][section], self._vector[numbers])
-
-    def descend(self, x: Any, direction: Any, lr: float) -> None:
-        """x ← x − lr·direction; `direction` is overwritten."""
-        if lr != 1.0:
-            direction *= direction.dtype.type(lr)
-        x -= direction
-        self.setup.network.clock.lap(Phase.UPDATE)
+        codec, numbers, _ = self.down[part].items[section]
+        payload = self.exchange.down[part][section]
+        if self._factor is None:
+            codec.decode(payload, self._out[numbers])
+        else:
+            codec.decode_add(payload, self._out[numbers], self._factor)
 
     @property
     def codec(self) -> Codec:

@@ -26,8 +26,7 @@ class DoubleSqueeze(ServerAlgorithm):
         self.delta_bar = self.server_memory()
 
     def step(self, x: Any, gradient: Gradient, lr: float) -> None:
-        p = self.through_servers(gradient(x), self.delta, self.delta_bar)
-        self.descend(x, p, lr)
+        self.descend(x, lr, gradient(x), self.delta, self.delta_bar)
 
     def residual(self) -> Any:
         return self.delta

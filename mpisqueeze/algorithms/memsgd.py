@@ -32,8 +32,7 @@ class MemSGD(ServerAlgorithm):
         g = gradient(x)
         if self.inside:
             g *= g.dtype.type(lr)
-        mean = self.through_servers(g, self.delta)
-        self.descend(x, mean, 1.0 if self.inside else lr)
+        self.descend(x, 1.0 if self.inside else lr, g, self.delta)
 
     def residual(self) -> Any:
         return self.delta

@@ -38,12 +38,16 @@ def estimate(world: World) -> Link:
     return found
 
 
-def _memory(world: World) -> Link:
+def usable_cores() -> int:
+    """Cores that this process may use, threads of one core each for itself."""
     try:
-        cores = len(os.sched_getaffinity(0))
+        return len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS
-        cores = os.cpu_count() or 1
-    crowded = world.comm.allreduce(world.size > cores, MPI.LOR)
+        return os.cpu_count() or 1
+
+
+def _memory(world: World) -> Link:
+    crowded = world.comm.allreduce(world.size > usable_cores(), MPI.LOR)
     return Link(0.0, CROWDED_S if crowded else CALL_S, MEMORY_BYTE_S)
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mpisqueeze.comm.counters import Counter, Phase, PhaseClock
-from mpisqueeze.comm.estimate import EAGER_BYTES, SLOW_BYTE_S, estimate
-from mpisqueeze.comm.link import EmulatedLink
+from mpisqueeze.comm.estimate import EAGER_BYTES, SLOW_BYTE_S, estimate, usable_cores
+from mpisqueeze.comm.link import ALIGNMENT_S, EmulatedLink
 from mpisqueeze.comm.wire import Wire
 from mpisqueeze.comm.world import Signal, World
 from mpisqueeze.devices import Device
@@ -104,7 +104,8 @@ class Network:
         self.counter = Counter()
         self.gate = Gate(world, self.clock, barrier)
         self.emulated, self.chunk_bytes, self.tree = emulated, chunk_bytes, tree
-        world.pause = emulated.pause if emulated else 0.0
+        # Ranks that leave the gate one by one would book each other's lateness as the link's.
+        world.leave_together_s = ALIGNMENT_S * max(1.0, world.size / usable_cores()) if emulated else 0.0
         self.link = emulated.model if emulated else estimate(world)
         self.message_bytes = chunk_bytes
         if chunk_bytes is None and not emulated and self.link.byte_s > SLOW_BYTE_S:

@@ -33,6 +33,8 @@ from mpisqueeze.network.cost import Link
 CAPACITY = 1024
 #: Seconds between two looks at what has come, unless messages take longer.
 PAUSE = 50e-6
+#: Seconds for all ranks to hear that they agreed, for each rank that shares a core.
+ALIGNMENT_S = 200e-6
 #: Seconds between two looks at the most: MPI may need this rank's help to move what peers have sent.
 LONGEST_PAUSE = 1e-3
 #: Numbers of a stamp: start (s), bytes, tag.

@@ -42,8 +42,8 @@ class Work(Protocol):
         """Take `down[part][section]`, which is there."""
 
 
-def cut(network: Network, sizes: Sequence[Sequence[int]], alignment: int) -> tuple[Wire, list[list[Wire]]]:
-    """A buffer, and a wire out of it for each section of each part; parts begin at multiples of `alignment` bytes."""
+def cut(network: Network, sizes: Sequence[Sequence[int]], alignment: int) -> list[list[Wire]]:
+    """A wire for each section of each part, out of one buffer; parts begin at multiples of `alignment` bytes."""
     starts, end = [], 0
     for part in sizes:
         starts.append(end)
@@ -55,7 +55,7 @@ def cut(network: Network, sizes: Sequence[Sequence[int]], alignment: int) -> tup
         for nbytes in part:
             wires[-1].append(whole.part(start, start + nbytes))
             start += nbytes
-    return whole, wires
+    return wires
 
 
 class Inbox:

@@ -28,7 +28,6 @@ class RootExchange:
     Attributes:
         up: up[0][j] is uint8: this rank's payload of section j.
         down: down[0][j] is uint8: the root's answer.
-        answers: uint8: all of `down`, one after the other.
     """
 
     def __init__(
@@ -36,9 +35,8 @@ class RootExchange:
     ) -> None:
         self.network = network
         self._rank, size = network.world.rank, network.world.size
-        _, (self._up,) = cut(network, [up_bytes], alignment)
-        answers, (self._down,) = cut(network, [down_bytes], alignment)
-        self.answers = answers.array
+        (self._up,) = cut(network, [up_bytes], alignment)
+        (self._down,) = cut(network, [down_bytes], alignment)
         self.up, self.down = [[wire.array for wire in self._up]], [[wire.array for wire in self._down]]
         self._workers = size - 1
         tree = Tree(way, size)

@@ -18,6 +18,9 @@ __all__ = ["RankFailureError", "Signal", "World"]
 
 T = TypeVar("T")
 
+#: Seconds between two looks at whether ranks have agreed, where they leave together.
+PAUSE = 50e-6
+
 
 class RankFailureError(Exception):
     """A rank raised.
@@ -51,8 +54,8 @@ class World:
         local_rank: this rank's number among those of its host.
         host: a number that ranks of the same host share: its lowest rank.
         hosts: how many hosts the ranks are on.
-        pause: seconds to sleep between two looks while ranks agree, for ranks that must leave together though they
-            outnumber cores; 0: look all the time.
+        leave_together_s: for ranks of one host: seconds after the last has come that all of them leave an agreement,
+            at once, though they outnumber cores; 0: each leaves as soon as it can.
     """
 
     def __init__(self, comm: MPI.Comm | None = None) -> None:
@@ -64,17 +67,20 @@ class World:
         self.host: int = node.bcast(self.rank)
         node.Free()
         self.hosts: int = self.comm.allreduce(int(self.local_rank == 0))
-        self.pause = 0.0
-        self._mine, self._all = np.zeros(1, np.int64), np.zeros(1, np.int64)
+        self.leave_together_s = 0.0
+        self._mine, self._all = np.zeros(2, np.int64), np.zeros(2, np.int64)
         self._buffers = ([self._mine, MPI.INT64_T], [self._all, MPI.INT64_T])
 
     def agree(self, signal: int) -> int:
         """The largest `signal` of all ranks. No rank leaves before all have entered: this is a barrier too."""
         self._mine[0] = signal
-        if self.pause:
+        if self.leave_together_s:
+            self._mine[1] = time.monotonic_ns()
             request = self.comm.Iallreduce(*self._buffers, MPI.MAX)
             while not request.Test():
-                time.sleep(self.pause)
+                time.sleep(PAUSE)
+            left = self.leave_together_s - 1e-9 * (time.monotonic_ns() - int(self._all[1]))
+            time.sleep(max(0.0, left))
         else:
             self.comm.Allreduce(*self._buffers, MPI.MAX)
         return int(self._all[0])

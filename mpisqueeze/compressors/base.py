@@ -78,7 +78,7 @@ class Compressor:
         """One of the kernels' `*_encode`."""
         raise NotImplementedError
 
-    def _decode(self, payload: Any, out: Any, add: bool) -> None:
+    def _decode(self, payload: Any, out: Any, add: bool, factor: float = 1.0) -> None:
         """One of the kernels' `*_decode`."""
         raise NotImplementedError
 
@@ -96,9 +96,9 @@ class Compressor:
         """out (d) ← D(payload)."""
         self._decode(payload, out, False)
 
-    def decode_add(self, payload: Any, out: Any) -> None:
-        """out (d) ← out + D(payload)."""
-        self._decode(payload, out, True)
+    def decode_add(self, payload: Any, out: Any, factor: float = 1.0) -> None:
+        """out (d) ← out + factor·D(payload)."""
+        self._decode(payload, out, True, factor)
 
     def _complaint(self) -> str:
         return f"a number was NaN, infinite or too large for {self.name}"
@@ -166,8 +166,10 @@ class AdaptedCompressor(Compressor):
     def decode(self, payload: Any, out: Any) -> None:
         self.part.decode(payload, out)
 
-    def decode_add(self, payload: Any, out: Any) -> None:
+    def decode_add(self, payload: Any, out: Any, factor: float = 1.0) -> None:
         self.part.decode(payload, self._decoded)
+        if factor != 1.0:
+            self._decoded *= self.dtype.type(factor)
         out += self._decoded
 
 

@@ -34,5 +34,5 @@ class Clip(Compressor):
     def _encode(self, vector: Any, residual: Any, payload: Any) -> bool:
         return self.kernels.clip_encode(vector, residual, payload, self.bits)
 
-    def _decode(self, payload: Any, out: Any, add: bool) -> None:
-        self.kernels.clip_decode(payload, out, self.bits, add)
+    def _decode(self, payload: Any, out: Any, add: bool, factor: float = 1.0) -> None:
+        self.kernels.clip_decode(payload, out, self.bits, add, factor)

@@ -29,8 +29,8 @@ class FP16(Compressor):
     def _encode(self, vector: Any, residual: Any, payload: Any) -> bool:
         return self.kernels.half_encode(vector, residual, payload, self.bfloat)
 
-    def _decode(self, payload: Any, out: Any, add: bool) -> None:
-        self.kernels.half_decode(payload, out, self.bfloat, add)
+    def _decode(self, payload: Any, out: Any, add: bool, factor: float = 1.0) -> None:
+        self.kernels.half_decode(payload, out, self.bfloat, add, factor)
 
 
 class BF16(FP16):

@@ -25,5 +25,5 @@ class Identity(Compressor):
     def _encode(self, vector: Any, residual: Any, payload: Any) -> bool:
         return self.kernels.copy_encode(vector, residual, payload)
 
-    def _decode(self, payload: Any, out: Any, add: bool) -> None:
-        self.kernels.copy_decode(payload, out, add)
+    def _decode(self, payload: Any, out: Any, add: bool, factor: float = 1.0) -> None:
+        self.kernels.copy_decode(payload, out, add, factor)

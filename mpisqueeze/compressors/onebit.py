@@ -40,5 +40,5 @@ class OneBit(Compressor):
     def _encode(self, vector: Any, residual: Any, payload: Any) -> bool:
         return self.kernels.signs_encode(vector, residual, payload, self.block, self.l2)
 
-    def _decode(self, payload: Any, out: Any, add: bool) -> None:
-        self.kernels.signs_decode(payload, out, self.block, add)
+    def _decode(self, payload: Any, out: Any, add: bool, factor: float = 1.0) -> None:
+        self.kernels.signs_decode(payload, out, self.block, add, factor)

@@ -51,5 +51,5 @@ class QSGD(Compressor):
     def _encode(self, vector: Any, residual: Any, payload: Any) -> bool:
         return self.kernels.quantize_encode(vector, residual, payload, self.bits, self.bucket, self.norm, self.key)
 
-    def _decode(self, payload: Any, out: Any, add: bool) -> None:
-        self.kernels.quantize_decode(payload, out, self.bits, self.bucket, add)
+    def _decode(self, payload: Any, out: Any, add: bool, factor: float = 1.0) -> None:
+        self.kernels.quantize_decode(payload, out, self.bits, self.bucket, add, factor)

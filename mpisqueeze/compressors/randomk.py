@@ -44,5 +44,5 @@ class RandomK(Compressor):
     def _encode(self, vector: Any, residual: Any, payload: Any) -> bool:
         return self.kernels.randomk_encode(vector, residual, payload, self.k, self.key, self.scaled)
 
-    def _decode(self, payload: Any, out: Any, add: bool) -> None:
-        self.kernels.randomk_decode(payload, out, self.k, add)
+    def _decode(self, payload: Any, out: Any, add: bool, factor: float = 1.0) -> None:
+        self.kernels.randomk_decode(payload, out, self.k, add, factor)

@@ -50,5 +50,5 @@ class TopK(Compressor):
     def _encode(self, vector: Any, residual: Any, payload: Any) -> bool:
         return self.kernels.topk_encode(vector, residual, payload, self.k)
 
-    def _decode(self, payload: Any, out: Any, add: bool) -> None:
-        self.kernels.topk_decode(payload, out, self.k, add)
+    def _decode(self, payload: Any, out: Any, add: bool, factor: float = 1.0) -> None:
+        self.kernels.topk_decode(payload, out, self.k, add, factor)

@@ -41,5 +41,5 @@ class Uniform(Compressor):
     def _encode(self, vector: Any, residual: Any, payload: Any) -> bool:
         return self.kernels.uniform_encode(vector, residual, payload, self.bits, self.bucket, self.key)
 
-    def _decode(self, payload: Any, out: Any, add: bool) -> None:
-        self.kernels.uniform_decode(payload, out, self.bits, self.bucket, add)
+    def _decode(self, payload: Any, out: Any, add: bool, factor: float = 1.0) -> None:
+        self.kernels.uniform_decode(payload, out, self.bits, self.bucket, add, factor)

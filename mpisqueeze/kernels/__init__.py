@@ -18,7 +18,8 @@ stream is
 Every `*_encode` takes `residual`: None for plain compression, or the error-feedback memory δ of the same length; then
 v = vector + δ is what is compressed, and δ ← v − D(payload), computed from the decoded payload. Each returns False
 when a number that it met was NaN or infinite, or too large for the format: payload and residual are then undefined.
-Every `*_decode` takes `add`: out ← D(payload), or out ← out + D(payload).
+Every `*_decode` takes `add` and `factor`: out ← D(payload), or out ← out + factor·D(payload), each number rounded after
+the product and after the sum.
 """
 
 from __future__ import annotations

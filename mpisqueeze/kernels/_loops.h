@@ -3,7 +3,7 @@
    Each table has the same functions, with the same bits; reference.py is their definition. `vector`, `residual` (NULL:
    no error feedback) and `out` hold d numbers of the table's dtype, aligned; a payload may lie at any address. No
    function checks sizes: _native.c does, before it releases the GIL. Encoders return 0 where reference.py returns
-   False. */
+   False. Decoders do out ← value, or with `add` out ← out + factor·value. */
 #ifndef MPISQUEEZE_LOOPS_H
 #define MPISQUEEZE_LOOPS_H
 
@@ -11,27 +11,29 @@
 
 struct loops {
     int (*copy_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload);
-    void (*copy_decode)(const uint8_t *payload, void *out, int64_t d, int add);
+    void (*copy_decode)(const uint8_t *payload, void *out, int64_t d, int add, double factor);
     int (*signs_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int64_t block, int l2);
-    void (*signs_decode)(const uint8_t *payload, void *out, int64_t d, int64_t block, int add);
+    void (*signs_decode)(const uint8_t *payload, void *out, int64_t d, int64_t block, int add, double factor);
     int (*quantize_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int bits, int64_t bucket,
                            int l2, uint64_t key);
-    void (*quantize_decode)(const uint8_t *payload, void *out, int64_t d, int bits, int64_t bucket, int add);
+    void (*quantize_decode)(const uint8_t *payload, void *out, int64_t d, int bits, int64_t bucket, int add,
+                            double factor);
     int (*uniform_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int bits, int64_t bucket,
                           uint64_t key);
-    void (*uniform_decode)(const uint8_t *payload, void *out, int64_t d, int bits, int64_t bucket, int add);
+    void (*uniform_decode)(const uint8_t *payload, void *out, int64_t d, int bits, int64_t bucket, int add,
+                           double factor);
     /* `scratch` has room for `capacity` numbers and as many int32 behind them; more room than k makes it faster. */
     int (*topk_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int64_t k, void *scratch,
                        int64_t capacity);
     /* Returns 0 at an index outside [0, d), when `out` may already have been changed. */
-    int (*topk_decode)(const uint8_t *payload, void *out, int64_t d, int64_t k, int add);
+    int (*topk_decode)(const uint8_t *payload, void *out, int64_t d, int64_t k, int add, double factor);
     int (*randomk_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int64_t k, uint64_t key,
                           int unbiased);
-    void (*randomk_decode)(const uint8_t *payload, void *out, int64_t d, int64_t k, int add);
+    void (*randomk_decode)(const uint8_t *payload, void *out, int64_t d, int64_t k, int add, double factor);
     int (*clip_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int bits);
-    void (*clip_decode)(const uint8_t *payload, void *out, int64_t d, int bits, int add);
+    void (*clip_decode)(const uint8_t *payload, void *out, int64_t d, int bits, int add, double factor);
     int (*half_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int bfloat);
-    void (*half_decode)(const uint8_t *payload, void *out, int64_t d, int bfloat, int add);
+    void (*half_decode)(const uint8_t *payload, void *out, int64_t d, int bfloat, int add, double factor);
 };
 
 /* [0] for float32, [1] for float64. */

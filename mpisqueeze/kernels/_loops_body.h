@@ -158,14 +158,15 @@ static int NAME(copy_encode)(const void *vector, void *residual, int64_t d, uint
     return top < INFINITY_BITS;
 }
 
-static void NAME(copy_decode)(const uint8_t *payload, void *out_, int64_t d, int add) {
+static void NAME(copy_decode)(const uint8_t *payload, void *out_, int64_t d, int add, double factor) {
     REAL *out = out_;
     if (!add) {
         memcpy(out, payload, (size_t)d * sizeof(REAL));
         return;
     }
+    const REAL times = (REAL)factor;
     for (int64_t i = 0; i < d; i++)
-        out[i] += NAME(load)(payload, i);
+        out[i] += times * NAME(load)(payload, i);
 }
 
 /* -- signs */
@@ -277,7 +278,7 @@ static int NAME(signs_encode)(const void *vector_, void *residual_, int64_t d, u
 INLINE void NAME(deliver_signed)(const uint8_t *codes, int64_t n, REAL scale, REAL *out, int add) {
     const BITS bits = NAME(bits)(scale);
     for (int64_t i = 0; i < n; i++) {
-        REAL value = NAME(real)(bits | (BITS)codes[i] << (REAL_BITS - 1));
+        REAL value = NAME(real)(bits ^ (BITS)codes[i] << (REAL_BITS - 1));
         out[i] = add ? out[i] + value : value;
     }
 }
@@ -304,7 +305,7 @@ INLINE int64_t NAME(deliver_bits)(const uint8_t *stream, int64_t n, REAL scale, 
     const __m256i sign = _mm256_set1_epi32((int)0x80000000u), bits = _mm256_set1_epi32((int)bits_f32(scale));
     for (; i + 8 <= n; i += 8) {
         __m256i negative = _mm256_sllv_epi32(_mm256_set1_epi32(stream[i / 8]), shifts);
-        __m256 value = _mm256_castsi256_ps(_mm256_or_si256(_mm256_and_si256(negative, sign), bits));
+        __m256 value = _mm256_castsi256_ps(_mm256_xor_si256(_mm256_and_si256(negative, sign), bits));
         _mm256_storeu_ps(out + i, add ? _mm256_add_ps(_mm256_loadu_ps(out + i), value) : value);
     }
 #else
@@ -313,7 +314,7 @@ INLINE int64_t NAME(deliver_bits)(const uint8_t *stream, int64_t n, REAL scale, 
     return i;
 }
 
-INLINE void NAME(signs_decode_as)(const uint8_t *payload, REAL *out, int64_t d, int64_t block, int add) {
+INLINE void NAME(signs_decode_as)(const uint8_t *payload, REAL *out, int64_t d, int64_t block, int add, REAL factor) {
     const int64_t length = block_length(d, block);
     const uint8_t *stream = payload + (d + length - 1) / length * (int64_t)sizeof(REAL);
     uint8_t codes[PIECE + 8];
@@ -321,7 +322,8 @@ INLINE void NAME(signs_decode_as)(const uint8_t *payload, REAL *out, int64_t d, 
         int64_t e = smaller(s + PIECE, d), index = s / length, unpacked = 0;
         for (int64_t a = s, b; a < e; a = b, index++) {
             b = smaller((index + 1) * length, e);
-            REAL scale = NAME(load)(payload, index);
+            /* factor·(±scale) = ±(factor·scale), to the bit. */
+            REAL scale = NAME(load)(payload, index) * factor;
             if (a % 8 == 0)
                 a += NAME(deliver_bits)(stream + a / 8, b - a, scale, out + a, add);
             if (a == b)
@@ -334,13 +336,13 @@ INLINE void NAME(signs_decode_as)(const uint8_t *payload, REAL *out, int64_t d, 
     }
 }
 
-static void NAME(signs_decode)(const uint8_t *payload, void *out, int64_t d, int64_t block, int add) {
+static void NAME(signs_decode)(const uint8_t *payload, void *out, int64_t d, int64_t block, int add, double factor) {
     if (!d)
         return;
     if (add)
-        NAME(signs_decode_as)(payload, out, d, block, 1);
+        NAME(signs_decode_as)(payload, out, d, block, 1, (REAL)factor);
     else
-        NAME(signs_decode_as)(payload, out, d, block, 0);
+        NAME(signs_decode_as)(payload, out, d, block, 0, 1);
 }
 
 /* -- quantization */
@@ -413,16 +415,18 @@ static int NAME(quantize_encode)(const void *vector_, void *residual_, int64_t d
     return 1;
 }
 
-INLINE void NAME(quantize_deliver)(const uint8_t *codes, int64_t n, int bits, REAL norm, REAL *out, int add) {
+INLINE void NAME(quantize_deliver)(const uint8_t *codes, int64_t n, int bits, REAL norm, REAL *out, int add,
+                                  REAL factor) {
     const int32_t half = 1 << (bits - 1);
     const REAL levels = (REAL)(half - 1);
     for (int64_t i = 0; i < n; i++) {
         REAL value = NAME(quantize_value)(codes[i] & (half - 1), codes[i] >> (bits - 1), levels, norm);
-        out[i] = add ? out[i] + value : value;
+        out[i] = add ? out[i] + factor * value : value;
     }
 }
 
-static void NAME(quantize_decode)(const uint8_t *payload, void *out_, int64_t d, int bits, int64_t bucket, int add) {
+static void NAME(quantize_decode)(const uint8_t *payload, void *out_, int64_t d, int bits, int64_t bucket, int add,
+                                  double factor) {
     REAL *out = out_;
     if (!d)
         return;
@@ -436,9 +440,9 @@ static void NAME(quantize_decode)(const uint8_t *payload, void *out_, int64_t d,
             b = smaller((index + 1) * length, e);
             REAL norm = NAME(load)(payload, index);
             if (add)
-                NAME(quantize_deliver)(codes + (a - s), b - a, bits, norm, out + a, 1);
+                NAME(quantize_deliver)(codes + (a - s), b - a, bits, norm, out + a, 1, (REAL)factor);
             else
-                NAME(quantize_deliver)(codes + (a - s), b - a, bits, norm, out + a, 0);
+                NAME(quantize_deliver)(codes + (a - s), b - a, bits, norm, out + a, 0, 1);
         }
     }
 }
@@ -493,15 +497,17 @@ static int NAME(uniform_encode)(const void *vector_, void *residual_, int64_t d,
     return 1;
 }
 
-INLINE void NAME(uniform_deliver)(const uint8_t *codes, int64_t n, int bits, REAL low, REAL span, REAL *out, int add) {
+INLINE void NAME(uniform_deliver)(const uint8_t *codes, int64_t n, int bits, REAL low, REAL span, REAL *out, int add,
+                                 REAL factor) {
     const REAL levels = (REAL)((1 << bits) - 1);
     for (int64_t i = 0; i < n; i++) {
         REAL value = (REAL)(int32_t)codes[i] / levels * span + low;
-        out[i] = add ? out[i] + value : value;
+        out[i] = add ? out[i] + factor * value : value;
     }
 }
 
-static void NAME(uniform_decode)(const uint8_t *payload, void *out_, int64_t d, int bits, int64_t bucket, int add) {
+static void NAME(uniform_decode)(const uint8_t *payload, void *out_, int64_t d, int bits, int64_t bucket, int add,
+                                 double factor) {
     REAL *out = out_;
     if (!d)
         return;
@@ -515,9 +521,9 @@ static void NAME(uniform_decode)(const uint8_t *payload, void *out_, int64_t d, 
             b = smaller((index + 1) * length, e);
             REAL low = NAME(load)(payload, 2 * index), span = NAME(load)(payload, 2 * index + 1) - low;
             if (add)
-                NAME(uniform_deliver)(codes + (a - s), b - a, bits, low, span, out + a, 1);
+                NAME(uniform_deliver)(codes + (a - s), b - a, bits, low, span, out + a, 1, (REAL)factor);
             else
-                NAME(uniform_deliver)(codes + (a - s), b - a, bits, low, span, out + a, 0);
+                NAME(uniform_deliver)(codes + (a - s), b - a, bits, low, span, out + a, 0, 1);
         }
     }
 }
@@ -663,7 +669,7 @@ static int NAME(topk_encode)(const void *vector_, void *residual_, int64_t d, ui
     return 1;
 }
 
-static int NAME(topk_decode)(const uint8_t *payload, void *out_, int64_t d, int64_t k, int add) {
+static int NAME(topk_decode)(const uint8_t *payload, void *out_, int64_t d, int64_t k, int add, double factor) {
     REAL *out = out_;
     const uint8_t *indices = payload + k * (int64_t)sizeof(REAL);
     if (!add)
@@ -674,7 +680,7 @@ static int NAME(topk_decode)(const uint8_t *payload, void *out_, int64_t d, int6
         if (i >= d)
             return 0;
         REAL value = NAME(load)(payload, j);
-        out[i] = add ? out[i] + value : value;
+        out[i] = add ? out[i] + (REAL)factor * value : value;
     }
     return 1;
 }
@@ -707,7 +713,7 @@ static int NAME(randomk_encode)(const void *vector_, void *residual_, int64_t d,
     return 1;
 }
 
-static void NAME(randomk_decode)(const uint8_t *payload, void *out_, int64_t d, int64_t k, int add) {
+static void NAME(randomk_decode)(const uint8_t *payload, void *out_, int64_t d, int64_t k, int add, double factor) {
     REAL *out = out_;
     uint64_t key;
     uint32_t positions[RUN];
@@ -721,7 +727,7 @@ static void NAME(randomk_decode)(const uint8_t *payload, void *out_, int64_t d, 
         random_positions(&feistel, first, n, d, positions);
         for (int64_t j = 0; j < n; j++) {
             REAL value = NAME(load)(payload + 8, first + j);
-            out[positions[j]] = add ? out[positions[j]] + value : value;
+            out[positions[j]] = add ? out[positions[j]] + (REAL)factor * value : value;
         }
     }
 }
@@ -758,7 +764,7 @@ static int NAME(clip_encode)(const void *vector_, void *residual_, int64_t d, ui
     return 1;
 }
 
-static void NAME(clip_decode)(const uint8_t *payload, void *out_, int64_t d, int bits, int add) {
+static void NAME(clip_decode)(const uint8_t *payload, void *out_, int64_t d, int bits, int add, double factor) {
     REAL *out = out_;
     const int drop = 32 - bits;
     uint32_t words[PIECE];
@@ -767,7 +773,7 @@ static void NAME(clip_decode)(const uint8_t *payload, void *out_, int64_t d, int
         unpack_words(payload + a * bits / 8, n, bits, words);
         if (add)
             for (int64_t i = 0; i < n; i++)
-                out[a + i] += (REAL)real_f32(words[i] << drop);
+                out[a + i] += (REAL)factor * (REAL)real_f32(words[i] << drop);
         else
             for (int64_t i = 0; i < n; i++)
                 out[a + i] = (REAL)real_f32(words[i] << drop);
@@ -858,7 +864,7 @@ static int NAME(half_encode)(const void *vector_, void *residual_, int64_t d, ui
     return 1;
 }
 
-static void NAME(half_decode)(const uint8_t *payload, void *out_, int64_t d, int bfloat, int add) {
+static void NAME(half_decode)(const uint8_t *payload, void *out_, int64_t d, int bfloat, int add, double factor) {
     REAL *out = out_;
     uint16_t codes[PIECE];
     float values[PIECE];
@@ -868,7 +874,7 @@ static void NAME(half_decode)(const uint8_t *payload, void *out_, int64_t d, int
         NAME(from_half)(codes, n, bfloat, values);
         if (add)
             for (int64_t i = 0; i < n; i++)
-                out[a + i] += (REAL)values[i];
+                out[a + i] += (REAL)factor * (REAL)values[i];
         else
             for (int64_t i = 0; i < n; i++)
                 out[a + i] = (REAL)values[i];

@@ -125,6 +125,12 @@ static int key_of(PyObject *object, uint64_t *key) {
 /* 1, 0, or −1 with an exception. */
 static int truth(PyObject *object, int *value) { return *value = PyObject_IsTrue(object); }
 
+/* The last two arguments of a decoder: whether it adds, and how many times. */
+static int adding(PyObject *const *last, int *add, double *factor) {
+    *factor = PyFloat_AsDouble(last[1]);
+    return *factor == -1 && PyErr_Occurred() ? -1 : truth(last[0], add);
+}
+
 static int64_t blocks_of(int64_t d, int64_t block) {
     if (!d)
         return 0;
@@ -169,8 +175,10 @@ FUNCTION(copy_encode) {
 FUNCTION(copy_decode) {
     struct arrays a;
     int add;
-    DECODE(decoder_arrays(&a, args, given, 3) < 0 || truth(args[2], &add) < 0 || payload_is(&a, a.vector.len) < 0,
-           a.loops->copy_decode(a.payload.buf, a.vector.buf, a.d, add));
+    double factor;
+    DECODE(decoder_arrays(&a, args, given, 4) < 0 || adding(args + 2, &add, &factor) < 0 ||
+               payload_is(&a, a.vector.len) < 0,
+           a.loops->copy_decode(a.payload.buf, a.vector.buf, a.d, add, factor));
 }
 
 static int signs_size(const struct arrays *a, int64_t block) {
@@ -190,9 +198,10 @@ FUNCTION(signs_decode) {
     struct arrays a;
     int64_t block;
     int add;
-    DECODE(decoder_arrays(&a, args, given, 4) < 0 || whole(args[2], "block", 0, INT64_MAX / 16, &block) < 0 ||
-               truth(args[3], &add) < 0 || signs_size(&a, block) < 0,
-           a.loops->signs_decode(a.payload.buf, a.vector.buf, a.d, block, add));
+    double factor;
+    DECODE(decoder_arrays(&a, args, given, 5) < 0 || whole(args[2], "block", 0, INT64_MAX / 16, &block) < 0 ||
+               adding(args + 3, &add, &factor) < 0 || signs_size(&a, block) < 0,
+           a.loops->signs_decode(a.payload.buf, a.vector.buf, a.d, block, add, factor));
 }
 
 static int is_l2(PyObject *norm, int *l2) {
@@ -224,10 +233,11 @@ FUNCTION(quantize_decode) {
     struct arrays a;
     int64_t bits, bucket;
     int add;
-    DECODE(decoder_arrays(&a, args, given, 5) < 0 || whole(args[2], "bits", 2, 8, &bits) < 0 ||
-               whole(args[3], "bucket", 0, INT64_MAX / 16, &bucket) < 0 || truth(args[4], &add) < 0 ||
+    double factor;
+    DECODE(decoder_arrays(&a, args, given, 6) < 0 || whole(args[2], "bits", 2, 8, &bits) < 0 ||
+               whole(args[3], "bucket", 0, INT64_MAX / 16, &bucket) < 0 || adding(args + 4, &add, &factor) < 0 ||
                quantize_size(&a, bits, bucket) < 0,
-           a.loops->quantize_decode(a.payload.buf, a.vector.buf, a.d, (int)bits, bucket, add));
+           a.loops->quantize_decode(a.payload.buf, a.vector.buf, a.d, (int)bits, bucket, add, factor));
 }
 
 static int uniform_size(const struct arrays *a, int64_t bits, int64_t bucket) {
@@ -248,10 +258,11 @@ FUNCTION(uniform_decode) {
     struct arrays a;
     int64_t bits, bucket;
     int add;
-    DECODE(decoder_arrays(&a, args, given, 5) < 0 || whole(args[2], "bits", 1, 8, &bits) < 0 ||
-               whole(args[3], "bucket", 0, INT64_MAX / 16, &bucket) < 0 || truth(args[4], &add) < 0 ||
+    double factor;
+    DECODE(decoder_arrays(&a, args, given, 6) < 0 || whole(args[2], "bits", 1, 8, &bits) < 0 ||
+               whole(args[3], "bucket", 0, INT64_MAX / 16, &bucket) < 0 || adding(args + 4, &add, &factor) < 0 ||
                uniform_size(&a, bits, bucket) < 0,
-           a.loops->uniform_decode(a.payload.buf, a.vector.buf, a.d, (int)bits, bucket, add));
+           a.loops->uniform_decode(a.payload.buf, a.vector.buf, a.d, (int)bits, bucket, add, factor));
 }
 
 /* One argument more than the method: scratch for candidates, any writable array of the vector's dtype. */
@@ -270,11 +281,13 @@ FUNCTION(topk_decode) {
     struct arrays a;
     int64_t k;
     int add, inside = 1;
-    int failed = decoder_arrays(&a, args, given, 4) < 0 ||
-                 whole(args[2], "k", 0, a.d < INT32_MAX ? a.d : INT32_MAX, &k) < 0 || truth(args[3], &add) < 0 ||
+    double factor;
+    int failed = decoder_arrays(&a, args, given, 5) < 0 ||
+                 whole(args[2], "k", 0, a.d < INT32_MAX ? a.d : INT32_MAX, &k) < 0 ||
+                 adding(args + 3, &add, &factor) < 0 ||
                  payload_is(&a, k * (a.vector.itemsize + 4)) < 0;
     if (!failed) {
-        Py_BEGIN_ALLOW_THREADS inside = a.loops->topk_decode(a.payload.buf, a.vector.buf, a.d, k, add);
+        Py_BEGIN_ALLOW_THREADS inside = a.loops->topk_decode(a.payload.buf, a.vector.buf, a.d, k, add, factor);
         Py_END_ALLOW_THREADS
     }
     release(&a);
@@ -302,9 +315,10 @@ FUNCTION(randomk_decode) {
     struct arrays a;
     int64_t k;
     int add;
-    DECODE(decoder_arrays(&a, args, given, 4) < 0 || whole(args[2], "k", 0, a.d, &k) < 0 ||
-               truth(args[3], &add) < 0 || payload_is(&a, 8 + k * a.vector.itemsize) < 0,
-           a.loops->randomk_decode(a.payload.buf, a.vector.buf, a.d, k, add));
+    double factor;
+    DECODE(decoder_arrays(&a, args, given, 5) < 0 || whole(args[2], "k", 0, a.d, &k) < 0 ||
+               adding(args + 3, &add, &factor) < 0 || payload_is(&a, 8 + k * a.vector.itemsize) < 0,
+           a.loops->randomk_decode(a.payload.buf, a.vector.buf, a.d, k, add, factor));
 }
 
 FUNCTION(clip_encode) {
@@ -319,9 +333,10 @@ FUNCTION(clip_decode) {
     struct arrays a;
     int64_t bits;
     int add;
-    DECODE(decoder_arrays(&a, args, given, 4) < 0 || whole(args[2], "bits", 9, 31, &bits) < 0 ||
-               truth(args[3], &add) < 0 || payload_is(&a, stream_bytes(a.d, bits)) < 0,
-           a.loops->clip_decode(a.payload.buf, a.vector.buf, a.d, (int)bits, add));
+    double factor;
+    DECODE(decoder_arrays(&a, args, given, 5) < 0 || whole(args[2], "bits", 9, 31, &bits) < 0 ||
+               adding(args + 3, &add, &factor) < 0 || payload_is(&a, stream_bytes(a.d, bits)) < 0,
+           a.loops->clip_decode(a.payload.buf, a.vector.buf, a.d, (int)bits, add, factor));
 }
 
 FUNCTION(half_encode) {
@@ -334,9 +349,11 @@ FUNCTION(half_encode) {
 FUNCTION(half_decode) {
     struct arrays a;
     int bfloat, add;
-    DECODE(decoder_arrays(&a, args, given, 4) < 0 || truth(args[2], &bfloat) < 0 || truth(args[3], &add) < 0 ||
+    double factor;
+    DECODE(decoder_arrays(&a, args, given, 5) < 0 || truth(args[2], &bfloat) < 0 ||
+               adding(args + 3, &add, &factor) < 0 ||
                payload_is(&a, 2 * a.d) < 0,
-           a.loops->half_decode(a.payload.buf, a.vector.buf, a.d, bfloat, add));
+           a.loops->half_decode(a.payload.buf, a.vector.buf, a.d, bfloat, add, factor));
 }
 
 static PyObject *instruction_sets(PyObject *self, PyObject *Py_UNUSED(ignored)) {

@@ -219,7 +219,8 @@ __device__ inline void encode_split(
 
 // A thread four numbers.
 template <class C>
-__device__ inline void decode_blocks(const u8* payload, real* out, i64 n, i64 length, i64 blocks, C code, u32 add) {
+__device__ inline void decode_blocks(
+    const u8* payload, real* out, i64 n, i64 length, i64 blocks, C code, u32 add, real factor) {
     typedef typename C::scale_type S;
     i64 i = 4 * thread_index();
     if (i >= n) return;
@@ -230,7 +231,7 @@ __device__ inline void decode_blocks(const u8* payload, real* out, i64 n, i64 le
 #pragma unroll
     for (u32 c = 0; c < 4; ++c, item >>= code.bits)
         if (i + c < n) x[c] = code.value(item & ((1u << code.bits) - 1), scales.next());
-    deliver4(out, i, n, x, add);
+    deliver4(out, i, n, x, add, factor);
 }
 
 #define SCALE_KERNELS(name, P, C)                                                                                      \
@@ -255,8 +256,8 @@ __device__ inline void decode_blocks(const u8* payload, real* out, i64 n, i64 le
         encode_split(vector, residual, n, length, blocks, payload, C(bits, key));                                      \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(32 * WARPS) name##_decode(                                            \
-        const u8* payload, real* out, i64 n, i64 length, i64 blocks, u32 bits, u32 add) {                              \
-        decode_blocks(payload, out, n, length, blocks, C(bits, 0), add);                                               \
+        const u8* payload, real* out, i64 n, i64 length, i64 blocks, u32 bits, u32 add, real factor) {                 \
+        decode_blocks(payload, out, n, length, blocks, C(bits, 0), add, factor);                                       \
     }
 
 #endif

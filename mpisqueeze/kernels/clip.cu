@@ -29,11 +29,11 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) clip_encode(
 }
 
 // A thread four numbers.
-extern "C" __global__ void clip_decode(const u8* payload, real* out, i64 n, u32 bits, u32 add) {
+extern "C" __global__ void clip_decode(const u8* payload, real* out, i64 n, u32 bits, u32 add, real factor) {
     i64 i = 4 * thread_index(), bytes = (n * bits + 7) / 8;
     if (i >= n) return;
     real x[4];
     for (u32 c = 0; c < 4; ++c)
         x[c] = (real)__uint_as_float(read_bits(payload, bytes, (i + c) * bits) << (32 - bits));
-    deliver4(out, i, n, x, add);
+    deliver4(out, i, n, x, add, factor);
 }

@@ -86,12 +86,12 @@ __device__ inline void compensated4(const real* vector, const real* residual, i6
     for (u32 c = 0; c < 4; ++c) v[c] += memory[c];
 }
 
-// out ← x, or out ← out + x.
-__device__ inline void deliver4(real* out, i64 i, i64 end, real (&x)[4], u32 add) {
+// out ← x, or out ← out + factor·x.
+__device__ inline void deliver4(real* out, i64 i, i64 end, real (&x)[4], u32 add, real factor) {
     if (add) {
         real have[4];
         load4(out, i, end, have);
-        for (u32 c = 0; c < 4; ++c) x[c] = have[c] + x[c];
+        for (u32 c = 0; c < 4; ++c) x[c] = have[c] + factor * x[c];
     }
     store4(out, i, end, x);
 }

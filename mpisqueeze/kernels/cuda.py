@@ -121,9 +121,9 @@ class CudaKernels:
         self._quads("copy.cu", "copy_encode", n, vector, _pointer(residual), np.int64(n), target, self._fault())
         return self._finish(payload, target)
 
-    def copy_decode(self, payload: Any, out: Any, add: bool) -> None:
+    def copy_decode(self, payload: Any, out: Any, add: bool, factor: float = 1.0) -> None:
         n, source = out.size, self._aligned(payload, copy=True)
-        self._quads("copy.cu", "copy_decode", n, source, out, np.int64(n), np.uint32(add))
+        self._quads("copy.cu", "copy_decode", n, source, out, np.int64(n), np.uint32(add), self.dtype.type(factor))
 
     # -- one scale a block
 
@@ -160,18 +160,30 @@ class CudaKernels:
         self._warps(file, f"{code}_encode", -(-n // RUN), *given, target, *coding)
         return self._finish(payload, target)
 
-    def _blocks_decode(self, code: str, payload: Any, out: Any, block: int, bits: int, add: bool) -> None:
+    def _blocks_decode(
+        self, code: str, payload: Any, out: Any, block: int, bits: int, add: bool, factor: float = 1.0
+    ) -> None:
         n, source = out.size, self._aligned(payload, copy=True)
         length, blocks = blocks_of(n, block)
         shape = (np.int64(n), np.int64(length), np.int64(blocks))
-        self._quads(f"{code}.cu", f"{code}_decode", n, source, out, *shape, np.uint32(bits), np.uint32(add))
+        self._quads(
+            f"{code}.cu",
+            f"{code}_decode",
+            n,
+            source,
+            out,
+            *shape,
+            np.uint32(bits),
+            np.uint32(add),
+            self.dtype.type(factor),
+        )
 
     def signs_encode(self, vector: Any, residual: Any | None, payload: Any, block: int, l2: bool) -> bool:
         scale, share = ("signs_l2", 8) if l2 else ("signs_l1", self.dtype.itemsize)
         return self._blocks_encode("signs", scale, share, vector, residual, payload, block, 1, 0)
 
-    def signs_decode(self, payload: Any, out: Any, block: int, add: bool) -> None:
-        self._blocks_decode("signs", payload, out, block, 1, add)
+    def signs_decode(self, payload: Any, out: Any, block: int, add: bool, factor: float = 1.0) -> None:
+        self._blocks_decode("signs", payload, out, block, 1, add, factor)
 
     def quantize_encode(
         self, vector: Any, residual: Any | None, payload: Any, bits: int, bucket: int, norm: str, key: int
@@ -179,15 +191,15 @@ class CudaKernels:
         scale, share = ("quantize_l2", 8) if norm == "l2" else ("quantize_max", self.dtype.itemsize)
         return self._blocks_encode("quantize", scale, share, vector, residual, payload, bucket, bits, key)
 
-    def quantize_decode(self, payload: Any, out: Any, bits: int, bucket: int, add: bool) -> None:
-        self._blocks_decode("quantize", payload, out, bucket, bits, add)
+    def quantize_decode(self, payload: Any, out: Any, bits: int, bucket: int, add: bool, factor: float = 1.0) -> None:
+        self._blocks_decode("quantize", payload, out, bucket, bits, add, factor)
 
     def uniform_encode(self, vector: Any, residual: Any | None, payload: Any, bits: int, bucket: int, key: int) -> bool:
         share = 2 * self.dtype.itemsize
         return self._blocks_encode("uniform", "uniform", share, vector, residual, payload, bucket, bits, key)
 
-    def uniform_decode(self, payload: Any, out: Any, bits: int, bucket: int, add: bool) -> None:
-        self._blocks_decode("uniform", payload, out, bucket, bits, add)
+    def uniform_decode(self, payload: Any, out: Any, bits: int, bucket: int, add: bool, factor: float = 1.0) -> None:
+        self._blocks_decode("uniform", payload, out, bucket, bits, add, factor)
 
     # -- sparsification
 
@@ -214,12 +226,12 @@ class CudaKernels:
         self._warps(file, "topk_gather", segments, v, memory, np.int64(n), np.int64(k), state, counts, target)
         return self._finish(payload, target)
 
-    def topk_decode(self, payload: Any, out: Any, k: int, add: bool) -> None:
+    def topk_decode(self, payload: Any, out: Any, k: int, add: bool, factor: float = 1.0) -> None:
         source = self._aligned(payload, copy=True)
         if not add:
             out.fill(0)
         sizes = (np.int64(out.size), np.int64(k))
-        self._launch("topk.cu", "topk_decode", k, THREADS, source, out, *sizes, np.uint32(add))
+        self._launch("topk.cu", "topk_decode", k, THREADS, source, out, *sizes, np.uint32(add), self.dtype.type(factor))
 
     def randomk_encode(self, vector: Any, residual: Any | None, payload: Any, k: int, key: int, unbiased: bool) -> bool:
         n, target, fault = vector.size, self._aligned(payload), self._fault()
@@ -230,12 +242,14 @@ class CudaKernels:
         self._launch("randomk.cu", "randomk_encode", k, THREADS, vector, memory, *walk, target, fault)
         return self._finish(payload, target)
 
-    def randomk_decode(self, payload: Any, out: Any, k: int, add: bool) -> None:
+    def randomk_decode(self, payload: Any, out: Any, k: int, add: bool, factor: float = 1.0) -> None:
         n, source = out.size, self._aligned(payload, copy=True)
         if not add:
             out.fill(0)
         walk = (np.int64(n), np.int64(k), *_feistel_widths(n))
-        self._launch("randomk.cu", "randomk_decode", k, THREADS, source, out, *walk, np.uint32(add))
+        self._launch(
+            "randomk.cu", "randomk_decode", k, THREADS, source, out, *walk, np.uint32(add), self.dtype.type(factor)
+        )
 
     # -- float formats
 
@@ -245,9 +259,19 @@ class CudaKernels:
         self._warps("clip.cu", "clip_encode", -(-n // 256), *given)
         return self._finish(payload, target)
 
-    def clip_decode(self, payload: Any, out: Any, bits: int, add: bool) -> None:
+    def clip_decode(self, payload: Any, out: Any, bits: int, add: bool, factor: float = 1.0) -> None:
         n, source = out.size, self._aligned(payload, copy=True)
-        self._quads("clip.cu", "clip_decode", n, source, out, np.int64(n), np.uint32(bits), np.uint32(add))
+        self._quads(
+            "clip.cu",
+            "clip_decode",
+            n,
+            source,
+            out,
+            np.int64(n),
+            np.uint32(bits),
+            np.uint32(add),
+            self.dtype.type(factor),
+        )
 
     def half_encode(self, vector: Any, residual: Any | None, payload: Any, bfloat: bool) -> bool:
         n, target = vector.size, self._aligned(payload)
@@ -255,10 +279,10 @@ class CudaKernels:
         self._quads("half.cu", kernel, n, vector, _pointer(residual), np.int64(n), target, self._fault())
         return self._finish(payload, target)
 
-    def half_decode(self, payload: Any, out: Any, bfloat: bool, add: bool) -> None:
+    def half_decode(self, payload: Any, out: Any, bfloat: bool, add: bool, factor: float = 1.0) -> None:
         n, source = out.size, self._aligned(payload, copy=True)
         kernel = "bf16_decode" if bfloat else "fp16_decode"
-        self._quads("half.cu", kernel, n, source, out, np.int64(n), np.uint32(add))
+        self._quads("half.cu", kernel, n, source, out, np.int64(n), np.uint32(add), self.dtype.type(factor))
 
 
 def _pointer(array: Any | None) -> Any:

@@ -62,7 +62,7 @@ __device__ inline void encode(const real* vector, real* residual, i64 n, u8* pay
 }
 
 template <class F>
-__device__ inline void decode(const u8* payload, real* out, i64 n, u32 add) {
+__device__ inline void decode(const u8* payload, real* out, i64 n, u32 add, real factor) {
     i64 i = 4 * thread_index();
     if (i >= n) return;
     const u16* codes = (const u16*)payload + i;
@@ -74,7 +74,7 @@ __device__ inline void decode(const u8* payload, real* out, i64 n, u32 add) {
     }
     real x[4];
     for (u32 c = 0; c < 4; ++c) x[c] = (real)__uint_as_float(F::single((u32)(packed >> (16 * c)) & 0xFFFFu));
-    deliver4(out, i, n, x, add);
+    deliver4(out, i, n, x, add, factor);
 }
 
 extern "C" __global__ void fp16_encode(const real* vector, real* residual, i64 n, u8* payload, int* fault) {
@@ -83,9 +83,9 @@ extern "C" __global__ void fp16_encode(const real* vector, real* residual, i64 n
 extern "C" __global__ void bf16_encode(const real* vector, real* residual, i64 n, u8* payload, int* fault) {
     encode<Bf16>(vector, residual, n, payload, fault);
 }
-extern "C" __global__ void fp16_decode(const u8* payload, real* out, i64 n, u32 add) {
-    decode<Fp16>(payload, out, n, add);
+extern "C" __global__ void fp16_decode(const u8* payload, real* out, i64 n, u32 add, real factor) {
+    decode<Fp16>(payload, out, n, add, factor);
 }
-extern "C" __global__ void bf16_decode(const u8* payload, real* out, i64 n, u32 add) {
-    decode<Bf16>(payload, out, n, add);
+extern "C" __global__ void bf16_decode(const u8* payload, real* out, i64 n, u32 add, real factor) {
+    decode<Bf16>(payload, out, n, add, factor);
 }

@@ -20,16 +20,16 @@ class NativeKernels(ReferenceKernels):
     def copy_encode(self, vector: np.ndarray, residual: np.ndarray | None, payload: np.ndarray) -> bool:
         return _native.copy_encode(vector, residual, payload)
 
-    def copy_decode(self, payload: np.ndarray, out: np.ndarray, add: bool) -> None:
-        _native.copy_decode(payload, out, add)
+    def copy_decode(self, payload: np.ndarray, out: np.ndarray, add: bool, factor: float = 1.0) -> None:
+        _native.copy_decode(payload, out, add, factor)
 
     def signs_encode(
         self, vector: np.ndarray, residual: np.ndarray | None, payload: np.ndarray, block: int, l2: bool
     ) -> bool:
         return _native.signs_encode(vector, residual, payload, block, l2)
 
-    def signs_decode(self, payload: np.ndarray, out: np.ndarray, block: int, add: bool) -> None:
-        _native.signs_decode(payload, out, block, add)
+    def signs_decode(self, payload: np.ndarray, out: np.ndarray, block: int, add: bool, factor: float = 1.0) -> None:
+        _native.signs_decode(payload, out, block, add, factor)
 
     def quantize_encode(
         self,
@@ -43,8 +43,10 @@ class NativeKernels(ReferenceKernels):
     ) -> bool:
         return _native.quantize_encode(vector, residual, payload, bits, bucket, norm, key)
 
-    def quantize_decode(self, payload: np.ndarray, out: np.ndarray, bits: int, bucket: int, add: bool) -> None:
-        _native.quantize_decode(payload, out, bits, bucket, add)
+    def quantize_decode(
+        self, payload: np.ndarray, out: np.ndarray, bits: int, bucket: int, add: bool, factor: float = 1.0
+    ) -> None:
+        _native.quantize_decode(payload, out, bits, bucket, add, factor)
 
     def uniform_encode(
         self,
@@ -57,16 +59,18 @@ class NativeKernels(ReferenceKernels):
     ) -> bool:
         return _native.uniform_encode(vector, residual, payload, bits, bucket, key)
 
-    def uniform_decode(self, payload: np.ndarray, out: np.ndarray, bits: int, bucket: int, add: bool) -> None:
-        _native.uniform_decode(payload, out, bits, bucket, add)
+    def uniform_decode(
+        self, payload: np.ndarray, out: np.ndarray, bits: int, bucket: int, add: bool, factor: float = 1.0
+    ) -> None:
+        _native.uniform_decode(payload, out, bits, bucket, add, factor)
 
     def topk_encode(self, vector: np.ndarray, residual: np.ndarray | None, payload: np.ndarray, k: int) -> bool:
         # Room for 3k + 4096 candidates, each a number and an int32.
         room = (3 * k + 4096) * (self.dtype.itemsize + 4) // self.dtype.itemsize
         return _native.topk_encode(vector, residual, payload, k, self.scratch("candidates", room))
 
-    def topk_decode(self, payload: np.ndarray, out: np.ndarray, k: int, add: bool) -> None:
-        _native.topk_decode(payload, out, k, add)
+    def topk_decode(self, payload: np.ndarray, out: np.ndarray, k: int, add: bool, factor: float = 1.0) -> None:
+        _native.topk_decode(payload, out, k, add, factor)
 
     def randomk_encode(
         self,
@@ -79,17 +83,17 @@ class NativeKernels(ReferenceKernels):
     ) -> bool:
         return _native.randomk_encode(vector, residual, payload, k, key, unbiased)
 
-    def randomk_decode(self, payload: np.ndarray, out: np.ndarray, k: int, add: bool) -> None:
-        _native.randomk_decode(payload, out, k, add)
+    def randomk_decode(self, payload: np.ndarray, out: np.ndarray, k: int, add: bool, factor: float = 1.0) -> None:
+        _native.randomk_decode(payload, out, k, add, factor)
 
     def clip_encode(self, vector: np.ndarray, residual: np.ndarray | None, payload: np.ndarray, bits: int) -> bool:
         return _native.clip_encode(vector, residual, payload, bits)
 
-    def clip_decode(self, payload: np.ndarray, out: np.ndarray, bits: int, add: bool) -> None:
-        _native.clip_decode(payload, out, bits, add)
+    def clip_decode(self, payload: np.ndarray, out: np.ndarray, bits: int, add: bool, factor: float = 1.0) -> None:
+        _native.clip_decode(payload, out, bits, add, factor)
 
     def half_encode(self, vector: np.ndarray, residual: np.ndarray | None, payload: np.ndarray, bfloat: bool) -> bool:
         return _native.half_encode(vector, residual, payload, bfloat)
 
-    def half_decode(self, payload: np.ndarray, out: np.ndarray, bfloat: bool, add: bool) -> None:
-        _native.half_decode(payload, out, bfloat, add)
+    def half_decode(self, payload: np.ndarray, out: np.ndarray, bfloat: bool, add: bool, factor: float = 1.0) -> None:
+        _native.half_decode(payload, out, bfloat, add, factor)

@@ -50,12 +50,12 @@ extern "C" __global__ void randomk_encode(
 
 // A thread a position; they are distinct, so that each has its number of `out` to itself.
 extern "C" __global__ void randomk_decode(
-    const u8* payload, real* out, i64 n, i64 k, u32 low_bits, u32 high_bits, u32 add) {
+    const u8* payload, real* out, i64 n, i64 k, u32 low_bits, u32 high_bits, u32 add, real factor) {
     __shared__ u64 keys[FEISTEL_ROUNDS];
     feistel_keys(((const u32*)payload)[0] | (u64)((const u32*)payload)[1] << 32, keys);
     i64 j = thread_index();
     if (j >= k) return;
     u32 position = feistel_position((u32)j, n, low_bits, high_bits, keys);
     real value = ((const real*)(payload + 8))[j];
-    out[position] = add ? out[position] + value : value;
+    out[position] = add ? out[position] + factor * value : value;
 }

@@ -149,12 +149,10 @@ class ReferenceKernels:
             residual.fill(0)
         return bool(np.isfinite(values).all())
 
-    def copy_decode(self, payload: np.ndarray, out: np.ndarray, add: bool) -> None:
+    def copy_decode(self, payload: np.ndarray, out: np.ndarray, add: bool, factor: float = 1.0) -> None:
         values = payload.view(self.dtype)
-        if add:
-            np.add(out, values, out=out)
-        else:
-            np.copyto(out, values)
+        for start in range(0, out.size, CHUNK):
+            self._deliver(values[start : start + CHUNK], out[start : start + CHUNK], add, factor)
 
     # -- signs
 
@@ -205,26 +203,30 @@ class ReferenceKernels:
         np.bitwise_or(rows, scales.view(unsigned)[:, None], out=rows)
         return bits.view(self.dtype)
 
-    def signs_decode(self, payload: np.ndarray, out: np.ndarray, block: int, add: bool) -> None:
+    def signs_decode(self, payload: np.ndarray, out: np.ndarray, block: int, add: bool, factor: float = 1.0) -> None:
         length, blocks = blocks_of(out.size, block)
         scales, stream = self._sections(payload, blocks)
         for start, stop in self._pieces(out.size, length):
             negative = np.unpackbits(stream[start // 8 : -(-stop // 8)], count=stop - start, bitorder="little")
             for a, b, first, count in self._runs(start, stop, length):
                 values = self._signed(negative[a - start : b - start], scales[first : first + count], "signed")
-                self._deliver(values, out[a:b], add)
+                self._deliver(values, out[a:b], add, factor)
 
     def _sections(self, payload: np.ndarray, scales: int) -> tuple[np.ndarray, np.ndarray]:
         """A payload's scales, as numbers, and the bit stream behind them."""
         end = scales * self.dtype.itemsize
         return payload[:end].view(self.dtype), payload[end:]
 
-    @staticmethod
-    def _deliver(values: np.ndarray, out: np.ndarray, add: bool) -> None:
-        if add:
+    def _deliver(self, values: np.ndarray, out: np.ndarray, add: bool, factor: float) -> None:
+        """out ← values, or out + factor·values."""
+        if not add:
+            np.copyto(out, values)
+        elif factor == 1.0:
             np.add(out, values, out=out)
         else:
-            np.copyto(out, values)
+            times = self.scratch("times", values.size)
+            np.multiply(values, self.dtype.type(factor), out=times)
+            np.add(out, times, out=out)
 
     # -- quantization
 
@@ -302,7 +304,9 @@ class ReferenceKernels:
         np.multiply(rows, scales[:, None], out=rows)
         return values
 
-    def quantize_decode(self, payload: np.ndarray, out: np.ndarray, bits: int, bucket: int, add: bool) -> None:
+    def quantize_decode(
+        self, payload: np.ndarray, out: np.ndarray, bits: int, bucket: int, add: bool, factor: float = 1.0
+    ) -> None:
         length, buckets = blocks_of(out.size, bucket)
         norms, stream = self._sections(payload, buckets)
         table = self._quantize_table(bits)
@@ -310,7 +314,7 @@ class ReferenceKernels:
             codes = self._unpack(stream, bits, start, stop)
             for a, b, first, count in self._runs(start, stop, length):
                 values = self._lookup(codes[a - start : b - start], table, norms[first : first + count])
-                self._deliver(values, out[a:b], add)
+                self._deliver(values, out[a:b], add, factor)
 
     def uniform_encode(
         self,
@@ -356,7 +360,9 @@ class ReferenceKernels:
     def _uniform_table(self, bits: int) -> np.ndarray:
         return np.arange(1 << bits).astype(self.dtype) / self.dtype.type((1 << bits) - 1)
 
-    def uniform_decode(self, payload: np.ndarray, out: np.ndarray, bits: int, bucket: int, add: bool) -> None:
+    def uniform_decode(
+        self, payload: np.ndarray, out: np.ndarray, bits: int, bucket: int, add: bool, factor: float = 1.0
+    ) -> None:
         length, buckets = blocks_of(out.size, bucket)
         ends, stream = self._sections(payload, 2 * buckets)
         low = ends[0::2]
@@ -368,7 +374,7 @@ class ReferenceKernels:
                 values = self._lookup(codes[a - start : b - start], table, spans[first : first + count])
                 rows = values.reshape(count, -1)
                 rows += low[first : first + count, None]
-                self._deliver(values, out[a:b], add)
+                self._deliver(values, out[a:b], add, factor)
 
     def _pack(self, codes: np.ndarray, bits: int, stream: np.ndarray, start: int) -> None:
         """Write uint8 `codes` of `bits` bits into the stream, the first one at element `start` (a multiple of 8)."""
@@ -437,14 +443,13 @@ class ReferenceKernels:
             residual[indices] = 0
         return True
 
-    def topk_decode(self, payload: np.ndarray, out: np.ndarray, k: int, add: bool) -> None:
+    def topk_decode(self, payload: np.ndarray, out: np.ndarray, k: int, add: bool, factor: float = 1.0) -> None:
         values = payload[: k * self.dtype.itemsize].view(self.dtype)
-        self._scatter(payload[k * self.dtype.itemsize :].view(np.int32), values, out, add)
+        self._scatter(payload[k * self.dtype.itemsize :].view(np.int32), values, out, add, factor)
 
-    @staticmethod
-    def _scatter(positions: np.ndarray, values: np.ndarray, out: np.ndarray, add: bool) -> None:
+    def _scatter(self, positions: np.ndarray, values: np.ndarray, out: np.ndarray, add: bool, factor: float) -> None:
         if add:
-            out[positions] += values
+            out[positions] += values if factor == 1.0 else values * self.dtype.type(factor)
         else:
             out.fill(0)
             out[positions] = values
@@ -473,9 +478,9 @@ class ReferenceKernels:
             residual[positions] -= values
         return bool(np.isfinite(values).all())
 
-    def randomk_decode(self, payload: np.ndarray, out: np.ndarray, k: int, add: bool) -> None:
+    def randomk_decode(self, payload: np.ndarray, out: np.ndarray, k: int, add: bool, factor: float = 1.0) -> None:
         positions = random.random_positions(int(payload[:8].view("<u8")[0]), k, out.size)
-        self._scatter(positions, payload[8:].view(self.dtype), out, add)
+        self._scatter(positions, payload[8:].view(self.dtype), out, add, factor)
 
     # -- float formats
 
@@ -493,11 +498,11 @@ class ReferenceKernels:
                 residual[start:stop] -= words.view(np.float32)
         return True
 
-    def clip_decode(self, payload: np.ndarray, out: np.ndarray, bits: int, add: bool) -> None:
+    def clip_decode(self, payload: np.ndarray, out: np.ndarray, bits: int, add: bool, factor: float = 1.0) -> None:
         for start, stop in self._pieces(out.size, 1):
             words = self._unpack_words(payload, bits, start, stop)
             words <<= np.uint32(32 - bits)
-            self._deliver(words.view(np.float32), out[start:stop], add)
+            self._deliver(words.view(np.float32), out[start:stop], add, factor)
 
     def _as_float32(self, v: np.ndarray) -> np.ndarray:
         single = self.scratch("single", v.size, np.float32)
@@ -555,10 +560,10 @@ class ReferenceKernels:
                 residual[start:stop] -= decoded
         return True
 
-    def half_decode(self, payload: np.ndarray, out: np.ndarray, bfloat: bool, add: bool) -> None:
+    def half_decode(self, payload: np.ndarray, out: np.ndarray, bfloat: bool, add: bool, factor: float = 1.0) -> None:
         codes = payload.view("<u2")
         for start, stop in self._pieces(out.size, 1):
-            self._deliver(self._half_values(codes[start:stop], bfloat), out[start:stop], add)
+            self._deliver(self._half_values(codes[start:stop], bfloat), out[start:stop], add, factor)
 
     def _half_values(self, codes: np.ndarray, bfloat: bool) -> np.ndarray:
         single = self.scratch("single", codes.size, np.float32)

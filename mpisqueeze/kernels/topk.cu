@@ -144,10 +144,10 @@ extern "C" __global__ void topk_gather(
 }
 
 // A thread a number; indices are distinct, so that each has its number of `out` to itself.
-extern "C" __global__ void topk_decode(const u8* payload, real* out, i64 n, i64 k, u32 add) {
+extern "C" __global__ void topk_decode(const u8* payload, real* out, i64 n, i64 k, u32 add, real factor) {
     i64 j = thread_index();
     if (j >= k) return;
     real value = ((const real*)payload)[j];
     i64 i = ((const int*)(payload + k * sizeof(real)))[j];
-    if (i >= 0 && i < n) out[i] = add ? out[i] + value : value;
+    if (i >= 0 && i < n) out[i] = add ? out[i] + factor * value : value;
 }

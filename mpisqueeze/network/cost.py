@@ -15,6 +15,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+#: Chunks that a rank may send before it has the answer to the first of them.
+AHEAD = 16
+#: Payloads that a server holds at a time take at most this many bytes (but two of them always fit).
+WINDOW_BYTES = 256 << 20
 #: More chunks than this are never worth their messages.
 MAX_CHUNKS = 1 << 14
 
@@ -70,6 +74,21 @@ class Tree:
             self.name
         ]
 
+    @property
+    def paths(self) -> tuple[tuple[int, int], ...]:
+        """(sends, hops) of the ranks that an answer may reach last: how many sends go before it, itself included, and
+        how many links it crosses. Which one is last depends on the link."""
+        depth = self.depth
+        if self.name in ("chain", "flat"):
+            return ((self.ranks - 1, depth),)
+        # A heap's rank + 1 has a digit a level behind its leading 1, 1 for the second child; in a binomial tree each
+        # 1 of the rank is a hop.
+        binary = self.name == "binary"
+        ones = _most_ones(self.ranks if binary else self.ranks - 1)
+        last = (depth + ones - 1, depth) if binary else (depth, ones)
+        above = (2 * (depth - 1), depth - 1) if binary else (depth - 1, depth - 1)
+        return (last, above)
+
     def parent(self, rank: int) -> int | None:
         if rank == 0:
             return None
@@ -84,6 +103,13 @@ class Tree:
             return [rank + (1 << k) for k in steps if rank + (1 << k) < self.ranks]
         first = self.fanout * rank + 1
         return list(range(first, min(first + self.fanout, self.ranks)))
+
+
+def _most_ones(limit: int) -> int:
+    """The most binary ones of a number of as many digits as `limit` ≥ 1 that is not larger."""
+    ones = [bit for bit in range(limit.bit_length() - 1) if limit >> bit & 1]
+    lower = [limit >> (bit + 1) << (bit + 1) | (1 << bit) - 1 for bit in ones]
+    return max(number.bit_count() for number in (limit, *lower))
 
 
 @dataclass(frozen=True)
@@ -119,33 +145,44 @@ def chunk_counts(most: int) -> Iterator[int]:
 def through_root(link: Link, ranks: int, up_bytes: float, down_bytes: float, chunks: int, way: str) -> Schedule:
     """Payloads of `up_bytes` go to rank 0, which answers with `down_bytes` to all, chunk by chunk through a tree.
 
-    The root receives a chunk from everybody in (N − 1)τ(u). From then on a chunk takes the longest of what it needs at
-    any port: (N − 1)τ(u) in at the root, f·τ(d) out of it, and τ(u) + f·τ(d) out of a rank that passes on. The last one
-    still has to go down the tree's levels, f·τ(d) + l each. This is the pipelined tree of Thakur et al. §3 behind a
-    pipelined gather:
+    The root receives a chunk from everybody in G = (N − 1)τ(u) + l. Down the tree it takes D: on its way to a rank it
+    waits for s sends before its own and crosses h links, and D is the largest s·τ(d) + h·l of any rank. From then on a
+    chunk takes p, the longest of what it needs at any port: (N − 1)τ(u) in at the root, f·τ(d) out of it, and
+    τ(u) + f′·τ(d) out of a rank that passes on to f′ others. This is the pipelined tree of Thakur et al. §3 behind a
+    pipelined gather, with no more than A chunks of a rank on their way at a time (`chunks_ahead`):
 
-        T = (N − 1)τ(u) + l + (K − 1)·max(…) + depth·(f·τ(d) + l)
+        T = G + D + max((K − 1)·p, ⌊(K − 1)/A⌋·(G + D) + ((K − 1) mod A)·p)
 
-    A binomial tree is for one chunk: T = (N − 1)τ(u) + l + ⌈log₂ N⌉(τ(d) + l).
+    A binomial tree is for one chunk.
     """
     if ranks == 1:
         return Schedule(0.0, 0.0, 1, way)
-    fanout, depth = _shape(way, ranks)
+    fanout, inner, paths = _shape(way, ranks)
     up, down = link.message(up_bytes / chunks), link.message(down_bytes / chunks)
-    level = down if way == "binomial" else fanout * down
-    gather, out = (ranks - 1) * up, fanout * down
-    passes_on = depth > 1
-    period = max(gather, out, up + out if passes_on else 0.0)
-    seconds = gather + link.latency + (chunks - 1) * period + depth * (level + link.latency)
-    port = max((ranks - 1) * up_bytes, fanout * down_bytes, up_bytes + fanout * down_bytes if passes_on else 0)
+    first = (ranks - 1) * up + link.latency + max(sends * down + hops * link.latency for sends, hops in paths)
+    period = max((ranks - 1) * up, fanout * down, up + inner * down if inner else 0.0)
+    port = max((ranks - 1) * up_bytes, fanout * down_bytes, up_bytes + inner * down_bytes if inner else 0)
+    seconds = _pipeline(first, period, chunks, chunks_ahead(ranks, chunks, up_bytes))
     return Schedule(seconds, port, chunks, way)
 
 
 @lru_cache(maxsize=256)
-def _shape(way: str, ranks: int) -> tuple[int, int]:
-    """(fanout, depth) of a tree, which `predict` asks for some ten thousand times."""
+def _shape(way: str, ranks: int) -> tuple[int, int, tuple[tuple[int, int], ...]]:
+    """(children of rank 0, of rank 1, the paths) of a tree, which `predict` asks for some ten thousand times."""
     tree = Tree(way, ranks)
-    return tree.fanout, tree.depth
+    return tree.fanout, len(tree.children(1)), tree.paths
+
+
+def chunks_ahead(ranks: int, chunks: int, payload_bytes: float) -> int:
+    """A: chunks that a rank sends before it has the answer to the first, so that a server's window holds them."""
+    others, window = ranks - 1, max(2, int(WINDOW_BYTES / max(payload_bytes / chunks, 1)))
+    return max(1, min(min(AHEAD, chunks) * others, window) // others)
+
+
+def _pipeline(first: float, period: float, chunks: int, ahead: int) -> float:
+    """Seconds until the last chunk is through, the first one being it after `first` and each taking `period`."""
+    rounds, rest = divmod(chunks - 1, ahead)
+    return first + max((chunks - 1) * period, rounds * first + rest * period)
 
 
 def best_through_root(link: Link, ranks: int, up_bytes: float, down_bytes: float, most_chunks: int) -> Schedule:
@@ -161,24 +198,28 @@ def best_through_root(link: Link, ranks: int, up_bytes: float, down_bytes: float
 def sharded(link: Link, ranks: int, up_bytes: float, down_bytes: float, chunks: int = 1) -> Schedule:
     """Every rank serves 1/N: N − 1 shards out and in, then N − 1 answers out and in; ports are never idle.
 
-    T = K(N − 1)(τ(u/N/K) + τ(d/N/K)) + 2l; the pairwise all-to-all and all-gather of Thakur et al. §§4, 5.
+    T = K(N − 1)(τ(u/N/K) + τ(d/N/K)) + 2l; the pairwise all-to-all and all-gather of Thakur et al. §§4, 5. Where the
+    latency keeps ports waiting for the chunks ahead, it is longer, as through a root.
     """
     if ranks == 1:
         return Schedule(0.0, 0.0)
     pieces = ranks * chunks
     both = link.message(up_bytes / pieces) + link.message(down_bytes / pieces)
     port = (ranks - 1) / ranks * (up_bytes + down_bytes)
-    return Schedule(chunks * (ranks - 1) * both + 2 * link.latency, port, chunks)
+    period = (ranks - 1) * both
+    ahead = chunks_ahead(ranks, chunks, up_bytes / ranks)
+    return Schedule(_pipeline(period + 2 * link.latency, period, chunks, ahead), port, chunks)
 
 
 def neighbours(link: Link, degree: int, nbytes: float, chunks: int = 1) -> Schedule:
     """A payload to each of `degree` neighbours and one from each: T = K·deg·τ(B/K) + l, whatever N is.
 
-    `degree` is the largest of any rank.
+    `degree` is the largest of any rank. Of many pieces, those ahead may have to wait for a latency, as through a root.
     """
     if degree == 0:
         return Schedule(0.0, 0.0)
-    return Schedule(chunks * degree * link.message(nbytes / chunks) + link.latency, degree * nbytes, chunks)
+    period = degree * link.message(nbytes / chunks)
+    return Schedule(_pipeline(period + link.latency, period, chunks, AHEAD), degree * nbytes, chunks)
 
 
 def allreduce(link: Link, ranks: int, nbytes: float) -> Schedule:
