@@ -15,7 +15,7 @@ import typer
 from mpisqueeze import __version__
 from mpisqueeze.errors import ExitCode, UsageError
 from mpisqueeze.presets import PRESETS
-from mpisqueeze.specs import parse_size
+from mpisqueeze.specs import parse_rate, parse_size, parse_time
 
 if TYPE_CHECKING:
     from mpisqueeze.config import TrainConfig
@@ -30,6 +30,9 @@ app = typer.Typer(
 )
 
 METHOD, PROBLEM, RUN, OUTPUT, COMPARISON = "Method", "Problem and data", "Run", "Output", "Comparison"
+NETWORK = "Network"
+#: Commands that need no MPI, though modules that they load would start it.
+_WITHOUT_MPI = ("predict", "lab")
 
 Command = TypeVar("Command", bound=Callable[..., int])
 
@@ -41,13 +44,20 @@ def _size(option: str, text: str) -> int:
         raise UsageError(str(error), option) from None
 
 
+def _quantity(option: str, parse: Callable[[str], float], text: str | None) -> float | None:
+    try:
+        return None if text is None else parse(text)
+    except ValueError as error:
+        raise UsageError(str(error), option) from None
+
+
 def _settings(options: dict[str, Any]) -> TrainConfig:
     """The settings that the options of `train` give, by its parameters' names, which are TrainConfig's."""
     from mpisqueeze.config import TrainConfig
 
     sizes = {
         name: _size(f"--{name.replace('_', '-')}", options[name])
-        for name in ("iterations", "batch_size", "eval_every")
+        for name in ("iterations", "batch_size", "eval_every", "chunk")
         if options[name] is not None
     }
     return TrainConfig(**{**options, **sizes})
@@ -94,6 +104,15 @@ JsonOption = Annotated[
         help="Write the result as JSON to FILE, or alone to stdout for -.",
         metavar="FILE|-",
         rich_help_panel=OUTPUT,
+    ),
+]
+
+LinkOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        help="Emulate a network between the ranks of this host: latency=5ms,bandwidth=100mbit\\[,gap=20us].",
+        metavar="SPEC",
+        rich_help_panel=RUN,
     ),
 ]
 
@@ -209,6 +228,22 @@ def train(
         int,
         typer.Option(help="First iterations that the summary leaves out of its times.", rich_help_panel=RUN),
     ] = 3,
+    link: LinkOption = None,
+    chunk: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="Bytes of a message in a pipelined exchange. Default: by the cost model.",
+            metavar="SIZE",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    tree: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="How a root's answer reaches all: flat, chain, binary, binomial. Default: by the cost model.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
     barrier: Annotated[
         bool,
         typer.Option(
@@ -339,6 +374,144 @@ def report(
 
 
 @app.command()
+def calibrate(
+    out: Annotated[
+        Path, typer.Option(help="Where to write what was measured; an older one is replaced.", rich_help_panel=OUTPUT)
+    ] = Path("calibration.json"),
+    link: LinkOption = None,
+    compressor: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Measure these compressors instead of all; repeat it.", metavar="SPEC", rich_help_panel=RUN),
+    ] = None,
+    max_size: Annotated[
+        str, typer.Option(help="Bytes of the largest message.", metavar="SIZE", rich_help_panel=RUN)
+    ] = "16Mi",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A rougher answer in a few seconds.", rich_help_panel=RUN)
+    ] = False,
+    dtype: Annotated[str, typer.Option(help="float32 or float64.", rich_help_panel=RUN)] = "float32",
+    device: Annotated[
+        str, typer.Option(help="auto (a GPU where every rank has one), cpu or cuda.", rich_help_panel=RUN)
+    ] = "auto",
+    json_to: JsonOption = None,
+    color: ColorOption = "auto",
+) -> int:
+    """Measure latency, bandwidth and gap of this network, memory and kernel rates; `predict` starts from them.
+
+    [bold]mpirun -n 4 mpisqueeze calibrate[/]
+    """
+    from mpisqueeze.commands import run_calibrate
+
+    return run_calibrate(
+        out, link, compressor or [], _size("--max-size", max_size), quick, dtype, device, json_to, color
+    )
+
+
+@app.command()
+def predict(
+    pairs: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(
+            metavar="PAIR…",
+            help="ALGORITHM or ALGORITHM/COMPRESSOR. Default: all. With --check: run folders.",
+            show_default=False,
+        ),
+    ] = None,
+    ranks: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("-n", "--ranks", help="Ranks, up to a million.", metavar="N", rich_help_panel=NETWORK),
+    ] = None,
+    latency: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="α of a message's α + mβ: 20us, 5ms.", metavar="TIME", rich_help_panel=NETWORK),
+    ] = None,
+    bandwidth: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="8/β: 100mbit, 10gbit.", metavar="RATE", rich_help_panel=NETWORK),
+    ] = None,
+    gap: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="The part of the latency in which a port is busy. Default: all of it.",
+            metavar="TIME",
+            rich_help_panel=NETWORK,
+        ),
+    ] = None,
+    calibration: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="What `calibrate` wrote: network, kernel rates and ranks, where not given here.",
+            metavar="FILE",
+            rich_help_panel=NETWORK,
+        ),
+    ] = None,
+    dimension: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Parameters of the model.", metavar="D", rich_help_panel=METHOD),
+    ] = None,
+    compute: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Of a gradient: 30ms. Default: 0.", metavar="TIME", rich_help_panel=METHOD),
+    ] = None,
+    compressor: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="For pairs that name none; repeat it.", metavar="SPEC", rich_help_panel=METHOD),
+    ] = None,
+    server: Annotated[str, typer.Option(help="root, sharded or both.", rich_help_panel=METHOD)] = "both",
+    topology: Annotated[
+        str,
+        typer.Option(
+            help="Gossip graph: ring, torus, complete, exponential, star or file:EDGES.",
+            metavar="SPEC",
+            rich_help_panel=METHOD,
+        ),
+    ] = "ring",
+    dtype: Annotated[str, typer.Option(help="float32 or float64.", rich_help_panel=METHOD)] = "float32",
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Hold the model against finished runs.", rich_help_panel=COMPARISON),
+    ] = False,
+    json_to: JsonOption = None,
+    csv_to: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--csv", help="Write the table as CSV.", metavar="FILE|-", rich_help_panel=OUTPUT),
+    ] = None,
+    plot_to: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--plot",
+            help="Draw the map of the fastest methods: .png, .svg or .pdf.",
+            metavar="FILE",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    color: ColorOption = "auto",
+) -> int:
+    """What an iteration would cost on another network: a model, with break-even points; needs no MPI and no run.
+
+    [bold]mpisqueeze predict -n 64 --dimension 25M --latency 50us --bandwidth 10gbit --compute 30ms[/]
+    """
+    from mpisqueeze.commands import Question, run_check_model, run_predict
+
+    question = Question(
+        ranks=None if ranks is None else _size("-n", ranks),
+        dimension=None if dimension is None else _size("--dimension", dimension),
+        latency=_quantity("--latency", parse_time, latency),
+        bandwidth=_quantity("--bandwidth", parse_rate, bandwidth),
+        gap=_quantity("--gap", parse_time, gap),
+        compute=_quantity("--compute", parse_time, compute),
+        calibration=calibration,
+        compressors=compressor or [],
+        server=server,
+        topology=topology,
+        dtype=dtype,
+    )
+    if check:
+        return run_check_model([Path(run) for run in pairs or []], question, json_to, csv_to, plot_to, color)
+    return run_predict(pairs or [], question, json_to, csv_to, plot_to, color)
+
+
+@app.command()
 def info(
     topology: Annotated[
         Optional[str],  # noqa: UP045
@@ -401,9 +574,51 @@ def launch(
     return start(ranks, list(context.args), launcher, dry_run)
 
 
+@app.command(context_settings={"allow_extra_args": True, "allow_interspersed_args": False})
+def lab(
+    context: typer.Context,
+    ranks: Annotated[int, typer.Option("-n", "--ranks", metavar="N", help="Number of hosts, of one rank each.")],
+    rate: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Of every host's link, each way: 100mbit, 2.5gbit.", metavar="RATE", rich_help_panel=NETWORK),
+    ] = None,
+    rates: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Run COMMAND once at each.", metavar="RATE,RATE,…", rich_help_panel=NETWORK),
+    ] = None,
+    delay: Annotated[
+        str, typer.Option(help="From host to host: 5ms, 20us.", metavar="TIME", rich_help_panel=NETWORK)
+    ] = "0s",
+    mtu: Annotated[
+        int, typer.Option(help="Bytes of the largest packet.", metavar="BYTES", rich_help_panel=NETWORK)
+    ] = 1500,
+    any_program: Annotated[
+        bool, typer.Option("--exec", help="COMMAND is any program with its arguments, and every rank runs it.")
+    ] = False,
+    json_to: JsonOption = None,
+    color: ColorOption = "auto",
+) -> int:
+    """Run COMMAND on a virtual cluster: N hosts in namespaces of this Linux machine, shaped links, real TCP, no root.
+
+    [bold]mpisqueeze lab -n 8 --rates 1gbit,100mbit train --algorithm doublesqueeze --server sharded[/]
+    """
+    from mpisqueeze.commands import run_lab
+
+    return run_lab(ranks, rate, rates, delay, mtu, list(context.args), any_program, json_to, color)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """The console script: run a command and exit with its code; no rank is left waiting for another."""
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] in _WITHOUT_MPI:
+        from mpisqueeze.comm.launched import launched_rank
+
+        if launched_rank() is None:
+            import mpi4py
+
+            # Starting MPI takes longer than the command, and nothing in this process will miss it.
+            mpi4py.rc.initialize = False
+    sys.exit(run(arguments))
 
 
 def run(arguments: list[str]) -> int:

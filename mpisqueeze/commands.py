@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mpisqueeze.comm.signals import Signal
 from mpisqueeze.errors import ExitCode, UsageError
 from mpisqueeze.report.output import check_color, check_targets
 from mpisqueeze.report.terminal import choose_terminal, make_console
@@ -154,6 +156,140 @@ def run_report(
     return ExitCode.OK
 
 
+@dataclass(frozen=True)
+class Question:
+    """What `predict` is asked, its options parsed; None for what was not given.
+
+    Attributes:
+        latency, gap, compute: s.
+        bandwidth: bits/s.
+    """
+
+    ranks: int | None
+    dimension: int | None
+    latency: float | None
+    bandwidth: float | None
+    gap: float | None
+    compute: float | None
+    calibration: Path | None
+    compressors: Sequence[str]
+    server: str
+    topology: str
+    dtype: str
+
+
+def run_predict(
+    pairs: Sequence[str],
+    question: Question,
+    json_to: str | None,
+    csv_to: str | None,
+    plot_to: str | None,
+    color: str,
+) -> int:
+    """`mpisqueeze predict`; no MPI. Under a launcher only rank 0 writes."""
+    from mpisqueeze.comm.launched import launched_rank
+    from mpisqueeze.network.asking import forecast
+    from mpisqueeze.pairs import parse_pair
+    from mpisqueeze.report import predict_view
+    from mpisqueeze.report.json_export import write_json
+    from mpisqueeze.report.plot import check_plot
+
+    check_color(color)
+    alone = check_targets({"--json": json_to, "--csv": csv_to})
+    if plot_to:
+        check_targets({"--plot": f"./{plot_to}" if plot_to == "-" else plot_to})
+        check_plot(plot_to)
+    made = forecast([parse_pair(text) for text in pairs], question)
+    if launched_rank():
+        return ExitCode.OK
+    calibration = str(question.calibration) if question.calibration else None
+    facts = predict_view.forecast_facts(made, calibration, question.compute is not None)
+    console = make_console(choose_terminal(color, stdout_is_json=alone), stderr=alone)  # type: ignore[arg-type]
+    console.print(predict_view.forecast_report(facts, console))
+    if json_to:
+        write_json(facts, json_to)
+    if csv_to:
+        predict_view.write_csv(facts, csv_to)
+    if plot_to:
+        predict_view.draw_map(made, facts, plot_to)
+    return ExitCode.OK
+
+
+def run_check_model(
+    paths: Sequence[Path],
+    question: Question,
+    json_to: str | None,
+    csv_to: str | None,
+    plot_to: str | None,
+    color: str,
+) -> int:
+    """`mpisqueeze predict --check`; no MPI. Under a launcher only rank 0 writes."""
+    from mpisqueeze.comm.launched import launched_rank
+    from mpisqueeze.network.asking import check, refuse_for_check
+    from mpisqueeze.report import predict_view
+    from mpisqueeze.report.json_export import write_json
+
+    check_color(color)
+    alone = check_targets({"--json": json_to, "--csv": csv_to})
+    refuse_for_check(question, plot_to)
+    checked, skipped = check(paths, question)
+    if launched_rank():
+        return ExitCode.OK
+    calibration = str(question.calibration) if question.calibration else None
+    facts = predict_view.check_facts(checked, skipped, calibration)
+    console = make_console(choose_terminal(color, stdout_is_json=alone), stderr=alone)  # type: ignore[arg-type]
+    console.print(predict_view.check_report(facts))
+    if json_to:
+        write_json(facts, json_to)
+    if csv_to:
+        predict_view.write_csv(facts, csv_to)
+    return ExitCode.OK
+
+
+def run_calibrate(
+    out: Path,
+    link: str | None,
+    compressors: Sequence[str],
+    max_size: int,
+    quick: bool,
+    dtype: str,
+    device: str,
+    json_to: str | None,
+    color: str,
+) -> int:
+    """`mpisqueeze calibrate`, on every rank; the exit code."""
+    from rich.text import Text
+
+    from mpisqueeze.comm.world import World
+    from mpisqueeze.network.calibrate import Request, calibrate
+    from mpisqueeze.record.folder import write_json as write_atomically
+    from mpisqueeze.report.calibration_view import calibration_report
+    from mpisqueeze.report.json_export import write_json
+
+    world = World()
+    check_launch(world)
+    request = world.collectively(lambda: Request.checked(link, compressors, max_size, quick, dtype, device))
+    world.on_root(lambda: check_output(json_to, color))
+    world.on_root(lambda: check_targets({"--out": str(out)}))
+    choice = choose_terminal(color, stdout_is_json=json_to == "-")  # type: ignore[arg-type]
+    console = make_console(choice, stderr=json_to == "-")
+
+    def say(stage: str) -> None:
+        if world.is_root:
+            console.print(Text(stage, style="dim"), soft_wrap=True)
+
+    outcome = calibrate(request, world, say)
+    if outcome.stopped_by:
+        return ExitCode.INTERRUPTED if outcome.stopped_by == Signal.INTERRUPT else ExitCode.TERMINATED
+    if world.is_root:
+        write_atomically(out, outcome.facts)
+        console.print(calibration_report(outcome.facts))
+        console.print(f"calibration: {out}", style="dim", soft_wrap=True)
+        if json_to:
+            write_json(outcome.facts, json_to)
+    return ExitCode.OK
+
+
 def check_launch(world: World) -> None:
     """Raise UsageError where `mpisqueeze launch` started ranks that MPI takes for so many worlds of one."""
     wanted = os.environ.get("MPISQUEEZE_LAUNCHED_RANKS", "")
@@ -197,6 +333,43 @@ def run_check(text: str, color: str) -> int:
         console.print(Text.from_markup(f"  {marks[finding.outcome]} {finding.check}") + detail, soft_wrap=True)
     console.print(", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count))
     return ExitCode.USAGE if counts["failed"] else ExitCode.OK
+
+
+def run_lab(
+    hosts: int,
+    rate: str | None,
+    rates: str | None,
+    delay: str,
+    mtu: int,
+    command: Sequence[str],
+    any_program: bool,
+    json_to: str | None,
+    color: str,
+) -> int:
+    """`mpisqueeze lab`; the exit code of the command, at several rates the first that is not 0."""
+    from mpisqueeze.network.lab import Outcome, check_machine, lab_results, plan_trials, run_trial
+    from mpisqueeze.report.format import format_rate
+    from mpisqueeze.report.json_export import write_json
+    from mpisqueeze.report.lab_view import lab_report
+
+    check_output(json_to, color)
+    alone = json_to == "-"
+    trials = plan_trials(hosts, rate, rates, delay, mtu, command, any_program, color)
+    machine = check_machine()
+    console = make_console(choose_terminal(color, stdout_is_json=alone), stderr=alone)  # type: ignore[arg-type]
+    outcomes: list[Outcome] = []
+    for number, trial in enumerate(trials, 1):
+        if len(trials) > 1:
+            console.print(rf"\[{number}/{len(trials)}] {format_rate(trial.links.rate)}", style="bold")
+        outcomes.append(run_trial(trial, machine, to_stderr=alone))
+        if outcomes[-1].code not in (ExitCode.OK, ExitCode.DIVERGED):
+            break
+    facts = lab_results(outcomes)
+    if facts["results"] or outcomes[0].code != ExitCode.USAGE:
+        console.print(lab_report(facts))
+    if json_to:
+        write_json(facts, json_to)
+    return next((outcome.code for outcome in outcomes if outcome.code), ExitCode.OK)
 
 
 def run_info(json_to: str | None, color: str) -> int:

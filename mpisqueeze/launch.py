@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import psutil
 
@@ -35,7 +36,7 @@ GRACE_S = 10.0  # for ranks to finish an iteration and write a checkpoint
 KILL_S = 5.0  # for the launcher to end after SIGTERM
 
 _NAMES = ("mpirun", "mpiexec", "mpiexec.hydra", "mpirun.openmpi", "mpirun.mpich", "srun")
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 _PR_SET_PDEATHSIG = 1
 _PROBE = """
 import mpi4py
@@ -113,15 +114,15 @@ def launch(
         raise UsageError(f"the number of ranks must be at least 1, got {n}", "-n")
     if not command:
         raise UsageError("name the command to launch, such as: mpisqueeze launch -n 4 train")
-    started = [*(target or _program()), *command]
+    started = [*(target or program()), *command]
     plan = make_plan(find_launcher(launcher), n, started, os.environ)
     if dry_run:
         print(plan.shell())
         return ExitCode.OK
-    return _Supervisor(plan, started, grace_s, kill_s).run()
+    return Supervisor(plan, started, grace_s, kill_s).run()
 
 
-def _program() -> list[str]:
+def program() -> list[str]:
     """The command that is mpisqueeze here: its script, since `-m` would find a source tree in the current folder."""
     script = Path(sys.executable).with_name("mpisqueeze")
     return [sys.executable, str(script)] if script.is_file() else [sys.executable, "-m", "mpisqueeze"]
@@ -141,7 +142,7 @@ def identify(path: str) -> Launcher:
         text = result.stdout.decode(errors="replace")
     except (OSError, subprocess.TimeoutExpired):
         return Launcher(path, Flavour.UNKNOWN)
-    if found := re.search(r"Open MPI\)?\s+v?(\d+)", text):
+    if found := re.search(r"(?:Open MPI|OpenRTE)\)?\s+v?(\d+)", text):
         return Launcher(path, Flavour.OPEN_MPI, int(found[1]))
     if re.search(r"Open MPI|OpenRTE|PRRTE|Spectrum MPI", text):
         return Launcher(path, Flavour.OPEN_MPI)
@@ -267,8 +268,8 @@ def make_plan(launcher: Launcher, n: int, started: Sequence[str], environment: M
     """
     hosts = _hosts(environment)
     crowded = n > usable_cores() * hosts
-    wanted = dict.fromkeys(_THREADS, "1")
-    wanted["MPISQUEEZE_TERMINAL"] = _own_terminal()
+    wanted = dict.fromkeys(THREADS, "1")
+    wanted["MPISQUEEZE_TERMINAL"] = own_terminal()
     flags: list[str] = []
     if launcher.flavour is Flavour.OPEN_MPI:
         if os.geteuid() == 0:
@@ -290,12 +291,12 @@ def make_plan(launcher: Launcher, n: int, started: Sequence[str], environment: M
     if launcher.flavour is Flavour.OPEN_MPI and hosts > 1:
         # Open MPI hands only its own variables to other hosts, unless told by name.
         theirs = {name for name in environment if name.startswith("MPISQUEEZE_")}
-        for name in sorted(theirs | set(_THREADS) | {"MPISQUEEZE_TERMINAL", "MPISQUEEZE_LAUNCHED_RANKS"}):
+        for name in sorted(theirs | set(THREADS) | {"MPISQUEEZE_TERMINAL", "MPISQUEEZE_LAUNCHED_RANKS"}):
             flags += ["-x", name]
     return Plan(launcher.flavour, [launcher.path, "-n", str(n), *flags, *started], settings)
 
 
-def _own_terminal() -> str:
+def own_terminal() -> str:
     """`COLUMNSxLINES` of the terminal on stdout, or `none`; ranks cannot see it through their own pty."""
     try:
         size = os.get_terminal_size(1)
@@ -304,14 +305,37 @@ def _own_terminal() -> str:
     return f"{size.columns}x{size.lines}"
 
 
-class _Supervisor:
-    """Runs a plan and stands between the user's signals and the launcher."""
+class Supervisor:
+    """Runs a plan and stands between the user's signals and the launcher.
 
-    def __init__(self, plan: Plan, started: Sequence[str], grace_s: float, kill_s: float) -> None:
+    Args:
+        plan: what to run.
+        started: the ranks' command line, by which they are found among the launcher's descendants.
+        grace_s: for the ranks to end by themselves after a first signal.
+        kill_s: for the launcher to end after SIGTERM, before it and all it started are killed.
+        name: what the user knows this command as.
+        death_signal: what the launcher gets, on Linux, if this process is killed.
+        popen: further arguments of subprocess.Popen.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        started: Sequence[str],
+        grace_s: float = GRACE_S,
+        kill_s: float = KILL_S,
+        *,
+        name: str = "launch",
+        death_signal: signal.Signals = signal.SIGTERM,
+        popen: Mapping[str, Any] | None = None,
+    ) -> None:
         self.plan = plan
         self.started = list(started)
         self.grace_s = grace_s
         self.kill_s = kill_s
+        self.name = name
+        self.death_signal = death_signal
+        self.popen = dict(popen or {})
         self.arrived: deque[int] = deque()
         self.ended_by: int | None = None  # the signal that asked for the end
         self.deadline: float | None = None  # of the present stage, on the monotonic clock
@@ -319,6 +343,7 @@ class _Supervisor:
         self.family: set[psutil.Process] = set()  # kept because a dead launcher has no descendants
 
     def run(self) -> int:
+        """Run the plan to its end; its exit code, 130 or 143 after a signal, or 128 and the signal that it died of."""
         with self._signals() as wake:
             process = subprocess.Popen(
                 self.plan.arguments,
@@ -326,7 +351,8 @@ class _Supervisor:
                 # A terminal may be read by its own session only; a pipe or a file is passed on.
                 stdin=subprocess.DEVNULL if os.isatty(0) else None,
                 start_new_session=True,
-                preexec_fn=_in_child(),
+                preexec_fn=_in_child(self.death_signal),
+                **self.popen,
             )
             try:
                 while process.poll() is None:
@@ -382,7 +408,7 @@ class _Supervisor:
         if self._pass_on(process, signal.SIGTERM if number == signal.SIGHUP else number):
             self.deadline = time.monotonic() + self.grace_s
             name = signal.Signals(number).name
-            _say(f"{name} passed on to the ranks; again, or in {self.grace_s:g} s, ends them at once")
+            _say(self.name, f"{name} passed on to the ranks; again, or in {self.grace_s:g} s, ends them at once")
         else:
             self._escalate(process)
 
@@ -446,7 +472,7 @@ def _children(pid: int, recursive: bool = False) -> list[psutil.Process]:
         return []
 
 
-def _in_child() -> Callable[[], None] | None:
+def _in_child(death_signal: signal.Signals) -> Callable[[], None] | None:
     """What the child runs before it becomes the launcher: on Linux, tie its life to this process."""
     if not sys.platform.startswith("linux"):
         return None
@@ -457,13 +483,13 @@ def _in_child() -> Callable[[], None] | None:
     parent = os.getpid()
 
     def prepare() -> None:
-        prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+        prctl(_PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
         if os.getppid() != parent:  # died between fork and prctl
             os._exit(ExitCode.TERMINATED)
 
     return prepare
 
 
-def _say(text: str) -> None:
+def _say(name: str, text: str) -> None:
     with contextlib.suppress(OSError, ValueError):
-        print(f"mpisqueeze launch: {text}", file=sys.stderr, flush=True)
+        print(f"mpisqueeze {name}: {text}", file=sys.stderr, flush=True)

@@ -21,6 +21,7 @@ from mpisqueeze.launch import Flavour, Launcher, find_launcher, identify, launch
 VERSIONS = {
     "mpirun (Open MPI) 5.0.11": (Flavour.OPEN_MPI, 5),
     "mpirun (Open MPI) 4.1.4": (Flavour.OPEN_MPI, 4),
+    "mpirun.openmpi (OpenRTE) 4.1.4": (Flavour.OPEN_MPI, 4),
     "prterun (PRRTE) 3.0.14": (Flavour.OPEN_MPI, None),
     "HYDRA build details:\n    Version: 5.0.2": (Flavour.HYDRA, None),
     "Intel(R) MPI Library for Linux* OS, Version 2021.9 Build 20230307": (Flavour.INTEL, None),
@@ -35,7 +36,7 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     for name in list(os.environ):
         if name.startswith(("OMPI_", "PRTE_", "PMIX_", "I_MPI_", "SLURM_", "PBS_", "LSB_", "MPISQUEEZE_")):
             monkeypatch.delenv(name)
-    for name in module._THREADS:
+    for name in module.THREADS:
         monkeypatch.delenv(name, raising=False)
     folder = tmp_path / "bin"
     folder.mkdir()

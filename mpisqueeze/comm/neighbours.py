@@ -7,7 +7,7 @@ from typing import Any
 
 from mpisqueeze.comm.counters import Phase
 from mpisqueeze.comm.exchange import Network
-from mpisqueeze.comm.pipeline import AHEAD
+from mpisqueeze.network.cost import AHEAD
 from mpisqueeze.comm.progress import Progress
 
 _EDGE = 3

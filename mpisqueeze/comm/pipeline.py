@@ -14,12 +14,8 @@ from mpisqueeze.comm.counters import Phase
 from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.wire import Wire
 from mpisqueeze.network import cost
-from mpisqueeze.network.cost import Schedule
+from mpisqueeze.network.cost import WINDOW_BYTES, Schedule, chunks_ahead
 
-#: Payloads that a server holds at a time take at most this many bytes (but two of them always fit).
-WINDOW_BYTES = 256 << 20
-#: Sections that a rank may send before it has the answer to the first of them.
-AHEAD = 16
 #: Numbers in the shortest section.
 SHORTEST = 64
 #: Seconds a number that coding is assumed to take where a schedule is chosen; more sections hide more of it.
@@ -72,10 +68,8 @@ class Inbox:
     def __init__(self, network: Network, sizes: Sequence[int], sources: Sequence[int], tag: int) -> None:
         self.network = network
         others, longest = network.world.size - 1, max(sizes, default=0)
-        slots = min(min(AHEAD, len(sizes)) * others, max(2, WINDOW_BYTES // max(longest, 1)))
-        if slots > others > 0:
-            slots -= slots % others
-        self.ahead = max(1, slots // max(1, others))
+        self.ahead = chunks_ahead(others + 1, len(sizes), longest * len(sizes)) if others and sizes else 1
+        slots = min(self.ahead * others, max(2, WINDOW_BYTES // max(longest, 1)))
         self._count, self._slots = len(sources) * len(sizes), slots
         self._wires: list[Wire] = []
         self._requests: list[Any] = []

@@ -15,8 +15,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-#: Chunks that a rank may send before it has the answer to the first of them.
-AHEAD = 16
+#: Chunks that a rank may send before it has the answer to the first of them: as many as AHEAD_BYTES hold, no more than
+#: AHEAD, and FEWEST_AHEAD in any case.
+AHEAD = 64
+AHEAD_BYTES = 1 << 20
+FEWEST_AHEAD = 4
 #: Payloads that a server holds at a time take at most this many bytes (but two of them always fit).
 WINDOW_BYTES = 256 << 20
 #: More chunks than this are never worth their messages.
@@ -175,8 +178,9 @@ def _shape(way: str, ranks: int) -> tuple[int, int, tuple[tuple[int, int], ...]]
 
 def chunks_ahead(ranks: int, chunks: int, payload_bytes: float) -> int:
     """A: chunks that a rank sends before it has the answer to the first, so that a server's window holds them."""
-    others, window = ranks - 1, max(2, int(WINDOW_BYTES / max(payload_bytes / chunks, 1)))
-    return max(1, min(min(AHEAD, chunks) * others, window) // others)
+    others, chunk = ranks - 1, max(payload_bytes / chunks, 1)
+    wanted = min(chunks, max(FEWEST_AHEAD, min(AHEAD, int(AHEAD_BYTES / chunk))))
+    return max(1, min(wanted * others, max(2, int(WINDOW_BYTES / chunk))) // others)
 
 
 def _pipeline(first: float, period: float, chunks: int, ahead: int) -> float:

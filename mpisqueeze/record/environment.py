@@ -64,6 +64,22 @@ def collect_environment(comm: MPI.Comm) -> dict[str, Any]:
     library = MPI.Get_library_version().strip("\0 \n").splitlines()
     major, minor = MPI.Get_version()
     return {
+        **_software(),
+        "mpi_library": library[0].strip() if library else None,
+        "mpi_standard": f"{major}.{minor}",
+        "ranks": comm.Get_size(),
+        "hosts": _by_host(machines),
+        "variables": _variables(),
+    }
+
+
+def local_environment() -> dict[str, Any]:
+    """As `collect_environment`, of this process alone and without MPI."""
+    return {**_software(), "hosts": _by_host([_machine()]), "variables": _variables()}
+
+
+def _software() -> dict[str, Any]:
+    return {
         "started_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command_line": shlex.join([sys.executable, *sys.orig_argv[1:]]),
         "git_commit": _git_commit(Path(mpisqueeze.__file__).parent),
@@ -74,11 +90,6 @@ def collect_environment(comm: MPI.Comm) -> dict[str, Any]:
             "mpi4py": _version("mpi4py"),
             "cupy": _cupy_version(),
         },
-        "mpi_library": library[0].strip() if library else None,
-        "mpi_standard": f"{major}.{minor}",
-        "ranks": comm.Get_size(),
-        "hosts": _by_host(machines),
-        "variables": _variables(),
     }
 
 

@@ -34,6 +34,16 @@ def size(nbytes: float) -> str:
     raise AssertionError
 
 
+def format_rate(bits_per_s: float) -> str:
+    """Bits per second with a decimal prefix and no needless zeros: `100 Mbit/s`, `3.1 Gbit/s`."""
+    for unit in ("bit", "kbit", "Mbit", "Gbit", "Tbit"):
+        if abs(bits_per_s) < 999.5 or unit == "Tbit":
+            break
+        bits_per_s /= 1000
+    figures = significant(bits_per_s)
+    return f"{figures.rstrip('0').rstrip('.') if '.' in figures else figures} {unit}/s"
+
+
 def duration(seconds: float | None) -> str:
     """Seconds as µs, ms or s; an em dash for None."""
     if seconds is None:

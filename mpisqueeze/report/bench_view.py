@@ -1,0 +1,278 @@
+"""`bench`: a line as soon as it is measured, below a header that says on what; CSV and Markdown of the same."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+from rich.text import Text
+
+from mpisqueeze import __version__
+from mpisqueeze.report.format import clock, counted, grouped, significant
+from mpisqueeze.report.output import write_text
+from mpisqueeze.report.training_view import LineProgress
+
+#: For people, the operations of `bench kernels` that have lines of their own.
+OPERATIONS = {"encode": "encode+δ", "plain_encode": "encode", "decode": "decode+="}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        title: its heading.
+        cell: a line's text.
+        width: of the cells, at least.
+        left: whether they are flush left.
+        spare: a narrow terminal is shown the table without this column.
+    """
+
+    title: str
+    cell: Callable[[dict[str, Any]], str]
+    width: int = 0
+    left: bool = False
+    spare: bool = False
+
+
+def micro(seconds: float) -> str:
+    """Seconds as a number of µs, to four digits where it has so many."""
+    us = 1e6 * seconds
+    return f"{us:.0f}" if us >= 1000 else f"{us:.1f}" if us >= 100 else f"{us:.2f}"
+
+
+def numbers(size: int) -> str:
+    """A size as `-m` takes it: `16Mi`, `1000`."""
+    for unit, factor in (("Gi", 1 << 30), ("Mi", 1 << 20), ("Ki", 1 << 10)):
+        if size % factor == 0:
+            return f"{size // factor}{unit}"
+    return str(size)
+
+
+def _or_dash(value: float | None, show: Callable[[float], str]) -> str:
+    return "-" if value is None else show(value)
+
+
+def _plain(value: float) -> str:
+    """Three digits, and no more than two places."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _times(name: str) -> list[Column]:
+    return [
+        Column("p50 µs", lambda line: micro(line[f"{name}_s"]), 8),
+        Column("mean µs", lambda line: micro(line[f"{name}_mean_s"]), 8, spare=True),
+        Column("± σ", lambda line: micro(line[f"{name}_std_s"]), 7, spare=True),
+        Column("p99 µs", lambda line: micro(line[f"{name}_p99_s"]), 8, spare=True),
+    ]
+
+
+def kernel_columns(compressors: Sequence[str]) -> list[Column]:
+    """The columns of `bench kernels`, over the lines of `kernel_lines`."""
+    longest = max(map(len, compressors))
+    return [
+        Column("compressor", lambda line: line["compressor"], longest, left=True),
+        Column("size", lambda line: numbers(line["size"]), 6),
+        Column("operation", lambda line: OPERATIONS[line["operation"]], 9, left=True),
+        *_times("time"),
+        Column("GB/s", lambda line: _plain(line["gb_s"]), 5),
+        Column("ns/el", lambda line: significant(line["ns"]), 6),
+        Column("%mem", lambda line: f"{line['memory_percent']:.0f}", 4),
+        Column("×add", lambda line: _plain(line["ratio"]), 5),
+        Column("bits", lambda line: _plain(line["wire_bits"]), 5),
+        Column("error", lambda line: significant(line["relative_error"]) if line["relative_error"] else "0", 7),
+        Column("#wrong", lambda line: _or_dash(line["wrong"], lambda count: f"{count:.0f}"), 6),
+    ]
+
+
+def kernel_lines(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """A line for each operation of a row of `results`."""
+    shared = {key: row[key] for key in ("compressor", "device", "kernels", "size", "wire_bits", "relative_error")}
+    return [
+        {
+            **shared,
+            "operation": name,
+            "wrong": row[f"wrong_{name}"],
+            "time_s": row[f"{name}_s"],
+            **{f"time_{key}_s": row[f"{name}_{key}_s"] for key in ("mean", "std", "p99")},
+            **{key: row[f"{name}_{key}"] for key in ("gb_s", "ns", "memory_percent", "ratio")},
+        }
+        for name in OPERATIONS
+    ]
+
+
+def kernel_header(context: dict[str, Any]) -> list[str]:
+    """What is measured, and on what."""
+    versions = context["versions"]
+    return [
+        f"mpisqueeze {__version__} bench kernels",
+        f"command: {context['command']}",
+        f"machine: {context['cpu']}, {counted(context['cores'], 'core')}, {context['system']}",
+        f"Python {versions['python']}, NumPy {versions['numpy']}"
+        + (f", CuPy {versions['cupy']}" if versions["cupy"] else ""),
+        f"{context['dtype']}, {counted(context['threads'], 'thread')}; sizes in numbers; warm-up {context['warmup']}",
+        "encode+δ: v = g + δ, payload ← C(v), δ ← v − D(payload); encode: payload ← C(g); decode+=: x ← x + D(payload)",
+        "GB/s of the vector; %mem: of the rate at which an in-place add moves memory, for what must be moved;",
+        "×add: over the time of an in-place add of this length in the same rounds; error: ‖C(v) − v‖/‖v‖;",
+        "#wrong: payload bytes and numbers that differ from the reference kernels'",
+    ]
+
+
+def kernel_footer(context: dict[str, Any]) -> list[str]:
+    """What is known at the end."""
+    rates = ", ".join(f"{device} {significant(rate)} GB/s" for device, rate in context["memory_gb_s"].items())
+    return [f"memory, by in-place adds of the largest size, read and written: {rates}"]
+
+
+def comm_columns(rows: Sequence[tuple[str, str]]) -> list[Column]:
+    """The columns of `bench comm`; `rows`: the (exchange, compressor) of each row of a size."""
+    return [
+        Column("bytes", lambda line: str(line["bytes"]), 9),
+        Column("size", lambda line: numbers(line["size"]), 5),
+        Column("exchange", lambda line: line["exchange"], max(len(name) for name, _ in rows), left=True),
+        Column("compressor", lambda line: line["compressor"], max(len(spec) for _, spec in rows), left=True),
+        *_times("time"),
+        Column("algbw", lambda line: _plain(line["algbw"]), 6),
+        Column("busbw", lambda line: _plain(line["busbw"]), 6),
+        Column("effective", lambda line: _plain(line["effective_busbw"]), 9),
+        Column("payload", lambda line: str(line["payload_bytes"]), 9),
+        Column("×allreduce", lambda line: _or_dash(line["ratio"], _plain), 10),
+        Column("#wrong", lambda line: _or_dash(line["wrong"], lambda count: f"{count:.0f}"), 6),
+    ]
+
+
+def comm_header(context: dict[str, Any]) -> list[str]:
+    """What is measured, and on what."""
+    versions = context["versions"]
+    library = (context["mpi_library"] or "unknown").partition(",")[0]
+    buffers = context["buffers"] + (f" ({context['buffers_reason']})" if context["buffers_reason"] else "")
+    lines = [
+        f"mpisqueeze {__version__} bench comm",
+        f"command: {context['command']}",
+        f"MPI: {library} (MPI {context['mpi_standard']}), mpi4py {versions['mpi4py']}, "
+        f"{counted(context['ranks'], 'rank')} on {counted(len(context['hosts']), 'host')}",
+        *(
+            f"host {host['hostname']}: {counted(host['ranks'], 'rank')}, {host['cpu_model']}, "
+            f"{counted(host['cores'], 'core')}"
+            for host in context["hosts"]
+        ),
+        f"device: {context['device']}, {context['kernels']} kernels; buffers: {buffers}; {context['dtype']}",
+    ]
+    if context["given"]:
+        lines.append(f"link: {context['link']}, {context['given']}")
+    return [
+        *lines,
+        "time of the slowest rank, after a barrier; of sharded, root and ring a complete step: encode with error feedback,",
+        "exchange, server, decode, update (identity: sgd and dpsgd, else doublesqueeze and deepsqueeze)",
+        "allreduce: MPI_Allreduce in place and update; ×allreduce: over its time at this size; mpi-…: nothing but MPI's calls",
+        "algbw: bytes of a rank's payload over time, busbw: that times 2(n − 1)/n (ring: its neighbours), GB/s, as in nccl-tests;",
+        "effective: busbw if full vectors had been sent; payload: bytes sent by a rank, mean; #wrong: numbers not to the bit",
+    ]
+
+
+class BenchView:
+    """Writes lines to `console`, and where it is `live` a progress bar below them.
+
+    Args:
+        total: ticks to come.
+        live: the console is a terminal that updates in place.
+    """
+
+    def __init__(self, console: Console, live: bool, columns: Sequence[Column], total: int) -> None:
+        self.console, self.live = console, live
+        self._columns, self._hidden = _fitting(columns, console.width if live else None)
+        self._total, self._done, self._began = total, 0, time.monotonic()
+        self._bar: Progress | None = None
+
+    def start(self, header: Sequence[str]) -> None:
+        """Write what is known beforehand, and the columns' titles."""
+        self.comments(header)
+        if self._hidden:
+            self.comments([f"in a wider terminal also: {', '.join(column.title for column in self._hidden)}"])
+        self._write([column.title for column in self._columns], "# ", "bold")
+        if self.live:
+            self._bar = LineProgress(
+                SpinnerColumn(),
+                TextColumn("{task.fields[what]}"),
+                BarColumn(bar_width=None),
+                TextColumn("{task.fields[left]}"),
+                console=self.console,
+                transient=True,
+                refresh_per_second=5,
+            )
+            self._task = self._bar.add_task("", total=self._total, what="", left="")
+            self._bar.start()
+
+    def section(self, title: str) -> None:
+        """Write what the lines below are about."""
+        self.comments([title], "cyan")
+
+    def line(self, line: dict[str, Any]) -> None:
+        """Write a line of the table."""
+        self._write([column.cell(line) for column in self._columns], "  ", "bold red" if line["wrong"] else "")
+
+    def tick(self, what: str) -> None:
+        """A round is done."""
+        self._done += 1
+        if self._bar:
+            elapsed = time.monotonic() - self._began
+            left = clock(elapsed / self._done * (self._total - self._done))
+            self._bar.update(self._task, completed=self._done, what=what, left=left)
+
+    def comments(self, lines: Sequence[str], style: str = "dim") -> None:
+        for line in lines:
+            self.console.print(Text(f"# {line}", style), soft_wrap=True)
+
+    def close(self) -> None:
+        """Take the bar away; nothing is drawn afterwards."""
+        if self._bar:
+            self._bar.stop()
+            self._bar = None
+
+    def _write(self, cells: Sequence[str], prefix: str, style: str) -> None:
+        padded = [
+            cell.ljust(max(column.width, len(column.title)))
+            if column.left
+            else cell.rjust(max(column.width, len(column.title)))
+            for column, cell in zip(self._columns, cells, strict=True)
+        ]
+        self.console.print(Text((prefix + " ".join(padded)).rstrip(), style), soft_wrap=True)
+
+
+def _fitting(columns: Sequence[Column], width: int | None) -> tuple[list[Column], list[Column]]:
+    """(what fits into so many characters, without spare columns if all do not; what is left out)."""
+    needed = 1 + sum(1 + max(column.width, len(column.title)) for column in columns)
+    if width is None or needed <= width:
+        return list(columns), []
+    return [c for c in columns if not c.spare], [c for c in columns if c.spare]
+
+
+def failures(results: Sequence[dict[str, Any]], name: Callable[[dict[str, Any]], str]) -> list[str]:
+    """A sentence for each row whose check failed."""
+    return [f"{name(row)}: {grouped(row['wrong'])} wrong" for row in results if row["wrong"]]
+
+
+def write_csv(results: Sequence[dict[str, Any]], target: str) -> None:
+    """Write `results` a line each, without the single samples."""
+    text = io.StringIO()
+    fields = [key for key in results[0] if key != "samples"] if results else []
+    writer = csv.DictWriter(text, fields, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(results)
+    write_text(text.getvalue(), target)
+
+
+def write_markdown(
+    header: Sequence[str], columns: Sequence[Column], lines: Sequence[dict[str, Any]], target: str
+) -> None:
+    """Write the terminal's table, and what its header says below."""
+    rules = ["---" if column.left else "--:" for column in columns]
+    cells = [[column.cell(line).replace("|", "\\|") for column in columns] for line in lines]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in [[column.title for column in columns], rules, *cells])
+    write_text(f"{table}\n\n" + "".join(f"- {line}\n" for line in header), target)

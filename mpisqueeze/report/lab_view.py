@@ -1,0 +1,99 @@
+"""The tables of a virtual cluster: times against what the links allow, and bytes counted against bytes on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from mpisqueeze.report.comparison_table import STATUS_STYLES
+from mpisqueeze.report.format import counted, duration, format_rate, ratio, significant, size
+
+_KEYS = ("bytes_sent", "bytes_received")
+
+
+def lab_report(facts: dict[str, Any]) -> Group:
+    """`lab`'s JSON object as tables: a row a run, then a table of the hosts for each rate."""
+    parts: list[RenderableType] = [Text.from_markup(_heading(facts["context"]))]
+    if facts["results"]:
+        parts.append(_times(facts["results"]))
+        parts.append(Text("medians; bound: bytes through the busiest port / rate; exchange: encode, comm and decode"))
+    traffic = [command for command in facts["commands"] if command["hosts"]]
+    for command in traffic:
+        if len(facts["commands"]) > 1:
+            parts.append(Text(f"\n{format_rate(command['rate'])}", "bold"))
+        parts.append(_hosts(command["hosts"], [run for run in facts["results"] if run["rate"] == command["rate"]]))
+    if traffic:
+        parts.append(Text("eth0: the host's own interface, headers included; command: from start to end"))
+    return Group(*parts)
+
+
+def _heading(context: dict[str, Any]) -> str:
+    rates = ", ".join(format_rate(rate) for rate in context["rate"])
+    delay = f", {duration(context['delay'])} from host to host" if context["delay"] else ""
+    return f"[bold]lab[/]: {counted(context['hosts'], 'host')}, {rates} each way, MTU {context['mtu']}{delay}"
+
+
+def _times(results: Sequence[dict[str, Any]]) -> Table:
+    """What an exchange took, and the least that its busiest port needs."""
+    table = _table()
+    broken = any(run["status"] != "ok" for run in results)
+    table.add_column("rate", no_wrap=True)
+    table.add_column("algorithm", style="bold")
+    table.add_column("server")
+    table.add_column("compressor", overflow="fold", min_width=10)
+    if broken:
+        table.add_column("status")
+    for title in ("N", "comm", "bound", "×", "exchange", "loss"):
+        table.add_column(title, justify="right", no_wrap=True, style="cyan" if title == "×" else "")
+    for run in results:
+        loss = run["final_loss"]
+        table.add_row(
+            format_rate(run["rate"]),
+            run["algorithm"],
+            run["server"] or "—",
+            run["compressor"],
+            *([Text(run["status"], STATUS_STYLES[run["status"]])] if broken else []),
+            str(run["ranks"]),
+            duration(run["comm_s"]),
+            duration(run["bound_s"]),
+            ratio(run["ratio"]),
+            duration(run["exchange_s"]),
+            "—" if loss is None else significant(loss, 4),
+        )
+    return table
+
+
+def _hosts(hosts: Sequence[dict[str, Any]], runs: Sequence[dict[str, Any]]) -> Table:
+    """Each host's interface while the command ran, and beside what its rank counted in the runs' iterations."""
+    table = _table()
+    table.add_column("\nhost", style="bold")
+    for title in ("command:\neth0 sent", "\nreceived"):
+        table.add_column(title, justify="right")
+    columns = [*_KEYS, *(f"interface_{key}" for key in _KEYS)]
+    known = {key: bool(runs) and all(host[key] is not None for run in runs for host in run["hosts"]) for key in columns}
+    counts = known["bytes_sent"] and known["bytes_received"]
+    measured = counts and known["interface_bytes_sent"] and known["interface_bytes_received"]
+    for title in ("iterations:\ncounted sent", "\ncounted received") if counts else ():
+        table.add_column(title, justify="right")
+        for other in ("\neth0", "\nmore") if measured else ():
+            table.add_column(other, justify="right", style="cyan" if other == "\nmore" else "")
+    for entry in hosts:
+        cells = [size(entry[key]) for key in _KEYS]
+        own = [run["hosts"][entry["rank"]] for run in runs]
+        for key in _KEYS if counts else ():
+            count = sum(host[key] for host in own)
+            cells.append(size(count))
+            if measured:
+                wire = sum(host[f"interface_{key}"] for host in own)
+                cells += [size(wire), f"{100 * (wire / count - 1):.1f} %" if count else "—"]
+        table.add_row(entry["host"], *cells)
+    return table
+
+
+def _table() -> Table:
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))

@@ -1,0 +1,219 @@
+"""The cost model: cases worked out by hand, what must hold of all of them, and a simulation of the ports themselves."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mpisqueeze.comm import pipeline
+from mpisqueeze.network import cost
+from mpisqueeze.network.cost import Link, Tree
+
+HOCKNEY = Link.hockney(1e-3, 1e9)
+LOGGP = Link(5e-3, 2e-5, 8e-9)
+TREES = ["flat", "binary", "chain", "binomial"]
+#: τ(m) = 1 + m seconds.
+UNIT = Link(0.0, 1.0, 1.0)
+
+
+def test_a_message_costs_alpha_and_its_bytes() -> None:
+    assert Link.hockney(2e-3, 8e6).message(500) == pytest.approx(2.5e-3)
+    assert Link(0.5, 0.25, 0.125).message(4) == 0.75
+
+
+def test_through_a_root_by_hand() -> None:
+    # Three payloads of 2 bytes in, 3 s each; an answer of 4 bytes out three times, 5 s each.
+    assert cost.through_root(UNIT, 4, 2, 4, 1, "flat").seconds == 3 * 3 + 3 * 5
+    # Rank 1 sends on what it gets after one send, while the root sends to rank 2: two sends for rank 3, too.
+    assert cost.through_root(UNIT, 4, 2, 4, 1, "binary").seconds == 3 * 3 + 2 * 5
+    assert cost.through_root(UNIT, 4, 2, 4, 1, "binomial").seconds == 3 * 3 + 2 * 5
+    assert cost.through_root(UNIT, 4, 2, 4, 1, "chain").seconds == 3 * 3 + 3 * 5
+    # In two halves, 2 s in and 3 s out: 6 s until the first half is in, and 6 more for the second; 9 s down the chain.
+    assert cost.through_root(UNIT, 4, 2, 4, 2, "chain").seconds == 6 + 6 + 9
+    # A latency for the way up and one for each hop.
+    assert cost.through_root(Link(10.0, 1.0, 1.0), 4, 2, 4, 1, "chain").seconds == 24 + 10 + 30
+    assert cost.through_root(UNIT, 4, 2, 4, 1, "flat").port_bytes == 12
+    assert cost.through_root(UNIT, 4, 2, 40, 1, "chain").port_bytes == 42
+
+
+def test_other_exchanges_by_hand() -> None:
+    # Shards of 2 and of 4 bytes, three of each.
+    assert cost.sharded(UNIT, 4, 8, 16).seconds == 3 * (3 + 5)
+    assert cost.sharded(UNIT, 4, 8, 16).port_bytes == 18
+    assert cost.neighbours(UNIT, 2, 4).seconds == 10
+    assert cost.neighbours(Link(7.0, 1.0, 1.0), 2, 4).seconds == 17
+    ways = {schedule.way: schedule for schedule in cost.allreduce_ways(UNIT, 4, 8)}
+    assert ways["ring"].seconds == 6 * 3
+    assert ways["doubling"].seconds == 2 * 9
+    assert ways["halving"].seconds == 2 * (5 + 3)
+    assert cost.allreduce(UNIT, 4, 8).way == "halving"
+
+
+def test_one_rank_exchanges_nothing() -> None:
+    for schedule in (
+        cost.through_root(HOCKNEY, 1, 1e6, 1e6, 4, "chain"),
+        cost.sharded(HOCKNEY, 1, 1e6, 1e6),
+        cost.neighbours(HOCKNEY, 0, 1e6),
+        cost.allreduce(HOCKNEY, 1, 1e6),
+    ):
+        assert schedule.seconds == schedule.port_bytes == 0
+
+
+@pytest.mark.parametrize("link", [HOCKNEY, LOGGP])
+@pytest.mark.parametrize("ranks", [2, 3, 5, 8, 1000])
+def test_more_bytes_or_a_slower_link_never_take_less(link: Link, ranks: int) -> None:
+    slower = [
+        Link(2 * link.latency + 1e-4, link.gap, link.byte_s),
+        Link(link.latency, 2 * link.gap, link.byte_s),
+        Link(link.latency, link.gap, 2 * link.byte_s),
+    ]
+    exchanges: list[Callable[[Link, float], cost.Schedule]] = [
+        *(lambda a, n, k=k, w=w: cost.through_root(a, ranks, n, n, k, w) for k in (1, 8) for w in TREES[:3]),
+        lambda a, n: cost.through_root(a, ranks, n, n, 1, "binomial"),
+        lambda a, n: cost.best_through_root(a, ranks, n, n, 256),
+        lambda a, n: cost.sharded(a, ranks, n, n),
+        lambda a, n: cost.neighbours(a, 2, n),
+        lambda a, n: cost.allreduce(a, ranks, n),
+    ]
+    for exchange in exchanges:
+        seconds = [exchange(link, nbytes).seconds for nbytes in (0, 1e3, 1e6, 1e7)]
+        assert seconds == sorted(seconds)
+        assert exchange(link, 1e6).bound(link) <= seconds[2] * (1 + 1e-12)
+        for other in slower:
+            assert exchange(other, 1e6).seconds >= seconds[2]
+
+
+@pytest.mark.parametrize("link", [HOCKNEY, LOGGP, Link.hockney(1e-6, 1e11)])
+@pytest.mark.parametrize("ranks", [2, 3, 8, 100, 100_000])
+@pytest.mark.parametrize(("up", "down"), [(1e4, 1e4), (1e7, 1e7), (1e6, 4e7)])
+def test_the_best_way_is_none_of_the_worse_ones(link: Link, ranks: int, up: float, down: float) -> None:
+    best = cost.best_through_root(link, ranks, up, down, 1000)
+    assert best.chunks <= 1000
+    for way, chunks in itertools.product(TREES, (1, 2, 16, 512, 1000)):
+        if way != "binomial" or chunks == 1:
+            assert best.seconds <= cost.through_root(link, ranks, up, down, chunks, way).seconds
+    assert cost.best_through_root(link, ranks, up, down, 1).chunks == 1
+
+
+def test_a_root_costs_by_ranks_and_a_ring_does_not() -> None:
+    """The talks' laws: N(α + Bβ) and more through a root, O(α + Bβ) for gossip."""
+    nbytes, one = 1e6, HOCKNEY.message(1e6)
+    for ranks in (10, 100, 1000, 100_000):
+        root = cost.through_root(HOCKNEY, ranks, nbytes, nbytes, 1, "flat").seconds
+        assert root == pytest.approx(2 * (ranks - 1) * one)
+        assert cost.best_through_root(HOCKNEY, ranks, nbytes, nbytes, 1).seconds >= (ranks - 1) * one
+        assert cost.neighbours(HOCKNEY, 2, nbytes).seconds == pytest.approx(2 * one)
+
+
+def test_chunks_hide_the_way_down_behind_the_way_up() -> None:
+    """Many chunks down a chain take what the root needs to receive them, and as good as nothing else."""
+    link = Link.hockney(1e-7, 1e9)
+    whole = cost.through_root(link, 8, 1e7, 1e7, 1, "chain").seconds
+    cut = cost.through_root(link, 8, 1e7, 1e7, 1000, "chain")
+    assert cut.seconds == pytest.approx(7 * link.message(1e7), rel=0.03)
+    assert whole == pytest.approx(14 * link.message(1e7), rel=1e-6)
+    assert cut.bound(link) == pytest.approx(7 * 1e7 * link.byte_s)
+
+
+@pytest.mark.parametrize("way", TREES)
+@pytest.mark.parametrize("ranks", [2, 3, 4, 5, 7, 8, 9, 16, 33, 100])
+def test_trees_reach_all_and_know_their_longest_paths(way: str, ranks: int) -> None:
+    tree = Tree(way, ranks)
+    paths = {0: (0, 0)}
+    pending = [0]
+    for rank in pending:
+        for sends, child in enumerate(tree.children(rank), 1):
+            assert tree.parent(child) == rank
+            assert child not in paths
+            paths[child] = (paths[rank][0] + sends, paths[rank][1] + 1)
+            pending.append(child)
+    assert sorted(paths) == list(range(ranks))
+    assert tree.fanout == len(tree.children(0))
+    for down, latency in ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (1.0, 0.3), (0.1, 1.0)):
+        longest = max(sends * down + hops * latency for sends, hops in paths.values())
+        assert max(sends * down + hops * latency for sends, hops in tree.paths) == pytest.approx(longest)
+
+
+def test_the_model_and_the_exchange_have_the_same_window() -> None:
+    assert pipeline.chunks_ahead is cost.chunks_ahead
+    assert cost.chunks_ahead(4, 100, 1e6) == cost.AHEAD
+    assert cost.chunks_ahead(4, 100, 100 * (1 << 17)) == 8
+    assert cost.chunks_ahead(4, 100, 100 * (1 << 20)) == cost.FEWEST_AHEAD
+    assert cost.chunks_ahead(4, 3, 1e6) == 3
+    # Room for 256 MiB: 8 payloads of 32 MiB from 4 workers.
+    assert cost.chunks_ahead(5, 100, 100 * (32 << 20)) == 2
+    assert cost.chunks_ahead(100_000, 2, 1e6) == 1
+
+
+def simulated(link: Link, ranks: int, up: float, down: float, chunks: int, way: str) -> float:
+    """Seconds of an exchange through the root, event by event: ports, the tree and the window, and no formula.
+
+    A message starts when it is handed over and its sender's port is free; a receiver's port takes messages in the order
+    of their starts.
+    """
+    tree, ahead = Tree(way, ranks), cost.chunks_ahead(ranks, chunks, up)
+    events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+    order = itertools.count()
+    sending, receiving = [0.0] * ranks, [0.0] * ranks
+    missing, sent = [ranks - 1] * chunks, [0] * ranks
+    last = 0.0
+
+    def at(moment: float, action: Callable[..., None], *arguments: Any) -> None:
+        heapq.heappush(events, (moment, next(order), action, arguments))
+
+    def send(now: float, source: int, target: int, nbytes: float, then: Callable[[float], None]) -> None:
+        start = max(now, sending[source])
+        sending[source] = start + link.message(nbytes)
+        at(start, arrive, target, nbytes, then)
+
+    def arrive(now: float, target: int, nbytes: float, then: Callable[[float], None]) -> None:
+        receiving[target] = max(now, receiving[target]) + link.message(nbytes)
+        at(receiving[target] + link.latency, then)
+
+    def send_up(now: float, rank: int, answered: int) -> None:
+        while sent[rank] < min(answered + ahead, chunks):
+            chunk = sent[rank]
+            sent[rank] += 1
+            send(now, rank, 0, up / chunks, lambda t, chunk=chunk: gathered(t, chunk))
+
+    def gathered(now: float, chunk: int) -> None:
+        missing[chunk] -= 1
+        if not missing[chunk]:
+            pass_on(now, 0, chunk)
+
+    def pass_on(now: float, rank: int, chunk: int) -> None:
+        for child in tree.children(rank):
+            send(now, rank, child, down / chunks, lambda t, child=child: answered(t, child, chunk))
+
+    def answered(now: float, rank: int, chunk: int) -> None:
+        nonlocal last
+        last = max(last, now)
+        pass_on(now, rank, chunk)
+        send_up(now, rank, chunk + 1)
+
+    for rank in range(1, ranks):
+        send_up(0.0, rank, 0)
+    while events:
+        moment, _, action, arguments = heapq.heappop(events)
+        action(moment, *arguments)
+    return last
+
+
+@pytest.mark.parametrize("link", [HOCKNEY, LOGGP, Link(1e-3, 1e-6, 8e-10)])
+@pytest.mark.parametrize("ranks", [2, 3, 4, 5, 8, 9, 16])
+@pytest.mark.parametrize("way", TREES)
+def test_the_formula_is_what_ports_do(link: Link, ranks: int, way: str) -> None:
+    """Within 3 % as a rule, and 15 % at most: on a rank that passes on, up and down take turns, not quite evenly."""
+    errors = []
+    for chunks in (1,) if way == "binomial" else (1, 2, 8, 32, 200):
+        for up, down in ((1e6, 1e6), (1e5, 4e6), (4e6, 1e5)):
+            modelled = cost.through_root(link, ranks, up, down, chunks, way).seconds
+            errors.append(abs(modelled / simulated(link, ranks, up, down, chunks, way) - 1))
+    assert max(errors) < 0.15
+    assert statistics.median(errors) < 0.03
+    assert statistics.mean(errors) < 0.05

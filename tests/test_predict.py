@@ -1,0 +1,434 @@
+"""`mpisqueeze predict`: its numbers by hand, break-even points, a hundred thousand ranks, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from parts import make_algorithm
+
+from mpisqueeze import registry
+from mpisqueeze.cli import run
+from mpisqueeze.comm.pipeline import root_ways, section_lengths
+from mpisqueeze.comm.world import World
+from mpisqueeze.network import cost
+from mpisqueeze.network.calibration import Calibration, Kernel
+from mpisqueeze.network.cost import Link
+from mpisqueeze.network.link_spec import parse_link
+from mpisqueeze.network.predict import Coding, Forecast, Method, degrees, methods_for, predict, wins
+from mpisqueeze.pairs import parse_pair
+from mpisqueeze.topology import Topology
+
+NETWORK = ["--latency", "50us", "--bandwidth", "10gbit"]
+D = 1_000_000
+HOCKNEY = Link.hockney(50e-6, 1e10)
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def asked(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    """The JSON of a prediction on 8 ranks unless told otherwise."""
+    standard = [] if "-n" in arguments else ["-n", "8"]
+    if "--dimension" not in arguments:
+        standard += ["--dimension", "1M"]
+    assert run(["predict", *standard, *arguments, "--json", "-"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def method(text: str, server: str = "root", topology: str = "ring") -> Method:
+    algorithm, _, compressor = text.partition("/")
+    found = registry.algorithms.find(algorithm)
+    return Method.of(found, registry.compressors.find(compressor or "identity"), server, topology)
+
+
+def predicted(text: str, server: str = "root", ranks: int = 8, link: Link = HOCKNEY, topology: str = "ring") -> Any:
+    chosen = method(text, server, topology)
+    return predict(chosen, chosen.traffic(ranks, D, "float32"), Coding(), link, 0.0)
+
+
+def test_rows_are_what_the_cost_model_says_of_payloads() -> None:
+    full, signs, tenth = 4 * D, D // 8 + 4 * math.ceil(D / 1024), 8 * D // 100
+    assert predicted("allreduce").wire_s == cost.allreduce(HOCKNEY, 8, full).seconds
+    assert predicted("dpsgd").wire_s == cost.neighbours(HOCKNEY, 2, full).seconds
+    assert predicted("choco/topk:0.01", topology="complete").wire_s == cost.neighbours(HOCKNEY, 7, tenth).seconds
+    assert predicted("choco/topk:0.01", ranks=2).wire_s == cost.neighbours(HOCKNEY, 1, tenth).seconds
+    # What cannot be cut travels whole.
+    whole = [cost.through_root(HOCKNEY, 8, tenth, tenth, 1, way) for way in ("flat", "binomial")]
+    assert predicted("doublesqueeze/topk:0.01").wire_s == min(schedule.seconds for schedule in whole)
+    row = predicted("doublesqueeze/onebit").schedule
+    assert row == cost.through_root(HOCKNEY, 8, signs, signs, row.chunks, row.way)
+    row = predicted("memsgd/onebit").schedule
+    assert row == cost.through_root(HOCKNEY, 8, signs, full, row.chunks, row.way)
+    row = predicted("sgd", "sharded").schedule
+    assert row == cost.sharded(HOCKNEY, 8, full, full, row.chunks)
+
+
+def test_bytes_are_those_that_runs_count() -> None:
+    """SPEC §1's table, and parts that N does not divide."""
+    signs = D // 8 + 4 * math.ceil(D / 1024)
+    for text, total in (
+        ("sgd", 14 * 4 * D), ("allreduce", 14 * 4 * D), ("csgd/onebit", 7 * (signs + 4 * D)),
+        ("csgd-double/onebit", 14 * signs), ("memsgd/onebit", 7 * (signs + 4 * D)),
+        ("doublesqueeze/onebit", 14 * signs), ("dpsgd", 16 * 4 * D), ("choco/onebit", 16 * signs),
+    ):  # fmt: skip
+        assert predicted(text).traffic.total == total, text
+    traffic = method("doublesqueeze/onebit", "sharded").traffic(3, 10, "float32")
+    # Parts of 4, 3 and 3 numbers: a byte of signs and a scale each.
+    assert (traffic.up, traffic.down, traffic.total) == (15, 15, 60)
+    traffic = method("doublesqueeze/onebit", "sharded").traffic(5, 3, "float64")
+    assert traffic.total == 4 * 2 * 3 * 9
+
+
+def runs_as_predicted(text: str, server: str, link: str, d: int) -> None:
+    """On ranks: what an algorithm chose for its exchange is what is predicted."""
+    world = World()
+    name, _, compressor = text.partition("/")
+    algorithm = make_algorithm(name, compressor or "identity", d, "float32", world, link=link, server=server)
+    schedule = algorithm.schedule  # type: ignore[attr-defined]
+    traffic = method(text, server).traffic(world.size, d, "float32")
+    mine = traffic.schedule(parse_link(link))
+    assert (mine.chunks, mine.way) == (schedule.chunks, schedule.way)
+    # Bytes of parts round up one by one, where the run's choice is by the whole vector's.
+    assert math.isclose(mine.seconds, schedule.seconds, rel_tol=1e-3)
+    assert traffic.total == algorithm.bytes_per_iteration()
+    algorithm.close()
+
+
+def runs_as_predicted_everywhere() -> None:
+    for text in ("sgd", "doublesqueeze/onebit", "memsgd/topk:0.01", "csgd-double/qsgd:4,bucket=64"):
+        for server in ("root", "sharded"):
+            for link in ("latency=1ms,bandwidth=1gbit", "latency=5ms,bandwidth=100mbit,gap=20us"):
+                runs_as_predicted(text, server, link, 100_003)
+
+
+def test_a_run_chooses_the_schedule_that_is_predicted(on_ranks: Callable[..., None]) -> None:
+    on_ranks(3, runs_as_predicted_everywhere)
+
+
+def test_json_has_what_was_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    facts = asked(capsys, *NETWORK, "--compute", "30ms", "sgd", "doublesqueeze", "choco/topk:0.01")
+    context = facts["context"]
+    assert facts["schema_version"] == 1
+    assert facts["modelled"] is True
+    assert (context["ranks"], context["dimension"], context["kernels"]) == (8, 1_000_000, "not included")
+    assert (context["latency_s"], context["bandwidth"], context["compute_s"]) == pytest.approx((50e-6, 1e10, 0.03))
+    assert context["notes"] == ["kernel time not included: give --calibration"]
+    rows = {(row["algorithm"], row["server"], row["compressor"]): row for row in facts["results"]}
+    assert set(rows) == {
+        ("allreduce", None, "identity"), ("sgd", "root", "identity"), ("sgd", "sharded", "identity"),
+        ("doublesqueeze", "root", "onebit"), ("doublesqueeze", "sharded", "onebit"), ("choco", None, "topk:0.01"),
+    }  # fmt: skip
+    times = [row["iteration_s"] for row in facts["results"]]
+    assert times == sorted(times)
+    base = rows["allreduce", None, "identity"]
+    for row in facts["results"]:
+        assert row["ranks"] == 8
+        assert row["iteration_s"] == pytest.approx(0.03 + row["comm_s"])
+        assert row["bound_s"] == pytest.approx(row["port_bytes"] * 8 / 1e10)
+        assert row["bound_s"] <= row["comm_s"]
+        assert row["speedup_vs_allreduce"] == pytest.approx(base["iteration_s"] / row["iteration_s"])
+        assert row["full_vectors_per_iteration"] == pytest.approx(row["bytes_per_iteration"] / 4e6)
+    assert rows["choco", None, "topk:0.01"]["topology"] == "ring"
+    assert base["break_even_bandwidth"] is None
+    assert {cell["bandwidth"] for cell in facts["cells"]} >= {1e7, 1e10, 4e11}
+    assert {row["ranks"] for row in facts["growth"]} >= {2, 4, 65_536, 100_000}
+    for cell in facts["cells"]:
+        assert cell["speedup_vs_allreduce"] >= 1
+
+
+def test_break_even_is_where_the_winner_changes(capsys: pytest.CaptureFixture[str]) -> None:
+    pairs = ["doublesqueeze/onebit", "memsgd/onebit", "choco/topk:0.01", "dpsgd", "sgd"]
+    facts = asked(capsys, *NETWORK, "--compute", "1ms", *pairs)
+    seen = set()
+    for row in facts["results"]:
+        text = f"{row['algorithm']}/{row['compressor']}"
+        at = row["break_even_bandwidth"]
+        if at is None:
+            seen.add("always" if row["wins_between"] else "never")
+            continue
+        seen.add("crosses")
+        sides = []
+        for bandwidth in (at / 1.01, at * 1.01):
+            link = Link.hockney(50e-6, bandwidth)
+            mine, base = (predicted(name, row["server"] or "root", link=link).wire_s for name in (text, "allreduce"))
+            sides.append(mine < base)
+        assert sides[0] != sides[1], (text, at)
+    assert seen >= {"crosses", "always"}
+
+
+def test_several_crossings_make_several_intervals() -> None:
+    inside = wins(lambda b: 1.0 if 1e5 < b < 1e7 else -1.0)
+    ((low, high),) = inside.between
+    assert low == pytest.approx(1e5, rel=1e-3)
+    assert high == pytest.approx(1e7, rel=1e-3)
+    assert inside.break_even == high
+    outside = wins(lambda b: -1.0 if 1e5 < b < 1e7 else 1.0)
+    assert [(low is None, high is None) for low, high in outside.between] == [(True, False), (False, True)]
+    assert outside.break_even == pytest.approx(1e7, rel=1e-3)
+    assert wins(lambda b: 1.0).between == [(None, None)]
+    assert wins(lambda b: -1.0).between == []
+    assert wins(lambda b: -1.0).break_even is None
+
+
+def test_kernels_overlap_with_the_wire() -> None:
+    kernel = Kernel(encode=1e-9, encode_feedback=2e-9, decode_add=0.5e-9)
+    calibration = Calibration(Path("c.json"), 4, None, 0.25e-9, "float32", {"identity": kernel, "onebit": kernel})
+    root, sharded = method("doublesqueeze/onebit"), method("doublesqueeze/onebit,block=1024", "sharded")
+    coding = root.coding(root.traffic(8, D, "float32"), calibration)
+    # A worker's encoding, eight payloads added and a division at the root, its encoding, and the answer decoded.
+    assert coding == Coding(4e-3, 8 * 0.5e-3 + 0.25e-3 + 0.5e-3, 8 * 0.5e-3 + 0.25e-3 + 2e-3)
+    made = predict(root, root.traffic(8, D, "float32"), coding, HOCKNEY, 0.0)
+    codec, wire, sections = coding.encode + coding.decode, made.schedule.seconds, made.schedule.chunks
+    assert made.exchange_s == pytest.approx(max(codec, wire) + min(codec, wire) / sections)
+    assert made.iteration_s == made.exchange_s
+    coding = sharded.coding(sharded.traffic(8, D, "float32"), calibration)
+    assert coding is not None
+    assert coding.encode == pytest.approx(2e-3 + 2e-3 / 8)
+    assert coding.decode == pytest.approx(0.5e-3 + 0.25e-3 / 8 + 0.5e-3)
+    plain = method("csgd/onebit").coding(method("csgd/onebit").traffic(8, D, "float32"), calibration)
+    assert plain is not None
+    # No error feedback, and full vectors come down.
+    assert plain.encode == pytest.approx(1e-3)
+    assert method("csgd/fp16").coding(method("csgd/fp16").traffic(8, D, "float32"), calibration) is None
+    both = [method("allreduce"), root, method("csgd/fp16")]
+    forecast = Forecast(both, 8, D, "float32", HOCKNEY, 0.0, calibration)
+    assert forecast.missing == ["fp16"]
+    assert all(prediction.coding == Coding() for prediction in forecast.results)
+
+
+def test_a_hundred_thousand_ranks_take_no_time() -> None:
+    program = (
+        "import sys; from mpisqueeze.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit as end: code = end.code\n"
+        "from mpi4py import MPI; print(code, MPI.Is_initialized(), 'cupy' in sys.modules, 'matplotlib' in sys.modules)"
+    )
+    arguments = ["predict", "-n", "100000", "--dimension", "25M", *NETWORK]
+    began = time.monotonic()
+    finished = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True, timeout=60
+    )
+    # 0.7 s on an idle machine.
+    assert time.monotonic() - began < 10
+    assert finished.stdout.splitlines()[-1] == "0 False False False"
+    assert "100 000 ranks" in finished.stdout
+
+
+@pytest.mark.parametrize("graph", ["ring", "torus", "complete", "exponential", "star"])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 8, 12, 17])
+def test_degrees_are_the_graphs(graph: str, ranks: int) -> None:
+    topology = Topology(graph, ranks)
+    all_ = [topology.degree(rank) for rank in range(ranks)]
+    assert degrees(graph, ranks) == (max(all_), sum(all_))
+
+
+def test_every_algorithm_is_in_the_default_table() -> None:
+    methods = methods_for([], [], ("root", "sharded"), "ring")
+    assert {chosen.algorithm.name for chosen in methods} == set(registry.algorithms.builtins())
+    assert methods[0].algorithm.name == "allreduce"
+    assert len(set(map(repr, methods))) == len(methods)
+    named = methods_for([parse_pair("csgd")], ["fp16", "bf16"], ("root",), "ring")
+    assert [chosen.compressor_name for chosen in named] == ["identity", "fp16", "bf16"]
+
+
+def test_one_rank_is_all_compute(capsys: pytest.CaptureFixture[str]) -> None:
+    facts = asked(capsys, "-n", "1", *NETWORK, "--compute", "2ms")
+    assert {row["iteration_s"] for row in facts["results"]} == {0.002}
+    assert all(row["speedup_vs_allreduce"] == 1 for row in facts["results"])
+
+
+def test_the_screen_says_that_it_is_a_model(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["predict", "-n", "8", "--dimension", "1M", *NETWORK, "--color", "never"]
+    assert run(command) == 0
+    shown = capsys.readouterr().out
+    assert "modelled" in shown.splitlines()[0]
+    for text in ("doublesqueeze", "fastest by latency and bandwidth", "comm by ranks", "kernel time not included"):
+        assert text in shown
+    assert "\x1b" not in shown
+    assert max(map(len, shown.splitlines())) <= 100
+    assert run([*command, "--csv", "table.csv", "--plot", "map.svg"]) == 0
+    rows = list(csv.DictReader(io.StringIO(Path("table.csv").read_text())))
+    assert {row["algorithm"] for row in rows} == set(registry.algorithms.builtins())
+    assert "<svg" in Path("map.svg").read_text()
+
+
+def calibration_file(**changes: Any) -> Path:
+    facts: dict[str, Any] = {
+        "schema_version": 1, "ranks": 6, "dtype": "float32",
+        "link": {"alpha_s": 1e-4, "gap_s": 1e-5, "bandwidth": 1e9},
+        "memory": {"add_s_per_element": 1e-10},
+        "kernels": [
+            {"compressor": spec, "encode_s_per_element": 1e-9, "plain_encode_s_per_element": 1e-9,
+             "decode_add_s_per_element": 1e-10}
+            for spec in ("identity", "onebit", "qsgd:4", "topk:0.01", "uniform:8")
+        ],
+    }  # fmt: skip
+    path = Path("c.json")
+    path.write_text(json.dumps({key: value for key, value in (facts | changes).items() if value != "gone"}))
+    return path
+
+
+def test_a_calibration_gives_network_ranks_and_kernels(capsys: pytest.CaptureFixture[str]) -> None:
+    calibration_file()
+    assert run(["predict", "--dimension", "1M", "--calibration", "c.json", "--json", "-"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    context = facts["context"]
+    assert (context["ranks"], context["kernels"]) == (6, "measured")
+    assert (context["latency_s"], context["gap_s"], context["bandwidth"]) == pytest.approx((1e-4, 1e-5, 1e9))
+    assert all(row["encode_s"] > 0 for row in facts["results"])
+    facts = asked(capsys, "--calibration", "c.json", "--bandwidth", "100mbit", "csgd/onebit")
+    assert facts["context"]["bandwidth"] == pytest.approx(1e8)
+    facts = asked(capsys, "--calibration", "c.json", "--latency", "1ms", "csgd/clip:12")
+    assert facts["context"]["gap_s"] == pytest.approx(1e-3)
+    assert "c.json has none of clip:12 for float32" in facts["context"]["notes"][1]
+    facts = asked(capsys, "--calibration", "c.json", "--dtype", "float64")
+    assert facts["context"]["kernels"] == "not included"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["-n", "8", "--dimension", "1M"], ["--latency", "--calibration FILE"]),
+        (["-n", "8", "--dimension", "1M", "--latency", "1ms"], ["--bandwidth", "--calibration FILE"]),
+        (["-n", "8", *NETWORK], ["--dimension"]),
+        (["--dimension", "1M", *NETWORK], ["-n"]),
+        (["-n", "0", "--dimension", "1M", *NETWORK], ["-n", "1 to 1000000"]),
+        (["-n", "2M", "--dimension", "1M", *NETWORK], ["-n", "1 to 1000000"]),
+        (["-n", "8", "--dimension", "0", *NETWORK], ["--dimension"]),
+        (["-n", "8", "--dimension", "big", *NETWORK], ["--dimension", "size"]),
+        (["-n", "8", "--dimension", "1M", "--latency", "5", "--bandwidth", "1gbit"], ["--latency", "5ms"]),
+        (["-n", "8", "--dimension", "1M", "--latency", "5ms", "--bandwidth", "fast"], ["--bandwidth", "100mbit"]),
+        (["-n", "8", "--dimension", "1M", *NETWORK, "--compute", "1h"], ["--compute", "time"]),
+        (["-n", "8", "--dimension", "1M", *NETWORK, "--gap", "1ms"], ["--gap", "latency"]),
+        (["-n", "8", "--dimension", "1M", *NETWORK, "--server", "shard"], ["--server", "sharded"]),
+        (["-n", "8", "--dimension", "1M", *NETWORK, "--dtype", "half"], ["--dtype", "float64"]),
+        (["-n", "8", "--dimension", "1M", *NETWORK, "--topology", "rign"], ["--topology", "did you mean 'ring'"]),
+        (["-n", "8", "--dimension", "1M", *NETWORK, "doublesqueze"], ["PAIR", "did you mean 'doublesqueeze'"]),
+        (["-n", "8", "--dimension", "1M", *NETWORK, "csgd/onebti"], ["PAIR", "did you mean 'onebit'"]),
+        (["-n", "8", "--dimension", "1M", *NETWORK, "sgd/onebit"], ["PAIR", "takes no compressor"]),
+        (["-n", "8", "--dimension", "1M", *NETWORK, "--compressor", "qsgd"], ["--compressor", "needs bits"]),
+        (["-n", "8", "--dimension", "1M", *NETWORK, "--plot", "map.txt"], ["--plot", ".png"]),
+        (["-n", "8", "--dimension", "1M", *NETWORK, "--json", "no/such/x.json"], ["--json"]),
+        (["-n", "8", "--dimension", "1M", "--calibration", "nowhere.json"], ["--calibration", "nowhere.json"]),
+        (["--check"], ["--check", "RUN"]),
+        (["--check", "nowhere"], ["RUN", "nowhere"]),
+        (["--check", "nowhere", "-n", "8"], ["-n", "--check"]),
+    ],
+)
+def test_bad_input_is_one_line_that_names_the_option(
+    arguments: list[str], says: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["predict", *arguments]) == 2
+    out, err = capsys.readouterr()
+    (line,) = [line for line in err.splitlines() if line.startswith("mpisqueeze: error:")]
+    assert all(text in line for text in says), line
+    assert "Traceback" not in out + err
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"schema_version": 7}, "schema_version 7"),
+        ({"schema_version": "gone"}, "is no calibration"),
+        ({"link": {"gap_s": 0, "bandwidth": 1e9}}, "'link.alpha_s'"),
+        ({"link": {"alpha_s": 1e-4, "gap_s": 0, "bandwidth": 0}}, "'link.bandwidth'"),
+        ({"link": {"alpha_s": "fast", "gap_s": 0, "bandwidth": 1e9}}, "'fast' as 'link.alpha_s'"),
+        ({"link": 3}, "3 as 'link'"),
+        ({"link": None}, "single rank"),
+        ({"memory": "gone"}, "'memory'"),
+        ({"kernels": [{"compressor": "onebit"}]}, "'kernels[0].plain_encode_s_per_element'"),
+        ({"ranks": 0}, "0 as 'ranks'"),
+    ],
+)
+def test_a_damaged_calibration_is_named(changes: dict[str, Any], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    calibration_file(**changes)
+    assert run(["predict", "-n", "8", "--dimension", "1M", "--calibration", "c.json"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("mpisqueeze: error: --calibration: c.json")
+    assert says in line
+    Path("c.json").write_text("{")
+    assert run(["predict", "-n", "8", "--dimension", "1M", "--calibration", "c.json"]) == 2
+    assert "is not JSON" in capsys.readouterr().err
+
+
+def write_run(path: Path, comm_s: float, **changes: Any) -> None:
+    """A finished run whose ten iterations took the same time each."""
+    path.mkdir(parents=True)
+    config = {
+        "algorithm": "doublesqueeze", "compressor": "onebit", "server": "root", "topology": "ring", "dtype": "float32",
+        "warmup": 0, "ranks": 4, "dimension": D, "iterations": 10, "iterations_per_epoch": 10,
+        "link": "latency=1ms,bandwidth=1gbit", "chunk": None, "tree": None, **changes,
+    }  # fmt: skip
+    (path / "config.json").write_text(json.dumps(config))
+    times = dict.fromkeys(("wait_s", "encode_s", "decode_s", "update_s"), 0.0)
+    line = {"loss": 1.0, "bytes_sent": 100, "messages": 2, **times, "compute_s": 0.01, "comm_s": comm_s}
+    line["iteration_s"] = 0.02 + comm_s
+    lines = [json.dumps({"iteration": t, **line}) for t in range(1, 11)]
+    (path / "iterations.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def test_check_holds_the_model_against_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    link = Link.hockney(1e-3, 1e9)
+    expected = predicted("doublesqueeze/onebit", ranks=4, link=link).wire_s
+    write_run(Path("a"), expected * 1.25)
+    write_run(Path("b"), expected, algorithm="choco", compressor="topk:0.01")
+    write_run(Path("c"), expected, ranks=1)
+    write_run(Path("flat"), expected, tree="flat", chunk=20_000)
+    assert run(["predict", "--check", "a", "b", "c", "flat", "--json", "-"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    first, second, third = facts["results"]
+    assert first["comm_s"] == pytest.approx(expected)
+    assert first["measured_comm_s"] == pytest.approx(1.25 * expected)
+    assert first["comm_difference_percent"] == pytest.approx(-20)
+    assert first["compute_s"] == pytest.approx(0.01)
+    assert first["iteration_s"] is None
+    assert (first["link"], first["ranks"], first["server"]) == ("latency=1ms,bandwidth=1gbit", 4, "root")
+    assert second["comm_s"] == pytest.approx(cost.neighbours(link, 2, 8 * D // 100).seconds)
+    assert (second["server"], second["topology"]) == (None, "ring")
+    assert third["way"] == "flat"
+    assert third["chunks"] > 6
+    assert any("one rank sends nothing" in note for note in facts["context"]["notes"])
+    calibration_file()
+    assert run(["predict", "--check", "a", "--calibration", "c.json", "--json", "-"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["results"]
+    assert row["latency_s"] == pytest.approx(1e-3), "the run's own link rules"
+    assert row["iteration_s"] > row["compute_s"] + expected
+    assert run(["predict", "--check", "a", "b"]) == 0
+    assert "-20 %" in capsys.readouterr().out
+
+
+def test_runs_on_a_real_network_need_to_be_told_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(Path("a"), 0.01, link=None)
+    assert run(["predict", "--check", "a"]) == 2
+    assert "a ran on a real network: give --calibration" in capsys.readouterr().err
+    assert run(["predict", "--check", "a", "--latency", "1ms", "--bandwidth", "1gbit", "--json", "-"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["results"]
+    assert row["link"] == "real"
+    # As the exchange limits messages on a slow network.
+    assert row["chunks"] >= row["port_bytes"] / 3 / (16 << 10)
+
+
+def test_sections_of_a_plain_vector_are_powers_of_two() -> None:
+    """What the prediction leans on: lengths to choose from, and trees for whole and cut payloads."""
+    assert list(section_lengths(1000, 8)) == [64, 128, 256, 512, 1000]
+    assert list(section_lengths(1000, None)) == [1000]
+
+    class Free:
+        tree = None
+
+    assert root_ways(Free(), 1) == ["binomial", "flat"]  # type: ignore[arg-type]
+    assert "chain" in root_ways(Free(), 2)  # type: ignore[arg-type]
+    assert np.isfinite(predicted("sgd").wire_s)
