@@ -25,6 +25,5 @@ def medians(folder: str) -> dict[tuple[str, str, str], float]:
 shaped, emulated = (medians(folder) for folder in sys.argv[1:3])
 print(f"{'method':38s} {'shaped':>9s} {'emulated':>9s}")
 for method, seconds in shaped.items():
-    print(
-        f"{' '.join(method):38s} {seconds:9.4f} {emulated[method]:9.4f} {100 * (emulated[method] / seconds - 1):+6.1f} %"
-    )
+    other = emulated[method]
+    print(f"{' '.join(method):38s} {seconds:9.4f} {other:9.4f} {100 * (other / seconds - 1):+6.1f} %")
