@@ -29,10 +29,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+bench = typer.Typer(name="bench", no_args_is_help=True, rich_markup_mode="rich")
+app.add_typer(bench, help="Time the kernels, or the exchanges, and check that what they give is right.")
+
 METHOD, PROBLEM, RUN, OUTPUT, COMPARISON = "Method", "Problem and data", "Run", "Output", "Comparison"
 NETWORK = "Network"
 #: Commands that need no MPI, though modules that they load would start it.
-_WITHOUT_MPI = ("predict", "lab")
+_WITHOUT_MPI = (["predict"], ["lab"], ["bench", "kernels"])
 
 Command = TypeVar("Command", bound=Callable[..., int])
 
@@ -112,6 +115,59 @@ LinkOption = Annotated[
     typer.Option(
         help="Emulate a network between the ranks of this host: latency=5ms,bandwidth=100mbit\\[,gap=20us].",
         metavar="SPEC",
+        rich_help_panel=RUN,
+    ),
+]
+
+SizesOption = Annotated[
+    str,
+    typer.Option(
+        "-m",
+        "--sizes",
+        help="Numbers in a vector: one size, or a range, each 4 times the one before.",
+        metavar="MIN:MAX",
+        rich_help_panel=RUN,
+    ),
+]
+IterationsOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "-i",
+        "--iterations",
+        help="Timed repetitions. Default: 20 of large sizes, up to 200 of small ones.",
+        metavar="COUNT",
+        rich_help_panel=RUN,
+    ),
+]
+SkipOption = Annotated[
+    int, typer.Option("-x", "--warmup", help="Repetitions before them, not timed.", rich_help_panel=RUN)
+]
+CheckOption = Annotated[
+    str,
+    typer.Option(
+        "-c", "--check", help="Compare results with the reference, to the bit.", metavar="on|off", rich_help_panel=RUN
+    ),
+]
+CsvOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--csv", help="Write the results as CSV.", metavar="FILE|-", rich_help_panel=OUTPUT),
+]
+MarkdownOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--markdown", help="Write the table as Markdown.", metavar="FILE|-", rich_help_panel=OUTPUT),
+]
+ChunkOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        help="Bytes of a message in a pipelined exchange. Default: by the cost model.",
+        metavar="SIZE",
+        rich_help_panel=RUN,
+    ),
+]
+TreeOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        help="How a root's answer reaches all: flat, chain, binary, binomial. Default: by the cost model.",
         rich_help_panel=RUN,
     ),
 ]
@@ -229,21 +285,8 @@ def train(
         typer.Option(help="First iterations that the summary leaves out of its times.", rich_help_panel=RUN),
     ] = 3,
     link: LinkOption = None,
-    chunk: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(
-            help="Bytes of a message in a pipelined exchange. Default: by the cost model.",
-            metavar="SIZE",
-            rich_help_panel=RUN,
-        ),
-    ] = None,
-    tree: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(
-            help="How a root's answer reaches all: flat, chain, binary, binomial. Default: by the cost model.",
-            rich_help_panel=RUN,
-        ),
-    ] = None,
+    chunk: ChunkOption = None,
+    tree: TreeOption = None,
     barrier: Annotated[
         bool,
         typer.Option(
@@ -511,6 +554,111 @@ def predict(
     return run_predict(pairs or [], question, json_to, csv_to, plot_to, color)
 
 
+@bench.command("kernels")
+def bench_kernels(
+    compressors: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(
+            metavar="COMPRESSOR…", help="SPEC or FILE.py:Class. Default: all built-in ones.", show_default=False
+        ),
+    ] = None,
+    sizes: SizesOption = "64Ki:16Mi",
+    iterations: IterationsOption = None,
+    warmup: SkipOption = 3,
+    check: CheckOption = "on",
+    dtype: Annotated[str, typer.Option(help="float32 or float64.", rich_help_panel=RUN)] = "float32",
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, auto (a GPU where there is one) or all.", rich_help_panel=RUN)
+    ] = "all",
+    kernels: Annotated[
+        str,
+        typer.Option(help="On the CPU: auto (the compiled ones if built), native, numpy or all.", rich_help_panel=RUN),
+    ] = "auto",
+    json_to: JsonOption = None,
+    csv_to: CsvOption = None,
+    markdown_to: MarkdownOption = None,
+    color: ColorOption = "auto",
+) -> int:
+    """Encoding and decoding: GB/s, ns a number and the part of the memory's bandwidth; needs no MPI.
+
+    [bold]mpisqueeze bench kernels onebit topk:0.01 -m 1Mi:16Mi[/]
+    """
+    from mpisqueeze.commands import run_bench_kernels
+
+    options = {
+        **_bench_options(sizes, iterations, warmup, check),
+        "dtype": dtype,
+        "device": device,
+        "kernels": kernels,
+    }
+    return run_bench_kernels(compressors or [], options, json_to, csv_to, markdown_to, color)
+
+
+@bench.command("comm")
+def bench_comm(
+    exchanges: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(
+            metavar="EXCHANGE…",
+            help="allreduce, sharded, root, ring; MPI alone: mpi-allreduce, mpi-gather-bcast, mpi-alltoall-allgather. "
+            "Default: all.",
+            show_default=False,
+        ),
+    ] = None,
+    compressor: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            help="For sharded, root and ring; repeat it. Default: identity and onebit.",
+            metavar="SPEC",
+            rich_help_panel=METHOD,
+        ),
+    ] = None,
+    sizes: SizesOption = "1Ki:4Mi",
+    iterations: IterationsOption = None,
+    warmup: SkipOption = 3,
+    check: CheckOption = "on",
+    dtype: Annotated[str, typer.Option(help="float32 or float64.", rich_help_panel=RUN)] = "float32",
+    device: Annotated[
+        str, typer.Option(help="auto (a GPU where every rank has one), cpu or cuda.", rich_help_panel=RUN)
+    ] = "auto",
+    buffers: Annotated[
+        str, typer.Option(help="auto, device or staged: whether MPI is handed GPU memory.", rich_help_panel=RUN)
+    ] = "auto",
+    link: LinkOption = None,
+    chunk: ChunkOption = None,
+    tree: TreeOption = None,
+    json_to: JsonOption = None,
+    csv_to: CsvOption = None,
+    markdown_to: MarkdownOption = None,
+    color: ColorOption = "auto",
+) -> int:
+    """A whole step through each exchange, by the vector's size, beside MPI_Allreduce and its update in the same run.
+
+    [bold]mpirun -n 8 mpisqueeze bench comm allreduce sharded root --compressor onebit -m 4Mi[/]
+    """
+    from mpisqueeze.commands import run_bench_comm
+
+    options = {
+        **_bench_options(sizes, iterations, warmup, check),
+        "dtype": dtype,
+        "device": device,
+        "buffers": buffers,
+        "link": link,
+        "chunk": None if chunk is None else _size("--chunk", chunk),
+        "tree": tree,
+    }
+    return run_bench_comm(exchanges or [], compressor or [], options, json_to, csv_to, markdown_to, color)
+
+
+def _bench_options(sizes: str, iterations: str | None, warmup: int, check: str) -> dict[str, Any]:
+    """What both benchmarks take."""
+    known = {"on": True, "1": True, "off": False, "0": False}
+    if check not in known:
+        raise UsageError(f"{check!r} is neither on nor off", "-c")
+    count = None if iterations is None else _size("-i", iterations)
+    return {"sizes": sizes, "iterations": count, "warmup": warmup, "check": known[check]}
+
+
 @app.command()
 def info(
     topology: Annotated[
@@ -574,7 +722,10 @@ def launch(
     return start(ranks, list(context.args), launcher, dry_run)
 
 
-@app.command(context_settings={"allow_extra_args": True, "allow_interspersed_args": False})
+@app.command(
+    context_settings={"allow_extra_args": True, "allow_interspersed_args": False},
+    options_metavar="[OPTIONS] [--] COMMAND…",
+)
 def lab(
     context: typer.Context,
     ranks: Annotated[int, typer.Option("-n", "--ranks", metavar="N", help="Number of hosts, of one rank each.")],
@@ -610,7 +761,7 @@ def lab(
 def main(arguments: list[str] | None = None) -> None:
     """The console script: run a command and exit with its code; no rank is left waiting for another."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments and arguments[0] in _WITHOUT_MPI:
+    if any(arguments[: len(command)] == command for command in _WITHOUT_MPI):
         from mpisqueeze.comm.launched import launched_rank
 
         if launched_rank() is None:
@@ -657,7 +808,8 @@ def run(arguments: list[str]) -> int:
 
 
 def _complain(message: str, speaks: bool, context: Any = None) -> int:
-    if speaks:
+    # Where no command is named, the parser has shown the help and has nothing to add.
+    if speaks and message:
         command = getattr(context, "command_path", "mpisqueeze") if context else "mpisqueeze"
         hint = f"\nTry '{command} --help'." if context else ""
         print(f"mpisqueeze: error: {message}{hint}", file=sys.stderr, flush=True)

@@ -290,6 +290,113 @@ def run_calibrate(
     return ExitCode.OK
 
 
+def run_bench_kernels(
+    compressors: Sequence[str],
+    options: dict[str, Any],
+    json_to: str | None,
+    csv_to: str | None,
+    markdown_to: str | None,
+    color: str,
+) -> int:
+    """`mpisqueeze bench kernels`, on this process alone; the exit code.
+
+    Args:
+        options: what `bench.kernels.Request.checked` takes besides.
+    """
+    from mpisqueeze.bench.alone import on_root_alone
+    from mpisqueeze.bench.kernels import SCHEMA_VERSION, Request, context, measure, with_memory
+    from mpisqueeze.report import bench_view
+    from mpisqueeze.report.json_export import write_json
+
+    def work() -> int:
+        check_color(color)
+        alone = check_targets({"--json": json_to, "--csv": csv_to, "--markdown": markdown_to})
+        request = Request.checked(compressors, **options)
+        choice = choose_terminal(color, stdout_is_json=alone)  # type: ignore[arg-type]
+        columns = bench_view.kernel_columns([part.spec for part in request.compressors])
+        view = bench_view.BenchView(make_console(choice, stderr=alone), choice.live, columns, request.rounds)
+        facts, results, variant = context(request), [], None
+        try:
+            view.start(bench_view.kernel_header(facts))
+            for row in measure(request, view.tick):
+                if row["variant"] != variant:
+                    variant = row["variant"]
+                    view.section(variant)
+                results.append(row)
+                for line in bench_view.kernel_lines(row):
+                    view.line(line)
+        finally:
+            view.close()
+        facts = with_memory(facts, results)
+        failed = bench_view.failures(results, ("compressor", "variant", "size"))
+        view.comments(bench_view.kernel_footer(facts))
+        view.comments(failed, "bold red")
+        if json_to:
+            write_json({"schema_version": SCHEMA_VERSION, "context": facts, "results": results}, json_to)
+        if csv_to:
+            bench_view.write_csv(results, csv_to)
+        if markdown_to:
+            lines = [line for row in results for line in bench_view.kernel_lines(row)]
+            about = [*bench_view.kernel_header(facts), *bench_view.kernel_footer(facts)]
+            bench_view.write_markdown(about, [bench_view.VARIANT, *columns], lines, markdown_to)
+        return ExitCode.FAILED if failed else ExitCode.OK
+
+    return on_root_alone(work)
+
+
+def run_bench_comm(
+    exchanges: Sequence[str],
+    compressors: Sequence[str],
+    options: dict[str, Any],
+    json_to: str | None,
+    csv_to: str | None,
+    markdown_to: str | None,
+    color: str,
+) -> int:
+    """`mpisqueeze bench comm`, on every rank; the exit code.
+
+    Args:
+        options: what `bench.comm.Request.checked` takes besides.
+    """
+    from mpisqueeze.bench.comm import SCHEMA_VERSION, Bench, Request
+    from mpisqueeze.comm.world import World
+    from mpisqueeze.report import bench_view
+    from mpisqueeze.report.json_export import write_json
+
+    def check_all() -> bool:
+        check_color(color)
+        return check_targets({"--json": json_to, "--csv": csv_to, "--markdown": markdown_to})
+
+    world = World()
+    check_launch(world)
+    request = world.collectively(lambda: Request.checked(exchanges, compressors, **options))
+    alone = world.on_root(check_all)
+    bench = Bench(request, world)
+    facts = bench.context()
+    choice = choose_terminal(color, stdout_is_json=alone)  # type: ignore[arg-type]
+    columns = bench_view.comm_columns(request.cases)
+    live = choice.live and world.is_root
+    view = bench_view.BenchView(make_console(choice, stderr=alone), live, columns, request.rounds)
+    try:
+        if world.is_root:
+            view.start(bench_view.comm_header(facts))
+        outcome = bench.run(view.line, view.tick)
+    finally:
+        view.close()
+    if outcome.stopped_by:
+        return ExitCode.INTERRUPTED if outcome.stopped_by == Signal.INTERRUPT else ExitCode.TERMINATED
+    failed = bench_view.failures(outcome.results, ("exchange", "compressor", "size"))
+    if world.is_root:
+        view.comments(failed, "bold red")
+        if json_to:
+            write_json({"schema_version": SCHEMA_VERSION, "context": facts, "results": outcome.results}, json_to)
+        if csv_to:
+            bench_view.write_csv(outcome.results, csv_to)
+        if markdown_to:
+            bench_view.write_markdown(bench_view.comm_header(facts), columns, outcome.results, markdown_to)
+    return ExitCode.FAILED if world.comm.bcast(bool(failed)) else ExitCode.OK
+
+
 def check_launch(world: World) -> None:
     """Raise UsageError where `mpisqueeze launch` started ranks that MPI takes for so many worlds of one."""
     wanted = os.environ.get("MPISQUEEZE_LAUNCHED_RANKS", "")

@@ -7,8 +7,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from mpisqueeze import contracts
 from mpisqueeze.algorithms.base import AdaptedAlgorithm, Algorithm, Setup
 from mpisqueeze.comm.exchange import Network

@@ -1,4 +1,4 @@
-"""Running code on real ranks: `on_ranks` for a function, `mpisqueeze_run` for the program."""
+"""Running code on real ranks: `on_ranks` for a function, `mpisqueeze_run` for the program. On a GPU: `cuda`."""
 
 from __future__ import annotations
 
@@ -6,17 +6,27 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cuda_emulator.fake_cupy import SITE, fake_cupy, have_compiler
+from hypothesis import settings
 
+from mpisqueeze.devices import gpu_count
 from mpisqueeze.errors import UsageError
 from mpisqueeze.launch import Launcher, find_launcher, make_plan
 
 HERE = Path(__file__).parent
+#: Where a test runs that needs a GPU: in the emulator, and on a GPU where there is one (`pytest -m gpu`).
+EMULATOR_AND_GPU = ["emulator", pytest.param("gpu", marks=pytest.mark.gpu)]
+
+# A run of CI draws the same examples each time.
+settings.register_profile("ci", derandomize=True, deadline=None)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 
 @dataclass
@@ -39,6 +49,48 @@ def launcher() -> Launcher:
         return find_launcher(None)
     except UsageError as error:
         pytest.skip(str(error))
+
+
+def need(where: str) -> None:
+    """Skip the test where there is no GPU, or no compiler for the emulator.
+
+    With MPISQUEEZE_REQUIRE_GPU set, a GPU that cannot be used is a failure.
+    """
+    if where == "emulator":
+        if not have_compiler():
+            pytest.skip("g++ is not installed: the CUDA kernels cannot be emulated")
+        return
+    count, why = gpu_count()
+    if count == 0:
+        (pytest.fail if os.environ.get("MPISQUEEZE_REQUIRE_GPU") else pytest.skip)(f"no GPU: {why}")
+
+
+@pytest.fixture(scope="session")
+def emulator_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where kernels are compiled to for the emulator."""
+    return tmp_path_factory.mktemp("cuda_emulator")
+
+
+@pytest.fixture(scope="module", params=EMULATOR_AND_GPU)
+def cuda(request: pytest.FixtureRequest, emulator_folder: Path) -> Iterator[Any]:
+    """The module cupy: emulated, and the real one."""
+    need(request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "emulator":
+            patch.setitem(sys.modules, "cupy", fake_cupy(emulator_folder))
+        import cupy
+
+        yield cupy
+
+
+@pytest.fixture(params=EMULATOR_AND_GPU)
+def cuda_variables(request: pytest.FixtureRequest, emulator_folder: Path) -> dict[str, str]:
+    """Environment variables for a program on the emulated GPU, and none for one on a real GPU."""
+    need(request.param)
+    if request.param == "gpu":
+        return {}
+    path = os.pathsep.join(filter(None, [str(SITE), os.environ.get("PYTHONPATH")]))
+    return {"PYTHONPATH": path, "CUDA_EMULATOR": str(emulator_folder)}
 
 
 def start_on_ranks(
@@ -73,7 +125,7 @@ def on_ranks(launcher: Launcher, tmp_path: Path) -> Callable[..., None]:
     Arguments must survive JSON. One launch costs about a second, so that loops belong inside the function.
     """
 
-    def run(n: int, function: Callable[..., None], *arguments: Any, timeout: float = 120) -> None:
+    def run(n: int, function: Callable[..., None], *arguments: Any, timeout: float = 120, **variables: str) -> None:
         command = [
             sys.executable,
             str(HERE / "mpi" / "call.py"),
@@ -81,7 +133,7 @@ def on_ranks(launcher: Launcher, tmp_path: Path) -> Callable[..., None]:
             function.__name__,
             json.dumps(arguments),
         ]
-        finished = start_on_ranks(launcher, n, command, tmp_path, timeout)
+        finished = start_on_ranks(launcher, n, command, tmp_path, timeout, **variables)
         assert finished.code == 0, f"{function.__name__} on {n} ranks:\n{finished.out[-3000:]}\n{finished.err[-5000:]}"
 
     return run

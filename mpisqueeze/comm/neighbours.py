@@ -7,8 +7,8 @@ from typing import Any
 
 from mpisqueeze.comm.counters import Phase
 from mpisqueeze.comm.exchange import Network
-from mpisqueeze.network.cost import AHEAD
 from mpisqueeze.comm.progress import Progress
+from mpisqueeze.network.cost import AHEAD
 
 _EDGE = 3
 

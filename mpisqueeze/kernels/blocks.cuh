@@ -59,9 +59,10 @@ __device__ inline typename P::type reduce_tile(typename P::type (&a)[ROWS][4]) {
 #pragma unroll
     for (u32 half = ROWS / 2; half; half /= 2)
 #pragma unroll
-        for (u32 j = 0; j < half; ++j)
+        for (u32 j = 0; j < ROWS / 2; ++j)  // a bound that depends on `half` would leave the tile in local memory
 #pragma unroll
-            for (u32 c = 0; c < 4; ++c) a[j][c] = P::join(a[j][c], a[j + half][c]);
+            for (u32 c = 0; c < 4; ++c)
+                if (j < half) a[j][c] = P::join(a[j][c], a[j + half][c]);
 #pragma unroll
     for (u32 distance = 16; distance; distance /= 2)
 #pragma unroll

@@ -16,12 +16,8 @@ struct Range {
     typedef Ends scale_type;
     __device__ static type none() { return {from_bits(INFINITE), -from_bits(INFINITE)}; }
     __device__ static type of(real x) { return {x, x}; }
-    // Choosing values, not members: a choice among members keeps the tile in local memory.
     __device__ static type join(type a, type b) {
-        real low = a.low, high = a.high;
-        if (b.low < low || b.low != b.low) low = b.low;
-        if (b.high > high || b.high != b.high) high = b.high;
-        return {low, high};
+        return {b.low < a.low || b.low != b.low ? b.low : a.low, b.high > a.high || b.high != b.high ? b.high : a.high};
     }
     // Adding 0 makes +0 of −0, so that the order of the reduction cannot show.
     __device__ static Ends scale(type total, i64) { return {total.low + (real)0, total.high + (real)0}; }

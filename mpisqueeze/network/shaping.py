@@ -10,15 +10,15 @@ other way a little less (`results/lab/tcp.py` measures it):
 
 | rate | pair, incast, broadcast | ring | all to all |
 |---|---|---|---|
-| 10mbit | 95.7 % | 91.8 % | 90.5 % |
+| 10mbit | 95.7 % | 91.1 % | 91.5 % |
 | 100mbit | 95.6 % | 94.5 % | 94.2 % |
 | 1gbit | 95.6 % | 94.8 % | 94.9 % |
 
 - `burst`: the bucket's depth, sent at memory's speed once the link was idle. The usual 64 kB would let a message of
   20 kB pass three times faster than a link of 100mbit can. So it is one frame and 0.2 ms: what a late timer may make
   up for.
-- `segments`: TCP's largest frame, 0.65 ms of the link. A frame costs two timers and two trips through a virtual wire,
-  ~15 µs together, which for each single packet would take more cores than there are.
+- `segments`: packets in TCP's largest frame, 0.65 ms of the link. A frame costs two timers and two trips through a
+  virtual wire, ~30 µs of a core; spent on every packet, that would take more cores than there are.
 - `window`: bytes in flight between two hosts, 5 ms of the link more than its delay. Bounded windows, and a queue that
   holds all of them, are what credits are to a lossless fabric: nothing is dropped, no flow starves another, and no
   exchange waits for a retransmission.

@@ -18,6 +18,8 @@ from mpisqueeze.report.format import clock, counted, grouped, significant
 from mpisqueeze.report.output import write_text
 from mpisqueeze.report.training_view import LineProgress
 
+#: Seconds between two drawings.
+_INTERVAL = 0.2
 #: For people, the operations of `bench kernels` that have lines of their own.
 OPERATIONS = {"encode": "encode+δ", "plain_encode": "encode", "decode": "decode+="}
 
@@ -41,6 +43,10 @@ class Column:
     spare: bool = False
 
 
+#: Of `bench kernels`, where a section's title cannot say it.
+VARIANT = Column("device", lambda line: line["variant"], left=True)
+
+
 def micro(seconds: float) -> str:
     """Seconds as a number of µs, to four digits where it has so many."""
     us = 1e6 * seconds
@@ -57,6 +63,11 @@ def numbers(size: int) -> str:
 
 def _or_dash(value: float | None, show: Callable[[float], str]) -> str:
     return "-" if value is None else show(value)
+
+
+def _rate(value: float) -> str:
+    """Three digits, of small numbers two."""
+    return significant(value, 2) if 0 < value < 1 else _plain(value)
 
 
 def _plain(value: float) -> str:
@@ -81,7 +92,7 @@ def kernel_columns(compressors: Sequence[str]) -> list[Column]:
         Column("size", lambda line: numbers(line["size"]), 6),
         Column("operation", lambda line: OPERATIONS[line["operation"]], 9, left=True),
         *_times("time"),
-        Column("GB/s", lambda line: _plain(line["gb_s"]), 5),
+        Column("GB/s", lambda line: _rate(line["gb_s"]), 6),
         Column("ns/el", lambda line: significant(line["ns"]), 6),
         Column("%mem", lambda line: f"{line['memory_percent']:.0f}", 4),
         Column("×add", lambda line: _plain(line["ratio"]), 5),
@@ -93,7 +104,7 @@ def kernel_columns(compressors: Sequence[str]) -> list[Column]:
 
 def kernel_lines(row: dict[str, Any]) -> list[dict[str, Any]]:
     """A line for each operation of a row of `results`."""
-    shared = {key: row[key] for key in ("compressor", "device", "kernels", "size", "wire_bits", "relative_error")}
+    shared = {key: row[key] for key in ("compressor", "variant", "size", "wire_bits", "relative_error")}
     return [
         {
             **shared,
@@ -138,9 +149,9 @@ def comm_columns(rows: Sequence[tuple[str, str]]) -> list[Column]:
         Column("exchange", lambda line: line["exchange"], max(len(name) for name, _ in rows), left=True),
         Column("compressor", lambda line: line["compressor"], max(len(spec) for _, spec in rows), left=True),
         *_times("time"),
-        Column("algbw", lambda line: _plain(line["algbw"]), 6),
-        Column("busbw", lambda line: _plain(line["busbw"]), 6),
-        Column("effective", lambda line: _plain(line["effective_busbw"]), 9),
+        Column("algbw", lambda line: _rate(line["algbw"]), 7),
+        Column("busbw", lambda line: _rate(line["busbw"]), 7),
+        Column("effective", lambda line: _rate(line["effective_busbw"]), 9),
         Column("payload", lambda line: str(line["payload_bytes"]), 9),
         Column("×allreduce", lambda line: _or_dash(line["ratio"], _plain), 10),
         Column("#wrong", lambda line: _or_dash(line["wrong"], lambda count: f"{count:.0f}"), 6),
@@ -164,15 +175,16 @@ def comm_header(context: dict[str, Any]) -> list[str]:
         ),
         f"device: {context['device']}, {context['kernels']} kernels; buffers: {buffers}; {context['dtype']}",
     ]
-    if context["given"]:
-        lines.append(f"link: {context['link']}, {context['given']}")
+    if context["link"] != "real":
+        lines.append(f"link: {context['link']}, {context['link_given'] or context['lab']}")
     return [
         *lines,
-        "time of the slowest rank, after a barrier; of sharded, root and ring a complete step: encode with error feedback,",
-        "exchange, server, decode, update (identity: sgd and dpsgd, else doublesqueeze and deepsqueeze)",
-        "allreduce: MPI_Allreduce in place and update; ×allreduce: over its time at this size; mpi-…: nothing but MPI's calls",
-        "algbw: bytes of a rank's payload over time, busbw: that times 2(n − 1)/n (ring: its neighbours), GB/s, as in nccl-tests;",
-        "effective: busbw if full vectors had been sent; payload: bytes sent by a rank, mean; #wrong: numbers not to the bit",
+        "time of the slowest rank after a barrier; sharded, root, ring: a whole step, encode with error feedback,",
+        "exchange, server, decode and update, of doublesqueeze or deepsqueeze (identity: sgd, dpsgd);",
+        "allreduce: MPI_Allreduce in place, then the update; mpi-…: MPI's calls alone; ×allreduce: over its time;",
+        "algbw: bytes of a rank's payload over the time, GB/s; busbw: × 2(n − 1)/n, of ring × neighbours, after",
+        "nccl-tests; effective: busbw of full vectors in this time; payload: bytes that a rank sends, mean;",
+        "#wrong: numbers of all ranks that differ from the same equations on one rank",
     ]
 
 
@@ -187,7 +199,7 @@ class BenchView:
     def __init__(self, console: Console, live: bool, columns: Sequence[Column], total: int) -> None:
         self.console, self.live = console, live
         self._columns, self._hidden = _fitting(columns, console.width if live else None)
-        self._total, self._done, self._began = total, 0, time.monotonic()
+        self._total, self._done, self._began, self._drawn = total, 0, time.monotonic(), 0.0
         self._bar: Progress | None = None
 
     def start(self, header: Sequence[str]) -> None:
@@ -204,7 +216,8 @@ class BenchView:
                 TextColumn("{task.fields[left]}"),
                 console=self.console,
                 transient=True,
-                refresh_per_second=5,
+                # A thread that draws would take its time from what is measured.
+                auto_refresh=False,
             )
             self._task = self._bar.add_task("", total=self._total, what="", left="")
             self._bar.start()
@@ -221,9 +234,12 @@ class BenchView:
         """A round is done."""
         self._done += 1
         if self._bar:
-            elapsed = time.monotonic() - self._began
-            left = clock(elapsed / self._done * (self._total - self._done))
-            self._bar.update(self._task, completed=self._done, what=what, left=left)
+            now = time.monotonic()
+            left = clock((now - self._began) / self._done * (self._total - self._done))
+            due = now - self._drawn > _INTERVAL
+            self._bar.update(self._task, completed=self._done, what=what, left=left, refresh=due)
+            if due:
+                self._drawn = now
 
     def comments(self, lines: Sequence[str], style: str = "dim") -> None:
         for line in lines:
@@ -253,9 +269,10 @@ def _fitting(columns: Sequence[Column], width: int | None) -> tuple[list[Column]
     return [c for c in columns if not c.spare], [c for c in columns if c.spare]
 
 
-def failures(results: Sequence[dict[str, Any]], name: Callable[[dict[str, Any]], str]) -> list[str]:
-    """A sentence for each row whose check failed."""
-    return [f"{name(row)}: {grouped(row['wrong'])} wrong" for row in results if row["wrong"]]
+def failures(results: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[str]:
+    """A sentence for each row whose check failed, with what `keys` hold."""
+    wrong = [row for row in results if row["wrong"]]
+    return [f"FAILED: {', '.join(str(row[key]) for key in keys)}: {grouped(row['wrong'])} wrong" for row in wrong]
 
 
 def write_csv(results: Sequence[dict[str, Any]], target: str) -> None:

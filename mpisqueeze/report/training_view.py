@@ -17,7 +17,7 @@ from mpisqueeze.preparation import Run
 from mpisqueeze.record.iterations import Progress as Point
 from mpisqueeze.record.summary import sgd_bytes
 from mpisqueeze.report.closing import closing
-from mpisqueeze.report.format import clock, duration, grouped, ratio, significant, size
+from mpisqueeze.report.format import clock, duration, format_rate, grouped, ratio, significant, size
 from mpisqueeze.report.view import View
 
 #: In a log: a line for each tenth of the run, and one after so many seconds without any.
@@ -112,7 +112,7 @@ def header(run: Run, environment: dict[str, Any]) -> Panel:
     library = (environment["mpi_library"] or "unknown").partition(",")[0]
     grid.add_row("MPI", f"{library}, {ranks} rank{_s(ranks)} on {hosts} host{_s(hosts)}")
     if environment["link"] != "real":
-        grid.add_row("link", f"{environment['link']}: {config.link or environment['lab']}")
+        grid.add_row("link", f"{environment['link']}: {config.link or lab_link(environment['lab'])}")
     grid.add_row("device", f"{run.device.label}{kernels}; buffers: {buffers}")
     spec = config.problem + (f" on {config.data}" if getattr(plan.problem.cls, "needs_data", False) else "")
     grid.add_row("problem", f"{spec}, d = {grouped(run.dimension)} {config.dtype}, partition {plan.partition}")
@@ -131,6 +131,12 @@ def header(run: Run, environment: dict[str, Any]) -> Panel:
         grid.add_row("wire", f"{size(expected)} an iteration, plain sgd {size(plain)}{saved}")
     grid.add_row("folder", Text(run.path))
     return Panel(grid, title=f"mpisqueeze {__version__} train", title_align="left", box=box.ROUNDED, expand=False)
+
+
+def lab_link(lab: dict[str, Any]) -> str:
+    """The links of a virtual cluster, as `MPISQUEEZE_LAB` tells of them."""
+    delay = f", {duration(lab['delay'])} delay" if lab.get("delay") else ""
+    return f"{format_rate(lab['rate'])} each way{delay}, MTU {lab['mtu']}, TCP"
 
 
 def gossip(run: Run) -> str:

@@ -3,7 +3,8 @@
 // The threads of a thread block are fibers that run in turn, each to its next collective (__syncthreads, __syncwarp, a
 // shuffle or a ballot); a collective is over when all threads of the block or warp stand at the same one. Blocks run one
 // after the other, so that __shared__ is `static`. A collective that some thread never reaches is an error, not a hang.
-// The fibers are taken first to last or last to first: results must not depend on it.
+// The fibers are taken first to last or last to first: results must not depend on it. An access that is not aligned to
+// its own size, at which a GPU stops, is an error too: the compiler's sanitizer reports it here.
 #pragma once
 #include <ucontext.h>
 
@@ -31,7 +32,7 @@ inline double2 make_double2(double x, double y) { return {x, y}; }
 
 namespace emulator {
 
-enum Stop { RUNNING, DONE, BLOCK_BARRIER, WARP_BARRIER, SHUFFLE, BALLOT };
+enum Stop { RUNNING, DONE, BLOCK_BARRIER, WARP_BARRIER, SHUFFLE, BALLOT, FAILED };
 
 struct Fiber {
     jmp_buf state;
@@ -50,6 +51,9 @@ inline unsigned current;
 inline dim3 thread_index, block_index, block_size, grid_size;
 inline void (*body)(void*);
 inline void* body_argument;
+inline bool misaligned;
+
+enum Outcome { FINE, STUCK, MISALIGNED };
 
 // Back to the scheduler, which resumes this fiber later.
 __attribute__((noinline)) inline void leave() {
@@ -131,14 +135,15 @@ int launch(void (*kernel)(A...), unsigned grid, unsigned block, void** arguments
     }
     block_size = {block, 1, 1};
     grid_size = {grid, 1, 1};
+    misaligned = false;
     for (unsigned b = 0; b < grid; ++b) {
         block_index = {backwards ? grid - 1 - b : b, 0, 0};
         if (!run_block(backwards)) {
             std::vector<Fiber>().swap(fibers);
-            return 1;
+            return misaligned ? MISALIGNED : STUCK;
         }
     }
-    return 0;
+    return FINE;
 }
 
 inline void wait_at(Stop stop) {
@@ -160,6 +165,12 @@ inline uint64_t slot(unsigned lane) {
 }
 
 }  // namespace emulator
+
+// What -fsanitize=alignment calls, and what ends the thread: nothing releases it.
+extern "C" __attribute__((used, visibility("hidden"))) void __ubsan_handle_type_mismatch_v1(void*, void*) {
+    emulator::misaligned = true;
+    emulator::wait_at(emulator::FAILED);
+}
 
 #define threadIdx emulator::thread_index
 #define blockIdx emulator::block_index

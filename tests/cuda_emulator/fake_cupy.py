@@ -1,35 +1,69 @@
-"""The part of CuPy that `mpisqueeze.kernels.cuda` uses, on NumPy memory, with kernels that run in the emulator.
+"""The part of CuPy that mpisqueeze uses, on NumPy memory, with kernels that run in the emulator.
 
-`fake_cupy(folder)` makes a module object to stand in `sys.modules["cupy"]`; compiled sources go to `folder`.
+`fake_cupy(folder)` makes a module object to stand in `sys.modules["cupy"]`; compiled sources go to `folder`. A program
+gets it by `import cupy` with the folder `site` beside this file on PYTHONPATH.
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
 import os
 import re
 import shutil
 import subprocess
+import threading
+import time
 import types
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-FLAGS = ("-std=c++17", "-O1", "-ffp-contract=off", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE", "-fPIC", "-shared")
+FLAGS = ("-std=c++17", "-O1", "-ffp-contract=off", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE", "-fPIC")
+#: Reports to emulator.h, so that no sanitizer's library is linked.
+SANITIZE = ("-fsanitize=alignment", "-fsanitize-recover=alignment")
+MEMORY_BYTES = 512 << 20
 HEADER = Path(__file__).with_name("emulator.h")
+SITE = Path(__file__).with_name("site")
+_FAILURES = {1: "threads wait at a barrier that others never reach", 2: "an access is not aligned to its size"}
 
 
 class FakeArray(np.ndarray):
-    """NumPy memory with the attributes of a device array that the kernels' host code reads."""
+    """NumPy memory with what a device array has; as there, no arithmetic with host arrays."""
 
     @property
     def data(self) -> Any:
         return types.SimpleNamespace(ptr=self.__array_interface__["data"][0])
 
-    def get(self) -> np.ndarray:
-        return np.array(self)
+    def get(self, out: np.ndarray | None = None) -> np.ndarray:
+        if out is None:
+            return np.array(self)
+        if isinstance(out, FakeArray) or out.dtype != self.dtype or out.shape != self.shape:
+            raise TypeError("get fills a host array of the same dtype and shape")
+        out[...] = self.view(np.ndarray)
+        return out
+
+    def set(self, source: np.ndarray) -> None:
+        if isinstance(source, FakeArray) or source.dtype != self.dtype or source.shape != self.shape:
+            raise TypeError("set takes a host array of the same dtype and shape")
+        self.view(np.ndarray)[...] = source
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **options: Any) -> Any:
+        for array in (*inputs, *(out or ())):
+            if isinstance(array, np.ndarray) and not isinstance(array, FakeArray) and array.ndim:
+                raise TypeError(f"{ufunc.__name__}: a host array among device arrays")
+        if out is not None:
+            options["out"] = tuple(_host(array) for array in out)
+        result = getattr(ufunc, method)(*(_host(array) for array in inputs), **options)
+        if out is not None:
+            return out[0]
+        return result.view(FakeArray) if isinstance(result, np.ndarray) else result
+
+
+def _host(value: Any) -> Any:
+    return value.view(np.ndarray) if isinstance(value, FakeArray) else value
 
 
 def fake_array(values: np.ndarray) -> FakeArray:
@@ -46,8 +80,9 @@ class EmulatedKernel:
             raise ValueError(f"{self.name}: a grid of {grid[0]} blocks cannot be launched")
         values = [_argument(value) for value in arguments]
         pointers = (ctypes.c_void_p * len(values))(*(value.ctypes.data for value in values))
-        if self.function(grid[0], block[0], pointers, int(self.settings.backwards)):
-            raise RuntimeError(f"{self.name}: threads wait at a barrier that others never reach")
+        outcome = self.function(grid[0], block[0], pointers, int(self.settings.backwards))
+        if outcome:
+            raise RuntimeError(f"{self.name}: {_FAILURES[outcome]}")
 
 
 def _argument(value: Any) -> np.ndarray:
@@ -69,7 +104,7 @@ class EmulatedCompiler:
 
     def compile_using_nvrtc(self, source: str, options: tuple[str, ...], filename: str) -> tuple[bytes, None]:
         defines = [option for option in options if option.startswith("-D")]
-        digest = hashlib.sha256(repr((source, defines)).encode()).hexdigest()[:16]
+        digest = hashlib.sha256(repr((source, defines, HEADER.read_text())).encode()).hexdigest()[:16]
         library = self.folder / f"{Path(filename).stem}-{digest}.so"
         if not library.exists():
             self._compile(source, defines, library)
@@ -77,7 +112,9 @@ class EmulatedCompiler:
 
     @staticmethod
     def _compile(code: str, defines: list[str], library: Path) -> None:
-        source = library.with_suffix(".cpp")
+        # Other processes and threads may compile the same.
+        mine = library.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
+        source, compiled = mine.with_suffix(f"{mine.suffix}.cpp"), mine.with_suffix(f"{mine.suffix}.o")
         source.write_text(code, encoding="utf-8")
         include = ["-include", str(HEADER)]
         preprocessed = _run("g++", "-std=c++17", "-E", "-P", *defines, *include, str(source))
@@ -88,7 +125,11 @@ class EmulatedCompiler:
             for name in kernels
         ]
         source.write_text(code + "".join(launchers), encoding="utf-8")
-        _run("g++", *FLAGS, *defines, "-DEMULATED_KERNEL=", *include, str(source), "-o", str(library))
+        _run("g++", *FLAGS, *SANITIZE, *defines, "-DEMULATED_KERNEL=", *include, "-c", str(source), "-o", str(compiled))
+        _run("g++", "-shared", str(compiled), "-o", str(mine))
+        mine.replace(library)
+        source.unlink()
+        compiled.unlink()
 
 
 class EmulatedModule:
@@ -102,6 +143,43 @@ class EmulatedModule:
         return EmulatedKernel(name, getattr(self.library, f"emulate_{name}"), self.settings)
 
 
+class Stream:
+    """A stream whose work is done when it is given."""
+
+    def __init__(self, non_blocking: bool = False) -> None:
+        self.non_blocking = non_blocking
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        pass
+
+
+class Event:
+    """A moment of a stream."""
+
+    def record(self) -> None:
+        self.time = time.perf_counter()
+
+    def synchronize(self) -> None:
+        pass
+
+
+class Device:
+    """The only GPU."""
+
+    def __init__(self, index: int = 0) -> None:
+        if index != 0:
+            raise RuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
+
+    def use(self) -> None:
+        pass
+
+
 def _run(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -113,16 +191,58 @@ def have_compiler() -> bool:
     return shutil.which("g++") is not None
 
 
+def _on_device(function: Any) -> Any:
+    """NumPy's function with arrays of the device as its results."""
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **options: Any) -> Any:
+        result = function(*arguments, **options)
+        return result.view(FakeArray) if isinstance(result, np.ndarray) else result
+
+    return call
+
+
+def _missing(name: str) -> Any:
+    """What the module does not define itself is NumPy's."""
+    if name.startswith("_"):
+        raise AttributeError(name)
+    found = getattr(np, name)
+    return _on_device(found) if callable(found) and not isinstance(found, type | np.ufunc) else found
+
+
 def fake_cupy(folder: Path) -> Any:
     """A stand-in for the module `cupy`; set its `settings.backwards` to run threads and blocks in reverse order."""
     module: Any = types.ModuleType("cupy")
+    module.__version__ = "emulated"
+    module.__getattr__ = _missing
     module.settings = types.SimpleNamespace(backwards=False)
     module.ndarray = FakeArray
-    module.asarray = lambda values: fake_array(np.array(values))
-    module.zeros = lambda size, dtype: fake_array(np.zeros(size, dtype))
+    module.array = lambda values, dtype=None: fake_array(np.array(values, dtype))
+    module.asarray = lambda values, dtype=None: (
+        values if isinstance(values, FakeArray) and dtype in (None, values.dtype) else module.array(values, dtype)
+    )
+    stream = Stream()
     module.cuda = types.SimpleNamespace(
         compiler=EmulatedCompiler(folder),
         function=types.SimpleNamespace(Module=lambda: EmulatedModule(module.settings)),
-        runtime=types.SimpleNamespace(getDevice=lambda: 0),
+        runtime=types.SimpleNamespace(
+            getDevice=lambda: 0,
+            getDeviceCount=lambda: 1,
+            getDeviceProperties=lambda index: {
+                "name": b"emulated GPU",
+                "major": 0,
+                "minor": 0,
+                "totalGlobalMem": MEMORY_BYTES,
+            },
+            memGetInfo=lambda: (MEMORY_BYTES, MEMORY_BYTES),
+            driverGetVersion=lambda: 0,
+            runtimeGetVersion=lambda: 0,
+        ),
+        Device=Device,
+        Event=Event,
+        get_elapsed_time=lambda begin, end: 1e3 * (end.time - begin.time),
+        Stream=Stream,
+        get_current_stream=lambda: stream,
+        alloc_pinned_memory=bytearray,
     )
     return module

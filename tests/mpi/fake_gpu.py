@@ -13,9 +13,12 @@ from mpisqueeze.devices import CudaDevice
 class DeviceArray(np.ndarray):
     """What CuPy's arrays are to the code above the kernels."""
 
-    def get(self, out: np.ndarray) -> None:
+    def get(self, out: np.ndarray | None = None) -> np.ndarray:
         assert not isinstance(out, DeviceArray)
+        if out is None:
+            return np.array(self)
         out[...] = self.view(np.ndarray)
+        return out
 
     def set(self, source: np.ndarray) -> None:
         assert not isinstance(source, DeviceArray)

@@ -75,10 +75,10 @@ def payload_bytes(spec: str, d: int, itemsize: int) -> int:
     return 2 * d
 
 
-def make_compressor(spec: str, dtype: Any) -> Callable[[int, int], Compressor]:
+def make_compressor(spec: str, dtype: Any, xp: Any = np) -> Callable[[int, int], Compressor]:
     """(dimension, seed) → a built-in compressor."""
     part = registry.compressors.find(spec)
-    return lambda dimension, seed: part.cls(dimension, np, dtype, seed, **part.options)
+    return lambda dimension, seed: part.cls(dimension, xp, dtype, seed, **part.options)
 
 
 def make_algorithm(
@@ -96,9 +96,10 @@ def make_algorithm(
 ) -> Algorithm:
     """A built-in algorithm on `world`'s ranks; gossip goes round a ring unless a topology is given."""
     emulated = emulate(world, parse_link(link)) if link else None
-    network = Network(world, device or Device(), emulated=emulated, chunk_bytes=chunk, tree=tree)
+    device = device or Device()
+    network = Network(world, device, emulated=emulated, chunk_bytes=chunk, tree=tree)
     graph = topology or Topology("ring", world.size)
-    setup = Setup(network, dimension, np.dtype(dtype), 3, make_compressor(spec, dtype), graph, **options)
+    setup = Setup(network, dimension, np.dtype(dtype), 3, make_compressor(spec, dtype, device.xp), graph, **options)
     return registry.algorithms.find(name).cls(setup)
 
 
@@ -113,12 +114,13 @@ def start_at(dimension: int, dtype: Any) -> np.ndarray:
     return np.random.default_rng(99).standard_normal(dimension).astype(dtype)
 
 
-def run_steps(algorithm: Algorithm, x: np.ndarray, steps: int, lr: float = 0.1) -> np.ndarray:
-    """x after `steps` iterations, in place."""
+def run_steps(algorithm: Algorithm, x: Any, steps: int, lr: float = 0.1) -> Any:
+    """x, an array of the device, after `steps` iterations, in place; gradients come from the host."""
     network = algorithm.setup.network
+    device, rank = network.device, network.world.rank
     for t in range(1, steps + 1):
         network.iteration = t
-        algorithm.step(x, lambda point, t=t: gradient_at(point, network.world.rank, t), lr)
+        algorithm.step(x, lambda point, t=t: device.xp.asarray(gradient_at(device.to_numpy(point), rank, t)), lr)
     algorithm.close()
     assert network.trouble is None, network.trouble
     return x

@@ -1,19 +1,29 @@
-"""The device path without a GPU: what MPI is handed, and when, on a fake one."""
+"""The device path: what MPI is handed, and when, on a fake GPU; and training, in the emulator and on a real one."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from fake_gpu import DeviceArray, FakeCudaDevice, OnlyCudaInterface
 from mpi4py import MPI
-from parts import CENTRALIZED, GOSSIP, make_algorithm, run_steps, start_at
+from parts import CENTRALIZED, COMPRESSORS, GOSSIP, make_algorithm, run_steps, start_at
 
+from mpisqueeze.comm.exchange import HaltError
 from mpisqueeze.comm.world import World
+from mpisqueeze.devices import CudaDevice
 
 SPECS = ["onebit", "topk:0.1", "qsgd:4", "fp16"]
+UNCOMPRESSED = ("sgd", "allreduce", "dpsgd", "d2")
+#: (algorithm, server) of every algorithm.
+ALGORITHMS = [
+    *((name, server) for name in CENTRALIZED for server in ("root", "sharded")),
+    *((name, "root") for name in ("allreduce", *GOSSIP)),
+]
 
 
 class Watch:
@@ -59,9 +69,8 @@ def test_a_device_run_equals_the_host_run_and_hands_mpi_the_right_memory(
 
 def device_run(aware: bool) -> None:
     d, steps = 257, 3
-    servers = [(name, server) for name in CENTRALIZED for server in ("root", "sharded")]
-    for name, server in [*servers, *((name, "root") for name in ("allreduce", *GOSSIP))]:
-        for spec in SPECS if name not in ("sgd", "allreduce", "dpsgd", "d2") else ["identity"]:
+    for name, server in ALGORITHMS:
+        for spec in SPECS if name not in UNCOMPRESSED else ["identity"]:
             world = World()
             host = make_algorithm(name, spec, d, np.float32, world, server=server)
             expected = run_steps(host, start_at(d, np.float32), steps)
@@ -111,3 +120,70 @@ def order_of_events(aware: bool) -> None:
         sent = next(i for i, event in enumerate(device.events) if event.startswith("send"))
         encoded = device.events.index("encoded")
         assert encoded < device.events.index("synchronize" if aware else "to host", encoded) < sent
+
+
+# -- training
+
+
+@pytest.mark.parametrize(("n", "buffers"), [(1, "device"), (3, "staged")])
+def test_training_on_a_gpu_equals_training_on_the_host(
+    on_ranks: Callable[..., None], cuda_variables: dict[str, str], n: int, buffers: str
+) -> None:
+    """To the bit: all that a step does to x, and all that is sent, are sums and products of two numbers."""
+    on_ranks(n, gpu_run, buffers == "device", timeout=300, **cuda_variables)
+
+
+def gpu_run(aware: bool) -> None:
+    steps, lr = 3, 0.1
+    for name, server in ALGORITHMS:
+        specs = ["identity"] if name in UNCOMPRESSED else COMPRESSORS if name == "doublesqueeze" else SPECS
+        for spec in specs:
+            # A shard of 1031 numbers begins where no load of 16 bytes may.
+            for d, dtype, chunk in ((1031, np.float32, 64), (258, np.float64, None)):
+                world = World()
+                options: dict[str, Any] = {"server": server, "chunk": chunk}
+                host = make_algorithm(name, spec, d, dtype, world, **options)
+                expected = run_steps(host, start_at(d, dtype), steps, lr)
+                device = CudaDevice(0, aware, "a test")
+                algorithm = make_algorithm(name, spec, d, dtype, world, device, **options)
+                x = run_steps(algorithm, device.xp.asarray(start_at(d, dtype)), steps, lr)
+                assert isinstance(x, device.xp.ndarray)
+                assert x.get().tobytes() == expected.tobytes(), (name, spec, server, d, dtype)
+                residual, kept = algorithm.residual(), host.residual()
+                assert (residual is None) == (kept is None)
+                if kept is not None:
+                    assert residual.get().tobytes() == kept.tobytes(), (name, spec, server, d, dtype)
+
+
+def test_a_nan_on_a_gpu_halts_all_ranks(on_ranks: Callable[..., None], cuda_variables: dict[str, str]) -> None:
+    on_ranks(2, gpu_divergence, **cuda_variables)
+
+
+def gpu_divergence() -> None:
+    world, device = World(), CudaDevice(0, False, "a test")
+    algorithm = make_algorithm("doublesqueeze", "onebit", 100, np.float32, world, device)
+    algorithm.setup.network.iteration = 1
+    x = device.xp.zeros(100, np.float32)
+    with pytest.raises(HaltError):
+        algorithm.step(x, lambda point: device.xp.full(100, np.nan if world.rank else 1, np.float32), 0.1)
+    trouble = algorithm.setup.network.trouble
+    assert (trouble is not None) == (world.rank == 1)
+    algorithm.close()
+
+
+@pytest.mark.parametrize(("algorithm", "compressor"), [("doublesqueeze", "onebit"), ("choco", "topk:0.1")])
+def test_the_program_trains_on_a_gpu_as_on_the_host(
+    mpisqueeze_run: Callable[..., Any], cuda_variables: dict[str, str], algorithm: str, compressor: str, tmp_path: Path
+) -> None:
+    """Within rounding: a GPU adds up the products of a layer in an order of its own."""
+    options = ["train", "--algorithm", algorithm, "--compressor", compressor]
+    options += ["--iterations", "12", "--dtype", "float64", "--json", "-"]
+    host = mpisqueeze_run(2, *options, "--device", "cpu")
+    options += ["--device", "cuda", "--buffers", "staged", "--out", "run"]
+    gpu = mpisqueeze_run(2, *options, timeout=300, **cuda_variables)
+    assert (host.code, gpu.code) == (0, 0), gpu.err
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert (environment["device"], environment["kernels"], environment["buffers"]) == ("cuda", "cuda", "HOST-STAGED")
+    assert gpu.json["bytes_sent"] == host.json["bytes_sent"]
+    for field in ("final_loss", "test_loss", "test_accuracy"):
+        assert gpu.json[field] == pytest.approx(host.json[field], rel=1e-9), field

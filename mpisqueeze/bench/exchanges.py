@@ -1,0 +1,376 @@
+"""What `bench comm` times: a step of training through each exchange, and MPI's own collectives on full vectors.
+
+Gradients are normal numbers rounded to multiples of 2⁻¹⁰: their sum over up to a thousand ranks is exact in float32, in
+whatever order MPI adds them, so that every result is known to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from mpisqueeze.algorithms.base import Algorithm, Setup
+from mpisqueeze.algorithms.deepsqueeze import DeepSqueeze
+from mpisqueeze.algorithms.doublesqueeze import DoubleSqueeze
+from mpisqueeze.algorithms.dpsgd import DPSGD
+from mpisqueeze.algorithms.sgd import SGD
+from mpisqueeze.bench import serial
+from mpisqueeze.comm.allreduce import AllreduceExchange
+from mpisqueeze.comm.exchange import Network
+from mpisqueeze.compressors.base import Compressor
+
+LR = 0.1
+_GRID = 1024
+_START = 2**32
+
+
+def gradient_of(rank: int, size: int, dtype: np.dtype[Any]) -> np.ndarray:
+    """The gradient (size,) of a rank."""
+    draws = np.random.default_rng([3, rank]).standard_normal(size, np.float32)
+    draws *= _GRID
+    np.rint(draws, out=draws)
+    draws /= _GRID
+    return draws.astype(dtype, copy=False)
+
+
+class Stage:
+    """What the cases of one size share on this rank.
+
+    Attributes:
+        gradient, start: g of this rank and x₀ (size,), on the device; not to be written to.
+    """
+
+    def __init__(self, network: Network, size: int, dtype: np.dtype[Any]) -> None:
+        self.network, self.size, self.dtype = network, size, dtype
+        self.xp = network.device.xp
+        self.gradient = self.xp.asarray(gradient_of(network.world.rank, size, dtype))
+        self.start = self.xp.asarray(gradient_of(_START, size, dtype))
+
+    @property
+    def ranks(self) -> int:
+        return self.network.world.size
+
+    @property
+    def vector_bytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+    def home(self, array: Any) -> np.ndarray:
+        """`array` on the host."""
+        return self.network.device.to_numpy(array)
+
+    def all_gradients(self) -> list[np.ndarray]:
+        """Those of all ranks, on the host."""
+        return [gradient_of(rank, self.size, self.dtype) for rank in range(self.ranks)]
+
+
+class Case:
+    """One exchange of one vector, to be timed again and again.
+
+    Attributes:
+        exchange: its name.
+        compressor: its spec; `identity` where full vectors travel.
+        algorithm: whose step it is; None for a collective of MPI alone.
+        payload_bytes: of a rank's whole vector as it is sent.
+        bus_factor: busbw/algbw. nccl-tests (doc/PERFORMANCE.md) defines it by the operation, whatever carries it out:
+            2(n − 1)/n where all get a sum, here also where a server's answer stands for it, and for a payload to each
+            neighbour their number.
+        alike: all ranks end with the same output.
+    """
+
+    algorithm: str | None = None
+    compressor = "identity"
+    alike = True
+
+    def __init__(self, stage: Stage, exchange: str) -> None:
+        self.stage, self.exchange = stage, exchange
+        self.payload_bytes = stage.vector_bytes
+        self.bus_factor = 2 * (stage.ranks - 1) / stage.ranks
+        self.seconds: list[float] = []
+
+    def reset(self) -> None:
+        """Back to where it was before its first run."""
+
+    def prepare(self) -> None:
+        """What comes before a run and is not timed: the gradient has just been computed."""
+
+    def run(self) -> None:
+        """What is timed. What it sends is counted by the network's counter."""
+        raise NotImplementedError
+
+    def output(self) -> np.ndarray:
+        """What this rank has after a run."""
+        raise NotImplementedError
+
+    def expected(self, gradients: Sequence[np.ndarray], runs: int) -> Callable[[int], np.ndarray]:
+        """What each rank must have after `runs` runs from the start, by its number; of all alike for any number."""
+        raise NotImplementedError
+
+    def how(self) -> str | None:
+        """How its messages were arranged, for people; None where MPI decides that."""
+        return None
+
+    def close(self) -> None:
+        """Free what MPI holds."""
+
+
+class StepCase(Case):
+    """A complete step of an algorithm: encode with feedback, exchange, server, decode, update.
+
+    Args:
+        setup: with the compressor; None for `compressor` sends full vectors, by `sgd` or `dpsgd`.
+        host_compressor: makes the same compressor for NumPy arrays.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        exchange: str,
+        setup: Setup,
+        compressor: str | None,
+        host_compressor: Callable[[int, int], Compressor],
+    ) -> None:
+        super().__init__(stage, exchange)
+        self._setup, self._host_compressor = setup, host_compressor
+        self._compressed = compressor is not None
+        self.compressor = compressor or "identity"
+        self._gossips = exchange == "ring"
+        cls: type[Algorithm]
+        if self._gossips:
+            cls = DeepSqueeze if self._compressed else DPSGD
+            self.bus_factor = float(setup.topology.degree(setup.rank))
+        else:
+            cls = DoubleSqueeze if self._compressed else SGD
+        self._part = cls(setup)
+        self.algorithm, self.alike = cls.name, not self._gossips
+        assert self._part.payload_bytes is not None
+        self.payload_bytes = self._part.payload_bytes
+        self._x, self._g = stage.start.copy(), stage.gradient.copy()
+        self._iteration = 0
+
+    def reset(self) -> None:
+        stage = self.stage
+        stage.xp.copyto(self._x, stage.start)
+        for memory in ("delta", "delta_bar"):
+            kept = getattr(self._part, memory, None)
+            if kept is not None:
+                kept.fill(0)
+        self._iteration = 0
+
+    def prepare(self) -> None:
+        self.stage.xp.copyto(self._g, self.stage.gradient)
+        self._iteration += 1
+        self.stage.network.iteration = self._iteration
+
+    def run(self) -> None:
+        self._part.step(self._x, self._gradient, LR)
+
+    def _gradient(self, _: Any) -> Any:
+        return self._g
+
+    def output(self) -> np.ndarray:
+        return self.stage.home(self._x)
+
+    def expected(self, gradients: Sequence[np.ndarray], runs: int) -> Callable[[int], np.ndarray]:
+        ranks, start = serial.setups(self._setup, self._host_compressor), self.stage.home(self.stage.start)
+        if self._gossips:
+            eta = getattr(self._part, "eta", None)
+            return serial.gossip(ranks, eta, start, gradients, LR, runs).__getitem__
+        x = serial.through_servers(ranks, self._compressed, start, gradients, LR, runs)
+        return lambda rank: x
+
+    def how(self) -> str | None:
+        schedule: Any = getattr(self._part, "schedule", None)
+        if schedule is None:
+            return None
+        return f"{schedule.way}, {schedule.chunks} sections" if schedule.way else f"{schedule.chunks} sections"
+
+    def close(self) -> None:
+        self._part.close()
+
+
+class AllreduceCase(Case):
+    """MPI_Allreduce of the gradients in place, and the update in two passes: x ← x − (γ/N)·sum.
+
+    What a user would write, and leaner than `--algorithm allreduce`, which looks for NaN and keeps the gradient.
+    """
+
+    algorithm = "allreduce"
+
+    def __init__(self, stage: Stage, exchange: str) -> None:
+        super().__init__(stage, exchange)
+        self._exchange = AllreduceExchange(stage.network, stage.size, stage.dtype)
+        self._factor = stage.dtype.type(LR / stage.ranks)
+        self._x = stage.start.copy()
+
+    def reset(self) -> None:
+        self.stage.xp.copyto(self._x, self.stage.start)
+
+    def prepare(self) -> None:
+        self.stage.xp.copyto(self._exchange.vector, self.stage.gradient)
+
+    def run(self) -> None:
+        total = self._exchange.sum()
+        total *= self._factor
+        self._x -= total
+
+    def output(self) -> np.ndarray:
+        return self.stage.home(self._x)
+
+    def expected(self, gradients: Sequence[np.ndarray], runs: int) -> Callable[[int], np.ndarray]:
+        x = self.stage.home(self.stage.start).copy()
+        for _ in range(runs):
+            x -= _sum(gradients) * self._factor
+        return lambda rank: x
+
+    def close(self) -> None:
+        self._exchange.close()
+
+
+class _Collective(Case):
+    """MPI's own calls and nothing else."""
+
+    def __init__(self, stage: Stage, exchange: str) -> None:
+        super().__init__(stage, exchange)
+        self._comm = stage.network.world.comm
+        self._kind = MPI.DOUBLE if stage.dtype.itemsize == 8 else MPI.FLOAT
+
+    def _wire(self, numbers: int) -> tuple[Any, Any, list[Any]]:
+        """(wire, its numbers on the device, what MPI is told) of zeros."""
+        wire = self.stage.network.wire(numbers * self.stage.dtype.itemsize)
+        values = wire.array.view(self.stage.dtype)
+        values.fill(0)
+        return wire, values, [wire.mpi[0], self._kind]
+
+
+class MpiAllreduce(_Collective):
+    """MPI_Allreduce in place."""
+
+    def __init__(self, stage: Stage, exchange: str) -> None:
+        super().__init__(stage, exchange)
+        self._both, self._vector, self._mpi = self._wire(stage.size)
+        share, rest = divmod(2 * (stage.ranks - 1) * stage.vector_bytes, stage.ranks)
+        self._share = share + (stage.network.world.rank < rest)
+
+    def prepare(self) -> None:
+        self.stage.xp.copyto(self._vector, self.stage.gradient)
+        self._both.push()
+
+    def run(self) -> None:
+        self._comm.Allreduce(MPI.IN_PLACE, self._mpi, MPI.SUM)
+        self.stage.network.counter.bytes_sent += self._share
+
+    def output(self) -> np.ndarray:
+        self._both.pull()
+        return self.stage.home(self._vector)
+
+    def expected(self, gradients: Sequence[np.ndarray], runs: int) -> Callable[[int], np.ndarray]:
+        total = _sum(gradients)
+        return lambda rank: total
+
+
+class MpiGatherBcast(_Collective):
+    """MPI_Gather of full vectors to rank 0, then MPI_Bcast of one; nothing is added up."""
+
+    alike = False
+
+    def __init__(self, stage: Stage, exchange: str) -> None:
+        super().__init__(stage, exchange)
+        is_root = stage.network.world.is_root
+        self._out, self._vector, self._out_mpi = self._wire(stage.size)
+        self._inbox, self._gathered, inbox_mpi = self._wire(stage.size * stage.ranks if is_root else 0)
+        self._answer, self._answered, self._answer_mpi = self._wire(stage.size)
+        self._inbox_mpi = inbox_mpi if is_root else None
+        if is_root:
+            stage.xp.copyto(self._answered, stage.gradient)
+            self._answer.push()
+        self._sent = stage.vector_bytes * (stage.ranks - 1 if is_root else 1)
+
+    def prepare(self) -> None:
+        self.stage.xp.copyto(self._vector, self.stage.gradient)
+        self._out.push()
+
+    def run(self) -> None:
+        self._comm.Gather(self._out_mpi, self._inbox_mpi, 0)
+        self._comm.Bcast(self._answer_mpi, 0)
+        self.stage.network.counter.bytes_sent += self._sent
+
+    def output(self) -> np.ndarray:
+        self._inbox.pull()
+        self._answer.pull()
+        return np.concatenate([self.stage.home(self._gathered), self.stage.home(self._answered)])
+
+    def expected(self, gradients: Sequence[np.ndarray], runs: int) -> Callable[[int], np.ndarray]:
+        return lambda rank: np.concatenate([*([] if rank else gradients), gradients[0]])
+
+
+class MpiAlltoallAllgather(_Collective):
+    """MPI_Alltoall of shards to their servers, then MPI_Allgather of one each; nothing is added up.
+
+    Where N does not divide the vector, zeros fill the last shard.
+    """
+
+    alike = False
+
+    def __init__(self, stage: Stage, exchange: str) -> None:
+        super().__init__(stage, exchange)
+        self._shard = -(-stage.size // stage.ranks)
+        rank, whole = stage.network.world.rank, self._shard * stage.ranks
+        self._out, self._shards, self._out_mpi = self._wire(whole)
+        self._inbox, self._received, self._inbox_mpi = self._wire(whole)
+        self._answer, answer, self._answer_mpi = self._wire(self._shard)
+        self._all, self._gathered, self._all_mpi = self._wire(whole)
+        self._shards[: stage.size] = stage.gradient
+        answer[...] = self._shards[rank * self._shard : (rank + 1) * self._shard]
+        self._answer.push()
+        self._sent = 2 * (stage.ranks - 1) * self._shard * stage.dtype.itemsize
+
+    def prepare(self) -> None:
+        self._shards[: self.stage.size] = self.stage.gradient
+        self._out.push()
+
+    def run(self) -> None:
+        self._comm.Alltoall(self._out_mpi, self._inbox_mpi)
+        self._comm.Allgather(self._answer_mpi, self._all_mpi)
+        self.stage.network.counter.bytes_sent += self._sent
+
+    def output(self) -> np.ndarray:
+        self._inbox.pull()
+        self._all.pull()
+        return np.concatenate([self.stage.home(self._received), self.stage.home(self._gathered)])
+
+    def expected(self, gradients: Sequence[np.ndarray], runs: int) -> Callable[[int], np.ndarray]:
+        stage, shard = self.stage, self._shard
+        filled = np.zeros((stage.ranks, stage.ranks * shard), stage.dtype)
+        for rank, gradient in enumerate(gradients):
+            filled[rank, : stage.size] = gradient
+        cut = filled.reshape(stage.ranks, stage.ranks, shard)
+        answers = np.concatenate([cut[rank, rank] for rank in range(stage.ranks)])
+        return lambda rank: np.concatenate([cut[:, rank].ravel(), answers])
+
+
+def _sum(gradients: Sequence[np.ndarray]) -> np.ndarray:
+    total = gradients[0].copy()
+    for gradient in gradients[1:]:
+        total += gradient
+    return total
+
+
+#: Those that take a compressor, with what carries them out.
+STEPS: dict[str, str] = {
+    "sharded": "a step through servers of a shard each: sgd, or doublesqueeze with the compressor",
+    "root": "the same through rank 0",
+    "ring": "a gossip step on a ring: dpsgd, or deepsqueeze with the compressor",
+}
+FULL: dict[str, type[Case]] = {
+    "allreduce": AllreduceCase,
+    "mpi-allreduce": MpiAllreduce,
+    "mpi-gather-bcast": MpiGatherBcast,
+    "mpi-alltoall-allgather": MpiAlltoallAllgather,
+}
+#: In the order in which they are shown.
+EXCHANGES = ("allreduce", *STEPS, "mpi-allreduce", "mpi-gather-bcast", "mpi-alltoall-allgather")
+#: What the others are compared with.
+BASELINE = "allreduce"

@@ -1,0 +1,148 @@
+"""What the benchmarks share: which sizes, in which order, what a list of times says, and what differs."""
+
+from __future__ import annotations
+
+import gc
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import psutil
+
+from mpisqueeze.errors import UsageError
+from mpisqueeze.specs import parse_size, suggestion
+
+T = TypeVar("T")
+
+#: Each size is so many times the one before.
+STEP = 4
+#: Repetitions of a large size, of a small one, and numbers in all repetitions of the sizes in between.
+_FEW, _MANY, _NUMBERS = 20, 200, 16 << 20
+#: int32 is what indices are sent as.
+LARGEST = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of a list of times, s; `std` is the samples' standard deviation, 0 of a single one."""
+
+    median: float
+    mean: float
+    std: float
+    p99: float
+    fastest: float
+
+    @staticmethod
+    def of(samples: Sequence[float]) -> Statistics:
+        times = np.asarray(samples, float)
+        std = float(times.std(ddof=1)) if times.size > 1 else 0.0
+        p99 = float(np.percentile(times, 99))
+        return Statistics(float(np.median(times)), float(times.mean()), std, p99, float(times.min()))
+
+    def named(self, name: str) -> dict[str, float]:
+        """`NAME_s` is the median, beside it `NAME_mean_s`, `NAME_std_s`, `NAME_p99_s`, `NAME_fastest_s`."""
+        rest = {"mean": self.mean, "std": self.std, "p99": self.p99, "fastest": self.fastest}
+        return {f"{name}_s": self.median, **{f"{name}_{key}_s": value for key, value in rest.items()}}
+
+
+@dataclass(frozen=True)
+class Repetitions:
+    """How often a size is timed.
+
+    Attributes:
+        iterations: of every size; None: 20 of large ones, up to 200 of small ones.
+        warmup: more before them, not timed.
+    """
+
+    iterations: int | None
+    warmup: int
+
+    @staticmethod
+    def checked(iterations: int | None, warmup: int) -> Repetitions:
+        """From the options. Raises UsageError."""
+        if iterations is not None and iterations < 1:
+            raise UsageError(f"must be a whole number ≥ 1, got {iterations}", "-i")
+        if warmup < 0:
+            raise UsageError(f"must be a whole number ≥ 0, got {warmup}", "-x")
+        return Repetitions(iterations, warmup)
+
+    def of(self, size: int) -> int:
+        """Timed repetitions of a vector of `size` numbers."""
+        return max(_FEW, min(_MANY, _NUMBERS // size)) if self.iterations is None else self.iterations
+
+    def rounds(self, size: int) -> range:
+        """Their numbers; those of the warm-up are negative."""
+        return range(-self.warmup, self.of(size))
+
+
+def parse_sizes(text: str) -> list[int]:
+    """`64Ki:16Mi` → numbers in a vector, from the first to the last, each four times the one before; `4Mi` → one.
+
+    Raises UsageError.
+    """
+    ends = text.split(":")
+    accepts = "it takes MIN:MAX or a single size, in numbers, such as 64Ki:16Mi"
+    if len(ends) > 2:
+        raise UsageError(f"{text!r} is no range of sizes; {accepts}", "-m")
+    try:
+        low, high = parse_size(ends[0]), parse_size(ends[-1])
+    except ValueError as error:
+        raise UsageError(f"{error}; {accepts}", "-m") from None
+    if not 1 <= low <= high <= LARGEST:
+        raise UsageError(f"{text!r} must be sizes from 1 to {LARGEST}, the smaller one first", "-m")
+    sizes = []
+    while low < high:
+        sizes.append(low)
+        low *= STEP
+    return [*sizes, high]
+
+
+def check_choice(option: str, value: str, accepted: Sequence[str]) -> None:
+    """Raise UsageError unless `value` is accepted."""
+    if value not in accepted:
+        raise UsageError(f"{value!r} is not one of {', '.join(accepted)}{suggestion(value, accepted)}", option)
+
+
+def rotated(items: Sequence[T], number: int) -> Iterator[T]:
+    """All items, beginning with another one each round, so that none always follows the same one."""
+    start = number % len(items)
+    yield from items[start:]
+    yield from items[:start]
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Python does not look for garbage while clocks run."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def check_memory(nbytes: int, what: str) -> None:
+    """Raise UsageError where this host lacks the memory for `what`."""
+    free = psutil.virtual_memory().available
+    if nbytes > free:
+        raise UsageError(
+            f"{what} takes about {nbytes / 1e9:.1f} GB, and this host has {free / 1e9:.1f} GB free: name fewer or "
+            "smaller ones",
+            "-m",
+        )
+
+
+def command_line() -> str:
+    """The command as it was typed, whichever Python runs it."""
+    return shlex.join(["mpisqueeze", *sys.argv[1:]])
+
+
+def differing(found: np.ndarray, expected: np.ndarray) -> int:
+    """How many elements differ, in a bit at least."""
+    bits = np.dtype(f"u{expected.itemsize}")
+    return int(np.count_nonzero(found.view(bits) != expected.view(bits)))

@@ -1,0 +1,229 @@
+"""What the tests of the kernel sets share: every kernel with its arguments, and numbers that are hard in some way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from mpisqueeze.kernels.random import derive_key
+from mpisqueeze.kernels.reference import blocks_of
+
+DTYPES: list[np.dtype[Any]] = [np.dtype(np.float32), np.dtype(np.float64)]
+KEY = derive_key(1, 2, 3)
+#: What a payload is filled with before it is encoded.
+UNSET = 0xA5
+#: (add, factor) of the decoders.
+WAYS = ((False, 1.0), (True, 1.0), (True, -0.3))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A pair of kernels with their arguments."""
+
+    label: str
+    kernel: str
+    arguments: Callable[[int], tuple[Any, ...]]  # of *_encode, from the vector's length
+    decode_arguments: Callable[[int], tuple[Any, ...]]
+    payload_bytes: Callable[[int, int], int]  # from the vector's length and a number's bytes
+    block: int = 0
+
+    def __str__(self) -> str:
+        return self.label
+
+    __repr__ = __str__
+
+    def encode(self, kernels: Any, v: Any, residual: Any, payload: Any = None) -> tuple[bool, Any]:
+        if payload is None:
+            payload = np.full(self.payload_bytes(v.size, v.dtype.itemsize), UNSET, np.uint8)
+        good = getattr(kernels, f"{self.kernel}_encode")(v, residual, payload, *self.arguments(v.size))
+        return good, payload
+
+    def decode(self, kernels: Any, payload: Any, out: Any, add: bool, factor: float = 1.0) -> Any:
+        getattr(kernels, f"{self.kernel}_decode")(payload, out, *self.decode_arguments(out.size), add, factor)
+        return out
+
+
+def stream_bytes(d: int, bits: int) -> int:
+    return -(-d * bits // 8)
+
+
+def copy() -> Case:
+    return Case("copy", "copy", lambda d: (), lambda d: (), lambda d, w: d * w)
+
+
+def signs(block: int, l2: bool) -> Case:
+    return Case(
+        f"signs:{block}:{'l2' if l2 else 'l1'}",
+        "signs",
+        lambda d: (block, l2),
+        lambda d: (block,),
+        lambda d, w: stream_bytes(d, 1) + w * blocks_of(d, block)[1],
+        block,
+    )
+
+
+def quantize(bits: int, bucket: int, norm: str, key: int = KEY) -> Case:
+    return Case(
+        f"quantize:{bits}:{bucket}:{norm}",
+        "quantize",
+        lambda d: (bits, bucket, norm, key),
+        lambda d: (bits, bucket),
+        lambda d, w: stream_bytes(d, bits) + w * blocks_of(d, bucket)[1],
+        bucket,
+    )
+
+
+def uniform(bits: int, bucket: int, key: int = KEY) -> Case:
+    return Case(
+        f"uniform:{bits}:{bucket}",
+        "uniform",
+        lambda d: (bits, bucket, key),
+        lambda d: (bits, bucket),
+        lambda d, w: stream_bytes(d, bits) + 2 * w * blocks_of(d, bucket)[1],
+        bucket,
+    )
+
+
+def kept(ratio: float, d: int) -> int:
+    return max(1, math.ceil(ratio * d))
+
+
+def topk(ratio: float) -> Case:
+    return Case(
+        f"topk:{ratio}",
+        "topk",
+        lambda d: (kept(ratio, d),),
+        lambda d: (kept(ratio, d),),
+        lambda d, w: kept(ratio, d) * (w + 4),
+    )
+
+
+def randomk(ratio: float, unbiased: bool, key: int = KEY) -> Case:
+    return Case(
+        f"randomk:{ratio}:{'unbiased' if unbiased else 'biased'}",
+        "randomk",
+        lambda d: (kept(ratio, d), key, unbiased),
+        lambda d: (kept(ratio, d),),
+        lambda d, w: 8 + kept(ratio, d) * w,
+    )
+
+
+def clip(bits: int) -> Case:
+    return Case(f"clip:{bits}", "clip", lambda d: (bits,), lambda d: (bits,), lambda d, w: stream_bytes(d, bits))
+
+
+def half(bfloat: bool) -> Case:
+    return Case("bf16" if bfloat else "fp16", "half", lambda d: (bfloat,), lambda d: (bfloat,), lambda d, w: 2 * d)
+
+
+RATIOS = (0.0001, 0.01, 0.06, 0.3, 0.5, 1.0)
+#: Cases without blocks.
+PLAIN = [
+    copy(),
+    half(False),
+    half(True),
+    *(clip(bits) for bits in (9, 12, 16, 19, 23, 24, 31)),
+    *(topk(ratio) for ratio in RATIOS),
+    *(randomk(ratio, unbiased) for ratio in (0.0001, 0.01, 0.5, 1.0) for unbiased in (False, True)),
+]
+
+
+def any_case(longest_block: int = 80_000) -> st.SearchStrategy[Case]:
+    """A kernel with arguments of any value; blocks may be longer than the vector, or 0: all of it."""
+    blocks = st.one_of(
+        st.sampled_from([0, 1, 8, 64, 512, 1000, 1024, 1032, longest_block]),
+        st.integers(1, 40),
+        st.integers(1, 300).map(lambda eights: 8 * eights),
+        st.integers(1, longest_block),
+    )
+    keys = st.integers(0, 2**64 - 1)
+    ratios = st.one_of(st.sampled_from(RATIOS), st.floats(1e-5, 1))
+    return st.one_of(
+        st.builds(signs, blocks, st.booleans()),
+        st.builds(quantize, st.integers(2, 8), blocks, st.sampled_from(["l2", "max"]), keys),
+        st.builds(uniform, st.integers(1, 8), blocks, keys),
+        st.builds(topk, ratios),
+        st.builds(randomk, ratios, st.booleans(), keys),
+        st.builds(clip, st.integers(9, 31)),
+        st.builds(half, st.booleans()),
+        st.builds(copy),
+    )
+
+
+def any_length(longest: int = 70_000) -> st.SearchStrategy[int]:
+    """Lengths 1 … `longest`, half of them just beside what a loop takes at a time."""
+    steps = [step for step in (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 8192, 32_768, 65_536) if step < longest]
+    beside = st.builds(
+        lambda step, times, tail: min(max(1, step * times + tail), longest),
+        st.sampled_from(steps),
+        st.integers(1, 4),
+        st.sampled_from([-1, 0, 1, 3, 5, 7]),
+    )
+    return st.one_of(st.integers(1, min(70, longest)), beside, beside, st.integers(1, longest))
+
+
+def numbers(rng: np.random.Generator, d: int, dtype: np.dtype[Any], kind: str) -> np.ndarray:
+    """d numbers of some kind; fp16 holds those of every kind up to `one block`."""
+    limits = np.finfo(dtype)
+    v = rng.standard_normal(d)
+    if kind == "zeros":
+        v *= 0
+    elif kind == "signed zeros":
+        v = np.copysign(0, v)
+    elif kind == "sparse":
+        v *= rng.random(d) < 0.05
+    elif kind == "ties":
+        v = np.round(v)
+    elif kind == "subnormal":
+        return rng.integers(-100, 101, d).astype(dtype) * limits.smallest_subnormal
+    elif kind == "tiny":
+        v *= limits.tiny
+    elif kind == "wide":
+        v *= 2.0 ** rng.integers(-40, 13, d)
+    elif kind == "small halves":
+        v *= 2e-6
+    elif kind == "one block":
+        v[rng.random(d) < 0.5] *= 0
+        v[d // 2 :] = -3.5
+    elif kind == "halves":
+        v *= 3e4
+    elif kind == "huge":
+        v = np.clip(v, -3, 3) * (limits.max / 2.0 ** rng.integers(2, 40))
+    elif kind == "largest":
+        v *= limits.max / 8
+    elif kind == "mixed":
+        v = np.copysign(2.0 ** rng.uniform(limits.minexp - limits.nmant, limits.maxexp - 1, d), v)
+    elif kind in ("nan", "inf"):
+        v[rng.integers(d)] = -np.inf if kind == "inf" else np.nan
+    else:
+        assert kind == "normal"
+    with np.errstate(over="ignore"):
+        return v.astype(dtype)
+
+
+FINITE_KINDS = [
+    "normal",
+    "zeros",
+    "signed zeros",
+    "sparse",
+    "ties",
+    "subnormal",
+    "tiny",
+    "wide",
+    "small halves",
+    "one block",
+    "halves",
+    "huge",
+    "largest",
+    "mixed",
+]
+KINDS = [*FINITE_KINDS, "nan", "inf"]
+
+
+def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.dtype == b.dtype and np.array_equal(a.view(np.uint8), b.view(np.uint8))
