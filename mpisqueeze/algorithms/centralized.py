@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from mpisqueeze.algorithms.base import Algorithm, Codec, Setup
 from mpisqueeze.comm.counters import Phase
-from mpisqueeze.comm.pipeline import choose_sections, common_grain
+from mpisqueeze.comm.pipeline import choose_sections
 from mpisqueeze.comm.root import RootExchange
 from mpisqueeze.comm.sharded import ShardedExchange
 
@@ -61,19 +61,22 @@ class ServerAlgorithm(Algorithm):
         self.parts = setup.parts()
         whole_up = setup.worker_codec() if self.compresses_up else setup.identity_codec()
         whole_down = setup.server_codec() if self.compresses_down else setup.identity_codec()
-        length, self.schedule = choose_sections(
+        sections = choose_sections(
             setup.network,
             setup.dimension,
-            common_grain(whole_up.compressor.grain, whole_down.compressor.grain),
+            (whole_up.compressor.grain, whole_down.compressor.grain),
             whole_up.payload_bytes,
             whole_down.payload_bytes,
             by_root=not sharded,
         )
+        self.schedule = sections.schedule
         full = setup.identity_codec
         self.up, self.down = [], []
         for s, part in enumerate(self.parts):
-            self.up.append(Sections(partial(setup.worker_codec, s) if self.compresses_up else full, part, length))
-            self.down.append(Sections(partial(setup.server_codec, s) if self.compresses_down else full, part, length))
+            make_up = partial(setup.worker_codec, s) if self.compresses_up else full
+            make_down = partial(setup.server_codec, s) if self.compresses_down else full
+            self.up.append(Sections(make_up, part, sections.up))
+            self.down.append(Sections(make_down, part, sections.down))
         up_bytes, down_bytes = ([sections.sizes for sections in parts] for parts in (self.up, self.down))
         alignment = setup.dtype.itemsize
         self.exchange: RootExchange | ShardedExchange
@@ -85,19 +88,19 @@ class ServerAlgorithm(Algorithm):
         self.serves = server == setup.rank and bool(self.up[server].items)
         mine = self.parts[server]
         self._served = mine.stop - mine.start
-        self._sums = self._make_sums(server) if self.serves else []
+        self._sums: list[Any] = []
+        self._means: list[Any] = []
+        if self.serves:
+            # Full vectors are added up in the buffer that MPI is handed.
+            row = self.exchange.answers[server]
+            total = setup.zeros(self._served) if self.compresses_down else row.view(setup.dtype)
+            self._sums = [total[n.start - mine.start : n.stop - mine.start] for _, n, _ in self.up[server].items]
+            self._means = [total[n.start - mine.start : n.stop - mine.start] for _, n, _ in self.down[server].items]
         self._v: Any = None
         self._delta: Any = None
         self._delta_bar: Any = None
         self._out: Any = None
         self._factor: float | None = None
-
-    def _make_sums(self, server: int) -> list[Any]:
-        """Where each section of the served part is added up; full vectors in the buffer that MPI is handed."""
-        if not self.compresses_down:
-            return [answer.view(self.setup.dtype) for answer in self.exchange.down[server]]
-        sums = self.setup.zeros(self._served)
-        return [sums[first : first + numbers.stop - numbers.start] for _, numbers, first in self.up[server].items]
 
     def server_memory(self) -> Any:
         """A vector of zeros as long as the part that this rank serves, or None where it serves none."""
@@ -143,7 +146,7 @@ class ServerAlgorithm(Algorithm):
             codec.decode_add(payload, self._sums[section])
 
     def answer(self, part: int, section: int) -> None:
-        mean = self._sums[section]
+        mean = self._means[section]
         mean /= self.setup.size
         self.setup.network.clock.lap(Phase.DECODE)
         if not self.compresses_down:

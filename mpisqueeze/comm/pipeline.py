@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mpisqueeze.comm.counters import Phase
@@ -38,8 +39,11 @@ class Work(Protocol):
         """Take `down[part][section]`, which is there."""
 
 
-def cut(network: Network, sizes: Sequence[Sequence[int]], alignment: int) -> list[list[Wire]]:
-    """A wire for each section of each part, out of one buffer; parts begin at multiples of `alignment` bytes."""
+def cut(network: Network, sizes: Sequence[Sequence[int]], alignment: int) -> tuple[list[list[Wire]], list[Any]]:
+    """A wire for each section of each part, out of one buffer, and each part's bytes (uint8) in a row.
+
+    Parts begin at multiples of `alignment` bytes.
+    """
     starts, end = [], 0
     for part in sizes:
         starts.append(end)
@@ -51,7 +55,7 @@ def cut(network: Network, sizes: Sequence[Sequence[int]], alignment: int) -> lis
         for nbytes in part:
             wires[-1].append(whole.part(start, start + nbytes))
             start += nbytes
-    return wires
+    return wires, [whole.array[start : start + sum(part)] for start, part in zip(starts, sizes, strict=True)]
 
 
 class Inbox:
@@ -122,39 +126,64 @@ def section_lengths(dimension: int, grain: int | None) -> Iterator[int]:
     yield dimension
 
 
+@dataclass(frozen=True)
+class Sections:
+    """How the vector is cut.
+
+    Attributes:
+        up, down: numbers in a section on the way to the servers, and on the way back: the same, or all of a part where
+            its payload cannot be cut.
+        schedule: what that costs, with the tree.
+    """
+
+    up: int
+    down: int
+    schedule: Schedule
+
+
 def choose_sections(
-    network: Network, dimension: int, grain: int | None, up_bytes: int, down_bytes: int, by_root: bool
-) -> tuple[int, Schedule]:
-    """(numbers in a section, schedule) for an exchange of so many bytes a vector, the fastest by the cost model.
+    network: Network,
+    dimension: int,
+    grains: tuple[int | None, int | None],
+    up_bytes: int,
+    down_bytes: int,
+    by_root: bool,
+) -> Sections:
+    """The fastest sections and tree, by the cost model, for an exchange of so many bytes a vector.
 
     Args:
         dimension: of the vector.
-        grain: see `Compressor.grain`; None where the payload stays whole.
+        grains: of the payloads to the servers and back, see `Compressor.grain`; None where a payload stays whole.
         by_root: through rank 0, or sharded.
     """
     ranks, link = network.world.size, network.link
     servers = 1 if by_root else ranks
     longest = -(-dimension // servers)
+    up_grain, down_grain = grains
+    # Behind a root, answers in sections reach all through a tree sooner, though payloads came in one piece.
+    whole_up = by_root and up_grain is None and down_grain is not None
+    grain = down_grain if whole_up else common_grain(*grains)
     # Alone, a rank has nothing to hide its coding behind.
     lengths = list(section_lengths(longest, grain)) if ranks > 1 or network.chunk_bytes else [longest]
     most = network.message_bytes
     if most is not None:
-        fitting = [n for n in lengths if max(up_bytes, down_bytes) / dimension * n <= most] or lengths[:1]
+        largest = down_bytes if whole_up else max(up_bytes, down_bytes)
+        fitting = [n for n in lengths if largest / dimension * n <= most] or lengths[:1]
         lengths = fitting if network.chunk_bytes is None else fitting[-1:]
-    best: tuple[float, int, Schedule] | None = None
+    best: tuple[float, Sections] | None = None
     for length in reversed(lengths):
         count = -(-longest // length)
         coding = CODING_S * dimension / count
         for way in root_ways(network, count) if by_root else [""]:
             if by_root:
-                schedule = cost.through_root(link, ranks, up_bytes, down_bytes, count, way)
+                schedule = cost.through_root(link, ranks, up_bytes, down_bytes, count, way, whole_up)
             else:
                 schedule = cost.sharded(link, ranks, up_bytes, down_bytes, count)
             seconds = schedule.seconds + coding
             if best is None or seconds < best[0] * (1 - 1e-9):
-                best = (seconds, length, schedule)
+                best = (seconds, Sections(longest if whole_up else length, length, schedule))
     assert best is not None
-    return best[1], best[2]
+    return best[1]
 
 
 def root_ways(network: Network, sections: int) -> Sequence[str]:

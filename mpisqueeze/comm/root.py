@@ -21,13 +21,15 @@ class RootExchange:
     that sends it; (N − 1) payloads go up and (N − 1) down, whatever the tree.
 
     Args:
-        up_bytes, down_bytes: payload size of each section, the same on every rank.
+        up_bytes, down_bytes: payload size of each section, the same on every rank; as many up as down, or a single one
+            up.
         alignment: bytes of a number.
         way: the tree, see `network.cost.Tree`.
 
     Attributes:
         up: up[0][j] is uint8: this rank's payload of section j.
         down: down[0][j] is uint8: the root's answer.
+        answers: answers[0] is uint8: all of down[0] in a row.
     """
 
     def __init__(
@@ -35,8 +37,8 @@ class RootExchange:
     ) -> None:
         self.network = network
         self._rank, size = network.world.rank, network.world.size
-        (self._up,) = cut(network, [up_bytes], alignment)
-        (self._down,) = cut(network, [down_bytes], alignment)
+        (self._up,), _ = cut(network, [up_bytes], alignment)
+        (self._down,), self.answers = cut(network, [down_bytes], alignment)
         self.up, self.down = [[wire.array for wire in self._up]], [[wire.array for wire in self._down]]
         self._workers = size - 1
         tree = Tree(way, size)
@@ -68,12 +70,13 @@ class RootExchange:
     def _serve(self, work: Work) -> None:
         network, inbox = self.network, self._inbox
         inbox.open()
-        for j in range(len(self._up)):
-            if j:
-                work.encode(0, j)
-            work.accumulate(0, j, self.up[0][j], True)
-            for _ in range(self._workers):
-                work.accumulate(0, j, inbox.next(), False)
+        for j in range(len(self._down)):
+            if j < len(self._up):
+                if j:
+                    work.encode(0, j)
+                work.accumulate(0, j, self.up[0][j], True)
+                for _ in range(self._workers):
+                    work.accumulate(0, j, inbox.next(), False)
             work.answer(0, j)
             self._pass_on(j)
             network.clock.lap(Phase.COMM)

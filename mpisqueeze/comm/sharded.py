@@ -25,6 +25,7 @@ class ShardedExchange:
     Attributes:
         up: up[s][j] is uint8: this rank's payload of part s, section j.
         down: down[s][j] is uint8: the answers; rank s fills the s-th part's.
+        answers: answers[s] is uint8: all of down[s] in a row.
     """
 
     def __init__(
@@ -32,8 +33,8 @@ class ShardedExchange:
     ) -> None:
         self.network = network
         self._rank, self._size = network.world.rank, network.world.size
-        self._up = cut(network, up_bytes, alignment)
-        self._down = cut(network, down_bytes, alignment)
+        self._up, _ = cut(network, up_bytes, alignment)
+        self._down, self.answers = cut(network, down_bytes, alignment)
         self.up, self.down = ([[wire.array for wire in part] for part in wires] for wires in (self._up, self._down))
         self._behind = [(self._rank + k) % self._size for k in range(1, self._size)]
         self._before = self._behind[::-1]

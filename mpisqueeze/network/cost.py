@@ -145,7 +145,9 @@ def chunk_counts(most: int) -> Iterator[int]:
     yield most
 
 
-def through_root(link: Link, ranks: int, up_bytes: float, down_bytes: float, chunks: int, way: str) -> Schedule:
+def through_root(
+    link: Link, ranks: int, up_bytes: float, down_bytes: float, chunks: int, way: str, whole_up: bool = False
+) -> Schedule:
     """Payloads of `up_bytes` go to rank 0, which answers with `down_bytes` to all, chunk by chunk through a tree.
 
     The root receives a chunk from everybody in G = (N − 1)τ(u) + l. Down the tree it takes D: on its way to a rank it
@@ -156,16 +158,20 @@ def through_root(link: Link, ranks: int, up_bytes: float, down_bytes: float, chu
 
         T = G + D + max((K − 1)·p, ⌊(K − 1)/A⌋·(G + D) + ((K − 1) mod A)·p)
 
-    A binomial tree is for one chunk.
+    With `whole_up` payloads go up in one piece each, and only the answer is cut: G = (N − 1)τ(u) + l is once, and p what
+    the tree's ports need. A binomial tree is for one chunk.
     """
     if ranks == 1:
         return Schedule(0.0, 0.0, 1, way)
     fanout, inner, paths = _shape(way, ranks)
-    up, down = link.message(up_bytes / chunks), link.message(down_bytes / chunks)
+    up, down = link.message(up_bytes if whole_up else up_bytes / chunks), link.message(down_bytes / chunks)
     first = (ranks - 1) * up + link.latency + max(sends * down + hops * link.latency for sends, hops in paths)
     period = max((ranks - 1) * up, fanout * down, up + inner * down if inner else 0.0)
     port = max((ranks - 1) * up_bytes, fanout * down_bytes, up_bytes + inner * down_bytes if inner else 0)
-    seconds = _pipeline(first, period, chunks, chunks_ahead(ranks, chunks, up_bytes))
+    if whole_up:
+        seconds = first + (chunks - 1) * max(fanout, inner) * down
+    else:
+        seconds = _pipeline(first, period, chunks, chunks_ahead(ranks, chunks, up_bytes))
     return Schedule(seconds, port, chunks, way)
 
 

@@ -28,7 +28,7 @@ from mpisqueeze.algorithms.allreduce import Allreduce
 from mpisqueeze.algorithms.base import Algorithm
 from mpisqueeze.algorithms.centralized import ServerAlgorithm
 from mpisqueeze.algorithms.decentralized import GossipAlgorithm
-from mpisqueeze.comm.pipeline import choose_sections, common_grain
+from mpisqueeze.comm.pipeline import choose_sections
 from mpisqueeze.config import SERVERS, TrainConfig
 from mpisqueeze.errors import UsageError
 from mpisqueeze.network import cost
@@ -61,7 +61,7 @@ class Traffic:
         ranks, dimension: N and d.
         up, down: payload bytes of a whole vector to the servers and back; of an exchange without servers `up` is the
             payload to each neighbour, or the vector.
-        grain: numbers at whose multiples payloads can be cut, or None.
+        grains: numbers at whose multiples payloads can be cut on either way, or None.
         degree: the largest number of neighbours.
         total: bytes of all ranks together, as runs count them.
     """
@@ -71,7 +71,7 @@ class Traffic:
     dimension: int
     up: int
     down: int
-    grain: int | None
+    grains: tuple[int | None, int | None]
     degree: int
     total: int
 
@@ -110,8 +110,8 @@ def _schedule(traffic: Traffic, link: Link, told: Told) -> Schedule:
     )
     by_root = traffic.exchange == "root"
     return choose_sections(
-        cast(Any, network), traffic.dimension, traffic.grain, traffic.up, traffic.down, by_root=by_root
-    )[1]
+        cast(Any, network), traffic.dimension, traffic.grains, traffic.up, traffic.down, by_root=by_root
+    ).schedule
 
 
 @dataclass(frozen=True)
@@ -232,20 +232,22 @@ def _served(method: Method, ranks: int, dimension: int, dtype: np.dtype[Any]) ->
         longer = method.payload(share + 1, dtype, compressed)[0] if rest else 0
         sizes.append(rest * longer + (servers - rest) * shorter)
     up, down = sizes
-    grains = [method.payload(dimension, dtype, each)[1] for each in (cls.compresses_up, cls.compresses_down)]
+    up_grain, down_grain = (
+        method.payload(dimension, dtype, each)[1] for each in (cls.compresses_up, cls.compresses_down)
+    )
     total = (ranks - 1) * (up + down)
-    return Traffic(method.server or SERVERS[0], ranks, dimension, up, down, common_grain(*grains), 0, total)
+    return Traffic(method.server or SERVERS[0], ranks, dimension, up, down, (up_grain, down_grain), 0, total)
 
 
 def _gossip(method: Method, ranks: int, dimension: int, dtype: np.dtype[Any]) -> Traffic:
     nbytes, _ = method.payload(dimension, dtype, getattr(method.algorithm.cls, "compresses", True))
     largest, together = degrees(method.topology or "ring", ranks)
-    return Traffic("neighbours", ranks, dimension, nbytes, 0, None, largest, together * nbytes)
+    return Traffic("neighbours", ranks, dimension, nbytes, 0, (None, None), largest, together * nbytes)
 
 
 def _allreduced(method: Method, ranks: int, dimension: int, dtype: np.dtype[Any]) -> Traffic:
     nbytes = dimension * dtype.itemsize
-    return Traffic("allreduce", ranks, dimension, nbytes, 0, None, 0, 2 * (ranks - 1) * nbytes)
+    return Traffic("allreduce", ranks, dimension, nbytes, 0, (None, None), 0, 2 * (ranks - 1) * nbytes)
 
 
 _EXCHANGES: tuple[tuple[type, Callable[[Method, int, int, np.dtype[Any]], Traffic]], ...] = (

@@ -120,8 +120,9 @@ def sectioned_equals_whole() -> None:
     world = World()
     d = 4500
     for spec in COMPRESSORS:
-        for name in ("sgd", "csgd", "doublesqueeze"):
-            compressor = "identity" if name == "sgd" else spec
+        full_down = spec in ("identity", "onebit:0", "uniform:8", "topk:0.01")
+        for name in ("csgd", "doublesqueeze") if full_down else ("doublesqueeze",):
+            compressor = spec
             for server in SERVERS:
                 whole: Any = make_algorithm(name, compressor, d, np.float32, world, server=server, chunk=10**6)
                 assert all(len(part) == 1 for part in whole.exchange.up)
@@ -133,6 +134,9 @@ def sectioned_equals_whole() -> None:
                         assert sections > 1
                     if compressor.startswith(("topk", "randomk")) or compressor in ("onebit:0", "qsgd:8,bucket=33"):
                         assert sections == 1
+                    if name == "csgd" and server == "root":
+                        # The answer is cut, be the payloads or not.
+                        assert len(cut.exchange.down[0]) > 1
                     assert cut.bytes_per_iteration() == nbytes, (name, spec, server)
                     counter = cut.setup.network.counter
                     x = run_steps(cut, start_at(d, np.float32), STEPS)
