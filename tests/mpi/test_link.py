@@ -251,7 +251,7 @@ def test_a_linked_run_says_so(mpisqueeze_run: Callable[..., Any]) -> None:
 
 def test_links_can_be_swept(mpisqueeze_run: Callable[..., Any]) -> None:
     finished = mpisqueeze_run(
-        2, "compare", "sgd", "dpsgd", "--sweep", "link=latency=1ms;latency=4ms", "--iterations", "8", "--json", "-"
+        2, "compare", "sgd", "dpsgd", "--sweep", "link=latency=1ms;latency=20ms", "--iterations", "8", "--json", "-"
     )
     assert finished.code == 0, finished.err
     comm = {
@@ -260,4 +260,5 @@ def test_links_can_be_swept(mpisqueeze_run: Callable[..., Any]) -> None:
     }
     assert len(comm) == 4, comm
     quick, slow = sorted(v for (name, _), v in comm.items() if name == "sgd")
-    assert slow - quick > 4e-3
+    # Twice 19 ms, and what noise there is.
+    assert slow - quick > 20e-3
