@@ -158,8 +158,8 @@ def through_root(
 
         T = G + D + max((K − 1)·p, ⌊(K − 1)/A⌋·(G + D) + ((K − 1) mod A)·p)
 
-    With `whole_up` payloads go up in one piece each, and only the answer is cut: G = (N − 1)τ(u) + l is once, and p what
-    the tree's ports need. A binomial tree is for one chunk.
+    With `whole_up` payloads go up in one piece each, and only the answer is cut: G = (N − 1)τ(u) + l comes once, p is
+    what the tree needs. A binomial tree is for one chunk.
     """
     if ranks == 1:
         return Schedule(0.0, 0.0, 1, way)
