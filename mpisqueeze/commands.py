@@ -117,7 +117,7 @@ def run_report(
     plot_to: str | None,
     color: str,
 ) -> int:
-    """`mpisqueeze report`; no MPI. Under a launcher only rank 0 does anything."""
+    """`mpisqueeze report`; no MPI. Under a launcher every rank finds the same errors, and only rank 0 writes."""
     from mpisqueeze.comm.launched import launched_rank
     from mpisqueeze.record.reading import read_runs
     from mpisqueeze.report import plot
@@ -128,8 +128,6 @@ def run_report(
     from mpisqueeze.report.markdown_export import write_markdown
     from mpisqueeze.report.ranking import rank_runs, summaries_of
 
-    if launched_rank():
-        return ExitCode.OK
     check_color(color)
     check_target_loss(target_loss)
     alone = check_targets({"--json": json_to, "--csv": csv_to, "--markdown": markdown_to})
@@ -140,6 +138,8 @@ def run_report(
     if target_loss is None and len(comparisons) == 1:
         target_loss = comparisons[0].target_loss
     ranking = rank_runs(runs, target_loss)
+    if launched_rank():
+        return ExitCode.OK
     console = make_console(choose_terminal(color, stdout_is_json=alone), stderr=alone)  # type: ignore[arg-type]
     if len(runs) == 1:
         console.print(closing(runs[0].summary))

@@ -223,3 +223,9 @@ def test_a_signal_ends_the_run_and_skips_the_rest(
     assert [summary["status"] for summary in about["summaries"]] == ["interrupted", "skipped"]
     assert re.search("memsgd/onebit +skipped", out)
     assert not (tmp_path / "c" / "02-memsgd-onebit").exists()
+
+
+def test_a_report_of_nothing_ends_on_every_rank(mpisqueeze_run: Callable[..., Any]) -> None:
+    finished = mpisqueeze_run(2, "report", "nowhere", timeout=30)
+    assert finished.code == 2
+    assert finished.err.count("mpisqueeze: error: RUN: nowhere is not there") == 1
