@@ -382,6 +382,47 @@ def compare(
 
 
 @app.command()
+def reproduce(
+    claims: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(
+            metavar="CLAIM…",
+            help="Names, FILE.toml, or all. Without any: a list of them.",
+            show_default=False,
+        ),
+    ] = None,
+    scale: Annotated[
+        str, typer.Option(help="laptop: minutes on two cores. gpu: the talks' own sizes.", rich_help_panel=RUN)
+    ] = "laptop",
+    data_dir: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Where data files are. Default: $MPISQUEEZE_DATA, else ./data.", rich_help_panel=RUN),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="auto (a GPU where every rank has one), cpu or cuda.", rich_help_panel=RUN)
+    ] = "auto",
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="Folder, new or empty, with one for each claim. Default: results/<time>-reproduce-n<N>.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    json_to: JsonOption = None,
+    color: ColorOption = "auto",
+) -> int:
+    """Put the talks' claims to the test here: for each its runs, what decides, and a verdict.
+
+    [bold]mpirun -n 8 mpisqueeze reproduce all[/]
+    """
+    from mpisqueeze.commands import run_claims, run_reproduce
+
+    if not claims:
+        return run_claims(json_to, color)
+    return run_reproduce(claims, scale, data_dir, device, out, json_to, color)
+
+
+@app.command()
 def report(
     runs: Annotated[
         list[Path], typer.Argument(metavar="RUN…", help="Run folders; a comparison's folder stands for its runs.")

@@ -108,6 +108,82 @@ def run_compare(
     return ExitCode.DIVERGED if "diverged" in outcome.statuses else ExitCode.FAILED
 
 
+def run_reproduce(
+    wanted: Sequence[str],
+    scale: str,
+    data_dir: Path | None,
+    device: str,
+    out: Path | None,
+    json_to: str | None,
+    color: str,
+) -> int:
+    """`mpisqueeze reproduce`, on every rank; the exit code, 0 whatever the verdicts are."""
+    from mpisqueeze.comm.world import Signal, World
+    from mpisqueeze.interrupts import Interrupts
+    from mpisqueeze.record.folder import RunFolder, check_path, timed_path
+    from mpisqueeze.report.claims_view import ClaimsView, claims_report
+    from mpisqueeze.report.json_export import write_json
+    from mpisqueeze.reproduce.claims import select
+    from mpisqueeze.reproduce.engine import check_claims, check_tasks, plan_tasks
+
+    world = World()
+    check_launch(world)
+    tasks = world.collectively(lambda: plan_tasks(select(wanted, scale), world.size, data_dir, device))
+    world.on_root(lambda: check_output(json_to, color))
+    world.on_root(lambda: check_path(out) if out else None)
+    choice = choose_terminal(color, stdout_is_json=json_to == "-")  # type: ignore[arg-type]
+    console = make_console(choice, stderr=json_to == "-")
+    folder: RunFolder | None = None
+    view: ClaimsView | None = None
+
+    def open_folder() -> str:
+        nonlocal folder
+        folder = RunFolder(out or timed_path("reproduce", world.size))
+        return str(folder.path)
+
+    with Interrupts() as interrupts:
+        check_tasks(tasks, world)
+        path = world.on_root(open_folder)
+        if world.is_root:
+            view = ClaimsView(console, choice.live, len(tasks), interrupts.hand_on)
+        try:
+            verdicts, stopped = check_claims(tasks, world, Path(path), scale, interrupts, folder, view)
+        finally:
+            if view:
+                view.close()
+    if world.is_root:
+        if verdicts:
+            console.print(claims_report(verdicts))
+        console.print(f"folder: {path}", style="dim", soft_wrap=True)
+        if json_to:
+            write_json(verdicts, json_to)
+    if stopped:
+        return ExitCode.INTERRUPTED if stopped == Signal.INTERRUPT else ExitCode.TERMINATED
+    return ExitCode.OK
+
+
+def run_claims(json_to: str | None, color: str) -> int:
+    """`mpisqueeze reproduce` without a claim: what there is to choose from."""
+    from rich import box
+    from rich.table import Table
+
+    from mpisqueeze.report.json_export import write_json
+    from mpisqueeze.reproduce.claims import SCALES, names, select
+
+    check_output(json_to, color)
+    found = select(names(), SCALES[0])
+    if json_to:
+        write_json([{"claim": claim.name, "title": claim.title, "says": claim.says} for claim in found], json_to)
+    if json_to != "-":
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("claim", style="bold", no_wrap=True)
+        table.add_column("says")
+        for claim in found:
+            table.add_row(claim.name, claim.says)
+        make_console(choose_terminal(color)).print(table)  # type: ignore[arg-type]
+    return ExitCode.OK
+
+
 def run_report(
     paths: Sequence[Path],
     target_loss: float | None,

@@ -18,7 +18,7 @@ from mpisqueeze import __version__
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.comparison_table import STATUS_STYLES
 from mpisqueeze.report.format import counted, duration, grouped, significant, size
-from mpisqueeze.report.view import View
+from mpisqueeze.report.view import Watcher
 
 if TYPE_CHECKING:
     from mpisqueeze.preparation import Run
@@ -41,7 +41,7 @@ class _Row:
     pace: str = ""
 
 
-class CompareView(View):
+class CompareView(Watcher):
     """Watches all runs of a comparison, one after the other.
 
     Args:
