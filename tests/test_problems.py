@@ -17,8 +17,9 @@ from mpisqueeze.data.partition import Partition, parse_partition, partition_indi
 from mpisqueeze.errors import UsageError
 from mpisqueeze.problems import classification
 from mpisqueeze.problems.base import Problem
-from mpisqueeze.problems.classification import BatchSampler, ClassificationProblem
+from mpisqueeze.problems.classification import ClassificationProblem
 from mpisqueeze.problems.quadratic import Quadratic
+from mpisqueeze.problems.samples import BatchSampler
 
 ALL = ["logistic", "mlp:5", "mlp:7x1", "mlp:6x5x3", "quadratic:11", "quadratic:1", "quadratic:11,spread=0"]
 NEEDS_DATA = [text for text in ALL if not text.startswith("quadratic")]
