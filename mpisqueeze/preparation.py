@@ -93,7 +93,8 @@ class Run:
         config, part, world = self.plan.config, self.plan.problem, self.world
         options = dict(part.options)
         if getattr(part.cls, "needs_data", False):
-            options["dataset"] = load_dataset(config.data, config.data_dir, config.seed)
+            dataset = load_dataset(config.data, config.data_dir, config.seed)
+            options["dataset"] = dataset.subset(config.samples, config.test_samples, config.seed)
             options["batch_size"] = config.batch_size
             options["partition"] = self.plan.partition
         with contracts.plugin(part, "--problem", "__init__(rank, size, seed, xp, dtype)"):
