@@ -159,6 +159,7 @@ def plan(config: TrainConfig) -> Plan:
             "--compressor",
         )
     problem = registry.problems.find(config.problem)
+    getattr(problem.cls, "check_installed", lambda: None)()
     partition = parse_partition(config.partition)
     if getattr(problem.cls, "needs_data", False):
         check_data_spec(config.data)

@@ -18,6 +18,7 @@ from mpisqueeze.errors import UsageError
 from mpisqueeze.problems import classification
 from mpisqueeze.problems.base import Problem
 from mpisqueeze.problems.classification import ClassificationProblem
+from mpisqueeze.problems.images import ImageProblem
 from mpisqueeze.problems.quadratic import Quadratic
 from mpisqueeze.problems.samples import BatchSampler
 
@@ -354,7 +355,7 @@ def test_quadratic_is_the_same_however_it_is_cut_into_chunks(monkeypatch: pytest
     ("text", "says"),
     [
         ("quadratics:3", "did you mean 'quadratic'"),
-        ("svm", "known: logistic, mlp, quadratic"),
+        ("svm", "known: cnn, logistic, mlp, quadratic, resnet18"),
         ("quadratic", "write quadratic:DIMENSION"),
         ("quadratic:0", "dimension must be"),
         ("quadratic:5,condition=0.5", "condition must be"),
@@ -379,4 +380,4 @@ def test_impossible_splits_are_refused() -> None:
 
 def test_every_registered_problem_says_truly_whether_it_needs_data() -> None:
     for problem in registry.problems.builtins().values():
-        assert problem.needs_data == issubclass(problem, ClassificationProblem)
+        assert problem.needs_data == issubclass(problem, ClassificationProblem | ImageProblem)

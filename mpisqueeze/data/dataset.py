@@ -33,6 +33,8 @@ class Dataset:
     classes: int
     scale: float = 1.0
     offset: float = 0.0
+    image: tuple[int, int, int] | None = None  # channels, height, width; the features in this order
+    natural: bool = False  # photographs: shifted by some pixels or mirrored, they are of the same class
 
     @property
     def features(self) -> int:
@@ -72,6 +74,6 @@ class DataSource:
     parameters: Sequence[Parameter] = ()
 
 
-def standardisation(mean: float, std: float) -> dict[str, float]:
+def standardisation(mean: float, std: float) -> dict[str, Any]:
     """The `scale` and `offset` that turn inputs of this mean and deviation into mean 0 and deviation 1."""
     return {"scale": 1.0 / std, "offset": -mean / std}
