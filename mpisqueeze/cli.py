@@ -60,7 +60,7 @@ def _settings(options: dict[str, Any]) -> TrainConfig:
 
     sizes = {
         name: _size(f"--{name.replace('_', '-')}", options[name])
-        for name in ("iterations", "batch_size", "eval_every", "chunk")
+        for name in ("iterations", "batch_size", "samples", "test_samples", "eval_every", "chunk")
         if options[name] is not None
     }
     return TrainConfig(**{**options, **sizes})
@@ -247,6 +247,22 @@ def train(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Where data files are. Default: $MPISQUEEZE_DATA, else ./data.", rich_help_panel=PROBLEM),
     ] = None,
+    samples: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="Train on so many samples, drawn once from the training set by the seed. Default: all.",
+            metavar="COUNT",
+            rich_help_panel=PROBLEM,
+        ),
+    ] = None,
+    test_samples: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="Evaluate on so many of the test set, drawn likewise. Default: all.",
+            metavar="COUNT",
+            rich_help_panel=PROBLEM,
+        ),
+    ] = None,
     partition: Annotated[
         str,
         typer.Option(help="iid, label or dirichlet:ALPHA: how samples spread over ranks.", rich_help_panel=PROBLEM),
@@ -266,6 +282,13 @@ def train(
     lr_schedule: Annotated[
         str, typer.Option(help="constant, step:EPOCHS:FACTOR or cosine.", rich_help_panel=RUN)
     ] = "constant",
+    momentum: Annotated[
+        float,
+        typer.Option(
+            help="β of heavy-ball momentum on each rank's gradient: m ← βm + g, and m is exchanged in place of g.",
+            rich_help_panel=RUN,
+        ),
+    ] = 0.0,
     weight_decay: Annotated[float, typer.Option(help="λ: adds λx to each gradient.", rich_help_panel=RUN)] = 0.0,
     clip_norm: Annotated[
         Optional[float],  # noqa: UP045

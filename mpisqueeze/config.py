@@ -37,8 +37,8 @@ class TrainConfig:
     """What the command line sets; None means: the default that `plan` resolves.
 
     `epochs`, `eval_every` (iterations between evaluations, 0 = only at the end) and `iterations` are per run;
-    `batch_size` is
-    samples a rank; `lr` the base learning rate γ.
+    `batch_size` is samples a rank; `lr` the base learning rate γ; `samples` and `test_samples` how many of the data
+    set's there are.
     """
 
     algorithm: str = "doublesqueeze"
@@ -52,12 +52,15 @@ class TrainConfig:
     problem: str = "mlp"
     data: str = "digits"
     data_dir: Path | None = None
+    samples: int | None = None
+    test_samples: int | None = None
     partition: str = "iid"
     iterations: int | None = None
     epochs: float | None = None
     batch_size: int = 16
     lr: float = 0.3
     lr_schedule: str = "constant"
+    momentum: float = 0.0
     weight_decay: float = 0.0
     clip_norm: float | None = None
     seed: int = 1
@@ -124,6 +127,8 @@ def plan(config: TrainConfig) -> Plan:
             raise UsageError(f"{value!r} is not one of {', '.join(accepted)}{suggestion(value, accepted)}", option)
     _at_least("--iterations", config.iterations, 1)
     _at_least("--batch-size", config.batch_size, 1)
+    _at_least("--samples", config.samples, 1)
+    _at_least("--test-samples", config.test_samples, 1)
     _at_least("--warmup", config.warmup, 0)
     _at_least("--eval-every", config.eval_every, 0)
     _at_least("--consensus-every", config.consensus_every, 0)
@@ -138,6 +143,8 @@ def plan(config: TrainConfig) -> Plan:
     check_topology(config.topology)
     if not math.isfinite(config.weight_decay) or config.weight_decay < 0:
         raise UsageError(f"must be a number ≥ 0, got {config.weight_decay}", "--weight-decay")
+    if not 0 <= config.momentum < 1:
+        raise UsageError(f"must be a number from 0 to below 1, got {config.momentum}", "--momentum")
     if config.iterations is not None and config.epochs is not None:
         raise UsageError("give --iterations or --epochs, not both", "--iterations")
     algorithm = registry.algorithms.find(config.algorithm)
@@ -152,9 +159,13 @@ def plan(config: TrainConfig) -> Plan:
             "--compressor",
         )
     problem = registry.problems.find(config.problem)
+    getattr(problem.cls, "check_installed", lambda: None)()
     partition = parse_partition(config.partition)
     if getattr(problem.cls, "needs_data", False):
         check_data_spec(config.data)
+    elif config.samples is not None or config.test_samples is not None:
+        option = "--samples" if config.samples is not None else "--test-samples"
+        raise UsageError(f"{problem.name} takes no part of --data", option)
     link = None if config.link is None else parse_link(config.link)
     return Plan(config, algorithm, compressor, problem, partition, parse_schedule(config.lr_schedule), link)
 

@@ -30,6 +30,7 @@ from typing import Any
 
 import psutil
 
+from mpisqueeze.cores import usable_cores
 from mpisqueeze.errors import ExitCode, UsageError
 
 GRACE_S = 10.0  # for ranks to finish an iteration and write a checkpoint
@@ -232,21 +233,6 @@ def _loaded_mpi() -> tuple[Flavour, str]:
         if re.search(pattern, version):
             return flavour, path.strip()
     return Flavour.UNKNOWN, path.strip()
-
-
-def usable_cores() -> int:
-    """Physical cores that this process may use; threads of one core count once, as in mpirun's slots."""
-    try:
-        threads = sorted(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS
-        return psutil.cpu_count(logical=False) or os.cpu_count() or 1
-    cores = set()
-    for thread in threads:
-        try:
-            cores.add(Path(f"/sys/devices/system/cpu/cpu{thread}/topology/thread_siblings_list").read_text())
-        except OSError:
-            return len(threads)
-    return len(cores)
 
 
 def _hosts(environment: Mapping[str, str]) -> int:

@@ -14,6 +14,7 @@ from mpisqueeze.comm.link import emulate
 from mpisqueeze.comm.world import World
 from mpisqueeze.compressors.base import Compressor, adapt
 from mpisqueeze.config import DEFAULT_EPOCHS, Plan
+from mpisqueeze.cores import threads_of_rank
 from mpisqueeze.data import load_dataset
 from mpisqueeze.devices import choose_device
 from mpisqueeze.errors import UsageError
@@ -29,6 +30,7 @@ class Run:
 
     Attributes:
         problem, x (d): this rank's.
+        threads: how many this rank may compute with.
         iterations, per_epoch, eval_every: in iterations.
         warnings: why theory does not promise that this run converges.
         path: the run folder's, on every rank; `folder` is open on rank 0 only.
@@ -39,9 +41,10 @@ class Run:
         self.plan, self.world = plan, world
         world.on_root(lambda: check_path(config.out) if config.out else None)
         self.device = choose_device(config.device, config.buffers, world)
+        self.threads = threads_of_rank(world)
         self.problem = world.collectively(self._build_problem)
         self.dimension = int(self.problem.dimension)
-        self.per_epoch = int(getattr(self.problem, "iterations_per_epoch", 100))
+        self.per_epoch = min(world.comm.allgather(int(getattr(self.problem, "iterations_per_epoch", 100))))
         epochs = config.epochs or DEFAULT_EPOCHS
         self.iterations = config.iterations or max(1, math.ceil(epochs * self.per_epoch - 1e-9))
         self.eval_every = self.per_epoch if config.eval_every is None else config.eval_every
@@ -93,9 +96,12 @@ class Run:
         config, part, world = self.plan.config, self.plan.problem, self.world
         options = dict(part.options)
         if getattr(part.cls, "needs_data", False):
-            options["dataset"] = load_dataset(config.data, config.data_dir, config.seed)
-            options["batch_size"] = config.batch_size
+            dataset = load_dataset(config.data, config.data_dir, config.seed)
+            options["dataset"] = dataset.subset(config.samples, config.test_samples, config.seed)
             options["partition"] = self.plan.partition
+        if any(getattr(part.cls, name, False) for name in ("needs_data", "takes_batch_size")):
+            options["batch_size"] = config.batch_size
+        getattr(part.cls, "limit_threads", lambda threads: None)(self.threads)
         with contracts.plugin(part, "--problem", "__init__(rank, size, seed, xp, dtype)"):
             problem = part.cls(world.rank, world.size, config.seed, self.device.xp, self.plan.dtype, **options)
         contracts.check_problem(part, problem)

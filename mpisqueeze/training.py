@@ -57,6 +57,8 @@ class Loop:
         if not run.centralized:
             self._consensus = Consensus(run.world, run.dimension, run.plan.dtype)
         self._decay = run.device.xp.empty_like(self.x) if self.config.weight_decay else None
+        #: m, this rank's momentum (d).
+        self._momentum = run.device.xp.zeros_like(self.x) if self.config.momentum else None
 
     def iterate(self) -> Trouble | None:
         """Run to the last iteration, an interruption (`stopped_by`), or the trouble that is returned; collective."""
@@ -128,7 +130,11 @@ class Loop:
                 return
 
     def _gradient(self, x: Any) -> Any:
-        """This rank's gradient at x, with weight decay and clipping; its loss is kept for the log.
+        """This rank's gradient at x, with weight decay, clipping and momentum; its loss is kept for the log.
+
+        Momentum is heavy ball on each rank's own gradient, m ← βm + g, and the algorithm exchanges m (worker-side, as
+        in dist-EF-SGDM, arXiv 1905.10936, there with Nesterov's look-ahead). The mean of the ranks' m is then the
+        momentum of the mean gradient, so that without compression this is momentum SGD.
 
         Where it fails it is 0, so that this rank sends what the others wait for and tells them when they next meet;
         without a barrier they may not meet for long, and it raises.
@@ -154,6 +160,11 @@ class Loop:
             norm = math.sqrt(float(g.dot(g)))
             if norm > config.clip_norm:
                 g *= g.dtype.type(config.clip_norm / norm)
+        if self._momentum is not None:
+            self._momentum *= x.dtype.type(config.momentum)
+            self._momentum += g
+            # The algorithm may overwrite what it is given.
+            g[...] = self._momentum
         if not math.isfinite(self.loss):
             network.complain(Signal.NONFINITE, f"the loss was {self.loss}")
         network.clock.lap(Phase.COMPUTE)
