@@ -346,6 +346,23 @@ def train(
         bool,
         typer.Option("--save-model", help="Write model.npz: x, every rank's parameters.", rich_help_panel=OUTPUT),
     ] = False,
+    checkpoint_every: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="Save what --resume needs, in the run folder: after so many iterations, or 10min.",
+            metavar="COUNT|TIME",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    resume: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="Go on with the run in this folder, with its own settings, from its latest checkpoint; "
+            "--iterations or --epochs may be raised.",
+            metavar="RUN",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
     color: ColorOption = "auto",
 ) -> int:
     """Train once, under mpirun or alone: a run folder, and a summary of what compression saved.
@@ -353,15 +370,31 @@ def train(
     [bold]mpirun -n 8 mpisqueeze train --algorithm doublesqueeze --compressor onebit[/]
     """
     options = dict(locals())
-    json_to, color = options.pop("json_to"), options.pop("color")
+    json_to, color, resume = options.pop("json_to"), options.pop("color"), options.pop("resume")
+    if resume is not None:
+        _refuse_with_resume(options)
     config = _settings(options)
     from mpisqueeze.commands import run_train
 
-    return run_train(config, json_to, color)
+    return run_train(config, resume, json_to, color)
+
+
+#: What may be given beside --resume.
+_WITH_RESUME = ("iterations", "epochs", "checkpoint_every", "data_dir")
+
+
+def _refuse_with_resume(options: dict[str, Any]) -> None:
+    """Raise UsageError for a setting that a continued run has already."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(train).parameters.items()}
+    for name, value in options.items():
+        if name not in _WITH_RESUME and value != defaults[name]:
+            option = f"--{name.replace('_', '-')}"
+            allowed = ", ".join(f"--{other.replace('_', '-')}" for other in _WITH_RESUME)
+            raise UsageError(f"the run has its own settings: leave out {option}; beside it go {allowed}", "--resume")
 
 
 @app.command()
-@_with_options_of(train, but=("algorithm", "compressor"))
+@_with_options_of(train, but=("algorithm", "compressor", "checkpoint_every", "resume"))
 def compare(
     pairs: Annotated[
         Optional[list[str]],  # noqa: UP045

@@ -20,17 +20,27 @@ if TYPE_CHECKING:
 STATUS_CODES = {"ok": ExitCode.OK, "diverged": ExitCode.DIVERGED}
 
 
-def run_train(config: TrainConfig, json_to: str | None, color: str) -> int:
-    """`mpisqueeze train`, on every rank; the exit code."""
+def run_train(config: TrainConfig, resume: Path | None, json_to: str | None, color: str) -> int:
+    """`mpisqueeze train`, on every rank; the exit code.
+
+    Args:
+        config: with `resume`, of what it gives that is not its default.
+    """
+    from mpisqueeze.checkpointing import continued, resumed_config
     from mpisqueeze.comm.world import World
-    from mpisqueeze.config import plan
+    from mpisqueeze.config import Plan, plan
     from mpisqueeze.report.json_export import write_json
     from mpisqueeze.report.view import View
     from mpisqueeze.training import train
 
+    def settings() -> Plan:
+        if resume is None:
+            return plan(config)
+        return plan(continued(resumed_config(resume), config))
+
     world = World()
     check_launch(world)
-    planned = world.collectively(lambda: plan(config))
+    planned = world.collectively(settings)
     world.on_root(lambda: check_output(json_to, color))
     view = View()
     if world.is_root:
@@ -38,7 +48,7 @@ def run_train(config: TrainConfig, json_to: str | None, color: str) -> int:
 
         choice = choose_terminal(color, stdout_is_json=json_to == "-")  # type: ignore[arg-type]
         view = TrainingView(make_console(choice, stderr=json_to == "-"), choice.live)
-    summary = train(planned, world, view)
+    summary = train(planned, world, view, again=resume is not None)
     if world.is_root and json_to:
         write_json(summary, json_to)
     if summary["status"] == "interrupted":

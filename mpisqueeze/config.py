@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from mpisqueeze.network.cost import Link
 from mpisqueeze.network.link_spec import parse_link
 from mpisqueeze.registry import Part
 from mpisqueeze.schedule import Schedule, parse_schedule
-from mpisqueeze.specs import suggestion
+from mpisqueeze.specs import parse_size, parse_time, suggestion
 from mpisqueeze.topology import Topology
 
 DTYPES = ("float32", "float64")
@@ -30,6 +31,28 @@ TREES = ("flat", "chain", "binary", "binomial")
 DEFAULT_EPOCHS = 10.0
 #: Seeds are keys of 64-bit hashes, of which NumPy's generators want the positive half.
 MAX_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Interval:
+    """How often: after so many iterations, or so many seconds; the other one is None."""
+
+    iterations: int | None
+    seconds: float | None
+
+
+def parse_interval(text: str) -> Interval:
+    """`500` iterations, `10min`, `90s`. Raises UsageError."""
+    try:
+        found = Interval(parse_size(text), None) if text.strip()[-1:].isdigit() else Interval(None, parse_time(text))
+    except ValueError:
+        found = Interval(0, None)
+    if not (found.iterations or found.seconds):
+        raise UsageError(
+            f"{text!r} is neither a number of iterations nor a time above 0, such as 500 or 10min",
+            "--checkpoint-every",
+        )
+    return found
 
 
 @dataclass
@@ -76,7 +99,46 @@ class TrainConfig:
     consensus_every: int = 1
     per_rank: bool = False
     save_model: bool = False
+    checkpoint_every: str | None = None
     out: Path | None = None
+
+
+def config_of(values: Mapping[str, Any]) -> TrainConfig:
+    """Settings from a file, by TrainConfig's names; what is not named has its default.
+
+    Whole numbers may have suffixes in quotes (`"4Ki"`), and paths are text.
+
+    Raises:
+        UsageError: a name that is none, or a value of another type; says which option, and what it accepts.
+    """
+    hints = get_type_hints(TrainConfig)
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in hints:
+            raise UsageError(f"{name!r} is no setting{suggestion(name, hints)}")
+        kinds = get_args(hints[name]) or (hints[name],)
+        if value is None and type(None) in kinds:
+            found[name] = None
+            continue
+        kind = next(kind for kind in kinds if kind is not type(None))
+        try:
+            found[name] = _typed(value, kind)
+        except ValueError as error:
+            raise UsageError(str(error), f"--{name.replace('_', '-')}") from None
+    return TrainConfig(**found)
+
+
+def _typed(value: Any, kind: type) -> Any:
+    """`value` as a `kind`. Raises ValueError."""
+    if kind is int and isinstance(value, str):
+        return parse_size(value)
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    accepted = (int, float) if kind is float else kind
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+        what = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}[kind]
+        raise ValueError(f"must be {what}, got {value!r}")
+    return kind(value)
 
 
 @dataclass(frozen=True)
@@ -166,6 +228,8 @@ def plan(config: TrainConfig) -> Plan:
     elif config.samples is not None or config.test_samples is not None:
         option = "--samples" if config.samples is not None else "--test-samples"
         raise UsageError(f"{problem.name} takes no part of --data", option)
+    if config.checkpoint_every is not None:
+        parse_interval(config.checkpoint_every)
     link = None if config.link is None else parse_link(config.link)
     return Plan(config, algorithm, compressor, problem, partition, parse_schedule(config.lr_schedule), link)
 

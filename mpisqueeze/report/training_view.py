@@ -88,6 +88,9 @@ class TrainingView(View):
             step = max(1, self._iterations // LOG_PARTS)
             self._next = (progress.iteration // step + 1) * step
 
+    def remark(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True)
+
     def evaluation(self, line: dict[str, Any]) -> None:
         values = {key: value for key, value in line.items() if key not in ("iteration", "epoch")}
         self._evaluated = "  ".join(f"{key} {significant(value)}" for key, value in values.items())

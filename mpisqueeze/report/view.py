@@ -16,6 +16,9 @@ class View:
     def start(self, run: Run, environment: dict[str, Any]) -> None:
         """Before the first iteration."""
 
+    def remark(self, text: str) -> None:
+        """What the user should know before the first iteration."""
+
     def progress(self, progress: Progress) -> None:
         """A few times a second."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from mpisqueeze.config import TrainConfig, plan
+from mpisqueeze.config import TrainConfig, config_of, plan
 from mpisqueeze.errors import UsageError
 from mpisqueeze.network.link_spec import parse_link
 from mpisqueeze.pairs import Entry
@@ -222,13 +222,10 @@ def _claim(name: str, facts: dict[str, Any], scale: str) -> Claim:
 
 def _config(settings: dict[str, Any]) -> TrainConfig:
     known = {item.name: item for item in fields(TrainConfig) if item.name not in _NOT_CHOSEN}
-    values = {}
-    for key, value in settings.items():
-        field = key.replace("-", "_")
-        if field not in known:
+    for key in settings:
+        if key not in known:
             raise ValueError(f"{key!r} is no setting of train{suggestion(key, known)}")
-        values[field] = value
-    config = TrainConfig(**values)
+    config = config_of(settings)
     plan(config)
     return config
 
