@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mpisqueeze.preparation import Run
 
 #: Settings that a continued run may have of its own.
-FREE = ("iterations", "epochs", "checkpoint_every", "data_dir", "out", "eval_every")
+FREE = ("iterations", "epochs", "checkpoint_every", "data_dir", "out", "eval_every", "timeout")
 #: Files that grow as a run goes.
 LOGS = ("iterations.jsonl", "ranks.jsonl", "evaluations.jsonl")
 
@@ -198,7 +198,7 @@ def continued(config: TrainConfig, given: TrainConfig) -> TrainConfig:
     changes: dict[str, Any] = {}
     if given.iterations is not None or given.epochs is not None:
         changes |= {"iterations": given.iterations, "epochs": given.epochs}
-    for name in ("checkpoint_every", "data_dir"):
+    for name in ("checkpoint_every", "data_dir", "timeout"):
         if getattr(given, name) is not None:
             changes[name] = getattr(given, name)
     return replace(config, **changes)

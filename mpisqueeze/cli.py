@@ -346,6 +346,20 @@ def train(
         bool,
         typer.Option("--save-model", help="Write model.npz: x, every rank's parameters.", rich_help_panel=OUTPUT),
     ] = False,
+    timeout: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="End all ranks when an iteration takes longer: 30s, 10min; 0: wait for ever. Default: 30min.",
+            metavar="TIME",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    checksum: Annotated[
+        bool,
+        typer.Option(
+            "--checksum", help="Send each message's CRC-32 behind it, and check it; 4 bytes more.", rich_help_panel=RUN
+        ),
+    ] = False,
     checkpoint_every: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
@@ -380,7 +394,7 @@ def train(
 
 
 #: What may be given beside --resume.
-_WITH_RESUME = ("iterations", "epochs", "checkpoint_every", "data_dir")
+_WITH_RESUME = ("iterations", "epochs", "checkpoint_every", "timeout", "data_dir")
 
 
 def _refuse_with_resume(options: dict[str, Any]) -> None:

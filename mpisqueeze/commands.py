@@ -484,7 +484,13 @@ def run_bench_comm(
 
 
 def check_launch(world: World) -> None:
-    """Raise UsageError where `mpisqueeze launch` started ranks that MPI takes for so many worlds of one."""
+    """Follow the launcher from now on.
+
+    Raises UsageError where `mpisqueeze launch` started ranks that MPI takes for so many worlds of one.
+    """
+    from mpisqueeze.comm.watchdog import follow_launcher
+
+    follow_launcher()
     wanted = os.environ.get("MPISQUEEZE_LAUNCHED_RANKS", "")
     if wanted.isdigit() and int(wanted) != world.size:
         raise UsageError(

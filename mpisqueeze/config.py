@@ -100,7 +100,20 @@ class TrainConfig:
     per_rank: bool = False
     save_model: bool = False
     checkpoint_every: str | None = None
+    checksum: bool = False
+    timeout: str | None = None
     out: Path | None = None
+
+
+def parse_timeout(text: str) -> float:
+    """`30s`, `10min` → seconds > 0; infinite for `0`. Raises UsageError."""
+    try:
+        seconds = math.inf if text.strip() == "0" else parse_time(text)
+    except ValueError as error:
+        raise UsageError(f"{error}; 0: for ever", "--timeout") from None
+    if seconds <= 0:
+        raise UsageError(f"must be above 0, or 0 for ever, got {text!r}", "--timeout")
+    return seconds
 
 
 def config_of(values: Mapping[str, Any]) -> TrainConfig:
@@ -230,6 +243,8 @@ def plan(config: TrainConfig) -> Plan:
         raise UsageError(f"{problem.name} takes no part of --data", option)
     if config.checkpoint_every is not None:
         parse_interval(config.checkpoint_every)
+    if config.timeout is not None:
+        parse_timeout(config.timeout)
     link = None if config.link is None else parse_link(config.link)
     return Plan(config, algorithm, compressor, problem, partition, parse_schedule(config.lr_schedule), link)
 

@@ -57,7 +57,7 @@ class Run:
         if len(set(sizes)) > 1:
             raise UsageError(f"{plan.compressor.spec}: payload_bytes differs by rank: {sizes}", "--compressor")
         emulated = emulate(world, plan.link) if plan.link else None
-        self.network = Network(world, self.device, config.barrier, emulated, config.chunk, config.tree)
+        self.network = Network(world, self.device, config.barrier, emulated, config.chunk, config.tree, config.checksum)
         self.topology = world.collectively(lambda: Topology(config.topology, world.size, config.self_weight))
         self.algorithm: Algorithm = world.collectively(self._build_algorithm)
         self.warnings: list[str] = world.on_root(self.algorithm.doubts)

@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 
 from mpisqueeze.checkpointing import LOGS, Checkpointer, Start, load_latest
+from mpisqueeze.comm.checksum import DamagedPayloadError
 from mpisqueeze.comm.consensus import Consensus
 from mpisqueeze.comm.counters import Phase
 from mpisqueeze.comm.cuda_aware import cuda_awareness
 from mpisqueeze.comm.exchange import HaltError, Network, Trouble
 from mpisqueeze.comm.interface import interface_meter
+from mpisqueeze.comm.watchdog import Watchdog
 from mpisqueeze.comm.world import RankFailureError, Signal, World
-from mpisqueeze.config import Plan, parse_interval
+from mpisqueeze.config import Plan, parse_interval, parse_timeout
 from mpisqueeze.contracts import GradientCheck, broken
 from mpisqueeze.errors import UsageError
 from mpisqueeze.interrupts import Interrupts
@@ -33,6 +35,8 @@ from mpisqueeze.record.reading import read_run
 from mpisqueeze.record.summary import summarize
 from mpisqueeze.report.view import View
 
+#: An iteration takes longer than this where something hangs.
+DEFAULT_TIMEOUT = "30min"
 #: Without a barrier, iterations between two agreements of the ranks.
 MEET_EVERY = 32
 
@@ -57,6 +61,7 @@ class Loop:
         #: The last iteration that is done before the first one here.
         self.done = 0
         self.checkpointer: Checkpointer | None = None
+        self._watchdog: Watchdog | None = None
         self._interrupts = Interrupts()
         self._check = GradientCheck(run.plan.problem, run.dimension, run.device.xp, run.plan.dtype)
         self._consensus = None
@@ -70,15 +75,30 @@ class Loop:
         """Run to the last iteration, an interruption (`stopped_by`), or the trouble that is returned; collective."""
         # A run that diverges says so itself, and NumPy need not.
         with self._interrupts, np.errstate(over="ignore", invalid="ignore"):
+            timeout = parse_timeout(self.config.timeout or DEFAULT_TIMEOUT)
+            if math.isfinite(timeout):
+                self._watchdog = Watchdog(self.world, timeout, lambda: self.network.iteration)
             try:
                 if not self.done:
                     self._evaluate(0)
                 self._iterations()
             except HaltError:
                 pass
-            self.recorder.flush()
+            except (OSError, DamagedPayloadError) as error:
+                raise self._alone(error) from error
+            try:
+                self.recorder.flush()
+            except OSError as error:
+                raise self._alone(error) from error
+            if self._watchdog:
+                self._watchdog.close()
         troubles = [trouble for trouble in self.world.comm.allgather(self._located()) if trouble]
         return max(troubles, key=lambda trouble: trouble.signal, default=None)
+
+    def _alone(self, error: Exception) -> RankFailureError:
+        """What this rank alone knows, so that it has to end the others: a full disk, a damaged payload."""
+        where = f"rank {self.world.rank}, iteration {self.network.iteration}"
+        return RankFailureError(f"{where}: {error}", "", alone=True)
 
     def _located(self) -> Trouble | None:
         trouble = self.network.trouble
@@ -95,6 +115,7 @@ class Loop:
             self._evaluate(self.done)
         for t in range(self.done + 1, run.iterations + 1):
             network.iteration = t
+            self._begin()
             lr = config.lr * schedule(t, run.iterations, run.per_epoch)
             counter.reset()
             gate.agreed, gate.met = Signal.NONE, False
@@ -144,6 +165,11 @@ class Loop:
                 self.stopped_by = agreed if agreed >= Signal.INTERRUPT else Signal.NONE
                 return
 
+    def _begin(self) -> None:
+        """Something begins that may take as long as --timeout says."""
+        if self._watchdog:
+            self._watchdog.beat()
+
     def _scheduled(self, iteration: int) -> bool:
         """An evaluation is due, whenever the run ends."""
         return bool(self.run.eval_every) and iteration % self.run.eval_every == 0
@@ -154,6 +180,7 @@ class Loop:
         if checkpointer is None:
             return
         if last or agreed == Signal.CHECKPOINT or checkpointer.due(iteration):
+            self._begin()
             self.recorder.flush()
             checkpointer.take(iteration)
             checkpointer.settle(wait=last)
@@ -172,8 +199,13 @@ class Loop:
         """
         network, config, part = self.network, self.config, self.run.plan.problem
         self.loss = math.nan
+        watchdog = self._watchdog
         try:
+            if watchdog:
+                watchdog.busy = True
             loss, g = self.run.problem.gradient(x, network.iteration)
+            if watchdog:
+                watchdog.busy = False
             g = self._check(g)
             self.loss = float(loss)
             if network.iteration == 1 and part.is_plugin:
@@ -226,6 +258,7 @@ class Loop:
         Collective.
         """
         network, xp = self.network, self.run.device.xp
+        self._begin()
         if not bool(xp.isfinite(self.x).all()):
             network.complain(Signal.NONFINITE, "a parameter was NaN or infinite")
         self._meet()

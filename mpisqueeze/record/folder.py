@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -114,6 +115,9 @@ class RunFolder:
             stream = self._streams[name] = open(self.path / name, "a", encoding="utf-8")  # noqa: SIM115
         stream.write("".join(f"{line}\n" for line in lines))
         stream.flush()
+        # A file that was removed takes what is written to it, and nobody will read that.
+        if os.fstat(stream.fileno()).st_nlink == 0:
+            raise FileNotFoundError(errno.ENOENT, "the run folder was removed", str(self.path / name))
 
     def sizes(self, names: Iterable[str]) -> dict[str, int]:
         """Bytes of each of these files, of those that are there; all that was appended is in them."""
