@@ -172,6 +172,15 @@ TreeOption = Annotated[
     ),
 ]
 
+ThreadsOption = Annotated[
+    int,
+    typer.Option(
+        help="Threads a rank for the compiled CPU kernels; those of NumPy and CUDA take no notice.",
+        metavar="COUNT",
+        rich_help_panel=RUN,
+    ),
+]
+
 TargetLossOption = Annotated[
     Optional[float],  # noqa: UP045
     typer.Option(
@@ -303,6 +312,7 @@ def train(
         str,
         typer.Option(help="auto, device or staged: whether MPI is handed GPU memory.", rich_help_panel=RUN),
     ] = "auto",
+    threads: ThreadsOption = 1,
     warmup: Annotated[
         int,
         typer.Option(help="First iterations that the summary leaves out of its times.", rich_help_panel=RUN),
@@ -685,6 +695,7 @@ def bench_kernels(
         str,
         typer.Option(help="On the CPU: auto (the compiled ones if built), native, numpy or all.", rich_help_panel=RUN),
     ] = "auto",
+    threads: ThreadsOption = 1,
     json_to: JsonOption = None,
     csv_to: CsvOption = None,
     markdown_to: MarkdownOption = None,
@@ -701,6 +712,7 @@ def bench_kernels(
         "dtype": dtype,
         "device": device,
         "kernels": kernels,
+        "threads": threads,
     }
     return run_bench_kernels(compressors or [], options, json_to, csv_to, markdown_to, color)
 
@@ -735,6 +747,7 @@ def bench_comm(
     buffers: Annotated[
         str, typer.Option(help="auto, device or staged: whether MPI is handed GPU memory.", rich_help_panel=RUN)
     ] = "auto",
+    threads: ThreadsOption = 1,
     link: LinkOption = None,
     chunk: ChunkOption = None,
     tree: TreeOption = None,
@@ -754,6 +767,7 @@ def bench_comm(
         "dtype": dtype,
         "device": device,
         "buffers": buffers,
+        "threads": threads,
         "link": link,
         "chunk": None if chunk is None else _size("--chunk", chunk),
         "tree": tree,

@@ -14,6 +14,7 @@ from mpisqueeze import registry
 from mpisqueeze.data import check_data_spec
 from mpisqueeze.data.partition import Partition, parse_partition
 from mpisqueeze.errors import UsageError
+from mpisqueeze.kernels import MAX_THREADS
 from mpisqueeze.network.cost import Link
 from mpisqueeze.network.link_spec import parse_link
 from mpisqueeze.registry import Part
@@ -90,6 +91,7 @@ class TrainConfig:
     dtype: str = "float32"
     device: str = "auto"
     buffers: str = "auto"
+    threads: int = 1
     warmup: int = 3
     barrier: bool = True
     link: str | None = None
@@ -209,6 +211,7 @@ def plan(config: TrainConfig) -> Plan:
     _at_least("--consensus-every", config.consensus_every, 0)
     _at_least("--seed", config.seed, 0)
     _at_least("--chunk", config.chunk, 1)
+    check_threads(config.threads)
     if config.seed > MAX_SEED:
         raise UsageError(f"must be at most {MAX_SEED}, got {config.seed}", "--seed")
     _positive("--epochs", config.epochs)
@@ -253,6 +256,12 @@ def check_topology(spec: str) -> None:
     """Raise UsageError unless `spec` names a graph; a file's edges are read once the number of ranks is known."""
     if not spec.startswith("file:"):
         Topology(spec, 1)
+
+
+def check_threads(threads: int) -> None:
+    """Raise UsageError unless the kernels can be given so many threads."""
+    if not 1 <= threads <= MAX_THREADS:
+        raise UsageError(f"must be a whole number from 1 to {MAX_THREADS}, got {threads}", "--threads")
 
 
 def _at_least(option: str, value: int | None, low: int) -> None:

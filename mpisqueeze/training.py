@@ -26,7 +26,7 @@ from mpisqueeze.config import Plan, parse_interval, parse_timeout
 from mpisqueeze.contracts import GradientCheck, broken
 from mpisqueeze.errors import UsageError
 from mpisqueeze.interrupts import Interrupts
-from mpisqueeze.kernels import kernels_for
+from mpisqueeze.kernels import kernels_for, threads_of, use_threads
 from mpisqueeze.preparation import Run
 from mpisqueeze.record.environment import collect_environment
 from mpisqueeze.record.folder import sanitized
@@ -307,7 +307,9 @@ def train(plan: Plan, world: World, view: View, again: bool = False) -> dict[str
     Raises:
         UsageError, RankFailureError: on every rank alike; the run folder, if there is one yet, is complete up to there.
     """
+    use_threads(plan.config.threads)
     run = Run(plan, world, again)
+    kernels = kernels_for(run.device.xp, plan.dtype)
     environment = collect_environment(world.comm)
     labels = world.comm.gather(run.device.label)
     environment |= {
@@ -316,7 +318,8 @@ def train(plan: Plan, world: World, view: View, again: bool = False) -> dict[str
         "buffers": run.device.buffers,
         "buffers_reason": run.device.buffers_reason,
         "cuda_aware": cuda_awareness()[0],
-        "kernels": kernels_for(run.device.xp, plan.dtype).name,
+        "kernels": kernels.name,
+        "threads": threads_of(kernels),
         **link_facts(run.network),
     }
     recorder = Recorder(world, run.folder, run.per_epoch, plan.config.per_rank)

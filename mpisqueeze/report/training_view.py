@@ -111,6 +111,8 @@ def header(run: Run, environment: dict[str, Any]) -> Panel:
     grid.add_column(style="dim")
     grid.add_column()
     kernels = f", {environment['kernels']} kernels"
+    if environment["threads"] > 1:
+        kernels += f" on {environment['threads']} threads a rank"
     buffers = run.device.buffers + (f" ({run.device.buffers_reason})" if run.device.buffers_reason else "")
     library = (environment["mpi_library"] or "unknown").partition(",")[0]
     grid.add_row("MPI", f"{library}, {ranks} rank{_s(ranks)} on {hosts} host{_s(hosts)}")
