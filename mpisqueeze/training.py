@@ -81,12 +81,12 @@ class Loop:
         return Trouble(trouble.signal, trouble.iteration, where, trouble.option, trouble.details)
 
     def _iterations(self) -> None:
-        run, network, recorder, config = self.run, self.network, self.recorder, self.config
+        run, network, recorder = self.run, self.network, self.recorder
         gate, clock, counter, algorithm = network.gate, network.clock, network.counter, run.algorithm
         schedule, root = run.plan.schedule, self.world.is_root
         for t in range(1, run.iterations + 1):
             network.iteration = t
-            lr = config.lr * schedule(t, run.iterations, run.per_epoch)
+            lr = run.plan.lr * schedule(t, run.iterations, run.per_epoch)
             counter.reset()
             gate.agreed, gate.met = Signal.NONE, False
             if self.meter:
@@ -249,6 +249,7 @@ def train(plan: Plan, world: World, view: View) -> dict[str, Any]:
         "buffers": run.device.buffers,
         "buffers_reason": run.device.buffers_reason,
         "cuda_aware": cuda_awareness()[0],
+        "threads": run.threads,
         "kernels": kernels_for(run.device.xp, plan.dtype).name,
         **link_facts(run.network),
     }
