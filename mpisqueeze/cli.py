@@ -230,7 +230,7 @@ def train(
     problem: Annotated[
         str,
         typer.Option(
-            help="mlp\\[:H1xH2…], logistic, quadratic:DIM or FILE.py:Class.",
+            help="mlp\\[:H1xH2…], logistic, quadratic:DIM, resnet18, resnet20, cnn, FILE.py:Class or FILE.py:function.",
             metavar="SPEC",
             rich_help_panel=PROBLEM,
         ),

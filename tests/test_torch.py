@@ -334,6 +334,37 @@ def test_a_compiler_that_fails_is_said_before_training(monkeypatch: pytest.Monke
         make("cnn,compile")
 
 
+class DeviceArray:
+    """An array of another library, as far as DLPack goes."""
+
+    def __init__(self, memory: np.ndarray) -> None:
+        self._memory = memory
+        self.__dlpack__, self.__dlpack_device__ = memory.__dlpack__, memory.__dlpack_device__
+
+
+def test_arrays_of_another_library_are_shared_by_dlpack() -> None:
+    from mpisqueeze.problems.neural.network import _shared
+
+    memory = np.arange(5, dtype=np.float32)
+    tensor = _shared(DeviceArray(memory))
+    assert tensor.data_ptr() == address(memory)
+    tensor += 1
+    assert memory.tolist() == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch has a GPU")
+def test_a_gpu_that_cupy_alone_sees_is_refused() -> None:
+    class Cupy:
+        @staticmethod
+        def empty(size: int) -> DeviceArray:
+            return DeviceArray(np.empty(size))
+
+    part = registry.problems.find("cnn")
+    with pytest.raises(UsageError, match="sees no GPU, though CuPy does") as caught:
+        part.cls(0, 1, 0, Cupy, np.dtype(np.float32), dataset=images(), batch_size=4, partition=parse_partition("iid"))
+    assert caught.value.option == "--device"
+
+
 def test_threads_are_those_that_the_rank_is_given() -> None:
     before = torch.get_num_threads()
     try:
