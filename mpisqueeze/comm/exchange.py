@@ -117,6 +117,11 @@ class Network:
         self.iteration = 0
         self.trouble: Trouble | None = None
 
+    @property
+    def crowded(self) -> bool:
+        """Ranks share this host's cores, roughly."""
+        return self.world.size > usable_cores() * self.world.hosts
+
     def wire(self, nbytes: int) -> Wire:
         """A buffer that MPI can be handed."""
         return self.device.wire(nbytes)
