@@ -409,7 +409,7 @@ def report(
         Optional[str],  # noqa: UP045
         typer.Option(
             "--plot",
-            help="Draw into a .png, .svg or .pdf file, or here.",
+            help="Draw into a .png, .svg or .pdf file, or in this terminal.",
             metavar="FILE|terminal",
             rich_help_panel=OUTPUT,
         ),

@@ -64,6 +64,7 @@ def test_every_kind_is_drawn_in_the_terminal_and_in_files(
         (["bare", "--plot", "terminal", "--plot-kind", "test-by-time"], "no run has an evaluation"),
         (["none", "--plot", "terminal"], "no run has an iteration"),
         (["alone", "--plot", "terminal", "--plot-kind", "time-by-bandwidth"], "one rank sends nothing"),
+        (["silent", "--plot", "terminal", "--plot-kind", "loss-by-bytes"], "to draw that sent bytes"),
         (["a", "--html", "p.html", "--calibration", "nowhere.json"], "nowhere.json"),
     ],
 )
@@ -73,6 +74,7 @@ def test_what_cannot_be_drawn_is_said_before_anything_is_shown(
     two_runs()
     (write_run(Path("bare"), [2.0, 1.0]) / "evaluations.jsonl").unlink()
     write_run(Path("none"), [], planned=3)
+    write_run(Path("silent"), [2.0, 1.0], nbytes=0)
     config = json.loads((write_run(Path("alone"), [2.0, 1.0]) / "config.json").read_text())
     Path("alone/config.json").write_text(json.dumps({**config, "ranks": 1}))
     summary = json.loads(Path("alone/summary.json").read_text())
@@ -111,12 +113,12 @@ def test_letters_tell_lines_apart_without_colours_and_measured_points_are_capita
     x = np.linspace(0, 1, 50)
     series = [Series(f"line{i}", x, np.full(50, float(i)), i) for i in range(5)]
     series.append(Series("line2", np.array([0.33]), np.array([0.5]), 2, "points"))
-    lines = in_terminal(90, LineChart("t", Axis("x"), Axis("y"), series))
+    lines = in_terminal(90, LineChart("t", Axis("x"), Axis("y"), series, measured="by hand"))
     frame = "".join(line for line in lines if "┤" in line or "│" in line)
     for letter in "abcde":
         assert frame.count(letter) >= 3, letter
     assert frame.count("C") == 1
-    assert "  C  measured" in lines
+    assert "  C  measured: by hand" in lines
 
 
 def test_colours_come_with_colour_alone() -> None:
@@ -237,3 +239,26 @@ def test_evaluations_are_drawn_at_what_was_spent_until_then() -> None:
     (chart,) = charts_of("test-by-time", runs, ranking)
     assert isinstance(chart, LineChart)
     assert chart.lines[0].x.tolist() == pytest.approx([0, 1.0, 1.5])
+
+
+def test_runs_that_send_nothing_are_not_drawn_by_bytes() -> None:
+    write_run(Path("a"), [2.0, 1.0])
+    write_run(Path("b"), [2.0, 1.0], algorithm="csgd", nbytes=0)
+    runs, _ = read_runs([Path("a"), Path("b")])
+    charts = charts_of("loss", runs, rank_runs(runs))
+    assert [len(chart.series) for chart in charts if isinstance(chart, LineChart)] == [2, 1, 2]
+
+
+def test_what_diverged_is_cut_off_above_what_did_not() -> None:
+    write_run(Path("a"), [5.0, 4.0, 3.0, 2.0])
+    write_run(Path("b"), [5.0, 1e20, None], algorithm="csgd", status="diverged")
+    runs, _ = read_runs([Path("a"), Path("b")])
+    (chart,) = charts_of("loss-by-iteration", runs, rank_runs(runs))
+    assert isinstance(chart, LineChart)
+    _, scale = chart.scales()
+    assert 5 < scale.high < 10
+    assert not scale.log
+    (alone,) = charts_of("loss-by-iteration", runs[1:], rank_runs(runs[1:]))
+    assert isinstance(alone, LineChart)
+    assert alone.scales()[1].high >= 1e20
+    assert alone.y.log

@@ -89,8 +89,6 @@ def time_by_bandwidth(runs: Sequence[RunLog], calibration: Calibration | None = 
             series.append(Series(names[key], at, seconds, first.style, "points"))
     caption = f"Lines are modelled, not measured, for messages of {source}: compute, coding and update as the runs "
     caption += "measured them, without waiting for a core or a slow neighbour."
-    if any(line.kind == "points" for line in series):
-        caption += " Marks that are not on a line are measured: whole iterations on links of that bandwidth."
     if other_latency:
         caption += f" Not shown: {counted(other_latency, 'run')} on links of another latency."
     chart = LineChart(
@@ -99,6 +97,7 @@ def time_by_bandwidth(runs: Sequence[RunLog], calibration: Calibration | None = 
         Axis("time of an iteration (modelled)", Unit.SECONDS, True),
         series,
         caption=caption,
+        measured="whole iterations on links of that bandwidth" if any(s.kind == "points" for s in series) else "",
     )
     return ByBandwidth(chart, left_out)
 

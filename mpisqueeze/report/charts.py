@@ -70,6 +70,7 @@ class LineChart:
     Attributes:
         levels: y of horizontal lines, with what they are called.
         caption: what one has to know to read it.
+        measured: what the `points` are, where there are some.
     """
 
     title: str
@@ -78,6 +79,7 @@ class LineChart:
     series: Sequence[Series]
     levels: Sequence[tuple[float, str]] = ()
     caption: str = ""
+    measured: str = ""
 
     @property
     def lines(self) -> list[Series]:

@@ -38,7 +38,7 @@ def loss_chart(runs: Sequence[RunLog], ranking: Ranking, cost: str) -> LineChart
         style = style_of(index, len(runs))
         curve = curve_of(run)
         x = _costs(curve)[cost]
-        if not x.size:
+        if not _shown(x, log):
             continue
         if len(runs) == 1 and curve.window > 1:
             series.append(Series("each iteration", x, run.columns["loss"], style, "faint"))
@@ -46,11 +46,13 @@ def loss_chart(runs: Sequence[RunLog], ranking: Ranking, cost: str) -> LineChart
         if run.summary["status"] not in BROKEN:
             sound.append(curve.loss)
     broken = bool(sound) and len(sound) < len([s for s in series if s.kind == "line"])
-    y = Axis("training loss", log=_wants_log(sound), limits=_limits(sound or [s.y for s in series], broken))
+    # Where all runs broke down, it is seen how.
+    seen = sound or [line.y for line in series]
+    y = Axis("training loss", log=_wants_log(seen), limits=_limits(seen, broken))
     # Of a run by itself nothing is counted up to the target.
     target = ranking.target_loss if len(runs) > 1 or ranking.target_is == "given" else None
     levels = [] if target is None else [(target, f"target {significant(target)}")]
-    return LineChart(f"Training loss by {cost}", Axis(label, unit, log and _sends(series)), y, series, levels)
+    return LineChart(f"Training loss by {cost}", Axis(label, unit, log), y, series, levels)
 
 
 def metric_of(runs: Sequence[RunLog]) -> str | None:
@@ -60,7 +62,7 @@ def metric_of(runs: Sequence[RunLog]) -> str | None:
     return next((name for name in ("test_accuracy", "test_loss") if name in names), names[0] if names else None)
 
 
-def test_chart(runs: Sequence[RunLog], ranking: Ranking, cost: str) -> LineChart:
+def metric_chart(runs: Sequence[RunLog], ranking: Ranking, cost: str) -> LineChart:
     """What evaluations gave, over a cost, an entry of COSTS; without series where there were none."""
     metric = metric_of(runs) or ""
     label, unit, log = COSTS[cost]
@@ -68,12 +70,13 @@ def test_chart(runs: Sequence[RunLog], ranking: Ranking, cost: str) -> LineChart
     for index, run in enumerate(runs):
         style = style_of(index, len(runs))
         lines = [line for line in run.evaluations if isinstance(line.get(metric), int | float)]
-        lines = [line for line in lines if 0 <= line["iteration"] <= run.columns["loss"].size]
-        if not lines:
-            continue
-        at = np.array([line["iteration"] for line in lines])
+        # A log that was cut off may lack the iterations before its last evaluation.
+        lines = [line for line in lines if line.get("iteration", -1) in range(run.columns["loss"].size + 1)]
+        at = np.array([line["iteration"] for line in lines], np.intp)
         x = np.concatenate([[0.0], _costs(curve_of(run))[cost]])[at]
         y = np.array([float(line[metric]) for line in lines])
+        if not _shown(x, log):
+            continue
         series.append(Series(run.name, x, y, style, remark=remark_of(run)))
         if run.summary["status"] not in BROKEN:
             warm = at >= _WARM * run.columns["loss"].size
@@ -84,7 +87,7 @@ def test_chart(runs: Sequence[RunLog], ranking: Ranking, cost: str) -> LineChart
     axis = Axis(
         name, log=not bounded and _wants_log(later), limits=_limits(later, broken, 1.0 if bounded else math.inf)
     )
-    return LineChart(f"{name.capitalize()} by {cost}", Axis(label, unit, log and _sends(series)), axis, series)
+    return LineChart(f"{name.capitalize()} by {cost}", Axis(label, unit, log), axis, series)
 
 
 def phase_chart(runs: Sequence[RunLog], ranking: Ranking) -> BarChart:
@@ -127,7 +130,7 @@ KINDS = (
 def charts_of(
     kind: str, runs: Sequence[RunLog], ranking: Ranking, calibration: Calibration | None = None
 ) -> list[Chart]:
-    """The charts of one of KINDS, side by side.
+    """The charts of one of KINDS that show something, side by side.
 
     Raises:
         UsageError: no run has anything to draw.
@@ -137,7 +140,7 @@ def charts_of(
     if what == "loss":
         charts = [loss_chart(runs, ranking, each) for each in ([cost] if cost else COSTS)]
     elif what == "test":
-        charts = [test_chart(runs, ranking, cost)]
+        charts = [metric_chart(runs, ranking, cost)]
     elif what == "time":
         modelled = time_by_bandwidth(runs, calibration)
         charts = [modelled.chart]
@@ -145,9 +148,10 @@ def charts_of(
             raise UsageError(f"there is nothing to model: {'; '.join(modelled.left_out)}", "--plot-kind")
     else:
         charts = [phase_chart(runs, ranking)]
-    if not any(chart.bars if isinstance(chart, BarChart) else chart.series for chart in charts):
+    charts = [chart for chart in charts if (chart.bars if isinstance(chart, BarChart) else chart.series)]
+    if not charts:
         missing = "evaluation" if what == "test" else "iteration"
-        raise UsageError(f"no run has an {missing} to draw", "--plot-kind")
+        raise UsageError(f"no run has an {missing} to draw{' that sent bytes' * (cost == 'bytes')}", "--plot-kind")
     return charts
 
 
@@ -155,8 +159,9 @@ def _costs(curve: Curve) -> dict[str, Numbers]:
     return {"iteration": np.arange(1.0, curve.loss.size + 1), "bytes": curve.bytes_sent, "time": curve.seconds}
 
 
-def _sends(series: Sequence[Series]) -> bool:
-    return any((line.x > 0).any() for line in series)
+def _shown(x: Numbers, log: bool) -> bool:
+    """Some of it is on the axis: one rank sends no bytes."""
+    return bool((x > 0).any() if log else x.size)
 
 
 def _finite(columns: Sequence[Numbers]) -> Numbers:

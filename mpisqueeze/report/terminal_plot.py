@@ -114,7 +114,7 @@ def _lines(chart: LineChart, width: int) -> list[Text]:
         text.append(entry.append(Text(series.label)).append(Text(end, "dim")))
     measured = [letters[s.style].upper() for s in chart.series if s.kind == "points" and s.style in letters]
     if measured:
-        text.append(Text(f"  {', '.join(sorted(measured))}  measured", "dim"))
+        text.append(Text(f"  {', '.join(sorted(measured))}  measured: {chart.measured}", "dim"))
     return [*text, *_caption(chart.caption, width)]
 
 

@@ -13,7 +13,7 @@ _LINE = 17.0
 _THICK = 24.0
 _GAP = 14.0
 #: Part of a segment's name that is free on either side of it.
-_AROUND = 6.0
+_AROUND = 7.0
 
 
 def bar_chart(chart: BarChart, key: str) -> Markup:
@@ -73,7 +73,7 @@ def _row(chart: BarChart, bar: Bar, scale: Scale, frame: Frame, top: float) -> l
         for text in (f"{short} {say(value, chart.x.unit)}", short):
             if text_width(text) + 2 * _AROUND <= end - x:
                 # On a plate, for letters on a pattern are hard to read.
-                plate = text_width(text) * 0.9 + 8
+                plate = text_width(text) * 0.94 + 10
                 middle = (x + end) / 2
                 parts.append(tag("rect", x=middle - plate / 2, y=top + 3.5, width=plate, height=_THICK - 7, rx=3,
                                  class_="plate"))  # fmt: skip

@@ -158,7 +158,10 @@ class _Writer:
     def _plot(self, chart: Chart) -> Markup:
         key = f"p{next(self._numbers)}"
         drawing = line_chart(chart, key) if isinstance(chart, LineChart) else bar_chart(chart, key)
-        caption = [tag("p", chart.caption, class_="note")] if chart.caption else []
+        about = chart.caption
+        if isinstance(chart, LineChart) and chart.measured:
+            about += f" Outlined marks are measured: {chart.measured}."
+        caption = [tag("p", about.strip(), class_="note")] if about else []
         return tag(
             "figure",
             tag("figcaption", tag("h3", chart.title, id=key), *caption),

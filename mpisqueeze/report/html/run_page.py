@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,7 +11,7 @@ from mpisqueeze.network.calibration import Calibration
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.bandwidth import time_by_bandwidth
 from mpisqueeze.report.closing import PHASES
-from mpisqueeze.report.comparison_table import columns_of, notes
+from mpisqueeze.report.comparison_table import columns_of
 from mpisqueeze.report.format import counted, duration, grouped, ratio, significant, size
 from mpisqueeze.report.html.blocks import (
     Block,
@@ -30,7 +29,7 @@ from mpisqueeze.report.html.blocks import (
 from mpisqueeze.report.html.provenance import environment, link_of, settings
 from mpisqueeze.report.palette import style_of
 from mpisqueeze.report.ranking import BROKEN, Ranking, verdict, winners
-from mpisqueeze.report.run_charts import loss_chart, metric_of, phase_chart, test_chart
+from mpisqueeze.report.run_charts import loss_chart, metric_chart, metric_of, phase_chart
 
 #: Titles in full of the columns that a terminal abbreviates.
 _TITLES = {
@@ -121,22 +120,33 @@ def _summary(runs: Sequence[RunLog], ranking: Ranking, styles: dict[str, int]) -
         tiles.append(
             Tile("Fastest iteration", duration(best["median_iteration_s"]), best["name"], styles[best["name"]])
         )
-    # The tiles say who won.
-    said = [text for text in notes(ranking) if not tiles or text not in verdict(ranking)]
+    # Where the tiles say who won, nothing else needs to.
+    said = [] if winners(ranking) else verdict(ranking)
+    said += (f"{row['name']} {status_of(row)}: {row['reason']}" for row in ranking.rows if row["reason"])
     warnings = [f"{run.name}: {text}" for run in runs for text in run.summary.get("warnings") or []]
     return [
         *([Tiles(tiles)] if tiles else []),
         _ranking_table(runs, ranking, styles),
-        Paragraph(said[0], "note"),
-        *([Items(said[1:])] if said[1:] else []),
+        Paragraph(_meaning(ranking), "note"),
+        *([Items(said)] if said else []),
         *([Folded(f"Warnings ({len(warnings)})", [Items(warnings)])] if warnings else []),
     ]
+
+
+def _meaning(ranking: Ranking) -> str:
+    """Of the table's columns."""
+    text = f"Training loss: {ranking.smoothing}. Iteration: median."
+    if ranking.target_loss is not None:
+        text += f" Target: loss {significant(ranking.target_loss, 4)}, {ranking.target_is}."
+    if ranking.gossips:
+        text += " Of gossip methods, a loss is the mean over ranks, each with its own model; their average is tested."
+    return text
 
 
 def _best_metric(runs: Sequence[RunLog], sound: Sequence[dict[str, Any]], styles: dict[str, int]) -> list[Tile]:
     metric = metric_of(runs)
     values = {row["name"]: row["evaluation"].get(metric) for row in sound}
-    known = {name: value for name, value in values.items() if value is not None}
+    known = {name: value for name, value in values.items() if isinstance(value, int | float)}
     if metric is None or not known:
         return []
     more = metric.endswith("accuracy")
@@ -185,12 +195,12 @@ def _best(ranking: Ranking, title: str) -> list[str]:
     if title in _FIGURES:
         values = {row["name"]: row[_FIGURES[title]] for row in sound}
     elif title == "test acc":
-        # More is better.
-        values = {row["name"]: -row["evaluation"].get("test_accuracy", math.nan) for row in sound}
+        values = {row["name"]: row["evaluation"].get("test_accuracy") for row in sound}
     else:
         return []
-    known = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
-    return [name for name, value in known.items() if value == min(known.values())] if len(known) > 1 else []
+    known = {name: value for name, value in values.items() if value is not None}
+    best = (max if title == "test acc" else min)(known.values(), default=None)
+    return [name for name, value in known.items() if value == best] if len(known) > 1 else []
 
 
 def _saved(summary: dict[str, Any]) -> Cell:
@@ -250,8 +260,6 @@ def _loss(runs: Sequence[RunLog], ranking: Ranking, any_done: bool) -> list[Bloc
     if not any_done:
         return [Paragraph("No run has an iteration.", "note")]
     charts = [loss_chart(runs, ranking, cost) for cost in ("iteration", "bytes", "time")]
-    if not any(run.summary["bytes_sent"] for run in runs):
-        charts.pop(1)
     # A mean over as few iterations as this is what it is.
     shown = f"Lines: {ranking.smoothing.replace('the last', 'so many')}." if ranking.windows[1] > 1 else ""
     shown = shown.replace("mean loss of so many", "mean loss of")
@@ -264,10 +272,8 @@ def _loss(runs: Sequence[RunLog], ranking: Ranking, any_done: bool) -> list[Bloc
 
 
 def _test(runs: Sequence[RunLog], ranking: Ranking) -> list[Block]:
-    charts = [test_chart(runs, ranking, cost) for cost in ("iteration", "bytes")]
+    charts = [metric_chart(runs, ranking, cost) for cost in ("iteration", "bytes")]
     charts = [chart for chart in charts if chart.is_drawn]
-    if not any(run.summary["bytes_sent"] for run in runs):
-        charts = charts[:1]
     if not charts:
         return []
     gossip = "Of gossip methods the mean of the ranks’ models is tested."
