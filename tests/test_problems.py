@@ -17,8 +17,10 @@ from mpisqueeze.data.partition import Partition, parse_partition, partition_indi
 from mpisqueeze.errors import UsageError
 from mpisqueeze.problems import classification
 from mpisqueeze.problems.base import Problem
-from mpisqueeze.problems.classification import BatchSampler, ClassificationProblem
+from mpisqueeze.problems.classification import ClassificationProblem
+from mpisqueeze.problems.images import ImageProblem
 from mpisqueeze.problems.quadratic import Quadratic
+from mpisqueeze.problems.samples import BatchSampler
 
 ALL = ["logistic", "mlp:5", "mlp:7x1", "mlp:6x5x3", "quadratic:11", "quadratic:1", "quadratic:11,spread=0"]
 NEEDS_DATA = [text for text in ALL if not text.startswith("quadratic")]
@@ -353,7 +355,7 @@ def test_quadratic_is_the_same_however_it_is_cut_into_chunks(monkeypatch: pytest
     ("text", "says"),
     [
         ("quadratics:3", "did you mean 'quadratic'"),
-        ("svm", "known: logistic, mlp, quadratic"),
+        ("svm", "known: cnn, logistic, mlp, quadratic, resnet18"),
         ("quadratic", "write quadratic:DIMENSION"),
         ("quadratic:0", "dimension must be"),
         ("quadratic:5,condition=0.5", "condition must be"),
@@ -378,4 +380,4 @@ def test_impossible_splits_are_refused() -> None:
 
 def test_every_registered_problem_says_truly_whether_it_needs_data() -> None:
     for problem in registry.problems.builtins().values():
-        assert problem.needs_data == issubclass(problem, ClassificationProblem)
+        assert problem.needs_data == issubclass(problem, ClassificationProblem | ImageProblem)
