@@ -505,7 +505,11 @@ def reproduce(
 @app.command()
 def report(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN…", help="Run folders; a comparison's folder stands for its runs.")
+        list[Path],
+        typer.Argument(
+            metavar="RUN…",
+            help="Run folders; a comparison's folder stands for its runs, a reproduction's for its claims.",
+        ),
     ],
     target_loss: TargetLossOption = None,
     json_to: JsonOption = None,

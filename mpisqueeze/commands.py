@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from mpisqueeze.comm.world import World
     from mpisqueeze.config import TrainConfig
 
+#: What `reproduce` leaves beside its runs.
+PAGE = "report.html"
 #: What `report --plot` takes in place of a file.
 TERMINAL = "terminal"
 STATUS_CODES = {"ok": ExitCode.OK, "diverged": ExitCode.DIVERGED}
@@ -133,8 +135,11 @@ def run_reproduce(
     """`mpisqueeze reproduce`, on every rank; the exit code, 0 whatever the verdicts are."""
     from mpisqueeze.comm.world import Signal, World
     from mpisqueeze.interrupts import Interrupts
+    from mpisqueeze.record.claims import read_claims
     from mpisqueeze.record.folder import RunFolder, check_path, timed_path
     from mpisqueeze.report.claims_view import ClaimsView, claims_report
+    from mpisqueeze.report.html.page import render
+    from mpisqueeze.report.html.reproduction_page import reproduction_page
     from mpisqueeze.report.json_export import write_json
     from mpisqueeze.reproduce.claims import select
     from mpisqueeze.reproduce.engine import check_claims, check_tasks, plan_tasks
@@ -167,6 +172,8 @@ def run_reproduce(
     if world.is_root:
         if verdicts:
             console.print(claims_report(verdicts))
+            write_text(render(reproduction_page(Path(path), read_claims(Path(path)))), f"{path}/{PAGE}")
+            console.print(f"page: {path}/{PAGE}", style="dim", soft_wrap=True)
         console.print(f"folder: {path}", style="dim", soft_wrap=True)
         if json_to:
             write_json(verdicts, json_to)
@@ -240,6 +247,7 @@ def run_report(
     """`mpisqueeze report`; no MPI. Under a launcher every rank finds the same errors, and only rank 0 writes."""
     from mpisqueeze.comm.launched import launched_rank
     from mpisqueeze.network.calibration import read_calibration
+    from mpisqueeze.record.claims import CLAIMS
     from mpisqueeze.record.reading import read_runs
     from mpisqueeze.report.closing import closing
     from mpisqueeze.report.comparison_table import comparison_report
@@ -256,6 +264,11 @@ def run_report(
     check_color(color)
     check_target_loss(target_loss)
     alone = targets.checked()
+    reproductions = [path for path in paths if (path / CLAIMS).is_file()]
+    if reproductions:
+        if len(paths) > 1:
+            raise UsageError(f"{reproductions[0]} is a reproduction, which is reported by itself", "RUN")
+        return _report_claims(reproductions[0], target_loss, targets, color)
     calibration = read_calibration(calibration_from) if calibration_from else None
     runs, comparisons = read_runs(paths)
     if target_loss is None and len(comparisons) == 1:
@@ -284,6 +297,35 @@ def run_report(
         console.print(terminal_plot(charts, console), soft_wrap=True)
     elif targets.plot:
         draw(charts, targets.plot)
+    return ExitCode.OK
+
+
+def _report_claims(path: Path, target_loss: float | None, targets: ReportTargets, color: str) -> int:
+    """`mpisqueeze report` of what `reproduce` left."""
+    from mpisqueeze.comm.launched import launched_rank
+    from mpisqueeze.record.claims import read_claims
+    from mpisqueeze.report.claims_view import claims_report
+    from mpisqueeze.report.html.page import render
+    from mpisqueeze.report.html.reproduction_page import reproduction_page
+    from mpisqueeze.report.json_export import write_json
+
+    for option, given in (
+        ("--csv", targets.csv), ("--markdown", targets.markdown), ("--plot", targets.plot),
+        ("--target-loss", target_loss),
+    ):  # fmt: skip
+        if given is not None:
+            raise UsageError(f"is for runs: {path} is a reproduction; report one of its folders", option)
+    about = read_claims(path)
+    page = render(reproduction_page(path, about)) if targets.html else ""
+    if launched_rank():
+        return ExitCode.OK
+    alone = "-" in (targets.json, targets.html)
+    console = make_console(choose_terminal(color, stdout_is_json=alone), stderr=alone)  # type: ignore[arg-type]
+    console.print(claims_report(about["claims"]))
+    if targets.json:
+        write_json(about["claims"], targets.json)
+    if targets.html:
+        write_text(page, targets.html)
     return ExitCode.OK
 
 

@@ -23,7 +23,7 @@ from mpisqueeze.cli import run
 from mpisqueeze.record.reading import RunLog, folderless, read_run
 from mpisqueeze.report.charts import Axis, Bar, BarChart, LineChart, Series
 from mpisqueeze.report.html.blocks import Cell, Page, Paragraph, Plot, Section, Table
-from mpisqueeze.report.html.claims import Claim, claims_page
+from mpisqueeze.report.html.claims import Claim, Decision, claims_page
 from mpisqueeze.report.html.markup import Markup, escaped, tag
 from mpisqueeze.report.html.page import render
 from mpisqueeze.report.html.run_page import runs_page
@@ -291,18 +291,95 @@ def test_claims_have_verdicts_that_need_no_colour() -> None:
     x = np.arange(1.0, 5)
     chart = LineChart("t", Axis("x"), Axis("y"), [Series("a", x, x, 0)])
     bars = BarChart("bars", Axis("time"), ["one", "two"], [Bar("a", [1.0, 2.0], 2.5), Bar("b", [0.0, 0.0])], "sum")
+    decisions = [Decision("holds", "1 < 2", True), Decision("fails", "2 < 1", False)]
     claims = [
-        Claim("naive fails", "It <fails>.", True, "loss 9e9 > 1e3", [Plot(chart)]),
-        Claim("Naive Fails", "The same anchor.", False, "2 < 3", [Plot(chart), Plot(bars)]),
+        Claim("naive fails", "It <fails>.", "In full.", "PASS", decisions[:1], source="a talk", blocks=[Plot(chart)]),
+        Claim("Naive Fails", "The same anchor.", "", "FAIL", decisions, blocks=[Plot(chart), Plot(bars)]),
+        Claim("late", "Not now.", "", "SKIPPED", [Decision("holds", "", None)], "needs 6 ranks"),
     ]
     html = render(claims_page("Claims", "Of the talks", claims, [Section("Environment", [Paragraph("here")])]))
     page = parsed(html)
     text = " ".join(" ".join(page.text).split())
-    assert "1 of 2 claims hold." in text
-    assert "1 of 2 fail" in text
-    assert text.count("✓ PASS") == text.count("✗ FAIL") == 2
-    assert "It <fails>. ✓ PASS loss 9e9 > 1e3" in text
+    assert "1 of 3 claims hold. 1 does not. 1 could not be tested here." in text
+    assert "1 of 3 fail" in text
+    assert text.count("✓ PASS") == text.count("✗ FAIL") == text.count("SKIPPED") == 2
+    assert "✓ PASS It <fails>." in text
+    # Of what failed, the decision that did is the one to see first.
+    assert "The same anchor. 2 < 1; 1 other below" in text
     assert [target for target in page.targets if "naive" in target] == ["#s-naive-fails", "#s-naive-fails-2"] * 2
+
+
+def reproduction(path: Path) -> Path:
+    """What `reproduce` leaves of a claim with a plot of losses, one with a sweep, and one that was not tested."""
+    about = {"source": "a talk", "note": NASTY, "reason": None, "seconds": 2.0, "sweep": None}
+    decision = {"text": "it <holds>", "holds": "a.loss < b.loss", "found": "1 < 2", "passed": True}
+    rows = []
+    for number, (name, status, seed) in enumerate([("a", "ok", 1), ("b", "diverged", 1), ("a", "ok", 2)]):
+        folder = f"{number:03}-{name}"
+        losses: list[float | None] = [4.0, 2.0 + seed, 1.0] if status == "ok" else [4.0, 1e30]
+        with_parts(write_run(path / "losses" / folder, losses, status=status))
+        rows.append({
+            "run": name, "point": None, "x": 0.0, "seed": seed, "algorithm": "sgd", "compressor": "identity",
+            "status": status, "run_folder": f"elsewhere/{path.name}/losses/{folder}", "loss": 1.0, "bytes": 100,
+        })  # fmt: skip
+    swept = [
+        {**rows[0], "point": f"n={n}", "x": float(n), "seed": seed, "run_folder": None, "epoch_s": n / 4 + seed / 100}
+        for n in (2, 3, 4) for seed in (1, 2, 3)
+    ]  # fmt: skip
+    loss_figure = {"kind": "loss", "y": "loss", "label": "training loss, smoothed"}
+    sweep_figure = {"kind": "sweep", "y": "epoch_s", "label": "time of an epoch (s)"}
+    claims = [
+        {**about, "claim": "losses", "title": "One", "says": NASTY, "figure": loss_figure, "verdict": "PASS",
+         "decisions": [decision], "runs": rows},
+        {**about, "claim": "swept", "title": "Two", "says": "x", "figure": sweep_figure, "verdict": "FAIL",
+         "decisions": [{**decision, "passed": False, "found": "2 < 1"}], "runs": swept, "sweep": "ranks"},
+        {**about, "claim": "late", "title": "Three", "says": "y", "figure": loss_figure, "verdict": "SKIPPED",
+         "reason": "needs 6 ranks", "decisions": [{**decision, "passed": None, "found": None}], "runs": []},
+    ]  # fmt: skip
+    whole = {"schema_version": 1, "status": "done", "scale": "laptop", "ranks": 4, "claims": claims}
+    (path / "claims.json").write_text(json.dumps(whole))
+    return path
+
+
+def test_a_reproduction_has_its_page(capsys: pytest.CaptureFixture[str]) -> None:
+    reproduction(Path("rep"))
+    page, html = page_of("rep", "--json", "verdicts.json")
+    text = " ".join(" ".join(page.text).split())
+    assert "1 of 3 claims hold. 1 does not. 1 could not be tested here." in text
+    assert "1 of 3 claims hold, 1 does not, 1 could not be tested here." in capsys.readouterr().out
+    assert "4 ranks, laptop scale, 3 runs" in text
+    assert "Median over 2 seeds, and faint each of them." in text
+    assert "b (diverged)" in text
+    assert "9 run folders of 9 not found." in text
+    # Medians over the seeds.
+    assert "training loss, smoothed at 1 at 2 at 3 a 4.000 3.500 1.000 b (diverged) 4.000 1.000e+30 —" in text
+    assert "time of an epoch at 2.000 at 3.000 at 4.000 a 520 ms 770 ms 1.02 s" in text
+    assert [found["claim"] for found in json.loads(Path("verdicts.json").read_text())] == ["losses", "swept", "late"]
+    assert html.count('class="chart wide"') == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["rep", "a"], "reported by itself"),
+        (["rep", "--plot", "p.png"], "--plot: is for runs"),
+        (["rep", "--csv", "-"], "--csv: is for runs"),
+        (["broken"], "claims.json is not JSON"),
+        (["partial", "--html", "p.html"], "claims.json has no 'title'"),
+    ],
+)
+def test_what_is_no_reproduction_is_refused(options: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    reproduction(Path("rep"))
+    write_run(Path("a"), [2.0, 1.0])
+    for name, content in (("broken", "{"), ("partial", None)):
+        Path(name).mkdir()
+        about = json.loads(Path("rep/claims.json").read_text())
+        del about["claims"][1]["title"]
+        Path(name, "claims.json").write_text(content or json.dumps(about))
+    assert run(["report", *options]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert says in err
 
 
 def test_markup_escapes_all_but_itself() -> None:

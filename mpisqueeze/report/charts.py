@@ -144,6 +144,13 @@ class BarChart:
 Chart = LineChart | BarChart
 
 
+def wants_log(columns: Sequence[Numbers]) -> bool:
+    """Whether numbers span so much that a linear axis hides most of it."""
+    values = np.concatenate([*columns, np.empty(0)])
+    values = values[np.isfinite(values)]
+    return bool(values.size and values.min() > 0 and values.max() / values.min() > LOG_FROM)
+
+
 def thin(x: Numbers, y: Numbers, scale: Scale, buckets: int) -> NDArray[np.intp]:
     """Indices of the points that a line needs at so many places along its axis.
 

@@ -11,7 +11,7 @@ from mpisqueeze.errors import UsageError
 from mpisqueeze.network.calibration import Calibration
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.bandwidth import time_by_bandwidth
-from mpisqueeze.report.charts import LOG_FROM, Axis, Bar, BarChart, Chart, LineChart, Numbers, Series
+from mpisqueeze.report.charts import Axis, Bar, BarChart, Chart, LineChart, Numbers, Series, wants_log
 from mpisqueeze.report.closing import PHASES
 from mpisqueeze.report.format import significant
 from mpisqueeze.report.palette import style_of
@@ -48,7 +48,7 @@ def loss_chart(runs: Sequence[RunLog], ranking: Ranking, cost: str) -> LineChart
     broken = bool(sound) and len(sound) < len([s for s in series if s.kind == "line"])
     # Where all runs broke down, it is seen how.
     seen = sound or [line.y for line in series]
-    y = Axis("training loss", log=_wants_log(seen), limits=_limits(seen, broken))
+    y = Axis("training loss", log=wants_log(seen), limits=limits(seen, broken))
     # Of a run by itself nothing is counted up to the target.
     target = ranking.target_loss if len(runs) > 1 or ranking.target_is == "given" else None
     levels = [] if target is None else [(target, f"target {significant(target)}")]
@@ -84,9 +84,7 @@ def metric_chart(runs: Sequence[RunLog], ranking: Ranking, cost: str) -> LineCha
     broken = bool(later) and len(later) < len(series)
     name = (metric or "evaluations").replace("_", " ")
     bounded = metric.endswith("accuracy")
-    axis = Axis(
-        name, log=not bounded and _wants_log(later), limits=_limits(later, broken, 1.0 if bounded else math.inf)
-    )
+    axis = Axis(name, log=not bounded and wants_log(later), limits=limits(later, broken, 1.0 if bounded else math.inf))
     return LineChart(f"{name.capitalize()} by {cost}", Axis(label, unit, log), axis, series)
 
 
@@ -169,19 +167,14 @@ def _finite(columns: Sequence[Numbers]) -> Numbers:
     return values[np.isfinite(values)]
 
 
-def _wants_log(columns: Sequence[Numbers]) -> bool:
-    values = _finite(columns)
-    return bool(values.size and values.min() > 0 and values.max() / values.min() > LOG_FROM)
-
-
-def _limits(columns: Sequence[Numbers], broken: bool, highest: float = math.inf) -> tuple[float, float] | None:
+def limits(columns: Sequence[Numbers], broken: bool, highest: float = math.inf) -> tuple[float, float] | None:
     """What is shown: `columns`, with headroom where other runs broke down, and no more than `highest`."""
     values = _finite(columns)
     if not values.size or values.min() == values.max():
         return None
     low, high = float(values.min()), float(values.max())
     room = _HEADROOM if broken else 1.0
-    if _wants_log(columns):
+    if wants_log(columns):
         margin = (high / low) ** 0.05
         return low / margin, min(high * room * margin, highest)
     margin = 0.05 * (high - low)

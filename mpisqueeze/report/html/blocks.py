@@ -67,7 +67,7 @@ class Cell:
         best: to be shown as the best of its column.
         style: of a plot's line, whose marker is put before the text, or None.
         badge: a word to be seen behind it, such as `diverged`.
-        verdict: whether it passed, shown as a badge; None: no verdict.
+        verdict: `PASS`, `FAIL` or `SKIPPED`, shown as a badge; empty: none.
         link: the title of a section that it leads to.
     """
 
@@ -76,7 +76,7 @@ class Cell:
     best: bool = False
     style: int | None = None
     badge: str = ""
-    verdict: bool | None = None
+    verdict: str = ""
     link: str | None = None
 
 
@@ -112,10 +112,10 @@ class Folded:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a claim holds, and the number that decides."""
+    """Whether a claim holds: `PASS`, `FAIL` or `SKIPPED`, and the words beside it."""
 
-    passed: bool
-    number: str
+    verdict: str
+    text: str
 
 
 Block = Paragraph | Items | Code | Facts | Tiles | Table | Plot | Folded | Verdict

@@ -23,6 +23,8 @@ _PLACES = {"wide": 300, "narrow": 150}
 _BUDGET = {"wide": 6000, "narrow": 3000}
 #: Markers along a line, besides the one at its end.
 _MARKERS_ALONG = 5
+#: A line of no more points than this has a marker at each.
+_FEW = 8
 _LINE = 17.0
 #: Right of a narrow plot, for half of the last number.
 _EDGE = 28.0
@@ -214,6 +216,8 @@ def _markers(series: Series, x: Scale, y: Scale, frame: Frame, shift: float) -> 
     wanted = wanted[(wanted > points[0, 0]) & (wanted < points[-1, 0] - 12)]
     at = np.searchsorted(points[:, 0], wanted)
     chosen = [*(points[i] for i in dict.fromkeys(at.tolist())), points[-1]]
+    if len(points) <= _FEW:
+        chosen = list(points)
     shapes = "".join(marker(series.style, float(px), float(py)) for px, py in chosen)
     return tag("path", d=shapes, class_=f"mark {color(series.style)}")
 

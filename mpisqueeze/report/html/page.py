@@ -152,7 +152,7 @@ class _Writer:
         if isinstance(block, Plot):
             return self._plot(block.chart)
         if isinstance(block, Verdict):
-            return tag("p", _badge(block.passed), " ", block.number, class_="verdict")
+            return tag("p", _badge(block.verdict), " ", block.text, class_="verdict")
         return _folded(block.title, [self.block(inner) for inner in block.blocks])
 
     def _plot(self, chart: Chart) -> Markup:
@@ -193,7 +193,7 @@ class _Writer:
 
     def _cell(self, cell: Cell) -> list[str]:
         parts: list[str] = [_sign(cell.style)] if cell.style is not None else []
-        if cell.verdict is not None:
+        if cell.verdict:
             parts.append(_badge(cell.verdict))
         text = _breakable(cell.text)
         text = tag("strong", text) if cell.best else text
@@ -209,8 +209,9 @@ def _folded(title: str, blocks: Sequence[str]) -> Markup:
     return tag("details", tag("summary", title), *blocks)
 
 
-def _badge(passed: bool) -> Markup:
-    return tag("span", "✓ PASS" if passed else "✗ FAIL", class_=f"badge {'pass' if passed else 'fail'}")
+def _badge(verdict: str) -> Markup:
+    sign = {"PASS": "✓ ", "FAIL": "✗ "}.get(verdict, "")
+    return tag("span", f"{sign}{verdict}", class_=f"badge {verdict.lower()}")
 
 
 def _sign(style: int) -> Markup:

@@ -9,8 +9,11 @@ from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.format import grouped, size
 from mpisqueeze.report.html.blocks import Block, Cell, Code, Facts, Folded, Paragraph, Table
 
-#: Of an environment, what differs between any two runs on the same machine.
-_FLEETING = ("started_utc", "command_line", "link_model", "buffers_reason")
+#: Of an environment, what may differ between two runs on the same machines.
+_FLEETING = ("started_utc", "command_line", "link", "link_model", "buffers_reason", "ranks", "devices")
+_FLEETING_OF_HOST = ("ranks", "cores")
+#: Of runs, links and commands that are one behind the other, so many are named.
+_NAMED = 6
 
 
 def link_of(run: RunLog) -> str:
@@ -69,31 +72,47 @@ def environment(runs: Sequence[RunLog]) -> list[Block]:
     groups: list[tuple[dict[str, Any], list[RunLog]]] = []
     for run in runs:
         if run.environment:
-            lasting = {key: value for key, value in run.environment.items() if key not in _FLEETING}
+            lasting = _lasting(run.environment)
             known = next((members for other, members in groups if other == lasting), None)
             if known is None:
                 groups.append((lasting, [run]))
             else:
                 known.append(run)
     blocks: list[Block] = []
-    for lasting, members in groups:
+    for _, members in groups:
         if len(groups) > 1:
-            blocks.append(Paragraph(f"Of {', '.join(run.name for run in members)}:"))
-        blocks += _machines(lasting, members)
+            blocks.append(Paragraph(f"Of {_some([run.name for run in members])}:"))
+        blocks += _machines(members)
     return blocks
 
 
-def _machines(environment: dict[str, Any], runs: Sequence[RunLog]) -> list[Block]:
+def _lasting(environment: dict[str, Any]) -> dict[str, Any]:
+    """What tells machines and versions apart."""
+    lasting = {key: value for key, value in environment.items() if key not in _FLEETING}
+    hosts = environment.get("hosts") or []
+    lasting["hosts"] = [{k: v for k, v in host.items() if k not in _FLEETING_OF_HOST} for host in hosts]
+    return lasting
+
+
+def _some(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + rest
+
+
+def _machines(runs: Sequence[RunLog]) -> list[Block]:
+    """What runs on the same machines ran on; hosts as the one that had most ranks has them."""
+    environment = max((run.environment for run in runs), key=lambda one: one.get("ranks") or 0)
+    ranks = sorted({run.environment.get("ranks") or 0 for run in runs})
     versions = environment.get("versions") or {}
     started = sorted(str(run.environment.get("started_utc")) for run in runs)
     facts = [
         ("started", started[0].replace("T", " ").replace("+00:00", " UTC")),
         ("MPI", str(environment.get("mpi_library") or "unknown").partition(",")[0]),
-        ("ranks", _text(environment.get("ranks"))),
+        ("ranks", ", ".join(map(_text, ranks))),
         ("device", str(environment.get("device"))),
         ("buffers", str(environment.get("buffers"))),
         ("kernels", str(environment.get("kernels"))),
-        ("link", ", ".join(sorted({link_of(run) for run in runs}))),
+        ("link", _some(sorted({link_of(run) for run in runs}))),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items() if version)),
         ("commit", str(environment.get("git_commit") or "unknown")),
     ]
@@ -114,9 +133,9 @@ def _machines(environment: dict[str, Any], runs: Sequence[RunLog]) -> list[Block
         table = Table(titles, hosts, left=(0, 3, 5))
         blocks.append(table if len(hosts) <= 8 else Folded(f"{len(hosts)} hosts", [table]))
     commands = list(dict.fromkeys(str(run.environment.get("command_line")) for run in runs))
-    blocks += [Paragraph("Command", "note"), *(Code(command) for command in commands[:5])]
-    if len(commands) > 5:
-        blocks.append(Folded(f"{len(commands) - 5} more", [Code(command) for command in commands[5:]]))
+    blocks += [Paragraph("Command", "note"), *(Code(command) for command in commands[:_NAMED])]
+    if len(commands) > _NAMED:
+        blocks.append(Folded(f"{len(commands) - _NAMED} more", [Code(command) for command in commands[_NAMED:]]))
     variables = environment.get("variables") or {}
     if variables:
         text = "\n".join(f"{name}={value}" for name, value in variables.items())
