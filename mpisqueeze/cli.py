@@ -239,7 +239,7 @@ def train(
     problem: Annotated[
         str,
         typer.Option(
-            help="mlp\\[:H1xH2…], logistic, quadratic:DIM or FILE.py:Class.",
+            help="mlp\\[:H1xH2…], logistic, quadratic:DIM, resnet18, resnet20, cnn, FILE.py:Class or FILE.py:function.",
             metavar="SPEC",
             rich_help_panel=PROBLEM,
         ),
@@ -287,7 +287,10 @@ def train(
     batch_size: Annotated[
         str, typer.Option(help="Samples a rank and iteration.", metavar="COUNT", rich_help_panel=RUN)
     ] = "16",
-    lr: Annotated[float, typer.Option(help="Learning rate γ.", rich_help_panel=RUN)] = 0.3,
+    lr: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Learning rate γ. Default: 0.3; 0.1 for problems that need torch.", rich_help_panel=RUN),
+    ] = None,
     lr_schedule: Annotated[
         str, typer.Option(help="constant, step:EPOCHS:FACTOR or cosine.", rich_help_panel=RUN)
     ] = "constant",

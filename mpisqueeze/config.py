@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -30,6 +30,7 @@ MEMORY_LR = ("outside", "inside")
 ORDERS = ("atc", "awc")
 TREES = ("flat", "chain", "binary", "binomial")
 DEFAULT_EPOCHS = 10.0
+DEFAULT_LR = 0.3
 #: Seeds are keys of 64-bit hashes, of which NumPy's generators want the positive half.
 MAX_SEED = 2**63 - 1
 
@@ -82,7 +83,7 @@ class TrainConfig:
     iterations: int | None = None
     epochs: float | None = None
     batch_size: int = 16
-    lr: float = 0.3
+    lr: float | None = None
     lr_schedule: str = "constant"
     momentum: float = 0.0
     weight_decay: float = 0.0
@@ -172,6 +173,12 @@ class Plan:
     def dtype(self) -> np.dtype[Any]:
         return np.dtype(self.config.dtype)
 
+    @property
+    def lr(self) -> float:
+        """γ before the schedule's factor."""
+        assert self.config.lr is not None
+        return self.config.lr
+
     def as_json(self) -> dict[str, Any]:
         """Every setting, resolved as far as the command line goes."""
         return {
@@ -238,6 +245,8 @@ def plan(config: TrainConfig) -> Plan:
         )
     problem = registry.problems.find(config.problem)
     getattr(problem.cls, "check_installed", lambda: None)()
+    if config.lr is None:
+        config = replace(config, lr=getattr(problem.cls, "default_lr", DEFAULT_LR))
     partition = parse_partition(config.partition)
     if getattr(problem.cls, "needs_data", False):
         check_data_spec(config.data)

@@ -108,7 +108,7 @@ class Loop:
         return Trouble(trouble.signal, trouble.iteration, where, trouble.option, trouble.details)
 
     def _iterations(self) -> None:
-        run, network, recorder, config = self.run, self.network, self.recorder, self.config
+        run, network, recorder = self.run, self.network, self.recorder
         gate, clock, counter, algorithm = network.gate, network.clock, network.counter, run.algorithm
         schedule, root = run.plan.schedule, self.world.is_root
         if self.done >= run.iterations and not self._scheduled(self.done):
@@ -116,7 +116,7 @@ class Loop:
         for t in range(self.done + 1, run.iterations + 1):
             network.iteration = t
             self._begin()
-            lr = config.lr * schedule(t, run.iterations, run.per_epoch)
+            lr = run.plan.lr * schedule(t, run.iterations, run.per_epoch)
             counter.reset()
             gate.agreed, gate.met = Signal.NONE, False
             if self.meter:
@@ -320,6 +320,7 @@ def train(plan: Plan, world: World, view: View, again: bool = False) -> dict[str
         "cuda_aware": cuda_awareness()[0],
         "kernels": kernels.name,
         "threads": threads_of(kernels),
+        "gradient_threads": run.threads,
         **link_facts(run.network),
     }
     recorder = Recorder(world, run.folder, run.per_epoch, plan.config.per_rank)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mpisqueeze import registry
-from mpisqueeze.config import TrainConfig
+from mpisqueeze.config import DEFAULT_LR, TrainConfig
 from mpisqueeze.data import Dataset, load_dataset
 from mpisqueeze.data.partition import Partition, parse_partition, partition_indices
 from mpisqueeze.errors import UsageError
@@ -258,7 +258,7 @@ def test_default_mlp_learns_digits_with_eight_workers(seed: int) -> None:
     ]
     x = ranks[0].initial_point()
     for iteration in range(1, 10 * ranks[0].iterations_per_epoch + 1):
-        x -= np.float32(TrainConfig.lr / 8) * np.sum([problem.gradient(x, iteration)[1] for problem in ranks], axis=0)
+        x -= np.float32(DEFAULT_LR / 8) * np.sum([problem.gradient(x, iteration)[1] for problem in ranks], axis=0)
     assert ranks[0].evaluate(x)["test_accuracy"] >= 0.96
 
 

@@ -21,11 +21,11 @@ INLINE const REAL *NAME(compensated)(const REAL *x, REAL *residual, int64_t n) {
 
 #define V_(i) (residual ? x[i] + residual[i] : x[i])
 
-/* Three halvings at once of 8q magnitudes, or squares, of v: entries [from, to) of the q sums. */
+/* Three halvings at once of 8q magnitudes, or squares, of v: entries [from, to) of the q sums. term2: of two of them. */
 #define FOLD8_OF(term, v, q, from, to, w)                                                                      \
     for (int64_t i = (from); i < (to); i++)                                                                    \
-        (w)[i] = ((term((v)[i]) + term((v)[i + 4 * (q)])) + (term((v)[i + 2 * (q)]) + term((v)[i + 6 * (q)]))) +   \
-                 ((term((v)[i + (q)]) + term((v)[i + 5 * (q)])) + (term((v)[i + 3 * (q)]) + term((v)[i + 7 * (q)])));
+        (w)[i] = (term##2((v)[i], (v)[i + 4 * (q)]) + term##2((v)[i + 2 * (q)], (v)[i + 6 * (q)])) +           \
+                 (term##2((v)[i + (q)], (v)[i + 5 * (q)]) + term##2((v)[i + 3 * (q)], (v)[i + 7 * (q)]));
 
 /* Sums of a run of n ≤ RUN numbers. */
 #define DEFINE_RUN(function, number, suffix, term)                                                             \
@@ -88,16 +88,27 @@ INLINE const REAL *NAME(compensated)(const REAL *x, REAL *residual, int64_t n) {
         return sums_total_##suffix(&sums);                                                                     \
     }
 
+#define MAGNITUDE_(x) NAME(absolute)(x)
+#define MAGNITUDE_2(x, y) (MAGNITUDE_(x) + MAGNITUDE_(y))
 #define SQUARE_(x) ((double)(x) * (double)(x))
+/* The square of a float32 is exact in float64, so that the one rounding of the fused operation is that of the sum. */
+#if LEVEL > 0 && REAL_BITS == 32
+#define SQUARE_2(x, y) __builtin_fma((double)(x), (double)(x), SQUARE_(y))
+#else
+#define SQUARE_2(x, y) (SQUARE_(x) + SQUARE_(y))
+#endif
 /* ‖v‖₁ */
 #if REAL_BITS == 32
-DEFINE_RUN(sum, float, f32, NAME(absolute))
+DEFINE_RUN(sum, float, f32, MAGNITUDE_)
 #else
-DEFINE_RUN(sum, double, f64, NAME(absolute))
+DEFINE_RUN(sum, double, f64, MAGNITUDE_)
 #endif
 /* ‖v‖₂² */
 DEFINE_RUN(sum_squares, double, f64, SQUARE_)
+#undef MAGNITUDE_
+#undef MAGNITUDE_2
 #undef SQUARE_
+#undef SQUARE_2
 #undef DEFINE_RUN
 
 /* The extremes of one part of the numbers each. */

@@ -36,6 +36,7 @@ class Problem(ABC):
         needs_data: it takes the keywords `dataset`, `batch_size` and `partition` too, see `samples.TrainingShare`.
         takes_batch_size: it takes the keyword `batch_size`.
         dimension: d, the number of parameters, ≥ 1; the same on every rank, fixed from construction on.
+        default_lr: what `--lr` is unless given; 0.3 without it.
         iterations_per_epoch: what `--epochs` counts, ≥ 1; where ranks differ, the fewest count.
     """
 

@@ -65,7 +65,7 @@ class FunctionProblem(NeuralProblem):
         from mpisqueeze.problems.neural.network import Network, seeded
 
         function = type(self).function
-        with seeded(derive_key(seed, Stream.INITIAL_POINT)), self._blamed("(rank, size, seed)"):
+        with seeded(derive_key(seed, Stream.INITIAL_POINT)), self._blamed("the call with (rank, size, seed)"):
             made = function(rank, size, seed)
         if not isinstance(made, tuple | list) or len(made) not in (3, 4):
             count = f" of {len(made)}" if isinstance(made, tuple | list) else ""
@@ -134,13 +134,15 @@ class FunctionProblem(NeuralProblem):
         """A first batch through everything, so that what is wrong is said before training."""
         import torch
 
+        from mpisqueeze.problems.neural.network import seeded
+
         network = self._network
-        with network.stream():
-            with self._blamed(" data: a batch of (input, target) pairs"):
+        with seeded(0), network.stream():
+            with self._blamed("data: a batch of (input, target) pairs"):
                 inputs, targets = self.batch(1)
-            with self._blamed(" model(inputs)"):
+            with self._blamed("model(inputs)"):
                 outputs = network.module(inputs)
-            with self._blamed(" loss(outputs, targets)"):
+            with self._blamed("loss(outputs, targets)"):
                 value = self._loss(outputs, targets)
         if not isinstance(value, torch.Tensor) or value.numel() != 1:
             found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)[:80]
@@ -153,7 +155,7 @@ class FunctionProblem(NeuralProblem):
         try:
             yield
         except Exception as error:
-            raise self._wrong(f"{what.strip()} raised {describe(error)[:300]}") from error
+            raise self._wrong(f"{what} raised {describe(error)[:300]}") from error
 
     def _wrong(self, what: str) -> UsageError:
         return UsageError(f"{self.origin}: {what}", "--problem")

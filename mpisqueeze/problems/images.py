@@ -117,7 +117,7 @@ class ImageProblem(NeuralProblem):
         """Stored images as the module reads them, (n, channels, height, width), on the device."""
         import torch
 
-        stored = torch.from_numpy(images).view(-1, *self._image)
+        stored = torch.from_numpy(images).view(-1, *self._image).to(self._network.device)
         if out is None:
             out = self._empty(len(stored))
         return out.copy_(stored).mul_(self._scale).add_(self._offset)

@@ -129,7 +129,7 @@ def header(run: Run, environment: dict[str, Any]) -> Panel:
     grid.add_row(
         "run",
         f"{grouped(run.iterations)} iterations ({significant(run.iterations / run.per_epoch)} epochs), "
-        f"batch {config.batch_size} a rank, lr {config.lr:g} {config.lr_schedule}{momentum}, seed {config.seed}",
+        f"batch {config.batch_size} a rank, lr {plan.lr:g} {config.lr_schedule}{momentum}, seed {config.seed}",
     )
     if expected is not None:
         saved = f", [bold green]{ratio(plain / expected)} fewer[/]" if 0 < expected < plain else ""

@@ -183,6 +183,8 @@ def _device_of(xp: Any) -> torch.device:
             f"PyTorch {torch.__version__} sees no GPU, though CuPy does: install torch with CUDA, or use cpu",
             "--device",
         )
+    # A run repeats to the bit.
+    torch.backends.cudnn.deterministic = True
     return torch.device("cuda", xp.cuda.runtime.getDevice())
 
 

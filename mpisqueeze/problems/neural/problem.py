@@ -37,6 +37,8 @@ class NeuralProblem(Problem):
     A subclass makes `_network` and sets `dimension` in its constructor, and gives batches and evaluations.
     """
 
+    #: He et al. 2016, arXiv 1512.03385, §4.2.
+    default_lr = 0.1
     _network: Network
 
     @classmethod
