@@ -508,7 +508,11 @@ def reproduce(
 @app.command()
 def report(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN…", help="Run folders; a comparison's folder stands for its runs.")
+        list[Path],
+        typer.Argument(
+            metavar="RUN…",
+            help="Run folders; a comparison's folder stands for its runs, a reproduction's for its claims.",
+        ),
     ],
     target_loss: TargetLossOption = None,
     json_to: JsonOption = None,
@@ -520,11 +524,37 @@ def report(
         Optional[str],  # noqa: UP045
         typer.Option("--markdown", help="Write the ranking as Markdown.", metavar="FILE|-", rich_help_panel=OUTPUT),
     ] = None,
+    html_to: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--html",
+            help="Write a page of tables and plots, complete in itself.",
+            metavar="FILE|-",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     plot_to: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
             "--plot",
-            help="Draw loss against iteration, bytes and time: .png, .svg or .pdf.",
+            help="Draw into a .png, .svg or .pdf file, or in this terminal.",
+            metavar="FILE|terminal",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    plot_kind: Annotated[
+        str,
+        typer.Option(
+            help="loss (by iteration, bytes and time), loss-by-…, test-by-iteration|bytes|time, phases, "
+            "time-by-bandwidth.",
+            metavar="KIND",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = "loss",
+    calibration: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="What `calibrate` wrote: the latency that times by bandwidth are modelled for.",
             metavar="FILE",
             rich_help_panel=OUTPUT,
         ),
@@ -533,11 +563,12 @@ def report(
 ) -> int:
     """Show, rank, export and draw finished runs; needs no MPI.
 
-    [bold]mpisqueeze report results/* --plot loss.pdf[/]
+    [bold]mpisqueeze report results/* --html report.html --plot loss.pdf[/]
     """
-    from mpisqueeze.commands import run_report
+    from mpisqueeze.commands import ReportTargets, run_report
 
-    return run_report(runs, target_loss, json_to, csv_to, markdown_to, plot_to, color)
+    targets = ReportTargets(json_to, csv_to, markdown_to, html_to, plot_to, plot_kind)
+    return run_report(runs, target_loss, targets, calibration, color)
 
 
 @app.command()
