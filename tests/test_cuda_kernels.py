@@ -305,10 +305,17 @@ def test_kernel_sets_of_two_streams_do_not_disturb_each_other(gpu: Gpu) -> None:
 
 
 def emulated_kernel(gpu: Gpu, source: str, name: str) -> Callable[..., None]:
+    """A kernel that has run when it returns."""
     binary, _ = gpu.cupy.cuda.compiler.compile_using_nvrtc(source, (), filename=f"{name}.cu")
     module = gpu.cupy.cuda.function.Module()
     module.load(binary)
-    return module.get_function(name)
+    kernel = module.get_function(name)
+
+    def run(*launch: Any) -> None:
+        kernel(*launch)
+        gpu.cupy.cuda.get_current_stream().synchronize()
+
+    return run
 
 
 @only_emulated

@@ -19,8 +19,6 @@ from mpisqueeze.network.cost import WINDOW_BYTES, Schedule, chunks_ahead
 
 #: Numbers in the shortest section.
 SHORTEST = 64
-#: Seconds a number that coding is assumed to take where a schedule is chosen; more sections hide more of it.
-CODING_S = 1e-9
 
 
 class Work(Protocol):
@@ -58,6 +56,43 @@ def cut(network: Network, sizes: Sequence[Sequence[int]], alignment: int) -> tup
     return wires, [whole.array[start : start + sum(part)] for start, part in zip(starts, sizes, strict=True)]
 
 
+class Outbox:
+    """This rank's payloads in the order of sending: each is encoded and brought to MPI's side.
+
+    A device that encodes while the host sends is given the next ones, too, as many as its `lookahead`.
+
+    Args:
+        items: (part, section, wire) of each payload; no wire where the payload stays on this rank.
+    """
+
+    def __init__(self, network: Network, items: Sequence[tuple[int, int, Wire | None]]) -> None:
+        self._items, self._ahead = items, network.device.lookahead
+        self._begun = 0
+        self._work: Work
+
+    def open(self, work: Work, first: int) -> None:
+        """Have the `first` payloads of an exchange ready to be sent; no more of them, before ranks have met."""
+        self._work, self._begun = work, 0
+        self._begin(first)
+        for _, _, wire in self._items[:first]:
+            if wire is not None:
+                wire.finish_push()
+
+    def ready(self, index: int) -> None:
+        """Before payload `index` is sent or used; in order."""
+        self._begin(index + 1 + self._ahead)
+        wire = self._items[index][2]
+        if wire is not None:
+            wire.finish_push()
+
+    def _begin(self, count: int) -> None:
+        for part, section, wire in self._items[self._begun : count]:
+            self._work.encode(part, section)
+            if wire is not None:
+                wire.begin_push()
+        self._begun = max(self._begun, min(count, len(self._items)))
+
+
 class Inbox:
     """Where a server receives its part's payloads: a window of buffers, filled section by section in rank order.
 
@@ -85,6 +120,9 @@ class Inbox:
                 self._requests.append(network.receiver(buffers[i % slots].mpi, sources[i % len(sources)], tag))
             self._last = [wire.part(0, sizes[-1]) for wire in buffers]
         self._full = self._count - len(sources)
+        # A device may be behind by some of the payloads handed out, whose buffers are not free until it is done.
+        self._behind = min(network.device.lookahead, slots - 1)
+        self._fences = [network.device.fence() for _ in range(min(self._count, self._behind + 1))]
         self._i = 0
 
     def open(self) -> None:
@@ -96,9 +134,13 @@ class Inbox:
     def next(self) -> Any:
         """The next payload, once it is there; valid until the next call."""
         i, slots, requests = self._i, self._slots, self._requests
-        if 0 < i <= self._count - slots:
-            # The payload handed out last is done with, so that its buffer is free.
-            requests[(i - 1 + slots) % len(requests)].Start()
+        done = i - 1 - self._behind
+        if i:
+            self._fences[(i - 1) % len(self._fences)].set()
+        if 0 <= done < self._count - slots:
+            # What reads this payload has been done, so that its buffer is free.
+            self._fences[done % len(self._fences)].wait()
+            requests[(done + slots) % len(requests)].Start()
         network, n = self.network, i % len(requests)
         requests[n].Wait()
         wire = self._wires[n] if i < self._full else self._last[n % slots]
@@ -156,7 +198,7 @@ def choose_sections(
         grains: of the payloads to the servers and back, see `Compressor.grain`; None where a payload stays whole.
         by_root: through rank 0, or sharded.
     """
-    ranks, link = network.world.size, network.link
+    ranks, link, coding = network.world.size, network.link, network.device.coding
     servers = 1 if by_root else ranks
     longest = -(-dimension // servers)
     up_grain, down_grain = grains
@@ -173,13 +215,14 @@ def choose_sections(
     best: tuple[float, Sections] | None = None
     for length in reversed(lengths):
         count = -(-longest // length)
-        coding = CODING_S * dimension / count
+        nbytes = (0 if whole_up else up_bytes) + down_bytes
+        unhidden = coding.section_s + (coding.number_s * dimension + coding.byte_s * nbytes) / count
         for way in root_ways(network, count) if by_root else [""]:
             if by_root:
                 schedule = cost.through_root(link, ranks, up_bytes, down_bytes, count, way, whole_up)
             else:
                 schedule = cost.sharded(link, ranks, up_bytes, down_bytes, count)
-            seconds = schedule.seconds + coding
+            seconds = max(schedule.seconds, coding.section_s * count) + unhidden
             if best is None or seconds < best[0] * (1 - 1e-9):
                 best = (seconds, Sections(longest if whole_up else length, length, schedule))
     assert best is not None

@@ -3,12 +3,13 @@
 Not through `cupy.RawModule`, which appends `-ftz=true` to whatever it is given (cupy issue 9576): flushed denormals
 would differ from the other kernel sets.
 
-Launches go to CuPy's current stream. Each encode ends with one 4-byte copy and a synchronisation of that stream, which
-is how it learns of a number that was not finite; decodes do not synchronise.
+Launches go to CuPy's current stream. A kernel that meets a number that is not finite says so in the host's memory. An
+encode waits for its stream to read that, unless somebody else does (`late`); decodes do not wait.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
 import re
 from pathlib import Path
@@ -50,6 +51,28 @@ def _module(cupy: Any, file: str, real_bits: int, device: int) -> Any:
     return module
 
 
+class Flag:
+    """A number in the host's memory that kernels set to 1.
+
+    Pinned memory has the same address on the device (CUDA Runtime API, Unified Addressing).
+    """
+
+    def __init__(self, cupy: Any) -> None:
+        self._value = np.frombuffer(cupy.cuda.alloc_pinned_memory(4), np.int32, 1)
+        self._value[0] = 0
+        self.pointer = np.uint64(self._value.ctypes.data)
+
+    @property
+    def raised(self) -> bool:
+        return bool(self._value[0])
+
+    def take(self) -> bool:
+        """Whether it was set; it no longer is."""
+        raised = self.raised
+        self._value[0] = 0
+        return raised
+
+
 class CudaKernels:
     """As `ReferenceKernels`, on contiguous 1-D CuPy arrays of one device; payloads are CuPy `uint8`.
 
@@ -65,6 +88,17 @@ class CudaKernels:
         self._cupy: Any = cupy
         self._kernels: dict[str, Any] = {}
         self._scratch: dict[str, Any] = {}
+        self._flag: Flag | None = None
+        self._waits = True
+
+    def late(self, flag: Flag) -> CudaKernels:
+        """These kernels, with the same scratch memory, whose encodes return True at once.
+
+        `flag` tells whether they met a number that is not finite, once the stream was waited for.
+        """
+        made = copy.copy(self)
+        made._flag, made._waits = flag, False
+        return made
 
     # -- launching
 
@@ -101,18 +135,20 @@ class CudaKernels:
         return staged
 
     def _fault(self) -> Any:
-        """The device's flag for a number that is not finite; 0 between encodes."""
-        return self.scratch("fault", 1, np.int32)
+        """Where kernels tell of a number that is not finite."""
+        if self._flag is None:
+            self._flag = Flag(self._cupy)
+        return self._flag.pointer
 
     def _finish(self, payload: Any, written: Any) -> bool:
-        """Bring the payload home; whether all numbers were finite."""
+        """Bring the payload home; whether all numbers were finite, as far as that is waited for."""
         if written is not payload:
             payload[...] = written
-        fault = self._fault()
-        if not int(fault.get()[0]):
+        if not self._waits:
             return True
-        fault.fill(0)
-        return False
+        assert self._flag is not None
+        self._cupy.cuda.get_current_stream().synchronize()
+        return not self._flag.take()
 
     # -- identity
 
