@@ -66,7 +66,11 @@ class Outbox:
     """
 
     def __init__(self, network: Network, items: Sequence[tuple[int, int, Wire | None]]) -> None:
-        self._items, self._ahead = items, network.device.lookahead
+        self._ahead = network.device.lookahead
+        self._items = [(part, section) for part, section, _ in items]
+        self._wires = [wire for _, _, wire in items]
+        # Where they have nothing to do, wires are not asked.
+        self._pushes = any(wire is not None and not wire.immediate for wire in self._wires)
         self._begun = 0
         self._work: Work
 
@@ -74,23 +78,29 @@ class Outbox:
         """Have the `first` payloads of an exchange ready to be sent; no more of them, before ranks have met."""
         self._work, self._begun = work, 0
         self._begin(first)
-        for _, _, wire in self._items[:first]:
-            if wire is not None:
-                wire.finish_push()
+        for i in range(first if self._pushes else 0):
+            self._finish(i)
 
     def ready(self, index: int) -> None:
         """Before payload `index` is sent or used; in order."""
-        self._begin(index + 1 + self._ahead)
-        wire = self._items[index][2]
-        if wire is not None:
-            wire.finish_push()
+        if index + self._ahead >= self._begun:
+            self._begin(index + 1 + self._ahead)
+        if self._pushes:
+            self._finish(index)
 
     def _begin(self, count: int) -> None:
-        for part, section, wire in self._items[self._begun : count]:
-            self._work.encode(part, section)
-            if wire is not None:
+        encode = self._work.encode
+        for i in range(self._begun, min(count, len(self._items))):
+            part, section = self._items[i]
+            encode(part, section)
+            if self._pushes and (wire := self._wires[i]) is not None:
                 wire.begin_push()
-        self._begun = max(self._begun, min(count, len(self._items)))
+        self._begun = count
+
+    def _finish(self, index: int) -> None:
+        wire = self._wires[index]
+        if wire is not None:
+            wire.finish_push()
 
 
 class Inbox:
@@ -122,7 +132,7 @@ class Inbox:
         self._full = self._count - len(sources)
         # A device may be behind by some of the payloads handed out, whose buffers are not free until it is done.
         self._behind = min(network.device.lookahead, slots - 1)
-        self._fences = [network.device.fence() for _ in range(min(self._count, self._behind + 1))]
+        self._fences = [network.device.fence() for _ in range(self._behind + 1)] if network.device.lookahead else []
         self._i = 0
 
     def open(self) -> None:
@@ -134,12 +144,13 @@ class Inbox:
     def next(self) -> Any:
         """The next payload, once it is there; valid until the next call."""
         i, slots, requests = self._i, self._slots, self._requests
-        done = i - 1 - self._behind
-        if i:
-            self._fences[(i - 1) % len(self._fences)].set()
+        done, fences = i - 1 - self._behind, self._fences
+        if fences and i:
+            fences[(i - 1) % len(fences)].set()
         if 0 <= done < self._count - slots:
-            # What reads this payload has been done, so that its buffer is free.
-            self._fences[done % len(self._fences)].wait()
+            if fences:
+                fences[done % len(fences)].wait()
+            # This payload is done with, so that its buffer is free.
             requests[(done + slots) % len(requests)].Start()
         network, n = self.network, i % len(requests)
         requests[n].Wait()

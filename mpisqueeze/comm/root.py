@@ -49,7 +49,7 @@ class RootExchange:
         self._sends = [] if parent is None else [network.sender(wire.mpi, 0, _UP) for wire in self._up]
         self._inbox = Inbox(network, up_bytes, [rank for rank in range(1, size) if self._rank == 0], _UP)
         self._outbox = Outbox(network, [(0, j, wire if self._sends else None) for j, wire in enumerate(self._up)])
-        self._decodes_first = network.device.lookahead > 0
+        self._copies = network.device.lookahead > 0
         #: Sections that a worker may be ahead of the answers.
         self._ahead = self._inbox.ahead
 
@@ -81,17 +81,21 @@ class RootExchange:
                 for _ in range(self._workers):
                     work.accumulate(0, j, inbox.next(), False)
             work.answer(0, j)
-            if self._children:
-                self._down[j].begin_push()
-            # A device has this to do while the answer is copied; a host sends first.
-            if self._decodes_first:
-                work.decode(0, j)
-            if self._children:
-                self._down[j].finish_push()
+            if self._copies:
+                self._copy_and_decode(work, j)
             self._pass_on(j)
             network.clock.lap(Phase.COMM)
-            if not self._decodes_first:
+            if not self._copies:
                 work.decode(0, j)
+
+    def _copy_and_decode(self, work: Work, j: int) -> None:
+        """A device decodes an answer while it is copied; a host decodes it when it is on its way."""
+        wire = self._down[j]
+        if self._children:
+            wire.begin_push()
+        work.decode(0, j)
+        if self._children:
+            wire.finish_push()
 
     def _take_part(self, work: Work) -> None:
         network, sends = self.network, self._sends

@@ -48,7 +48,7 @@ class ShardedExchange:
         self._order = [[s for s in (*self._behind, mine) if j < len(self._up[s])] for j in range(self._sections)]
         payloads = [(s, j) for j, servers in enumerate(self._order) for s in servers]
         self._outbox = Outbox(network, [(s, j, None if s == mine else self._up[s][j]) for s, j in payloads])
-        self._decodes_first = network.device.lookahead > 0
+        self._copies = network.device.lookahead > 0
         self._prepared = 0
         self._to_servers = {s: [network.sender(wire.mpi, s, _UP) for wire in self._up[s]] for s in self._behind}
         self._answers = {s: [network.receiver(wire.mpi, s, _DOWN) for wire in self._down[s]] for s in self._before}
@@ -100,17 +100,17 @@ class ShardedExchange:
             work.accumulate(mine, j, self.up[mine][j] if rank == mine else self._inbox.next(), rank == 0)
         work.answer(mine, j)
         wire, requests = self._down[mine][j], self._from_me[j]
-        wire.begin_push()
-        # A device has this to do while the answer is copied; a host sends first.
-        if self._decodes_first:
+        if self._copies:
+            # A device decodes it while it is copied.
+            wire.begin_push()
             work.decode(mine, j)
-        wire.finish_push()
+            wire.finish_push()
         for request in requests:
             request.Start()
         counter.bytes_sent += wire.nbytes * len(requests)
         counter.messages += len(requests)
         self.network.clock.lap(Phase.COMM)
-        if not self._decodes_first:
+        if not self._copies:
             work.decode(mine, j)
 
     def _take_answers(self, work: Work, j: int) -> None:

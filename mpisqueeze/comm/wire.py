@@ -26,13 +26,16 @@ class Fence:
 
 
 class Wire:
-    """Bytes that cross the wire, seen from both sides; here, memory that the device's work fills at once.
+    """Bytes that cross the wire, seen from both sides; here, the host's memory, where there is nothing to wait for.
 
     Attributes:
+        immediate: whether none of the methods has anything to do.
         array: uint8, on the compute device: what compressors write and read.
         mpi: the buffer specification for mpi4py: what is counted.
         nbytes: length of both.
     """
+
+    immediate = True
 
     def __init__(self, array: Any) -> None:
         self.array = array
@@ -51,8 +54,6 @@ class Wire:
 
     def push(self) -> None:
         """Begin, and finish."""
-        self.begin_push()
-        self.finish_push()
 
     def pull(self) -> None:
         """After MPI wrote: what the device is given from now on finds in `array` what arrived."""
@@ -77,7 +78,15 @@ class Lanes(Protocol):
         """Whether an encode that is done met a number that is not finite, which its payload must not tell."""
 
 
-class DeviceWire(Wire):
+class _Pushed(Wire):
+    immediate = False
+
+    def push(self) -> None:
+        self.begin_push()
+        self.finish_push()
+
+
+class DeviceWire(_Pushed):
     """Device memory that MPI reads and writes itself."""
 
     def __init__(self, array: Any, lanes: Lanes) -> None:
@@ -99,7 +108,7 @@ class DeviceWire(Wire):
             self._filled.wait()
 
 
-class StagedWire(Wire):
+class StagedWire(_Pushed):
     """Device memory that MPI cannot read, with pinned memory of the host (uint8, as long) beside it."""
 
     def __init__(self, array: Any, host: Any, lanes: Lanes) -> None:
