@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,9 @@ OPTIONS = ("--std=c++14", "-fmad=false", "--ftz=false", "--prec-div=true", "--pr
 THREADS = 256
 WARP_THREADS = 128
 #: Thread blocks that share the histogram of a top-k pass: enough to fill a GPU, few enough that merging stays cheap.
-HISTOGRAM_BLOCKS = 512
+HISTOGRAM_BLOCKS = 1024
+#: As in topk.cu. Shorter vectors than SAMPLED are not worth a sample.
+DIGIT, SAMPLES, SAMPLED = 11, 4096, 1 << 16
 NULL = np.uint64(0)
 _INCLUDE = re.compile(r'^#include "(.+)"\n', re.MULTILINE)
 
@@ -240,26 +243,31 @@ class CudaKernels:
     # -- sparsification
 
     def topk_encode(self, vector: Any, residual: Any | None, payload: Any, k: int) -> bool:
-        file, n, target, fault = "topk.cu", vector.size, self._aligned(payload), self._fault()
-        state = self.scratch("state", 2, np.uint64)
+        file, target = "topk.cu", self._aligned(payload)
+        n, size, wanted = vector.size, np.int64(vector.size), np.int64(k)
+        memory, v = _pointer(residual), vector if residual is None else residual
+        state = self.scratch("state", 6, np.uint64)
         histogram = self.scratch("histogram", 2048, np.uint32)
-        memory = _pointer(residual)
-        top = 8 * self.dtype.itemsize - 1
-        blocks = min(HISTOGRAM_BLOCKS, -(-n // (4 * THREADS)))
-        shift = top
+        pieces = -(-n // (1024 * WARP_THREADS // 32))
+        rows, counts = (self.scratch(name, pieces, np.uint64) for name in ("rows", "counts"))
+        rank, capacity = _sample(n, k)
+        values = self.scratch("values", max(capacity, 1), self.dtype)
+        indices = self.scratch("indices", max(capacity, 1), np.int32)
+        if rank:
+            self._launch(file, "topk_sample", 1024, 1024, vector, memory, size, np.int64(rank), state)
+        blocks = min(HISTOGRAM_BLOCKS, pieces) * WARP_THREADS
+        listing = (np.uint32(rank > 0), np.int64(capacity), state, histogram, values, indices, rows, self._fault())
+        self._launch(file, "topk_pass", blocks, WARP_THREADS, vector, memory, size, wanted, *listing)
+        if rank:
+            self._launch(file, "topk_retry", blocks, WARP_THREADS, v, size, wanted, state, histogram)
+        shift = 8 * self.dtype.itemsize - 1 - DIGIT
         while shift > 0:
-            first = np.uint32(shift == top)
-            width = min(11, shift)
+            width = min(DIGIT, shift)
             shift -= width
-            digit = (np.uint32(shift), np.uint32(width), first, state, histogram, fault)
-            self._launch(file, "topk_histogram", blocks * THREADS, THREADS, vector, memory, np.int64(n), *digit)
-            self._launch(file, "topk_choose", 256, 256, np.int64(k), np.uint32(shift), first, state, histogram)
-        segments = -(-n // 1024)
-        counts = self.scratch("counts", segments, np.uint64)
-        v = vector if residual is None else residual
-        self._warps(file, "topk_count", segments, v, np.int64(n), state, counts)
-        self._launch(file, "topk_scan", 1024, 1024, counts, np.int64(segments))
-        self._warps(file, "topk_gather", segments, v, memory, np.int64(n), np.int64(k), state, counts, target)
+            digit = (np.uint32(shift), np.uint32(width), state, histogram, values)
+            self._launch(file, "topk_digit", blocks, WARP_THREADS, v, size, *digit)
+        self._launch(file, "topk_count", 32 * pieces, 1024, v, size, state, values, indices, rows, counts)
+        self._warps(file, "topk_gather", pieces, v, memory, size, wanted, state, values, indices, rows, counts, target)
         return self._finish(payload, target)
 
     def topk_decode(self, payload: Any, out: Any, k: int, add: bool, factor: float = 1.0) -> None:
@@ -324,6 +332,19 @@ class CudaKernels:
 def _pointer(array: Any | None) -> Any:
     """A kernel argument for an array that may be missing."""
     return NULL if array is None else array
+
+
+def _sample(n: int, k: int) -> tuple[int, int]:
+    """(rank in a sample of a number very likely below the k-th largest of n, numbers that there may be above it).
+
+    Zeros where a sample is not worth it. Of the k largest k·SAMPLES/n are in the sample on average, give or take the
+    root of that.
+    """
+    expected = k * SAMPLES / n
+    rank = int(expected + 4 * math.sqrt(expected) + 8)
+    if n < SAMPLED or 2 * rank > SAMPLES:
+        return 0, 0
+    return rank, min(n, math.ceil(n * (rank + 6 * math.sqrt(rank)) / SAMPLES))
 
 
 def _feistel_widths(dimension: int) -> tuple[np.uint32, np.uint32]:
