@@ -161,6 +161,7 @@ def test_kernels_match_for_every_length(gpu: Gpu, dtype: np.dtype[Any]) -> None:
 def test_the_order_of_threads_and_blocks_does_not_show(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu.cupy.settings, "backwards", True)
     check_lengths(gpu, PLAIN + BLOCKWISE, DTYPES[0], [9, 1025, 3001])
+    check(gpu, topk(0.01), "normal", 2 * SAMPLED, DTYPES[0], feedback=True)
 
 
 @each_dtype

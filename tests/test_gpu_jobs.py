@@ -77,7 +77,7 @@ def test_report_compares_with_the_copy(report: ModuleType, tmp_path: Path) -> No
 def emulated(folder: Path) -> dict[str, str]:
     need("emulator")
     path = os.pathsep.join(filter(None, [str(SITE), os.environ.get("PYTHONPATH")]))
-    return {"PYTHONPATH": path, "CUDA_EMULATOR": str(folder)}
+    return {"PYTHONPATH": path, "CUDA_EMULATOR": str(folder), "XDG_CACHE_HOME": str(folder / "cache")}
 
 
 def test_messages_there_and_back(launcher: Launcher, emulator_folder: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The kernels in CUDA, compiled by NVRTC through CuPy: one module a source file and dtype, compiled once a process.
+"""The kernels in CUDA, compiled by NVRTC through CuPy: one module a source file and dtype, loaded once a process.
 
 Not through `cupy.RawModule`, which appends `-ftz=true` to whatever it is given (cupy issue 9576): flushed denormals
 would differ from the other kernel sets.
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from mpisqueeze.kernels.compiled import compiled
 from mpisqueeze.kernels.reference import RUN, blocks_of
 
 #: `-fmad=false`: a fused multiply-add would round once where the other kernel sets round twice.
@@ -48,10 +49,7 @@ def cuda_sources() -> dict[str, str]:
 def _module(cupy: Any, file: str, real_bits: int, device: int) -> Any:
     """A file's module, loaded on the current device, whose number is `device`."""
     options = (*OPTIONS, f"-DREAL_BITS={real_bits}")
-    binary, _ = cupy.cuda.compiler.compile_using_nvrtc(cuda_sources()[file], options, filename=file)
-    module = cupy.cuda.function.Module()
-    module.load(binary)
-    return module
+    return compiled(cupy, cuda_sources()[file], options, file)
 
 
 class Flag:

@@ -186,12 +186,18 @@ def _argument(value: Any) -> np.ndarray:
 
 
 class EmulatedCompiler:
-    """`compile_using_nvrtc` by g++: the "binary" is a shared library's path. Of the options only -D is passed on."""
+    """`compile_using_nvrtc` by g++: the "binary" is a shared library's path. Of the options only -D is passed on.
+
+    Attributes:
+        compiled: the files that it was asked for.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.compiled: list[str] = []
 
     def compile_using_nvrtc(self, source: str, options: tuple[str, ...], filename: str) -> tuple[bytes, None]:
+        self.compiled.append(filename)
         defines = [option for option in options if option.startswith("-D")]
         digest = hashlib.sha256(repr((source, defines, HEADER.read_text())).encode()).hexdigest()[:16]
         library = self.folder / f"{Path(filename).stem}-{digest}.so"
@@ -235,6 +241,7 @@ class Device:
     def __init__(self, index: int = 0) -> None:
         if index != 0:
             raise RuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
+        self.compute_capability = "00"
 
     def use(self) -> None:
         pass
@@ -285,6 +292,7 @@ def fake_cupy(folder: Path) -> Any:
     )
     module.cuda = types.SimpleNamespace(
         compiler=EmulatedCompiler(folder),
+        nvrtc=types.SimpleNamespace(getVersion=lambda: (0, 0)),
         function=types.SimpleNamespace(Module=EmulatedModule),
         runtime=types.SimpleNamespace(
             getDevice=lambda: 0,
