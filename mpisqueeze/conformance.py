@@ -38,17 +38,25 @@ class Doubt(Exception):  # noqa: N818 - it is no error
 
 
 def find_part(text: str) -> tuple[str, Part]:
-    """(kind, part) of a plug-in, by the methods that it has, or of a built-in, by its name. Raises UsageError."""
+    """(kind, part) of a plug-in, by the methods that it has, or of a built-in, by its name; a function is a problem.
+
+    Raises UsageError.
+    """
     if ".py:" in text:
         part = registry.problems.find(text)
         for kind, method in (("compressor", "encode"), ("problem", "gradient"), ("algorithm", "step")):
             if callable(getattr(part.cls, method, None)):
-                return kind, part
+                return _installed(kind, part)
         raise UsageError(f"{text} is no problem (gradient), compressor (encode) or algorithm (step)", "FILE.py:Class")
     for parts in (registry.compressors, registry.problems, registry.algorithms):
         if text.partition(":")[0].partition(",")[0] in parts.names():
-            return parts.kind, parts.find(text)
+            return _installed(parts.kind, parts.find(text))
     raise UsageError(f"{text!r} is neither FILE.py:Class nor the name of a part", "FILE.py:Class")
+
+
+def _installed(kind: str, part: Part) -> tuple[str, Part]:
+    getattr(part.cls, "check_installed", lambda: None)()
+    return kind, part
 
 
 def examine(kind: str, part: Part) -> Iterator[Finding]:
@@ -233,6 +241,8 @@ def _problem(part: Part, rank: int, size: int, dtype: np.dtype[Any]) -> Any:
             "batch_size": 8,
             "partition": parse_partition("iid"),
         }
+    elif getattr(part.cls, "takes_batch_size", False):
+        options["batch_size"] = 8
     problem = part.cls(rank, size, 1, np, dtype, **options)
     contracts.check_problem(part, problem)
     return problem
@@ -301,6 +311,30 @@ def _evaluation_is_numbers(part: Part) -> None:
             float(value)
 
 
+def _evaluation_is_pure(part: Part) -> None:
+    for what, problem, x in _problems(part):
+        evaluate = getattr(problem, "evaluate", None)
+        if evaluate is None:
+            return
+        loss, gradient = problem.gradient(x, 2)
+        before, expected = x.copy(), gradient.copy()
+        first = evaluate(x)
+        assert np.array_equal(x, before), f"evaluate changed x ({what})"
+        assert np.array_equal(gradient, expected), f"evaluate changed the gradient's buffer ({what})"
+        evaluate(x + 1)
+        again_loss, again = problem.gradient(x, 2)
+        same = float(loss) == float(again_loss) and np.array_equal(again, expected)
+        if not same and _repeats(problem, x):
+            raise AssertionError(f"evaluate changed what gradient gives ({what})")
+        if evaluate(x) != first:
+            raise Doubt(f"evaluate gives other numbers for the same x ({what})")
+
+
+def _repeats(problem: Any, x: np.ndarray) -> bool:
+    first = problem.gradient(x, 2)[1].copy()
+    return np.array_equal(first, problem.gradient(x, 2)[1])
+
+
 PROBLEM_CHECKS: list[tuple[str, Callable[[Part], None]]] = [
     ("every rank starts at the same point", _start_is_common),
     ("gradient gives a loss and a vector, and keeps x", _gradient_is_sound),
@@ -308,6 +342,7 @@ PROBLEM_CHECKS: list[tuple[str, Callable[[Part], None]]] = [
     ("the gradient is a function of (seed, rank, iteration)", _gradient_repeats),
     ("the gradient is the loss's", _loss_and_gradient_agree),
     ("evaluate gives numbers", _evaluation_is_numbers),
+    ("evaluate is a function of x, and changes nothing", _evaluation_is_pure),
 ]
 
 

@@ -30,6 +30,7 @@ from typing import Any
 
 import psutil
 
+from mpisqueeze.cores import usable_cores
 from mpisqueeze.errors import ExitCode, UsageError
 
 GRACE_S = 10.0  # for ranks to finish an iteration and write a checkpoint
@@ -234,21 +235,6 @@ def _loaded_mpi() -> tuple[Flavour, str]:
     return Flavour.UNKNOWN, path.strip()
 
 
-def usable_cores() -> int:
-    """Physical cores that this process may use; threads of one core count once, as in mpirun's slots."""
-    try:
-        threads = sorted(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS
-        return psutil.cpu_count(logical=False) or os.cpu_count() or 1
-    cores = set()
-    for thread in threads:
-        try:
-            cores.add(Path(f"/sys/devices/system/cpu/cpu{thread}/topology/thread_siblings_list").read_text())
-        except OSError:
-            return len(threads)
-    return len(cores)
-
-
 def _hosts(environment: Mapping[str, str]) -> int:
     """How many machines the batch system gave to this job; 1 outside of a job."""
     for name in ("SLURM_JOB_NUM_NODES", "SLURM_NNODES"):
@@ -343,7 +329,7 @@ class Supervisor:
         self.family: set[psutil.Process] = set()  # kept because a dead launcher has no descendants
 
     def run(self) -> int:
-        """Run the plan to its end; its exit code, 130 or 143 after a signal, or 128 and the signal that it died of."""
+        """Run the plan to its end; its exit code, 130 or 143 after a signal, or 4 where a rank died of one."""
         with self._signals() as wake:
             process = subprocess.Popen(
                 self.plan.arguments,
@@ -369,7 +355,19 @@ class Supervisor:
                     process.wait()
         if self.ended_by is not None:
             return ExitCode.INTERRUPTED if self.ended_by == signal.SIGINT else ExitCode.TERMINATED
-        return process.returncode if process.returncode >= 0 else 128 - process.returncode
+        code = process.returncode if process.returncode >= 0 else 128 - process.returncode
+        return self._named(code)
+
+    def _named(self, code: int) -> int:
+        """The exit code for a launcher's: FAILED, with a word about it, where a rank died of a signal."""
+        try:
+            number = signal.Signals(code - 128)
+        except ValueError:
+            return code
+        if code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
+            return code
+        _say(self.name, f"a rank was ended by {number.name}")
+        return ExitCode.FAILED
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[socket.socket]:

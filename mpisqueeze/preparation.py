@@ -14,6 +14,7 @@ from mpisqueeze.comm.link import emulate
 from mpisqueeze.comm.world import World
 from mpisqueeze.compressors.base import Compressor, adapt
 from mpisqueeze.config import DEFAULT_EPOCHS, Plan
+from mpisqueeze.cores import threads_of_rank
 from mpisqueeze.data import load_dataset
 from mpisqueeze.devices import choose_device
 from mpisqueeze.errors import UsageError
@@ -24,24 +25,29 @@ from mpisqueeze.topology import Topology
 class Run:
     """A run that is ready to start. Building it is collective.
 
+    Args:
+        again: it continues in the folder that it has.
+
     Raises:
         UsageError, RankFailureError: on every rank alike.
 
     Attributes:
         problem, x (d): this rank's.
+        threads: how many this rank may compute with.
         iterations, per_epoch, eval_every: in iterations.
         warnings: why theory does not promise that this run converges.
         path: the run folder's, on every rank; `folder` is open on rank 0 only.
     """
 
-    def __init__(self, plan: Plan, world: World) -> None:
+    def __init__(self, plan: Plan, world: World, again: bool = False) -> None:
         config = plan.config
-        self.plan, self.world = plan, world
-        world.on_root(lambda: check_path(config.out) if config.out else None)
+        self.plan, self.world, self._again = plan, world, again
+        world.on_root(lambda: check_path(config.out) if config.out and not again else None)
         self.device = choose_device(config.device, config.buffers, world)
+        self.threads = threads_of_rank(world)
         self.problem = world.collectively(self._build_problem)
         self.dimension = int(self.problem.dimension)
-        self.per_epoch = int(getattr(self.problem, "iterations_per_epoch", 100))
+        self.per_epoch = min(world.comm.allgather(int(getattr(self.problem, "iterations_per_epoch", 100))))
         epochs = config.epochs or DEFAULT_EPOCHS
         self.iterations = config.iterations or max(1, math.ceil(epochs * self.per_epoch - 1e-9))
         self.eval_every = self.per_epoch if config.eval_every is None else config.eval_every
@@ -51,7 +57,7 @@ class Run:
         if len(set(sizes)) > 1:
             raise UsageError(f"{plan.compressor.spec}: payload_bytes differs by rank: {sizes}", "--compressor")
         emulated = emulate(world, plan.link) if plan.link else None
-        self.network = Network(world, self.device, config.barrier, emulated, config.chunk, config.tree)
+        self.network = Network(world, self.device, config.barrier, emulated, config.chunk, config.tree, config.checksum)
         self.topology = world.collectively(lambda: Topology(config.topology, world.size, config.self_weight))
         self.algorithm: Algorithm = world.collectively(self._build_algorithm)
         self.warnings: list[str] = world.on_root(self.algorithm.doubts)
@@ -93,9 +99,12 @@ class Run:
         config, part, world = self.plan.config, self.plan.problem, self.world
         options = dict(part.options)
         if getattr(part.cls, "needs_data", False):
-            options["dataset"] = load_dataset(config.data, config.data_dir, config.seed)
-            options["batch_size"] = config.batch_size
+            dataset = load_dataset(config.data, config.data_dir, config.seed)
+            options["dataset"] = dataset.subset(config.samples, config.test_samples, config.seed)
             options["partition"] = self.plan.partition
+        if any(getattr(part.cls, name, False) for name in ("needs_data", "takes_batch_size")):
+            options["batch_size"] = config.batch_size
+        getattr(part.cls, "limit_threads", lambda threads: None)(self.threads)
         with contracts.plugin(part, "--problem", "__init__(rank, size, seed, xp, dtype)"):
             problem = part.cls(world.rank, world.size, config.seed, self.device.xp, self.plan.dtype, **options)
         contracts.check_problem(part, problem)
@@ -145,5 +154,5 @@ class Run:
         compressor = self.plan.compressor
         name = compressor.name if compressor.is_plugin else compressor.spec
         path = self.plan.config.out or default_path(self.plan.algorithm.name, name, self.world.size)
-        self.folder = RunFolder(path)
+        self.folder = RunFolder(path, self._again)
         return str(path)

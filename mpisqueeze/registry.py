@@ -1,4 +1,4 @@
-"""Finding a part by name: built in, registered under an entry point, or `FILE.py:Class`."""
+"""Finding a part by name: built in, registered under an entry point, or in a file: `FILE.py:Class`, or a function."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from mpisqueeze.errors import UsageError
 from mpisqueeze.specs import parse_spec, resolve_parameters, suggestion
 
-_PLUGIN = re.compile(r"(?P<file>.+\.py):(?P<name>[A-Za-z_]\w*)")
+_PLUGIN = re.compile(r"(?P<file>.+\.py):(?P<spec>(?P<name>[A-Za-z_]\w*)(,.*)?)")
 
 
 @dataclass(frozen=True)
@@ -72,25 +72,45 @@ class Registry:
         """The part that `text` names. Raises UsageError with the nearest known name, or why a plug-in does not load."""
         plugin = _PLUGIN.fullmatch(text)
         try:
+            cls: Any
             if plugin:
-                return Part(text, load_class(Path(plugin["file"]), plugin["name"]), {}, plugin["file"])
-            spec = parse_spec(text)
-            cls: Any = self.builtins().get(spec.name)
-            origin = "built-in"
+                spec, origin = parse_spec(plugin["spec"]), plugin["file"]
+                cls = self._class_of(load_part(Path(plugin["file"]), plugin["name"]), text)
+            else:
+                spec, origin = parse_spec(text), "built-in"
+                cls = self.builtins().get(spec.name)
             if cls is None and spec.name in self.entries():
                 origin = "entry point"
                 try:
-                    cls = self.entries()[spec.name].load()
+                    cls = self._class_of(self.entries()[spec.name].load(), spec.name)
                 except Exception as error:
                     raise UsageError(f"the entry point {spec.name!r} does not load: {describe(error)}") from error
             if cls is None:
                 raise UsageError(
                     f"unknown {self.kind} {spec.name!r}{suggestion(spec.name, self.names())}; "
-                    f"known: {', '.join(self.names())}, or FILE.py:Class"
+                    f"known: {', '.join(self.names())}, or {self.plugins}"
                 )
-            return Part(text, cls, resolve_parameters(spec, getattr(cls, "parameters", ())), origin)
+            declared = getattr(cls, "parameters", ())
+            # A plug-in may mean something else by that name.
+            parameters = declared if isinstance(declared, tuple | list) else ()
+            return Part(text, cls, resolve_parameters(spec, parameters), origin)
         except UsageError as error:
             raise UsageError(error.message, error.option or self.option) from error.__cause__
+
+    @property
+    def plugins(self) -> str:
+        """What a user's own part is named by."""
+        return "FILE.py:Class or FILE.py:function" if self.kind == "problem" else "FILE.py:Class"
+
+    def _class_of(self, found: Any, text: str) -> type[Any]:
+        """A class as it is; of a function, the torch problem that it describes."""
+        if isinstance(found, type):
+            return found
+        if self.kind != "problem":
+            raise UsageError(f"{text} is a function, and a {self.kind} is a class")
+        from mpisqueeze.problems.function import problem_of
+
+        return problem_of(found)
 
 
 def describe(error: BaseException) -> str:
@@ -118,19 +138,26 @@ def _load_module(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise UsageError(f"{path} does not load: {describe(error)}") from error
+        hint = ""
+        if isinstance(error, ModuleNotFoundError) and error.name == "torch":
+            hint = ": pip install 'mpisqueeze[torch]'"
+        raise UsageError(f"{path} does not load: {describe(error)}{hint}") from error
     finally:
         sys.dont_write_bytecode = writing
     return module
 
 
-def load_class(path: Path, name: str) -> type[Any]:
-    """The class `name` of the file `path`. Raises UsageError when the file or the class does not load."""
+def load_part(path: Path, name: str) -> type[Any] | FunctionType:
+    """The class or function `name` of the file `path`. Raises UsageError when it does not load."""
     module = _load_module(path)
     found = getattr(module, name, None)
-    if not isinstance(found, type):
-        classes = [k for k, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]
-        raise UsageError(f"{path} has no class {name!r}; it has: {', '.join(classes) or 'none'}")
+    if not isinstance(found, type | FunctionType):
+        own = [
+            key
+            for key, value in vars(module).items()
+            if isinstance(value, type | FunctionType) and value.__module__ == module.__name__
+        ]
+        raise UsageError(f"{path} has no class or function {name!r}; it has: {', '.join(own) or 'none'}")
     return found
 
 

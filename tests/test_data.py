@@ -254,3 +254,26 @@ def test_the_real_mnist() -> None:
     assert np.bincount(mnist.train_labels).tolist() == [
         5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949,
     ]  # fmt: skip
+
+
+def test_a_subset_is_the_start_of_a_seeded_permutation() -> None:
+    digits = load_dataset("digits", None, 0)
+    small, large = (digits.subset(count, None, 3) for count in (50, 200))
+    assert np.array_equal(small.train_inputs, large.train_inputs[:50])
+    assert np.array_equal(small.train_labels, large.train_labels[:50])
+    assert small.test_inputs is digits.test_inputs
+    assert not np.array_equal(small.train_inputs, digits.subset(50, None, 4).train_inputs)
+    assert len(set(digits.subset(50, None, 3).train_labels)) == 10
+    tested = digits.subset(None, 30, 3)
+    assert len(tested.test_labels) == len(tested.test_inputs) == 30
+    assert tested.train_labels is digits.train_labels
+    assert digits.subset(None, None, 3) is digits
+    whole = digits.subset(len(digits.train_labels), None, 3)
+    assert sorted(map(bytes, whole.train_inputs)) == sorted(map(bytes, digits.train_inputs))
+
+
+@pytest.mark.parametrize(("samples", "test_samples", "option"), [(1438, None, "--samples"), (3, 361, "--test-samples")])
+def test_a_subset_larger_than_the_set_is_refused(samples: int, test_samples: int | None, option: str) -> None:
+    with pytest.raises(UsageError, match=f"got {test_samples or samples}") as caught:
+        load_dataset("digits", None, 0).subset(samples, test_samples, 0)
+    assert caught.value.option == option

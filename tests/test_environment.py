@@ -42,7 +42,7 @@ def test_rank_0_gets_an_object_for_json_and_the_others_nothing() -> None:
     found = collect_environment(FakeComm([]))
     assert json.loads(json.dumps(found)) == found
     assert collect_environment(FakeComm([], rank=1)) == {}
-    assert {"mpisqueeze", "python", "numpy", "mpi4py", "cupy"} == found["versions"].keys()
+    assert {"mpisqueeze", "python", "numpy", "mpi4py", "cupy", "torch"} == found["versions"].keys()
     assert "\n" not in found["mpi_library"]
     assert found["mpi_library"]
     age = datetime.now(timezone.utc) - datetime.fromisoformat(found["started_utc"])

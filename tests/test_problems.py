@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 
 from mpisqueeze import registry
-from mpisqueeze.config import TrainConfig
+from mpisqueeze.config import DEFAULT_LR, TrainConfig
 from mpisqueeze.data import Dataset, load_dataset
 from mpisqueeze.data.partition import Partition, parse_partition, partition_indices
 from mpisqueeze.errors import UsageError
 from mpisqueeze.problems import classification
 from mpisqueeze.problems.base import Problem
-from mpisqueeze.problems.classification import BatchSampler, ClassificationProblem
+from mpisqueeze.problems.classification import ClassificationProblem
+from mpisqueeze.problems.images import ImageProblem
 from mpisqueeze.problems.quadratic import Quadratic
+from mpisqueeze.problems.samples import BatchSampler
 
 ALL = ["logistic", "mlp:5", "mlp:7x1", "mlp:6x5x3", "quadratic:11", "quadratic:1", "quadratic:11,spread=0"]
 NEEDS_DATA = [text for text in ALL if not text.startswith("quadratic")]
@@ -256,7 +258,7 @@ def test_default_mlp_learns_digits_with_eight_workers(seed: int) -> None:
     ]
     x = ranks[0].initial_point()
     for iteration in range(1, 10 * ranks[0].iterations_per_epoch + 1):
-        x -= np.float32(TrainConfig.lr / 8) * np.sum([problem.gradient(x, iteration)[1] for problem in ranks], axis=0)
+        x -= np.float32(DEFAULT_LR / 8) * np.sum([problem.gradient(x, iteration)[1] for problem in ranks], axis=0)
     assert ranks[0].evaluate(x)["test_accuracy"] >= 0.96
 
 
@@ -353,7 +355,7 @@ def test_quadratic_is_the_same_however_it_is_cut_into_chunks(monkeypatch: pytest
     ("text", "says"),
     [
         ("quadratics:3", "did you mean 'quadratic'"),
-        ("svm", "known: logistic, mlp, quadratic"),
+        ("svm", "known: cnn, logistic, mlp, quadratic, resnet18"),
         ("quadratic", "write quadratic:DIMENSION"),
         ("quadratic:0", "dimension must be"),
         ("quadratic:5,condition=0.5", "condition must be"),
@@ -378,4 +380,4 @@ def test_impossible_splits_are_refused() -> None:
 
 def test_every_registered_problem_says_truly_whether_it_needs_data() -> None:
     for problem in registry.problems.builtins().values():
-        assert problem.needs_data == issubclass(problem, ClassificationProblem)
+        assert problem.needs_data == issubclass(problem, ClassificationProblem | ImageProblem)

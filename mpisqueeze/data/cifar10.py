@@ -60,6 +60,8 @@ def load_cifar10(data_dir: Path | None, seed: int) -> Dataset:
         test_inputs=np.ascontiguousarray(test_inputs),
         test_labels=test_labels,
         classes=_CLASSES,
+        image=(3, 32, 32),
+        natural=True,
         **standardisation(_PIXEL_MEAN, _PIXEL_STD),
     )
 

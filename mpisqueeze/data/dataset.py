@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mpisqueeze.data.seeding import Stream, generator
+from mpisqueeze.errors import UsageError
 from mpisqueeze.specs import Parameter
 
 Labels = NDArray[np.int32]
@@ -31,10 +33,31 @@ class Dataset:
     classes: int
     scale: float = 1.0
     offset: float = 0.0
+    image: tuple[int, int, int] | None = None  # channels, height, width; the features in this order
+    natural: bool = False  # photographs: shifted by some pixels or mirrored, they are of the same class
 
     @property
     def features(self) -> int:
         return self.train_inputs.shape[1]
+
+    def subset(self, samples: int | None, test_samples: int | None, seed: int) -> Dataset:
+        """The first of a seeded permutation of the training set, and of the test set; None leaves a set as it is.
+
+        Raises:
+            UsageError: of `--samples` or `--test-samples`: more than there are.
+        """
+        parts: dict[str, Any] = {}
+        for key, (option, count, kind) in enumerate(
+            (("--samples", samples, "train"), ("--test-samples", test_samples, "test"))
+        ):
+            if count is None:
+                continue
+            inputs, labels = getattr(self, f"{kind}_inputs"), getattr(self, f"{kind}_labels")
+            if count > len(labels):
+                raise UsageError(f"{self.name} has {len(labels)} {kind} samples, got {count}", option)
+            chosen = generator(seed, Stream.SUBSET, key).permutation(len(labels))[:count]
+            parts |= {f"{kind}_inputs": inputs[chosen], f"{kind}_labels": labels[chosen]}
+        return replace(self, **parts) if parts else self
 
 
 @dataclass(frozen=True)
@@ -51,6 +74,6 @@ class DataSource:
     parameters: Sequence[Parameter] = ()
 
 
-def standardisation(mean: float, std: float) -> dict[str, float]:
+def standardisation(mean: float, std: float) -> dict[str, Any]:
     """The `scale` and `offset` that turn inputs of this mean and deviation into mean 0 and deviation 1."""
     return {"scale": 1.0 / std, "offset": -mean / std}

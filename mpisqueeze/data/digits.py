@@ -36,6 +36,7 @@ def load_digits(data_dir: Path | None, seed: int) -> Dataset:
         test_inputs=np.ascontiguousarray(test[:, :-1]),
         test_labels=test[:, -1].astype(np.int32),
         classes=10,
+        image=(1, 8, 8),
         **standardisation(_PIXEL_MEAN, _PIXEL_STD),
     )
 

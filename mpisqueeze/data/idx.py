@@ -90,6 +90,7 @@ def load_idx(data_dir: Path | None, seed: int, *, name: str, mean: float, std: f
         rows(test),
         test_labels,
         classes=_CLASSES,
+        image=(1, *train.shape[1:]),
         **standardisation(mean, std),
     )
 

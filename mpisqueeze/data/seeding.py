@@ -16,6 +16,10 @@ class Stream(IntEnum):
     SYNTHETIC_DATA = 4
     QUADRATIC = 5
     GRADIENT_NOISE = 6
+    SUBSET = 7
+    AUGMENTATION = 8
+    LAYERS = 9
+    STATISTICS = 10
 
 
 def generator(seed: int, stream: Stream, *key: int) -> np.random.Generator:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,22 @@ def _shape(text: str) -> tuple[int, int]:
     return shape
 
 
+def _image(features: int) -> tuple[int, int, int] | None:
+    for channels in (1, 3):
+        side = math.isqrt(features // channels)
+        if channels * side * side == features:
+            return channels, side, side
+    return None
+
+
 def load_synthetic(data_dir: Path | None, seed: int, *, shape: tuple[int, int], classes: int) -> Dataset:
     """Clusters of unit variance whose centres lie about 4√2 apart at any number of features.
 
     Args:
         data_dir: does not matter.
         seed: of the centres and the noise.
-        shape: features, training samples. The test set has a fifth as many samples, and at least one of each
-            class.
+        shape: features, training samples; k² features are a k×k image, 3k² one in colour. The test set has a
+            fifth as many samples, and at least one of each class.
         classes: number of clusters; the classes are equally frequent up to one sample.
 
     Raises:
@@ -55,7 +64,8 @@ def load_synthetic(data_dir: Path | None, seed: int, *, shape: tuple[int, int], 
         test_inputs, test_labels = draw(max(classes, samples // 5), centres)
     except (MemoryError, ValueError):
         raise UsageError(f"synthetic:{features}x{samples} does not fit in this machine's memory") from None
-    return Dataset("synthetic", train_inputs, train_labels, test_inputs, test_labels, classes)
+    image = _image(features)
+    return Dataset("synthetic", train_inputs, train_labels, test_inputs, test_labels, classes, image=image)
 
 
 SYNTHETIC = DataSource(

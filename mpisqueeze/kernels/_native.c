@@ -7,6 +7,7 @@
 #include <Python.h>
 
 #include "_loops.h"
+#include "_threads.h"
 
 struct level {
     const char *name;
@@ -21,7 +22,8 @@ static const struct loops *active = loops_base;
 static void find_levels(void) {
 #ifdef MPISQUEEZE_X86_LEVELS
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2")) {
+    /* Whatever has AVX2 and FMA has F16C, too, which not every compiler knows to ask for. */
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("popcnt")) {
         levels[level_count++] = (struct level){"avx2", loops_avx2};
         if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
@@ -274,7 +276,7 @@ FUNCTION(topk_encode) {
                payload_is(&a, k * (a.vector.itemsize + 4)) < 0 ||
                numbers(args[4], &a.scratch, PyBUF_WRITABLE, "scratch") < 0,
            a.loops->topk_encode(a.vector.buf, a.delta, a.d, a.payload.buf, k, a.scratch.buf,
-                                a.scratch.len / (a.vector.itemsize + 4)));
+                                a.scratch.len));
 }
 
 FUNCTION(topk_decode) {
@@ -356,6 +358,19 @@ FUNCTION(half_decode) {
            a.loops->half_decode(a.payload.buf, a.vector.buf, a.d, bfloat, add, factor));
 }
 
+/* (d, k, bytes of a number) → the bytes of scratch that topk_encode makes use of. */
+FUNCTION(topk_scratch) {
+    int64_t d, k, itemsize;
+    if (given != 3) {
+        PyErr_Format(PyExc_TypeError, "expected 3 arguments, got %zd", given);
+        return NULL;
+    }
+    if (whole(args[0], "d", 0, INT64_MAX / 16, &d) < 0 || whole(args[1], "k", 0, d, &k) < 0 ||
+        whole(args[2], "itemsize", 4, 8, &itemsize) < 0)
+        return NULL;
+    return PyLong_FromLongLong(active[itemsize == 8].topk_scratch(d, k));
+}
+
 static PyObject *instruction_sets(PyObject *self, PyObject *Py_UNUSED(ignored)) {
     (void)self;
     PyObject *names = PyTuple_New(level_count);
@@ -375,6 +390,25 @@ static PyObject *use_instruction_set(PyObject *self, PyObject *name) {
     return NULL;
 }
 
+/* (count[, the numbers that a part has at least]) */
+FUNCTION(use_threads) {
+    int64_t count, part = SMALLEST_PART;
+    if (given < 1 || given > 2) {
+        PyErr_Format(PyExc_TypeError, "expected 1 or 2 arguments, got %zd", given);
+        return NULL;
+    }
+    if (whole(args[0], "threads", 1, MAX_THREADS, &count) < 0 ||
+        (given > 1 && whole(args[1], "part", 1, INT64_MAX, &part) < 0))
+        return NULL;
+    threads_use((int)count, part);
+    Py_RETURN_NONE;
+}
+
+static PyObject *threads(PyObject *self, PyObject *Py_UNUSED(ignored)) {
+    (void)self;
+    return PyLong_FromLong(threads_in_use());
+}
+
 #define METHOD(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, NULL}
 static PyMethodDef methods[] = {
     METHOD(copy_encode),
@@ -385,6 +419,7 @@ static PyMethodDef methods[] = {
     METHOD(quantize_decode),
     METHOD(uniform_encode),
     METHOD(uniform_decode),
+    METHOD(topk_scratch),
     METHOD(topk_encode),
     METHOD(topk_decode),
     METHOD(randomk_encode),
@@ -395,13 +430,19 @@ static PyMethodDef methods[] = {
     METHOD(half_decode),
     {"instruction_sets", instruction_sets, METH_NOARGS, "The instruction sets that can be used, slowest first."},
     {"use_instruction_set", use_instruction_set, METH_O, "Use one of them from now on; the last one is the default."},
+    METHOD(use_threads),
+    {"threads", threads, METH_NOARGS, "The number of threads in use."},
     {NULL, NULL, 0, NULL},
 };
 
 static int execute(PyObject *module) {
+    static int done = 0;
     (void)module;
-    if (level_count == 1)
+    if (!done) {
         find_levels();
+        threads_init();
+        done = 1;
+    }
     return 0;
 }
 

@@ -65,8 +65,7 @@ class NativeKernels(ReferenceKernels):
         _native.uniform_decode(payload, out, bits, bucket, add, factor)
 
     def topk_encode(self, vector: np.ndarray, residual: np.ndarray | None, payload: np.ndarray, k: int) -> bool:
-        # Room for 3k + 4096 candidates, each a number and an int32.
-        room = (3 * k + 4096) * (self.dtype.itemsize + 4) // self.dtype.itemsize
+        room = -(-_native.topk_scratch(vector.size, k, self.dtype.itemsize) // self.dtype.itemsize)
         return _native.topk_encode(vector, residual, payload, k, self.scratch("candidates", room))
 
     def topk_decode(self, payload: np.ndarray, out: np.ndarray, k: int, add: bool, factor: float = 1.0) -> None:

@@ -19,7 +19,9 @@ class Problem(ABC):
     """min over x of f(x) = mean over ranks of f_r(x); an instance is one rank's view, f_r.
 
     A problem of one's own need not derive from this class: `__init__`, `dimension`, `initial_point` and
-    `gradient` as described here are enough. `iterations_per_epoch` and `evaluate` are optional.
+    `gradient` as described here are enough. `iterations_per_epoch` and `evaluate` are optional, and so are two class
+    methods: `check_installed()`, which raises UsageError where something that the problem needs is not installed, and
+    `limit_threads(count)`, which is told before construction how many threads this rank may compute with.
 
     Args:
         rank: this rank, 0 … size − 1.
@@ -31,15 +33,18 @@ class Problem(ABC):
 
     Attributes:
         name, summary, parameters: a built-in problem's name for `--problem`, a line about it, what it takes.
-        needs_data: it takes the keywords of `classification.ClassificationProblem` too.
+        needs_data: it takes the keywords `dataset`, `batch_size` and `partition` too, see `samples.TrainingShare`.
+        takes_batch_size: it takes the keyword `batch_size`.
         dimension: d, the number of parameters, ≥ 1; the same on every rank, fixed from construction on.
-        iterations_per_epoch: what `--epochs` counts, ≥ 1; the same on every rank.
+        default_lr: what `--lr` is unless given; 0.3 without it.
+        iterations_per_epoch: what `--epochs` counts, ≥ 1; where ranks differ, the fewest count.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str] = ""
     parameters: ClassVar[Sequence[Parameter]] = ()
     needs_data: ClassVar[bool] = False
+    takes_batch_size: ClassVar[bool] = False
     dimension: int
     iterations_per_epoch: int = 100
 

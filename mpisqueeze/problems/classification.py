@@ -1,4 +1,4 @@
-"""What every problem on a labelled data set shares: a rank's samples, its batches, the loss, the test set."""
+"""What the problems with a model of their own on a labelled data set share: batches, the loss, the test set."""
 
 from __future__ import annotations
 
@@ -7,49 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
 from mpisqueeze.data.dataset import Dataset
-from mpisqueeze.data.partition import Partition, partition_indices
-from mpisqueeze.data.seeding import Stream, generator
-from mpisqueeze.errors import UsageError
+from mpisqueeze.data.partition import Partition
 from mpisqueeze.problems.base import Array, Problem, copy_to
+from mpisqueeze.problems.samples import TrainingShare
 
 _TEST_CHUNK = 1024
-
-
-class BatchSampler:
-    """The samples that a rank draws: one permutation of its own after another, read a batch at a time.
-
-    Permutation p is drawn from a generator keyed by (seed, rank, p), and iteration t reads positions (t − 1)b
-    … tb − 1 of the permutations laid end to end. A batch is thus a function of (seed, rank, t), each sample
-    comes once an epoch, and b may exceed the number of samples.
-    """
-
-    def __init__(self, samples: int, batch_size: int, seed: int, rank: int) -> None:
-        self._seed, self._rank = seed, rank
-        self._sorted = np.arange(samples)
-        self._order = np.empty_like(self._sorted)
-        self._permutation = -1
-        self._batch = np.empty(batch_size, dtype=self._sorted.dtype)
-
-    def batch(self, iteration: int) -> NDArray[np.int64]:
-        """Positions, (b,), among the rank's samples for iteration 1, 2, …; overwritten by the next call."""
-        samples, size = len(self._order), len(self._batch)
-        start, filled = (iteration - 1) * size, 0
-        while filled < size:
-            permutation, first = divmod(start + filled, samples)
-            count = min(size - filled, samples - first)
-            self._shuffle(permutation)
-            self._batch[filled : filled + count] = self._order[first : first + count]
-            filled += count
-        return self._batch
-
-    def _shuffle(self, permutation: int) -> None:
-        if permutation != self._permutation:
-            self._order[:] = self._sorted
-            generator(self._seed, Stream.SAMPLING, self._rank, permutation).shuffle(self._order)
-            self._permutation = permutation
 
 
 class SoftmaxCrossEntropy:
@@ -116,18 +81,16 @@ class ClassificationProblem(Problem):
         partition: Partition,
     ) -> None:
         super().__init__(rank, size, seed, xp, dtype)
-        if batch_size < 1:
-            raise UsageError(f"must be at least 1, got {batch_size}", "--batch-size")
+        share = TrainingShare(dataset, batch_size, partition, rank, size, seed)
         self.features, self.classes = dataset.features, dataset.classes
-        self.iterations_per_epoch = max(1, len(dataset.train_labels) // (size * batch_size))
-        mine = partition_indices(dataset.train_labels, size, partition, seed)[rank]
+        self.iterations_per_epoch = share.iterations_per_epoch
         self._scale, self._offset = dataset.scale, dataset.offset
-        self._train_inputs = xp.asarray(dataset.train_inputs[mine])
-        self._train_labels = xp.asarray(dataset.train_labels[mine], dtype=np.int64)
+        self._train_inputs = xp.asarray(share.inputs)
+        self._train_labels = xp.asarray(share.labels, dtype=np.int64)
         self._test_inputs = xp.asarray(dataset.test_inputs)
         self._test_labels = xp.asarray(dataset.test_labels, dtype=np.int64)
 
-        self._sampler = BatchSampler(len(mine), batch_size, seed, rank)
+        self._sampler = share.sampler
         self._indices = xp.empty(batch_size, np.int64)
         self._inputs = xp.empty((batch_size, self.features), self.dtype)
         stored = self._train_inputs.dtype

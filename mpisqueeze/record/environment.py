@@ -89,6 +89,7 @@ def _software() -> dict[str, Any]:
             "numpy": _version("numpy"),
             "mpi4py": _version("mpi4py"),
             "cupy": _cupy_version(),
+            "torch": _version("torch") if "torch" in sys.modules else None,
         },
     }
 

@@ -18,7 +18,8 @@ from mpisqueeze import __version__
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.comparison_table import STATUS_STYLES
 from mpisqueeze.report.format import counted, duration, grouped, significant, size
-from mpisqueeze.report.view import View
+from mpisqueeze.report.training_view import problem
+from mpisqueeze.report.view import Watcher
 
 if TYPE_CHECKING:
     from mpisqueeze.preparation import Run
@@ -41,7 +42,7 @@ class _Row:
     pace: str = ""
 
 
-class CompareView(View):
+class CompareView(Watcher):
     """Watches all runs of a comparison, one after the other.
 
     Args:
@@ -157,15 +158,14 @@ class CompareView(View):
 
 def header(run: Run, environment: dict[str, Any], runs: int, path: str) -> Panel:
     """Where the runs take place and what they share; `run` is the first one to start."""
-    plan, config = run.plan, run.plan.config
+    config = run.plan.config
     library = (environment["mpi_library"] or "unknown").partition(",")[0]
-    spec = config.problem + (f" on {config.data}" if getattr(plan.problem.cls, "needs_data", False) else "")
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim")
     grid.add_column()
     grid.add_row("MPI", f"{library}, {counted(run.world.size, 'rank')} on {counted(len(environment['hosts']), 'host')}")
     grid.add_row("device", f"{run.device.label}, {environment['kernels']} kernels; buffers: {run.device.buffers}")
-    grid.add_row("problem", f"{spec}, d = {grouped(run.dimension)} {config.dtype}, partition {plan.partition}")
+    grid.add_row("problem", problem(run))
     grid.add_row("runs", f"[bold]{runs}[/], one after the other: same start, data order and seed {config.seed}")
     grid.add_row("folder", Text(path))
     return Panel(grid, title=f"mpisqueeze {__version__} compare", title_align="left", box=box.ROUNDED, expand=False)

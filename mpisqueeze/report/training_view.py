@@ -88,6 +88,9 @@ class TrainingView(View):
             step = max(1, self._iterations // LOG_PARTS)
             self._next = (progress.iteration // step + 1) * step
 
+    def remark(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True)
+
     def evaluation(self, line: dict[str, Any]) -> None:
         values = {key: value for key, value in line.items() if key not in ("iteration", "epoch")}
         self._evaluated = "  ".join(f"{key} {significant(value)}" for key, value in values.items())
@@ -108,14 +111,16 @@ def header(run: Run, environment: dict[str, Any]) -> Panel:
     grid.add_column(style="dim")
     grid.add_column()
     kernels = f", {environment['kernels']} kernels"
+    if environment["threads"] > 1:
+        kernels += f" on {environment['threads']} threads a rank"
     buffers = run.device.buffers + (f" ({run.device.buffers_reason})" if run.device.buffers_reason else "")
     library = (environment["mpi_library"] or "unknown").partition(",")[0]
     grid.add_row("MPI", f"{library}, {ranks} rank{_s(ranks)} on {hosts} host{_s(hosts)}")
     if environment["link"] != "real":
         grid.add_row("link", f"{environment['link']}: {config.link or lab_link(environment['lab'])}")
     grid.add_row("device", f"{run.device.label}{kernels}; buffers: {buffers}")
-    spec = config.problem + (f" on {config.data}" if getattr(plan.problem.cls, "needs_data", False) else "")
-    grid.add_row("problem", f"{spec}, d = {grouped(run.dimension)} {config.dtype}, partition {plan.partition}")
+    grid.add_row("problem", problem(run))
+    momentum = f", momentum {config.momentum:g}" if config.momentum else ""
     where = f"server {config.server}" if run.centralized else gossip(run)
     grid.add_row(
         "method",
@@ -124,13 +129,22 @@ def header(run: Run, environment: dict[str, Any]) -> Panel:
     grid.add_row(
         "run",
         f"{grouped(run.iterations)} iterations ({significant(run.iterations / run.per_epoch)} epochs), "
-        f"batch {config.batch_size} a rank, lr {config.lr:g} {config.lr_schedule}, seed {config.seed}",
+        f"batch {config.batch_size} a rank, lr {plan.lr:g} {config.lr_schedule}{momentum}, seed {config.seed}",
     )
     if expected is not None:
         saved = f", [bold green]{ratio(plain / expected)} fewer[/]" if 0 < expected < plain else ""
         grid.add_row("wire", f"{size(expected)} an iteration, plain sgd {size(plain)}{saved}")
     grid.add_row("folder", Text(run.path))
     return Panel(grid, title=f"mpisqueeze {__version__} train", title_align="left", box=box.ROUNDED, expand=False)
+
+
+def problem(run: Run) -> str:
+    """What is minimised: the problem, its data, its size."""
+    plan, config = run.plan, run.plan.config
+    data = ""
+    if getattr(plan.problem.cls, "needs_data", False):
+        data = f" on {config.data}" if config.samples is None else f" on {grouped(config.samples)} of {config.data}"
+    return f"{config.problem}{data}, d = {grouped(run.dimension)} {config.dtype}, partition {plan.partition}"
 
 
 def lab_link(lab: dict[str, Any]) -> str:

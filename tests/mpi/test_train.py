@@ -18,6 +18,7 @@ import pytest
 from conftest import Finished
 from parts import payload_bytes
 
+from mpisqueeze import registry
 from mpisqueeze.launch import Launcher, make_plan
 
 Run = Callable[..., Finished]
@@ -66,7 +67,7 @@ def test_the_run_folder_holds_what_it_should(mpisqueeze_run: Run, tmp_path: Path
     finished = mpisqueeze_run(
         n,
         "train", *SMALL, "--algorithm", "memsgd", "--compressor", "topk:0.1",
-        "--out", "run", "--per-rank", "--save-model", "--eval-every", "5", "--json", "summary.json",
+        "--out", "run", "--per-rank", "--save-model", "--eval-every", "5", "--json", "summary.json", "--threads", "2",
     )  # fmt: skip
     assert finished.code == 0, finished.err
     folder = tmp_path / "run"
@@ -102,6 +103,8 @@ def test_the_run_folder_holds_what_it_should(mpisqueeze_run: Run, tmp_path: Path
     )
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["buffers"] == "HOST"
+    assert config["threads"] == 2
+    assert environment["threads"] == (2 if environment["kernels"] == "native" else 1)
     assert environment["mpi_library"]
     x = np.load(folder / "model.npz", allow_pickle=False)["x"]
     assert x.shape == (n, 101)
@@ -125,8 +128,6 @@ def test_regularisation_and_schedules_reach_the_update(mpisqueeze_run: Run, tmp_
         "--out", "run", "--save-model", *options,
     )  # fmt: skip
     assert finished.code == 0, finished.err
-    from mpisqueeze import registry
-
     part = registry.problems.find("quadratic:9")
     problem = part.cls(0, 1, 1, np, np.dtype(np.float64), **part.options)
     x = problem.initial_point()
@@ -136,6 +137,41 @@ def test_regularisation_and_schedules_reach_the_update(mpisqueeze_run: Run, tmp_
         x = x - lr * g * min(1, 0.5 / np.linalg.norm(g))
     assert np.load(tmp_path / "run" / "model.npz")["x"][0] == pytest.approx(x, rel=1e-12)
     assert [line["lr"] for line in lines(tmp_path / "run" / "iterations.jsonl")] == pytest.approx(rates)
+
+
+@pytest.mark.parametrize("options", [("sgd",), ("allreduce",), ("sgd", "--server", "sharded"), ("dpsgd",)])
+def test_momentum_of_all_ranks_is_momentum_of_the_mean_gradient(
+    mpisqueeze_run: Run, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """m ← βm + (mean g + λx), x ← x − γm, followed in NumPy; gossip on a complete graph is the same method."""
+    finished = mpisqueeze_run(
+        3, "train", "--problem", "quadratic:9,noise=0.3", "--iterations", "15", "--lr", "0.2", "--momentum", "0.9",
+        "--weight-decay", "0.1", "--dtype", "float64", "--topology", "complete", "--out", "run", "--save-model",
+        "--algorithm", *options,
+    )  # fmt: skip
+    assert finished.code == 0, finished.err
+    part = registry.problems.find("quadratic:9,noise=0.3")
+    ranks = [part.cls(rank, 3, 1, np, np.dtype(np.float64), **part.options) for rank in range(3)]
+    x = ranks[0].initial_point()
+    m = np.zeros_like(x)
+    for t in range(1, 16):
+        m = 0.9 * m + np.mean([rank.gradient(x, t)[1] for rank in ranks], axis=0) + 0.1 * x
+        x = x - 0.2 * m
+    found = np.load(tmp_path / "run" / "model.npz")["x"]
+    assert found == pytest.approx(np.tile(x, (3, 1)), rel=1e-10)
+
+
+def test_samples_are_a_seeded_part_of_the_training_set(mpisqueeze_run: Run, tmp_path: Path) -> None:
+    """An epoch of all ranks is --samples long, and --test-samples is what the accuracy is a fraction of."""
+    finished = mpisqueeze_run(
+        2, "train", "--problem", "logistic", "--samples", "320", "--test-samples", "7", "--epochs", "2", "--out", "run",
+        "--json", "-",
+    )  # fmt: skip
+    assert finished.code == 0, finished.err
+    assert finished.json["iterations"] == 2 * 320 // (2 * 16)
+    assert finished.json["test_accuracy"] * 7 == pytest.approx(round(finished.json["test_accuracy"] * 7))
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["samples"], config["test_samples"]) == (320, 7)
 
 
 def test_captured_output_is_plain_and_json_stands_alone(mpisqueeze_run: Run) -> None:
@@ -269,8 +305,6 @@ def test_gossip_measures_consensus_and_keeps_every_model(mpisqueeze_run: Run, tm
     assert all(line["bytes_sent"] == 4 * 2 * payload_bytes("uniform:8", 101, 4) for line in log)
     last = [line for line in lines(tmp_path / "run" / "ranks.jsonl") if line["iteration"] == 12]
     assert len({line["loss"] for line in last}) == 4
-    from mpisqueeze import registry
-
     part = registry.problems.find("quadratic:101")
     problem = part.cls(0, 4, 1, np, np.dtype(np.float32), **part.options)
     evaluated = lines(tmp_path / "run" / "evaluations.jsonl")[-1]

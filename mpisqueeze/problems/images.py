@@ -1,0 +1,147 @@
+"""What the image classifiers share: images on the host, batches of them on torch's device, the test set."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from mpisqueeze.data.augmentation import crop_and_flip
+from mpisqueeze.data.dataset import Dataset
+from mpisqueeze.data.partition import Partition
+from mpisqueeze.data.seeding import Stream, generator
+from mpisqueeze.errors import UsageError
+from mpisqueeze.kernels.random import derive_key
+from mpisqueeze.problems.neural.problem import BF16, COMPILE, STATISTICS_SAMPLES, NeuralProblem, chunks
+from mpisqueeze.problems.samples import TrainingShare
+from mpisqueeze.specs import Parameter, choice
+
+
+class ImageProblem(NeuralProblem):
+    """Softmax cross-entropy of a torch module on this rank's images, mean over a batch.
+
+    Images stay on the host in the data set's own dtype. A batch is gathered and augmented there, and scaled on the
+    device. Photographs are cropped and mirrored at random, by a generator keyed by (seed, rank, iteration), as
+    augment=on or off overrides. Before an evaluation batch norm's statistics are computed anew from
+    STATISTICS_SAMPLES training images, without augmentation, the same on every rank.
+
+    Args:
+        dataset: the whole data set, of images.
+        batch_size, partition: see `samples.TrainingShare`.
+        augment: auto (photographs only), on or off.
+        compile, bf16: see `network.Network`.
+
+    Raises:
+        UsageError: the data are no images or too small ones; torch cannot do what is asked for; see
+            `samples.TrainingShare`.
+    """
+
+    needs_data = True
+    parameters = (Parameter("augment", choice("auto", "on", "off"), "auto, on or off", "auto"), COMPILE, BF16)
+    #: How often the model halves an image, rounding up where it has batch norm.
+    halvings: ClassVar[int]
+    batch_norm: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        rank: int,
+        size: int,
+        seed: int,
+        xp: Any,
+        dtype: DTypeLike,
+        *,
+        dataset: Dataset,
+        batch_size: int,
+        partition: Partition,
+        augment: str = "auto",
+        compile: bool = False,
+        bf16: bool = False,
+    ) -> None:
+        super().__init__(rank, size, seed, xp, dtype)
+        self._image = self._checked_image(dataset, batch_size)
+        self.check_installed()
+        import torch
+
+        from mpisqueeze.problems.neural.network import Network, seeded
+
+        with seeded(derive_key(seed, Stream.INITIAL_POINT)):
+            module = self.make_module(*self._image, dataset.classes)
+        self._network = Network(module, torch.nn.functional.cross_entropy, xp, self.dtype, compiled=compile, bf16=bf16)
+        self.dimension = self._network.dimension
+
+        share = TrainingShare(dataset, batch_size, partition, rank, size, seed)
+        self.iterations_per_epoch = share.iterations_per_epoch
+        self._sampler, self._train_inputs = share.sampler, share.inputs
+        self._train_labels = share.labels.astype(np.int64)
+        self._scale, self._offset = dataset.scale, dataset.offset
+        self._augments = dataset.natural if augment == "auto" else augment == "on"
+        self._test_inputs, self._test_labels = dataset.test_inputs, dataset.test_labels.astype(np.int64)
+        drawn = generator(seed, Stream.STATISTICS).permutation(len(dataset.train_labels))[:STATISTICS_SAMPLES]
+        self._statistics_inputs = dataset.train_inputs[drawn]
+
+        self._stored = np.empty((batch_size, *self._image), share.inputs.dtype)
+        self._augmented = np.empty_like(self._stored) if self._augments else self._stored
+        self._labels = np.empty(batch_size, np.int64)
+        self._inputs = self._empty(batch_size)
+        if compile:
+            self._try_compiled()
+
+    @abstractmethod
+    def make_module(self, channels: int, height: int, width: int, classes: int) -> Any:
+        """The torch module, (n, channels, height, width) → (n, classes), drawn from torch's generator."""
+
+    def batch(self, iteration: int) -> tuple[Any, Any]:
+        stored, drawn = self._stored, self._sampler.batch(iteration)
+        np.take(self._train_inputs, drawn, axis=0, out=stored.reshape(len(stored), -1), mode="clip")
+        np.take(self._train_labels, drawn, out=self._labels, mode="clip")
+        if self._augments:
+            crop_and_flip(stored, self._augmented, generator(self.seed, Stream.AUGMENTATION, self.rank, iteration))
+        return self._scaled(self._augmented, self._inputs), self._network.moved(self._labels)
+
+    def evaluate(self, x: Any) -> dict[str, float]:
+        """`test_loss`, the mean cross-entropy, and `test_accuracy`, 0 … 1, over the whole test set."""
+        from torch.nn.functional import cross_entropy
+
+        loss, correct, samples = 0.0, 0, len(self._test_labels)
+        statistics = (self._scaled(images) for images in chunks(self._statistics_inputs))
+        with self._network.evaluating(x, statistics) as module:
+            for images, answers in zip(chunks(self._test_inputs), chunks(self._test_labels), strict=True):
+                outputs, labels = module(self._scaled(images)), self._network.moved(answers)
+                loss += float(cross_entropy(outputs, labels, reduction="sum"))
+                correct += int((outputs.argmax(1) == labels).sum())
+        return {"test_loss": loss / samples, "test_accuracy": correct / samples}
+
+    def _scaled(self, images: NDArray[Any], out: Any = None) -> Any:
+        """Stored images as the module reads them, (n, channels, height, width), on the device."""
+        import torch
+
+        stored = torch.from_numpy(images).view(-1, *self._image).to(self._network.device)
+        if out is None:
+            out = self._empty(len(stored))
+        return out.copy_(stored).mul_(self._scale).add_(self._offset)
+
+    def _empty(self, count: int) -> Any:
+        import torch
+
+        # Convolutions of a few channels are faster with channels last.
+        kind = {"dtype": self._network.dtype, "device": self._network.device, "memory_format": torch.channels_last}
+        return torch.empty((count, *self._image), **kind)
+
+    def _checked_image(self, dataset: Dataset, batch_size: int) -> tuple[int, int, int]:
+        if dataset.image is None:
+            raise UsageError(
+                f"{self.name} needs images, and {dataset.name} has {dataset.features} features, neither k² nor 3k²",
+                "--data",
+            )
+        _, height, width = dataset.image
+        least = 2**self.halvings
+        if min(height, width) < least:
+            raise UsageError(f"{self.name} needs images of at least {least}×{least}, not {height}×{width}", "--data")
+        if self.batch_norm and batch_size == 1 and max(height, width) == least:
+            raise UsageError(
+                f"{self.name} leaves one pixel of {height}×{width}, where batch norm needs at least 2 samples",
+                "--batch-size",
+            )
+        return dataset.image

@@ -1,0 +1,78 @@
+"""The contract of a problem on a torch module; loads torch when an instance is made."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mpisqueeze.data.seeding import Stream
+from mpisqueeze.errors import UsageError
+from mpisqueeze.kernels.random import derive_key
+from mpisqueeze.problems.base import Array, Problem
+from mpisqueeze.registry import describe
+from mpisqueeze.specs import Parameter, flag
+
+if TYPE_CHECKING:
+    from mpisqueeze.problems.neural.network import Network
+
+#: Samples that batch norm's statistics are computed from before an evaluation.
+STATISTICS_SAMPLES = 1024
+#: Samples in a batch of an evaluation, whatever --batch-size is.
+CHUNK = 256
+
+COMPILE = Parameter("compile", flag, "true or false", False)
+BF16 = Parameter("bf16", flag, "true or false", False)
+
+
+def chunks(samples: Any) -> list[Any]:
+    """An array cut into pieces of about the same length, CHUNK at most, for evaluation."""
+    return np.array_split(samples, -(-len(samples) // CHUNK))
+
+
+class NeuralProblem(Problem):
+    """The loss of a torch module on batches, and its gradient by backpropagation.
+
+    A subclass makes `_network` and sets `dimension` in its constructor, and gives batches and evaluations.
+    """
+
+    #: He et al. 2016, arXiv 1512.03385, §4.2.
+    default_lr = 0.1
+    _network: Network
+
+    @classmethod
+    def check_installed(cls) -> None:
+        try:
+            import torch  # noqa: F401
+        except ImportError as error:
+            why = "" if isinstance(error, ModuleNotFoundError) else f" ({' '.join(str(error).split())})"
+            name = getattr(cls, "name", cls.__name__)
+            raise UsageError(f"{name} needs PyTorch{why}: pip install 'mpisqueeze[torch]'", "--problem") from None
+
+    @classmethod
+    def limit_threads(cls, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+    def initial_point(self) -> Array:
+        return self._network.initial_point()
+
+    def gradient(self, x: Array, iteration: int) -> tuple[float, Array]:
+        network = self._network
+        with network.stream():
+            inputs, targets = self.batch(iteration)
+            key = derive_key(self.seed, Stream.LAYERS, self.rank, iteration)
+            return network.differentiate(x, inputs, targets, key), network.gradient
+
+    def _try_compiled(self) -> None:
+        """Compile by a first gradient, so that it is no part of an iteration. Raises UsageError."""
+        try:
+            self.gradient(self.initial_point(), 1)
+        except Exception as error:
+            raise UsageError(f"torch.compile fails here: {describe(error)[:300]}", "--problem") from error
+
+    @abstractmethod
+    def batch(self, iteration: int) -> tuple[Any, Any]:
+        """The inputs and targets of this rank's batch, on the device; overwritten by the next call."""

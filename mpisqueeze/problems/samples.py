@@ -1,0 +1,74 @@
+"""A rank's training samples, and the batches that it draws from them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpisqueeze.data.dataset import Dataset
+from mpisqueeze.data.partition import Partition, partition_indices
+from mpisqueeze.data.seeding import Stream, generator
+from mpisqueeze.errors import UsageError
+
+
+class BatchSampler:
+    """The samples that a rank draws: one permutation of its own after another, read a batch at a time.
+
+    Permutation p is drawn from a generator keyed by (seed, rank, p), and iteration t reads positions (t − 1)b
+    … tb − 1 of the permutations laid end to end. A batch is thus a function of (seed, rank, t), each sample
+    comes once an epoch, and b may exceed the number of samples.
+    """
+
+    def __init__(self, samples: int, batch_size: int, seed: int, rank: int) -> None:
+        self._seed, self._rank = seed, rank
+        self._sorted = np.arange(samples)
+        self._order = np.empty_like(self._sorted)
+        self._permutation = -1
+        self._batch = np.empty(batch_size, dtype=self._sorted.dtype)
+
+    def batch(self, iteration: int) -> NDArray[np.int64]:
+        """Positions, (b,), among the rank's samples for iteration 1, 2, …; overwritten by the next call."""
+        samples, size = len(self._order), len(self._batch)
+        start, filled = (iteration - 1) * size, 0
+        while filled < size:
+            permutation, first = divmod(start + filled, samples)
+            count = min(size - filled, samples - first)
+            self._shuffle(permutation)
+            self._batch[filled : filled + count] = self._order[first : first + count]
+            filled += count
+        return self._batch
+
+    def _shuffle(self, permutation: int) -> None:
+        if permutation != self._permutation:
+            self._order[:] = self._sorted
+            generator(self._seed, Stream.SAMPLING, self._rank, permutation).shuffle(self._order)
+            self._permutation = permutation
+
+
+class TrainingShare:
+    """This rank's part of a training set, on the host and in the data set's own dtype.
+
+    Args:
+        dataset: the whole data set; the training samples of other ranks are not kept.
+        batch_size: samples a rank and iteration, ≥ 1.
+        partition: which training samples are this rank's.
+        rank, size, seed: the run's.
+
+    Attributes:
+        inputs (n, features), labels (n): of this rank's samples.
+        sampler: draws batches of them.
+        iterations_per_epoch: the same on every rank, ≥ 1.
+
+    Raises:
+        UsageError: fewer training samples than ranks, or a batch size below 1.
+    """
+
+    def __init__(
+        self, dataset: Dataset, batch_size: int, partition: Partition, rank: int, size: int, seed: int
+    ) -> None:
+        if batch_size < 1:
+            raise UsageError(f"must be at least 1, got {batch_size}", "--batch-size")
+        mine = partition_indices(dataset.train_labels, size, partition, seed)[rank]
+        self.inputs, self.labels = dataset.train_inputs[mine], dataset.train_labels[mine]
+        self.sampler = BatchSampler(len(mine), batch_size, seed, rank)
+        self.iterations_per_epoch = max(1, len(dataset.train_labels) // (size * batch_size))

@@ -1,0 +1,499 @@
+"""Problems on torch modules: flat and shared with x, exact gradients, repeatable augmentation, pure evaluation."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tracemalloc
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Finished
+
+from mpisqueeze import registry
+from mpisqueeze.cli import run
+from mpisqueeze.data import Dataset, load_dataset
+from mpisqueeze.data.augmentation import crop_and_flip
+from mpisqueeze.data.partition import parse_partition
+from mpisqueeze.data.seeding import Stream, generator
+from mpisqueeze.errors import UsageError
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra torch)")
+
+PLUGINS = Path(__file__).with_name("torch_plugins.py")
+FUNCTIONS = [f"{PLUGINS}:classes", f"{PLUGINS}:regression"]
+IMAGES = ["cnn", "resnet20", "resnet18"]
+
+
+def images(channels: int = 3, side: int = 8, samples: int = 60, classes: int = 10, natural: bool = True) -> Dataset:
+    rng = np.random.default_rng(0)
+    features = channels * side * side
+    return Dataset(
+        name="small",
+        train_inputs=rng.integers(0, 256, (samples, features)).astype(np.uint8),
+        train_labels=rng.integers(0, classes, samples).astype(np.int32),
+        test_inputs=rng.integers(0, 256, (23, features)).astype(np.uint8),
+        test_labels=rng.integers(0, classes, 23).astype(np.int32),
+        classes=classes,
+        scale=1 / 64,
+        offset=-2.0,
+        image=(channels, side, side),
+        natural=natural,
+    )
+
+
+def make(
+    text: str,
+    rank: int = 0,
+    size: int = 1,
+    seed: int = 0,
+    dtype: Any = np.float64,
+    dataset: Dataset | None = None,
+    batch_size: int = 4,
+) -> Any:
+    part = registry.problems.find(text)
+    options = {**part.options, "batch_size": batch_size}
+    if part.cls.needs_data:
+        options |= {"dataset": dataset or images(), "partition": parse_partition("iid")}
+    return part.cls(rank, size, seed, np, np.dtype(dtype), **options)
+
+
+def address(array: np.ndarray) -> int:
+    return array.ctypes.data
+
+
+@pytest.mark.parametrize(
+    ("text", "channels", "side", "parameters"),
+    [
+        ("resnet18", 3, 32, 11_173_962),
+        ("resnet20", 3, 32, 269_722),
+        ("resnet20", 1, 28, 269_434),
+        ("cnn", 1, 28, 105_866),
+        ("cnn", 3, 32, 136_874),
+    ],
+)
+def test_the_number_of_parameters_is_that_of_the_papers(text: str, channels: int, side: int, parameters: int) -> None:
+    assert make(text, dataset=images(channels, side, samples=4), dtype=np.float32).dimension == parameters
+
+
+def count_by_hand(widths: list[int], blocks: int, projections: bool) -> int:
+    """Weights of convolutions, two numbers a channel for each batch norm, and the linear layer."""
+    total, inputs = 3 * widths[0] * 9 + 2 * widths[0], widths[0]
+    for width in widths:
+        for _ in range(blocks):
+            total += inputs * width * 9 + width * width * 9 + 4 * width
+            total += inputs * width + 2 * width if projections and inputs != width else 0
+            inputs = width
+    return total + inputs * 10 + 10
+
+
+def test_the_parameters_add_up_layer_by_layer() -> None:
+    assert count_by_hand([16, 32, 64], 3, projections=False) == 269_722
+    assert count_by_hand([64, 128, 256, 512], 2, projections=True) == 11_173_962
+
+
+@pytest.mark.parametrize("text", ["cnn", "resnet20", "cnn,augment=off", *FUNCTIONS])
+def test_gradient_is_the_derivative_of_the_loss(text: str) -> None:
+    """Along each of 30 coordinates and a random direction, in double precision."""
+    problem = make(text, batch_size=6)
+    rng = np.random.default_rng(1)
+    x = problem.initial_point() + 0.01 * rng.standard_normal(problem.dimension)
+    gradient = problem.gradient(x, 3)[1].copy()
+    directions = [rng.standard_normal(problem.dimension) / problem.dimension**0.5]
+    for i in rng.choice(problem.dimension, min(30, problem.dimension), replace=False):
+        directions.append(np.eye(1, problem.dimension, i)[0])
+    for direction in directions:
+        # A larger step crosses kinks of relu.
+        above, below = (problem.gradient(x + step * direction, 3)[0] for step in (1e-7, -1e-7))
+        assert gradient @ direction == pytest.approx((above - below) / 2e-7, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("text", [*IMAGES, *FUNCTIONS])
+def test_parameters_are_views_of_x_and_gradients_of_one_buffer(text: str) -> None:
+    problem = make(text, dtype=np.float32)
+    x = problem.initial_point()
+    second = x.copy()
+    for point in (x, second, x):
+        _, gradient = problem.gradient(point, 1)
+        start = 0
+        trained = [p for p in problem._network.module.parameters() if p.requires_grad]
+        for parameter in trained:
+            assert parameter.data_ptr() == address(point) + 4 * start
+            assert parameter.grad.data_ptr() == address(gradient) + 4 * start
+            start += parameter.numel()
+        assert start == problem.dimension == point.size
+    assert np.array_equal(x, second)
+    assert address(problem.gradient(x, 2)[1]) == address(gradient)
+
+
+@pytest.mark.parametrize("text", [*IMAGES, "resnet20,bf16", *FUNCTIONS])
+def test_x_may_change_in_place_come_elsewhere_and_be_read_only(text: str) -> None:
+    problem, fresh = make(text, dtype=np.float32), make(text, dtype=np.float32)
+    x = problem.initial_point()
+    problem.gradient(x, 1)[1][:] = np.nan
+    x *= np.float32(0.9)
+    loss, gradient = problem.gradient(x, 2)
+    elsewhere = x.copy()
+    elsewhere.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again_loss, again = fresh.gradient(elsewhere, 2)
+    assert again_loss == loss
+    assert np.array_equal(again, gradient)
+    assert np.isfinite(gradient).all()
+
+
+def test_the_initial_point_is_the_seeds_alone() -> None:
+    def start(text: str, **options: Any) -> np.ndarray:
+        return make(text, **options).initial_point()
+
+    for text in ("resnet20", "cnn", FUNCTIONS[0]):
+        torch.manual_seed(5)
+        state = torch.get_rng_state()
+        first = start(text, rank=1, size=3)
+        assert torch.equal(torch.get_rng_state(), state)
+        torch.manual_seed(6)
+        assert np.array_equal(first, start(text))
+        assert not np.array_equal(first, start(text, seed=1))
+        assert np.array_equal(start(text, dtype=np.float32), first.astype(np.float32))
+    problem = make("cnn")
+    x = problem.initial_point()
+    x += 1
+    problem.gradient(x, 1)
+    assert np.array_equal(problem.initial_point(), x - 1)
+
+
+def test_an_iteration_allocates_nothing_of_the_vectors_size() -> None:
+    """Of NumPy's memory; the module is wide, so that its parameters outweigh a batch's images."""
+    problem = make("resnet18", dtype=np.float32, batch_size=2)
+    x = problem.initial_point()
+    problem.gradient(x, 1)
+    tracemalloc.start()
+    for iteration in range(2, 5):
+        problem.gradient(x, iteration)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < problem.dimension * 4 / 50
+
+
+def test_crops_and_mirrors_are_windows_of_the_padded_image() -> None:
+    rng = np.random.default_rng(0)
+    stored = rng.integers(1, 256, (300, 3, 8, 8)).astype(np.uint8)
+    out = np.empty_like(stored)
+    crop_and_flip(stored, out, np.random.default_rng(7))
+    padded = np.pad(stored, ((0, 0), (0, 0), (4, 4), (4, 4)))
+    seen = set()
+    for image, found in zip(padded, out, strict=True):
+        windows = {
+            (i, j, mirror): image[:, i : i + 8, j : j + 8][:, :, :: -1 if mirror else 1]
+            for i in range(9)
+            for j in range(9)
+            for mirror in (False, True)
+        }
+        matches = [key for key, window in windows.items() if np.array_equal(window, found)]
+        assert len(matches) == 1
+        seen.add(matches[0])
+    rows, columns, mirrors = (set(values) for values in zip(*seen, strict=True))
+    assert rows == columns == set(range(9))
+    assert mirrors == {False, True}
+    again = np.empty_like(stored)
+    crop_and_flip(stored, again, np.random.default_rng(7))
+    assert np.array_equal(out, again)
+
+
+def batches(problem: Any, iterations: list[int]) -> dict[int, np.ndarray]:
+    return {t: problem.batch(t)[0].numpy().copy() for t in iterations}
+
+
+def test_augmentation_is_a_function_of_seed_rank_and_iteration() -> None:
+    in_order, scattered = batches(make("cnn", 1, 2), list(range(1, 8))), batches(make("cnn", 1, 2), [7, 2, 5])
+    assert all(np.array_equal(in_order[t], scattered[t]) for t in scattered)
+    plain = batches(make("cnn,augment=off", 1, 2), [2])[2]
+    problem = make("cnn", 1, 2)
+    augmented = np.empty((4, 3, 8, 8))
+    crop_and_flip(plain / (1 / 64) + 128, augmented, generator(0, Stream.AUGMENTATION, 1, 2))
+    assert np.allclose(problem.batch(2)[0].numpy(), augmented / 64 - 2)
+    assert not np.array_equal(plain, in_order[2])
+
+
+def test_photographs_alone_are_augmented_unless_told_otherwise() -> None:
+    def augments(text: str, natural: bool) -> bool:
+        data = images(natural=natural)
+        plain = batches(make("cnn,augment=off", dataset=data), [1])[1]
+        return not np.array_equal(batches(make(text, dataset=data), [1])[1], plain)
+
+    assert augments("cnn", True)
+    assert not augments("cnn", False)
+    assert augments("cnn,augment=on", False)
+    assert load_dataset("digits", None, 0).natural is False
+
+
+@pytest.mark.parametrize("text", [*IMAGES, f"{PLUGINS}:classes"])
+def test_evaluation_is_a_function_of_x_and_leaves_training_alone(text: str) -> None:
+    """Whatever was trained on and evaluated before, and on every rank of a built-in problem."""
+    used, fresh = make(text, 0, 2, dtype=np.float32), make(text, 0, 2, dtype=np.float32)
+    x = used.initial_point()
+    expected = [fresh.gradient(x, t)[1].copy() for t in (1, 2, 3)]
+    found = []
+    figures = []
+    for t in (1, 2, 3):
+        _, gradient = used.gradient(x, t)
+        found.append(gradient.copy())
+        figures.append(used.evaluate(x.copy()))
+        assert np.array_equal(gradient, found[-1])
+        used.evaluate(x * 2)
+    assert all(np.array_equal(a, b) for a, b in zip(expected, found, strict=True))
+    assert figures[0] == figures[1] == figures[2]
+    assert used.evaluate(x * 2) != figures[0]
+    if used.needs_data:
+        assert make(text, 1, 2, dtype=np.float32).evaluate(x) == figures[0]
+
+
+def test_evaluation_uses_batch_norms_statistics_of_training_samples_at_x(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With no more training samples than one batch, evaluating that batch is what training computes on it."""
+    data = images(samples=20)
+    data = replace(data, test_inputs=data.train_inputs, test_labels=data.train_labels)
+    problem = make("resnet20,augment=off", dataset=data, batch_size=20)
+    x = problem.initial_point()
+    x += 0.01 * np.random.default_rng(0).standard_normal(x.size)
+    # Evaluation divides by n − 1, training by n.
+    assert problem.evaluate(x)["test_loss"] == pytest.approx(problem.gradient(x, 1)[0], rel=0.02)
+    monkeypatch.setattr("mpisqueeze.problems.neural.problem.CHUNK", 7)
+    halves = problem.evaluate(x)["test_loss"]
+    assert halves == pytest.approx(problem.evaluate(x)["test_loss"], abs=0)
+
+
+def test_the_test_loss_is_the_mean_over_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = make(f"{PLUGINS}:classes")
+    x = problem.initial_point()
+    whole = problem.evaluate(x)
+    assert set(whole) == {"test_loss", "test_accuracy"}
+    line = make(f"{PLUGINS}:regression")
+    at = line.initial_point() + 0.5
+    expected = np.mean([(0.5 * i / 40 - 2 * i / 40) ** 2 for i in range(40)])
+    assert line.evaluate(at) == {"test_loss": pytest.approx(expected)}
+    monkeypatch.setattr("mpisqueeze.problems.neural.problem.CHUNK", 7)
+    assert line.evaluate(at) == {"test_loss": pytest.approx(expected)}
+
+
+@pytest.mark.parametrize("scale", [1e30, np.inf, np.nan])
+def test_divergence_shows_in_the_loss_and_warns_of_nothing(scale: float) -> None:
+    problem = make("resnet20", dtype=np.float32)
+    x = np.full(problem.dimension, scale, np.float32)
+    x[::2] *= -1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loss, _ = problem.gradient(x, 1)
+        figures = problem.evaluate(x)
+    assert not np.isfinite(loss) or loss > 1e20
+    assert figures.keys() == {"test_loss", "test_accuracy"}
+    again, _ = problem.gradient(problem.initial_point(), 1)
+    assert again == make("resnet20", dtype=np.float32).gradient(problem.initial_point(), 1)[0]
+
+
+def test_bf16_computes_something_near_float32() -> None:
+    exact, rough = make("cnn", dtype=np.float32), make("cnn,bf16", dtype=np.float32)
+    x = exact.initial_point()
+    (loss, gradient), (rough_loss, rough_gradient) = exact.gradient(x, 1), rough.gradient(x, 1)
+    assert rough_loss == pytest.approx(loss, rel=0.02)
+    assert rough_gradient.dtype == np.float32
+    error = np.linalg.norm(gradient - rough_gradient) / np.linalg.norm(gradient)
+    assert 1e-5 < error < 0.05
+
+
+def test_compiled_modules_follow_x(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the compiler's front end; its back end needs a C++ compiler and minutes."""
+    compiled_by = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module: compiled_by(module, backend="aot_eager"))
+    plain, compiled = make("cnn", dtype=np.float64), make("cnn,compile", dtype=np.float64)
+    x = plain.initial_point()
+    for t in (1, 2):
+        loss, gradient = plain.gradient(x, t)
+        again_loss, again = compiled.gradient(x.copy(), t)
+        assert again_loss == pytest.approx(loss, rel=1e-12)
+        assert np.allclose(again, gradient, rtol=1e-9, atol=1e-12)
+        x -= 0.1 * gradient
+    assert compiled.evaluate(x) == plain.evaluate(x)
+
+
+def test_a_compiler_that_fails_is_said_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(module: Any) -> Any:
+        def call(inputs: Any) -> Any:
+            raise RuntimeError("no compiler\nfound")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.raises(UsageError, match=r"torch.compile fails here: RuntimeError: no compiler found"):
+        make("cnn,compile")
+
+
+class DeviceArray:
+    """An array of another library, as far as DLPack goes."""
+
+    def __init__(self, memory: np.ndarray) -> None:
+        self._memory = memory
+        self.__dlpack__, self.__dlpack_device__ = memory.__dlpack__, memory.__dlpack_device__
+
+
+def test_arrays_of_another_library_are_shared_by_dlpack() -> None:
+    from mpisqueeze.problems.neural.network import _shared
+
+    memory = np.arange(5, dtype=np.float32)
+    tensor = _shared(DeviceArray(memory))
+    assert tensor.data_ptr() == address(memory)
+    tensor += 1
+    assert memory.tolist() == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch has a GPU")
+def test_a_gpu_that_cupy_alone_sees_is_refused() -> None:
+    class Cupy:
+        @staticmethod
+        def empty(size: int) -> DeviceArray:
+            return DeviceArray(np.empty(size))
+
+    part = registry.problems.find("cnn")
+    with pytest.raises(UsageError, match="sees no GPU, though CuPy does") as caught:
+        part.cls(0, 1, 0, Cupy, np.dtype(np.float32), dataset=images(), batch_size=4, partition=parse_partition("iid"))
+    assert caught.value.option == "--device"
+
+
+def test_threads_are_those_that_the_rank_is_given() -> None:
+    before = torch.get_num_threads()
+    try:
+        registry.problems.find("cnn").cls.limit_threads(1)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("part", ["cnn", "resnet20", *FUNCTIONS])
+def test_parts_pass_the_conformance_tests(part: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["check", part]) == 0, capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "7 passed" in out
+    assert "doubtful" not in out.rpartition("\n7 passed")[2]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--problem", "resnt20"], ["--problem", "did you mean 'resnet"]),
+        (["--problem", "resnet20,augment=maybe"], ["--problem", "augment", "auto, on or off"]),
+        (["--problem", "resnet20:on"], ["--problem", "takes no argument"]),
+        (["--problem", "cnn", "--data", "synthetic:60x100"], ["--data", "60 features"]),
+        (["--problem", "cnn", "--data", "synthetic:9x100"], ["--data", "4×4", "3×3"]),
+        (["--problem", "resnet18", "--data", "synthetic:48x100"], ["--data", "8×8", "4×4"]),
+        (["--problem", "resnet18", "--batch-size", "1"], ["--batch-size", "batch norm", "2 samples"]),
+        (["--problem", "cnn,bf16", "--dtype", "float64"], ["--dtype", "float64"]),
+        (["--problem", "cnn", "--data", "cifar10", "--data-dir", "nowhere"], ["--data-dir", "data_batch_1.bin"]),
+        (["--problem", f"{PLUGINS}:absent"], ["--problem", "no class or function 'absent'", "regression"]),
+        (["--problem", f"{PLUGINS}:no_tuple"], ["--problem", "no_tuple", "(model, data, loss)", "a Linear"]),
+        (["--problem", f"{PLUGINS}:no_module"], ["--problem", "torch.nn.Module", "builtin"]),
+        (["--problem", f"{PLUGINS}:no_loss"], ["--problem", "loss is a str"]),
+        (["--problem", f"{PLUGINS}:lone_tensor"], ["--problem", "data is a Tensor"]),
+        (["--problem", f"{PLUGINS}:uneven"], ["--problem", "4 and 5 rows"]),
+        (["--problem", f"{PLUGINS}:empty"], ["--problem", "data is a list"]),
+        (["--problem", f"{PLUGINS}:wrong_shape"], ["--problem", "model(inputs) raised RuntimeError"]),
+        (["--problem", f"{PLUGINS}:loss_by_sample"], ["--problem", "one number", "(16, 1)"]),
+        (["--problem", f"{PLUGINS}:loss_of_nothing"], ["--problem", "does not depend"]),
+        (["--problem", f"{PLUGINS}:no_parameters"], ["--problem", "no_parameters", "no parameters to train"]),
+        (["--problem", f"{PLUGINS}:lazy"], ["--problem", "lazy"]),
+        (["--problem", f"{PLUGINS}:raises"], ["--problem", "KeyError", "on purpose"]),
+        (["--problem", f"{PLUGINS}:no_arguments"], ["--problem", "TypeError", "0 positional arguments"]),
+        (["--compressor", f"{PLUGINS}:classes"], ["--compressor", "is a function"]),
+    ],
+)
+def test_bad_input_is_one_line_before_any_training(
+    options: list[str], says: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert run(["train", *options]) == 2
+    out, err = capsys.readouterr()
+    errors = [line for line in err.splitlines() if line.startswith("mpisqueeze: error:")]
+    assert len(errors) == 1, err
+    for text in says:
+        assert text in errors[0]
+    assert "Traceback" not in err + out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("problem", ["resnet20", f"{PLUGINS}:classes"])
+def test_without_torch_one_line_names_the_extra(problem: str, tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        f"from mpisqueeze.cli import run; sys.exit(run(['train', '--problem', {problem!r}]))"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert finished.returncode == 2
+    assert finished.stderr.count("\n") == 1
+    assert "--problem" in finished.stderr
+    assert "pip install 'mpisqueeze[torch]'" in finished.stderr
+
+
+def test_naming_the_problems_loads_no_torch() -> None:
+    code = (
+        "import sys; from mpisqueeze import registry; registry.problems.find('resnet18');"
+        "print('torch' in sys.modules, registry.problems.names())"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert finished.stdout.startswith("False")
+    assert "resnet20" in finished.stdout
+
+
+def test_ranks_train_a_network(mpisqueeze_run: Callable[..., Finished], tmp_path: Path) -> None:
+    options = ("--problem", "cnn", "--data", "digits", "--epochs", "5", "--momentum", "0.5", "--algorithm", "memsgd")
+    finished = mpisqueeze_run(3, "train", *options, "--out", "run", "--json", "-")
+    assert finished.code == 0, finished.err
+    assert finished.json["test_accuracy"] > 0.8
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["versions"]["torch"] == torch.__version__
+    assert environment["threads"] == 1
+
+
+def test_two_runs_with_augmentation_agree_to_the_bit(mpisqueeze_run: Callable[..., Finished], tmp_path: Path) -> None:
+    for name in "ab":
+        options = ("--problem", "resnet20,augment=on", "--iterations", "4", "--out", name, "--save-model")
+        finished = mpisqueeze_run(2, "train", *options)
+        assert finished.code == 0, finished.err
+    a, b = (np.load(tmp_path / name / "model.npz")["x"] for name in "ab")
+    assert np.array_equal(a, b)
+    assert (a == a[0]).all()
+    first, second = ((tmp_path / name / "evaluations.jsonl").read_text() for name in "ab")
+    assert first == second
+    assert len(first.splitlines()) == 2
+
+
+def test_gossip_trains_a_user_s_module_and_evaluates_the_mean_model(
+    mpisqueeze_run: Callable[..., Finished], tmp_path: Path
+) -> None:
+    options = ("--algorithm", "dpsgd", "--epochs", "15", "--lr", "0.3", "--out", "run", "--save-model", "--json", "-")
+    finished = mpisqueeze_run(3, "train", "--problem", f"{PLUGINS}:classes", *options)
+    assert finished.code == 0, finished.err
+    assert finished.json["test_accuracy"] > 0.8
+    models = np.load(tmp_path / "run" / "model.npz")["x"]
+    assert not (models == models[0]).all()
+    problem = make(f"{PLUGINS}:classes", 0, 3, seed=1, dtype=np.float32, batch_size=16)
+    mean = models.sum(axis=0, dtype=np.float32) / np.float32(3)
+    assert problem.evaluate(mean)["test_accuracy"] == pytest.approx(finished.json["test_accuracy"], abs=0.02)
+
+
+def test_an_epoch_is_the_shortest_ranks(mpisqueeze_run: Callable[..., Finished]) -> None:
+    options = ("--epochs", "3", "--batch-size", "4", "--json", "-", "--lr", "0.5")
+    finished = mpisqueeze_run(3, "train", "--problem", f"{PLUGINS}:regression", *options)
+    assert finished.code == 0, finished.err
+    assert finished.json["iterations"] == 3 * (40 - 16) // 4
+
+
+def test_ranks_that_start_apart_are_refused(mpisqueeze_run: Callable[..., Finished]) -> None:
+    finished = mpisqueeze_run(2, "train", "--problem", f"{PLUGINS}:starts_differ", timeout=60)
+    assert finished.code == 2
+    assert "initial_point differs" in finished.err
