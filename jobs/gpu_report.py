@@ -1,8 +1,8 @@
-"""README.md for what jobs/gpu_check.sh measured: python jobs/gpu_report.py FOLDER WORK
+"""README.md for what jobs/gpu_check.sh measured: python jobs/gpu_report.py FOLDER
 
-Reads device.json, kernels-*.json and train-*.json of FOLDER and messages.json of WORK, as far as they are there, and
-WORK's steps.tsv, a line a step: name, outcome, seconds, remark. Rates are of the bytes that an operation cannot avoid
-to move:
+Reads device.json, kernels-*.json, comm*.json, train-*.json and messages.json of FOLDER, as far as they are there, and
+its steps.tsv, a line a step: name, outcome, seconds, remark. Rates are of the bytes that an operation cannot avoid to
+move:
 
 - encode with error feedback reads the vector and the residual, and writes the residual and the payload;
 - decode-add reads the payload and reads and writes the vector; of a sparse payload only the k numbers that it names,
@@ -76,16 +76,17 @@ def machine(device: dict[str, Any] | None) -> Iterator[str]:
     yield ""
 
 
-def kernels(device: dict[str, Any] | None, cuda: dict[str, Any] | None, cpu: dict[str, Any] | None) -> Iterator[str]:
-    """The CUDA kernels at the largest size, as part of the copy's rate, and beside the CPU's."""
+def kernels(device: dict[str, Any] | None, found: dict[str, Any] | None, cpu: dict[str, Any] | None) -> Iterator[str]:
+    """The CUDA kernels by the GPU's clock, at the largest size as part of the copy's rate, and beside the CPU's."""
     yield "## Kernels\n"
-    if not cuda or not cuda.get("results"):
+    rows = (found or {}).get("results")
+    if not rows:
         yield "Not measured.\n"
         return
-    rows = cuda["results"]
     largest = max(row["size"] for row in rows)
     copy = (device or {}).get("copy_bytes_per_s")
     beside = {row["compressor"]: row for row in (cpu or {}).get("results", []) if row["size"] == cpu_size(cpu)}
+    small = {row["compressor"]: row for row in rows if row["size"] == min(row["size"] for row in rows)}
     lines, slow = [], []
     for row in rows:
         if row["size"] != largest:
@@ -103,25 +104,64 @@ def kernels(device: dict[str, Any] | None, cuda: dict[str, Any] | None, cpu: dic
                 cells.append("–")
         host = beside.get(row["compressor"])
         ratio = host["encode_s"] / host["size"] / (row["encode_s"] / row["size"]) if host else None
-        cells += [f"{ratio:.0f}×" if ratio else "–", "not checked" if row["wrong"] is None else row["wrong"]]
+        short = small[row["compressor"]]
+        cells += [f"{ratio:.0f}×" if ratio else "–", f"{short['encode_s'] * 1e6:.1f}", f"{short['give_s'] * 1e6:.1f}"]
         lines.append(cells)
-    yield f"{largest} numbers, encode with error feedback and decode-add; the time of a call, its launch included.\n"
+    yield f"{largest} numbers, encode with error feedback and decode-add, by the GPU's clock, without launches.\n"
+    least = min(row["size"] for row in rows)
     yield from table(
         [
             "compressor", "bits", "encode µs", "GB/s", "of copy", "decode µs", "GB/s", "of copy",
-            "encode beside a CPU core", "#wrong",
+            "encode beside a CPU core", f"encode µs of {least}", "host's µs to give an encode",
         ],
         lines,
     )  # fmt: skip
     if copy:
         yield f"Below {TARGET} % of the copy's rate: {', '.join(slow) or 'none'}.\n"
+
+
+def calls(found: dict[str, Any] | None) -> Iterator[str]:
+    """What `bench kernels` found: the times of calls, and whether results are right."""
+    rows = (found or {}).get("results")
+    if not rows:
+        return
+    largest, sizes = max(row["size"] for row in rows), sorted({row["size"] for row in rows})
+    yield "## Calls\n"
+    yield f"{largest} numbers, by `bench kernels`: from the host's launch to the host's knowing its end.\n"
+    yield from table(
+        ["compressor", "encode µs", "decode µs", "in-place add µs"],
+        [
+            [row["compressor"], *(f"{row[name] * 1e6:.0f}" for name in ("encode_s", "decode_s", "add_s"))]
+            for row in rows
+            if row["size"] == largest
+        ],
+    )
     wrong = sum(row["wrong"] or 0 for row in rows)
-    sizes = sorted({row["size"] for row in rows})
     yield f"Results that differ from the CPU's reference in any bit, over sizes {sizes[0]} to {sizes[-1]}: {wrong}.\n"
 
 
 def cpu_size(cpu: dict[str, Any] | None) -> int:
     return max((row["size"] for row in (cpu or {}).get("results", [])), default=0)
+
+
+def exchanges(cut: dict[str, Any] | None, whole: dict[str, Any] | None) -> Iterator[str]:
+    """A step through each exchange, in sections and with the vector whole."""
+    rows = (cut or {}).get("results")
+    if not rows:
+        return
+    key = ("exchange", "compressor", "size")
+    beside = {tuple(row[name] for name in key): row for row in (whole or {}).get("results", [])}
+    yield "## Exchanges\n"
+    yield f"{rows[0]['ranks']} ranks on the GPUs above, staged through the host: a step, by `bench comm`.\n"
+    lines = []
+    for row in rows:
+        other = beside.get(tuple(row[name] for name in key))
+        times = [f"{found['time_s'] * 1e3:.2f}" if found else "–" for found in (row, other)]
+        ratio = f"{row['time_s'] / other['time_s']:.2f}" if other else "–"
+        wrong = "not checked" if row["wrong"] is None else row["wrong"]
+        lines.append([*(row[name] for name in key), row["how"] or "–", *times, ratio, wrong])
+    heads = ["exchange", "compressor", "numbers", "how", "ms", "ms in one section", "ratio", "#wrong"]
+    yield from table(heads, lines)
 
 
 def trainings(runs: Sequence[tuple[str, Any]]) -> Iterator[str]:
@@ -180,31 +220,42 @@ def messages(found: dict[str, Any] | None) -> Iterator[str]:
     )
 
 
-def document(folder: Path, work: Path) -> str:
-    device = read(folder / "device.json")
-    cuda, cpu = read(folder / "kernels-cuda.json"), read(folder / "kernels-cpu.json")
+def steps(folder: Path) -> list[list[str]]:
+    """Each step as it ended last."""
+    try:
+        lines = (folder / "steps.tsv").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    return list({line.split("\t")[0]: line.split("\t") for line in lines}.values())
+
+
+def document(folder: Path) -> str:
+    found = {
+        name: read(folder / f"{name}.json")
+        for name in ("device", "kernels-device", "kernels-cuda", "kernels-cpu", "comm", "comm-whole", "messages")
+    }
     runs = [(path.stem.removeprefix("train-"), read(path)) for path in sorted(folder.glob("train-*.json"))]
-    commit = ((cuda or cpu or {}).get("context") or {}).get("git_commit")
+    contexts = [(found[name] or {}).get("context") or {} for name in ("kernels-cuda", "kernels-cpu", "comm")]
+    commit = next((context["git_commit"] for context in contexts if context.get("git_commit")), None)
     made = f"Made by `jobs/gpu_check.sh` at {commit}." if commit else "Made by `jobs/gpu_check.sh`."
     lines = [f"# GPU check, {folder.name}\n", f"{made}\n"]
-    lines += machine(device)
+    lines += machine(found["device"])
     lines += ["## Steps\n"]
-    lines += table(
-        ["step", "outcome", "s", ""],
-        [line.split("\t") for line in (work / "steps.tsv").read_text(encoding="utf-8").splitlines()],
-    )
-    lines += kernels(device, cuda, cpu)
+    lines += table(["step", "outcome", "s", ""], steps(folder))
+    lines += kernels(found["device"], found["kernels-device"], found["kernels-cpu"])
+    lines += calls(found["kernels-cuda"])
     lines += trainings([(name, run) for name, run in runs if run])
-    lines += messages(read(work / "messages.json"))
+    lines += exchanges(found["comm"], found["comm-whole"])
+    lines += messages(found["messages"])
     return "\n".join(lines).rstrip() + "\n"
 
 
 def main() -> int:
-    if len(sys.argv) != 3:
-        print("usage: gpu_report.py FOLDER WORK", file=sys.stderr)
+    if len(sys.argv) != 2:
+        print("usage: gpu_report.py FOLDER", file=sys.stderr)
         return 2
     folder = Path(sys.argv[1])
-    (folder / "README.md").write_text(document(folder, Path(sys.argv[2])), encoding="utf-8")
+    (folder / "README.md").write_text(document(folder), encoding="utf-8")
     return 0
 
 

@@ -129,7 +129,8 @@ class Loop:
                 gate.tell(Signal.FLUSH)
             began = clock.start()
             algorithm.step(self.x, self._gradient, lr)
-            ended = clock.lap(Phase.UPDATE)
+            ended = clock.stop(Phase.UPDATE)
+            network.settle()
             if self.meter:
                 self.meter.stop()
             residual = algorithm.residual()

@@ -78,6 +78,7 @@ def cuda(request: pytest.FixtureRequest, emulator_folder: Path) -> Iterator[Any]
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "emulator":
             patch.setitem(sys.modules, "cupy", fake_cupy(emulator_folder))
+            patch.setenv("XDG_CACHE_HOME", str(emulator_folder / "cache"))
         import cupy
 
         yield cupy
@@ -90,7 +91,11 @@ def cuda_variables(request: pytest.FixtureRequest, emulator_folder: Path) -> dic
     if request.param == "gpu":
         return {}
     path = os.pathsep.join(filter(None, [str(SITE), os.environ.get("PYTHONPATH")]))
-    return {"PYTHONPATH": path, "CUDA_EMULATOR": str(emulator_folder)}
+    return {
+        "PYTHONPATH": path,
+        "CUDA_EMULATOR": str(emulator_folder),
+        "XDG_CACHE_HOME": str(emulator_folder / "cache"),
+    }
 
 
 def start_on_ranks(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mpisqueeze.comm import cuda_aware
-from mpisqueeze.comm.cuda_aware import cuda_awareness
+from mpisqueeze.comm.cuda_aware import collectives_take_device_memory, cuda_awareness
 
 OPEN_MPI = "Open MPI v5.0.11, package: Open MPI, ident: 5.0.11, repo rev: v5.0.11rc1, Sep 16, 2026\0"
 MPICH = "MPICH Version:      5.0.2\nMPICH Release date: Fri Sep 25 20:45:26 UTC 2026\n"
@@ -82,6 +82,15 @@ def test_mpich_switched_off(mpi, monkeypatch: pytest.MonkeyPatch) -> None:
     mpi(MPICH, CLASSIC % 1)
     monkeypatch.setenv("MPIR_CVAR_ENABLE_GPU", "0")
     assert cuda_awareness() == (False, "MPICH 5.0.2: MPIR_CVAR_ENABLE_GPU is 0")
+
+
+@pytest.mark.parametrize("answer", [0, 1])
+def test_collectives_take_device_memory_where_the_library_says_so(mpi, answer: int) -> None:
+    """Not where a UCX in front of it does, which nobody asks."""
+    mpi(OPEN_MPI, CLASSIC % answer)
+    takes, why = collectives_take_device_memory()
+    assert takes is bool(answer)
+    assert ("on the host" in why) is not takes
 
 
 def test_never_raises(monkeypatch: pytest.MonkeyPatch) -> None:

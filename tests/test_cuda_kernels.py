@@ -34,7 +34,7 @@ from kernel_cases import (
 from parts import COMPRESSORS
 
 from mpisqueeze import registry
-from mpisqueeze.kernels.cuda import OPTIONS, CudaKernels, cuda_sources
+from mpisqueeze.kernels.cuda import OPTIONS, SAMPLED, SAMPLES, CudaKernels, cuda_sources
 from mpisqueeze.kernels.reference import ReferenceKernels
 
 GUARD = 0xA5
@@ -161,6 +161,7 @@ def test_kernels_match_for_every_length(gpu: Gpu, dtype: np.dtype[Any]) -> None:
 def test_the_order_of_threads_and_blocks_does_not_show(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu.cupy.settings, "backwards", True)
     check_lengths(gpu, PLAIN + BLOCKWISE, DTYPES[0], [9, 1025, 3001])
+    check(gpu, topk(0.01), "normal", 2 * SAMPLED, DTYPES[0], feedback=True)
 
 
 @each_dtype
@@ -252,6 +253,47 @@ def test_sections_make_the_whole_payload(gpu: Gpu, dtype: np.dtype[Any]) -> None
         assert residual.get().tobytes() == memory.tobytes(), spec
 
 
+@each_dtype
+def test_topk_whatever_its_sample_says(gpu: Gpu, dtype: np.dtype[Any]) -> None:
+    """Where a sample misleads it, too, and where most numbers are equal."""
+    n = SAMPLED + 4321
+    rng = np.random.default_rng(5)
+    sampled = np.arange(SAMPLES) * n // SAMPLES
+    unseen = np.setdiff1d(np.arange(n), sampled)
+    normal = rng.standard_normal(n)
+    vectors = {"normal": normal}
+    # The largest are all in the sample, so that candidates are too few; none is, so that they are too many.
+    for name, where in (("seen", sampled), ("unseen", unseen)):
+        vectors[name] = normal * 1e-3
+        vectors[name][where] *= 1e6
+    # Many equal numbers, at the threshold, beside larger ones, and zeros.
+    vectors["steps"] = np.round(normal)
+    vectors["small steps"] = np.round(normal * 20) / 20
+    vectors["equal"] = np.full(n, -2.5)
+    vectors["few"] = normal * (rng.random(n) < 1e-4)
+    # Candidates are in a few pieces, all of whose numbers are.
+    vectors["front"] = np.where(np.arange(n) < n // 50, normal * 50, normal)
+    reference, kernels = ReferenceKernels(dtype), gpu.kernels[dtype]
+    sources = {}
+    for name, values in vectors.items():
+        for ratio, feedback in ((0.01, True), (0.0005, True), (0.5, False)):
+            case, v = topk(ratio), values.astype(dtype)
+            delta = np.zeros_like(v) if name in ("equal", "small steps") else (v[::-1] * dtype.type(1e-9)).copy()
+            memory = delta.copy() if feedback else None
+            _, expected = case.encode(reference, v, memory)
+            given, payload = (gpu.cupy.asarray(array) for array in (v, np.zeros(expected.size, np.uint8)))
+            residual = gpu.cupy.asarray(delta) if feedback else None
+            assert case.encode(kernels, given, residual, payload)[0]
+            assert payload.get().tobytes() == expected.tobytes(), (name, ratio)
+            if feedback:
+                assert residual.get().tobytes() == memory.tobytes(), (name, ratio)
+            sources[name, ratio] = int(kernels.scratch("state", 6, np.uint64).get()[4])
+    # A list of candidates was looked through, or all numbers.
+    listed = {name for (name, ratio), source in sources.items() if ratio == 0.01 and source == 1}
+    assert listed == {"normal", "front", "small steps"}
+    assert all(source == 0 for (_, ratio), source in sources.items() if ratio == 0.5)
+
+
 def test_a_fault_does_not_outlive_its_encode(gpu: Gpu) -> None:
     for kind in ("nan", "normal", "inf", "normal"):
         check(gpu, copy(), kind, 100, DTYPES[0], feedback=True)
@@ -305,10 +347,17 @@ def test_kernel_sets_of_two_streams_do_not_disturb_each_other(gpu: Gpu) -> None:
 
 
 def emulated_kernel(gpu: Gpu, source: str, name: str) -> Callable[..., None]:
+    """A kernel that has run when it returns."""
     binary, _ = gpu.cupy.cuda.compiler.compile_using_nvrtc(source, (), filename=f"{name}.cu")
     module = gpu.cupy.cuda.function.Module()
     module.load(binary)
-    return module.get_function(name)
+    kernel = module.get_function(name)
+
+    def run(*launch: Any) -> None:
+        kernel(*launch)
+        gpu.cupy.cuda.get_current_stream().synchronize()
+
+    return run
 
 
 @only_emulated

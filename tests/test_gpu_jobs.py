@@ -51,18 +51,24 @@ def test_report_compares_with_the_copy(report: ModuleType, tmp_path: Path) -> No
     fast = row("onebit", size, size // 8)
     # 90 % of the copy's rate encoding, 50 % decoding.
     fast |= {"encode_s": report.encode_bytes(fast) / (0.9 * copy), "decode_s": report.decode_bytes(fast) / (0.5 * copy)}
+    fast |= {"give_s": 7e-6, "add_s": 1e-4}
     small = fast | {"size": 1024, "wrong": 3}
+    step = {"exchange": "root", "compressor": "onebit", "size": size, "ranks": 4, "how": "flat, 8 sections", "wrong": 0}
     gpu = {"name": "a GPU", "compute_capability": "9.0", "memory_bytes": 80 << 30}
     device = {"versions": {"python": "3"}, "system": "Linux", "gpus": [gpu], "copy_bytes_per_s": copy}
     for name, content in {
         "device": device,
+        "kernels-device": {"results": [fast, small]},
         "kernels-cuda": {"context": {"git_commit": "abc"}, "results": [small, fast]},
+        "comm": {"results": [step | {"time_s": 0.002}]},
+        "comm-whole": {"results": [step | {"time_s": 0.004}]},
         "kernels-cpu": {"results": [fast | {"encode_s": 20 * fast["encode_s"]}]},
     }.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     (tmp_path / "messages.json").write_text('{"cut off')
-    (tmp_path / "steps.tsv").write_text("device\tpassed\t3\t\ntrain\tFAILED\t7\texit code 1\n")
-    text = report.document(tmp_path, tmp_path)
+    (tmp_path / "steps.tsv").write_text("train\tpassed\t9\t\ndevice\tpassed\t3\t\ntrain\tFAILED\t7\texit code 1\n")
+    text = report.document(tmp_path)
+    assert "at abc." in text
     assert "a GPU, compute capability 9.0, 80 GiB" in text
     assert "1000 GB/s" in text
     line = next(line for line in text.splitlines() if line.startswith("| onebit"))
@@ -70,6 +76,8 @@ def test_report_compares_with_the_copy(report: ModuleType, tmp_path: Path) -> No
     assert "Below 80 % of the copy's rate: onebit decode 50 %." in text
     assert "over sizes 1024 to 1048576: 3." in text
     assert "| train | FAILED | 7 | exit code 1 |" in text
+    assert "| train | passed" not in text
+    assert f"| root | onebit | {size} | flat, 8 sections | 2.00 | 4.00 | 0.50 | 0 |" in text
     assert "None went through." in text
     assert "None ran." in text
 
@@ -77,7 +85,7 @@ def test_report_compares_with_the_copy(report: ModuleType, tmp_path: Path) -> No
 def emulated(folder: Path) -> dict[str, str]:
     need("emulator")
     path = os.pathsep.join(filter(None, [str(SITE), os.environ.get("PYTHONPATH")]))
-    return {"PYTHONPATH": path, "CUDA_EMULATOR": str(folder)}
+    return {"PYTHONPATH": path, "CUDA_EMULATOR": str(folder), "XDG_CACHE_HOME": str(folder / "cache")}
 
 
 def test_messages_there_and_back(launcher: Launcher, emulator_folder: Path, tmp_path: Path) -> None:
@@ -95,22 +103,58 @@ def gpu_check(*steps: str, **variables: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, env=environment | variables, capture_output=True, text=True, timeout=300)
 
 
+SMALL = {
+    "SIZES": "4Ki,1Ki",
+    "BITS": "1Ki:1Ki",
+    "COMM": "1Ki:1Ki",
+    "RANKS": "2",
+    "COMM_RANKS": "2",
+    "TRAIN": "--problem mlp:16 --iterations 4",
+}
+
+
 def test_gpu_check_runs_its_steps(launcher: Launcher, emulator_folder: Path, tmp_path: Path) -> None:
-    small = {"SIZES": "1Ki:1Ki", "RANKS": "2", "TRAIN": "--problem mlp:16 --iterations 4"}
-    out = tmp_path / "out"
-    done = gpu_check("device", "kernels", "train", OUT=str(out), **small, **emulated(emulator_folder))
+    out, variables = tmp_path / "out", {**SMALL, **emulated(emulator_folder)}
+    done = gpu_check("device", "kernels", "bits", "train", OUT=str(out), **variables)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert {path.name for path in out.iterdir()} == {
-        "README.md", "log.txt", "device.json", "kernels-cuda.json", "train-doublesqueeze.json", "train-sgd.json",
+    files = {
+        "README.md", "log.txt", "steps.tsv", "device.json", "kernels-device.json", "kernels-cuda.json",
+        "train-doublesqueeze.json", "train-sgd.json",
     }  # fmt: skip
+    assert {path.name for path in out.iterdir()} == files
     assert all(found["wrong"] == 0 for found in json.loads((out / "kernels-cuda.json").read_text())["results"])
+    by_clock = json.loads((out / "kernels-device.json").read_text())["results"]
+    assert {found["size"] for found in by_clock} == {4096, 1024}
+    assert all(found["finite"] and found["encode_s"] > 0 and found["decode_s"] > 0 for found in by_clock)
     assert json.loads((out / "train-sgd.json").read_text())["buffers"] == "HOST-STAGED"
+
+    # What is run later adds to what is there.
+    done = gpu_check("comm", OUT=str(out), **variables)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {path.name for path in out.iterdir()} == files | {"comm.json", "comm-whole.json"}
+    for name in ("comm", "comm-whole"):
+        rows = json.loads((out / f"{name}.json").read_text())["results"]
+        assert {row["exchange"] for row in rows} == {"sharded", "root", "allreduce"}
+        assert all(row["wrong"] == 0 for row in rows)
     text = (out / "README.md").read_text()
-    for step in ("device", "kernels", "train-doublesqueeze", "train-sgd"):
+    for step in ("device", "kernels", "bits", "train-doublesqueeze", "train-sgd", "comm", "comm-whole"):
         assert f"| {step} | passed |" in text
     # What is to be committed names no folder of this machine.
     for path in out.iterdir():
         assert str(tmp_path) not in path.read_text(), path.name
+
+
+def test_gpu_check_ends_in_time(launcher: Launcher, emulator_folder: Path, tmp_path: Path) -> None:
+    """A step that would take longer is cut off, the next ones are left, and what there is is kept."""
+    out = tmp_path / "out"
+    small = SMALL | {"SIZES": "4Ki,1Ki,64Mi", "BUDGET": "40"}
+    done = gpu_check("kernels", "bits", OUT=str(out), **small, **emulated(emulator_folder))
+    assert done.returncode == 1
+    text = (out / "README.md").read_text()
+    assert "| kernels | FAILED |" in text
+    assert "took more than" in text
+    assert "| bits | skipped |" in text
+    assert "4096 numbers" in text
 
 
 def test_gpu_check_says_what_it_could_not_do(launcher: Launcher, tmp_path: Path) -> None:

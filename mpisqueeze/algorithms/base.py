@@ -24,12 +24,15 @@ Gradient = Callable[[Any], Any]
 class Codec:
     """A compressor at work: booked as encode_s and decode_s, keyed by the iteration, and never raising for a NaN.
 
-    A rank that cannot encode sends zeros and has the gate tell the others, since they wait for its payload. Without a
-    compressor it is for vectors of no elements: it does nothing, to no payload.
+    A rank that cannot encode sends zeros and has the gate tell the others, since they wait for its payload; on a GPU
+    this is found out later, by wires and by the network. Without a compressor it is for vectors of no elements: it does
+    nothing, to no payload.
     """
 
     def __init__(self, compressor: Compressor | None, network: Network) -> None:
         self._compressor, self.network = compressor, network
+        if compressor is not None:
+            network.device.adopt(compressor)
         self.payload_bytes = compressor.payload_bytes if compressor else 0
 
     @property

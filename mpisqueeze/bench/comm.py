@@ -381,6 +381,7 @@ class Bench:
     # -- what came out
 
     def _rows(self, stage: Stage, cases: list[Case], wrong: Sequence[int | None]) -> list[dict[str, Any]]:
+        self.network.settle()
         self._raise_troubles()
         comm, counter = self.world.comm, self.network.counter
         rows = []

@@ -239,7 +239,7 @@ class _Collective(Case):
 
     def _wire(self, numbers: int) -> tuple[Any, Any, list[Any]]:
         """(wire, its numbers on the device, what MPI is told) of zeros."""
-        wire = self.stage.network.wire(numbers * self.stage.dtype.itemsize)
+        wire = self.stage.network.wire(numbers * self.stage.dtype.itemsize, collective=True)
         values = wire.array.view(self.stage.dtype)
         values.fill(0)
         return wire, values, [wire.mpi[0], self._kind]

@@ -71,6 +71,7 @@ class _Rounds:
 
     def __init__(self, network: Network, wire: Wire, dtype: Any) -> None:
         world = network.world
+        self._past = network.device.fence()
         scratch = network.wire(wire.nbytes)
         way = cost.allreduce(network.link, world.size, wire.nbytes).way
         size = dtype.itemsize
@@ -89,6 +90,8 @@ class _Rounds:
 
     def run(self) -> None:
         for send, sent, receive, there, total, addend in self._rounds:
+            # What came last may be where this comes.
+            self._past.wait()
             if receive:
                 receive.Start()
             if send:
@@ -102,6 +105,7 @@ class _Rounds:
             # What is added to may be what was sent.
             if total is not None:
                 total += addend
+            self._past.set()
 
     def close(self) -> None:
         for send, _, receive, *_ in self._rounds:
@@ -128,14 +132,15 @@ class AllreduceExchange:
         world = network.world
         self._size = world.size
         nbytes = dimension * dtype.itemsize
-        self._wire = network.wire(nbytes)
+        emulated = bool(network.emulated)
+        self._wire = network.wire(nbytes, collective=not emulated)
         self.payload = self._wire.array
         self.vector = self.payload.view(dtype)
         kind = MPI.DOUBLE if dtype.itemsize == 8 else MPI.FLOAT
         self._buffer = [self._wire.mpi[0], dimension, kind]
         share, rest = divmod(2 * (world.size - 1) * nbytes, world.size)
         self._share = share + (world.rank < rest)
-        self._rounds = _Rounds(network, self._wire, dtype) if network.emulated and self._size > 1 else None
+        self._rounds = _Rounds(network, self._wire, dtype) if emulated and self._size > 1 else None
 
     def sum(self) -> Any:
         """`vector`, summed over all ranks."""
@@ -155,6 +160,7 @@ class AllreduceExchange:
         return self.vector
 
     def close(self) -> None:
-        """Free the persistent requests."""
+        """Free the persistent requests, with nothing on its way."""
+        self.network.device.synchronize()
         if self._rounds:
             self._rounds.close()

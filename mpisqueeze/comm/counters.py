@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from enum import IntEnum
 
 
@@ -35,30 +34,29 @@ class Counter:
 class PhaseClock:
     """Where an iteration's time goes: `lap(phase)` books the time since the last lap.
 
-    Args:
-        synchronize: called before the clock is read, so that a GPU's time is booked where it was spent.
+    Attributes:
+        seconds: by phase, of the iteration that was stopped last, or of the one that runs.
     """
 
-    __slots__ = ("_last", "_synchronize", "seconds")
+    __slots__ = ("_last", "seconds")
 
-    def __init__(self, synchronize: Callable[[], None] | None = None) -> None:
+    def __init__(self) -> None:
         self.seconds = [0.0] * len(Phase)
-        self._synchronize = synchronize
         self._last = 0.0
 
     def start(self) -> float:
         """Begin an iteration; the time (s) that it began."""
-        if self._synchronize is not None:
-            self._synchronize()
         self.seconds[:] = (0.0,) * len(Phase)
         self._last = time.perf_counter()
         return self._last
 
-    def lap(self, phase: int) -> float:
-        """Book the time since the last lap under `phase`; the time (s) now."""
-        if self._synchronize is not None:
-            self._synchronize()
+    def lap(self, phase: int) -> None:
+        """Book the time since the last lap under `phase`."""
         now = time.perf_counter()
         self.seconds[phase] += now - self._last
         self._last = now
-        return now
+
+    def stop(self, phase: int) -> float:
+        """A last lap, and the time (s) that the iteration ended."""
+        self.lap(phase)
+        return self._last

@@ -33,6 +33,17 @@ def cuda_awareness() -> tuple[bool, str]:
         return False, f"unknown ({type(error).__name__}: {error})"
 
 
+def collectives_take_device_memory() -> tuple[bool, str]:
+    """Whether MPI's own collectives may be handed device memory, and why, in a few words.
+
+    Only where the library itself says that it takes it. Where a UCX in front of it moves device memory between ranks,
+    its own loops still copy a rank's part and add up on the host, and crash on a device's pointer (open-mpi/ompi issues
+    9906, 12045). Blocking calls alone: Open MPI's non-blocking reductions crash with CUDA support, too (issue 9845).
+    """
+    aware, reason = cuda_awareness()
+    return aware, reason if aware else f"{reason}, and its loops add up and copy on the host"
+
+
 def _library_version() -> str:
     from mpi4py import MPI
 

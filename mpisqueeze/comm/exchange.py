@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,10 +49,15 @@ class Gate:
         agreed: what the last agreement said.
         met: whether there was one since the training loop set it to False.
         barrier: False to run without; ranks then agree now and then, by `meet`.
+
+    Args:
+        settle: called before ranks meet, for a device to be done and to tell what is wrong; None for a host.
     """
 
-    def __init__(self, world: World, clock: PhaseClock, barrier: bool = True) -> None:
-        self.world, self.clock, self.barrier = world, clock, barrier
+    def __init__(
+        self, world: World, clock: PhaseClock, barrier: bool = True, settle: Callable[[], None] | None = None
+    ) -> None:
+        self.world, self.clock, self.barrier, self._settle = world, clock, barrier, settle
         self.signal: int = Signal.NONE
         self.agreed: int = Signal.NONE
         self.met = False
@@ -70,6 +75,8 @@ class Gate:
     def enter(self) -> None:
         """Wait for all ranks, booked as `wait_s`. Raises HaltError on all of them if one cannot go on."""
         if self.barrier:
+            if self._settle is not None:
+                self._settle()
             agreed = self.meet()
             self.clock.lap(Phase.WAIT)
             if agreed >= Signal.NONFINITE:
@@ -103,9 +110,9 @@ class Network:
         checksum: bool = False,
     ) -> None:
         self.world, self.device = world, device
-        self.clock = PhaseClock(device.synchronize if device.kind != "cpu" else None)
+        self.clock = device.clock()
         self.counter = Counter()
-        self.gate = Gate(world, self.clock, barrier)
+        self.gate = Gate(world, self.clock, barrier, None if device.kind == "cpu" else self.settle)
         self.emulated, self.chunk_bytes, self.tree = emulated, chunk_bytes, tree
         self.checksum = checksum
         # Ranks that leave the gate one by one would book each other's lateness as the link's.
@@ -122,9 +129,15 @@ class Network:
         """Ranks share this host's cores, roughly."""
         return self.world.size > usable_cores() * self.world.hosts
 
-    def wire(self, nbytes: int) -> Wire:
-        """A buffer that MPI can be handed."""
-        return self.device.wire(nbytes)
+    def settle(self) -> None:
+        """Wait for the device, and complain of numbers that were not finite."""
+        self.device.synchronize()
+        for complaint in self.device.faults():
+            self.complain(Signal.NONFINITE, complaint)
+
+    def wire(self, nbytes: int, collective: bool = False) -> Wire:
+        """A buffer that MPI can be handed; with `collective`, in one of its collectives."""
+        return self.device.wire(nbytes, collective)
 
     def sender(self, buffer: Sequence[Any], target: int, tag: int) -> Any:
         """A persistent send of a buffer specification: `Start`, `Wait`, `Free`."""

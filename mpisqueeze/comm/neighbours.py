@@ -39,26 +39,25 @@ class NeighbourExchange:
         self._inbox = [network.wire(nbytes) for _ in self.neighbours]
         step = min(nbytes, network.message_bytes or nbytes)
         pieces = [(start, min(start + step, nbytes)) for start in range(0, nbytes, step)]
+        self._pieces = [self._out.part(*piece) for piece in pieces]
         #: By piece, then by neighbour.
+        self._arriving = [[wire.part(*piece) for wire in self._inbox] for piece in pieces]
         self._receives = [
-            [
-                network.receiver(wire.part(*piece).mpi, source, _EDGE)
-                for wire, source in zip(self._inbox, self.neighbours, strict=True)
-            ]
-            for piece in pieces
+            [network.receiver(wire.mpi, source, _EDGE) for wire, source in zip(wires, self.neighbours, strict=True)]
+            for wires in self._arriving
         ]
         # All ranks send in the same direction at a time, so that no two send to the same one.
         rank, size = network.world.rank, network.world.size
         targets = sorted(self.neighbours, key=lambda target: (target - rank) % size)
-        self._sends = [
-            [network.sender(self._out.part(*piece).mpi, target, _EDGE) for target in targets] for piece in pieces
-        ]
+        self._sends = [[network.sender(piece.mpi, target, _EDGE) for target in targets] for piece in self._pieces]
+        self._past = network.device.fence()
         self._started = 0
         self._pending = False
         self.progress = Progress()
 
     def expect(self) -> None:
         """Post the receives."""
+        self._past.wait()
         for requests in self._receives:
             for request in requests:
                 request.Start()
@@ -69,8 +68,10 @@ class NeighbourExchange:
 
         With `overlap` a thread keeps the messages moving until `receive`: for work in between that does not enter MPI.
         """
-        self._out.push()
+        self._pieces[0].push()
         self.network.gate.enter()
+        for piece in self._pieces[1:]:
+            piece.begin_push()
         self._started = 0
         self._start_sends(len(self._sends) if overlap else AHEAD)
         counter = self.network.counter
@@ -84,26 +85,29 @@ class NeighbourExchange:
         """(neighbour's index, its payload) for each neighbour in order, as they arrive; must be exhausted."""
         counter, clock = self.network.counter, self.network.clock
         self.progress.take_back()
-        last = self._receives[-1]
+        last, arriving = self._receives[-1], self._arriving[-1]
         for i, requests in enumerate(self._receives[:-1]):
-            for request in requests:
+            for request, wire in zip(requests, self._arriving[i], strict=True):
                 request.Wait()
+                wire.pull()
             self._start_sends(i + 1 + AHEAD)
         for index, wire in enumerate(self._inbox):
             last[index].Wait()
-            wire.pull()
+            arriving[index].pull()
             counter.bytes_received += wire.nbytes
             clock.lap(Phase.COMM)
             yield index, wire.array
         for requests in self._sends:
             for request in requests:
                 request.Wait()
+        self._past.set()
         self._pending = False
         clock.lap(Phase.COMM)
 
     def _start_sends(self, count: int) -> None:
         """Have the first `count` pieces on their way."""
-        for requests in self._sends[self._started : count]:
+        for requests, piece in zip(self._sends[self._started : count], self._pieces[self._started :], strict=False):
+            piece.finish_push()
             for request in requests:
                 request.Start()
         self._started = max(self._started, min(count, len(self._sends)))
@@ -111,6 +115,7 @@ class NeighbourExchange:
     def close(self) -> None:
         """Cancel receives whose iteration was given up, and free the requests."""
         self.progress.close()
+        self.network.device.synchronize()
         receives = [request for requests in self._receives for request in requests]
         if self._pending:
             for request in receives:

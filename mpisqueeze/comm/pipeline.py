@@ -19,8 +19,6 @@ from mpisqueeze.network.cost import WINDOW_BYTES, Schedule, chunks_ahead
 
 #: Numbers in the shortest section.
 SHORTEST = 64
-#: Seconds a number that coding is assumed to take where a schedule is chosen; more sections hide more of it.
-CODING_S = 1e-9
 
 
 class Work(Protocol):
@@ -64,6 +62,53 @@ def cut(network: Network, sizes: Sequence[Sequence[int]], alignment: int) -> tup
     return wires, [whole.array[start : start + sum(part)] for start, part in zip(starts, sizes, strict=True)]
 
 
+class Outbox:
+    """This rank's payloads in the order of sending: each is encoded and brought to MPI's side.
+
+    A device that encodes while the host sends is given the next ones, too, as many as its `lookahead`.
+
+    Args:
+        items: (part, section, wire) of each payload; no wire where the payload stays on this rank.
+    """
+
+    def __init__(self, network: Network, items: Sequence[tuple[int, int, Wire | None]]) -> None:
+        self._ahead = network.device.lookahead
+        self._items = [(part, section) for part, section, _ in items]
+        self._wires = [wire for _, _, wire in items]
+        # Where they have nothing to do, wires are not asked.
+        self._pushes = any(wire is not None and not wire.immediate for wire in self._wires)
+        self._begun = 0
+        self._work: Work
+
+    def open(self, work: Work, first: int) -> None:
+        """Have the `first` payloads of an exchange ready to be sent; no more of them, before ranks have met."""
+        self._work, self._begun = work, 0
+        self._begin(first)
+        for i in range(first if self._pushes else 0):
+            self._finish(i)
+
+    def ready(self, index: int) -> None:
+        """Before payload `index` is sent or used; in order."""
+        if index + self._ahead >= self._begun:
+            self._begin(index + 1 + self._ahead)
+        if self._pushes:
+            self._finish(index)
+
+    def _begin(self, count: int) -> None:
+        encode = self._work.encode
+        for i in range(self._begun, min(count, len(self._items))):
+            part, section = self._items[i]
+            encode(part, section)
+            if self._pushes and (wire := self._wires[i]) is not None:
+                wire.begin_push()
+        self._begun = count
+
+    def _finish(self, index: int) -> None:
+        wire = self._wires[index]
+        if wire is not None:
+            wire.finish_push()
+
+
 class Inbox:
     """Where a server receives its part's payloads: a window of buffers, filled section by section in rank order.
 
@@ -91,6 +136,9 @@ class Inbox:
                 self._requests.append(network.receiver(buffers[i % slots].mpi, sources[i % len(sources)], tag))
             self._last = [wire.part(0, sizes[-1]) for wire in buffers]
         self._full = self._count - len(sources)
+        # A device may be behind by some of the payloads handed out, whose buffers are not free until it is done.
+        self._behind = min(network.device.lookahead, slots - 1)
+        self._fences = [network.device.fence() for _ in range(self._behind + 1)] if network.device.lookahead else []
         self._i = 0
 
     def open(self) -> None:
@@ -102,9 +150,14 @@ class Inbox:
     def next(self) -> Any:
         """The next payload, once it is there; valid until the next call."""
         i, slots, requests = self._i, self._slots, self._requests
-        if 0 < i <= self._count - slots:
-            # The payload handed out last is done with, so that its buffer is free.
-            requests[(i - 1 + slots) % len(requests)].Start()
+        done, fences = i - 1 - self._behind, self._fences
+        if fences and i:
+            fences[(i - 1) % len(fences)].set()
+        if 0 <= done < self._count - slots:
+            if fences:
+                fences[done % len(fences)].wait()
+            # This payload is done with, so that its buffer is free.
+            requests[(done + slots) % len(requests)].Start()
         network, n = self.network, i % len(requests)
         requests[n].Wait()
         wire = self._wires[n] if i < self._full else self._last[n % slots]
@@ -186,7 +239,7 @@ def choose_sections(
         grains: of the payloads to the servers and back, see `Compressor.grain`; None where a payload stays whole.
         by_root: through rank 0, or sharded.
     """
-    ranks, link = network.world.size, network.link
+    ranks, link, coding = network.world.size, network.link, network.device.coding
     servers = 1 if by_root else ranks
     longest = -(-dimension // servers)
     up_grain, down_grain = grains
@@ -203,13 +256,14 @@ def choose_sections(
     best: tuple[float, Sections] | None = None
     for length in reversed(lengths):
         count = -(-longest // length)
-        coding = CODING_S * dimension / count
+        nbytes = (0 if whole_up else up_bytes) + down_bytes
+        unhidden = coding.section_s + (coding.number_s * dimension + coding.byte_s * nbytes) / count
         for way in root_ways(network, count) if by_root else [""]:
             if by_root:
                 schedule = cost.through_root(link, ranks, up_bytes, down_bytes, count, way, whole_up)
             else:
                 schedule = cost.sharded(link, ranks, up_bytes, down_bytes, count)
-            seconds = schedule.seconds + coding
+            seconds = max(schedule.seconds, coding.section_s * count) + unhidden
             if best is None or seconds < best[0] * (1 - 1e-9):
                 best = (seconds, Sections(longest if whole_up else length, length, schedule))
     assert best is not None

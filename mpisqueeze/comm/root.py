@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from mpisqueeze.comm.counters import Phase
 from mpisqueeze.comm.exchange import Network
-from mpisqueeze.comm.pipeline import Inbox, Work, cut
+from mpisqueeze.comm.pipeline import Inbox, Outbox, Work, cut
 from mpisqueeze.network.cost import Tree
 
 _UP, _DOWN = 1, 2
@@ -48,15 +48,19 @@ class RootExchange:
         self._answers = [] if parent is None else [network.receiver(wire.mpi, parent, _DOWN) for wire in self._down]
         self._sends = [] if parent is None else [network.sender(wire.mpi, 0, _UP) for wire in self._up]
         self._inbox = Inbox(network, up_bytes, [rank for rank in range(1, size) if self._rank == 0], _UP)
+        self._outbox = Outbox(network, [(0, j, wire if self._sends else None) for j, wire in enumerate(self._up)])
+        self._copies = network.device.lookahead > 0
         #: Sections that a worker may be ahead of the answers.
         self._ahead = self._inbox.ahead
 
     def run(self, work: Work) -> None:
-        """Exchange one vector. The gate is passed once the first section is encoded."""
+        """Exchange one vector. The gate is passed once the first section is encoded.
+
+        A device that has the first section ready, or that had the last answer of the exchange before, is done with what
+        was received then.
+        """
         network = self.network
-        work.encode(0, 0)
-        if self._sends:
-            self._up[0].push()
+        self._outbox.open(work, 1)
         network.gate.enter()
         if self._rank == 0:
             self._serve(work)
@@ -73,8 +77,7 @@ class RootExchange:
         at_once = inbox.holds_sections and work.combines(0)
         for j in range(len(self._down)):
             if j < len(self._up):
-                if j:
-                    work.encode(0, j)
+                self._outbox.ready(j)
                 if at_once:
                     work.combine(0, j, [self.up[0][j], *inbox.section()])
                 else:
@@ -82,9 +85,21 @@ class RootExchange:
                     for _ in range(self._workers):
                         work.accumulate(0, j, inbox.next(), False)
             work.answer(0, j)
+            if self._copies:
+                self._copy_and_decode(work, j)
             self._pass_on(j)
             network.clock.lap(Phase.COMM)
-            work.decode(0, j)
+            if not self._copies:
+                work.decode(0, j)
+
+    def _copy_and_decode(self, work: Work, j: int) -> None:
+        """A device decodes an answer while it is copied; a host decodes it when it is on its way."""
+        wire = self._down[j]
+        if self._children:
+            wire.begin_push()
+        work.decode(0, j)
+        if self._children:
+            wire.finish_push()
 
     def _take_part(self, work: Work) -> None:
         network, sends = self.network, self._sends
@@ -94,9 +109,7 @@ class RootExchange:
         sent = 0
         for j, request in enumerate(self._answers):
             while sent < min(j + self._ahead, len(sends)):
-                if sent:
-                    work.encode(0, sent)
-                    self._up[sent].push()
+                self._outbox.ready(sent)
                 sends[sent].Start()
                 counter.bytes_sent += self._up[sent].nbytes
                 counter.messages += 1
@@ -105,24 +118,23 @@ class RootExchange:
             request.Wait()
             self._down[j].pull()
             counter.bytes_received += self._down[j].nbytes
-            self._pass_on(j, pushed=True)
+            self._pass_on(j)
             clock.lap(Phase.COMM)
             work.decode(0, j)
         for request in sends:
             request.Wait()
 
-    def _pass_on(self, j: int, pushed: bool = False) -> None:
-        """Send an answer to this rank's children in the tree."""
+    def _pass_on(self, j: int) -> None:
+        """Send an answer, which MPI can read, to this rank's children in the tree."""
         requests, wire, counter = self._passing[j], self._down[j], self.network.counter
-        if requests and not pushed:
-            wire.push()
         for request in requests:
             request.Start()
         counter.bytes_sent += wire.nbytes * len(requests)
         counter.messages += len(requests)
 
     def close(self) -> None:
-        """Free the persistent requests."""
+        """Free the persistent requests, with nothing on its way."""
+        self.network.device.synchronize()
         self._inbox.close()
         for request in (*self._answers, *self._sends, *(r for requests in self._passing for r in requests)):
             request.Free()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from mpisqueeze.comm.counters import Phase
 from mpisqueeze.comm.exchange import Network
-from mpisqueeze.comm.pipeline import Inbox, Work, cut
+from mpisqueeze.comm.pipeline import Inbox, Outbox, Work, cut
 
 _UP, _DOWN = 5, 6
 
@@ -44,17 +44,25 @@ class ShardedExchange:
         # Part 0 is the longest: its sections set the pace.
         self._sections = len(up_bytes[0])
         self._ahead = self._inbox.ahead
+        #: By section, the servers that are sent a payload, in the order of sending, and the own part's server last.
+        self._order = [[s for s in (*self._behind, mine) if j < len(self._up[s])] for j in range(self._sections)]
+        payloads = [(s, j) for j, servers in enumerate(self._order) for s in servers]
+        self._outbox = Outbox(network, [(s, j, None if s == mine else self._up[s][j]) for s, j in payloads])
+        self._copies = network.device.lookahead > 0
+        self._prepared = 0
         self._to_servers = {s: [network.sender(wire.mpi, s, _UP) for wire in self._up[s]] for s in self._behind}
         self._answers = {s: [network.receiver(wire.mpi, s, _DOWN) for wire in self._down[s]] for s in self._before}
         self._from_me = [[network.sender(wire.mpi, rank, _DOWN) for rank in self._behind] for wire in self._down[mine]]
 
     def run(self, work: Work) -> None:
-        """Exchange one vector. The gate is passed once the first sections are encoded."""
+        """Exchange one vector. The gate is passed once the first sections are encoded.
+
+        A device that has these ready, or that had the last answer of the exchange before, is done with what was
+        received then.
+        """
         network, mine = self.network, self._rank
-        for s in (*self._behind, mine):
-            if self._up[s]:
-                work.encode(s, 0)
-                self._up[s][0].push()
+        self._outbox.open(work, len(self._order[0]))
+        self._prepared = 0
         network.gate.enter()
         for requests in self._answers.values():
             for request in requests:
@@ -64,7 +72,7 @@ class ShardedExchange:
         # A step later than it is added up at its server, a section's answer is taken: until then others travel.
         for j in range(self._sections + 1):
             while sent < min(j + self._ahead, self._sections):
-                self._send_up(work, sent)
+                self._send_up(sent)
                 sent += 1
             if j < len(self._down[mine]):
                 self._serve(work, j)
@@ -75,19 +83,15 @@ class ShardedExchange:
                 request.Wait()
         network.clock.lap(Phase.COMM)
 
-    def _send_up(self, work: Work, j: int) -> None:
+    def _send_up(self, j: int) -> None:
         counter = self.network.counter
-        for s in self._behind:
-            if j < len(self._up[s]):
-                wire = self._up[s][j]
-                if j:
-                    work.encode(s, j)
-                    wire.push()
+        for s in self._order[j]:
+            self._outbox.ready(self._prepared)
+            self._prepared += 1
+            if s != self._rank:
                 self._to_servers[s][j].Start()
-                counter.bytes_sent += wire.nbytes
+                counter.bytes_sent += self._up[s][j].nbytes
                 counter.messages += 1
-        if 0 < j < len(self._up[self._rank]):
-            work.encode(self._rank, j)
         self.network.clock.lap(Phase.COMM)
 
     def _serve(self, work: Work, j: int) -> None:
@@ -101,13 +105,18 @@ class ShardedExchange:
                 work.accumulate(mine, j, self.up[mine][j] if rank == mine else self._inbox.next(), rank == 0)
         work.answer(mine, j)
         wire, requests = self._down[mine][j], self._from_me[j]
-        wire.push()
+        if self._copies:
+            # A device decodes it while it is copied.
+            wire.begin_push()
+            work.decode(mine, j)
+            wire.finish_push()
         for request in requests:
             request.Start()
         counter.bytes_sent += wire.nbytes * len(requests)
         counter.messages += len(requests)
         self.network.clock.lap(Phase.COMM)
-        work.decode(mine, j)
+        if not self._copies:
+            work.decode(mine, j)
 
     def _take_answers(self, work: Work, j: int) -> None:
         counter, clock = self.network.counter, self.network.clock
@@ -121,7 +130,8 @@ class ShardedExchange:
                 work.decode(s, j)
 
     def close(self) -> None:
-        """Free the persistent requests."""
+        """Free the persistent requests, with nothing on its way."""
+        self.network.device.synchronize()
         self._inbox.close()
         for requests in (*self._to_servers.values(), *self._answers.values(), *self._from_me):
             for request in requests:

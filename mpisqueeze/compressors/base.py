@@ -85,12 +85,12 @@ class Compressor:
     def encode(self, vector: Any, payload: Any) -> None:
         """Fill `payload` (uint8, payload_bytes) with C(vector); `vector` (d) is kept. Raises NonFiniteError."""
         if not self._encode(vector, None, payload):
-            raise NonFiniteError(self._complaint())
+            raise NonFiniteError(self.complaint())
 
     def encode_feedback(self, vector: Any, residual: Any, payload: Any) -> None:
         """v = vector + residual; payload ← C(v); residual ← v − D(payload). Raises NonFiniteError."""
         if not self._encode(vector, residual, payload):
-            raise NonFiniteError(self._complaint())
+            raise NonFiniteError(self.complaint())
 
     def decode(self, payload: Any, out: Any) -> None:
         """out (d) ← D(payload)."""
@@ -109,7 +109,8 @@ class Compressor:
         """Whether `decode_mean` is there, and better than a decoding after the other."""
         return False
 
-    def _complaint(self) -> str:
+    def complaint(self) -> str:
+        """What NonFiniteError says."""
         return f"a number was NaN, infinite or too large for {self.name}"
 
 
@@ -163,7 +164,7 @@ class AdaptedCompressor(Compressor):
 
     def encode(self, vector: Any, payload: Any) -> None:
         if not bool(self.xp.isfinite(vector).all()):
-            raise NonFiniteError(self._complaint())
+            raise NonFiniteError(self.complaint())
         self.part.encode(vector, payload)
 
     def encode_feedback(self, vector: Any, residual: Any, payload: Any) -> None:

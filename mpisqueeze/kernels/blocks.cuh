@@ -3,50 +3,12 @@
 // A policy P says how the scale is found: `type` what is reduced, `of` a number's share, `join`, `none`, and `scale`.
 // A code C says how a number is coded under a scale: `code`, and `value` back.
 //
-// A warp holds a tile of up to 1024 numbers in registers: v[j][c] of a lane is number 128·j + 4·lane + c, so that each
-// access of the warp is 512 bytes in a row. Blocks of up to 1024 numbers that end on whole bytes take the fused path: one
+// Blocks of up to 1024 numbers that end on whole bytes take the fused path: one
 // warp a block, from the sum to the payload, each number read once and written once. Others find the scales first,
 // run by run and level by level, and then code tiles of 1024 numbers, whatever blocks they touch.
 #ifndef MPISQUEEZE_BLOCKS
 #define MPISQUEEZE_BLOCKS
-#include "common.cuh"
-
-const u32 ROWS = 8;
-const u32 TILE = 128 * ROWS;
-
-__device__ inline bool quads_at(const real* p, u32 count) { return count % 4 == 0 && ((size_t)p & 15) == 0; }
-
-__device__ inline void load_tile(const real* p, u32 count, real (&v)[ROWS][4]) {
-#pragma unroll
-    for (u32 j = 0; j < ROWS; ++j) v[j][0] = v[j][1] = v[j][2] = v[j][3] = 0;
-    if (quads_at(p, count)) {
-#pragma unroll
-        for (u32 j = 0; j < ROWS; ++j) {
-            u32 at = 128 * j + 4 * lane_index();
-            if (at < count) load_quad(p + at, v[j]);
-        }
-    } else {
-#pragma unroll
-        for (u32 j = 0; j < ROWS; ++j)
-#pragma unroll
-            for (u32 c = 0; c < 4; ++c) {
-                u32 at = 128 * j + 4 * lane_index() + c;
-                if (at < count) v[j][c] = p[at];
-            }
-    }
-}
-
-__device__ inline void compensated_tile(
-    const real* vector, const real* residual, i64 begin, u32 count, real (&v)[ROWS][4]) {
-    load_tile(vector + begin, count, v);
-    if (!residual) return;
-    real memory[ROWS][4];
-    load_tile(residual + begin, count, memory);
-#pragma unroll
-    for (u32 j = 0; j < ROWS; ++j)
-#pragma unroll
-        for (u32 c = 0; c < 4; ++c) v[j][c] += memory[j][c];
-}
+#include "tile.cuh"
 
 template <class T>
 __device__ inline T from_lane(T x, u32 distance) {

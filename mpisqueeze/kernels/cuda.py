@@ -1,21 +1,24 @@
-"""The kernels in CUDA, compiled by NVRTC through CuPy: one module a source file and dtype, compiled once a process.
+"""The kernels in CUDA, compiled by NVRTC through CuPy: one module a source file and dtype, loaded once a process.
 
 Not through `cupy.RawModule`, which appends `-ftz=true` to whatever it is given (cupy issue 9576): flushed denormals
 would differ from the other kernel sets.
 
-Launches go to CuPy's current stream. Each encode ends with one 4-byte copy and a synchronisation of that stream, which
-is how it learns of a number that was not finite; decodes do not synchronise.
+Launches go to CuPy's current stream. A kernel that meets a number that is not finite says so in the host's memory. An
+encode waits for its stream to read that, unless somebody else does (`late`); decodes do not wait.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mpisqueeze.kernels.compiled import compiled
 from mpisqueeze.kernels.reference import RUN, blocks_of
 
 #: `-fmad=false`: a fused multiply-add would round once where the other kernel sets round twice.
@@ -24,7 +27,9 @@ OPTIONS = ("--std=c++14", "-fmad=false", "--ftz=false", "--prec-div=true", "--pr
 THREADS = 256
 WARP_THREADS = 128
 #: Thread blocks that share the histogram of a top-k pass: enough to fill a GPU, few enough that merging stays cheap.
-HISTOGRAM_BLOCKS = 512
+HISTOGRAM_BLOCKS = 1024
+#: As in topk.cu. Shorter vectors than SAMPLED are not worth a sample.
+DIGIT, SAMPLES, SAMPLED = 11, 4096, 1 << 16
 NULL = np.uint64(0)
 _INCLUDE = re.compile(r'^#include "(.+)"\n', re.MULTILINE)
 
@@ -44,10 +49,29 @@ def cuda_sources() -> dict[str, str]:
 def _module(cupy: Any, file: str, real_bits: int, device: int) -> Any:
     """A file's module, loaded on the current device, whose number is `device`."""
     options = (*OPTIONS, f"-DREAL_BITS={real_bits}")
-    binary, _ = cupy.cuda.compiler.compile_using_nvrtc(cuda_sources()[file], options, filename=file)
-    module = cupy.cuda.function.Module()
-    module.load(binary)
-    return module
+    return compiled(cupy, cuda_sources()[file], options, file)
+
+
+class Flag:
+    """A number in the host's memory that kernels set to 1.
+
+    Pinned memory has the same address on the device (CUDA Runtime API, Unified Addressing).
+    """
+
+    def __init__(self, cupy: Any) -> None:
+        self._value = np.frombuffer(cupy.cuda.alloc_pinned_memory(4), np.int32, 1)
+        self._value[0] = 0
+        self.pointer = np.uint64(self._value.ctypes.data)
+
+    @property
+    def raised(self) -> bool:
+        return bool(self._value[0])
+
+    def take(self) -> bool:
+        """Whether it was set; it no longer is."""
+        raised = self.raised
+        self._value[0] = 0
+        return raised
 
 
 class CudaKernels:
@@ -65,6 +89,17 @@ class CudaKernels:
         self._cupy: Any = cupy
         self._kernels: dict[str, Any] = {}
         self._scratch: dict[str, Any] = {}
+        self._flag: Flag | None = None
+        self._waits = True
+
+    def late(self, flag: Flag) -> CudaKernels:
+        """These kernels, with the same scratch memory, whose encodes return True at once.
+
+        `flag` tells whether they met a number that is not finite, once the stream was waited for.
+        """
+        made = copy.copy(self)
+        made._flag, made._waits = flag, False
+        return made
 
     # -- launching
 
@@ -101,18 +136,20 @@ class CudaKernels:
         return staged
 
     def _fault(self) -> Any:
-        """The device's flag for a number that is not finite; 0 between encodes."""
-        return self.scratch("fault", 1, np.int32)
+        """Where kernels tell of a number that is not finite."""
+        if self._flag is None:
+            self._flag = Flag(self._cupy)
+        return self._flag.pointer
 
     def _finish(self, payload: Any, written: Any) -> bool:
-        """Bring the payload home; whether all numbers were finite."""
+        """Bring the payload home; whether all numbers were finite, as far as that is waited for."""
         if written is not payload:
             payload[...] = written
-        fault = self._fault()
-        if not int(fault.get()[0]):
+        if not self._waits:
             return True
-        fault.fill(0)
-        return False
+        assert self._flag is not None
+        self._cupy.cuda.get_current_stream().synchronize()
+        return not self._flag.take()
 
     # -- identity
 
@@ -204,26 +241,31 @@ class CudaKernels:
     # -- sparsification
 
     def topk_encode(self, vector: Any, residual: Any | None, payload: Any, k: int) -> bool:
-        file, n, target, fault = "topk.cu", vector.size, self._aligned(payload), self._fault()
-        state = self.scratch("state", 2, np.uint64)
+        file, target = "topk.cu", self._aligned(payload)
+        n, size, wanted = vector.size, np.int64(vector.size), np.int64(k)
+        memory, v = _pointer(residual), vector if residual is None else residual
+        state = self.scratch("state", 6, np.uint64)
         histogram = self.scratch("histogram", 2048, np.uint32)
-        memory = _pointer(residual)
-        top = 8 * self.dtype.itemsize - 1
-        blocks = min(HISTOGRAM_BLOCKS, -(-n // (4 * THREADS)))
-        shift = top
+        pieces = -(-n // (1024 * WARP_THREADS // 32))
+        rows, counts = (self.scratch(name, pieces, np.uint64) for name in ("rows", "counts"))
+        rank, capacity = _sample(n, k)
+        values = self.scratch("values", max(capacity, 1), self.dtype)
+        indices = self.scratch("indices", max(capacity, 1), np.int32)
+        if rank:
+            self._launch(file, "topk_sample", 1024, 1024, vector, memory, size, np.int64(rank), state)
+        blocks = min(HISTOGRAM_BLOCKS, pieces) * WARP_THREADS
+        listing = (np.uint32(rank > 0), np.int64(capacity), state, histogram, values, indices, rows, self._fault())
+        self._launch(file, "topk_pass", blocks, WARP_THREADS, vector, memory, size, wanted, *listing)
+        if rank:
+            self._launch(file, "topk_retry", blocks, WARP_THREADS, v, size, wanted, state, histogram)
+        shift = 8 * self.dtype.itemsize - 1 - DIGIT
         while shift > 0:
-            first = np.uint32(shift == top)
-            width = min(11, shift)
+            width = min(DIGIT, shift)
             shift -= width
-            digit = (np.uint32(shift), np.uint32(width), first, state, histogram, fault)
-            self._launch(file, "topk_histogram", blocks * THREADS, THREADS, vector, memory, np.int64(n), *digit)
-            self._launch(file, "topk_choose", 256, 256, np.int64(k), np.uint32(shift), first, state, histogram)
-        segments = -(-n // 1024)
-        counts = self.scratch("counts", segments, np.uint64)
-        v = vector if residual is None else residual
-        self._warps(file, "topk_count", segments, v, np.int64(n), state, counts)
-        self._launch(file, "topk_scan", 1024, 1024, counts, np.int64(segments))
-        self._warps(file, "topk_gather", segments, v, memory, np.int64(n), np.int64(k), state, counts, target)
+            digit = (np.uint32(shift), np.uint32(width), state, histogram, values)
+            self._launch(file, "topk_digit", blocks, WARP_THREADS, v, size, *digit)
+        self._launch(file, "topk_count", 32 * pieces, 1024, v, size, state, values, indices, rows, counts)
+        self._warps(file, "topk_gather", pieces, v, memory, size, wanted, state, values, indices, rows, counts, target)
         return self._finish(payload, target)
 
     def topk_decode(self, payload: Any, out: Any, k: int, add: bool, factor: float = 1.0) -> None:
@@ -288,6 +330,19 @@ class CudaKernels:
 def _pointer(array: Any | None) -> Any:
     """A kernel argument for an array that may be missing."""
     return NULL if array is None else array
+
+
+def _sample(n: int, k: int) -> tuple[int, int]:
+    """(rank in a sample of a number very likely below the k-th largest of n, numbers that there may be above it).
+
+    Zeros where a sample is not worth it. Of the k largest k·SAMPLES/n are in the sample on average, give or take the
+    root of that.
+    """
+    expected = k * SAMPLES / n
+    rank = int(expected + 4 * math.sqrt(expected) + 8)
+    if n < SAMPLED or 2 * rank > SAMPLES:
+        return 0, 0
+    return rank, min(n, math.ceil(n * (rank + 6 * math.sqrt(rank)) / SAMPLES))
 
 
 def _feistel_widths(dimension: int) -> tuple[np.uint32, np.uint32]:

@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 
 from mpisqueeze import registry
-from mpisqueeze.comm.cuda_aware import cuda_awareness
+from mpisqueeze.comm.cuda_aware import collectives_take_device_memory, cuda_awareness
 from mpisqueeze.comm.world import World
 from mpisqueeze.data import DATASETS
 from mpisqueeze.data.partition import PARTITIONS
@@ -30,6 +30,7 @@ def collect_info(world: World) -> dict[str, Any]:
     import numpy as np
 
     aware, reason = cuda_awareness()
+    collectives, why_not = collectives_take_device_memory()
     listed = {
         f"{parts.kind}s": [
             {"name": name, "summary": getattr(parts.builtins().get(name), "summary", "entry point")}
@@ -41,6 +42,8 @@ def collect_info(world: World) -> dict[str, Any]:
         "environment": environment,
         "cuda_aware": aware,
         "cuda_aware_reason": reason,
+        "cuda_aware_collectives": collectives,
+        "cuda_aware_collectives_reason": why_not,
         "gpus": gpus,
         "no_gpu_reason": None if count else why,
         "cpu_kernels": kernels_for(np, np.float32).name,
@@ -75,6 +78,9 @@ def info_report(facts: dict[str, Any]) -> Group:
         "device memory goes straight to MPI" if facts["cuda_aware"] else "device memory is staged through the host"
     )
     machine.add_row("CUDA-aware", f"{'yes' if facts['cuda_aware'] else 'no'}: {facts['cuda_aware_reason']}; {buffers}")
+    if not facts["cuda_aware_collectives"]:
+        staged = f"MPI_Allreduce is staged with --buffers device, too: {facts['cuda_aware_collectives_reason']}"
+        machine.add_row("", staged)
     names = sorted({name for rank in facts["gpus"] for name in rank})
     machine.add_row("GPUs", ", ".join(names) or f"none: {facts['no_gpu_reason']}")
     machine.add_row("CPU kernels", facts["cpu_kernels"])

@@ -178,6 +178,7 @@ extern "C" __attribute__((used, visibility("hidden"))) void __ubsan_handle_type_
 #define gridDim emulator::grid_size
 
 inline void __syncthreads() { emulator::wait_at(emulator::BLOCK_BARRIER); }
+inline void __threadfence() {}  // blocks run one after the other
 inline void __syncwarp(unsigned = 0xFFFFFFFFu) { emulator::wait_at(emulator::WARP_BARRIER); }
 
 template <class T>

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from mpisqueeze.comm.wire import Wire
+from mpisqueeze.comm.counters import PhaseClock
+from mpisqueeze.comm.wire import DeviceWire, Fence, Wire
 from mpisqueeze.devices import CudaDevice
 
 
 class DeviceArray(np.ndarray):
     """What CuPy's arrays are to the code above the kernels."""
+
+    @property
+    def data(self) -> int:
+        return self.ctypes.data
 
     def get(self, out: np.ndarray | None = None) -> np.ndarray:
         assert not isinstance(out, DeviceArray)
@@ -50,34 +57,77 @@ class OnlyCudaInterface:
         return {key: host[key] for key in ("shape", "typestr", "data", "strides")} | {"version": 3}
 
 
+class FakeFence(Fence):
+    def __init__(self, events: list[str]) -> None:
+        self.events = events
+
+    def wait(self) -> None:
+        self.events.append("synchronize")
+
+
+class FakeCopy:
+    """A copy to the host, done when it is waited for."""
+
+    def __init__(self, events: list[str]) -> None:
+        self.events = events
+        self.copy = lambda: None
+
+    def synchronize(self) -> None:
+        self.copy()
+        self.events.append("to host")
+
+
+class FakeLanes:
+    """`comm.wire.Lanes` on memory of the host."""
+
+    def __init__(self, events: list[str]) -> None:
+        self.events = events
+
+    def fence(self) -> Fence:
+        return FakeFence(self.events)
+
+    def event(self) -> FakeCopy:
+        return FakeCopy(self.events)
+
+    def to_host(self, source: Any, target: int, nbytes: int, done: FakeCopy) -> None:
+        done.copy = lambda: ctypes.memmove(target, source, nbytes)
+
+    def to_device(self, source: int, target: Any, nbytes: int) -> None:
+        ctypes.memmove(target, source, nbytes)
+        self.events.append("to device")
+
+    def faulty(self) -> bool:
+        return False
+
+
 class FakeCudaDevice(CudaDevice):
     """`events` lists what happened, in order: `synchronize`, `to host`, `to device`."""
 
-    def __init__(self, aware: bool) -> None:
+    def __init__(self, aware: bool, collectives: bool | None = None) -> None:
         self.xp = FakeCupy()
         self.index = 0
         self.label = "fake GPU"
-        self.aware = aware
-        self.buffers = "DEVICE" if aware else "HOST-STAGED"
-        self.buffers_reason = "a test"
+        self._hand_out(aware, "a test", collectives)
         self.events: list[str] = []
+        self.lanes = FakeLanes(self.events)
 
     def synchronize(self) -> None:
         self.events.append("synchronize")
 
-    def wire(self, nbytes: int) -> Wire:
-        wire = super().wire(nbytes)
-        if self.aware:
+    def clock(self) -> PhaseClock:
+        return PhaseClock()
+
+    def faults(self) -> Sequence[str]:
+        return ()
+
+    def adopt(self, compressor: Any) -> None:
+        pass
+
+    def wire(self, nbytes: int, collective: bool = False) -> Wire:
+        wire = super().wire(nbytes, collective)
+        if isinstance(wire, DeviceWire):
             wire.mpi[0] = OnlyCudaInterface(wire.array)
         return wire
 
     def _pinned(self, nbytes: int) -> np.ndarray:
         return np.empty(nbytes, np.uint8)
-
-    def _to_host(self, source: Any, target: np.ndarray) -> None:
-        super()._to_host(source, target)
-        self.events.append("to host")
-
-    def _to_device(self, source: np.ndarray, target: Any) -> None:
-        super()._to_device(source, target)
-        self.events.append("to device")

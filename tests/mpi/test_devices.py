@@ -13,6 +13,7 @@ from fake_gpu import DeviceArray, FakeCudaDevice, OnlyCudaInterface
 from mpi4py import MPI
 from parts import CENTRALIZED, COMPRESSORS, GOSSIP, make_algorithm, run_steps, start_at
 
+from mpisqueeze.comm.cuda_aware import cuda_awareness
 from mpisqueeze.comm.exchange import HaltError
 from mpisqueeze.comm.world import World
 from mpisqueeze.devices import CudaDevice
@@ -122,6 +123,26 @@ def order_of_events(aware: bool) -> None:
         assert encoded < device.events.index("synchronize" if aware else "to host", encoded) < sent
 
 
+def test_mpis_collectives_get_host_memory_where_they_would_crash_on_a_devices(on_ranks: Callable[..., None]) -> None:
+    on_ranks(2, staged_collective)
+
+
+def staged_collective() -> None:
+    for collectives in (True, False):
+        for name in ("allreduce", "dpsgd"):
+            world, device = World(), FakeCudaDevice(True, collectives)
+            world.comm = Watch(world.comm, device.events)  # type: ignore[assignment]
+            algorithm = make_algorithm(name, "identity", 100, np.float32, world, device)
+            host = run_steps(make_algorithm(name, "identity", 100, np.float32, World()), start_at(100, np.float32), 2)
+            x = run_steps(algorithm, start_at(100, np.float32).view(DeviceArray), 2)
+            assert np.array_equal(x, host)
+            handed = {event for event in device.events if event.startswith(("allreduce", "send"))}
+            if name == "dpsgd":
+                assert handed == {"send device"}
+            else:
+                assert handed == {"allreduce device" if collectives else "allreduce host"}
+
+
 # -- training
 
 
@@ -169,6 +190,29 @@ def gpu_divergence() -> None:
     trouble = algorithm.setup.network.trouble
     assert (trouble is not None) == (world.rank == 1)
     algorithm.close()
+
+
+def test_allreduce_on_device_buffers_says_that_it_is_staged(
+    mpisqueeze_run: Callable[..., Any], cuda_variables: dict[str, str], tmp_path: Path
+) -> None:
+    if cuda_awareness()[0]:
+        pytest.skip("this MPI library takes device memory in its collectives")
+    options = [
+        "--algorithm",
+        "allreduce",
+        "--iterations",
+        "2",
+        "--device",
+        "cuda",
+        "--buffers",
+        "device",
+        "--out",
+        "run",
+    ]
+    assert mpisqueeze_run(2, "train", *options, "--json", "-", timeout=300, **cuda_variables).code == 0
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["buffers"] == "DEVICE"
+    assert "collectives get host memory" in environment["buffers_reason"]
 
 
 @pytest.mark.parametrize(("algorithm", "compressor"), [("doublesqueeze", "onebit"), ("choco", "topk:0.1")])
