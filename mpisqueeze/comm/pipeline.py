@@ -113,18 +113,22 @@ class Inbox:
     """Where a server receives its part's payloads: a window of buffers, filled section by section in rank order.
 
     Args:
-        sizes: bytes of each section's payload; the last one may be shorter than the others.
+        sizes: bytes of each section's payload, in the order of sending; the last one may be shorter than the others, or
+            the first.
         sources: the ranks that send, in the order in which their payloads are handed out; none on who serves nothing.
+        early: senders wait for no answers, so that all they send finds a buffer, as far as the window allows.
 
     Attributes:
         ahead: sections that a rank may send before it has the answer to the first of them.
     """
 
-    def __init__(self, network: Network, sizes: Sequence[int], sources: Sequence[int], tag: int) -> None:
+    def __init__(
+        self, network: Network, sizes: Sequence[int], sources: Sequence[int], tag: int, early: bool = False
+    ) -> None:
         self.network = network
         others, longest = network.world.size - 1, max(sizes, default=0)
         self.ahead = chunks_ahead(others + 1, len(sizes), longest * len(sizes)) if others and sizes else 1
-        slots = min(self.ahead * others, max(2, WINDOW_BYTES // max(longest, 1)))
+        slots = min((len(sizes) if early else self.ahead) * others, max(2, WINDOW_BYTES // max(longest, 1)))
         self._count, self._slots, self._sources = len(sources) * len(sizes), slots, len(sources)
         self._wires: list[Wire] = []
         self._requests: list[Any] = []
@@ -134,18 +138,21 @@ class Inbox:
             for i in range(min(self._count, math.lcm(slots, len(sources)))):
                 self._wires.append(buffers[i % slots])
                 self._requests.append(network.receiver(buffers[i % slots].mpi, sources[i % len(sources)], tag))
-            self._last = [wire.part(0, sizes[-1]) for wire in buffers]
-        self._full = self._count - len(sources)
+            short = 0 if sizes[0] < longest else len(sizes) - 1
+            self._short = range(short * len(sources), (short + 1) * len(sources))
+            self._shorter = [wire.part(0, sizes[short]) for wire in buffers]
         # A device may be behind by some of the payloads handed out, whose buffers are not free until it is done.
         self._behind = min(network.device.lookahead, slots - 1)
         self._fences = [network.device.fence() for _ in range(self._behind + 1)] if network.device.lookahead else []
         self._i = 0
 
-    def open(self) -> None:
-        """Post the first receives of an exchange."""
+    def open(self) -> list[Any]:
+        """Post the first receives of an exchange, and give them."""
         self._i = 0
-        for request in self._requests[: self._slots]:
+        first = self._requests[: self._slots]
+        for request in first:
             request.Start()
+        return first
 
     def next(self) -> Any:
         """The next payload, once it is there; valid until the next call."""
@@ -160,7 +167,7 @@ class Inbox:
             requests[(done + slots) % len(requests)].Start()
         network, n = self.network, i % len(requests)
         requests[n].Wait()
-        wire = self._wires[n] if i < self._full else self._last[n % slots]
+        wire = self._shorter[n % slots] if i in self._short else self._wires[n]
         wire.pull()
         network.counter.bytes_received += wire.nbytes
         network.clock.lap(Phase.COMM)
@@ -183,7 +190,7 @@ class Inbox:
         for message in range(i, i + n):
             at = message % len(requests)
             requests[at].Wait()
-            wire = self._wires[at] if message < self._full else self._last[at % slots]
+            wire = self._shorter[at % slots] if message in self._short else self._wires[at]
             wire.pull()
             network.counter.bytes_received += wire.nbytes
             found.append(wire.array)
