@@ -132,15 +132,18 @@ class Inbox:
         self._count, self._slots, self._sources = len(sources) * len(sizes), slots, len(sources)
         self._wires: list[Wire] = []
         self._requests: list[Any] = []
+        self._short: dict[int, tuple[Wire, Any]] = {}
         if self._count:
             buffers = [network.wire(longest) for _ in range(slots)]
             # Message i, counted by section and then by source, comes into buffer i mod `slots`.
             for i in range(min(self._count, math.lcm(slots, len(sources)))):
                 self._wires.append(buffers[i % slots])
                 self._requests.append(network.receiver(buffers[i % slots].mpi, sources[i % len(sources)], tag))
+            # A receive is as long as its message, which a checksum is of.
             short = 0 if sizes[0] < longest else len(sizes) - 1
-            self._short = range(short * len(sources), (short + 1) * len(sources))
-            self._shorter = [wire.part(0, sizes[short]) for wire in buffers]
+            for i in range(short * len(sources), (short + 1) * len(sources)) if sizes[short] < longest else ():
+                wire = buffers[i % slots].part(0, sizes[short])
+                self._short[i] = wire, network.receiver(wire.mpi, sources[i % len(sources)], tag)
         # A device may be behind by some of the payloads handed out, whose buffers are not free until it is done.
         self._behind = min(network.device.lookahead, slots - 1)
         self._fences = [network.device.fence() for _ in range(self._behind + 1)] if network.device.lookahead else []
@@ -149,14 +152,22 @@ class Inbox:
     def open(self) -> list[Any]:
         """Post the first receives of an exchange, and give them."""
         self._i = 0
-        first = self._requests[: self._slots]
+        first = [self._message(i)[1] for i in range(min(self._slots, self._count))]
         for request in first:
             request.Start()
         return first
 
+    def _message(self, i: int) -> tuple[Wire, Any]:
+        """Where message i arrives, and by which request."""
+        short = self._short.get(i)
+        if short is not None:
+            return short
+        n = i % len(self._requests)
+        return self._wires[n], self._requests[n]
+
     def next(self) -> Any:
         """The next payload, once it is there; valid until the next call."""
-        i, slots, requests = self._i, self._slots, self._requests
+        i, slots = self._i, self._slots
         done, fences = i - 1 - self._behind, self._fences
         if fences and i:
             fences[(i - 1) % len(fences)].set()
@@ -164,10 +175,10 @@ class Inbox:
             if fences:
                 fences[done % len(fences)].wait()
             # This payload is done with, so that its buffer is free.
-            requests[(done + slots) % len(requests)].Start()
-        network, n = self.network, i % len(requests)
-        requests[n].Wait()
-        wire = self._shorter[n % slots] if i in self._short else self._wires[n]
+            self._message(done + slots)[1].Start()
+        network = self.network
+        wire, request = self._message(i)
+        request.Wait()
         wire.pull()
         network.counter.bytes_received += wire.nbytes
         network.clock.lap(Phase.COMM)
@@ -181,16 +192,15 @@ class Inbox:
 
     def section(self) -> list[Any]:
         """The next section's payloads of all sources, once they are there; valid until the next call."""
-        i, n, slots, requests = self._i, self._sources, self._slots, self._requests
+        i, n, slots = self._i, self._sources, self._slots
         # The section handed out last is done with, so that its buffers are free.
         for before in range(max(0, i - n), i):
             if before + slots < self._count:
-                requests[(before + slots) % len(requests)].Start()
+                self._message(before + slots)[1].Start()
         network, found = self.network, []
         for message in range(i, i + n):
-            at = message % len(requests)
-            requests[at].Wait()
-            wire = self._shorter[at % slots] if message in self._short else self._wires[at]
+            wire, request = self._message(message)
+            request.Wait()
             wire.pull()
             network.counter.bytes_received += wire.nbytes
             found.append(wire.array)
@@ -200,9 +210,10 @@ class Inbox:
 
     def close(self) -> None:
         """Free the persistent requests."""
-        for request in self._requests:
+        for request in (*self._requests, *(request for _, request in self._short.values())):
             request.Free()
         self._requests.clear()
+        self._short.clear()
 
 
 def section_lengths(dimension: int, grain: int | None) -> Iterator[int]:
