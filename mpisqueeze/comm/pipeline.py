@@ -150,12 +150,12 @@ class Inbox:
         self._i = 0
 
     def open(self) -> list[Any]:
-        """Post the first receives of an exchange, and give them."""
+        """Post the first receives of an exchange; gives the last of them, one of each source."""
         self._i = 0
         first = [self._message(i)[1] for i in range(min(self._slots, self._count))]
         for request in first:
             request.Start()
-        return first
+        return first[-self._sources :]
 
     def _message(self, i: int) -> tuple[Wire, Any]:
         """Where message i arrives, and by which request."""

@@ -95,10 +95,10 @@ class RootExchange:
             self.departure.close_books()
 
     def _post(self) -> list[Any]:
-        """Post the first receives, and give them."""
+        """Post the first receives; gives those that are filled last."""
         for request in self._answers:
             request.Start()
-        return [*self._inbox.open(), *self._answers]
+        return [*self._inbox.open(), *self._answers[-1:]]
 
     def _serve(self, work: Work) -> None:
         network, inbox = self.network, self._inbox

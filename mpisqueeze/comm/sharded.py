@@ -103,11 +103,12 @@ class ShardedExchange:
             self.departure.close_books()
 
     def _post(self) -> list[Any]:
-        """Post the first receives, and give them."""
-        answers = [request for requests in self._answers.values() for request in requests]
-        for request in answers:
-            request.Start()
-        return [*self._inbox.open(), *answers]
+        """Post the first receives; gives those that are filled last."""
+        for requests in self._answers.values():
+            for request in requests:
+                request.Start()
+        last = [requests[-1] for requests in self._answers.values() if requests]
+        return [*self._inbox.open(), *last]
 
     def _send_up(self, j: int) -> None:
         counter = self.network.counter
