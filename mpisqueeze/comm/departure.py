@@ -29,6 +29,7 @@ class Departure:
             on this rank.
         post: posts the exchange's receives and gives those that are filled last, until when messages are kept moving;
             called once ranks have met.
+        advance: (work, left): deals with what has arrived, without waiting, `left` payloads of this rank having left.
 
     Attributes:
         order: (part, section) of each payload.
@@ -39,18 +40,19 @@ class Departure:
         network: Network,
         items: Sequence[tuple[int, int, Wire | None, Any]],
         post: Callable[[], list[Any]],
+        advance: Callable[[Work, int], None],
     ) -> None:
         self.network = network
         self.order = [(part, section) for part, section, _, _ in items]
         self._outbox = Outbox(network, [(part, section, wire) for part, section, wire, _ in items])
         self._payloads = [(wire, send) for _, _, wire, send in items]
-        self._post = post
+        self._post, self._advance = post, advance
         self._progress = Progress(PAUSE)
         self._left = 0
 
     def leave(self, work: Work, count: int) -> None:
         """Have the first `count` payloads of the order on their way. Raises HaltError where ranks meet."""
-        if count <= self._left:
+        if not count:
             return
         network = self.network
         counter, clock = network.counter, network.clock
@@ -67,6 +69,8 @@ class Departure:
                 counter.messages += 1
             clock.lap(Phase.COMM)
         self._left = count
+        self._advance(work, count)
+        clock.lap(Phase.COMM)
 
     def finish(self, work: Work) -> None:
         """The gradient is there: have the rest on their way, and the requests back. Raises HaltError."""

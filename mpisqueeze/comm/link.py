@@ -212,6 +212,14 @@ class HeldReceive:
         link.forget(key)
         self._key = None
 
+    def Test(self) -> bool:
+        """Whether `Wait` has nothing to wait for."""
+        there = bool(self.request.Test())
+        if self._key is None:
+            return there
+        arrival = self._link.arrival(self._key)
+        return there and arrival is not None and arrival <= time.monotonic()
+
     def Cancel(self) -> None:
         """Give up: what `Wait` would wait for will not come."""
         self.request.Cancel()

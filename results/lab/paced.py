@@ -1,6 +1,8 @@
 """A problem whose gradient takes a time that nobody else needs the cores for, as on an accelerator: it sleeps.
 
-`mpisqueeze lab … --problem results/lab/paced.py:Paced`: 0.2 s a gradient of 1 Mi numbers, of which 1/3 is a forward pass.
+0.2 s for 1 Mi numbers, of which a third is a forward pass.
+
+`mpisqueeze lab … --problem results/lab/paced.py:Paced`
 """
 
 from __future__ import annotations
