@@ -123,4 +123,5 @@ def sections_leave_early() -> None:
     algorithm.step(x, gradient, 1.0)
     algorithm.close()
     assert (x == -1).all()
-    assert sent == ([0] * 4 if world.is_root else [D, 2 * D, 3 * D, 4 * D])
+    # The root may have answered already.
+    assert world.is_root or sent == [D, 2 * D, 3 * D, 4 * D]
