@@ -172,6 +172,15 @@ TreeOption = Annotated[
     ),
 ]
 
+ThreadsOption = Annotated[
+    int,
+    typer.Option(
+        help="Threads a rank for the compiled CPU kernels; those of NumPy and CUDA take no notice.",
+        metavar="COUNT",
+        rich_help_panel=RUN,
+    ),
+]
+
 TargetLossOption = Annotated[
     Optional[float],  # noqa: UP045
     typer.Option(
@@ -306,6 +315,7 @@ def train(
         str,
         typer.Option(help="auto, device or staged: whether MPI is handed GPU memory.", rich_help_panel=RUN),
     ] = "auto",
+    threads: ThreadsOption = 1,
     warmup: Annotated[
         int,
         typer.Option(help="First iterations that the summary leaves out of its times.", rich_help_panel=RUN),
@@ -349,6 +359,37 @@ def train(
         bool,
         typer.Option("--save-model", help="Write model.npz: x, every rank's parameters.", rich_help_panel=OUTPUT),
     ] = False,
+    timeout: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="End all ranks when an iteration takes longer: 30s, 10min; 0: wait for ever. Default: 30min.",
+            metavar="TIME",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    checksum: Annotated[
+        bool,
+        typer.Option(
+            "--checksum", help="Send each message's CRC-32 behind it, and check it; 4 bytes more.", rich_help_panel=RUN
+        ),
+    ] = False,
+    checkpoint_every: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="Save what --resume needs, in the run folder: after so many iterations, or 10min.",
+            metavar="COUNT|TIME",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    resume: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="Go on with the run in this folder, with its own settings, from its latest checkpoint; "
+            "--iterations or --epochs may be raised.",
+            metavar="RUN",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
     color: ColorOption = "auto",
 ) -> int:
     """Train once, under mpirun or alone: a run folder, and a summary of what compression saved.
@@ -356,15 +397,31 @@ def train(
     [bold]mpirun -n 8 mpisqueeze train --algorithm doublesqueeze --compressor onebit[/]
     """
     options = dict(locals())
-    json_to, color = options.pop("json_to"), options.pop("color")
+    json_to, color, resume = options.pop("json_to"), options.pop("color"), options.pop("resume")
+    if resume is not None:
+        _refuse_with_resume(options)
     config = _settings(options)
     from mpisqueeze.commands import run_train
 
-    return run_train(config, json_to, color)
+    return run_train(config, resume, json_to, color)
+
+
+#: What may be given beside --resume.
+_WITH_RESUME = ("iterations", "epochs", "checkpoint_every", "timeout", "data_dir")
+
+
+def _refuse_with_resume(options: dict[str, Any]) -> None:
+    """Raise UsageError for a setting that a continued run has already."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(train).parameters.items()}
+    for name, value in options.items():
+        if name not in _WITH_RESUME and value != defaults[name]:
+            option = f"--{name.replace('_', '-')}"
+            allowed = ", ".join(f"--{other.replace('_', '-')}" for other in _WITH_RESUME)
+            raise UsageError(f"the run has its own settings: leave out {option}; beside it go {allowed}", "--resume")
 
 
 @app.command()
-@_with_options_of(train, but=("algorithm", "compressor"))
+@_with_options_of(train, but=("algorithm", "compressor", "checkpoint_every", "resume"))
 def compare(
     pairs: Annotated[
         Optional[list[str]],  # noqa: UP045
@@ -405,6 +462,47 @@ def compare(
     from mpisqueeze.commands import run_compare
 
     return run_compare(pairs or [], preset, sweep or [], target_loss, config, json_to, color)
+
+
+@app.command()
+def reproduce(
+    claims: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(
+            metavar="CLAIM…",
+            help="Names, FILE.toml, or all. Without any: a list of them.",
+            show_default=False,
+        ),
+    ] = None,
+    scale: Annotated[
+        str, typer.Option(help="laptop: minutes on two cores. gpu: the talks' own sizes.", rich_help_panel=RUN)
+    ] = "laptop",
+    data_dir: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Where data files are. Default: $MPISQUEEZE_DATA, else ./data.", rich_help_panel=RUN),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="auto (a GPU where every rank has one), cpu or cuda.", rich_help_panel=RUN)
+    ] = "auto",
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="Folder, new or empty, with one for each claim. Default: results/<time>-reproduce-n<N>.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    json_to: JsonOption = None,
+    color: ColorOption = "auto",
+) -> int:
+    """Put the talks' claims to the test here: for each its runs, what decides, and a verdict.
+
+    [bold]mpirun -n 8 mpisqueeze reproduce all[/]
+    """
+    from mpisqueeze.commands import run_claims, run_reproduce
+
+    if not claims:
+        return run_claims(json_to, color)
+    return run_reproduce(claims, scale, data_dir, device, out, json_to, color)
 
 
 @app.command()
@@ -600,6 +698,7 @@ def bench_kernels(
         str,
         typer.Option(help="On the CPU: auto (the compiled ones if built), native, numpy or all.", rich_help_panel=RUN),
     ] = "auto",
+    threads: ThreadsOption = 1,
     json_to: JsonOption = None,
     csv_to: CsvOption = None,
     markdown_to: MarkdownOption = None,
@@ -616,6 +715,7 @@ def bench_kernels(
         "dtype": dtype,
         "device": device,
         "kernels": kernels,
+        "threads": threads,
     }
     return run_bench_kernels(compressors or [], options, json_to, csv_to, markdown_to, color)
 
@@ -650,6 +750,7 @@ def bench_comm(
     buffers: Annotated[
         str, typer.Option(help="auto, device or staged: whether MPI is handed GPU memory.", rich_help_panel=RUN)
     ] = "auto",
+    threads: ThreadsOption = 1,
     link: LinkOption = None,
     chunk: ChunkOption = None,
     tree: TreeOption = None,
@@ -669,6 +770,7 @@ def bench_comm(
         "dtype": dtype,
         "device": device,
         "buffers": buffers,
+        "threads": threads,
         "link": link,
         "chunk": None if chunk is None else _size("--chunk", chunk),
         "tree": tree,

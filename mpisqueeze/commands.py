@@ -20,17 +20,27 @@ if TYPE_CHECKING:
 STATUS_CODES = {"ok": ExitCode.OK, "diverged": ExitCode.DIVERGED}
 
 
-def run_train(config: TrainConfig, json_to: str | None, color: str) -> int:
-    """`mpisqueeze train`, on every rank; the exit code."""
+def run_train(config: TrainConfig, resume: Path | None, json_to: str | None, color: str) -> int:
+    """`mpisqueeze train`, on every rank; the exit code.
+
+    Args:
+        config: with `resume`, of what it gives that is not its default.
+    """
+    from mpisqueeze.checkpointing import continued, resumed_config
     from mpisqueeze.comm.world import World
-    from mpisqueeze.config import plan
+    from mpisqueeze.config import Plan, plan
     from mpisqueeze.report.json_export import write_json
     from mpisqueeze.report.view import View
     from mpisqueeze.training import train
 
+    def settings() -> Plan:
+        if resume is None:
+            return plan(config)
+        return plan(continued(resumed_config(resume), config))
+
     world = World()
     check_launch(world)
-    planned = world.collectively(lambda: plan(config))
+    planned = world.collectively(settings)
     world.on_root(lambda: check_output(json_to, color))
     view = View()
     if world.is_root:
@@ -38,7 +48,7 @@ def run_train(config: TrainConfig, json_to: str | None, color: str) -> int:
 
         choice = choose_terminal(color, stdout_is_json=json_to == "-")  # type: ignore[arg-type]
         view = TrainingView(make_console(choice, stderr=json_to == "-"), choice.live)
-    summary = train(planned, world, view)
+    summary = train(planned, world, view, again=resume is not None)
     if world.is_root and json_to:
         write_json(summary, json_to)
     if summary["status"] == "interrupted":
@@ -106,6 +116,82 @@ def run_compare(
     if "ok" in outcome.statuses:
         return ExitCode.OK
     return ExitCode.DIVERGED if "diverged" in outcome.statuses else ExitCode.FAILED
+
+
+def run_reproduce(
+    wanted: Sequence[str],
+    scale: str,
+    data_dir: Path | None,
+    device: str,
+    out: Path | None,
+    json_to: str | None,
+    color: str,
+) -> int:
+    """`mpisqueeze reproduce`, on every rank; the exit code, 0 whatever the verdicts are."""
+    from mpisqueeze.comm.world import Signal, World
+    from mpisqueeze.interrupts import Interrupts
+    from mpisqueeze.record.folder import RunFolder, check_path, timed_path
+    from mpisqueeze.report.claims_view import ClaimsView, claims_report
+    from mpisqueeze.report.json_export import write_json
+    from mpisqueeze.reproduce.claims import select
+    from mpisqueeze.reproduce.engine import check_claims, check_tasks, plan_tasks
+
+    world = World()
+    check_launch(world)
+    tasks = world.collectively(lambda: plan_tasks(select(wanted, scale), world.size, data_dir, device))
+    world.on_root(lambda: check_output(json_to, color))
+    world.on_root(lambda: check_path(out) if out else None)
+    choice = choose_terminal(color, stdout_is_json=json_to == "-")  # type: ignore[arg-type]
+    console = make_console(choice, stderr=json_to == "-")
+    folder: RunFolder | None = None
+    view: ClaimsView | None = None
+
+    def open_folder() -> str:
+        nonlocal folder
+        folder = RunFolder(out or timed_path("reproduce", world.size))
+        return str(folder.path)
+
+    with Interrupts() as interrupts:
+        check_tasks(tasks, world)
+        path = world.on_root(open_folder)
+        if world.is_root:
+            view = ClaimsView(console, choice.live, len(tasks), interrupts.hand_on)
+        try:
+            verdicts, stopped = check_claims(tasks, world, Path(path), scale, interrupts, folder, view)
+        finally:
+            if view:
+                view.close()
+    if world.is_root:
+        if verdicts:
+            console.print(claims_report(verdicts))
+        console.print(f"folder: {path}", style="dim", soft_wrap=True)
+        if json_to:
+            write_json(verdicts, json_to)
+    if stopped:
+        return ExitCode.INTERRUPTED if stopped == Signal.INTERRUPT else ExitCode.TERMINATED
+    return ExitCode.OK
+
+
+def run_claims(json_to: str | None, color: str) -> int:
+    """`mpisqueeze reproduce` without a claim: what there is to choose from."""
+    from rich import box
+    from rich.table import Table
+
+    from mpisqueeze.report.json_export import write_json
+    from mpisqueeze.reproduce.claims import SCALES, names, select
+
+    check_output(json_to, color)
+    found = select(names(), SCALES[0])
+    if json_to:
+        write_json([{"claim": claim.name, "title": claim.title, "says": claim.says} for claim in found], json_to)
+    if json_to != "-":
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("claim", style="bold", no_wrap=True)
+        table.add_column("says")
+        for claim in found:
+            table.add_row(claim.name, claim.says)
+        make_console(choose_terminal(color)).print(table)  # type: ignore[arg-type]
+    return ExitCode.OK
 
 
 def run_report(
@@ -398,7 +484,13 @@ def run_bench_comm(
 
 
 def check_launch(world: World) -> None:
-    """Raise UsageError where `mpisqueeze launch` started ranks that MPI takes for so many worlds of one."""
+    """Follow the launcher from now on.
+
+    Raises UsageError where `mpisqueeze launch` started ranks that MPI takes for so many worlds of one.
+    """
+    from mpisqueeze.comm.watchdog import follow_launcher
+
+    follow_launcher()
     wanted = os.environ.get("MPISQUEEZE_LAUNCHED_RANKS", "")
     if wanted.isdigit() and int(wanted) != world.size:
         raise UsageError(

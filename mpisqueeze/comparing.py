@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mpisqueeze import __version__
 from mpisqueeze.comm.world import RankFailureError, Signal, World
@@ -19,10 +19,11 @@ from mpisqueeze.preparation import Run
 from mpisqueeze.record.folder import RunFolder
 from mpisqueeze.record.reading import COMPARISON, RunLog, folderless, no_columns, read_run, rebuild_summary
 from mpisqueeze.record.summary import SCHEMA_VERSION
-from mpisqueeze.report.compare_view import CompareView
 from mpisqueeze.report.ranking import Ranking, rank_runs, summaries_of
-from mpisqueeze.report.view import View
+from mpisqueeze.report.view import View, Watcher
 from mpisqueeze.training import train
+
+T = TypeVar("T")
 
 
 class Ledger:
@@ -48,7 +49,7 @@ class Ledger:
         if (path / "config.json").exists():
             run = read_run(path, entry.name)
         else:
-            config = {**entry.plan.as_json(), "ranks": self.ranks}
+            config = {**entry.plan.as_json(), "ranks": entry.ranks or self.ranks}
             summary = rebuild_summary(config, {}, no_columns(), [], status, reason, None)
             run = folderless(entry.name, summary)
         self.runs.append(run)
@@ -108,10 +109,14 @@ def check_entries(entries: Sequence[Entry], world: World) -> None:
     """
     for entry in entries:
         try:
-            _Trial(entry.plan, world).algorithm.close()
+            _alike(world, entry, partial(_try, entry.plan))
         except UsageError as error:
             fields = {option.removeprefix("--").replace("-", "_"): value for option, value in entry.swept.items()}
             raise blamed(error, entry.name, fields) from error.__cause__
+
+
+def _try(plan: Plan, world: World) -> None:
+    _Trial(plan, world).algorithm.close()
 
 
 def compare(
@@ -120,7 +125,7 @@ def compare(
     path: Path,
     interrupts: Interrupts,
     ledger: Ledger | None,
-    view: CompareView | None,
+    view: Watcher | None,
 ) -> Outcome:
     """Run all entries, one after the other; collective.
 
@@ -143,7 +148,8 @@ def compare(
             if view:
                 view.run_begins(index)
             config = replace(entry.plan.config, out=path / entry.folder)
-            status, reason, stopped_by = _run_one(replace(entry.plan, config=config), world, view or View())
+            run_one = partial(_run_one, replace(entry.plan, config=config), view=view or View())
+            status, reason, stopped_by = _alike(world, entry, run_one)
         statuses.append(status)
         world.collectively(partial(_book, ledger, view, index, status, reason))
     if ledger:
@@ -151,7 +157,36 @@ def compare(
     return Outcome(statuses, stopped_by)
 
 
-def _book(ledger: Ledger | None, view: CompareView | None, index: int, status: str, reason: str | None) -> None:
+def _alike(world: World, entry: Entry, work: Callable[[World], T]) -> T:
+    """What `work` gives on the ranks that take part, on all ranks; the others wait. Collective.
+
+    A UsageError or RankFailureError that `work` raises on all that take part is raised on all.
+    """
+    team = world.first(entry.ranks or world.size)
+    if team is world:
+        return work(world)
+    result: Any = None
+    error: Exception | None = None
+    if team is not None:
+        try:
+            result = work(team)
+        except UsageError as failure:
+            error = failure
+        except RankFailureError as failure:
+            if failure.alone:
+                raise
+            error = failure
+    world.rest()
+
+    def repeat() -> Any:
+        if error is not None:
+            raise error
+        return result
+
+    return world.comm.bcast(world.collectively(repeat))
+
+
+def _book(ledger: Ledger | None, view: Watcher | None, index: int, status: str, reason: str | None) -> None:
     """Write down and show, on rank 0, how run `index` ended."""
     if ledger and view:
         run = ledger.add(ledger.entries[index], status, reason)

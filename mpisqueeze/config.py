@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 
@@ -13,11 +14,12 @@ from mpisqueeze import registry
 from mpisqueeze.data import check_data_spec
 from mpisqueeze.data.partition import Partition, parse_partition
 from mpisqueeze.errors import UsageError
+from mpisqueeze.kernels import MAX_THREADS
 from mpisqueeze.network.cost import Link
 from mpisqueeze.network.link_spec import parse_link
 from mpisqueeze.registry import Part
 from mpisqueeze.schedule import Schedule, parse_schedule
-from mpisqueeze.specs import suggestion
+from mpisqueeze.specs import parse_size, parse_time, suggestion
 from mpisqueeze.topology import Topology
 
 DTYPES = ("float32", "float64")
@@ -31,6 +33,28 @@ DEFAULT_EPOCHS = 10.0
 DEFAULT_LR = 0.3
 #: Seeds are keys of 64-bit hashes, of which NumPy's generators want the positive half.
 MAX_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Interval:
+    """How often: after so many iterations, or so many seconds; the other one is None."""
+
+    iterations: int | None
+    seconds: float | None
+
+
+def parse_interval(text: str) -> Interval:
+    """`500` iterations, `10min`, `90s`. Raises UsageError."""
+    try:
+        found = Interval(parse_size(text), None) if text.strip()[-1:].isdigit() else Interval(None, parse_time(text))
+    except ValueError:
+        found = Interval(0, None)
+    if not (found.iterations or found.seconds):
+        raise UsageError(
+            f"{text!r} is neither a number of iterations nor a time above 0, such as 500 or 10min",
+            "--checkpoint-every",
+        )
+    return found
 
 
 @dataclass
@@ -68,6 +92,7 @@ class TrainConfig:
     dtype: str = "float32"
     device: str = "auto"
     buffers: str = "auto"
+    threads: int = 1
     warmup: int = 3
     barrier: bool = True
     link: str | None = None
@@ -77,7 +102,59 @@ class TrainConfig:
     consensus_every: int = 1
     per_rank: bool = False
     save_model: bool = False
+    checkpoint_every: str | None = None
+    checksum: bool = False
+    timeout: str | None = None
     out: Path | None = None
+
+
+def parse_timeout(text: str) -> float:
+    """`30s`, `10min` → seconds > 0; infinite for `0`. Raises UsageError."""
+    try:
+        seconds = math.inf if text.strip() == "0" else parse_time(text)
+    except ValueError as error:
+        raise UsageError(f"{error}; 0: for ever", "--timeout") from None
+    if seconds <= 0:
+        raise UsageError(f"must be above 0, or 0 for ever, got {text!r}", "--timeout")
+    return seconds
+
+
+def config_of(values: Mapping[str, Any]) -> TrainConfig:
+    """Settings from a file, by TrainConfig's names; what is not named has its default.
+
+    Whole numbers may have suffixes in quotes (`"4Ki"`), and paths are text.
+
+    Raises:
+        UsageError: a name that is none, or a value of another type; says which option, and what it accepts.
+    """
+    hints = get_type_hints(TrainConfig)
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in hints:
+            raise UsageError(f"{name!r} is no setting{suggestion(name, hints)}")
+        kinds = get_args(hints[name]) or (hints[name],)
+        if value is None and type(None) in kinds:
+            found[name] = None
+            continue
+        kind = next(kind for kind in kinds if kind is not type(None))
+        try:
+            found[name] = _typed(value, kind)
+        except ValueError as error:
+            raise UsageError(str(error), f"--{name.replace('_', '-')}") from None
+    return TrainConfig(**found)
+
+
+def _typed(value: Any, kind: type) -> Any:
+    """`value` as a `kind`. Raises ValueError."""
+    if kind is int and isinstance(value, str):
+        return parse_size(value)
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    accepted = (int, float) if kind is float else kind
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+        what = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}[kind]
+        raise ValueError(f"must be {what}, got {value!r}")
+    return kind(value)
 
 
 @dataclass(frozen=True)
@@ -141,6 +218,7 @@ def plan(config: TrainConfig) -> Plan:
     _at_least("--consensus-every", config.consensus_every, 0)
     _at_least("--seed", config.seed, 0)
     _at_least("--chunk", config.chunk, 1)
+    check_threads(config.threads)
     if config.seed > MAX_SEED:
         raise UsageError(f"must be at most {MAX_SEED}, got {config.seed}", "--seed")
     _positive("--epochs", config.epochs)
@@ -175,6 +253,10 @@ def plan(config: TrainConfig) -> Plan:
     elif config.samples is not None or config.test_samples is not None:
         option = "--samples" if config.samples is not None else "--test-samples"
         raise UsageError(f"{problem.name} takes no part of --data", option)
+    if config.checkpoint_every is not None:
+        parse_interval(config.checkpoint_every)
+    if config.timeout is not None:
+        parse_timeout(config.timeout)
     link = None if config.link is None else parse_link(config.link)
     return Plan(config, algorithm, compressor, problem, partition, parse_schedule(config.lr_schedule), link)
 
@@ -183,6 +265,12 @@ def check_topology(spec: str) -> None:
     """Raise UsageError unless `spec` names a graph; a file's edges are read once the number of ranks is known."""
     if not spec.startswith("file:"):
         Topology(spec, 1)
+
+
+def check_threads(threads: int) -> None:
+    """Raise UsageError unless the kernels can be given so many threads."""
+    if not 1 <= threads <= MAX_THREADS:
+        raise UsageError(f"must be a whole number from 1 to {MAX_THREADS}, got {threads}", "--threads")
 
 
 def _at_least(option: str, value: int | None, low: int) -> None:

@@ -10,11 +10,18 @@ from typing import Any
 from mpisqueeze.comm.signals import Signal
 
 #: What the ranks agree on for a signal that one of them noted; 0 for none.
-_WISHES: dict[int, Signal] = {0: Signal.NONE, signal.SIGINT: Signal.INTERRUPT, signal.SIGTERM: Signal.TERMINATE}
+_WISHES: dict[int, Signal] = {
+    0: Signal.NONE,
+    signal.SIGINT: Signal.INTERRUPT,
+    signal.SIGTERM: Signal.TERMINATE,
+    # What SLURM's --signal is most often told to send, some time before the end.
+    signal.SIGUSR1: Signal.TERMINATE,
+}
+_CAUGHT = tuple(number for number in _WISHES if number)
 
 
 class Interrupts:
-    """SIGINT and SIGTERM noted, as the wish to stop in good order; a second one ends the process at once.
+    """SIGINT, SIGTERM and SIGUSR1 noted, as the wish to stop in good order; a second one ends the process at once.
 
     A context manager. `number` is the signal noted, or 0.
     """
@@ -24,7 +31,7 @@ class Interrupts:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._before = {number: signal.signal(number, self._note) for number in _CAUGHT}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

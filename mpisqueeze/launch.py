@@ -329,7 +329,7 @@ class Supervisor:
         self.family: set[psutil.Process] = set()  # kept because a dead launcher has no descendants
 
     def run(self) -> int:
-        """Run the plan to its end; its exit code, 130 or 143 after a signal, or 128 and the signal that it died of."""
+        """Run the plan to its end; its exit code, 130 or 143 after a signal, or 4 where a rank died of one."""
         with self._signals() as wake:
             process = subprocess.Popen(
                 self.plan.arguments,
@@ -355,7 +355,19 @@ class Supervisor:
                     process.wait()
         if self.ended_by is not None:
             return ExitCode.INTERRUPTED if self.ended_by == signal.SIGINT else ExitCode.TERMINATED
-        return process.returncode if process.returncode >= 0 else 128 - process.returncode
+        code = process.returncode if process.returncode >= 0 else 128 - process.returncode
+        return self._named(code)
+
+    def _named(self, code: int) -> int:
+        """The exit code for a launcher's: FAILED, with a word about it, where a rank died of a signal."""
+        try:
+            number = signal.Signals(code - 128)
+        except ValueError:
+            return code
+        if code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
+            return code
+        _say(self.name, f"a rank was ended by {number.name}")
+        return ExitCode.FAILED
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[socket.socket]:

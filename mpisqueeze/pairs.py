@@ -52,12 +52,14 @@ class Entry:
         folder: its folder's name within the comparison's.
         plan: checked; its `out` is not set yet.
         swept: the values of the swept options, by option.
+        ranks: how many take part, the lowest ones; None for all.
     """
 
     name: str
     folder: str
     plan: Plan
     swept: dict[str, str]
+    ranks: int | None = None
 
 
 def parse_pair(text: str) -> Pair:

@@ -25,6 +25,9 @@ from mpisqueeze.topology import Topology
 class Run:
     """A run that is ready to start. Building it is collective.
 
+    Args:
+        again: it continues in the folder that it has.
+
     Raises:
         UsageError, RankFailureError: on every rank alike.
 
@@ -36,10 +39,10 @@ class Run:
         path: the run folder's, on every rank; `folder` is open on rank 0 only.
     """
 
-    def __init__(self, plan: Plan, world: World) -> None:
+    def __init__(self, plan: Plan, world: World, again: bool = False) -> None:
         config = plan.config
-        self.plan, self.world = plan, world
-        world.on_root(lambda: check_path(config.out) if config.out else None)
+        self.plan, self.world, self._again = plan, world, again
+        world.on_root(lambda: check_path(config.out) if config.out and not again else None)
         self.device = choose_device(config.device, config.buffers, world)
         self.threads = threads_of_rank(world)
         self.problem = world.collectively(self._build_problem)
@@ -54,7 +57,7 @@ class Run:
         if len(set(sizes)) > 1:
             raise UsageError(f"{plan.compressor.spec}: payload_bytes differs by rank: {sizes}", "--compressor")
         emulated = emulate(world, plan.link) if plan.link else None
-        self.network = Network(world, self.device, config.barrier, emulated, config.chunk, config.tree)
+        self.network = Network(world, self.device, config.barrier, emulated, config.chunk, config.tree, config.checksum)
         self.topology = world.collectively(lambda: Topology(config.topology, world.size, config.self_weight))
         self.algorithm: Algorithm = world.collectively(self._build_algorithm)
         self.warnings: list[str] = world.on_root(self.algorithm.doubts)
@@ -151,5 +154,5 @@ class Run:
         compressor = self.plan.compressor
         name = compressor.name if compressor.is_plugin else compressor.spec
         path = self.plan.config.out or default_path(self.plan.algorithm.name, name, self.world.size)
-        self.folder = RunFolder(path)
+        self.folder = RunFolder(path, self._again)
         return str(path)

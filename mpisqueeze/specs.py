@@ -19,7 +19,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)(k|M|G|Ki|Mi|Gi)?", re.ASCII)
 _FACTORS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zµμ/]+)", re.ASCII)
 _BITS_PER_S = {"bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9, "tbit": 10**12}
-_PER_SECOND = {"ns": 1e9, "us": 1e6, "µs": 1e6, "μs": 1e6, "ms": 1e3, "s": 1.0}
+_PER_SECOND = {"ns": 1e9, "us": 1e6, "µs": 1e6, "μs": 1e6, "ms": 1e3, "s": 1.0, "min": 1 / 60, "h": 1 / 3600}
 
 
 def parse_size(text: str) -> int:
@@ -47,10 +47,10 @@ def parse_rate(text: str) -> float:
 
 
 def parse_time(text: str) -> float:
-    """`5ms`, `20us`, `1.5s`, `800ns` → seconds, ≥ 0. Raises ValueError."""
+    """`5ms`, `20us`, `1.5s`, `800ns`, `10min` → seconds, ≥ 0. Raises ValueError."""
     match = _QUANTITY.fullmatch(text.strip())
     if not match or match[2] not in _PER_SECOND:
-        raise ValueError(f"{text!r} is not a time (a number with ns, us, ms or s, such as 5ms)")
+        raise ValueError(f"{text!r} is not a time (a number with ns, us, ms, s, min or h, such as 5ms)")
     return float(match[1]) / _PER_SECOND[match[2]]
 
 

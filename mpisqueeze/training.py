@@ -7,29 +7,36 @@ import math
 import os
 import time
 import traceback
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from mpisqueeze.checkpointing import LOGS, Checkpointer, Start, load_latest
+from mpisqueeze.comm.checksum import DamagedPayloadError
 from mpisqueeze.comm.consensus import Consensus
 from mpisqueeze.comm.counters import Phase
 from mpisqueeze.comm.cuda_aware import cuda_awareness
 from mpisqueeze.comm.exchange import HaltError, Network, Trouble
 from mpisqueeze.comm.interface import interface_meter
+from mpisqueeze.comm.watchdog import Watchdog
 from mpisqueeze.comm.world import RankFailureError, Signal, World
-from mpisqueeze.config import Plan
+from mpisqueeze.config import Plan, parse_interval, parse_timeout
 from mpisqueeze.contracts import GradientCheck, broken
 from mpisqueeze.errors import UsageError
 from mpisqueeze.interrupts import Interrupts
-from mpisqueeze.kernels import kernels_for
+from mpisqueeze.kernels import kernels_for, threads_of, use_threads
 from mpisqueeze.preparation import Run
 from mpisqueeze.record.environment import collect_environment
 from mpisqueeze.record.folder import sanitized
 from mpisqueeze.record.iterations import Recorder
+from mpisqueeze.record.reading import read_run
 from mpisqueeze.record.summary import summarize
 from mpisqueeze.report.view import View
 
+#: An iteration takes longer than this where something hangs.
+DEFAULT_TIMEOUT = "30min"
 #: Without a barrier, iterations between two agreements of the ranks.
 MEET_EVERY = 32
 
@@ -51,6 +58,10 @@ class Loop:
         self.stopped_by: int = Signal.NONE
         self.evaluations: list[dict[str, Any]] = []
         self.meter = interface_meter(run.world)
+        #: The last iteration that is done before the first one here.
+        self.done = 0
+        self.checkpointer: Checkpointer | None = None
+        self._watchdog: Watchdog | None = None
         self._interrupts = Interrupts()
         self._check = GradientCheck(run.plan.problem, run.dimension, run.device.xp, run.plan.dtype)
         self._consensus = None
@@ -58,20 +69,36 @@ class Loop:
             self._consensus = Consensus(run.world, run.dimension, run.plan.dtype)
         self._decay = run.device.xp.empty_like(self.x) if self.config.weight_decay else None
         #: m, this rank's momentum (d).
-        self._momentum = run.device.xp.zeros_like(self.x) if self.config.momentum else None
+        self.momentum = run.device.xp.zeros_like(self.x) if self.config.momentum else None
 
     def iterate(self) -> Trouble | None:
         """Run to the last iteration, an interruption (`stopped_by`), or the trouble that is returned; collective."""
         # A run that diverges says so itself, and NumPy need not.
         with self._interrupts, np.errstate(over="ignore", invalid="ignore"):
+            timeout = parse_timeout(self.config.timeout or DEFAULT_TIMEOUT)
+            if math.isfinite(timeout):
+                self._watchdog = Watchdog(self.world, timeout, lambda: self.network.iteration)
             try:
-                self._evaluate(0)
+                if not self.done:
+                    self._evaluate(0)
                 self._iterations()
             except HaltError:
                 pass
-            self.recorder.flush()
+            except (OSError, DamagedPayloadError) as error:
+                raise self._alone(error) from error
+            try:
+                self.recorder.flush()
+            except OSError as error:
+                raise self._alone(error) from error
+            if self._watchdog:
+                self._watchdog.close()
         troubles = [trouble for trouble in self.world.comm.allgather(self._located()) if trouble]
         return max(troubles, key=lambda trouble: trouble.signal, default=None)
+
+    def _alone(self, error: Exception) -> RankFailureError:
+        """What this rank alone knows, so that it has to end the others: a full disk, a damaged payload."""
+        where = f"rank {self.world.rank}, iteration {self.network.iteration}"
+        return RankFailureError(f"{where}: {error}", "", alone=True)
 
     def _located(self) -> Trouble | None:
         trouble = self.network.trouble
@@ -84,8 +111,11 @@ class Loop:
         run, network, recorder = self.run, self.network, self.recorder
         gate, clock, counter, algorithm = network.gate, network.clock, network.counter, run.algorithm
         schedule, root = run.plan.schedule, self.world.is_root
-        for t in range(1, run.iterations + 1):
+        if self.done >= run.iterations and not self._scheduled(self.done):
+            self._evaluate(self.done)
+        for t in range(self.done + 1, run.iterations + 1):
             network.iteration = t
+            self._begin()
             lr = run.plan.lr * schedule(t, run.iterations, run.per_epoch)
             counter.reset()
             gate.agreed, gate.met = Signal.NONE, False
@@ -93,6 +123,8 @@ class Loop:
                 self.meter.start()
             if self._interrupts.number:
                 gate.tell(self._interrupts.wish)
+            elif root and self.checkpointer and self.checkpointer.overdue:
+                gate.tell(Signal.CHECKPOINT)
             elif root and recorder.overdue:
                 gate.tell(Signal.FLUSH)
             began = clock.start()
@@ -123,11 +155,37 @@ class Loop:
                 if root and recorder.last:
                     self.view.progress(recorder.last)
             last = t == run.iterations or agreed >= Signal.INTERRUPT
-            if last or (run.eval_every and t % run.eval_every == 0):
+            if self._scheduled(t):
+                self._evaluate(t)
+            # What only the end of this launch brings is not part of what the run continues from.
+            self._save(t, last, agreed)
+            if last and not self._scheduled(t):
                 self._evaluate(t)
             if last:
                 self.stopped_by = agreed if agreed >= Signal.INTERRUPT else Signal.NONE
                 return
+
+    def _begin(self) -> None:
+        """Something begins that may take as long as --timeout says."""
+        if self._watchdog:
+            self._watchdog.beat()
+
+    def _scheduled(self, iteration: int) -> bool:
+        """An evaluation is due, whenever the run ends."""
+        return bool(self.run.eval_every) and iteration % self.run.eval_every == 0
+
+    def _save(self, iteration: int, last: bool, agreed: int) -> None:
+        """Save the run where that is due, and see to what is being saved; collective."""
+        checkpointer = self.checkpointer
+        if checkpointer is None:
+            return
+        if last or agreed == Signal.CHECKPOINT or checkpointer.due(iteration):
+            self._begin()
+            self.recorder.flush()
+            checkpointer.take(iteration)
+            checkpointer.settle(wait=last)
+        elif agreed:
+            checkpointer.settle()
 
     def _gradient(self, x: Any) -> Any:
         """This rank's gradient at x, with weight decay, clipping and momentum; its loss is kept for the log.
@@ -141,8 +199,13 @@ class Loop:
         """
         network, config, part = self.network, self.config, self.run.plan.problem
         self.loss = math.nan
+        watchdog = self._watchdog
         try:
+            if watchdog:
+                watchdog.busy = True
             loss, g = self.run.problem.gradient(x, network.iteration)
+            if watchdog:
+                watchdog.busy = False
             g = self._check(g)
             self.loss = float(loss)
             if network.iteration == 1 and part.is_plugin:
@@ -160,11 +223,11 @@ class Loop:
             norm = math.sqrt(float(g.dot(g)))
             if norm > config.clip_norm:
                 g *= g.dtype.type(config.clip_norm / norm)
-        if self._momentum is not None:
-            self._momentum *= x.dtype.type(config.momentum)
-            self._momentum += g
+        if self.momentum is not None:
+            self.momentum *= x.dtype.type(config.momentum)
+            self.momentum += g
             # The algorithm may overwrite what it is given.
-            g[...] = self._momentum
+            g[...] = self.momentum
         if not math.isfinite(self.loss):
             network.complain(Signal.NONFINITE, f"the loss was {self.loss}")
         network.clock.lap(Phase.COMPUTE)
@@ -195,6 +258,7 @@ class Loop:
         Collective.
         """
         network, xp = self.network, self.run.device.xp
+        self._begin()
         if not bool(xp.isfinite(self.x).all()):
             network.complain(Signal.NONFINITE, "a parameter was NaN or infinite")
         self._meet()
@@ -234,13 +298,18 @@ def failure_of(trouble: Trouble | None) -> UsageError | RankFailureError | None:
     return RankFailureError(trouble.message, trouble.details)
 
 
-def train(plan: Plan, world: World, view: View) -> dict[str, Any]:
+def train(plan: Plan, world: World, view: View, again: bool = False) -> dict[str, Any]:
     """One run on all ranks, from a checked plan to its summary, which every rank gets.
+
+    Args:
+        again: the run continues in its folder, from its latest checkpoint.
 
     Raises:
         UsageError, RankFailureError: on every rank alike; the run folder, if there is one yet, is complete up to there.
     """
-    run = Run(plan, world)
+    use_threads(plan.config.threads)
+    run = Run(plan, world, again)
+    kernels = kernels_for(run.device.xp, plan.dtype)
     environment = collect_environment(world.comm)
     labels = world.comm.gather(run.device.label)
     environment |= {
@@ -249,19 +318,35 @@ def train(plan: Plan, world: World, view: View) -> dict[str, Any]:
         "buffers": run.device.buffers,
         "buffers_reason": run.device.buffers_reason,
         "cuda_aware": cuda_awareness()[0],
-        "threads": run.threads,
-        "kernels": kernels_for(run.device.xp, plan.dtype).name,
+        "kernels": kernels.name,
+        "threads": threads_of(kernels),
+        "gradient_threads": run.threads,
         **link_facts(run.network),
     }
     recorder = Recorder(world, run.folder, run.per_epoch, plan.config.per_rank)
+    loop = Loop(run, recorder, view)
+    history = _resume(loop) if again else History()
     if run.folder is not None:
         run.folder.write_json("config.json", run.settings())
         run.folder.write_json("environment.json", environment)
         view.start(run, environment)
-    loop = Loop(run, recorder, view)
+        for remark in history.remarks:
+            view.remark(remark)
     began = time.perf_counter()
+    if plan.config.checkpoint_every is not None:
+
+        def facts() -> dict[str, Any]:
+            assert run.folder is not None
+            record = {
+                "bytes_by_rank": recorder.by_rank.tolist(),
+                "wall_s": history.wall_s + time.perf_counter() - began,
+                "resumed_after": history.resumed_after,
+            }
+            return {"log": run.folder.sizes(LOGS), "record": record}
+
+        loop.checkpointer = Checkpointer(run, parse_interval(plan.config.checkpoint_every), loop.momentum, facts)
     trouble = loop.iterate()
-    wall = time.perf_counter() - began
+    wall = history.wall_s + time.perf_counter() - began
     failure = failure_of(trouble)
     status = "failed" if failure else "diverged" if trouble else "interrupted" if loop.stopped_by else "ok"
     if plan.config.save_model:
@@ -273,6 +358,7 @@ def train(plan: Plan, world: World, view: View) -> dict[str, Any]:
         reason = trouble.message if trouble else None
         summary = sanitized(
             summarize(run, recorder, loop.evaluations, status, reason, loop.stopped_by, wall, environment, interfaces)
+            | {"resumed_after": history.resumed_after}
         )
         run.folder.write_json("summary.json", summary)
         run.folder.close()
@@ -280,6 +366,57 @@ def train(plan: Plan, world: World, view: View) -> dict[str, Any]:
     if failure:
         raise failure
     return world.comm.bcast(summary)
+
+
+@dataclass
+class History:
+    """What came before this launch, on rank 0.
+
+    Attributes:
+        wall_s: s.
+        resumed_after: the iterations after which the run was taken up.
+        remarks: for the user.
+    """
+
+    wall_s: float = 0.0
+    resumed_after: list[int] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+
+def _resume(loop: Loop) -> History:
+    """Put a run and its log back to its latest checkpoint; collective."""
+    run, world = loop.run, loop.world
+    start = load_latest(run, loop.momentum)
+    if start.iteration > run.iterations:
+        raise UsageError(
+            f"{run.path} is at iteration {start.iteration}, beyond {run.iterations}; --iterations may only be raised",
+            "--iterations",
+        )
+    loop.done = start.iteration
+    found = world.collectively(partial(_reopen_log, run, start) if world.is_root else lambda: None)
+    if found is None:
+        loop.recorder.restore({}, [], start.iteration)
+        return History()
+    columns, loop.evaluations, by_rank, history = found
+    loop.recorder.restore(columns, by_rank, start.iteration)
+    return history
+
+
+def _reopen_log(run: Run, start: Start) -> tuple[dict[str, Any], list[dict[str, Any]], list[list[int]], History]:
+    """On rank 0: cut the logs back, and read what is left of them. Raises UsageError."""
+    assert run.folder is not None
+    path, manifest = run.folder.path, start.manifest
+    (path / "summary.json").unlink(missing_ok=True)
+    run.folder.cut(manifest.log if manifest else {}, LOGS)
+    log = read_run(path)
+    lines = log.columns["loss"].size
+    if lines != start.iteration:
+        raise UsageError(f"{path}/iterations.jsonl has {lines} lines for {start.iteration} iterations", "--resume")
+    if manifest is None:
+        return log.columns, [], [], History(remarks=start.remarks)
+    record = manifest.record
+    past = [*record["resumed_after"], start.iteration]
+    return log.columns, log.evaluations, record["bytes_by_rank"], History(record["wall_s"], past, start.remarks)
 
 
 def link_facts(network: Network) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from mpisqueeze.bench.timing import Repetitions, Statistics, parse_sizes, rotate
 from mpisqueeze.cli import run
 from mpisqueeze.comm.world import World
 from mpisqueeze.errors import UsageError
+from mpisqueeze.kernels import threads_of, use_threads
 from mpisqueeze.launch import Launcher, make_plan
 from mpisqueeze.report.format import grouped
 
@@ -281,6 +282,19 @@ def test_a_sound_plug_in_passes_and_nothing_is_checked_where_checks_are_off() ->
 
 
 @pytest.mark.skipif(not HAS_NATIVE, reason="the extension is not built")
+def test_kernels_on_threads_are_right() -> None:
+    options = ["-m", "1Mi", "-i", "1", "-x", "0", "--threads", "3", "--json", "out.json"]
+    try:
+        assert run(["bench", "kernels", "onebit", "topk:0.01", *options, "--kernels", "native", "--device", "cpu"]) == 0
+        assert threads_of(kernels._native_kernels(np.dtype(np.float32))) == 3
+    finally:
+        use_threads(1)
+    value = json.loads(Path("out.json").read_text())
+    assert value["context"]["threads"] == 3
+    assert [row["wrong"] for row in value["results"]] == [0, 0]
+
+
+@pytest.mark.skipif(not HAS_NATIVE, reason="the extension is not built")
 def test_a_wrong_kernel_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     from mpisqueeze.kernels.native import NativeKernels
 
@@ -379,6 +393,7 @@ def test_stdout_carries_nothing_else(target: str, capsys: pytest.CaptureFixture[
         (["kernels", "--device", "gpu"], ["--device", "cuda"]),
         (["kernels", "--kernels", "cuda"], ["--kernels", "native"]),
         (["kernels", "--dtype", "float16"], ["--dtype", "float32"]),
+        (["kernels", "--threads", "0"], ["--threads", "1 to 64"]),
         (["kernels", "--csv", "-", "--json", "-"], ["--csv", "stdout"]),
         (["kernels", "--markdown", "no/such/x.md"], ["--markdown"]),
         (["comm", "rot"], ["EXCHANGE", "did you mean 'root'", "sharded"]),
@@ -387,6 +402,7 @@ def test_stdout_carries_nothing_else(target: str, capsys: pytest.CaptureFixture[
         (["comm", "-m", "0"], ["-m"]),
         (["comm", "--tree", "oak"], ["--tree", "binary"]),
         (["comm", "--chunk", "0"], ["--chunk"]),
+        (["comm", "--threads", "-2"], ["--threads", "1 to 64"]),
         (["comm", "--link", "latency=1"], ["latency"]),
         (["comm", "mpi-allreduce", "--link", "latency=1ms"], ["--link", "mpi-allreduce"]),
     ],
@@ -468,9 +484,11 @@ def test_comm_is_right_and_counts_what_is_sent(mpisqueeze_run: Callable[..., Any
 def test_comm_of_one_number_in_double_precision(mpisqueeze_run: Callable[..., Any]) -> None:
     """Shards may be empty, and payloads go in many messages."""
     finished = mpisqueeze_run(
-        3, "bench", "comm", "--dtype", "float64", "-m", "1:40", "-i", "1", "--chunk", "64", "--json", "-"
-    )
+        3, "bench", "comm", "--dtype", "float64", "-m", "1:40", "-i", "1", "--chunk", "64", "--threads", "2",
+        "--json", "-",
+    )  # fmt: skip
     assert finished.code == 0, finished.err
+    assert finished.json["context"]["threads"] == (2 if HAS_NATIVE else 1)
     assert all(row["wrong"] == 0 for row in finished.json["results"])
 
 
@@ -528,7 +546,7 @@ def bench_on_a_fake_gpu() -> None:
         device: Any = FakeCudaDevice(aware)
         device.to_numpy = lambda array: array.view(np.ndarray)
         comm.choose_device = lambda *_, device=device: device  # type: ignore[assignment]
-        request = comm.Request.checked([], [], "1000", 2, 1, True, "float32", "cpu", "auto", None, None, None)
+        request = comm.Request.checked([], [], "1000", 2, 1, True, "float32", "cpu", "auto", 1, None, None, None)
         outcome = comm.Bench(request, world).run(lambda row: None, lambda what: None)
         assert all(row["wrong"] == 0 for row in outcome.results)
         assert ("to host" in device.events) == (not aware)

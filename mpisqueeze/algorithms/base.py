@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -70,6 +70,16 @@ class Codec:
         """out ← out + factor·D(payload)."""
         self.compressor.decode_add(payload, out, factor)
         self.network.clock.lap(Phase.DECODE)
+
+    def decode_mean(self, payloads: Sequence[Any], out: Any) -> None:
+        """out ← (D(p₀) + D(p₁) + …)/n, added in this order; only where the compressor fuses that."""
+        self.compressor.decode_mean(payloads, out)
+        self.network.clock.lap(Phase.DECODE)
+
+    @property
+    def fuses_mean(self) -> bool:
+        """Whether there is `decode_mean`."""
+        return getattr(self._compressor, "fuses_mean", False)
 
     def _give_up(self, payload: Any, error: NonFiniteError) -> None:
         payload.fill(0)
@@ -174,8 +184,11 @@ class Algorithm:
         compresses: it takes a compressor; otherwise `--compressor` must be left out or `identity`.
         default_compressor: what it takes unless told otherwise.
         formula: the talks' count of full vectors per iteration, for N workers and a server apart from them.
+        memory: the names of the attributes that carry over from one iteration to the next, besides x: arrays, lists of
+            arrays, numbers or None. A checkpoint holds them. A plug-in that does not say is not checkpointed.
     """
 
+    memory: ClassVar[Sequence[str]] = ()
     name: ClassVar[str]
     summary: ClassVar[str] = ""
     centralized: ClassVar[bool] = True
@@ -224,21 +237,21 @@ class AdaptedAlgorithm(Algorithm):
 
     def __init__(self, setup: Setup, part: Any) -> None:
         super().__init__(setup)
-        self._part = part
+        self.part = part
         self.centralized = bool(getattr(part, "centralized", True))  # type: ignore[misc]
         self.formula = str(getattr(part, "formula", ""))  # type: ignore[misc]
 
     def step(self, x: Any, gradient: Gradient, lr: float) -> None:
-        self._part.step(x, gradient, lr)
+        self.part.step(x, gradient, lr)
 
     def residual(self) -> Any:
-        return getattr(self._part, "residual", super().residual)()
+        return getattr(self.part, "residual", super().residual)()
 
     def bytes_per_iteration(self) -> int | None:
-        return getattr(self._part, "bytes_per_iteration", super().bytes_per_iteration)()
+        return getattr(self.part, "bytes_per_iteration", super().bytes_per_iteration)()
 
     def close(self) -> None:
-        getattr(self._part, "close", super().close)()
+        getattr(self.part, "close", super().close)()
 
 
 def bias_doubt(algorithm: Algorithm, codec: Codec, source: str) -> list[str]:

@@ -19,6 +19,7 @@ class Choco(GossipAlgorithm):
 
     name = "choco"
     summary = "gossip of compressed differences to shared estimates"
+    memory = ("x_hat", "s")
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup, setup.worker_codec())

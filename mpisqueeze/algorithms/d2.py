@@ -19,6 +19,7 @@ class D2(GossipAlgorithm):
 
     name = "d2"
     summary = "gossip SGD with variance reduction over ranks, full vectors"
+    memory = ("x_prev", "g_prev", "_started")
     compresses = False
     formula = "2N on a ring"
 

@@ -20,6 +20,7 @@ class DCD(GossipAlgorithm):
 
     name = "dcd"
     summary = "gossip of compressed differences, replicas of the neighbours"
+    memory = ("x_hat", "_started")
     default_compressor = "uniform:8"
 
     def __init__(self, setup: Setup) -> None:

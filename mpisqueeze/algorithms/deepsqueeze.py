@@ -18,6 +18,7 @@ class DeepSqueeze(GossipAlgorithm):
 
     name = "deepsqueeze"
     summary = "gossip of compressed models with error feedback"
+    memory = ("delta",)
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup, setup.worker_codec())

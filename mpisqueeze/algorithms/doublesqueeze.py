@@ -18,6 +18,7 @@ class DoubleSqueeze(ServerAlgorithm):
 
     name = "doublesqueeze"
     summary = "error feedback on workers and server, compressed both ways"
+    memory = ("delta", "delta_bar")
     formula = "2cN"
 
     def __init__(self, setup: Setup) -> None:

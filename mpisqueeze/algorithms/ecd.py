@@ -20,6 +20,7 @@ class ECD(GossipAlgorithm):
 
     name = "ecd"
     summary = "gossip of compressed extrapolations, estimates of the neighbours"
+    memory = ("y", "y_own", "_started")
     default_compressor = "uniform:8"
 
     def __init__(self, setup: Setup) -> None:

@@ -20,6 +20,7 @@ class MemSGD(ServerAlgorithm):
 
     name = "memsgd"
     summary = "error feedback on the workers, full vectors down"
+    memory = ("delta",)
     formula = "N(1+c)"
     compresses_down = False
 

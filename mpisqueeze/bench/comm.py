@@ -38,11 +38,11 @@ from mpisqueeze.comm.link import emulate
 from mpisqueeze.comm.signals import Signal
 from mpisqueeze.comm.world import RankFailureError, World
 from mpisqueeze.compressors.base import Compressor
-from mpisqueeze.config import BUFFERS, DEVICES, DTYPES, TREES
+from mpisqueeze.config import BUFFERS, DEVICES, DTYPES, TREES, check_threads
 from mpisqueeze.devices import Device, choose_device
 from mpisqueeze.errors import UsageError
 from mpisqueeze.interrupts import Interrupts
-from mpisqueeze.kernels import kernels_for
+from mpisqueeze.kernels import kernels_for, threads_of, use_threads
 from mpisqueeze.network.cost import Link
 from mpisqueeze.network.link_spec import parse_link
 from mpisqueeze.record.environment import collect_environment
@@ -85,6 +85,7 @@ class Request:
     dtype: np.dtype[Any]
     device: str
     buffers: str
+    threads: int
     link: Link | None
     link_text: str | None
     chunk: int | None
@@ -101,6 +102,7 @@ class Request:
         dtype: str,
         device: str,
         buffers: str,
+        threads: int,
         link: str | None,
         chunk: int | None,
         tree: str | None,
@@ -113,6 +115,7 @@ class Request:
             ("--tree", tree or TREES[0], TREES),
         ):
             check_choice(option, value, accepted)
+        check_threads(threads)
         if chunk is not None and chunk < 1:
             raise UsageError(f"must be a whole number ≥ 1, got {chunk}", "--chunk")
         for name in exchanges:
@@ -132,6 +135,7 @@ class Request:
             np.dtype(dtype),
             device,
             buffers,
+            threads,
             None if link is None else parse_link(link),
             link,
             chunk,
@@ -181,6 +185,7 @@ class Bench:
 
     def __post_init__(self) -> None:
         request, world = self.request, self.world
+        use_threads(request.threads)
         self.device = choose_device(request.device, request.buffers, world)
         # A rank's share of a host's memory is not known, but how many ranks it is for is.
         local = world.comm.allreduce(world.local_rank, MPI.MAX) + 1
@@ -198,13 +203,15 @@ class Bench:
         request, environment = self.request, collect_environment(self.world.comm)
         if not self.world.is_root:
             return {}
+        kernels = kernels_for(self.device.xp, request.dtype)
         return {
             "command": command_line(),
             **environment,
             "device": self.device.label,
             "buffers": self.device.buffers,
             "buffers_reason": self.device.buffers_reason,
-            "kernels": kernels_for(self.device.xp, request.dtype).name,
+            "kernels": kernels.name,
+            "threads": threads_of(kernels),
             **link_facts(self.network),
             "link_given": request.link_text,
             "dtype": request.dtype.name,

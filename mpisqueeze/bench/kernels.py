@@ -33,10 +33,10 @@ from mpisqueeze.bench.timing import (
 from mpisqueeze.compressors.base import Compressor, adapt
 from mpisqueeze.compressors.randomk import RandomK
 from mpisqueeze.compressors.topk import TopK
-from mpisqueeze.config import DTYPES
+from mpisqueeze.config import DTYPES, check_threads
 from mpisqueeze.devices import CudaDevice, Device, gpu_count
 from mpisqueeze.errors import UsageError
-from mpisqueeze.kernels import kernels_for
+from mpisqueeze.kernels import kernels_for, use_threads
 from mpisqueeze.kernels.reference import ReferenceKernels
 from mpisqueeze.record.environment import local_environment
 from mpisqueeze.registry import Part
@@ -96,6 +96,7 @@ class Request:
     check: bool
     dtype: np.dtype[Any]
     variants: list[Variant]
+    threads: int
 
     @staticmethod
     def checked(
@@ -107,6 +108,7 @@ class Request:
         dtype: str,
         device: str,
         kernels: str,
+        threads: int,
     ) -> Request:
         """From the options. Raises UsageError."""
         for option, value, accepted in (
@@ -115,13 +117,14 @@ class Request:
             ("--kernels", kernels, KERNELS),
         ):
             check_choice(option, value, accepted)
+        check_threads(threads)
         numbers = parse_sizes(sizes)
         repetitions = Repetitions.checked(iterations, warmup)
         check_memory(_VECTORS * numbers[-1] * np.dtype(dtype).itemsize, "benchmarking this size")
         variants = choose_variants(device, kernels, np.dtype(dtype))
         with _blaming(_ARGUMENT):
             parts = [registry.compressors.find(spec) for spec in compressors or COMPRESSORS]
-        return Request(parts, numbers, repetitions, check, np.dtype(dtype), variants)
+        return Request(parts, numbers, repetitions, check, np.dtype(dtype), variants, threads)
 
     @property
     def rounds(self) -> int:
@@ -313,6 +316,7 @@ def measure(request: Request, tick: Callable[[str], None]) -> Iterator[dict[str,
     Raises:
         UsageError: a plug-in breaks its contract.
     """
+    use_threads(request.threads)
     for variant in request.variants:
         for part in request.compressors:
             for size in request.sizes:
@@ -370,7 +374,7 @@ def context(request: Request) -> dict[str, Any]:
         "cores": host["cores"],
         "system": host["system"],
         "variables": environment["variables"],
-        "threads": 1,
+        "threads": request.threads,
         "kernels": [variant.label for variant in request.variants],
         "dtype": request.dtype.name,
         "warmup": request.repetitions.warmup,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mpisqueeze.comm.checksum import CheckedReceive, CheckedSend
 from mpisqueeze.comm.counters import Counter, Phase, PhaseClock
 from mpisqueeze.comm.estimate import EAGER_BYTES, SLOW_BYTE_S, estimate, usable_cores
 from mpisqueeze.comm.link import ALIGNMENT_S, EmulatedLink
@@ -81,6 +82,7 @@ class Network:
     Args:
         emulated: what holds messages back, if anything does.
         chunk_bytes: the user's limit to the messages of a pipeline; None: the cost model's choice.
+        checksum: follow each message by its checksum, see `comm.checksum`.
         tree: the user's choice of the tree that a root's answers go down; None: the cost model's choice.
 
     Attributes:
@@ -98,12 +100,14 @@ class Network:
         emulated: EmulatedLink | None = None,
         chunk_bytes: int | None = None,
         tree: str | None = None,
+        checksum: bool = False,
     ) -> None:
         self.world, self.device = world, device
         self.clock = PhaseClock(device.synchronize if device.kind != "cpu" else None)
         self.counter = Counter()
         self.gate = Gate(world, self.clock, barrier)
         self.emulated, self.chunk_bytes, self.tree = emulated, chunk_bytes, tree
+        self.checksum = checksum
         # Ranks that leave the gate one by one would book each other's lateness as the link's.
         world.leave_together_s = ALIGNMENT_S * max(1.0, world.size / usable_cores()) if emulated else 0.0
         self.link = emulated.model if emulated else estimate(world)
@@ -113,19 +117,32 @@ class Network:
         self.iteration = 0
         self.trouble: Trouble | None = None
 
+    @property
+    def crowded(self) -> bool:
+        """Ranks share this host's cores, roughly."""
+        return self.world.size > usable_cores() * self.world.hosts
+
     def wire(self, nbytes: int) -> Wire:
         """A buffer that MPI can be handed."""
         return self.device.wire(nbytes)
 
     def sender(self, buffer: Sequence[Any], target: int, tag: int) -> Any:
         """A persistent send of a buffer specification: `Start`, `Wait`, `Free`."""
-        request = self.world.comm.Send_init(buffer, target, tag)
-        return self.emulated.sender(request, target, tag, int(buffer[0].nbytes)) if self.emulated else request
+        request: Any = self.world.comm.Send_init(buffer, target, tag)
+        if self.emulated:
+            request = self.emulated.sender(request, target, tag, int(buffer[0].nbytes))
+        if self.checksum:
+            return CheckedSend(request, self.world.comm, buffer[0], target, tag, self.counter)
+        return request
 
     def receiver(self, buffer: Sequence[Any], source: int, tag: int) -> Any:
         """A persistent receive into a buffer specification: `Start`, `Wait`, `Cancel`, `Free`."""
-        request = self.world.comm.Recv_init(buffer, source, tag)
-        return self.emulated.receiver(request, source, tag) if self.emulated else request
+        request: Any = self.world.comm.Recv_init(buffer, source, tag)
+        if self.emulated:
+            request = self.emulated.receiver(request, source, tag)
+        if self.checksum:
+            return CheckedReceive(request, self.world.comm, buffer[0], source, tag, self.counter)
+        return request
 
     def complain(self, signal: int, message: str, option: str | None = None, details: str = "") -> None:
         """Have this rank say `signal` at the next meeting; the first complaint is kept as `trouble`."""

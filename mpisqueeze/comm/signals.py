@@ -10,7 +10,8 @@ class Signal(IntEnum):
 
     NONE = 0
     FLUSH = 1
-    INTERRUPT = 2
-    TERMINATE = 3
-    NONFINITE = 4
-    ERROR = 5
+    CHECKPOINT = 2
+    INTERRUPT = 3
+    TERMINATE = 4
+    NONFINITE = 5
+    ERROR = 6

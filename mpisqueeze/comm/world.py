@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 #: Seconds between two looks at whether ranks have agreed, where they leave together.
 PAUSE = 50e-6
+#: The same, where a rank waits for a whole run of others.
+REST = 5e-3
 
 
 class RankFailureError(Exception):
@@ -68,6 +70,7 @@ class World:
         node.Free()
         self.hosts: int = self.comm.allreduce(int(self.local_rank == 0))
         self.leave_together_s = 0.0
+        self._teams: dict[int, World | None] = {}
         self._mine, self._all = np.zeros(2, np.int64), np.zeros(2, np.int64)
         self._buffers = ([self._mine, MPI.INT64_T], [self._all, MPI.INT64_T])
 
@@ -84,6 +87,21 @@ class World:
         else:
             self.comm.Allreduce(*self._buffers, MPI.MAX)
         return int(self._all[0])
+
+    def first(self, ranks: int) -> World | None:
+        """A world of this one's `ranks` lowest ranks, None on the others; collective. Asked again, the same one."""
+        if ranks == self.size:
+            return self
+        if ranks not in self._teams:
+            mine = self.comm.Split(0 if self.rank < ranks else MPI.UNDEFINED, self.rank)
+            self._teams[ranks] = None if mine == MPI.COMM_NULL else World(mine)
+        return self._teams[ranks]
+
+    def rest(self) -> None:
+        """Wait for all ranks, asleep, as those do that have nothing to do while others work; collective."""
+        request = self.comm.Ibarrier()
+        while not request.Test():
+            time.sleep(REST)
 
     def collectively(self, work: Callable[[], T]) -> T:
         """Do `work` on every rank, and fail on every rank where it fails on one.

@@ -29,6 +29,9 @@ from typing import Any
 
 import numpy as np
 
+#: Most threads that `use_threads` takes.
+MAX_THREADS = 64
+
 
 def kernels_for(xp: Any, dtype: Any) -> Any:
     """The kernel set for arrays of module `xp` and `dtype` (float32 or float64).
@@ -53,3 +56,29 @@ def kernels_for(xp: Any, dtype: Any) -> Any:
     from mpisqueeze.kernels.reference import ReferenceKernels
 
     return ReferenceKernels(dtype)
+
+
+def use_threads(count: int) -> None:
+    """Have `count` threads of this process work on each long vector from now on, the caller's own included.
+
+    For the compiled kernels: those of NumPy and CUDA take no notice. The bits are the same for any number. With 1, as
+    at the start, no thread is made; others sleep while there is nothing to do, and are not there in a forked child.
+
+    Raises ValueError unless count is from 1 to MAX_THREADS.
+    """
+    if not 1 <= count <= MAX_THREADS:
+        raise ValueError(f"threads must be from 1 to {MAX_THREADS}, not {count}")
+    try:
+        from mpisqueeze.kernels import _native
+    except ImportError:
+        return
+    _native.use_threads(count)
+
+
+def threads_of(kernels: Any) -> int:
+    """How many threads of this process work for a kernel set."""
+    if kernels.name != "native":
+        return 1
+    from mpisqueeze.kernels import _native
+
+    return _native.threads()

@@ -22,9 +22,11 @@ struct loops {
                           uint64_t key);
     void (*uniform_decode)(const uint8_t *payload, void *out, int64_t d, int bits, int64_t bucket, int add,
                            double factor);
-    /* `scratch` has room for `capacity` numbers and as many int32 behind them; more room than k makes it faster. */
+    /* The bytes of scratch that topk_encode makes use of. */
+    int64_t (*topk_scratch)(int64_t d, int64_t k);
+    /* Less scratch makes it slower; it is aligned as int32 and the dtype are. */
     int (*topk_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int64_t k, void *scratch,
-                       int64_t capacity);
+                       int64_t bytes);
     /* Returns 0 at an index outside [0, d), when `out` may already have been changed. */
     int (*topk_decode)(const uint8_t *payload, void *out, int64_t d, int64_t k, int add, double factor);
     int (*randomk_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int64_t k, uint64_t key,
@@ -34,6 +36,10 @@ struct loops {
     void (*clip_decode)(const uint8_t *payload, void *out, int64_t d, int bits, int add, double factor);
     int (*half_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int bfloat);
     void (*half_decode)(const uint8_t *payload, void *out, int64_t d, int bfloat, int add, double factor);
+    /* Of `count` payloads, see _loops_mean.h. Return 0 where there was no memory. */
+    int (*signs_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int bits);
+    int (*quantize_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int bits);
+    int (*uniform_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int bits);
 };
 
 /* [0] for float32, [1] for float64. */

@@ -1,6 +1,10 @@
-/* The parts of the loops that do not depend on the dtype: hashing, bit streams, 16-bit formats, halving sums. */
+/* The parts of the loops that do not depend on the dtype: hashing, 16-bit formats, halving sums. */
 #include <math.h>
+#include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
+
+#include "_threads.h"
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "payloads are little-endian; the NumPy kernels serve other machines"
@@ -11,7 +15,7 @@
 /* The longest run that one halving sum takes. */
 #define RUN 1024
 /* Elements worked on at a time: a multiple of RUN, small enough for their numbers and codes to stay in the L1 cache. */
-#define PIECE 2048
+#define PIECE 1024
 #define FEISTEL_ROUNDS 6
 
 /* A sum reads a run from eight places at once, and the processor's own prefetching sees no stream in that. */
@@ -89,173 +93,6 @@ static void random_positions(const struct feistel *f, int64_t first, int64_t n, 
             positions[i] = feistel_permute(&local, positions[i]);
 }
 
-/* -- streams of up to 8 bits an element: eight codes are squeezed into, or spread from, one 64-bit word */
-
-INLINE uint64_t squeeze8(uint64_t x, int bits) {
-    x = (x & 0x00FF00FF00FF00FFu) | ((x & 0xFF00FF00FF00FF00u) >> (8 - bits));
-    x = (x & 0x0000FFFF0000FFFFu) | ((x & 0xFFFF0000FFFF0000u) >> (16 - 2 * bits));
-    return (x & 0x00000000FFFFFFFFu) | ((x & 0xFFFFFFFF00000000u) >> (32 - 4 * bits));
-}
-
-INLINE uint64_t spread8(uint64_t x, int bits) {
-    const uint64_t one = (1u << bits) - 1, two = (1u << 2 * bits) - 1, four = ((uint64_t)1 << 4 * bits) - 1;
-    x = (x & four) | ((x & (four << 4 * bits)) << (32 - 4 * bits));
-    x = (x & (two * 0x0000000100000001u)) | ((x & ((two << 2 * bits) * 0x0000000100000001u)) << (16 - 2 * bits));
-    return (x & (one * 0x0001000100010001u)) | ((x & ((one << bits) * 0x0001000100010001u)) << (8 - bits));
-}
-
-/* Whole groups of eight codes of 1, 2 or 4 bits: as many bytes as a `type` has. A constant width vectorises. */
-#define PACK_GROUPS(type)                                                                                      \
-    for (int64_t g = 0; g < groups; g++) {                                                                     \
-        uint64_t x;                                                                                            \
-        memcpy(&x, codes + 8 * g, 8);                                                                          \
-        type word = (type)squeeze8(x, (int)sizeof(type));                                                   \
-        memcpy(stream + (int64_t)sizeof(type) * g, &word, sizeof(type));                                       \
-    }
-
-/* n uint8 codes (room for 7 more behind them) into ⌈n·bits/8⌉ bytes. */
-static void pack(uint8_t *codes, int64_t n, int bits, uint8_t *stream) {
-    if (bits == 8) {
-        memcpy(stream, codes, (size_t)n);
-        return;
-    }
-    int64_t groups = n / 8, size = (n * bits + 7) / 8;
-    if (bits == 1) {
-        PACK_GROUPS(uint8_t)
-    } else if (bits == 2) {
-        PACK_GROUPS(uint16_t)
-    } else if (bits == 4) {
-        PACK_GROUPS(uint32_t)
-    } else {
-        /* The next group overwrites what a full store leaves behind this one. */
-        const int64_t full = size < 8 ? 0 : smaller(groups, (size - 8) / bits + 1);
-        for (int64_t g = 0; g < full; g++) {
-            uint64_t x;
-            memcpy(&x, codes + 8 * g, 8);
-            x = squeeze8(x, bits);
-            memcpy(stream + g * bits, &x, 8);
-        }
-        for (int64_t g = full; g < groups; g++) {
-            uint64_t x;
-            memcpy(&x, codes + 8 * g, 8);
-            x = squeeze8(x, bits);
-            memcpy(stream + g * bits, &x, (size_t)bits);
-        }
-    }
-    if (n % 8) {
-        uint64_t x;
-        memset(codes + n, 0, (size_t)(8 - n % 8));
-        memcpy(&x, codes + 8 * groups, 8);
-        x = squeeze8(x, bits);
-        memcpy(stream + groups * bits, &x, (size_t)(size - groups * bits));
-    }
-}
-
-#define UNPACK_GROUPS(type)                                                                                    \
-    for (int64_t g = 0; g < groups; g++) {                                                                     \
-        type word;                                                                                             \
-        memcpy(&word, stream + (int64_t)sizeof(type) * g, sizeof(type));                                       \
-        uint64_t x = spread8(word, (int)sizeof(type));                                                      \
-        memcpy(codes + 8 * g, &x, 8);                                                                          \
-    }
-
-/* The inverse of pack; `codes` has room for n + 7. */
-static void unpack(const uint8_t *stream, int64_t n, int bits, uint8_t *codes) {
-    if (bits == 8) {
-        memcpy(codes, stream, (size_t)n);
-        return;
-    }
-    int64_t groups = n / 8, size = (n * bits + 7) / 8;
-    if (bits == 1) {
-        UNPACK_GROUPS(uint8_t)
-    } else if (bits == 2) {
-        UNPACK_GROUPS(uint16_t)
-    } else if (bits == 4) {
-        UNPACK_GROUPS(uint32_t)
-    } else {
-        const int64_t full = size < 8 ? 0 : smaller(groups, (size - 8) / bits + 1);
-        for (int64_t g = 0; g < full; g++) {
-            uint64_t x;
-            memcpy(&x, stream + g * bits, 8);
-            x = spread8(x, bits);
-            memcpy(codes + 8 * g, &x, 8);
-        }
-        for (int64_t g = full; g < groups; g++) {
-            uint64_t x = 0;
-            memcpy(&x, stream + g * bits, (size_t)bits);
-            x = spread8(x, bits);
-            memcpy(codes + 8 * g, &x, 8);
-        }
-    }
-    if (n % 8) {
-        uint64_t x = 0;
-        memcpy(&x, stream + groups * bits, (size_t)(size - groups * bits));
-        x = spread8(x, bits);
-        memcpy(codes + 8 * groups, &x, 8);
-    }
-}
-
-/* -- streams of 9 to 31 bits an element */
-
-/* n codes into ⌈n·bits/8⌉ bytes. */
-static void pack_words(const uint32_t *words, int64_t n, int bits, uint8_t *stream) {
-    if (bits == 16) {
-        for (int64_t i = 0; i < n; i++) {
-            uint16_t low = (uint16_t)words[i];
-            memcpy(stream + 2 * i, &low, 2);
-        }
-        return;
-    }
-    if (bits == 24) {
-        int64_t i = 0;
-        for (; i + 4 <= n; i += 2) {
-            uint64_t two = words[i] | (uint64_t)words[i + 1] << 24;
-            memcpy(stream + 3 * i, &two, 8);
-        }
-        for (; i < n; i++)
-            memcpy(stream + 3 * i, &words[i], 3);
-        return;
-    }
-    uint64_t pending = 0;
-    int held = 0;
-    for (int64_t i = 0; i < n; i++) {
-        pending |= (uint64_t)words[i] << held;
-        held += bits;
-        if (held >= 32) {
-            memcpy(stream, &pending, 4);
-            stream += 4;
-            pending >>= 32;
-            held -= 32;
-        }
-    }
-    memcpy(stream, &pending, (size_t)((held + 7) / 8));
-}
-
-/* The inverse of pack_words. */
-static void unpack_words(const uint8_t *stream, int64_t n, int bits, uint32_t *words) {
-    if (bits == 16) {
-        for (int64_t i = 0; i < n; i++) {
-            uint16_t low;
-            memcpy(&low, stream + 2 * i, 2);
-            words[i] = low;
-        }
-        return;
-    }
-    const int64_t size = (n * bits + 7) / 8, full = size < 8 ? 0 : smaller(n, (size - 8) * 8 / bits + 1);
-    const uint32_t mask = (uint32_t)(((uint64_t)1 << bits) - 1);
-    /* At most 7 + 31 bits are wanted, so that 8 bytes always hold them. */
-    for (int64_t i = 0; i < full; i++) {
-        uint64_t x;
-        memcpy(&x, stream + i * bits / 8, 8);
-        words[i] = (uint32_t)(x >> (i * bits % 8)) & mask;
-    }
-    for (int64_t i = full; i < n; i++) {
-        uint64_t x = 0;
-        memcpy(&x, stream + i * bits / 8, (size_t)smaller(8, size - i * bits / 8));
-        words[i] = (uint32_t)(x >> (i * bits % 8)) & mask;
-    }
-}
-
 /* -- bit patterns */
 
 INLINE uint32_t bits_f32(float x) {
@@ -322,25 +159,54 @@ INLINE int64_t padded_width(int64_t n) {
     return width;
 }
 
-/* Three halvings at once, of 8q numbers x(0) … x(8q − 1) into q. */
-#define FOLD8(x, q, out)                                                                                       \
+/* The halving sum of 16 numbers. */
+INLINE float fold16_f32(const float *w) {
+#if LEVEL >= 1
+    __m256 eight = _mm256_add_ps(_mm256_loadu_ps(w), _mm256_loadu_ps(w + 8));
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+#else
+    float v[8];
+    for (int i = 0; i < 8; i++)
+        v[i] = w[i] + w[i + 8];
+    return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
+#endif
+}
+
+INLINE double fold16_f64(const double *w) {
+#if LEVEL >= 1
+    __m256d low = _mm256_add_pd(_mm256_loadu_pd(w), _mm256_loadu_pd(w + 8));
+    __m256d high = _mm256_add_pd(_mm256_loadu_pd(w + 4), _mm256_loadu_pd(w + 12));
+    __m256d four = _mm256_add_pd(low, high);
+    __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+#else
+    double v[8];
+    for (int i = 0; i < 8; i++)
+        v[i] = w[i] + w[i + 8];
+    return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
+#endif
+}
+
+/* Three halvings at once, of 8q numbers into the first q; a number is read before it is overwritten. */
+#define FOLD8(w, q)                                                                                            \
     for (int64_t i = 0; i < (q); i++)                                                                          \
-        (out)[i] = ((x(i) + x(i + 4 * (q))) + (x(i + 2 * (q)) + x(i + 6 * (q)))) +                             \
-                   ((x(i + (q)) + x(i + 5 * (q))) + (x(i + 3 * (q)) + x(i + 7 * (q))));
+        (w)[i] = (((w)[i] + (w)[i + 4 * (q)]) + ((w)[i + 2 * (q)] + (w)[i + 6 * (q)])) +                       \
+                 (((w)[i + (q)] + (w)[i + 5 * (q)]) + ((w)[i + 3 * (q)] + (w)[i + 7 * (q)]));
 
 /* fold_*: the halving sum of `width` ≥ 1 numbers, a power of two; the numbers are overwritten.
    sums_*: the sums of a block's runs, arriving one by one, in as many levels as 1024⁴ numbers need. Zeros behind the
    last one change nothing, so that a level that is not full needs no special case. */
 #define DEFINE_SUMS(type, suffix)                                                                              \
-    static type fold_##suffix(type *w, int64_t width) {                                                        \
-        type v[RUN / 8];                                                                                       \
+    INLINE type fold_##suffix(type *w, int64_t width) {                                                        \
         while (width >= 128) {                                                                                 \
-            int64_t q = width / 8;                                                                             \
-            FOLD8(W_, q, v)                                                                                    \
-            memcpy(w, v, (size_t)q * sizeof(type));                                                            \
-            width = q;                                                                                         \
+            FOLD8(w, width / 8)                                                                                \
+            width /= 8;                                                                                        \
         }                                                                                                      \
         while (width > 1) {                                                                                    \
+            if (width == 16)                                                                                   \
+                return fold16_##suffix(w);                                                                     \
             width /= 2;                                                                                        \
             for (int64_t i = 0; i < width; i++)                                                                \
                 w[i] += w[i + width];                                                                          \
@@ -374,7 +240,5 @@ INLINE int64_t padded_width(int64_t n) {
             }                                                                                                  \
         return sums_close_##suffix(s, 2);                                                                      \
     }
-#define W_(i) w[i]
 DEFINE_SUMS(float, f32)
 DEFINE_SUMS(double, f64)
-#undef W_

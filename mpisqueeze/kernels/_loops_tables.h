@@ -1,6 +1,7 @@
 /* Instantiates the loops for both dtypes; the including file defines LEVEL (0 plain C, 1 AVX2, 2 AVX-512) and LOOPS. */
 #include "_loops.h"
 #include "_loops_common.h"
+#include "_loops_streams.h"
 
 #define REAL float
 #define BITS uint32_t
@@ -28,7 +29,8 @@
     {                                                                                                          \
         copy_encode_##dtype, copy_decode_##dtype, signs_encode_##dtype, signs_decode_##dtype,                  \
             quantize_encode_##dtype, quantize_decode_##dtype, uniform_encode_##dtype, uniform_decode_##dtype,  \
-            topk_encode_##dtype, topk_decode_##dtype, randomk_encode_##dtype, randomk_decode_##dtype,          \
-            clip_encode_##dtype, clip_decode_##dtype, half_encode_##dtype, half_decode_##dtype                 \
+            topk_scratch_##dtype, topk_encode_##dtype, topk_decode_##dtype, randomk_encode_##dtype,            \
+            randomk_decode_##dtype, clip_encode_##dtype, clip_decode_##dtype, half_encode_##dtype,             \
+            half_decode_##dtype, signs_mean_##dtype, quantize_mean_##dtype, uniform_mean_##dtype               \
     }
 const struct loops LOOPS[2] = {TABLE(f32), TABLE(f64)};

@@ -6,7 +6,11 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <limits.h>
+#include <string.h>
+
 #include "_loops.h"
+#include "_threads.h"
 
 struct level {
     const char *name;
@@ -21,7 +25,8 @@ static const struct loops *active = loops_base;
 static void find_levels(void) {
 #ifdef MPISQUEEZE_X86_LEVELS
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2")) {
+    /* Whatever has AVX2 and FMA has F16C, too, which not every compiler knows to ask for. */
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("popcnt")) {
         levels[level_count++] = (struct level){"avx2", loops_avx2};
         if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
@@ -204,6 +209,71 @@ FUNCTION(signs_decode) {
            a.loops->signs_decode(a.payload.buf, a.vector.buf, a.d, block, add, factor));
 }
 
+/* (payloads, out, block[, bits]): a mean of the payloads of a tuple, each of `size` bytes. */
+static PyObject *mean(PyObject *const *args, Py_ssize_t given, Py_ssize_t wanted, int kind) {
+    struct arrays a;
+    Py_buffer *views = NULL;
+    const uint8_t **payloads = NULL;
+    Py_ssize_t count = 0, held = 0;
+    int64_t block, bits = 1;
+    int good = 0;
+    memset(&a, 0, sizeof a);
+    if (given != wanted) {
+        PyErr_Format(PyExc_TypeError, "expected %zd arguments, got %zd", wanted, given);
+        return NULL;
+    }
+    if (!PyTuple_Check(args[0]) || !(count = PyTuple_GET_SIZE(args[0])) || count > INT_MAX) {
+        PyErr_SetString(PyExc_TypeError, "payloads must be a tuple of one at least");
+        return NULL;
+    }
+    if (numbers(args[1], &a.vector, PyBUF_WRITABLE, "out") < 0)
+        goto end;
+    a.d = a.vector.len / a.vector.itemsize;
+    a.loops = &active[a.vector.itemsize == 8];
+    if (whole(args[2], "block", 0, INT64_MAX / 16, &block) < 0 ||
+        (kind && whole(args[3], "bits", kind == 1 ? 2 : 1, 8, &bits) < 0))
+        goto end;
+    const int64_t scales = kind == 2 ? 2 : 1;
+    const int64_t size = scales * blocks_of(a.d, block) * a.vector.itemsize + stream_bytes(a.d, bits);
+    views = PyMem_Calloc((size_t)count, sizeof *views);
+    payloads = PyMem_Calloc((size_t)count, sizeof *payloads);
+    if (!views || !payloads) {
+        PyErr_NoMemory();
+        goto end;
+    }
+    for (; held < count; held++) {
+        if (PyObject_GetBuffer(PyTuple_GET_ITEM(args[0], held), &views[held], PyBUF_SIMPLE) < 0)
+            goto end;
+        payloads[held] = views[held].buf;
+        if (views[held].len != size) {
+            PyErr_Format(PyExc_ValueError, "payload must have %lld bytes, not %lld", (long long)size,
+                         (long long)views[held].len);
+            held++;
+            goto end;
+        }
+    }
+    Py_BEGIN_ALLOW_THREADS;
+    good = (kind == 0   ? a.loops->signs_mean
+            : kind == 1 ? a.loops->quantize_mean
+                        : a.loops->uniform_mean)(payloads, (int)count, a.vector.buf, a.d, block, (int)bits);
+    Py_END_ALLOW_THREADS;
+    if (!good)
+        PyErr_NoMemory();
+end:
+    while (held--)
+        PyBuffer_Release(&views[held]);
+    PyMem_Free(views);
+    PyMem_Free((void *)payloads);
+    release(&a);
+    if (!good)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+FUNCTION(signs_mean) { return mean(args, given, 3, 0); }
+FUNCTION(quantize_mean) { return mean(args, given, 4, 1); }
+FUNCTION(uniform_mean) { return mean(args, given, 4, 2); }
+
 static int is_l2(PyObject *norm, int *l2) {
     if (PyUnicode_Check(norm)) {
         *l2 = PyUnicode_CompareWithASCIIString(norm, "l2") == 0;
@@ -274,7 +344,7 @@ FUNCTION(topk_encode) {
                payload_is(&a, k * (a.vector.itemsize + 4)) < 0 ||
                numbers(args[4], &a.scratch, PyBUF_WRITABLE, "scratch") < 0,
            a.loops->topk_encode(a.vector.buf, a.delta, a.d, a.payload.buf, k, a.scratch.buf,
-                                a.scratch.len / (a.vector.itemsize + 4)));
+                                a.scratch.len));
 }
 
 FUNCTION(topk_decode) {
@@ -356,6 +426,19 @@ FUNCTION(half_decode) {
            a.loops->half_decode(a.payload.buf, a.vector.buf, a.d, bfloat, add, factor));
 }
 
+/* (d, k, bytes of a number) → the bytes of scratch that topk_encode makes use of. */
+FUNCTION(topk_scratch) {
+    int64_t d, k, itemsize;
+    if (given != 3) {
+        PyErr_Format(PyExc_TypeError, "expected 3 arguments, got %zd", given);
+        return NULL;
+    }
+    if (whole(args[0], "d", 0, INT64_MAX / 16, &d) < 0 || whole(args[1], "k", 0, d, &k) < 0 ||
+        whole(args[2], "itemsize", 4, 8, &itemsize) < 0)
+        return NULL;
+    return PyLong_FromLongLong(active[itemsize == 8].topk_scratch(d, k));
+}
+
 static PyObject *instruction_sets(PyObject *self, PyObject *Py_UNUSED(ignored)) {
     (void)self;
     PyObject *names = PyTuple_New(level_count);
@@ -375,16 +458,39 @@ static PyObject *use_instruction_set(PyObject *self, PyObject *name) {
     return NULL;
 }
 
+/* (count[, the numbers that a part has at least]) */
+FUNCTION(use_threads) {
+    int64_t count, part = SMALLEST_PART;
+    if (given < 1 || given > 2) {
+        PyErr_Format(PyExc_TypeError, "expected 1 or 2 arguments, got %zd", given);
+        return NULL;
+    }
+    if (whole(args[0], "threads", 1, MAX_THREADS, &count) < 0 ||
+        (given > 1 && whole(args[1], "part", 1, INT64_MAX, &part) < 0))
+        return NULL;
+    threads_use((int)count, part);
+    Py_RETURN_NONE;
+}
+
+static PyObject *threads(PyObject *self, PyObject *Py_UNUSED(ignored)) {
+    (void)self;
+    return PyLong_FromLong(threads_in_use());
+}
+
 #define METHOD(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, NULL}
 static PyMethodDef methods[] = {
     METHOD(copy_encode),
     METHOD(copy_decode),
     METHOD(signs_encode),
     METHOD(signs_decode),
+    METHOD(signs_mean),
+    METHOD(quantize_mean),
+    METHOD(uniform_mean),
     METHOD(quantize_encode),
     METHOD(quantize_decode),
     METHOD(uniform_encode),
     METHOD(uniform_decode),
+    METHOD(topk_scratch),
     METHOD(topk_encode),
     METHOD(topk_decode),
     METHOD(randomk_encode),
@@ -395,13 +501,19 @@ static PyMethodDef methods[] = {
     METHOD(half_decode),
     {"instruction_sets", instruction_sets, METH_NOARGS, "The instruction sets that can be used, slowest first."},
     {"use_instruction_set", use_instruction_set, METH_O, "Use one of them from now on; the last one is the default."},
+    METHOD(use_threads),
+    {"threads", threads, METH_NOARGS, "The number of threads in use."},
     {NULL, NULL, 0, NULL},
 };
 
 static int execute(PyObject *module) {
+    static int done = 0;
     (void)module;
-    if (level_count == 1)
+    if (!done) {
         find_levels();
+        threads_init();
+        done = 1;
+    }
     return 0;
 }
 

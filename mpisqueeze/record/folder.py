@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -87,10 +88,15 @@ def check_path(path: Path) -> None:
 
 
 class RunFolder:
-    """The files of one run, on rank 0. Raises UsageError if the folder cannot be made or is not empty."""
+    """The files of one run, on rank 0. Raises UsageError if the folder cannot be made or is not empty.
 
-    def __init__(self, path: Path) -> None:
-        check_path(path)
+    Args:
+        again: it is there, and a run goes on in it.
+    """
+
+    def __init__(self, path: Path, again: bool = False) -> None:
+        if not again:
+            check_path(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -109,6 +115,21 @@ class RunFolder:
             stream = self._streams[name] = open(self.path / name, "a", encoding="utf-8")  # noqa: SIM115
         stream.write("".join(f"{line}\n" for line in lines))
         stream.flush()
+        # A file that was removed takes what is written to it, and nobody will read that.
+        if os.fstat(stream.fileno()).st_nlink == 0:
+            raise FileNotFoundError(errno.ENOENT, "the run folder was removed", str(self.path / name))
+
+    def sizes(self, names: Iterable[str]) -> dict[str, int]:
+        """Bytes of each of these files, of those that are there; all that was appended is in them."""
+        paths = {name: self.path / name for name in names}
+        return {name: path.stat().st_size for name, path in paths.items() if path.exists()}
+
+    def cut(self, sizes: dict[str, int], names: Iterable[str]) -> None:
+        """Cut logs back to so many bytes, to nothing where none are named; before anything is appended."""
+        for name in names:
+            path = self.path / name
+            if path.exists():
+                os.truncate(path, min(sizes.get(name, 0), path.stat().st_size))
 
     def close(self) -> None:
         """Close the logs; whatever was appended is safe with the system."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +92,18 @@ class Recorder:
         """Keep one iteration's row; NaN stands for what an algorithm does not have."""
         self._rows[len(self._rates)] = (loss, *seconds, iteration_s, *counts, residual_norm, consensus)
         self._rates.append(lr)
+
+    def restore(self, columns: Mapping[str, np.ndarray], by_rank: Sequence[Sequence[int]], iteration: int) -> None:
+        """On all ranks: go on after `iteration`; on rank 0 with the log's columns and each rank's bytes up to there."""
+        self._first = iteration + 1
+        if not (self.world.is_root and iteration):
+            return
+        for name in TIMES:
+            self.times[name].frombytes(np.ascontiguousarray(columns[name], np.float64).tobytes())
+        self.by_rank[...] = by_rank
+        self.bytes_sent, self.messages = (int(columns[name].sum()) for name in ("bytes_sent", "messages"))
+        pace = float(np.median(columns["iteration_s"][-100:]))
+        self.last = Progress(iteration, float(columns["loss"][-1]), self.bytes_sent, pace)
 
     @property
     def full(self) -> bool:

@@ -105,6 +105,14 @@ def read_run(path: Path, name: str | None = None) -> RunLog:
     return RunLog(name or label, path, summary, planned, per_epoch, columns, evaluations, gossips)
 
 
+def read_settings(path: Path, option: str) -> dict[str, Any]:
+    """The object of a run folder's config.json. Raises UsageError, blaming `option`."""
+    try:
+        return _object(path / "config.json", "algorithm", "compressor", "data", *_COUNTS)
+    except UsageError as error:
+        raise UsageError(error.message, option) from None
+
+
 def no_columns() -> dict[str, Column]:
     """The columns of a run without iterations."""
     return {field: np.empty(0) for field in _NUMBERS}

@@ -173,7 +173,8 @@ def comm_header(context: dict[str, Any]) -> list[str]:
             f"{counted(host['cores'], 'core')}"
             for host in context["hosts"]
         ),
-        f"device: {context['device']}, {context['kernels']} kernels; buffers: {buffers}; {context['dtype']}",
+        f"device: {context['device']}, {context['kernels']} kernels, {counted(context['threads'], 'thread')} a rank; "
+        f"buffers: {buffers}; {context['dtype']}",
     ]
     if context["link"] != "real":
         lines.append(f"link: {context['link']}, {context['link_given'] or context['lab']}")

@@ -19,7 +19,7 @@ from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.comparison_table import STATUS_STYLES
 from mpisqueeze.report.format import counted, duration, grouped, significant, size
 from mpisqueeze.report.training_view import problem
-from mpisqueeze.report.view import View
+from mpisqueeze.report.view import Watcher
 
 if TYPE_CHECKING:
     from mpisqueeze.preparation import Run
@@ -42,7 +42,7 @@ class _Row:
     pace: str = ""
 
 
-class CompareView(View):
+class CompareView(Watcher):
     """Watches all runs of a comparison, one after the other.
 
     Args:

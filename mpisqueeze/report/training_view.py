@@ -88,6 +88,9 @@ class TrainingView(View):
             step = max(1, self._iterations // LOG_PARTS)
             self._next = (progress.iteration // step + 1) * step
 
+    def remark(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True)
+
     def evaluation(self, line: dict[str, Any]) -> None:
         values = {key: value for key, value in line.items() if key not in ("iteration", "epoch")}
         self._evaluated = "  ".join(f"{key} {significant(value)}" for key, value in values.items())
@@ -108,6 +111,8 @@ def header(run: Run, environment: dict[str, Any]) -> Panel:
     grid.add_column(style="dim")
     grid.add_column()
     kernels = f", {environment['kernels']} kernels"
+    if environment["threads"] > 1:
+        kernels += f" on {environment['threads']} threads a rank"
     buffers = run.device.buffers + (f" ({run.device.buffers_reason})" if run.device.buffers_reason else "")
     library = (environment["mpi_library"] or "unknown").partition(",")[0]
     grid.add_row("MPI", f"{library}, {ranks} rank{_s(ranks)} on {hosts} host{_s(hosts)}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mpisqueeze.preparation import Run
     from mpisqueeze.record.iterations import Progress
+    from mpisqueeze.record.reading import RunLog
 
 
 class View:
@@ -14,6 +15,9 @@ class View:
 
     def start(self, run: Run, environment: dict[str, Any]) -> None:
         """Before the first iteration."""
+
+    def remark(self, text: str) -> None:
+        """What the user should know before the first iteration."""
 
     def progress(self, progress: Progress) -> None:
         """A few times a second."""
@@ -23,3 +27,13 @@ class View:
 
     def finish(self, summary: dict[str, Any]) -> None:
         """After the last iteration, whatever the status."""
+
+
+class Watcher(View):
+    """A silent view of several runs, one after the other, and the interface of the others."""
+
+    def run_begins(self, index: int) -> None:
+        """Run `index` is about to be set up."""
+
+    def run_ended(self, index: int, run: RunLog) -> None:
+        """Run `index` has ended, or was skipped."""

@@ -67,7 +67,7 @@ def test_the_run_folder_holds_what_it_should(mpisqueeze_run: Run, tmp_path: Path
     finished = mpisqueeze_run(
         n,
         "train", *SMALL, "--algorithm", "memsgd", "--compressor", "topk:0.1",
-        "--out", "run", "--per-rank", "--save-model", "--eval-every", "5", "--json", "summary.json",
+        "--out", "run", "--per-rank", "--save-model", "--eval-every", "5", "--json", "summary.json", "--threads", "2",
     )  # fmt: skip
     assert finished.code == 0, finished.err
     folder = tmp_path / "run"
@@ -103,6 +103,8 @@ def test_the_run_folder_holds_what_it_should(mpisqueeze_run: Run, tmp_path: Path
     )
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["buffers"] == "HOST"
+    assert config["threads"] == 2
+    assert environment["threads"] == (2 if environment["kernels"] == "native" else 1)
     assert environment["mpi_library"]
     x = np.load(folder / "model.npz", allow_pickle=False)["x"]
     assert x.shape == (n, 101)

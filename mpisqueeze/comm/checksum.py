@@ -1,0 +1,89 @@
+"""`--checksum`: each message is followed by its CRC-32, so that a payload damaged on the way is found and named.
+
+MPI takes its transport's word for what arrives. The 4 bytes of the checksum are a message of their own, and counted.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from mpisqueeze.comm.counters import Counter
+
+#: Checksums travel under the payload's tag plus this.
+TAG = 1000
+NBYTES = 4
+
+
+class DamagedPayloadError(Exception):
+    """What arrived is not what was sent."""
+
+
+class _Followed:
+    """A persistent request with that of its checksum behind it."""
+
+    def __init__(self, request: Any, payload: Any, number: Any, follower: Any) -> None:
+        self._request, self._payload = request, payload
+        self._number, self._follower = number, follower
+        #: What MPI has of it, for whoever tests requests in the background.
+        self.request = getattr(request, "request", request)
+
+    def Wait(self) -> None:
+        """Wait for both."""
+        self._request.Wait()
+        self._follower.Wait()
+
+    def Free(self) -> None:
+        """Free both."""
+        self._request.Free()
+        self._follower.Free()
+
+
+class CheckedSend(_Followed):
+    """A send of a payload (uint8, on the host) and then of its checksum."""
+
+    def __init__(self, request: Any, comm: MPI.Comm, payload: Any, target: int, tag: int, counter: Counter) -> None:
+        number = np.zeros(1, np.uint32)
+        super().__init__(request, payload, number, comm.Send_init([number, NBYTES, MPI.BYTE], target, TAG + tag))
+        self._counter = counter
+
+    def Start(self) -> None:
+        """Start both; the payload stays as it is until `Wait`."""
+        self._number[0] = zlib.crc32(self._payload)
+        self._request.Start()
+        self._follower.Start()
+        self._counter.bytes_sent += NBYTES
+        self._counter.messages += 1
+
+
+class CheckedReceive(_Followed):
+    """A receive of a payload and of its checksum; `Wait` compares them."""
+
+    def __init__(self, request: Any, comm: MPI.Comm, payload: Any, source: int, tag: int, counter: Counter) -> None:
+        number = np.zeros(1, np.uint32)
+        super().__init__(request, payload, number, comm.Recv_init([number, NBYTES, MPI.BYTE], source, TAG + tag))
+        self._counter, self._source = counter, source
+
+    def Start(self) -> None:
+        """Start both."""
+        self._request.Start()
+        self._follower.Start()
+
+    def Wait(self) -> None:
+        """Wait for both, and compare. Raises DamagedPayloadError."""
+        super().Wait()
+        self._counter.bytes_received += NBYTES
+        if zlib.crc32(self._payload) != self._number[0]:
+            raise DamagedPayloadError(
+                f"a payload of {len(self._payload)} bytes from rank {self._source} was damaged on the way: its "
+                f"checksum is {zlib.crc32(self._payload):08x}, and that of what was sent {int(self._number[0]):08x}"
+            )
+
+    def Cancel(self) -> None:
+        """Give both up."""
+        self._request.Cancel()
+        self._follower.Cancel()
+        self._follower.Wait()

@@ -1,0 +1,129 @@
+"""Ending what hangs: a rank that stops, one that waits for it, and one whose launcher is gone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from mpisqueeze.comm.launched import launched_rank
+from mpisqueeze.comm.world import World
+from mpisqueeze.errors import ExitCode
+
+#: Seconds between two looks.
+PAUSE = 0.5
+#: Seconds that ranks have to say where they are, once one finds that an iteration takes too long.
+ROLL_CALL_S = 2.0
+_TAG = 77
+
+
+def follow_launcher() -> None:
+    """Have this process killed when its launcher is, from now on; nothing where no launcher started it.
+
+    mpirun that is killed with -9 leaves its ranks behind, waiting for each other for ever.
+    """
+    if launched_rank() is None:
+        return
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PAUSE)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="mpisqueeze launcher watch", daemon=True).start()
+
+
+class Watchdog:
+    """Ends all ranks when an iteration takes longer than it may, and says which rank is to blame.
+
+    A thread of each rank looks at when the last iteration began. The first to find that too long ago has rank 0 call
+    the roll: ranks that are stopped do not answer, and one that is busy with its own gradient says so. Where MPI was
+    not started with MPI_THREAD_MULTIPLE, a rank speaks for itself alone. Building it is collective.
+
+    Args:
+        timeout_s: what an iteration, an evaluation or a checkpoint may take, s.
+        iteration: the current one.
+
+    Attributes:
+        busy: this rank is computing its gradient, and waits for nobody.
+    """
+
+    def __init__(self, world: World, timeout_s: float, iteration: Callable[[], int]) -> None:
+        self.world, self.timeout_s, self.iteration = world, timeout_s, iteration
+        self.busy = False
+        self._comm = world.comm.Dup()
+        self._beat = time.monotonic()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="mpisqueeze watchdog", daemon=True)
+        self._thread.start()
+
+    def beat(self) -> None:
+        """Something new begins."""
+        self._beat = time.monotonic()
+
+    def close(self) -> None:
+        """Watch no longer. Its communicator stays, since others may still be at it."""
+        self._stopped.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        pause = min(PAUSE, self.timeout_s / 10)
+        while not self._stopped.wait(pause):
+            if time.monotonic() - self._beat > self.timeout_s:
+                self._end()
+                return
+
+    def _end(self) -> None:
+        rank, size = self.world.rank, self.world.size
+        mine = np.array([self.iteration(), int(self.busy)], np.int64)
+        if MPI.Query_thread() < MPI.THREAD_MULTIPLE or size == 1:
+            self._abort(self._sentence([rank], {rank: mine}))
+            return
+        if rank:
+            self._comm.Isend(mine, 0, _TAG)
+            # Rank 0 has as long to find out by itself, and then to hear of the others; after it the lowest one speaks.
+            if self._stopped.wait(2 * ROLL_CALL_S + PAUSE + min(0.5 * (rank - 1), ROLL_CALL_S)):
+                return
+            self._abort(f"rank 0 gave no sign of life; {self._too_long(mine[0])}")
+            return
+        answers = {0: mine}
+        boxes = {other: np.zeros(2, np.int64) for other in range(1, size)}
+        requests = {other: self._comm.Irecv(box, other, _TAG) for other, box in boxes.items()}
+        deadline = time.monotonic() + ROLL_CALL_S
+        while requests and time.monotonic() < deadline:
+            for other in [other for other, request in requests.items() if request.Test()]:
+                answers[other] = boxes[other]
+                del requests[other]
+            time.sleep(0.01)
+        if not self._stopped.is_set():
+            self._abort(self._sentence(list(requests), answers))
+
+    def _sentence(self, silent: list[int], answers: dict[int, Any]) -> str:
+        iteration = max(int(answer[0]) for answer in answers.values())
+        busy = [rank for rank, answer in answers.items() if answer[1]]
+        if len(silent) == 1 and silent[0] in answers:
+            return f"rank {silent[0]}: {self._too_long(iteration)}"
+        if silent:
+            return f"{_ranks(silent)} gave no sign of life; {self._too_long(iteration)}"
+        if busy:
+            return f"{_ranks(busy)} did not come to the end of the gradient; {self._too_long(iteration)}"
+        return f"all ranks wait for each other; {self._too_long(iteration)}"
+
+    def _too_long(self, iteration: int) -> str:
+        return f"iteration {iteration} takes longer than --timeout {self.timeout_s:g} s"
+
+    def _abort(self, message: str) -> None:
+        print(f"mpisqueeze: {message}", file=sys.stderr, flush=True)
+        MPI.COMM_WORLD.Abort(ExitCode.FAILED)
+
+
+def _ranks(ranks: list[int]) -> str:
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"

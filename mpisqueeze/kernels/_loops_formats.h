@@ -1,0 +1,273 @@
+/* Compressors that treat every number alike: copy, clip, half. */
+
+struct NAME(numbers) {
+    const REAL *x;
+    REAL *residual;
+    uint8_t *payload;
+    int bits;
+    atomic_int bad; /* a number that is not finite, or too large for the format */
+};
+
+struct NAME(values) {
+    const uint8_t *payload;
+    REAL *out;
+    int bits, add;
+    REAL factor;
+};
+
+/* -- identity */
+
+INLINE int NAME(copy_as)(const REAL *x, REAL *residual, int64_t n, uint8_t *payload) {
+    BITS bad = 0;
+    for (int64_t i = 0; i < n; i++) {
+        REAL v = V_(i);
+        bad |= NAME(magnitude)(v) + TO_TOP_BIT;
+        NAME(store)(payload, i, v);
+        if (residual)
+            residual[i] = 0;
+    }
+    return bad >> (REAL_BITS - 1);
+}
+
+static void NAME(copy_encode_part)(void *job, int part, int64_t start, int64_t stop) {
+    struct NAME(numbers) *of = job;
+    uint8_t *payload = of->payload + start * (int64_t)sizeof(REAL);
+    (void)part;
+    if (of->residual ? NAME(copy_as)(of->x + start, of->residual + start, stop - start, payload)
+                     : NAME(copy_as)(of->x + start, NULL, stop - start, payload))
+        of->bad = 1;
+}
+
+static int NAME(copy_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload) {
+    struct NAME(numbers) of = {.x = vector, .residual = residual, .payload = payload};
+    spread(NAME(copy_encode_part), &of, 0, d, PIECE, threads_parts(d));
+    return !of.bad;
+}
+
+static void NAME(copy_decode_part)(void *job, int part, int64_t start, int64_t stop) {
+    const struct NAME(values) *from = job;
+    (void)part;
+    if (!from->add) {
+        memcpy(from->out + start, from->payload + start * (int64_t)sizeof(REAL), (size_t)(stop - start) * sizeof(REAL));
+        return;
+    }
+    const uint8_t *payload = from->payload;
+    const REAL factor = from->factor;
+    REAL *out = from->out;
+    for (int64_t i = start; i < stop; i++)
+        out[i] += factor * NAME(load)(payload, i);
+}
+
+static void NAME(copy_decode)(const uint8_t *payload, void *out, int64_t d, int add, double factor) {
+    struct NAME(values) from = {.payload = payload, .out = out, .add = add, .factor = (REAL)factor};
+    spread(NAME(copy_decode_part), &from, 0, d, PIECE, threads_parts(d));
+}
+
+/* -- float formats. Those of 16 bits a number go straight to the payload. */
+
+INLINE void NAME(store16)(uint8_t *payload, int64_t i, uint32_t code) {
+    const uint16_t low = (uint16_t)code;
+    memcpy(payload + 2 * i, &low, 2);
+}
+
+INLINE uint32_t NAME(load16)(const uint8_t *payload, int64_t i) {
+    uint16_t code;
+    memcpy(&code, payload + 2 * i, 2);
+    return code;
+}
+
+/* The top 16 bits of n numbers; 1 where one is not finite. */
+INLINE int NAME(clip16)(const REAL *x, REAL *residual, int64_t n, uint8_t *payload) {
+    uint32_t bad = 0;
+    for (int64_t i = 0; i < n; i++) {
+        REAL v = V_(i);
+        uint32_t word = bits_f32((float)v);
+        bad |= (word & 0x7fffffffu) + 0x00800000u;
+        NAME(store16)(payload, i, word >> 16);
+        if (residual)
+            residual[i] = v - (REAL)real_f32(word & 0xffff0000u);
+    }
+    return bad >> 31;
+}
+
+/* The top bits of n numbers as whole numbers. */
+INLINE int NAME(clip_words)(const REAL *x, REAL *residual, int64_t n, int drop, uint32_t *words) {
+    uint32_t bad = 0;
+    for (int64_t i = 0; i < n; i++) {
+        REAL v = V_(i);
+        uint32_t word = bits_f32((float)v);
+        bad |= (word & 0x7fffffffu) + 0x00800000u;
+        words[i] = word >> drop;
+        if (residual)
+            residual[i] = v - (REAL)real_f32(word >> drop << drop);
+    }
+    return bad >> 31;
+}
+
+static void NAME(clip_encode_part)(void *job, int part, int64_t start, int64_t stop) {
+    struct NAME(numbers) *of = job;
+    const int bits = of->bits;
+    uint32_t words[PIECE];
+    int bad = 0;
+    (void)part;
+    for (int64_t a = start; a < stop && !bad; a += PIECE) {
+        int64_t n = smaller(PIECE, stop - a);
+        const REAL *x = of->x + a;
+        REAL *residual = of->residual ? of->residual + a : NULL;
+        uint8_t *payload = of->payload + a * bits / 8;
+        if (bits == 16) {
+            bad = residual ? NAME(clip16)(x, residual, n, payload) : NAME(clip16)(x, NULL, n, payload);
+        } else {
+            bad = residual ? NAME(clip_words)(x, residual, n, 32 - bits, words)
+                           : NAME(clip_words)(x, NULL, n, 32 - bits, words);
+            pack_words(words, n, bits, payload);
+        }
+    }
+    if (bad)
+        of->bad = 1;
+}
+
+static int NAME(clip_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int bits) {
+    struct NAME(numbers) of = {.x = vector, .residual = residual, .payload = payload, .bits = bits};
+    spread(NAME(clip_encode_part), &of, 0, d, PIECE, threads_parts(d));
+    return !of.bad;
+}
+
+INLINE void NAME(clip_deliver)(const struct NAME(values) *from, int64_t start, int64_t stop, int add) {
+    const REAL factor = from->factor;
+    const int bits = from->bits, drop = 32 - bits;
+    uint32_t words[PIECE];
+    for (int64_t a = start; a < stop; a += PIECE) {
+        int64_t n = smaller(PIECE, stop - a);
+        const uint8_t *payload = from->payload + a * bits / 8;
+        REAL *out = from->out + a;
+        if (bits == 16) {
+            for (int64_t i = 0; i < n; i++)
+                NAME(deliver)(out + i, (REAL)real_f32(NAME(load16)(payload, i) << 16), add, factor);
+        } else {
+            unpack_words(payload, n, bits, words);
+            for (int64_t i = 0; i < n; i++)
+                NAME(deliver)(out + i, (REAL)real_f32(words[i] << drop), add, factor);
+        }
+    }
+}
+
+static void NAME(clip_decode_part)(void *job, int part, int64_t start, int64_t stop) {
+    const struct NAME(values) *from = job;
+    (void)part;
+    if (from->add)
+        NAME(clip_deliver)(from, start, stop, 1);
+    else
+        NAME(clip_deliver)(from, start, stop, 0);
+}
+
+static void NAME(clip_decode)(const uint8_t *payload, void *out, int64_t d, int bits, int add, double factor) {
+    struct NAME(values) from = {.payload = payload, .out = out, .bits = bits, .add = add, .factor = (REAL)factor};
+    spread(NAME(clip_decode_part), &from, 0, d, PIECE, threads_parts(d));
+}
+
+/* n numbers in bf16; 1 where one is not finite, or rounds to infinity. */
+INLINE int NAME(bfloats_of)(const REAL *x, REAL *residual, int64_t n, uint8_t *payload) {
+    uint32_t bad = 0;
+    for (int64_t i = 0; i < n; i++) {
+        REAL v = V_(i);
+        uint32_t word = bits_f32((float)v), code = (word + ((word >> 16) & 1u) + 0x7fffu) >> 16;
+        /* From 0x7f7f8000 on a number rounds to infinity. */
+        bad |= (word & 0x7fffffffu) + 0x00808000u;
+        NAME(store16)(payload, i, code);
+        if (residual)
+            residual[i] = v - (REAL)real_f32(code << 16);
+    }
+    return bad >> 31;
+}
+
+INLINE int NAME(halves_of)(const REAL *x, REAL *residual, int64_t n, uint8_t *payload) {
+    int64_t i = 0;
+    uint32_t bad = 0;
+#if LEVEL >= 1 && REAL_BITS == 32
+    __m128i any = _mm_setzero_si128();
+    for (; i + 8 <= n; i += 8) {
+        __m256 v = _mm256_loadu_ps(x + i);
+        if (residual)
+            v = _mm256_add_ps(v, _mm256_loadu_ps(residual + i));
+        __m128i code = _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+        _mm_storeu_si128((__m128i *)(payload + 2 * i), code);
+        any = _mm_or_si128(any, _mm_add_epi16(_mm_and_si128(code, _mm_set1_epi16(0x7fff)), _mm_set1_epi16(0x0400)));
+        if (residual)
+            _mm256_storeu_ps(residual + i, _mm256_sub_ps(v, _mm256_cvtph_ps(code)));
+    }
+    bad = _mm_movemask_epi8(any) & 0xaaaa ? 0x8000u : 0;
+#endif
+    for (; i < n; i++) {
+        REAL v = V_(i);
+#if REAL_BITS == 32
+        uint32_t code = half_of_f32(v);
+#else
+        uint32_t code = half_of_f64(v);
+#endif
+        bad |= (code & 0x7fffu) + 0x0400u;
+        NAME(store16)(payload, i, code);
+        if (residual)
+            residual[i] = v - (REAL)value_of_half(code);
+    }
+    return bad >> 15 & 1;
+}
+
+static void NAME(half_encode_part)(void *job, int part, int64_t start, int64_t stop) {
+    struct NAME(numbers) *of = job;
+    const REAL *x = of->x + start;
+    REAL *residual = of->residual ? of->residual + start : NULL;
+    uint8_t *payload = of->payload + 2 * start;
+    const int64_t n = stop - start;
+    int bad;
+    (void)part;
+    if (of->bits)
+        bad = residual ? NAME(bfloats_of)(x, residual, n, payload) : NAME(bfloats_of)(x, NULL, n, payload);
+    else
+        bad = residual ? NAME(halves_of)(x, residual, n, payload) : NAME(halves_of)(x, NULL, n, payload);
+    if (bad)
+        of->bad = 1;
+}
+
+static int NAME(half_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int bfloat) {
+    struct NAME(numbers) of = {.x = vector, .residual = residual, .payload = payload, .bits = bfloat};
+    spread(NAME(half_encode_part), &of, 0, d, PIECE, threads_parts(d));
+    return !of.bad;
+}
+
+INLINE void NAME(half_deliver)(const struct NAME(values) *from, int64_t start, int64_t stop, int add) {
+    const uint8_t *payload = from->payload;
+    const REAL factor = from->factor;
+    REAL *out = from->out;
+    int64_t i = start;
+    if (from->bits) {
+        for (; i < stop; i++)
+            NAME(deliver)(out + i, (REAL)real_f32(NAME(load16)(payload, i) << 16), add, factor);
+        return;
+    }
+#if LEVEL >= 1 && REAL_BITS == 32
+    const __m256 times = _mm256_set1_ps(factor);
+    for (; i + 8 <= stop; i += 8) {
+        __m256 value = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(payload + 2 * i)));
+        if (add)
+            value = _mm256_add_ps(_mm256_loadu_ps(out + i), _mm256_mul_ps(times, value));
+        _mm256_storeu_ps(out + i, value);
+    }
+#endif
+    for (; i < stop; i++)
+        NAME(deliver)(out + i, (REAL)value_of_half(NAME(load16)(payload, i)), add, factor);
+}
+
+static void NAME(half_decode_part)(void *job, int part, int64_t start, int64_t stop) {
+    const struct NAME(values) *from = job;
+    (void)part;
+    if (from->add)
+        NAME(half_deliver)(from, start, stop, 1);
+    else
+        NAME(half_deliver)(from, start, stop, 0);
+}
+
+static void NAME(half_decode)(const uint8_t *payload, void *out, int64_t d, int bfloat, int add, double factor) {
+    struct NAME(values) from = {.payload = payload, .out = out, .bits = bfloat, .add = add, .factor = (REAL)factor};
+    spread(NAME(half_decode_part), &from, 0, d, PIECE, threads_parts(d));
+}

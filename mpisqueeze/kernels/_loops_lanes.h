@@ -1,0 +1,147 @@
+/* LANES numbers of one dtype at a time: vectors of float32 where the instruction set has what they need, else single
+   numbers, of which the compiler makes what vectors it can. The operators + − * / and, on words, << >> & | ^ work on
+   all of them. */
+
+#if LEVEL == 2 && REAL_BITS == 32
+#define LANES 16
+typedef __m512 NAME(vec);
+typedef uint32_t NAME(words) __attribute__((vector_size(64)));
+typedef __mmask16 NAME(mask);
+
+INLINE NAME(vec) NAME(splat)(REAL x) { return _mm512_set1_ps(x); }
+INLINE NAME(vec) NAME(get)(const REAL *from) { return _mm512_loadu_ps(from); }
+INLINE void NAME(put)(REAL *to, NAME(vec) x) { _mm512_storeu_ps(to, x); }
+INLINE NAME(words) NAME(words_of)(NAME(vec) x) { return (NAME(words))x; }
+INLINE NAME(vec) NAME(vec_of)(NAME(words) w) { return (NAME(vec))w; }
+INLINE NAME(vec) NAME(lesser)(NAME(vec) x, NAME(vec) y) { return _mm512_min_ps(x, y); }
+INLINE NAME(mask) NAME(less)(NAME(vec) x, NAME(vec) y) { return _mm512_cmp_ps_mask(x, y, _CMP_LT_OQ); }
+INLINE uint32_t NAME(mask_bits)(NAME(mask) mask) { return mask; }
+/* The whole number at x or above it, of 0 ≤ x < 2^31, or with AVX-512 2^32. */
+INLINE NAME(words) NAME(round_up)(NAME(vec) x) {
+    return (NAME(words))_mm512_cvt_roundps_epu32(x, _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC);
+}
+/* Whole numbers below 2^31. */
+INLINE NAME(words) NAME(truncate)(NAME(vec) x) { return (NAME(words))_mm512_cvttps_epi32(x); }
+/* x·y + z, where x·y is exact, so that the one rounding of the fused operation is that of the sum. */
+INLINE NAME(vec) NAME(exact_product_add)(NAME(vec) x, NAME(vec) y, NAME(vec) z) { return _mm512_fmadd_ps(x, y, z); }
+INLINE NAME(vec) NAME(convert)(NAME(words) w) { return _mm512_cvtepi32_ps((__m512i)w); }
+INLINE NAME(words) NAME(increment)(NAME(words) w, NAME(mask) where) {
+    return (NAME(words))_mm512_mask_add_epi32((__m512i)w, where, (__m512i)w, _mm512_set1_epi32(1));
+}
+/* w | bit where the mask is set. */
+INLINE NAME(words) NAME(set_where)(NAME(words) w, NAME(mask) where, uint32_t bit) {
+    return (NAME(words))_mm512_mask_or_epi32((__m512i)w, where, (__m512i)w, _mm512_set1_epi32((int)bit));
+}
+/* −x where the mask is set. */
+INLINE NAME(vec) NAME(negate_where)(NAME(vec) x, NAME(mask) where) {
+    const __m512i sign = _mm512_set1_epi32((int)0x80000000u);
+    return (NAME(vec))_mm512_mask_xor_epi32((__m512i)x, where, (__m512i)x, sign);
+}
+/* ~(x ^ y) */
+INLINE NAME(words) NAME(xnor)(NAME(words) x, NAME(words) y) {
+    return (NAME(words))_mm512_ternarylogic_epi32((__m512i)x, (__m512i)y, (__m512i)y, 0xc3);
+}
+/* Bit i: word i ≥ least; both are below 2^31. */
+INLINE uint32_t NAME(reach)(NAME(words) w, uint32_t least) {
+    return _mm512_cmpge_epi32_mask((__m512i)w, _mm512_set1_epi32((int)least));
+}
+/* Where `bit`, the highest that is set in any word, is set. */
+INLINE NAME(mask) NAME(bit_set)(NAME(words) w, uint32_t bit) {
+    return _mm512_test_epi32_mask((__m512i)w, _mm512_set1_epi32((int)bit));
+}
+INLINE NAME(words) NAME(lane_indices)(void) {
+    return (NAME(words)){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+}
+INLINE void NAME(put_bytes)(uint8_t *to, NAME(words) w) {
+    _mm_storeu_si128((__m128i *)to, _mm512_cvtepi32_epi8((__m512i)w));
+}
+INLINE NAME(words) NAME(get_bytes)(const uint8_t *from) {
+    return (NAME(words))_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)from));
+}
+
+#elif LEVEL == 1 && REAL_BITS == 32
+#define LANES 8
+typedef __m256 NAME(vec);
+typedef uint32_t NAME(words) __attribute__((vector_size(32)));
+typedef NAME(words) NAME(mask);
+
+INLINE NAME(vec) NAME(splat)(REAL x) { return _mm256_set1_ps(x); }
+INLINE NAME(vec) NAME(get)(const REAL *from) { return _mm256_loadu_ps(from); }
+INLINE void NAME(put)(REAL *to, NAME(vec) x) { _mm256_storeu_ps(to, x); }
+INLINE NAME(words) NAME(words_of)(NAME(vec) x) { return (NAME(words))x; }
+INLINE NAME(vec) NAME(vec_of)(NAME(words) w) { return (NAME(vec))w; }
+INLINE NAME(vec) NAME(lesser)(NAME(vec) x, NAME(vec) y) { return _mm256_min_ps(x, y); }
+INLINE NAME(mask) NAME(less)(NAME(vec) x, NAME(vec) y) { return (NAME(mask))_mm256_cmp_ps(x, y, _CMP_LT_OQ); }
+INLINE uint32_t NAME(mask_bits)(NAME(mask) mask) { return (uint32_t)_mm256_movemask_ps((__m256)mask); }
+INLINE NAME(words) NAME(round_up)(NAME(vec) x) { return (NAME(words))_mm256_cvttps_epi32(_mm256_ceil_ps(x)); }
+INLINE NAME(words) NAME(truncate)(NAME(vec) x) { return (NAME(words))_mm256_cvttps_epi32(x); }
+INLINE NAME(vec) NAME(exact_product_add)(NAME(vec) x, NAME(vec) y, NAME(vec) z) { return _mm256_fmadd_ps(x, y, z); }
+INLINE NAME(vec) NAME(convert)(NAME(words) w) { return _mm256_cvtepi32_ps((__m256i)w); }
+INLINE NAME(words) NAME(increment)(NAME(words) w, NAME(mask) where) { return w - where; }
+INLINE NAME(words) NAME(set_where)(NAME(words) w, NAME(mask) where, uint32_t bit) { return w | (where & bit); }
+INLINE NAME(vec) NAME(negate_where)(NAME(vec) x, NAME(mask) where) {
+    return (NAME(vec))((NAME(words))x ^ (where & 0x80000000u));
+}
+INLINE NAME(words) NAME(xnor)(NAME(words) x, NAME(words) y) { return ~(x ^ y); }
+INLINE uint32_t NAME(reach)(NAME(words) w, uint32_t least) {
+    __m256i above = _mm256_cmpgt_epi32((__m256i)w, _mm256_set1_epi32((int)least - 1));
+    return (uint32_t)_mm256_movemask_ps(_mm256_castsi256_ps(above));
+}
+INLINE NAME(mask) NAME(bit_set)(NAME(words) w, uint32_t bit) {
+    return (NAME(mask))_mm256_cmpgt_epi32((__m256i)w, _mm256_set1_epi32((int)bit - 1));
+}
+INLINE NAME(words) NAME(lane_indices)(void) { return (NAME(words)){0, 1, 2, 3, 4, 5, 6, 7}; }
+INLINE void NAME(put_bytes)(uint8_t *to, NAME(words) w) {
+    __m128i half = _mm_packus_epi32(_mm256_castsi256_si128((__m256i)w), _mm256_extracti128_si256((__m256i)w, 1));
+    _mm_storel_epi64((__m128i *)to, _mm_packus_epi16(half, half));
+}
+INLINE NAME(words) NAME(get_bytes)(const uint8_t *from) {
+    return (NAME(words))_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)from));
+}
+
+#else
+#define LANES 1
+typedef REAL NAME(vec);
+typedef uint32_t NAME(words);
+typedef int NAME(mask);
+
+INLINE NAME(vec) NAME(splat)(REAL x) { return x; }
+INLINE NAME(vec) NAME(get)(const REAL *from) { return *from; }
+INLINE void NAME(put)(REAL *to, NAME(vec) x) { *to = x; }
+INLINE NAME(vec) NAME(lesser)(NAME(vec) x, NAME(vec) y) { return x < y ? x : y; }
+INLINE NAME(mask) NAME(less)(NAME(vec) x, NAME(vec) y) { return x < y; }
+INLINE NAME(words) NAME(round_up)(NAME(vec) x) { return (uint32_t)x; /* not in use */ }
+/* By signed numbers, which the instruction sets convert. */
+INLINE NAME(words) NAME(truncate)(NAME(vec) x) { return (uint32_t)(int32_t)x; }
+INLINE NAME(vec) NAME(exact_product_add)(NAME(vec) x, NAME(vec) y, NAME(vec) z) { return x * y + z; }
+INLINE NAME(vec) NAME(convert)(NAME(words) w) { return (REAL)(int32_t)w; }
+INLINE NAME(words) NAME(increment)(NAME(words) w, NAME(mask) where) { return w + (uint32_t)where; }
+INLINE NAME(words) NAME(set_where)(NAME(words) w, NAME(mask) where, uint32_t bit) { return w | (where ? bit : 0); }
+INLINE NAME(vec) NAME(negate_where)(NAME(vec) x, NAME(mask) where) {
+    return NAME(real)(NAME(bits)(x) ^ (BITS)(uint32_t)where << (REAL_BITS - 1));
+}
+INLINE NAME(words) NAME(xnor)(NAME(words) x, NAME(words) y) { return ~(x ^ y); }
+INLINE NAME(mask) NAME(bit_set)(NAME(words) w, uint32_t bit) { return w >= bit; }
+INLINE NAME(words) NAME(lane_indices)(void) { return 0; }
+INLINE void NAME(put_bytes)(uint8_t *to, NAME(words) w) { *to = (uint8_t)w; }
+INLINE NAME(words) NAME(get_bytes)(const uint8_t *from) { return *from; }
+#endif
+
+INLINE NAME(vec) NAME(absolutes)(NAME(vec) x) {
+#if LANES > 1
+    return NAME(vec_of)(NAME(words_of)(x) & 0x7fffffffu);
+#else
+    return NAME(absolute)(x);
+#endif
+}
+
+/* The complement of hash32 of LANES numbers from `index` on, a multiple of LANES. What the first xorshift brings down
+   from the upper half is the same for all of them. */
+INLINE NAME(words) NAME(not_hash)(uint32_t index, uint64_t key) {
+    uint32_t first = index ^ (uint32_t)key;
+    NAME(words) x = NAME(lane_indices)() ^ (first ^ first >> 16);
+    x *= 0x21F0AAADu;
+    x ^= x >> 15 ^ (uint32_t)(key >> 32);
+    x *= 0x735A2D97u;
+    return NAME(xnor)(x, x >> 15);
+}

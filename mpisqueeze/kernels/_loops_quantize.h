@@ -1,0 +1,286 @@
+/* quantize and uniform: a few bits a number, rounded at random, between the ends that a block's scales give. */
+
+/* code/levels for code = 0 … levels ≤ 255, rounded as the division would be: high has 8 bits less than a REAL, so that
+   code·high is exact, and code·low is so small that its own rounding never tips that of the sum. */
+struct NAME(fraction) {
+    REAL levels, high, low;
+};
+
+INLINE struct NAME(fraction) NAME(fraction_of)(int levels) {
+    struct NAME(fraction) f = {.levels = (REAL)levels};
+    f.high = NAME(real)(NAME(bits)(1 / f.levels) & ~(BITS)0xff);
+    f.low = (1 - f.levels * f.high) / f.levels;
+    return f;
+}
+
+INLINE NAME(vec) NAME(fraction_at)(struct NAME(fraction) f, NAME(words) code) {
+    NAME(vec) level = NAME(convert)(code);
+    return NAME(exact_product_add)(level, NAME(splat)(f.high), level * NAME(splat)(f.low));
+}
+
+enum NAME(code) { NAME(QUANTIZE), NAME(UNIFORM) };
+
+/* Levels are rounded as fixed-point numbers of 24 bits behind the point where vectors of 32-bit words hold these. */
+INLINE int NAME(in_fixed_point)(enum NAME(code) kind) {
+    return LEVEL == 2 ? LANES > 1 : LANES > 1 && kind == NAME(QUANTIZE);
+}
+
+/* ⌊level⌋, or one more with the probability of the fractional part; `index` is a multiple of LANES. `level` comes times
+   2^24 where it is rounded in fixed point: a draw of 24 bits is below the fraction if and only if it is below the
+   fraction rounded up to as many. */
+INLINE NAME(words) NAME(round_stochastically)(enum NAME(code) kind, NAME(vec) level, uint32_t index, uint64_t key) {
+    const NAME(words) not_hash = NAME(not_hash)(index, key);
+    if (NAME(in_fixed_point)(kind))
+        return (NAME(round_up)(level) + (not_hash >> 8)) >> 24;
+    NAME(words) code = NAME(truncate)(level);
+    NAME(vec) draw = NAME(convert)(~not_hash >> 8) * NAME(splat)((REAL)0x1p-24);
+    return NAME(increment)(code, NAME(less)(draw, level - NAME(convert)(code)));
+}
+
+/* A block's scales: its norm, or its lower end and span; and what all blocks share. */
+struct NAME(scale) {
+    REAL norm, low, divisor;
+    struct NAME(fraction) fraction;
+    uint32_t sign; /* the bit of a quantize code that is the sign */
+    uint64_t key;
+};
+
+INLINE NAME(vec) NAME(quantize_value)(NAME(words) level, NAME(mask) negative, struct NAME(scale) s) {
+    return NAME(negate_where)(NAME(fraction_at)(s.fraction, level) * NAME(splat)(s.norm), negative);
+}
+
+INLINE NAME(vec) NAME(uniform_value)(NAME(words) code, struct NAME(scale) s) {
+    return NAME(fraction_at)(s.fraction, code) * NAME(splat)(s.norm) + NAME(splat)(s.low);
+}
+
+/* The codes of LANES numbers, and the values that they stand for. */
+INLINE NAME(words) NAME(encode_lanes)(enum NAME(code) kind, NAME(vec) x, uint32_t index, struct NAME(scale) s,
+                                      NAME(vec) *value) {
+    const REAL point = NAME(in_fixed_point)(kind) ? (REAL)0x1p24 : 1;
+    const NAME(vec) levels = NAME(splat)(s.fraction.levels * point), divisor = NAME(splat)(s.divisor);
+    if (kind == NAME(UNIFORM)) {
+        NAME(vec) level = (x - NAME(splat)(s.low)) / divisor * levels;
+        NAME(words) code = NAME(round_stochastically)(kind, level, index, s.key);
+        *value = NAME(uniform_value)(code, s);
+        return code;
+    }
+    /* A float64 square can underflow, so that its norm falls short of the number. */
+    NAME(vec) level = NAME(lesser)(NAME(absolutes)(x) / divisor * levels, levels);
+    NAME(words) code = NAME(round_stochastically)(kind, level, index, s.key);
+    NAME(mask) negative = NAME(less)(x, NAME(splat)(0));
+    *value = NAME(quantize_value)(code, negative, s);
+    return NAME(set_where)(code, negative, s.sign);
+}
+
+/* The codes of n numbers, `index` the first one's, a byte each; the residual becomes what they leave out. */
+INLINE void NAME(encode_run)(enum NAME(code) kind, const REAL *v, REAL *residual, int64_t n, int64_t index,
+                             struct NAME(scale) s, uint8_t *codes) {
+    NAME(vec) value;
+    for (int64_t i = 0, m; i < n; i += m) {
+        /* Random numbers are drawn LANES at a time, from a multiple of LANES on. */
+        const int64_t skip = (index + i) % LANES;
+        if (!skip && n - i >= LANES) {
+            for (m = 0; m + LANES <= n - i; m += LANES) {
+                NAME(vec) x = NAME(get)(v + i + m);
+                NAME(put_bytes)(codes + i + m, NAME(encode_lanes)(kind, x, (uint32_t)(index + i + m), s, &value));
+                if (residual)
+                    NAME(put)(residual + i + m, x - value);
+            }
+        } else {
+            REAL few[LANES] = {0};
+            uint8_t few_codes[LANES];
+            m = smaller(LANES - skip, n - i);
+            memcpy(few + skip, v + i, (size_t)m * sizeof(REAL));
+            NAME(vec) x = NAME(get)(few);
+            NAME(put_bytes)(few_codes, NAME(encode_lanes)(kind, x, (uint32_t)(index + i - skip), s, &value));
+            NAME(put)(few, x - value);
+            memcpy(codes + i, few_codes + skip, (size_t)m);
+            if (residual)
+                memcpy(residual + i, few + skip, (size_t)m * sizeof(REAL));
+        }
+    }
+}
+
+INLINE struct NAME(scale) NAME(scale_of)(enum NAME(code) kind, int bits, uint64_t key) {
+    struct NAME(scale) s = {.fraction = NAME(fraction_of)((1 << (kind == NAME(UNIFORM) ? bits : bits - 1)) - 1)};
+    s.sign = 1u << (bits - 1);
+    s.key = key;
+    return s;
+}
+
+/* The scale of block `index`, as the payload has it. */
+INLINE struct NAME(scale) NAME(scale_at)(enum NAME(code) kind, struct NAME(scale) s, const uint8_t *scales,
+                                         int64_t index) {
+    if (kind == NAME(UNIFORM)) {
+        s.low = NAME(load)(scales, 2 * index);
+        s.norm = NAME(load)(scales, 2 * index + 1) - s.low;
+    } else {
+        s.norm = NAME(load)(scales, index);
+    }
+    s.divisor = s.norm > 0 ? s.norm : 1;
+    return s;
+}
+
+/* The stream of [start, stop), from a whole byte on, and the residual. */
+INLINE void NAME(encode_codes)(enum NAME(code) kind, const struct NAME(blocks) *b, int64_t start, int64_t stop) {
+    const struct NAME(scale) shared = NAME(scale_of)(kind, b->bits, b->key);
+    uint8_t codes[PIECE + 8];
+    for (int64_t s = start; s < stop; s += PIECE) {
+        int64_t e = smaller(s + PIECE, stop), index = s / b->length;
+        uint8_t *bytes = b->bits == 8 ? b->stream + s : codes;
+        for (int64_t a = s, end; a < e; a = end, index++) {
+            end = smaller((index + 1) * b->length, e);
+            const struct NAME(scale) scale = NAME(scale_at)(kind, shared, b->scales, index);
+            if (b->residual)
+                NAME(encode_run)(kind, b->v + a, b->residual + a, end - a, a, scale, bytes + (a - s));
+            else
+                NAME(encode_run)(kind, b->v + a, NULL, end - a, a, scale, bytes + (a - s));
+        }
+        if (b->bits < 8)
+            pack(codes, e - s, b->bits, b->stream + s * b->bits / 8);
+    }
+}
+
+static void NAME(quantize_codes)(void *job, int part, int64_t start, int64_t stop) {
+    (void)part;
+    NAME(encode_codes)(NAME(QUANTIZE), job, start, stop);
+}
+
+static void NAME(uniform_codes)(void *job, int part, int64_t start, int64_t stop) {
+    (void)part;
+    NAME(encode_codes)(NAME(UNIFORM), job, start, stop);
+}
+
+static void NAME(quantize_groups)(void *job, int part, int64_t first, int64_t last) {
+    struct NAME(blocks) *b = job;
+    (void)part;
+    const int64_t group = group_length(b->length);
+    for (int64_t start = first; start < last && !b->bad; start += group) {
+        int64_t stop = smaller(start + group, last);
+        for (int64_t a = start; a < stop; a += b->length) {
+            int64_t n = smaller(b->length, stop - a);
+            REAL *residual = b->residual ? b->residual + a : NULL, norm;
+            if (b->l2)
+                norm = (REAL)sqrt(NAME(sum_squares)(b->vector + a, residual, n));
+            else
+                norm = NAME(real)(NAME(largest)(b->vector + a, residual, n));
+            if (!NAME(finite)(norm)) {
+                b->bad = 1;
+                return;
+            }
+            NAME(store)(b->scales, a / b->length, norm);
+        }
+        spread(NAME(quantize_codes), b, start, stop, PIECE, threads_parts(stop - start));
+    }
+}
+
+static int NAME(quantize_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int bits,
+                                 int64_t bucket, int l2, uint64_t key) {
+    if (!d)
+        return 1;
+    struct NAME(blocks) b = NAME(blocks_of)(vector, residual, d, payload, bucket, 1);
+    b.bits = bits, b.l2 = l2, b.key = key;
+    return NAME(encode_blocks)(&b, NAME(quantize_groups));
+}
+
+static void NAME(uniform_groups)(void *job, int part, int64_t first, int64_t last) {
+    struct NAME(blocks) *b = job;
+    (void)part;
+    const int64_t group = group_length(b->length);
+    for (int64_t start = first; start < last && !b->bad; start += group) {
+        int64_t stop = smaller(start + group, last);
+        for (int64_t a = start; a < stop; a += b->length) {
+            REAL ends[2], *residual = b->residual ? b->residual + a : NULL;
+            if (!NAME(range)(b->vector + a, residual, smaller(b->length, stop - a), ends) ||
+                !NAME(finite)(ends[1] - ends[0])) {
+                b->bad = 1;
+                return;
+            }
+            NAME(store)(b->scales, 2 * (a / b->length), ends[0]);
+            NAME(store)(b->scales, 2 * (a / b->length) + 1, ends[1]);
+        }
+        spread(NAME(uniform_codes), b, start, stop, PIECE, threads_parts(stop - start));
+    }
+}
+
+static int NAME(uniform_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int bits,
+                                int64_t bucket, uint64_t key) {
+    if (!d)
+        return 1;
+    struct NAME(blocks) b = NAME(blocks_of)(vector, residual, d, payload, bucket, 2);
+    b.bits = bits, b.key = key;
+    return NAME(encode_blocks)(&b, NAME(uniform_groups));
+}
+
+INLINE NAME(vec) NAME(decode_lanes)(enum NAME(code) kind, NAME(words) code, struct NAME(scale) s) {
+    if (kind == NAME(UNIFORM))
+        return NAME(uniform_value)(code, s);
+    return NAME(quantize_value)(code & (s.sign - 1), NAME(bit_set)(code, s.sign), s);
+}
+
+INLINE void NAME(deliver_run)(enum NAME(code) kind, const uint8_t *codes, int64_t n, struct NAME(scale) s, REAL *out,
+                              int add, REAL factor) {
+    const NAME(vec) times = NAME(splat)(factor);
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        NAME(vec) value = NAME(decode_lanes)(kind, NAME(get_bytes)(codes + i), s);
+        if (add)
+            value = NAME(get)(out + i) + times * value;
+        NAME(put)(out + i, value);
+    }
+    if (i < n) {
+        REAL few[LANES];
+        uint8_t few_codes[LANES] = {0};
+        memcpy(few_codes, codes + i, (size_t)(n - i));
+        NAME(put)(few, NAME(decode_lanes)(kind, NAME(get_bytes)(few_codes), s));
+        for (int64_t j = 0; i < n; i++, j++)
+            out[i] = add ? out[i] + factor * few[j] : few[j];
+    }
+}
+
+INLINE void NAME(decode_codes)(enum NAME(code) kind, const struct NAME(delivery) *to, int64_t start, int64_t stop) {
+    const struct NAME(scale) shared = NAME(scale_of)(kind, to->bits, 0);
+    uint8_t codes[PIECE + 8];
+    for (int64_t s = start; s < stop; s += PIECE) {
+        int64_t e = smaller(s + PIECE, stop), index = s / to->length;
+        const uint8_t *bytes = to->bits == 8 ? to->stream + s : codes;
+        if (to->bits < 8)
+            unpack(to->stream + s * to->bits / 8, e - s, to->bits, codes);
+        for (int64_t a = s, end; a < e; a = end, index++) {
+            end = smaller((index + 1) * to->length, e);
+            const struct NAME(scale) scale = NAME(scale_at)(kind, shared, to->scales, index);
+            if (to->add)
+                NAME(deliver_run)(kind, bytes + (a - s), end - a, scale, to->out + a, 1, to->factor);
+            else
+                NAME(deliver_run)(kind, bytes + (a - s), end - a, scale, to->out + a, 0, 1);
+        }
+    }
+}
+
+static void NAME(quantize_decode_part)(void *job, int part, int64_t start, int64_t stop) {
+    (void)part;
+    NAME(decode_codes)(NAME(QUANTIZE), job, start, stop);
+}
+
+static void NAME(uniform_decode_part)(void *job, int part, int64_t start, int64_t stop) {
+    (void)part;
+    NAME(decode_codes)(NAME(UNIFORM), job, start, stop);
+}
+
+static void NAME(quantize_decode)(const uint8_t *payload, void *out, int64_t d, int bits, int64_t bucket, int add,
+                                  double factor) {
+    if (!d)
+        return;
+    struct NAME(delivery) to = NAME(delivery_of)(payload, out, d, bucket, 1, add, factor);
+    to.bits = bits;
+    spread(NAME(quantize_decode_part), &to, 0, d, PIECE, threads_parts(d));
+}
+
+static void NAME(uniform_decode)(const uint8_t *payload, void *out, int64_t d, int bits, int64_t bucket, int add,
+                                 double factor) {
+    if (!d)
+        return;
+    struct NAME(delivery) to = NAME(delivery_of)(payload, out, d, bucket, 2, add, factor);
+    to.bits = bits;
+    spread(NAME(uniform_decode_part), &to, 0, d, PIECE, threads_parts(d));
+}

@@ -1,0 +1,89 @@
+/* randomk: the numbers at k places that a key tells. */
+
+struct NAME(gather) {
+    REAL *residual;
+    const REAL *v;
+    uint8_t *values;
+    int64_t d;
+    REAL factor;
+    struct feistel feistel;
+    atomic_int bad; /* a product is not finite */
+};
+
+static void NAME(randomk_gather)(void *job, int part, int64_t start, int64_t stop) {
+    struct NAME(gather) *from = job;
+    const struct feistel feistel = from->feistel;
+    const REAL *v = from->v, factor = from->factor;
+    REAL *residual = from->residual, values[RUN];
+    uint32_t positions[RUN];
+    (void)part;
+    for (int64_t first = start; first < stop; first += RUN) {
+        const int64_t n = smaller(RUN, stop - first);
+        BITS bad = 0;
+        random_positions(&feistel, first, n, from->d, positions);
+        /* Little else, so that the processor waits for as many numbers at once as it can. */
+        for (int64_t j = 0; j < n; j++)
+            values[j] = v[positions[j]];
+        for (int64_t j = 0; j < n; j++) {
+            /* Times 1 changes no finite number. */
+            const REAL value = values[j] * factor;
+            bad |= NAME(magnitude)(value) + TO_TOP_BIT;
+            NAME(store)(from->values, first + j, value);
+            values[j] -= value;
+        }
+        if (bad >> (REAL_BITS - 1)) {
+            from->bad = 1;
+            return;
+        }
+        for (int64_t j = 0; j < n && residual; j++)
+            residual[positions[j]] = values[j];
+    }
+}
+
+static int NAME(randomk_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int64_t k,
+                                uint64_t key, int unbiased) {
+    struct NAME(gather) from = {.residual = residual, .v = residual ? residual : vector, .values = payload + 8, .d = d};
+    from.factor = unbiased ? (REAL)((double)d / (double)k) : 1;
+    memcpy(payload, &key, 8);
+    if (NAME(largest)(vector, residual, d) >= INFINITY_BITS)
+        return 0;
+    feistel_init(&from.feistel, key, d);
+    spread(NAME(randomk_gather), &from, 0, k, RUN, threads_parts(8 * k));
+    return !from.bad;
+}
+
+struct NAME(scatter) {
+    const uint8_t *values;
+    REAL *out;
+    int64_t d;
+    int add;
+    REAL factor;
+    struct feistel feistel;
+};
+
+static void NAME(randomk_scatter)(void *job, int part, int64_t start, int64_t stop) {
+    const struct NAME(scatter) *to = job;
+    const struct feistel feistel = to->feistel;
+    const uint8_t *values = to->values;
+    const REAL factor = to->factor;
+    REAL *out = to->out;
+    const int add = to->add;
+    uint32_t positions[RUN];
+    (void)part;
+    for (int64_t first = start; first < stop; first += RUN) {
+        int64_t n = smaller(RUN, stop - first);
+        random_positions(&feistel, first, n, to->d, positions);
+        for (int64_t j = 0; j < n; j++)
+            NAME(deliver)(out + positions[j], NAME(load)(values, first + j), add, factor);
+    }
+}
+
+static void NAME(randomk_decode)(const uint8_t *payload, void *out, int64_t d, int64_t k, int add, double factor) {
+    struct NAME(scatter) to = {.values = payload + 8, .out = out, .d = d, .add = add, .factor = (REAL)factor};
+    uint64_t key;
+    memcpy(&key, payload, 8);
+    feistel_init(&to.feistel, key, d);
+    if (!add)
+        spread(NAME(clear), out, 0, d, PIECE, threads_parts(d));
+    spread(NAME(randomk_scatter), &to, 0, k, RUN, threads_parts(8 * k));
+}

@@ -1,0 +1,209 @@
+"""Checkpoints on disk: what a run continues from, bit for bit.
+
+`checkpoint/00000120/` holds `rank-0003.npz` for each rank, its arrays, and `manifest.json`, which is written last and
+has each file's SHA-256. A folder without a manifest, or with a file that does not match, is no checkpoint. The last
+KEPT stay. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import threading
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpisqueeze.record.folder import write_json
+
+FOLDER = "checkpoint"
+MANIFEST = "manifest.json"
+KEPT = 2
+SCHEMA_VERSION = 1
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+class DamagedError(Exception):
+    """A checkpoint that is not what was written; says which file, and how."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a checkpoint says of itself.
+
+    Attributes:
+        path: its folder.
+        iteration: the last one that is in it.
+        ranks: how many wrote it.
+        settings: those of the run that must not change.
+        log: bytes of each log file at that iteration.
+        record: what the summary needs of the iterations before.
+        files: SHA-256 of each rank's file, by its name.
+    """
+
+    path: Path
+    iteration: int
+    ranks: int
+    settings: dict[str, Any]
+    log: dict[str, int]
+    record: dict[str, Any]
+    files: dict[str, str]
+
+
+def file_of(rank: int) -> str:
+    """The name of a rank's file."""
+    return f"rank-{rank:04}.npz"
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The folders of a run's checkpoints, the latest first, whether they are sound or not."""
+    folder = run / FOLDER
+    if not folder.is_dir():
+        return []
+    return sorted((path for path in folder.iterdir() if path.name.isdecimal()), key=lambda p: int(p.name), reverse=True)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Raises DamagedError."""
+    try:
+        facts = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        if facts["schema_version"] != SCHEMA_VERSION:
+            raise DamagedError(f"{path / MANIFEST} is of another version of mpisqueeze")
+        body = {key: facts[key] for key in ("iteration", "ranks", "settings", "log", "record", "files")}
+        if facts["sha256"] != _digest_of(body):
+            raise DamagedError(f"{path / MANIFEST} was altered")
+        return Manifest(path, **body)
+    except OSError as error:
+        raise DamagedError(f"{path / MANIFEST} cannot be read: {error.strerror}") from None
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise DamagedError(f"{path / MANIFEST} is damaged") from None
+
+
+def read_arrays(manifest: Manifest, rank: int) -> dict[str, NDArray[Any]]:
+    """A rank's arrays, checked against the manifest. Raises DamagedError."""
+    path = manifest.path / file_of(rank)
+    try:
+        if _digest(path) != manifest.files[path.name]:
+            raise DamagedError(f"{path} is truncated or was altered")
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except OSError as error:
+        raise DamagedError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        raise DamagedError(f"{path} is damaged") from None
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _digest_of(facts: Any) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+class Writer:
+    """Writes a rank's arrays from a thread, so that a run waits for a copy of them alone.
+
+    Args:
+        run: the run folder; every rank sees it.
+
+    Attributes:
+        pending: the iteration that is being written or waits to be made valid; None if there is none.
+    """
+
+    def __init__(self, run: Path, rank: int) -> None:
+        self._folder, self._rank = run / FOLDER, rank
+        self._copies: dict[str, NDArray[Any]] = {}
+        self._thread: threading.Thread | None = None
+        self._failure: OSError | None = None
+        self._digest = ""
+        self.pending: int | None = None
+
+    def begin(self, iteration: int, arrays: Arrays) -> None:
+        """Copy the arrays and start to write them; what was begun before must have been made valid."""
+        for name, array in arrays.items():
+            copy = self._copies.get(name)
+            if copy is None or copy.shape != array.shape or copy.dtype != array.dtype:
+                copy = self._copies[name] = np.empty_like(array)
+            copy[...] = array
+        self.pending, self._failure = iteration, None
+        self._thread = threading.Thread(target=self._write, name="mpisqueeze checkpoint", args=(set(arrays),))
+        self._thread.start()
+
+    @property
+    def busy(self) -> bool:
+        """The thread is still at it."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def finish(self) -> str:
+        """Wait for the thread; the SHA-256 of the file. Raises the OSError that kept it from being written."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._failure is not None:
+            raise self._failure
+        return self._digest
+
+    def folder_of(self, iteration: int) -> Path:
+        """Where a checkpoint is written to before it is valid."""
+        return self._folder / f"{iteration:08}.part"
+
+    def _write(self, names: set[str]) -> None:
+        assert self.pending is not None
+        try:
+            folder = self.folder_of(self.pending)
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / file_of(self._rank)
+            with open(path, "wb") as stream:
+                np.savez(stream, **{name: self._copies[name] for name in sorted(names)})  # type: ignore[arg-type]
+                stream.flush()
+                os.fsync(stream.fileno())
+            self._digest = _digest(path)
+        except OSError as error:
+            self._failure = error
+
+    def publish(self, facts: dict[str, Any], digests: list[str]) -> None:
+        """On rank 0: make the checkpoint valid that all ranks have written, and drop all but the last ones."""
+        assert self.pending is not None
+        part = self.folder_of(self.pending)
+        body = {
+            "iteration": self.pending,
+            "ranks": len(digests),
+            **facts,
+            "files": {file_of(rank): digest for rank, digest in enumerate(digests)},
+        }
+        body = json.loads(json.dumps(body))
+        write_json(part / MANIFEST, {"schema_version": SCHEMA_VERSION, **body, "sha256": _digest_of(body)})
+        final = self._folder / f"{self.pending:08}"
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(part, final)
+        self._sync()
+        for old in checkpoints(self._folder.parent)[KEPT:]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _sync(self) -> None:
+        """Have the folder's new name survive a crash of the machine."""
+        handle = os.open(self._folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def discard_unfinished(run: Path) -> None:
+    """Remove what a killed run had begun to write."""
+    for path in (run / FOLDER).glob("*.part"):
+        shutil.rmtree(path, ignore_errors=True)

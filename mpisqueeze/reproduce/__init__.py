@@ -1,0 +1,1 @@
+"""The claims of the talks, each with the runs that it stands or falls by."""

@@ -1,0 +1,97 @@
+"""A claim's runs in a virtual cluster: `mpisqueeze lab`, started by rank 0 while the others wait."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from mpisqueeze import launch
+from mpisqueeze.config import TrainConfig
+from mpisqueeze.errors import UsageError
+from mpisqueeze.record.reading import RunLog, read_runs
+from mpisqueeze.reproduce.claims import Claim, Trial
+
+#: Seconds between two looks at the cluster.
+_PAUSE = 0.05
+#: What a launcher told this process of its place, and what it must not tell another launcher.
+_PLACE = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "OPAL_", "PRRTE_", "HYDRA_", "MPI_", "MV2_", "MPISQUEEZE_LAUNCHED")
+
+
+class LabError(Exception):
+    """There was no lab, or it failed; says why."""
+
+
+def run_in_lab(claim: Claim, trials: Sequence[Trial], path: Path, wanted: Callable[[], bool]) -> list[RunLog]:
+    """The runs of a claim, in the order of `trials`, which is by bandwidth and then by run.
+
+    Args:
+        path: where a folder for each bandwidth is made, and `lab.log` with all output.
+        wanted: whether to stop it and come back.
+
+    Raises:
+        LabError: this machine allows no lab, or it failed.
+    """
+    path.mkdir(parents=True)
+    labels = list(dict.fromkeys(trial.point.label for trial in trials))
+    log = path / "lab.log"
+    with open(log, "wb") as output:
+        process = subprocess.Popen(
+            _command(claim, trials, labels, path / "runs"),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=_environment(os.environ),
+            start_new_session=True,
+        )
+        while process.poll() is None:
+            if wanted():
+                process.send_signal(signal.SIGTERM)
+                process.wait()
+                return []
+            time.sleep(_PAUSE)
+    if process.returncode:
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no output"]
+        raise LabError(lines[-1].removeprefix("Error: ").removeprefix("mpisqueeze: "))
+    runs: list[RunLog] = []
+    try:
+        for label in labels:
+            runs += read_runs([path / "runs" / label])[0]
+    except UsageError as error:
+        raise LabError(str(error)) from None
+    if len(runs) != len(trials):
+        raise LabError(f"the lab left {len(runs)} runs and not {len(trials)}; see {log}")
+    return runs
+
+
+def _command(claim: Claim, trials: Sequence[Trial], labels: Sequence[str], path: Path) -> list[str]:
+    first = trials[0]
+    pairs = []
+    for trial in trials:
+        if trial.point == first.point:
+            compressor = trial.config.compressor
+            pairs.append(trial.config.algorithm + (f"/{compressor}" if compressor else ""))
+    lab = ["lab", "-n", str(claim.hosts), "--rates", ",".join(labels)]
+    return [*launch.program(), *lab, "compare", *pairs, *_options(first.config), "--out", str(path), "--color", "never"]
+
+
+def _options(config: TrainConfig) -> Iterator[str]:
+    """Those that differ from the defaults."""
+    for field in fields(TrainConfig):
+        value = getattr(config, field.name)
+        if field.name in ("algorithm", "compressor", "out") or value == field.default:
+            continue
+        option = field.name.replace("_", "-")
+        if isinstance(value, bool):
+            yield f"--{option}" if value else f"--no-{option}"
+        else:
+            yield from (f"--{option}", str(value))
+
+
+def _environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """Ours, as it was before a launcher made this process a rank."""
+    return {name: value for name, value in variables.items() if not name.startswith(_PLACE)}

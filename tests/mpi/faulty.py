@@ -1,0 +1,108 @@
+"""Problems that go wrong on one rank, in iteration 30, after at least a second."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+D, WHEN = 1000, 30
+
+
+class Faulty:
+    """A gradient of ones, until `fault`."""
+
+    dimension = D
+    rank_at_fault = 1
+
+    def __init__(self, rank: int, size: int, seed: int, xp: Any, dtype: Any) -> None:
+        self.rank, self.dtype = rank, dtype
+
+    def initial_point(self) -> Any:
+        return np.zeros(D, self.dtype)
+
+    def gradient(self, x: Any, iteration: int) -> tuple[float, Any]:
+        time.sleep(0.04)
+        g = np.ones(D, self.dtype)
+        if iteration == WHEN and self.rank == self.rank_at_fault:
+            self.fault(g)
+        return 1.0, g
+
+    def fault(self, g: Any) -> None:
+        raise NotImplementedError
+
+
+class Sleeps(Faulty):
+    def fault(self, g: Any) -> None:
+        time.sleep(1000)
+
+
+class Stops(Faulty):
+    def fault(self, g: Any) -> None:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+class RootStops(Stops):
+    rank_at_fault = 0
+
+
+class Dies(Faulty):
+    def fault(self, g: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Raises(Faulty):
+    def fault(self, g: Any) -> None:
+        raise RuntimeError("out of luck")
+
+
+class NotANumber(Faulty):
+    def fault(self, g: Any) -> None:
+        g[7] = np.nan
+
+
+class FullDisk(Faulty):
+    """From here on no file of this process may grow."""
+
+    rank_at_fault = 0
+
+    def fault(self, g: Any) -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+
+
+class FolderGone(Faulty):
+    rank_at_fault = 0
+
+    def fault(self, g: Any) -> None:
+        shutil.rmtree(Path("run"))
+
+
+class Damages(Faulty):
+    """What this rank sends from here on differs from what it says that it sends."""
+
+    def fault(self, g: Any) -> None:
+        from mpisqueeze.comm import checksum
+
+        right = checksum.zlib.crc32
+
+        class Wrong:
+            @staticmethod
+            def crc32(data: Any) -> int:
+                return right(data) ^ 1
+
+        checksum.zlib = Wrong  # type: ignore[misc]
+
+
+class LauncherDies(Faulty):
+    """Kills the program that started the ranks."""
+
+    def fault(self, g: Any) -> None:
+        (Path.cwd() / f"pid-{self.rank}").write_text(str(os.getpid()))
+        os.kill(os.getppid(), signal.SIGKILL)

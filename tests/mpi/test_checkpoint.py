@@ -1,0 +1,168 @@
+"""Checkpoints: a run that was ended and taken up again ends as one that was not, to the bit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Finished, start_on_ranks
+from parts import CENTRALIZED, GOSSIP
+
+Run = Callable[..., Finished]
+LENGTH = ("--problem", "quadratic:101", "--lr", "0.05", "--eval-every", "7")
+
+
+def untimed(folder: Path) -> list[dict[str, Any]]:
+    """The lines of iterations.jsonl, without what the clock says."""
+    lines = (folder / "iterations.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if not key.endswith("_s")} for line in lines]
+
+
+def same_runs(one: Path, other: Path) -> None:
+    assert np.array_equal(np.load(one / "model.npz")["x"], np.load(other / "model.npz")["x"])
+    assert untimed(one) == untimed(other)
+    assert (one / "evaluations.jsonl").read_text() == (other / "evaluations.jsonl").read_text()
+    first, second = (json.loads((path / "summary.json").read_text()) for path in (one, other))
+    for key in ("bytes_sent", "messages", "bytes_by_rank", "final_loss", "iterations", "evaluation", "status"):
+        assert first[key] == second[key], key
+    assert first["times"]["iteration_s"]["total"] > 0
+
+
+@pytest.mark.parametrize("algorithm", [*CENTRALIZED, *GOSSIP])
+def test_every_algorithm_goes_on_as_if_nothing_had_been(mpisqueeze_run: Run, tmp_path: Path, algorithm: str) -> None:
+    """Momentum, residuals, replicas, x̂, y, gradients of before, and ECD's t."""
+    more = ("--self-weight", "0.5") if algorithm == "d2" else ()
+    options = ("--algorithm", algorithm, "--momentum", "0.5", *LENGTH, *more, "--save-model")
+    whole = mpisqueeze_run(3, "train", *options, "--iterations", "23", "--out", "whole")
+    assert whole.code == 0, whole.err
+    part = mpisqueeze_run(
+        3, "train", *options, "--iterations", "16", "--checkpoint-every", "6", "--out", "part", "--per-rank"
+    )
+    assert part.code == 0, part.err
+    assert sorted(path.name for path in (tmp_path / "part" / "checkpoint").iterdir()) == ["00000012", "00000016"]
+    # As if it had been killed in iteration 14.
+    shutil.rmtree(tmp_path / "part" / "checkpoint" / "00000016")
+    rest = mpisqueeze_run(3, "train", "--resume", "part", "--iterations", "23")
+    assert rest.code == 0, rest.err
+    assert "resumed after iteration 12" in rest.out
+    same_runs(tmp_path / "whole", tmp_path / "part")
+    ranks = [json.loads(line) for line in (tmp_path / "part" / "ranks.jsonl").read_text().splitlines()]
+    assert [(line["iteration"], line["rank"]) for line in ranks] == [(t, r) for t in range(1, 24) for r in range(3)]
+    assert json.loads((tmp_path / "part" / "summary.json").read_text())["resumed_after"] == [12]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory, launcher: Any) -> Path:
+    """A run of 12 iterations on two ranks with checkpoints at 8 and 12."""
+    folder = tmp_path_factory.mktemp("saved")
+    arguments = ("train", *LENGTH, "--iterations", "12", "--checkpoint-every", "4", "--out", "run", "--save-model")
+    finished = start_on_ranks(launcher, 2, [sys.executable, "-m", "mpisqueeze", *arguments], folder, timeout=120)
+    assert finished.code == 0, finished.err
+    return folder / "run"
+
+
+def test_a_damaged_checkpoint_is_named_and_the_older_one_taken(
+    mpisqueeze_run: Run, tmp_path: Path, saved: Path
+) -> None:
+    run = shutil.copytree(saved, tmp_path / "run")
+    file = run / "checkpoint" / "00000012" / "rank-0001.npz"
+    file.write_bytes(file.read_bytes()[:-100])
+    finished = mpisqueeze_run(2, "train", "--resume", "run")
+    assert finished.code == 0, finished.err
+    assert "checkpoint 00000012 cannot be used" in finished.out
+    assert "rank-0001.npz is truncated or was altered" in finished.out
+    assert "resumed after iteration 8" in finished.out
+    same_runs(saved, run)
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (lambda run: [shutil.rmtree(path) for path in (run / "checkpoint").iterdir()], None),
+        (lambda run: [(path / "manifest.json").write_text("[") for path in (run / "checkpoint").iterdir()], "no sound"),
+        (
+            lambda run: [(path / "rank-0000.npz").write_bytes(b"") for path in (run / "checkpoint").iterdir()],
+            "no sound",
+        ),
+        (lambda run: altered(run, "lr", 0.5), "config.json has lr = 0.5, and its checkpoint 0.05"),
+        (lambda run: altered(run, "algorithm", "memsgd"), "algorithm = "),
+        (lambda run: altered(run, "lr", "quick"), "--lr"),
+        (lambda run: (run / "config.json").unlink(), "config.json is not there"),
+        (lambda run: (run / "iterations.jsonl").write_text(""), "iterations.jsonl has 0 lines for 12"),
+    ],
+)
+def test_what_cannot_be_continued(
+    mpisqueeze_run: Run, tmp_path: Path, saved: Path, damage: Callable[[Path], Any], expected: str | None
+) -> None:
+    run = shutil.copytree(saved, tmp_path / "run")
+    damage(run)
+    finished = mpisqueeze_run(2, "train", "--resume", "run")
+    if expected is None:
+        assert finished.code == 0, finished.err
+        assert "begun anew" in finished.out
+        same_runs(saved, run)
+        return
+    assert finished.code == 2, finished.err + finished.out
+    assert expected in finished.err
+    assert "Traceback" not in finished.err
+
+
+def overwrite(run: Path, name: str, content: bytes) -> None:
+    for path in (run / "checkpoint").iterdir():
+        (path / name).write_bytes(content)
+
+
+def altered(run: Path, key: str, value: Any) -> None:
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {key: value}))
+
+
+@pytest.mark.parametrize(
+    ("ranks", "arguments", "expected"),
+    [
+        (3, ("--resume", "run"), "run is a run of 2 ranks, and these are 3"),
+        (2, ("--resume", "run", "--lr", "0.3", "--algorithm", "sgd"), "leave out --algorithm"),
+        (2, ("--resume", "run", "--iterations", "5"), "may only be raised"),
+        (2, ("--resume", "nowhere"), "config.json is not there"),
+        (2, ("--checkpoint-every", "0"), "neither a number of iterations nor a time"),
+        (2, ("--checkpoint-every", "soon"), "neither a number of iterations nor a time"),
+    ],
+)
+def test_errors_of_use(
+    mpisqueeze_run: Run, tmp_path: Path, saved: Path, ranks: int, arguments: tuple[str, ...], expected: str
+) -> None:
+    shutil.copytree(saved, tmp_path / "run")
+    before = (tmp_path / "run" / "iterations.jsonl").read_text()
+    finished = mpisqueeze_run(ranks, "train", *arguments)
+    assert finished.code == 2
+    assert expected in finished.err
+    assert (tmp_path / "run" / "iterations.jsonl").read_text() == before
+
+
+def test_a_plug_in_must_say_what_it_remembers(mpisqueeze_run: Run, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from mpisqueeze.algorithms.doublesqueeze import DoubleSqueeze\n"
+        "class Silent(DoubleSqueeze):\n"
+        "    pass\n"
+        "class Frank(DoubleSqueeze):\n"
+        "    memory = (*DoubleSqueeze.memory, 'steps')\n"
+        "    steps = 0\n"
+        "    def step(self, x, gradient, lr):\n"
+        "        self.steps += 1\n"
+        "        super().step(x, gradient, lr / self.steps)\n"
+    )
+    silent = mpisqueeze_run(2, "train", *LENGTH, "--algorithm", "mine.py:Silent", "--checkpoint-every", "5")
+    assert silent.code == 2
+    assert "`memory`" in silent.err
+    options = ("train", *LENGTH, "--algorithm", "mine.py:Frank", "--save-model")
+    assert mpisqueeze_run(2, *options, "--iterations", "9", "--out", "whole").code == 0
+    assert mpisqueeze_run(2, *options, "--iterations", "5", "--out", "part", "--checkpoint-every", "5").code == 0
+    finished = mpisqueeze_run(2, "train", "--resume", "part", "--iterations", "9")
+    assert finished.code == 0, finished.err
+    same_runs(tmp_path / "whole", tmp_path / "part")

@@ -1,0 +1,87 @@
+"""Whatever goes wrong on one rank ends all of them soon, with a word about it and a log that holds up to there."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import Finished
+from faulty import WHEN
+
+Run = Callable[..., Finished]
+FAULTY = Path(__file__).with_name("faulty.py")
+#: Seconds that all ranks have to end, from the start of the launcher on: 15 s from the fault.
+LIMIT = 15.0
+
+
+@pytest.mark.parametrize(
+    ("fault", "options", "codes", "expected"),
+    [
+        ("Dies", (), (4, 137), "signal 9"),
+        ("Raises", (), (4,), f"rank 1, iteration {WHEN}: RuntimeError('out of luck')"),
+        ("NotANumber", (), (3,), f"rank 1, iteration {WHEN}"),
+        ("Sleeps", ("--timeout", "3s"), (4,), f"rank 1 did not come to the end of the gradient; iteration {WHEN}"),
+        ("Stops", ("--timeout", "3s"), (4,), f"rank 1 gave no sign of life; iteration {WHEN} takes longer"),
+        ("RootStops", ("--timeout", "3s"), (4,), f"rank 0 gave no sign of life; iteration {WHEN} takes longer"),
+        ("FullDisk", (), (4,), "File too large"),
+        ("FullDisk", ("--checkpoint-every", "35"), (4,), "File too large"),
+        ("FolderGone", (), (4,), "the run folder was removed"),
+        ("Damages", ("--checksum",), (4,), "from rank 1 was damaged on the way"),
+    ],
+)
+def test_a_fault_ends_all_ranks(
+    mpisqueeze_run: Run, tmp_path: Path, fault: str, options: tuple[str, ...], codes: tuple[int, ...], expected: str
+) -> None:
+    began = time.monotonic()
+    finished = mpisqueeze_run(
+        3, "train", "--problem", f"{FAULTY}:{fault}", "--iterations", "1000", "--out", "run", *options
+    )
+    took = time.monotonic() - began
+    assert finished.code in codes, finished.err
+    assert expected in finished.err + finished.out
+    assert finished.err.count("mpisqueeze: rank") <= 1
+    assert took < LIMIT + 0.04 * WHEN + (3 if "--timeout" in options else 0)
+    if fault == "FolderGone":
+        return
+    lines = (tmp_path / "run" / "iterations.jsonl").read_text().splitlines()
+    # The last one may be cut where the disk was full.
+    logged = [json.loads(line)["iteration"] for line in lines[: -1 if fault == "FullDisk" else None]]
+    assert logged == list(range(1, len(logged) + 1))
+    assert WHEN - 20 <= len(logged) <= WHEN + 20
+
+
+def test_ranks_do_not_outlive_their_launcher(mpisqueeze_run: Run, tmp_path: Path) -> None:
+    mpisqueeze_run(2, "train", "--problem", f"{FAULTY}:LauncherDies", "--iterations", "1000", "--out", "run")
+    left = int((tmp_path / "pid-1").read_text())
+    deadline = time.monotonic() + LIMIT
+    while psutil.pid_exists(left) and psutil.Process(left).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline, "the rank goes on without its launcher"
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("server", ["root", "sharded"])
+def test_checksums_change_nothing_but_the_count(mpisqueeze_run: Run, tmp_path: Path, server: str) -> None:
+    """4 bytes and a message more for each message, and the same losses."""
+    options = ("train", "--problem", "quadratic:1031", "--iterations", "6", "--server", server)
+    for name, more in (("plain", ()), ("checked", ("--checksum",))):
+        finished = mpisqueeze_run(3, *options, *more, "--out", name)
+        assert finished.code == 0, finished.err
+    logs = [
+        [json.loads(line) for line in (tmp_path / name / "iterations.jsonl").read_text().splitlines()]
+        for name in ("plain", "checked")
+    ]
+    for plain, checked in zip(*logs, strict=True):
+        assert plain["loss"] == checked["loss"]
+        assert checked["messages"] == 2 * plain["messages"]
+        assert checked["bytes_sent"] == plain["bytes_sent"] + 4 * plain["messages"]
+
+
+@pytest.mark.parametrize("timeout", ["-1s", "soon", "0s"])
+def test_a_timeout_that_cannot_be(mpisqueeze_run: Run, timeout: str) -> None:
+    finished = mpisqueeze_run(2, "train", "--timeout", timeout)
+    assert finished.code == 2
+    assert "--timeout" in finished.err

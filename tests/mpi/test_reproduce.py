@@ -1,0 +1,113 @@
+"""`mpisqueeze reproduce` as a user runs it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Finished
+
+Run = Callable[..., Finished]
+
+MINE = """
+title = "Two of mine"
+says = "One holds, one does not."
+source = "this test"
+seeds = [1, 2]
+[settings]
+problem = "quadratic:101"
+iterations = 10
+[sweep]
+ranks = [2, 3]
+[runs.sgd]
+algorithm = "sgd"
+[runs.squeezed]
+algorithm = "doublesqueeze"
+[[decisions]]
+text = "fewer bytes"
+holds = "squeezed.bytes < sgd.bytes"
+[[decisions]]
+text = "more bytes"
+holds = "squeezed.bytes > sgd.bytes"
+[figure]
+kind = "sweep"
+y = "bytes"
+"""
+
+
+def test_verdicts_folders_and_ranks_that_rest(mpisqueeze_run: Run, tmp_path: Path) -> None:
+    """A claim of the package holds, one of one's own fails; runs on fewer ranks leave the others waiting."""
+    (tmp_path / "mine.toml").write_text(MINE)
+    finished = mpisqueeze_run(3, "reproduce", "traffic", "mine.toml", "latency", "--out", "all", "--json", "all.json")
+    assert finished.code == 0, finished.err
+    assert "\x1b" not in finished.out
+    assert "1 of 3 claims hold, 1 does not, 1 could not be tested here." in finished.out
+    verdicts = json.loads((tmp_path / "all.json").read_text())
+    assert [(found["claim"], found["verdict"]) for found in verdicts] == [
+        ("traffic", "PASS"), ("mine", "FAIL"), ("latency", "SKIPPED"),
+    ]  # fmt: skip
+    assert "6 ranks" in verdicts[2]["reason"]
+    mine = verdicts[1]
+    assert [decision["passed"] for decision in mine["decisions"]] == [True, False]
+    assert [(run["run"], run["x"], run["seed"]) for run in mine["runs"]] == [
+        (run, n, seed) for n in (2, 3) for seed in (1, 2) for run in ("sgd", "squeezed")
+    ]
+    assert [run["bytes"] for run in mine["runs"] if run["run"] == "sgd"] == [2 * 404, 2 * 404, 4 * 404, 4 * 404]
+    for run in mine["runs"]:
+        config = json.loads((tmp_path / run["run_folder"] / "config.json").read_text())
+        assert config["ranks"] == run["x"]
+        assert config["seed"] == run["seed"]
+    told = json.loads((tmp_path / "all" / "claims.json").read_text())
+    assert told["status"] == "done"
+    assert told["claims"] == verdicts
+    assert (tmp_path / "all" / "mine" / "compare.json").is_file()
+
+
+def test_a_failed_run_is_no_verdict_for_a_claim(mpisqueeze_run: Run, tmp_path: Path) -> None:
+    """What a run that failed should have measured is unknown, and decides nothing."""
+    (tmp_path / "mine.toml").write_text(
+        MINE.replace('problem = "quadratic:101"', 'problem = "boom.py:Boom"').replace("[2, 3]", "[2]")
+    )
+    (tmp_path / "boom.py").write_text(
+        "import numpy as np\n"
+        "class Boom:\n"
+        "    dimension = 4\n"
+        "    def __init__(self, rank, size, seed, xp, dtype): self.dtype = dtype\n"
+        "    def initial_point(self): return np.zeros(4, self.dtype)\n"
+        "    def gradient(self, x, iteration):\n"
+        "        if iteration == 3: raise RuntimeError('boom')\n"
+        "        return 1.0, np.ones(4, self.dtype)\n"
+    )
+    finished = mpisqueeze_run(2, "reproduce", "mine.toml", "--json", "all.json")
+    assert finished.code == 0, finished.err
+    found = json.loads((tmp_path / "all.json").read_text())[0]
+    assert found["verdict"] == "FAIL"
+    assert "boom" in found["reason"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("trafic",), "did you mean 'traffic'"),
+        (("traffic", "--scale", "huge"), "laptop, gpu"),
+        (("none.toml",), "cannot be read"),
+        (("traffic", "--device", "tpu"), "auto, cpu, cuda"),
+        (("traffic", "--out", "full"), "not empty"),
+    ],
+)
+def test_errors_of_use(mpisqueeze_run: Run, tmp_path: Path, arguments: tuple[str, ...], expected: str) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    finished = mpisqueeze_run(2, "reproduce", *arguments)
+    assert finished.code == 2
+    assert expected in finished.err
+    assert finished.err.count("Error") <= 1
+    assert "Traceback" not in finished.err
+
+
+def test_the_list_of_claims(mpisqueeze_run: Run) -> None:
+    finished = mpisqueeze_run(1, "reproduce", "--json", "-")
+    assert finished.code == 0
+    assert {"traffic", "dcd", "deepsqueeze"} <= {claim["claim"] for claim in finished.json}

@@ -1,0 +1,228 @@
+"""Claims: their files, the language of what decides them, and the figures that it names."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpisqueeze.config import TrainConfig
+from mpisqueeze.errors import UsageError
+from mpisqueeze.record.reading import RunLog, no_columns
+from mpisqueeze.reproduce import virtual
+from mpisqueeze.reproduce.claims import FOLDER, load, names, select
+from mpisqueeze.reproduce.evidence import FIGURES, LABELS, Evidence
+from mpisqueeze.reproduce.expressions import parse
+
+SMALLEST = """
+title = "t"
+says = "s"
+source = "o"
+[runs.sgd]
+algorithm = "sgd"
+[[decisions]]
+text = "d"
+holds = "sgd.loss < 1"
+"""
+
+
+class Told:
+    """Evidence that says what it was told."""
+
+    def __init__(self, **figures: Any) -> None:
+        self.constants = {"N": 8.0, "d": 100.0}
+        self.figures = figures
+
+    def figure(self, run: str, name: str) -> Any:
+        return self.figures[f"{run}_{name}"]
+
+    def slope(self, values: Any) -> float:
+        return float(np.polyfit(range(len(values)), values, 1)[0])
+
+    def gap(self, one: str, other: str) -> float:
+        return self.figures[f"{one}_{other}"]
+
+
+def decide(text: str, **figures: Any) -> tuple[bool, str]:
+    finding = parse(text).decide(Told(**figures))
+    return finding.holds, finding.shown
+
+
+def test_expressions() -> None:
+    assert decide("a.loss >= b.loss - 0.01", a_loss=0.97, b_loss=0.98) == (True, "0.970 ≥ 0.970")
+    assert decide("a.loss >= b.loss - 0.01", a_loss=0.96, b_loss=0.98) == (False, "0.960 not ≥ 0.970")
+    assert decide("a.c == 2 * (N - 1) / 7", a_c=2.0)[0]
+    assert not decide("a.c == 2", a_c=2 + 1e-6)[0]
+    assert decide("a.c > 5 or 1 <= -a.c + 4 < 3", a_c=2.0) == (True, "2.00 not > 5.00 or 1.00 ≤ 2.00 < 3.00")
+    assert decide("not a.c > 5 and abs(-3) == 3", a_c=2.0)[0]
+    assert decide("gap(a, b) < 0.1", a_b=0.05)[0]
+    assert decide("min(a.c, 3) == 2 and max(a.c, 3) == 3", a_c=2.0)[0]
+
+
+def test_a_comparison_over_a_sweep_holds_at_every_point() -> None:
+    swept = np.array([1.0, 2.0, 4.0])
+    assert decide("a.loss > 0.5", a_loss=swept) == (True, "(1.00, 2.00, 4.00) > 0.500")
+    assert not decide("a.loss > 1.5", a_loss=swept)[0]
+    assert decide("last(a.loss) == 4 * first(a.loss)", a_loss=swept)[0]
+    assert decide("slope(a.loss) == 1.5", a_loss=swept)[0]
+
+
+@pytest.mark.parametrize("text", ["a.loss < 1", "a.loss >= 1", "a.loss == a.loss"])
+def test_what_is_not_known_decides_nothing(text: str) -> None:
+    assert not decide(text, a_loss=math.nan)[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "1",
+        "a.loss",
+        "a.loss + 1",
+        "a < 1",
+        "a.loss.b < 1",
+        "a.loss != 1",
+        "'x' < 1",
+        "True < 1",
+        "open('x') < 1",
+        "__import__('os').system('true') < 1",
+        "gap(a.loss, b) < 1",
+        "slope(a.loss, 2) < 1",
+        "a.loss[0] < 1",
+        "(lambda: 1)() < 1",
+        "a.loss < 1; b",
+        "a.loss ** 2 < 1",
+        "a.loss in 1",
+        "(" * 5000,
+    ],
+)
+def test_anything_else_is_no_expression(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        parse(text)
+
+
+@given(st.text("abN.()<=>+-*/ 01andornot,'_[]", max_size=40))
+def test_any_text_is_an_expression_or_a_value_error(text: str) -> None:
+    with contextlib.suppress(ValueError):
+        parse(text)
+
+
+def log(loss: list[float], status: str = "ok", **summary: Any) -> RunLog:
+    columns = {**no_columns(), **{name: np.zeros(len(loss)) for name in no_columns()}, "loss": np.array(loss)}
+    times = {name: {"median": 0.5} for name in ("iteration_s", "comm_s")}
+    facts = {"status": status, "dimension": 10, "times": times, **summary}
+    return RunLog("x", None, facts, len(loss), 4, columns, [])
+
+
+def test_figures_are_medians_over_seeds() -> None:
+    runs = {"a": [[log([4.0, 2.0]), log([4.0, 1.0]), log([9.0, 7.0], "diverged", test_accuracy=0.5)]]}
+    evidence = Evidence(runs, [0.0], 8)
+    assert evidence.figure("a", "loss") == 2.0
+    assert evidence.figure("a", "diverged") == pytest.approx(1 / 3)
+    assert evidence.figure("a", "epoch_s") == 2.0
+    assert math.isnan(evidence.figure("a", "test_accuracy")), "two seeds have none"
+    assert dict(evidence.constants) == {"N": 8.0, "d": 10.0}
+    assert set(LABELS) == set(FIGURES)
+
+
+def test_figures_over_a_sweep_and_the_distance_of_losses() -> None:
+    runs = {
+        "a": [[log([4.0, 2.0])], [log([4.0, 3.0])]],
+        "b": [[log([4.0, 2.5])], [log([4.0, 3.0])]],
+        "c": [[log([4.0, math.inf])], [log([4.0, 3.0])]],
+    }
+    evidence = Evidence(runs, [10.0, 30.0], 8)
+    assert evidence.figure("a", "loss").tolist() == [2.0, 3.0]
+    assert evidence.slope(evidence.figure("a", "loss")) == pytest.approx(0.05)
+    assert evidence.gap("a", "b") == pytest.approx(0.25 / 2)
+    assert evidence.gap("a", "c") == math.inf
+    assert math.isnan(evidence.slope(1.0))
+
+
+def test_the_claims_of_the_package() -> None:
+    """Every one can be read at laptop scale, names what it says, and its runs have labels of their own."""
+    assert len(names()) >= 9
+    for claim in select(["all"], "laptop"):
+        trials = claim.trials(8)
+        assert len({trial.label for trial in trials}) == len(trials)
+        assert {trial.run for trial in trials} == set(claim.runs)
+        for number, trial in enumerate(trials):
+            assert trial.entry(number).plan.config.seed == trial.config.seed
+        for text in (claim.title, claim.says, claim.source):
+            assert text == text.strip()
+            assert text
+    assert len(names()) == len(list(FOLDER.glob("*.toml")))
+
+
+def test_selection() -> None:
+    assert [claim.name for claim in select(["dcd", "traffic", "dcd"], "laptop")] == ["dcd", "traffic"]
+    with pytest.raises(UsageError, match="did you mean 'traffic'"):
+        select(["trafic"], "laptop")
+    with pytest.raises(UsageError, match="not one of laptop, gpu"):
+        select(["dcd"], "desktop")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("title", "titel", "'titel'"),
+        ('title = "t"', "title = 3", "title must be str"),
+        ('"sgd"', '"sdg"', "did you mean 'sgd'"),
+        ("sgd.loss", "sdg.loss", "no run 'sdg'; did you mean 'sgd'"),
+        ("sgd.loss", "sgd.lost", "'lost' is not one of"),
+        ("< 1", "<", "no expression"),
+        ("[runs.sgd]", "[runs.sgd]\nlearning_rate = 1.0", "'learning_rate' is no setting"),
+        ("[runs.sgd]", "[runs.sgd]\nseed = 1", "'seed' is no setting"),
+        ("[runs.sgd]", "[sweep]\nranks = [0]\n[runs.sgd]", "whole numbers"),
+        ("[runs.sgd]", "[sweep]\nranks = [2]\nbandwidths = ['1mbit']\n[runs.sgd]", "give one of"),
+        ("[runs.sgd]", "[sweep]\nbandwidths = ['fast']\n[runs.sgd]", "fast"),
+        ("[runs.sgd]", "[figure]\nkind = 'sweep'\n[runs.sgd]", "kind is loss"),
+        ("[runs.sgd]", "[runs.sgd", "is not TOML"),
+        ('source = "o"', 'source = "o"\nseeds = [-1]', "seeds"),
+    ],
+)
+def test_a_wrong_file_is_one_error(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(SMALLEST)
+    assert load(path, "laptop").name == "mine"
+    path.write_text(SMALLEST.replace(old, new, 1))
+    with pytest.raises(UsageError, match="mine") as error:
+        load(path, "laptop")
+    assert expected in str(error.value)
+    assert error.value.option == "CLAIM"
+
+
+def test_points_of_a_sweep(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(SMALLEST.replace("[runs.sgd]", "[sweep]\nranks = [8, 2, 4]\n[runs.sgd]", 1))
+    claim = load(path, "laptop")
+    assert [trial.point.ranks for trial in claim.trials(4)] == [2, 4]
+    path.write_text(
+        SMALLEST.replace("[runs.sgd]", "[sweep]\nbandwidths = ['10mbit', '100mbit']\nlatency='1ms'\n[runs.sgd]", 1)
+    )
+    trials = load(path, "laptop").trials(4)
+    assert [trial.point.x for trial in trials] == [0.01, 0.1]
+    assert trials[0].config.link == "latency=1ms,bandwidth=100mbit"
+
+
+def test_a_lab_gets_the_settings_and_no_place_among_ranks() -> None:
+    claim = next(claim for claim in select(["all"], "laptop") if claim.hosts)
+    trials = claim.trials(8)
+    labels = list(dict.fromkeys(trial.point.label for trial in trials))
+    words = virtual._command(claim, trials, labels, Path("there"))
+    assert words[words.index("--rates") + 1] == ",".join(labels)
+    at = words.index("compare")
+    assert words[at + 1 : at + 1 + len(claim.runs)] == [
+        "/".join(filter(None, (config.algorithm, config.compressor))) for config in claim.runs.values()
+    ]
+    config = next(iter(claim.runs.values()))
+    assert words[words.index("--iterations") + 1] == str(config.iterations)
+    assert list(virtual._options(TrainConfig(barrier=False, lr=0.5))) == ["--lr", "0.5", "--no-barrier"]
+    kept = virtual._environment({"OMPI_COMM_WORLD_RANK": "0", "PMIX_RANK": "0", "PATH": "p", "HOME": "h"})
+    assert kept == {"PATH": "p", "HOME": "h"}
