@@ -43,6 +43,7 @@ class NeuralProblem(Problem):
 
     @classmethod
     def check_installed(cls) -> None:
+        """Raise UsageError where torch is missing or does not load."""
         try:
             import torch  # noqa: F401
         except ImportError as error:
@@ -52,6 +53,7 @@ class NeuralProblem(Problem):
 
     @classmethod
     def limit_threads(cls, threads: int) -> None:
+        """Have torch compute with so many threads of this process."""
         import torch
 
         torch.set_num_threads(threads)
