@@ -289,7 +289,7 @@ def train(
     ] = "16",
     lr: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option(help="Learning rate γ. Default: 0.3; 0.1 for problems that need torch.", rich_help_panel=RUN),
+        typer.Option(help="Learning rate γ. Default: 0.3; 0.05 for problems that need torch.", rich_help_panel=RUN),
     ] = None,
     lr_schedule: Annotated[
         str, typer.Option(help="constant, step:EPOCHS:FACTOR or cosine.", rich_help_panel=RUN)
