@@ -1,6 +1,6 @@
 """The same problem trained through torch's DDP hooks and through this program's methods: what each ends with.
 
-    mpirun -n 8 python results/peers/losses.py [--seeds COUNT] [--epochs COUNT] [--problem mlp:H1xH2]
+    mpirun -n 4 python results/peers/losses.py [--seeds COUNT] [--epochs COUNT] [--problem mlp:H1xH2]
 
 Needs torch. All start from the same point and see the same batches in the same order: to torch the network is
 `torch.nn.Linear` and ReLU layers with the initial point of this program's. Every method's last point is evaluated by
@@ -33,8 +33,8 @@ from mpisqueeze.problems.classification import BatchSampler
 from mpisqueeze.report.view import View
 from mpisqueeze.training import train
 
-#: By how much x of torch's fp32 and of `sgd` may differ after the last step, of the largest number in x.
-TOLERANCE = 1e-3
+#: Of the largest number in x, by how much torch's fp32 and `sgd` may differ after the last step, since roundings grow.
+TOLERANCE = 1e-2
 
 #: (method, how)
 PEERS = [

@@ -12,4 +12,4 @@ done
 : > "$folder/lab.txt"
 mpisqueeze lab -n 4 --rate 1gbit --exec -- python results/peers/exchanges.py --rounds 10 4Mi >> "$folder/lab.txt"
 mpisqueeze lab -n 4 --rate 100mbit --exec -- python results/peers/exchanges.py --rounds 5 4Mi >> "$folder/lab.txt"
-mpirun -n 8 python results/peers/losses.py > "$folder/losses.txt"
+mpirun -n 4 python results/peers/losses.py > "$folder/losses.txt"
