@@ -10,13 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from mpisqueeze.comm.signals import Signal
 from mpisqueeze.errors import ExitCode, UsageError
-from mpisqueeze.report.output import check_color, check_targets
+from mpisqueeze.report.output import check_color, check_targets, write_text
 from mpisqueeze.report.terminal import choose_terminal, make_console
+from mpisqueeze.specs import suggestion
 
 if TYPE_CHECKING:
     from mpisqueeze.comm.world import World
     from mpisqueeze.config import TrainConfig
 
+#: What `reproduce` leaves beside its runs.
+PAGE = "report.html"
+#: What `report --plot` takes in place of a file.
+TERMINAL = "terminal"
 STATUS_CODES = {"ok": ExitCode.OK, "diverged": ExitCode.DIVERGED}
 
 
@@ -130,8 +135,11 @@ def run_reproduce(
     """`mpisqueeze reproduce`, on every rank; the exit code, 0 whatever the verdicts are."""
     from mpisqueeze.comm.world import Signal, World
     from mpisqueeze.interrupts import Interrupts
+    from mpisqueeze.record.claims import read_claims
     from mpisqueeze.record.folder import RunFolder, check_path, timed_path
     from mpisqueeze.report.claims_view import ClaimsView, claims_report
+    from mpisqueeze.report.html.page import render
+    from mpisqueeze.report.html.reproduction_page import reproduction_page
     from mpisqueeze.report.json_export import write_json
     from mpisqueeze.reproduce.claims import select
     from mpisqueeze.reproduce.engine import check_claims, check_tasks, plan_tasks
@@ -164,6 +172,8 @@ def run_reproduce(
     if world.is_root:
         if verdicts:
             console.print(claims_report(verdicts))
+            write_text(render(reproduction_page(Path(path), read_claims(Path(path)))), f"{path}/{PAGE}")
+            console.print(f"page: {path}/{PAGE}", style="dim", soft_wrap=True)
         console.print(f"folder: {path}", style="dim", soft_wrap=True)
         if json_to:
             write_json(verdicts, json_to)
@@ -194,51 +204,128 @@ def run_claims(json_to: str | None, color: str) -> int:
     return ExitCode.OK
 
 
+@dataclass(frozen=True)
+class ReportTargets:
+    """Where `report` writes besides the screen, each a file or `-` for stdout alone; None: nowhere.
+
+    Attributes:
+        plot: a file, or `terminal`.
+        plot_kind: what it shows.
+    """
+
+    json: str | None
+    csv: str | None
+    markdown: str | None
+    html: str | None
+    plot: str | None
+    plot_kind: str
+
+    def checked(self) -> bool:
+        """Whether one of them takes stdout. Raises UsageError."""
+        from mpisqueeze.report.plot import check_plot
+        from mpisqueeze.report.run_charts import KINDS
+
+        alone = check_targets(
+            {"--json": self.json, "--csv": self.csv, "--markdown": self.markdown, "--html": self.html}
+        )
+        if self.plot_kind not in KINDS:
+            near = suggestion(self.plot_kind, KINDS)
+            raise UsageError(f"{self.plot_kind!r} is not one of {', '.join(KINDS)}{near}", "--plot-kind")
+        if self.plot and self.plot != TERMINAL:
+            check_targets({"--plot": f"./{self.plot}" if self.plot == "-" else self.plot})
+            check_plot(self.plot)
+        return alone
+
+
 def run_report(
     paths: Sequence[Path],
     target_loss: float | None,
-    json_to: str | None,
-    csv_to: str | None,
-    markdown_to: str | None,
-    plot_to: str | None,
+    targets: ReportTargets,
+    calibration_from: Path | None,
     color: str,
 ) -> int:
     """`mpisqueeze report`; no MPI. Under a launcher every rank finds the same errors, and only rank 0 writes."""
     from mpisqueeze.comm.launched import launched_rank
+    from mpisqueeze.network.calibration import read_calibration
+    from mpisqueeze.record.claims import CLAIMS
     from mpisqueeze.record.reading import read_runs
-    from mpisqueeze.report import plot
     from mpisqueeze.report.closing import closing
     from mpisqueeze.report.comparison_table import comparison_report
     from mpisqueeze.report.csv_export import write_csv
+    from mpisqueeze.report.html.page import render
+    from mpisqueeze.report.html.run_page import runs_page
     from mpisqueeze.report.json_export import write_json
     from mpisqueeze.report.markdown_export import write_markdown
+    from mpisqueeze.report.plot import draw
     from mpisqueeze.report.ranking import rank_runs, summaries_of
+    from mpisqueeze.report.run_charts import charts_of
+    from mpisqueeze.report.terminal_plot import terminal_plot
 
     check_color(color)
     check_target_loss(target_loss)
-    alone = check_targets({"--json": json_to, "--csv": csv_to, "--markdown": markdown_to})
-    if plot_to:
-        check_targets({"--plot": f"./{plot_to}" if plot_to == "-" else plot_to})
-        plot.check_plot(plot_to)
+    alone = targets.checked()
+    reproductions = [path for path in paths if (path / CLAIMS).is_file()]
+    if reproductions:
+        if len(paths) > 1:
+            raise UsageError(f"{reproductions[0]} is a reproduction, which is reported by itself", "RUN")
+        return _report_claims(reproductions[0], target_loss, targets, color)
+    calibration = read_calibration(calibration_from) if calibration_from else None
     runs, comparisons = read_runs(paths)
     if target_loss is None and len(comparisons) == 1:
         target_loss = comparisons[0].target_loss
     ranking = rank_runs(runs, target_loss)
+    # Drawn before anything is shown, and by all ranks alike, for it may turn out that there is nothing to draw.
+    page = render(runs_page(runs, ranking, calibration)) if targets.html else ""
+    charts = charts_of(targets.plot_kind, runs, ranking, calibration) if targets.plot else []
     if launched_rank():
         return ExitCode.OK
-    console = make_console(choose_terminal(color, stdout_is_json=alone), stderr=alone)  # type: ignore[arg-type]
+    choice = choose_terminal(color, stdout_is_json=alone)  # type: ignore[arg-type]
+    console = make_console(choice, stderr=alone)
     if len(runs) == 1:
         console.print(closing(runs[0].summary))
     console.print(comparison_report(ranking, console))
-    if json_to:
+    if targets.json:
         single = len(runs) == 1 and not comparisons
-        write_json(runs[0].summary if single else summaries_of(runs, ranking), json_to)
-    if csv_to:
-        write_csv(ranking, csv_to)
-    if markdown_to:
-        write_markdown(ranking, markdown_to)
-    if plot_to:
-        plot.draw(runs, ranking, plot_to)
+        write_json(runs[0].summary if single else summaries_of(runs, ranking), targets.json)
+    if targets.csv:
+        write_csv(ranking, targets.csv)
+    if targets.markdown:
+        write_markdown(ranking, targets.markdown)
+    if targets.html:
+        write_text(page, targets.html)
+    if targets.plot == TERMINAL:
+        console.print(terminal_plot(charts, console), soft_wrap=True)
+    elif targets.plot:
+        draw(charts, targets.plot)
+    return ExitCode.OK
+
+
+def _report_claims(path: Path, target_loss: float | None, targets: ReportTargets, color: str) -> int:
+    """`mpisqueeze report` of what `reproduce` left."""
+    from mpisqueeze.comm.launched import launched_rank
+    from mpisqueeze.record.claims import read_claims
+    from mpisqueeze.report.claims_view import claims_report
+    from mpisqueeze.report.html.page import render
+    from mpisqueeze.report.html.reproduction_page import reproduction_page
+    from mpisqueeze.report.json_export import write_json
+
+    for option, given in (
+        ("--csv", targets.csv), ("--markdown", targets.markdown), ("--plot", targets.plot),
+        ("--target-loss", target_loss),
+    ):  # fmt: skip
+        if given is not None:
+            raise UsageError(f"is for runs: {path} is a reproduction; report one of its folders", option)
+    about = read_claims(path)
+    page = render(reproduction_page(path, about)) if targets.html else ""
+    if launched_rank():
+        return ExitCode.OK
+    alone = "-" in (targets.json, targets.html)
+    console = make_console(choose_terminal(color, stdout_is_json=alone), stderr=alone)  # type: ignore[arg-type]
+    console.print(claims_report(about["claims"]))
+    if targets.json:
+        write_json(about["claims"], targets.json)
+    if targets.html:
+        write_text(page, targets.html)
     return ExitCode.OK
 
 
@@ -481,6 +568,82 @@ def run_bench_comm(
         if markdown_to:
             bench_view.write_markdown(bench_view.comm_header(facts), columns, outcome.results, markdown_to)
     return ExitCode.FAILED if world.comm.bcast(bool(failed)) else ExitCode.OK
+
+
+def run_data_get(names: Sequence[str], data_dir: Path | None, mirror: str | None, force: bool, color: str) -> int:
+    """`mpisqueeze data get`, on this process alone; the exit code, 4 where a data set could not be had."""
+    import signal
+    import sys
+
+    from mpisqueeze.bench.alone import on_root_alone
+    from mpisqueeze.data.download import DownloadError
+    from mpisqueeze.data.files import data_folder
+    from mpisqueeze.data.getting import choose_mirror, find_published, get
+    from mpisqueeze.report.download_view import DownloadView
+
+    def work() -> int:
+        check_color(color)
+        sources, chosen, root = [find_published(name) for name in names], choose_mirror(mirror), data_folder(data_dir)
+        choice = choose_terminal(color)  # type: ignore[arg-type]
+        view = DownloadView(make_console(choice), choice.live)
+        stopped_by = ExitCode.INTERRUPTED
+
+        def terminate(number: int, frame: Any) -> None:
+            nonlocal stopped_by
+            stopped_by = ExitCode.TERMINATED
+            raise KeyboardInterrupt
+
+        before = signal.signal(signal.SIGTERM, terminate)
+        try:
+            for source in dict.fromkeys(sources):
+                received = get(source, root, chosen, force, view)
+                view.done(source.name, root / source.name, len(source.files), received)
+        except DownloadError as error:
+            view.close()
+            print(f"mpisqueeze: error: {error}", file=sys.stderr, flush=True)
+            return ExitCode.FAILED
+        except KeyboardInterrupt:
+            view.close()
+            print("mpisqueeze: stopped; the same command goes on from here", file=sys.stderr, flush=True)
+            return stopped_by
+        finally:
+            view.close()
+            signal.signal(signal.SIGTERM, before)
+        return ExitCode.OK
+
+    return on_root_alone(work)
+
+
+def run_data_list(data_dir: Path | None, json_to: str | None, color: str) -> int:
+    """`mpisqueeze data list`; no MPI. Under a launcher only rank 0 writes."""
+    from mpisqueeze.comm.launched import launched_rank
+    from mpisqueeze.data.files import data_folder
+    from mpisqueeze.data.getting import present
+    from mpisqueeze.data.published import PUBLISHED
+    from mpisqueeze.report.download_view import listing
+    from mpisqueeze.report.json_export import write_json
+
+    check_output(json_to, color)
+    root = data_folder(data_dir)
+    rows = [
+        {
+            "name": source.name,
+            "summary": source.summary,
+            "page": source.page,
+            "download_bytes": sum(file.size for file in source.downloads),
+            "folder": str((root / source.name).absolute()),
+            "files": len(source.files),
+            "files_present": present(source, root),
+        }
+        for source in PUBLISHED.values()
+    ]
+    if launched_rank():
+        return ExitCode.OK
+    if json_to != "-":
+        make_console(choose_terminal(color)).print(listing(rows, root))  # type: ignore[arg-type]
+    if json_to:
+        write_json({"data_dir": str(root.absolute()), "data_sets": rows}, json_to)
+    return ExitCode.OK
 
 
 def check_launch(world: World) -> None:

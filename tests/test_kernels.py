@@ -418,3 +418,30 @@ def test_clip_masks_bits(kernel_set: Callable[[Any], Any], bits: int) -> None:
     stream = np.unpackbits(payload, bitorder="little", count=v.size * bits).reshape(v.size, bits)
     words = (stream.astype(np.uint64) << np.arange(bits, dtype=np.uint64)).sum(axis=1)
     assert np.array_equal(words, v.view(np.uint32) >> np.uint32(32 - bits))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("d", [1, 7, 2048, 5000])
+@pytest.mark.parametrize("block", [0, 24, 1000, 1024])
+def test_the_mean_of_payloads_is_that_of_one_after_the_other(
+    kernel_set: Callable[[Any], Any], dtype: Any, count: int, d: int, block: int
+) -> None:
+    """To the bit, on every kernel set that has it, for all three that have codes in a row."""
+    kernels = kernel_set(dtype)
+    draws = np.random.default_rng(d)
+    for case, mean, arguments in (
+        (signs(block, False), "signs_mean", (block,)),
+        (quantize(3, block, "l2"), "quantize_mean", (3, block)),
+        (uniform(5, block), "uniform_mean", (5, block)),
+    ):
+        if not hasattr(kernels, mean):
+            pytest.skip(f"{kernels.name} adds payloads one by one")
+        payloads = [case.encode(kernels, draws.standard_normal(d).astype(dtype), None)[1] for _ in range(count)]
+        expected = np.zeros(d, dtype)
+        for number, payload in enumerate(payloads):
+            case.decode(kernels, payload, expected, number > 0)
+        expected /= count
+        out = np.full(d, np.nan, dtype)
+        getattr(kernels, mean)(payloads, out, *arguments)
+        assert np.array_equal(out, expected)

@@ -227,7 +227,7 @@ def test_plots_are_written(capsys: pytest.CaptureFixture[str]) -> None:
         assert run(["report", "a", "b", "c", "--plot", name]) == 0
         assert Path(name).read_bytes().startswith(begins)
     svg = Path("p.svg").read_text()
-    for label in ("csgd (diverged)", "iteration", "bytes sent by all ranks", "time (s)"):
+    for label in ("csgd (diverged)", "iteration", "bytes sent by all ranks", "training time (s)"):
         assert f"<!-- {label} -->" in svg, label
 
 

@@ -74,6 +74,16 @@ class Codec:
         self.compressor.decode_add(payload, out, factor)
         self.network.clock.lap(Phase.DECODE)
 
+    def decode_mean(self, payloads: Sequence[Any], out: Any) -> None:
+        """out ← (D(p₀) + D(p₁) + …)/n, added in this order; only where the compressor fuses that."""
+        self.compressor.decode_mean(payloads, out)
+        self.network.clock.lap(Phase.DECODE)
+
+    @property
+    def fuses_mean(self) -> bool:
+        """Whether there is `decode_mean`."""
+        return getattr(self._compressor, "fuses_mean", False)
+
     def _give_up(self, payload: Any, error: NonFiniteError) -> None:
         payload.fill(0)
         self.network.complain(Signal.NONFINITE, str(error))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -96,6 +96,8 @@ class ServerAlgorithm(Algorithm):
             total = setup.zeros(self._served) if self.compresses_down else row.view(setup.dtype)
             self._sums = [total[n.start - mine.start : n.stop - mine.start] for _, n, _ in self.up[server].items]
             self._means = [total[n.start - mine.start : n.stop - mine.start] for _, n, _ in self.down[server].items]
+        #: The mean of this section is one already.
+        self._divided = False
         self._v: Any = None
         self._delta: Any = None
         self._delta_bar: Any = None
@@ -145,10 +147,24 @@ class ServerAlgorithm(Algorithm):
         else:
             codec.decode_add(payload, self._sums[section])
 
+    def combines(self, part: int) -> bool:
+        # Where ranks share cores, what is there is worth adding up while others have yet to get a core. A payload that
+        # came up whole is a mean of answers in sections.
+        if self.setup.network.crowded:
+            return False
+        alike = len(self.up[part].items) == len(self.down[part].items)
+        return alike and all(codec.fuses_mean for codec, _, _ in self.up[part].items)
+
+    def combine(self, part: int, section: int, payloads: Sequence[Any]) -> None:
+        self.up[part].items[section][0].decode_mean(payloads, self._means[section])
+        self._divided = True
+
     def answer(self, part: int, section: int) -> None:
         mean = self._means[section]
-        mean /= self.setup.size
-        self.setup.network.clock.lap(Phase.DECODE)
+        if not self._divided:
+            mean /= self.setup.size
+            self.setup.network.clock.lap(Phase.DECODE)
+        self._divided = False
         if not self.compresses_down:
             return
         codec, _, first = self.down[part].items[section]

@@ -124,6 +124,11 @@ class Network:
         self.iteration = 0
         self.trouble: Trouble | None = None
 
+    @property
+    def crowded(self) -> bool:
+        """Ranks share this host's cores, roughly."""
+        return self.world.size > usable_cores() * self.world.hosts
+
     def settle(self) -> None:
         """Wait for the device, and complain of numbers that were not finite."""
         self.device.synchronize()

@@ -34,7 +34,13 @@ def leave_together(code: int) -> int:
             from mpi4py import MPI
         except (ImportError, RuntimeError):
             return code
+        # A command that needs no MPI may have loaded the library without starting it.
+        started = MPI.Is_initialized()
+        if not started:
+            MPI.Init()
         MPI.COMM_WORLD.Barrier()
+        if not started:
+            MPI.Finalize()
     return code
 
 

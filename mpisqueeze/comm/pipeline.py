@@ -27,11 +27,17 @@ class Work(Protocol):
     def encode(self, part: int, section: int) -> None:
         """Fill `up[part][section]` with this rank's payload."""
 
+    def combines(self, part: int) -> bool:
+        """Whether the part's server takes all ranks' payloads of a section at once, by `combine`."""
+
+    def combine(self, part: int, section: int, payloads: Sequence[Any]) -> None:
+        """At the part's server: the mean of all ranks' payloads, in this order."""
+
     def accumulate(self, part: int, section: int, payload: Any, first: bool) -> None:
         """At the part's server: add a rank's payload to what is there, or with `first` begin with it."""
 
     def answer(self, part: int, section: int) -> None:
-        """At the part's server, when all ranks' payloads are added: fill `down[part][section]`."""
+        """At the part's server, when all ranks' payloads are in: fill `down[part][section]`."""
 
     def decode(self, part: int, section: int) -> None:
         """Take `down[part][section]`, which is there."""
@@ -119,7 +125,7 @@ class Inbox:
         others, longest = network.world.size - 1, max(sizes, default=0)
         self.ahead = chunks_ahead(others + 1, len(sizes), longest * len(sizes)) if others and sizes else 1
         slots = min(self.ahead * others, max(2, WINDOW_BYTES // max(longest, 1)))
-        self._count, self._slots = len(sources) * len(sizes), slots
+        self._count, self._slots, self._sources = len(sources) * len(sizes), slots, len(sources)
         self._wires: list[Wire] = []
         self._requests: list[Any] = []
         if self._count:
@@ -160,6 +166,30 @@ class Inbox:
         network.clock.lap(Phase.COMM)
         self._i = i + 1
         return wire.array
+
+    @property
+    def holds_sections(self) -> bool:
+        """Whether the window takes the payloads of all sources at once, as `section` needs it."""
+        return bool(self._sources) and self._slots >= self._sources
+
+    def section(self) -> list[Any]:
+        """The next section's payloads of all sources, once they are there; valid until the next call."""
+        i, n, slots, requests = self._i, self._sources, self._slots, self._requests
+        # The section handed out last is done with, so that its buffers are free.
+        for before in range(max(0, i - n), i):
+            if before + slots < self._count:
+                requests[(before + slots) % len(requests)].Start()
+        network, found = self.network, []
+        for message in range(i, i + n):
+            at = message % len(requests)
+            requests[at].Wait()
+            wire = self._wires[at] if message < self._full else self._last[at % slots]
+            wire.pull()
+            network.counter.bytes_received += wire.nbytes
+            found.append(wire.array)
+        network.clock.lap(Phase.COMM)
+        self._i = i + n
+        return found
 
     def close(self) -> None:
         """Free the persistent requests."""

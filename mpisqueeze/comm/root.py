@@ -74,12 +74,16 @@ class RootExchange:
     def _serve(self, work: Work) -> None:
         network, inbox = self.network, self._inbox
         inbox.open()
+        at_once = inbox.holds_sections and work.combines(0)
         for j in range(len(self._down)):
             if j < len(self._up):
                 self._outbox.ready(j)
-                work.accumulate(0, j, self.up[0][j], True)
-                for _ in range(self._workers):
-                    work.accumulate(0, j, inbox.next(), False)
+                if at_once:
+                    work.combine(0, j, [self.up[0][j], *inbox.section()])
+                else:
+                    work.accumulate(0, j, self.up[0][j], True)
+                    for _ in range(self._workers):
+                        work.accumulate(0, j, inbox.next(), False)
             work.answer(0, j)
             if self._copies:
                 self._copy_and_decode(work, j)

@@ -96,8 +96,13 @@ class ShardedExchange:
 
     def _serve(self, work: Work, j: int) -> None:
         mine, counter = self._rank, self.network.counter
-        for rank in range(self._size):
-            work.accumulate(mine, j, self.up[mine][j] if rank == mine else self._inbox.next(), rank == 0)
+        if self._inbox.holds_sections and work.combines(mine):
+            payloads = self._inbox.section()
+            payloads.insert(mine, self.up[mine][j])
+            work.combine(mine, j, payloads)
+        else:
+            for rank in range(self._size):
+                work.accumulate(mine, j, self.up[mine][j] if rank == mine else self._inbox.next(), rank == 0)
         work.answer(mine, j)
         wire, requests = self._down[mine][j], self._from_me[j]
         if self._copies:

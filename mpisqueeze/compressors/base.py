@@ -100,6 +100,15 @@ class Compressor:
         """out (d) ← out + factor·D(payload)."""
         self._decode(payload, out, True, factor)
 
+    def decode_mean(self, payloads: Sequence[Any], out: Any) -> None:
+        """out (d) ← (D(p₀) + D(p₁) + …)/n, added in this order, in one pass over `out`. Only with `fuses_mean`."""
+        raise NotImplementedError
+
+    @property
+    def fuses_mean(self) -> bool:
+        """Whether `decode_mean` is there, and better than a decoding after the other."""
+        return False
+
     def complaint(self) -> str:
         """What NonFiniteError says."""
         return f"a number was NaN, infinite or too large for {self.name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from mpisqueeze.compressors.base import Compressor, block_grain
@@ -42,3 +43,10 @@ class OneBit(Compressor):
 
     def _decode(self, payload: Any, out: Any, add: bool, factor: float = 1.0) -> None:
         self.kernels.signs_decode(payload, out, self.block, add, factor)
+
+    def decode_mean(self, payloads: Sequence[Any], out: Any) -> None:
+        self.kernels.signs_mean(payloads, out, self.block)
+
+    @property
+    def fuses_mean(self) -> bool:
+        return hasattr(self.kernels, "signs_mean")

@@ -53,3 +53,10 @@ class QSGD(Compressor):
 
     def _decode(self, payload: Any, out: Any, add: bool, factor: float = 1.0) -> None:
         self.kernels.quantize_decode(payload, out, self.bits, self.bucket, add, factor)
+
+    def decode_mean(self, payloads: Sequence[Any], out: Any) -> None:
+        self.kernels.quantize_mean(payloads, out, self.bits, self.bucket)
+
+    @property
+    def fuses_mean(self) -> bool:
+        return hasattr(self.kernels, "quantize_mean")

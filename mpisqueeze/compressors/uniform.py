@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from mpisqueeze.compressors.base import Compressor, block_grain
@@ -43,3 +44,10 @@ class Uniform(Compressor):
 
     def _decode(self, payload: Any, out: Any, add: bool, factor: float = 1.0) -> None:
         self.kernels.uniform_decode(payload, out, self.bits, self.bucket, add, factor)
+
+    def decode_mean(self, payloads: Sequence[Any], out: Any) -> None:
+        self.kernels.uniform_mean(payloads, out, self.bits, self.bucket)
+
+    @property
+    def fuses_mean(self) -> bool:
+        return hasattr(self.kernels, "uniform_mean")

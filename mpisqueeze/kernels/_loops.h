@@ -36,6 +36,10 @@ struct loops {
     void (*clip_decode)(const uint8_t *payload, void *out, int64_t d, int bits, int add, double factor);
     int (*half_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int bfloat);
     void (*half_decode)(const uint8_t *payload, void *out, int64_t d, int bfloat, int add, double factor);
+    /* Of `count` payloads, see _loops_mean.h. Return 0 where there was no memory. */
+    int (*signs_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int bits);
+    int (*quantize_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int bits);
+    int (*uniform_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int bits);
 };
 
 /* [0] for float32, [1] for float64. */

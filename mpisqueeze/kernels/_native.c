@@ -6,6 +6,9 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <limits.h>
+#include <string.h>
+
 #include "_loops.h"
 #include "_threads.h"
 
@@ -205,6 +208,71 @@ FUNCTION(signs_decode) {
                adding(args + 3, &add, &factor) < 0 || signs_size(&a, block) < 0,
            a.loops->signs_decode(a.payload.buf, a.vector.buf, a.d, block, add, factor));
 }
+
+/* (payloads, out, block[, bits]): a mean of the payloads of a tuple, each of `size` bytes. */
+static PyObject *mean(PyObject *const *args, Py_ssize_t given, Py_ssize_t wanted, int kind) {
+    struct arrays a;
+    Py_buffer *views = NULL;
+    const uint8_t **payloads = NULL;
+    Py_ssize_t count = 0, held = 0;
+    int64_t block, bits = 1;
+    int good = 0;
+    memset(&a, 0, sizeof a);
+    if (given != wanted) {
+        PyErr_Format(PyExc_TypeError, "expected %zd arguments, got %zd", wanted, given);
+        return NULL;
+    }
+    if (!PyTuple_Check(args[0]) || !(count = PyTuple_GET_SIZE(args[0])) || count > INT_MAX) {
+        PyErr_SetString(PyExc_TypeError, "payloads must be a tuple of one at least");
+        return NULL;
+    }
+    if (numbers(args[1], &a.vector, PyBUF_WRITABLE, "out") < 0)
+        goto end;
+    a.d = a.vector.len / a.vector.itemsize;
+    a.loops = &active[a.vector.itemsize == 8];
+    if (whole(args[2], "block", 0, INT64_MAX / 16, &block) < 0 ||
+        (kind && whole(args[3], "bits", kind == 1 ? 2 : 1, 8, &bits) < 0))
+        goto end;
+    const int64_t scales = kind == 2 ? 2 : 1;
+    const int64_t size = scales * blocks_of(a.d, block) * a.vector.itemsize + stream_bytes(a.d, bits);
+    views = PyMem_Calloc((size_t)count, sizeof *views);
+    payloads = PyMem_Calloc((size_t)count, sizeof *payloads);
+    if (!views || !payloads) {
+        PyErr_NoMemory();
+        goto end;
+    }
+    for (; held < count; held++) {
+        if (PyObject_GetBuffer(PyTuple_GET_ITEM(args[0], held), &views[held], PyBUF_SIMPLE) < 0)
+            goto end;
+        payloads[held] = views[held].buf;
+        if (views[held].len != size) {
+            PyErr_Format(PyExc_ValueError, "payload must have %lld bytes, not %lld", (long long)size,
+                         (long long)views[held].len);
+            held++;
+            goto end;
+        }
+    }
+    Py_BEGIN_ALLOW_THREADS;
+    good = (kind == 0   ? a.loops->signs_mean
+            : kind == 1 ? a.loops->quantize_mean
+                        : a.loops->uniform_mean)(payloads, (int)count, a.vector.buf, a.d, block, (int)bits);
+    Py_END_ALLOW_THREADS;
+    if (!good)
+        PyErr_NoMemory();
+end:
+    while (held--)
+        PyBuffer_Release(&views[held]);
+    PyMem_Free(views);
+    PyMem_Free((void *)payloads);
+    release(&a);
+    if (!good)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+FUNCTION(signs_mean) { return mean(args, given, 3, 0); }
+FUNCTION(quantize_mean) { return mean(args, given, 4, 1); }
+FUNCTION(uniform_mean) { return mean(args, given, 4, 2); }
 
 static int is_l2(PyObject *norm, int *l2) {
     if (PyUnicode_Check(norm)) {
@@ -415,6 +483,9 @@ static PyMethodDef methods[] = {
     METHOD(copy_decode),
     METHOD(signs_encode),
     METHOD(signs_decode),
+    METHOD(signs_mean),
+    METHOD(quantize_mean),
+    METHOD(uniform_mean),
     METHOD(quantize_encode),
     METHOD(quantize_decode),
     METHOD(uniform_encode),

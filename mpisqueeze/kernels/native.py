@@ -3,6 +3,8 @@ cache."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 import mpisqueeze.kernels._native as _native
@@ -30,6 +32,15 @@ class NativeKernels(ReferenceKernels):
 
     def signs_decode(self, payload: np.ndarray, out: np.ndarray, block: int, add: bool, factor: float = 1.0) -> None:
         _native.signs_decode(payload, out, block, add, factor)
+
+    def signs_mean(self, payloads: Sequence[np.ndarray], out: np.ndarray, block: int) -> None:
+        _native.signs_mean(tuple(payloads), out, block)
+
+    def quantize_mean(self, payloads: Sequence[np.ndarray], out: np.ndarray, bits: int, bucket: int) -> None:
+        _native.quantize_mean(tuple(payloads), out, bucket, bits)
+
+    def uniform_mean(self, payloads: Sequence[np.ndarray], out: np.ndarray, bits: int, bucket: int) -> None:
+        _native.uniform_mean(tuple(payloads), out, bucket, bits)
 
     def quantize_encode(
         self,

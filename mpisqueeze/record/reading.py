@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class RunLog:
         columns: of iterations.jsonl by field, each (T,) for the T iterations done; NaN for a loss that is null.
         evaluations: the lines of evaluations.jsonl.
         gossips: the ranks have models of their own, as far as the log measured their distance.
+        config, environment: config.json's and environment.json's objects, empty where there is none.
     """
 
     name: str
@@ -47,6 +48,8 @@ class RunLog:
     columns: dict[str, Column]
     evaluations: list[dict[str, Any]]
     gossips: bool = False
+    config: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ def read_run(path: Path, name: str | None = None) -> RunLog:
     label += "" if config["compressor"] == "identity" else f"/{config['compressor']}"
     planned, per_epoch = config["iterations"], config["iterations_per_epoch"]
     gossips = any(line.get("consensus") is not None for line in lines)
-    return RunLog(name or label, path, summary, planned, per_epoch, columns, evaluations, gossips)
+    return RunLog(name or label, path, summary, planned, per_epoch, columns, evaluations, gossips, config, environment)
 
 
 def read_settings(path: Path, option: str) -> dict[str, Any]:
@@ -195,11 +198,30 @@ def _read_comparison(path: Path) -> tuple[list[RunLog], Comparison]:
 
 
 def _named_apart(runs: list[RunLog]) -> list[RunLog]:
-    """Runs of one name are told apart by their folders."""
+    """Runs of one name are told apart by what differs between their folders."""
+    by_name: dict[str, list[Path]] = {}
+    for run in runs:
+        if run.path:
+            by_name.setdefault(run.name, []).append(run.path)
+    where = {name: dict(zip(paths, _differences(paths), strict=True)) for name, paths in by_name.items()}
     names = [run.name for run in runs]
     return [
-        replace(run, name=f"{run.name} ({run.path})") if names.count(run.name) > 1 and run.path else run for run in runs
+        replace(run, name=f"{run.name} ({where[run.name][run.path]})")
+        if names.count(run.name) > 1 and run.path
+        else run
+        for run in runs
     ]
+
+
+def _differences(paths: Sequence[Path]) -> list[str]:
+    """Paths without the folders that all of them begin with, and those that all end with."""
+    parts = [path.parts for path in paths]
+    shortest = min(map(len, parts))
+    begin = next((i for i in range(shortest) if len({each[i] for each in parts}) > 1), shortest)
+    end = next((i for i in range(shortest - begin) if len({each[-1 - i] for each in parts}) > 1), 0)
+    short = [str(Path(*each[begin : len(each) - end])) for each in parts]
+    useful = len(set(short)) == len(short) and "." not in short
+    return short if useful else [str(path) for path in paths]
 
 
 def _object(path: Path, *required: str) -> dict[str, Any]:

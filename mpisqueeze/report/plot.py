@@ -1,8 +1,9 @@
-"""Loss against iterations, bytes and time, drawn by matplotlib, which nothing else here needs."""
+"""Charts as files for papers, drawn by matplotlib, which nothing else here needs."""
 
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,20 @@ from typing import Any
 import numpy as np
 
 from mpisqueeze.errors import UsageError
-from mpisqueeze.record.reading import Column, RunLog
-from mpisqueeze.report.ranking import Curve, Ranking, curve_of
+from mpisqueeze.report.charts import BarChart, Chart, LineChart, Series, thin
+from mpisqueeze.report.palette import LINES, SEGMENTS
+from mpisqueeze.report.scales import Scale, marks
 
 FORMATS = (".png", ".svg", ".pdf")
-#: Okabe & Ito's colours, which stay apart for colour-blind readers; dashes tell them apart in grey.
-_COLORS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-_DASHES = ("-", "--", "-.", ":")
-_POINTS = 2000
-#: Losses that span a larger factor than this get a logarithmic axis.
-_LOG_FROM = 20.0
-#: A diverging loss is cut off at so many times the largest loss of the runs that ended well.
-_HEADROOM = 1.5
+#: As on a page, with which the colours are shared, too.
+_MARKERS = ("o", "s", "^", "D", "v", "P", "*", "X", "h")
+_HATCHES = ("", "///", "---", "\\\\\\", "...", "|||")
+_PLACES = 800
+#: Inches.
+_PANEL = (4.0, 3.3)
+_ONE = (5.6, 3.6)
+#: Points a letter of the size that ticks have, and the gap between two of them.
+_LETTER, _GAP = 5.5, 8.0
 
 
 def check_plot(target: str) -> None:
@@ -34,74 +37,125 @@ def check_plot(target: str) -> None:
         raise UsageError(f"needs matplotlib ({error}): pip install 'mpisqueeze[plot]'", "--plot") from None
 
 
-def draw(runs: Sequence[RunLog], ranking: Ranking, target: str) -> None:
-    """Draw three panels, a line a run and one legend, into a .png, .svg or .pdf file."""
+def draw(charts: Sequence[Chart], target: str) -> None:
+    """Draw charts side by side, under one legend, into a .png, .svg or .pdf file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    drawn = [(run, curve_of(run)) for run in runs]
-    drawn = [(run, curve) for run, curve in drawn if curve.loss.size]
-    if not drawn:
-        raise UsageError("no run has an iteration to draw", "--plot")
-    columns = min(4, len(drawn))
-    figure = Figure(figsize=(11, 3.6 + 0.22 * math.ceil(len(drawn) / columns)), layout="constrained", dpi=150)
+    width, height = _PANEL if len(charts) > 1 else _ONE
+    entries = max(len(chart.segments) if isinstance(chart, BarChart) else len(chart.lines) for chart in charts)
+    columns = min(2 + len(charts), max(1, entries))
+    height += 0.22 * math.ceil(entries / columns)
+    if isinstance(charts[0], BarChart):
+        names = [_folded(bar.name) for bar in charts[0].bars]
+        height += max(0.0, sum(0.12 + 0.2 * len(lines) for lines in names) - 1.6)
+        width += 0.08 * max((len(line) for lines in names for line in lines), default=0)
+    figure = Figure(figsize=(width * len(charts), height), layout="constrained", dpi=200)
     FigureCanvasAgg(figure)
-    panels = figure.subplots(1, 3, sharey=True)
+    panels = figure.subplots(1, len(charts), squeeze=False)[0]
     handles: list[Any] = []
-    for i, (run, curve) in enumerate(drawn):
-        style = {
-            "color": _COLORS[i % len(_COLORS)],
-            # Seven colours and four dashes have no common factor: 28 lines differ.
-            "linestyle": _DASHES[i % len(_DASHES)],
-            "linewidth": 1.6,
-            "label": run.name if run.summary["status"] == "ok" else f"{run.name} ({run.summary['status']})",
-        }
-        keep = _kept(curve)
-        for panel, costs in zip(panels, _costs(curve), strict=True):
-            visible = keep[costs[keep] > 0]
-            (line,) = panel.plot(costs[visible], curve.loss[visible], **style)
-        handles.append(line)
-    _axes(panels, [curve for _, curve in drawn], _sound(drawn), ranking)
+    for index, (panel, chart) in enumerate(zip(panels, charts, strict=True)):
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.set_axisbelow(True)
+        panel.grid(True, color="0.9", linewidth=0.6)
+        drawn = _bars(panel, chart) if isinstance(chart, BarChart) else _lines(panel, chart, width)
+        # Side by side, the lines are the same ones.
+        handles = handles or drawn
+        if index and isinstance(chart, LineChart) and chart.y == charts[0].y:  # type: ignore[union-attr]
+            panel.set_ylabel("")
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
     metadata = {"Date": None} if target.lower().endswith(".svg") else None
     # A legend of long names is wider than the panels.
     figure.savefig(target, metadata=metadata, bbox_inches="tight")
 
 
-def _costs(curve: Curve) -> tuple[Column, Column, Column]:
-    return np.arange(1.0, curve.loss.size + 1), curve.bytes_sent, curve.seconds
+def _lines(panel: Any, chart: LineChart, width: float) -> list[Any]:
+    """The lines that the legend has, in the order of their ends."""
+    x, y = chart.scales()
+    panel.set(xlim=(x.low, x.high), ylim=(y.low, y.high), xscale="log" if x.log else "linear",
+              yscale="log" if y.log else "linear")  # fmt: skip
+    below = marks(x, chart.x.unit, 72 * (width - 0.8), lambda text: _LETTER * len(text) + _GAP)
+    side = marks(y, chart.y.unit, 200.0, lambda text: 22.0, 8)
+    for axis, scale, found, label in (
+        (panel.xaxis, x, below, chart.x.label),
+        (panel.yaxis, y, side, chart.y.label),
+    ):
+        axis.set_ticks([_value(scale, place) for place, _ in found.ticks], [text for _, text in found.ticks])
+        axis.set_ticks([_value(scale, place) for place in found.minor], minor=True)
+        axis.set_tick_params(which="minor", labelbottom=False, labelleft=False)
+        axis.set_label_text(f"{label} ({found.unit})" if found.unit else label)
+    for value, name in chart.levels:
+        panel.axhline(value, color="0.45", linewidth=0.8, linestyle=(0, (1, 2)))
+        panel.annotate(name, (1, value), xycoords=("axes fraction", "data"), xytext=(-2, 2),
+                       textcoords="offset points", ha="right", fontsize=7, color="0.35")  # fmt: skip
+    handles = {}
+    for order, series in enumerate(sorted(chart.series, key=lambda series: series.kind != "faint")):
+        (handle,) = panel.plot(*_thinned(series, x), **_style(series, order, len(chart.series)))
+        if series.kind == "line":
+            handles[id(series)] = handle
+    if not any((np.isfinite(s.y) & ((s.x > 0) | (not x.log))).any() for s in chart.series):
+        panel.text(0.5, 0.5, "nothing to show", transform=panel.transAxes, ha="center", color="0.35")
+    return [handles[id(series)] for series in chart.in_end_order()]
 
 
-def _kept(curve: Curve) -> Any:
-    """Indices of at most `_POINTS` iterations, evenly spread, the last one among them."""
-    return np.unique(np.linspace(0, curve.loss.size - 1, min(_POINTS, curve.loss.size)).round().astype(int))
+def _thinned(series: Series, x: Scale) -> tuple[Any, Any]:
+    index = thin(series.x, series.y, x, _PLACES)
+    return series.x[index], series.y[index]
 
 
-def _sound(drawn: Sequence[tuple[RunLog, Curve]]) -> Column:
-    """The finite losses of the runs that did not diverge, or of all if every run did."""
-    sound = [curve.loss for run, curve in drawn if run.summary["status"] not in ("diverged", "failed")]
-    losses = np.concatenate(sound or [curve.loss for _, curve in drawn])
-    return losses[np.isfinite(losses)]
+def _style(series: Series, order: int, count: int) -> dict[str, Any]:
+    color, shape = LINES[series.style % len(LINES)][0], _MARKERS[series.style % len(_MARKERS)]
+    if series.kind == "faint":
+        return {"color": color, "linewidth": 0.6, "alpha": 0.3}
+    marker = {"color": color, "marker": shape, "markersize": 5 if shape in "osD" else 6.5}
+    if series.kind == "points":
+        outline = {"markerfacecolor": "white", "markeredgewidth": 1.6, "clip_on": False, "zorder": 3}
+        return {**marker, **outline, "markersize": 8, "linestyle": "none"}
+    edge = {"markeredgecolor": "white", "markeredgewidth": 0.6}
+    # Of each line at other places, so that lines that coincide show all their markers.
+    every = (0.18 * (order + 0.5) / max(1, count), 0.18)
+    return {**marker, **edge, "linewidth": 1.4, "markevery": every, "label": series.label}
 
 
-def _axes(panels: Any, curves: Sequence[Curve], losses: Column, ranking: Ranking) -> None:
-    for panel, label in zip(panels, ("iteration", "bytes sent by all ranks", "time (s)"), strict=True):
-        panel.set_xlabel(label)
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.grid(True, color="0.9", linewidth=0.6)
-        if ranking.target_loss is not None:
-            panel.axhline(ranking.target_loss, color="0.5", linewidth=0.8, linestyle=(0, (1, 2)))
-    if any(curve.bytes_sent[-1] > 0 for curve in curves):
-        panels[1].set_xscale("log")
-    else:
-        panels[1].text(0.5, 0.5, "one rank sends no bytes", transform=panels[1].transAxes, ha="center")
-    for panel in (panels[0], panels[2]):
-        panel.set_xlim(left=0)
-    if losses.size:
-        low, high = float(losses.min()), float(losses.max())
-        if low > 0 and high / low > _LOG_FROM:
-            panels[0].set_yscale("log")
-            panels[0].set_ylim(low / 1.2, high * _HEADROOM)
-        elif high > low:
-            panels[0].set_ylim(low - 0.05 * (high - low), low + (high - low) * _HEADROOM)
-    panels[0].set_ylabel(f"training loss\n({ranking.smoothing})")
+def _bars(panel: Any, chart: BarChart) -> list[Any]:
+    import matplotlib
+
+    matplotlib.rcParams["hatch.linewidth"] = 0.6
+    names = ["\n".join(_folded(bar.name)) for bar in chart.bars]
+    scale = chart.scale()
+    below = marks(scale, chart.x.unit, 250.0, lambda text: _LETTER * len(text) + _GAP)
+    panel.set_xlim(scale.low, scale.high)
+    panel.xaxis.set_ticks([_value(scale, place) for place, _ in below.ticks], [text for _, text in below.ticks])
+    panel.set_xlabel(f"{chart.x.label} ({below.unit})")
+    panel.grid(False, axis="y")
+    rows = range(len(names))
+    ends = np.zeros(len(names))
+    handles = []
+    for index, segment in enumerate(chart.segments):
+        lengths = np.array([bar.parts[index] for bar in chart.bars])
+        style = index % len(SEGMENTS)
+        handles.append(
+            panel.barh(rows, lengths, left=ends, height=0.62, color=SEGMENTS[style][0], hatch=_HATCHES[style],
+                       edgecolor="0.15", linewidth=0.0, label=segment)
+        )  # fmt: skip
+        ends += lengths
+    for row, bar in enumerate(chart.bars):
+        if bar.mark is not None:
+            handles[len(chart.segments) :] = panel.plot(
+                [bar.mark] * 2, [row - 0.42, row + 0.42], color="0.05", linewidth=1.8, label=chart.mark
+            )
+    panel.set_yticks(rows, names)
+    panel.tick_params(axis="y", length=0)
+    panel.set_ylim(len(names) - 0.4, -0.6)
+    return handles
+
+
+def _folded(name: str) -> list[str]:
+    return textwrap.wrap(name, 36, break_on_hyphens=False)
+
+
+def _value(scale: Scale, place: float) -> float:
+    """What falls there."""
+    if scale.log:
+        return float(scale.low * (scale.high / scale.low) ** place)
+    return scale.low + place * (scale.high - scale.low)

@@ -188,26 +188,53 @@ def summaries_of(runs: Sequence[RunLog], ranking: Ranking) -> list[dict[str, Any
     return [{"name": run.name, **run.summary, **{key: ranking.row(run.name)[key] for key in added}} for run in runs]
 
 
+@dataclass(frozen=True)
+class Winner:
+    """Who reached the target loss for least.
+
+    Attributes:
+        title: `Fewest bytes` or `Least time`.
+        row: the winner's row of the ranking.
+        cost: what it took, in words.
+        relative: over the first run's cost; None if the winner is the first run, or if that did not get there.
+    """
+
+    title: str
+    row: dict[str, Any]
+    cost: str
+    relative: float | None
+
+
+def winners(ranking: Ranking) -> list[Winner]:
+    """Who reached the target loss with the fewest bytes, and who in the least time; none where no run did."""
+    # A run that broke down later has shown no way to get there.
+    able = [row for row in ranking.rows if row["bytes_to_target"] is not None and row["status"] not in BROKEN]
+    if not able:
+        return []
+    reference = ranking.row(ranking.reference)
+    found = []
+    for figure, title, show in (
+        ("bytes_to_target", "Fewest bytes", size),
+        ("time_to_target_s", "Least time", duration),
+    ):
+        best = min(able, key=lambda row: row[figure])
+        known = best is not reference and reference[figure]
+        found.append(Winner(title, best, show(best[figure]), best[figure] / reference[figure] if known else None))
+    return found
+
+
 def verdict(ranking: Ranking) -> list[str]:
     """Who reached the target loss with the fewest bytes, and who in the least time: a sentence each."""
     if ranking.target_loss is None:
         return ["No run ended well, so that there is no target loss to compare costs at; give --target-loss."]
     where = f"the target loss {significant(ranking.target_loss, 4)}"
-    # A run that broke down later has shown no way to get there.
-    able = [row for row in ranking.rows if row["bytes_to_target"] is not None and row["status"] not in BROKEN]
-    if not able:
-        return [f"No run reached {where}."]
     reference = ranking.row(ranking.reference)
     sentences = []
-    for figure, best_is, show in (
-        ("bytes_to_target", "Fewest bytes", size),
-        ("time_to_target_s", "Least time", duration),
-    ):
-        best = min(able, key=lambda row: row[figure])
-        sentence = f"{best_is} to {where}: {best['name']}, {show(best[figure])}"
-        if best is not reference and reference[figure]:
-            sentence += f", {ratio(best[figure] / reference[figure])} that of {reference['name']}"
-        elif best is not reference and reference[figure] is None:
+    for winner in winners(ranking):
+        sentence = f"{winner.title} to {where}: {winner.row['name']}, {winner.cost}"
+        if winner.relative is not None:
+            sentence += f", {ratio(winner.relative)} that of {reference['name']}"
+        elif winner.row is not reference and reference["bytes_to_target"] is None:
             sentence += f"; {reference['name']} did not reach it"
         sentences.append(f"{sentence}.")
-    return sentences
+    return sentences or [f"No run reached {where}."]

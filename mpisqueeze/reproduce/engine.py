@@ -16,6 +16,7 @@ from mpisqueeze.comparing import Ledger, check_entries, compare
 from mpisqueeze.errors import UsageError
 from mpisqueeze.interrupts import Interrupts
 from mpisqueeze.pairs import Entry
+from mpisqueeze.record.claims import CLAIMS
 from mpisqueeze.record.folder import RunFolder
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.record.summary import SCHEMA_VERSION
@@ -23,8 +24,6 @@ from mpisqueeze.report.claims_view import ClaimsView
 from mpisqueeze.reproduce.claims import Claim, Trial
 from mpisqueeze.reproduce.evidence import FIGURES, LABELS, Evidence
 from mpisqueeze.reproduce.virtual import LabError, run_in_lab
-
-CLAIMS = "claims.json"
 
 
 class Verdict(str, Enum):

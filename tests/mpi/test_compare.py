@@ -229,3 +229,26 @@ def test_a_report_of_nothing_ends_on_every_rank(mpisqueeze_run: Callable[..., An
     finished = mpisqueeze_run(2, "report", "nowhere", timeout=30)
     assert finished.code == 2
     assert finished.err.count("mpisqueeze: error: RUN: nowhere is not there") == 1
+
+
+def test_a_report_under_a_launcher_writes_once_and_fails_together(
+    mpisqueeze_run: Callable[..., Any], tmp_path: Path
+) -> None:
+    """The page loads MPI's library for the model without starting it."""
+    (tmp_path / "plain.py").write_text(
+        "class P:\n    dimension = 2\n    def __init__(self, rank, size, seed, xp, dtype): self.xp = xp\n"
+        "    def initial_point(self): return self.xp.zeros(2)\n"
+        "    def gradient(self, x, iteration): return float(x @ x), x + 1\n"
+    )
+    train = mpisqueeze_run(2, "train", "--problem", "plain.py:P", "--iterations", "5", "--out", "a")
+    assert train.code == 0, train.err
+    finished = mpisqueeze_run(2, "report", "a", "--html", "a.html", "--plot", "terminal", timeout=30)
+    assert finished.code == 0, finished.err
+    assert finished.out.count("Training loss by bytes") == 1
+    assert "by bandwidth" in (tmp_path / "a.html").read_text()
+    options = ["--html", "b.html", "--plot", "terminal", "--plot-kind", "test-by-time"]
+    finished = mpisqueeze_run(2, "report", "a", *options, timeout=30)
+    assert finished.code == 2, finished.err
+    assert finished.out == ""
+    assert finished.err.count("mpisqueeze: error: --plot-kind: no run has an evaluation to draw") == 1
+    assert not (tmp_path / "b.html").exists()

@@ -1,0 +1,55 @@
+/* What a server does with the payloads of all ranks: out ← (D(p₀) + D(p₁) + …)/n, added in this order, a piece of the
+   vector after the other, so that the sum stays in the cache while it grows. */
+
+struct NAME(mean) {
+    const struct NAME(delivery) *payloads;
+    int count;
+    spread_work *decode;
+    REAL *out;
+};
+
+static void NAME(mean_part)(void *job, int part, int64_t start, int64_t stop) {
+    const struct NAME(mean) *m = job;
+    const REAL count = (REAL)m->count;
+    for (int64_t s = start; s < stop; s += PIECE) {
+        int64_t e = smaller(s + PIECE, stop);
+        for (int r = 0; r < m->count; r++) {
+            struct NAME(delivery) to = m->payloads[r];
+            m->decode(&to, part, s, e);
+        }
+        for (int64_t i = s; i < e; i++)
+            m->out[i] /= count;
+    }
+}
+
+/* Returns 0 where there was no memory. */
+static int NAME(mean_of)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int scales,
+                         int bits, spread_work *decode) {
+    struct NAME(delivery) *all = malloc((size_t)count * sizeof *all);
+    if (!all)
+        return 0;
+    for (int r = 0; r < count; r++) {
+        all[r] = NAME(delivery_of)(payloads[r], out, d, block, scales, r > 0, 1);
+        all[r].bits = bits;
+    }
+    struct NAME(mean) job = {.payloads = all, .count = count, .decode = decode, .out = out};
+    if (d)
+        spread(NAME(mean_part), &job, 0, d, PIECE, threads_parts(d));
+    free(all);
+    return 1;
+}
+
+static int NAME(signs_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int bits) {
+    (void)bits;
+    return NAME(mean_of)(payloads, count, out, d, block, 1, 1, NAME(signs_decode_part));
+}
+
+static int NAME(quantize_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block,
+                               int bits) {
+    return NAME(mean_of)(payloads, count, out, d, block, 1, bits, NAME(quantize_decode_part));
+}
+
+static int NAME(uniform_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block,
+                              int bits) {
+    return NAME(mean_of)(payloads, count, out, d, block, 2, bits, NAME(uniform_decode_part));
+}

@@ -1,0 +1,178 @@
+"""What a plot shows, apart from how it is drawn: on a page, by matplotlib or in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpisqueeze.report.scales import Scale, Unit
+
+Numbers = NDArray[np.float64]
+
+#: Losses and times that span a larger factor than this get a logarithmic axis.
+LOG_FROM = 20.0
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line, or points.
+
+    Attributes:
+        name: as the legend has it.
+        x, y: (K,), x ascending; a y that is not finite interrupts the line.
+        style: which colour and marker; the same number for the same thing in all plots of a page.
+        kind: `line`; `faint`, a line behind the others without an entry in the legend; `points`, marks alone, with no
+            entry either, of the line of the same style.
+        remark: behind the name, such as `diverged`.
+    """
+
+    name: str
+    x: Numbers
+    y: Numbers
+    style: int
+    kind: str = "line"
+    remark: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} ({self.remark})" if self.remark else self.name
+
+    @property
+    def end(self) -> float:
+        """The last y that is finite, NaN of none."""
+        finite = self.y[np.isfinite(self.y)]
+        return float(finite[-1]) if finite.size else float("nan")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What is along an axis.
+
+    Attributes:
+        label: what the numbers are of, without their unit.
+        limits: what is shown; what lies beyond is cut off. None: all.
+    """
+
+    label: str
+    unit: Unit = Unit.NUMBER
+    log: bool = False
+    limits: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class LineChart:
+    """Lines over a common axis.
+
+    Attributes:
+        levels: y of horizontal lines, with what they are called.
+        caption: what one has to know to read it.
+        measured: what the `points` are, where there are some.
+    """
+
+    title: str
+    x: Axis
+    y: Axis
+    series: Sequence[Series]
+    levels: Sequence[tuple[float, str]] = ()
+    caption: str = ""
+    measured: str = ""
+
+    @property
+    def lines(self) -> list[Series]:
+        return [series for series in self.series if series.kind == "line"]
+
+    @property
+    def is_drawn(self) -> bool:
+        """There is a line, which takes two points."""
+        return any(
+            np.count_nonzero(np.isfinite(series.y) & ((series.x > 0) | (not self.x.log))) > 1 for series in self.lines
+        )
+
+    def scales(self) -> tuple[Scale, Scale]:
+        """The axes' scales, of x and y."""
+        x = np.concatenate([s.x for s in self.series] or [np.empty(0)])
+        y = np.concatenate([s.y for s in self.series] or [np.empty(0)])
+        both = np.isfinite(x) & np.isfinite(y)
+        return Scale.around(x[both], self.x.log, self.x.limits, pad=0), Scale.around(
+            y[both], self.y.log, self.y.limits, pad=0.05
+        )
+
+    def in_end_order(self) -> list[Series]:
+        """The lines as their ends stand from the top down; one that left at the top stands where it left."""
+        return sorted(self.lines, key=lambda series: -series.end if np.isfinite(series.end) else np.inf)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A row of a bar chart.
+
+    Attributes:
+        parts: (S,) length of each segment, one behind the other.
+        mark: where a mark stands, or None.
+    """
+
+    name: str
+    parts: Sequence[float]
+    mark: float | None = None
+
+
+@dataclass(frozen=True)
+class BarChart:
+    """Stacked bars, a row each.
+
+    Attributes:
+        segments: (S,) what the segments are called.
+        mark: what the mark is called, empty where there is none.
+    """
+
+    title: str
+    x: Axis
+    segments: Sequence[str]
+    bars: Sequence[Bar]
+    mark: str = ""
+    caption: str = ""
+
+    def scale(self) -> Scale:
+        ends = [max(sum(bar.parts), bar.mark or 0.0) for bar in self.bars]
+        return Scale(0.0, max([*ends, 0.0]) * 1.02 or 1.0, False)
+
+
+Chart = LineChart | BarChart
+
+
+def wants_log(columns: Sequence[Numbers]) -> bool:
+    """Whether numbers span so much that a linear axis hides most of it."""
+    values = np.concatenate([*columns, np.empty(0)])
+    values = values[np.isfinite(values)]
+    return bool(values.size and values.min() > 0 and values.max() / values.min() > LOG_FROM)
+
+
+def thin(x: Numbers, y: Numbers, scale: Scale, buckets: int) -> NDArray[np.intp]:
+    """Indices of the points that a line needs at so many places along its axis.
+
+    At each place these are the first, the lowest, the highest and the last, so that no spike is lost, and the first
+    that is not finite.
+
+    Args:
+        x, y: (K,), x ascending.
+    """
+    inside = np.flatnonzero(np.isfinite(x) & (x > 0 if scale.log else True))
+    if inside.size <= 2 * buckets:
+        return inside
+    place = np.minimum((scale.place(x[inside]) * buckets).astype(np.intp), buckets - 1)
+    edges = [0, *(np.flatnonzero(np.diff(place)) + 1), inside.size]
+    kept: list[int] = []
+    for begin, end in pairwise(edges):
+        values = y[inside[begin:end]]
+        finite = np.isfinite(values)
+        offsets = {0, end - begin - 1}
+        if finite.any():
+            offsets |= {int(np.where(finite, values, np.inf).argmin()), int(np.where(finite, values, -np.inf).argmax())}
+        if not finite.all():
+            offsets.add(int(np.argmin(finite)))
+        kept += (begin + offset for offset in sorted(offsets))
+    return inside[kept]

@@ -1,0 +1,82 @@
+"""The chart of a claim: its runs' losses, or a figure over what was swept."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mpisqueeze.record.reading import RunLog
+from mpisqueeze.report.charts import Axis, Chart, LineChart, Numbers, Series, wants_log
+from mpisqueeze.report.palette import style_of
+from mpisqueeze.report.ranking import BROKEN, curve_of
+from mpisqueeze.report.run_charts import COSTS, limits
+from mpisqueeze.report.scales import Unit
+
+
+def claim_chart(claim: dict[str, Any], logs: Sequence[RunLog | None]) -> Chart | None:
+    """What the claim's `figure` asks for; None where there is nothing to draw.
+
+    Args:
+        logs: of its runs, in their order.
+    """
+    figure = claim["figure"]
+    if figure is None or not claim["runs"]:
+        return None
+    names = list(dict.fromkeys(row["run"] for row in claim["runs"]))
+    styles = {name: style_of(index, len(names)) for index, name in enumerate(names)}
+    chart = _sweep(claim, styles) if figure["kind"] == "sweep" else _losses(claim, logs, styles)
+    return chart if chart.is_drawn else None
+
+
+def _sweep(claim: dict[str, Any], styles: dict[str, int]) -> LineChart:
+    """Medians over the seeds, as those that decide."""
+    key, label = claim["figure"]["y"], claim["figure"]["label"]
+    series = []
+    for name, style in styles.items():
+        rows = [row for row in claim["runs"] if row["run"] == name and row.get(key) is not None]
+        at = sorted({float(row["x"]) for row in rows})
+        values = [float(np.median([row[key] for row in rows if row["x"] == x])) for x in at]
+        series.append(Series(name, np.array(at), np.array(values), style))
+    words = re.sub(r" \(s\)$", "", label)
+    unit = Unit.SECONDS if words != label else Unit.BYTES if label.startswith("bytes") else Unit.NUMBER
+    # Slopes are compared, and those show on linear axes alone, from 0.
+    values = [value for line in series for value in line.y if np.isfinite(value)]
+    y = Axis(words, unit, limits=(min(0.0, *values), 1.05 * max(values)) if max(values, default=0.0) > 0 else None)
+    swept = claim["sweep"] or ""
+    title = f"{words[:1].upper()}{words[1:]} by {swept.partition(' (')[0]}"
+    return LineChart(title, Axis(swept), y, series, caption=_seeds(claim))
+
+
+def _losses(claim: dict[str, Any], logs: Sequence[RunLog | None], styles: dict[str, int]) -> LineChart:
+    """Smoothed losses by iteration: the median over the seeds, and faint each seed's."""
+    series: list[Series] = []
+    sound: list[Numbers] = []
+    for name, style in styles.items():
+        runs = [log for row, log in zip(claim["runs"], logs, strict=True) if row["run"] == name and log is not None]
+        curves = [curve.loss for curve in map(curve_of, runs) if curve.loss.size]
+        if not curves:
+            continue
+        if len(curves) > 1:
+            series += (Series(name, np.arange(1.0, loss.size + 1), loss, style, "faint") for loss in curves)
+        broken = sum(run.summary["status"] in BROKEN for run in runs)
+        remark = f"{broken} of {len(runs)} diverged" if broken and len(runs) > 1 else "diverged" if broken else ""
+        shortest = min(loss.size for loss in curves)
+        with np.errstate(all="ignore"):
+            middle = np.median([loss[:shortest] for loss in curves], axis=0)
+        series.append(Series(name, np.arange(1.0, shortest + 1), middle, style, remark=remark))
+        if not broken:
+            sound.append(middle)
+    lines = [line for line in series if line.kind == "line"]
+    seen = sound or [line.y for line in lines]
+    y = Axis("training loss, smoothed", log=wants_log(seen), limits=limits(seen, len(sound) < len(lines)))
+    label, unit, log = COSTS["iteration"]
+    return LineChart("Training loss by iteration", Axis(label, unit, log), y, series, caption=_seeds(claim))
+
+
+def _seeds(claim: dict[str, Any]) -> str:
+    seeds = len({row["seed"] for row in claim["runs"]})
+    faint = ", and faint each of them" if claim["figure"]["kind"] == "loss" else ""
+    return f"Median over {seeds} seeds{faint}." if seeds > 1 else ""

@@ -1,0 +1,56 @@
+"""The numbers of a chart as a table, for who cannot see it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from mpisqueeze.report.charts import BarChart, Chart, LineChart, Series
+from mpisqueeze.report.html.blocks import Cell, Table
+from mpisqueeze.report.scales import say
+
+#: Places at which lines are compared.
+_COMPARED = 6
+
+
+def numbers_of(chart: Chart) -> Table:
+    """What a chart shows, for who cannot see it."""
+    rows: list[Sequence[Cell | str]] = []
+    x = chart.x.unit
+    if isinstance(chart, BarChart):
+        for bar in chart.bars:
+            mark = [say(bar.mark, x) if bar.mark is not None else "—"] if chart.mark else []
+            rows.append([bar.name, *(say(part, x) for part in bar.parts), *mark])
+        return Table(["", *chart.segments, *([chart.mark] if chart.mark else [])], rows)
+    longest = max((series.x for series in chart.lines), key=len, default=np.empty(0))
+    # Lines that share their places on the axis are compared there, others by their ends and extremes.
+    shared = all(np.array_equal(series.x, longest[: len(series.x)]) for series in chart.lines)
+    places = sorted({round(place) for place in np.linspace(0, max(0, len(longest) - 1), _COMPARED)})
+    titles = [f"at {say(float(longest[at]), x)}" for at in places if at < len(longest)]
+    for series in chart.lines:
+        name = Cell(series.label, style=series.style)
+        if shared:
+            values = [float(series.y[at]) if at < len(series.y) else math.nan for at in places]
+            rows.append([name, *(say(value, chart.y.unit) for value in values)])
+        else:
+            rows.append([name, *_extremes(series, chart)])
+    titles = titles if shared else ["first", "lowest", "highest", "last"]
+    for series in (series for series in chart.series if series.kind == "points"):
+        points = list(zip(series.x.tolist(), series.y.tolist(), strict=True))[: len(titles)]
+        name = Cell(f"{series.label}, measured", style=series.style)
+        rows.append([name, *(_at(*point, chart) for point in points), *[""] * (len(titles) - len(points))])
+    return Table([chart.y.label, *titles], rows)
+
+
+def _extremes(series: Series, chart: LineChart) -> list[Cell | str]:
+    finite = np.flatnonzero(np.isfinite(series.y))
+    if not finite.size:
+        return ["—"] * 4
+    lowest, highest = finite[series.y[finite].argmin()], finite[series.y[finite].argmax()]
+    return [_at(float(series.x[at]), float(series.y[at]), chart) for at in (finite[0], lowest, highest, finite[-1])]
+
+
+def _at(x: float, y: float, chart: LineChart) -> Cell:
+    return Cell(say(y, chart.y.unit), f"at {say(x, chart.x.unit)}")

@@ -1,0 +1,309 @@
+"""The page of finished runs: who wins and by how much, the plots, the settings and the machines."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from mpisqueeze.network.calibration import Calibration
+from mpisqueeze.record.reading import RunLog
+from mpisqueeze.report.bandwidth import time_by_bandwidth
+from mpisqueeze.report.closing import PHASES
+from mpisqueeze.report.comparison_table import columns_of
+from mpisqueeze.report.format import counted, duration, grouped, ratio, significant, size
+from mpisqueeze.report.html.blocks import (
+    Block,
+    Cell,
+    Folded,
+    Items,
+    Page,
+    Paragraph,
+    Plot,
+    Section,
+    Table,
+    Tile,
+    Tiles,
+)
+from mpisqueeze.report.html.provenance import environment, link_of, settings
+from mpisqueeze.report.palette import style_of
+from mpisqueeze.report.ranking import BROKEN, Ranking, verdict, winners
+from mpisqueeze.report.run_charts import loss_chart, metric_chart, metric_of, phase_chart
+
+#: Titles in full of the columns that a terminal abbreviates.
+_TITLES = {
+    "loss": "training loss",
+    "test acc": "test accuracy",
+    "bytes": "bytes sent",
+    "to target": "bytes to target",
+    "time to it": "time to target",
+    "ms/it": "iteration (ms)",
+}
+#: The figure that a column is of, where less is better.
+_FIGURES = {
+    "loss": "smoothed_loss",
+    "to target": "bytes_to_target",
+    "time to it": "time_to_target_s",
+    "ms/it": "median_iteration_s",
+}
+_STATUS = {"killed": "no end recorded"}
+
+
+def runs_page(runs: Sequence[RunLog], ranking: Ranking, calibration: Calibration | None = None) -> Page:
+    """The page of at least one run.
+
+    Args:
+        calibration: of the network that times by bandwidth are modelled for.
+    """
+    styles = {run.name: style_of(index, len(runs)) for index, run in enumerate(runs)}
+    done = [run for run in runs if run.columns["loss"].size]
+    single = len(runs) == 1
+    summary = _single_summary(runs[0]) if single else _summary(runs, ranking, styles)
+    sections = [
+        Section("", summary),
+        Section("Training loss", _loss(runs, ranking, bool(done))),
+        Section("Test", _test(runs, ranking)),
+        Section("Time", _time(runs, ranking, calibration)),
+        Section("Settings", settings(runs, styles)),
+        Section("Environment", environment(runs)),
+    ]
+    unwell = Counter(status_of(run.summary) for run in runs if run.summary["status"] != "ok")
+    badge = ", ".join(f"{count} {status}" for status, count in unwell.items())
+    title = f"Comparison of {len(runs)} runs"
+    if single:
+        title, badge = runs[0].name, "".join(unwell)
+    return Page(title, _lead(runs), [section for section in sections if section.blocks], badge)
+
+
+def status_of(summary: dict[str, Any]) -> str:
+    """In words."""
+    return _STATUS.get(summary["status"], str(summary["status"]))
+
+
+def _lead(runs: Sequence[RunLog]) -> str:
+    """What all runs share, as far as they do."""
+
+    def shared(key: str) -> Any:
+        values = {run.summary.get(key) for run in runs}
+        return values.pop() if len(values) == 1 else None
+
+    problem, data, dimension, ranks, hosts = map(shared, ("problem", "data", "dimension", "ranks", "hosts"))
+    parts = []
+    if problem:
+        parts.append(f"{problem} on {data}" if data else str(problem))
+    if dimension:
+        parts.append(f"{grouped(dimension)} parameters of {shared('dtype') or 'mixed types'}")
+    if ranks:
+        parts.append(counted(ranks, "rank") + (f" on {counted(hosts, 'host')}" if hosts else ""))
+    links = {link_of(run) for run in runs if run.environment.get("link", "real") != "real"}
+    if links:
+        parts.append(f"link: {links.pop()}" if len(links) == 1 else f"{len(links)} links, emulated or of a lab")
+    return "; ".join(parts)
+
+
+def _summary(runs: Sequence[RunLog], ranking: Ranking, styles: dict[str, int]) -> list[Block]:
+    reference = ranking.row(ranking.reference)
+    tiles = []
+    for winner in winners(ranking):
+        name = winner.row["name"]
+        beats = "" if winner.relative is None else f", {ratio(winner.relative)} that of {reference['name']}"
+        tiles.append(
+            Tile(f"{winner.title} to loss {significant(ranking.target_loss or 0.0, 3)}", winner.cost,
+                 f"{name}{beats}", styles[name])
+        )  # fmt: skip
+    sound = [row for row in ranking.rows if row["status"] not in BROKEN]
+    tiles += _best_metric(runs, sound, styles)
+    timed = [row for row in sound if row["median_iteration_s"] is not None]
+    if timed:
+        best = min(timed, key=lambda row: row["median_iteration_s"])
+        tiles.append(
+            Tile("Fastest iteration", duration(best["median_iteration_s"]), best["name"], styles[best["name"]])
+        )
+    # Where the tiles say who won, nothing else needs to.
+    said = [] if winners(ranking) else verdict(ranking)
+    said += (f"{row['name']} {status_of(row)}: {row['reason']}" for row in ranking.rows if row["reason"])
+    warnings = [f"{run.name}: {text}" for run in runs for text in run.summary.get("warnings") or []]
+    return [
+        *([Tiles(tiles)] if tiles else []),
+        _ranking_table(runs, ranking, styles),
+        Paragraph(_meaning(ranking), "note"),
+        *([Items(said)] if said else []),
+        *([Folded(f"Warnings ({len(warnings)})", [Items(warnings)])] if warnings else []),
+    ]
+
+
+def _meaning(ranking: Ranking) -> str:
+    """Of the table's columns."""
+    text = f"Training loss: {ranking.smoothing}. Iteration: median."
+    if ranking.target_loss is not None:
+        text += f" Target: loss {significant(ranking.target_loss, 4)}, {ranking.target_is}."
+    if ranking.gossips:
+        text += " Of gossip methods, a loss is the mean over ranks, each with its own model; their average is tested."
+    return text
+
+
+def _best_metric(runs: Sequence[RunLog], sound: Sequence[dict[str, Any]], styles: dict[str, int]) -> list[Tile]:
+    metric = metric_of(runs)
+    values = {row["name"]: row["evaluation"].get(metric) for row in sound}
+    known = {name: value for name, value in values.items() if isinstance(value, int | float)}
+    if metric is None or not known:
+        return []
+    more = metric.endswith("accuracy")
+    best = max(known.values()) if more else min(known.values())
+    names = [name for name, value in known.items() if value == best]
+    rest = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    title = f"{'Highest' if more else 'Lowest'} {metric.replace('_', ' ')}"
+    return [Tile(title, significant(best, 4), names[0] + rest, styles[names[0]])]
+
+
+def _ranking_table(runs: Sequence[RunLog], ranking: Ranking, styles: dict[str, int]) -> Table:
+    """The terminal's table, its factors below their figures, and what was saved against plain sgd besides."""
+    summaries = {run.name: run.summary for run in runs}
+    titles: list[str] = []
+    rows: list[list[Cell]] = [[] for _ in ranking.rows]
+    # Without the position, which a reader can count.
+    for column in columns_of(ranking)[1:]:
+        if column.title == "×":
+            for cells, row in zip(rows, ranking.rows, strict=True):
+                factor = column.cell(row)
+                cells[-1] = replace(cells[-1], detail="" if factor == "—" else factor)
+            if titles[-1] == _TITLES["bytes"]:
+                titles.append("bytes saved")
+                for cells, row in zip(rows, ranking.rows, strict=True):
+                    cells.append(_saved(summaries[row["name"]]))
+            continue
+        if column.title == "status":
+            continue
+        titles.append(_TITLES.get(column.title, column.title))
+        best = _best(ranking, column.title)
+        for cells, row in zip(rows, ranking.rows, strict=True):
+            if column.title == "method":
+                badge = "" if row["status"] == "ok" else status_of(row)
+                cells.append(Cell(row["name"], style=styles[row["name"]], badge=badge))
+            else:
+                cells.append(Cell(column.cell(row), best=row["name"] in best))
+    caption = (
+        f"Best first. Small figures: × of {ranking.reference}’s. Saved: against plain sgd. Bold: the column’s best."
+    )
+    return Table(titles, rows, caption)
+
+
+def _best(ranking: Ranking, title: str) -> list[str]:
+    """Names of the runs with the best figure in a column, none where there is nothing to choose from."""
+    sound = [row for row in ranking.rows if row["status"] not in BROKEN]
+    if title in _FIGURES:
+        values = {row["name"]: row[_FIGURES[title]] for row in sound}
+    elif title == "test acc":
+        values = {row["name"]: row["evaluation"].get("test_accuracy") for row in sound}
+    else:
+        return []
+    known = {name: value for name, value in values.items() if value is not None}
+    best = (max if title == "test acc" else min)(known.values(), default=None)
+    return [name for name, value in known.items() if value == best] if len(known) > 1 else []
+
+
+def _saved(summary: dict[str, Any]) -> Cell:
+    percent = summary.get("percent_saved_vs_sgd")
+    if percent is None:
+        return Cell("—")
+    return Cell(f"{percent:.1f} %".replace("-", "−"), f"{ratio(summary['ratio_vs_sgd'])} fewer" if percent > 0 else "")
+
+
+def _single_summary(run: RunLog) -> list[Block]:
+    summary = run.summary
+    saved = summary["percent_saved_vs_sgd"]
+    tiles = []
+    if saved is not None:
+        title = "Bytes saved against plain sgd"
+        fewer = f", {ratio(summary['ratio_vs_sgd'])} fewer" if saved > 0 else ""
+        plain = size(summary["sgd_bytes_sent"])
+        tiles.append(
+            Tile(title, f"{saved:.1f} %".replace("-", "−"), f"{size(summary['bytes_sent'])}, not {plain}{fewer}")
+        )
+    loss = summary["final_loss"]
+    tiles.append(Tile("Training loss", "—" if loss is None else significant(loss, 4), "of the last iteration"))
+    for name, value in list((summary["evaluation"] or {}).items())[:3]:
+        if isinstance(value, int | float):
+            tiles.append(Tile(name.replace("_", " ").capitalize(), significant(value, 4), "of the last evaluation"))
+    times = summary["times"]["iteration_s"]
+    if times["median"] is not None:
+        tiles.append(Tile("Iteration", duration(times["median"]), f"median; p99 {duration(times['p99'])}"))
+    done = f"{grouped(summary['iterations'])} of {grouped(run.planned)} iterations"
+    took = f" in {duration(summary['wall_s'])}" if summary["wall_s"] is not None else ""
+    blocks: list[Block] = []
+    if summary["status"] != "ok":
+        reason = f": {summary['reason']}" if summary["reason"] else ""
+        blocks.append(Paragraph(f"{status_of(summary).capitalize()} after {done}{reason}", "warning"))
+    blocks += (Paragraph(text, "warning") for text in summary.get("warnings") or [])
+    finished = [Paragraph(f"{done}{took}.", "note")] if summary["status"] == "ok" else []
+    return [*blocks, Tiles(tiles), *finished, _traffic(run)]
+
+
+def _traffic(run: RunLog) -> Table:
+    summary = run.summary
+    done, ranks = summary["iterations"], summary["ranks"]
+    rows = [["whole run", size(summary["bytes_sent"]), size(summary["sgd_bytes_sent"])]]
+    if done:
+        rows.append(["an iteration", size(summary["bytes_sent"] / done), size(summary["sgd_bytes_sent"] / done)])
+        if summary["full_vectors_per_iteration"] is not None:
+            vectors = significant(summary["full_vectors_per_iteration"])
+            rows.append(["full vectors an iteration", vectors, significant(2.0 * (ranks - 1))])
+    if summary["full_vectors_formula"]:
+        c = f"{summary['full_vectors_formula']}, c = {significant(summary['compression'])}"
+        rows.append(["the talks’ count, N workers", c, "2N"])
+    rows.append(["messages", grouped(summary["messages"]), "—"])
+    return Table(["bytes handed to MPI by all ranks", run.name, "plain sgd"], rows)
+
+
+def _loss(runs: Sequence[RunLog], ranking: Ranking, any_done: bool) -> list[Block]:
+    if not any_done:
+        return [Paragraph("No run has an iteration.", "note")]
+    charts = [loss_chart(runs, ranking, cost) for cost in ("iteration", "bytes", "time")]
+    # A mean over as few iterations as this is what it is.
+    shown = f"Lines: {ranking.smoothing.replace('the last', 'so many')}." if ranking.windows[1] > 1 else ""
+    shown = shown.replace("mean loss of so many", "mean loss of")
+    shown += " Faint: each iteration by itself." if shown and len(runs) == 1 else ""
+    charts = [chart for chart in charts if chart.is_drawn]
+    if not charts:
+        return [Paragraph("It takes two iterations to draw a line.", "note")]
+    texts = [Paragraph(shown, "note")] if shown else []
+    return [*texts, *(Plot(chart) for chart in charts)]
+
+
+def _test(runs: Sequence[RunLog], ranking: Ranking) -> list[Block]:
+    charts = [metric_chart(runs, ranking, cost) for cost in ("iteration", "bytes")]
+    charts = [chart for chart in charts if chart.is_drawn]
+    if not charts:
+        return []
+    gossip = "Of gossip methods the mean of the ranks’ models is tested."
+    return [*([Paragraph(gossip, "note")] if ranking.gossips else []), *(Plot(chart) for chart in charts)]
+
+
+def _time(runs: Sequence[RunLog], ranking: Ranking, calibration: Calibration | None) -> list[Block]:
+    chart = phase_chart(runs, ranking)
+    if not chart.bars:
+        return []
+    blocks: list[Block] = [Plot(chart), _time_table(runs)]
+    links = {str(run.environment.get("link", "real")) for run in runs}
+    if links != {"real"}:
+        words = {"emulated": "an emulated link", "lab": "a lab’s virtual cluster", "real": "the real network"}
+        known = " and ".join(words.get(link, link) for link in sorted(links))
+        blocks.insert(0, Paragraph(f"Times are those of {known}.", "note"))
+    by_bandwidth = time_by_bandwidth(runs, calibration)
+    if by_bandwidth.chart.series:
+        blocks.append(Plot(by_bandwidth.chart))
+    if by_bandwidth.left_out:
+        blocks.append(Folded("Not modelled", [Items(by_bandwidth.left_out)]))
+    return blocks
+
+
+def _time_table(runs: Sequence[RunLog]) -> Table:
+    """Median and p99 of each phase."""
+    rows = []
+    for index, run in enumerate(runs):
+        times = run.summary["times"]
+        if times["iteration_s"]["median"] is not None:
+            cells = [Cell(duration(times[name]["median"]), duration(times[name]["p99"])) for name in PHASES]
+            rows.append([Cell(run.name, style=style_of(index, len(runs))), *cells])
+    return Table(["", *PHASES.values()], rows, "Medians. Small figures: the 99th percentile.")

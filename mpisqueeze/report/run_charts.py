@@ -1,0 +1,181 @@
+"""The charts of finished runs, by the names that `--plot-kind` takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from mpisqueeze.errors import UsageError
+from mpisqueeze.network.calibration import Calibration
+from mpisqueeze.record.reading import RunLog
+from mpisqueeze.report.bandwidth import time_by_bandwidth
+from mpisqueeze.report.charts import Axis, Bar, BarChart, Chart, LineChart, Numbers, Series, wants_log
+from mpisqueeze.report.closing import PHASES
+from mpisqueeze.report.format import significant
+from mpisqueeze.report.palette import style_of
+from mpisqueeze.report.ranking import BROKEN, Curve, Ranking, curve_of
+from mpisqueeze.report.scales import Unit
+
+#: What a run has spent up to an iteration.
+COSTS = {
+    "iteration": ("iteration", Unit.COUNT, False),
+    "bytes": ("bytes sent by all ranks", Unit.BYTES, True),
+    "time": ("training time", Unit.SECONDS, False),
+}
+#: A loss that diverges is cut off at so many times the largest of the runs that did not.
+_HEADROOM = 1.5
+#: The evaluations of this first part of a run do not stretch the axis, if so many others are there.
+_WARM, _ENOUGH = 0.1, 5
+
+
+def loss_chart(runs: Sequence[RunLog], ranking: Ranking, cost: str) -> LineChart:
+    """Smoothed training loss over a cost, an entry of COSTS; of a single run also every iteration's own."""
+    label, unit, log = COSTS[cost]
+    series, sound = [], []
+    for index, run in enumerate(runs):
+        style = style_of(index, len(runs))
+        curve = curve_of(run)
+        x = _costs(curve)[cost]
+        if not _shown(x, log):
+            continue
+        if len(runs) == 1 and curve.window > 1:
+            series.append(Series("each iteration", x, run.columns["loss"], style, "faint"))
+        series.append(Series(run.name, x, curve.loss, style, remark=remark_of(run)))
+        if run.summary["status"] not in BROKEN:
+            sound.append(curve.loss)
+    broken = bool(sound) and len(sound) < len([s for s in series if s.kind == "line"])
+    # Where all runs broke down, it is seen how.
+    seen = sound or [line.y for line in series]
+    y = Axis("training loss", log=wants_log(seen), limits=limits(seen, broken))
+    # Of a run by itself nothing is counted up to the target.
+    target = ranking.target_loss if len(runs) > 1 or ranking.target_is == "given" else None
+    levels = [] if target is None else [(target, f"target {significant(target)}")]
+    return LineChart(f"Training loss by {cost}", Axis(label, unit, log), y, series, levels)
+
+
+def metric_of(runs: Sequence[RunLog]) -> str | None:
+    """What evaluations are shown of: the accuracy where there is one, else the loss, else the first thing reported."""
+    reported = list(dict.fromkeys(key for run in runs for line in run.evaluations for key in line))
+    names = [name for name in reported if name not in ("iteration", "epoch")]
+    return next((name for name in ("test_accuracy", "test_loss") if name in names), names[0] if names else None)
+
+
+def metric_chart(runs: Sequence[RunLog], ranking: Ranking, cost: str) -> LineChart:
+    """What evaluations gave, over a cost, an entry of COSTS; without series where there were none."""
+    metric = metric_of(runs) or ""
+    label, unit, log = COSTS[cost]
+    series, later = [], []
+    for index, run in enumerate(runs):
+        style = style_of(index, len(runs))
+        lines = [line for line in run.evaluations if isinstance(line.get(metric), int | float)]
+        # A log that was cut off may lack the iterations before its last evaluation.
+        lines = [line for line in lines if line.get("iteration", -1) in range(run.columns["loss"].size + 1)]
+        at = np.array([line["iteration"] for line in lines], np.intp)
+        x = np.concatenate([[0.0], _costs(curve_of(run))[cost]])[at]
+        y = np.array([float(line[metric]) for line in lines])
+        if not _shown(x, log):
+            continue
+        series.append(Series(run.name, x, y, style, remark=remark_of(run)))
+        if run.summary["status"] not in BROKEN:
+            warm = at >= _WARM * run.columns["loss"].size
+            later.append(y[warm] if warm.sum() >= _ENOUGH else y)
+    broken = bool(later) and len(later) < len(series)
+    name = (metric or "evaluations").replace("_", " ")
+    bounded = metric.endswith("accuracy")
+    axis = Axis(name, log=not bounded and wants_log(later), limits=limits(later, broken, 1.0 if bounded else math.inf))
+    return LineChart(f"{name.capitalize()} by {cost}", Axis(label, unit, log), axis, series)
+
+
+def phase_chart(runs: Sequence[RunLog], ranking: Ranking) -> BarChart:
+    """Where an iteration's time goes, on average over the half of the iterations around the median."""
+    phases = [name for name in PHASES if name != "iteration_s"]
+    bars = []
+    for run in runs:
+        seconds = run.columns["iteration_s"][run.summary["warmup"] :]
+        if seconds.size:
+            quarter = seconds.size // 4
+            usual = np.argsort(seconds)[quarter : seconds.size - quarter] + run.summary["warmup"]
+            parts = [float(run.columns[name][usual].mean()) for name in phases]
+            bars.append(Bar(run.name, parts, float(run.columns["iteration_s"][usual].mean())))
+    return BarChart(
+        "Where an iteration's time goes",
+        Axis("time", Unit.SECONDS),
+        [PHASES[name] for name in phases],
+        bars,
+        "whole iteration",
+        "Means over the half of the iterations that is neither fast nor slow, without the warm-up; of each phase's own "
+        "slowest rank, so that they may add up to more than the iteration.",
+    )
+
+
+def remark_of(run: RunLog) -> str:
+    status = run.summary["status"]
+    return "" if status == "ok" else str(status)
+
+
+#: What `--plot-kind` takes.
+KINDS = (
+    "loss",
+    *(f"loss-by-{cost}" for cost in COSTS),
+    *(f"test-by-{cost}" for cost in COSTS),
+    "time-by-bandwidth",
+    "phases",
+)
+
+
+def charts_of(
+    kind: str, runs: Sequence[RunLog], ranking: Ranking, calibration: Calibration | None = None
+) -> list[Chart]:
+    """The charts of one of KINDS that show something, side by side.
+
+    Raises:
+        UsageError: no run has anything to draw.
+    """
+    what, _, cost = kind.partition("-by-")
+    charts: list[Chart]
+    if what == "loss":
+        charts = [loss_chart(runs, ranking, each) for each in ([cost] if cost else COSTS)]
+    elif what == "test":
+        charts = [metric_chart(runs, ranking, cost)]
+    elif what == "time":
+        modelled = time_by_bandwidth(runs, calibration)
+        charts = [modelled.chart]
+        if not modelled.chart.series:
+            raise UsageError(f"there is nothing to model: {'; '.join(modelled.left_out)}", "--plot-kind")
+    else:
+        charts = [phase_chart(runs, ranking)]
+    charts = [chart for chart in charts if (chart.bars if isinstance(chart, BarChart) else chart.series)]
+    if not charts:
+        missing = "evaluation" if what == "test" else "iteration"
+        raise UsageError(f"no run has an {missing} to draw{' that sent bytes' * (cost == 'bytes')}", "--plot-kind")
+    return charts
+
+
+def _costs(curve: Curve) -> dict[str, Numbers]:
+    return {"iteration": np.arange(1.0, curve.loss.size + 1), "bytes": curve.bytes_sent, "time": curve.seconds}
+
+
+def _shown(x: Numbers, log: bool) -> bool:
+    """Some of it is on the axis: one rank sends no bytes."""
+    return bool((x > 0).any() if log else x.size)
+
+
+def _finite(columns: Sequence[Numbers]) -> Numbers:
+    values = np.concatenate([*columns, np.empty(0)])
+    return values[np.isfinite(values)]
+
+
+def limits(columns: Sequence[Numbers], broken: bool, highest: float = math.inf) -> tuple[float, float] | None:
+    """What is shown: `columns`, with headroom where other runs broke down, and no more than `highest`."""
+    values = _finite(columns)
+    if not values.size or values.min() == values.max():
+        return None
+    low, high = float(values.min()), float(values.max())
+    room = _HEADROOM if broken else 1.0
+    if wants_log(columns):
+        margin = (high / low) ** 0.05
+        return low / margin, min(high * room * margin, highest)
+    margin = 0.05 * (high - low)
+    return low - margin, min(low + room * (high - low) + margin, highest)

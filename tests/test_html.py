@@ -1,0 +1,499 @@
+"""`report --html`: a page that is well formed, complete in itself, and shows user's words as words."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_report import write_run
+
+from mpisqueeze.cli import run
+from mpisqueeze.record.reading import RunLog, folderless, read_run
+from mpisqueeze.report.charts import Axis, Bar, BarChart, LineChart, Series
+from mpisqueeze.report.html.blocks import Cell, Page, Paragraph, Plot, Section, Table
+from mpisqueeze.report.html.claims import Claim, Decision, claims_page
+from mpisqueeze.report.html.markup import Markup, escaped, tag
+from mpisqueeze.report.html.page import render
+from mpisqueeze.report.html.run_page import runs_page
+from mpisqueeze.report.palette import DARK_GROUND, LIGHT_GROUND, LINES
+from mpisqueeze.report.ranking import rank_runs
+
+NASTY = """<script>alert("1")</script> & 'x' \x00\x1b[31m\udcff"""
+VOID = {"meta", "link", "br", "wbr"}
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+class Strict(HTMLParser):
+    """Fails where an element is not closed, an attribute or an id comes twice, or something outside is referred to."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.targets: list[str] = []
+        self.tags: list[str] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        names = [name for name, _ in attributes]
+        assert len(set(names)) == len(names), (tag, names)
+        assert "style" not in names, "the page's policy forbids it"
+        assert not any(name.startswith("on") for name in names)
+        for name, value in attributes:
+            if name == "id":
+                self.ids.append(value or "")
+            elif name in ("href", "src", "xlink:href", "clip-path", "fill", "aria-labelledby"):
+                self.targets.append(value or "")
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] not in ("script", "style"):
+            self.text.append(data)
+
+
+def parsed(html: str) -> Strict:
+    """The page, held to all that a page has to keep."""
+    assert html.startswith("<!DOCTYPE html>\n<html lang=")
+    page = Strict()
+    page.feed(html)
+    page.close()
+    assert not page.open
+    assert len(set(page.ids)) == len(page.ids)
+    for target in page.targets:
+        if target == "data:,":
+            continue
+        match = re.fullmatch(r"#(.+)|url\(#(.+)\)|([\w -]+)", target)
+        assert match, target
+        for name in next(group for group in match.groups() if group).split():
+            assert name in page.ids, target
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", html)
+    assert not re.search(r"@import|url\((?!#)|@font-face", html)
+    for svg in re.findall(r"<svg.*?</svg>", html, re.S):
+        ET.fromstring(svg)
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', html)
+    assert policy
+    assert "default-src &#39;none&#39;" in policy[1]
+    for name in ("style", "script"):
+        content = re.search(rf"<{name}>(.*?)</{name}>", html, re.S)
+        assert content
+        digest = base64.b64encode(hashlib.sha256(content[1].encode()).digest()).decode()
+        assert f"{name}-src &#39;sha256-{digest}&#39;" in policy[1]
+    return page
+
+
+def page_of(*arguments: str) -> tuple[Strict, str]:
+    assert run(["report", *arguments, "--html", "page.html"]) == 0
+    html = Path("page.html").read_text()
+    return parsed(html), html
+
+
+def with_parts(path: Path) -> Path:
+    """Make a run that `write_run` wrote one whose network can be modelled."""
+    config = json.loads((path / "config.json").read_text())
+    parts = {kind: {"name": config[kind], "origin": "built-in"} for kind in ("algorithm", "compressor")}
+    config |= {"parts": parts, "server": "root", "topology": "ring", "problem": "mlp", "data": "digits", "seed": 12345}
+    (path / "config.json").write_text(json.dumps(config))
+    environment = {
+        "started_utc": "2026-01-02T03:04:05+00:00", "command_line": "mpisqueeze train", "mpi_library": "Open MPI, x",
+        "link": "real", "versions": {"mpisqueeze": "0.1.0"}, "variables": {"OMP_NUM_THREADS": "1"},
+        "hosts": [{"hostname": "node1", "ranks": 2, "cores": 2, "memory_bytes": 10**9, "cpu_model": "a CPU"}],
+    }  # fmt: skip
+    (path / "environment.json").write_text(json.dumps(environment))
+    return path
+
+
+def test_a_comparison_says_who_wins_and_shows_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    with_parts(write_run(Path("a"), [10.0, 8, 6, 5, 4, 3, 2, 2, 1, 0.5]))
+    with_parts(
+        write_run(
+            Path("b"), [10.0, 9, 8, 7, 6, 5, 4, 3, 2, 1], algorithm="doublesqueeze", compressor="onebit", nbytes=9
+        )
+    )
+    page, html = page_of("a", "b", "--target-loss", "4")
+    text = " ".join(" ".join(page.text).split())
+    assert "Fewest bytes to loss 4.00 63 B" in text
+    assert "Least time to loss 4.00 2.50 s" in text
+    assert "doublesqueeze/ onebit" in text
+    assert "Time of an iteration by bandwidth" in text
+    assert "modelled, not measured, for messages of 50.0 µs latency (assumed)" in text
+    for title in ("Training loss by iteration", "Training loss by bytes", "Training loss by time",
+                  "Where an iteration's time goes", "Settings", "Environment", "node1", "OMP_NUM_THREADS=1",
+                  "2026-01-02 03:04:05 UTC"):  # fmt: skip
+        assert title in text, title
+    assert "12345" in text, "a seed is no count"
+    # Each plot for wide and narrow windows, and none of the single evaluations.
+    assert html.count('class="chart wide"') == html.count('class="chart narrow"') == 4
+    assert html.count('class="chart bars wide"') == 1
+    assert page.tags.count("h1") == 1
+    assert "×" in capsys.readouterr().out, "the terminal's table is shown all the same"
+
+
+def test_lines_end_in_the_order_of_their_names() -> None:
+    write_run(Path("a"), [10.0, 1.0, 2.0])
+    write_run(Path("b"), [10.0, 5.0, 5.0], algorithm="csgd")
+    write_run(Path("c"), [10.0, 99.0, None], algorithm="memsgd", status="diverged")
+    _, html = page_of("a", "b", "c")
+    drawing = html[html.index('class="chart wide"') :]
+    drawing = drawing[: drawing.index("</svg>")]
+    names = re.findall(r'class="name">([^<]+)<', drawing)
+    assert names == ["memsgd (diverged)", "csgd", "sgd"]
+    heights = [float(y) for y in re.findall(r'y="([\d.]+)" class="name"', drawing)]
+    assert all(below - above >= 17 for above, below in pairwise(heights))
+
+
+def test_users_words_stay_words() -> None:
+    path = with_parts(write_run(Path("a"), [3.0, 2.0, 1.0], status="failed"))
+    config = json.loads((path / "config.json").read_text())
+    config |= {"compressor": NASTY, "data": NASTY, NASTY: NASTY}
+    (path / "config.json").write_text(json.dumps(config))
+    summary = json.loads((path / "summary.json").read_text())
+    summary |= {"reason": NASTY, "warnings": [NASTY], "problem": NASTY, "run_folder": NASTY}
+    (path / "summary.json").write_text(json.dumps(summary))
+    evaluation = json.dumps({"iteration": 0, "epoch": 0.0, NASTY: 1.0}) + "\n"
+    (path / "evaluations.jsonl").write_text(evaluation + evaluation.replace('"iteration": 0', '"iteration": 3'))
+    environment = json.loads((path / "environment.json").read_text())
+    environment |= {"command_line": NASTY, "variables": {NASTY: NASTY}, "git_commit": NASTY, "mpi_library": NASTY}
+    environment["hosts"][0]["hostname"] = NASTY
+    (path / "environment.json").write_text(json.dumps(environment))
+    for others in ([], [str(write_run(Path("b"), [2.0, 1.0]))]):
+        page, html = page_of("a", *others)
+        assert page.tags.count("script") == 1
+        assert "<script>alert" not in html.lower()
+        assert '<script>alert("1")' in "".join(page.text)
+        assert "\x00" not in html
+        assert "\x1b" not in html
+
+
+@pytest.mark.parametrize("kind", ["one", "none", "unmeasured", "killed", "diverged", "failed"])
+def test_every_end_of_a_run_has_its_page(kind: str) -> None:
+    statuses = {"diverged": "diverged", "failed": "failed", "killed": None}
+    losses: dict[str, list[float | None]] = {"one": [1.0], "none": [], "failed": [], "diverged": [1.0, 1e38, None]}
+    path = with_parts(
+        write_run(Path("a"), losses.get(kind, [3.0, 2.0, 1.0]), status=statuses.get(kind, "ok"), planned=5)
+    )
+    if kind == "unmeasured":
+        (path / "evaluations.jsonl").unlink()
+    if kind == "killed":
+        log = path / "iterations.jsonl"
+        log.write_text(log.read_text()[:-20])
+    page, _ = page_of("a")
+    text = " ".join(page.text)
+    assert ("Training loss by iteration" in text) is (kind not in ("one", "none", "failed"))
+    said = {
+        "killed": "No end recorded after 2 of 5 iterations",
+        "diverged": "Diverged after 3 of 5 iterations: on purpose",
+        "failed": "Failed after 0 of 5",
+        "one": "It takes two iterations",
+        "none": "No run has an iteration",
+    }
+    assert said.get(kind, "sgd") in text
+    # And beside one that ended well.
+    write_run(Path("b"), [3.0, 2.0, 1.0], algorithm="csgd")
+    page, _ = page_of("b", "a")
+    assert ("1 " + {"killed": "no end recorded"}.get(kind, kind) in " ".join(page.text)) is (kind in statuses)
+
+
+def test_runs_without_a_folder_are_in_the_table() -> None:
+    done = read_run(write_run(Path("a"), [2.0, 1.0]))
+    skipped = folderless("dpsgd", {**done.summary, "status": "skipped", "iterations": 0, "reason": None,
+                                   "times": {name: {"median": None, "p99": None, "total": 0.0}
+                                             for name in done.summary["times"]}})  # fmt: skip
+    runs = [done, skipped]
+    page = parsed(render(runs_page(runs, rank_runs(runs))))
+    assert "skipped" in page.text
+
+
+def long_run(name: str, count: int, seed: int) -> RunLog:
+    """A noisy run of many iterations, in memory."""
+    base = read_run(write_run(Path(name), [2.0, 1.0]))
+    noise = np.random.default_rng(seed)
+    columns = {key: np.full(count, float(column[0])) for key, column in base.columns.items()}
+    columns["loss"] = 3 / np.arange(1, count + 1) ** 0.3 * np.exp(noise.normal(size=count))
+    columns["iteration_s"] = noise.exponential(size=count)
+    summary = {**base.summary, "iterations": count}
+    return replace(base, name=name, columns=columns, summary=summary, planned=count, per_epoch=10)
+
+
+def test_long_logs_make_a_short_page_that_loses_no_spike() -> None:
+    runs = [long_run(f"run{seed}", 300_000, seed) for seed in range(8)]
+    runs[3].columns["loss"][123_456] = 1e6
+    html = render(runs_page(runs, rank_runs(runs)))
+    assert len(html.encode()) < 1_000_000
+    drawing = html[html.index('class="chart wide"') :]
+    path = re.search(r'd="([^"]*)"[^>]*data-name="run3"', drawing[: drawing.index("</svg>")])
+    assert path
+    steps = re.findall(r"([Ml])(-?[\d.]+)[ ]?(-?[\d.]+)", path[1])
+    heights = np.cumsum([float(y) for _, _, y in steps])
+    # The mean over ten iterations of a million is far above all else on a logarithmic axis.
+    assert heights.min() < np.median(heights) - 150
+    assert len(steps) < 2000
+    single = render(runs_page(runs[:1], rank_runs(runs[:1])))
+    assert len(single.encode()) < 500_000
+
+
+def test_neither_mpi_nor_matplotlib_is_needed() -> None:
+    with_parts(write_run(Path("a"), [2.0, 1.0]))
+    code = (
+        "import sys; sys.modules['matplotlib'] = None; sys.modules['mpi4py.MPI'] = None;"
+        "from mpisqueeze.cli import run; sys.exit(run(['report', 'a', '--html', 'page.html', '--plot', 'terminal']))"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    text = " ".join(parsed(Path("page.html").read_text()).text)
+    assert "the MPI library that mpi4py needs does not load here" in text
+    assert "by bandwidth" not in text
+
+
+def test_mpi_is_loaded_for_the_model_but_not_started() -> None:
+    with_parts(write_run(Path("a"), [2.0, 1.0]))
+    code = (
+        "import sys; from mpisqueeze.cli import run; assert run(['report', 'a', '--html', 'page.html']) == 0;"
+        "from mpi4py import MPI; print(MPI.Is_initialized(), 'matplotlib' in sys.modules)"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert finished.stdout.splitlines()[-1] == "False False"
+    assert "by bandwidth" in Path("page.html").read_text()
+
+
+def test_the_page_can_take_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(Path("a"), [2.0, 1.0])
+    assert run(["report", "a", "--html", "-"]) == 0
+    out, err = capsys.readouterr()
+    parsed(out)
+    assert "bytes handed to MPI" in err
+    assert run(["report", "a", "--html", "-", "--json", "-"]) == 2
+    assert run(["report", "a", "--html", "no/such/folder/page.html"]) == 2
+
+
+def test_claims_have_verdicts_that_need_no_colour() -> None:
+    x = np.arange(1.0, 5)
+    chart = LineChart("t", Axis("x"), Axis("y"), [Series("a", x, x, 0)])
+    bars = BarChart("bars", Axis("time"), ["one", "two"], [Bar("a", [1.0, 2.0], 2.5), Bar("b", [0.0, 0.0])], "sum")
+    decisions = [Decision("holds", "1 < 2", True), Decision("fails", "2 < 1", False)]
+    claims = [
+        Claim("naive fails", "It <fails>.", "In full.", "PASS", decisions[:1], source="a talk", blocks=[Plot(chart)]),
+        Claim("Naive Fails", "The same anchor.", "", "FAIL", decisions, blocks=[Plot(chart), Plot(bars)]),
+        Claim("late", "Not now.", "", "SKIPPED", [Decision("holds", "", None)], "needs 6 ranks"),
+    ]
+    html = render(claims_page("Claims", "Of the talks", claims, [Section("Environment", [Paragraph("here")])]))
+    page = parsed(html)
+    text = " ".join(" ".join(page.text).split())
+    assert "1 of 3 claims hold. 1 does not. 1 could not be tested here." in text
+    assert "1 of 3 fail" in text
+    assert text.count("✓ PASS") == text.count("✗ FAIL") == text.count("SKIPPED") == 2
+    assert "✓ PASS It <fails>." in text
+    # Of what failed, the decision that did is the one to see first.
+    assert "The same anchor. 2 < 1; 1 other below" in text
+    assert [target for target in page.targets if "naive" in target] == ["#s-naive-fails", "#s-naive-fails-2"] * 2
+
+
+def reproduction(path: Path) -> Path:
+    """What `reproduce` leaves of a claim with a plot of losses, one with a sweep, and one that was not tested."""
+    about = {"source": "a talk", "note": NASTY, "reason": None, "seconds": 2.0, "sweep": None}
+    decision = {"text": "it <holds>", "holds": "a.loss < b.loss", "found": "1 < 2", "passed": True}
+    rows = []
+    for number, (name, status, seed) in enumerate([("a", "ok", 1), ("b", "diverged", 1), ("a", "ok", 2)]):
+        folder = f"{number:03}-{name}"
+        losses: list[float | None] = [4.0, 2.0 + seed, 1.0] if status == "ok" else [4.0, 1e30]
+        with_parts(write_run(path / "losses" / folder, losses, status=status))
+        rows.append({
+            "run": name, "point": None, "x": 0.0, "seed": seed, "algorithm": "sgd", "compressor": "identity",
+            "status": status, "run_folder": f"elsewhere/{path.name}/losses/{folder}", "loss": 1.0, "bytes": 100,
+        })  # fmt: skip
+    swept = [
+        {**rows[0], "point": f"n={n}", "x": float(n), "seed": seed, "run_folder": None, "epoch_s": n / 4 + seed / 100}
+        for n in (2, 3, 4) for seed in (1, 2, 3)
+    ]  # fmt: skip
+    loss_figure = {"kind": "loss", "y": "loss", "label": "training loss, smoothed"}
+    sweep_figure = {"kind": "sweep", "y": "epoch_s", "label": "time of an epoch (s)"}
+    claims = [
+        {**about, "claim": "losses", "title": "One", "says": NASTY, "figure": loss_figure, "verdict": "PASS",
+         "decisions": [decision], "runs": rows},
+        {**about, "claim": "swept", "title": "Two", "says": "x", "figure": sweep_figure, "verdict": "FAIL",
+         "decisions": [{**decision, "passed": False, "found": "2 < 1"}], "runs": swept, "sweep": "ranks"},
+        {**about, "claim": "late", "title": "Three", "says": "y", "figure": loss_figure, "verdict": "SKIPPED",
+         "reason": "needs 6 ranks", "decisions": [{**decision, "passed": None, "found": None}], "runs": []},
+    ]  # fmt: skip
+    whole = {"schema_version": 1, "status": "done", "scale": "laptop", "ranks": 4, "claims": claims}
+    (path / "claims.json").write_text(json.dumps(whole))
+    return path
+
+
+def test_a_reproduction_has_its_page(capsys: pytest.CaptureFixture[str]) -> None:
+    reproduction(Path("rep"))
+    page, html = page_of("rep", "--json", "verdicts.json")
+    text = " ".join(" ".join(page.text).split())
+    assert "1 of 3 claims hold. 1 does not. 1 could not be tested here." in text
+    assert "1 of 3 claims hold, 1 does not, 1 could not be tested here." in capsys.readouterr().out
+    assert "4 ranks, laptop scale, 3 runs" in text
+    assert "Median over 2 seeds, and faint each of them." in text
+    assert "b (diverged)" in text
+    assert "9 run folders of 9 not found." in text
+    # Medians over the seeds.
+    assert "training loss, smoothed at 1 at 2 at 3 a 4.000 3.500 1.000 b (diverged) 4.000 1.000e+30 —" in text
+    assert "time of an epoch at 2.000 at 3.000 at 4.000 a 520 ms 770 ms 1.02 s" in text
+    assert [found["claim"] for found in json.loads(Path("verdicts.json").read_text())] == ["losses", "swept", "late"]
+    assert html.count('class="chart wide"') == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["rep", "a"], "reported by itself"),
+        (["rep", "--plot", "p.png"], "--plot: is for runs"),
+        (["rep", "--csv", "-"], "--csv: is for runs"),
+        (["broken"], "claims.json is not JSON"),
+        (["partial", "--html", "p.html"], "claims.json has no 'title'"),
+    ],
+)
+def test_what_is_no_reproduction_is_refused(options: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    reproduction(Path("rep"))
+    write_run(Path("a"), [2.0, 1.0])
+    for name, content in (("broken", "{"), ("partial", None)):
+        Path(name).mkdir()
+        about = json.loads(Path("rep/claims.json").read_text())
+        del about["claims"][1]["title"]
+        Path(name, "claims.json").write_text(content or json.dumps(about))
+    assert run(["report", *options]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert says in err
+
+
+def test_markup_escapes_all_but_itself() -> None:
+    assert tag("a", "<b>", tag("i", "&"), href='"x"') == '<a href="&quot;x&quot;">&lt;b&gt;<i>&amp;</i></a>'
+    assert tag("td", class_=None, hidden=True, tabindex=0) == '<td hidden tabindex="0"></td>'
+    assert escaped("'\x07") == "&#39;\ufffd"
+    assert isinstance(escaped("x"), Markup)
+    assert tag("meta", data_x=1.25) == '<meta data-x="1.2">'
+
+
+def test_tables_name_their_rows_and_columns() -> None:
+    table = Table(["", "figure"], [[Cell("row", style=3), Cell("1", detail="2", best=True)]], "caption")
+    html = render(Page("t", "l", [Section("s", [table])]))
+    assert '<th scope="col" class="figures">figure</th>' in html
+    assert re.search('<th scope="row" class="signed"><svg.*?</svg>row</th>', html)
+    assert '<strong>1</strong><span class="detail">2</span>' in html
+
+
+def luminance(color: str) -> float:
+    """WCAG 2.1's relative luminance."""
+    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+
+@pytest.mark.parametrize(("ground", "which"), [(LIGHT_GROUND, 0), (DARK_GROUND, 1)])
+def test_lines_stand_out_from_the_ground(ground: str, which: int) -> None:
+    for pair in LINES:
+        low, high = sorted([luminance(pair[which]), luminance(ground)])
+        assert (high + 0.05) / (low + 0.05) >= 3, pair[which]
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def in_browser(page: Path, tmp_path: Path, *options: str) -> tuple[str, str]:
+    """(stdout, stderr) of a browser without a window."""
+    command = [
+        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+        "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}", *options, page.resolve().as_uri(),
+    ]  # fmt: skip
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    return finished.stdout, finished.stderr
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
+def test_a_browser_has_nothing_to_complain_of_and_shows_values(tmp_path: Path) -> None:
+    with_parts(write_run(Path("a"), [10.0, 8, 6, 5, 4, 3, 2, 2, 1, 0.5]))
+    with_parts(write_run(Path("b"), [10.0, 9, 8, 7, 6, 5, 4, 3, 2, 1], algorithm="csgd", nbytes=10))
+    _, html = page_of("a", "b")
+    shown, messages = in_browser(Path("page.html"), tmp_path, "--dump-dom")
+    assert "CONSOLE" not in messages
+    assert 'class="tip"' not in shown
+    # The policy holds: what it does not know by its hash does not run, and the browser says so.
+    script = """<script>document.title = "changed";</script>"""
+    Path("changed.html").write_text(html.replace("</body>", f"{script}</body>"))
+    shown, messages = in_browser(Path("changed.html"), tmp_path, "--dump-dom")
+    assert "<title>changed" not in shown
+    assert "CONSOLE" in messages
+    # The pointer in the middle of the first plot.
+    script = """<script> {
+        const svg = document.querySelector("svg.wide[data-frame]"), box = svg.getBoundingClientRect();
+        const [left, top, right, bottom] = svg.dataset.frame.split(" ").map(Number);
+        const scale = box.width / svg.viewBox.baseVal.width;
+        svg.dispatchEvent(new PointerEvent("pointermove", {
+            clientX: box.left + (left + right) / 2 * scale, clientY: box.top + (top + bottom) / 2 * scale }));
+    } </script>"""
+    loose = re.sub("<meta http-equiv[^>]*>", "", html)
+    Path("pointed.html").write_text(loose.replace("</body>", f"{script}</body>"))
+    shown, messages = in_browser(Path("pointed.html"), tmp_path, "--dump-dom", "--window-size=1200,900")
+    assert "CONSOLE" not in messages
+    tip = re.search('<div class="tip".*?</div>', shown, re.S)
+    assert tip, shown[-3000:]
+    values = dict(re.findall("<th>(.*?)</th><td>(.*?)</td>", tip[0]))
+    # Halfway between the iterations 1 and 10.
+    assert float(values["csgd"]) == pytest.approx(5.5, rel=0.02)
+    assert float(values["sgd"]) == pytest.approx(3.5, rel=0.02)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
+@pytest.mark.parametrize("width", [320, 1200])
+def test_nothing_hangs_over_a_window_and_no_words_touch(width: int, tmp_path: Path) -> None:
+    name = "a_name/that,goes:on_and_on_without_any_blank=and_then_some_more"
+    with_parts(write_run(Path("a"), [10.0, 8, 6, 5, 4], algorithm="csgd", compressor=name))
+    others = [with_parts(write_run(Path(f"b{i}"), [10.0, 9, 8, 7, 6 + i / 50], nbytes=10)) for i in range(6)]
+    _, html = page_of("a", *map(str, others))
+    script = """<script>
+        addEventListener("load", () => {
+            const page = document.documentElement, wide = [page.scrollWidth - page.clientWidth], touching = [];
+            for (const svg of document.querySelectorAll("svg.chart")) {
+                const texts = [...svg.querySelectorAll("text")].map((text) => [text, text.getBoundingClientRect()]);
+                const shown = texts.filter(([, box]) => box.width);
+                for (const [text, box] of shown) {
+                    wide.push(box.right - page.clientWidth, -box.left);
+                    for (const [other, rest] of shown)
+                        if (text !== other && box.left < rest.right && rest.left < box.right
+                            && box.top < rest.bottom - 3 && rest.top < box.bottom - 3)
+                            touching.push(text.textContent + " and " + other.textContent);
+                }
+            }
+            parent.postMessage(`${Math.max(...wide).toFixed(1)};${touching}`, "*");
+        });
+    </script>"""
+    loose = re.sub("<meta http-equiv[^>]*>", "", html)
+    Path("page.html").write_text(loose.replace("</body>", f"{script}</body>"))
+    # A browser without a window has none narrower than some 500 pixels, but a frame is.
+    Path("framed.html").write_text(f"""<body style="margin: 0"><script>
+        addEventListener("message", (event) => {{ document.body.dataset.told = event.data; }});</script>
+        <iframe src="page.html" width="{width}" height="800" style="border: 0"></iframe></body>""")
+    shown, _ = in_browser(
+        Path("framed.html"), tmp_path, "--dump-dom", "--window-size=1300,900", "--virtual-time-budget=4000"
+    )
+    told = re.search('data-told="([-\\d.]+);([^"]*)"', shown)
+    assert told, shown[-2000:]
+    assert float(told[1]) <= 0.5
+    assert told[2] == ""

@@ -1,0 +1,264 @@
+"""`report --plot`: every kind of plot, as a file and in the terminal, and the times that are modelled."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+from test_html import with_parts
+from test_report import write_run
+
+from mpisqueeze.cli import run
+from mpisqueeze.network.cost import Link
+from mpisqueeze.network.predict import Coding, Method, predict
+from mpisqueeze.record.reading import read_run, read_runs
+from mpisqueeze.registry import algorithms, compressors
+from mpisqueeze.report.bandwidth import time_by_bandwidth
+from mpisqueeze.report.charts import Axis, Bar, BarChart, LineChart, Series
+from mpisqueeze.report.ranking import rank_runs
+from mpisqueeze.report.run_charts import KINDS, charts_of, phase_chart
+from mpisqueeze.report.terminal_plot import terminal_plot
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def two_runs() -> list[str]:
+    for name, algorithm, compressor in (("a", "sgd", "identity"), ("b", "doublesqueeze", "onebit")):
+        path = with_parts(write_run(Path(name), [9.0, 5.0, 2.0], algorithm=algorithm, compressor=compressor))
+        lines = [{"iteration": t, "epoch": t / 4, "test_accuracy": 0.5 + t / 10} for t in (0, 2, 3)]
+        (path / "evaluations.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return ["a", "b"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_drawn_in_the_terminal_and_in_files(
+    kind: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "64")
+    two_runs()
+    options = ["report", "a", "b", "--plot-kind", kind]
+    assert run([*options, "--plot", "terminal"]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    plot = out[max(out.rindex(title) for title in ("Training", "Test", "Where", "Time of") if title in out) :]
+    assert max(map(cell_len, plot.splitlines())) <= 64
+    assert "doublesqueeze/onebit" in plot
+    pytest.importorskip("matplotlib")
+    for name, begins in (("p.png", b"\x89PNG"), ("p.pdf", b"%PDF"), ("p.svg", b"<?xml")):
+        assert run([*options, "--plot", name]) == 0
+        assert Path(name).read_bytes().startswith(begins)
+    assert "doublesqueeze/onebit" in Path("p.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["a", "--plot", "p.png", "--plot-kind", "loss-by-byte"], "did you mean 'loss-by-bytes'?"),
+        (["bare", "--plot", "terminal", "--plot-kind", "test-by-time"], "no run has an evaluation"),
+        (["none", "--plot", "terminal"], "no run has an iteration"),
+        (["alone", "--plot", "terminal", "--plot-kind", "time-by-bandwidth"], "one rank sends nothing"),
+        (["silent", "--plot", "terminal", "--plot-kind", "loss-by-bytes"], "to draw that sent bytes"),
+        (["a", "--html", "p.html", "--calibration", "nowhere.json"], "nowhere.json"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said_before_anything_is_shown(
+    options: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two_runs()
+    (write_run(Path("bare"), [2.0, 1.0]) / "evaluations.jsonl").unlink()
+    write_run(Path("none"), [], planned=3)
+    write_run(Path("silent"), [2.0, 1.0], nbytes=0)
+    config = json.loads((write_run(Path("alone"), [2.0, 1.0]) / "config.json").read_text())
+    Path("alone/config.json").write_text(json.dumps({**config, "ranks": 1}))
+    summary = json.loads(Path("alone/summary.json").read_text())
+    Path("alone/summary.json").write_text(json.dumps({**summary, "ranks": 1}))
+    assert run(["report", *options]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("mpisqueeze: error:") == 1
+    assert says in err
+
+
+def in_terminal(width: int, *charts: LineChart | BarChart, color: bool = False) -> list[str]:
+    console = Console(width=width, color_system="standard" if color else None, no_color=not color, force_terminal=color)
+    with console.capture() as captured:
+        console.print(terminal_plot(charts, console), soft_wrap=True)
+    return captured.get().splitlines()
+
+
+def test_lines_in_the_terminal_lie_where_their_numbers_are() -> None:
+    x = np.arange(11.0)
+    rises = Series("rises", x, x, 0)
+    falls = Series("falls", x, 10 - x, 1)
+    lines = in_terminal(80, LineChart("title", Axis("step"), Axis("value", limits=(0, 10)), [falls, rises]))
+    assert lines[1:3] == ["title", "value"]
+    frame = [line.partition("┤")[2] or line.partition("│")[2] for line in lines if "┤" in line or "│" in line]
+    assert frame[0].rstrip()[-1] == "a", "the one that ends at the top is named first"
+    assert frame[-1].rstrip()[-1] == "b"
+    # A diagonal: every row has its dots further right than the row above it, for the line that falls.
+    left_most = [min(row.find(c) for c in row if c != " ") for row in frame if row.strip()]
+    upper = left_most[: len(left_most) // 2]
+    assert upper == sorted(upper)
+    assert [line.split() for line in lines[-2:]] == [["a", "rises", "10.00"], ["b", "falls", "0"]]
+
+
+def test_letters_tell_lines_apart_without_colours_and_measured_points_are_capitals() -> None:
+    x = np.linspace(0, 1, 50)
+    series = [Series(f"line{i}", x, np.full(50, float(i)), i) for i in range(5)]
+    series.append(Series("line2", np.array([0.33]), np.array([0.5]), 2, "points"))
+    lines = in_terminal(90, LineChart("t", Axis("x"), Axis("y"), series, measured="by hand"))
+    frame = "".join(line for line in lines if "┤" in line or "│" in line)
+    for letter in "abcde":
+        assert frame.count(letter) >= 3, letter
+    assert frame.count("C") == 1
+    assert "  C  measured: by hand" in lines
+
+
+def test_colours_come_with_colour_alone() -> None:
+    x = np.arange(3.0)
+    chart = LineChart("t", Axis("x"), Axis("y"), [Series("a", x, x, 1)])
+    bars = BarChart("b", Axis("time"), ["one", "two"], [Bar("run", [1.0, 1.0], 1.5)], "whole")
+    assert not any("\x1b" in line for line in in_terminal(60, chart, bars))
+    assert any("\x1b[" in line for line in in_terminal(60, chart, bars, color=True))
+
+
+def test_bars_in_the_terminal_are_as_long_as_their_parts() -> None:
+    bars = [Bar("long", [2.0, 1.0], 3.0), Bar("short", [1.0, 0.0])]
+    lines = in_terminal(70, BarChart("b", Axis("time"), ["one", "two"], bars, "whole"))
+    long, short = (next(line for line in lines if name in line) for name in ("long │", "short │"))
+    assert long.count("█") == pytest.approx(2 * long.count("░"), abs=2)
+    assert short.count("█") == pytest.approx(long.count("█") / 2, abs=1)
+    assert long.count("┃") == 1
+    assert "┃ whole" in lines[-1]
+
+
+def test_phases_are_of_usual_iterations_without_the_warm_up() -> None:
+    path = write_run(Path("a"), [1.0] * 12)
+    lines = [json.loads(line) for line in (path / "iterations.jsonl").read_text().splitlines()]
+    for t, line in enumerate(lines):
+        line["iteration_s"] = 50.0 if t < 2 else float(t)
+        line["comm_s"] = line["iteration_s"] / 2
+    (path / "iterations.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    summary = json.loads((path / "summary.json").read_text())
+    (path / "summary.json").write_text(json.dumps({**summary, "warmup": 2}))
+    log = read_run(path)
+    (bar,) = phase_chart([log], rank_runs([log])).bars
+    # Of 2 to 11 the half around the median is 5 to 8.
+    assert bar.mark == pytest.approx(6.5)
+    assert bar.parts[3] == pytest.approx(3.25)
+    assert bar.parts[0] == pytest.approx(0.1)
+
+
+def linked(name: str, algorithm: str, link: str | None, iteration_s: float, compute_s: float = 0.1) -> Path:
+    path = with_parts(write_run(Path(name), [2.0, 1.0, 0.5], algorithm=algorithm, seconds=iteration_s))
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**config, "link": link}))
+    environment = json.loads((path / "environment.json").read_text())
+    kind = "emulated" if link else "real"
+    (path / "environment.json").write_text(json.dumps({**environment, "link": kind}))
+    summary = json.loads((path / "summary.json").read_text())
+    summary["times"]["compute_s"]["median"] = compute_s
+    (path / "summary.json").write_text(json.dumps(summary))
+    return path
+
+
+def test_times_by_bandwidth_are_the_cost_models_with_what_was_measured_beside() -> None:
+    paths = [
+        linked("s10", "sgd", "latency=1ms,bandwidth=10mbit", 0.9, compute_s=0.2),
+        linked("s100", "sgd", "latency=1ms,bandwidth=100mbit", 0.7, compute_s=0.1),
+        linked("d10", "dpsgd", "latency=1ms,bandwidth=10mbit", 0.8, compute_s=0.1),
+        linked("far", "dpsgd", "latency=9ms,bandwidth=10mbit", 0.8, compute_s=0.1),
+    ]
+    runs, _ = read_runs(paths)
+    modelled = time_by_bandwidth(runs)
+    assert modelled.left_out == []
+    assert "1.00 ms latency (emulated)" in modelled.chart.caption
+    assert "Not shown: 1 run on links of another latency" in modelled.chart.caption
+    lines = {series.name: series for series in modelled.chart.lines}
+    points = {series.name: series for series in modelled.chart.series if series.kind == "points"}
+    assert set(lines) == set(points) == {"sgd", "dpsgd"}
+    assert points["sgd"].x.tolist() == [1e7, 1e8]
+    assert points["sgd"].y.tolist() == [0.9, 0.7]
+    assert points["dpsgd"].y.tolist() == [0.8]
+    method = Method.of(algorithms.find("sgd"), compressors.find("identity"), "root", "ring")
+    link = Link.hockney(1e-3, float(lines["sgd"].x[7]))
+    # The median gradient of all runs; 0.1 s for every other phase.
+    expected = predict(method, method.traffic(2, 10, "float32"), Coding(0.1, 0.1, 0.0, 0.1), link, 0.1)
+    assert lines["sgd"].y[7] == pytest.approx(expected.iteration_s)
+    assert (np.diff(lines["sgd"].y) <= 0).all(), "more bandwidth costs nothing"
+
+
+def test_a_report_loads_no_program_of_a_users_own() -> None:
+    Path("mine.py").write_text("raise SystemExit('this must not run')")
+    path = with_parts(write_run(Path("a"), [2.0, 1.0], compressor="mine.py:C"))
+    config = json.loads((path / "config.json").read_text())
+    config["parts"]["compressor"] = {"name": "C", "origin": "mine.py"}
+    (path / "config.json").write_text(json.dumps(config))
+    runs, _ = read_runs([path])
+    assert time_by_bandwidth(runs).left_out == ["sgd/mine.py:C: its compressor is not built in"]
+
+
+def test_a_calibration_sets_the_latency() -> None:
+    link = {"alpha_s": 3e-3, "gap_s": 1e-3, "bandwidth": 1e9}
+    about = {
+        "schema_version": 1, "ranks": 2, "link": link, "dtype": "float32", "kernels": [],
+        "memory": {"add_s_per_element": 1e-9},
+    }  # fmt: skip
+    Path("calibration.json").write_text(json.dumps(about))
+    two_runs()
+    assert run(["report", "a", "b", "--html", "p.html", "--calibration", "calibration.json"]) == 0
+    assert "for messages of 3.00 ms latency (calibration.json)" in Path("p.html").read_text()
+
+
+def test_runs_of_one_name_are_told_apart_by_what_differs_in_their_folders() -> None:
+    for rate in ("1gbit", "100mbit"):
+        write_run(Path("lab", rate, "01-sgd"), [2.0, 1.0])
+    runs, _ = read_runs([Path("lab/1gbit/01-sgd"), Path("lab/100mbit/01-sgd")])
+    assert [log.name for log in runs] == ["sgd (1gbit)", "sgd (100mbit)"]
+    write_run(Path("x"), [1.0])
+    write_run(Path("x/x"), [1.0])
+    runs, _ = read_runs([Path("x"), Path("x/x")])
+    assert [log.name for log in runs] == ["sgd (x)", "sgd (x/x)"]
+
+
+def test_evaluations_are_drawn_at_what_was_spent_until_then() -> None:
+    two_runs()
+    runs, _ = read_runs([Path("a"), Path("b")])
+    ranking = rank_runs(runs)
+    (chart,) = charts_of("test-by-bytes", runs, ranking)
+    assert isinstance(chart, LineChart)
+    assert chart.lines[0].x.tolist() == [0, 200, 300]
+    assert chart.lines[0].y.tolist() == pytest.approx([0.5, 0.7, 0.8])
+    (chart,) = charts_of("test-by-time", runs, ranking)
+    assert isinstance(chart, LineChart)
+    assert chart.lines[0].x.tolist() == pytest.approx([0, 1.0, 1.5])
+
+
+def test_runs_that_send_nothing_are_not_drawn_by_bytes() -> None:
+    write_run(Path("a"), [2.0, 1.0])
+    write_run(Path("b"), [2.0, 1.0], algorithm="csgd", nbytes=0)
+    runs, _ = read_runs([Path("a"), Path("b")])
+    charts = charts_of("loss", runs, rank_runs(runs))
+    assert [len(chart.series) for chart in charts if isinstance(chart, LineChart)] == [2, 1, 2]
+
+
+def test_what_diverged_is_cut_off_above_what_did_not() -> None:
+    write_run(Path("a"), [5.0, 4.0, 3.0, 2.0])
+    write_run(Path("b"), [5.0, 1e20, None], algorithm="csgd", status="diverged")
+    runs, _ = read_runs([Path("a"), Path("b")])
+    (chart,) = charts_of("loss-by-iteration", runs, rank_runs(runs))
+    assert isinstance(chart, LineChart)
+    _, scale = chart.scales()
+    assert 5 < scale.high < 10
+    assert not scale.log
+    (alone,) = charts_of("loss-by-iteration", runs[1:], rank_runs(runs[1:]))
+    assert isinstance(alone, LineChart)
+    assert alone.scales()[1].high >= 1e20
+    assert alone.y.log
