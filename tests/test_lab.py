@@ -65,7 +65,7 @@ def test_what_is_no_rate(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "5", "5m", "5MS", "-5ms", "ms", "five ms"])
 def test_what_is_no_time(text: str) -> None:
-    with pytest.raises(ValueError, match=r"time \(a number with ns, us, ms or s"):
+    with pytest.raises(ValueError, match=r"time \(a number with ns, us, ms, s, min or h"):
         parse_time(text)
 
 
