@@ -335,6 +335,14 @@ def train(
             rich_help_panel=RUN,
         ),
     ] = True,
+    overlap: Annotated[
+        bool,
+        typer.Option(
+            "--overlap",
+            help="sgd … doublesqueeze: send each section of the gradient while the rest of it is computed.",
+            rich_help_panel=RUN,
+        ),
+    ] = False,
     eval_every: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(

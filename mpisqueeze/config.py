@@ -29,6 +29,7 @@ SERVERS = ("root", "sharded")
 MEMORY_LR = ("outside", "inside")
 ORDERS = ("atc", "awc")
 TREES = ("flat", "chain", "binary", "binomial")
+NO_OVERLAP_ON_GPU = "is for gradients on a CPU: use --device cpu"
 DEFAULT_EPOCHS = 10.0
 DEFAULT_LR = 0.3
 #: Seeds are keys of 64-bit hashes, of which NumPy's generators want the positive half.
@@ -95,6 +96,7 @@ class TrainConfig:
     threads: int = 1
     warmup: int = 3
     barrier: bool = True
+    overlap: bool = False
     link: str | None = None
     chunk: int | None = None
     tree: str | None = None
@@ -247,6 +249,8 @@ def plan(config: TrainConfig) -> Plan:
     getattr(problem.cls, "check_installed", lambda: None)()
     if config.lr is None:
         config = replace(config, lr=getattr(problem.cls, "default_lr", DEFAULT_LR))
+    if config.overlap:
+        _check_overlap(config, algorithm, problem)
     partition = parse_partition(config.partition)
     if getattr(problem.cls, "needs_data", False):
         check_data_spec(config.data)
@@ -259,6 +263,27 @@ def plan(config: TrainConfig) -> Plan:
         parse_timeout(config.timeout)
     link = None if config.link is None else parse_link(config.link)
     return Plan(config, algorithm, compressor, problem, partition, parse_schedule(config.lr_schedule), link)
+
+
+def _check_overlap(config: TrainConfig, algorithm: Part, problem: Part) -> None:
+    """Raise UsageError unless the gradient's sections can leave while it is computed."""
+    if not getattr(algorithm.cls, "overlaps", False):
+        able = [name for name, cls in registry.algorithms.builtins().items() if getattr(cls, "overlaps", False)]
+        raise UsageError(
+            f"{algorithm.name} sends nothing before its gradient is complete; these do: {', '.join(able)} "
+            "(and dpsgd, by --order awc instead)",
+            "--overlap",
+        )
+    if not callable(getattr(problem.cls, "gradient_in_parts", None)):
+        able = [name for name, cls in registry.problems.builtins().items() if hasattr(cls, "gradient_in_parts")]
+        raise UsageError(
+            f"{problem.name} gives its gradient in one piece; these do not: {', '.join(able)}", "--overlap"
+        )
+    getattr(problem.cls, "check_parts", lambda options: None)(problem.options)
+    if config.clip_norm is not None:
+        raise UsageError("--clip-norm needs the whole gradient before any of it is sent; leave out one", "--overlap")
+    if config.device == "cuda":
+        raise UsageError(NO_OVERLAP_ON_GPU, "--overlap")
 
 
 def check_topology(spec: str) -> None:

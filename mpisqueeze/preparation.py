@@ -13,7 +13,7 @@ from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.link import emulate
 from mpisqueeze.comm.world import World
 from mpisqueeze.compressors.base import Compressor, adapt
-from mpisqueeze.config import DEFAULT_EPOCHS, Plan
+from mpisqueeze.config import DEFAULT_EPOCHS, NO_OVERLAP_ON_GPU, Plan
 from mpisqueeze.cores import threads_of_rank
 from mpisqueeze.data import load_dataset
 from mpisqueeze.devices import choose_device
@@ -44,6 +44,8 @@ class Run:
         self.plan, self.world, self._again = plan, world, again
         world.on_root(lambda: check_path(config.out) if config.out and not again else None)
         self.device = choose_device(config.device, config.buffers, world)
+        if config.overlap and self.device.kind != "cpu":
+            raise UsageError(NO_OVERLAP_ON_GPU, "--overlap")
         self.threads = threads_of_rank(world)
         self.problem = world.collectively(self._build_problem)
         self.dimension = int(self.problem.dimension)
@@ -145,6 +147,7 @@ class Run:
             memory_lr=config.memory_lr,
             order=config.order,
             eta=config.eta,
+            overlap=config.overlap,
         )
         with contracts.plugin(part, "--algorithm", "__init__(setup)"):
             made = part.cls(setup, **part.options)

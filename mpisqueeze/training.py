@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mpisqueeze.algorithms.base import Ready
 from mpisqueeze.checkpointing import LOGS, Checkpointer, Start, load_latest
 from mpisqueeze.comm.checksum import DamagedPayloadError
 from mpisqueeze.comm.consensus import Consensus
@@ -63,6 +64,8 @@ class Loop:
         self.checkpointer: Checkpointer | None = None
         self._watchdog: Watchdog | None = None
         self._interrupts = Interrupts()
+        #: Where the gradient's numbers begin that the algorithm was told of.
+        self._final = run.dimension
         self._check = GradientCheck(run.plan.problem, run.dimension, run.device.xp, run.plan.dtype)
         self._consensus = None
         if not run.centralized:
@@ -188,23 +191,30 @@ class Loop:
         elif agreed:
             checkpointer.settle()
 
-    def _gradient(self, x: Any) -> Any:
+    def _gradient(self, x: Any, ready: Ready | None = None) -> Any:
         """This rank's gradient at x, with weight decay, clipping and momentum; its loss is kept for the log.
 
         Momentum is heavy ball on each rank's own gradient, m ← βm + g, and the algorithm exchanges m (worker-side, as
         in dist-EF-SGDM, arXiv 1905.10936, there with Nesterov's look-ahead). The mean of the ranks' m is then the
         momentum of the mean gradient, so that without compression this is momentum SGD.
 
+        With `ready`, numbers at its end are told of as soon as they are final, the last ones first.
+
         Where it fails it is 0, so that this rank sends what the others wait for and tells them when they next meet;
         without a barrier they may not meet for long, and it raises.
         """
-        network, config, part = self.network, self.config, self.run.plan.problem
+        network, part = self.network, self.run.plan.problem
         self.loss = math.nan
         watchdog = self._watchdog
         try:
             if watchdog:
                 watchdog.busy = True
-            loss, g = self.run.problem.gradient(x, network.iteration)
+            self._final = self.run.dimension
+            if ready is None:
+                loss, g = self.run.problem.gradient(x, network.iteration)
+            else:
+                tell = partial(self._tell_ready, x, ready)
+                loss, g = self.run.problem.gradient_in_parts(x, network.iteration, tell)
             if watchdog:
                 watchdog.busy = False
             g = self._check(g)
@@ -217,22 +227,44 @@ class Loop:
         except Exception as error:
             network.complain(Signal.ERROR, repr(error), details=traceback.format_exc())
             return self._no_gradient()
+        self._adjust(x, g, slice(0, self._final))
+        if not math.isfinite(self.loss):
+            network.complain(Signal.NONFINITE, f"the loss was {self.loss}")
+        network.clock.lap(Phase.COMPUTE)
+        return g
+
+    def _adjust(self, x: Any, g: Any, numbers: slice) -> None:
+        """Weight decay, clipping and momentum, in place, for some of the gradient's numbers; for clipping, all."""
+        config, g = self.config, g[numbers]
         if self._decay is not None:
-            self.run.device.xp.multiply(x, x.dtype.type(config.weight_decay), out=self._decay)
-            g += self._decay
+            decay = self._decay[numbers]
+            self.run.device.xp.multiply(x[numbers], x.dtype.type(config.weight_decay), out=decay)
+            g += decay
         if config.clip_norm is not None:
             norm = math.sqrt(float(g.dot(g)))
             if norm > config.clip_norm:
                 g *= g.dtype.type(config.clip_norm / norm)
         if self.momentum is not None:
-            self.momentum *= x.dtype.type(config.momentum)
-            self.momentum += g
+            momentum = self.momentum[numbers]
+            momentum *= x.dtype.type(config.momentum)
+            momentum += g
             # The algorithm may overwrite what it is given.
-            g[...] = self.momentum
-        if not math.isfinite(self.loss):
-            network.complain(Signal.NONFINITE, f"the loss was {self.loss}")
-        network.clock.lap(Phase.COMPUTE)
-        return g
+            g[...] = momentum
+
+    def _tell_ready(self, x: Any, ready: Ready, g: Any, start: int) -> None:
+        """A problem's numbers g[start:] are final: the algorithm may have them. Raises UsageError for a plug-in's."""
+        if self._check(g) is not g or not 0 <= start <= self._final:
+            what = f"gradient_in_parts told of {g.dtype} numbers from {start} on, after {self._final}"
+            raise broken(self.run.plan.problem, "--problem", what)
+        self._adjust(x, g, slice(start, self._final))
+        self._final = start
+        self.network.clock.lap(Phase.COMPUTE)
+        watchdog = self._watchdog
+        if watchdog:
+            watchdog.busy = False
+        ready(g, start)
+        if watchdog:
+            watchdog.busy = True
 
     def _distance(self, iteration: int) -> float:
         """‖x_i − x̄‖² where it is asked for, else NaN; collective."""

@@ -18,7 +18,11 @@ from mpisqueeze.compressors.identity import Identity
 from mpisqueeze.kernels.random import derive_key
 from mpisqueeze.topology import Topology
 
-Gradient = Callable[[Any], Any]
+Ready = Callable[[Any, int], None]
+"""(g, start): the numbers g[start:] of a gradient are final; they may be read and overwritten. Starts only fall."""
+
+Gradient = Callable[..., Any]
+"""x ↦ g; with `Setup.overlap` also (x, ready: Ready) ↦ g, which need not have called `ready` to the end."""
 
 
 class Codec:
@@ -112,6 +116,7 @@ class Setup:
         memory_lr: `outside` or `inside`: whether memsgd's memory holds gradients or steps γg.
         order: `atc` or `awc`, of dpsgd.
         eta: the gossip step η, or None for the compressor's default.
+        overlap: the gradient's sections are to leave while it is computed; only for algorithms that have `overlaps`.
     """
 
     network: Network
@@ -124,6 +129,7 @@ class Setup:
     memory_lr: str = "outside"
     order: str = "atc"
     eta: float | None = None
+    overlap: bool = False
 
     @property
     def rank(self) -> int:
@@ -186,6 +192,7 @@ class Algorithm:
         centralized: all ranks hold the same x.
         compresses: it takes a compressor; otherwise `--compressor` must be left out or `identity`.
         default_compressor: what it takes unless told otherwise.
+        overlaps: it can send the gradient's sections while it is computed.
         formula: the talks' count of full vectors per iteration, for N workers and a server apart from them.
         memory: the names of the attributes that carry over from one iteration to the next, besides x: arrays, lists of
             arrays, numbers or None. A checkpoint holds them. A plug-in that does not say is not checkpointed.
@@ -196,6 +203,7 @@ class Algorithm:
     summary: ClassVar[str] = ""
     centralized: ClassVar[bool] = True
     compresses: ClassVar[bool] = True
+    overlaps: ClassVar[bool] = False
     default_compressor: ClassVar[str] = "onebit"
     formula: ClassVar[str] = ""
 

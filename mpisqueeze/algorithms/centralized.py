@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import accumulate, pairwise
 from typing import Any, ClassVar
 
-from mpisqueeze.algorithms.base import Algorithm, Codec, Setup
+from mpisqueeze.algorithms.base import Algorithm, Codec, Gradient, Setup
 from mpisqueeze.comm.counters import Phase
 from mpisqueeze.comm.pipeline import choose_sections
 from mpisqueeze.comm.root import RootExchange
@@ -20,9 +21,10 @@ class Sections:
         make: (length) → a codec for sections of so many numbers.
         part: of the vector.
         length: of a section; the last one may be shorter.
+        backwards: list the last section first.
     """
 
-    def __init__(self, make: Callable[[int], Codec], part: slice, length: int) -> None:
+    def __init__(self, make: Callable[[int], Codec], part: slice, length: int, backwards: bool = False) -> None:
         codecs: dict[int, Codec] = {}
         #: (codec, the numbers of the vector, where in the part they begin)
         self.items: list[tuple[Codec, slice, int]] = []
@@ -31,11 +33,18 @@ class Sections:
             if stop - start not in codecs:
                 codecs[stop - start] = make(stop - start)
             self.items.append((codecs[stop - start], slice(start, stop), start - part.start))
+        if backwards:
+            self.items.reverse()
 
     @property
     def sizes(self) -> list[int]:
         """Payload bytes of each section."""
         return [codec.payload_bytes for codec, _, _ in self.items]
+
+    def of(self, row: Any) -> list[Any]:
+        """A vector of the part's length cut into one for each section, as they are listed."""
+        cuts = accumulate((numbers.stop - numbers.start for _, numbers, _ in self.items), initial=0)
+        return [row[start:stop] for start, stop in pairwise(cuts)]
 
 
 class ServerAlgorithm(Algorithm):
@@ -54,6 +63,7 @@ class ServerAlgorithm(Algorithm):
 
     compresses_up: ClassVar[bool] = True
     compresses_down: ClassVar[bool] = True
+    overlaps = True
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
@@ -71,19 +81,25 @@ class ServerAlgorithm(Algorithm):
         )
         self.schedule = sections.schedule
         full = setup.identity_codec
+        # Backpropagation finds the end of a gradient first. A vector that goes up whole cannot leave before it ends.
+        backwards = setup.overlap and sections.up == sections.down
         self.up, self.down = [], []
         for s, part in enumerate(self.parts):
             make_up = partial(setup.worker_codec, s) if self.compresses_up else full
             make_down = partial(setup.server_codec, s) if self.compresses_down else full
-            self.up.append(Sections(make_up, part, sections.up))
-            self.down.append(Sections(make_down, part, sections.down))
+            self.up.append(Sections(make_up, part, sections.up, backwards))
+            self.down.append(Sections(make_down, part, sections.down, backwards))
         up_bytes, down_bytes = ([sections.sizes for sections in parts] for parts in (self.up, self.down))
         alignment = setup.dtype.itemsize
         self.exchange: RootExchange | ShardedExchange
         if sharded:
-            self.exchange = ShardedExchange(setup.network, up_bytes, down_bytes, alignment)
+            self.exchange = ShardedExchange(setup.network, up_bytes, down_bytes, alignment, setup.overlap)
         else:
-            self.exchange = RootExchange(setup.network, up_bytes[0], down_bytes[0], alignment, self.schedule.way)
+            way = self.schedule.way
+            self.exchange = RootExchange(setup.network, up_bytes[0], down_bytes[0], alignment, way, setup.overlap)
+        departing = self.exchange.departure.order if self.exchange.departure else []
+        #: Where in the vector each payload begins, in the order of leaving.
+        self._begins = [self.up[s].items[j][1].start for s, j in departing]
         server = setup.rank if sharded else 0
         self.serves = server == setup.rank and bool(self.up[server].items)
         mine = self.parts[server]
@@ -94,8 +110,7 @@ class ServerAlgorithm(Algorithm):
             # Full vectors are added up in the buffer that MPI is handed.
             row = self.exchange.answers[server]
             total = setup.zeros(self._served) if self.compresses_down else row.view(setup.dtype)
-            self._sums = [total[n.start - mine.start : n.stop - mine.start] for _, n, _ in self.up[server].items]
-            self._means = [total[n.start - mine.start : n.stop - mine.start] for _, n, _ in self.down[server].items]
+            self._sums, self._means = self.up[server].of(total), self.down[server].of(total)
         #: The mean of this section is one already.
         self._divided = False
         self._v: Any = None
@@ -107,6 +122,52 @@ class ServerAlgorithm(Algorithm):
     def server_memory(self) -> Any:
         """A vector of zeros as long as the part that this rank serves, or None where it serves none."""
         return self.setup.zeros(self._served) if self.serves else None
+
+    def follow(
+        self,
+        x: Any,
+        lr: float,
+        gradient: Gradient,
+        delta: Any = None,
+        delta_bar: Any = None,
+        scale: float | None = None,
+    ) -> None:
+        """`descend` with v = g, this rank's gradient at x, or scale·g; with `--overlap`, while it is computed."""
+        if self.exchange.departure is None:
+            g = gradient(x)
+            if scale is not None:
+                g *= g.dtype.type(scale)
+        else:
+            g = self._leave_early(x, gradient, delta, scale)
+        self.descend(x, lr, g, delta, delta_bar)
+
+    def _leave_early(self, x: Any, gradient: Gradient, delta: Any, scale: float | None) -> Any:
+        """The gradient, whose sections have left. Raises HaltError."""
+        departure = self.exchange.departure
+        assert departure is not None
+        self._delta = delta
+        final, count, failure = self.setup.dimension, 0, None
+
+        def ready(g: Any, start: int) -> None:
+            nonlocal final, count, failure
+            # What computes the gradient is not to meet our errors: they would look like its own.
+            if failure is not None:
+                return
+            try:
+                if scale is not None:
+                    g[start:final] *= g.dtype.type(scale)
+                final, self._v = start, g
+                while count < len(self._begins) and self._begins[count] >= start:
+                    count += 1
+                departure.leave(self, count)
+            except Exception as error:
+                failure = error
+
+        g = gradient(x, ready)
+        ready(g, 0)
+        if failure is not None:
+            raise failure
+        return g
 
     def descend(self, x: Any, lr: float, v: Any, delta: Any = None, delta_bar: Any = None) -> None:
         """x ← x − lr·p, p the answer of the servers to all ranks' v; each section as soon as it is there.

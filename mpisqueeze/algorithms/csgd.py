@@ -21,7 +21,7 @@ class CSGD(ServerAlgorithm):
     compresses_down = False
 
     def step(self, x: Any, gradient: Gradient, lr: float) -> None:
-        self.descend(x, lr, gradient(x))
+        self.follow(x, lr, gradient)
 
     def doubts(self) -> list[str]:
         return bias_doubt(self, self.codec, "arXiv 1610.02132, Theorem 3.2") if self.compresses else []

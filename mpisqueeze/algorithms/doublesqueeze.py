@@ -27,7 +27,7 @@ class DoubleSqueeze(ServerAlgorithm):
         self.delta_bar = self.server_memory()
 
     def step(self, x: Any, gradient: Gradient, lr: float) -> None:
-        self.descend(x, lr, gradient(x), self.delta, self.delta_bar)
+        self.follow(x, lr, gradient, self.delta, self.delta_bar)
 
     def residual(self) -> Any:
         return self.delta

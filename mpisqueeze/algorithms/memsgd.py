@@ -30,10 +30,10 @@ class MemSGD(ServerAlgorithm):
         self.inside = setup.memory_lr == "inside"
 
     def step(self, x: Any, gradient: Gradient, lr: float) -> None:
-        g = gradient(x)
         if self.inside:
-            g *= g.dtype.type(lr)
-        self.descend(x, 1.0 if self.inside else lr, g, self.delta)
+            self.follow(x, 1.0, gradient, self.delta, scale=lr)
+        else:
+            self.follow(x, lr, gradient, self.delta)
 
     def residual(self) -> Any:
         return self.delta

@@ -61,6 +61,7 @@ class Gate:
         self.signal: int = Signal.NONE
         self.agreed: int = Signal.NONE
         self.met = False
+        self._proposal: Any = None
 
     def tell(self, signal: int) -> None:
         """Have this rank say `signal` at the next meeting, unless it has worse to say."""
@@ -80,6 +81,20 @@ class Gate:
             agreed = self.meet()
             self.clock.lap(Phase.WAIT)
             if agreed >= Signal.NONFINITE:
+                raise HaltError
+
+    def propose(self) -> None:
+        """Begin to meet again, without waiting: for what came to light after `enter`. `confirm` must follow."""
+        if self.barrier:
+            self._proposal = self.world.propose(self.signal)
+
+    def confirm(self) -> None:
+        """Have met again. Raises HaltError on all ranks if one of them cannot go on."""
+        if self._proposal is not None:
+            self.agreed = self.world.proposed(self._proposal)
+            self._proposal = None
+            self.clock.lap(Phase.WAIT)
+            if self.agreed >= Signal.NONFINITE:
                 raise HaltError
 
 

@@ -113,43 +113,61 @@ class Inbox:
     """Where a server receives its part's payloads: a window of buffers, filled section by section in rank order.
 
     Args:
-        sizes: bytes of each section's payload; the last one may be shorter than the others.
+        sizes: bytes of each section's payload, in the order of sending; the last one may be shorter than the others, or
+            the first.
         sources: the ranks that send, in the order in which their payloads are handed out; none on who serves nothing.
+        early: senders wait for no answers, so that all they send finds a buffer, as far as the window allows.
 
     Attributes:
         ahead: sections that a rank may send before it has the answer to the first of them.
     """
 
-    def __init__(self, network: Network, sizes: Sequence[int], sources: Sequence[int], tag: int) -> None:
+    def __init__(
+        self, network: Network, sizes: Sequence[int], sources: Sequence[int], tag: int, early: bool = False
+    ) -> None:
         self.network = network
         others, longest = network.world.size - 1, max(sizes, default=0)
         self.ahead = chunks_ahead(others + 1, len(sizes), longest * len(sizes)) if others and sizes else 1
-        slots = min(self.ahead * others, max(2, WINDOW_BYTES // max(longest, 1)))
+        slots = min((len(sizes) if early else self.ahead) * others, max(2, WINDOW_BYTES // max(longest, 1)))
         self._count, self._slots, self._sources = len(sources) * len(sizes), slots, len(sources)
         self._wires: list[Wire] = []
         self._requests: list[Any] = []
+        self._short: dict[int, tuple[Wire, Any]] = {}
         if self._count:
             buffers = [network.wire(longest) for _ in range(slots)]
             # Message i, counted by section and then by source, comes into buffer i mod `slots`.
             for i in range(min(self._count, math.lcm(slots, len(sources)))):
                 self._wires.append(buffers[i % slots])
                 self._requests.append(network.receiver(buffers[i % slots].mpi, sources[i % len(sources)], tag))
-            self._last = [wire.part(0, sizes[-1]) for wire in buffers]
-        self._full = self._count - len(sources)
+            # A receive is as long as its message, which a checksum is of.
+            short = 0 if sizes[0] < longest else len(sizes) - 1
+            for i in range(short * len(sources), (short + 1) * len(sources)) if sizes[short] < longest else ():
+                wire = buffers[i % slots].part(0, sizes[short])
+                self._short[i] = wire, network.receiver(wire.mpi, sources[i % len(sources)], tag)
         # A device may be behind by some of the payloads handed out, whose buffers are not free until it is done.
         self._behind = min(network.device.lookahead, slots - 1)
         self._fences = [network.device.fence() for _ in range(self._behind + 1)] if network.device.lookahead else []
         self._i = 0
 
-    def open(self) -> None:
-        """Post the first receives of an exchange."""
+    def open(self) -> list[Any]:
+        """Post the first receives of an exchange; gives the last of them, one of each source."""
         self._i = 0
-        for request in self._requests[: self._slots]:
+        first = [self._message(i)[1] for i in range(min(self._slots, self._count))]
+        for request in first:
             request.Start()
+        return first[-self._sources :]
+
+    def _message(self, i: int) -> tuple[Wire, Any]:
+        """Where message i arrives, and by which request."""
+        short = self._short.get(i)
+        if short is not None:
+            return short
+        n = i % len(self._requests)
+        return self._wires[n], self._requests[n]
 
     def next(self) -> Any:
         """The next payload, once it is there; valid until the next call."""
-        i, slots, requests = self._i, self._slots, self._requests
+        i, slots = self._i, self._slots
         done, fences = i - 1 - self._behind, self._fences
         if fences and i:
             fences[(i - 1) % len(fences)].set()
@@ -157,10 +175,10 @@ class Inbox:
             if fences:
                 fences[done % len(fences)].wait()
             # This payload is done with, so that its buffer is free.
-            requests[(done + slots) % len(requests)].Start()
-        network, n = self.network, i % len(requests)
-        requests[n].Wait()
-        wire = self._wires[n] if i < self._full else self._last[n % slots]
+            self._message(done + slots)[1].Start()
+        network = self.network
+        wire, request = self._message(i)
+        request.Wait()
         wire.pull()
         network.counter.bytes_received += wire.nbytes
         network.clock.lap(Phase.COMM)
@@ -174,16 +192,15 @@ class Inbox:
 
     def section(self) -> list[Any]:
         """The next section's payloads of all sources, once they are there; valid until the next call."""
-        i, n, slots, requests = self._i, self._sources, self._slots, self._requests
+        i, n, slots = self._i, self._sources, self._slots
         # The section handed out last is done with, so that its buffers are free.
         for before in range(max(0, i - n), i):
             if before + slots < self._count:
-                requests[(before + slots) % len(requests)].Start()
+                self._message(before + slots)[1].Start()
         network, found = self.network, []
         for message in range(i, i + n):
-            at = message % len(requests)
-            requests[at].Wait()
-            wire = self._wires[at] if message < self._full else self._last[at % slots]
+            wire, request = self._message(message)
+            request.Wait()
             wire.pull()
             network.counter.bytes_received += wire.nbytes
             found.append(wire.array)
@@ -193,9 +210,10 @@ class Inbox:
 
     def close(self) -> None:
         """Free the persistent requests."""
-        for request in self._requests:
+        for request in (*self._requests, *(request for _, request in self._short.values())):
             request.Free()
         self._requests.clear()
+        self._short.clear()
 
 
 def section_lengths(dimension: int, grain: int | None) -> Iterator[int]:

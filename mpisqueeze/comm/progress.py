@@ -22,12 +22,15 @@ class Progress:
     Where MPI was not initialised with MPI_THREAD_MULTIPLE nothing happens in the background, and messages move when the
     caller waits for them.
 
+    Args:
+        pause: seconds between two looks.
+
     Attributes:
         early: whether all requests of the last round were complete when they were wanted back.
     """
 
-    def __init__(self) -> None:
-        self.early = False
+    def __init__(self, pause: float = PAUSE) -> None:
+        self.early, self._pause = False, pause
         self._requests: list[Any] = []
         self._given, self._returned = threading.Event(), threading.Event()
         self._wanted = self._closing = False
@@ -78,7 +81,7 @@ class Progress:
                     if MPI.Request.Testall(self._requests):
                         self.early = True
                         break
-                    time.sleep(PAUSE)
+                    time.sleep(self._pause)
             except Exception as error:
                 self._failure = error
             finally:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from mpisqueeze.comm.counters import Phase
+from mpisqueeze.comm.departure import Departure
 from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.pipeline import Inbox, Outbox, Work, cut
+from mpisqueeze.comm.wire import Wire
 from mpisqueeze.network.cost import Tree
 
 _UP, _DOWN = 1, 2
@@ -25,15 +28,23 @@ class RootExchange:
             up.
         alignment: bytes of a number.
         way: the tree, see `network.cost.Tree`.
+        early: payloads may leave before `run`, see `departure`; then no worker waits for answers before it sends.
 
     Attributes:
         up: up[0][j] is uint8: this rank's payload of section j.
         down: down[0][j] is uint8: the root's answer.
         answers: answers[0] is uint8: all of down[0] in a row.
+        departure: where payloads may leave early, how; else None.
     """
 
     def __init__(
-        self, network: Network, up_bytes: Sequence[int], down_bytes: Sequence[int], alignment: int, way: str
+        self,
+        network: Network,
+        up_bytes: Sequence[int],
+        down_bytes: Sequence[int],
+        alignment: int,
+        way: str,
+        early: bool = False,
     ) -> None:
         self.network = network
         self._rank, size = network.world.rank, network.world.size
@@ -47,8 +58,14 @@ class RootExchange:
         parent = tree.parent(self._rank)
         self._answers = [] if parent is None else [network.receiver(wire.mpi, parent, _DOWN) for wire in self._down]
         self._sends = [] if parent is None else [network.sender(wire.mpi, 0, _UP) for wire in self._up]
-        self._inbox = Inbox(network, up_bytes, [rank for rank in range(1, size) if self._rank == 0], _UP)
-        self._outbox = Outbox(network, [(0, j, wire if self._sends else None) for j, wire in enumerate(self._up)])
+        self._inbox = Inbox(network, up_bytes, [rank for rank in range(1, size) if self._rank == 0], _UP, early)
+        wires: list[Wire | None] = [wire if self._sends else None for wire in self._up]
+        self._outbox = Outbox(network, [(0, j, wire) for j, wire in enumerate(wires)])
+        self.departure: Departure | None = None
+        if early:
+            sends = self._sends or [None] * len(wires)
+            items = [(0, j, wire, send) for j, (wire, send) in enumerate(zip(wires, sends, strict=True))]
+            self.departure = Departure(network, items, self._post)
         self._copies = network.device.lookahead > 0
         #: Sections that a worker may be ahead of the answers.
         self._ahead = self._inbox.ahead
@@ -60,8 +77,12 @@ class RootExchange:
         was received then.
         """
         network = self.network
-        self._outbox.open(work, 1)
-        network.gate.enter()
+        if self.departure:
+            self.departure.finish(work)
+        else:
+            self._outbox.open(work, 1)
+            network.gate.enter()
+            self._post()
         if self._rank == 0:
             self._serve(work)
         else:
@@ -70,14 +91,22 @@ class RootExchange:
             for request in requests:
                 request.Wait()
         network.clock.lap(Phase.COMM)
+        if self.departure:
+            self.departure.close_books()
+
+    def _post(self) -> list[Any]:
+        """Post the first receives; gives those that are filled last."""
+        for request in self._answers:
+            request.Start()
+        return [*self._inbox.open(), *self._answers[-1:]]
 
     def _serve(self, work: Work) -> None:
         network, inbox = self.network, self._inbox
-        inbox.open()
         at_once = inbox.holds_sections and work.combines(0)
         for j in range(len(self._down)):
             if j < len(self._up):
-                self._outbox.ready(j)
+                if not self.departure:
+                    self._outbox.ready(j)
                 if at_once:
                     work.combine(0, j, [self.up[0][j], *inbox.section()])
                 else:
@@ -104,9 +133,7 @@ class RootExchange:
     def _take_part(self, work: Work) -> None:
         network, sends = self.network, self._sends
         counter, clock = network.counter, network.clock
-        for request in self._answers:
-            request.Start()
-        sent = 0
+        sent = len(sends) if self.departure else 0
         for j, request in enumerate(self._answers):
             while sent < min(j + self._ahead, len(sends)):
                 self._outbox.ready(sent)
@@ -134,6 +161,8 @@ class RootExchange:
 
     def close(self) -> None:
         """Free the persistent requests, with nothing on its way."""
+        if self.departure:
+            self.departure.close()
         self.network.device.synchronize()
         self._inbox.close()
         for request in (*self._answers, *self._sends, *(r for requests in self._passing for r in requests)):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from mpisqueeze.comm.counters import Phase
+from mpisqueeze.comm.departure import Departure
 from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.pipeline import Inbox, Outbox, Work, cut
+from mpisqueeze.comm.wire import Wire
 
 _UP, _DOWN = 5, 6
 
@@ -21,15 +24,22 @@ class ShardedExchange:
     Args:
         up_bytes, down_bytes: payload sizes of each part's sections, the same on every rank; none for an empty part.
         alignment: bytes of a number.
+        early: payloads may leave before `run`, see `departure`; then no rank waits for answers before it sends.
 
     Attributes:
         up: up[s][j] is uint8: this rank's payload of part s, section j.
         down: down[s][j] is uint8: the answers; rank s fills the s-th part's.
         answers: answers[s] is uint8: all of down[s] in a row.
+        departure: where payloads may leave early, how, the last part's first; else None.
     """
 
     def __init__(
-        self, network: Network, up_bytes: Sequence[Sequence[int]], down_bytes: Sequence[Sequence[int]], alignment: int
+        self,
+        network: Network,
+        up_bytes: Sequence[Sequence[int]],
+        down_bytes: Sequence[Sequence[int]],
+        alignment: int,
+        early: bool = False,
     ) -> None:
         self.network = network
         self._rank, self._size = network.world.rank, network.world.size
@@ -40,7 +50,7 @@ class ShardedExchange:
         self._before = self._behind[::-1]
         mine = self._rank
         others = [rank for rank in range(self._size) if rank != mine]
-        self._inbox = Inbox(network, up_bytes[mine], others, _UP)
+        self._inbox = Inbox(network, up_bytes[mine], others, _UP, early)
         # Part 0 is the longest: its sections set the pace.
         self._sections = len(up_bytes[0])
         self._ahead = self._inbox.ahead
@@ -53,6 +63,13 @@ class ShardedExchange:
         self._to_servers = {s: [network.sender(wire.mpi, s, _UP) for wire in self._up[s]] for s in self._behind}
         self._answers = {s: [network.receiver(wire.mpi, s, _DOWN) for wire in self._down[s]] for s in self._before}
         self._from_me = [[network.sender(wire.mpi, rank, _DOWN) for rank in self._behind] for wire in self._down[mine]]
+        self.departure: Departure | None = None
+        if early:
+            items: list[tuple[int, int, Wire | None, Any]] = []
+            for s in reversed(range(self._size)):
+                for j, wire in enumerate(self._up[s]):
+                    items.append((s, j, None, None) if s == mine else (s, j, wire, self._to_servers[s][j]))
+            self.departure = Departure(network, items, self._post)
 
     def run(self, work: Work) -> None:
         """Exchange one vector. The gate is passed once the first sections are encoded.
@@ -61,14 +78,14 @@ class ShardedExchange:
         received then.
         """
         network, mine = self.network, self._rank
-        self._outbox.open(work, len(self._order[0]))
-        self._prepared = 0
-        network.gate.enter()
-        for requests in self._answers.values():
-            for request in requests:
-                request.Start()
-        self._inbox.open()
-        sent = 0
+        if self.departure:
+            self.departure.finish(work)
+        else:
+            self._outbox.open(work, len(self._order[0]))
+            self._prepared = 0
+            network.gate.enter()
+            self._post()
+        sent = self._sections if self.departure else 0
         # A step later than it is added up at its server, a section's answer is taken: until then others travel.
         for j in range(self._sections + 1):
             while sent < min(j + self._ahead, self._sections):
@@ -82,6 +99,16 @@ class ShardedExchange:
             for request in requests:
                 request.Wait()
         network.clock.lap(Phase.COMM)
+        if self.departure:
+            self.departure.close_books()
+
+    def _post(self) -> list[Any]:
+        """Post the first receives; gives those that are filled last."""
+        for requests in self._answers.values():
+            for request in requests:
+                request.Start()
+        last = [requests[-1] for requests in self._answers.values() if requests]
+        return [*self._inbox.open(), *last]
 
     def _send_up(self, j: int) -> None:
         counter = self.network.counter
@@ -131,6 +158,8 @@ class ShardedExchange:
 
     def close(self) -> None:
         """Free the persistent requests, with nothing on its way."""
+        if self.departure:
+            self.departure.close()
         self.network.device.synchronize()
         self._inbox.close()
         for requests in (*self._to_servers.values(), *self._answers.values(), *self._from_me):

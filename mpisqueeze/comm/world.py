@@ -88,6 +88,16 @@ class World:
             self.comm.Allreduce(*self._buffers, MPI.MAX)
         return int(self._all[0])
 
+    def propose(self, signal: int) -> MPI.Request:
+        """Begin to agree on the largest `signal`; until it is `proposed`, ranks do not agree on anything else."""
+        self._mine[0] = signal
+        return self.comm.Iallreduce(*self._buffers, MPI.MAX)
+
+    def proposed(self, request: MPI.Request) -> int:
+        """What was agreed on, once all ranks have proposed theirs."""
+        request.Wait()
+        return int(self._all[0])
+
     def first(self, ranks: int) -> World | None:
         """A world of this one's `ranks` lowest ranks, None on the others; collective. Asked again, the same one."""
         if ranks == self.size:

@@ -23,6 +23,12 @@ class Problem(ABC):
     methods: `check_installed()`, which raises UsageError where something that the problem needs is not installed, and
     `limit_threads(count)`, which is told before construction how many threads this rank may compute with.
 
+    With `--overlap` the gradient is asked for by `gradient_in_parts(x, iteration, ready)`, where there is one: as
+    `gradient`, and on the way, in the calling thread, it calls ready(gradient, start) whenever the numbers from `start`
+    on are final. They are then no longer the problem's: what is sent is made of them in place. The last numbers come
+    first, starts only fall, and what was not told of is taken to be final at the end. The class method
+    `check_parts(options)` may refuse, with a UsageError, some of the problem's parameters together with that.
+
     Args:
         rank: this rank, 0 … size − 1.
         size: number of ranks.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -59,6 +59,15 @@ class MLP(ClassificationProblem):
         self._allocate_for_training()
         # The derivatives by the hidden layers' outputs.
         self._deltas = self.make_activations(len(self._indices))[:-1]
+        self._ready: Callable[[Array, int], None] | None = None
+
+    def gradient_in_parts(self, x: Array, iteration: int, ready: Callable[[Array, int], None]) -> tuple[float, Array]:
+        """`gradient`, layer by layer."""
+        self._ready = ready
+        try:
+            return self.gradient(x, iteration)
+        finally:
+            self._ready = None
 
     def initial_point(self) -> Array:
         rng = generator(self.seed, Stream.INITIAL_POINT)
@@ -83,12 +92,15 @@ class MLP(ClassificationProblem):
         self, x: Array, inputs: Array, activations: Sequence[Array], logits_derivative: Array, gradient: Array
     ) -> None:
         xp, delta = self.xp, logits_derivative
-        layers, gradients = self._layers(x), self._layers(gradient)
+        layers, gradients, start = self._layers(x), self._layers(gradient), self.dimension
         for layer in reversed(range(len(layers))):
             below = activations[layer - 1] if layer else inputs
             weights_gradient, biases_gradient = gradients[layer]
             xp.dot(below.T, delta, out=weights_gradient)
             xp.sum(delta, axis=0, out=biases_gradient)
+            start -= weights_gradient.size + biases_gradient.size
+            if self._ready is not None:
+                self._ready(gradient, start)
             if layer:
                 weights, _ = layers[layer]
                 xp.dot(delta, weights.T, out=self._deltas[layer - 1])

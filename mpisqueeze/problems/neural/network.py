@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mpisqueeze.errors import UsageError
 from mpisqueeze.problems.base import Array
+from mpisqueeze.problems.neural.parts import Frontier
 
 
 @contextmanager
@@ -76,6 +77,7 @@ class Network:
         self._flat_gradient = _shared(self.gradient)
         for parameter, view in zip(self._parameters, self._views(self._flat_gradient), strict=True):
             parameter.grad = view
+        self._frontier: Frontier | None = None
         self._address = 0
         self._x: torch.Tensor | None = None
         self._train = torch.compile(self.module) if compiled else self.module
@@ -84,18 +86,30 @@ class Network:
         """x₀ (d,), a copy."""
         return self._xp.array(self._start)
 
-    def differentiate(self, x: Array, inputs: Any, targets: Any, key: int) -> float:
+    def differentiate(
+        self, x: Array, inputs: Any, targets: Any, key: int, ready: Callable[[Array, int], None] | None = None
+    ) -> float:
         """The loss at x of a batch on the device; leaves its gradient in `gradient`.
 
         Args:
             key: what the module's own randomness, such as dropout's, is a function of.
+            ready: (gradient, start), called where the gradient's numbers from `start` on are final.
         """
         self._move_to(x)
         self._seed(key)
         self._flat_gradient.zero_()
         with self._precision():
             loss = self._loss(self._train(inputs), targets)
-        loss.backward()
+        if ready is None:
+            loss.backward()
+            return float(loss.detach())
+        if self._frontier is None:
+            self._frontier = Frontier(self._parameters, self.gradient)
+        self._frontier.open(ready)
+        try:
+            loss.backward()
+        finally:
+            self._frontier.close()
         return float(loss.detach())
 
     @contextmanager

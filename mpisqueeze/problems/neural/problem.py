@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,11 +63,26 @@ class NeuralProblem(Problem):
         return self._network.initial_point()
 
     def gradient(self, x: Array, iteration: int) -> tuple[float, Array]:
+        return self._differentiate(x, iteration, None)
+
+    def _differentiate(
+        self, x: Array, iteration: int, ready: Callable[[Array, int], None] | None
+    ) -> tuple[float, Array]:
         network = self._network
         with network.stream():
             inputs, targets = self.batch(iteration)
             key = derive_key(self.seed, Stream.LAYERS, self.rank, iteration)
-            return network.differentiate(x, inputs, targets, key), network.gradient
+            return network.differentiate(x, inputs, targets, key, ready), network.gradient
+
+    @classmethod
+    def check_parts(cls, options: dict[str, Any]) -> None:
+        """Raise UsageError where the gradient comes in one piece."""
+        if options.get("compile"):
+            raise UsageError("torch.compile gives the gradient in one piece: leave out compile=true", "--overlap")
+
+    def gradient_in_parts(self, x: Array, iteration: int, ready: Callable[[Array, int], None]) -> tuple[float, Array]:
+        """`gradient`, with its end reported while backpropagation is still at the beginning."""
+        return self._differentiate(x, iteration, ready)
 
     def _try_compiled(self) -> None:
         """Compile by a first gradient, so that it is no part of an iteration. Raises UsageError."""

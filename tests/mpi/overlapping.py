@@ -1,0 +1,126 @@
+"""Problems whose gradient comes in parts, and goes wrong on one rank behind some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+D, WHEN = 4096, 5
+
+
+class InQuarters:
+    """½‖x − r‖², its gradient told of in quarters, the last one first."""
+
+    def __init__(self, rank: int, size: int, seed: int, xp: Any, dtype: Any) -> None:
+        self.rank, self.dtype, self.dimension = rank, np.dtype(dtype), D
+        self.now = 0
+
+    def initial_point(self) -> Any:
+        return np.zeros(D, self.dtype)
+
+    def gradient(self, x: Any, iteration: int) -> tuple[float, Any]:
+        return self.gradient_in_parts(x, iteration, lambda g, start: None)
+
+    def gradient_in_parts(self, x: Any, iteration: int, ready: Callable[[Any, int], None]) -> tuple[float, Any]:
+        g = np.full(D, np.nan, self.dtype)
+        self.now = iteration
+        for start in range(D - D // 4, -1, -D // 4):
+            g[start : start + D // 4] = x[start : start + D // 4] - self.rank
+            self.fault(g, start)
+            ready(g, start)
+        return self.loss(), g
+
+    def loss(self) -> float:
+        return 1.0
+
+    def fault(self, g: Any, start: int) -> None:
+        """May raise, or spoil g."""
+
+    def is_time(self, start: int) -> bool:
+        return self.now == WHEN and self.rank == 1 and start == D // 4
+
+
+class Raises(InQuarters):
+    def fault(self, g: Any, start: int) -> None:
+        if self.is_time(start):
+            raise RuntimeError("out of luck")
+
+
+class RaisesBefore(InQuarters):
+    """Before it has told of anything, while others wait behind their first quarter."""
+
+    def fault(self, g: Any, start: int) -> None:
+        if self.now == WHEN and self.rank == 1:
+            raise RuntimeError("out of luck")
+
+
+class NotANumber(InQuarters):
+    def fault(self, g: Any, start: int) -> None:
+        if self.is_time(start):
+            g[start] = np.nan
+
+
+class LossIsNotANumber(InQuarters):
+    def loss(self) -> float:
+        return np.nan if self.now == WHEN and self.rank == 1 else 1.0
+
+
+class Rises(InQuarters):
+    """Against the contract: tells of the first quarter before the second."""
+
+    def gradient_in_parts(self, x: Any, iteration: int, ready: Callable[[Any, int], None]) -> tuple[float, Any]:
+        g = x - self.rank
+        ready(g, D // 4)
+        ready(g, D // 2)
+        return 1.0, g
+
+
+def torch_net(rank: int, size: int, seed: int) -> Any:
+    """A network with a parameter in its middle that the loss does not depend on, on random data."""
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(20, 300)
+            self.idle = nn.Parameter(torch.ones(100))
+            self.norm = nn.BatchNorm1d(300)
+            self.second = nn.Linear(300, 300)
+            self.last = nn.Linear(300, 3)
+
+        def forward(self, a: Any) -> Any:
+            a = torch.relu(self.norm(self.first(a)))
+            return self.last(torch.relu(self.second(self.second(a))))
+
+    generator = torch.Generator().manual_seed(7)
+    inputs = torch.randn(256, 20, generator=generator)
+    targets = torch.randint(0, 3, (256,), generator=generator)
+    return Net(), (inputs, targets), nn.functional.cross_entropy
+
+
+def sections_leave_early() -> None:
+    """Between two quarters of rank 1's gradient, the root is sent the one that was told of."""
+    from parts import make_algorithm
+
+    from mpisqueeze.comm.world import World
+
+    world = World()
+    algorithm = make_algorithm("csgd", "identity", D, np.float32, world, chunk=D, overlap=True)
+    counter = algorithm.setup.network.counter
+    sent = []
+
+    def gradient(x: Any, ready: Callable[[Any, int], None]) -> Any:
+        g = np.ones(D, np.float32)
+        for start in range(D - D // 4, -1, -D // 4):
+            ready(g, start)
+            sent.append(counter.bytes_sent)
+        return g
+
+    x = np.zeros(D, np.float32)
+    algorithm.step(x, gradient, 1.0)
+    algorithm.close()
+    assert (x == -1).all()
+    assert sent == ([0] * 4 if world.is_root else [D, 2 * D, 3 * D, 4 * D])

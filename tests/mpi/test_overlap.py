@@ -1,0 +1,132 @@
+"""`--overlap` changes no number and no count, only when what is sent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Finished
+from overlapping import WHEN, sections_leave_early
+from parts import CENTRALIZED
+
+Run = Callable[..., Finished]
+PROBLEMS = Path(__file__).with_name("overlapping.py")
+#: topk's payload cannot be cut on the way up, where it leaves only when the gradient is complete.
+PAIRS = [*CENTRALIZED, "doublesqueeze/qsgd:4", "memsgd/topk:0.1", "csgd/identity"]
+KEPT = ("loss", "lr", "bytes_sent", "messages", "residual_norm")
+
+
+def runs(folder: Path) -> dict[str, tuple[list[dict[str, Any]], Any, dict[str, Any]]]:
+    """Of each run of a comparison: what must not differ of its log, its model, its summary."""
+    found = {}
+    for path in sorted(folder.glob("*/summary.json")):
+        lines = [json.loads(line) for line in (path.parent / "iterations.jsonl").read_text().splitlines()]
+        kept = [{name: line[name] for name in KEPT if name in line} for line in lines]
+        with np.load(path.parent / "model.npz") as model:
+            found[path.parent.name] = kept, model["x"], json.loads(path.read_text())
+    return found
+
+
+def with_and_without(mpisqueeze_run: Run, tmp_path: Path, n: int, *options: str) -> dict[str, Any]:
+    """Compare with `options` and both ways; the summaries of the overlapped runs, which must not differ otherwise."""
+    for out, more in (("plain", ()), ("overlap", ("--overlap",))):
+        finished = mpisqueeze_run(n, "compare", *options, "--save-model", "--out", out, *more)
+        assert finished.code == 0, finished.err
+    plain, overlapped = runs(tmp_path / "plain"), runs(tmp_path / "overlap")
+    assert plain.keys() == overlapped.keys()
+    assert plain
+    for name, (lines, x, summary) in plain.items():
+        assert overlapped[name][0] == lines, name
+        assert overlapped[name][1].tobytes() == x.tobytes(), name
+        assert overlapped[name][2]["bytes_by_rank"] == summary["bytes_by_rank"]
+    return {name: summary for name, (_, _, summary) in overlapped.items()}
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("server", ["root", "sharded"])
+def test_no_bit_changes(mpisqueeze_run: Run, tmp_path: Path, server: str, n: int) -> None:
+    options = (*PAIRS, "--problem", "mlp:64x48", "--server", server, "--chunk", "1Ki", "--iterations", "6")
+    more = ("--momentum", "0.9", "--weight-decay", "0.01", "--lr", "0.05")
+    summaries = with_and_without(mpisqueeze_run, tmp_path, n, *options, *more)
+    # Sections are what overlaps: one alone would make this test void.
+    assert n == 1 or any(summary["chunks"] > 3 for summary in summaries.values())
+
+
+@pytest.mark.parametrize(
+    "options", [("--memory-lr", "inside"), ("--no-barrier",), ("--checksum",), ("--dtype", "float64")]
+)
+def test_no_bit_changes_beside(mpisqueeze_run: Run, tmp_path: Path, options: tuple[str, ...]) -> None:
+    common = ("memsgd", "sgd", "--problem", "mlp:64x48", "--chunk", "1Ki", "--iterations", "4", "--lr", "0.05")
+    with_and_without(mpisqueeze_run, tmp_path, 3, *common, *options)
+
+
+@pytest.mark.parametrize("server", ["root", "sharded"])
+def test_no_bit_changes_on_an_emulated_link(mpisqueeze_run: Run, tmp_path: Path, server: str) -> None:
+    options = ("sgd", "doublesqueeze", "--problem", "mlp:64x48", "--link", "latency=100us,bandwidth=1gbit")
+    with_and_without(mpisqueeze_run, tmp_path, 3, *options, "--server", server, "--chunk", "1Ki", "--iterations", "3")
+
+
+@pytest.mark.skipif(find_spec("torch") is None, reason="PyTorch is not installed (extra torch)")
+@pytest.mark.parametrize("server", ["root", "sharded"])
+def test_no_bit_changes_with_torch(mpisqueeze_run: Run, tmp_path: Path, server: str) -> None:
+    options = ("sgd", "doublesqueeze", "--problem", f"{PROBLEMS}:torch_net", "--server", server, "--chunk", "1Ki")
+    more = ("--iterations", "4", "--momentum", "0.9", "--weight-decay", "0.01", "--lr", "0.05")
+    summaries = with_and_without(mpisqueeze_run, tmp_path, 2, *options, *more)
+    assert all(summary["chunks"] > 3 for summary in summaries.values())
+
+
+@pytest.mark.parametrize("server", ["root", "sharded"])
+@pytest.mark.parametrize(
+    ("fault", "code", "expected"),
+    [
+        ("Raises", 4, f"rank 1, iteration {WHEN}: RuntimeError('out of luck')"),
+        ("RaisesBefore", 4, f"rank 1, iteration {WHEN}: RuntimeError('out of luck')"),
+        ("NotANumber", 3, f"rank 1, iteration {WHEN}"),
+        ("LossIsNotANumber", 3, f"rank 1, iteration {WHEN}: the loss was nan"),
+        ("Rises", 2, "gradient_in_parts told of float32 numbers from 2048 on, after 1024"),
+    ],
+)
+def test_a_fault_behind_the_first_section_ends_all_ranks(
+    mpisqueeze_run: Run, tmp_path: Path, fault: str, code: int, expected: str, server: str
+) -> None:
+    options = ("--server", server, "--chunk", "64", "--iterations", "50", "--lr", "0.1", "--out", "run")
+    problem = f"{PROBLEMS}:{fault}"
+    finished = mpisqueeze_run(3, "train", "--problem", problem, "--overlap", *options, timeout=30)
+    assert finished.code == code, finished.err
+    assert expected in finished.err + finished.out
+    log = tmp_path / "run" / "iterations.jsonl"
+    # The iteration that failed is not one.
+    assert len(log.read_text().splitlines() if log.exists() else ()) == (0 if fault == "Rises" else WHEN - 1)
+
+
+def test_sections_leave_before_the_gradient_is_complete(on_ranks: Callable[..., None]) -> None:
+    on_ranks(2, sections_leave_early)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--algorithm", "allreduce"], ["allreduce sends nothing before", "sgd", "doublesqueeze", "--order awc"]),
+        (["--algorithm", "dpsgd"], ["dpsgd sends nothing before"]),
+        (["--problem", "quadratic:9"], ["quadratic gives its gradient in one piece", "mlp", "resnet20"]),
+        (["--clip-norm", "1"], ["--clip-norm needs the whole gradient"]),
+        (["--device", "cuda"], ["use --device cpu"]),
+    ],
+)
+def test_what_cannot_overlap_is_refused(mpisqueeze_run: Run, options: list[str], says: list[str]) -> None:
+    finished = mpisqueeze_run(1, "train", "--overlap", *options)
+    assert finished.code == 2
+    assert finished.err.count("\n") == 1
+    assert all(part in finished.err for part in ["--overlap", *says]), finished.err
+
+
+@pytest.mark.skipif(find_spec("torch") is None, reason="PyTorch is not installed (extra torch)")
+def test_compiled_modules_are_refused(mpisqueeze_run: Run) -> None:
+    finished = mpisqueeze_run(1, "train", "--overlap", "--problem", f"{PROBLEMS}:torch_net,compile=true")
+    assert finished.code == 2
+    assert "torch.compile gives the gradient in one piece" in finished.err
