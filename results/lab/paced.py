@@ -1,6 +1,6 @@
 """A problem whose gradient takes a time that nobody else needs the cores for, as on an accelerator: it sleeps.
 
-`mpisqueeze lab … --problem results/lab/paced.py:Paced`: 0.2 s a gradient of 1 Mi numbers, of which 1/3 is a forward pass.
+`mpisqueeze lab … --problem results/lab/paced.py:Paced`: 0.2 s a gradient of 1 Mi numbers, a third of it a forward pass.
 """
 
 from __future__ import annotations
