@@ -47,7 +47,7 @@ def with_and_without(mpisqueeze_run: Run, tmp_path: Path, n: int, *options: str)
     return {name: summary for name, (_, _, summary) in overlapped.items()}
 
 
-@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("n", [1, pytest.param(2, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("server", ["root", "sharded"])
 def test_no_bit_changes(mpisqueeze_run: Run, tmp_path: Path, server: str, n: int) -> None:
     options = (*PAIRS, "--problem", "mlp:64x48", "--server", server, "--chunk", "1Ki", "--iterations", "6")
@@ -80,7 +80,7 @@ def test_no_bit_changes_with_torch(mpisqueeze_run: Run, tmp_path: Path, server: 
     assert all(summary["chunks"] > 3 for summary in summaries.values())
 
 
-@pytest.mark.parametrize("server", ["root", "sharded"])
+@pytest.mark.parametrize("server", [pytest.param("root", marks=pytest.mark.slow), "sharded"])
 @pytest.mark.parametrize(
     ("fault", "code", "expected"),
     [
