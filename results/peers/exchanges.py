@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from mpi4py import MPI
-from table import header, show
+from table import Others, header, show
 
 from mpisqueeze import registry
 from mpisqueeze.algorithms.base import Setup
@@ -250,10 +250,12 @@ def main() -> None:
     ddp.start(world.comm)
     # Ranks meet where a time begins, and not once more within it.
     network = Network(world, Device(), barrier=False)
-    table = []
+    table, others = [], Others()
     for size in arguments.sizes:
         table += measure(world, network, size, arguments.rounds)
         gc.collect()
+    ours = world.comm.allreduce(others.mine())
+    meanwhile = others.line(ours)
     dist.destroy_process_group()
     if not world.is_root:
         return
@@ -262,6 +264,7 @@ def main() -> None:
         "# a step: gradient copied, exchanged, x updated; ms: of the slowest rank; ×DDP, ×MPI: over the time of",
         "# torch DDP with fp32, and of MPI_Allreduce + update; MB sent in a step: ours, payloads; MPI_Allreduce's,",
         "# 2(N − 1)/N vectors a rank by definition; torch's, what it wrote to its sockets",
+        meanwhile,
     ]
     print("\n".join(lines))
     titles = ["method", "size", "p50 ms", "± σ", "fastest", "×DDP", "×MPI", "MB, all ranks", "busiest rank"]

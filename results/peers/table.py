@@ -7,6 +7,7 @@ import os
 import platform
 import shlex
 import sys
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,33 @@ from typing import Any
 from mpisqueeze.record.environment import local_environment
 
 PACKAGES = ("mpisqueeze", "numpy", "mpi4py", "torch")
+
+
+class Others:
+    """What other processes take of the cores meanwhile: the truth about figures from a shared machine."""
+
+    def __init__(self) -> None:
+        self._busy, self._mine, self._began = _busy(), _mine(), time.monotonic()
+
+    def mine(self) -> float:
+        """Seconds that this process has computed since."""
+        return _mine() - self._mine
+
+    def line(self, ours: float) -> str:
+        """A sentence for the table, where this program's processes have computed for `ours` seconds since."""
+        share = (_busy() - self._busy - ours) / (time.monotonic() - self._began)
+        return f"# meanwhile other processes took {max(0.0, share):.2f} of {os.cpu_count()} cores"
+
+
+def _busy() -> float:
+    """Seconds that all cores have spent in programs and for them, interrupts aside."""
+    user, nice, system = Path("/proc/stat").read_text().split()[1:4]
+    return (int(user) + int(nice) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def _mine() -> float:
+    spent = os.times()
+    return spent.user + spent.system
 
 
 def command(ranks: int | None) -> str:
