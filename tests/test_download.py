@@ -560,7 +560,7 @@ def test_an_interrupted_download_goes_on_where_it_stopped(
     server: FileServer, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     first = PUBLISHED["mnist"].files[0]
-    server.offer(f"/mnist/{first.name}", bytes(first.size), pause=0.001)
+    server.offer(f"/mnist/{first.name}", bytes(first.size), pause=0.01)
     command = [sys.executable, "-m", "mpisqueeze", "data", "get", "mnist", "--data-dir", str(tmp_path)]
     part = tmp_path / "mnist" / f"{first.name}.part"
 
