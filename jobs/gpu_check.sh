@@ -11,6 +11,7 @@
 #     tests          pytest -m gpu of the kernels
 #     train          eight ranks that share one GPU, staged through the host
 #     comm           exchanges of a vector, in sections and whole, beside MPI_Allreduce
+#     races          the kernels under compute-sanitizer, where that is: races and accesses, which no emulator sees
 #     tests-ranks    pytest -m gpu of everything that needs ranks
 #     messages       GPU memory in messages, with an MPI, or a UCX in front of it, that takes it
 #     train-device   two ranks with --buffers device, likewise
@@ -59,7 +60,7 @@ fi
 cd "$repository" || exit 2
 [ -f jobs/gpu_report.py ] || { echo "gpu_check: start it in the repository's folder" >&2; exit 2; }
 
-all_steps="device kernels bits tests train comm tests-ranks messages train-device kernels-cpu"
+all_steps="device kernels bits tests train comm races tests-ranks messages train-device kernels-cpu"
 wanted=${*:-$all_steps}
 for step in $wanted; do
     case " $all_steps " in
@@ -229,7 +230,7 @@ able() {
     wants "$1" || return 1
     if [ -n "$no_gpu" ] && [ "$1" != kernels-cpu ]; then
         skip "$1" "no GPU"
-    elif [ -z "$mpi" ] && [ "$1" != device ] && [ "$1" != kernels ]; then
+    elif [ -z "$mpi" ] && [[ " device kernels races " != *" $1 "* ]]; then
         skip "$1" "no MPI library"
     else
         return 0
@@ -298,6 +299,17 @@ if able comm; then
             -m "${COMM:-1Mi:16Mi}" --device cuda --buffers staged ${chunk:+--chunk "$chunk"} -i 20 \
             --json "$out/$name.json" --color never
     done
+fi
+
+if able races; then
+    if command -v compute-sanitizer >/dev/null; then
+        for tool in racecheck memcheck; do
+            step "$tool" 120 compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 5 \
+                "$python" jobs/gpu_kernels.py --sizes 128Ki
+        done
+    else
+        skip races "compute-sanitizer is not on PATH"
+    fi
 fi
 
 if able tests-ranks; then

@@ -32,10 +32,13 @@ app = typer.Typer(
 bench = typer.Typer(name="bench", no_args_is_help=True, rich_markup_mode="rich")
 app.add_typer(bench, help="Time the kernels, or the exchanges, and check that what they give is right.")
 
+data_app = typer.Typer(name="data", no_args_is_help=True, rich_markup_mode="rich")
+app.add_typer(data_app, help="Download public data sets, and list them.")
+
 METHOD, PROBLEM, RUN, OUTPUT, COMPARISON = "Method", "Problem and data", "Run", "Output", "Comparison"
 NETWORK = "Network"
 #: Commands that need no MPI, though modules that they load would start it.
-_WITHOUT_MPI = (["predict"], ["lab"], ["bench", "kernels"])
+_WITHOUT_MPI = (["predict"], ["lab"], ["data"], ["bench", "kernels"])
 
 Command = TypeVar("Command", bound=Callable[..., int])
 
@@ -108,6 +111,11 @@ JsonOption = Annotated[
         metavar="FILE|-",
         rich_help_panel=OUTPUT,
     ),
+]
+
+DataDirOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(help="Where data files are. Default: $MPISQUEEZE_DATA, else ./data.", rich_help_panel=PROBLEM),
 ]
 
 LinkOption = Annotated[
@@ -252,10 +260,7 @@ def train(
             rich_help_panel=PROBLEM,
         ),
     ] = "digits",
-    data_dir: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Where data files are. Default: $MPISQUEEZE_DATA, else ./data.", rich_help_panel=PROBLEM),
-    ] = None,
+    data_dir: DataDirOption = None,
     samples: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
@@ -289,7 +294,7 @@ def train(
     ] = "16",
     lr: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option(help="Learning rate γ. Default: 0.3; 0.1 for problems that need torch.", rich_help_panel=RUN),
+        typer.Option(help="Learning rate γ. Default: 0.3; 0.05 for problems that need torch.", rich_help_panel=RUN),
     ] = None,
     lr_schedule: Annotated[
         str, typer.Option(help="constant, step:EPOCHS:FACTOR or cosine.", rich_help_panel=RUN)
@@ -485,10 +490,7 @@ def reproduce(
     scale: Annotated[
         str, typer.Option(help="laptop: minutes on two cores. gpu: the talks' own sizes.", rich_help_panel=RUN)
     ] = "laptop",
-    data_dir: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Where data files are. Default: $MPISQUEEZE_DATA, else ./data.", rich_help_panel=RUN),
-    ] = None,
+    data_dir: DataDirOption = None,
     device: Annotated[
         str, typer.Option(help="auto (a GPU where every rank has one), cpu or cuda.", rich_help_panel=RUN)
     ] = "auto",
@@ -824,6 +826,42 @@ def _bench_options(sizes: str, iterations: str | None, warmup: int, check: str) 
         raise UsageError(f"{check!r} is neither on nor off", "-c")
     count = None if iterations is None else _size("-i", iterations)
     return {"sizes": sizes, "iterations": count, "warmup": warmup, "check": known[check]}
+
+
+@data_app.command("get")
+def data_get(
+    names: Annotated[
+        list[str], typer.Argument(metavar="NAME…", help="mnist, fashion-mnist or cifar10.", show_default=False)
+    ],
+    data_dir: DataDirOption = None,
+    mirror: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="Ask this address alone, for NAME/FILE below it. Default: $MPISQUEEZE_MIRROR, else public servers.",
+            metavar="URL",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace files that are not the published ones.", rich_help_panel=RUN)
+    ] = False,
+    color: ColorOption = "auto",
+) -> int:
+    """Download data sets into the data folder; go on where it stopped before, and check every file's SHA-256.
+
+    [bold]mpisqueeze data get mnist --data-dir ~/data[/]
+    """
+    from mpisqueeze.commands import run_data_get
+
+    return run_data_get(names, data_dir, mirror, force, color)
+
+
+@data_app.command("list")
+def data_list(data_dir: DataDirOption = None, json_to: JsonOption = None, color: ColorOption = "auto") -> int:
+    """What can be downloaded, and what of it is in the data folder."""
+    from mpisqueeze.commands import run_data_list
+
+    return run_data_list(data_dir, json_to, color)
 
 
 @app.command()

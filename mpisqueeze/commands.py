@@ -570,6 +570,82 @@ def run_bench_comm(
     return ExitCode.FAILED if world.comm.bcast(bool(failed)) else ExitCode.OK
 
 
+def run_data_get(names: Sequence[str], data_dir: Path | None, mirror: str | None, force: bool, color: str) -> int:
+    """`mpisqueeze data get`, on this process alone; the exit code, 4 where a data set could not be had."""
+    import signal
+    import sys
+
+    from mpisqueeze.bench.alone import on_root_alone
+    from mpisqueeze.data.download import DownloadError
+    from mpisqueeze.data.files import data_folder
+    from mpisqueeze.data.getting import choose_mirror, find_published, get
+    from mpisqueeze.report.download_view import DownloadView
+
+    def work() -> int:
+        check_color(color)
+        sources, chosen, root = [find_published(name) for name in names], choose_mirror(mirror), data_folder(data_dir)
+        choice = choose_terminal(color)  # type: ignore[arg-type]
+        view = DownloadView(make_console(choice), choice.live)
+        stopped_by = ExitCode.INTERRUPTED
+
+        def terminate(number: int, frame: Any) -> None:
+            nonlocal stopped_by
+            stopped_by = ExitCode.TERMINATED
+            raise KeyboardInterrupt
+
+        before = signal.signal(signal.SIGTERM, terminate)
+        try:
+            for source in dict.fromkeys(sources):
+                received = get(source, root, chosen, force, view)
+                view.done(source.name, root / source.name, len(source.files), received)
+        except DownloadError as error:
+            view.close()
+            print(f"mpisqueeze: error: {error}", file=sys.stderr, flush=True)
+            return ExitCode.FAILED
+        except KeyboardInterrupt:
+            view.close()
+            print("mpisqueeze: stopped; the same command goes on from here", file=sys.stderr, flush=True)
+            return stopped_by
+        finally:
+            view.close()
+            signal.signal(signal.SIGTERM, before)
+        return ExitCode.OK
+
+    return on_root_alone(work)
+
+
+def run_data_list(data_dir: Path | None, json_to: str | None, color: str) -> int:
+    """`mpisqueeze data list`; no MPI. Under a launcher only rank 0 writes."""
+    from mpisqueeze.comm.launched import launched_rank
+    from mpisqueeze.data.files import data_folder
+    from mpisqueeze.data.getting import present
+    from mpisqueeze.data.published import PUBLISHED
+    from mpisqueeze.report.download_view import listing
+    from mpisqueeze.report.json_export import write_json
+
+    check_output(json_to, color)
+    root = data_folder(data_dir)
+    rows = [
+        {
+            "name": source.name,
+            "summary": source.summary,
+            "page": source.page,
+            "download_bytes": sum(file.size for file in source.downloads),
+            "folder": str((root / source.name).absolute()),
+            "files": len(source.files),
+            "files_present": present(source, root),
+        }
+        for source in PUBLISHED.values()
+    ]
+    if launched_rank():
+        return ExitCode.OK
+    if json_to != "-":
+        make_console(choose_terminal(color)).print(listing(rows, root))  # type: ignore[arg-type]
+    if json_to:
+        write_json({"data_dir": str(root.absolute()), "data_sets": rows}, json_to)
+    return ExitCode.OK
+
+
 def check_launch(world: World) -> None:
     """Follow the launcher from now on.
 

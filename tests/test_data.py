@@ -88,7 +88,7 @@ def test_the_data_folder_comes_from_the_option_then_the_environment_then_here(
     assert len(load_dataset("mnist", None, 0).train_labels) == 5
     empty = tmp_path / "empty"
     monkeypatch.setenv("MPISQUEEZE_DATA", str(empty))
-    with pytest.raises(UsageError, match="empty"):
+    with pytest.raises(UsageError, match=r"empty.*`mpisqueeze data get mnist` downloads it$"):
         load_dataset("mnist", None, 0)
     assert len(load_dataset("mnist", tmp_path / "data", 0).train_labels) == 5
 
@@ -105,6 +105,7 @@ def test_a_missing_file_is_named_with_every_place_that_was_searched(tmp_path: Pa
             assert str(folder / name) + ".gz" in message
     assert "--data-dir" in message
     assert "$MPISQUEEZE_DATA" in message
+    assert message.endswith(f"`mpisqueeze data get mnist --data-dir {tmp_path}` downloads it")
 
 
 def with_bad_shape(array: np.ndarray, *shape: int) -> bytes:
@@ -195,7 +196,9 @@ def test_a_damaged_cifar10_file_is_named(cifar_folder: Path, change: Callable[[b
 def test_pickled_cifar10_is_not_read(cifar_folder: Path) -> None:
     for path in cifar_folder.iterdir():
         path.rename(path.with_suffix(""))
-    with pytest.raises(UsageError, match=r"data_batch_1\.bin; looked for .*cifar-10-binary\.tar\.gz"):
+    with pytest.raises(
+        UsageError, match=r"data_batch_1\.bin; looked for .*cifar-10-binary\.tar\.gz: `mpisqueeze data get cifar10"
+    ):
         load_dataset("cifar10", cifar_folder, 0)
 
 

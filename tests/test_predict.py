@@ -311,7 +311,7 @@ def test_a_calibration_gives_network_ranks_and_kernels(capsys: pytest.CaptureFix
         (["-n", "8", "--dimension", "big", *NETWORK], ["--dimension", "size"]),
         (["-n", "8", "--dimension", "1M", "--latency", "5", "--bandwidth", "1gbit"], ["--latency", "5ms"]),
         (["-n", "8", "--dimension", "1M", "--latency", "5ms", "--bandwidth", "fast"], ["--bandwidth", "100mbit"]),
-        (["-n", "8", "--dimension", "1M", *NETWORK, "--compute", "1h"], ["--compute", "time"]),
+        (["-n", "8", "--dimension", "1M", *NETWORK, "--compute", "1day"], ["--compute", "time"]),
         (["-n", "8", "--dimension", "1M", *NETWORK, "--gap", "1ms"], ["--gap", "latency"]),
         (["-n", "8", "--dimension", "1M", *NETWORK, "--server", "shard"], ["--server", "sharded"]),
         (["-n", "8", "--dimension", "1M", *NETWORK, "--dtype", "half"], ["--dtype", "float64"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -456,7 +457,7 @@ def test_ranks_train_a_network(mpisqueeze_run: Callable[..., Finished], tmp_path
     assert finished.json["test_accuracy"] > 0.8
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert environment["versions"]["torch"] == torch.__version__
-    assert environment["threads"] == 1
+    assert environment["gradient_threads"] == 1
 
 
 def test_two_runs_with_augmentation_agree_to_the_bit(mpisqueeze_run: Callable[..., Finished], tmp_path: Path) -> None:
@@ -470,6 +471,23 @@ def test_two_runs_with_augmentation_agree_to_the_bit(mpisqueeze_run: Callable[..
     first, second = ((tmp_path / name / "evaluations.jsonl").read_text() for name in "ab")
     assert first == second
     assert len(first.splitlines()) == 2
+
+
+def test_a_resumed_run_agrees_to_the_bit(mpisqueeze_run: Callable[..., Finished], tmp_path: Path) -> None:
+    """Batches, augmentation, dropout's masks and batch norm are functions of the iteration alone."""
+    for problem in ("cnn,augment=on", f"{PLUGINS}:classes"):
+        options = ("--problem", problem, "--checkpoint-every", "4", "--momentum", "0.9", "--lr", "0.05", "--save-model")
+        for out, iterations in (("whole", "8"), ("part", "4")):
+            finished = mpisqueeze_run(2, "train", *options, "--iterations", iterations, "--out", out)
+            assert finished.code == 0, finished.err
+        finished = mpisqueeze_run(2, "train", "--resume", "part", "--iterations", "8")
+        assert finished.code == 0, finished.err
+        whole, part = (np.load(tmp_path / name / "model.npz")["x"] for name in ("whole", "part"))
+        assert np.array_equal(whole, part)
+        last = [(tmp_path / name / "evaluations.jsonl").read_text().splitlines()[-1] for name in ("whole", "part")]
+        assert last[0] == last[1]
+        for name in ("whole", "part"):
+            shutil.rmtree(tmp_path / name)
 
 
 def test_gossip_trains_a_user_s_module_and_evaluates_the_mean_model(

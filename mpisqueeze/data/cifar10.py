@@ -12,13 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpisqueeze.data.dataset import Dataset, DataSource, standardisation
-from mpisqueeze.data.files import bad_file, data_folder, find_file, open_data, read_up_to
+from mpisqueeze.data.files import bad_file, data_folder, find_file, how_to_get, open_data, read_up_to
 
 RECORDS = 10_000
 _FEATURES = 3 * 32 * 32
 _CLASSES = 10
 _PIXEL_MEAN, _PIXEL_STD = 120.708, 64.150
-_HINT = "it belongs to the binary version of CIFAR-10, cifar-10-binary.tar.gz"
 
 
 def read_batch(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
@@ -43,15 +42,16 @@ def read_batch(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
 def load_cifar10(data_dir: Path | None, seed: int) -> Dataset:
     """50 000 training and 10 000 test images of 3 072 features, channel by channel; `seed` does not matter.
 
-    The files are looked for in DATA_DIR, DATA_DIR/cifar10 and DATA_DIR/cifar-10-batches-bin.
+    The files are looked for in DATA_DIR/cifar10, DATA_DIR and DATA_DIR/cifar-10-batches-bin.
 
     Raises:
         UsageError: a file is missing or damaged.
     """
     root = data_folder(data_dir)
-    folders = [root, root / "cifar10", root / "cifar-10-batches-bin"]
+    folders = [root / "cifar10", root, root / "cifar-10-batches-bin"]
+    hint = f"it is part of the binary version, cifar-10-binary.tar.gz: {how_to_get('cifar10', data_dir)}"
     names = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
-    paths = [find_file("cifar10", folders, [name], _HINT) for name in names]
+    paths = [find_file("cifar10", folders, [name], hint) for name in names]
     *train, (test_inputs, test_labels) = map(read_batch, paths)
     return Dataset(
         name="cifar10",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import shlex
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,12 @@ def data_folder(data_dir: Path | None) -> Path:
     if data_dir is not None:
         return Path(data_dir)
     return Path(os.environ.get(DATA_VARIABLE) or "data")
+
+
+def how_to_get(name: str, data_dir: Path | None) -> str:
+    """The command that downloads a data set to where it is looked for."""
+    where = f" --data-dir {shlex.quote(str(data_dir))}" if data_dir is not None else ""
+    return f"`mpisqueeze data get {name}{where}` downloads it"
 
 
 def find_file(what: str, folders: Sequence[Path], names: Sequence[str], hint: str = "") -> Path:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpisqueeze.data.dataset import Dataset, DataSource, standardisation
-from mpisqueeze.data.files import bad_file, data_folder, find_file, open_data, read_up_to
+from mpisqueeze.data.files import bad_file, data_folder, find_file, how_to_get, open_data, read_up_to
 
 _UNSIGNED_BYTE = 8
 _CLASSES = 10
@@ -47,10 +47,12 @@ def read_idx(path: Path, axes: int) -> NDArray[np.uint8]:
     return np.frombuffer(values, dtype=np.uint8).reshape(shape)
 
 
-def _read_split(name: str, folders: list[Path], split: str) -> tuple[NDArray[np.uint8], NDArray[np.int32], Path]:
+def _read_split(
+    name: str, folders: list[Path], split: str, hint: str
+) -> tuple[NDArray[np.uint8], NDArray[np.int32], Path]:
     def find(kind: str, axes: int) -> Path:
         stems = (f"{split}-{kind}-idx{axes}-ubyte", f"{split}-{kind}.idx{axes}-ubyte")
-        return find_file(name, folders, [stem + ending for stem in stems for ending in ("", ".gz")])
+        return find_file(name, folders, [stem + ending for stem in stems for ending in ("", ".gz")], hint)
 
     images_path, labels_path = find("images", 3), find("labels", 1)
     images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
@@ -73,9 +75,9 @@ def load_idx(data_dir: Path | None, seed: int, *, name: str, mean: float, std: f
         UsageError: a file is missing, damaged, or at odds with another.
     """
     root = data_folder(data_dir)
-    folders = [root / name, root]
-    train, train_labels, train_path = _read_split(name, folders, "train")
-    test, test_labels, test_path = _read_split(name, folders, "t10k")
+    folders, hint = [root / name, root], how_to_get(name, data_dir)
+    train, train_labels, train_path = _read_split(name, folders, "train", hint)
+    test, test_labels, test_path = _read_split(name, folders, "t10k", hint)
     if train.shape[1:] != test.shape[1:]:
         expected = f"images of {train.shape[1]}×{train.shape[2]} pixels, as in {train_path}"
         raise bad_file(test_path, expected, f"{test.shape[1]}×{test.shape[2]}")

@@ -73,17 +73,21 @@ static void NAME(encode_signs)(REAL *residual, int64_t n, REAL scale, uint8_t *s
 static void NAME(signs_codes)(void *job, int part, int64_t start, int64_t stop) {
     const struct NAME(blocks) *b = job;
     (void)part;
+    if (!b->residual) {
+        NAME(pack_signs)(b->v + start, stop - start, b->stream + start / 8);
+        return;
+    }
     for (int64_t a = start, end; a < stop; a = end) {
         /* A block, or what there is of it, if it ends with a byte of the stream; else some blocks at once. */
         const int64_t index = a / b->length;
         end = smaller((index + 1) * b->length, stop);
-        if (b->residual && (end % 8 == 0 || end == stop)) {
+        if (end % 8 == 0 || end == stop) {
             NAME(encode_signs)(b->residual + a, end - a, NAME(load)(b->scales, index), b->stream + a / 8);
             continue;
         }
         end = smaller(a + PIECE, stop);
         NAME(pack_signs)(b->v + a, end - a, b->stream + a / 8);
-        for (int64_t s = a, e; s < end && b->residual; s = e) {
+        for (int64_t s = a, e; s < end; s = e) {
             e = smaller((s / b->length + 1) * b->length, end);
             NAME(subtract_signed)(b->residual + s, e - s, NAME(load)(b->scales, s / b->length));
         }

@@ -30,6 +30,7 @@ from mpisqueeze.algorithms.centralized import ServerAlgorithm
 from mpisqueeze.algorithms.decentralized import GossipAlgorithm
 from mpisqueeze.comm.pipeline import choose_sections
 from mpisqueeze.config import SERVERS, TrainConfig
+from mpisqueeze.devices import Device
 from mpisqueeze.errors import UsageError
 from mpisqueeze.network import cost
 from mpisqueeze.network.calibration import Calibration, Kernel
@@ -106,7 +107,12 @@ def _schedule(traffic: Traffic, link: Link, told: Told) -> Schedule:
         return cost.neighbours(link, traffic.degree, traffic.up, -(-traffic.up // limit) if limit else 1)
     # As much of a Network as choosing asks for.
     network = SimpleNamespace(
-        world=SimpleNamespace(size=ranks), link=link, chunk_bytes=told.chunk, message_bytes=limit, tree=told.tree
+        world=SimpleNamespace(size=ranks),
+        device=Device,
+        link=link,
+        chunk_bytes=told.chunk,
+        message_bytes=limit,
+        tree=told.tree,
     )
     by_root = traffic.exchange == "root"
     return choose_sections(

@@ -34,7 +34,14 @@ def same_runs(one: Path, other: Path) -> None:
     assert first["times"]["iteration_s"]["total"] > 0
 
 
-@pytest.mark.parametrize("algorithm", [*CENTRALIZED, *GOSSIP])
+#: Those that remember something of a kind of its own; the others are slow tests.
+KINDS = ("doublesqueeze", "dcd", "ecd", "choco", "d2")
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [pytest.param(name, marks=() if name in KINDS else pytest.mark.slow) for name in (*CENTRALIZED, *GOSSIP)],
+)
 def test_every_algorithm_goes_on_as_if_nothing_had_been(mpisqueeze_run: Run, tmp_path: Path, algorithm: str) -> None:
     """Momentum, residuals, replicas, x̂, y, gradients of before, and ECD's t."""
     more = ("--self-weight", "0.5") if algorithm == "d2" else ()

@@ -23,7 +23,7 @@ from mpisqueeze.comm.world import World
 from mpisqueeze.kernels.random import derive_key
 from mpisqueeze.topology import Topology
 
-RANKS = [1, 2, 3, 4, 6]
+RANKS = [1, 2, 3, pytest.param(4, marks=pytest.mark.slow), 6]
 GRAPHS = ["ring", "torus", "complete", "exponential", "star"]
 DIMENSIONS = [1, 37]
 UNCOMPRESSED = ("dpsgd", "d2")

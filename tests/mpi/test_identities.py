@@ -24,7 +24,7 @@ from mpisqueeze.kernels.random import derive_key
 from mpisqueeze.network.cost import Tree
 
 STEPS = 5
-RANKS = [1, 2, 3, 4]
+RANKS = [1, pytest.param(2, marks=pytest.mark.slow), 3, 4]
 SERVERS = ["root", "sharded"]
 
 

@@ -158,7 +158,7 @@ def many_hosts() -> None:
     assert error.value.option == "--link"
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 4])
+@pytest.mark.parametrize("n", [1, pytest.param(2, marks=pytest.mark.slow), 3, 4])
 def test_a_link_changes_no_iterate(on_ranks: Callable[..., None], n: int) -> None:
     on_ranks(n, linked_equals_direct)
 
@@ -181,7 +181,9 @@ def linked_equals_direct() -> None:
             assert np.array_equal(x[0], x[1]), (name, options, d, chunk)
 
 
-@pytest.mark.parametrize("n", [2, 3, 4, 5, 7])
+@pytest.mark.parametrize(
+    "n", [2, pytest.param(3, marks=pytest.mark.slow), 4, pytest.param(5, marks=pytest.mark.slow), 7]
+)
 def test_an_allreduce_in_messages_is_the_sum(on_ranks: Callable[..., None], n: int) -> None:
     on_ranks(n, summed)
 

@@ -47,7 +47,7 @@ def with_and_without(mpisqueeze_run: Run, tmp_path: Path, n: int, *options: str)
     return {name: summary for name, (_, _, summary) in overlapped.items()}
 
 
-@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("n", [1, pytest.param(2, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("server", ["root", "sharded"])
 def test_no_bit_changes(mpisqueeze_run: Run, tmp_path: Path, server: str, n: int) -> None:
     options = (*PAIRS, "--problem", "mlp:64x48", "--server", server, "--chunk", "1Ki", "--iterations", "6")
@@ -57,6 +57,7 @@ def test_no_bit_changes(mpisqueeze_run: Run, tmp_path: Path, server: str, n: int
     assert n == 1 or any(summary["chunks"] > 3 for summary in summaries.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [("--memory-lr", "inside"), ("--no-barrier",), ("--checksum",), ("--dtype", "float64")]
 )
@@ -65,6 +66,7 @@ def test_no_bit_changes_beside(mpisqueeze_run: Run, tmp_path: Path, options: tup
     with_and_without(mpisqueeze_run, tmp_path, 3, *common, *options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("server", ["root", "sharded"])
 def test_no_bit_changes_on_an_emulated_link(mpisqueeze_run: Run, tmp_path: Path, server: str) -> None:
     options = ("sgd", "doublesqueeze", "--problem", "mlp:64x48", "--link", "latency=100us,bandwidth=1gbit")
@@ -80,7 +82,7 @@ def test_no_bit_changes_with_torch(mpisqueeze_run: Run, tmp_path: Path, server: 
     assert all(summary["chunks"] > 3 for summary in summaries.values())
 
 
-@pytest.mark.parametrize("server", ["root", "sharded"])
+@pytest.mark.parametrize("server", [pytest.param("root", marks=pytest.mark.slow), "sharded"])
 @pytest.mark.parametrize(
     ("fault", "code", "expected"),
     [
