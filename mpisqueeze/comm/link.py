@@ -122,6 +122,8 @@ class EmulatedLink:
         self._send_free = start + self.model.message(nbytes)
         sent, counts = self._sent[target], self._counts[target]
         while sent - counts[1] >= CAPACITY:
+            # The receiver may wait for this rank to take what it sent.
+            self._book()
             time.sleep(PAUSE)
         self._rings[target][sent % CAPACITY] = (start, nbytes, tag)
         _fence()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Finished
-from overlapping import WHEN, sections_leave_early
+from overlapping import WHEN, before_the_gradient_ends, more_sections_than_a_link_holds
 from parts import CENTRALIZED
 
 Run = Callable[..., Finished]
@@ -106,8 +106,16 @@ def test_a_fault_behind_the_first_section_ends_all_ranks(
     assert len(log.read_text().splitlines() if log.exists() else ()) == (0 if fault == "Rises" else WHEN - 1)
 
 
-def test_sections_leave_before_the_gradient_is_complete(on_ranks: Callable[..., None]) -> None:
-    on_ranks(2, sections_leave_early)
+@pytest.mark.parametrize("server", ["root", pytest.param("sharded", marks=pytest.mark.slow)])
+def test_sections_leave_and_are_answered_before_the_gradient_is_complete(
+    on_ranks: Callable[..., None], server: str
+) -> None:
+    on_ranks(2, before_the_gradient_ends, server, timeout=60)
+
+
+@pytest.mark.slow
+def test_an_emulated_link_takes_any_number_of_sections(on_ranks: Callable[..., None]) -> None:
+    on_ranks(2, more_sections_than_a_link_holds, timeout=60)
 
 
 @pytest.mark.parametrize(
