@@ -30,8 +30,7 @@ class Departure:
             on this rank.
         post: posts the exchange's receives and gives those that are filled last, until when messages are kept moving;
             called once ranks have met.
-        advance: (work, ready): deals with what has arrived, without waiting, `ready` payloads of this rank being
-            encoded.
+        advance: (work, left): deals with what has arrived, without waiting, `left` payloads of this rank having left.
 
     Attributes:
         order: (part, section) of each payload.

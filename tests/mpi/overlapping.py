@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -35,6 +37,9 @@ class InQuarters:
 
     def loss(self) -> float:
         return 1.0
+
+    def evaluate(self, x: Any) -> dict[str, float]:
+        return {"mean": float(x.mean())}
 
     def fault(self, g: Any, start: int) -> None:
         """May raise, or spoil g."""
@@ -76,6 +81,34 @@ class Rises(InQuarters):
         ready(g, D // 4)
         ready(g, D // 2)
         return 1.0, g
+
+
+class Sleeps(InQuarters):
+    def fault(self, g: Any, start: int) -> None:
+        if self.is_time(start):
+            time.sleep(1000)
+
+
+class Dies(InQuarters):
+    def fault(self, g: Any, start: int) -> None:
+        if self.is_time(start):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Interrupted(InQuarters):
+    def fault(self, g: Any, start: int) -> None:
+        if self.is_time(start):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+class Damages(InQuarters):
+    """What this rank sends from here on differs from what it says that it sends."""
+
+    def fault(self, g: Any, start: int) -> None:
+        from faulty import Damages
+
+        if self.is_time(start):
+            Damages(self.rank, 1, 0, np, self.dtype).fault(g)
 
 
 def torch_net(rank: int, size: int, seed: int) -> Any:
