@@ -124,7 +124,9 @@ def test_nobody_waits_for_a_rank_that_is_lost_in_its_gradient(
     mpisqueeze_run: Run, fault: str, options: tuple[str, ...], codes: tuple[int, ...], expected: str, server: str
 ) -> None:
     more = ("--overlap", "--server", server, "--chunk", "64", "--iterations", "500", "--lr", "0.1", "--out", "run")
-    finished = mpisqueeze_run(3, "train", "--problem", f"{PROBLEMS}:{fault}", *more, *options, timeout=60)
+    finished = mpisqueeze_run(
+        3, "train", "--problem", f"{PROBLEMS}:{fault}", *more, *options, timeout=60, alone=fault == "Dies"
+    )
     assert finished.code in codes, finished.err
     assert expected in finished.err + finished.out
     # What is damaged may meet several.
