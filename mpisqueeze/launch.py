@@ -200,7 +200,8 @@ def find_launcher(wanted: str | None = None) -> Launcher:
         f"Install one with: pip install 'mpisqueeze[{extra}]', load this site's MPI module, or name one with --launcher"
     )
     if candidates:
-        found = ", ".join(f"{candidate.path} of {candidate.flavour.value}" for candidate in candidates)
+        firsts = {candidate.flavour: candidate.path for candidate in reversed(candidates)}
+        found = ", ".join(f"{path} of {flavour.value}" for flavour, path in firsts.items())
         raise UsageError(
             f"found no launcher of the MPI that mpi4py loads{f', {library}' if library else ''}, but {found}, which "
             f"would start ranks that do not know of each other. {advice}; MPI4PY_LIBMPI names another library to load"
@@ -289,6 +290,7 @@ def make_plan(launcher: Launcher, n: int, started: Sequence[str], environment: M
         wanted["MPIR_CVAR_ENABLE_HEAVY_YIELD"] = "1"
     elif launcher.flavour is Flavour.INTEL and crowded:
         wanted["I_MPI_PIN"] = "off"
+        wanted["I_MPI_THREAD_YIELD"] = "3"  # the same
     elif launcher.flavour is Flavour.SRUN and crowded:
         flags.append("--overcommit")
 
