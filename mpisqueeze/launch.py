@@ -382,9 +382,11 @@ class Supervisor:
 
     def _named(self, code: int) -> int:
         """The exit code for a launcher's: FAILED, with a word about it, where a rank died of a signal."""
-        known = code in set(ExitCode)
-        if self.plan.flavour is Flavour.HYDRA and not known and 0 < code < signal.NSIG:
-            # Hydra ends with the signal's number, or with those of several ranks in one, bit by bit.
+        known, flavour = code in set(ExitCode), self.plan.flavour
+        # Hydra ends with the signal's number, or with those of several ranks in one, bit by bit; Intel's with 255.
+        if not known and (
+            (flavour is Flavour.HYDRA and 0 < code < signal.NSIG) or (flavour is Flavour.INTEL and code == 255)
+        ):
             _say(self.name, f"a rank was ended by a signal; the launcher's code is {code}")
             return ExitCode.FAILED
         try:
