@@ -116,13 +116,12 @@ class Started:
         """Seconds until no process of this run is left; None if some are left after `limit_s`."""
         clock = Clock()
         while True:
-            self.process.poll()
-            if not self.pids():
-                self.process.wait()
+            # To look through all processes takes a while, and as long as the command runs it tells nothing.
+            if self.process.poll() is not None and not self.pids():
                 return clock.tick()
             if clock.tick() > limit_s:
                 return None
-            time.sleep(PAUSE)
+            time.sleep(PAUSE if self.process.returncode is None else 5 * PAUSE)
 
     def clear(self) -> None:
         """Kill whatever is left."""
@@ -145,7 +144,8 @@ class Started:
 
     @property
     def err(self) -> str:
-        return self._files[1].read_text(errors="replace")
+        # Open MPI 5 may put a NUL before what it forwards.
+        return self._files[1].read_text(errors="replace").replace("\0", "")
 
 
 def parent(pid: int) -> int:

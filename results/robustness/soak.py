@@ -174,12 +174,14 @@ def draw(seed: int, number: int) -> Draw:
     codes = set(plug_in[0]) if plug_in else SIGNALS.get(fault, {0, 3})
     if fault in OTHERS:
         codes = {0, 3, 4}
+    early = random.uniform(0, 3) if random.random() < 0.25 else None
     return Draw(
         number,
         ranks,
         options,
         fault,
-        random.uniform(0, 3) if random.random() < 0.25 else None,
+        # A rank that is stopped before all are set up is waited for five minutes.
+        None if fault == "STOP rank" else early,
         random.uniform(0, 1.5),
         random.randrange(ranks),
         codes,
@@ -255,9 +257,14 @@ def allowed(given: Draw, phase: str, over: bool) -> set[int]:
     if given.fault in SIGNALS:
         if over:
             return {0, 3}
-        if phase == "end" or over:
+        if phase == "end":
             # The run is done, whatever comes behind it.
             codes |= {0, 3}
+        if given.fault == "INT launch" and phase == "start-up":
+            # Before `launch` itself listens; a shell makes 130 of it.
+            codes |= {-2}
+        if given.fault == "TERM launch" and phase == "start-up":
+            codes |= {-15}
         if given.fault.startswith("USR1") and phase != "training":
             # Nobody listens yet, or any more.
             codes |= {0, 3, 4}
