@@ -260,11 +260,9 @@ def allowed(given: Draw, phase: str, over: bool) -> set[int]:
         if phase == "end":
             # The run is done, whatever comes behind it.
             codes |= {0, 3}
-        if given.fault == "INT launch" and phase == "start-up":
-            # Before `launch` itself listens; a shell makes 130 of it.
-            codes |= {-2}
-        if given.fault == "TERM launch" and phase == "start-up":
-            codes |= {-15}
+        if given.fault.endswith("launch") and phase == "start-up":
+            # Before `launch` itself listens; a shell makes 130, 143 and 138 of it.
+            codes |= {-signal.Signals[f"SIG{given.fault.split()[0]}"]}
         if given.fault.startswith("USR1") and phase != "training":
             # Nobody listens yet, or any more.
             codes |= {0, 3, 4}
