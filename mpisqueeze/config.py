@@ -11,6 +11,7 @@ from typing import Any, get_args, get_type_hints
 import numpy as np
 
 from mpisqueeze import registry
+from mpisqueeze.contracts import check_installed
 from mpisqueeze.data import check_data_spec
 from mpisqueeze.data.partition import Partition, parse_partition
 from mpisqueeze.errors import UsageError
@@ -272,7 +273,7 @@ def plan(config: TrainConfig) -> Plan:
             "--compressor",
         )
     problem = registry.problems.find(config.problem)
-    getattr(problem.cls, "check_installed", lambda: None)()
+    check_installed(problem, "--problem")
     if config.lr is None:
         config = replace(config, lr=getattr(problem.cls, "default_lr", DEFAULT_LR))
     if config.overlap:

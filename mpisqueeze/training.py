@@ -224,7 +224,7 @@ class Loop:
         except UsageError as error:
             network.complain(Signal.ERROR, error.message, option=error.option or "--problem")
             return self._no_gradient()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             network.complain(Signal.ERROR, repr(error), details=traceback.format_exc())
             return self._no_gradient()
         self._adjust(x, g, slice(0, self._final))
@@ -304,7 +304,7 @@ class Loop:
         if self.world.is_root:
             try:
                 values = {str(name): float(value) for name, value in (evaluate(x) or {}).items()}
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 network.complain(Signal.ERROR, repr(error), details=traceback.format_exc())
             else:
                 self._record_evaluation(iteration, values)
