@@ -35,6 +35,8 @@ DEFAULT_EPOCHS = 10.0
 DEFAULT_LR = 0.3
 #: Seeds are keys of 64-bit hashes, of which NumPy's generators want the positive half.
 MAX_SEED = 2**63 - 1
+#: Samples that an int32 index reaches.
+MAX_BATCH = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -248,6 +250,8 @@ def plan(config: TrainConfig) -> Plan:
     _at_least("--seed", config.seed, 0)
     _at_least("--chunk", config.chunk, 1)
     check_threads(config.threads)
+    if config.batch_size > MAX_BATCH:
+        raise UsageError(f"must be at most {MAX_BATCH}, got {config.batch_size}", "--batch-size")
     if config.seed > MAX_SEED:
         raise UsageError(f"must be at most {MAX_SEED}, got {config.seed}", "--seed")
     _positive("--epochs", config.epochs)

@@ -117,7 +117,7 @@ class Run:
 
     def _initial_point(self) -> Any:
         part = self.plan.problem
-        with contracts.plugin(part, "--problem", "initial_point()"):
+        with contracts.plugin(part, "--problem", "initial_point()"), _fitting(part):
             x = self.problem.initial_point()
         return contracts.checked_point(part, x, self.dimension, self.device.xp, self.plan.dtype)
 

@@ -1,8 +1,8 @@
 """Fuzz every parser for some minutes: `python tests/fuzz/run.py --minutes 10 [TARGET…]`.
 
-With atheris (`pip install atheris`) inputs are chosen by the code that they reach; without it they are random changes of
-good ones. Each target runs in a process of its own, is given the same share of the time, and keeps its corpus in memory. Ends
-with 1 if anything was found; each input that did is printed, to become a seed or a test.
+With atheris (`pip install atheris`) inputs are chosen by the code that they reach; without it they are random changes
+of good ones. Each target runs in a process of its own for the same share of the time. Ends with 1 if anything was
+found; the input is printed, to become a seed or a test.
 """
 
 from __future__ import annotations
