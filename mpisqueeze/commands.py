@@ -649,7 +649,7 @@ def run_data_list(data_dir: Path | None, json_to: str | None, color: str) -> int
 def check_launch(world: World) -> None:
     """Follow the launcher from now on.
 
-    Raises UsageError where `mpisqueeze launch` started ranks that MPI takes for so many worlds of one.
+    Raises UsageError where `mpisqueeze launch` or srun started ranks that MPI takes for so many worlds of one.
     """
     from mpisqueeze.comm.watchdog import follow_launcher
 
@@ -660,6 +660,14 @@ def check_launch(world: World) -> None:
             f"launch started {wanted} ranks, but the MPI that mpi4py loads sees {world.size}: they do not match; name "
             "the launcher that belongs to this MPI (under SLURM, srun may need --mpi=pmix)",
             "--launcher",
+        )
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "")
+    # A launcher within a step of srun's may have been asked for one rank.
+    asked = "1" in (os.environ.get("OMPI_COMM_WORLD_SIZE"), os.environ.get("PMI_SIZE"))
+    if world.size == 1 and tasks.isdigit() and int(tasks) > 1 and not asked:
+        raise UsageError(
+            f"srun started {tasks} tasks, and each is an MPI world of its own: name what fits this MPI by "
+            "SLURM_MPI_TYPE or srun --mpi=TYPE, mostly pmix for Open MPI and pmi2 for MPICH (srun --mpi=list)"
         )
 
 
