@@ -70,7 +70,7 @@ class Cluster:
 
     def submit(self, *arguments: str, **variables: str) -> str:
         """A job's number; the ranks are two on one node, where `arguments` do not say otherwise."""
-        size = ("--nodes=1", "--ntasks=2", "--ntasks-per-node=2")
+        size = ("--nodes=1", "--ntasks-per-node=2")
         return self.run("sbatch", "--parsable", *size, *arguments, **variables).strip()
 
     def facts(self, job: str) -> list[dict[str, str]]:
@@ -281,6 +281,7 @@ def test_a_run_in_pieces_ends_as_one_that_was_never_stopped(
     assert resumed[2] % 10 or resumed[2] > 170
 
 
+@pytest.mark.slow
 def test_launch_within_a_job(cluster: Cluster, started_by: dict[str, str]) -> None:
     """`launch` finds mpirun, and tells srun how to connect the ranks."""
     named = "mpirun" if "LAUNCHER" in started_by else "srun"
