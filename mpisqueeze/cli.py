@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar
+from typing import Annotated, Any, Optional, TypeVar
 
 import typer
 
@@ -16,9 +16,6 @@ from mpisqueeze import __version__
 from mpisqueeze.errors import ExitCode, UsageError
 from mpisqueeze.presets import PRESETS
 from mpisqueeze.specs import parse_rate, parse_size, parse_time
-
-if TYPE_CHECKING:
-    from mpisqueeze.config import TrainConfig
 
 app = typer.Typer(
     name="mpisqueeze",
@@ -57,16 +54,27 @@ def _quantity(option: str, parse: Callable[[str], float], text: str | None) -> f
         raise UsageError(str(error), option) from None
 
 
-def _settings(options: dict[str, Any]) -> TrainConfig:
-    """The settings that the options of `train` give, by its parameters' names, which are TrainConfig's."""
-    from mpisqueeze.config import TrainConfig
+#: Settings that take suffixes.
+_SIZES = ("iterations", "batch_size", "samples", "test_samples", "eval_every", "chunk")
 
-    sizes = {
-        name: _size(f"--{name.replace('_', '-')}", options[name])
-        for name in ("iterations", "batch_size", "samples", "test_samples", "eval_every", "chunk")
-        if options[name] is not None
+
+def _typed(context: typer.Context, options: dict[str, Any]) -> dict[str, Any]:
+    """Those of a command's options that were typed, though it be their default; by name, which is TrainConfig's."""
+    return {
+        name: _size(f"--{name.replace('_', '-')}", value) if name in _SIZES else value
+        for name, value in options.items()
+        if getattr(context.get_parameter_source(name), "name", None) == "COMMANDLINE"
     }
-    return TrainConfig(**{**options, **sizes})
+
+
+def _about_settings() -> dict[str, tuple[str, str]]:
+    """The heading and the help of each setting of `train`, by name."""
+    about = {}
+    for name, parameter in inspect.signature(train, eval_str=True).parameters.items():
+        option = next(iter(getattr(parameter.annotation, "__metadata__", ())), None)
+        if option is not None and name not in _NO_SETTINGS:
+            about[name] = (option.rich_help_panel, option.help.replace("\\[", "["))
+    return about
 
 
 def _with_options_of(source: Callable[..., int], but: tuple[str, ...]) -> Callable[[Command], Command]:
@@ -116,6 +124,16 @@ JsonOption = Annotated[
 DataDirOption = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(help="Where data files are. Default: $MPISQUEEZE_DATA, else ./data.", rich_help_panel=PROBLEM),
+]
+
+ConfigOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        help="Settings from a TOML file, or a run's config.json. Options come before $MPISQUEEZE_<OPTION>, and that "
+        "before the file.",
+        metavar="FILE",
+        rich_help_panel=RUN,
+    ),
 ]
 
 LinkOption = Annotated[
@@ -201,6 +219,7 @@ TargetLossOption = Annotated[
 
 @app.command()
 def train(
+    context: typer.Context,
     algorithm: Annotated[
         str, typer.Option(help="How to train; `mpisqueeze info` lists them.", rich_help_panel=METHOD)
     ] = "doublesqueeze",
@@ -338,7 +357,7 @@ def train(
     overlap: Annotated[
         bool,
         typer.Option(
-            "--overlap",
+            "--overlap/--no-overlap",
             help="sgd … doublesqueeze: send each section of the gradient while the rest of it is computed.",
             rich_help_panel=RUN,
         ),
@@ -366,11 +385,13 @@ def train(
         ),
     ] = 1,
     per_rank: Annotated[
-        bool, typer.Option("--per-rank", help="Log every rank in ranks.jsonl.", rich_help_panel=OUTPUT)
+        bool, typer.Option("--per-rank/--no-per-rank", help="Log every rank in ranks.jsonl.", rich_help_panel=OUTPUT)
     ] = False,
     save_model: Annotated[
         bool,
-        typer.Option("--save-model", help="Write model.npz: x, every rank's parameters.", rich_help_panel=OUTPUT),
+        typer.Option(
+            "--save-model/--no-save-model", help="Write model.npz: x, every rank's parameters.", rich_help_panel=OUTPUT
+        ),
     ] = False,
     timeout: Annotated[
         Optional[str],  # noqa: UP045
@@ -383,7 +404,9 @@ def train(
     checksum: Annotated[
         bool,
         typer.Option(
-            "--checksum", help="Send each message's CRC-32 behind it, and check it; 4 bytes more.", rich_help_panel=RUN
+            "--checksum/--no-checksum",
+            help="Send each message's CRC-32 behind it, and check it; 4 bytes more.",
+            rich_help_panel=RUN,
         ),
     ] = False,
     checkpoint_every: Annotated[
@@ -403,39 +426,52 @@ def train(
             rich_help_panel=RUN,
         ),
     ] = None,
+    config: ConfigOption = None,
+    dump_config: Annotated[
+        bool,
+        typer.Option("--dump-config", help="Print the settings as --config takes them, and end.", rich_help_panel=RUN),
+    ] = False,
     color: ColorOption = "auto",
 ) -> int:
     """Train once, under mpirun or alone: a run folder, and a summary of what compression saved.
 
     [bold]mpirun -n 8 mpisqueeze train --algorithm doublesqueeze --compressor onebit[/]
     """
-    options = dict(locals())
-    json_to, color, resume = options.pop("json_to"), options.pop("color"), options.pop("resume")
+    given = _typed(context, dict(locals()))
     if resume is not None:
-        _refuse_with_resume(options)
-    config = _settings(options)
-    from mpisqueeze.commands import run_train
+        _refuse_with_resume(given)
+    from mpisqueeze.commands import run_dump_config, run_train
+    from mpisqueeze.settings import Asked
 
-    return run_train(config, resume, json_to, color)
+    asked = Asked({name: value for name, value in given.items() if name not in _NO_SETTINGS}, config)
+    if dump_config:
+        return run_dump_config(asked, _about_settings(), color)
+    return run_train(asked, resume, json_to, color)
 
 
+#: Options of `train` that say nothing of the run itself.
+_NO_SETTINGS = ("json_to", "resume", "config", "dump_config", "color")
 #: What may be given beside --resume.
-_WITH_RESUME = ("iterations", "epochs", "checkpoint_every", "timeout", "data_dir")
+_WITH_RESUME = ("iterations", "epochs", "checkpoint_every", "timeout", "data_dir", "json_to", "resume", "color")
 
 
-def _refuse_with_resume(options: dict[str, Any]) -> None:
+def _refuse_with_resume(given: dict[str, Any]) -> None:
     """Raise UsageError for a setting that a continued run has already."""
-    defaults = {name: parameter.default for name, parameter in inspect.signature(train).parameters.items()}
-    for name, value in options.items():
-        if name not in _WITH_RESUME and value != defaults[name]:
+    for name in given:
+        if name not in _WITH_RESUME:
             option = f"--{name.replace('_', '-')}"
-            allowed = ", ".join(f"--{other.replace('_', '-')}" for other in _WITH_RESUME)
+            allowed = ", ".join(f"--{other.replace('_', '-')}" for other in _WITH_RESUME[:-3])
             raise UsageError(f"the run has its own settings: leave out {option}; beside it go {allowed}", "--resume")
 
 
+#: Settings that a comparison has no use for: its pairs name the methods.
+_NOT_COMPARED = ("algorithm", "compressor", "checkpoint_every")
+
+
 @app.command()
-@_with_options_of(train, but=("algorithm", "compressor", "checkpoint_every", "resume"))
+@_with_options_of(train, but=(*_NOT_COMPARED, "resume", "dump_config"))
 def compare(
+    context: typer.Context,
     pairs: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Argument(
@@ -470,11 +506,13 @@ def compare(
 
     [bold]mpirun -n 8 mpisqueeze compare sgd doublesqueeze/onebit memsgd/topk:0.01 --sweep lr=0.1,0.3[/]
     """
-    json_to, color = options.pop("json_to"), options.pop("color")
-    config = _settings({**options, "out": out})
+    json_to, color, config = options.pop("json_to"), options.pop("color"), options.pop("config")
+    given = _typed(context, {**options, "out": out})
     from mpisqueeze.commands import run_compare
+    from mpisqueeze.settings import Asked
 
-    return run_compare(pairs or [], preset, sweep or [], target_loss, config, json_to, color)
+    asked = Asked(given, config, _NOT_COMPARED)
+    return run_compare(pairs or [], preset, sweep or [], target_loss, asked, json_to, color)
 
 
 @app.command()
@@ -980,10 +1018,13 @@ def main(arguments: list[str] | None = None) -> None:
 def run(arguments: list[str]) -> int:
     """Run a command; its exit code. Errors are reported by rank 0, once."""
     from mpisqueeze.comm.launched import launched_rank, leave_together
+    from mpisqueeze.comm.library import unsuited_launcher
 
     rank = launched_rank()
     speaks = not rank
     stdout = sys.stdout
+    if speaks and (wrong := unsuited_launcher(os.environ)):
+        print(f"mpisqueeze: warning: {wrong}", file=sys.stderr, flush=True)
     if not speaks:
         # Help and version come from the parser, on every rank.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115

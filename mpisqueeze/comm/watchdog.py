@@ -21,7 +21,6 @@ from mpisqueeze.errors import ExitCode
 PAUSE = 0.5
 #: Seconds that ranks have to say where they are, once one finds that an iteration takes too long.
 ROLL_CALL_S = 2.0
-_TAG = 77
 
 
 def follow_launcher() -> None:
@@ -59,7 +58,7 @@ class Watchdog:
     def __init__(self, world: World, timeout_s: float, iteration: Callable[[], int]) -> None:
         self.world, self.timeout_s, self.iteration = world, timeout_s, iteration
         self.busy = False
-        self._comm = world.comm.Dup()
+        self._comm, self._tag = world.aside()
         self._beat = time.monotonic()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="mpisqueeze watchdog", daemon=True)
@@ -70,7 +69,7 @@ class Watchdog:
         self._beat = time.monotonic()
 
     def close(self) -> None:
-        """Watch no longer. Its communicator stays, since others may still be at it."""
+        """Watch no longer."""
         self._stopped.set()
         self._thread.join()
 
@@ -88,7 +87,7 @@ class Watchdog:
             self._abort(self._sentence([rank], {rank: mine}))
             return
         if rank:
-            self._comm.Isend(mine, 0, _TAG)
+            self._comm.Isend(mine, 0, self._tag)
             # Rank 0 has as long to find out by itself, and then to hear of the others; after it the lowest one speaks.
             if self._stopped.wait(2 * ROLL_CALL_S + PAUSE + min(0.5 * (rank - 1), ROLL_CALL_S)):
                 return
@@ -96,7 +95,7 @@ class Watchdog:
             return
         answers = {0: mine}
         boxes = {other: np.zeros(2, np.int64) for other in range(1, size)}
-        requests = {other: self._comm.Irecv(box, other, _TAG) for other, box in boxes.items()}
+        requests = {other: self._comm.Irecv(box, other, self._tag) for other, box in boxes.items()}
         deadline = time.monotonic() + ROLL_CALL_S
         while requests and time.monotonic() < deadline:
             for other in [other for other, request in requests.items() if request.Test()]:

@@ -15,11 +15,15 @@ from mpisqueeze.config import TrainConfig
 from mpisqueeze.errors import UsageError
 from mpisqueeze.record.reading import RunLog, read_runs
 from mpisqueeze.reproduce.claims import Claim, Trial
+from mpisqueeze.settings import CONFIG_VARIABLE, VARIABLES
 
 #: Seconds between two looks at the cluster.
 _PAUSE = 0.05
 #: What a launcher told this process of its place, and what it must not tell another launcher.
-_PLACE = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "OPAL_", "PRRTE_", "HYDRA_", "MPI_", "MV2_", "MPISQUEEZE_LAUNCHED")
+_PLACE = (
+    *("OMPI_", "PMIX_", "PRTE_", "PMI_", "OPAL_", "PRRTE_", "HYDRA_", "HYDI_", "MPI_", "MV2_"),
+    "MPISQUEEZE_LAUNCHED",
+)
 
 
 class LabError(Exception):
@@ -93,5 +97,6 @@ def _options(config: TrainConfig) -> Iterator[str]:
 
 
 def _environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """Ours, as it was before a launcher made this process a rank."""
-    return {name: value for name, value in variables.items() if not name.startswith(_PLACE)}
+    """Ours, as it was before a launcher made this process a rank, and without settings: a claim has its own."""
+    settings = {*VARIABLES, CONFIG_VARIABLE}
+    return {name: value for name, value in variables.items() if not name.startswith(_PLACE) and name not in settings}

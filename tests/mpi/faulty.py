@@ -1,4 +1,4 @@
-"""Problems that go wrong on one rank, in iteration 30, after at least a second."""
+"""Problems that go wrong on one rank, in iteration 30, after at least a second; the file `fault` says when."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class Faulty:
         time.sleep(0.04)
         g = np.ones(D, self.dtype)
         if iteration == WHEN and self.rank == self.rank_at_fault:
+            Path("fault").write_text(str(time.time()))
             self.fault(g)
         return 1.0, g
 

@@ -14,14 +14,15 @@ from faulty import WHEN
 
 Run = Callable[..., Finished]
 FAULTY = Path(__file__).with_name("faulty.py")
-#: Seconds that all ranks have to end, from the start of the launcher on: 15 s from the fault.
+#: Seconds from a fault on that all ranks have to end.
 LIMIT = 15.0
 
 
 @pytest.mark.parametrize(
     ("fault", "options", "codes", "expected"),
     [
-        ("Dies", (), (4, 137), "signal 9"),
+        # The code is the launcher's: 128 more in Open MPI's.
+        ("Dies", (), (4, 9, 137), "signal 9"),
         ("Raises", (), (4,), f"rank 1, iteration {WHEN}: RuntimeError('out of luck')"),
         ("NotANumber", (), (3,), f"rank 1, iteration {WHEN}"),
         ("Sleeps", ("--timeout", "3s"), (4,), f"rank 1 did not come to the end of the gradient; iteration {WHEN}"),
@@ -36,15 +37,13 @@ LIMIT = 15.0
 def test_a_fault_ends_all_ranks(
     mpisqueeze_run: Run, tmp_path: Path, fault: str, options: tuple[str, ...], codes: tuple[int, ...], expected: str
 ) -> None:
-    began = time.monotonic()
-    finished = mpisqueeze_run(
-        3, "train", "--problem", f"{FAULTY}:{fault}", "--iterations", "1000", "--out", "run", *options
-    )
-    took = time.monotonic() - began
+    command = ("train", "--problem", f"{FAULTY}:{fault}", "--iterations", "1000", "--out", "run")
+    finished = mpisqueeze_run(3, *command, *options, alone=True)
+    took = time.time() - float((tmp_path / "fault").read_text())
     assert finished.code in codes, finished.err
     assert expected in finished.err + finished.out
     assert finished.err.count("mpisqueeze: rank") <= 1
-    assert took < LIMIT + 0.04 * WHEN + (3 if "--timeout" in options else 0)
+    assert took < LIMIT + (3 if "--timeout" in options else 0)
     if fault == "FolderGone":
         return
     lines = (tmp_path / "run" / "iterations.jsonl").read_text().splitlines()
@@ -55,7 +54,8 @@ def test_a_fault_ends_all_ranks(
 
 
 def test_ranks_do_not_outlive_their_launcher(mpisqueeze_run: Run, tmp_path: Path) -> None:
-    mpisqueeze_run(2, "train", "--problem", f"{FAULTY}:LauncherDies", "--iterations", "1000", "--out", "run")
+    command = ("train", "--problem", f"{FAULTY}:LauncherDies", "--iterations", "1000", "--out", "run")
+    mpisqueeze_run(2, *command, alone=True)
     left = int((tmp_path / "pid-1").read_text())
     deadline = time.monotonic() + LIMIT
     while psutil.pid_exists(left) and psutil.Process(left).status() != psutil.STATUS_ZOMBIE:

@@ -295,7 +295,7 @@ def test_srun_that_connects_no_ranks_is_refused(cluster: Cluster) -> None:
     job = cluster.submit("jobs/train.sbatch", *SHORT, SLURM_MPI_TYPE="none")
     (facts,) = cluster.ended(job)
     assert (facts["JobState"], facts["ExitCode"]) == ("FAILED", "2:0")
-    assert cluster.said(job).count("srun started 2 tasks, and each is an MPI world of its own") == 1
+    assert cluster.said(job).count("srun started 2 ranks, but the MPI that mpi4py loads") == 1
     assert not cluster.results(job).exists()
 
 

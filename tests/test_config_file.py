@@ -1,0 +1,219 @@
+"""Settings from a file and from the environment: what comes first, what is refused, and what --dump-config prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as settings_of_hypothesis
+from hypothesis import strategies as st
+
+from mpisqueeze.cli import _about_settings, run
+from mpisqueeze.config import TrainConfig, config_of, plan
+from mpisqueeze.settings import VARIABLES, Asked, as_toml, resolve
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+SHORT = ["--problem", "quadratic:10", "--iterations", "2"]
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No settings but the test's own."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("MPISQUEEZE_")]:
+        monkeypatch.delenv(name)
+
+
+def written(text: str, name: str = "run.toml") -> Path:
+    Path(name).write_text(text, encoding="utf-8")
+    return Path(name)
+
+
+def settings(text: str = "", environment: dict[str, str] | None = None, **typed: Any) -> TrainConfig:
+    return resolve(Asked(typed, written(text)), environment or {}).config
+
+
+def test_the_command_line_comes_before_the_environment_and_that_before_the_file() -> None:
+    text = "lr = 0.1\nmomentum = 0.1\nweight-decay = 0.1\nbatch_size = '1Ki'\nbarrier = true\n"
+    found = settings(text, {"MPISQUEEZE_LR": "0.2", "MPISQUEEZE_MOMENTUM": "0.2", "MPISQUEEZE_BARRIER": "0"}, lr=0.3)
+    assert (found.lr, found.momentum, found.weight_decay, found.batch_size) == (0.3, 0.2, 0.1, 1024)
+    assert found.barrier is False
+    assert found.clip_norm == TrainConfig().clip_norm
+
+
+def test_a_default_that_is_typed_comes_first_too(capsys: pytest.CaptureFixture[str]) -> None:
+    written("lr_schedule = 'cosine'\noverlap = true\nbatch_size = 8\n")
+    options = ["--lr-schedule", "constant", "--no-overlap", "--batch-size", "16"]
+    assert run(["train", "--config", "run.toml", *options, "--dump-config"]) == 0
+    found = tomllib.loads(capsys.readouterr().out)
+    assert (found["lr_schedule"], found["overlap"], found["batch_size"]) == ("constant", False, 16)
+
+
+def test_a_length_that_comes_first_leaves_no_other() -> None:
+    assert settings("epochs = 2", iterations=7).epochs is None
+    found = settings("iterations = 7", {"MPISQUEEZE_EPOCHS": "2"})
+    assert (found.iterations, found.epochs) == (None, 2.0)
+
+
+def test_variables_that_mean_something_else_already() -> None:
+    others = {
+        "MPISQUEEZE_DATA": "/data",
+        "MPISQUEEZE_KERNELS": "numpy",
+        "MPISQUEEZE_DIR": "/opt",
+        "MPISQUEEZE_LINK": "",
+    }
+    assert settings("", others) == TrainConfig()
+    assert {*VARIABLES.values(), "data"} == {item.name for item in fields(TrainConfig)}
+    written("lr = 0.25")
+    assert resolve(Asked({}), {"MPISQUEEZE_CONFIG": "run.toml"}).config.lr == 0.25
+
+
+TEXTS = st.text(st.characters(exclude_categories=("Cs",)))
+FLOATS = st.floats(allow_nan=False)
+
+
+@settings_of_hypothesis(max_examples=50)
+@given(
+    problem=TEXTS,
+    out=st.none() | TEXTS.map(Path),
+    lr=FLOATS,
+    seed=st.integers(0, 2**63 - 1),
+    chunk=st.none() | st.integers(1, 2**70),
+    overlap=st.booleans(),
+)
+def test_what_is_dumped_is_read_back_exactly(**values: Any) -> None:
+    found = plan(TrainConfig(iterations=3))
+    found.config.__dict__.update(values)
+    text = as_toml(found, _about_settings())
+    assert config_of(tomllib.loads(text)) == TrainConfig(iterations=3, compressor="onebit", **values)
+
+
+def test_every_setting_is_dumped_with_a_word_about_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert set(_about_settings()) == {item.name for item in fields(TrainConfig)}
+    assert run(["train", "--dump-config", "--lr", "1e-5", "--out", "a b"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert all(f"{item.name} = " in out or f"# {item.name}: not set" in out for item in fields(TrainConfig))
+    written(out)
+    assert run(["train", "--config", "run.toml", "--dump-config"]) == 0
+    assert capsys.readouterr().out == out
+    assert not Path("a b").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("lern_rate = 0.1", ["run.toml: 'lern_rate' is no setting"]),
+        ("batch-sise = 3", ["'batch-sise' is no setting; did you mean 'batch-size'?"]),
+        ("batch-size = 3\nbatch_size = 4", ["run.toml", "given twice"]),
+        ("lr = 'fast'", ["run.toml: lr: must be a number, got 'fast'"]),
+        ("seed = 1.5", ["run.toml: seed: must be a whole number"]),
+        ("seed = true", ["run.toml: seed: must be a whole number"]),
+        ("batch-size = 'many'", ["run.toml: batch-size: 'many' is not a size"]),
+        ("overlap = 'yes'", ["run.toml: overlap: must be true or false"]),
+        ("[train]\nlr = 0.1", ["'train' is no setting"]),
+        (f"lr = 1{'0' * 400}", ["run.toml: lr: is too large"]),
+        ("lr = nan", ["run.toml: lr: must be a positive number"]),
+        ("compressor = 'onebitt'", ["run.toml: compressor: unknown compressor 'onebitt'; did you mean 'onebit'?"]),
+        ("samples = 100000", ["run.toml: samples", "1437"]),
+        ("problem = 'quadratic:5'\niterations = 2\nepochs = 1.0", ["run.toml: iterations: give --iterations or"]),
+        ("\nlr = ?", ["--config: run.toml is not TOML", "line 2"]),
+        ("a = " + "[" * 100000, ["--config: run.toml is not TOML"]),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named(text: str, says: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    written(text)
+    refused(["train", "--config", "run.toml"], says, capsys)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        ("LR", "fast", ["MPISQUEEZE_LR: 'fast' is not a number"]),
+        ("LR", "-1", ["MPISQUEEZE_LR: must be a positive number"]),
+        ("BATCH_SIZE", "4KB", ["MPISQUEEZE_BATCH_SIZE: '4KB' is not a size"]),
+        ("OVERLAP", "perhaps", ["MPISQUEEZE_OVERLAP: 'perhaps' is not one of true, false"]),
+        ("ALGORITHM", "sdg", ["MPISQUEEZE_ALGORITHM: unknown algorithm 'sdg'; did you mean 'sgd'?"]),
+        ("BATCHSIZE", "4", ["MPISQUEEZE_BATCHSIZE: is no setting; did you mean MPISQUEEZE_BATCH_SIZE?"]),
+        ("CONFIG", "nowhere.toml", ["MPISQUEEZE_CONFIG: nowhere.toml cannot be read: No such file"]),
+    ],
+)
+def test_what_is_wrong_in_a_variable_is_named(
+    variable: str, value: str, says: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"MPISQUEEZE_{variable}", value)
+    refused(["train"], says, capsys)
+    if variable == "LR":
+        refused(["compare", "sgd"], says, capsys)
+
+
+def test_files_that_are_none(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("bytes.toml").write_bytes(b"lr = 0.1 # \xff")
+    written("[1]", "list.json")
+    written("{", "half.json")
+    Path("folder").mkdir()
+    for name, says in {
+        "nowhere.toml": "cannot be read: No such file",
+        "folder": "cannot be read: Is a directory",
+        "bytes.toml": "is not text in UTF-8: byte 11 is 0xff",
+        "list.json": "does not hold a JSON object",
+        "half.json": "is not JSON",
+        "/dev/zero": "is too long",
+    }.items():
+        refused(["train", "--config", name], [f"--config: {name} {says}"], capsys)
+
+
+def refused(arguments: list[str], says: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 2, one line that says so, and nothing left behind."""
+    before = sorted(os.listdir())
+    assert run([*arguments, "--color", "never"]) == 2
+    out, err = capsys.readouterr()
+    assert len([line for line in err.splitlines() if line.startswith("mpisqueeze: error:")]) == 1, err
+    assert all(text in err for text in says), err
+    assert "Traceback" not in err + out
+    assert sorted(os.listdir()) == before
+
+
+def test_a_run_is_repeated_from_its_config_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", *SHORT, "--lr", "0.01", "--seed", "9", "--out", "one", "--json", "-"]) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert run(["train", "--config", "one/config.json", "--out", "two", "--json", "-"]) == 0
+    second = json.loads(capsys.readouterr().out)
+    assert (second["final_loss"], second["seed"], second["run_folder"]) == (first["final_loss"], 9, "two")
+    refused(["train", "--config", "one"], ["one is a folder", "one/config.json"], capsys)
+    refused(["train", "--resume", "one", "--config", "one/config.json"], ["--resume", "leave out --config"], capsys)
+
+
+def test_a_resumed_run_has_its_own_settings(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(["train", *SHORT, "--checkpoint-every", "1", "--out", "one"]) == 0
+    monkeypatch.setenv("MPISQUEEZE_LR", "fast")
+    assert run(["train", "--resume", "one", "--iterations", "3", "--json", "-"]) == 0
+    assert json.loads(Path("one/config.json").read_text())["lr"] == TrainConfig(lr=0.3).lr
+    capsys.readouterr()
+    refused(["train", "--resume", "one", "--lr-schedule", "constant"], ["leave out --lr-schedule"], capsys)
+
+
+def test_ranks_take_rank_zeros_settings(mpisqueeze_run: Callable[..., Any]) -> None:
+    """As where mpirun hands the environment to one host alone; and a comparison takes what its pairs do not say."""
+    written("algorithm = 'dpsgd'\nproblem = 'quadratic:10'\niterations = 2\ncheckpoint_every = '1'\nlr = 0.01\n")
+    finished = mpisqueeze_run(
+        2, "compare", "sgd", "--config", "run.toml", "--json", "-", "--out", "here", MPISQUEEZE_SEED="5"
+    )
+    assert finished.code == 0, finished.err
+    (summary,) = finished.json
+    assert (summary["algorithm"], summary["seed"], summary["iterations"]) == ("sgd", 5, 2)
+    config = json.loads(next(Path("here").glob("*/config.json")).read_text())
+    assert (config["lr"], config["checkpoint_every"]) == (0.01, None)
