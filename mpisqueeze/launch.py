@@ -202,7 +202,8 @@ def find_launcher(wanted: str | None = None) -> Launcher:
         f"Install one with: pip install 'mpisqueeze[{extra}]', load this site's MPI module, or name one with --launcher"
     )
     if candidates:
-        found = ", ".join(f"{candidate.path} of {candidate.flavour.value}" for candidate in candidates)
+        firsts = {candidate.flavour: candidate.path for candidate in reversed(candidates)}
+        found = ", ".join(f"{path} of {flavour.value}" for flavour, path in firsts.items())
         raise UsageError(
             f"found no launcher of the MPI that mpi4py loads{f', {library}' if library else ''}, but {found}, which "
             f"would start ranks that do not know of each other. {advice}; MPI4PY_LIBMPI names another library to load"
@@ -304,6 +305,7 @@ def make_plan(launcher: Launcher, n: int, started: Sequence[str], environment: M
         wanted["MPIR_CVAR_ENABLE_HEAVY_YIELD"] = "1"
     elif launcher.flavour is Flavour.INTEL and crowded:
         wanted["I_MPI_PIN"] = "off"
+        wanted["I_MPI_THREAD_YIELD"] = "3"  # the same
     elif launcher.flavour is Flavour.SRUN:
         flags += [f"--mpi={launcher.pmi}"] if launcher.pmi else []
         flags += ["--overcommit"] if crowded else []
@@ -396,9 +398,11 @@ class Supervisor:
 
     def _named(self, code: int) -> int:
         """The exit code for a launcher's: FAILED, with a word about it, where a rank died of a signal."""
-        known = code in set(ExitCode)
-        if self.plan.flavour is Flavour.HYDRA and not known and 0 < code < signal.NSIG:
-            # Hydra ends with the signal's number, or with those of several ranks in one, bit by bit.
+        known, flavour = code in set(ExitCode), self.plan.flavour
+        # Hydra ends with the signal's number, or with those of several ranks in one, bit by bit; Intel's with 255.
+        if not known and (
+            (flavour is Flavour.HYDRA and 0 < code < signal.NSIG) or (flavour is Flavour.INTEL and code == 255)
+        ):
             _say(self.name, f"a rank was ended by a signal; the launcher's code is {code}")
             return ExitCode.FAILED
         try:

@@ -189,6 +189,7 @@ class TestPlan:
 
     def test_other_flavours(self) -> None:
         assert settings(Flavour.INTEL, 5, {})["I_MPI_PIN"] == "off"
+        assert settings(Flavour.INTEL, 5, {})["I_MPI_THREAD_YIELD"] == "3"
         assert "I_MPI_PIN" not in settings(Flavour.INTEL, 4, {})
         plan = make_plan(Launcher("srun", Flavour.SRUN), 5, ["python"], {})
         assert plan.arguments == ["srun", "-n", "5", "--overcommit", "python"]

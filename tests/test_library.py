@@ -60,8 +60,14 @@ def test_mpich_under_open_mpis_launcher(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_second_library_beside_the_loaded_one(tmp_path: Path) -> None:
-    for name in ("libmpi.so", "libmpi.so.12.1.9", "libmpi.so.40"):
-        (tmp_path / name).touch()
-    (tmp_path / "libmpi.so.12").symlink_to("libmpi.so.12.1.9")
+    for name, content in (("libmpi.so", "script"), ("libmpi.so.12.1", "MPICH"), ("libmpi.so.40", "Open MPI")):
+        (tmp_path / name).write_text(content)
+    (tmp_path / "libmpi.so.12").symlink_to("libmpi.so.12.1")
     assert other_libraries(str(tmp_path / "libmpi.so.12")) == [str(tmp_path / "libmpi.so.40")]
-    assert other_libraries(str(tmp_path / "libmpi.so.40")) == [str(tmp_path / "libmpi.so.12.1.9")]
+    assert other_libraries(str(tmp_path / "libmpi.so.40")) == [str(tmp_path / "libmpi.so.12")]
+
+
+def test_a_copy_is_no_second_library(tmp_path: Path) -> None:
+    for name in ("libmpi.so", "libmpi.so.12", "libmpi.so.12.0.0"):
+        (tmp_path / name).write_text("Intel MPI")
+    assert other_libraries(str(tmp_path / "libmpi.so")) == []

@@ -60,9 +60,10 @@ def loaded_libraries() -> list[str]:
 
 def other_libraries(loaded: str) -> list[str]:
     """MPI libraries beside the loaded one, as where wheels of two MPIs are installed in one environment."""
-    found = {path.resolve() for path in Path(loaded).parent.glob("libmpi.so.*")}
-    # libmpi.so alone may be a linker script.
-    return sorted(str(path) for path in found - {Path(loaded).resolve()})
+    mine = Path(loaded).stat()
+    # Wheels have copies in place of links, and a linker script as libmpi.so.
+    found = (path for path in Path(loaded).parent.iterdir() if re.fullmatch(r"libmpi\.so\.\d+", path.name))
+    return sorted(str(path) for path in found if path.stat().st_size != mine.st_size)
 
 
 def binding_abi() -> str | None:
