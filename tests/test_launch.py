@@ -97,6 +97,29 @@ def test_srun_only_within_an_allocation_and_after_mpirun(bare: Path, monkeypatch
     assert find_launcher().path == srun
 
 
+@pytest.mark.parametrize(
+    ("flavour", "offered", "pmi"),
+    [
+        (Flavour.OPEN_MPI, "none pmix pmi2", "pmix"),
+        (Flavour.HYDRA, "none pmix pmi2", "pmi2"),
+        (Flavour.INTEL, "none pmi2", "pmi2"),
+        (Flavour.OPEN_MPI, "none pmi2", None),
+        (Flavour.UNKNOWN, "none pmix", None),
+    ],
+)
+def test_srun_is_told_how_the_mpi_connects(
+    bare: Path, monkeypatch: pytest.MonkeyPatch, flavour: Flavour, offered: str, pmi: str | None
+) -> None:
+    srun = fake(bare, "srun", f"slurm 23.02.7 {offered}")
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setattr(module, "_loaded_mpi", lambda: (flavour, ""))
+    assert find_launcher().pmi == find_launcher(srun).pmi == pmi
+    words = make_plan(find_launcher(), 1, ["python"], {}).arguments
+    assert words == [srun, "-n", "1", *([f"--mpi={pmi}"] if pmi else []), "python"]
+    monkeypatch.setenv("SLURM_MPI_TYPE", "pmix_v4")
+    assert find_launcher().pmi is None
+
+
 def test_a_launcher_of_another_mpi_is_not_taken(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mpirun = fake(bare, "mpirun", "mpirun (Open MPI) 5.0.11")
     monkeypatch.setattr(module, "_loaded_mpi", lambda: (Flavour.HYDRA, "/opt/lib/libmpi.so.12"))
