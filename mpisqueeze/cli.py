@@ -1021,10 +1021,13 @@ def main(arguments: list[str] | None = None) -> None:
 def run(arguments: list[str]) -> int:
     """Run a command; its exit code. Errors are reported by rank 0, once."""
     from mpisqueeze.comm.launched import launched_rank, leave_together
+    from mpisqueeze.comm.library import unsuited_launcher
 
     rank = launched_rank()
     speaks = not rank
     stdout = sys.stdout
+    if speaks and (wrong := unsuited_launcher(os.environ)):
+        print(f"mpisqueeze: warning: {wrong}", file=sys.stderr, flush=True)
     if not speaks:
         # Help and version come from the parser, on every rank.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115

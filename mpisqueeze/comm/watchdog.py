@@ -25,7 +25,6 @@ ROLL_CALL_S = 2.0
 ASLEEP_S = 2.0
 #: Seconds that setting up may take where --timeout is less: kernels may be compiled, and data read.
 SETUP_S = 300.0
-_TAG = 77
 
 
 def follow_launcher() -> None:
@@ -65,7 +64,7 @@ class Watchdog:
         self.iteration: Callable[[], int] = lambda: 0
         self.busy = False
         self._limit_s = max(timeout_s, SETUP_S)
-        self._comm = world.comm.Dup()
+        self._comm, self._tag = world.aside()
         self._beat = time.monotonic()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="mpisqueeze watchdog", daemon=True)
@@ -77,7 +76,7 @@ class Watchdog:
         self._limit_s = self.timeout_s
 
     def close(self) -> None:
-        """Watch no longer. Its communicator stays, since others may still be at it."""
+        """Watch no longer."""
         self._stopped.set()
         self._thread.join()
 
@@ -101,7 +100,7 @@ class Watchdog:
             self._abort(self._sentence([rank], {rank: mine}))
             return
         if rank:
-            self._comm.Isend(mine, 0, _TAG)
+            self._comm.Isend(mine, 0, self._tag)
             # Rank 0 has as long to find out by itself, and then to hear of the others; after it the lowest one speaks.
             if self._stopped.wait(2 * ROLL_CALL_S + PAUSE + min(0.5 * (rank - 1), ROLL_CALL_S)):
                 return
@@ -109,7 +108,7 @@ class Watchdog:
             return
         answers = {0: mine}
         boxes = {other: np.zeros(2, np.int64) for other in range(1, size)}
-        requests = {other: self._comm.Irecv(box, other, _TAG) for other, box in boxes.items()}
+        requests = {other: self._comm.Irecv(box, other, self._tag) for other, box in boxes.items()}
         deadline = time.monotonic() + ROLL_CALL_S
         while requests and time.monotonic() < deadline:
             for other in [other for other, request in requests.items() if request.Test()]:

@@ -1,4 +1,7 @@
-"""Problems that go wrong on one rank, in iteration 30, after at least a second; algorithms that do when all is done."""
+"""Problems that go wrong on one rank, in iteration 30, after at least a second; the file `fault` says when.
+
+And algorithms that do when all is done.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +36,7 @@ class Faulty:
         time.sleep(0.04)
         g = np.ones(D, self.dtype)
         if iteration == WHEN and self.rank == self.rank_at_fault:
+            Path("fault").write_text(str(time.time()))
             self.fault(g)
         return 1.0, g
 

@@ -20,7 +20,7 @@ from mpisqueeze.launch import Launcher, make_plan
 
 Run = Callable[..., Finished]
 FAULTY = Path(__file__).with_name("faulty.py")
-#: Seconds that all ranks have to end, from the start of the launcher on: 15 s from the fault.
+#: Seconds from a fault on that all ranks have to end.
 LIMIT = 15.0
 QUICK = ("--problem", "quadratic:50", "--lr", "0.05", "--iterations", "20")
 
@@ -28,7 +28,8 @@ QUICK = ("--problem", "quadratic:50", "--lr", "0.05", "--iterations", "20")
 @pytest.mark.parametrize(
     ("fault", "options", "codes", "expected"),
     [
-        ("Dies", (), (4, 137), "signal 9"),
+        # The code is the launcher's: 128 more in Open MPI's.
+        ("Dies", (), (4, 9, 137), "signal 9"),
         ("Raises", (), (4,), f"rank 1, iteration {WHEN}: RuntimeError('out of luck')"),
         ("NotANumber", (), (3,), f"rank 1, iteration {WHEN}"),
         ("Sleeps", ("--timeout", "3s"), (4,), f"rank 1 did not come to the end of the gradient; iteration {WHEN}"),
@@ -49,15 +50,13 @@ QUICK = ("--problem", "quadratic:50", "--lr", "0.05", "--iterations", "20")
 def test_a_fault_ends_all_ranks(
     mpisqueeze_run: Run, tmp_path: Path, fault: str, options: tuple[str, ...], codes: tuple[int, ...], expected: str
 ) -> None:
-    began = time.monotonic()
-    finished = mpisqueeze_run(
-        3, "train", "--problem", f"{FAULTY}:{fault}", "--iterations", "1000", "--out", "run", *options
-    )
-    took = time.monotonic() - began
+    command = ("train", "--problem", f"{FAULTY}:{fault}", "--iterations", "1000", "--out", "run")
+    finished = mpisqueeze_run(3, *command, *options, alone=True)
+    took = time.time() - float((tmp_path / "fault").read_text())
     assert finished.code in codes, finished.err
     assert expected in finished.err + finished.out
     assert finished.err.count("mpisqueeze: rank") <= 1
-    assert took < LIMIT + 0.04 * WHEN + (3 if "--timeout" in options else 0)
+    assert took < LIMIT + (3 if "--timeout" in options else 0)
     if fault == "FolderGone":
         return
     lines = (tmp_path / "run" / "iterations.jsonl").read_text().splitlines()
@@ -68,7 +67,8 @@ def test_a_fault_ends_all_ranks(
 
 
 def test_ranks_do_not_outlive_their_launcher(mpisqueeze_run: Run, tmp_path: Path) -> None:
-    mpisqueeze_run(2, "train", "--problem", f"{FAULTY}:LauncherDies", "--iterations", "1000", "--out", "run")
+    command = ("train", "--problem", f"{FAULTY}:LauncherDies", "--iterations", "1000", "--out", "run")
+    mpisqueeze_run(2, *command, alone=True)
     left = int((tmp_path / "pid-1").read_text())
     deadline = time.monotonic() + LIMIT
     while psutil.pid_exists(left) and psutil.Process(left).status() != psutil.STATUS_ZOMBIE:
@@ -77,9 +77,8 @@ def test_ranks_do_not_outlive_their_launcher(mpisqueeze_run: Run, tmp_path: Path
 
 
 def test_a_rank_that_stops_at_the_end(mpisqueeze_run: Run) -> None:
-    finished = mpisqueeze_run(
-        3, "train", *QUICK, "--algorithm", f"{FAULTY}:StopsAtTheEnd", "--timeout", "3s", timeout=3 + 2 * LIMIT
-    )
+    command = ("train", *QUICK, "--algorithm", f"{FAULTY}:StopsAtTheEnd", "--timeout", "3s")
+    finished = mpisqueeze_run(3, *command, timeout=3 + 2 * LIMIT, alone=True)
     assert finished.code == 4, finished.err
     assert finished.err.count("mpisqueeze: rank 1 gave no sign of life; iteration 20 takes longer") == 1
     assert finished.err.count("mpisqueeze:") == 1
@@ -105,7 +104,8 @@ def test_a_rank_that_stops_before_the_beginning(mpisqueeze_run: Run, tmp_path: P
 
 
 def test_a_signal_when_all_is_done_keeps_nothing_from_being_written(mpisqueeze_run: Run, tmp_path: Path) -> None:
-    finished = mpisqueeze_run(2, "train", *QUICK, "--algorithm", f"{FAULTY}:ToldAtTheEnd", "--out", "run")
+    command = ("train", *QUICK, "--algorithm", f"{FAULTY}:ToldAtTheEnd", "--out", "run")
+    finished = mpisqueeze_run(2, *command, alone=True)
     assert finished.code == 0, finished.err
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["status"], summary["iterations"]) == ("ok", 20)
