@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -200,6 +201,8 @@ def bytes_of(given: Draw, d: int, folder: Path) -> int:
     algorithm, ranks = option(given, "--algorithm"), given.ranks
     itemsize = 8 if option(given, "--dtype") == "float64" else 4
     spec = option(given, "--compressor", "identity")
+    # As `payload_bytes` reads it: NAME:ARGUMENT, with nothing for none.
+    spec = spec if ":" in spec else spec.replace(",", ":,", 1)
     if algorithm == "allreduce":
         return 2 * (ranks - 1) * itemsize * d
     if algorithm in settings.CENTRALIZED:
@@ -422,7 +425,11 @@ def judged(given: Draw) -> Outcome:
     outcome = Outcome(None)
     for _ in range(2):
         with tempfile.TemporaryDirectory(prefix="soak") as name:
-            outcome, before = carry_out(given, Path(name)), outcome
+            try:
+                outcome, before = carry_out(given, Path(name)), outcome
+            except Exception as error:
+                # Judging failed: the draw is to be looked at, and the others go on.
+                return Outcome(None, [f"could not be judged: {error!r}", traceback.format_exc()])
         if not outcome.slow:
             outcome.slow = before.slow
             break
