@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,8 @@ app.add_typer(data_app, help="Download public data sets, and list them.")
 
 METHOD, PROBLEM, RUN, OUTPUT, COMPARISON = "Method", "Problem and data", "Run", "Output", "Comparison"
 NETWORK = "Network"
+#: Seconds between ranks that each end all of them.
+TURN_S = 0.2
 #: Commands that need no MPI, though modules that they load would start it.
 _WITHOUT_MPI = (["predict"], ["lab"], ["data"], ["bench", "kernels"])
 
@@ -1018,10 +1021,13 @@ def main(arguments: list[str] | None = None) -> None:
 def run(arguments: list[str]) -> int:
     """Run a command; its exit code. Errors are reported by rank 0, once."""
     from mpisqueeze.comm.launched import launched_rank, leave_together
+    from mpisqueeze.comm.library import unsuited_launcher
 
     rank = launched_rank()
     speaks = not rank
     stdout = sys.stdout
+    if speaks and (wrong := unsuited_launcher(os.environ)):
+        print(f"mpisqueeze: warning: {wrong}", file=sys.stderr, flush=True)
     if not speaks:
         # Help and version come from the parser, on every rank.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
@@ -1045,6 +1051,9 @@ def run(arguments: list[str]) -> int:
         details = getattr(error, "details", None)
         if details is not None:
             alone = getattr(error, "alone", False)
+            if alone:
+                # Where several ranks find out at once, the lowest one speaks, and ends the others.
+                time.sleep(min(TURN_S * (rank or 0), 5 * TURN_S))
             if speaks or alone:
                 print(f"{details}mpisqueeze: {error}", file=sys.stderr, flush=True)
             return abort_others(ExitCode.FAILED) if alone else leave_together(ExitCode.FAILED)

@@ -675,18 +675,23 @@ def run_data_list(data_dir: Path | None, json_to: str | None, color: str) -> int
 def check_launch(world: World) -> None:
     """Follow the launcher from now on.
 
-    Raises UsageError where `mpisqueeze launch` started ranks that MPI takes for so many worlds of one.
+    Raises UsageError where a launcher started ranks that MPI takes for so many worlds of one.
     """
+    from mpisqueeze.comm.library import launched_apart, library_version, short_name
     from mpisqueeze.comm.watchdog import follow_launcher
 
     follow_launcher()
     wanted = os.environ.get("MPISQUEEZE_LAUNCHED_RANKS", "")
+    advice = "they do not match; {} the launcher that belongs to this MPI (under SLURM, srun may need --mpi=pmix)"
     if wanted.isdigit() and int(wanted) != world.size:
+        name = short_name(library_version())
         raise UsageError(
-            f"launch started {wanted} ranks, but the MPI that mpi4py loads sees {world.size}: they do not match; name "
-            "the launcher that belongs to this MPI (under SLURM, srun may need --mpi=pmix)",
+            f"launch started {wanted} ranks, but the MPI that mpi4py loads, {name}, sees {world.size}: "
+            + advice.format("name"),
             "--launcher",
         )
+    if wrong := launched_apart(world.size, os.environ):
+        raise UsageError(f"{wrong}: {advice.format('use')}; `mpisqueeze info` shows what is here")
 
 
 def check_output(json_to: str | None, color: str) -> None:

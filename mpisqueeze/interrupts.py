@@ -44,6 +44,11 @@ class Interrupts:
             number, self.number = self.number, 0
             os.kill(os.getpid(), number)
 
+    def hand_back(self) -> None:
+        """Give a signal that came too late for a run to those who listened before it, if anybody did."""
+        if isinstance(getattr(self._before.get(self.number), "__self__", None), Interrupts):
+            os.kill(os.getpid(), self.number)
+
     @property
     def wish(self) -> int:
         """What this rank has to say of it when the ranks agree."""

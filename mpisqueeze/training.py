@@ -51,8 +51,11 @@ class Loop:
         evaluations: on rank 0, the lines of evaluations.jsonl.
     """
 
-    def __init__(self, run: Run, recorder: Recorder, view: View) -> None:
+    def __init__(
+        self, run: Run, recorder: Recorder, view: View, interrupts: Interrupts, watchdog: Watchdog | None
+    ) -> None:
         self.run, self.recorder, self.view = run, recorder, view
+        self._interrupts, self._watchdog = interrupts, watchdog
         self.world, self.network, self.config = run.world, run.network, run.plan.config
         self.x = run.x
         self.loss = math.nan
@@ -62,8 +65,6 @@ class Loop:
         #: The last iteration that is done before the first one here.
         self.done = 0
         self.checkpointer: Checkpointer | None = None
-        self._watchdog: Watchdog | None = None
-        self._interrupts = Interrupts()
         #: Where the gradient's numbers begin that the algorithm was told of.
         self._final = run.dimension
         self._check = GradientCheck(run.plan.problem, run.dimension, run.device.xp, run.plan.dtype)
@@ -77,10 +78,7 @@ class Loop:
     def iterate(self) -> Trouble | None:
         """Run to the last iteration, an interruption (`stopped_by`), or the trouble that is returned; collective."""
         # A run that diverges says so itself, and NumPy need not.
-        with self._interrupts, np.errstate(over="ignore", invalid="ignore"):
-            timeout = parse_timeout(self.config.timeout or DEFAULT_TIMEOUT)
-            if math.isfinite(timeout):
-                self._watchdog = Watchdog(self.world, timeout, lambda: self.network.iteration)
+        with np.errstate(over="ignore", invalid="ignore"):
             try:
                 if not self.done:
                     self._evaluate(0)
@@ -93,8 +91,7 @@ class Loop:
                 self.recorder.flush()
             except OSError as error:
                 raise self._alone(error) from error
-            if self._watchdog:
-                self._watchdog.close()
+        self._begin()
         troubles = [trouble for trouble in self.world.comm.allgather(self._located()) if trouble]
         return max(troubles, key=lambda trouble: trouble.signal, default=None)
 
@@ -340,8 +337,23 @@ def train(plan: Plan, world: World, view: View, again: bool = False) -> dict[str
     Raises:
         UsageError, RankFailureError: on every rank alike; the run folder, if there is one yet, is complete up to there.
     """
+    timeout = parse_timeout(plan.config.timeout or DEFAULT_TIMEOUT)
+    watchdog = Watchdog(world, timeout) if math.isfinite(timeout) else None
+    try:
+        return _train(plan, world, view, again, watchdog)
+    except OSError as error:
+        # A full disk, or a folder that is gone, is seen by this rank alone.
+        raise RankFailureError(f"rank {world.rank}: {error}", "", alone=True) from error
+    finally:
+        if watchdog:
+            watchdog.close()
+
+
+def _train(plan: Plan, world: World, view: View, again: bool, watchdog: Watchdog | None) -> dict[str, Any]:
     use_threads(plan.config.threads)
     run = Run(plan, world, again)
+    if watchdog:
+        watchdog.iteration = lambda: run.network.iteration
     kernels = kernels_for(run.device.xp, plan.dtype)
     environment = collect_environment(world.comm)
     labels = world.comm.gather(run.device.label)
@@ -357,8 +369,11 @@ def train(plan: Plan, world: World, view: View, again: bool = False) -> dict[str
         **link_facts(run.network),
     }
     recorder = Recorder(world, run.folder, run.per_epoch, plan.config.per_rank)
-    loop = Loop(run, recorder, view)
+    interrupts = Interrupts()
+    loop = Loop(run, recorder, view, interrupts, watchdog)
     history = _resume(loop) if again else History()
+    if watchdog:
+        watchdog.beat()
     if run.folder is not None:
         run.folder.write_json("config.json", run.settings())
         run.folder.write_json("environment.json", environment)
@@ -378,27 +393,34 @@ def train(plan: Plan, world: World, view: View, again: bool = False) -> dict[str
             return {"log": run.folder.sizes(LOGS), "record": record}
 
         loop.checkpointer = Checkpointer(run, parse_interval(plan.config.checkpoint_every), loop.momentum, facts)
-    trouble = loop.iterate()
-    wall = history.wall_s + time.perf_counter() - began
-    failure = failure_of(trouble)
-    status = "failed" if failure else "diverged" if trouble else "interrupted" if loop.stopped_by else "ok"
-    if plan.config.save_model:
-        _save_model(run, loop.x)
-    run.algorithm.close()
-    interfaces = world.comm.gather(loop.meter.total) if loop.meter else None
-    summary = None
-    if run.folder is not None:
-        reason = trouble.message if trouble else None
-        summary = sanitized(
-            summarize(run, recorder, loop.evaluations, status, reason, loop.stopped_by, wall, environment, interfaces)
-            | {"resumed_after": history.resumed_after}
-        )
-        run.folder.write_json("summary.json", summary)
-        run.folder.close()
-        view.finish(summary)
+    # A signal that comes when the iterations are done must not keep what they gave from being written.
+    with interrupts:
+        trouble = loop.iterate()
+        wall = history.wall_s + time.perf_counter() - began
+        failure = failure_of(trouble)
+        status = "failed" if failure else "diverged" if trouble else "interrupted" if loop.stopped_by else "ok"
+        if plan.config.save_model:
+            _save_model(run, loop.x)
+        run.algorithm.close()
+        interfaces = world.comm.gather(loop.meter.total) if loop.meter else None
+        summary = None
+        if run.folder is not None:
+            reason = trouble.message if trouble else None
+            summary = sanitized(
+                summarize(
+                    run, recorder, loop.evaluations, status, reason, loop.stopped_by, wall, environment, interfaces
+                )
+                | {"resumed_after": history.resumed_after}
+            )
+            run.folder.write_json("summary.json", summary)
+            run.folder.close()
+            view.finish(summary)
+        summary = world.comm.bcast(summary)
+    if not loop.stopped_by:
+        interrupts.hand_back()
     if failure:
         raise failure
-    return world.comm.bcast(summary)
+    return summary
 
 
 @dataclass

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,22 +101,29 @@ def cuda_variables(request: pytest.FixtureRequest, emulator_folder: Path) -> dic
     }
 
 
-def start_on_ranks(
-    launcher: Launcher, n: int, command: list[str], cwd: Path, timeout: float, **variables: str
-) -> Finished:
-    """Run `command` on n ranks; a timeout is a failure, and kills them all."""
+def start(
+    launcher: Launcher, n: int, command: list[str], cwd: Path, stdout: Any, stderr: Any, **variables: str
+) -> subprocess.Popen[str]:
+    """Start `command` on n ranks, in a process group of its own."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MPISQUEEZE_") or k == "MPISQUEEZE_KERNELS"}
     plan = make_plan(launcher, n, command, environment)
-    process = subprocess.Popen(
+    return subprocess.Popen(
         plan.arguments,
         env={**environment, **plan.settings, **variables},
         cwd=cwd,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdout=stdout,
+        stderr=stderr,
         text=True,
         start_new_session=True,
     )
+
+
+def start_on_ranks(
+    launcher: Launcher, n: int, command: list[str], cwd: Path, timeout: float, **variables: str
+) -> Finished:
+    """Run `command` on n ranks; a timeout is a failure, and kills them all."""
+    process = start(launcher, n, command, cwd, subprocess.PIPE, subprocess.PIPE, **variables)
     try:
         out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -123,32 +133,124 @@ def start_on_ranks(
     return Finished(process.returncode, out, err)
 
 
+class Ranks:
+    """n ranks that wait for functions to call."""
+
+    def __init__(self, launcher: Launcher, n: int, folder: Path, **variables: str) -> None:
+        self.n, self.folder = n, folder
+        for name in ("done", *(f"calls.{rank}" for rank in range(n))):
+            os.mkfifo(folder / name)
+        command = [sys.executable, str(HERE / "mpi" / "call.py"), str(folder)]
+        with open(folder / "launcher", "w") as said:
+            self.process = start(launcher, n, command, folder, stdout=said, stderr=said, **variables)
+        # Open for reading, too, so that neither end waits for the other, or finds it gone.
+        self.calls = [os.open(folder / f"calls.{rank}", os.O_RDWR) for rank in range(n)]
+        self.done = os.open(folder / "done", os.O_RDWR)
+
+    def call(self, function: Callable[..., None], arguments: tuple[Any, ...], here: Path, timeout: float) -> None:
+        """Call a module-level function on all of them; where that fails they are gone, and so does the test."""
+        said = {path: path.stat().st_size for path in self.printed()}
+        if not self.ended(str(sys.modules[function.__module__].__file__), function.__name__, arguments, here, timeout):
+            text = "".join(path.read_bytes()[said.get(path, 0) :].decode()[-5000:] for path in self.printed())
+            pytest.fail(f"{function.__name__} on {self.n} ranks ended with {self.process.returncode}:\n{text}")
+
+    def program(self, arguments: tuple[str, ...], here: Path, folder: Path, timeout: float) -> Finished:
+        """Run the program on all of them, what it prints going to `folder`."""
+        well = self.ended(str(HERE / "mpi" / "call.py"), "program", (str(folder), arguments), here, timeout)
+        out, err = ("".join(path.read_text() for path in sorted(folder.glob(f"{name}.*"))) for name in ("out", "err"))
+        codes = [int(path.read_text()) for path in sorted(folder.glob("code.*"))] if well else [self.process.returncode]
+        return Finished(next((code for code in codes if code), 0), out, err)
+
+    def ended(self, file: str, function: str, arguments: tuple[Any, ...], here: Path, timeout: float) -> bool:
+        line = json.dumps([file, function, arguments, str(here)]) + "\n"
+        for pipe in self.calls:
+            os.write(pipe, line.encode())
+        waiting, deadline = self.n, time.monotonic() + timeout
+        while waiting:
+            if select.select([self.done], [], [], 0.05)[0]:
+                waiting -= os.read(self.done, 4096).count(b"\n")
+            elif not self.alive():
+                self.end()
+                return False
+            elif time.monotonic() > deadline:
+                self.end()
+                pytest.fail(f"{function} {arguments} on {self.n} ranks did not end within {timeout} s")
+        return True
+
+    def printed(self) -> list[Path]:
+        return [*sorted(self.folder.glob("printed.*")), self.folder / "launcher"]
+
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def end(self) -> None:
+        """No more calls: they end by themselves, unless they are stuck in one."""
+        for pipe in (*self.calls, self.done):
+            os.close(pipe)
+        self.calls = []
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+@pytest.fixture(scope="session")
+def waiting_ranks(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], Ranks]]:
+    """`waiting_ranks(n)`: the n ranks that all tests share."""
+    started: dict[int, Ranks] = {}
+
+    def get(n: int) -> Ranks:
+        if n not in started or not started[n].alive():
+            started[n] = Ranks(launcher, n, tmp_path_factory.mktemp(f"ranks-{n}"))
+        return started[n]
+
+    yield get
+    for ranks in started.values():
+        if ranks.calls:
+            ranks.end()
+
+
 @pytest.fixture
-def on_ranks(launcher: Launcher, tmp_path: Path) -> Callable[..., None]:
+def on_ranks(
+    launcher: Launcher, waiting_ranks: Callable[[int], Ranks], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., None]:
     """`on_ranks(n, function, *arguments)`: call a module-level function on n ranks; it fails if it does on any.
 
-    Arguments must survive JSON. One launch costs about a second, so that loops belong inside the function.
+    Arguments must survive JSON. All functions are called by the same n ranks, since a launch costs about a second.
+    One that changes the process that it is in asks for ranks of its own, `alone=True`; environment variables do, too.
     """
 
-    def run(n: int, function: Callable[..., None], *arguments: Any, timeout: float = 120, **variables: str) -> None:
-        command = [
-            sys.executable,
-            str(HERE / "mpi" / "call.py"),
-            str(sys.modules[function.__module__].__file__),
-            function.__name__,
-            json.dumps(arguments),
-        ]
-        finished = start_on_ranks(launcher, n, command, tmp_path, timeout, **variables)
-        assert finished.code == 0, f"{function.__name__} on {n} ranks:\n{finished.out[-3000:]}\n{finished.err[-5000:]}"
+    def run(
+        n: int,
+        function: Callable[..., None],
+        *arguments: Any,
+        timeout: float = 120,
+        alone: bool = False,
+        **variables: str,
+    ) -> None:
+        if not (alone or variables):
+            waiting_ranks(n).call(function, arguments, tmp_path, timeout)
+            return
+        ranks = Ranks(launcher, n, tmp_path_factory.mktemp("ranks"), **variables)
+        ranks.call(function, arguments, tmp_path, timeout)
+        ranks.end()
 
     return run
 
 
 @pytest.fixture
-def mpisqueeze_run(launcher: Launcher, tmp_path: Path) -> Callable[..., Finished]:
-    """`mpisqueeze_run(n, "train", …)`: the program itself on n ranks, in an empty folder."""
+def mpisqueeze_run(
+    launcher: Launcher, waiting_ranks: Callable[[int], Ranks], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Finished]:
+    """`mpisqueeze_run(n, "train", …)`: the program on n ranks, in an empty folder.
 
-    def run(n: int, *arguments: str, timeout: float = 120, **variables: str) -> Finished:
+    It is called by ranks that wait for that. With `alone=True`, or with environment variables, it is launched.
+    """
+
+    def run(n: int, *arguments: str, timeout: float = 120, alone: bool = False, **variables: str) -> Finished:
+        if not (alone or variables):
+            return waiting_ranks(n).program(arguments, tmp_path, tmp_path_factory.mktemp("said"), timeout)
         command = [sys.executable, "-m", "mpisqueeze", *arguments]
         return start_on_ranks(launcher, n, command, tmp_path, timeout, **variables)
 

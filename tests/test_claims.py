@@ -224,6 +224,6 @@ def test_a_lab_gets_the_settings_and_no_place_among_ranks() -> None:
     config = next(iter(claim.runs.values()))
     assert words[words.index("--iterations") + 1] == str(config.iterations)
     assert list(virtual._options(TrainConfig(barrier=False, lr=0.5))) == ["--lr", "0.5", "--no-barrier"]
-    told = {"OMPI_COMM_WORLD_RANK": "0", "PMIX_RANK": "0", "MPISQUEEZE_LR": "9", "PATH": "p", "HOME": "h"}
-    kept = virtual._environment(told)
+    place = {"OMPI_COMM_WORLD_RANK": "0", "PMIX_RANK": "0", "HYDI_CONTROL_FD": "7", "MPISQUEEZE_LR": "9"}
+    kept = virtual._environment({**place, "PATH": "p", "HOME": "h"})
     assert kept == {"PATH": "p", "HOME": "h"}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -131,6 +133,15 @@ def test_entry_points_are_found_by_name(monkeypatch: pytest.MonkeyPatch, capsys:
     finally:
         for parts in (registry.problems, registry.compressors):
             parts.entries.cache_clear()
+
+
+def test_ctrl_c_before_anything_has_begun_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(5)\n")
+    command = [sys.executable, "-m", "mpisqueeze", "--version"]
+    finished = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+    assert (finished.returncode, finished.stderr) == (-signal.SIGINT, "")
 
 
 def test_help_loads_nothing_heavy() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mpisqueeze.comm import cuda_aware
+from mpisqueeze.comm import library
 from mpisqueeze.comm.cuda_aware import collectives_take_device_memory, cuda_awareness
 
 OPEN_MPI = "Open MPI v5.0.11, package: Open MPI, ident: 5.0.11, repo rev: v5.0.11rc1, Sep 16, 2026\0"
@@ -28,7 +28,7 @@ def mpi(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         monkeypatch.delenv(name, raising=False)
 
     def pretend(version: str, source: str | None) -> None:
-        monkeypatch.setattr(cuda_aware, "_library_version", lambda: version)
+        monkeypatch.setattr(library, "library_version", lambda: version)
         libraries: list[str] = []
         if source is not None:
             compiler = shutil.which("gcc") or shutil.which("cc")
@@ -37,7 +37,7 @@ def mpi(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
             (tmp_path / "stub.c").write_text(source)
             libraries.append(str(tmp_path / "libmpi.so"))
             subprocess.run([compiler, "-shared", "-fPIC", "-o", libraries[0], str(tmp_path / "stub.c")], check=True)
-        monkeypatch.setattr(cuda_aware, "_mpi_libraries", lambda: libraries)
+        monkeypatch.setattr(library, "loaded_libraries", lambda: libraries)
 
     return pretend
 
@@ -97,7 +97,7 @@ def test_never_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> str:
         raise RuntimeError("cannot load MPI library")
 
-    monkeypatch.setattr(cuda_aware, "_library_version", fail)
+    monkeypatch.setattr(library, "library_version", fail)
     assert cuda_awareness() == (False, "unknown (RuntimeError: cannot load MPI library)")
 
 
@@ -115,4 +115,4 @@ def test_never_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_which_libraries_are_asked(path: str, expected: bool) -> None:
-    assert bool(cuda_aware._C_LIBRARY.search(path)) is expected
+    assert bool(library._C_LIBRARY.search(path)) is expected

@@ -26,7 +26,7 @@ VERSIONS = {
     "HYDRA build details:\n    Version: 5.0.2": (Flavour.HYDRA, None),
     "Intel(R) MPI Library for Linux* OS, Version 2021.9 Build 20230307": (Flavour.INTEL, None),
     "slurm 23.02.7": (Flavour.SRUN, None),
-    "something else": (Flavour.UNKNOWN, None),
+    "something else 1.2": (Flavour.UNKNOWN, None),
 }
 
 
@@ -59,6 +59,8 @@ def test_identifies_the_flavour(tmp_path: Path, says: str) -> None:
     flavour, major = VERSIONS[says]
     path = fake(tmp_path, "mpirun", says)
     assert identify(path) == Launcher(path, flavour, major)
+    version = identify(path).version
+    assert version is None if flavour is Flavour.UNKNOWN else version in says.replace(",", "").split()
 
 
 def test_prefers_the_interpreters_folder_over_path(bare: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -93,6 +95,40 @@ def test_srun_only_within_an_allocation_and_after_mpirun(bare: Path, monkeypatch
     assert find_launcher().path == mpirun
     monkeypatch.setattr(module, "_loaded_mpi", lambda: (Flavour.HYDRA, ""))
     assert find_launcher().path == srun
+
+
+@pytest.mark.parametrize(
+    ("flavour", "offered", "pmi"),
+    [
+        (Flavour.OPEN_MPI, "none pmix pmi2", "pmix"),
+        (Flavour.HYDRA, "none pmix pmi2", "pmi2"),
+        (Flavour.INTEL, "none pmi2", "pmi2"),
+        (Flavour.OPEN_MPI, "none pmi2", None),
+        (Flavour.UNKNOWN, "none pmix", None),
+    ],
+)
+def test_srun_is_told_how_the_mpi_connects(
+    bare: Path, monkeypatch: pytest.MonkeyPatch, flavour: Flavour, offered: str, pmi: str | None
+) -> None:
+    srun = fake(bare, "srun", f"slurm 23.02.7 {offered}")
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setattr(module, "_loaded_mpi", lambda: (flavour, ""))
+    assert find_launcher().pmi == find_launcher(srun).pmi == pmi
+    words = make_plan(find_launcher(), 1, ["python"], {}).arguments
+    assert words == [srun, "-n", "1", *([f"--mpi={pmi}"] if pmi else []), "python"]
+    monkeypatch.setenv("SLURM_MPI_TYPE", "pmix_v4")
+    assert find_launcher().pmi is None
+
+
+def test_a_launcher_of_another_mpi_is_not_taken(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mpirun = fake(bare, "mpirun", "mpirun (Open MPI) 5.0.11")
+    monkeypatch.setattr(module, "_loaded_mpi", lambda: (Flavour.HYDRA, "/opt/lib/libmpi.so.12"))
+    expected = rf"loads, /opt/lib/libmpi.so.12, but {mpirun} of Open MPI, .*'mpisqueeze\[mpich\]'"
+    with pytest.raises(UsageError, match=expected):
+        find_launcher()
+    intel = fake(bare, "mpiexec.hydra", "Intel(R) MPI Library for Linux* OS, Version 2021.9 Build 20230307")
+    assert find_launcher().path == intel, "of the same family"
+    assert find_launcher(mpirun).path == mpirun, "asked for"
 
 
 def test_without_a_launcher_says_how_to_get_one(bare: Path) -> None:
@@ -153,11 +189,14 @@ class TestPlan:
 
     def test_other_flavours(self) -> None:
         assert settings(Flavour.INTEL, 5, {})["I_MPI_PIN"] == "off"
+        assert settings(Flavour.INTEL, 5, {})["I_MPI_THREAD_YIELD"] == "3"
         assert "I_MPI_PIN" not in settings(Flavour.INTEL, 4, {})
         plan = make_plan(Launcher("srun", Flavour.SRUN), 5, ["python"], {})
         assert plan.arguments == ["srun", "-n", "5", "--overcommit", "python"]
         plan = make_plan(Launcher("mpiexec", Flavour.HYDRA), 5, ["python"], {})
         assert plan.arguments == ["mpiexec", "-n", "5", "python"]
+        assert plan.settings["MPIR_CVAR_ENABLE_HEAVY_YIELD"] == "1"
+        assert "MPIR_CVAR_ENABLE_HEAVY_YIELD" not in settings(Flavour.HYDRA, 4, {})
 
     def test_the_users_settings_are_kept(self) -> None:
         own = {"OMP_NUM_THREADS": "3", "PRTE_MCA_hwloc_default_binding_policy": "core", "I_MPI_PIN": "on"}
@@ -198,6 +237,22 @@ def test_dry_run_prints_a_shell_line_and_runs_nothing(bare: Path, capsys: pytest
     assert words[at:] == [path, "-n", "2", sys.executable, "-m", "mpisqueeze", "train", "--out", "a b"]
     assert "MPISQUEEZE_LAUNCHED_RANKS=2" in words[:at]
     assert "OMP_NUM_THREADS=1" in words[:at]
+
+
+@pytest.mark.parametrize(
+    ("flavour", "launchers", "code"),
+    [
+        (Flavour.OPEN_MPI, 137, 4),
+        (Flavour.OPEN_MPI, 9, 9),
+        (Flavour.HYDRA, 9, 4),
+        (Flavour.HYDRA, 15, 4),
+        (Flavour.INTEL, 255, 4),
+        *((flavour, code, code) for flavour in (Flavour.OPEN_MPI, Flavour.HYDRA) for code in (0, 1, 2, 3, 4, 130, 143)),
+    ],
+)
+def test_a_launchers_code_for_a_killed_rank(flavour: Flavour, launchers: int, code: int) -> None:
+    supervisor = module.Supervisor(module.Plan(flavour, ["mpiexec"], {}), ["python"])
+    assert supervisor._named(launchers) == code
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /sys")
@@ -312,6 +367,14 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
 @pytest.mark.parametrize("code", [0, 3, 4])
 def test_the_exit_code_is_passed_on(start: Callable[..., Run], code: int) -> None:
     assert start(f"raise SystemExit({code})").exit_code() == code
+
+
+@needs_launcher
+def test_a_killed_rank_is_a_failure_that_is_named(start: Callable[..., Run], capfd: pytest.CaptureFixture[str]) -> None:
+    """Whatever code the launcher has for it."""
+    run = start("import os; os.kill(os.getpid(), 9)")
+    assert run.exit_code() == 4
+    assert "mpisqueeze launch: a rank was ended by" in capfd.readouterr().out
 
 
 @needs_launcher

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-import re
+
+from mpisqueeze.comm import library
 
 _EXTENSION = "MPIX_Query_cuda_support"
 _GPU_QUERY = "MPIX_GPU_query_support"
 _MPIX_GPU_SUPPORT_CUDA = 0
-_C_LIBRARY = re.compile(r"/lib(mpi|mpich|mpi_abi|mpi_cray|mpi_gnu\w*|mpi_ibm)\.so[.\d]*$")
 
 
 def cuda_awareness() -> tuple[bool, str]:
@@ -19,11 +19,11 @@ def cuda_awareness() -> tuple[bool, str]:
     on it. Never raises: whatever goes wrong counts as not CUDA-aware.
     """
     try:
-        name = _short_name(_library_version())
+        name = library.short_name(library.library_version())
         blocked = _switched_off(name)
         if blocked:
             return False, f"{name}: {blocked}"
-        answer = _ask(_mpi_libraries())
+        answer = _ask([*library.loaded_libraries(), None])
         if answer is None:
             if name.startswith("Cray"):  # the variable was checked above, and it has no other word on it
                 return True, f"{name} with MPICH_GPU_SUPPORT_ENABLED=1"
@@ -44,26 +44,6 @@ def collectives_take_device_memory() -> tuple[bool, str]:
     return aware, reason if aware else f"{reason}, and its loops add up and copy on the host"
 
 
-def _library_version() -> str:
-    from mpi4py import MPI
-
-    return MPI.Get_library_version()
-
-
-def _short_name(version: str) -> str:
-    """`Open MPI 5.0.11` out of the long text of MPI_Get_library_version."""
-    for pattern, name in (
-        (r"Open MPI v?([\w.]+)", "Open MPI"),
-        (r"CRAY MPICH version ([\w.]+)", "Cray MPICH"),
-        (r"MVAPICH\S* Version\s*:\s*([\w.]+)", "MVAPICH"),
-        (r"MPICH Version:\s*([\w.]+)", "MPICH"),
-        (r"Intel\(R\) MPI Library ([\w.]+)", "Intel MPI"),
-    ):
-        if found := re.search(pattern, version):
-            return f"{name} {found[1]}"
-    return next((line.strip()[:60] for line in version.splitlines() if line.strip()), "unknown MPI")
-
-
 def _switched_off(name: str) -> str:
     """Why the environment keeps this library's GPU support off, or an empty string."""
     if name.startswith("Cray MPICH") and os.environ.get("MPICH_GPU_SUPPORT_ENABLED") != "1":
@@ -78,33 +58,19 @@ def _switched_off(name: str) -> str:
     return ""
 
 
-def _mpi_libraries() -> list[str | None]:
-    """Paths of the MPI C libraries in this process; None stands for its global symbols."""
-    paths: dict[str | None, None] = {}
-    try:
-        with open("/proc/self/maps") as maps:
-            for line in maps:
-                path = line.rstrip("\n").partition("/")[2]
-                if path and _C_LIBRARY.search(f"/{path}"):
-                    paths[f"/{path}"] = None
-    except OSError:  # no /proc, as on macOS
-        pass
-    return [*paths, None]
-
-
 def _ask(libraries: list[str | None]) -> bool | None:
-    """The answer of the first library with a query function, or None."""
+    """The answer of the first library with a query function, or None; a path of None stands for the global symbols."""
     for path in libraries:
         try:
-            library = ctypes.CDLL(path)
+            mpi = ctypes.CDLL(path)
         except OSError:
             continue
-        if hasattr(library, _EXTENSION):
-            query = getattr(library, _EXTENSION)
+        if hasattr(mpi, _EXTENSION):
+            query = getattr(mpi, _EXTENSION)
             query.argtypes, query.restype = [], ctypes.c_int
             return bool(query())
-        if hasattr(library, _GPU_QUERY):
-            query = getattr(library, _GPU_QUERY)
+        if hasattr(mpi, _GPU_QUERY):
+            query = getattr(mpi, _GPU_QUERY)
             query.argtypes, query.restype = [ctypes.c_int, ctypes.POINTER(ctypes.c_int)], ctypes.c_int
             supported = ctypes.c_int(0)
             return query(_MPIX_GPU_SUPPORT_CUDA, ctypes.byref(supported)) == 0 and bool(supported.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 
 #: What launchers tell a process of its rank: Open MPI, PMIx, MPICH and Intel MPI, MVAPICH, SLURM.
 RANK_VARIABLES = (
@@ -13,6 +14,7 @@ RANK_VARIABLES = (
     "MV2_COMM_WORLD_RANK",
     "SLURM_PROCID",
 )
+_HEAD_START_S = 2.0
 
 
 def launched_rank() -> int | None:
@@ -20,6 +22,11 @@ def launched_rank() -> int | None:
     mpi = sys.modules.get("mpi4py.MPI")
     if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():
         return int(mpi.COMM_WORLD.rank)
+    return _told_rank()
+
+
+def _told_rank() -> int | None:
+    """As the launcher's variables have it."""
     for variable in RANK_VARIABLES:
         value = os.environ.get(variable, "")
         if value.isdigit():
@@ -39,6 +46,9 @@ def leave_together(code: int) -> int:
         if not started:
             MPI.Init()
         MPI.COMM_WORLD.Barrier()
+        if _told_rank() and MPI.COMM_WORLD.size == 1:
+            # The MPI of another launcher, which cannot wait for the rank that speaks.
+            time.sleep(_HEAD_START_S)
         if not started:
             MPI.Finalize()
     return code

@@ -21,7 +21,10 @@ from mpisqueeze.errors import ExitCode
 PAUSE = 0.5
 #: Seconds that ranks have to say where they are, once one finds that an iteration takes too long.
 ROLL_CALL_S = 2.0
-_TAG = 77
+#: A thread that wakes so many seconds late was stopped.
+ASLEEP_S = 2.0
+#: Seconds that setting up may take where --timeout is less: kernels may be compiled, and data read.
+SETUP_S = 300.0
 
 
 def follow_launcher() -> None:
@@ -50,36 +53,45 @@ class Watchdog:
 
     Args:
         timeout_s: what an iteration, an evaluation or a checkpoint may take, s.
-        iteration: the current one.
 
     Attributes:
+        iteration: the current one, 0 before the first.
         busy: this rank is computing its gradient, and waits for nobody.
     """
 
-    def __init__(self, world: World, timeout_s: float, iteration: Callable[[], int]) -> None:
-        self.world, self.timeout_s, self.iteration = world, timeout_s, iteration
+    def __init__(self, world: World, timeout_s: float) -> None:
+        self.world, self.timeout_s = world, timeout_s
+        self.iteration: Callable[[], int] = lambda: 0
         self.busy = False
-        self._comm = world.comm.Dup()
+        self._limit_s = max(timeout_s, SETUP_S)
+        self._comm, self._tag = world.aside()
         self._beat = time.monotonic()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="mpisqueeze watchdog", daemon=True)
         self._thread.start()
 
     def beat(self) -> None:
-        """Something new begins."""
+        """Something new begins; the set-up ends with the first."""
         self._beat = time.monotonic()
+        self._limit_s = self.timeout_s
 
     def close(self) -> None:
-        """Watch no longer. Its communicator stays, since others may still be at it."""
+        """Watch no longer."""
         self._stopped.set()
         self._thread.join()
 
     def _watch(self) -> None:
         pause = min(PAUSE, self.timeout_s / 10)
+        looked = time.monotonic()
         while not self._stopped.wait(pause):
-            if time.monotonic() - self._beat > self.timeout_s:
+            now = time.monotonic()
+            if now - looked > pause + ASLEEP_S:
+                # This process was stopped meanwhile, and maybe all were: then nobody is late.
+                self._beat += now - looked
+            elif now - self._beat > self._limit_s:
                 self._end()
                 return
+            looked = now
 
     def _end(self) -> None:
         rank, size = self.world.rank, self.world.size
@@ -88,7 +100,7 @@ class Watchdog:
             self._abort(self._sentence([rank], {rank: mine}))
             return
         if rank:
-            self._comm.Isend(mine, 0, _TAG)
+            self._comm.Isend(mine, 0, self._tag)
             # Rank 0 has as long to find out by itself, and then to hear of the others; after it the lowest one speaks.
             if self._stopped.wait(2 * ROLL_CALL_S + PAUSE + min(0.5 * (rank - 1), ROLL_CALL_S)):
                 return
@@ -96,7 +108,7 @@ class Watchdog:
             return
         answers = {0: mine}
         boxes = {other: np.zeros(2, np.int64) for other in range(1, size)}
-        requests = {other: self._comm.Irecv(box, other, _TAG) for other, box in boxes.items()}
+        requests = {other: self._comm.Irecv(box, other, self._tag) for other, box in boxes.items()}
         deadline = time.monotonic() + ROLL_CALL_S
         while requests and time.monotonic() < deadline:
             for other in [other for other, request in requests.items() if request.Test()]:
@@ -118,6 +130,8 @@ class Watchdog:
         return f"all ranks wait for each other; {self._too_long(iteration)}"
 
     def _too_long(self, iteration: int) -> str:
+        if self._limit_s > self.timeout_s:
+            return f"setting up takes longer than {self._limit_s:g} s"
         return f"iteration {iteration} takes longer than --timeout {self.timeout_s:g} s"
 
     def _abort(self, message: str) -> None:

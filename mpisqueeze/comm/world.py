@@ -18,6 +18,8 @@ __all__ = ["RankFailureError", "Signal", "World"]
 
 T = TypeVar("T")
 
+#: The largest tag that MPI promises to take.
+_TAGS = 32767
 #: Seconds between two looks at whether ranks have agreed, where they leave together.
 PAUSE = 50e-6
 #: The same, where a rank waits for a whole run of others.
@@ -71,6 +73,8 @@ class World:
         self.hosts: int = self.comm.allreduce(int(self.local_rank == 0))
         self.leave_together_s = 0.0
         self._teams: dict[int, World | None] = {}
+        self._aside: MPI.Comm | None = None
+        self._tag = 0
         self._mine, self._all = np.zeros(2, np.int64), np.zeros(2, np.int64)
         self._buffers = ([self._mine, MPI.INT64_T], [self._all, MPI.INT64_T])
 
@@ -106,6 +110,16 @@ class World:
             mine = self.comm.Split(0 if self.rank < ranks else MPI.UNDEFINED, self.rank)
             self._teams[ranks] = None if mine == MPI.COMM_NULL else World(mine)
         return self._teams[ranks]
+
+    def aside(self) -> tuple[MPI.Comm, int]:
+        """A communicator for talk beside the run's own, and a tag that no other call is given; collective.
+
+        It is the same one each time: MPICH has 2048 in all, and a comparison may have more runs.
+        """
+        if self._aside is None:
+            self._aside = self.comm.Dup()
+        self._tag = self._tag % _TAGS + 1
+        return self._aside, self._tag
 
     def rest(self) -> None:
         """Wait for all ranks, asleep, as those do that have nothing to do while others work; collective."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 import mpisqueeze
+from mpisqueeze.comm import library
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -61,11 +62,13 @@ def collect_environment(comm: MPI.Comm) -> dict[str, Any]:
         return {}
     from mpi4py import MPI
 
-    library = MPI.Get_library_version().strip("\0 \n").splitlines()
     major, minor = MPI.Get_version()
+    loaded = library.loaded_libraries()
     return {
         **_software(),
-        "mpi_library": library[0].strip() if library else None,
+        "mpi_library": library.library_line(library.library_version()),
+        "mpi_library_path": loaded[0] if loaded else None,
+        "mpi_abi": library.binding_abi(),
         "mpi_standard": f"{major}.{minor}",
         "ranks": comm.Get_size(),
         "hosts": _by_host(machines),

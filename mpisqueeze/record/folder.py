@@ -14,6 +14,9 @@ from typing import Any, TextIO
 
 from mpisqueeze.errors import UsageError
 
+#: The file that makes a folder a run's.
+FIRST = "config.json"
+
 
 def finite(value: float | None) -> float | None:
     """`value`, or None where JSON has no number for it (NaN, infinities)."""
@@ -82,7 +85,8 @@ def check_path(path: Path) -> None:
     if os.path.exists(path):
         if not os.path.isdir(path):
             raise UsageError(f"{path} is not a folder", "--out")
-        if any(path.iterdir()):
+        # A run that was killed before its first file was complete leaves that one, and can be started again.
+        if any(file.name != f"{FIRST}.part" for file in path.iterdir()):
             raise UsageError(f"{path} is not empty; name a new or an empty folder", "--out")
     nearest = path
     while not os.path.exists(nearest):

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from rich import box
 from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from mpisqueeze import registry
 from mpisqueeze.comm.cuda_aware import collectives_take_device_memory, cuda_awareness
+from mpisqueeze.comm.library import launched_apart, other_libraries
 from mpisqueeze.comm.world import World
 from mpisqueeze.data import DATASETS
 from mpisqueeze.data.partition import PARTITIONS
 from mpisqueeze.devices import gpu_count
+from mpisqueeze.errors import UsageError
 from mpisqueeze.kernels import kernels_for
+from mpisqueeze.launch import find_launcher
 from mpisqueeze.record.environment import collect_environment
 from mpisqueeze.report.format import size
 from mpisqueeze.schedule import SCHEDULES
@@ -29,6 +34,7 @@ def collect_info(world: World) -> dict[str, Any]:
         return {}
     import numpy as np
 
+    path = environment["mpi_library_path"]
     aware, reason = cuda_awareness()
     collectives, why_not = collectives_take_device_memory()
     listed = {
@@ -40,6 +46,9 @@ def collect_info(world: World) -> dict[str, Any]:
     }
     return {
         "environment": environment,
+        "mpi_other_libraries": other_libraries(path) if path else [],
+        **_launcher(),
+        "mismatch": launched_apart(world.size, os.environ),
         "cuda_aware": aware,
         "cuda_aware_reason": reason,
         "cuda_aware_collectives": collectives,
@@ -52,6 +61,16 @@ def collect_info(world: World) -> dict[str, Any]:
         "partitions": [{"name": scheme.name, "summary": scheme.summary} for scheme in PARTITIONS.values()],
         "schedules": [{"name": name, "summary": summary} for name, summary in SCHEDULES.items()],
     }
+
+
+def _launcher() -> dict[str, Any]:
+    """The launcher that `mpisqueeze launch` would take."""
+    try:
+        launcher = find_launcher()
+    except UsageError as error:
+        return {"launcher": None, "no_launcher_reason": error.message}
+    facts = {"path": launcher.path, "flavour": launcher.flavour.value, "version": launcher.version}
+    return {"launcher": facts, "no_launcher_reason": None}
 
 
 def _gpu_names(count: int) -> list[str]:
@@ -69,6 +88,19 @@ def info_report(facts: dict[str, Any]) -> Group:
     ranks = environment["ranks"]
     library = (environment["mpi_library"] or "unknown").partition(",")[0]
     machine.add_row("MPI", f"{library} (MPI {environment['mpi_standard']})")
+    abi = f"mpi4py's module for {environment['mpi_abi']}" if environment["mpi_abi"] else "mpi4py was built for it"
+    machine.add_row("library", Text(f"{environment['mpi_library_path'] or 'path unknown'}; {abi}"))
+    if facts["mpi_other_libraries"]:
+        others = ", ".join(facts["mpi_other_libraries"])
+        machine.add_row("", Text(f"not used, although here: {others}; MPI4PY_LIBMPI names the library to load"))
+    launcher = facts["launcher"]
+    if launcher is None:
+        machine.add_row("launcher", Text(f"none: {facts['no_launcher_reason']}"))
+    else:
+        known = f"{launcher['flavour']} {launcher['version'] or ''}".rstrip()
+        machine.add_row("launcher", Text(f"{launcher['path']}; {known}"))
+    if facts["mismatch"]:
+        machine.add_row("", Text(f"warning: {facts['mismatch']}: they do not match", style="bold yellow"))
     machine.add_row("ranks", f"{ranks} on {len(environment['hosts'])} host(s)")
     for host in environment["hosts"]:
         memory = size(host["memory_bytes"]) if host.get("memory_bytes") else "memory unknown"

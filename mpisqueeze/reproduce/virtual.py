@@ -20,7 +20,10 @@ from mpisqueeze.settings import CONFIG_VARIABLE, VARIABLES
 #: Seconds between two looks at the cluster.
 _PAUSE = 0.05
 #: What a launcher told this process of its place, and what it must not tell another launcher.
-_PLACE = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "OPAL_", "PRRTE_", "HYDRA_", "MPI_", "MV2_", "MPISQUEEZE_LAUNCHED")
+_PLACE = (
+    *("OMPI_", "PMIX_", "PRTE_", "PMI_", "OPAL_", "PRRTE_", "HYDRA_", "HYDI_", "MPI_", "MV2_"),
+    "MPISQUEEZE_LAUNCHED",
+)
 
 
 class LabError(Exception):

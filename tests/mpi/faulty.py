@@ -1,4 +1,7 @@
-"""Problems that go wrong on one rank, in iteration 30, after at least a second."""
+"""Problems that go wrong on one rank, in iteration 30, after at least a second; the file `fault` says when.
+
+And algorithms that do when all is done.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from mpisqueeze.algorithms.doublesqueeze import DoubleSqueeze
 
 D, WHEN = 1000, 30
 
@@ -31,6 +36,7 @@ class Faulty:
         time.sleep(0.04)
         g = np.ones(D, self.dtype)
         if iteration == WHEN and self.rank == self.rank_at_fault:
+            Path("fault").write_text(str(time.time()))
             self.fault(g)
         return 1.0, g
 
@@ -106,3 +112,33 @@ class LauncherDies(Faulty):
     def fault(self, g: Any) -> None:
         (Path.cwd() / f"pid-{self.rank}").write_text(str(os.getpid()))
         os.kill(os.getppid(), signal.SIGKILL)
+
+
+class AllStop(Faulty):
+    """Every rank stops itself; as a scheduler does that suspends a job."""
+
+    def gradient(self, x: Any, iteration: int) -> tuple[float, Any]:
+        if iteration == WHEN:
+            (Path.cwd() / f"pid-{self.rank}").write_text(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return super().gradient(x, iteration)
+
+    def fault(self, g: Any) -> None:
+        pass
+
+
+class StopsAtTheEnd(DoubleSqueeze):
+    """Rank 1 is stopped while the run is brought to its end."""
+
+    def close(self) -> None:
+        if self.setup.rank == 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        super().close()
+
+
+class ToldAtTheEnd(DoubleSqueeze):
+    """All ranks are told to stop when nothing is left to stop."""
+
+    def close(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        super().close()

@@ -14,6 +14,9 @@ import pytest
 from conftest import Finished, start_on_ranks
 from parts import CENTRALIZED, GOSSIP
 
+from mpisqueeze.errors import UsageError
+from mpisqueeze.record.folder import check_path
+
 Run = Callable[..., Finished]
 LENGTH = ("--problem", "quadratic:101", "--lr", "0.05", "--eval-every", "7")
 
@@ -118,6 +121,14 @@ def test_what_cannot_be_continued(
     assert finished.code == 2, finished.err + finished.out
     assert expected in finished.err
     assert "Traceback" not in finished.err
+
+
+def test_what_a_run_leaves_that_was_killed_at_once_is_in_nobodys_way(tmp_path: Path) -> None:
+    (tmp_path / "config.json.part").write_text("{")
+    check_path(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UsageError, match="not empty"):
+        check_path(tmp_path)
 
 
 def overwrite(run: Path, name: str, content: bytes) -> None:
