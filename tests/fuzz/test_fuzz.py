@@ -208,7 +208,7 @@ def test_files_nested_too_deep(folder: Path, capsys: pytest.CaptureFixture[str])
         ("check_installed = print\n    compresses = []", "--algorithm", "compresses must be True or False, not []"),
         ("default_lr = 'x'", "--problem", "default_lr must be a number above 0, not 'x'"),
         ("def __init__(self, *a): pass", "--algorithm", "it has no method step"),
-        ("parameters = [1]\n    def __init__(self, *a): pass\n    dimension = property(lambda self: 1 / 0)", "--problem",
+        ("def __init__(self, *a): pass\n    dimension = property(lambda self: 1 / 0)", "--problem",
          "ZeroDivisionError"),
     ],
 )  # fmt: skip
