@@ -263,6 +263,8 @@ def allowed(given: Draw, phase: str, over: bool) -> set[int]:
         if phase == "end":
             # The run is done, whatever comes behind it.
             codes |= {0, 3}
+        if given.fault == "INT rank" and phase == "start-up":
+            codes |= {1}
         if given.fault.endswith("launch") and phase == "start-up":
             # Before `launch` itself listens; a shell makes 130, 143 and 138 of it.
             codes |= {-signal.Signals[f"SIG{given.fault.split()[0]}"]}
@@ -332,8 +334,10 @@ def state(pid: int) -> str:
 def said(given: Draw, started: Started, outcome: Outcome) -> list[str]:
     """What is wrong with what the run said."""
     found, err = [], started.err
-    if "Traceback" in err and given.fault != "Raises":
-        found.append("a traceback")
+    # Ctrl-C for a rank whose Python has only begun is shown by that.
+    own = given.fault == "Raises" or (given.fault == "INT rank" and outcome.phase == "start-up")
+    if "Traceback" in err and not own:
+        found.append("a traceback: " + " / ".join(err[err.index("Traceback") :].splitlines()[:12]))
     for word in ("Warning:", "Segmentation", "corrupt", "free():", "Assertion"):
         if word in err:
             found.append(f"{word!r} on stderr")
