@@ -79,7 +79,8 @@ def sandbox(allowed: tuple[str, ...] = ()) -> Iterator[Path]:
     if _EYE is None:
         _EYE = _Eye()
         sys.addaudithook(_EYE)
-    before = Path.cwd()
+    before, caching = Path.cwd(), sys.dont_write_bytecode
+    sys.dont_write_bytecode = True
     path = Path(tempfile.mkdtemp(prefix="fuzz-", dir=_FOLDER))
     try:
         os.chdir(path)
@@ -87,6 +88,7 @@ def sandbox(allowed: tuple[str, ...] = ()) -> Iterator[Path]:
         yield path
     finally:
         _EYE.inside = ""
+        sys.dont_write_bytecode = caching
         os.chdir(before)
         shutil.rmtree(path, ignore_errors=True)
     if _EYE.seen:
