@@ -38,7 +38,7 @@ import mpi4py
 mpi4py.rc.initialize = False
 
 import settings  # noqa: E402
-from programs import Started, kill, versions  # noqa: E402
+from programs import Started, kill, parent, versions  # noqa: E402
 
 from mpisqueeze.topology import Topology  # noqa: E402
 
@@ -243,8 +243,9 @@ def strike(started: Started, given: Draw, run: Path) -> tuple[str, bool]:
         if whom == "rank" and given.victim in there:
             pid = there[given.victim]
             break
-        if whom == "mpirun" and len(started.launchers()) > 1:
-            pid = started.launchers()[1]
+        if whom == "mpirun" and there:
+            # What `launch` asks beforehand which mpirun there is has the run's mark, but no ranks.
+            pid = parent(next(iter(there.values())))
             break
         if started.process.poll() is not None:
             return phase_of(run), True
