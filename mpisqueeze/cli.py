@@ -1038,6 +1038,11 @@ def run(arguments: list[str]) -> int:
         return leave_together(_complain(str(error), speaks))
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
+    except SystemExit as error:
+        from mpisqueeze.comm.launched import abort_others
+
+        print(f"mpisqueeze: rank {rank or 0}: a plug-in ended the program: {error!r}", file=sys.stderr, flush=True)
+        return abort_others(ExitCode.FAILED)
     except Exception as error:
         from mpisqueeze.comm.launched import abort_others
 

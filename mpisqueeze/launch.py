@@ -402,7 +402,7 @@ class Supervisor:
         known, flavour = code in set(ExitCode), self.plan.flavour
         # Hydra ends with the signal's number, or with those of several ranks in one, bit by bit; Intel's with 255.
         if not known and (
-            (flavour is Flavour.HYDRA and 0 < code < signal.NSIG) or (flavour is Flavour.INTEL and code == 255)
+            (flavour is Flavour.HYDRA and 1 < code < signal.NSIG) or (flavour is Flavour.INTEL and code == 255)
         ):
             _say(self.name, f"a rank was ended by a signal; the launcher's code is {code}")
             return ExitCode.FAILED

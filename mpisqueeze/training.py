@@ -212,8 +212,6 @@ class Loop:
             else:
                 tell = partial(self._tell_ready, x, ready)
                 loss, g = self.run.problem.gradient_in_parts(x, network.iteration, tell)
-            if watchdog:
-                watchdog.busy = False
             g = self._check(g)
             self.loss = float(loss)
             if network.iteration == 1 and part.is_plugin:
@@ -221,9 +219,12 @@ class Loop:
         except UsageError as error:
             network.complain(Signal.ERROR, error.message, option=error.option or "--problem")
             return self._no_gradient()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             network.complain(Signal.ERROR, repr(error), details=traceback.format_exc())
             return self._no_gradient()
+        finally:
+            if watchdog:
+                watchdog.busy = False
         self._adjust(x, g, slice(0, self._final))
         if not math.isfinite(self.loss):
             network.complain(Signal.NONFINITE, f"the loss was {self.loss}")
@@ -301,7 +302,7 @@ class Loop:
         if self.world.is_root:
             try:
                 values = {str(name): float(value) for name, value in (evaluate(x) or {}).items()}
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 network.complain(Signal.ERROR, repr(error), details=traceback.format_exc())
             else:
                 self._record_evaluation(iteration, values)

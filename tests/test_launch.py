@@ -239,6 +239,22 @@ def test_dry_run_prints_a_shell_line_and_runs_nothing(bare: Path, capsys: pytest
     assert "OMP_NUM_THREADS=1" in words[:at]
 
 
+@pytest.mark.parametrize(
+    ("flavour", "launchers", "code"),
+    [
+        (Flavour.OPEN_MPI, 137, 4),
+        (Flavour.OPEN_MPI, 9, 9),
+        (Flavour.HYDRA, 9, 4),
+        (Flavour.HYDRA, 15, 4),
+        (Flavour.INTEL, 255, 4),
+        *((flavour, code, code) for flavour in (Flavour.OPEN_MPI, Flavour.HYDRA) for code in (0, 1, 2, 3, 4, 130, 143)),
+    ],
+)
+def test_a_launchers_code_for_a_killed_rank(flavour: Flavour, launchers: int, code: int) -> None:
+    supervisor = module.Supervisor(module.Plan(flavour, ["mpiexec"], {}), ["python"])
+    assert supervisor._named(launchers) == code
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /sys")
 def test_usable_cores_are_at_most_the_usable_threads() -> None:
     assert 1 <= module.usable_cores() <= len(os.sched_getaffinity(0))

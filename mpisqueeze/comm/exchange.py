@@ -83,14 +83,21 @@ class Gate:
             if agreed >= Signal.NONFINITE:
                 raise HaltError
 
-    def propose(self) -> None:
-        """Begin to meet again, without waiting: for what came to light after `enter`. `confirm` must follow."""
+    def propose(self) -> Any:
+        """Begin to meet, without waiting; `confirm` must follow. MPI's request, or None where there is no barrier."""
         if self.barrier:
             self._proposal = self.world.propose(self.signal)
+        return self._proposal
+
+    @property
+    def all_here(self) -> bool:
+        """Whether `confirm` has nothing to wait for. Nobody else may be testing the request."""
+        return self._proposal is None or bool(self._proposal.Test())
 
     def confirm(self) -> None:
-        """Have met again. Raises HaltError on all ranks if one of them cannot go on."""
+        """Have met, as `enter`, what was proposed. Raises HaltError on all ranks if one of them cannot go on."""
         if self._proposal is not None:
+            self.met = True
             self.agreed = self.world.proposed(self._proposal)
             self._proposal = None
             self.clock.lap(Phase.WAIT)

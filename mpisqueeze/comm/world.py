@@ -140,7 +140,7 @@ class World:
             result = work()
         except UsageError as error:
             problem = _Problem(True, error.message, error.option, "")
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             problem = _Problem(False, repr(error), None, traceback.format_exc())
         for rank, found in enumerate(self.comm.allgather(problem)):
             if found is not None:

@@ -34,8 +34,8 @@ def check_targets(targets: dict[str, str | None]) -> bool:
         raise UsageError(f"{alone[0]} takes stdout already; write one of them to a file", alone[1])
     for option, target in targets.items():
         if target and target != "-":
-            folder = Path(target).resolve().parent
-            if not folder.is_dir() or not os.access(folder, os.W_OK) or Path(target).is_dir():
+            folder = os.path.dirname(os.path.realpath(target))
+            if not os.path.isdir(folder) or not os.access(folder, os.W_OK) or os.path.isdir(target):
                 raise UsageError(f"{target} cannot be written", option)
     return bool(alone)
 
