@@ -19,6 +19,8 @@ from mpisqueeze.launch import Launcher, find_launcher, make_plan, program
 
 #: What each process of a run has in its environment, so that those are found whose parents are gone.
 MARK = "ROBUSTNESS_RUN"
+#: What Open MPI says where a network interface comes or goes while it looks at them: nothing was started.
+NOT_STARTED = "The PMIx server's listener thread failed to start"
 PAUSE = 0.02
 
 

@@ -38,7 +38,7 @@ import mpi4py
 mpi4py.rc.initialize = False
 
 import settings  # noqa: E402
-from programs import Started, kill, versions  # noqa: E402
+from programs import NOT_STARTED, Started, kill, parent, versions  # noqa: E402
 
 from mpisqueeze.topology import Topology  # noqa: E402
 
@@ -243,8 +243,9 @@ def strike(started: Started, given: Draw, run: Path) -> tuple[str, bool]:
         if whom == "rank" and given.victim in there:
             pid = there[given.victim]
             break
-        if whom == "mpirun" and len(started.launchers()) > 1:
-            pid = started.launchers()[1]
+        if whom == "mpirun" and there:
+            # What `launch` asks beforehand which mpirun there is has the run's mark, but no ranks.
+            pid = parent(next(iter(there.values())))
             break
         if started.process.poll() is not None:
             return phase_of(run), True
@@ -425,7 +426,7 @@ def resume(given: Draw, run: Path, folder: Path, outcome: Outcome) -> None:
 
 
 def judged(given: Draw) -> Outcome:
-    """Carry out a draw; where it was too slow, once more, since the machine may have been busy."""
+    """Carry out a draw; where it was too slow, or mpirun did not start, once more: the machine may have been busy."""
     outcome = Outcome(None)
     for _ in range(2):
         with tempfile.TemporaryDirectory(prefix="soak") as name:
@@ -434,7 +435,7 @@ def judged(given: Draw) -> Outcome:
             except Exception as error:
                 # Judging failed: the draw is to be looked at, and the others go on.
                 return Outcome(None, [f"could not be judged: {error!r}", traceback.format_exc()])
-        if not outcome.slow:
+        if not outcome.slow and not any(NOT_STARTED in what for what in outcome.broken):
             outcome.slow = before.slow
             break
     return outcome
