@@ -46,4 +46,5 @@ def write_text(text: str, target: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
     else:
-        Path(target).write_text(text, encoding="utf-8")
+        # File names in no known encoding have halves of characters in them.
+        Path(target).write_text(text, encoding="utf-8", errors="backslashreplace")
