@@ -195,6 +195,7 @@ def test_names_that_are_too_long(folder: Path, capsys: pytest.CaptureFixture[str
     refused(capsys, "cannot be made: File name too long", "train", "--problem", "quadratic:3", "--out", long)
     refused(capsys, "there is no file", "train", "--problem", f"{long}.py:Thing")
     refused(capsys, "--json", "info", "--json", f"{long}/{long}")
+    refused(capsys, "cannot be written", "data", "list", "--json", long)
     refused(capsys, "--config", "train", "--config", long)
     spec = f"onebit:{'0' * 300}7"
     assert run(["train", "--problem", "quadratic:10", "--iterations", "1", "--compressor", spec]) == 0
