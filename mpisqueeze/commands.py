@@ -290,7 +290,7 @@ def run_report(
     check_color(color)
     check_target_loss(target_loss)
     alone = targets.checked()
-    reproductions = [path for path in paths if (path / CLAIMS).is_file()]
+    reproductions = [path for path in paths if os.path.isfile(path / CLAIMS)]
     if reproductions:
         if len(paths) > 1:
             raise UsageError(f"{reproductions[0]} is a reproduction, which is reported by itself", "RUN")

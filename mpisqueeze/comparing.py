@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -46,7 +47,7 @@ class Ledger:
     def add(self, entry: Entry, status: str, reason: str | None) -> RunLog:
         """Book a run that has ended, from its folder where it has one."""
         path = self.folder.path / entry.folder
-        if (path / "config.json").exists():
+        if os.path.exists(path / "config.json"):
             run = read_run(path, entry.name)
         else:
             config = {**entry.plan.as_json(), "ranks": entry.ranks or self.ranks}

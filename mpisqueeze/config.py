@@ -11,6 +11,7 @@ from typing import Any, get_args, get_type_hints
 import numpy as np
 
 from mpisqueeze import registry
+from mpisqueeze.contracts import check_installed
 from mpisqueeze.data import check_data_spec
 from mpisqueeze.data.partition import Partition, parse_partition
 from mpisqueeze.errors import UsageError
@@ -34,6 +35,8 @@ DEFAULT_EPOCHS = 10.0
 DEFAULT_LR = 0.3
 #: Seeds are keys of 64-bit hashes, of which NumPy's generators want the positive half.
 MAX_SEED = 2**63 - 1
+#: Samples that an int32 index reaches.
+MAX_BATCH = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -247,6 +250,8 @@ def plan(config: TrainConfig) -> Plan:
     _at_least("--seed", config.seed, 0)
     _at_least("--chunk", config.chunk, 1)
     check_threads(config.threads)
+    if config.batch_size > MAX_BATCH:
+        raise UsageError(f"must be at most {MAX_BATCH}, got {config.batch_size}", "--batch-size")
     if config.seed > MAX_SEED:
         raise UsageError(f"must be at most {MAX_SEED}, got {config.seed}", "--seed")
     _positive("--epochs", config.epochs)
@@ -272,7 +277,7 @@ def plan(config: TrainConfig) -> Plan:
             "--compressor",
         )
     problem = registry.problems.find(config.problem)
-    getattr(problem.cls, "check_installed", lambda: None)()
+    check_installed(problem, "--problem")
     if config.lr is None:
         config = replace(config, lr=getattr(problem.cls, "default_lr", DEFAULT_LR))
     if config.overlap:

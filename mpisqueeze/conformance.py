@@ -55,7 +55,7 @@ def find_part(text: str) -> tuple[str, Part]:
 
 
 def _installed(kind: str, part: Part) -> tuple[str, Part]:
-    getattr(part.cls, "check_installed", lambda: None)()
+    contracts.check_installed(part, "FILE.py:Class")
     return kind, part
 
 
@@ -73,7 +73,7 @@ def examine(kind: str, part: Part) -> Iterator[Finding]:
             yield Finding(name, "doubtful", str(doubt))
         except (AssertionError, UsageError) as error:
             yield Finding(name, "failed", str(error))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             yield Finding(name, "failed", describe(error))
         else:
             yield Finding(name, "passed")

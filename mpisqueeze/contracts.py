@@ -21,7 +21,7 @@ def plugin(part: Part, option: str, what: str) -> Iterator[None]:
         yield
     except UsageError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if not part.is_plugin:
             raise
         raise UsageError(f"{part.spec} breaks its contract: {what} raised {describe(error)}", option) from error
@@ -34,6 +34,12 @@ def broken(part: Part, option: str, what: str) -> UsageError:
 
 def _is_count(value: Any, low: int = 1) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) >= low
+
+
+def check_installed(part: Part, option: str) -> None:
+    """Raise UsageError for a part that says that it cannot be used here."""
+    with plugin(part, option, "check_installed()"):
+        getattr(part.cls, "check_installed", lambda: None)()
 
 
 def check_problem(part: Part, problem: Any) -> None:
@@ -95,9 +101,25 @@ def check_compressor(part: Part, compressor: Any) -> None:
             raise broken(part, "--compressor", f"it has no method {method}")
     if not isinstance(getattr(compressor, "unbiased", None), bool):
         raise broken(part, "--compressor", "unbiased must be True or False")
+    if isinstance(compressor, Compressor) and not all(
+        hasattr(compressor, name) for name in ("dimension", "xp", "dtype")
+    ):
+        raise broken(part, "--compressor", "its __init__ does not call that of its base class")
     payload_bytes = getattr(compressor, "payload_bytes", None)
     if not _is_count(payload_bytes):
         raise broken(part, "--compressor", f"payload_bytes must be a whole number ≥ 1, not {payload_bytes!r}")
+
+
+def check_algorithm(part: Part, algorithm: Any) -> None:
+    """Raise UsageError unless `algorithm` has what SPEC §7 asks of an algorithm."""
+    # It loads MPI, which who checks settings need not have.
+    from mpisqueeze.algorithms.base import Algorithm
+
+    step = getattr(algorithm, "step", None)
+    if not callable(step) or getattr(type(algorithm), "step", None) is Algorithm.step:
+        raise broken(part, "--algorithm", "it has no method step")
+    if isinstance(algorithm, Algorithm) and not hasattr(algorithm, "setup"):
+        raise broken(part, "--algorithm", "its __init__ does not call that of its base class")
 
 
 def try_compressor(part: Part, make: Callable[[int, int], Compressor], dimension: int, xp: Any) -> int:

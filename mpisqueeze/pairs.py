@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 from mpisqueeze import registry
@@ -71,7 +71,7 @@ def parse_pair(text: str) -> Pair:
     head, slash, tail = text.partition("/")
     known = re.split("[:,]", head, maxsplit=1)[0] in registry.algorithms.names()
     plugin = None if known else _PLUGIN.match(text)
-    if plugin and (head in ("", ".", "..", plugin[0]) or Path(plugin[0].rpartition(":")[0]).is_file()):
+    if plugin and (head in ("", ".", "..", plugin[0]) or os.path.isfile(plugin[0].rpartition(":")[0])):
         head, (slash, tail) = plugin[0], (text[plugin.end() : plugin.end() + 1], text[plugin.end() + 1 :])
     if not head or (slash and not tail):
         raise UsageError(f"{text!r} is not ALGORITHM or ALGORITHM/COMPRESSOR", "PAIR")

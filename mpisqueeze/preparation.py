@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from mpisqueeze import contracts
@@ -19,6 +20,7 @@ from mpisqueeze.data import load_dataset
 from mpisqueeze.devices import choose_device
 from mpisqueeze.errors import UsageError
 from mpisqueeze.record.folder import RunFolder, check_path, default_path, dumps
+from mpisqueeze.registry import Part
 from mpisqueeze.topology import Topology
 
 
@@ -62,7 +64,7 @@ class Run:
         self.network = Network(world, self.device, config.barrier, emulated, config.chunk, config.tree, config.checksum)
         self.topology = world.collectively(lambda: Topology(config.topology, world.size, config.self_weight))
         self.algorithm: Algorithm = world.collectively(self._build_algorithm)
-        self.warnings: list[str] = world.on_root(self.algorithm.doubts)
+        self.warnings: list[str] = world.on_root(self._doubts)
         self.folder: RunFolder | None = None
         self.path: str = world.on_root(self._make_folder)
 
@@ -94,8 +96,8 @@ class Run:
         part = self.plan.compressor
         with contracts.plugin(part, "--compressor", "__init__(dimension, xp, dtype, seed)"):
             made = part.cls(dimension, self.device.xp, self.plan.dtype, seed, **part.options)
-        contracts.check_compressor(part, made)
-        return adapt(made, dimension, self.device.xp, self.plan.dtype)
+            contracts.check_compressor(part, made)
+            return adapt(made, dimension, self.device.xp, self.plan.dtype)
 
     def _build_problem(self) -> Any:
         config, part, world = self.plan.config, self.plan.problem, self.world
@@ -106,15 +108,16 @@ class Run:
             options["partition"] = self.plan.partition
         if any(getattr(part.cls, name, False) for name in ("needs_data", "takes_batch_size")):
             options["batch_size"] = config.batch_size
-        getattr(part.cls, "limit_threads", lambda threads: None)(self.threads)
-        with contracts.plugin(part, "--problem", "__init__(rank, size, seed, xp, dtype)"):
+        with contracts.plugin(part, "--problem", "limit_threads(threads)"):
+            getattr(part.cls, "limit_threads", lambda threads: None)(self.threads)
+        with contracts.plugin(part, "--problem", "__init__(rank, size, seed, xp, dtype)"), _fitting(part):
             problem = part.cls(world.rank, world.size, config.seed, self.device.xp, self.plan.dtype, **options)
-        contracts.check_problem(part, problem)
+            contracts.check_problem(part, problem)
         return problem
 
     def _initial_point(self) -> Any:
         part = self.plan.problem
-        with contracts.plugin(part, "--problem", "initial_point()"):
+        with contracts.plugin(part, "--problem", "initial_point()"), _fitting(part):
             x = self.problem.initial_point()
         return contracts.checked_point(part, x, self.dimension, self.device.xp, self.plan.dtype)
 
@@ -151,7 +154,12 @@ class Run:
         )
         with contracts.plugin(part, "--algorithm", "__init__(setup)"):
             made = part.cls(setup, **part.options)
-        return made if isinstance(made, Algorithm) else AdaptedAlgorithm(setup, made)
+            contracts.check_algorithm(part, made)
+            return made if isinstance(made, Algorithm) else AdaptedAlgorithm(setup, made)
+
+    def _doubts(self) -> list[str]:
+        with contracts.plugin(self.plan.algorithm, "--algorithm", "doubts()"):
+            return [str(doubt) for doubt in self.algorithm.doubts()]
 
     def _make_folder(self) -> str:
         compressor = self.plan.compressor
@@ -159,3 +167,12 @@ class Run:
         path = self.plan.config.out or default_path(self.plan.algorithm.name, name, self.world.size)
         self.folder = RunFolder(path, self._again)
         return str(path)
+
+
+@contextmanager
+def _fitting(part: Part) -> Iterator[None]:
+    """Sizes that no memory holds are the user's mistake."""
+    try:
+        yield
+    except (MemoryError, OverflowError):
+        raise UsageError(f"{part.spec} does not fit in this machine's memory", "--problem") from None

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
+import os
 import pkgutil
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
@@ -15,7 +18,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from mpisqueeze.errors import UsageError
-from mpisqueeze.specs import parse_spec, resolve_parameters, suggestion
+from mpisqueeze.specs import Parameter, parse_spec, resolve_parameters, suggestion
 
 _PLUGIN = re.compile(r"(?P<file>.+\.py):(?P<spec>(?P<name>[A-Za-z_]\w*)(,.*)?)")
 
@@ -83,16 +86,19 @@ class Registry:
                 origin = "entry point"
                 try:
                     cls = self._class_of(self.entries()[spec.name].load(), spec.name)
-                except Exception as error:
+                except (Exception, SystemExit) as error:
                     raise UsageError(f"the entry point {spec.name!r} does not load: {describe(error)}") from error
             if cls is None:
                 raise UsageError(
                     f"unknown {self.kind} {spec.name!r}{suggestion(spec.name, self.names())}; "
                     f"known: {', '.join(self.names())}, or {self.plugins}"
                 )
+            if origin != "built-in":
+                _check_declared(cls, text)
             declared = getattr(cls, "parameters", ())
             # A plug-in may mean something else by that name.
-            parameters = declared if isinstance(declared, tuple | list) else ()
+            ours = isinstance(declared, tuple | list) and all(isinstance(item, Parameter) for item in declared)
+            parameters = declared if ours else ()
             return Part(text, cls, resolve_parameters(spec, parameters), origin)
         except UsageError as error:
             raise UsageError(error.message, error.option or self.option) from error.__cause__
@@ -113,6 +119,35 @@ class Registry:
         return problem_of(found)
 
 
+#: What a class may say of itself, and what that must be.
+_DECLARED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(("name", "summary", "default_compressor"), (lambda value: isinstance(value, str), "text")),
+    **dict.fromkeys(
+        ("compresses", "compresses_up", "needs_data", "takes_batch_size", "overlaps"),
+        (lambda value: isinstance(value, bool), "True or False"),
+    ),
+    **dict.fromkeys(("check_installed", "limit_threads", "check_parts"), (callable, "a method of the class")),
+    "default_lr": (lambda value: isinstance(value, int | float) and 0 < value < math.inf, "a number above 0"),
+}
+
+
+def _check_declared(cls: type[Any], text: str) -> None:
+    """Raise UsageError for a plug-in's class that says something else than it may."""
+    for name, (fits, what) in _DECLARED.items():
+        value = getattr(cls, name, None)
+        if value is not None and not fits(value):
+            raise UsageError(f"{text} breaks its contract: {name} must be {what}, not {describe_value(value)}")
+
+
+def describe_value(value: Any) -> str:
+    """A short `repr`, of whatever it may be."""
+    try:
+        text = repr(value)
+    except Exception:
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
 def describe(error: BaseException) -> str:
     """`TypeName: message` in one line."""
     text = " ".join(str(error).split())
@@ -121,7 +156,7 @@ def describe(error: BaseException) -> str:
 
 @cache
 def _load_module(path: Path) -> ModuleType:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UsageError(f"there is no file {path}")
     name = f"mpisqueeze_plugin_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -111,7 +112,7 @@ def _from_file(path: Path, option: str) -> dict[str, tuple[Any, str]]:
 
 def _read(path: Path, option: str) -> dict[str, Any]:
     """The keys of a TOML file, or of a run's config.json. Raises UsageError."""
-    if (path / "config.json").is_file():
+    if os.path.isfile(path / "config.json"):
         raise UsageError(f"{path} is a folder; its settings are {path / 'config.json'}", option)
     text = read_text(path, option)
     is_json = path.suffix == ".json"

@@ -16,6 +16,8 @@ from typing import Any
 from mpisqueeze.errors import UsageError
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)(k|M|G|Ki|Mi|Gi)?", re.ASCII)
+#: Sizes are at most this, and of at most so many digits.
+_LARGEST_SIZE, _DIGITS = 2**63 - 1, 40
 _FACTORS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zµμ/]+)", re.ASCII)
 _BITS_PER_S = {"bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9, "tbit": 10**12}
@@ -23,11 +25,14 @@ _PER_SECOND = {"ns": 1e9, "us": 1e6, "µs": 1e6, "μs": 1e6, "ms": 1e3, "s": 1.0
 
 
 def parse_size(text: str) -> int:
-    """`4096`, `4Ki`, `1M`, `1.5Mi` → a whole number ≥ 0. Raises ValueError."""
+    """`4096`, `4Ki`, `1M`, `1.5Mi` → a whole number from 0 to 2⁶³ − 1. Raises ValueError."""
     match = _SIZE.fullmatch(text.strip())
     if not match:
         raise ValueError(f"{text!r} is not a size (a whole number with an optional k, M, G, Ki, Mi, Gi)")
-    value = float(match[1]) * _FACTORS[match[2] or ""] if "." in match[1] else int(match[1]) * _FACTORS[match[2] or ""]
+    number = float(match[1]) if "." in match[1] or len(match[1]) > _DIGITS else int(match[1])
+    value = number * _FACTORS[match[2] or ""]
+    if value > _LARGEST_SIZE:
+        raise ValueError(f"{text[:_DIGITS]!r} is too large a size")
     if value != int(value):
         raise ValueError(f"{text!r} is not a whole number")
     return int(value)
@@ -51,7 +56,10 @@ def parse_time(text: str) -> float:
     match = _QUANTITY.fullmatch(text.strip())
     if not match or match[2] not in _PER_SECOND:
         raise ValueError(f"{text!r} is not a time (a number with ns, us, ms, s, min or h, such as 5ms)")
-    return float(match[1]) / _PER_SECOND[match[2]]
+    seconds = float(match[1]) / _PER_SECOND[match[2]]
+    if not math.isfinite(seconds):
+        raise ValueError(f"{text[:_DIGITS]!r} is too long a time")
+    return seconds
 
 
 def integer(low: int, high: int | None = None) -> Callable[[str], int]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from mpisqueeze.errors import UsageError
+from mpisqueeze.record.text import read_text
 from mpisqueeze.specs import parse_spec, suggestion
 
 #: Beyond this many ranks a matrix without structure is not diagonalised.
@@ -184,12 +185,7 @@ def read_edges(path: Path, n: int) -> list[list[int]]:
     Raises UsageError naming the line for anything else, a rank out of range, an edge from a rank to itself, and for a
     graph that is not connected.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is no text'}", "--topology"
-        ) from None
+    text = read_text(path, "--topology")
     around: list[list[int]] = [[] for _ in range(n)]
     for number, line in enumerate(text.splitlines(), 1):
         words = line.partition("#")[0].replace(",", " ").split()

@@ -365,7 +365,7 @@ def test_a_reproduction_has_its_page(capsys: pytest.CaptureFixture[str]) -> None
         (["rep", "--plot", "p.png"], "--plot: is for runs"),
         (["rep", "--csv", "-"], "--csv: is for runs"),
         (["broken"], "claims.json is not JSON"),
-        (["partial", "--html", "p.html"], "claims.json has no 'title'"),
+        (["partial", "--html", "p.html"], "claims.json has no 'claims[1].title'"),
     ],
 )
 def test_what_is_no_reproduction_is_refused(options: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -97,6 +97,29 @@ def test_srun_only_within_an_allocation_and_after_mpirun(bare: Path, monkeypatch
     assert find_launcher().path == srun
 
 
+@pytest.mark.parametrize(
+    ("flavour", "offered", "pmi"),
+    [
+        (Flavour.OPEN_MPI, "none pmix pmi2", "pmix"),
+        (Flavour.HYDRA, "none pmix pmi2", "pmi2"),
+        (Flavour.INTEL, "none pmi2", "pmi2"),
+        (Flavour.OPEN_MPI, "none pmi2", None),
+        (Flavour.UNKNOWN, "none pmix", None),
+    ],
+)
+def test_srun_is_told_how_the_mpi_connects(
+    bare: Path, monkeypatch: pytest.MonkeyPatch, flavour: Flavour, offered: str, pmi: str | None
+) -> None:
+    srun = fake(bare, "srun", f"slurm 23.02.7 {offered}")
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setattr(module, "_loaded_mpi", lambda: (flavour, ""))
+    assert find_launcher().pmi == find_launcher(srun).pmi == pmi
+    words = make_plan(find_launcher(), 1, ["python"], {}).arguments
+    assert words == [srun, "-n", "1", *([f"--mpi={pmi}"] if pmi else []), "python"]
+    monkeypatch.setenv("SLURM_MPI_TYPE", "pmix_v4")
+    assert find_launcher().pmi is None
+
+
 def test_a_launcher_of_another_mpi_is_not_taken(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mpirun = fake(bare, "mpirun", "mpirun (Open MPI) 5.0.11")
     monkeypatch.setattr(module, "_loaded_mpi", lambda: (Flavour.HYDRA, "/opt/lib/libmpi.so.12"))
@@ -216,6 +239,22 @@ def test_dry_run_prints_a_shell_line_and_runs_nothing(bare: Path, capsys: pytest
     assert "OMP_NUM_THREADS=1" in words[:at]
 
 
+@pytest.mark.parametrize(
+    ("flavour", "launchers", "code"),
+    [
+        (Flavour.OPEN_MPI, 137, 4),
+        (Flavour.OPEN_MPI, 9, 9),
+        (Flavour.HYDRA, 9, 4),
+        (Flavour.HYDRA, 15, 4),
+        (Flavour.INTEL, 255, 4),
+        *((flavour, code, code) for flavour in (Flavour.OPEN_MPI, Flavour.HYDRA) for code in (0, 1, 2, 3, 4, 130, 143)),
+    ],
+)
+def test_a_launchers_code_for_a_killed_rank(flavour: Flavour, launchers: int, code: int) -> None:
+    supervisor = module.Supervisor(module.Plan(flavour, ["mpiexec"], {}), ["python"])
+    assert supervisor._named(launchers) == code
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /sys")
 def test_usable_cores_are_at_most_the_usable_threads() -> None:
     assert 1 <= module.usable_cores() <= len(os.sched_getaffinity(0))
@@ -263,6 +302,11 @@ for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCONT):
 open(f"{sys.argv[1]}/ready-{os.getpid()}", "w").close()
 while True:
     time.sleep(1)
+"""
+STARTING = """
+import os, sys, time
+open(f"{sys.argv[1]}/ready-{os.getpid()}", "w").close()
+time.sleep(60)
 """
 
 
@@ -373,6 +417,20 @@ def test_ranks_that_ignore_the_signal_are_ended(start: Callable[..., Run]) -> No
     run.process.send_signal(signal.SIGINT)
     assert run.exit_code() == 130
     wait_for(lambda: run.left_over() == [], "the ranks to end")
+
+
+@needs_launcher
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_ctrl_c_shows_no_traceback_of_ranks_that_are_not_prepared(
+    start: Callable[..., Run], capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = start(STARTING)
+    run.until_ready()
+    run.process.send_signal(signal.SIGINT)
+    assert run.exit_code() == 130
+    captured = capfd.readouterr()
+    assert "KeyboardInterrupt" not in captured.out + captured.err
+    assert run.left_over() == []
 
 
 @needs_launcher

@@ -101,5 +101,5 @@ def test_unknown_graphs_are_refused(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=says):
             Topology(spec, 3)
     (tmp_path / "binary").write_bytes(bytes(range(128, 256)))
-    with pytest.raises(UsageError, match="no text"):
+    with pytest.raises(UsageError, match="not text"):
         Topology(f"file:{tmp_path / 'binary'}", 3)

@@ -73,6 +73,8 @@ def open_data(path: Path) -> Iterator[io.BufferedIOBase]:
         raise bad_file(path, "a gzip file whose checksums hold", f"a damaged one ({error})") from None
     except EOFError:
         raise bad_file(path, "a whole gzip file", "one that ends too early") from None
+    except MemoryError:
+        raise bad_file(path, "a file that fits in memory", "a larger one") from None
     except OSError as error:
         raise bad_file(path, "a readable file", error.strerror or str(error)) from None
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from mpisqueeze.errors import UsageError
 from mpisqueeze.network.cost import Link
+from mpisqueeze.record.text import read_text
 
 SCHEMA_VERSION = 1
 #: Relative residuals beyond so many robust standard deviations lose weight: Huber's constant, 95 % efficient on normal
@@ -21,6 +22,8 @@ _HUBER = 1.345
 _ROUNDS = 200
 #: Steps of ln α and ln β that are none.
 _STILL = 1e-12
+#: No number in the file is larger: bits a second, or seconds.
+_MOST = 1e30
 
 
 @dataclass(frozen=True)
@@ -135,10 +138,8 @@ class Calibration:
 def read_calibration(path: Path) -> Calibration:
     """Read what `calibrate` wrote. Raises UsageError naming the file and what is wrong with it."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise _wrong(path, f"cannot be read: {error.strerror}") from None
-    except ValueError as error:
+        value = json.loads(read_text(path, "--calibration"))
+    except (ValueError, RecursionError) as error:
         raise _wrong(path, f"is not JSON: {error}") from None
     if not isinstance(value, dict) or "schema_version" not in value:
         raise _wrong(path, "is no calibration: it has no 'schema_version'; `mpisqueeze calibrate` writes one")
@@ -184,8 +185,8 @@ def _field(path: Path, value: dict[str, Any], key: str, where: str = "") -> Any:
 
 def _number(path: Path, value: dict[str, Any], key: str, least: float = 0, where: str = "") -> float:
     found = _field(path, value, key, where)
-    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found) or found < least:
-        raise _wrong(path, f"has {found!r} as '{where}{key}', not a number ≥ {least:g}")
+    if isinstance(found, bool) or not isinstance(found, int | float) or not least <= found <= _MOST:
+        raise _wrong(path, f"has {repr(found)[:40]} as '{where}{key}', not a number from {least:g} to {_MOST:g}")
     return found
 
 

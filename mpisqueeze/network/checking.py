@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,8 +63,7 @@ def check_runs(
         elif run.summary["ranks"] == 1:
             skipped.append(f"{run.name}: one rank sends nothing")
         else:
-            config = json.loads((run.path / "config.json").read_text(encoding="utf-8"))
-            checked.append(_check(run, config, given, calibration))
+            checked.append(_check(run, run.config, given, calibration))
     return checked, skipped
 
 

@@ -307,7 +307,7 @@ def variables(trial: Trial, launcher: launch.Launcher, to_stderr: bool = False) 
 
 def _runs(folder: Path | None) -> list[RunLog]:
     """The runs in a folder; none if the command did not come so far."""
-    if folder is None or not any((folder / name).is_file() for name in ("config.json", COMPARISON)):
+    if folder is None or not any(os.path.isfile(folder / name) for name in ("config.json", COMPARISON)):
         return []
     try:
         return read_runs([folder])[0]

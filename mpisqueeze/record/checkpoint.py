@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import threading
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +20,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mpisqueeze.errors import UsageError
 from mpisqueeze.record.folder import write_json
+from mpisqueeze.record.schema import count, list_of, number, read_object, scalar, table, table_of, text
 
 FOLDER = "checkpoint"
 MANIFEST = "manifest.json"
 KEPT = 2
 SCHEMA_VERSION = 1
+
+_BODY = {
+    "iteration": count(1),
+    "ranks": count(1),
+    "settings": table({}),
+    "log": table_of(count()),
+    "record": table(
+        {"wall_s": number(0), "resumed_after": list_of(count()), "bytes_by_rank": list_of(list_of(count()))}
+    ),
+    "files": table_of(text),
+}
+_MANIFEST = table({"schema_version": scalar, "sha256": text, **_BODY})
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -66,7 +79,7 @@ def file_of(rank: int) -> str:
 def checkpoints(run: Path) -> list[Path]:
     """The folders of a run's checkpoints, the latest first, whether they are sound or not."""
     folder = run / FOLDER
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return []
     return sorted((path for path in folder.iterdir() if path.name.isdecimal()), key=lambda p: int(p.name), reverse=True)
 
@@ -74,17 +87,17 @@ def checkpoints(run: Path) -> list[Path]:
 def read_manifest(path: Path) -> Manifest:
     """Raises DamagedError."""
     try:
-        facts = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        if facts["schema_version"] != SCHEMA_VERSION:
-            raise DamagedError(f"{path / MANIFEST} is of another version of mpisqueeze")
-        body = {key: facts[key] for key in ("iteration", "ranks", "settings", "log", "record", "files")}
-        if facts["sha256"] != _digest_of(body):
-            raise DamagedError(f"{path / MANIFEST} was altered")
-        return Manifest(path, **body)
-    except OSError as error:
-        raise DamagedError(f"{path / MANIFEST} cannot be read: {error.strerror}") from None
-    except (ValueError, TypeError, KeyError, RecursionError):
-        raise DamagedError(f"{path / MANIFEST} is damaged") from None
+        facts = read_object(path / MANIFEST, "--resume", _MANIFEST)
+    except UsageError as error:
+        raise DamagedError(error.message) from None
+    if facts["schema_version"] != SCHEMA_VERSION:
+        raise DamagedError(f"{path / MANIFEST} is of another version of mpisqueeze")
+    body = {key: facts[key] for key in _BODY}
+    if facts["sha256"] != _digest_of(body):
+        raise DamagedError(f"{path / MANIFEST} was altered")
+    if [len(row) for row in body["record"]["bytes_by_rank"]] != [2] * body["ranks"]:
+        raise DamagedError(f"{path / MANIFEST} is damaged: it counts the bytes of other ranks")
+    return Manifest(path, **body)
 
 
 def read_arrays(manifest: Manifest, rank: int) -> dict[str, NDArray[Any]]:
@@ -95,10 +108,13 @@ def read_arrays(manifest: Manifest, rank: int) -> dict[str, NDArray[Any]]:
             raise DamagedError(f"{path} is truncated or was altered")
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
+    except DamagedError:
+        raise
     except OSError as error:
-        raise DamagedError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        raise DamagedError(f"{path} is damaged") from None
+        raise DamagedError(f"{path} cannot be read: {error.strerror or error}") from None
+    except Exception as error:
+        # For bytes that they did not write, zipfile, zlib and NumPy raise errors of a dozen kinds.
+        raise DamagedError(f"{path} is damaged ({type(error).__name__})") from None
 
 
 def _digest(path: Path) -> str:
@@ -187,7 +203,7 @@ class Writer:
         body = json.loads(json.dumps(body))
         write_json(part / MANIFEST, {"schema_version": SCHEMA_VERSION, **body, "sha256": _digest_of(body)})
         final = self._folder / f"{self.pending:08}"
-        if final.exists():
+        if os.path.exists(final):
             shutil.rmtree(final)
         os.replace(part, final)
         self._sync()

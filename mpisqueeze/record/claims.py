@@ -2,37 +2,43 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import os
 from pathlib import Path
 from typing import Any
 
-from mpisqueeze.errors import UsageError
+from mpisqueeze.record import schema
 from mpisqueeze.record.reading import RunLog, read_run
+from mpisqueeze.record.schema import count, list_of, maybe, number, one_of, read_object, table
 
 CLAIMS = "claims.json"
-_CLAIM = ("claim", "title", "says", "source", "note", "sweep", "figure", "verdict", "reason", "decisions", "runs")
-_DECISION = ("text", "holds", "found", "passed")
-_RUN = ("run", "point", "x", "seed", "algorithm", "compressor", "status", "run_folder")
+_TEXT = maybe(schema.text)
+_DECISION = table({"text": schema.text, "holds": schema.text, "found": _TEXT, "passed": maybe(schema.flag)})
+_RUN = table(
+    {
+        **dict.fromkeys(("run", "algorithm", "compressor", "status"), schema.text),
+        **dict.fromkeys(("point", "run_folder"), _TEXT),
+        "x": number(),
+        "seed": count(),
+    }
+)
+_FIGURE = table({"kind": one_of("loss", "sweep"), "y": schema.text}, {"label": schema.text})
+_CLAIM = table(
+    {
+        **dict.fromkeys(("claim", "title", "says", "source"), schema.text),
+        **dict.fromkeys(("note", "sweep", "reason"), _TEXT),
+        "figure": maybe(_FIGURE),
+        "verdict": one_of("PASS", "FAIL", "SKIPPED"),
+        "decisions": list_of(_DECISION),
+        "runs": list_of(_RUN),
+    },
+    {"seconds": maybe(number(0, 1e12))},
+)
+_REPRODUCTION = table({"claims": list_of(_CLAIM), "scale": schema.text, "ranks": count(1), "status": schema.text})
 
 
 def read_claims(path: Path) -> dict[str, Any]:
     """The object in a reproduction's folder, its claims under `claims`. Raises UsageError."""
-    file = path / CLAIMS
-    try:
-        about = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{file} cannot be read: {error.strerror}", "RUN") from None
-    except ValueError as error:
-        raise UsageError(f"{file} is not JSON: {error}", "RUN") from None
-    _expect(file, about, ("claims", "scale", "ranks", "status"))
-    for claim in _objects(file, about["claims"]):
-        _expect(file, claim, _CLAIM)
-        for decision in _objects(file, claim["decisions"]):
-            _expect(file, decision, _DECISION)
-        for run in _objects(file, claim["runs"]):
-            _expect(file, run, _RUN)
-    return about
+    return read_object(path / CLAIMS, "RUN", _REPRODUCTION)
 
 
 def claim_logs(path: Path, claim: dict[str, Any]) -> list[RunLog | None]:
@@ -47,21 +53,7 @@ def claim_logs(path: Path, claim: dict[str, Any]) -> list[RunLog | None]:
         # As it was written, the folder's path began where the reproduction was started.
         inside = parts[len(parts) - parts[::-1].index(claim["claim"]) :] if claim["claim"] in parts else ()
         folder = path / claim["claim"] / Path(*inside)
-        found = bool(inside) and (folder / "config.json").is_file()
+        found = bool(inside) and os.path.isfile(folder / "config.json")
         point = f" {row['point']}" if row["point"] else ""
         logs.append(read_run(folder, f"{claim['claim']}: {row['run']}{point}, seed {row['seed']}") if found else None)
     return logs
-
-
-def _objects(file: Path, value: Any) -> list[dict[str, Any]]:
-    if not isinstance(value, list):
-        raise UsageError(f"{file} holds {str(value)[:40]!r} where a list belongs", "RUN")
-    return value
-
-
-def _expect(file: Path, value: Any, keys: Sequence[str]) -> None:
-    if not isinstance(value, dict):
-        raise UsageError(f"{file} holds {str(value)[:40]!r} where an object belongs", "RUN")
-    missing = [key for key in keys if key not in value]
-    if missing:
-        raise UsageError(f"{file} has no {missing[0]!r}", "RUN")

@@ -55,9 +55,13 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(temporary, path)
 
 
+#: Characters of a file's name that a method gets; systems allow 255 in all.
+_SLUG = 100
+
+
 def slug(text: str) -> str:
     """`text` as part of a file's name: letters, digits, dots and dashes."""
-    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text)[:_SLUG].strip("-")
 
 
 def default_path(algorithm: str, compressor: str, ranks: int) -> Path:
@@ -70,7 +74,7 @@ def timed_path(name: str, ranks: int) -> Path:
     time = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
     base = Path("results") / f"{time}-{name}-n{ranks}"
     path, tries = base, 1
-    while path.exists():
+    while os.path.exists(path):
         tries += 1
         path = base.with_name(f"{base.name}-{tries}")
     return path
@@ -78,17 +82,17 @@ def timed_path(name: str, ranks: int) -> Path:
 
 def check_path(path: Path) -> None:
     """Raise UsageError unless `path` can become a run folder: new or empty, and writable."""
-    if path.exists():
-        if not path.is_dir():
+    if os.path.exists(path):
+        if not os.path.isdir(path):
             raise UsageError(f"{path} is not a folder", "--out")
         # A run that was killed before its first file was complete leaves that one, and can be started again.
         if any(file.name != f"{FIRST}.part" for file in path.iterdir()):
             raise UsageError(f"{path} is not empty; name a new or an empty folder", "--out")
     nearest = path
-    while not nearest.exists():
+    while not os.path.exists(nearest):
         nearest = nearest.parent
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise UsageError(f"{path} cannot be written: no permission in {nearest.resolve()}", "--out")
+    if not os.path.isdir(nearest) or not os.access(nearest, os.W_OK | os.X_OK):
+        raise UsageError(f"{path} cannot be written: no permission in {os.path.abspath(nearest)}", "--out")
 
 
 class RunFolder:
@@ -103,8 +107,9 @@ class RunFolder:
             check_path(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"{path} cannot be made: {error.strerror}", "--out") from error
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UsageError(f"{path} cannot be made: {reason}", "--out") from error
         self.path = path
         self._streams: dict[str, TextIO] = {}
 
@@ -126,13 +131,13 @@ class RunFolder:
     def sizes(self, names: Iterable[str]) -> dict[str, int]:
         """Bytes of each of these files, of those that are there; all that was appended is in them."""
         paths = {name: self.path / name for name in names}
-        return {name: path.stat().st_size for name, path in paths.items() if path.exists()}
+        return {name: path.stat().st_size for name, path in paths.items() if os.path.exists(path)}
 
     def cut(self, sizes: dict[str, int], names: Iterable[str]) -> None:
         """Cut logs back to so many bytes, to nothing where none are named; before anything is appended."""
         for name in names:
             path = self.path / name
-            if path.exists():
+            if os.path.exists(path):
                 os.truncate(path, min(sizes.get(name, 0), path.stat().st_size))
 
     def close(self) -> None:

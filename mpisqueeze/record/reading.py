@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpisqueeze.errors import UsageError
+from mpisqueeze.record import schema
 from mpisqueeze.record.iterations import TIMES
+from mpisqueeze.record.schema import count, list_of, maybe, number, read_object, scalar, table, table_of
 from mpisqueeze.record.summary import SCHEMA_VERSION, statistics, traffic
 
 Column = NDArray[np.float64]
@@ -22,6 +25,74 @@ COMPARISON = "compare.json"
 STATUSES = ("ok", "interrupted", "killed", "diverged", "failed", "skipped")
 _COUNTS = ("ranks", "dimension", "iterations", "iterations_per_epoch")
 _NUMBERS = ("loss", "bytes_sent", "messages", *TIMES)
+#: No loss is larger, for it was a float, and nothing else: bytes of all ranks, or anything a second.
+_LOSS, _MUCH = 1.7e308, 1e30
+#: A few ten thousand years at most.
+_SECONDS = number(0, 1e12)
+_RATIO = number(-_MUCH, _MUCH)
+#: What the cost model takes.
+_RANKS, _DIMENSION = count(1, 10**6), count(1, 10**12)
+_TEXT = maybe(schema.text)
+_NAME = table({"name": schema.text, "origin": schema.text})
+
+CONFIG = table(
+    {"algorithm": schema.text, "compressor": schema.text, "dtype": schema.one_of("float32", "float64")}
+    | dict.fromkeys(_COUNTS, count(1))
+    | {"ranks": _RANKS, "dimension": _DIMENSION},
+    {
+        **dict.fromkeys(("topology", "problem", "data", "link"), _TEXT),
+        "server": maybe(schema.one_of("root", "sharded")),
+        "tree": maybe(schema.one_of("flat", "chain", "binary", "binomial")),
+        "chunk": maybe(count(1)),
+        "warmup": count(),
+        "batch_size": count(1),
+        "seed": maybe(number()),
+        "parts": table({}, {"algorithm": _NAME, "compressor": _NAME, "problem": _NAME}),
+    },
+)
+ENVIRONMENT = table(
+    {},
+    {
+        "hosts": list_of(
+            table({}, {"hostname": _TEXT, "memory_bytes": maybe(number(0, _MUCH)), "ranks": maybe(count())})
+        ),
+        "ranks": maybe(count()),
+        "versions": table_of(_TEXT),
+        "variables": table_of(_TEXT),
+        "lab": maybe(table({"rate": number(1e-3, _MUCH)}, {"delay": maybe(_SECONDS)})),
+        "link": schema.text,
+        "link_model": maybe(table({"latency": _SECONDS, "gap": _SECONDS, "byte_s": _SECONDS})),
+        **dict.fromkeys(("device", "buffers", "kernels", "mpi_library", "git_commit", "started_utc"), _TEXT),
+    },
+)
+_STATISTICS = table({"median": maybe(_SECONDS), "p99": maybe(_SECONDS)}, {"total": maybe(_SECONDS)})
+_SUMMARY = {
+    **dict.fromkeys(("algorithm", "compressor", "dtype"), schema.text),
+    **dict.fromkeys(("reason", "server", "problem", "data", "full_vectors_formula", "run_folder"), _TEXT),
+    **dict.fromkeys(("iterations", "warmup", "bytes_sent", "messages", "sgd_bytes_sent"), count()),
+    "ranks": _RANKS,
+    "dimension": maybe(_DIMENSION),
+    "hosts": maybe(_RANKS),
+    **dict.fromkeys(
+        ("percent_saved_vs_sgd", "ratio_vs_sgd", "full_vectors_per_iteration", "compression"), maybe(_RATIO)
+    ),
+    **dict.fromkeys(("final_loss", "test_loss", "test_accuracy"), maybe(number())),
+    "evaluation": maybe(table_of(scalar)),
+    "times": table(dict.fromkeys(TIMES, _STATISTICS)),
+    "wall_s": maybe(_SECONDS),
+}
+_STATUS = {"status": schema.one_of(*STATUSES)}
+_ANY = {"warnings": maybe(list_of(schema.text)), "link": _TEXT}
+#: What summary.json lacks is taken from the log, and of a run that has none compare.json has it all.
+SUMMARY, _FOLDERLESS = table(_STATUS, _SUMMARY | _ANY), table(_STATUS | _SUMMARY, _ANY)
+_EVALUATION = table_of(scalar)
+_COMPARISON = table(
+    {
+        "runs": list_of(table({"name": schema.text, "folder": schema.text})),
+        "given_target_loss": maybe(number()),
+        "summaries": list_of(table({"name": schema.text})),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -69,9 +140,9 @@ def read_runs(paths: Sequence[Path]) -> tuple[list[RunLog], list[Comparison]]:
     runs: list[RunLog] = []
     comparisons = []
     for path in paths:
-        if not path.is_dir():
-            raise _wrong(path, "is not a folder" if path.exists() else "is not there")
-        if (path / COMPARISON).is_file():
+        if not os.path.isdir(path):
+            raise _wrong(path, "is not a folder" if os.path.exists(path) else "is not there")
+        if os.path.isfile(path / COMPARISON):
             found, comparison = _read_comparison(path)
             runs += found
             comparisons.append(comparison)
@@ -86,21 +157,21 @@ def read_run(path: Path, name: str | None = None) -> RunLog:
     Raises:
         UsageError: no run folder, or a damaged one.
     """
-    config = _object(path / "config.json", "algorithm", "compressor", "dtype", *_COUNTS)
-    for key in _COUNTS:
-        if not isinstance(config[key], int) or config[key] < 1:
-            raise _wrong(path / "config.json", f"has {config[key]!r} as {key!r}, not a count")
-    lines = list(_lines(path / "iterations.jsonl")) if (path / "iterations.jsonl").exists() else []
+    config = _object(path / "config.json", CONFIG)
+    lines = list(_lines(path / "iterations.jsonl")) if os.path.exists(path / "iterations.jsonl") else []
     columns = {field: _column(path / "iterations.jsonl", lines, field) for field in _NUMBERS}
-    evaluations = list(_lines(path / "evaluations.jsonl")) if (path / "evaluations.jsonl").exists() else []
-    environment = _object(path / "environment.json") if (path / "environment.json").exists() else {}
+    evaluations = list(_lines(path / "evaluations.jsonl")) if os.path.exists(path / "evaluations.jsonl") else []
+    for at, line in enumerate(evaluations, 1):
+        try:
+            _EVALUATION(line, "")
+        except ValueError as error:
+            raise _wrong(path / "evaluations.jsonl", f"line {at} {error}") from None
+    environment = _object(path / "environment.json", ENVIRONMENT) if os.path.exists(path / "environment.json") else {}
     reason = "there is no summary.json: the run was killed, or is still going"
     summary = rebuild_summary(config, environment, columns, evaluations, "killed", reason, str(path))
-    if (path / "summary.json").exists():
-        summary |= _object(path / "summary.json", "status")
-        if summary["status"] not in STATUSES:
-            raise _wrong(path / "summary.json", f"has the status {summary['status']!r}, not one of {STATUSES}")
-    label = config["parts"]["algorithm"]["name"] if "parts" in config else config["algorithm"]
+    if os.path.exists(path / "summary.json"):
+        summary |= _object(path / "summary.json", SUMMARY)
+    label = config.get("parts", {}).get("algorithm", {}).get("name", config["algorithm"])
     # Full vectors need no mention.
     label += "" if config["compressor"] == "identity" else f"/{config['compressor']}"
     planned, per_epoch = config["iterations"], config["iterations_per_epoch"]
@@ -110,10 +181,7 @@ def read_run(path: Path, name: str | None = None) -> RunLog:
 
 def read_settings(path: Path, option: str) -> dict[str, Any]:
     """The object of a run folder's config.json. Raises UsageError, blaming `option`."""
-    try:
-        return _object(path / "config.json", "algorithm", "compressor", "data", *_COUNTS)
-    except UsageError as error:
-        raise UsageError(error.message, option) from None
+    return _object(path / "config.json", CONFIG, option)
 
 
 def no_columns() -> dict[str, Column]:
@@ -183,14 +251,18 @@ def rebuild_summary(
 
 def _read_comparison(path: Path) -> tuple[list[RunLog], Comparison]:
     """Its runs in the order of the comparison; one that was killed names runs that had not begun."""
-    about = _object(path / COMPARISON, "runs", "given_target_loss", "summaries")
+    about = _object(path / COMPARISON, _COMPARISON)
     recorded = {summary["name"]: summary for summary in about["summaries"]}
     runs = []
     for entry in about["runs"]:
         name, folder = entry["name"], path / entry["folder"]
-        if (folder / "config.json").is_file():
+        if os.path.isfile(folder / "config.json"):
             runs.append(read_run(folder, name))
         elif name in recorded:
+            try:
+                _FOLDERLESS(recorded[name], "")
+            except ValueError as error:
+                raise _wrong(path / COMPARISON, f"{error}, in the summary of {name}") from None
             runs.append(folderless(name, recorded[name]))
     if not runs:
         raise _wrong(path, "is a comparison whose first run had not begun")
@@ -224,21 +296,10 @@ def _differences(paths: Sequence[Path]) -> list[str]:
     return short if useful else [str(path) for path in paths]
 
 
-def _object(path: Path, *required: str) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise _wrong(path, "is not there; a run folder has one") from None
-    except OSError as error:
-        raise _wrong(path, f"cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise _wrong(path, f"is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise _wrong(path, "does not hold a JSON object")
-    missing = [key for key in required if key not in value]
-    if missing:
-        raise _wrong(path, f"has no {missing[0]!r}")
-    return value
+def _object(path: Path, shape: schema.Shape, option: str = "RUN") -> dict[str, Any]:
+    if not os.path.exists(path):
+        raise UsageError(f"{path} is not there; a run folder has one", option)
+    return read_object(path, option, shape)
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -249,25 +310,27 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
         raise _wrong(path, f"cannot be read: {error.strerror}") from None
     lines = text.split("\n")
     # What follows the last newline was being written when the run ended.
-    for number, line in enumerate(lines[:-1], 1):
+    for at, line in enumerate(lines[:-1], 1):
         try:
             value = json.loads(line)
-        except ValueError:
-            raise _wrong(path, f"line {number} is not JSON: {line[:40]!r}") from None
+        except (ValueError, RecursionError):
+            raise _wrong(path, f"line {at} is not JSON: {line[:40]!r}") from None
         if not isinstance(value, dict):
-            raise _wrong(path, f"line {number} is not a JSON object")
+            raise _wrong(path, f"line {at} is not a JSON object")
         yield value
 
 
 def _column(path: Path, lines: Sequence[dict[str, Any]], field: str) -> Column:
     column = np.empty(len(lines))
+    low, high = (-_LOSS, _LOSS) if field == "loss" else (0.0, _MUCH)
     for i, line in enumerate(lines):
         value = line.get(field, "missing")
         if value is None and field == "loss":
-            value = math.nan
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise _wrong(path, f"line {i + 1}: {field} is {value!r}, not a number")
-        column[i] = value
+            column[i] = math.nan
+        elif isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            raise _wrong(path, f"line {i + 1}: {field} is {repr(value)[:40]}, not a number")
+        else:
+            column[i] = value
     return column
 
 

@@ -10,16 +10,16 @@ from mpisqueeze.errors import UsageError
 LONGEST = 1 << 24
 
 
-def read_text(path: Path, option: str) -> str:
-    """What a UTF-8 file of at most LONGEST bytes holds. Raises UsageError that names it, blaming `option`."""
+def read_text(path: Path, option: str, longest: int = LONGEST) -> str:
+    """What a UTF-8 file of at most `longest` bytes holds. Raises UsageError that names it, blaming `option`."""
     try:
         with open(path, "rb") as file:
-            content = file.read(LONGEST + 1)
+            content = file.read(longest + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"{path} cannot be read: {reason}", option) from None
-    if len(content) > LONGEST:
-        raise UsageError(f"{path} is too long: more than {LONGEST >> 20} MiB", option)
+    if len(content) > longest:
+        raise UsageError(f"{path} is too long: more than {longest >> 20} MiB", option)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

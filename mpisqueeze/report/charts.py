@@ -15,6 +15,8 @@ Numbers = NDArray[np.float64]
 
 #: Losses and times that span a larger factor than this get a logarithmic axis.
 LOG_FROM = 20.0
+#: A run that diverges comes to numbers that no arithmetic of axes survives.
+MOST = 1e100
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Series:
 
     Attributes:
         name: as the legend has it.
-        x, y: (K,), x ascending; a y that is not finite interrupts the line.
+        x, y: (K,), x ascending; a y that is not finite interrupts the line, and so does one beyond MOST.
         style: which colour and marker; the same number for the same thing in all plots of a page.
         kind: `line`; `faint`, a line behind the others without an entry in the legend; `points`, marks alone, with no
             entry either, of the line of the same style.
@@ -36,6 +38,9 @@ class Series:
     style: int
     kind: str = "line"
     remark: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "y", drawable(self.y))
 
     @property
     def label(self) -> str:
@@ -144,9 +149,16 @@ class BarChart:
 Chart = LineChart | BarChart
 
 
+def drawable(values: Numbers) -> Numbers:
+    """The numbers, without what no axis can show: infinite if larger than MOST, 0 if smaller than 1/MOST."""
+    size = np.abs(values)
+    values = np.where(size > MOST, np.copysign(np.inf, values), values)
+    return np.where(size < 1 / MOST, 0.0, values)
+
+
 def wants_log(columns: Sequence[Numbers]) -> bool:
     """Whether numbers span so much that a linear axis hides most of it."""
-    values = np.concatenate([*columns, np.empty(0)])
+    values = drawable(np.concatenate([*columns, np.empty(0)]))
     values = values[np.isfinite(values)]
     return bool(values.size and values.min() > 0 and values.max() / values.min() > LOG_FROM)
 

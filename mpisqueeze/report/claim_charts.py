@@ -33,10 +33,11 @@ def claim_chart(claim: dict[str, Any], logs: Sequence[RunLog | None]) -> Chart |
 
 def _sweep(claim: dict[str, Any], styles: dict[str, int]) -> LineChart:
     """Medians over the seeds, as those that decide."""
-    key, label = claim["figure"]["y"], claim["figure"]["label"]
+    key = claim["figure"]["y"]
+    label = claim["figure"].get("label", key)
     series = []
     for name, style in styles.items():
-        rows = [row for row in claim["runs"] if row["run"] == name and row.get(key) is not None]
+        rows = [row for row in claim["runs"] if row["run"] == name and isinstance(row.get(key), int | float)]
         at = sorted({float(row["x"]) for row in rows})
         values = [float(np.median([row[key] for row in rows if row["x"] == x])) for x in at]
         series.append(Series(name, np.array(at), np.array(values), style))

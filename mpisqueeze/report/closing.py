@@ -39,7 +39,7 @@ def closing(summary: dict[str, Any]) -> Group:
     if summary["final_loss"] is not None:
         result.append(f", loss {significant(summary['final_loss'], 4)}")
     for key, value in (summary["evaluation"] or {}).items():
-        if value is not None:
+        if isinstance(value, int | float):
             result.append(f", {key} {significant(value, 4)}")
     parts.append(result)
     if summary["reason"]:
@@ -53,7 +53,7 @@ def traffic_table(summary: dict[str, Any]) -> Table:
     done, ranks = summary["iterations"], summary["ranks"]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("bytes handed to MPI")
-    table.add_column(f"{summary['algorithm']} {summary['compressor']}", justify="right", style="bold")
+    table.add_column(Text(f"{summary['algorithm']} {summary['compressor']}"), justify="right", style="bold")
     table.add_column("plain sgd", justify="right")
     table.add_column("saved", justify="right", style="green")
     saved = summary["percent_saved_vs_sgd"]
@@ -67,15 +67,20 @@ def traffic_table(summary: dict[str, Any]) -> Table:
         table.add_row("an iteration", size(summary["bytes_sent"] / done), size(summary["sgd_bytes_sent"] / done), "")
         table.add_row(
             "full vectors an iteration",
-            significant(summary["full_vectors_per_iteration"]),
+            shown(summary["full_vectors_per_iteration"]),
             significant(2.0 * (ranks - 1)),
             "",
         )
     formula = summary["full_vectors_formula"]
     if formula:
-        c = f"{formula}, c = {significant(summary['compression'])}"
+        c = f"{formula}, c = {shown(summary['compression'])}"
         table.add_row("  the talk's count, N workers", c, "2N", "")
     return table
+
+
+def shown(value: float | None) -> str:
+    """A number, or a dash for what a run does not know."""
+    return "—" if value is None else significant(value)
 
 
 def time_table(summary: dict[str, Any]) -> Table:
@@ -83,7 +88,7 @@ def time_table(summary: dict[str, Any]) -> Table:
     times = summary["times"]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     link = summary.get("link", "real")
-    table.add_column("time of the slowest rank" + ("" if link == "real" else f" ({link} link)"))
+    table.add_column(Text("time of the slowest rank" + ("" if link == "real" else f" ({link} link)")))
     table.add_column("median", justify="right", style="bold")
     table.add_column("p99", justify="right")
     for name, label in PHASES.items():

@@ -11,7 +11,7 @@ from mpisqueeze.errors import UsageError
 from mpisqueeze.network.calibration import Calibration
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.bandwidth import time_by_bandwidth
-from mpisqueeze.report.charts import Axis, Bar, BarChart, Chart, LineChart, Numbers, Series, wants_log
+from mpisqueeze.report.charts import Axis, Bar, BarChart, Chart, LineChart, Numbers, Series, drawable, wants_log
 from mpisqueeze.report.closing import PHASES
 from mpisqueeze.report.format import significant
 from mpisqueeze.report.palette import style_of
@@ -163,7 +163,7 @@ def _shown(x: Numbers, log: bool) -> bool:
 
 
 def _finite(columns: Sequence[Numbers]) -> Numbers:
-    values = np.concatenate([*columns, np.empty(0)])
+    values = drawable(np.concatenate([*columns, np.empty(0)]))
     return values[np.isfinite(values)]
 
 

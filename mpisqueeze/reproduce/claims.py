@@ -13,6 +13,7 @@ from mpisqueeze.errors import UsageError
 from mpisqueeze.network.link_spec import parse_link
 from mpisqueeze.pairs import Entry
 from mpisqueeze.record.folder import slug
+from mpisqueeze.record.text import read_text
 from mpisqueeze.reproduce import evidence
 from mpisqueeze.reproduce.expressions import Expression, parse
 from mpisqueeze.specs import parse_rate, parse_time, suggestion
@@ -173,10 +174,8 @@ def select(wanted: Sequence[str], scale: str) -> list[Claim]:
 def load(path: Path, scale: str) -> Claim:
     """The claim in a file. Raises UsageError naming the file and what is wrong in it."""
     try:
-        facts = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}", "CLAIM") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        facts = tomllib.loads(read_text(path, "CLAIM"))
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not TOML: {error}", "CLAIM") from None
     try:
         return _claim(_name(path), facts, scale)

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import settings
-from programs import Clock, Started, kill, launcher, versions
+from programs import NOT_STARTED, Clock, Started, kill, launcher, versions
 
 from mpisqueeze.launch import Launcher
 
@@ -40,12 +40,17 @@ LIMIT = 15.0
 ENOUGH = 180.0
 #: Kill points on the same settings.
 SHARED = 5
+PHASES = ("start-up", "training", "writing a checkpoint", "end")
 MOMENTS = ("start", "training", "training", "checkpoint", "checkpoint", "end")
 VICTIMS = ("rank",) * 7 + ("mpirun", "mpirun", "all")
 
 
 class FailedError(Exception):
     """A kill point that did not end as it has to."""
+
+
+class NotStartedError(Exception):
+    """The launcher itself did not start, which says nothing of what it was to start."""
 
 
 class SlowError(FailedError):
@@ -70,6 +75,14 @@ class Undisturbed:
     folder: Path
     start_s: float
     training_s: float
+
+
+def ended(started: Started, what: str) -> None:
+    """Raise for a command that ended with another code than 0: NotStartedError or FailedError."""
+    if started.code and NOT_STARTED in started.err:
+        raise NotStartedError
+    if started.code:
+        raise FailedError(f"{what} ended with {started.code}\n{started.err}")
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -152,9 +165,7 @@ class Points:
             if started.code == 3:
                 self.tally["misses"]["diverged, drawn again"] += 1
                 continue
-            if started.code:
-                command = f"-n {ranks} train {shlex.join(options)}"
-                raise FailedError(f"the undisturbed run ended with {started.code}: {command}\n{started.err}")
+            ended(started, f"the undisturbed run, -n {ranks} train {shlex.join(options)},")
             every = random.choice([3, 10, iterations // 3, iterations])
             return Undisturbed(ranks, options, every, iterations, folder, start_s, total_s - start_s)
 
@@ -183,8 +194,7 @@ class Points:
         started = Started(base.ranks, first, self.folder, self.launcher)
         phase = self._kill(started, base, folder, moment, victim, rank, part, late, again=False)
         if phase is None:
-            if started.code:
-                raise FailedError(f"ended with {started.code} before it was killed\n{started.err}")
+            ended(started, "before it was killed, the run")
             self.tally["misses"]["over before it was killed, drawn again"] += 1
             return None
         then = self._resume(base, folder, first, twice, part, late)
@@ -272,22 +282,24 @@ class Points:
                 victim, rank = self.random.choice(VICTIMS), self.random.randrange(base.ranks)
                 moment = self.random.choice(MOMENTS)
                 if self._kill(started, base, folder, moment, victim, rank, 1 - part, late, again=True):
-                    self.tally["then"]["(killed once more while resumed)"] += 1
                     names.append("killed again")
                     continue
             if not started.wait(ENOUGH) or started.gone(LIMIT) is None:
                 started.clear()
                 raise FailedError("the resumed run did not end")
+            if NOT_STARTED in started.err:
+                raise NotStartedError
             if not known:
                 if started.code != 2 or "config.json is not there" not in started.err or "Traceback" in started.err:
                     raise FailedError(f"--resume without config.json ended with {started.code}\n{started.err}")
                 started = Started(base.ranks, first, self.folder, self.launcher)
-                if not started.wait(ENOUGH) or started.code:
+                if not started.wait(ENOUGH):
                     started.clear()
-                    raise FailedError(f"the command again in that folder ended with {started.code}\n{started.err}")
+                    raise FailedError("the command again in that folder did not end")
+                ended(started, "the command again in that folder")
                 then = then or "no config.json yet: begun by the command itself"
             elif started.code:
-                raise FailedError(f"--resume ended with {started.code}\n{started.err}")
+                ended(started, "--resume")
             elif saved:
                 if f"resumed after iteration {int(saved[-1])}" not in started.out:
                     raise FailedError(f"--resume did not continue from {saved[-1]}\n{started.out}")
@@ -299,52 +311,61 @@ class Points:
             return ", ".join([*names, then])
         raise AssertionError
 
-    def table(self) -> str:
-        """The tally as text."""
-        phases = ["start-up", "training", "writing a checkpoint", "end"]
-        rows = [f"{'':14}" + "".join(f"{phase:>22}" for phase in phases) + f"{'all':>8}"]
-        for algorithm in settings.ALGORITHMS:
-            counts = [self.matrix[algorithm, phase] for phase in phases]
-            if sum(counts):
-                rows.append(f"{algorithm:14}" + "".join(f"{n:>22}" for n in counts) + f"{sum(counts):>8}")
-        totals = [self.tally["phase"][phase] for phase in phases]
-        rows += [f"{'all':14}" + "".join(f"{n:>22}" for n in totals) + f"{sum(totals):>8}", ""]
-        for title, name in (("killed", "victim"), ("then", "then"), ("not counted", "misses")):
-            rows += [f"{title}: {n} × {value}" for value, n in self.tally[name].most_common()]
-        if self.seconds:
-            rows += ["", f"from the kill to the end of the last process: at most {max(self.seconds):.1f} s"]
-        return "\n".join(rows)
-
-
-def report(points: Points, given: argparse.Namespace, failures: list[str], minutes: float) -> str:
-    """The tally as text; written, with its JSON, where that is asked for."""
-    about = versions()
-    text = "\n".join(
-        [
-            f"$ python results/robustness/kill_points.py -n {given.n} --seed {given.seed}",
-            about,
-            "",
-            f"{points.count} kill points ended in the undisturbed run's model, losses, counts and evaluations, to the "
-            f"bit; {len(failures)} did not.",
-            "",
-            points.table(),
-            f"in {minutes:.0f} min",
-            *failures,
-        ]
-    )
-    if given.write:
-        (given.write / "kill_points.txt").write_text(f"{text}\n")
-        facts = {
+    def facts(self, given: argparse.Namespace, failures: list[str], minutes: float) -> dict[str, Any]:
+        """What kill_points.json has of this run of the script."""
+        return {
             "n": given.n,
             "seed": given.seed,
-            "versions": about,
-            "equal": points.count,
+            "versions": versions(),
+            "minutes": round(minutes),
+            "equal": self.count,
             "failed": failures,
-            "slowest_end_s": max(points.seconds, default=None),
-            **{name: dict(counts) for name, counts in points.tally.items()},
-            "algorithm_by_phase": [[*key, n] for key, n in sorted(points.matrix.items())],
+            "slowest_end_s": max(self.seconds, default=None),
+            **{name: dict(counts) for name, counts in self.tally.items()},
+            "algorithm_by_phase": [[*key, n] for key, n in sorted(self.matrix.items())],
         }
-        (given.write / "kill_points.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def text_of(runs: list[dict[str, Any]]) -> str:
+    """kill_points.txt: the tally of one or several runs of the script."""
+    lines = []
+    for i, run in enumerate(runs):
+        more = " --add" if i else ""
+        lines.append(f"$ python results/robustness/kill_points.py -n {run['n']} --seed {run['seed']}{more}")
+        lines.append(f"{run['versions']}; {run['equal'] + len(run['failed'])} points in {run['minutes']} min")
+    equal, failures = sum(run["equal"] for run in runs), [failure for run in runs for failure in run["failed"]]
+    lines += [
+        "",
+        f"{equal} kill points ended in the undisturbed run's model, losses, counts and evaluations, to the bit; "
+        f"{len(failures)} did not.",
+        "",
+    ]
+    matrix: Counter[tuple[str, str]] = Counter()
+    for run in runs:
+        matrix.update({(algorithm, phase): n for algorithm, phase, n in run["algorithm_by_phase"]})
+    lines.append(f"{'':14}" + "".join(f"{phase:>22}" for phase in PHASES) + f"{'all':>8}")
+    for algorithm in (*settings.ALGORITHMS, "all"):
+        counts = [
+            sum(n for (name, at), n in matrix.items() if at == phase and algorithm in (name, "all")) for phase in PHASES
+        ]
+        lines.append(f"{algorithm:14}" + "".join(f"{n:>22}" for n in counts) + f"{sum(counts):>8}")
+    lines.append("")
+    for title, name in (("killed", "victim"), ("then", "then"), ("not counted", "misses")):
+        total: Counter[str] = Counter()
+        for run in runs:
+            total.update(run[name])
+        lines += [f"{title}: {n} × {value}" for value, n in total.most_common()]
+    slowest = max((run["slowest_end_s"] for run in runs if run["slowest_end_s"] is not None), default=0.0)
+    return "\n".join([*lines, "", f"from the kill to the end of the last process: at most {slowest:.1f} s", *failures])
+
+
+def report(folder: Path | None, facts: dict[str, Any], before: list[dict[str, Any]]) -> str:
+    """The tally as text; with a folder, written there with its JSON."""
+    runs = [*before, facts]
+    text = text_of(runs)
+    if folder:
+        (folder / "kill_points.txt").write_text(f"{text}\n")
+        (folder / "kill_points.json").write_text(json.dumps(runs, indent=2) + "\n")
     return text
 
 
@@ -354,7 +375,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--shared", type=int, default=SHARED, help="kill points on the same settings")
     parser.add_argument("--write", type=Path, help="folder for kill_points.txt and kill_points.json")
+    parser.add_argument("--add", action="store_true", help="keep what that folder's files have, and add to it")
     given = parser.parse_args()
+    before = json.loads((given.write / "kill_points.json").read_text()) if given.write and given.add else []
     began = time.monotonic()
     failures: list[str] = []
     with tempfile.TemporaryDirectory(prefix="kill_points") as name:
@@ -369,14 +392,17 @@ def main() -> int:
                 uses += 1
                 where = f"-n {base.ranks} train {shlex.join(base.settings)} --checkpoint-every {base.every}"
                 done = points.point(base)
+            except NotStartedError:
+                points.tally["misses"]["mpirun itself did not start, drawn again"] += 1
+                done = None
             except FailedError as error:
                 failures.append(f"{error}\n    {where}")
                 done = f"FAILED: {failures[-1]}"
             if done:
                 print(f"[{points.count + len(failures)}/{given.n}] {done}", flush=True)
             if (points.count + len(failures)) % 20 == 0:
-                report(points, given, failures, (time.monotonic() - began) / 60)
-    print(f"\n{report(points, given, failures, (time.monotonic() - began) / 60)}")
+                report(given.write, points.facts(given, failures, (time.monotonic() - began) / 60), before)
+    print(f"\n{report(given.write, points.facts(given, failures, (time.monotonic() - began) / 60), before)}")
     return 1 if failures else 0
 
 

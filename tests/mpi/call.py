@@ -21,8 +21,11 @@ from mpi4py import MPI
 
 def program(folder: str, arguments: list[str]) -> None:
     """The program itself, its output to FOLDER/out.r and FOLDER/err.r, and its exit code to FOLDER/code.r."""
+    from mpisqueeze import registry
     from mpisqueeze.cli import run
 
+    # A plug-in of this folder may have the name of one before it.
+    registry._load_module.cache_clear()
     rank, kept = MPI.COMM_WORLD.rank, (os.dup(1), os.dup(2))
     for number, name in ((1, "out"), (2, "err")):
         file = os.open(f"{folder}/{name}.{rank}", os.O_WRONLY | os.O_CREAT)

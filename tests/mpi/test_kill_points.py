@@ -16,6 +16,6 @@ def test_runs_that_were_killed_end_as_those_that_were_not(launcher: Launcher, tm
     command = [sys.executable, str(SCRIPT), "-n", "4", "--shared", "4", "--seed", "4", "--write", str(tmp_path)]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    tally = json.loads((tmp_path / "kill_points.json").read_text())
+    (tally,) = json.loads((tmp_path / "kill_points.json").read_text())
     assert (tally["equal"], tally["failed"]) == (4, [])
     assert tally["slowest_end_s"] <= 15

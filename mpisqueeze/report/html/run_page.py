@@ -10,7 +10,7 @@ from typing import Any
 from mpisqueeze.network.calibration import Calibration
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.bandwidth import time_by_bandwidth
-from mpisqueeze.report.closing import PHASES
+from mpisqueeze.report.closing import PHASES, shown
 from mpisqueeze.report.comparison_table import columns_of
 from mpisqueeze.report.format import counted, duration, grouped, ratio, significant, size
 from mpisqueeze.report.html.blocks import (
@@ -250,7 +250,7 @@ def _traffic(run: RunLog) -> Table:
             vectors = significant(summary["full_vectors_per_iteration"])
             rows.append(["full vectors an iteration", vectors, significant(2.0 * (ranks - 1))])
     if summary["full_vectors_formula"]:
-        c = f"{summary['full_vectors_formula']}, c = {significant(summary['compression'])}"
+        c = f"{summary['full_vectors_formula']}, c = {shown(summary['compression'])}"
         rows.append(["the talks’ count, N workers", c, "2N"])
     rows.append(["messages", grouped(summary["messages"]), "—"])
     return Table(["bytes handed to MPI by all ranks", run.name, "plain sgd"], rows)

@@ -1,0 +1,103 @@
+"""Turning bytes into choices, so that a fuzzer that knows bytes alone builds files, options and programs."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+#: Values that files hold where others belong.
+ODD: tuple[Any, ...] = (
+    None, True, False, 0, -1, 1, 2, 7, 100, 2**31, 2**53 + 1, 2**63, 2**64, 10**400, -(10**30),
+    0.0, -0.0, 0.5, -2.5, 1e-320, 1e-30, 1e30, 1e308, -1e308, float("nan"), float("inf"), float("-inf"),
+    "", " ", "x", "0", "nan", "sgd", "onebit", "identity", "float32", "ok", "[bold]", "[/]", "\x00", "\n", "\x1b[31m",
+    "\ud800", "é∞", "..", "../..", "/etc/passwd", "a" * 300, "<script>", "=1+1",
+    [], {}, [[]], [None], [1, "x"], {"": None}, {"a": [1]}, {"name": "x"}, ["x"] * 3,
+)  # fmt: skip
+#: Texts that options are made of, and near misses.
+WORDS: tuple[str, ...] = (
+    "", " ", "-", "--", "0", "1", "-1", "2", "3", "10", "1.5", "1e3", "1e400", "nan", "inf", "-inf", "true", "false",
+    "4Ki", "1k", "9" * 30, "9" * 400, "9" * 400 + ".5", "1G", "9999999999G", "5ms", "0s", "1h", "1ns", "10us",
+    "9" * 400 + "s", "1mbit", "2.5gbit/s", "0bit", "9" * 400 + "bit", "٣", "½", "é", "\ud800", "\x00", "\n", "x" * 300,
+    "identity", "onebit", "onebit:0", "onebit:7,scale=l2", "qsgd:2", "qsgd:8,bucket=0", "qsgd:4,bucket=1T", "uniform:1",
+    "ternary", "ternary,bucket=3", "topk:0.5", "topk:1e-9", "randomk:0.1,unbiased", "clip:9", "fp16", "bf16",
+    "sgd", "csgd", "csgd-double", "memsgd", "doublesqueeze", "allreduce", "dpsgd", "dpsgd-naive", "dcd", "ecd",
+    "deepsqueeze", "choco", "d2", "root", "sharded", "both", "outside", "inside", "atc", "awc", "ring", "torus",
+    "complete", "exponential", "star", "file:edges", "file:", "file:nowhere", "flat", "chain", "binary", "binomial",
+    "quadratic:10", "quadratic:3,noise=1", "quadratic:10,condition=1e300", "quadratic:2,spread=1e300", "mlp:3",
+    "mlp:0", "mlp:2x2", "logistic", "resnet18", "digits", "synthetic:5x20", "synthetic:4x20,classes=3",
+    "synthetic:0x1", "mnist", "cifar10", "iid", "label", "dirichlet:0.5", "dirichlet:0", "constant", "cosine",
+    "step:1:0.5", "step:1e-300:1e300", "step::", "float32", "float64", "float16", "auto", "cpu", "cuda", "device",
+    "staged", "latency=1us", "latency=1us,bandwidth=1gbit", "gap=1us", "latency=", "bandwidth=0bit", "always", "never",
+    "terminal", "loss", "phases", "time-by-bandwidth", "test-by-bytes", "lr=0.1,0.2", "lr=0.1;0.2", "compressor=fp16",
+    "seed=1,2", "topology=ring,star", "barrier=true,false", "talks", "centralized", "sgd/identity", "dcd/qsgd:8",
+    "/", "a/b/c", "plug.py:Thing", "./plug.py:Thing,a=1", "nowhere.py:X", "run", "run/config.json", "empty", "edges",
+    ".", "..", "/dev/null", "/dev/null/x", "/proc/self/mem", "new", "new/er", "file.json", "a.png", "a.svg", "a.pdf",
+    "=", ",", ":", ";", "a=b", "a=", "=b", ":::", ",,,", "on", "off", "64:256", "256:64", "1:", "1.5:2",
+)  # fmt: skip
+
+
+class Choices:
+    """Choices that bytes make; zeros once they are used up."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._at = data, 0
+
+    @property
+    def left(self) -> int:
+        return len(self._data) - self._at
+
+    def number(self, below: int) -> int:
+        """0 … below − 1, of a byte, or of two."""
+        width = 1 if below <= 256 else 2
+        part = self._data[self._at : self._at + width]
+        self._at += len(part)
+        return int.from_bytes(part, "big") % below
+
+    def pick(self, items: Sequence[T]) -> T:
+        return items[self.number(len(items))]
+
+    def rest(self) -> bytes:
+        part, self._at = self._data[self._at :], len(self._data)
+        return part
+
+    def text(self) -> str:
+        """A word, two of them with something between them, or the bytes themselves."""
+        kind = self.number(4)
+        if kind < 2:
+            return self.pick(WORDS)
+        if kind == 2:
+            return f"{self.pick(WORDS)}{self.pick((':', ',', '=', '/', 'x', ' ', ''))}{self.pick(WORDS)}"
+        size = self.number(24)
+        part = self._data[self._at : self._at + size]
+        self._at += len(part)
+        return part.decode(errors="surrogateescape")
+
+    def edited(self, value: Any) -> Any:
+        """A copy of a JSON value with a few odd places."""
+        value = copy.deepcopy(value)
+        for _ in range(1 + self.number(3)):
+            value = self._edit(value)
+        return value
+
+    def _edit(self, value: Any) -> Any:
+        inner = isinstance(value, dict | list) and value
+        if inner and self.number(8):
+            keys: Sequence[Any] = sorted(value) if isinstance(value, dict) else range(len(value))
+            key = self.pick(keys)
+            if self.number(16) == 0:
+                del value[key]
+            else:
+                value[key] = self._edit(value[key])
+            return value
+        if isinstance(value, dict) and self.number(4) == 0:
+            return {**value, str(self.pick(ODD)): self.pick(ODD)}
+        return copy.deepcopy(self.pick(ODD)) if self.number(4) else self.text()
+
+
+def as_json(value: Any) -> bytes:
+    """JSON as Python writes it, lone surrogates, NaN and all."""
+    return json.dumps(value).encode()
