@@ -24,6 +24,7 @@ from collections import defaultdict
 from typing import Any
 
 import numpy as np
+from mpi4py import MPI
 
 from mpisqueeze.comm.world import World
 from mpisqueeze.errors import UsageError
@@ -39,6 +40,8 @@ ALIGNMENT_S = 200e-6
 LONGEST_PAUSE = 1e-3
 #: Numbers of a stamp: start (s), bytes, tag.
 _STAMP = 3
+#: A tag that no message has.
+_NOBODYS = 99
 _PR_SET_TIMERSLACK = 29
 _LOCK = threading.Lock()
 
@@ -122,8 +125,9 @@ class EmulatedLink:
         self._send_free = start + self.model.message(nbytes)
         sent, counts = self._sent[target], self._counts[target]
         while sent - counts[1] >= CAPACITY:
-            # The receiver may wait for this rank to take what it sent.
+            # The receiver may wait for this rank, to take what it sent or to move what MPI has in hand.
             self._book()
+            self._world.comm.Iprobe(MPI.ANY_SOURCE, _NOBODYS)
             time.sleep(PAUSE)
         self._rings[target][sent % CAPACITY] = (start, nbytes, tag)
         _fence()

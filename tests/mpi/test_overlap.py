@@ -156,7 +156,6 @@ def test_sections_leave_and_are_answered_before_the_gradient_is_complete(
     on_ranks(2, before_the_gradient_ends, server, timeout=60)
 
 
-@pytest.mark.slow
 def test_an_emulated_link_takes_any_number_of_sections(on_ranks: Callable[..., None]) -> None:
     on_ranks(2, more_sections_than_a_link_holds, timeout=60)
 
