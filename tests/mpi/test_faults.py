@@ -56,6 +56,7 @@ def test_a_fault_ends_all_ranks(
     assert finished.code in codes, finished.err
     assert expected in finished.err + finished.out
     assert finished.err.count("mpisqueeze: rank") <= 1
+    assert ("Traceback" in finished.err) == (fault == "Raises")
     assert took < LIMIT + (3 if "--timeout" in options else 0)
     # Without a barrier, lines are gathered every 32 iterations only.
     if fault == "FolderGone" or "--no-barrier" in options:
