@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import os
 import sys
 import time
@@ -1025,6 +1026,10 @@ def run(arguments: list[str]) -> int:
 
     rank = launched_rank()
     speaks = not rank
+    for stream in (sys.stdout, sys.stderr):
+        # An ASCII terminal shows \u2014 for a dash, and any shows what is no text in a file's name.
+        if getattr(stream, "errors", "") == "strict" and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     stdout = sys.stdout
     if speaks and (wrong := unsuited_launcher(os.environ)):
         print(f"mpisqueeze: warning: {wrong}", file=sys.stderr, flush=True)

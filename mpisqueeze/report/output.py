@@ -35,9 +35,20 @@ def check_targets(targets: dict[str, str | None]) -> bool:
     for option, target in targets.items():
         if target and target != "-":
             folder = os.path.dirname(os.path.realpath(target))
-            if not os.path.isdir(folder) or not os.access(folder, os.W_OK) or os.path.isdir(target):
+            if not os.path.isdir(folder) or not os.access(folder, os.W_OK) or not _is_name(target):
                 raise UsageError(f"{target} cannot be written", option)
     return bool(alone)
+
+
+def _is_name(target: str) -> bool:
+    """Whether there is a file of this name that can be written, or can be one."""
+    try:
+        os.stat(target)
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return not os.path.isdir(target) and os.access(target, os.W_OK)
 
 
 def write_text(text: str, target: str) -> None:
@@ -46,4 +57,5 @@ def write_text(text: str, target: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
     else:
-        Path(target).write_text(text, encoding="utf-8")
+        # File names in no known encoding have halves of characters in them.
+        Path(target).write_text(text, encoding="utf-8", errors="backslashreplace")

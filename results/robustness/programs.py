@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -55,13 +57,15 @@ class Started:
         else:
             plan = make_plan(launcher, ranks, command, variables)
             command, variables = plan.arguments, {**variables, **plan.settings}
+        # Open MPI's launcher cannot start where one with the same pid was killed and left its sockets.
+        self._scratch = tempfile.mkdtemp(prefix="killed-")
         self._files = (folder / f"{self.mark}.out", folder / f"{self.mark}.err")
         self.clock = Clock()
         with open(self._files[0], "wb") as out, open(self._files[1], "wb") as err:
             self.process = subprocess.Popen(
                 command,
                 cwd=folder,
-                env={**variables, MARK: self.mark},
+                env={**variables, MARK: self.mark, "TMPDIR": self._scratch},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -135,6 +139,7 @@ class Started:
                 kill(pid, signal.SIGKILL)
             time.sleep(0.05)
         self.process.wait()
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
     @property
     def code(self) -> int | None:

@@ -8,7 +8,7 @@ found; the input is printed, to become a seed or a test.
 from __future__ import annotations
 
 import argparse
-import contextlib
+import base64
 import importlib.util
 import os
 import platform
@@ -62,32 +62,52 @@ def by_chance(name: str, seconds: float, seed: int) -> None:
     tried, found = own.fuzz(targets.TARGETS[name], targets.SEEDS[name], seconds, seed)
     print(f"stat::number_of_executed_units: {tried}", file=sys.stderr)
     for data, error in found:
-        print(f"FOUND {data!r} {type(error).__name__}: {str(error)[-800:]}", file=sys.stderr)
+        text = base64.b64encode(data).decode()
+        print(f"FOUND {text} {type(error).__name__}: {str(error)[-800:]}", file=sys.stderr)
     # As atheris does: what hangs about in threads is not waited for.
     sys.stderr.flush()
     os._exit(1 if found else 0)
 
 
+def once(name: str, data: bytes) -> None:
+    """In a process of its own: one input."""
+    from fuzz import targets
+
+    targets.TARGETS[name](data)
+
+
 def fuzz(name: str, seconds: float, engine: str, seed: int) -> Tally:
-    """Run one target in a process, and read what it says at its end."""
+    """Run one target in processes of its own until the time is up, and read what they say at their end.
+
+    What ended a process is tried again in a new one: it may have been a signal, or MPI that lost touch with its daemon.
+    """
     began = time.monotonic()
-    command = [sys.executable, __file__, "--inside", name, "--seconds", str(seconds), "--engine", engine]
-    # What hangs without being interrupted is found, too.
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        done = subprocess.run(
-            [*command, "--seed", str(seed)], capture_output=True, timeout=3 * seconds + 300, check=False
-        )
-        said = done.stderr.decode(errors="replace")
-        counts = re.findall(r"stat::number_of_executed_units:\s*(\d+)", said)
-        features = [int(number) for number in re.findall(r" ft: (\d+)", said)]
-        found = [line for line in said.splitlines() if line.startswith(("FOUND ", "Base64: ", "ERROR: "))]
-        if done.returncode and not found:
-            found = [f"the process ended with {done.returncode}"]
-        if found:
-            print(said[-6000:], file=sys.stderr)
-        tried = int(counts[-1]) if counts else 0
-        return Tally(name, tried, features[-1] if features else None, time.monotonic() - began, found)
-    return Tally(name, 0, None, time.monotonic() - began, ["it did not end"])
+    tried, features, found = 0, [0], []
+    while (left := seconds - (time.monotonic() - began)) >= 1 and not found:
+        options = ["--seconds", str(left), "--engine", engine, "--seed", str(seed + tried)]
+        code, said = _inside(name, options, 3 * seconds + 300)
+        tried += sum(map(int, re.findall(r"stat::number_of_executed_units:\s*(\d+)", said)[-1:]))
+        features += [int(number) for number in re.findall(r" ft: (\d+)", said)]
+        inputs = [*re.findall(r"^Base64: (\S*)", said, re.M), *re.findall(r"^FOUND (\S*)", said, re.M)]
+        for text in inputs:
+            again, why = _inside(name, ["--input", text], 300)
+            if again:
+                found.append(text)
+                print(f"{name}: {text}\n{why[-4000:]}", file=sys.stderr)
+        if code and not inputs:
+            found.append(f"the process ended with {code}")
+            print(said[-4000:], file=sys.stderr)
+    return Tally(name, tried, max(features) or None, time.monotonic() - began, found)
+
+
+def _inside(name: str, options: list[str], timeout: float) -> tuple[int, str]:
+    """The exit code of a process, and what it said; one that hangs without being interrupted ends with 1, too."""
+    command = [sys.executable, __file__, "--inside", name, *options]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=timeout, check=False)
+    except subprocess.TimeoutExpired:
+        return 1, "it did not end"
+    return done.returncode, done.stderr.decode(errors="replace")
 
 
 def main() -> int:
@@ -98,8 +118,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, help="write the tally there, too")
     parser.add_argument("--inside", help=argparse.SUPPRESS)
+    parser.add_argument("--input", help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
     asked = parser.parse_args()
+    if asked.inside and asked.input is not None:
+        once(asked.inside, base64.b64decode(asked.input))
+        return 0
     if asked.inside:
         if asked.engine == "atheris":
             by_coverage(asked.inside, asked.seconds)

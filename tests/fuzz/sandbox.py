@@ -79,15 +79,20 @@ def sandbox(allowed: tuple[str, ...] = ()) -> Iterator[Path]:
     if _EYE is None:
         _EYE = _Eye()
         sys.addaudithook(_EYE)
-    before = Path.cwd()
+    before, outer = Path.cwd(), (_EYE.inside, _EYE.allowed, _EYE.seen)
+    # Modules are loaded when they are needed.
+    caching, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    _EYE.inside = ""
     path = Path(tempfile.mkdtemp(prefix="fuzz-", dir=_FOLDER))
     try:
         os.chdir(path)
         _EYE.inside, _EYE.allowed, _EYE.seen = f"{path}{os.sep}", allowed, []
         yield path
     finally:
-        _EYE.inside = ""
+        seen, _EYE.inside = _EYE.seen, ""
+        sys.dont_write_bytecode = caching
         os.chdir(before)
         shutil.rmtree(path, ignore_errors=True)
-    if _EYE.seen:
-        raise EscapedError("; ".join(_EYE.seen[:3]))
+        _EYE.inside, _EYE.allowed, _EYE.seen = outer
+    if seen:
+        raise EscapedError("; ".join(seen[:3]))

@@ -647,7 +647,8 @@ def command_line(data: bytes) -> None:
     }
     if any("\0" in text for text in (*words, *variables.values())):
         return  # No system hands that to a program.
-    with sandbox(_BETWEEN_RANKS) as folder, _variables(variables):
+    # `info` asks what launcher there is.
+    with sandbox((*_BETWEEN_RANKS, "subprocess.Popen")) as folder, _variables(variables):
         _put(_left_behind()["run"], folder / "run")
         (folder / "empty").mkdir()
         (folder / "edges").write_text("0 1\n")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import gzip
+import io
 import json
 import pickle
 import struct
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -176,12 +178,24 @@ def test_losses_that_no_axis_shows_are_survived(folder: Path) -> None:
     assert run(["report", "run", "--html", "page.html", "--plot", "terminal"]) == 0
 
 
+def test_a_terminal_without_the_characters(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+    (folder / "run" / "summary.json").unlink()
+    (folder / "run").rename("run\udcff—")
+    assert run(["report", "run\udcff—", "--csv", "t.csv", "--html", "t.html"]) == 0
+    out.flush()
+    assert b"run\\udcff\\u2014" in out.buffer.getvalue()  # type: ignore[attr-defined]
+    assert "run\\udcff—" in (folder / "t.csv").read_text(encoding="utf-8")
+
+
 def test_names_that_are_too_long(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     long = "a" * 300
     refused(capsys, "is not there", "report", long)
     refused(capsys, "cannot be made: File name too long", "train", "--problem", "quadratic:3", "--out", long)
     refused(capsys, "there is no file", "train", "--problem", f"{long}.py:Thing")
     refused(capsys, "--json", "info", "--json", f"{long}/{long}")
+    refused(capsys, "cannot be written", "data", "list", "--json", long)
     refused(capsys, "--config", "train", "--config", long)
     spec = f"onebit:{'0' * 300}7"
     assert run(["train", "--problem", "quadratic:10", "--iterations", "1", "--compressor", spec]) == 0
