@@ -98,7 +98,8 @@ def launch(
     """Run `mpisqueeze COMMAND…` on `n` ranks and return the exit code of the launcher.
 
     SIGINT, SIGTERM and SIGHUP (as SIGTERM) go to the ranks of this machine once; a second one, or `grace_s`
-    seconds without an exit, ends the launcher, and `kill_s` seconds later everything it started is killed.
+    seconds without an exit, ends the launcher, and `kill_s` seconds later everything it started is killed. Before
+    the ranks are prepared for it, SIGINT ends the launcher at once.
     The result is then 130 for SIGINT and 143 otherwise. SIGUSR1 is passed on each time and ends nothing by
     itself. Where the launcher itself died of a signal, the result is 128 plus its number. Must be called
     from the main thread.
@@ -456,12 +457,15 @@ class Supervisor:
             self._escalate(process)
 
     def _pass_on(self, process: subprocess.Popen[bytes], number: int) -> bool:
-        """Send a signal to the ranks of this machine; False if there are none yet."""
+        """Send a signal to the ranks of this machine; False if there are none yet, or none that it would not end."""
         if self.plan.flavour is Flavour.SRUN:
             # Ranks are no descendants of srun, which passes on every signal but SIGINT.
             process.send_signal(signal.SIGTERM if number == signal.SIGINT else number)
             return True
         ranks = self._ranks(process)
+        if number == signal.SIGINT and not any(_prepared(rank.pid) for rank in ranks):
+            # While it starts, each rank's Python would show a traceback.
+            return False
         for rank in ranks:
             with contextlib.suppress(psutil.Error):
                 rank.send_signal(number)
@@ -506,6 +510,17 @@ class Supervisor:
         for member in self.family:
             with contextlib.suppress(psutil.Error):
                 member.kill()
+
+
+def _prepared(pid: int) -> bool:
+    """Whether SIGTERM would not just end a process: it can stop in good order. True where that cannot be known."""
+    bit = 1 << (signal.SIGTERM - 1)
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith(("SigCgt:", "SigIgn:")) and int(line.split()[1], 16) & bit:
+                return True
+        return False
+    return not Path("/proc/self/status").exists()
 
 
 def _children(pid: int, recursive: bool = False) -> list[psutil.Process]:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from mpi4py import MPI
 
 from mpisqueeze.algorithms.base import Ready
 from mpisqueeze.checkpointing import LOGS, Checkpointer, Start, load_latest
@@ -38,8 +39,10 @@ from mpisqueeze.report.view import View
 
 #: An iteration takes longer than this where something hangs.
 DEFAULT_TIMEOUT = "30min"
-#: Without a barrier, iterations between two agreements of the ranks.
+#: Without a barrier, iterations between two agreements of the ranks, at most.
 MEET_EVERY = 32
+#: And seconds, roughly: so long a signal waits to be heeded, and the log to be written.
+MEET_S = 0.2
 
 
 class Loop:
@@ -65,6 +68,8 @@ class Loop:
         #: The last iteration that is done before the first one here.
         self.done = 0
         self.checkpointer: Checkpointer | None = None
+        #: Without a barrier: the iteration of the next agreement, and that and the time of the last one.
+        self._meet_at, self._met, self._met_at = 0, 0, time.perf_counter()
         #: Where the gradient's numbers begin that the algorithm was told of.
         self._final = run.dimension
         self._check = GradientCheck(run.plan.problem, run.dimension, run.device.xp, run.plan.dtype)
@@ -113,6 +118,7 @@ class Loop:
         schedule, root = run.plan.schedule, self.world.is_root
         if self.done >= run.iterations and not self._scheduled(self.done):
             self._evaluate(self.done)
+        self._met, self._met_at = self.done, time.perf_counter()
         for t in range(self.done + 1, run.iterations + 1):
             network.iteration = t
             self._begin()
@@ -144,8 +150,10 @@ class Loop:
                 self._distance(t),
             )
             # An algorithm of a user's own may exchange nothing in an iteration.
-            if not gate.met and (gate.barrier or t % MEET_EVERY == 0):
+            if not gate.met and (gate.barrier or t >= self._meet_at):
                 gate.meet()
+                if not gate.barrier:
+                    self._meet_again(t)
             agreed = gate.agreed
             if agreed >= Signal.NONFINITE:
                 raise HaltError
@@ -165,6 +173,13 @@ class Loop:
             if last:
                 self.stopped_by = agreed if agreed >= Signal.INTERRUPT else Signal.NONE
                 return
+
+    def _meet_again(self, iteration: int) -> None:
+        """Choose when ranks that are without a barrier meet next; collective."""
+        now = time.perf_counter()
+        each = self.world.comm.allreduce((now - self._met_at) / max(1, iteration - self._met), MPI.MAX)
+        self._met, self._met_at = iteration, now
+        self._meet_at = iteration + max(1, min(MEET_EVERY, int(MEET_S / max(each, 1e-9))))
 
     def _begin(self) -> None:
         """Something begins that may take as long as --timeout says."""
@@ -212,8 +227,6 @@ class Loop:
             else:
                 tell = partial(self._tell_ready, x, ready)
                 loss, g = self.run.problem.gradient_in_parts(x, network.iteration, tell)
-            if watchdog:
-                watchdog.busy = False
             g = self._check(g)
             self.loss = float(loss)
             if network.iteration == 1 and part.is_plugin:
@@ -224,6 +237,9 @@ class Loop:
         except (Exception, SystemExit) as error:
             network.complain(Signal.ERROR, repr(error), details=traceback.format_exc())
             return self._no_gradient()
+        finally:
+            if watchdog:
+                watchdog.busy = False
         self._adjust(x, g, slice(0, self._final))
         if not math.isfinite(self.loss):
             network.complain(Signal.NONFINITE, f"the loss was {self.loss}")

@@ -303,6 +303,11 @@ open(f"{sys.argv[1]}/ready-{os.getpid()}", "w").close()
 while True:
     time.sleep(1)
 """
+STARTING = """
+import os, sys, time
+open(f"{sys.argv[1]}/ready-{os.getpid()}", "w").close()
+time.sleep(60)
+"""
 
 
 class Run:
@@ -412,6 +417,20 @@ def test_ranks_that_ignore_the_signal_are_ended(start: Callable[..., Run]) -> No
     run.process.send_signal(signal.SIGINT)
     assert run.exit_code() == 130
     wait_for(lambda: run.left_over() == [], "the ranks to end")
+
+
+@needs_launcher
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_ctrl_c_shows_no_traceback_of_ranks_that_are_not_prepared(
+    start: Callable[..., Run], capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = start(STARTING)
+    run.until_ready()
+    run.process.send_signal(signal.SIGINT)
+    assert run.exit_code() == 130
+    captured = capfd.readouterr()
+    assert "KeyboardInterrupt" not in captured.out + captured.err
+    assert run.left_over() == []
 
 
 @needs_launcher

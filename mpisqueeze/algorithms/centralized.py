@@ -138,14 +138,14 @@ class ServerAlgorithm(Algorithm):
             if scale is not None:
                 g *= g.dtype.type(scale)
         else:
-            g = self._leave_early(x, gradient, delta, scale)
+            g = self._leave_early(x, gradient, delta, delta_bar, scale)
         self.descend(x, lr, g, delta, delta_bar)
 
-    def _leave_early(self, x: Any, gradient: Gradient, delta: Any, scale: float | None) -> Any:
+    def _leave_early(self, x: Any, gradient: Gradient, delta: Any, delta_bar: Any, scale: float | None) -> Any:
         """The gradient, whose sections have left. Raises HaltError."""
         departure = self.exchange.departure
         assert departure is not None
-        self._delta = delta
+        self._delta, self._delta_bar = delta, delta_bar
         final, count, failure = self.setup.dimension, 0, None
 
         def ready(g: Any, start: int) -> None:

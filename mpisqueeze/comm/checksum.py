@@ -82,6 +82,10 @@ class CheckedReceive(_Followed):
                 f"checksum is {zlib.crc32(self._payload):08x}, and that of what was sent {int(self._number[0]):08x}"
             )
 
+    def Test(self) -> bool:
+        """Whether `Wait` has nothing to wait for."""
+        return bool(self._request.Test()) and bool(self._follower.Test())
+
     def Cancel(self) -> None:
         """Give both up."""
         self._request.Cancel()

@@ -21,7 +21,8 @@ class Departure:
     Nothing is waited for on the way: a send that finds no receive posted yet rests in MPI, and a thread keeps messages
     moving meanwhile. An exchange is `leave` any number of times, `finish`, and `close_books` once all has arrived.
 
-    Ranks meet before the first payload is sent. What goes wrong on a rank after that is told by a second agreement,
+    Ranks meet before the first payload is sent, each going on with its gradient until the last of them has come there;
+    what may go until then goes when they have met. What goes wrong on a rank after that is told by a second agreement,
     which travels beside the payloads: the others wait for them, so that they are sent in any case.
 
     Args:
@@ -29,6 +30,7 @@ class Departure:
             on this rank.
         post: posts the exchange's receives and gives those that are filled last, until when messages are kept moving;
             called once ranks have met.
+        advance: (work, left): deals with what has arrived, without waiting, `left` payloads of this rank having left.
 
     Attributes:
         order: (part, section) of each payload.
@@ -39,42 +41,42 @@ class Departure:
         network: Network,
         items: Sequence[tuple[int, int, Wire | None, Any]],
         post: Callable[[], list[Any]],
+        advance: Callable[[Work, int], None],
     ) -> None:
         self.network = network
         self.order = [(part, section) for part, section, _, _ in items]
         self._outbox = Outbox(network, [(part, section, wire) for part, section, wire, _ in items])
         self._payloads = [(wire, send) for _, _, wire, send in items]
-        self._post = post
+        self._post, self._advance = post, advance
         self._progress = Progress(PAUSE)
-        self._left = 0
+        self._ready = self._left = 0
+        self._met = False
 
     def leave(self, work: Work, count: int) -> None:
-        """Have the first `count` payloads of the order on their way. Raises HaltError where ranks meet."""
-        if count <= self._left:
+        """Have the first `count` payloads of the order on their way. Raises HaltError once ranks have met."""
+        if not count:
             return
-        network = self.network
-        counter, clock = network.counter, network.clock
-        if not self._left:
-            self._outbox.open(work, 1)
-            network.gate.enter()
-            self._progress.give(self._post())
-        for i in range(self._left, count):
-            self._outbox.ready(i)
-            wire, send = self._payloads[i]
-            if wire is not None:
-                send.Start()
-                counter.bytes_sent += wire.nbytes
-                counter.messages += 1
-            clock.lap(Phase.COMM)
-        self._left = count
+        self._encode(work, count)
+        gate = self.network.gate
+        if not self._met and not self._progress.holds and gate.all_here:
+            self._meet()
+        if self._met:
+            self._send()
+            self._advance(work, count)
+        self.network.clock.lap(Phase.COMM)
 
     def finish(self, work: Work) -> None:
         """The gradient is there: have the rest on their way, and the requests back. Raises HaltError."""
-        self.leave(work, len(self.order))
+        network = self.network
+        self._encode(work, len(self.order))
+        if not self._met:
+            self._meet()
+        self._send()
         self._progress.take_back()
-        self._left = 0
-        self.network.gate.propose()
-        self.network.clock.lap(Phase.COMM)
+        self._ready = self._left = 0
+        self._met = False
+        network.gate.propose()
+        network.clock.lap(Phase.COMM)
 
     def close_books(self) -> None:
         """The exchange is over. Raises HaltError on all ranks if one of them met something bad on the way."""
@@ -83,3 +85,30 @@ class Departure:
     def close(self) -> None:
         """End the thread."""
         self._progress.close()
+
+    def _encode(self, work: Work, count: int) -> None:
+        """Have the first `count` payloads ready to be sent, and tell the others with the first one."""
+        if not self._ready:
+            self._outbox.open(work, 1)
+            proposal = self.network.gate.propose()
+            if proposal is not None:
+                # An agreement takes several rounds, which need MPI's attention.
+                self._progress.give([proposal])
+        for i in range(self._ready, count):
+            self._outbox.ready(i)
+        self._ready = max(self._ready, count)
+
+    def _meet(self) -> None:
+        self._progress.take_back()
+        self.network.gate.confirm()
+        self._met = True
+        self._progress.give(self._post())
+
+    def _send(self) -> None:
+        counter = self.network.counter
+        for wire, send in self._payloads[self._left : self._ready]:
+            if wire is not None:
+                send.Start()
+                counter.bytes_sent += wire.nbytes
+                counter.messages += 1
+        self._left = self._ready

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 import numpy as np
-from mpi4py import MPI
 
 from mpisqueeze.comm.world import World
 from mpisqueeze.network.cost import Link
@@ -38,17 +36,8 @@ def estimate(world: World) -> Link:
     return found
 
 
-def usable_cores() -> int:
-    """Cores that this process may use, threads of one core each for itself."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS
-        return os.cpu_count() or 1
-
-
 def _memory(world: World) -> Link:
-    crowded = world.comm.allreduce(world.size > usable_cores(), MPI.LOR)
-    return Link(0.0, CROWDED_S if crowded else CALL_S, MEMORY_BYTE_S)
+    return Link(0.0, CROWDED_S if world.load > 1 else CALL_S, MEMORY_BYTE_S)
 
 
 def _measure(world: World) -> Link:

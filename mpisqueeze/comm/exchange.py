@@ -8,7 +8,7 @@ from typing import Any
 
 from mpisqueeze.comm.checksum import CheckedReceive, CheckedSend
 from mpisqueeze.comm.counters import Counter, Phase, PhaseClock
-from mpisqueeze.comm.estimate import EAGER_BYTES, SLOW_BYTE_S, estimate, usable_cores
+from mpisqueeze.comm.estimate import EAGER_BYTES, SLOW_BYTE_S, estimate
 from mpisqueeze.comm.link import ALIGNMENT_S, EmulatedLink
 from mpisqueeze.comm.wire import Wire
 from mpisqueeze.comm.world import Signal, World
@@ -83,14 +83,21 @@ class Gate:
             if agreed >= Signal.NONFINITE:
                 raise HaltError
 
-    def propose(self) -> None:
-        """Begin to meet again, without waiting: for what came to light after `enter`. `confirm` must follow."""
+    def propose(self) -> Any:
+        """Begin to meet, without waiting; `confirm` must follow. MPI's request, or None where there is no barrier."""
         if self.barrier:
             self._proposal = self.world.propose(self.signal)
+        return self._proposal
+
+    @property
+    def all_here(self) -> bool:
+        """Whether `confirm` has nothing to wait for. Nobody else may be testing the request."""
+        return self._proposal is None or bool(self._proposal.Test())
 
     def confirm(self) -> None:
-        """Have met again. Raises HaltError on all ranks if one of them cannot go on."""
+        """Have met, as `enter`, what was proposed. Raises HaltError on all ranks if one of them cannot go on."""
         if self._proposal is not None:
+            self.met = True
             self.agreed = self.world.proposed(self._proposal)
             self._proposal = None
             self.clock.lap(Phase.WAIT)
@@ -131,7 +138,7 @@ class Network:
         self.emulated, self.chunk_bytes, self.tree = emulated, chunk_bytes, tree
         self.checksum = checksum
         # Ranks that leave the gate one by one would book each other's lateness as the link's.
-        world.leave_together_s = ALIGNMENT_S * max(1.0, world.size / usable_cores()) if emulated else 0.0
+        world.leave_together_s = ALIGNMENT_S * max(1.0, world.load) if emulated else 0.0
         self.link = emulated.model if emulated else estimate(world)
         self.message_bytes = chunk_bytes
         if chunk_bytes is None and not emulated and self.link.byte_s > SLOW_BYTE_S:
@@ -141,8 +148,8 @@ class Network:
 
     @property
     def crowded(self) -> bool:
-        """Ranks share this host's cores, roughly."""
-        return self.world.size > usable_cores() * self.world.hosts
+        """Ranks share cores."""
+        return self.world.load > 1
 
     def settle(self) -> None:
         """Wait for the device, and complain of numbers that were not finite."""

@@ -122,6 +122,8 @@ class EmulatedLink:
         self._send_free = start + self.model.message(nbytes)
         sent, counts = self._sent[target], self._counts[target]
         while sent - counts[1] >= CAPACITY:
+            # The receiver may wait for this rank to take what it sent.
+            self._book()
             time.sleep(PAUSE)
         self._rings[target][sent % CAPACITY] = (start, nbytes, tag)
         _fence()
@@ -211,6 +213,14 @@ class HeldReceive:
         self.request.Wait()
         link.forget(key)
         self._key = None
+
+    def Test(self) -> bool:
+        """Whether `Wait` has nothing to wait for."""
+        there = bool(self.request.Test())
+        if self._key is None:
+            return there
+        arrival = self._link.arrival(self._key)
+        return there and arrival is not None and arrival <= time.monotonic()
 
     def Cancel(self) -> None:
         """Give up: what `Wait` would wait for will not come."""

@@ -165,6 +165,16 @@ class Inbox:
         n = i % len(self._requests)
         return self._wires[n], self._requests[n]
 
+    def arrived(self) -> bool:
+        """Whether the next section's payloads of all sources are there, as far as that can be said without waiting.
+
+        What `open` gave is left alone, since somebody else may be looking at it.
+        """
+        i, n = self._i, self._sources
+        if i + 2 * n > min(self._slots, self._count):
+            return False
+        return all(self._message(message)[1].Test() for message in range(i, i + n))
+
     def next(self) -> Any:
         """The next payload, once it is there; valid until the next call."""
         i, slots = self._i, self._slots

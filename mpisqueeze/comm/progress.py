@@ -47,9 +47,14 @@ class Progress:
             self._thread.start()
         # A held request is known by what MPI has of it; what holds it back is waited for by its owner.
         self._requests = [getattr(request, "request", request) for request in requests]
-        self._wanted = False
+        self.early = self._wanted = False
         self._returned.clear()
         self._given.set()
+
+    @property
+    def holds(self) -> bool:
+        """Whether requests are still being tested, and no others than the thread may look at them."""
+        return bool(self._requests) and not self._returned.is_set()
 
     def take_back(self) -> None:
         """Have the requests again, complete or not. Raises what testing them raised."""
@@ -75,7 +80,6 @@ class Progress:
             self._given.clear()
             if self._closing:
                 return
-            self.early = False
             try:
                 while not self._wanted:
                     if MPI.Request.Testall(self._requests):

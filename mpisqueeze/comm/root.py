@@ -65,7 +65,9 @@ class RootExchange:
         if early:
             sends = self._sends or [None] * len(wires)
             items = [(0, j, wire, send) for j, (wire, send) in enumerate(zip(wires, sends, strict=True))]
-            self.departure = Departure(network, items, self._post)
+            self.departure = Departure(network, items, self._post, self._advance)
+        #: Answers that were sent, or passed on, before `run`.
+        self._dealt_with = 0
         self._copies = network.device.lookahead > 0
         #: Sections that a worker may be ahead of the answers.
         self._ahead = self._inbox.ahead
@@ -96,30 +98,52 @@ class RootExchange:
 
     def _post(self) -> list[Any]:
         """Post the first receives; gives those that are filled last."""
+        self._dealt_with = 0
         for request in self._answers:
             request.Start()
         return [*self._inbox.open(), *self._answers[-1:]]
 
     def _serve(self, work: Work) -> None:
-        network, inbox = self.network, self._inbox
-        at_once = inbox.holds_sections and work.combines(0)
+        network = self.network
         for j in range(len(self._down)):
-            if j < len(self._up):
-                if not self.departure:
-                    self._outbox.ready(j)
-                if at_once:
-                    work.combine(0, j, [self.up[0][j], *inbox.section()])
-                else:
-                    work.accumulate(0, j, self.up[0][j], True)
-                    for _ in range(self._workers):
-                        work.accumulate(0, j, inbox.next(), False)
-            work.answer(0, j)
-            if self._copies:
-                self._copy_and_decode(work, j)
-            self._pass_on(j)
-            network.clock.lap(Phase.COMM)
+            if j >= self._dealt_with:
+                self._answer(work, j)
+                if self._copies:
+                    self._copy_and_decode(work, j)
+                self._pass_on(j)
+                network.clock.lap(Phase.COMM)
             if not self._copies:
                 work.decode(0, j)
+
+    def _answer(self, work: Work, j: int) -> None:
+        inbox = self._inbox
+        if j < len(self._up):
+            if not self.departure:
+                self._outbox.ready(j)
+            if inbox.holds_sections and work.combines(0):
+                work.combine(0, j, [self.up[0][j], *inbox.section()])
+            else:
+                work.accumulate(0, j, self.up[0][j], True)
+                for _ in range(self._workers):
+                    work.accumulate(0, j, inbox.next(), False)
+        work.answer(0, j)
+
+    def _advance(self, work: Work, left: int) -> None:
+        """Answer, or pass on, what is there; it is decoded later, since the gradient may yet be read from."""
+        if self._rank == 0:
+            # A payload that goes up whole has several answers, and leaves last.
+            last = min(left, len(self._down)) if len(self._up) == len(self._down) else 0
+            while self._dealt_with < last and self._inbox.arrived():
+                self._answer(work, self._dealt_with)
+                self._pass_on(self._dealt_with)
+                self._dealt_with += 1
+        else:
+            # The last answer is what the thread looks at.
+            while self._dealt_with < len(self._answers) - 1 and self._answers[self._dealt_with].Test():
+                # There is nothing to wait for, but perhaps to check.
+                self._answers[self._dealt_with].Wait()
+                self._take_answer(self._dealt_with)
+                self._dealt_with += 1
 
     def _copy_and_decode(self, work: Work, j: int) -> None:
         """A device decodes an answer while it is copied; a host decodes it when it is on its way."""
@@ -142,14 +166,19 @@ class RootExchange:
                 counter.messages += 1
                 sent += 1
                 clock.lap(Phase.COMM)
-            request.Wait()
-            self._down[j].pull()
-            counter.bytes_received += self._down[j].nbytes
-            self._pass_on(j)
-            clock.lap(Phase.COMM)
+            if j >= self._dealt_with:
+                request.Wait()
+                self._take_answer(j)
+                clock.lap(Phase.COMM)
             work.decode(0, j)
         for request in sends:
             request.Wait()
+
+    def _take_answer(self, j: int) -> None:
+        """An answer is there: pass it on."""
+        self._down[j].pull()
+        self.network.counter.bytes_received += self._down[j].nbytes
+        self._pass_on(j)
 
     def _pass_on(self, j: int) -> None:
         """Send an answer, which MPI can read, to this rank's children in the tree."""

@@ -60,6 +60,8 @@ class ShardedExchange:
         self._outbox = Outbox(network, [(s, j, None if s == mine else self._up[s][j]) for s, j in payloads])
         self._copies = network.device.lookahead > 0
         self._prepared = 0
+        #: Sections that were answered before `run`.
+        self._served = 0
         self._to_servers = {s: [network.sender(wire.mpi, s, _UP) for wire in self._up[s]] for s in self._behind}
         self._answers = {s: [network.receiver(wire.mpi, s, _DOWN) for wire in self._down[s]] for s in self._before}
         self._from_me = [[network.sender(wire.mpi, rank, _DOWN) for rank in self._behind] for wire in self._down[mine]]
@@ -69,7 +71,7 @@ class ShardedExchange:
             for s in reversed(range(self._size)):
                 for j, wire in enumerate(self._up[s]):
                     items.append((s, j, None, None) if s == mine else (s, j, wire, self._to_servers[s][j]))
-            self.departure = Departure(network, items, self._post)
+            self.departure = Departure(network, items, self._post, self._advance)
 
     def run(self, work: Work) -> None:
         """Exchange one vector. The gate is passed once the first sections are encoded.
@@ -104,6 +106,7 @@ class ShardedExchange:
 
     def _post(self) -> list[Any]:
         """Post the first receives; gives those that are filled last."""
+        self._served = 0
         for requests in self._answers.values():
             for request in requests:
                 request.Start()
@@ -122,7 +125,15 @@ class ShardedExchange:
         self.network.clock.lap(Phase.COMM)
 
     def _serve(self, work: Work, j: int) -> None:
-        mine, counter = self._rank, self.network.counter
+        mine = self._rank
+        if j >= self._served:
+            self._answer(work, j)
+            self._pass_on(work, j)
+        if not self._copies:
+            work.decode(mine, j)
+
+    def _answer(self, work: Work, j: int) -> None:
+        mine = self._rank
         if self._inbox.holds_sections and work.combines(mine):
             payloads = self._inbox.section()
             payloads.insert(mine, self.up[mine][j])
@@ -131,6 +142,9 @@ class ShardedExchange:
             for rank in range(self._size):
                 work.accumulate(mine, j, self.up[mine][j] if rank == mine else self._inbox.next(), rank == 0)
         work.answer(mine, j)
+
+    def _pass_on(self, work: Work, j: int) -> None:
+        mine, counter = self._rank, self.network.counter
         wire, requests = self._down[mine][j], self._from_me[j]
         if self._copies:
             # A device decodes it while it is copied.
@@ -142,8 +156,15 @@ class ShardedExchange:
         counter.bytes_sent += wire.nbytes * len(requests)
         counter.messages += len(requests)
         self.network.clock.lap(Phase.COMM)
-        if not self._copies:
-            work.decode(mine, j)
+
+    def _advance(self, work: Work, left: int) -> None:
+        """Answer what is there; it is decoded later, since the gradient may yet be read from."""
+        mine = self._rank
+        encoded = min(left - sum(len(part) for part in self._up[mine + 1 :]), len(self._up[mine]))
+        while self._served < encoded and self._inbox.arrived():
+            self._answer(work, self._served)
+            self._pass_on(work, self._served)
+            self._served += 1
 
     def _take_answers(self, work: Work, j: int) -> None:
         counter, clock = self.network.counter, self.network.clock

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import traceback
 from collections.abc import Callable
@@ -49,6 +50,14 @@ class _Problem:
     details: str
 
 
+def _my_cores() -> int:
+    """A bit for each core that this process may use, threads of one core each for itself."""
+    try:
+        return sum(1 << core for core in os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS, which binds nothing
+        return (1 << (os.cpu_count() or 1)) - 1
+
+
 class World:
     """A communicator of the program's own, so that its messages never meet a plug-in's.
 
@@ -58,6 +67,7 @@ class World:
         local_rank: this rank's number among those of its host.
         host: a number that ranks of the same host share: its lowest rank.
         hosts: how many hosts the ranks are on.
+        load: ranks on a core, where they are most; each may be bound to cores of its own, or all share them.
         leave_together_s: for ranks of one host: seconds after the last has come that all of them leave an agreement,
             at once, though they outnumber cores; 0: each leaves as soon as it can.
     """
@@ -69,6 +79,7 @@ class World:
         node = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank = node.rank
         self.host: int = node.bcast(self.rank)
+        self.load: float = self.comm.allreduce(node.size / node.allreduce(_my_cores(), MPI.BOR).bit_count(), MPI.MAX)
         node.Free()
         self.hosts: int = self.comm.allreduce(int(self.local_rank == 0))
         self.leave_together_s = 0.0

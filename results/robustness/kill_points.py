@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import settings
-from programs import Clock, Started, kill, launcher, versions
+from programs import NOT_STARTED, Clock, Started, kill, launcher, versions
 
 from mpisqueeze.launch import Launcher
 
@@ -47,6 +47,10 @@ VICTIMS = ("rank",) * 7 + ("mpirun", "mpirun", "all")
 
 class FailedError(Exception):
     """A kill point that did not end as it has to."""
+
+
+class NotStartedError(Exception):
+    """The launcher itself did not start, which says nothing of what it was to start."""
 
 
 class SlowError(FailedError):
@@ -71,6 +75,14 @@ class Undisturbed:
     folder: Path
     start_s: float
     training_s: float
+
+
+def ended(started: Started, what: str) -> None:
+    """Raise for a command that ended with another code than 0: NotStartedError or FailedError."""
+    if started.code and NOT_STARTED in started.err:
+        raise NotStartedError
+    if started.code:
+        raise FailedError(f"{what} ended with {started.code}\n{started.err}")
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -153,9 +165,7 @@ class Points:
             if started.code == 3:
                 self.tally["misses"]["diverged, drawn again"] += 1
                 continue
-            if started.code:
-                command = f"-n {ranks} train {shlex.join(options)}"
-                raise FailedError(f"the undisturbed run ended with {started.code}: {command}\n{started.err}")
+            ended(started, f"the undisturbed run, -n {ranks} train {shlex.join(options)},")
             every = random.choice([3, 10, iterations // 3, iterations])
             return Undisturbed(ranks, options, every, iterations, folder, start_s, total_s - start_s)
 
@@ -184,8 +194,7 @@ class Points:
         started = Started(base.ranks, first, self.folder, self.launcher)
         phase = self._kill(started, base, folder, moment, victim, rank, part, late, again=False)
         if phase is None:
-            if started.code:
-                raise FailedError(f"ended with {started.code} before it was killed\n{started.err}")
+            ended(started, "before it was killed, the run")
             self.tally["misses"]["over before it was killed, drawn again"] += 1
             return None
         then = self._resume(base, folder, first, twice, part, late)
@@ -278,16 +287,19 @@ class Points:
             if not started.wait(ENOUGH) or started.gone(LIMIT) is None:
                 started.clear()
                 raise FailedError("the resumed run did not end")
+            if NOT_STARTED in started.err:
+                raise NotStartedError
             if not known:
                 if started.code != 2 or "config.json is not there" not in started.err or "Traceback" in started.err:
                     raise FailedError(f"--resume without config.json ended with {started.code}\n{started.err}")
                 started = Started(base.ranks, first, self.folder, self.launcher)
-                if not started.wait(ENOUGH) or started.code:
+                if not started.wait(ENOUGH):
                     started.clear()
-                    raise FailedError(f"the command again in that folder ended with {started.code}\n{started.err}")
+                    raise FailedError("the command again in that folder did not end")
+                ended(started, "the command again in that folder")
                 then = then or "no config.json yet: begun by the command itself"
             elif started.code:
-                raise FailedError(f"--resume ended with {started.code}\n{started.err}")
+                ended(started, "--resume")
             elif saved:
                 if f"resumed after iteration {int(saved[-1])}" not in started.out:
                     raise FailedError(f"--resume did not continue from {saved[-1]}\n{started.out}")
@@ -380,6 +392,9 @@ def main() -> int:
                 uses += 1
                 where = f"-n {base.ranks} train {shlex.join(base.settings)} --checkpoint-every {base.every}"
                 done = points.point(base)
+            except NotStartedError:
+                points.tally["misses"]["mpirun itself did not start, drawn again"] += 1
+                done = None
             except FailedError as error:
                 failures.append(f"{error}\n    {where}")
                 done = f"FAILED: {failures[-1]}"

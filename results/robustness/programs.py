@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,6 +19,8 @@ from mpisqueeze.launch import Launcher, find_launcher, make_plan, program
 
 #: What each process of a run has in its environment, so that those are found whose parents are gone.
 MARK = "ROBUSTNESS_RUN"
+#: What Open MPI says where a network interface comes or goes while it looks at them: nothing was started.
+NOT_STARTED = "The PMIx server's listener thread failed to start"
 PAUSE = 0.02
 
 
@@ -53,13 +57,15 @@ class Started:
         else:
             plan = make_plan(launcher, ranks, command, variables)
             command, variables = plan.arguments, {**variables, **plan.settings}
+        # Open MPI's launcher cannot start where one with the same pid was killed and left its sockets.
+        self._scratch = tempfile.mkdtemp(prefix="killed-")
         self._files = (folder / f"{self.mark}.out", folder / f"{self.mark}.err")
         self.clock = Clock()
         with open(self._files[0], "wb") as out, open(self._files[1], "wb") as err:
             self.process = subprocess.Popen(
                 command,
                 cwd=folder,
-                env={**variables, MARK: self.mark},
+                env={**variables, MARK: self.mark, "TMPDIR": self._scratch},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -133,6 +139,7 @@ class Started:
                 kill(pid, signal.SIGKILL)
             time.sleep(0.05)
         self.process.wait()
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
     @property
     def code(self) -> int | None:

@@ -38,7 +38,7 @@ import mpi4py
 mpi4py.rc.initialize = False
 
 import settings  # noqa: E402
-from programs import Started, kill, versions  # noqa: E402
+from programs import NOT_STARTED, Started, kill, parent, versions  # noqa: E402
 
 from mpisqueeze.topology import Topology  # noqa: E402
 
@@ -243,8 +243,9 @@ def strike(started: Started, given: Draw, run: Path) -> tuple[str, bool]:
         if whom == "rank" and given.victim in there:
             pid = there[given.victim]
             break
-        if whom == "mpirun" and len(started.launchers()) > 1:
-            pid = started.launchers()[1]
+        if whom == "mpirun" and there:
+            # What `launch` asks beforehand which mpirun there is has the run's mark, but no ranks.
+            pid = parent(next(iter(there.values())))
             break
         if started.process.poll() is not None:
             return phase_of(run), True
@@ -263,6 +264,8 @@ def allowed(given: Draw, phase: str, over: bool) -> set[int]:
         if phase == "end":
             # The run is done, whatever comes behind it.
             codes |= {0, 3}
+        if given.fault == "INT rank" and phase == "start-up":
+            codes |= {1}
         if given.fault.endswith("launch") and phase == "start-up":
             # Before `launch` itself listens; a shell makes 130, 143 and 138 of it.
             codes |= {-signal.Signals[f"SIG{given.fault.split()[0]}"]}
@@ -332,8 +335,10 @@ def state(pid: int) -> str:
 def said(given: Draw, started: Started, outcome: Outcome) -> list[str]:
     """What is wrong with what the run said."""
     found, err = [], started.err
-    if "Traceback" in err and given.fault != "Raises":
-        found.append("a traceback")
+    # Ctrl-C for a rank whose Python has only begun is shown by that.
+    own = given.fault == "Raises" or (given.fault == "INT rank" and outcome.phase == "start-up")
+    if "Traceback" in err and not own:
+        found.append("a traceback: " + " / ".join(err[err.index("Traceback") :].splitlines()[:12]))
     for word in ("Warning:", "Segmentation", "corrupt", "free():", "Assertion"):
         if word in err:
             found.append(f"{word!r} on stderr")
@@ -421,7 +426,7 @@ def resume(given: Draw, run: Path, folder: Path, outcome: Outcome) -> None:
 
 
 def judged(given: Draw) -> Outcome:
-    """Carry out a draw; where it was too slow, once more, since the machine may have been busy."""
+    """Carry out a draw; where it was too slow, or mpirun did not start, once more: the machine may have been busy."""
     outcome = Outcome(None)
     for _ in range(2):
         with tempfile.TemporaryDirectory(prefix="soak") as name:
@@ -430,7 +435,7 @@ def judged(given: Draw) -> Outcome:
             except Exception as error:
                 # Judging failed: the draw is to be looked at, and the others go on.
                 return Outcome(None, [f"could not be judged: {error!r}", traceback.format_exc()])
-        if not outcome.slow:
+        if not outcome.slow and not any(NOT_STARTED in what for what in outcome.broken):
             outcome.slow = before.slow
             break
     return outcome

@@ -80,6 +80,8 @@ def sandbox(allowed: tuple[str, ...] = ()) -> Iterator[Path]:
         _EYE = _Eye()
         sys.addaudithook(_EYE)
     before, outer = Path.cwd(), (_EYE.inside, _EYE.allowed, _EYE.seen)
+    # Modules are loaded when they are needed.
+    caching, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     _EYE.inside = ""
     path = Path(tempfile.mkdtemp(prefix="fuzz-", dir=_FOLDER))
     try:
@@ -88,6 +90,7 @@ def sandbox(allowed: tuple[str, ...] = ()) -> Iterator[Path]:
         yield path
     finally:
         seen, _EYE.inside = _EYE.seen, ""
+        sys.dont_write_bytecode = caching
         os.chdir(before)
         shutil.rmtree(path, ignore_errors=True)
         _EYE.inside, _EYE.allowed, _EYE.seen = outer

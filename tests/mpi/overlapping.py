@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +37,9 @@ class InQuarters:
 
     def loss(self) -> float:
         return 1.0
+
+    def evaluate(self, x: Any) -> dict[str, float]:
+        return {"mean": float(x.mean())}
 
     def fault(self, g: Any, start: int) -> None:
         """May raise, or spoil g."""
@@ -77,6 +83,34 @@ class Rises(InQuarters):
         return 1.0, g
 
 
+class Sleeps(InQuarters):
+    def fault(self, g: Any, start: int) -> None:
+        if self.is_time(start):
+            time.sleep(1000)
+
+
+class Dies(InQuarters):
+    def fault(self, g: Any, start: int) -> None:
+        if self.is_time(start):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Interrupted(InQuarters):
+    def fault(self, g: Any, start: int) -> None:
+        if self.is_time(start):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+class Damages(InQuarters):
+    """What this rank sends from here on differs from what it says that it sends."""
+
+    def fault(self, g: Any, start: int) -> None:
+        from faulty import Damages
+
+        if self.is_time(start):
+            Damages(self.rank, 1, 0, np, self.dtype).fault(g)
+
+
 def torch_net(rank: int, size: int, seed: int) -> Any:
     """A network with a parameter in its middle that the loss does not depend on, on random data."""
     import torch
@@ -101,26 +135,67 @@ def torch_net(rank: int, size: int, seed: int) -> Any:
     return Net(), (inputs, targets), nn.functional.cross_entropy
 
 
-def sections_leave_early() -> None:
-    """Between two quarters of rank 1's gradient, the root is sent the one that was told of."""
+def before_the_gradient_ends(server: str) -> None:
+    """Between two quarters of a gradient, sections leave and are answered; the gradient waits for both.
+
+    What the last to fill of a server's buffers and of a worker's wait for is left alone until the gradient is there.
+    """
     from parts import make_algorithm
 
     from mpisqueeze.comm.world import World
 
     world = World()
-    algorithm = make_algorithm("csgd", "identity", D, np.float32, world, chunk=D, overlap=True)
+    algorithm = make_algorithm("csgd", "identity", D, np.float32, world, chunk=D, overlap=True, server=server)
     counter = algorithm.setup.network.counter
-    sent = []
+    # Bytes (sent, received), at the least, when so many quarters have been told of. The root answers three of them;
+    # sharded, rank 1 serves the first two, and answers one.
+    expected = {
+        "root": [[(D, D), (2 * D, 2 * D), (3 * D, 3 * D)], [(D, D), (2 * D, 2 * D), (3 * D, 3 * D)]],
+        "sharded": [[(D, 0), (2 * D, 0), (2 * D, 0), (3 * D, D)], [(0, 0), (D, D), (2 * D, D), (3 * D, D)]],
+    }[server][world.rank]
+    done = 0
 
     def gradient(x: Any, ready: Callable[[Any, int], None]) -> Any:
-        g = np.ones(D, np.float32)
-        for start in range(D - D // 4, -1, -D // 4):
+        nonlocal done
+        g = np.full(D, np.nan, np.float32)
+        for quarter in range(4):
+            start = D - (quarter + 1) * D // 4
+            g[start : start + D // 4] = 1
             ready(g, start)
-            sent.append(counter.bytes_sent)
+            if quarter < len(expected):
+                deadline = time.monotonic() + 30
+                sent, received = expected[quarter]
+                while counter.bytes_sent < sent or counter.bytes_received < received:
+                    assert time.monotonic() < deadline, (quarter, counter.bytes_sent, counter.bytes_received)
+                    ready(g, start)
+        done = counter.bytes_received
         return g
 
     x = np.zeros(D, np.float32)
     algorithm.step(x, gradient, 1.0)
     algorithm.close()
     assert (x == -1).all()
-    assert sent == ([0] * 4 if world.is_root else [D, 2 * D, 3 * D, 4 * D])
+    assert done < counter.bytes_received == 4 * D
+
+
+def more_sections_than_a_link_holds() -> None:
+    """Nobody waits for what he himself keeps others from: both directions of a link are full."""
+    from parts import make_algorithm
+
+    from mpisqueeze.comm.link import CAPACITY
+    from mpisqueeze.comm.world import World
+
+    world, d = World(), 64 * 3 * CAPACITY
+    link = "latency=10us,bandwidth=100gbit"
+    algorithm = make_algorithm("csgd", "identity", d, np.float32, world, chunk=256, link=link, overlap=True)
+    assert algorithm.schedule.chunks == 3 * CAPACITY
+
+    def gradient(x: Any, ready: Callable[[Any, int], None]) -> Any:
+        g = np.ones(d, np.float32)
+        ready(g, 64)
+        return g
+
+    x = np.zeros(d, np.float32)
+    algorithm.step(x, gradient, 1.0)
+    algorithm.close()
+    assert (x == -1).all()

@@ -53,6 +53,7 @@ def test_a_fault_ends_all_ranks(
     command = ("train", "--problem", f"{FAULTY}:{fault}", "--iterations", "1000", "--out", "run")
     finished = mpisqueeze_run(3, *command, *options, alone=True)
     took = time.time() - float((tmp_path / "fault").read_text())
+    print(f"{took:.1f} s: {fault} {' '.join(options)}")  # pytest -rP shows it
     assert finished.code in codes, finished.err
     assert expected in finished.err + finished.out
     assert finished.err.count("mpisqueeze: rank") <= 1

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Finished
-from overlapping import WHEN, sections_leave_early
+from overlapping import WHEN, before_the_gradient_ends, more_sections_than_a_link_holds
 from parts import CENTRALIZED
+from test_checkpoint import same_runs
 
 Run = Callable[..., Finished]
 PROBLEMS = Path(__file__).with_name("overlapping.py")
@@ -106,8 +107,58 @@ def test_a_fault_behind_the_first_section_ends_all_ranks(
     assert len(log.read_text().splitlines() if log.exists() else ()) == (0 if fault == "Rises" else WHEN - 1)
 
 
-def test_sections_leave_before_the_gradient_is_complete(on_ranks: Callable[..., None]) -> None:
-    on_ranks(2, sections_leave_early)
+@pytest.mark.slow
+@pytest.mark.parametrize("server", ["root", "sharded"])
+@pytest.mark.parametrize(
+    ("fault", "options", "codes", "expected"),
+    [
+        ("Dies", (), (4, 137), "signal 9"),
+        ("Sleeps", ("--timeout", "3s"), (4,), f"rank 1 did not come to the end of the gradient; iteration {WHEN}"),
+        ("Damages", ("--checksum",), (4,), "from rank 1 was damaged on the way"),
+        ("Raises", ("--no-barrier",), (4,), f"rank 1, iteration {WHEN}: RuntimeError('out of luck')"),
+        ("Raises", ("--link", "latency=1ms,bandwidth=1gbit"), (4,), "RuntimeError('out of luck')"),
+        ("Raises", ("--checksum", "--timeout", "20s"), (4,), "RuntimeError('out of luck')"),
+    ],
+)
+def test_nobody_waits_for_a_rank_that_is_lost_in_its_gradient(
+    mpisqueeze_run: Run, fault: str, options: tuple[str, ...], codes: tuple[int, ...], expected: str, server: str
+) -> None:
+    more = ("--overlap", "--server", server, "--chunk", "64", "--iterations", "500", "--lr", "0.1", "--out", "run")
+    finished = mpisqueeze_run(
+        3, "train", "--problem", f"{PROBLEMS}:{fault}", *more, *options, timeout=60, alone=fault == "Dies"
+    )
+    assert finished.code in codes, finished.err
+    assert expected in finished.err + finished.out
+    # What is damaged may meet several.
+    assert fault == "Damages" or finished.err.count("mpisqueeze: rank") <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("server", ["root", "sharded"])
+def test_a_run_interrupted_in_a_gradient_goes_on_as_if_nothing_had_been(
+    mpisqueeze_run: Run, tmp_path: Path, server: str
+) -> None:
+    options = ("--overlap", "--server", server, "--chunk", "64", "--lr", "0.1", "--save-model")
+    for problem, out in (("InQuarters", "whole"), ("Interrupted", "part")):
+        arguments = ("train", "--problem", f"{PROBLEMS}:{problem}", *options, "--checkpoint-every", "100", "--out", out)
+        finished = mpisqueeze_run(3, *arguments, "--iterations", "40")
+        assert finished.code == (130 if out == "part" else 0), finished.err
+    assert WHEN <= len((tmp_path / "part" / "iterations.jsonl").read_text().splitlines()) <= WHEN + 2
+    rest = mpisqueeze_run(3, "train", "--resume", "part")
+    assert rest.code == 0, rest.err
+    same_runs(tmp_path / "whole", tmp_path / "part")
+
+
+@pytest.mark.parametrize("server", ["root", pytest.param("sharded", marks=pytest.mark.slow)])
+def test_sections_leave_and_are_answered_before_the_gradient_is_complete(
+    on_ranks: Callable[..., None], server: str
+) -> None:
+    on_ranks(2, before_the_gradient_ends, server, timeout=60)
+
+
+@pytest.mark.slow
+def test_an_emulated_link_takes_any_number_of_sections(on_ranks: Callable[..., None]) -> None:
+    on_ranks(2, more_sections_than_a_link_holds, timeout=60)
 
 
 @pytest.mark.parametrize(

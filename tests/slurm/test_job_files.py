@@ -35,7 +35,7 @@ LONG = (
         "--eval-every",
         "70",
         "--link",
-        "latency=4ms,bandwidth=1gbit",
+        "latency=6ms,bandwidth=1gbit",
     ),
     *("--algorithm", "doublesqueeze", "--compressor", "onebit", "--momentum", "0.5", "--lr", "0.05"),
 )
@@ -240,7 +240,7 @@ def test_a_run_in_pieces_ends_as_one_that_was_never_stopped(
 ) -> None:
     """Requeued by hand, preempted by a more important job, and near its time limit, one after the other."""
     # By its link an iteration takes its time, and no core.
-    slowly = ("--link", "latency=4ms,bandwidth=1gbit", "--checkpoint-every", "10")
+    slowly = ("--link", "latency=6ms,bandwidth=1gbit", "--checkpoint-every", "10")
     job = cluster.submit("jobs/preempt.sbatch", *LONG, *slowly, **started_by)
     run = cluster.results(job)
 
@@ -264,12 +264,12 @@ def test_a_run_in_pieces_ends_as_one_that_was_never_stopped(
     reaches(110)
     urgent = cluster.submit("--partition=high", "--exclusive", "--wrap=sleep 0.2")
     starts_again(2)
-    cluster.completed(urgent)
 
     reaches(170)
     # What --signal=B:USR1@60 does, without the minute for which a time limit has to be.
     cluster.run("scancel", "--batch", "--signal=USR1", job)
     starts_again(3)
+    cluster.completed(urgent)
 
     assert cluster.completed(job)["Restarts"] == "3"
     same_runs(whole, run)
