@@ -11,8 +11,12 @@ from mpisqueeze.comm.pipeline import Outbox, Work
 from mpisqueeze.comm.progress import Progress
 from mpisqueeze.comm.wire import Wire
 
-#: Seconds between two looks at what is on its way: 60 kB at 1 Gbit/s, which a socket holds, and some 2 % of a core.
-PAUSE = 500e-6
+#: Bytes that a socket holds: as long as they take, nobody need look at what is on its way.
+HELD_BYTES = 64 << 10
+#: Seconds between two looks, at the least and at the most: one takes 50 µs of a core that the gradient may need.
+SHORTEST_S, LONGEST_S = 500e-6, 4e-3
+#: Each look's turns, since one brings no more than a message or so from each peer.
+TURNS = 4
 
 
 class Departure:
@@ -48,7 +52,8 @@ class Departure:
         self._outbox = Outbox(network, [(part, section, wire) for part, section, wire, _ in items])
         self._payloads = [(wire, send) for _, _, wire, send in items]
         self._post, self._advance = post, advance
-        self._progress = Progress(PAUSE)
+        pause = min(max(HELD_BYTES * network.link.byte_s, SHORTEST_S), LONGEST_S)
+        self._progress = Progress(pause, TURNS)
         self._ready = self._left = 0
         self._met = False
 

@@ -24,13 +24,14 @@ class Progress:
 
     Args:
         pause: seconds between two looks.
+        turns: how often MPI is entered in each.
 
     Attributes:
         early: whether all requests of the last round were complete when they were wanted back.
     """
 
-    def __init__(self, pause: float = PAUSE) -> None:
-        self.early, self._pause = False, pause
+    def __init__(self, pause: float = PAUSE, turns: int = 1) -> None:
+        self.early, self._pause, self._turns = False, pause, turns
         self._requests: list[Any] = []
         self._given, self._returned = threading.Event(), threading.Event()
         self._wanted = self._closing = False
@@ -82,7 +83,7 @@ class Progress:
                 return
             try:
                 while not self._wanted:
-                    if MPI.Request.Testall(self._requests):
+                    if any(MPI.Request.Testall(self._requests) for _ in range(self._turns)):
                         self.early = True
                         break
                     time.sleep(self._pause)

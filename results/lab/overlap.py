@@ -34,7 +34,7 @@ def run(arguments: list[str]) -> dict[tuple[str, bool], dict[str, float]]:
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([*arguments, "--out", f"{folder}/runs"], check=True, stdout=subprocess.DEVNULL)
-        for path in Path(folder).rglob("summary.json"):
+        for path in sorted(Path(folder).rglob("summary.json")):
             config = json.loads((path.parent / "config.json").read_text())
             times = json.loads(path.read_text())["times"]
             found[config["algorithm"], config["overlap"]] = {name: times[name]["median"] * 1e3 for name in TIMES}
