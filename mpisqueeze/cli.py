@@ -1016,7 +1016,11 @@ def main(arguments: list[str] | None = None) -> None:
 
             # Starting MPI takes longer than the command, and nothing in this process will miss it.
             mpi4py.rc.initialize = False
-    sys.exit(run(arguments))
+    code = run(arguments)
+    from mpisqueeze.comm.launched import end_in_time
+
+    end_in_time()
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:

@@ -20,6 +20,8 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)(k|M|G|Ki|Mi|Gi)?", re.ASCII)
 _LARGEST_SIZE, _DIGITS = 2**63 - 1, 40
 _FACTORS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zµμ/]+)", re.ASCII)
+#: Bits a second: what is slower is none.
+SLOWEST = 1e-3
 _BITS_PER_S = {"bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9, "tbit": 10**12}
 _PER_SECOND = {"ns": 1e9, "us": 1e6, "µs": 1e6, "μs": 1e6, "ms": 1e3, "s": 1.0, "min": 1 / 60, "h": 1 / 3600}
 
@@ -46,7 +48,7 @@ def parse_rate(text: str) -> float:
     if not match or unit not in _BITS_PER_S:
         raise ValueError(f"{text!r} is not a rate (a number with bit, kbit, mbit, gbit or tbit, such as 100mbit)")
     rate = float(match[1]) * _BITS_PER_S[unit]
-    if not 0 < rate < math.inf:
+    if not SLOWEST <= rate < math.inf:
         raise ValueError(f"{text!r} is not a rate above 0")
     return rate
 

@@ -30,6 +30,7 @@ from mpisqueeze.errors import UsageError
 from mpisqueeze.interrupts import Interrupts
 from mpisqueeze.kernels import kernels_for, threads_of, use_threads
 from mpisqueeze.preparation import Run
+from mpisqueeze.record.arrays import write_npz
 from mpisqueeze.record.environment import collect_environment
 from mpisqueeze.record.folder import sanitized
 from mpisqueeze.record.iterations import Recorder
@@ -507,6 +508,5 @@ def _save_model(run: Run, x: Any) -> None:
     comm.Gather(mine, everyone, 0)
     if run.folder is not None:
         temporary = run.folder.path / "model.npz.part"
-        with open(temporary, "wb") as stream:
-            np.savez(stream, x=everyone)
+        write_npz(temporary, {"x": everyone})
         os.replace(temporary, run.folder.path / "model.npz")

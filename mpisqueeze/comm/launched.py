@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 
@@ -15,6 +16,8 @@ RANK_VARIABLES = (
     "SLURM_PROCID",
 )
 _HEAD_START_S = 2.0
+#: Seconds that ranks have to end MPI together, once each is done.
+EXIT_S = 300
 
 
 def launched_rank() -> int | None:
@@ -62,3 +65,13 @@ def abort_others(code: int) -> int:
         sys.stderr.flush()
         mpi.COMM_WORLD.Abort(code)
     return code
+
+
+def end_in_time() -> None:
+    """Have this process ended by SIGALRM if it does not end by itself: MPI ends with all ranks, and one may be stopped.
+
+    A launcher that sees a rank end so ends the others.
+    """
+    if _told_rank() is not None:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(EXIT_S)

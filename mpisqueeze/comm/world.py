@@ -151,6 +151,9 @@ class World:
             result = work()
         except UsageError as error:
             problem = _Problem(True, error.message, error.option, "")
+        except OSError as error:
+            # A full disk is no fault of the program's, and needs no traceback.
+            problem = _Problem(False, str(error), None, "")
         except (Exception, SystemExit) as error:
             problem = _Problem(False, repr(error), None, traceback.format_exc())
         for rank, found in enumerate(self.comm.allgather(problem)):

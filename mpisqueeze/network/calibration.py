@@ -14,6 +14,7 @@ import numpy as np
 from mpisqueeze.errors import UsageError
 from mpisqueeze.network.cost import Link
 from mpisqueeze.record.text import read_text
+from mpisqueeze.specs import SLOWEST
 
 SCHEMA_VERSION = 1
 #: Relative residuals beyond so many robust standard deviations lose weight: Huber's constant, 95 % efficient on normal
@@ -155,9 +156,7 @@ def read_calibration(path: Path) -> Calibration:
         gap = min(_number(path, measured, "gap_s", where="link."), alpha)
         # None: more bytes took no more time.
         unlimited = _field(path, measured, "bandwidth", where="link.") is None
-        bandwidth = math.inf if unlimited else _number(path, measured, "bandwidth", where="link.")
-        if bandwidth == 0:
-            raise _wrong(path, "has 0 as 'link.bandwidth', not a rate above 0")
+        bandwidth = math.inf if unlimited else _number(path, measured, "bandwidth", least=SLOWEST, where="link.")
         link = Link(alpha - gap, gap, 8 / bandwidth)
     memory = _field(path, value, "memory")
     kernels = {}

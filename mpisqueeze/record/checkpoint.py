@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpisqueeze.errors import UsageError
+from mpisqueeze.record.arrays import write_npz
 from mpisqueeze.record.folder import write_json
 from mpisqueeze.record.schema import count, list_of, number, read_object, scalar, table, table_of, text
 
@@ -182,10 +183,7 @@ class Writer:
             folder = self.folder_of(self.pending)
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / file_of(self._rank)
-            with open(path, "wb") as stream:
-                np.savez(stream, **{name: self._copies[name] for name in sorted(names)})  # type: ignore[arg-type]
-                stream.flush()
-                os.fsync(stream.fileno())
+            write_npz(path, {name: self._copies[name] for name in sorted(names)})
             self._digest = _digest(path)
         except OSError as error:
             self._failure = error

@@ -645,7 +645,11 @@ def command_line(data: bytes) -> None:
         for name, value in variables.items()
         if name.removeprefix("MPISQUEEZE_") not in ("LINK", "TIMEOUT", "THREADS", "EPOCHS")
     }
-    if any("\0" in text for text in (*words, *variables.values())):
+    try:
+        given = [os.fsencode(text) for text in (*words, *variables.values())]
+    except UnicodeEncodeError:
+        return
+    if any(b"\0" in text for text in given):
         return  # No system hands that to a program.
     # `info` asks what launcher there is.
     with sandbox((*_BETWEEN_RANKS, "subprocess.Popen")) as folder, _variables(variables):

@@ -248,6 +248,14 @@ def test_a_plug_in_that_exits_ends_the_run_as_a_failure(folder: Path, capsys: py
     assert "a plug-in ended the program" in capsys.readouterr().err
 
 
+def test_rates_that_are_all_but_nothing(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    targets.calibration_odd(b"\xab\xbf\xe0\xeb\xf6\x01\x0c\xff\xff\xff\xff\x00\x00\x00\x00\xbe\xbeh\xbe\x03")
+    tiny = f"0.{'0' * 320}1bit"
+    question = ("predict", "--dimension", "10", "-n", "2", "--latency", "1us", "--bandwidth")
+    refused(capsys, "is not a rate above 0", *question, tiny)
+    refused(capsys, "is not a rate above 0", "train", "--problem", "quadratic:3", "--link", f"bandwidth={tiny}")
+
+
 def test_sizes_that_no_memory_holds(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     refused(capsys, "does not fit in this machine's memory", "train", "--problem", "mlp:1000000x1000000")
     refused(capsys, "does not fit in this machine's memory", "train", "--data", "synthetic:1Gx1G")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ from conftest import Finished, start_on_ranks
 from parts import CENTRALIZED, GOSSIP
 
 from mpisqueeze.errors import UsageError
+from mpisqueeze.record.arrays import write_npz
 from mpisqueeze.record.folder import check_path
 
 Run = Callable[..., Finished]
@@ -129,6 +132,18 @@ def test_what_a_run_leaves_that_was_killed_at_once_is_in_nobodys_way(tmp_path: P
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UsageError, match="not empty"):
         check_path(tmp_path)
+
+
+def test_a_disk_that_is_full_within_an_array_is_an_error_of_the_system(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
+        with pytest.raises(OSError, match="File too large"):
+            write_npz(tmp_path / "model.npz", {"x": np.ones(1 << 20)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 def overwrite(run: Path, name: str, content: bytes) -> None:
