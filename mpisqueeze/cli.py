@@ -1046,7 +1046,10 @@ def run(arguments: list[str]) -> int:
     except UsageError as error:
         return leave_together(_complain(str(error), speaks))
     except KeyboardInterrupt:
-        return ExitCode.INTERRUPTED
+        from mpisqueeze.comm.launched import abort_others
+
+        # The others may be waiting for this rank, and MPI's own end would wait for them.
+        return abort_others(ExitCode.INTERRUPTED)
     except SystemExit as error:
         from mpisqueeze.comm.launched import abort_others
 
