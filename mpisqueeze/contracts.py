@@ -10,7 +10,7 @@ import numpy as np
 
 from mpisqueeze.compressors.base import Compressor
 from mpisqueeze.errors import UsageError
-from mpisqueeze.registry import Part, describe
+from mpisqueeze.registry import Part, describe, describe_value
 
 
 @contextmanager
@@ -68,6 +68,15 @@ def checked_point(part: Part, x: Any, dimension: int, xp: Any, dtype: np.dtype[A
     if not bool(xp.isfinite(x).all()):
         raise broken(part, "--problem", "initial_point holds a NaN or an infinity")
     return x
+
+
+def loss_and_gradient(part: Part, found: Any) -> tuple[float, Any]:
+    """What `problem.gradient` returned. Raises UsageError for what is no pair that begins with a number."""
+    try:
+        loss, g = found
+        return float(loss), g
+    except (TypeError, ValueError):
+        raise broken(part, "--problem", f"gradient gave {describe_value(found)}, not (loss, gradient)") from None
 
 
 class GradientCheck:

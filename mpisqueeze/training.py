@@ -25,7 +25,7 @@ from mpisqueeze.comm.interface import interface_meter
 from mpisqueeze.comm.watchdog import Watchdog
 from mpisqueeze.comm.world import RankFailureError, Signal, World
 from mpisqueeze.config import Plan, parse_interval, parse_timeout
-from mpisqueeze.contracts import GradientCheck, broken
+from mpisqueeze.contracts import GradientCheck, broken, loss_and_gradient
 from mpisqueeze.errors import UsageError
 from mpisqueeze.interrupts import Interrupts
 from mpisqueeze.kernels import kernels_for, threads_of, use_threads
@@ -224,12 +224,13 @@ class Loop:
                 watchdog.busy = True
             self._final = self.run.dimension
             if ready is None:
-                loss, g = self.run.problem.gradient(x, network.iteration)
+                found = self.run.problem.gradient(x, network.iteration)
             else:
                 tell = partial(self._tell_ready, x, ready)
-                loss, g = self.run.problem.gradient_in_parts(x, network.iteration, tell)
+                found = self.run.problem.gradient_in_parts(x, network.iteration, tell)
+            loss, g = loss_and_gradient(part, found)
             g = self._check(g)
-            self.loss = float(loss)
+            self.loss = loss
             if network.iteration == 1 and part.is_plugin:
                 self._check_first(g)
         except UsageError as error:

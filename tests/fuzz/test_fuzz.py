@@ -238,6 +238,15 @@ def test_plug_ins_that_break_their_contract(
     refused(capsys, says, "train", option, f"{part}:Thing", *problem, "--iterations", "1")
 
 
+def test_a_gradient_that_is_no_pair(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    targets.plugin(b"\x00cl2wa)\xff\xff\xff]\x01\x82")
+    start = "import numpy as np\nclass Thing:\n    dimension = 3\n    def __init__(self, *a): pass\n"
+    for number, (value, says) in enumerate({"1": "gave 1, not", "('x', np.ones(3))": "gave ('x', "}.items()):
+        body = f"    initial_point = lambda self: np.zeros(3)\n    def gradient(self, x, t): return {value}\n"
+        (folder / f"p{number}.py").write_text(start + body)
+        refused(capsys, says, "train", "--problem", f"{folder}/p{number}.py:Thing", "--iterations", "1")
+
+
 def test_a_plug_in_that_exits_ends_the_run_as_a_failure(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = (
         "class Thing:\n    def __init__(self, setup): pass\n    def step(self, x, gradient, lr): raise SystemExit(0)\n"
