@@ -69,8 +69,6 @@ class Loop:
         #: The last iteration that is done before the first one here.
         self.done = 0
         self.checkpointer: Checkpointer | None = None
-        #: Without a barrier: the iteration of the next agreement, and that and the time of the last one.
-        self._meet_at, self._met, self._met_at = 0, 0, time.perf_counter()
         #: Where the gradient's numbers begin that the algorithm was told of.
         self._final = run.dimension
         self._check = GradientCheck(run.plan.problem, run.dimension, run.device.xp, run.plan.dtype)
@@ -119,7 +117,8 @@ class Loop:
         schedule, root = run.plan.schedule, self.world.is_root
         if self.done >= run.iterations and not self._scheduled(self.done):
             self._evaluate(self.done)
-        self._met, self._met_at = self.done, time.perf_counter()
+        #: Without a barrier: the iteration of the next agreement, and that and the time of the last one.
+        self._meet_at, self._met, self._met_at = 0, self.done, time.perf_counter()
         for t in range(self.done + 1, run.iterations + 1):
             network.iteration = t
             self._begin()

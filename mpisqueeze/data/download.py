@@ -5,7 +5,6 @@ Proxies are those of the environment (`http_proxy`, `https_proxy`, `no_proxy`), 
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import os
 import re
@@ -18,6 +17,7 @@ from typing import IO
 
 from mpisqueeze import __version__
 from mpisqueeze.data.published import File
+from mpisqueeze.digests import sha256_of
 
 #: Seconds without a byte after which a server is given up.
 TIMEOUT_S = 30.0
@@ -79,15 +79,6 @@ def download(file: File, urls: Sequence[str], part: Path, watcher: Watcher) -> N
     except OSError as error:
         raise DownloadError(f"{part} cannot be written: {error.strerror or error}") from None
     raise DownloadError(f"no place gave {file.name}: {'; '.join(reasons)}")
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal. Raises OSError."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def is_file(path: Path, file: File) -> bool:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mpisqueeze.digests import sha256_of
 from mpisqueeze.errors import UsageError
 from mpisqueeze.record.arrays import write_npz
 from mpisqueeze.record.folder import write_json
@@ -105,7 +106,7 @@ def read_arrays(manifest: Manifest, rank: int) -> dict[str, NDArray[Any]]:
     """A rank's arrays, checked against the manifest. Raises DamagedError."""
     path = manifest.path / file_of(rank)
     try:
-        if _digest(path) != manifest.files[path.name]:
+        if sha256_of(path) != manifest.files[path.name]:
             raise DamagedError(f"{path} is truncated or was altered")
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
@@ -116,14 +117,6 @@ def read_arrays(manifest: Manifest, rank: int) -> dict[str, NDArray[Any]]:
     except Exception as error:
         # For bytes that they did not write, zipfile, zlib and NumPy raise errors of a dozen kinds.
         raise DamagedError(f"{path} is damaged ({type(error).__name__})") from None
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _digest_of(facts: Any) -> str:
@@ -184,7 +177,7 @@ class Writer:
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / file_of(self._rank)
             write_npz(path, {name: self._copies[name] for name in sorted(names)})
-            self._digest = _digest(path)
+            self._digest = sha256_of(path)
         except OSError as error:
             self._failure = error
 
