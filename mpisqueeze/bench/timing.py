@@ -22,6 +22,8 @@ T = TypeVar("T")
 STEP = 4
 #: Repetitions of a large size, of a small one, and numbers in all repetitions of the sizes in between.
 _FEW, _MANY, _NUMBERS = 20, 200, 16 << 20
+#: The largest number of repetitions that may be asked for.
+MOST = 1_000_000
 #: int32 is what indices are sent as.
 LARGEST = 2**31 - 1
 
@@ -64,10 +66,10 @@ class Repetitions:
     @staticmethod
     def checked(iterations: int | None, warmup: int) -> Repetitions:
         """From the options. Raises UsageError."""
-        if iterations is not None and iterations < 1:
-            raise UsageError(f"must be a whole number ≥ 1, got {iterations}", "-i")
-        if warmup < 0:
-            raise UsageError(f"must be a whole number ≥ 0, got {warmup}", "-x")
+        if iterations is not None and not 1 <= iterations <= MOST:
+            raise UsageError(f"must be a whole number from 1 to {MOST}, got {iterations}", "-i")
+        if not 0 <= warmup <= MOST:
+            raise UsageError(f"must be a whole number from 0 to {MOST}, got {warmup}", "-x")
         return Repetitions(iterations, warmup)
 
     def of(self, size: int) -> int:

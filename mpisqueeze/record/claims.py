@@ -12,7 +12,17 @@ from mpisqueeze.record.schema import count, list_of, maybe, number, one_of, read
 
 CLAIMS = "claims.json"
 _TEXT = maybe(schema.text)
-_DECISION = table({"text": schema.text, "holds": schema.text, "found": _TEXT, "passed": maybe(schema.flag)})
+_WANTED = {"text": schema.text, "holds": schema.text}
+_TESTED = table({**_WANTED, "found": schema.text, "passed": schema.flag})
+_UNTESTED = table({**_WANTED, "found": _TEXT, "passed": maybe(schema.flag)})
+
+
+def _decision(value: Any, where: str) -> None:
+    """What was found is there if it was tested."""
+    tested = isinstance(value, dict) and (value.get("found") is not None or value.get("passed") is not None)
+    (_TESTED if tested else _UNTESTED)(value, where)
+
+
 _RUN = table(
     {
         **dict.fromkeys(("run", "algorithm", "compressor", "status"), schema.text),
@@ -28,7 +38,7 @@ _CLAIM = table(
         **dict.fromkeys(("note", "sweep", "reason"), _TEXT),
         "figure": maybe(_FIGURE),
         "verdict": one_of("PASS", "FAIL", "SKIPPED"),
-        "decisions": list_of(_DECISION),
+        "decisions": list_of(_decision),
         "runs": list_of(_RUN),
     },
     {"seconds": maybe(number(0, 1e12))},

@@ -212,9 +212,9 @@ class BenchView:
         if self.live:
             self._bar = LineProgress(
                 SpinnerColumn(),
-                TextColumn("{task.fields[what]}"),
+                TextColumn("{task.fields[what]}", markup=False),
                 BarColumn(bar_width=None),
-                TextColumn("{task.fields[left]}"),
+                TextColumn("{task.fields[left]}", markup=False),
                 console=self.console,
                 transient=True,
                 # A thread that draws would take its time from what is measured.

@@ -21,18 +21,18 @@ PHASES = {
     "iteration_s": "iteration",
 }
 STATUS = {
-    "ok": "[green]finished[/]",
-    "diverged": "[bold red]diverged[/]",
-    "interrupted": "[yellow]interrupted[/]",
-    "failed": "[bold red]failed[/]",
-    "killed": "[yellow]no end recorded[/]",
+    "ok": ("finished", "green"),
+    "diverged": ("diverged", "bold red"),
+    "interrupted": ("interrupted", "yellow"),
+    "failed": ("failed", "bold red"),
+    "killed": ("no end recorded", "yellow"),
 }
 
 
 def closing(summary: dict[str, Any]) -> Group:
     """Bytes against plain SGD, where the time went, what came out."""
     parts: list[Any] = [traffic_table(summary), time_table(summary)] if summary["iterations"] else []
-    result = Text.from_markup(STATUS[summary["status"]])
+    result = Text.assemble(STATUS[summary["status"]])
     result.append(f" after {grouped(summary['iterations'])} iterations")
     if summary["wall_s"] is not None:
         result.append(f" in {duration(summary['wall_s'])}")

@@ -166,6 +166,7 @@ def header(run: Run, environment: dict[str, Any], runs: int, path: str) -> Panel
     grid.add_row("MPI", f"{library}, {counted(run.world.size, 'rank')} on {counted(len(environment['hosts']), 'host')}")
     grid.add_row("device", f"{run.device.label}, {environment['kernels']} kernels; buffers: {run.device.buffers}")
     grid.add_row("problem", problem(run))
-    grid.add_row("runs", f"[bold]{runs}[/], one after the other: same start, data order and seed {config.seed}")
+    together = f", one after the other: same start, data order and seed {config.seed}"
+    grid.add_row("runs", Text.assemble((str(runs), "bold"), together))
     grid.add_row("folder", Text(path))
     return Panel(grid, title=f"mpisqueeze {__version__} compare", title_align="left", box=box.ROUNDED, expand=False)

@@ -39,7 +39,7 @@ class DownloadView(Watcher):
             return
         self.close()
         self._bar = LineProgress(
-            TextColumn(file.name),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             DownloadColumn(),
             TransferSpeedColumn(),
@@ -48,7 +48,7 @@ class DownloadView(Watcher):
             transient=True,
             refresh_per_second=5,
         )
-        self._task = self._bar.add_task("", total=file.size, completed=have)
+        self._task = self._bar.add_task(file.name, total=file.size, completed=have)
         self._bar.start()
 
     def advance(self, count: int) -> None:

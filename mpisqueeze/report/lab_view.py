@@ -18,7 +18,7 @@ _KEYS = ("bytes_sent", "bytes_received")
 
 def lab_report(facts: dict[str, Any]) -> Group:
     """`lab`'s JSON object as tables: a row a run, then a table of the hosts for each rate."""
-    parts: list[RenderableType] = [Text.from_markup(_heading(facts["context"]))]
+    parts: list[RenderableType] = [_heading(facts["context"])]
     if facts["results"]:
         parts.append(_times(facts["results"]))
         parts.append(Text("medians; bound: bytes through the busiest port / rate; exchange: encode, comm and decode"))
@@ -32,10 +32,11 @@ def lab_report(facts: dict[str, Any]) -> Group:
     return Group(*parts)
 
 
-def _heading(context: dict[str, Any]) -> str:
+def _heading(context: dict[str, Any]) -> Text:
     rates = ", ".join(format_rate(rate) for rate in context["rate"])
     delay = f", {duration(context['delay'])} from host to host" if context["delay"] else ""
-    return f"[bold]lab[/]: {counted(context['hosts'], 'host')}, {rates} each way, MTU {context['mtu']}{delay}"
+    hosts = counted(context["hosts"], "host")
+    return Text.assemble(("lab", "bold"), f": {hosts}, {rates} each way, MTU {context['mtu']}{delay}")
 
 
 def _times(results: Sequence[dict[str, Any]]) -> Table:

@@ -53,11 +53,11 @@ class TrainingView(View):
             self._bar = LineProgress(
                 SpinnerColumn(),
                 BarColumn(bar_width=None),
-                TextColumn("{task.completed}/{task.total}"),
-                TextColumn("[bold]{task.fields[loss]}"),
-                TextColumn("{task.fields[evaluated]}", style="cyan"),
-                TextColumn("{task.fields[sent]}", style="green"),
-                TextColumn("{task.fields[pace]}"),
+                TextColumn("{task.completed}/{task.total}", markup=False),
+                TextColumn("{task.fields[loss]}", style="bold", markup=False),
+                TextColumn("{task.fields[evaluated]}", style="cyan", markup=False),
+                TextColumn("{task.fields[sent]}", style="green", markup=False),
+                TextColumn("{task.fields[pace]}", markup=False),
                 console=self.console,
                 transient=True,
                 refresh_per_second=5,
@@ -124,7 +124,7 @@ def header(run: Run, environment: dict[str, Any]) -> Panel:
     where = f"server {config.server}" if run.centralized else gossip(run)
     grid.add_row(
         "method",
-        f"[bold]{plan.algorithm.name}[/] with [bold]{plan.compressor.spec}[/], {where}",
+        Text.assemble((plan.algorithm.name, "bold"), " with ", (plan.compressor.spec, "bold"), f", {where}"),
     )
     grid.add_row(
         "run",
@@ -132,8 +132,10 @@ def header(run: Run, environment: dict[str, Any]) -> Panel:
         f"batch {config.batch_size} a rank, lr {plan.lr:g} {config.lr_schedule}{momentum}, seed {config.seed}",
     )
     if expected is not None:
-        saved = f", [bold green]{ratio(plain / expected)} fewer[/]" if 0 < expected < plain else ""
-        grid.add_row("wire", f"{size(expected)} an iteration, plain sgd {size(plain)}{saved}")
+        wire = Text(f"{size(expected)} an iteration, plain sgd {size(plain)}")
+        if 0 < expected < plain:
+            wire.append(", ").append(f"{ratio(plain / expected)} fewer", "bold green")
+        grid.add_row("wire", wire)
     grid.add_row("folder", Text(run.path))
     return Panel(grid, title=f"mpisqueeze {__version__} train", title_align="left", box=box.ROUNDED, expand=False)
 

@@ -37,6 +37,7 @@ WORDS: tuple[str, ...] = (
     "/", "a/b/c", "plug.py:Thing", "./plug.py:Thing,a=1", "nowhere.py:X", "run", "run/config.json", "empty", "edges",
     ".", "..", "/dev/null", "/dev/null/x", "/proc/self/mem", "new", "new/er", "file.json", "a.png", "a.svg", "a.pdf",
     "=", ",", ":", ";", "a=b", "a=", "=b", ":::", ",,,", "on", "off", "64:256", "256:64", "1:", "1.5:2",
+    "[/]", "a[/b].py:X", "[bold]run", ":smile:",
 )  # fmt: skip
 
 

@@ -169,6 +169,44 @@ def test_a_run_folder_that_was_edited_is_named(
     refused(capsys, says, "report", "run", "--html", "page.html")
 
 
+@pytest.mark.parametrize(("key", "value", "what"), [("found", None, "text"), ("passed", None, "true or false")])
+def test_a_decision_that_was_tested_has_what_was_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], key: str, value: Any, what: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    targets._put(targets._left_behind()["reproduced"], tmp_path / "reproduced")
+    path = tmp_path / "reproduced" / "claims.json"
+    about = json.loads(path.read_text())
+    about["claims"][0]["decisions"][0] |= {"found": "1 < 2", "passed": True, key: value}
+    path.write_text(json.dumps(about))
+    refused(capsys, f"has None as 'claims[0].decisions[0].{key}', not {what}", "report", "reproduced")
+
+
+def test_names_are_no_markup(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What rich takes for a tag, or for an emoji."""
+    named = folder / "[/]" / "[bold]:smile:"
+    named.parent.mkdir(parents=True)
+    (folder / "run").rename(named)
+    assert run(["report", str(named.relative_to(folder)), "--html", "[i].html", "--color", "always"]) == 0
+    (folder / "[b].py").write_text("class Thing:\n    pass\n")
+    assert run(["check", "[b].py:Thing"]) == 2
+    assert (
+        run(["train", "--problem", "quadratic:3", "--iterations", "3", "--checkpoint-every", "1", "--out", "[/]/b"])
+        == 0
+    )
+    assert "[/]/b" in capsys.readouterr().out
+    newest = max((folder / "[/]" / "b" / "checkpoint").glob("0*"))
+    next(newest.glob("*.npz")).write_bytes(b"")
+    assert run(["train", "--resume", "[/]/b", "--iterations", "4"]) == 0
+    assert "[/]/b/checkpoint" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["-i", "-x"])
+def test_repetitions_beyond_any_patience(capsys: pytest.CaptureFixture[str], folder: Path, option: str) -> None:
+    for number, says in {"9" * 30: "", "1000001": "must be a whole number from"}.items():
+        refused(capsys, f"{option}: {says}", "bench", "kernels", "-m", "64", option, number)
+
+
 def test_losses_that_no_axis_shows_are_survived(folder: Path) -> None:
     path = folder / "run" / "iterations.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
