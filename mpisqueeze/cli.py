@@ -455,16 +455,17 @@ def train(
 
 #: Options of `train` that say nothing of the run itself.
 _NO_SETTINGS = ("json_to", "resume", "config", "dump_config", "color")
-#: What may be given beside --resume.
-_WITH_RESUME = ("iterations", "epochs", "checkpoint_every", "timeout", "data_dir", "json_to", "resume", "color")
+#: What may be given beside --resume that changes how the run goes on, and what it shows.
+_WITH_RESUME = ("iterations", "epochs", "checkpoint_every", "timeout", "data_dir")
+_SHOWN_WITH_RESUME = ("json_to", "resume", "color")
 
 
 def _refuse_with_resume(given: dict[str, Any]) -> None:
     """Raise UsageError for a setting that a continued run has already."""
     for name in given:
-        if name not in _WITH_RESUME:
+        if name not in (*_WITH_RESUME, *_SHOWN_WITH_RESUME):
             option = f"--{name.replace('_', '-')}"
-            allowed = ", ".join(f"--{other.replace('_', '-')}" for other in _WITH_RESUME[:-3])
+            allowed = ", ".join(f"--{other.replace('_', '-')}" for other in _WITH_RESUME)
             raise UsageError(f"the run has its own settings: leave out {option}; beside it go {allowed}", "--resume")
 
 
@@ -1025,7 +1026,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(arguments: list[str]) -> int:
     """Run a command; its exit code. Errors are reported by rank 0, once."""
-    from mpisqueeze.comm.launched import launched_rank, leave_together
+    from mpisqueeze.comm.launched import abort_others, launched_rank, leave_together
     from mpisqueeze.comm.library import unsuited_launcher
 
     rank = launched_rank()
@@ -1046,18 +1047,15 @@ def run(arguments: list[str]) -> int:
     except UsageError as error:
         return leave_together(_complain(str(error), speaks))
     except KeyboardInterrupt:
-        from mpisqueeze.comm.launched import abort_others
-
         # The others may be waiting for this rank, and MPI's own end would wait for them.
         return abort_others(ExitCode.INTERRUPTED)
     except SystemExit as error:
-        from mpisqueeze.comm.launched import abort_others
-
+        if isinstance(error.__context__, BrokenPipeError):
+            # The help's reader is gone.
+            return ExitCode.OK
         print(f"mpisqueeze: rank {rank or 0}: a plug-in ended the program: {error!r}", file=sys.stderr, flush=True)
         return abort_others(ExitCode.FAILED)
     except Exception as error:
-        from mpisqueeze.comm.launched import abort_others
-
         if hasattr(error, "format_message"):
             return leave_together(_complain(error.format_message(), speaks, getattr(error, "ctx", None)))
         details = getattr(error, "details", None)

@@ -77,7 +77,7 @@ def run_dump_config(asked: Asked, about: Mapping[str, tuple[str, str]], color: s
     with found.blamed():
         text = world.on_root(lambda: as_toml(plan(found.config), about))
     if world.is_root:
-        print(text, end="", flush=True)
+        write_text(text, "-")
     return ExitCode.OK
 
 
@@ -717,13 +717,13 @@ def run_check(text: str, color: str) -> int:
     check_color(color)
     kind, part = find_part(text)
     console = make_console(choose_terminal(color))  # type: ignore[arg-type]
-    console.print(f"{kind} [bold]{part.spec}[/]", soft_wrap=True)
-    marks = {"passed": "[green]passed[/]  ", "failed": "[bold red]FAILED[/]  ", "doubtful": "[yellow]doubtful[/]"}
+    console.print(Text.assemble(f"{kind} ", (part.spec, "bold")), soft_wrap=True)
+    marks = {"passed": ("passed  ", "green"), "failed": ("FAILED  ", "bold red"), "doubtful": ("doubtful", "yellow")}
     counts = dict.fromkeys(marks, 0)
     for finding in examine(kind, part):
         counts[finding.outcome] += 1
-        detail = Text(f": {finding.detail}" if finding.detail else "")
-        console.print(Text.from_markup(f"  {marks[finding.outcome]} {finding.check}") + detail, soft_wrap=True)
+        detail = f": {finding.detail}" if finding.detail else ""
+        console.print(Text.assemble("  ", marks[finding.outcome], f" {finding.check}{detail}"), soft_wrap=True)
     console.print(", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count))
     return ExitCode.USAGE if counts["failed"] else ExitCode.OK
 
@@ -753,7 +753,7 @@ def run_lab(
     outcomes: list[Outcome] = []
     for number, trial in enumerate(trials, 1):
         if len(trials) > 1:
-            console.print(rf"\[{number}/{len(trials)}] {format_rate(trial.links.rate)}", style="bold")
+            console.print(f"[{number}/{len(trials)}] {format_rate(trial.links.rate)}", style="bold")
         outcomes.append(run_trial(trial, machine, to_stderr=alone))
         if outcomes[-1].code not in (ExitCode.OK, ExitCode.DIVERGED):
             break

@@ -32,6 +32,7 @@ import psutil
 
 from mpisqueeze.cores import usable_cores
 from mpisqueeze.errors import ExitCode, UsageError
+from mpisqueeze.report.output import write_text
 
 GRACE_S = 10.0  # for ranks to finish an iteration and write a checkpoint
 KILL_S = 5.0  # for the launcher to end after SIGTERM
@@ -121,7 +122,7 @@ def launch(
     started = [*(target or program()), *command]
     plan = make_plan(find_launcher(launcher), n, started, os.environ)
     if dry_run:
-        print(plan.shell())
+        write_text(f"{plan.shell()}\n", "-")
         return ExitCode.OK
     return Supervisor(plan, started, grace_s, kill_s).run()
 

@@ -184,3 +184,31 @@ def test_broken_parts_fail_the_conformance_tests(name: str, says: str, capsys: p
     out = capsys.readouterr().out
     assert "FAILED" in out
     assert says in out
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["--help"],
+        ["train", "--dump-config"],
+        ["check", "onebit"],
+        ["train", "--problem", "quadratic:5", "--iterations", "7", "--out", "run"],
+        ["train", "--problem", "quadratic:5", "--iterations", "7", "--out", "run", "--json", "-"],
+    ],
+)
+def test_a_reader_that_leaves_ends_nothing(command: list[str]) -> None:
+    """As `| head` does: the command goes on, and what it writes is written."""
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    try:
+        finished = subprocess.run(
+            [sys.executable, "-m", "mpisqueeze", *command], stdout=write_end, stderr=subprocess.PIPE, text=True
+        )
+    finally:
+        os.close(write_end)
+    assert finished.returncode == 0
+    assert "mpisqueeze: " not in finished.stderr
+    assert "BrokenPipe" not in finished.stderr
+    if "--out" in command:
+        assert json.loads(Path("run", "summary.json").read_text())["status"] == "ok"
+        assert len(Path("run", "iterations.jsonl").read_text().splitlines()) == 7

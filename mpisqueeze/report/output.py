@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import IO
 
 from mpisqueeze.errors import UsageError
 
@@ -51,11 +52,21 @@ def _is_name(target: str) -> bool:
     return not os.path.isdir(target) and os.access(target, os.W_OK)
 
 
+def discard(stream: IO[str]) -> None:
+    """Have what goes to a stream lead nowhere from now on, since whoever read it is gone, as `head` is."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
 def write_text(text: str, target: str) -> None:
     """Write to a file, or alone to stdout for `-`."""
     if target == "-":
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        try:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            discard(sys.stdout)
     else:
         # File names in no known encoding have halves of characters in them.
         Path(target).write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 from rich.console import Console
 
 from mpisqueeze.comm.launched import RANK_VARIABLES
+from mpisqueeze.report.output import discard
 
 LOG_WIDTH = 100
 _HEIGHT = 25
@@ -68,13 +69,23 @@ def choose_terminal(color: Literal["auto", "always", "never"] = "auto", stdout_i
     )
 
 
+class _Console(Console):
+    """A console whose reader may leave: the command goes on, and writes its files."""
+
+    def on_broken_pipe(self) -> None:
+        discard(self.file)
+
+
 def make_console(choice: TerminalChoice, stderr: bool = False) -> Console:
-    """A rich console that follows `choice` and decides nothing by itself; one on stderr is never live."""
+    """A rich console that follows `choice` and decides nothing by itself; one on stderr is never live.
+
+    What it prints is no markup, as it may hold names and paths of any kind.
+    """
     color = choice.stderr_color if stderr else choice.color
     live = choice.live and not stderr
     rich_colors = "256color" in os.environ.get("TERM", "") or bool(os.environ.get("COLORTERM"))
     system: Literal["standard", "256"] = "256" if rich_colors else "standard"
-    return Console(
+    return _Console(
         stderr=stderr,
         color_system=system if color else None,
         no_color=not color,
@@ -84,6 +95,8 @@ def make_console(choice: TerminalChoice, stderr: bool = False) -> Console:
         legacy_windows=False,
         width=choice.width,
         height=choice.height,
+        markup=False,
+        emoji=False,
         highlight=False,
     )
 
