@@ -37,7 +37,7 @@ class Run:
         problem, x (d): this rank's.
         threads: how many this rank may compute with.
         iterations, per_epoch, eval_every: in iterations.
-        warnings: why theory does not promise that this run converges.
+        warnings: what this run does not promise, above all that it converges.
         path: the run folder's, on every rank; `folder` is open on rank 0 only.
     """
 

@@ -35,5 +35,10 @@ class Allreduce(Algorithm):
     def bytes_per_iteration(self) -> int:
         return 2 * (self.setup.size - 1) * self.setup.dimension * self.setup.dtype.itemsize
 
+    def doubts(self) -> list[str]:
+        if self.setup.network.checksum and self.setup.size > 1:
+            return ["--checksum checks nothing here: the messages of MPI_Allreduce are the library's own"]
+        return []
+
     def close(self) -> None:
         self.exchange.close()

@@ -236,7 +236,7 @@ class Algorithm:
         return None
 
     def doubts(self) -> list[str]:
-        """Why theory does not promise that this choice converges: a sentence each, with condition and source."""
+        """What this choice does not promise, above all to converge: a sentence each, with condition and source."""
         return []
 
     def close(self) -> None:

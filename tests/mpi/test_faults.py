@@ -170,6 +170,13 @@ def test_checksums_change_nothing_but_the_count(mpisqueeze_run: Run, tmp_path: P
         assert checked["bytes_sent"] == plain["bytes_sent"] + 4 * plain["messages"]
 
 
+def test_allreduce_says_that_it_has_no_checksums(mpisqueeze_run: Run) -> None:
+    options = ("train", "--problem", "quadratic:5", "--iterations", "2", "--checksum", "--algorithm")
+    says = "warning: --checksum checks nothing here"
+    assert says in mpisqueeze_run(2, *options, "allreduce", "--out", "a").out
+    assert says not in mpisqueeze_run(2, *options, "sgd", "--out", "b").out
+
+
 @pytest.mark.parametrize("timeout", ["-1s", "soon", "0s"])
 def test_a_timeout_that_cannot_be(mpisqueeze_run: Run, timeout: str) -> None:
     finished = mpisqueeze_run(2, "train", "--timeout", timeout)
