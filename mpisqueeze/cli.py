@@ -909,6 +909,7 @@ def data_list(data_dir: DataDirOption = None, json_to: JsonOption = None, color:
 
 @app.command()
 def info(
+    context: typer.Context,
     topology: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="Show a gossip graph instead: W, its spectral gap, what it sends.", metavar="SPEC"),
@@ -932,6 +933,9 @@ def info(
 
         length = None if dimension is None else _size("--dimension", dimension)
         return run_topology(topology, _size("-n", ranks), self_weight, length, compressor, json_to, color)
+    graphs = {"ranks": ranks, "self_weight": self_weight, "dimension": dimension, "compressor": compressor}
+    for name in _typed(context, graphs):
+        raise UsageError("goes with --topology", f"--{name.replace('_', '-')}")
     from mpisqueeze.commands import run_info
 
     return run_info(json_to, color)

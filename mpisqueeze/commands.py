@@ -103,7 +103,7 @@ def run_compare(
 
     def plan_all() -> list[methods.Entry]:
         check_target_loss(target_loss)
-        texts = [*(methods.preset(preset) if preset else []), *pairs]
+        texts = [*([] if preset is None else methods.preset(preset)), *pairs]
         asked_for = [methods.parse_pair(text) for text in texts]
         return methods.expand(asked_for, [methods.parse_sweep(text) for text in sweeps], config)
 

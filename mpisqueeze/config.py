@@ -236,7 +236,7 @@ def plan(config: TrainConfig) -> Plan:
         ("--dtype", config.dtype, DTYPES),
         ("--device", config.device, DEVICES),
         ("--buffers", config.buffers, BUFFERS),
-        ("--tree", config.tree or TREES[0], TREES),
+        ("--tree", TREES[0] if config.tree is None else config.tree, TREES),
     ):
         if value not in accepted:
             raise UsageError(f"{value!r} is not one of {', '.join(accepted)}{suggestion(value, accepted)}", option)
@@ -268,7 +268,7 @@ def plan(config: TrainConfig) -> Plan:
     algorithm = registry.algorithms.find(config.algorithm)
     compresses = getattr(algorithm.cls, "compresses", True)
     default = getattr(algorithm.cls, "default_compressor", "onebit") if compresses else "identity"
-    compressor = registry.compressors.find(config.compressor or default)
+    compressor = registry.compressors.find(default if config.compressor is None else config.compressor)
     if not compresses and compressor.name != "identity":
         takers = [name for name, cls in registry.algorithms.builtins().items() if getattr(cls, "compresses", True)]
         raise UsageError(

@@ -63,6 +63,8 @@ def checked_point(part: Part, x: Any, dimension: int, xp: Any, dtype: np.dtype[A
     if shape != (dimension,):
         found = f"shape {shape}" if shape is not None else f"a {type(x).__name__}"
         raise broken(part, "--problem", f"initial_point gave {found}, not an array of shape ({dimension},)")
+    if getattr(getattr(x, "dtype", None), "kind", "") == "c":
+        raise broken(part, "--problem", "initial_point gave complex numbers")
     with plugin(part, "--problem", "the conversion of initial_point()"):
         x = xp.array(x, dtype=dtype)
     if not bool(xp.isfinite(x).all()):

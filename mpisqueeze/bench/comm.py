@@ -112,7 +112,7 @@ class Request:
             ("--dtype", dtype, DTYPES),
             ("--device", device, DEVICES),
             ("--buffers", buffers, BUFFERS),
-            ("--tree", tree or TREES[0], TREES),
+            ("--tree", TREES[0] if tree is None else tree, TREES),
         ):
             check_choice(option, value, accepted)
         check_threads(threads)

@@ -33,15 +33,16 @@ _RATIO = number(-_MUCH, _MUCH)
 #: What the cost model takes.
 _RANKS, _DIMENSION = count(1, 10**6), count(1, 10**12)
 _TEXT = maybe(schema.text)
+_DTYPE, _SERVER = schema.one_of("float32", "float64"), maybe(schema.one_of("root", "sharded"))
 _NAME = table({"name": schema.text, "origin": schema.text})
 
 CONFIG = table(
-    {"algorithm": schema.text, "compressor": schema.text, "dtype": schema.one_of("float32", "float64")}
+    {"algorithm": schema.text, "compressor": schema.text, "dtype": _DTYPE}
     | dict.fromkeys(_COUNTS, count(1))
     | {"ranks": _RANKS, "dimension": _DIMENSION},
     {
         **dict.fromkeys(("topology", "problem", "data", "link"), _TEXT),
-        "server": maybe(schema.one_of("root", "sharded")),
+        "server": _SERVER,
         "tree": maybe(schema.one_of("flat", "chain", "binary", "binomial")),
         "chunk": maybe(count(1)),
         "warmup": count(),
@@ -67,8 +68,10 @@ ENVIRONMENT = table(
 )
 _STATISTICS = table({"median": maybe(_SECONDS), "p99": maybe(_SECONDS)}, {"total": maybe(_SECONDS)})
 _SUMMARY = {
-    **dict.fromkeys(("algorithm", "compressor", "dtype"), schema.text),
-    **dict.fromkeys(("reason", "server", "problem", "data", "full_vectors_formula", "run_folder"), _TEXT),
+    **dict.fromkeys(("algorithm", "compressor"), schema.text),
+    "dtype": _DTYPE,
+    "server": _SERVER,
+    **dict.fromkeys(("reason", "problem", "data", "full_vectors_formula", "run_folder"), _TEXT),
     **dict.fromkeys(("iterations", "warmup", "bytes_sent", "messages", "sgd_bytes_sent"), count()),
     "ranks": _RANKS,
     "dimension": maybe(_DIMENSION),

@@ -34,15 +34,17 @@ def check_targets(targets: dict[str, str | None]) -> bool:
     if len(alone) > 1:
         raise UsageError(f"{alone[0]} takes stdout already; write one of them to a file", alone[1])
     for option, target in targets.items():
-        if target and target != "-":
+        if target is not None and target != "-":
             folder = os.path.dirname(os.path.realpath(target))
             if not os.path.isdir(folder) or not os.access(folder, os.W_OK) or not _is_name(target):
-                raise UsageError(f"{target} cannot be written", option)
+                raise UsageError(f"{target or repr(target)} cannot be written", option)
     return bool(alone)
 
 
 def _is_name(target: str) -> bool:
     """Whether there is a file of this name that can be written, or can be one."""
+    if not target:
+        return False
     try:
         os.stat(target)
     except FileNotFoundError:

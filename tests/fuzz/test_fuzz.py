@@ -158,6 +158,7 @@ def refused(capsys: pytest.CaptureFixture[str], says: str, *arguments: str) -> N
         ("summary.json", "times", {}, "run/summary.json has no 'times.compute_s'"),
         ("summary.json", "reason", ["a"], "has ['a'] as 'reason', not text"),
         ("summary.json", "bytes_sent", 10**400, "as 'bytes_sent', not a whole number"),
+        ("summary.json", "dtype", "e400", "has 'e400' as 'dtype', not one of float32, float64"),
         ("summary.json", "wall_s", float("nan"), "run/summary.json is not JSON: it holds NaN"),
     ],
 )
@@ -199,6 +200,25 @@ def test_names_are_no_markup(folder: Path, capsys: pytest.CaptureFixture[str]) -
     next(newest.glob("*.npz")).write_bytes(b"")
     assert run(["train", "--resume", "[/]/b", "--iterations", "4"]) == 0
     assert "[/]/b/checkpoint" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("train", "--compressor"),
+        ("train", "--tree"),
+        ("train", "--json"),
+        ("compare", "sgd", "csgd/fp16", "--preset"),
+        ("bench", "comm", "root", "-m", "64", "-i", "1", "--tree"),
+        ("report", "run", "--html"),
+        ("info", "--compressor"),
+    ],
+)
+def test_a_variable_that_a_script_left_empty(
+    folder: Path, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
+) -> None:
+    few = ("--problem", "quadratic:3", "--iterations", "1") if command[0] in ("train", "compare") else ()
+    refused(capsys, f"{command[-1]}: ", command[0], *few, *command[1:], "")
 
 
 @pytest.mark.parametrize("option", ["-i", "-x"])
