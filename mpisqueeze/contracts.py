@@ -63,13 +63,18 @@ def checked_point(part: Part, x: Any, dimension: int, xp: Any, dtype: np.dtype[A
     if shape != (dimension,):
         found = f"shape {shape}" if shape is not None else f"a {type(x).__name__}"
         raise broken(part, "--problem", f"initial_point gave {found}, not an array of shape ({dimension},)")
-    if getattr(getattr(x, "dtype", None), "kind", "") == "c":
-        raise broken(part, "--problem", "initial_point gave complex numbers")
     with plugin(part, "--problem", "the conversion of initial_point()"):
-        x = xp.array(x, dtype=dtype)
+        x = xp.array(_real(part, "initial_point", xp.asarray(x)), dtype=dtype)
     if not bool(xp.isfinite(x).all()):
         raise broken(part, "--problem", "initial_point holds a NaN or an infinity")
     return x
+
+
+def _real(part: Part, method: str, array: Any) -> Any:
+    """The array. Raises UsageError where it holds complex numbers, texts or objects."""
+    if array.dtype.kind not in "biuf":
+        raise broken(part, "--problem", f"{method} gave an array of {array.dtype}, not of real numbers")
+    return array
 
 
 def loss_and_gradient(part: Part, found: Any) -> tuple[float, Any]:
@@ -100,7 +105,7 @@ class GradientCheck:
         if g.dtype != self.dtype or not isinstance(g, self.xp.ndarray) or not g.flags.c_contiguous:
             if self._converted is None:
                 self._converted = self.xp.empty(self.shape, self.dtype)
-            self._converted[:] = self.xp.asarray(g)
+            self._converted[:] = _real(self.part, "gradient", self.xp.asarray(g))
             return self._converted
         return g
 

@@ -299,7 +299,13 @@ def test_plug_ins_that_break_their_contract(
 def test_a_gradient_that_is_no_pair(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     targets.plugin(b"\x00cl2wa)\xff\xff\xff]\x01\x82")
     start = "import numpy as np\nclass Thing:\n    dimension = 3\n    def __init__(self, *a): pass\n"
-    for number, (value, says) in enumerate({"1": "gave 1, not", "('x', np.ones(3))": "gave ('x', "}.items()):
+    wrong = {
+        "1": "gave 1, not",
+        "('x', np.ones(3))": "gave ('x', ",
+        "(0, 1j * np.ones(3))": "gradient gave an array of complex128",
+        "(0, np.array(['x'] * 3))": "gradient gave an array of <U1",
+    }
+    for number, (value, says) in enumerate(wrong.items()):
         body = f"    initial_point = lambda self: np.zeros(3)\n    def gradient(self, x, t): return {value}\n"
         (folder / f"p{number}.py").write_text(start + body)
         refused(capsys, says, "train", "--problem", f"{folder}/p{number}.py:Thing", "--iterations", "1")
