@@ -133,7 +133,7 @@ def test_consoles_obey(
     assert (console.is_terminal, console.is_interactive, console.width) == (live, live, 90)
     table = Table("a", title="b", expand=True)
     console.print(table)
-    console.print("[bold red]text[/]")
+    console.print("text", style="bold red")
     output = capsys.readouterr().out
     assert ("\x1b[" in output) is color
     assert max(map(len, output.splitlines())) <= 90 or color
@@ -145,9 +145,9 @@ def test_consoles_obey(
 def test_stderr_has_a_destination_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     choice = TerminalChoice(color=True, live=True, width=90, stderr_color=False)
     console = make_console(choice, stderr=True)
-    console.print("[red]wrong[/]")
+    console.print("wrong [/]", style="red")
     captured = capsys.readouterr()
-    assert (captured.out, captured.err) == ("", "wrong\n")
+    assert (captured.out, captured.err) == ("", "wrong [/]\n")
     assert not console.is_interactive
 
 
