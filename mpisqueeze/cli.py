@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import io
 import os
@@ -1013,6 +1014,9 @@ def lab(
 def main(arguments: list[str] | None = None) -> None:
     """The console script: run a command and exit with its code; no rank is left waiting for another."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    # Open MPI does not start without, and services and containers may have none.
+    home = os.path.expanduser("~")
+    os.environ.setdefault("HOME", "/" if home == "~" else home)
     if any(arguments[: len(command)] == command for command in _WITHOUT_MPI):
         from mpisqueeze.comm.launched import launched_rank
 
@@ -1026,6 +1030,10 @@ def main(arguments: list[str] | None = None) -> None:
 
     end_in_time()
     sys.exit(code)
+
+
+#: What a file system says of what it cannot hold; nothing in the program is at fault.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 def run(arguments: list[str]) -> int:
@@ -1071,6 +1079,10 @@ def run(arguments: list[str]) -> int:
             if speaks or alone:
                 print(f"{details}mpisqueeze: {error}", file=sys.stderr, flush=True)
             return abort_others(ExitCode.FAILED) if alone else leave_together(ExitCode.FAILED)
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            where = f"{error.filename}: " if error.filename else ""
+            print(f"mpisqueeze: rank {rank or 0}: {where}{error.strerror}", file=sys.stderr, flush=True)
+            return abort_others(ExitCode.FAILED)
         traceback.print_exc()
         print(f"mpisqueeze: rank {rank or 0} failed: {error!r}", file=sys.stderr, flush=True)
         return abort_others(ExitCode.FAILED)

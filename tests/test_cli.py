@@ -212,3 +212,22 @@ def test_a_reader_that_leaves_ends_nothing(command: list[str]) -> None:
     if "--out" in command:
         assert json.loads(Path("run", "summary.json").read_text())["status"] == "ok"
         assert len(Path("run", "iterations.jsonl").read_text().splitlines()) == 7
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("to", ["stdout", "--json", "--csv"])
+def test_a_report_that_finds_no_room(to: str) -> None:
+    assert run(["train", "--problem", "quadratic:5", "--iterations", "3", "--out", "run"]) == 0
+    full = () if to == "stdout" else (to, "/dev/full")
+    with open("/dev/full" if to == "stdout" else os.devnull, "w") as stdout:
+        command = [sys.executable, "-m", "mpisqueeze", "report", "run", *full]
+        finished = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True)
+    assert finished.returncode == 4
+    assert finished.stderr == f"mpisqueeze: rank 0: {'/dev/full: ' if full else ''}No space left on device\n"
+
+
+def test_no_home() -> None:
+    variables = {name: value for name, value in os.environ.items() if name != "HOME"}
+    command = ["train", "--problem", "quadratic:5", "--iterations", "3", "--out", "run"]
+    finished = subprocess.run([sys.executable, "-m", "mpisqueeze", *command], env=variables, capture_output=True)
+    assert finished.returncode == 0, finished.stderr

@@ -62,7 +62,7 @@ def discard(stream: IO[str]) -> None:
 
 
 def write_text(text: str, target: str) -> None:
-    """Write to a file, or alone to stdout for `-`."""
+    """Write to a file, or alone to stdout for `-`. Raises OSError with the file's name."""
     if target == "-":
         try:
             sys.stdout.write(text)
@@ -71,4 +71,8 @@ def write_text(text: str, target: str) -> None:
             discard(sys.stdout)
     else:
         # File names in no known encoding have halves of characters in them.
-        Path(target).write_text(text, encoding="utf-8", errors="backslashreplace")
+        try:
+            Path(target).write_text(text, encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            # That of a disk which is full in the middle of a file names none.
+            raise OSError(error.errno, error.strerror, target) from None
