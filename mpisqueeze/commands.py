@@ -459,6 +459,7 @@ def run_calibrate(
     """`mpisqueeze calibrate`, on every rank; the exit code."""
     from rich.text import Text
 
+    from mpisqueeze.comm.watchdog import watched
     from mpisqueeze.comm.world import World
     from mpisqueeze.network.calibrate import Request, calibrate
     from mpisqueeze.record.folder import write_json as write_atomically
@@ -473,11 +474,14 @@ def run_calibrate(
     choice = choose_terminal(color, stdout_is_json=json_to == "-")  # type: ignore[arg-type]
     console = make_console(choice, stderr=json_to == "-")
 
-    def say(stage: str) -> None:
-        if world.is_root:
-            console.print(Text(stage, style="dim"), soft_wrap=True)
+    with watched(world, "a stage of the calibration") as begin:
 
-    outcome = calibrate(request, world, say)
+        def say(stage: str) -> None:
+            begin()
+            if world.is_root:
+                console.print(Text(stage, style="dim"), soft_wrap=True)
+
+        outcome = calibrate(request, world, say)
     if outcome.stopped_by:
         return ExitCode.INTERRUPTED if outcome.stopped_by == Signal.INTERRUPT else ExitCode.TERMINATED
     if world.is_root:
@@ -558,6 +562,7 @@ def run_bench_comm(
         options: what `bench.comm.Request.checked` takes besides.
     """
     from mpisqueeze.bench.comm import SCHEMA_VERSION, Bench, Request
+    from mpisqueeze.comm.watchdog import watched
     from mpisqueeze.comm.world import World
     from mpisqueeze.report import bench_view
     from mpisqueeze.report.json_export import write_json
@@ -579,7 +584,14 @@ def run_bench_comm(
     try:
         if world.is_root:
             view.start(bench_view.comm_header(facts))
-        outcome = bench.run(view.line, view.tick)
+        with watched(world, "a round of the benchmark") as begin:
+
+            def tick(what: str) -> None:
+                begin()
+                if world.is_root:
+                    view.tick(what)
+
+            outcome = bench.run(view.line, tick)
     finally:
         view.close()
     if outcome.stopped_by:

@@ -227,7 +227,7 @@ class Bench:
 
         Args:
             row: called on rank 0 with each row of `results`.
-            tick: called on rank 0 after each round, with what is being timed.
+            tick: called on every rank after each round, with what is being timed.
         """
         world, results = self.world, list[dict[str, Any]]()
         with Interrupts() as interrupts:
@@ -269,8 +269,7 @@ class Bench:
                     seconds = self._timed(case)
                     if number >= 0:
                         case.seconds.append(seconds)
-                if self.world.is_root:
-                    tick(f"{stage.size} numbers")
+                tick(f"{stage.size} numbers")
         if request.check:
             wrong = [self._still_alike(case, count) for case, count in zip(cases, wrong, strict=True)]
         return wrong

@@ -7,7 +7,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ ROLL_CALL_S = 2.0
 ASLEEP_S = 2.0
 #: Seconds that setting up may take where --timeout is less: kernels may be compiled, and data read.
 SETUP_S = 300.0
+#: Seconds that a round of a benchmark, or a stage of a calibration, may take.
+STAGE_S = 1800.0
 
 
 def follow_launcher() -> None:
@@ -53,14 +56,15 @@ class Watchdog:
 
     Args:
         timeout_s: what an iteration, an evaluation or a checkpoint may take, s.
+        stage: what takes so long, where it is no iteration.
 
     Attributes:
         iteration: the current one, 0 before the first.
         busy: this rank is computing its gradient, and waits for nobody.
     """
 
-    def __init__(self, world: World, timeout_s: float) -> None:
-        self.world, self.timeout_s = world, timeout_s
+    def __init__(self, world: World, timeout_s: float, stage: str = "") -> None:
+        self.world, self.timeout_s, self._stage = world, timeout_s, stage
         self.iteration: Callable[[], int] = lambda: 0
         self.busy = False
         self._limit_s = max(timeout_s, SETUP_S)
@@ -132,11 +136,24 @@ class Watchdog:
     def _too_long(self, iteration: int) -> str:
         if self._limit_s > self.timeout_s:
             return f"setting up takes longer than {self._limit_s:g} s"
+        if self._stage:
+            return f"{self._stage} takes longer than {self.timeout_s:g} s"
         return f"iteration {iteration} takes longer than --timeout {self.timeout_s:g} s"
 
     def _abort(self, message: str) -> None:
         print(f"mpisqueeze: {message}", file=sys.stderr, flush=True)
         MPI.COMM_WORLD.Abort(ExitCode.FAILED)
+
+
+@contextmanager
+def watched(world: World, stage: str) -> Iterator[Callable[[], None]]:
+    """Have all ranks ended when a stage takes half an hour; what is given is called when one begins. Collective."""
+    watchdog = Watchdog(world, STAGE_S, stage)
+    watchdog.beat()
+    try:
+        yield watchdog.beat
+    finally:
+        watchdog.close()
 
 
 def _ranks(ranks: list[int]) -> str:

@@ -127,6 +127,37 @@ def test_a_rank_that_stops_when_all_is_done(mpisqueeze_run: Run, tmp_path: Path)
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "ok"
 
 
+@pytest.mark.parametrize(
+    ("command", "calls", "what"),
+    [
+        (("bench", "comm", "root", "-m", "64", "-i", "1000", "--compressor"), 30, "a round of the benchmark"),
+        (("calibrate", "--quick", "--out", "c.json", "--compressor"), 5, "a stage of the calibration"),
+    ],
+)
+def test_a_rank_that_stops_in_a_benchmark(
+    mpisqueeze_run: Run, tmp_path: Path, command: tuple[str, ...], calls: int, what: str
+) -> None:
+    """A round has half an hour, here three seconds."""
+    (tmp_path / "mine.py").write_text(
+        "import os, signal\n"
+        "from mpi4py import MPI\n"
+        "from mpisqueeze.comm import watchdog\n"
+        "from plugins import Halves\n"
+        "watchdog.STAGE_S = 3.0\n"
+        "class Stops(Halves):\n"
+        "    calls = 0\n"
+        "    def encode(self, vector, payload):\n"
+        "        super().encode(vector, payload)\n"
+        "        Stops.calls += 1\n"
+        f"        if Stops.calls == {calls} and MPI.COMM_WORLD.rank == 1:\n"
+        "            os.kill(os.getpid(), signal.SIGSTOP)\n"
+    )
+    arguments = (*command, "mine.py:Stops")
+    finished = mpisqueeze_run(2, *arguments, timeout=3 + 2 * LIMIT, PYTHONPATH=str(FAULTY.parent))
+    assert finished.code == 4, finished.err
+    assert f"mpisqueeze: rank 1 gave no sign of life; {what} takes longer than 3 s" in finished.err
+
+
 def test_a_signal_when_all_is_done_keeps_nothing_from_being_written(mpisqueeze_run: Run, tmp_path: Path) -> None:
     command = ("train", *QUICK, "--algorithm", f"{FAULTY}:ToldAtTheEnd", "--out", "run")
     finished = mpisqueeze_run(2, *command, alone=True)
