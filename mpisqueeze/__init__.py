@@ -1,8 +1,15 @@
 """mpisqueeze: does compressed or decentralized SGD pay off on this cluster, which variant, and by how much?"""
 
-from importlib.metadata import PackageNotFoundError, version
 
-try:
-    __version__ = version("mpisqueeze")
-except PackageNotFoundError:  # run from a source tree that was never installed
-    __version__ = "0+unknown"
+def __getattr__(name: str) -> str:
+    """`__version__`, for which more is loaded than for all else here: Ctrl-C would meet it with a traceback."""
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        found = version("mpisqueeze")
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        found = "0+unknown"
+    globals()[name] = found
+    return found

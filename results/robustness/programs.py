@@ -23,6 +23,9 @@ MARK = "ROBUSTNESS_RUN"
 NOT_STARTED = "The PMIx server's listener thread failed to start"
 PAUSE = 0.02
 
+# What a shell starts with & ignores Ctrl-C, and so would all that is started here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 class Clock:
     """Seconds since it was made, of which no step counts more than half a second.
