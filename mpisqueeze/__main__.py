@@ -9,11 +9,16 @@ def main() -> None:
     heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if heeded:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from mpisqueeze.cli import main as command
     from mpisqueeze.comm.launched import launched_rank
+    from mpisqueeze.interrupts import note_early
+
+    rank = launched_rank()
+    if rank is not None:
+        note_early()
+    from mpisqueeze.cli import main as command
 
     # For a rank it stays so until a run listens: each of them would show a traceback of its own.
-    if heeded and launched_rank() is None:
+    if heeded and rank is None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     command()
 

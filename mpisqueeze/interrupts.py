@@ -18,6 +18,13 @@ _WISHES: dict[int, Signal] = {
     signal.SIGUSR1: Signal.TERMINATE,
 }
 _CAUGHT = tuple(number for number in _WISHES if number)
+#: What `note_early` has noted.
+_early: list[int] = []
+
+
+def note_early() -> None:
+    """Keep SIGUSR1, of which this process would die, for the first `Interrupts` to come: a run that is still set up."""
+    signal.signal(signal.SIGUSR1, lambda number, frame: _early.append(number))
 
 
 class Interrupts:
@@ -32,6 +39,9 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         self._before = {number: signal.signal(number, self._note) for number in _CAUGHT}
+        if _early:
+            self.number = _early[0]
+            _early.clear()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

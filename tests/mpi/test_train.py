@@ -394,6 +394,30 @@ def test_a_signal_to_a_rank_stops_all_after_the_iteration(
     assert summary["iterations"] == len(lines(log))
 
 
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_a_scheduler_s_word_while_a_run_is_set_up(mpisqueeze_run: Run, tmp_path: Path, command: str) -> None:
+    """What SLURM's --signal sends, to a rank that does not listen yet: the run saves its first iteration, and ends."""
+    (tmp_path / "mine.py").write_text(
+        "import os, signal\n"
+        "from plugins import Quadratic\n"
+        "class Told(Quadratic):\n"
+        "    def __init__(self, rank, *more):\n"
+        "        super().__init__(rank, *more)\n"
+        "        if rank == 1 and not os.path.exists('told'):\n"
+        "            open('told', 'w').close()\n"
+        "            os.kill(os.getpid(), signal.SIGUSR1)\n"
+    )
+    methods = ("sgd", "csgd/fp16") if command == "compare" else ("--checkpoint-every", "1000")
+    arguments = (command, *methods, "--problem", "mine.py:Told", "--iterations", "9", "--out", "run")
+    finished = mpisqueeze_run(2, *arguments, alone=True, PYTHONPATH=str(PLUGINS.parent))
+    assert finished.code == 143, finished.err
+    if command == "train":
+        assert json.loads((tmp_path / "run" / "summary.json").read_text())["iterations"] == 1
+        resumed = mpisqueeze_run(2, "train", "--resume", "run", alone=True, PYTHONPATH=str(PLUGINS.parent))
+        assert resumed.code == 0, resumed.err
+        assert len(lines(tmp_path / "run" / "iterations.jsonl")) == 9
+
+
 def test_help_is_said_once_under_mpirun(mpisqueeze_run: Run) -> None:
     finished = mpisqueeze_run(3, "--help")
     assert finished.code == 0
