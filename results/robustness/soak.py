@@ -51,6 +51,8 @@ from parts import payload_bytes  # noqa: E402
 
 #: Seconds from a fault to the end of the last process.
 LIMIT = 15.0
+#: Seconds within which a run that is done has written what it gave.
+AT_ONCE = 0.3
 #: Seconds for a run without a fault, and until a plug-in's fault.
 ENOUGH = 200.0
 TIMEOUT = 4
@@ -199,9 +201,9 @@ def draw(seed: int, number: int) -> Draw:
     )
 
 
-def unseen(given: Draw) -> bool:
-    """MPI_Allreduce has no checksums; the run says so beforehand."""
-    return given.fault == "Damages" and option(given, "--algorithm") == "allreduce"
+def unchecked(given: Draw) -> bool:
+    """MPI_Allreduce has no checksums, as the run says beforehand; over an emulated link it is not MPI's."""
+    return option(given, "--algorithm") == "allreduce" and "--link" not in given.options
 
 
 def option(given: Draw, name: str, default: str = "") -> str:
@@ -265,12 +267,20 @@ def strike(started: Started, given: Draw, run: Path) -> tuple[str, bool]:
         time.sleep(0.005)
     phase = phase_of(run)
     kill(pid, number)
+    killed = time.time()
+    if phase == "training":
+        # The iterations may have been done just then.
+        started.wait(AT_ONCE)
+        summary = run / "summary.json"
+        with contextlib.suppress(OSError):
+            done = json.loads(summary.read_text())["status"] in ("ok", "diverged")
+            phase = "end" if done and summary.stat().st_mtime < killed + AT_ONCE else phase
     return phase, False
 
 
 def allowed(given: Draw, phase: str, over: bool) -> set[int]:
     """The exit codes that fit."""
-    codes = {0} if unseen(given) else set(given.codes)
+    codes = {0} if given.fault == "Damages" and unchecked(given) else set(given.codes)
     if given.fault in SIGNALS:
         if over:
             return {0, 3}
@@ -279,8 +289,8 @@ def allowed(given: Draw, phase: str, over: bool) -> set[int]:
             codes |= {0, 3}
         if given.fault == "INT rank" and phase == "start-up":
             codes |= {1}
-        if given.fault.endswith("launch") and phase == "start-up":
-            # Before `launch` itself listens; a shell makes 130, 143 and 138 of it.
+        if given.fault.endswith("launch") and phase != "training":
+            # Before `launch` itself listens, or when it has; a shell makes 130, 143 and 138 of it.
             codes |= {-signal.Signals[f"SIG{given.fault.split()[0]}"]}
         if given.fault.startswith("USR1") and phase != "training":
             # Nobody listens yet, or any more.
@@ -401,7 +411,7 @@ def written(given: Draw, run: Path, outcome: Outcome, folder: Path) -> list[str]
     if log and settings_of:
         expected = bytes_of(given, settings_of["dimension"], folder)
         # 4 bytes behind each message, in a message of its own.
-        checked = 2 if "--checksum" in given.options and option(given, "--algorithm") != "allreduce" else 0
+        checked = 2 if "--checksum" in given.options and not unchecked(given) else 0
         wrong = [line for line in log if line["bytes_sent"] != expected + checked * line["messages"]]
         # In an iteration that was ended on the way, not all had been sent.
         if wrong and not (outcome.code in (3, 4) and wrong == log[-1:]):

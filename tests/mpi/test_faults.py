@@ -206,6 +206,8 @@ def test_allreduce_says_that_it_has_no_checksums(mpisqueeze_run: Run) -> None:
     says = "warning: --checksum checks nothing here"
     assert says in mpisqueeze_run(2, *options, "allreduce", "--out", "a").out
     assert says not in mpisqueeze_run(2, *options, "sgd", "--out", "b").out
+    linked = mpisqueeze_run(2, *options, "allreduce", "--link", "latency=50us,bandwidth=1gbit", "--out", "c")
+    assert says not in linked.out
 
 
 @pytest.mark.parametrize("timeout", ["-1s", "soon", "0s"])
