@@ -11,7 +11,7 @@ from typing import Any, get_args, get_type_hints
 import numpy as np
 
 from mpisqueeze import registry
-from mpisqueeze.contracts import check_installed
+from mpisqueeze.contracts import check_installed, default_compressor
 from mpisqueeze.data import check_data_spec
 from mpisqueeze.data.partition import Partition, parse_partition
 from mpisqueeze.errors import UsageError
@@ -267,8 +267,9 @@ def plan(config: TrainConfig) -> Plan:
         raise UsageError("give --iterations or --epochs, not both", "--iterations")
     algorithm = registry.algorithms.find(config.algorithm)
     compresses = getattr(algorithm.cls, "compresses", True)
-    default = getattr(algorithm.cls, "default_compressor", "onebit") if compresses else "identity"
-    compressor = registry.compressors.find(default if config.compressor is None else config.compressor)
+    compressor = registry.compressors.find(
+        default_compressor(algorithm) if config.compressor is None else config.compressor
+    )
     if not compresses and compressor.name != "identity":
         takers = [name for name, cls in registry.algorithms.builtins().items() if getattr(cls, "compresses", True)]
         raise UsageError(

@@ -10,6 +10,7 @@ import numpy as np
 
 from mpisqueeze.compressors.base import Compressor
 from mpisqueeze.errors import UsageError
+from mpisqueeze.network.cost import Schedule
 from mpisqueeze.registry import Part, describe, describe_value
 
 
@@ -40,6 +41,16 @@ def check_installed(part: Part, option: str) -> None:
     """Raise UsageError for a part that says that it cannot be used here."""
     with plugin(part, option, "check_installed()"):
         getattr(part.cls, "check_installed", lambda: None)()
+
+
+def default_compressor(part: Part) -> str:
+    """The specification of the compressor that an algorithm has unless told otherwise. Raises UsageError."""
+    if not getattr(part.cls, "compresses", True):
+        return "identity"
+    default = getattr(part.cls, "default_compressor", "onebit")
+    if not isinstance(default, str):
+        raise broken(part, "--algorithm", f"default_compressor must be a text, not {describe_value(default)}")
+    return default
 
 
 def check_problem(part: Part, problem: Any) -> None:
@@ -136,6 +147,30 @@ def check_algorithm(part: Part, algorithm: Any) -> None:
         raise broken(part, "--algorithm", "it has no method step")
     if isinstance(algorithm, Algorithm) and not hasattr(algorithm, "setup"):
         raise broken(part, "--algorithm", "its __init__ does not call that of its base class")
+    for name, (kinds, what) in _SUMMARIZED.items():
+        value = getattr(algorithm, name, None)
+        if value is not None and (not isinstance(value, kinds) or isinstance(value, bool) != (kinds is bool)):
+            raise broken(part, "--algorithm", f"{name} must be {what}, not {describe_value(value)}")
+    if not part.is_plugin:
+        return
+    with plugin(part, "--algorithm", "bytes_per_iteration()"):
+        expected = getattr(algorithm, "bytes_per_iteration", lambda: None)()
+    if expected is not None and not _is_count(expected, 0):
+        raise broken(part, "--algorithm", f"bytes_per_iteration gave {describe_value(expected)}, not a whole number")
+    with plugin(part, "--algorithm", "residual()"):
+        residual = getattr(algorithm, "residual", lambda: None)()
+    if residual is not None and getattr(residual, "ndim", 0) != 1:
+        raise broken(part, "--algorithm", f"residual gave {describe_value(residual)}, not a vector")
+
+
+#: Attributes of an algorithm that a run's summary has, if there are any.
+_SUMMARIZED: dict[str, tuple[Any, str]] = {
+    "centralized": (bool, "True or False"),
+    "payload_bytes": (int | np.integer, "a whole number"),
+    "eta": (float | int | np.floating, "a number"),
+    "formula": (str, "a text"),
+    "schedule": (Schedule, "a Schedule"),
+}
 
 
 def try_compressor(part: Part, make: Callable[[int, int], Compressor], dimension: int, xp: Any) -> int:

@@ -528,7 +528,7 @@ _VALUES = (
 _METHODS = (
     "__init__(self, *a, **k)", "initial_point(self)", "gradient(self, x, iteration)", "evaluate(self, x)",
     "encode(self, v, p)", "decode(self, p, out)", "step(self, x, gradient, lr)", "state(self)", "doubts(self)",
-    "close(self)", "gradient_in_parts(self, x, iteration, ready)",
+    "close(self)", "gradient_in_parts(self, x, iteration, ready)", "bytes_per_iteration(self)", "residual(self)",
 )  # fmt: skip
 _ATTRIBUTES = (
     "dimension", "iterations_per_epoch", "payload_bytes", "unbiased", "name", "parameters", "needs_data", "compresses",

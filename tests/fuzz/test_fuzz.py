@@ -311,6 +311,33 @@ def test_a_gradient_that_is_no_pair(folder: Path, capsys: pytest.CaptureFixture[
         refused(capsys, says, "train", "--problem", f"{folder}/p{number}.py:Thing", "--iterations", "1")
 
 
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("default_compressor = None", "default_compressor must be a text, not None"),
+        ("payload_bytes = (1,)", "payload_bytes must be a whole number, not (1,)"),
+        ("centralized = np.zeros(3)", "centralized must be True or False"),
+        ("formula = print", "formula must be a text"),
+        ("eta = 'x'", "eta must be a number, not 'x'"),
+        ("def bytes_per_iteration(self): return []", "bytes_per_iteration gave [], not a whole number"),
+        ("def bytes_per_iteration(self): return 1 / 0", "bytes_per_iteration() raised ZeroDivisionError"),
+        ("def residual(self): return 1", "residual gave 1, not a vector"),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_what_an_algorithm_says_of_itself(
+    folder: Path, capsys: pytest.CaptureFixture[str], command: str, body: str, says: str
+) -> None:
+    # Modules are kept by their path.
+    part = folder / "p.py"
+    part.write_text(
+        "import numpy as np\nfrom mpisqueeze.algorithms.doublesqueeze import DoubleSqueeze\n"
+        f"class Thing(DoubleSqueeze):\n    {body}\n"
+    )
+    pairs = ("--algorithm", f"{part}:Thing") if command == "train" else ("sgd", f"{part}:Thing")
+    refused(capsys, says, command, *pairs, "--problem", "quadratic:3", "--iterations", "1")
+
+
 def test_a_plug_in_that_exits_ends_the_run_as_a_failure(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = (
         "class Thing:\n    def __init__(self, setup): pass\n    def step(self, x, gradient, lr): raise SystemExit(0)\n"
