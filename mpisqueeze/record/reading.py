@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mpisqueeze.errors import UsageError
 from mpisqueeze.record import schema
 from mpisqueeze.record.iterations import TIMES
-from mpisqueeze.record.schema import count, list_of, maybe, number, read_object, scalar, table, table_of
+from mpisqueeze.record.schema import count, list_of, maybe, number, read_object, table, table_of
 from mpisqueeze.record.summary import SCHEMA_VERSION, statistics, traffic
 
 Column = NDArray[np.float64]
@@ -80,7 +80,7 @@ _SUMMARY = {
         ("percent_saved_vs_sgd", "ratio_vs_sgd", "full_vectors_per_iteration", "compression"), maybe(_RATIO)
     ),
     **dict.fromkeys(("final_loss", "test_loss", "test_accuracy"), maybe(number())),
-    "evaluation": maybe(table_of(scalar)),
+    "evaluation": maybe(table_of(maybe(number()))),
     "times": table(dict.fromkeys(TIMES, _STATISTICS)),
     "wall_s": maybe(_SECONDS),
 }
@@ -88,7 +88,7 @@ _STATUS = {"status": schema.one_of(*STATUSES)}
 _ANY = {"warnings": maybe(list_of(schema.text)), "link": _TEXT}
 #: What summary.json lacks is taken from the log, and of a run that has none compare.json has it all.
 SUMMARY, _FOLDERLESS = table(_STATUS, _SUMMARY | _ANY), table(_STATUS | _SUMMARY, _ANY)
-_EVALUATION = table_of(scalar)
+_EVALUATION = table_of(maybe(number()))
 _COMPARISON = table(
     {
         "runs": list_of(table({"name": schema.text, "folder": schema.text})),

@@ -158,6 +158,7 @@ def refused(capsys: pytest.CaptureFixture[str], says: str, *arguments: str) -> N
         ("summary.json", "times", {}, "run/summary.json has no 'times.compute_s'"),
         ("summary.json", "reason", ["a"], "has ['a'] as 'reason', not text"),
         ("summary.json", "bytes_sent", 10**400, "as 'bytes_sent', not a whole number"),
+        ("summary.json", "evaluation", {"test_loss": "x"}, "has 'x' as 'evaluation.test_loss', not a number"),
         ("summary.json", "dtype", "e400", "has 'e400' as 'dtype', not one of float32, float64"),
         ("summary.json", "wall_s", float("nan"), "run/summary.json is not JSON: it holds NaN"),
     ],
