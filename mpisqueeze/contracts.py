@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -147,7 +148,8 @@ def check_algorithm(part: Part, algorithm: Any) -> None:
         raise broken(part, "--algorithm", "it has no method step")
     if isinstance(algorithm, Algorithm) and not hasattr(algorithm, "setup"):
         raise broken(part, "--algorithm", "its __init__ does not call that of its base class")
-    for name, (kinds, what) in _SUMMARIZED.items():
+    # One that is not built on ours may call its attributes as it likes.
+    for name, (kinds, what) in _SUMMARIZED.items() if isinstance(algorithm, Algorithm) else ():
         value = getattr(algorithm, name, None)
         if value is not None and (not isinstance(value, kinds) or isinstance(value, bool) != (kinds is bool)):
             raise broken(part, "--algorithm", f"{name} must be {what}, not {describe_value(value)}")
@@ -155,8 +157,10 @@ def check_algorithm(part: Part, algorithm: Any) -> None:
         return
     with plugin(part, "--algorithm", "bytes_per_iteration()"):
         expected = getattr(algorithm, "bytes_per_iteration", lambda: None)()
-    if expected is not None and not _is_count(expected, 0):
-        raise broken(part, "--algorithm", f"bytes_per_iteration gave {describe_value(expected)}, not a whole number")
+    if expected is not None and not (
+        isinstance(expected, int | float | np.integer | np.floating) and 0 <= expected < math.inf
+    ):
+        raise broken(part, "--algorithm", f"bytes_per_iteration gave {describe_value(expected)}, not a number ≥ 0")
     with plugin(part, "--algorithm", "residual()"):
         residual = getattr(algorithm, "residual", lambda: None)()
     if residual is not None and getattr(residual, "ndim", 0) != 1:

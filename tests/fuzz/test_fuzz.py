@@ -320,7 +320,7 @@ def test_a_gradient_that_is_no_pair(folder: Path, capsys: pytest.CaptureFixture[
         ("centralized = np.zeros(3)", "centralized must be True or False"),
         ("formula = print", "formula must be a text"),
         ("eta = 'x'", "eta must be a number, not 'x'"),
-        ("def bytes_per_iteration(self): return []", "bytes_per_iteration gave [], not a whole number"),
+        ("def bytes_per_iteration(self): return []", "bytes_per_iteration gave [], not a number ≥ 0"),
         ("def bytes_per_iteration(self): return 1 / 0", "bytes_per_iteration() raised ZeroDivisionError"),
         ("def residual(self): return 1", "residual gave 1, not a vector"),
     ],
@@ -337,6 +337,15 @@ def test_what_an_algorithm_says_of_itself(
     )
     pairs = ("--algorithm", f"{part}:Thing") if command == "train" else ("sgd", f"{part}:Thing")
     refused(capsys, says, command, *pairs, "--problem", "quadratic:3", "--iterations", "1")
+
+
+def test_an_algorithm_of_its_own_may_call_its_attributes_as_it_likes(folder: Path) -> None:
+    part = folder / "p.py"
+    part.write_text(
+        "class Thing:\n    schedule, eta, payload_bytes = [0.1, 0.2], 'auto', None\n"
+        "    def __init__(self, setup): pass\n    def step(self, x, gradient, lr): x -= lr * gradient(x)\n"
+    )
+    assert run(["train", "--algorithm", f"{part}:Thing", "--problem", "quadratic:3", "--iterations", "1"]) == 0
 
 
 def test_a_plug_in_that_exits_ends_the_run_as_a_failure(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
