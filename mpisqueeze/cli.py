@@ -1040,6 +1040,7 @@ def run(arguments: list[str]) -> int:
     """Run a command; its exit code. Errors are reported by rank 0, once."""
     from mpisqueeze.comm.launched import abort_others, launched_rank, leave_together
     from mpisqueeze.comm.library import unsuited_launcher
+    from mpisqueeze.report.output import discard
 
     rank = launched_rank()
     speaks = not rank
@@ -1082,6 +1083,11 @@ def run(arguments: list[str]) -> int:
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
             where = f"{error.filename}: " if error.filename else ""
             print(f"mpisqueeze: rank {rank or 0}: {where}{error.strerror}", file=sys.stderr, flush=True)
+            try:
+                stdout.flush()
+            except OSError:
+                # It would fail once more when Python ends.
+                discard(stdout)
             return abort_others(ExitCode.FAILED)
         traceback.print_exc()
         print(f"mpisqueeze: rank {rank or 0} failed: {error!r}", file=sys.stderr, flush=True)
