@@ -81,7 +81,7 @@ def run(path: str | None, most: int) -> int:
     """The exit code. Messages of up to `most` bytes are sent; results go to the file `path`."""
     from mpi4py import MPI
 
-    from mpisqueeze.devices import gpu_count
+    from mpisqueeze.devices.device import gpu_count
 
     comm = MPI.COMM_WORLD
     count, why = gpu_count()
@@ -120,7 +120,7 @@ def main() -> int:
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
     if options.launch:
-        from mpisqueeze.launch import launch
+        from mpisqueeze.launch.launcher import launch
 
         command = [__file__, "--most", str(options.most), *(["--json", options.json] if options.json else [])]
         return launch(options.launch, command, target=[sys.executable])

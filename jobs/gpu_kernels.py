@@ -29,7 +29,7 @@ TIMES = (("encode_s", 12), ("decode_s", 12), ("give_s", 10))
 
 
 def numbers(text: str) -> list[int]:
-    from mpisqueeze.specs import parse_size
+    from mpisqueeze.quantities import parse_size
 
     return [parse_size(size) for size in text.split(",")]
 
@@ -62,8 +62,8 @@ class Timing:
 
 def measured(cupy: Any, timing: Timing, spec: str, size: int) -> dict[str, Any]:
     """A row."""
-    from mpisqueeze import registry
     from mpisqueeze.kernels.cuda import Flag
+    from mpisqueeze.parts import registry
 
     part, flag = registry.compressors.find(spec), Flag(cupy)
     compressor = part.cls(size, cupy, np.dtype(np.float32), 1, **part.options)

@@ -10,12 +10,12 @@ def main() -> None:
     if heeded:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from mpisqueeze.comm.launched import launched_rank
-    from mpisqueeze.interrupts import note_early
+    from mpisqueeze.runs.interrupts import note_early
 
     rank = launched_rank()
     if rank is not None:
         note_early()
-    from mpisqueeze.cli import main as command
+    from mpisqueeze.cli.app import main as command
 
     # For a rank it stays so until a run listens: each of them would show a traceback of its own.
     if heeded and rank is None:

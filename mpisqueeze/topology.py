@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from mpisqueeze.errors import UsageError
-from mpisqueeze.record.text import read_text
-from mpisqueeze.specs import parse_spec, suggestion
+from mpisqueeze.files import read_text
+from mpisqueeze.language import parse_spec, suggestion
 
 #: Beyond this many ranks a matrix without structure is not diagonalised.
 DENSE_LIMIT = 4096

@@ -18,9 +18,9 @@ import pytest
 from cuda_emulator.fake_cupy import SITE, fake_cupy, have_compiler
 from hypothesis import settings
 
-from mpisqueeze.devices import gpu_count
+from mpisqueeze.devices.device import gpu_count
 from mpisqueeze.errors import UsageError
-from mpisqueeze.launch import Launcher, find_launcher, make_plan
+from mpisqueeze.launch.launcher import Launcher, find_launcher, make_plan
 
 HERE = Path(__file__).parent
 #: Where a test runs that needs a GPU: in the emulator, and on a GPU where there is one (`pytest -m gpu`).

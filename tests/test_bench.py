@@ -20,16 +20,16 @@ import pytest
 from fake_gpu import FakeCudaDevice
 from parts import payload_bytes
 
-from mpisqueeze import registry
 from mpisqueeze.bench import comm, kernels
 from mpisqueeze.bench.exchanges import EXCHANGES, gradient_of
 from mpisqueeze.bench.timing import Repetitions, Statistics, parse_sizes, rotated
-from mpisqueeze.cli import run
+from mpisqueeze.cli.app import run
 from mpisqueeze.comm.world import World
 from mpisqueeze.errors import UsageError
 from mpisqueeze.kernels import threads_of, use_threads
-from mpisqueeze.launch import Launcher, make_plan
-from mpisqueeze.report.format import grouped
+from mpisqueeze.launch.launcher import Launcher, make_plan
+from mpisqueeze.parts import registry
+from mpisqueeze.quantities import grouped
 
 HAS_NATIVE = kernels._native_kernels(np.dtype(np.float32)) is not None
 PLUGINS = '''

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mpisqueeze.cli import run
-from mpisqueeze.network.calibration import fit_line, read_calibration
+from mpisqueeze.cli.app import run
+from mpisqueeze.record.calibration import fit_line, read_calibration
 
 SIZES = [2**k for k in range(25)]
 

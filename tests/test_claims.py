@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpisqueeze.config import TrainConfig
+from mpisqueeze.analysis.evidence import FIGURES, LABELS, Evidence
 from mpisqueeze.errors import UsageError
 from mpisqueeze.record.reading import RunLog, no_columns
 from mpisqueeze.reproduce import virtual
 from mpisqueeze.reproduce.claims import FOLDER, load, names, select
-from mpisqueeze.reproduce.evidence import FIGURES, LABELS, Evidence
 from mpisqueeze.reproduce.expressions import parse
+from mpisqueeze.runs.plan import TrainConfig
 
 SMALLEST = """
 title = "t"

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from mpisqueeze import registry
-from mpisqueeze.cli import run
-from mpisqueeze.devices import gpu_count
+from mpisqueeze.cli.app import run
+from mpisqueeze.devices.device import gpu_count
+from mpisqueeze.parts import registry
 
 PLUGINS = Path(__file__).parent / "mpi" / "plugins.py"
 
@@ -146,7 +146,7 @@ def test_ctrl_c_before_anything_has_begun_is_no_traceback(tmp_path: Path) -> Non
 
 def test_help_loads_nothing_heavy() -> None:
     code = (
-        "import sys; from mpisqueeze.cli import run; run(['train', '--help']);"
+        "import sys; from mpisqueeze.cli.app import run; run(['train', '--help']);"
         "print([m for m in ('mpi4py.MPI', 'numpy', 'cupy', 'numba', 'torch', 'matplotlib') if m in sys.modules])"
     )
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

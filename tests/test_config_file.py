@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
-from mpisqueeze.cli import _about_settings, run
-from mpisqueeze.config import TrainConfig, config_of, plan
-from mpisqueeze.settings import VARIABLES, Asked, as_toml, resolve
+from mpisqueeze.cli.app import _about_settings, run
+from mpisqueeze.runs.plan import TrainConfig, config_of, plan
+from mpisqueeze.runs.sources import VARIABLES, Asked, as_toml, resolve
 
 if sys.version_info >= (3, 11):
     import tomllib

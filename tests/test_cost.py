@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from mpisqueeze.comm import pipeline
-from mpisqueeze.network import cost
-from mpisqueeze.network.cost import Link, Tree
+from mpisqueeze.costs import exchanges as cost
+from mpisqueeze.costs.exchanges import Tree
+from mpisqueeze.costs.link import Link
 
 HOCKNEY = Link.hockney(1e-3, 1e9)
 LOGGP = Link(5e-3, 2e-5, 8e-9)
@@ -140,7 +140,6 @@ def test_trees_reach_all_and_know_their_longest_paths(way: str, ranks: int) -> N
 
 
 def test_the_model_and_the_exchange_have_the_same_window() -> None:
-    assert pipeline.chunks_ahead is cost.chunks_ahead
     assert cost.chunks_ahead(4, 100, 1e6) == cost.AHEAD
     assert cost.chunks_ahead(4, 100, 100 * (1 << 17)) == 8
     assert cost.chunks_ahead(4, 100, 100 * (1 << 20)) == cost.FEWEST_AHEAD

@@ -33,9 +33,9 @@ from kernel_cases import (
 )
 from parts import COMPRESSORS
 
-from mpisqueeze import registry
 from mpisqueeze.kernels.cuda import OPTIONS, SAMPLED, SAMPLES, CudaKernels, cuda_sources
 from mpisqueeze.kernels.reference import ReferenceKernels
+from mpisqueeze.parts import registry
 
 GUARD = 0xA5
 BLOCKS = [1, 3, 8, 64, 100, 512, 1000, 1024, 1032, 70000, 0]

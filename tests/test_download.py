@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from file_server import FileServer, serving
 
-from mpisqueeze import cli
+from mpisqueeze.cli import app as cli
 from mpisqueeze.data import cifar10, download, getting, load_dataset
 from mpisqueeze.data.download import DownloadError, Watcher
 from mpisqueeze.data.published import PUBLISHED, File, Published

@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 from test_report import write_run
 
-from mpisqueeze.cli import run
+from mpisqueeze.analysis.ranking import rank_runs
+from mpisqueeze.cli.app import run
 from mpisqueeze.record.reading import RunLog, folderless, read_run
 from mpisqueeze.report.charts import Axis, Bar, BarChart, LineChart, Series
 from mpisqueeze.report.html.blocks import Cell, Page, Paragraph, Plot, Section, Table
@@ -28,7 +29,6 @@ from mpisqueeze.report.html.markup import Markup, escaped, tag
 from mpisqueeze.report.html.page import render
 from mpisqueeze.report.html.run_page import runs_page
 from mpisqueeze.report.palette import DARK_GROUND, LIGHT_GROUND, LINES
-from mpisqueeze.report.ranking import rank_runs
 
 NASTY = """<script>alert("1")</script> & 'x' \x00\x1b[31m\udcff"""
 VOID = {"meta", "link", "br", "wbr"}
@@ -257,7 +257,7 @@ def test_neither_mpi_nor_matplotlib_is_needed() -> None:
     with_parts(write_run(Path("a"), [2.0, 1.0]))
     code = (
         "import sys; sys.modules['matplotlib'] = None; sys.modules['mpi4py.MPI'] = None;"
-        "from mpisqueeze.cli import run; sys.exit(run(['report', 'a', '--html', 'page.html', '--plot', 'terminal']))"
+        "from mpisqueeze.cli.app import run; sys.exit(run('report a --html page.html --plot terminal'.split()))"
     )
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
@@ -269,7 +269,7 @@ def test_neither_mpi_nor_matplotlib_is_needed() -> None:
 def test_mpi_is_loaded_for_the_model_but_not_started() -> None:
     with_parts(write_run(Path("a"), [2.0, 1.0]))
     code = (
-        "import sys; from mpisqueeze.cli import run; assert run(['report', 'a', '--html', 'page.html']) == 0;"
+        "import sys; from mpisqueeze.cli.app import run; assert run(['report', 'a', '--html', 'page.html']) == 0;"
         "from mpi4py import MPI; print(MPI.Is_initialized(), 'matplotlib' in sys.modules)"
     )
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

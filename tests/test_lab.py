@@ -21,15 +21,14 @@ from conftest import Finished
 from rich.console import Console
 
 from mpisqueeze.errors import ExitCode, UsageError
-from mpisqueeze.launch import Flavour, Launcher
-from mpisqueeze.network import hosts as inside
-from mpisqueeze.network import lab, shaping
-from mpisqueeze.network.lab import Outcome, check_machine, lab_results, plan_trials
-from mpisqueeze.network.shaping import Links
+from mpisqueeze.lab import hosts as inside
+from mpisqueeze.lab import lab, shaping
+from mpisqueeze.lab.lab import Outcome, check_machine, lab_results, plan_trials
+from mpisqueeze.lab.shaping import Links
+from mpisqueeze.launch.launcher import Flavour, Launcher
+from mpisqueeze.quantities import format_rate, parse_rate, parse_time
 from mpisqueeze.record.reading import RunLog, no_columns, rebuild_summary
-from mpisqueeze.report.format import format_rate
 from mpisqueeze.report.lab_view import lab_report
-from mpisqueeze.specs import parse_rate, parse_time
 
 
 @pytest.mark.parametrize(

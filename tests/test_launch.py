@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mpisqueeze import launch as module
 from mpisqueeze.errors import UsageError
-from mpisqueeze.launch import Flavour, Launcher, find_launcher, identify, launch, make_plan
+from mpisqueeze.launch import launcher as module
+from mpisqueeze.launch.launcher import Flavour, Launcher, find_launcher, identify, launch, make_plan
 
 VERSIONS = {
     "mpirun (Open MPI) 5.0.11": (Flavour.OPEN_MPI, 5),
@@ -459,7 +459,7 @@ def test_a_signal_during_start_up_ends_the_launcher(tmp_path: Path, start: Calla
     stuck = tmp_path / "mpirun"
     stuck.write_text(f'#!/bin/sh\n[ "$1" = --version ] && exit\n: > {tmp_path}/up\nexec sleep 60\n')
     stuck.chmod(0o755)
-    driver = f"import sys; from mpisqueeze.launch import launch; sys.exit(launch(2, ['x'], {str(stuck)!r}))"
+    driver = f"import sys; from mpisqueeze.launch.launcher import launch; sys.exit(launch(2, ['x'], {str(stuck)!r}))"
     root = str(Path(module.__file__).parents[1])
     process = subprocess.Popen([sys.executable, "-c", driver], env={**os.environ, "PYTHONPATH": root})
     try:

@@ -12,14 +12,14 @@ from rich.console import Console
 from test_html import with_parts
 from test_report import write_run
 
-from mpisqueeze.cli import run
-from mpisqueeze.network.cost import Link
-from mpisqueeze.network.predict import Coding, Method, predict
+from mpisqueeze.analysis.ranking import rank_runs
+from mpisqueeze.cli.app import run
+from mpisqueeze.costs.link import Link
+from mpisqueeze.modelling.predict import Coding, Method, predict
+from mpisqueeze.parts.registry import algorithms, compressors
 from mpisqueeze.record.reading import read_run, read_runs
-from mpisqueeze.registry import algorithms, compressors
 from mpisqueeze.report.bandwidth import time_by_bandwidth
 from mpisqueeze.report.charts import Axis, Bar, BarChart, LineChart, Series
-from mpisqueeze.report.ranking import rank_runs
 from mpisqueeze.report.run_charts import KINDS, charts_of, phase_chart
 from mpisqueeze.report.terminal_plot import terminal_plot
 

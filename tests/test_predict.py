@@ -17,16 +17,15 @@ import numpy as np
 import pytest
 from parts import make_algorithm
 
-from mpisqueeze import registry
-from mpisqueeze.cli import run
-from mpisqueeze.comm.pipeline import root_ways, section_lengths
+from mpisqueeze.cli.app import run
 from mpisqueeze.comm.world import World
-from mpisqueeze.network import cost
-from mpisqueeze.network.calibration import Calibration, Kernel
-from mpisqueeze.network.cost import Link
-from mpisqueeze.network.link_spec import parse_link
-from mpisqueeze.network.predict import Coding, Forecast, Method, degrees, methods_for, predict, wins
-from mpisqueeze.pairs import parse_pair
+from mpisqueeze.costs import exchanges as cost
+from mpisqueeze.costs.link import Link, parse_link
+from mpisqueeze.costs.sections import root_ways, section_lengths
+from mpisqueeze.modelling.predict import Coding, Forecast, Method, degrees, methods_for, predict, wins
+from mpisqueeze.parts import registry
+from mpisqueeze.record.calibration import Calibration, Kernel
+from mpisqueeze.runs.pairs import parse_pair
 from mpisqueeze.topology import Topology
 
 NETWORK = ["--latency", "50us", "--bandwidth", "10gbit"]
@@ -211,7 +210,7 @@ def test_kernels_overlap_with_the_wire() -> None:
 
 def test_a_hundred_thousand_ranks_take_no_time() -> None:
     program = (
-        "import sys; from mpisqueeze.cli import main\n"
+        "import sys; from mpisqueeze.cli.app import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit as end: code = end.code\n"
         "from mpi4py import MPI; print(code, MPI.Is_initialized(), 'cupy' in sys.modules, 'matplotlib' in sys.modules)"

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mpisqueeze import registry
-from mpisqueeze.config import DEFAULT_LR, TrainConfig
 from mpisqueeze.data import Dataset, load_dataset
 from mpisqueeze.data.partition import Partition, parse_partition, partition_indices
 from mpisqueeze.errors import UsageError
+from mpisqueeze.parts import registry
 from mpisqueeze.problems import classification
 from mpisqueeze.problems.base import Problem
 from mpisqueeze.problems.classification import ClassificationProblem
 from mpisqueeze.problems.images import ImageProblem
 from mpisqueeze.problems.quadratic import Quadratic
 from mpisqueeze.problems.samples import BatchSampler
+from mpisqueeze.runs.plan import DEFAULT_LR, TrainConfig
 
 ALL = ["logistic", "mlp:5", "mlp:7x1", "mlp:6x5x3", "quadratic:11", "quadratic:1", "quadratic:11,spread=0"]
 NEEDS_DATA = [text for text in ALL if not text.startswith("quadratic")]

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mpisqueeze.cli import run
-from mpisqueeze.config import TrainConfig
+from mpisqueeze.analysis.ranking import default_target, rank_runs, smooth, window_of
+from mpisqueeze.cli.app import run
 from mpisqueeze.errors import UsageError
-from mpisqueeze.pairs import expand, parse_pair, parse_sweep
 from mpisqueeze.record.reading import read_run
-from mpisqueeze.report.ranking import default_target, rank_runs, smooth, window_of
+from mpisqueeze.runs.pairs import expand, parse_pair, parse_sweep
+from mpisqueeze.runs.plan import TrainConfig
 
 PLUGINS = Path(__file__).parent / "mpi" / "plugins.py"
 TIMES = ("compute_s", "wait_s", "encode_s", "comm_s", "decode_s", "update_s")
@@ -105,7 +105,7 @@ def test_the_default_target_is_95_percent_of_the_first_good_runs_progress() -> N
     assert ranking.reference == "sgd"
     assert "95 %" in ranking.target_is
     assert "csgd" in ranking.target_is
-    from mpisqueeze.report.ranking import curve_of
+    from mpisqueeze.analysis.ranking import curve_of
 
     uphill = curve_of(read_run(write_run(Path("c"), [1.0, 2.0])))
     assert default_target(uphill) == 2.0
@@ -243,7 +243,7 @@ def test_a_missing_matplotlib_is_said_with_its_cure(
 def test_report_loads_no_mpi_and_no_matplotlib() -> None:
     write_run(Path("a"), [2.0, 1.0])
     code = (
-        "import sys; from mpisqueeze.cli import run; assert run(['report', 'a', '--csv', 'x.csv']) == 0;"
+        "import sys; from mpisqueeze.cli.app import run; assert run(['report', 'a', '--csv', 'x.csv']) == 0;"
         "print([m for m in ('mpi4py.MPI', 'matplotlib') if m in sys.modules])"
     )
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

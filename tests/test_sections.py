@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
 import pytest
 
 from mpisqueeze.comm.estimate import CALL_S, MEMORY_BYTE_S
-from mpisqueeze.comm.pipeline import choose_sections
-from mpisqueeze.devices import Coding, CudaDevice, Device
-from mpisqueeze.network.cost import Link
+from mpisqueeze.costs.link import Link
+from mpisqueeze.costs.sections import Coding, Terms, choose_sections
+from mpisqueeze.devices.device import CudaDevice, Device
 
 MEMORY = Link(0.0, CALL_S, MEMORY_BYTE_S)
 LINKS = {"memory": MEMORY, "100 Gbit/s": Link(2e-6, 2e-6, 8e-11), "100 Mbit/s": Link(1e-4, 1e-5, 8e-8)}
 
 
 def sections(coding: Coding, link: Link, d: int, nbytes: int, by_root: bool, ranks: int = 4) -> int:
-    network: Any = SimpleNamespace(
-        world=SimpleNamespace(size=ranks),
-        link=link,
-        device=SimpleNamespace(coding=coding),
-        message_bytes=None,
-        chunk_bytes=None,
-        tree=None,
-    )
-    length = choose_sections(network, d, (1024, 1024), nbytes, nbytes, by_root).up
+    length = choose_sections(Terms(ranks, link, coding), d, (1024, 1024), nbytes, nbytes, by_root).up
     part = d if by_root else -(-d // ranks)
     return -(-part // length)
 

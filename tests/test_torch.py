@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 from conftest import Finished
 
-from mpisqueeze import registry
-from mpisqueeze.cli import run
+from mpisqueeze.cli.app import run
 from mpisqueeze.data import Dataset, load_dataset
 from mpisqueeze.data.augmentation import crop_and_flip
 from mpisqueeze.data.partition import parse_partition
 from mpisqueeze.data.seeding import Stream, generator
 from mpisqueeze.errors import UsageError
+from mpisqueeze.parts import registry
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra torch)")
 
@@ -431,7 +431,7 @@ def test_bad_input_is_one_line_before_any_training(
 def test_without_torch_one_line_names_the_extra(problem: str, tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        f"from mpisqueeze.cli import run; sys.exit(run(['train', '--problem', {problem!r}]))"
+        f"from mpisqueeze.cli.app import run; sys.exit(run(['train', '--problem', {problem!r}]))"
     )
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert finished.returncode == 2

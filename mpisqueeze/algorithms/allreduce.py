@@ -6,7 +6,7 @@ from typing import Any
 
 from mpisqueeze.algorithms.base import Algorithm, Gradient, Setup
 from mpisqueeze.comm.allreduce import AllreduceExchange
-from mpisqueeze.comm.counters import Phase
+from mpisqueeze.devices.clock import Phase
 
 
 class Allreduce(Algorithm):

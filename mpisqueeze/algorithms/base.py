@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from mpisqueeze.comm.counters import Phase
 from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.world import Signal
 from mpisqueeze.compressors.base import Compressor, NonFiniteError, gaussian_error
 from mpisqueeze.compressors.identity import Identity
+from mpisqueeze.devices.clock import Phase
 from mpisqueeze.kernels.random import derive_key
 from mpisqueeze.topology import Topology
 

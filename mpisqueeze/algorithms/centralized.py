@@ -8,10 +8,10 @@ from itertools import accumulate, pairwise
 from typing import Any, ClassVar
 
 from mpisqueeze.algorithms.base import Algorithm, Codec, Gradient, Setup
-from mpisqueeze.comm.counters import Phase
-from mpisqueeze.comm.pipeline import choose_sections
 from mpisqueeze.comm.root import RootExchange
 from mpisqueeze.comm.sharded import ShardedExchange
+from mpisqueeze.costs.sections import choose_sections
+from mpisqueeze.devices.clock import Phase
 
 
 class Sections:
@@ -72,7 +72,7 @@ class ServerAlgorithm(Algorithm):
         whole_up = setup.worker_codec() if self.compresses_up else setup.identity_codec()
         whole_down = setup.server_codec() if self.compresses_down else setup.identity_codec()
         sections = choose_sections(
-            setup.network,
+            setup.network.terms,
             setup.dimension,
             (whole_up.compressor.grain, whole_down.compressor.grain),
             whole_up.payload_bytes,

@@ -6,7 +6,7 @@ from typing import Any
 
 from mpisqueeze.algorithms.base import Gradient, Setup, feedback_doubt
 from mpisqueeze.algorithms.decentralized import GossipAlgorithm
-from mpisqueeze.comm.counters import Phase
+from mpisqueeze.devices.clock import Phase
 
 
 class Choco(GossipAlgorithm):

@@ -6,9 +6,9 @@ import math
 from typing import Any, ClassVar
 
 from mpisqueeze.algorithms.base import Algorithm, Codec, Setup
-from mpisqueeze.comm.counters import Phase
 from mpisqueeze.comm.neighbours import NeighbourExchange
 from mpisqueeze.comm.world import Signal
+from mpisqueeze.devices.clock import Phase
 
 
 class GossipAlgorithm(Algorithm):

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from mpisqueeze import contracts, registry
 from mpisqueeze.algorithms.base import Setup
 from mpisqueeze.bench.exchanges import BASELINE, EXCHANGES, FULL, STEPS, Case, Stage, StepCase
 from mpisqueeze.bench.kernels import make_compressor
@@ -35,21 +34,22 @@ from mpisqueeze.bench.timing import (
 )
 from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.link import emulate
+from mpisqueeze.comm.placement import choose_device
 from mpisqueeze.comm.signals import Signal
 from mpisqueeze.comm.world import RankFailureError, World
 from mpisqueeze.compressors.base import Compressor
-from mpisqueeze.config import BUFFERS, DEVICES, DTYPES, TREES, check_threads
-from mpisqueeze.devices import Device, choose_device
+from mpisqueeze.costs.link import Link, parse_link
+from mpisqueeze.devices.device import Device
 from mpisqueeze.errors import UsageError
-from mpisqueeze.interrupts import Interrupts
 from mpisqueeze.kernels import kernels_for, threads_of, use_threads
-from mpisqueeze.network.cost import Link
-from mpisqueeze.network.link_spec import parse_link
+from mpisqueeze.language import suggestion
+from mpisqueeze.parts import contracts, registry
+from mpisqueeze.parts.registry import Part
 from mpisqueeze.record.environment import collect_environment
-from mpisqueeze.registry import Part
-from mpisqueeze.specs import suggestion
+from mpisqueeze.runs.interrupts import Interrupts
+from mpisqueeze.runs.plan import BUFFERS, DEVICES, DTYPES, TREES, check_threads
+from mpisqueeze.runs.training import link_facts
 from mpisqueeze.topology import Topology
-from mpisqueeze.training import link_facts
 
 SCHEMA_VERSION = 1
 COMPRESSORS = ("identity", "onebit")

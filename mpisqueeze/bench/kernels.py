@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from mpisqueeze import contracts, registry
 from mpisqueeze.bench.timing import (
     Repetitions,
     Statistics,
@@ -33,13 +32,14 @@ from mpisqueeze.bench.timing import (
 from mpisqueeze.compressors.base import Compressor, adapt
 from mpisqueeze.compressors.randomk import RandomK
 from mpisqueeze.compressors.topk import TopK
-from mpisqueeze.config import DTYPES, check_threads
-from mpisqueeze.devices import CudaDevice, Device, gpu_count
+from mpisqueeze.devices.device import CudaDevice, Device, gpu_count
 from mpisqueeze.errors import UsageError
 from mpisqueeze.kernels import kernels_for, use_threads
 from mpisqueeze.kernels.reference import ReferenceKernels
+from mpisqueeze.parts import contracts, registry
+from mpisqueeze.parts.registry import Part
 from mpisqueeze.record.environment import local_environment
-from mpisqueeze.registry import Part
+from mpisqueeze.runs.plan import DTYPES, check_threads
 
 SCHEMA_VERSION = 1
 #: What is timed unless compressors are named.

@@ -14,7 +14,8 @@ import numpy as np
 import psutil
 
 from mpisqueeze.errors import UsageError
-from mpisqueeze.specs import parse_size, suggestion
+from mpisqueeze.language import suggestion
+from mpisqueeze.quantities import parse_size
 
 T = TypeVar("T")
 

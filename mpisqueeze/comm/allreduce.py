@@ -9,10 +9,10 @@ from typing import Any
 
 from mpi4py import MPI
 
-from mpisqueeze.comm.counters import Phase
 from mpisqueeze.comm.exchange import Network
-from mpisqueeze.comm.wire import Wire
-from mpisqueeze.network import cost
+from mpisqueeze.costs import exchanges
+from mpisqueeze.devices.buffers import Wire
+from mpisqueeze.devices.clock import Phase
 
 _STEP = 16
 
@@ -29,7 +29,7 @@ class Step:
 
 
 def steps(way: str, rank: int, size: int, length: int) -> Iterator[Step]:
-    """This rank's rounds of `way`, which is `ring`, `doubling` or `halving`: see `network.cost.allreduce`."""
+    """This rank's rounds of `way`, which is `ring`, `doubling` or `halving`: see `costs.exchanges.allreduce`."""
     whole, nothing = slice(0, length), slice(0, 0)
     if way == "ring":
         bounds = list(pairwise(length * s // size for s in range(size + 1)))
@@ -73,7 +73,7 @@ class _Rounds:
         world = network.world
         self._past = network.device.fence()
         scratch = network.wire(wire.nbytes)
-        way = cost.allreduce(network.link, world.size, wire.nbytes).way
+        way = exchanges.allreduce(network.link, world.size, wire.nbytes).way
         size = dtype.itemsize
         self._rounds: list[tuple[Any, Wire, Any, Wire, Any, Any]] = []
         for step in steps(way, world.rank, world.size, wire.nbytes // size):

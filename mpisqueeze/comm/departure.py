@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mpisqueeze.comm.counters import Phase
 from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.pipeline import Outbox, Work
 from mpisqueeze.comm.progress import Progress
-from mpisqueeze.comm.wire import Wire
+from mpisqueeze.devices.buffers import Wire
+from mpisqueeze.devices.clock import Phase
 
 #: Bytes that a socket holds: as long as they take, nobody need look at what is on its way.
 HELD_BYTES = 64 << 10

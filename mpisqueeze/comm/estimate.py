@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 from mpisqueeze.comm.world import World
-from mpisqueeze.network.cost import Link
+from mpisqueeze.costs.link import Link
 
 #: What an MPI call and the Python around it take, s.
 CALL_S = 5e-6

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from mpisqueeze.comm.checksum import CheckedReceive, CheckedSend
-from mpisqueeze.comm.counters import Counter, Phase, PhaseClock
+from mpisqueeze.comm.counters import Counter
 from mpisqueeze.comm.estimate import EAGER_BYTES, SLOW_BYTE_S, estimate
 from mpisqueeze.comm.link import ALIGNMENT_S, EmulatedLink
-from mpisqueeze.comm.wire import Wire
 from mpisqueeze.comm.world import Signal, World
-from mpisqueeze.devices import Device
+from mpisqueeze.costs.sections import Terms
+from mpisqueeze.devices.buffers import Wire
+from mpisqueeze.devices.clock import Phase, PhaseClock
+from mpisqueeze.devices.device import Device
 
 
 class HaltError(Exception):
@@ -145,6 +147,11 @@ class Network:
             self.message_bytes = EAGER_BYTES
         self.iteration = 0
         self.trouble: Trouble | None = None
+
+    @property
+    def terms(self) -> Terms:
+        """The terms on which its exchanges choose their sections."""
+        return Terms(self.world.size, self.link, self.device.coding, self.chunk_bytes, self.message_bytes, self.tree)
 
     @property
     def crowded(self) -> bool:

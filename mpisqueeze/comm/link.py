@@ -27,8 +27,8 @@ import numpy as np
 from mpi4py import MPI
 
 from mpisqueeze.comm.world import World
+from mpisqueeze.costs.link import Link
 from mpisqueeze.errors import UsageError
-from mpisqueeze.network.cost import Link
 
 #: Messages between two ranks that may be on their way at a time.
 CAPACITY = 1024

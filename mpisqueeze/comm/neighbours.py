@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mpisqueeze.comm.counters import Phase
 from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.progress import Progress
-from mpisqueeze.network.cost import AHEAD
+from mpisqueeze.costs.exchanges import AHEAD
+from mpisqueeze.devices.clock import Phase
 
 _EDGE = 3
 

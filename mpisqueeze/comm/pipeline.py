@@ -7,18 +7,13 @@ decoded while others travel. Sections change no bit of the result: payloads are 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Protocol
 
-from mpisqueeze.comm.counters import Phase
 from mpisqueeze.comm.exchange import Network
-from mpisqueeze.comm.wire import Wire
-from mpisqueeze.network import cost
-from mpisqueeze.network.cost import WINDOW_BYTES, Schedule, chunks_ahead
-
-#: Numbers in the shortest section.
-SHORTEST = 64
+from mpisqueeze.costs.exchanges import WINDOW_BYTES, chunks_ahead
+from mpisqueeze.devices.buffers import Wire
+from mpisqueeze.devices.clock import Phase
 
 
 class Work(Protocol):
@@ -224,88 +219,3 @@ class Inbox:
             request.Free()
         self._requests.clear()
         self._short.clear()
-
-
-def section_lengths(dimension: int, grain: int | None) -> Iterator[int]:
-    """The lengths that sections of a vector may have: `grain`·2^k, and the whole."""
-    if grain is not None:
-        length = grain
-        while length < dimension:
-            if length >= SHORTEST:
-                yield length
-            length *= 2
-    yield dimension
-
-
-@dataclass(frozen=True)
-class Sections:
-    """How the vector is cut.
-
-    Attributes:
-        up, down: numbers in a section on the way to the servers, and on the way back: the same, or all of a part where
-            its payload cannot be cut.
-        schedule: what that costs, with the tree.
-    """
-
-    up: int
-    down: int
-    schedule: Schedule
-
-
-def choose_sections(
-    network: Network,
-    dimension: int,
-    grains: tuple[int | None, int | None],
-    up_bytes: int,
-    down_bytes: int,
-    by_root: bool,
-) -> Sections:
-    """The fastest sections and tree, by the cost model, for an exchange of so many bytes a vector.
-
-    Args:
-        dimension: of the vector.
-        grains: of the payloads to the servers and back, see `Compressor.grain`; None where a payload stays whole.
-        by_root: through rank 0, or sharded.
-    """
-    ranks, link, coding = network.world.size, network.link, network.device.coding
-    servers = 1 if by_root else ranks
-    longest = -(-dimension // servers)
-    up_grain, down_grain = grains
-    # Behind a root, answers in sections reach all through a tree sooner, though payloads came in one piece.
-    whole_up = by_root and up_grain is None and down_grain is not None
-    grain = down_grain if whole_up else common_grain(*grains)
-    # Alone, a rank has nothing to hide its coding behind.
-    lengths = list(section_lengths(longest, grain)) if ranks > 1 or network.chunk_bytes else [longest]
-    most = network.message_bytes
-    if most is not None:
-        largest = down_bytes if whole_up else max(up_bytes, down_bytes)
-        fitting = [n for n in lengths if largest / dimension * n <= most] or lengths[:1]
-        lengths = fitting if network.chunk_bytes is None else fitting[-1:]
-    best: tuple[float, Sections] | None = None
-    for length in reversed(lengths):
-        count = -(-longest // length)
-        nbytes = (0 if whole_up else up_bytes) + down_bytes
-        unhidden = coding.section_s + (coding.number_s * dimension + coding.byte_s * nbytes) / count
-        for way in root_ways(network, count) if by_root else [""]:
-            if by_root:
-                schedule = cost.through_root(link, ranks, up_bytes, down_bytes, count, way, whole_up)
-            else:
-                schedule = cost.sharded(link, ranks, up_bytes, down_bytes, count)
-            seconds = max(schedule.seconds, coding.section_s * count) + unhidden
-            if best is None or seconds < best[0] * (1 - 1e-9):
-                best = (seconds, Sections(longest if whole_up else length, length, schedule))
-    assert best is not None
-    return best[1]
-
-
-def root_ways(network: Network, sections: int) -> Sequence[str]:
-    """The trees to choose from."""
-    if network.tree is not None:
-        return [network.tree]
-    return ["binomial", "flat"] if sections == 1 else ["flat", "binary", "chain"]
-
-
-def common_grain(*grains: int | None) -> int | None:
-    """The grain of payloads that are cut at the same numbers, or None if one of them cannot be cut."""
-    whole = [grain for grain in grains if grain is not None]
-    return math.lcm(*whole) if len(whole) == len(grains) else None

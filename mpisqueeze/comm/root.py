@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mpisqueeze.comm.counters import Phase
 from mpisqueeze.comm.departure import Departure
 from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.pipeline import Inbox, Outbox, Work, cut
-from mpisqueeze.comm.wire import Wire
-from mpisqueeze.network.cost import Tree
+from mpisqueeze.costs.exchanges import Tree
+from mpisqueeze.devices.buffers import Wire
+from mpisqueeze.devices.clock import Phase
 
 _UP, _DOWN = 1, 2
 
@@ -27,7 +27,7 @@ class RootExchange:
         up_bytes, down_bytes: payload size of each section, the same on every rank; as many up as down, or a single one
             up.
         alignment: bytes of a number.
-        way: the tree, see `network.cost.Tree`.
+        way: the tree, see `costs.exchanges.Tree`.
         early: payloads may leave before `run`, see `departure`; then no worker waits for answers before it sends.
 
     Attributes:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mpisqueeze.comm.counters import Phase
 from mpisqueeze.comm.departure import Departure
 from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.pipeline import Inbox, Outbox, Work, cut
-from mpisqueeze.comm.wire import Wire
+from mpisqueeze.devices.buffers import Wire
+from mpisqueeze.devices.clock import Phase
 
 _UP, _DOWN = 5, 6
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from mpisqueeze.kernels import kernels_for
 from mpisqueeze.kernels.random import derive_key
-from mpisqueeze.specs import Parameter
+from mpisqueeze.language import Parameter
 
 
 class NonFiniteError(ArithmeticError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mpisqueeze.compressors.base import Compressor
-from mpisqueeze.specs import Parameter, integer
+from mpisqueeze.language import Parameter, integer
 
 
 class Clip(Compressor):

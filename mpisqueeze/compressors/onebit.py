@@ -7,7 +7,7 @@ from typing import Any
 
 from mpisqueeze.compressors.base import Compressor, block_grain
 from mpisqueeze.kernels.reference import blocks_of
-from mpisqueeze.specs import Parameter, choice, integer
+from mpisqueeze.language import Parameter, choice, integer
 
 
 class OneBit(Compressor):

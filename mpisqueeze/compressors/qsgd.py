@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from mpisqueeze.compressors.base import Compressor, block_grain
 from mpisqueeze.kernels.reference import blocks_of
-from mpisqueeze.specs import Parameter, integer
+from mpisqueeze.language import Parameter, integer
 
 BUCKET = Parameter("bucket", integer(0), "a bucket length ≥ 1, or 0 for the whole vector", 512)
 

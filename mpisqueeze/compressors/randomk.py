@@ -7,7 +7,7 @@ from typing import Any
 
 from mpisqueeze.compressors.base import Compressor
 from mpisqueeze.compressors.topk import RATIO, count_of
-from mpisqueeze.specs import Parameter, flag
+from mpisqueeze.language import Parameter, flag
 
 
 class RandomK(Compressor):

@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 from mpisqueeze.compressors.base import Compressor
-from mpisqueeze.specs import Parameter
+from mpisqueeze.language import Parameter
 
 
 def ratio(text: str) -> Fraction:

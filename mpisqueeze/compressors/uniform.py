@@ -8,7 +8,7 @@ from typing import Any
 from mpisqueeze.compressors.base import Compressor, block_grain
 from mpisqueeze.compressors.qsgd import BUCKET
 from mpisqueeze.kernels.reference import blocks_of
-from mpisqueeze.specs import Parameter, integer
+from mpisqueeze.language import Parameter, integer
 
 
 class Uniform(Compressor):

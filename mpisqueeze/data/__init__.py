@@ -10,7 +10,7 @@ from mpisqueeze.data.digits import DIGITS
 from mpisqueeze.data.idx import FASHION_MNIST, MNIST
 from mpisqueeze.data.synthetic import SYNTHETIC
 from mpisqueeze.errors import UsageError
-from mpisqueeze.specs import parse_spec, resolve_parameters, suggestion
+from mpisqueeze.language import parse_spec, resolve_parameters, suggestion
 
 __all__ = ["DATASETS", "DataSource", "Dataset", "check_data_spec", "load_dataset"]
 

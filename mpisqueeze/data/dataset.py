@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mpisqueeze.data.seeding import Stream, generator
 from mpisqueeze.errors import UsageError
-from mpisqueeze.specs import Parameter
+from mpisqueeze.language import Parameter
 
 Labels = NDArray[np.int32]
 

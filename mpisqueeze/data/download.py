@@ -17,7 +17,7 @@ from typing import IO
 
 from mpisqueeze import __version__
 from mpisqueeze.data.published import File
-from mpisqueeze.digests import sha256_of
+from mpisqueeze.files import sha256_of
 
 #: Seconds without a byte after which a server is given up.
 TIMEOUT_S = 30.0

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from mpisqueeze.data.download import DownloadError, Watcher, download, is_file
 from mpisqueeze.data.published import PUBLISHED, File, Published
 from mpisqueeze.errors import UsageError
-from mpisqueeze.specs import suggestion
+from mpisqueeze.language import suggestion
 
 MIRROR_VARIABLE = "MPISQUEEZE_MIRROR"
 _LOCK = ".lock"

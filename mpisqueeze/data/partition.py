@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mpisqueeze.data.seeding import Stream, generator
 from mpisqueeze.errors import UsageError
-from mpisqueeze.specs import Parameter, parse_spec, real, resolve_parameters, suggestion
+from mpisqueeze.language import Parameter, parse_spec, real, resolve_parameters, suggestion
 
 Indices = NDArray[np.int64]
 

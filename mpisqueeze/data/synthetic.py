@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from mpisqueeze.data.dataset import Dataset, DataSource
 from mpisqueeze.data.seeding import Stream, generator
 from mpisqueeze.errors import UsageError
-from mpisqueeze.specs import Parameter, integer, parse_size
+from mpisqueeze.language import Parameter, integer
+from mpisqueeze.quantities import parse_size
 
 _SEPARATION = 4.0
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import DTypeLike
 
-from mpisqueeze.specs import Parameter
+from mpisqueeze.language import Parameter
 
 Array = Any
 """A `numpy.ndarray`, or a `cupy.ndarray` where the problem was made with xp = cupy."""

@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from mpisqueeze.data.seeding import Stream, generator
-from mpisqueeze.errors import UsageError
+from mpisqueeze.errors import UsageError, describe
 from mpisqueeze.kernels.random import derive_key
 from mpisqueeze.problems.neural.problem import BF16, COMPILE, STATISTICS_SAMPLES, NeuralProblem, chunks
 from mpisqueeze.problems.samples import BatchSampler
-from mpisqueeze.registry import describe
 
 _RETURNS = "it must return (model, data, loss) or (model, data, loss, test)"
 

@@ -14,9 +14,9 @@ from mpisqueeze.data.partition import Partition
 from mpisqueeze.data.seeding import Stream, generator
 from mpisqueeze.errors import UsageError
 from mpisqueeze.kernels.random import derive_key
+from mpisqueeze.language import Parameter, choice
 from mpisqueeze.problems.neural.problem import BF16, COMPILE, STATISTICS_SAMPLES, NeuralProblem, chunks
 from mpisqueeze.problems.samples import TrainingShare
-from mpisqueeze.specs import Parameter, choice
 
 
 class ImageProblem(NeuralProblem):

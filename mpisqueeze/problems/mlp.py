@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from mpisqueeze.data.seeding import Stream, generator
+from mpisqueeze.language import Parameter
 from mpisqueeze.problems.base import Array
 from mpisqueeze.problems.classification import ClassificationProblem
-from mpisqueeze.specs import Parameter, parse_size
+from mpisqueeze.quantities import parse_size
 
 DEFAULT_HIDDEN = (128,)
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from mpisqueeze.data.seeding import Stream, generator
+from mpisqueeze.language import Parameter, integer, real
 from mpisqueeze.problems.base import Array, Problem, copy_to
-from mpisqueeze.specs import Parameter, integer, real
 
 _CHUNK = 1 << 20
 

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpisqueeze.digests import sha256_of
 from mpisqueeze.errors import UsageError
+from mpisqueeze.files import sha256_of
 from mpisqueeze.record.arrays import write_npz
 from mpisqueeze.record.folder import write_json
 from mpisqueeze.record.schema import count, list_of, number, read_object, scalar, table, table_of, text

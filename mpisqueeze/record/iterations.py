@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mpisqueeze.comm.counters import Phase
+from mpisqueeze.devices.clock import Phase
 from mpisqueeze.record.folder import RunFolder
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mpisqueeze.errors import UsageError
-from mpisqueeze.record.text import read_text
+from mpisqueeze.files import read_text
 
 #: (value, its place in the file) → None, or raises ValueError that says what is wrong there.
 Shape = Callable[[Any, str], None]

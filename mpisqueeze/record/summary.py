@@ -11,7 +11,7 @@ from mpisqueeze.comm.signals import Signal
 from mpisqueeze.record.iterations import TIMES, Recorder
 
 if TYPE_CHECKING:
-    from mpisqueeze.preparation import Run
+    from mpisqueeze.runs.preparation import Run
 
 SCHEMA_VERSION = 1
 

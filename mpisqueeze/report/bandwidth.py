@@ -10,18 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mpisqueeze.costs.link import Link, parse_link
 from mpisqueeze.errors import UsageError
-from mpisqueeze.network.calibration import Calibration
-from mpisqueeze.network.cost import Link
-from mpisqueeze.network.link_spec import parse_link
+from mpisqueeze.quantities import counted, duration
+from mpisqueeze.record.calibration import Calibration
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.charts import Axis, LineChart, Series
-from mpisqueeze.report.format import counted, duration
 from mpisqueeze.report.palette import style_of
 from mpisqueeze.report.scales import Unit
 
 if TYPE_CHECKING:
-    from mpisqueeze.network.predict import Method
+    from mpisqueeze.modelling.predict import Method
 
 #: Bits a second between which times are modelled, and points a decade.
 SLOWEST, FASTEST = 1e7, 1e11
@@ -147,8 +146,8 @@ def _method(run: RunLog) -> Method:
 
         # Nothing here sends.
         mpi4py.rc.initialize = False
-    from mpisqueeze import registry
-    from mpisqueeze.network.predict import Method
+    from mpisqueeze.modelling.predict import Method
+    from mpisqueeze.parts import registry
 
     config = run.config
     return Method.of(
@@ -197,7 +196,7 @@ def _said(link: Link, source: str) -> str:
 
 
 def _modelled(members: Sequence[_Ran], link: Link, compute_s: float) -> float:
-    from mpisqueeze.network.predict import Coding, Told, predict
+    from mpisqueeze.modelling.predict import Coding, Told, predict
 
     run, method = members[0].run, members[0].method
     encode, decode, update = (

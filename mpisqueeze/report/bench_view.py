@@ -14,8 +14,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
 from mpisqueeze import __version__
-from mpisqueeze.report.format import clock, counted, grouped, significant
-from mpisqueeze.report.output import write_text
+from mpisqueeze.files import write_text
+from mpisqueeze.quantities import clock, counted, grouped, significant
 from mpisqueeze.report.training_view import LineProgress
 
 #: Seconds between two drawings.

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mpisqueeze import __version__
-from mpisqueeze.report.format import counted, duration, format_rate, grouped, ratio, significant
+from mpisqueeze.quantities import counted, duration, format_rate, grouped, ratio, significant
 
 #: Message sizes to show: each power of 16.
 _SHOWN = {16**k for k in range(8)}

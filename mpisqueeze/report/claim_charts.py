@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from mpisqueeze.analysis.ranking import BROKEN, curve_of
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.charts import Axis, Chart, LineChart, Numbers, Series, wants_log
 from mpisqueeze.report.palette import style_of
-from mpisqueeze.report.ranking import BROKEN, curve_of
 from mpisqueeze.report.run_charts import COSTS, limits
 from mpisqueeze.report.scales import Unit
 

@@ -12,13 +12,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from mpisqueeze.quantities import counted, duration
 from mpisqueeze.record.reading import RunLog
-from mpisqueeze.report.format import counted, duration
-from mpisqueeze.report.view import Watcher
+from mpisqueeze.runs.view import Watcher
 
 if TYPE_CHECKING:
-    from mpisqueeze.preparation import Run
     from mpisqueeze.record.iterations import Progress
+    from mpisqueeze.runs.preparation import Run
 
 STYLES = {"PASS": "bold green", "FAIL": "bold red", "SKIPPED": "yellow"}
 #: Seconds between two drawings.

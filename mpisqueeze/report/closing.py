@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from mpisqueeze.report.format import duration, grouped, ratio, significant, size
+from mpisqueeze.quantities import duration, grouped, ratio, significant, size
 
 PHASES = {
     "compute_s": "compute (gradient)",

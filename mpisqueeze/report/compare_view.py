@@ -15,15 +15,15 @@ from rich.table import Table
 from rich.text import Text
 
 from mpisqueeze import __version__
+from mpisqueeze.quantities import counted, duration, grouped, significant, size
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.comparison_table import STATUS_STYLES
-from mpisqueeze.report.format import counted, duration, grouped, significant, size
 from mpisqueeze.report.training_view import problem
-from mpisqueeze.report.view import Watcher
+from mpisqueeze.runs.view import Watcher
 
 if TYPE_CHECKING:
-    from mpisqueeze.preparation import Run
     from mpisqueeze.record.iterations import Progress
+    from mpisqueeze.runs.preparation import Run
 
 #: Lines of the screen that the table's heading, what is hidden and the prompt take.
 _AROUND = 6

@@ -12,8 +12,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from mpisqueeze.report.format import duration, ratio, significant, size
-from mpisqueeze.report.ranking import BROKEN, Ranking, verdict
+from mpisqueeze.analysis.ranking import BROKEN, Ranking, verdict
+from mpisqueeze.quantities import duration, ratio, significant, size
 
 STATUS_STYLES = {
     "ok": "green",

@@ -6,8 +6,8 @@ import csv
 import io
 from typing import Any
 
-from mpisqueeze.report.output import write_text
-from mpisqueeze.report.ranking import FIGURES, Ranking
+from mpisqueeze.analysis.ranking import FIGURES, Ranking
+from mpisqueeze.files import write_text
 
 _PLAIN = ("position", "name", "status", *FIGURES, "final_loss", "iterations", "iterations_to_target")
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from mpisqueeze.data.download import Watcher
 from mpisqueeze.data.published import File
-from mpisqueeze.report.format import counted, size
+from mpisqueeze.quantities import counted, size
 from mpisqueeze.report.training_view import LineProgress
 
 #: In a log, seconds between two lines about the same file.

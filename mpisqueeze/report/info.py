@@ -10,19 +10,19 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from mpisqueeze import registry
 from mpisqueeze.comm.cuda_aware import collectives_take_device_memory, cuda_awareness
 from mpisqueeze.comm.library import launched_apart, other_libraries
 from mpisqueeze.comm.world import World
 from mpisqueeze.data import DATASETS
 from mpisqueeze.data.partition import PARTITIONS
-from mpisqueeze.devices import gpu_count
+from mpisqueeze.devices.device import gpu_count
 from mpisqueeze.errors import UsageError
 from mpisqueeze.kernels import kernels_for
-from mpisqueeze.launch import find_launcher
+from mpisqueeze.launch.launcher import find_launcher
+from mpisqueeze.parts import registry
+from mpisqueeze.quantities import size
 from mpisqueeze.record.environment import collect_environment
-from mpisqueeze.report.format import size
-from mpisqueeze.schedule import SCHEDULES
+from mpisqueeze.runs.schedule import SCHEDULES
 
 
 def collect_info(world: World) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from mpisqueeze.report.output import write_text
+from mpisqueeze.files import write_text
 
 
 def write_json(value: Any, target: str) -> None:

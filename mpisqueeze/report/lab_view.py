@@ -10,8 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from mpisqueeze.quantities import counted, duration, format_rate, ratio, significant, size
 from mpisqueeze.report.comparison_table import STATUS_STYLES
-from mpisqueeze.report.format import counted, duration, format_rate, ratio, significant, size
 
 _KEYS = ("bytes_sent", "bytes_received")
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from mpisqueeze.analysis.ranking import Ranking
+from mpisqueeze.files import write_text
 from mpisqueeze.report.comparison_table import columns_of, notes
-from mpisqueeze.report.output import write_text
-from mpisqueeze.report.ranking import Ranking
 
 
 def write_markdown(ranking: Ranking, target: str) -> None:

@@ -15,10 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from mpisqueeze import __version__
-from mpisqueeze.network.checking import Checked
-from mpisqueeze.network.predict import BASELINE, Cell, Forecast, Prediction, Wins
-from mpisqueeze.report.format import duration, format_rate, grouped, ratio, significant, size
-from mpisqueeze.report.output import write_text
+from mpisqueeze.files import write_text
+from mpisqueeze.modelling.checking import Checked
+from mpisqueeze.modelling.predict import BASELINE, Cell, Forecast, Prediction, Wins
+from mpisqueeze.quantities import duration, format_rate, grouped, ratio, significant, size
 
 SCHEMA_VERSION = 1
 #: What the map shows: bits a second across, seconds down.

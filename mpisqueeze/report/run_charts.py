@@ -7,15 +7,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mpisqueeze.analysis.ranking import BROKEN, Curve, Ranking, curve_of
 from mpisqueeze.errors import UsageError
-from mpisqueeze.network.calibration import Calibration
+from mpisqueeze.quantities import significant
+from mpisqueeze.record.calibration import Calibration
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.bandwidth import time_by_bandwidth
 from mpisqueeze.report.charts import Axis, Bar, BarChart, Chart, LineChart, Numbers, Series, drawable, wants_log
 from mpisqueeze.report.closing import PHASES
-from mpisqueeze.report.format import significant
 from mpisqueeze.report.palette import style_of
-from mpisqueeze.report.ranking import BROKEN, Curve, Ranking, curve_of
 from mpisqueeze.report.scales import Unit
 
 #: What a run has spent up to an iteration.

@@ -10,7 +10,7 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
-from mpisqueeze.report.format import duration, format_rate, grouped, significant, size
+from mpisqueeze.quantities import duration, format_rate, grouped, significant, size
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 #: Marked within each decade of a logarithmic axis, the fewest first.

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 from rich.console import Console
 
 from mpisqueeze.comm.launched import RANK_VARIABLES
-from mpisqueeze.report.output import discard
+from mpisqueeze.files import discard
 
 LOG_WIDTH = 100
 _HEIGHT = 25

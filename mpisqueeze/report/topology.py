@@ -11,9 +11,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from mpisqueeze import registry
 from mpisqueeze.errors import UsageError
-from mpisqueeze.report.format import grouped, significant, size
+from mpisqueeze.parts import registry
+from mpisqueeze.quantities import grouped, significant, size
 from mpisqueeze.topology import Topology
 
 #: W is shown up to this many ranks, and written to JSON up to 64.

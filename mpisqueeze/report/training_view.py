@@ -13,12 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from mpisqueeze import __version__
-from mpisqueeze.preparation import Run
+from mpisqueeze.quantities import clock, duration, format_rate, grouped, ratio, significant, size
 from mpisqueeze.record.iterations import Progress as Point
 from mpisqueeze.record.summary import sgd_bytes
 from mpisqueeze.report.closing import closing
-from mpisqueeze.report.format import clock, duration, format_rate, grouped, ratio, significant, size
-from mpisqueeze.report.view import View
+from mpisqueeze.runs.preparation import Run
+from mpisqueeze.runs.view import View
 
 #: In a log: a line for each tenth of the run, and one after so many seconds without any.
 LOG_PARTS = 10

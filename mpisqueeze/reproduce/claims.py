@@ -8,15 +8,16 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from mpisqueeze.config import TrainConfig, config_of, plan
+from mpisqueeze.analysis import evidence
+from mpisqueeze.costs.link import parse_link
 from mpisqueeze.errors import UsageError
-from mpisqueeze.network.link_spec import parse_link
-from mpisqueeze.pairs import Entry
+from mpisqueeze.files import read_text
+from mpisqueeze.language import suggestion
+from mpisqueeze.quantities import parse_rate, parse_time
 from mpisqueeze.record.folder import slug
-from mpisqueeze.record.text import read_text
-from mpisqueeze.reproduce import evidence
 from mpisqueeze.reproduce.expressions import Expression, parse
-from mpisqueeze.specs import parse_rate, parse_time, suggestion
+from mpisqueeze.runs.pairs import Entry
+from mpisqueeze.runs.plan import TrainConfig, config_of, plan
 
 if sys.version_info >= (3, 11):
     import tomllib

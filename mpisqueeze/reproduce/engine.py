@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from mpisqueeze import __version__
+from mpisqueeze.analysis.evidence import FIGURES, LABELS, Evidence
 from mpisqueeze.comm.world import Signal, World
-from mpisqueeze.comparing import Ledger, check_entries, compare
 from mpisqueeze.errors import UsageError
-from mpisqueeze.interrupts import Interrupts
-from mpisqueeze.pairs import Entry
 from mpisqueeze.record.claims import CLAIMS
 from mpisqueeze.record.folder import RunFolder
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.record.summary import SCHEMA_VERSION
 from mpisqueeze.report.claims_view import ClaimsView
 from mpisqueeze.reproduce.claims import Claim, Trial
-from mpisqueeze.reproduce.evidence import FIGURES, LABELS, Evidence
 from mpisqueeze.reproduce.virtual import LabError, run_in_lab
+from mpisqueeze.runs.comparing import Ledger, check_entries, compare
+from mpisqueeze.runs.interrupts import Interrupts
+from mpisqueeze.runs.pairs import Entry
 
 
 class Verdict(str, Enum):

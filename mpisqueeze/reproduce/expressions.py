@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mpisqueeze.report.format import significant
+from mpisqueeze.quantities import significant
 
 _COMPARISONS: dict[type[ast.cmpop], tuple[str, Callable[[Any, Any], Any]]] = {
     ast.Lt: ("<", operator.lt),

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from mpisqueeze import launch
-from mpisqueeze.config import TrainConfig
 from mpisqueeze.errors import UsageError
+from mpisqueeze.launch import launcher as launch
 from mpisqueeze.record.reading import RunLog, read_runs
 from mpisqueeze.reproduce.claims import Claim, Trial
-from mpisqueeze.settings import CONFIG_VARIABLE, VARIABLES
+from mpisqueeze.runs.plan import TrainConfig
+from mpisqueeze.runs.sources import CONFIG_VARIABLE, VARIABLES
 
 #: Seconds between two looks at the cluster.
 _PAUSE = 0.05

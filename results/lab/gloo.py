@@ -19,13 +19,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from mpisqueeze import registry
 from mpisqueeze.algorithms.base import Setup
 from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.interface import VARIABLE
 from mpisqueeze.comm.world import World
-from mpisqueeze.devices import Device
-from mpisqueeze.specs import parse_size
+from mpisqueeze.devices.device import Device
+from mpisqueeze.parts import registry
+from mpisqueeze.quantities import parse_size
 from mpisqueeze.topology import Topology
 
 

@@ -18,10 +18,10 @@ import numpy as np
 from mpi4py import MPI
 
 from mpisqueeze.comm.world import World
-from mpisqueeze.config import TrainConfig, plan
-from mpisqueeze.report.view import View
-from mpisqueeze.specs import parse_size
-from mpisqueeze.training import train
+from mpisqueeze.quantities import parse_size
+from mpisqueeze.runs.plan import TrainConfig, plan
+from mpisqueeze.runs.training import train
+from mpisqueeze.runs.view import View
 
 LR = 0.1
 

@@ -23,7 +23,6 @@ import torch.distributed as dist
 from mpi4py import MPI
 from table import Others, header, show
 
-from mpisqueeze import registry
 from mpisqueeze.algorithms.base import Setup
 from mpisqueeze.bench.exchanges import LR, AllreduceCase, Case, Stage, StepCase
 from mpisqueeze.bench.kernels import make_compressor
@@ -31,10 +30,10 @@ from mpisqueeze.bench.timing import Statistics, no_garbage_collection, rotated
 from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.world import World
 from mpisqueeze.compressors.base import Compressor
-from mpisqueeze.devices import Device
+from mpisqueeze.devices.device import Device
+from mpisqueeze.parts import registry
+from mpisqueeze.quantities import counted, parse_size
 from mpisqueeze.report.bench_view import numbers
-from mpisqueeze.report.format import counted
-from mpisqueeze.specs import parse_size
 from mpisqueeze.topology import Topology
 
 MATRICES = 4

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from table import Others, header, show
 
-from mpisqueeze import registry
 from mpisqueeze.bench.kernels import Variant
 from mpisqueeze.bench.timing import Statistics, no_garbage_collection, rotated
-from mpisqueeze.devices import Device
+from mpisqueeze.devices.device import Device
+from mpisqueeze.parts import registry
+from mpisqueeze.quantities import parse_size
 from mpisqueeze.report.bench_view import numbers
-from mpisqueeze.specs import parse_size
 
 RATIO = 0.01
 WARMUP = 2

@@ -26,12 +26,12 @@ from mpi4py import MPI
 from table import header, show
 
 from mpisqueeze.comm.world import World
-from mpisqueeze.config import TrainConfig, plan
 from mpisqueeze.data import Dataset, load_dataset
 from mpisqueeze.data.partition import partition_indices
 from mpisqueeze.problems.classification import BatchSampler
-from mpisqueeze.report.view import View
-from mpisqueeze.training import train
+from mpisqueeze.runs.plan import TrainConfig, plan
+from mpisqueeze.runs.training import train
+from mpisqueeze.runs.view import View
 
 #: Of the largest number in x, by how much torch's fp32 and `sgd` may differ after the last step, since roundings grow.
 TOLERANCE = 1e-2

@@ -25,15 +25,20 @@ import typer
 from fuzz.choices import ODD, WORDS, Choices, as_json
 from fuzz.sandbox import sandbox
 
-from mpisqueeze import cli, config, pairs, registry, schedule, specs
-from mpisqueeze.cli import run
+from mpisqueeze import language as specs
+from mpisqueeze.cli import app as cli
+from mpisqueeze.cli.app import run
 from mpisqueeze.comm.world import World
+from mpisqueeze.costs import link as link_spec
 from mpisqueeze.data import cifar10, idx, load_dataset, partition
 from mpisqueeze.errors import UsageError
-from mpisqueeze.network import calibration, lab, link_spec
-from mpisqueeze.record import checkpoint, environment
+from mpisqueeze.lab import lab
+from mpisqueeze.parts import registry
+from mpisqueeze.record import calibration, checkpoint, environment
 from mpisqueeze.reproduce import claims, expressions
-from mpisqueeze.settings import VARIABLES, Asked, resolve
+from mpisqueeze.runs import pairs, schedule
+from mpisqueeze.runs import plan as config
+from mpisqueeze.runs.sources import VARIABLES, Asked, resolve
 from mpisqueeze.topology import Topology
 
 Target = Callable[[bytes], None]
@@ -272,7 +277,7 @@ def _light() -> Iterator[None]:
     """Commands share a communicator, of which MPI has not many thousands, and their parser; they do not ask git."""
     with (
         mock.patch("mpisqueeze.comm.world.World", _world),
-        mock.patch("mpisqueeze.cli.app", _parser()),
+        mock.patch("mpisqueeze.cli.app.app", _parser()),
         mock.patch(f"{environment.__name__}._git_commit", return_value=None),
     ):
         yield

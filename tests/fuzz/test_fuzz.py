@@ -21,11 +21,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import mpisqueeze
-from mpisqueeze.cli import run
+from mpisqueeze.cli.app import run
 from mpisqueeze.comm.world import World
 from mpisqueeze.data.idx import read_idx
 from mpisqueeze.errors import UsageError
-from mpisqueeze.specs import parse_size, parse_time
+from mpisqueeze.quantities import parse_size, parse_time
 
 #: Inputs a target, of those that take long fewer.
 MANY, FEW = 60, 5

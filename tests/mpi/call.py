@@ -21,8 +21,8 @@ from mpi4py import MPI
 
 def program(folder: str, arguments: list[str]) -> None:
     """The program itself, its output to FOLDER/out.r and FOLDER/err.r, and its exit code to FOLDER/code.r."""
-    from mpisqueeze import registry
-    from mpisqueeze.cli import run
+    from mpisqueeze.cli.app import run
+    from mpisqueeze.parts import registry
 
     # A plug-in of this folder may have the name of one before it.
     registry._load_module.cache_clear()

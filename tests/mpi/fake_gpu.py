@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from mpisqueeze.comm.counters import PhaseClock
-from mpisqueeze.comm.wire import DeviceWire, Fence, Wire
-from mpisqueeze.devices import CudaDevice
+from mpisqueeze.devices.buffers import DeviceWire, Fence, Wire
+from mpisqueeze.devices.clock import PhaseClock
+from mpisqueeze.devices.device import CudaDevice
 
 
 class DeviceArray(np.ndarray):

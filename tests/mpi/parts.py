@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from mpisqueeze import registry
 from mpisqueeze.algorithms.base import Algorithm, Setup
 from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.link import emulate
 from mpisqueeze.comm.world import World
 from mpisqueeze.compressors.base import Compressor
-from mpisqueeze.devices import Device
-from mpisqueeze.network.link_spec import parse_link
+from mpisqueeze.costs.link import parse_link
+from mpisqueeze.devices.device import Device
+from mpisqueeze.parts import registry
 from mpisqueeze.topology import Topology
 
 COMPRESSORS = [

@@ -20,9 +20,9 @@ import pytest
 from conftest import Finished
 from parts import payload_bytes
 
-from mpisqueeze.cli import run
-from mpisqueeze.launch import Launcher, make_plan
-from mpisqueeze.presets import PRESETS
+from mpisqueeze.cli.app import run
+from mpisqueeze.launch.launcher import Launcher, make_plan
+from mpisqueeze.runs.presets import PRESETS
 
 Run = Callable[..., Finished]
 SMALL = ("--problem", "quadratic:101", "--iterations", "12")

@@ -16,7 +16,7 @@ from parts import CENTRALIZED, COMPRESSORS, GOSSIP, make_algorithm, run_steps, s
 from mpisqueeze.comm.cuda_aware import cuda_awareness
 from mpisqueeze.comm.exchange import HaltError
 from mpisqueeze.comm.world import World
-from mpisqueeze.devices import CudaDevice
+from mpisqueeze.devices.device import CudaDevice
 
 SPECS = ["onebit", "topk:0.1", "qsgd:4", "fp16"]
 UNCOMPRESSED = ("sgd", "allreduce", "dpsgd", "d2")

@@ -20,8 +20,8 @@ from parts import (
 )
 
 from mpisqueeze.comm.world import World
+from mpisqueeze.costs.exchanges import Tree
 from mpisqueeze.kernels.random import derive_key
-from mpisqueeze.network.cost import Tree
 
 STEPS = 5
 RANKS = [1, pytest.param(2, marks=pytest.mark.slow), 3, 4]

@@ -14,10 +14,9 @@ from mpisqueeze.comm.allreduce import steps
 from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.link import EmulatedLink, emulate
 from mpisqueeze.comm.world import World
-from mpisqueeze.devices import Device
+from mpisqueeze.costs.link import Link, parse_link
+from mpisqueeze.devices.device import Device
 from mpisqueeze.errors import UsageError
-from mpisqueeze.network.cost import Link
-from mpisqueeze.network.link_spec import parse_link
 
 #: How late a message may be, s: eight ranks share a core or two.
 LATE = 0.06

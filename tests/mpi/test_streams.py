@@ -17,10 +17,10 @@ from parts import make_algorithm, start_at
 from mpisqueeze.comm import pipeline
 from mpisqueeze.comm.exchange import HaltError, Network
 from mpisqueeze.comm.neighbours import NeighbourExchange
-from mpisqueeze.comm.wire import DeviceWire, Fence, StagedWire
 from mpisqueeze.comm.world import World
-from mpisqueeze.cuda_streams import CudaLanes, StreamFence
-from mpisqueeze.devices import CudaDevice
+from mpisqueeze.devices.buffers import DeviceWire, Fence, StagedWire
+from mpisqueeze.devices.device import CudaDevice
+from mpisqueeze.devices.streams import CudaLanes, StreamFence
 
 STEPS, LR, D = 4, 0.1, 1031
 #: What is done early: all else as late as it may.

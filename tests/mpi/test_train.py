@@ -18,8 +18,8 @@ import pytest
 from conftest import Finished
 from parts import payload_bytes
 
-from mpisqueeze import registry
-from mpisqueeze.launch import Launcher, make_plan
+from mpisqueeze.launch.launcher import Launcher, make_plan
+from mpisqueeze.parts import registry
 
 Run = Callable[..., Finished]
 SMALL = ("--problem", "quadratic:101", "--iterations", "12", "--lr", "0.5")

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mpisqueeze.data.seeding import Stream
-from mpisqueeze.errors import UsageError
+from mpisqueeze.errors import UsageError, describe
 from mpisqueeze.kernels.random import derive_key
+from mpisqueeze.language import Parameter, flag
 from mpisqueeze.problems.base import Array, Problem
-from mpisqueeze.registry import describe
-from mpisqueeze.specs import Parameter, flag
 
 if TYPE_CHECKING:
     from mpisqueeze.problems.neural.network import Network

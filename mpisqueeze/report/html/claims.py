@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from mpisqueeze.report.format import counted
+from mpisqueeze.quantities import counted
 from mpisqueeze.report.html.blocks import Block, Cell, Page, Paragraph, Section, Table, Verdict
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from mpisqueeze.quantities import grouped, size
 from mpisqueeze.record.reading import RunLog
-from mpisqueeze.report.format import grouped, size
 from mpisqueeze.report.html.blocks import Block, Cell, Code, Facts, Folded, Paragraph, Table
 
 #: Of an environment, what may differ between two runs on the same machines.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from mpisqueeze.quantities import counted, duration, significant, size
 from mpisqueeze.record.claims import claim_logs
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.claim_charts import claim_chart
-from mpisqueeze.report.format import counted, duration, significant, size
 from mpisqueeze.report.html.blocks import Block, Cell, Folded, Page, Paragraph, Plot, Section, Table
 from mpisqueeze.report.html.claims import Claim, Decision, claims_page
 from mpisqueeze.report.html.provenance import environment

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from mpisqueeze.network.calibration import Calibration
+from mpisqueeze.analysis.ranking import BROKEN, Ranking, verdict, winners
+from mpisqueeze.quantities import counted, duration, grouped, ratio, significant, size
+from mpisqueeze.record.calibration import Calibration
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.bandwidth import time_by_bandwidth
 from mpisqueeze.report.closing import PHASES, shown
 from mpisqueeze.report.comparison_table import columns_of
-from mpisqueeze.report.format import counted, duration, grouped, ratio, significant, size
 from mpisqueeze.report.html.blocks import (
     Block,
     Cell,
@@ -28,7 +29,6 @@ from mpisqueeze.report.html.blocks import (
 )
 from mpisqueeze.report.html.provenance import environment, link_of, settings
 from mpisqueeze.report.palette import style_of
-from mpisqueeze.report.ranking import BROKEN, Ranking, verdict, winners
 from mpisqueeze.report.run_charts import loss_chart, metric_chart, metric_of, phase_chart
 
 #: Titles in full of the columns that a terminal abbreviates.

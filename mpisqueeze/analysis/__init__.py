@@ -1,0 +1,1 @@
+"""Facts out of finished runs: rankings, targets, evidence for claims. Nothing here draws."""

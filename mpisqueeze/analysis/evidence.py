@@ -1,0 +1,101 @@
+"""What a claim's runs came to: the figures that its decisions name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mpisqueeze.analysis.ranking import curve_of
+from mpisqueeze.record.reading import RunLog
+
+
+def _summary(key: str) -> Callable[[RunLog], float | None]:
+    return lambda run: run.summary.get(key)
+
+
+def _time(key: str) -> Callable[[RunLog], float | None]:
+    return lambda run: run.summary["times"][key]["median"]
+
+
+def _epoch(run: RunLog) -> float | None:
+    seconds = run.summary["times"]["iteration_s"]["median"]
+    return None if seconds is None else seconds * run.per_epoch
+
+
+#: Of one run. Medians are without warm-up; bytes and full vectors are of all ranks together.
+FIGURES: dict[str, Callable[[RunLog], float | None]] = {
+    "loss": lambda run: curve_of(run).final,
+    "start": lambda run: float(run.columns["loss"][0]) if run.columns["loss"].size else None,
+    "test_loss": _summary("test_loss"),
+    "test_accuracy": _summary("test_accuracy"),
+    "diverged": lambda run: float(run.summary["status"] == "diverged"),
+    "full_vectors": _summary("full_vectors_per_iteration"),
+    "bytes": _summary("bytes_sent_per_iteration"),
+    "c": _summary("compression"),
+    "iteration_s": _time("iteration_s"),
+    "comm_s": _time("comm_s"),
+    "epoch_s": _epoch,
+}
+#: For axes and tables.
+LABELS = {
+    "loss": "training loss, smoothed",
+    "start": "training loss of the first iteration",
+    "test_loss": "test loss",
+    "test_accuracy": "test accuracy",
+    "diverged": "diverged (part of the seeds)",
+    "full_vectors": "full vectors an iteration",
+    "bytes": "bytes an iteration",
+    "c": "payload over full vector, c",
+    "iteration_s": "time of an iteration (s)",
+    "comm_s": "time of an exchange (s)",
+    "epoch_s": "time of an epoch (s)",
+}
+
+
+class Evidence:
+    """The runs of a claim, all of its seeds and points.
+
+    Args:
+        logs: by the run's name, then by point, then by seed.
+        x: of each point.
+        ranks: of the whole launch.
+    """
+
+    def __init__(self, logs: Mapping[str, Sequence[Sequence[RunLog]]], x: Sequence[float], ranks: int) -> None:
+        self.logs, self.x = logs, np.array(x)
+        first = next(iter(logs.values()))[0][0]
+        self.constants: Mapping[str, float] = {"N": float(ranks), "d": float(first.summary["dimension"] or math.nan)}
+
+    def figure(self, run: str, name: str) -> Any:
+        """The median over seeds, of `diverged` the mean: a float, or (P,) over P > 1 points; NaN if there is none."""
+        value = FIGURES[name]
+        found = []
+        for seeds in self.logs[run]:
+            numbers = [value(log) for log in seeds]
+            middle = np.mean if name == "diverged" else np.median
+            found.append(float(middle([math.nan if number is None else number for number in numbers])))
+        return found[0] if len(found) == 1 else np.array(found)
+
+    def slope(self, values: Any) -> float:
+        """Of the least-squares line through a figure's points; NaN for fewer than two of them."""
+        values = np.atleast_1d(values)
+        if values.size < 2 or not np.isfinite(values).all():
+            return math.nan
+        return float(np.polyfit(self.x, values, 1)[0])
+
+    def gap(self, one: str, other: str) -> float:
+        """Mean over iterations of the distance between two runs' smoothed losses, over the first one's whole progress.
+
+        The median over seeds, at the first point; infinite where one of them diverged.
+        """
+        gaps = []
+        for mine, theirs in zip(self.logs[one][0], self.logs[other][0], strict=True):
+            a, b = curve_of(mine).loss, curve_of(theirs).loss
+            if not (a.size == b.size and a.size and np.isfinite(a).all() and np.isfinite(b).all()):
+                gaps.append(math.inf)
+                continue
+            gaps.append(float(np.abs(a - b).mean() / (a[0] - a[-1])))
+        return float(np.median(gaps))

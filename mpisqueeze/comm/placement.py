@@ -1,0 +1,56 @@
+"""Which device a rank computes on, and how many threads it may use, agreed with the ranks beside it."""
+
+from __future__ import annotations
+
+import os
+
+from mpisqueeze.comm.cuda_aware import collectives_take_device_memory, cuda_awareness
+from mpisqueeze.comm.world import World
+from mpisqueeze.devices.cores import usable_cores
+from mpisqueeze.devices.device import CudaDevice, Device, gpu_count
+from mpisqueeze.errors import UsageError
+
+
+def choose_device(wanted: str, buffers: str, world: World) -> Device:
+    """The device of this rank; collective.
+
+    Args:
+        wanted: auto (a GPU where every rank has one), cpu or cuda.
+        buffers: auto, device or staged: whether MPI is handed device memory.
+
+    Raises:
+        UsageError: cuda is wanted and some rank has none.
+    """
+    if wanted == "cpu":
+        return Device()
+    count, why = gpu_count()
+    lacking = [rank for rank, (have, _) in enumerate(world.comm.allgather((count, why))) if have == 0]
+    if lacking:
+        if wanted == "auto":
+            return Device()
+        reasons = world.comm.bcast(why, root=lacking[0])
+        raise UsageError(f"cuda: rank {lacking[0]} has no GPU: {reasons}; use auto or cpu", "--device")
+    aware, reason = cuda_awareness()
+    collectives, why = collectives_take_device_memory()
+    if buffers != "auto":
+        aware, reason = buffers == "device", "set by --buffers"
+        if aware and not collectives:
+            reason += f"; MPI's collectives get host memory: {why}"
+    return CudaDevice(world.local_rank % count, aware, reason, collectives)
+
+
+def threads_of_rank(world: World) -> int:
+    """How many threads this rank may compute with, so that ranks on the same cores do not slow each other down.
+
+    That is OMP_NUM_THREADS where it is set, else a fair share of the cores that this rank may use. Collective.
+    """
+    try:
+        mine = frozenset(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS, which binds nothing
+        mine = frozenset({0})
+    everyone = world.comm.allgather((world.host, mine))
+    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if wanted.isdigit() and int(wanted) > 0:
+        return int(wanted)
+    sharing = sum(host == world.host and bool(mine & theirs) for host, theirs in everyone)
+    return max(1, usable_cores() // sharing)

@@ -1,0 +1,1 @@
+"""What messages and exchanges cost: arithmetic, on which exchanges and predictions stand alike."""

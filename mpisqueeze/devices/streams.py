@@ -1,0 +1,105 @@
+"""One GPU's streams: copies beside what it computes, places to wait for in them, and time by its own clock.
+
+What computes is CuPy's current stream, which plug-ins and other libraries use too. Nothing waits for a whole device.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from mpisqueeze.devices.buffers import Fence
+from mpisqueeze.devices.clock import Phase, PhaseClock
+
+
+class StreamFence(Fence):
+    """A place in the current stream."""
+
+    def __init__(self, cupy: Any) -> None:
+        self._event = cupy.cuda.Event(disable_timing=True)
+
+    def set(self) -> None:
+        self._event.record()
+
+    def wait(self) -> None:
+        self._event.synchronize()
+
+
+class CudaLanes:
+    """`comm.wire.Lanes`: a stream for copies to the host and one for copies from it, beside the current one.
+
+    Args:
+        faulty: whether an encode that is done met a number that is not finite.
+    """
+
+    def __init__(self, cupy: Any, faulty: Callable[[], bool]) -> None:
+        self._cupy, self.faulty = cupy, faulty
+        # They must not wait for the default stream, which is often the current one.
+        self._down, self._up = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
+        # A stream waits for an event as it stood when it was told to, so that one event serves all copies.
+        self._turn = self.event()
+
+    def fence(self) -> StreamFence:
+        return StreamFence(self._cupy)
+
+    def event(self) -> Any:
+        return self._cupy.cuda.Event(disable_timing=True)
+
+    def to_host(self, source: Any, target: int, nbytes: int, done: Any) -> None:
+        down, turn = self._down, self._turn
+        turn.record()
+        down.wait_event(turn)
+        source.copy_to_host_async(target, nbytes, down)
+        done.record(down)
+
+    def to_device(self, source: int, target: Any, nbytes: int) -> None:
+        up, turn = self._up, self._turn
+        target.copy_from_host_async(source, nbytes, up)
+        turn.record(up)
+        self._cupy.cuda.get_current_stream().wait_event(turn)
+
+
+class StreamClock(PhaseClock):
+    """Where an iteration's time goes on a GPU, which the host does not wait for at each lap.
+
+    A lap leaves a mark in the current stream, with the device's time. Between two marks the device computed, waited for
+    a copy, or had nothing to do until the host had met the others or had the next message: that time is the second
+    lap's. What computing hides takes no time of its own. The iteration's own time is the host's, from one
+    synchronisation of the stream to another.
+    """
+
+    __slots__ = ("_cupy", "_marks", "_phases")
+
+    def __init__(self, cupy: Any) -> None:
+        super().__init__()
+        self._cupy = cupy
+        self._marks = [cupy.cuda.Event()]
+        self._phases: list[int] = []
+
+    def start(self) -> float:
+        self.seconds[:] = (0.0,) * len(Phase)
+        self._phases.clear()
+        self._cupy.cuda.get_current_stream().synchronize()
+        began = time.perf_counter()
+        self._marks[0].record()
+        return began
+
+    def lap(self, phase: int) -> None:
+        phases, marks = self._phases, self._marks
+        # Laps of one phase in a row are one.
+        if not phases or phases[-1] != phase:
+            phases.append(phase)
+            if len(phases) == len(marks):
+                marks.append(self._cupy.cuda.Event())
+        marks[len(phases)].record()
+
+    def stop(self, phase: int) -> float:
+        self.lap(phase)
+        marks = self._marks
+        marks[len(self._phases)].synchronize()
+        ended = time.perf_counter()
+        elapsed = self._cupy.cuda.get_elapsed_time
+        for i, booked in enumerate(self._phases):
+            self.seconds[booked] += 1e-3 * elapsed(marks[i], marks[i + 1])
+        return ended

@@ -1,0 +1,1 @@
+"""The MPI launcher: found, and given what a laptop, a container or root needs."""

@@ -1,0 +1,110 @@
+"""From the options of `predict` to its answer: what is missing, what does not go together, where the rest is from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mpisqueeze.costs.link import Link
+from mpisqueeze.errors import UsageError
+from mpisqueeze.language import suggestion
+from mpisqueeze.modelling.checking import Checked, check_runs
+from mpisqueeze.modelling.predict import MAX_DIMENSION, MAX_RANKS, Forecast, methods_for
+from mpisqueeze.record.calibration import Calibration, read_calibration
+from mpisqueeze.record.reading import read_runs
+from mpisqueeze.runs.pairs import Pair
+from mpisqueeze.runs.plan import DTYPES, SERVERS
+
+if TYPE_CHECKING:
+    from mpisqueeze.cli.commands import Question
+
+_BOTH = "both"
+
+
+def forecast(pairs: Sequence[Pair], question: Question) -> Forecast:
+    """The answer to `predict`. Raises UsageError."""
+    accepted = (*SERVERS, _BOTH)
+    for option, value, values in (("--server", question.server, accepted), ("--dtype", question.dtype, DTYPES)):
+        if value not in values:
+            raise UsageError(f"{value!r} is not one of {', '.join(values)}{suggestion(value, values)}", option)
+    calibration = read_calibration(question.calibration) if question.calibration else None
+    ranks = question.ranks if question.ranks is not None else calibration.ranks if calibration else None
+    if ranks is None:
+        raise UsageError("is needed: how many ranks, such as -n 64", "-n")
+    _within("-n", ranks, MAX_RANKS)
+    if question.dimension is None:
+        raise UsageError("is needed: how many parameters the model has, such as --dimension 25M", "--dimension")
+    _within("--dimension", question.dimension, MAX_DIMENSION)
+    link = link_of(question, calibration)
+    if link is None:
+        raise UsageError(_LACKING, "--latency" if question.latency is None else "--bandwidth")
+    servers = SERVERS if question.server == _BOTH else (question.server,)
+    methods = methods_for(pairs, question.compressors, servers, question.topology)
+    usable = calibration if calibration and calibration.dtype == question.dtype else None
+    return Forecast(methods, ranks, question.dimension, question.dtype, link, question.compute or 0.0, usable)
+
+
+_LACKING = "give --latency and --bandwidth, or --calibration FILE"
+
+
+def link_of(question: Question, calibration: Calibration | None) -> Link | None:
+    """The network: what the options say of it, and of the rest what was measured; None where both say too little.
+
+    A latency that is given is a message's whole α, all of it with the port busy unless there is a gap, too. Raises
+    UsageError.
+    """
+    measured = calibration.link if calibration else None
+    if calibration and measured is None and None in (question.latency, question.bandwidth):
+        raise UsageError(f"{calibration.path} was measured on a single rank and knows no network: {_LACKING}",
+                         "--calibration")  # fmt: skip
+    bandwidth = question.bandwidth
+    if bandwidth is None and measured and measured.byte_s:
+        bandwidth = 8 / measured.byte_s
+    if question.latency is not None:
+        alpha, gap = question.latency, question.latency
+    elif measured is not None:
+        alpha, gap = measured.latency + measured.gap, measured.gap
+    else:
+        return None
+    if question.gap is not None:
+        if question.gap > alpha:
+            raise UsageError(f"is a part of the latency, {alpha:g} s, and cannot be {question.gap:g} s", "--gap")
+        gap = question.gap
+    return None if bandwidth is None else Link(alpha - gap, gap, 8 / bandwidth)
+
+
+def _within(option: str, value: int, most: int) -> None:
+    if not 1 <= value <= most:
+        raise UsageError(f"must be 1 to {most}, got {value}", option)
+
+
+def refuse_for_check(question: Question, plot_to: str | None) -> None:
+    """Raise UsageError for options that a finished run answers itself."""
+    for option, given in (
+        ("-n", question.ranks is not None),
+        ("--dimension", question.dimension is not None),
+        ("--compute", question.compute is not None),
+        ("--compressor", bool(question.compressors)),
+        ("--plot", plot_to is not None),
+    ):
+        if given:
+            raise UsageError("does not go with --check, which takes it from the runs", option)
+
+
+def check(paths: Sequence[Path], question: Question) -> tuple[list[Checked], list[str]]:
+    """The answer to `predict --check`: the runs with their predictions, and why some have none. Raises UsageError."""
+    if not paths:
+        raise UsageError("name run folders to check: predict --check RUN…", "--check")
+    calibration = read_calibration(question.calibration) if question.calibration else None
+    runs, _ = read_runs(paths)
+    link = link_of(question, calibration) if _says_something(question, calibration) else None
+    checked, skipped = check_runs(runs, link, calibration)
+    if not checked:
+        raise UsageError(f"there is nothing to check: {'; '.join(skipped)}", "--check")
+    return checked, skipped
+
+
+def _says_something(question: Question, calibration: Calibration | None) -> bool:
+    given = question.latency is not None and question.bandwidth is not None
+    return given or (calibration is not None and calibration.link is not None)

@@ -1,0 +1,504 @@
+"""`mpisqueeze calibrate`: what messages, memory and compressors cost here, measured the way that exchanges use them.
+
+Messages are persistent requests of `comm.exchange.Network`, over the real network or an emulated link. While two ranks
+talk, the others sleep. Every stage ends with an agreement of all ranks, where a signal that any of them noted ends the
+measurement on all.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from mpisqueeze import __version__
+from mpisqueeze.comm.exchange import Network
+from mpisqueeze.comm.link import emulate
+from mpisqueeze.comm.placement import choose_device
+from mpisqueeze.comm.signals import Signal
+from mpisqueeze.comm.world import World
+from mpisqueeze.compressors.base import adapt
+from mpisqueeze.costs.link import Link, parse_link
+from mpisqueeze.devices.buffers import Wire
+from mpisqueeze.errors import UsageError
+from mpisqueeze.language import suggestion
+from mpisqueeze.parts import contracts, registry
+from mpisqueeze.parts.registry import Part
+from mpisqueeze.record.calibration import SCHEMA_VERSION, Fit, fit_line
+from mpisqueeze.record.environment import collect_environment
+from mpisqueeze.runs.interrupts import Interrupts
+from mpisqueeze.runs.plan import DEVICES, DTYPES
+
+#: One sensible spec of each built-in compressor, and what `predict` shows by itself.
+COMPRESSORS = (
+    "identity", "onebit", "qsgd:4", "qsgd:8", "uniform:2", "uniform:8", "ternary", "topk:0.01", "randomk:0.01",
+    "clip:16", "fp16", "bf16",
+)  # fmt: skip
+#: Length of the vectors that kernels are measured on.
+KERNEL_ELEMENTS = 1 << 20
+#: Sizes grow no further once a message takes this long, s.
+SLOWEST_S = 0.5
+#: Ranks that rank 0 plays ping-pong with.
+MOST_PARTNERS = 3
+#: Messages that each sender of an incast has on its way, at first and at most; large ones fewer.
+_FEW, _MANY, _SMALL = 4, 16, 4 << 10
+#: Seconds between two looks of a rank that others keep waiting.
+_PAUSE = 5e-4
+_PING, _FLOOD, _BOTH = 21, 22, 23
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `calibrate` is asked for.
+
+    Attributes:
+        link: to emulate, with its text; None for the network that is there.
+        max_size: bytes of the largest message.
+        quick: fewer sizes and repetitions.
+    """
+
+    link: Link | None
+    link_text: str | None
+    compressors: list[Part]
+    max_size: int
+    quick: bool
+    dtype: str
+    device: str
+
+    @staticmethod
+    def checked(
+        link: str | None, compressors: Sequence[str], max_size: int, quick: bool, dtype: str, device: str
+    ) -> Request:
+        """From the options. Raises UsageError."""
+        for option, value, accepted in (("--dtype", dtype, DTYPES), ("--device", device, DEVICES)):
+            if value not in accepted:
+                raise UsageError(f"{value!r} is not one of {', '.join(accepted)}{suggestion(value, accepted)}", option)
+        if max_size < 2:
+            raise UsageError(f"must be at least 2 bytes, for a line through two sizes, got {max_size}", "--max-size")
+        # Full vectors are what everything is compared with.
+        specs = dict.fromkeys(["identity", *(compressors or COMPRESSORS)])
+        parts = [registry.compressors.find(spec) for spec in specs]
+        return Request(None if link is None else parse_link(link), link, parts, max_size, quick, dtype, device)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Bytes: 1, 2, 4, … up to the largest."""
+        step = 4 if self.quick else 2
+        most = min(self.max_size, _MIB) if self.quick else self.max_size
+        sizes = [step**k for k in range(64) if step**k < most]
+        return [*sizes, most]
+
+    @property
+    def budget_s(self) -> float:
+        """Seconds to spend on a size."""
+        return 0.02 if self.quick else 0.1
+
+    @property
+    def repetitions(self) -> int:
+        return 3 if self.quick else 9
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a calibration ended.
+
+    Attributes:
+        facts: calibration.json's object, on rank 0; empty elsewhere and where a signal ended it.
+        stopped_by: Signal.INTERRUPT or Signal.TERMINATE if a signal ended it, else Signal.NONE.
+    """
+
+    facts: dict[str, Any]
+    stopped_by: Signal = Signal.NONE
+
+
+class _StopError(Exception):
+    """A signal came, and all ranks know."""
+
+
+@dataclass
+class _Session:
+    """All ranks, measuring together."""
+
+    request: Request
+    world: World
+    network: Network
+    interrupts: Interrupts
+    say: Callable[[str], None]
+    stopped_by: Signal = field(default=Signal.NONE)
+
+    def meet(self) -> None:
+        """Wait for all ranks without taking a core. Raises _StopError on all of them once one was told to stop."""
+        met = self.world.comm.Ibarrier()
+        while not met.Test():
+            time.sleep(_PAUSE)
+        agreed = self.world.agree(self.interrupts.wish)
+        if agreed:
+            self.stopped_by = Signal(agreed)
+            raise _StopError
+
+    def wire(self, nbytes: int) -> Wire:
+        """A buffer whose memory is there already."""
+        wire = self.network.wire(nbytes)
+        wire.array.fill(1)
+        wire.push()
+        return wire
+
+
+def calibrate(request: Request, world: World, say: Callable[[str], None]) -> Outcome:
+    """Measure everything; collective.
+
+    Args:
+        say: called on rank 0 with what happens next.
+
+    Raises:
+        UsageError, RankFailureError: on every rank alike.
+    """
+    device = choose_device(request.device, "auto", world)
+    emulated = emulate(world, request.link) if request.link else None
+    network = Network(world, device, emulated=emulated)
+    environment = collect_environment(world.comm)
+    with Interrupts() as interrupts:
+        session = _Session(request, world, network, interrupts, say)
+        try:
+            link = _measure_link(session)
+            allreduce = None if emulated or world.size == 1 else _measure_allreduce(session, link)
+            memory = _measure_memory(session)
+            kernels = [_measure_kernel(session, part) for part in request.compressors]
+        except _StopError:
+            return Outcome({}, session.stopped_by)
+    if not world.is_root:
+        return Outcome({})
+    return Outcome(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "mpisqueeze": __version__,
+            "created_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "environment": environment,
+            "ranks": world.size,
+            "hosts": world.hosts,
+            "device": device.kind,
+            "buffers": device.buffers,
+            "dtype": request.dtype,
+            "quick": request.quick,
+            "link": link,
+            "allreduce": allreduce,
+            "memory": memory,
+            "kernels": kernels,
+        }
+    )
+
+
+# -- the network
+
+
+def partners(world: World) -> list[int]:
+    """Whom rank 0 plays ping-pong with: rank 1, the last one, and the first on another host; collective."""
+    hosts = world.comm.allgather(world.host)
+    away = [rank for rank, host in enumerate(hosts) if host != hosts[0]]
+    chosen = [1, world.size - 1, *away[:1]] if world.size > 1 else []
+    return list(dict.fromkeys(chosen))[:MOST_PARTNERS]
+
+
+def _measure_link(session: _Session) -> dict[str, Any] | None:
+    """The `link` object, on every rank; None for a single one."""
+    request, world = session.request, session.world
+    if world.size == 1:
+        return None
+    hosts = world.comm.allgather(world.host)
+    pairs, points = [], []
+    for partner in partners(world):
+        session.say(f"ping-pong between ranks 0 and {partner}")
+        found = list(_ping_pong(session, partner))
+        fit = fit_line([point["size"] for point in found], [point["time_s"] for point in found])
+        pairs.append((partner, fit, found))
+        points += [{"ranks": [0, partner], **point} for point in found]
+    # All wait for the slowest.
+    partner, fit, slowest = max(pairs, key=lambda pair: pair[1].alpha_s + pair[1].byte_s * _MIB)
+    stopped = slowest[-1]["size"] if slowest[-1]["size"] < request.sizes[-1] else None
+    session.say(f"incast: {world.size - 1} to rank 0")
+    flood = list(_incast(session, fit))
+    gap = fit_line([point["size"] for point in flood], [point["per_message_s"] for point in flood])
+    session.say(f"both directions at once between ranks 0 and {partner}")
+    duplex = _duplex(session, partner, slowest)
+    kind = "emulated" if request.link else "lab" if os.environ.get("MPISQUEEZE_LAB") else "real"
+    return {
+        "kind": kind,
+        "given": request.link_text,
+        "ranks": [0, partner],
+        "alpha_s": fit.alpha_s,
+        "bandwidth": fit.bandwidth,
+        # What keeps a port busy is a part of what a message takes in all.
+        "gap_s": min(gap.alpha_s, fit.alpha_s),
+        "incast_bandwidth": gap.bandwidth,
+        "duplex_ratio": duplex["ratio"],
+        "largest_size": slowest[-1]["size"],
+        "stopped_at": stopped,
+        "fit": fit.as_json(),
+        "pairs": [
+            {
+                "ranks": [0, other],
+                "same_host": hosts[0] == hosts[other],
+                "alpha_s": line.alpha_s,
+                "bandwidth": line.bandwidth,
+                "fit": line.as_json(),
+            }
+            for other, line, _ in pairs
+        ],
+        "ping_pong": points,
+        "incast": flood,
+        "incast_fit": gap.as_json(),
+        "duplex": duplex,
+    }
+
+
+def _ping_pong(session: _Session, partner: int) -> Iterator[dict[str, Any]]:
+    """Half round trips between ranks 0 and `partner` for growing sizes, until one takes too long; collective."""
+    request, world = session.request, session.world
+    expected = 0.0
+    for size in request.sizes:
+        rounds = int(max(2 if expected > 0.05 else 3, min(200, request.budget_s / (2 * max(expected, 1e-6)))))
+        times = None
+        if world.rank in (0, partner):
+            times = _rounds(session, partner if world.is_root else 0, size, rounds, expected < SLOWEST_S / 4)
+        session.meet()
+        times = world.comm.bcast(times)
+        point = _timed({"size": size}, [seconds / 2 for seconds in times])
+        yield point
+        expected = point["time_s"]
+        if expected > SLOWEST_S:
+            return
+
+
+def _rounds(session: _Session, peer: int, size: int, count: int, warm: bool) -> list[float]:
+    """Round trips, s; `warm`: one more goes first and is not counted."""
+    network, first = session.network, session.world.is_root
+    out, back = session.wire(size), session.wire(size)
+    send, receive = network.sender(out.mpi, peer, _PING), network.receiver(back.mpi, peer, _PING)
+    times = []
+    for _ in range(count + warm):
+        began = time.perf_counter()
+        receive.Start()
+        if first:
+            send.Start()
+            receive.Wait()
+        else:
+            receive.Wait()
+            send.Start()
+        send.Wait()
+        times.append(time.perf_counter() - began)
+    send.Free()
+    receive.Free()
+    return times[warm:]
+
+
+def _incast(session: _Session, fit: Fit) -> Iterator[dict[str, Any]]:
+    """What one more message to rank 0 takes while all others send to it, by size; collective.
+
+    All send 1 message, and then a few: the difference, over the messages more, is what each keeps rank 0's port busy.
+    """
+    request, senders = session.request, session.world.size - 1
+    for size in (1, 256, 4 << 10, 64 << 10, 256 << 10, _MIB, 4 * _MIB):
+        several = _MANY if size <= _SMALL else _FEW
+        message = fit.alpha_s + size * fit.byte_s
+        if size > min(request.max_size, request.sizes[-1]) or (size > 4096 and message * senders * several > 2):
+            return
+        repetitions = int(max(2, min(3 * request.repetitions, request.budget_s * 10 / (message * senders * several))))
+        times: dict[int, list[float]] = {1: [], several: []}
+        for count in (*times,) * repetitions:
+            times[count].append(_flood(session, size, count))
+        session.meet()
+        # The fastest of each: a difference of two times has the noise of both.
+        one, more = session.world.comm.bcast([min(times[count]) for count in (1, several)])
+        per_message = max((more - one) / (senders * (several - 1)), 1e-9)
+        yield {
+            "size": size,
+            "senders": senders,
+            "messages": several,
+            "one_s": one,
+            "all_s": more,
+            "per_message_s": per_message,
+            "repetitions": repetitions,
+        }
+
+
+def _flood(session: _Session, size: int, count: int) -> float:
+    """Each rank but 0 sends `count` messages to it at once; on rank 0 the seconds until it has them all."""
+    network, world = session.network, session.world
+    wire = session.wire(size)
+    if world.is_root:
+        wires = [wire, *(session.wire(size) for _ in range(count * (world.size - 1) - 1))]
+        sources = [source for source in range(1, world.size) for _ in range(count)]
+        requests = [network.receiver(w.mpi, source, _FLOOD) for w, source in zip(wires, sources, strict=True)]
+    else:
+        requests = [network.sender(wire.mpi, 0, _FLOOD) for _ in range(count)]
+    if world.is_root:
+        for request in requests:
+            request.Start()
+    world.comm.Barrier()
+    began = time.perf_counter()
+    if not world.is_root:
+        for request in requests:
+            request.Start()
+    for request in requests:
+        request.Wait()
+    seconds = time.perf_counter() - began
+    for request in requests:
+        request.Free()
+    return seconds
+
+
+def _duplex(session: _Session, partner: int, points: list[dict[str, Any]]) -> dict[str, Any]:
+    """Ranks 0 and `partner` send to each other at once; ratio: over one direction's time, 1 to 2; collective."""
+    network, world = session.network, session.world
+    point = [p for p in points if p["time_s"] < SLOWEST_S / 4 or p is points[0]][-1]
+    size = point["size"]
+    times = None
+    if world.rank in (0, partner):
+        peer = partner if world.is_root else 0
+        out, back = session.wire(size), session.wire(size)
+        send, receive = network.sender(out.mpi, peer, _BOTH), network.receiver(back.mpi, peer, _BOTH)
+        times = []
+        for _ in range(session.request.repetitions + 1):
+            began = time.perf_counter()
+            receive.Start()
+            send.Start()
+            receive.Wait()
+            send.Wait()
+            times.append(time.perf_counter() - began)
+        send.Free()
+        receive.Free()
+    session.meet()
+    both = _timed({"size": size}, world.comm.bcast(times)[1:])
+    return {**both, "one_direction_s": point["time_s"], "ratio": both["time_s"] / point["time_s"]}
+
+
+def _measure_allreduce(session: _Session, link: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """MPI_Allreduce in place by size: what a user would otherwise pick; collective."""
+    request, world = session.request, session.world
+    session.say("MPI_Allreduce")
+    rows: list[dict[str, Any]] = []
+    dtype = np.dtype(request.dtype)
+    kind = MPI.DOUBLE if dtype.itemsize == 8 else MPI.FLOAT
+    for size in (256, 4 << 10, 64 << 10, _MIB, 16 * _MIB):
+        # Each step is 16 times as large.
+        if size > max(256, min(request.max_size, request.sizes[-1])) or (rows and 16 * rows[-1]["time_s"] > 1):
+            break
+        wire = session.wire(size)
+        wire.array.fill(0)
+        buffer = [wire.mpi[0], size // dtype.itemsize, kind]
+        times = []
+        for _ in range(request.repetitions + 1):
+            world.comm.Barrier()
+            began = time.perf_counter()
+            world.comm.Allreduce(MPI.IN_PLACE, buffer, MPI.SUM)
+            times.append(time.perf_counter() - began)
+        session.meet()
+        rows.append(_slowest(world, {"size": size}, times[1:]))
+    return rows
+
+
+# -- memory and kernels
+
+
+def _measure_memory(session: _Session) -> dict[str, Any]:
+    """An in-place add and a copy, on all ranks at once, of the slowest one; collective."""
+    request, device = session.request, session.network.device
+    xp, dtype = device.xp, np.dtype(request.dtype)
+    elements = (4 if request.quick else 16) * KERNEL_ELEMENTS
+    session.say(f"memory: {elements:,} {request.dtype}".replace(",", " "))
+    a, b = xp.ones(elements, dtype), xp.ones(elements, dtype)
+    add = _repeat(session, lambda: xp.add(a, b, out=a))
+    copy = _repeat(session, lambda: xp.copyto(a, b))
+    return {
+        "elements": elements,
+        "add_s_per_element": add["time_s"] / elements,
+        "add_spread": add["spread"],
+        "copy_s_per_element": copy["time_s"] / elements,
+        "copy_spread": copy["spread"],
+        # Two vectors read and one written; one read and one written.
+        "add_gb_s": 3e-9 * elements * dtype.itemsize / add["time_s"],
+        "copy_gb_s": 2e-9 * elements * dtype.itemsize / copy["time_s"],
+    }
+
+
+def _measure_kernel(session: _Session, part: Part) -> dict[str, Any]:
+    """Encoding with and without error feedback, and decoding to add, on all ranks at once; collective.
+
+    Of each the slowest rank's median, s an element.
+    """
+    request, device = session.request, session.network.device
+    xp, dtype, d = device.xp, np.dtype(request.dtype), KERNEL_ELEMENTS
+    session.say(f"kernels: {part.spec}")
+
+    def build() -> Any:
+        with contracts.plugin(part, "--compressor", "__init__(dimension, xp, dtype, seed)"):
+            made = part.cls(d, xp, dtype, 1, **part.options)
+        contracts.check_compressor(part, made)
+        return adapt(made, d, xp, dtype)
+
+    compressor = session.world.collectively(build)
+    compressor.iteration = 1
+    draws = np.random.default_rng(session.world.rank).standard_normal(d)
+    vector, out = xp.asarray(draws.astype(dtype)), xp.zeros(d, dtype)
+    residual = xp.zeros(d, dtype)
+    payload = xp.zeros(compressor.payload_bytes, np.uint8)
+    feedback = _repeat(
+        session, lambda: compressor.encode_feedback(vector, residual, payload), before=lambda: residual.fill(0)
+    )
+    plain = _repeat(session, lambda: compressor.encode(vector, payload))
+    decode = _repeat(session, lambda: compressor.decode_add(payload, out), before=lambda: out.fill(0))
+    return {
+        "compressor": part.spec,
+        "elements": d,
+        "payload_bytes": compressor.payload_bytes,
+        "encode_s_per_element": feedback["time_s"] / d,
+        "encode_spread": feedback["spread"],
+        "plain_encode_s_per_element": plain["time_s"] / d,
+        "plain_encode_spread": plain["spread"],
+        "decode_add_s_per_element": decode["time_s"] / d,
+        "decode_add_spread": decode["spread"],
+    }
+
+
+def _repeat(session: _Session, work: Callable[[], Any], before: Callable[[], Any] | None = None) -> dict[str, Any]:
+    """Time `work` on all ranks at once; the slowest one's times. Collective."""
+    world, device = session.world, session.network.device
+
+    def measure() -> list[float]:
+        times = []
+        for _ in range(session.request.repetitions + 1):
+            if before:
+                before()
+            device.synchronize()
+            began = time.perf_counter()
+            work()
+            device.synchronize()
+            times.append(time.perf_counter() - began)
+        return times[1:]
+
+    session.meet()
+    return _slowest(world, {}, world.collectively(measure))
+
+
+def _slowest(world: World, about: dict[str, Any], times: list[float]) -> dict[str, Any]:
+    """The statistics of the rank with the largest median; collective."""
+    return max(world.comm.allgather(_timed(about, times)), key=lambda row: row["time_s"])
+
+
+def _timed(about: dict[str, Any], times: Sequence[float]) -> dict[str, Any]:
+    """Median and fastest (s), and half of the interquartile range over the median."""
+    low, median, high = np.percentile(times, [25, 50, 75])
+    return {
+        **about,
+        "time_s": float(median),
+        "fastest_s": float(min(times)),
+        "spread": float((high - low) / 2 / median),
+        "repetitions": len(times),
+    }

@@ -1,0 +1,1 @@
+"""Parts that a user may bring: found by name or file, and held to their contracts."""

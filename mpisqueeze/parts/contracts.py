@@ -1,0 +1,200 @@
+"""Whether a part keeps its contract: checks before training, and on each gradient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from mpisqueeze.compressors.base import Compressor
+from mpisqueeze.costs.exchanges import Schedule
+from mpisqueeze.errors import UsageError, describe, describe_value
+from mpisqueeze.parts.registry import Part
+
+
+@contextmanager
+def plugin(part: Part, option: str, what: str) -> Iterator[None]:
+    """Turn what a plug-in raises into a UsageError that names `what` was called; a built-in's error is a bug and
+    stays."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except (Exception, SystemExit) as error:
+        if not part.is_plugin:
+            raise
+        raise UsageError(f"{part.spec} breaks its contract: {what} raised {describe(error)}", option) from error
+
+
+def broken(part: Part, option: str, what: str) -> UsageError:
+    """The error for a part that breaks its contract."""
+    return UsageError(f"{part.spec} breaks its contract: {what}", option)
+
+
+def _is_count(value: Any, low: int = 1) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) >= low
+
+
+def check_installed(part: Part, option: str) -> None:
+    """Raise UsageError for a part that says that it cannot be used here."""
+    with plugin(part, option, "check_installed()"):
+        getattr(part.cls, "check_installed", lambda: None)()
+
+
+def default_compressor(part: Part) -> str:
+    """The specification of the compressor that an algorithm has unless told otherwise. Raises UsageError."""
+    if not getattr(part.cls, "compresses", True):
+        return "identity"
+    default = getattr(part.cls, "default_compressor", "onebit")
+    if not isinstance(default, str):
+        raise broken(part, "--algorithm", f"default_compressor must be a text, not {describe_value(default)}")
+    return default
+
+
+def check_problem(part: Part, problem: Any) -> None:
+    """Raise UsageError unless `problem` has what SPEC §7 asks of a problem."""
+    for method in ("initial_point", "gradient"):
+        if not callable(getattr(problem, method, None)):
+            raise broken(part, "--problem", f"it has no method {method}")
+    dimension: Any = getattr(problem, "dimension", None)
+    if not _is_count(dimension):
+        raise broken(part, "--problem", f"dimension must be a whole number ≥ 1, not {dimension!r}")
+    if dimension >= 2**31:
+        raise UsageError(f"{part.spec}: {dimension} parameters are more than an int32 index reaches", "--problem")
+    per_epoch = getattr(problem, "iterations_per_epoch", 1)
+    if not _is_count(per_epoch):
+        raise broken(part, "--problem", f"iterations_per_epoch must be a whole number ≥ 1, not {per_epoch!r}")
+
+
+def checked_point(part: Part, x: Any, dimension: int, xp: Any, dtype: np.dtype[Any]) -> Any:
+    """A contiguous copy of an initial point in the run's dtype. Raises UsageError for a wrong shape or a NaN."""
+    shape = getattr(x, "shape", None)
+    if shape != (dimension,):
+        found = f"shape {shape}" if shape is not None else f"a {type(x).__name__}"
+        raise broken(part, "--problem", f"initial_point gave {found}, not an array of shape ({dimension},)")
+    with plugin(part, "--problem", "the conversion of initial_point()"):
+        x = xp.array(_real(part, "initial_point", xp.asarray(x)), dtype=dtype)
+    if not bool(xp.isfinite(x).all()):
+        raise broken(part, "--problem", "initial_point holds a NaN or an infinity")
+    return x
+
+
+def _real(part: Part, method: str, array: Any) -> Any:
+    """The array. Raises UsageError where it holds complex numbers, texts or objects."""
+    if array.dtype.kind not in "biuf":
+        raise broken(part, "--problem", f"{method} gave an array of {array.dtype}, not of real numbers")
+    return array
+
+
+def loss_and_gradient(part: Part, found: Any) -> tuple[float, Any]:
+    """What `problem.gradient` returned. Raises UsageError for what is no pair that begins with a number."""
+    try:
+        loss, g = found
+        return float(loss), g
+    except (TypeError, ValueError):
+        raise broken(part, "--problem", f"gradient gave {describe_value(found)}, not (loss, gradient)") from None
+
+
+class GradientCheck:
+    """Checks what `problem.gradient` returns, at the price of comparing a shape and a dtype.
+
+    A gradient of another dtype is converted, one of another shape refused.
+    """
+
+    def __init__(self, part: Part, dimension: int, xp: Any, dtype: np.dtype[Any]) -> None:
+        self.part, self.xp, self.dtype = part, xp, dtype
+        self.shape = (dimension,)
+        self._converted: Any = None
+
+    def __call__(self, g: Any) -> Any:
+        """The gradient (d) in the run's dtype, contiguous. Raises UsageError."""
+        if getattr(g, "shape", None) != self.shape:
+            found = f"shape {g.shape}" if hasattr(g, "shape") else f"a {type(g).__name__}"
+            raise broken(self.part, "--problem", f"gradient gave {found}, not an array of shape {self.shape}")
+        if g.dtype != self.dtype or not isinstance(g, self.xp.ndarray) or not g.flags.c_contiguous:
+            if self._converted is None:
+                self._converted = self.xp.empty(self.shape, self.dtype)
+            self._converted[:] = _real(self.part, "gradient", self.xp.asarray(g))
+            return self._converted
+        return g
+
+
+def check_compressor(part: Part, compressor: Any) -> None:
+    """Raise UsageError unless `compressor` has what SPEC §7 asks of a compressor."""
+    for method in ("encode", "decode"):
+        if not callable(getattr(compressor, method, None)):
+            raise broken(part, "--compressor", f"it has no method {method}")
+    if not isinstance(getattr(compressor, "unbiased", None), bool):
+        raise broken(part, "--compressor", "unbiased must be True or False")
+    if isinstance(compressor, Compressor) and not all(
+        hasattr(compressor, name) for name in ("dimension", "xp", "dtype")
+    ):
+        raise broken(part, "--compressor", "its __init__ does not call that of its base class")
+    payload_bytes = getattr(compressor, "payload_bytes", None)
+    if not _is_count(payload_bytes):
+        raise broken(part, "--compressor", f"payload_bytes must be a whole number ≥ 1, not {payload_bytes!r}")
+
+
+def check_algorithm(part: Part, algorithm: Any) -> None:
+    """Raise UsageError unless `algorithm` has what SPEC §7 asks of an algorithm."""
+    # It loads MPI, which who checks settings need not have.
+    from mpisqueeze.algorithms.base import Algorithm
+
+    step = getattr(algorithm, "step", None)
+    if not callable(step) or getattr(type(algorithm), "step", None) is Algorithm.step:
+        raise broken(part, "--algorithm", "it has no method step")
+    if isinstance(algorithm, Algorithm) and not hasattr(algorithm, "setup"):
+        raise broken(part, "--algorithm", "its __init__ does not call that of its base class")
+    # One that is not built on ours may call its attributes as it likes.
+    for name, (kinds, what) in _SUMMARIZED.items() if isinstance(algorithm, Algorithm) else ():
+        value = getattr(algorithm, name, None)
+        if value is not None and (not isinstance(value, kinds) or isinstance(value, bool) != (kinds is bool)):
+            raise broken(part, "--algorithm", f"{name} must be {what}, not {describe_value(value)}")
+    if not part.is_plugin:
+        return
+    with plugin(part, "--algorithm", "bytes_per_iteration()"):
+        expected = getattr(algorithm, "bytes_per_iteration", lambda: None)()
+    if expected is not None and not (
+        isinstance(expected, int | float | np.integer | np.floating) and 0 <= expected < math.inf
+    ):
+        raise broken(part, "--algorithm", f"bytes_per_iteration gave {describe_value(expected)}, not a number ≥ 0")
+    with plugin(part, "--algorithm", "residual()"):
+        residual = getattr(algorithm, "residual", lambda: None)()
+    if residual is not None and getattr(residual, "ndim", 0) != 1:
+        raise broken(part, "--algorithm", f"residual gave {describe_value(residual)}, not a vector")
+
+
+#: Attributes of an algorithm that a run's summary has, if there are any.
+_SUMMARIZED: dict[str, tuple[Any, str]] = {
+    "centralized": (bool, "True or False"),
+    "payload_bytes": (int | np.integer, "a whole number"),
+    "eta": (float | int | np.floating, "a number"),
+    "formula": (str, "a text"),
+    "schedule": (Schedule, "a Schedule"),
+}
+
+
+def try_compressor(part: Part, make: Callable[[int, int], Compressor], dimension: int, xp: Any) -> int:
+    """Send one vector through a plug-in, so that a broken one is found before any training; its payload_bytes, or 0.
+
+    Raises UsageError.
+    """
+    if not part.is_plugin:
+        return 0
+    compressor = make(dimension, 0)
+    vector = xp.asarray(np.random.default_rng(0).standard_normal(dimension)).astype(compressor.dtype)
+    kept = vector.copy()
+    payload = xp.zeros(compressor.payload_bytes, np.uint8)
+    decoded = xp.full(dimension, xp.nan, compressor.dtype)
+    with plugin(part, "--compressor", f"encode(vector ({dimension},), payload ({payload.size},))"):
+        compressor.encode(vector, payload)
+    if not bool((vector == kept).all()):
+        raise broken(part, "--compressor", "encode changed the vector")
+    with plugin(part, "--compressor", f"decode(payload ({payload.size},), out ({dimension},))"):
+        compressor.decode(payload, decoded)
+    if not bool(xp.isfinite(decoded).all()):
+        raise broken(part, "--compressor", "decode left numbers of out unset, NaN or infinite")
+    return compressor.payload_bytes

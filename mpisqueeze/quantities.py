@@ -1,0 +1,116 @@
+"""Numbers with units, as people write and read them: `4Ki`, `100mbit`, `5ms`; `1.21 MB`, `3.1 Gbit/s`, `12.1 ms`."""
+
+from __future__ import annotations
+
+import math
+import re
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)(k|M|G|Ki|Mi|Gi)?", re.ASCII)
+#: Sizes are at most this, and of at most so many digits.
+_LARGEST_SIZE, _DIGITS = 2**63 - 1, 40
+_FACTORS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+_QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zµμ/]+)", re.ASCII)
+#: Bits a second: what is slower is none.
+SLOWEST = 1e-3
+_BITS_PER_S = {"bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9, "tbit": 10**12}
+_PER_SECOND = {"ns": 1e9, "us": 1e6, "µs": 1e6, "μs": 1e6, "ms": 1e3, "s": 1.0, "min": 1 / 60, "h": 1 / 3600}
+
+
+def parse_size(text: str) -> int:
+    """`4096`, `4Ki`, `1M`, `1.5Mi` → a whole number from 0 to 2⁶³ − 1. Raises ValueError."""
+    match = _SIZE.fullmatch(text.strip())
+    if not match:
+        raise ValueError(f"{text!r} is not a size (a whole number with an optional k, M, G, Ki, Mi, Gi)")
+    number = float(match[1]) if "." in match[1] or len(match[1]) > _DIGITS else int(match[1])
+    value = number * _FACTORS[match[2] or ""]
+    if value > _LARGEST_SIZE:
+        raise ValueError(f"{text[:_DIGITS]!r} is too large a size")
+    if value != int(value):
+        raise ValueError(f"{text!r} is not a whole number")
+    return int(value)
+
+
+def parse_rate(text: str) -> float:
+    """`100mbit`, `2.5gbit`, `56kbit` → bits per second, > 0. Case and a trailing `/s` make no difference. Raises
+    ValueError."""
+    match = _QUANTITY.fullmatch(text.strip().lower())
+    unit = match[2].removesuffix("/s") if match else ""
+    if not match or unit not in _BITS_PER_S:
+        raise ValueError(f"{text!r} is not a rate (a number with bit, kbit, mbit, gbit or tbit, such as 100mbit)")
+    rate = float(match[1]) * _BITS_PER_S[unit]
+    if not SLOWEST <= rate < math.inf:
+        raise ValueError(f"{text!r} is not a rate above 0")
+    return rate
+
+
+def parse_time(text: str) -> float:
+    """`5ms`, `20us`, `1.5s`, `800ns`, `10min` → seconds, ≥ 0. Raises ValueError."""
+    match = _QUANTITY.fullmatch(text.strip())
+    if not match or match[2] not in _PER_SECOND:
+        raise ValueError(f"{text!r} is not a time (a number with ns, us, ms, s, min or h, such as 5ms)")
+    seconds = float(match[1]) / _PER_SECOND[match[2]]
+    if not math.isfinite(seconds):
+        raise ValueError(f"{text[:_DIGITS]!r} is too long a time")
+    return seconds
+
+
+def grouped(value: int) -> str:
+    """12345678 → `12 345 678`."""
+    return f"{value:,}".replace(",", " ")
+
+
+def counted(value: int, noun: str) -> str:
+    """`1 rank`, `8 ranks`."""
+    return f"{grouped(value)} {noun}{'' if value == 1 else 's'}"
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """A number with so many significant digits and no exponent for everyday sizes."""
+    if not math.isfinite(value):
+        return str(value)
+    if value and not 1e-4 <= abs(value) < 1e6:
+        return f"{value:.{digits - 1}e}"
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value)))) if value else 0
+    return f"{value:.{decimals}f}"
+
+
+def size(nbytes: float) -> str:
+    """Bytes with a decimal prefix: `512 B`, `1.21 MB`."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if abs(nbytes) < 999.5 or unit == "TB":
+            return f"{nbytes:.0f} B" if unit == "B" else f"{significant(nbytes)} {unit}"
+        nbytes /= 1000
+    raise AssertionError
+
+
+def format_rate(bits_per_s: float) -> str:
+    """Bits per second with a decimal prefix and no needless zeros: `100 Mbit/s`, `3.1 Gbit/s`."""
+    for unit in ("bit", "kbit", "Mbit", "Gbit", "Tbit"):
+        if abs(bits_per_s) < 999.5 or unit == "Tbit":
+            break
+        bits_per_s /= 1000
+    figures = significant(bits_per_s)
+    return f"{figures.rstrip('0').rstrip('.') if '.' in figures else figures} {unit}/s"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as µs, ms or s; an em dash for None."""
+    if seconds is None:
+        return "—"
+    if seconds < 999.5e-6:
+        return f"{significant(seconds * 1e6)} µs"
+    if seconds < 0.9995:
+        return f"{significant(seconds * 1e3)} ms"
+    return f"{significant(seconds)} s" if seconds < 120 else clock(seconds)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as `m:ss` or `h:mm:ss`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def ratio(value: float | None) -> str:
+    """`26.1×`; an em dash for None."""
+    return "—" if value is None else f"{significant(value)}×"

@@ -1,0 +1,193 @@
+"""calibration.json: what `calibrate` writes and `predict` reads, and the line that is fitted to message times."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mpisqueeze.costs.link import Link
+from mpisqueeze.errors import UsageError
+from mpisqueeze.files import read_text
+from mpisqueeze.quantities import SLOWEST
+
+SCHEMA_VERSION = 1
+#: Relative residuals beyond so many robust standard deviations lose weight: Huber's constant, 95 % efficient on normal
+#: noise.
+_HUBER = 1.345
+_ROUNDS = 200
+#: Steps of ln α and ln β that are none.
+_STILL = 1e-12
+#: No number in the file is larger: bits a second, or seconds.
+_MOST = 1e30
+
+
+@dataclass(frozen=True)
+class Fit:
+    """t(m) = α + mβ through measured times.
+
+    Attributes:
+        alpha_s: α ≥ 0, s.
+        byte_s: β ≥ 0, s a byte.
+        residuals: (measured − fitted)/measured, of each point.
+    """
+
+    alpha_s: float
+    byte_s: float
+    residuals: list[float]
+
+    @property
+    def bandwidth(self) -> float | None:
+        """Bits a second, None where more bytes took no more time."""
+        return 8 / self.byte_s if self.byte_s > 0 else None
+
+    def as_json(self) -> dict[str, Any]:
+        size = np.abs(self.residuals)
+        return {
+            "method": "sum of sqrt(t) * huber(ln((alpha + m * beta) / t)), minimised by Gauss-Newton steps",
+            "points": len(self.residuals),
+            "median_relative_error": float(np.median(size)),
+            "max_relative_error": float(size.max()),
+            "residuals": self.residuals,
+        }
+
+
+def fit_line(sizes: Sequence[float], seconds: Sequence[float]) -> Fit:
+    """The α and β that minimise Σ √t·ρ(ln((α + mβ)/t)) over the points.
+
+    Errors are relative, and the same for twice as long as for half as long, since times span six orders of magnitude:
+    in seconds the largest message alone would decide, and α be lost in its noise. √t has the large ones decide on β
+    nevertheless, as what passes through a shaper's burst, or a cache, says little of sustained traffic. ρ is Huber's
+    function at 1.345 robust standard deviations (1.4826 times the median of the errors' sizes), so that a size at
+    which MPI changes its protocol or the machine was busy does not bend the line (Huber & Ronchetti, Robust Statistics,
+    2009, §7). Solved in ln α and ln β by iteratively reweighted Gauss–Newton steps, halved until they help.
+
+    Args:
+        sizes: m, bytes, at least two different ones.
+        seconds: t > 0 of each.
+    """
+    m, t = np.asarray(sizes, float), np.asarray(seconds, float)
+    root, largest = np.sqrt(t / t.max()), m.max()
+
+    def line(x: np.ndarray) -> np.ndarray:
+        alpha, beta = np.exp(x)
+        return alpha + m * beta
+
+    x = np.log([t.min(), t[m.argmax()] / largest])
+    for _ in range(_ROUNDS):
+        errors = np.log(line(x) / t)
+        width = _HUBER * max(1.4826 * float(np.median(np.abs(errors))), 1e-12)
+        weights = root * np.minimum(1.0, width / np.maximum(np.abs(errors), 1e-300))
+        slopes = np.stack([np.full(m.size, math.exp(x[0])), m * math.exp(x[1])]) / line(x)
+        curvature = (weights * slopes) @ slopes.T
+        step = np.linalg.solve(curvature + 1e-12 * np.trace(curvature) * np.eye(2), -slopes @ (weights * errors))
+        step *= min(1.0, 1 / max(float(np.abs(step).max()), _STILL))
+        cost = _huber(errors, width) @ root
+        while (_huber(np.log(line(x + step) / t), width) @ root) > cost and np.abs(step).max() > _STILL:
+            step /= 2
+        # Below a thousandth of any time it makes no difference how small a part of it is.
+        x = np.maximum(x + step, np.log([1e-3 * t.min(), 1e-3 * t.min() / largest]) - 1)
+        if np.abs(step).max() <= _STILL:
+            break
+    alpha, beta = (float(value) for value in np.exp(x))
+    alpha = alpha if alpha > 1e-3 * t.min() else 0.0
+    beta = beta if beta * largest > 1e-3 * t.min() else 0.0
+    return Fit(alpha, beta, ((t - alpha - m * beta) / t).tolist())
+
+
+def _huber(errors: np.ndarray, width: float) -> np.ndarray:
+    """ρ: half the square up to `width`, and a straight line from there."""
+    size = np.abs(errors)
+    return np.where(size <= width, size**2 / 2, width * (size - width / 2))
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What a compressor takes, in seconds an element, on the slowest of ranks that all compress at once."""
+
+    encode: float
+    encode_feedback: float
+    decode_add: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a calibration.json says.
+
+    Attributes:
+        path: as it was given.
+        ranks: it was measured on.
+        link: between them; None of a single rank.
+        add_s: seconds an element of an in-place add.
+        dtype: of the vectors that kernels were measured on.
+        kernels: by the compressor's spec.
+    """
+
+    path: Path
+    ranks: int
+    link: Link | None
+    add_s: float
+    dtype: str
+    kernels: dict[str, Kernel]
+
+
+def read_calibration(path: Path) -> Calibration:
+    """Read what `calibrate` wrote. Raises UsageError naming the file and what is wrong with it."""
+    try:
+        value = json.loads(read_text(path, "--calibration"))
+    except (ValueError, RecursionError) as error:
+        raise _wrong(path, f"is not JSON: {error}") from None
+    if not isinstance(value, dict) or "schema_version" not in value:
+        raise _wrong(path, "is no calibration: it has no 'schema_version'; `mpisqueeze calibrate` writes one")
+    if value["schema_version"] != SCHEMA_VERSION:
+        raise _wrong(path, f"has schema_version {value['schema_version']!r}; this version reads {SCHEMA_VERSION}")
+    ranks = _number(path, value, "ranks", least=1)
+    measured = _field(path, value, "link")
+    link = None
+    if measured is not None:
+        if not isinstance(measured, dict):
+            raise _wrong(path, f"has {measured!r} as 'link', not an object")
+        alpha = _number(path, measured, "alpha_s", where="link.")
+        gap = min(_number(path, measured, "gap_s", where="link."), alpha)
+        # None: more bytes took no more time.
+        unlimited = _field(path, measured, "bandwidth", where="link.") is None
+        bandwidth = math.inf if unlimited else _number(path, measured, "bandwidth", least=SLOWEST, where="link.")
+        link = Link(alpha - gap, gap, 8 / bandwidth)
+    memory = _field(path, value, "memory")
+    kernels = {}
+    rows = _field(path, value, "kernels")
+    if not isinstance(memory, dict) or not isinstance(rows, list):
+        raise _wrong(path, "has no object 'memory', or no list 'kernels'")
+    for index, row in enumerate(rows):
+        where = f"kernels[{index}]."
+        if not isinstance(row, dict) or not isinstance(row.get("compressor"), str):
+            raise _wrong(path, f"has no {where}compressor")
+        kernels[row["compressor"]] = Kernel(
+            _number(path, row, "plain_encode_s_per_element", where=where),
+            _number(path, row, "encode_s_per_element", where=where),
+            _number(path, row, "decode_add_s_per_element", where=where),
+        )
+    add_s = _number(path, memory, "add_s_per_element", where="memory.")
+    return Calibration(path, int(ranks), link, add_s, str(_field(path, value, "dtype")), kernels)
+
+
+def _field(path: Path, value: dict[str, Any], key: str, where: str = "") -> Any:
+    if key not in value:
+        raise _wrong(path, f"has no '{where}{key}'")
+    return value[key]
+
+
+def _number(path: Path, value: dict[str, Any], key: str, least: float = 0, where: str = "") -> float:
+    found = _field(path, value, key, where)
+    if isinstance(found, bool) or not isinstance(found, int | float) or not least <= found <= _MOST:
+        raise _wrong(path, f"has {repr(found)[:40]} as '{where}{key}', not a number from {least:g} to {_MOST:g}")
+    return found
+
+
+def _wrong(path: Path, what: str) -> UsageError:
+    return UsageError(f"{path} {what}", "--calibration")

@@ -1,0 +1,271 @@
+"""What a run continues from: when it is saved, what belongs to it, and how it is taken up again."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from mpi4py import MPI
+
+from mpisqueeze.algorithms.base import AdaptedAlgorithm
+from mpisqueeze.comm.world import World
+from mpisqueeze.errors import UsageError
+from mpisqueeze.record.checkpoint import (
+    DamagedError,
+    Manifest,
+    Writer,
+    checkpoints,
+    discard_unfinished,
+    read_arrays,
+    read_manifest,
+)
+from mpisqueeze.record.reading import read_settings
+from mpisqueeze.runs.plan import Interval, Plan, TrainConfig, config_of
+
+if TYPE_CHECKING:
+    from mpisqueeze.runs.preparation import Run
+
+#: Settings that a continued run may have of its own.
+FREE = ("iterations", "epochs", "checkpoint_every", "data_dir", "out", "eval_every", "timeout")
+#: Files that grow as a run goes.
+LOGS = ("iterations.jsonl", "ranks.jsonl", "evaluations.jsonl")
+
+
+# -- what belongs to a run
+
+
+def check_state(run: Run) -> None:
+    """Raise UsageError for a plug-in that does not say what it remembers."""
+    for part, option, thing in (
+        (run.plan.algorithm, "--algorithm", _remembering(run)),
+        (run.plan.problem, "--problem", run.problem),
+    ):
+        known = option == "--problem" or _declares_memory(thing)
+        if part.is_plugin and not known:
+            raise UsageError(
+                f"{part.name} does not say what it remembers from one iteration to the next: give it the attribute "
+                "`memory`, the names of its arrays, or () for none",
+                "--checkpoint-every",
+            )
+
+
+def _declares_memory(thing: Any) -> bool:
+    """Whether a plug-in, and not what it is built on, has `memory`."""
+    own = [cls for cls in type(thing).__mro__ if not cls.__module__.startswith("mpisqueeze.")]
+    return any("memory" in vars(cls) for cls in own)
+
+
+def _remembering(run: Run) -> Any:
+    """The algorithm that has the memory: a plug-in behind its adapter."""
+    return run.algorithm.part if isinstance(run.algorithm, AdaptedAlgorithm) else run.algorithm
+
+
+def _slots(thing: Any, prefix: str) -> Iterator[tuple[str, Any, str]]:
+    """(key, object, attribute) of all that it remembers."""
+    for name in getattr(thing, "memory", ()):
+        yield f"{prefix}.{name.lstrip('_')}", thing, name
+
+
+def _arrays(run: Run, momentum: Any) -> dict[str, Any]:
+    """Arrays and numbers of a run, by key; the arrays are the live ones."""
+    found: dict[str, Any] = {"x": run.x}
+    if momentum is not None:
+        found["momentum"] = momentum
+    for key, thing, name in (*_slots(_remembering(run), "algorithm"), *_slots(run.problem, "problem")):
+        value = getattr(thing, name)
+        if isinstance(value, list):
+            found |= {f"{key}.{i}": item for i, item in enumerate(value)}
+        elif value is not None:
+            found[key] = value
+    return found
+
+
+def _put_back(run: Run, momentum: Any, saved: dict[str, np.ndarray]) -> None:
+    """Give a run what was saved. Raises DamagedError if that is not of this run."""
+    live = _arrays(run, momentum)
+    if set(live) != set(saved):
+        raise DamagedError(f"it holds {', '.join(sorted(saved))} and not {', '.join(sorted(live))}")
+    for key, value in saved.items():
+        shape, dtype = np.shape(live[key]), getattr(live[key], "dtype", value.dtype)
+        if value.shape != shape or value.dtype != dtype:
+            raise DamagedError(f"its {key} is {value.dtype} {value.shape} and not {dtype} {shape}")
+    for key, value in saved.items():
+        if hasattr(live[key], "dtype"):
+            live[key][...] = run.device.xp.asarray(value)
+    for key, thing, name in (*_slots(_remembering(run), "algorithm"), *_slots(run.problem, "problem")):
+        if key in saved and not hasattr(live[key], "dtype"):
+            setattr(thing, name, saved[key].item())
+
+
+# -- saving it
+
+
+class Checkpointer:
+    """Saves a run now and then, from a thread of each rank. Its methods are collective, and come in lockstep.
+
+    Args:
+        facts: on rank 0, what the log needs to be continued, at the time of the call.
+    """
+
+    def __init__(self, run: Run, interval: Interval, momentum: Any, facts: Callable[[], dict[str, Any]]) -> None:
+        self.run, self.interval = run, interval
+        self._momentum, self._facts_now = momentum, facts
+        self._facts: dict[str, Any] = {}
+        path = run.world.comm.bcast(str(Path(run.path).resolve()))
+        run.world.collectively(partial(_see, Path(path), run.world.rank))
+        run.world.collectively(lambda: check_state(run))
+        self._writer = Writer(Path(path), run.world.rank)
+        self._last = time.monotonic()
+
+    @property
+    def overdue(self) -> bool:
+        """It is time by the clock; rank 0 tells the others."""
+        seconds = self.interval.seconds
+        return seconds is not None and time.monotonic() - self._last >= seconds
+
+    def due(self, iteration: int) -> bool:
+        """It is time by the count."""
+        count = self.interval.iterations
+        return count is not None and iteration % count == 0
+
+    def take(self, iteration: int) -> None:
+        """Copy everything and have it written. Raises RankFailureError if what was begun before cannot be written."""
+        self.settle(wait=True)
+        run = self.run
+        host = {
+            key: run.device.to_numpy(value) if hasattr(value, "dtype") else np.array(value)
+            for key, value in _arrays(run, self._momentum).items()
+        }
+        if run.world.is_root:
+            self._facts = {"settings": fixed_settings(run.plan), **self._facts_now()}
+        self._writer.begin(iteration, host)
+        self._last = time.monotonic()
+
+    def settle(self, wait: bool = False) -> None:
+        """Make valid what all ranks have written by now; with `wait`, once they have. Raises RankFailureError."""
+        writer, world = self._writer, self.run.world
+        if writer.pending is None or (not wait and world.comm.allreduce(writer.busy, MPI.LOR)):
+            return
+        digests = world.comm.gather(world.collectively(writer.finish))
+        if world.is_root:
+            assert digests is not None
+            publish = partial(writer.publish, self._facts, digests)
+        world.collectively(publish if world.is_root else lambda: None)
+        writer.pending = None
+
+
+def _see(path: Path, rank: int) -> None:
+    if not path.is_dir():
+        raise UsageError(
+            f"rank {rank} does not see {path}; put --out on a file system that all hosts share", "--checkpoint-every"
+        )
+
+
+def fixed_settings(plan: Plan) -> dict[str, Any]:
+    """The settings that a continued run must share."""
+    settings = {key: value for key, value in plan.as_json().items() if key not in FREE}
+    return json.loads(json.dumps(settings, default=str))
+
+
+# -- taking it up again
+
+
+def resumed_config(path: Path) -> TrainConfig:
+    """The settings of the run in a folder, as it was told them. Raises UsageError."""
+    settings = read_settings(path, "--resume")
+    known = {field.name for field in fields(TrainConfig)}
+    missing = sorted(known - set(settings))
+    if missing:
+        raise UsageError(f"{path}/config.json has no {missing[0]!r}: it is of another version", "--resume")
+    values = {key: value for key, value in settings.items() if key in known}
+    if settings["data"] is None:
+        del values["data"]
+    values |= {"out": str(path), "epochs": None}
+    try:
+        return config_of(values)
+    except UsageError as error:
+        raise UsageError(f"{path}/config.json: {error}", "--resume") from None
+
+
+def continued(config: TrainConfig, given: TrainConfig) -> TrainConfig:
+    """The settings of a run with those that were given anew: its length, where its data are, when it is saved."""
+    changes: dict[str, Any] = {}
+    if given.iterations is not None or given.epochs is not None:
+        changes |= {"iterations": given.iterations, "epochs": given.epochs}
+    for name in ("checkpoint_every", "data_dir", "timeout"):
+        if getattr(given, name) is not None:
+            changes[name] = getattr(given, name)
+    return replace(config, **changes)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins.
+
+    Attributes:
+        iteration: the last one that is done; 0 for a run from the start.
+        manifest: on rank 0, the checkpoint's, or None.
+        remarks: what the user should know, on rank 0.
+    """
+
+    iteration: int
+    manifest: Manifest | None
+    remarks: list[str]
+
+
+def load_latest(run: Run, momentum: Any) -> Start:
+    """Take up a run's latest sound checkpoint; collective.
+
+    A run that was killed before its first one begins anew.
+
+    Raises:
+        UsageError: on all ranks alike: there is none, or it is of another run.
+    """
+    world, path = run.world, Path(run.path)
+    found: list[Path] = world.on_root(partial(_candidates, path, run.plan))
+    remarks: list[str] = []
+    for folder in found:
+        problem, manifest = None, None
+        try:
+            manifest = read_manifest(folder)
+            check_same(manifest, run.plan, world)
+            if manifest.ranks == world.size:
+                _put_back(run, momentum, read_arrays(manifest, world.rank))
+        except DamagedError as error:
+            problem = str(error)
+        ranks = world.comm.bcast(manifest.ranks if manifest else None)
+        if ranks is not None and ranks != world.size:
+            raise UsageError(f"{path} is a run of {ranks} ranks, and these are {world.size}", "--resume")
+        problems = [text for text in world.comm.allgather(problem) if text]
+        if not problems:
+            assert manifest is not None
+            return Start(manifest.iteration, manifest, [*remarks, f"resumed after iteration {manifest.iteration}"])
+        remarks.append(f"checkpoint {folder.name} cannot be used: {problems[0]}")
+    if found:
+        raise UsageError(f"{path} has no sound checkpoint: {'; '.join(remarks)}", "--resume")
+    return Start(0, None, ["there was no checkpoint yet: begun anew"])
+
+
+def _candidates(path: Path, plan: Plan) -> list[Path]:
+    discard_unfinished(path)
+    found = checkpoints(path)
+    if not found and plan.config.checkpoint_every is None:
+        raise UsageError(f"{path} has no checkpoint: it was run without --checkpoint-every", "--resume")
+    return found
+
+
+def check_same(manifest: Manifest, plan: Plan, world: World) -> None:
+    """Raise UsageError, on all ranks alike, for a checkpoint of another run."""
+    wanted = fixed_settings(plan)
+    for key in sorted({*wanted, *manifest.settings}):
+        if wanted.get(key) != manifest.settings.get(key):
+            raise UsageError(
+                f"config.json has {key} = {wanted.get(key)!r}, and its checkpoint {manifest.settings.get(key)!r}",
+                "--resume",
+            )

@@ -1,0 +1,177 @@
+"""Everything that a run needs before its first iteration, built and checked on all ranks together."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from mpisqueeze.algorithms.base import AdaptedAlgorithm, Algorithm, Setup
+from mpisqueeze.comm.exchange import Network
+from mpisqueeze.comm.link import emulate
+from mpisqueeze.comm.placement import choose_device, threads_of_rank
+from mpisqueeze.comm.world import World
+from mpisqueeze.compressors.base import Compressor, adapt
+from mpisqueeze.data import load_dataset
+from mpisqueeze.errors import UsageError
+from mpisqueeze.parts import contracts
+from mpisqueeze.parts.registry import Part
+from mpisqueeze.record.folder import RunFolder, check_path, default_path, dumps
+from mpisqueeze.runs.plan import DEFAULT_EPOCHS, NO_OVERLAP_ON_GPU, Plan
+from mpisqueeze.topology import Topology
+
+
+class Run:
+    """A run that is ready to start. Building it is collective.
+
+    Args:
+        again: it continues in the folder that it has.
+
+    Raises:
+        UsageError, RankFailureError: on every rank alike.
+
+    Attributes:
+        problem, x (d): this rank's.
+        threads: how many this rank may compute with.
+        iterations, per_epoch, eval_every: in iterations.
+        warnings: what this run does not promise, above all that it converges.
+        path: the run folder's, on every rank; `folder` is open on rank 0 only.
+    """
+
+    def __init__(self, plan: Plan, world: World, again: bool = False) -> None:
+        config = plan.config
+        self.plan, self.world, self._again = plan, world, again
+        world.on_root(lambda: check_path(config.out) if config.out and not again else None)
+        self.device = choose_device(config.device, config.buffers, world)
+        if config.overlap and self.device.kind != "cpu":
+            raise UsageError(NO_OVERLAP_ON_GPU, "--overlap")
+        self.threads = threads_of_rank(world)
+        self.problem = world.collectively(self._build_problem)
+        self.dimension = int(self.problem.dimension)
+        self.per_epoch = min(world.comm.allgather(int(getattr(self.problem, "iterations_per_epoch", 100))))
+        epochs = config.epochs or DEFAULT_EPOCHS
+        self.iterations = config.iterations or max(1, math.ceil(epochs * self.per_epoch - 1e-9))
+        self.eval_every = self.per_epoch if config.eval_every is None else config.eval_every
+        self.x = world.collectively(self._initial_point)
+        self._check_ranks_agree()
+        sizes = world.comm.allgather(world.collectively(self._try_compressor))
+        if len(set(sizes)) > 1:
+            raise UsageError(f"{plan.compressor.spec}: payload_bytes differs by rank: {sizes}", "--compressor")
+        emulated = emulate(world, plan.link) if plan.link else None
+        self.network = Network(world, self.device, config.barrier, emulated, config.chunk, config.tree, config.checksum)
+        self.topology = world.collectively(lambda: Topology(config.topology, world.size, config.self_weight))
+        self.algorithm: Algorithm = world.collectively(self._build_algorithm)
+        self.warnings: list[str] = world.on_root(self._doubts)
+        self.folder: RunFolder | None = None
+        self.path: str = world.on_root(self._make_folder)
+
+    @property
+    def centralized(self) -> bool:
+        """All ranks hold the same x."""
+        return self.algorithm.centralized
+
+    def write_line(self, name: str, value: Any) -> None:
+        """Add a line to a log of the run folder, on rank 0."""
+        if self.folder is not None:
+            self.folder.append(name, [dumps(value)])
+
+    def settings(self) -> dict[str, Any]:
+        """What config.json holds."""
+        return {
+            **self.plan.as_json(),
+            "iterations": self.iterations,
+            "epochs": self.iterations / self.per_epoch,
+            "iterations_per_epoch": self.per_epoch,
+            "eval_every": self.eval_every,
+            "ranks": self.world.size,
+            "dimension": self.dimension,
+            "out": self.path,
+        }
+
+    def make_compressor(self, dimension: int, seed: int) -> Compressor:
+        """The run's compressor for vectors of `dimension`. Raises UsageError for a plug-in that breaks its contract."""
+        part = self.plan.compressor
+        with contracts.plugin(part, "--compressor", "__init__(dimension, xp, dtype, seed)"):
+            made = part.cls(dimension, self.device.xp, self.plan.dtype, seed, **part.options)
+            contracts.check_compressor(part, made)
+            return adapt(made, dimension, self.device.xp, self.plan.dtype)
+
+    def _build_problem(self) -> Any:
+        config, part, world = self.plan.config, self.plan.problem, self.world
+        options = dict(part.options)
+        if getattr(part.cls, "needs_data", False):
+            dataset = load_dataset(config.data, config.data_dir, config.seed)
+            options["dataset"] = dataset.subset(config.samples, config.test_samples, config.seed)
+            options["partition"] = self.plan.partition
+        if any(getattr(part.cls, name, False) for name in ("needs_data", "takes_batch_size")):
+            options["batch_size"] = config.batch_size
+        with contracts.plugin(part, "--problem", "limit_threads(threads)"):
+            getattr(part.cls, "limit_threads", lambda threads: None)(self.threads)
+        with contracts.plugin(part, "--problem", "__init__(rank, size, seed, xp, dtype)"), _fitting(part):
+            problem = part.cls(world.rank, world.size, config.seed, self.device.xp, self.plan.dtype, **options)
+            contracts.check_problem(part, problem)
+        return problem
+
+    def _initial_point(self) -> Any:
+        part = self.plan.problem
+        with contracts.plugin(part, "--problem", "initial_point()"), _fitting(part):
+            x = self.problem.initial_point()
+        return contracts.checked_point(part, x, self.dimension, self.device.xp, self.plan.dtype)
+
+    def _check_ranks_agree(self) -> None:
+        """Every rank has the same dimension and x₀, which no exchange could repair."""
+        comm, spec = self.world.comm, self.plan.problem.spec
+        dimensions = comm.allgather(self.dimension)
+        if len(set(dimensions)) > 1:
+            raise UsageError(f"{spec}: the dimension differs by rank: {dimensions}", "--problem")
+        # A digest in place of the vector: on a slow link that would take longer than an iteration.
+        digests = comm.allgather(hashlib.sha256(self.device.to_numpy(self.x).tobytes()).digest())
+        other = next((rank for rank, digest in enumerate(digests) if digest != digests[0]), None)
+        if other is not None:
+            raise UsageError(f"{spec}: initial_point differs between ranks 0 and {other}", "--problem")
+
+    def _try_compressor(self) -> int:
+        return contracts.try_compressor(self.plan.compressor, self.make_compressor, self.dimension, self.device.xp)
+
+    def _build_algorithm(self) -> Algorithm:
+        config, part = self.plan.config, self.plan.algorithm
+        make: Callable[[int, int], Compressor] = self.make_compressor
+        setup = Setup(
+            self.network,
+            self.dimension,
+            self.plan.dtype,
+            config.seed,
+            make,
+            self.topology,
+            server=config.server,
+            memory_lr=config.memory_lr,
+            order=config.order,
+            eta=config.eta,
+            overlap=config.overlap,
+        )
+        with contracts.plugin(part, "--algorithm", "__init__(setup)"):
+            made = part.cls(setup, **part.options)
+            contracts.check_algorithm(part, made)
+            return made if isinstance(made, Algorithm) else AdaptedAlgorithm(setup, made)
+
+    def _doubts(self) -> list[str]:
+        with contracts.plugin(self.plan.algorithm, "--algorithm", "doubts()"):
+            return [str(doubt) for doubt in self.algorithm.doubts()]
+
+    def _make_folder(self) -> str:
+        compressor = self.plan.compressor
+        name = compressor.name if compressor.is_plugin else compressor.spec
+        path = self.plan.config.out or default_path(self.plan.algorithm.name, name, self.world.size)
+        self.folder = RunFolder(path, self._again)
+        return str(path)
+
+
+@contextmanager
+def _fitting(part: Part) -> Iterator[None]:
+    """Sizes that no memory holds are the user's mistake."""
+    try:
+        yield
+    except (MemoryError, OverflowError):
+        raise UsageError(f"{part.spec} does not fit in this machine's memory", "--problem") from None

@@ -1,0 +1,512 @@
+"""The loop: gradient, exchange, update, record."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+import traceback
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from mpisqueeze.algorithms.base import Ready
+from mpisqueeze.comm.checksum import DamagedPayloadError
+from mpisqueeze.comm.consensus import Consensus
+from mpisqueeze.comm.cuda_aware import cuda_awareness
+from mpisqueeze.comm.exchange import HaltError, Network, Trouble
+from mpisqueeze.comm.interface import interface_meter
+from mpisqueeze.comm.watchdog import Watchdog
+from mpisqueeze.comm.world import RankFailureError, Signal, World
+from mpisqueeze.devices.clock import Phase
+from mpisqueeze.errors import UsageError
+from mpisqueeze.kernels import kernels_for, threads_of, use_threads
+from mpisqueeze.parts.contracts import GradientCheck, broken, loss_and_gradient
+from mpisqueeze.record.arrays import write_npz
+from mpisqueeze.record.environment import collect_environment
+from mpisqueeze.record.folder import sanitized
+from mpisqueeze.record.iterations import Recorder
+from mpisqueeze.record.reading import read_run
+from mpisqueeze.record.summary import summarize
+from mpisqueeze.runs.checkpointing import LOGS, Checkpointer, Start, load_latest
+from mpisqueeze.runs.interrupts import Interrupts
+from mpisqueeze.runs.plan import Plan, parse_interval, parse_timeout
+from mpisqueeze.runs.preparation import Run
+from mpisqueeze.runs.view import View
+
+#: An iteration takes longer than this where something hangs.
+DEFAULT_TIMEOUT = "30min"
+#: Without a barrier, iterations between two agreements of the ranks, at most.
+MEET_EVERY = 32
+#: And seconds, roughly: so long a signal waits to be heeded, and the log to be written.
+MEET_S = 0.2
+
+
+class Loop:
+    """The iterations of one run on this rank.
+
+    Attributes:
+        x: this rank's parameters (d).
+        stopped_by: the signal that interrupted the run, or Signal.NONE.
+        evaluations: on rank 0, the lines of evaluations.jsonl.
+    """
+
+    def __init__(
+        self, run: Run, recorder: Recorder, view: View, interrupts: Interrupts, watchdog: Watchdog | None
+    ) -> None:
+        self.run, self.recorder, self.view = run, recorder, view
+        self._interrupts, self._watchdog = interrupts, watchdog
+        self.world, self.network, self.config = run.world, run.network, run.plan.config
+        self.x = run.x
+        self.loss = math.nan
+        self.stopped_by: int = Signal.NONE
+        self.evaluations: list[dict[str, Any]] = []
+        self.meter = interface_meter(run.world)
+        #: The last iteration that is done before the first one here.
+        self.done = 0
+        self.checkpointer: Checkpointer | None = None
+        #: Where the gradient's numbers begin that the algorithm was told of.
+        self._final = run.dimension
+        self._check = GradientCheck(run.plan.problem, run.dimension, run.device.xp, run.plan.dtype)
+        self._consensus = None
+        if not run.centralized:
+            self._consensus = Consensus(run.world, run.dimension, run.plan.dtype)
+        self._decay = run.device.xp.empty_like(self.x) if self.config.weight_decay else None
+        #: m, this rank's momentum (d).
+        self.momentum = run.device.xp.zeros_like(self.x) if self.config.momentum else None
+
+    def iterate(self) -> Trouble | None:
+        """Run to the last iteration, an interruption (`stopped_by`), or the trouble that is returned; collective."""
+        # A run that diverges says so itself, and NumPy need not.
+        with np.errstate(over="ignore", invalid="ignore"):
+            try:
+                if not self.done:
+                    self._evaluate(0)
+                self._iterations()
+            except HaltError:
+                pass
+            except (OSError, DamagedPayloadError) as error:
+                raise self._alone(error) from error
+            try:
+                self.recorder.flush()
+            except OSError as error:
+                raise self._alone(error) from error
+        self._begin()
+        troubles = [trouble for trouble in self.world.comm.allgather(self._located()) if trouble]
+        return max(troubles, key=lambda trouble: trouble.signal, default=None)
+
+    def _alone(self, error: Exception) -> RankFailureError:
+        """What this rank alone knows, so that it has to end the others: a full disk, a damaged payload."""
+        where = f"rank {self.world.rank}, iteration {self.network.iteration}"
+        return RankFailureError(f"{where}: {error}", "", alone=True)
+
+    def _located(self) -> Trouble | None:
+        trouble = self.network.trouble
+        if trouble is None:
+            return None
+        where = f"rank {self.world.rank}, iteration {trouble.iteration}: {trouble.message}"
+        return Trouble(trouble.signal, trouble.iteration, where, trouble.option, trouble.details)
+
+    def _iterations(self) -> None:
+        run, network, recorder = self.run, self.network, self.recorder
+        gate, clock, counter, algorithm = network.gate, network.clock, network.counter, run.algorithm
+        schedule, root = run.plan.schedule, self.world.is_root
+        if self.done >= run.iterations and not self._scheduled(self.done):
+            self._evaluate(self.done)
+        #: Without a barrier: the iteration of the next agreement, and that and the time of the last one.
+        self._meet_at, self._met, self._met_at = 0, self.done, time.perf_counter()
+        for t in range(self.done + 1, run.iterations + 1):
+            network.iteration = t
+            self._begin()
+            lr = run.plan.lr * schedule(t, run.iterations, run.per_epoch)
+            counter.reset()
+            gate.agreed, gate.met = Signal.NONE, False
+            if self.meter:
+                self.meter.start()
+            if self._interrupts.number:
+                gate.tell(self._interrupts.wish)
+            elif root and self.checkpointer and self.checkpointer.overdue:
+                gate.tell(Signal.CHECKPOINT)
+            elif root and recorder.overdue:
+                gate.tell(Signal.FLUSH)
+            began = clock.start()
+            algorithm.step(self.x, self._gradient, lr)
+            ended = clock.stop(Phase.UPDATE)
+            network.settle()
+            if self.meter:
+                self.meter.stop()
+            residual = algorithm.residual()
+            recorder.add(
+                lr,
+                self.loss,
+                clock.seconds,
+                ended - began,
+                (counter.bytes_sent, counter.bytes_received, counter.messages),
+                math.nan if residual is None else math.sqrt(float(residual.dot(residual))),
+                self._distance(t),
+            )
+            # An algorithm of a user's own may exchange nothing in an iteration.
+            if not gate.met and (gate.barrier or t >= self._meet_at):
+                gate.meet()
+                if not gate.barrier:
+                    self._meet_again(t)
+            agreed = gate.agreed
+            if agreed >= Signal.NONFINITE:
+                raise HaltError
+            if gate.signal < Signal.NONFINITE:
+                gate.signal = Signal.NONE
+            if agreed or recorder.full:
+                recorder.flush()
+                if root and recorder.last:
+                    self.view.progress(recorder.last)
+            last = t == run.iterations or agreed >= Signal.INTERRUPT
+            if self._scheduled(t):
+                self._evaluate(t)
+            # What only the end of this launch brings is not part of what the run continues from.
+            self._save(t, last, agreed)
+            if last and not self._scheduled(t):
+                self._evaluate(t)
+            if last:
+                self.stopped_by = agreed if agreed >= Signal.INTERRUPT else Signal.NONE
+                return
+
+    def _meet_again(self, iteration: int) -> None:
+        """Choose when ranks that are without a barrier meet next; collective."""
+        now = time.perf_counter()
+        each = self.world.comm.allreduce((now - self._met_at) / max(1, iteration - self._met), MPI.MAX)
+        self._met, self._met_at = iteration, now
+        self._meet_at = iteration + max(1, min(MEET_EVERY, int(MEET_S / max(each, 1e-9))))
+
+    def _begin(self) -> None:
+        """Something begins that may take as long as --timeout says."""
+        if self._watchdog:
+            self._watchdog.beat()
+
+    def _scheduled(self, iteration: int) -> bool:
+        """An evaluation is due, whenever the run ends."""
+        return bool(self.run.eval_every) and iteration % self.run.eval_every == 0
+
+    def _save(self, iteration: int, last: bool, agreed: int) -> None:
+        """Save the run where that is due, and see to what is being saved; collective."""
+        checkpointer = self.checkpointer
+        if checkpointer is None:
+            return
+        if last or agreed == Signal.CHECKPOINT or checkpointer.due(iteration):
+            self._begin()
+            self.recorder.flush()
+            checkpointer.take(iteration)
+            checkpointer.settle(wait=last)
+        elif agreed:
+            checkpointer.settle()
+
+    def _gradient(self, x: Any, ready: Ready | None = None) -> Any:
+        """This rank's gradient at x, with weight decay, clipping and momentum; its loss is kept for the log.
+
+        Momentum is heavy ball on each rank's own gradient, m ← βm + g, and the algorithm exchanges m (worker-side, as
+        in dist-EF-SGDM, arXiv 1905.10936, there with Nesterov's look-ahead). The mean of the ranks' m is then the
+        momentum of the mean gradient, so that without compression this is momentum SGD.
+
+        With `ready`, numbers at its end are told of as soon as they are final, the last ones first.
+
+        Where it fails it is 0, so that this rank sends what the others wait for and tells them when they next meet;
+        without a barrier they may not meet for long, and it raises.
+        """
+        network, part = self.network, self.run.plan.problem
+        self.loss = math.nan
+        watchdog = self._watchdog
+        try:
+            if watchdog:
+                watchdog.busy = True
+            self._final = self.run.dimension
+            if ready is None:
+                found = self.run.problem.gradient(x, network.iteration)
+            else:
+                tell = partial(self._tell_ready, x, ready)
+                found = self.run.problem.gradient_in_parts(x, network.iteration, tell)
+            loss, g = loss_and_gradient(part, found)
+            g = self._check(g)
+            self.loss = loss
+            if network.iteration == 1 and part.is_plugin:
+                self._check_first(g)
+        except UsageError as error:
+            network.complain(Signal.ERROR, error.message, option=error.option or "--problem")
+            return self._no_gradient()
+        except (Exception, SystemExit) as error:
+            network.complain(Signal.ERROR, repr(error), details=traceback.format_exc())
+            return self._no_gradient()
+        finally:
+            if watchdog:
+                watchdog.busy = False
+        self._adjust(x, g, slice(0, self._final))
+        if not math.isfinite(self.loss):
+            network.complain(Signal.NONFINITE, f"the loss was {self.loss}")
+        network.clock.lap(Phase.COMPUTE)
+        return g
+
+    def _adjust(self, x: Any, g: Any, numbers: slice) -> None:
+        """Weight decay, clipping and momentum, in place, for some of the gradient's numbers; for clipping, all."""
+        config, g = self.config, g[numbers]
+        if self._decay is not None:
+            decay = self._decay[numbers]
+            self.run.device.xp.multiply(x[numbers], x.dtype.type(config.weight_decay), out=decay)
+            g += decay
+        if config.clip_norm is not None:
+            norm = math.sqrt(float(g.dot(g)))
+            if norm > config.clip_norm:
+                g *= g.dtype.type(config.clip_norm / norm)
+        if self.momentum is not None:
+            momentum = self.momentum[numbers]
+            momentum *= x.dtype.type(config.momentum)
+            momentum += g
+            # The algorithm may overwrite what it is given.
+            g[...] = momentum
+
+    def _tell_ready(self, x: Any, ready: Ready, g: Any, start: int) -> None:
+        """A problem's numbers g[start:] are final: the algorithm may have them. Raises UsageError for a plug-in's."""
+        if self._check(g) is not g or not 0 <= start <= self._final:
+            what = f"gradient_in_parts told of {g.dtype} numbers from {start} on, after {self._final}"
+            raise broken(self.run.plan.problem, "--problem", what)
+        self._adjust(x, g, slice(start, self._final))
+        self._final = start
+        self.network.clock.lap(Phase.COMPUTE)
+        watchdog = self._watchdog
+        if watchdog:
+            watchdog.busy = False
+        ready(g, start)
+        if watchdog:
+            watchdog.busy = True
+
+    def _distance(self, iteration: int) -> float:
+        """‖x_i − x̄‖² where it is asked for, else NaN; collective."""
+        every = self.config.consensus_every
+        if self._consensus is None or not every or iteration % every:
+            return math.nan
+        return self._consensus.distance(self.run.device.to_numpy(self.x))
+
+    def _no_gradient(self) -> Any:
+        trouble = self._located()
+        assert trouble is not None
+        if not self.network.gate.barrier:
+            raise RankFailureError(trouble.message, trouble.details, alone=True)
+        return self.run.device.xp.zeros_like(self.x)
+
+    def _check_first(self, g: Any) -> None:
+        """At x₀, which is finite, a NaN is the plug-in's own; later on it is a divergence."""
+        if not (math.isfinite(self.loss) and bool(self.run.device.xp.isfinite(g).all())):
+            raise broken(self.run.plan.problem, "--problem", "gradient gave a NaN or an infinity at the initial point")
+
+    def _evaluate(self, iteration: int) -> None:
+        """Rank 0 evaluates the common x, or x̄, and all ranks learn whether each is finite; no part of any iteration.
+
+        Collective.
+        """
+        network, xp = self.network, self.run.device.xp
+        self._begin()
+        if not bool(xp.isfinite(self.x).all()):
+            network.complain(Signal.NONFINITE, "a parameter was NaN or infinite")
+        self._meet()
+        evaluate = getattr(self.run.problem, "evaluate", None)
+        if evaluate is None:
+            return
+        x = self.x
+        if self._consensus is not None:
+            x = xp.asarray(self._consensus.mean(self.run.device.to_numpy(x)))
+        if self.world.is_root:
+            try:
+                values = {str(name): float(value) for name, value in (evaluate(x) or {}).items()}
+            except (Exception, SystemExit) as error:
+                network.complain(Signal.ERROR, repr(error), details=traceback.format_exc())
+            else:
+                self._record_evaluation(iteration, values)
+        self._meet()
+
+    def _meet(self) -> None:
+        if self.network.gate.meet() >= Signal.NONFINITE:
+            raise HaltError
+
+    def _record_evaluation(self, iteration: int, values: dict[str, float]) -> None:
+        if values:
+            line = {"iteration": iteration, "epoch": round(iteration / self.run.per_epoch, 6), **values}
+            self.evaluations.append(line)
+            self.run.write_line("evaluations.jsonl", line)
+            self.view.evaluation(line)
+
+
+def failure_of(trouble: Trouble | None) -> UsageError | RankFailureError | None:
+    """The error to raise on every rank for a trouble, unless it is a divergence or none."""
+    if trouble is None or trouble.signal < Signal.ERROR:
+        return None
+    if trouble.option:
+        return UsageError(trouble.message, trouble.option)
+    return RankFailureError(trouble.message, trouble.details)
+
+
+def train(plan: Plan, world: World, view: View, again: bool = False) -> dict[str, Any]:
+    """One run on all ranks, from a checked plan to its summary, which every rank gets.
+
+    Args:
+        again: the run continues in its folder, from its latest checkpoint.
+
+    Raises:
+        UsageError, RankFailureError: on every rank alike; the run folder, if there is one yet, is complete up to there.
+    """
+    timeout = parse_timeout(plan.config.timeout or DEFAULT_TIMEOUT)
+    watchdog = Watchdog(world, timeout) if math.isfinite(timeout) else None
+    try:
+        return _train(plan, world, view, again, watchdog)
+    except OSError as error:
+        # A full disk, or a folder that is gone, is seen by this rank alone.
+        raise RankFailureError(f"rank {world.rank}: {error}", "", alone=True) from error
+    finally:
+        if watchdog:
+            watchdog.close()
+
+
+def _train(plan: Plan, world: World, view: View, again: bool, watchdog: Watchdog | None) -> dict[str, Any]:
+    use_threads(plan.config.threads)
+    run = Run(plan, world, again)
+    if watchdog:
+        watchdog.iteration = lambda: run.network.iteration
+    kernels = kernels_for(run.device.xp, plan.dtype)
+    environment = collect_environment(world.comm)
+    labels = world.comm.gather(run.device.label)
+    environment |= {
+        "device": run.device.kind,
+        "devices": labels,
+        "buffers": run.device.buffers,
+        "buffers_reason": run.device.buffers_reason,
+        "cuda_aware": cuda_awareness()[0],
+        "kernels": kernels.name,
+        "threads": threads_of(kernels),
+        "gradient_threads": run.threads,
+        **link_facts(run.network),
+    }
+    recorder = Recorder(world, run.folder, run.per_epoch, plan.config.per_rank)
+    interrupts = Interrupts()
+    loop = Loop(run, recorder, view, interrupts, watchdog)
+    history = _resume(loop) if again else History()
+    if watchdog:
+        watchdog.beat()
+    if run.folder is not None:
+        run.folder.write_json("config.json", run.settings())
+        run.folder.write_json("environment.json", environment)
+        view.start(run, environment)
+        for remark in history.remarks:
+            view.remark(remark)
+    began = time.perf_counter()
+    if plan.config.checkpoint_every is not None:
+
+        def facts() -> dict[str, Any]:
+            assert run.folder is not None
+            record = {
+                "bytes_by_rank": recorder.by_rank.tolist(),
+                "wall_s": history.wall_s + time.perf_counter() - began,
+                "resumed_after": history.resumed_after,
+            }
+            return {"log": run.folder.sizes(LOGS), "record": record}
+
+        loop.checkpointer = Checkpointer(run, parse_interval(plan.config.checkpoint_every), loop.momentum, facts)
+    # A signal that comes when the iterations are done must not keep what they gave from being written.
+    with interrupts:
+        trouble = loop.iterate()
+        wall = history.wall_s + time.perf_counter() - began
+        failure = failure_of(trouble)
+        status = "failed" if failure else "diverged" if trouble else "interrupted" if loop.stopped_by else "ok"
+        if plan.config.save_model:
+            _save_model(run, loop.x)
+        run.algorithm.close()
+        interfaces = world.comm.gather(loop.meter.total) if loop.meter else None
+        summary = None
+        if run.folder is not None:
+            reason = trouble.message if trouble else None
+            summary = sanitized(
+                summarize(
+                    run, recorder, loop.evaluations, status, reason, loop.stopped_by, wall, environment, interfaces
+                )
+                | {"resumed_after": history.resumed_after}
+            )
+            run.folder.write_json("summary.json", summary)
+            run.folder.close()
+            view.finish(summary)
+        summary = world.comm.bcast(summary)
+    if not loop.stopped_by:
+        interrupts.hand_back()
+    if failure:
+        raise failure
+    return summary
+
+
+@dataclass
+class History:
+    """What came before this launch, on rank 0.
+
+    Attributes:
+        wall_s: s.
+        resumed_after: the iterations after which the run was taken up.
+        remarks: for the user.
+    """
+
+    wall_s: float = 0.0
+    resumed_after: list[int] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+
+def _resume(loop: Loop) -> History:
+    """Put a run and its log back to its latest checkpoint; collective."""
+    run, world = loop.run, loop.world
+    start = load_latest(run, loop.momentum)
+    if start.iteration > run.iterations:
+        raise UsageError(
+            f"{run.path} is at iteration {start.iteration}, beyond {run.iterations}; --iterations may only be raised",
+            "--iterations",
+        )
+    loop.done = start.iteration
+    found = world.collectively(partial(_reopen_log, run, start) if world.is_root else lambda: None)
+    if found is None:
+        loop.recorder.restore({}, [], start.iteration)
+        return History()
+    columns, loop.evaluations, by_rank, history = found
+    loop.recorder.restore(columns, by_rank, start.iteration)
+    return history
+
+
+def _reopen_log(run: Run, start: Start) -> tuple[dict[str, Any], list[dict[str, Any]], list[list[int]], History]:
+    """On rank 0: cut the logs back, and read what is left of them. Raises UsageError."""
+    assert run.folder is not None
+    path, manifest = run.folder.path, start.manifest
+    (path / "summary.json").unlink(missing_ok=True)
+    run.folder.cut(manifest.log if manifest else {}, LOGS)
+    log = read_run(path)
+    lines = log.columns["loss"].size
+    if lines != start.iteration:
+        raise UsageError(f"{path}/iterations.jsonl has {lines} lines for {start.iteration} iterations", "--resume")
+    if manifest is None:
+        return log.columns, [], [], History(remarks=start.remarks)
+    record = manifest.record
+    past = [*record["resumed_after"], start.iteration]
+    return log.columns, log.evaluations, record["bytes_by_rank"], History(record["wall_s"], past, start.remarks)
+
+
+def link_facts(network: Network) -> dict[str, Any]:
+    """What the ranks' messages go through, for environment.json: the real network, a lab's, or an emulated link.
+
+    `link_model` is what the cost model was told, s and s a byte: what is emulated, or a rough estimate.
+    """
+    lab = os.environ.get("MPISQUEEZE_LAB")
+    kind = "emulated" if network.emulated else "lab" if lab else "real"
+    return {"link": kind, "lab": json.loads(lab) if lab else None, "link_model": asdict(network.link)}
+
+
+def _save_model(run: Run, x: Any) -> None:
+    """Write model.npz with `x`, every rank's parameters (ranks × d); collective."""
+    comm, mine = run.world.comm, np.ascontiguousarray(run.device.to_numpy(x))
+    everyone = np.empty((run.world.size if run.world.is_root else 0, run.dimension), mine.dtype)
+    comm.Gather(mine, everyone, 0)
+    if run.folder is not None:
+        temporary = run.folder.path / "model.npz.part"
+        write_npz(temporary, {"x": everyone})
+        os.replace(temporary, run.folder.path / "model.npz")

@@ -1,0 +1,39 @@
+"""What a run tells whoever watches it, on rank 0; this one tells nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mpisqueeze.record.iterations import Progress
+    from mpisqueeze.record.reading import RunLog
+    from mpisqueeze.runs.preparation import Run
+
+
+class View:
+    """A silent view, and the interface of the others."""
+
+    def start(self, run: Run, environment: dict[str, Any]) -> None:
+        """Before the first iteration."""
+
+    def remark(self, text: str) -> None:
+        """What the user should know before the first iteration."""
+
+    def progress(self, progress: Progress) -> None:
+        """A few times a second."""
+
+    def evaluation(self, line: dict[str, Any]) -> None:
+        """After each evaluation, with its line of evaluations.jsonl."""
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """After the last iteration, whatever the status."""
+
+
+class Watcher(View):
+    """A silent view of several runs, one after the other, and the interface of the others."""
+
+    def run_begins(self, index: int) -> None:
+        """Run `index` is about to be set up."""
+
+    def run_ended(self, index: int, run: RunLog) -> None:
+        """Run `index` has ended, or was skipped."""
