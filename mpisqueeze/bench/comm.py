@@ -33,7 +33,7 @@ from mpisqueeze.bench.timing import (
     rotated,
 )
 from mpisqueeze.comm.exchange import Network
-from mpisqueeze.comm.link import emulate
+from mpisqueeze.comm.emulated import emulate
 from mpisqueeze.comm.placement import choose_device
 from mpisqueeze.comm.signals import Signal
 from mpisqueeze.comm.world import RankFailureError, World

@@ -15,7 +15,7 @@
 /* The longest run that one halving sum takes. */
 #define RUN 1024
 /* Elements worked on at a time: a multiple of RUN, small enough for their numbers and codes to stay in the L1 cache. */
-#define PIECE 1024
+#define TILE 1024
 #define FEISTEL_ROUNDS 6
 
 /* A sum reads a run from eight places at once, and the processor's own prefetching sees no stream in that. */
@@ -32,7 +32,7 @@ static int64_t block_length(int64_t d, int64_t block) { return block ? smaller(b
 /* Elements to take the statistics of before they are encoded: whole blocks, and whole bytes of any stream. */
 static int64_t group_length(int64_t length) {
     int64_t group = length % 8 ? 8 * length : length;
-    return group < PIECE ? PIECE / group * group : group;
+    return group < TILE ? TILE / group * group : group;
 }
 
 /* -- random.py */

@@ -124,9 +124,9 @@ INLINE struct NAME(scale) NAME(scale_at)(enum NAME(code) kind, struct NAME(scale
 /* The stream of [start, stop), from a whole byte on, and the residual. */
 INLINE void NAME(encode_codes)(enum NAME(code) kind, const struct NAME(blocks) *b, int64_t start, int64_t stop) {
     const struct NAME(scale) shared = NAME(scale_of)(kind, b->bits, b->key);
-    uint8_t codes[PIECE + 8];
-    for (int64_t s = start; s < stop; s += PIECE) {
-        int64_t e = smaller(s + PIECE, stop), index = s / b->length;
+    uint8_t codes[TILE + 8];
+    for (int64_t s = start; s < stop; s += TILE) {
+        int64_t e = smaller(s + TILE, stop), index = s / b->length;
         uint8_t *bytes = b->bits == 8 ? b->stream + s : codes;
         for (int64_t a = s, end; a < e; a = end, index++) {
             end = smaller((index + 1) * b->length, e);
@@ -170,7 +170,7 @@ static void NAME(quantize_groups)(void *job, int part, int64_t first, int64_t la
             }
             NAME(store)(b->scales, a / b->length, norm);
         }
-        spread(NAME(quantize_codes), b, start, stop, PIECE, threads_parts(stop - start));
+        spread(NAME(quantize_codes), b, start, stop, TILE, threads_parts(stop - start));
     }
 }
 
@@ -199,7 +199,7 @@ static void NAME(uniform_groups)(void *job, int part, int64_t first, int64_t las
             NAME(store)(b->scales, 2 * (a / b->length), ends[0]);
             NAME(store)(b->scales, 2 * (a / b->length) + 1, ends[1]);
         }
-        spread(NAME(uniform_codes), b, start, stop, PIECE, threads_parts(stop - start));
+        spread(NAME(uniform_codes), b, start, stop, TILE, threads_parts(stop - start));
     }
 }
 
@@ -240,9 +240,9 @@ INLINE void NAME(deliver_run)(enum NAME(code) kind, const uint8_t *codes, int64_
 
 INLINE void NAME(decode_codes)(enum NAME(code) kind, const struct NAME(delivery) *to, int64_t start, int64_t stop) {
     const struct NAME(scale) shared = NAME(scale_of)(kind, to->bits, 0);
-    uint8_t codes[PIECE + 8];
-    for (int64_t s = start; s < stop; s += PIECE) {
-        int64_t e = smaller(s + PIECE, stop), index = s / to->length;
+    uint8_t codes[TILE + 8];
+    for (int64_t s = start; s < stop; s += TILE) {
+        int64_t e = smaller(s + TILE, stop), index = s / to->length;
         const uint8_t *bytes = to->bits == 8 ? to->stream + s : codes;
         if (to->bits < 8)
             unpack(to->stream + s * to->bits / 8, e - s, to->bits, codes);
@@ -273,7 +273,7 @@ static void NAME(quantize_decode)(const uint8_t *payload, void *out, int64_t d, 
         return;
     struct NAME(delivery) to = NAME(delivery_of)(payload, out, d, bucket, 1, add, factor);
     to.bits = bits;
-    spread(NAME(quantize_decode_part), &to, 0, d, PIECE, threads_parts(d));
+    spread(NAME(quantize_decode_part), &to, 0, d, TILE, threads_parts(d));
 }
 
 static void NAME(uniform_decode)(const uint8_t *payload, void *out, int64_t d, int bits, int64_t bucket, int add,
@@ -282,5 +282,5 @@ static void NAME(uniform_decode)(const uint8_t *payload, void *out, int64_t d, i
         return;
     struct NAME(delivery) to = NAME(delivery_of)(payload, out, d, bucket, 2, add, factor);
     to.bits = bits;
-    spread(NAME(uniform_decode_part), &to, 0, d, PIECE, threads_parts(d));
+    spread(NAME(uniform_decode_part), &to, 0, d, TILE, threads_parts(d));
 }

@@ -84,6 +84,6 @@ static void NAME(randomk_decode)(const uint8_t *payload, void *out, int64_t d, i
     memcpy(&key, payload, 8);
     feistel_init(&to.feistel, key, d);
     if (!add)
-        spread(NAME(clear), out, 0, d, PIECE, threads_parts(d));
+        spread(NAME(clear), out, 0, d, TILE, threads_parts(d));
     spread(NAME(randomk_scatter), &to, 0, k, RUN, threads_parts(8 * k));
 }

@@ -85,7 +85,7 @@ static void NAME(signs_codes)(void *job, int part, int64_t start, int64_t stop) 
             NAME(encode_signs)(b->residual + a, end - a, NAME(load)(b->scales, index), b->stream + a / 8);
             continue;
         }
-        end = smaller(a + PIECE, stop);
+        end = smaller(a + TILE, stop);
         NAME(pack_signs)(b->v + a, end - a, b->stream + a / 8);
         for (int64_t s = a, e; s < end; s = e) {
             e = smaller((s / b->length + 1) * b->length, end);
@@ -113,7 +113,7 @@ static void NAME(signs_groups)(void *job, int part, int64_t first, int64_t last)
             }
             NAME(store)(b->scales, a / b->length, scale);
         }
-        spread(NAME(signs_codes), b, start, stop, PIECE, threads_parts(stop - start));
+        spread(NAME(signs_codes), b, start, stop, TILE, threads_parts(stop - start));
     }
 }
 
@@ -167,9 +167,9 @@ INLINE int64_t NAME(deliver_bits)(const uint8_t *stream, int64_t n, REAL scale, 
 }
 
 INLINE void NAME(signs_deliver)(const struct NAME(delivery) *to, int64_t start, int64_t stop, int add) {
-    uint8_t codes[PIECE + 8];
-    for (int64_t s = start; s < stop; s += PIECE) {
-        int64_t e = smaller(s + PIECE, stop), index = s / to->length, unpacked = 0;
+    uint8_t codes[TILE + 8];
+    for (int64_t s = start; s < stop; s += TILE) {
+        int64_t e = smaller(s + TILE, stop), index = s / to->length, unpacked = 0;
         for (int64_t a = s, b; a < e; a = b, index++) {
             b = smaller((index + 1) * to->length, e);
             /* factor·(±scale) = ±(factor·scale), to the bit. */
@@ -199,5 +199,5 @@ static void NAME(signs_decode)(const uint8_t *payload, void *out, int64_t d, int
     if (!d)
         return;
     struct NAME(delivery) to = NAME(delivery_of)(payload, out, d, block, 1, add, factor);
-    spread(NAME(signs_decode_part), &to, 0, d, PIECE, threads_parts(d));
+    spread(NAME(signs_decode_part), &to, 0, d, TILE, threads_parts(d));
 }

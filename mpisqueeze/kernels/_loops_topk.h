@@ -255,7 +255,7 @@ static int NAME(topk_candidates)(struct NAME(topk) *t, const struct NAME(plan) *
     t->guess = NAME(topk_guess)(t, plan);
     for (int part = 0; part < plan->parts; part++)
         t->first_of[part] = -1;
-    spread(NAME(topk_collect), t, 0, t->d, PIECE, plan->parts);
+    spread(NAME(topk_collect), t, 0, t->d, TILE, plan->parts);
     if (t->taken > t->chunks)
         return 0;
     t->count = 0;
@@ -280,7 +280,7 @@ static int NAME(topk_encode)(const void *vector, void *residual, int64_t d, uint
     atomic_init(&t.taken, 0);
     const int sampled = plan.size && bytes >= NAME(room)(&plan);
     if (residual && !sampled)
-        spread(NAME(topk_compensate), &t, 0, d, PIECE, plan.parts);
+        spread(NAME(topk_compensate), &t, 0, d, TILE, plan.parts);
     BITS low = 0;
     if (sampled && NAME(topk_candidates)(&t, &plan)) {
         low = t.guess;
@@ -303,7 +303,7 @@ static int NAME(topk_decode)(const uint8_t *payload, void *out_, int64_t d, int6
     const uint8_t *indices = payload + k * (int64_t)sizeof(REAL);
     REAL *out = out_;
     if (!add)
-        spread(NAME(clear), out, 0, d, PIECE, threads_parts(d));
+        spread(NAME(clear), out, 0, d, TILE, threads_parts(d));
     for (int64_t j = 0; j < k; j++) {
         uint32_t i;
         memcpy(&i, indices + 4 * j, 4);

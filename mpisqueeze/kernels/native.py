@@ -1,5 +1,4 @@
-"""The kernels in compiled C (`_native.c`), which does each of them in one pass over the vector, chunk by chunk in the
-cache."""
+"""The kernels in compiled C (`_native.c`): each is one pass over the vector, tile by tile in the cache."""
 
 from __future__ import annotations
 
@@ -12,9 +11,11 @@ from mpisqueeze.kernels.reference import ReferenceKernels
 
 
 class NativeKernels(ReferenceKernels):
-    """`ReferenceKernels`, bit for bit. Arrays must be contiguous, and a payload exactly as long as its content.
+    """`ReferenceKernels`, bit for bit. Arrays must be contiguous, and payloads exactly as long as their content.
 
-    Raises ValueError where they are not, and IndexError where `topk_decode` meets an index outside the vector.
+    Raises:
+        ValueError: an array is not contiguous or has the wrong length.
+        IndexError: `topk_decode` met an index outside the vector.
     """
 
     name = "native"

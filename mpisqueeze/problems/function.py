@@ -33,7 +33,7 @@ class FunctionProblem(NeuralProblem):
     Batches of `--batch-size` are drawn as from the built-in data sets; they reach model and loss on the device, floats
     in the run's dtype. Evaluation reports `test_loss`, the mean over samples, and `test_accuracy` where the outputs are
     (n, classes) and the targets (n,) whole numbers. Batch norm's statistics are computed anew before it, see
-    `network.Network.evaluating`, from STATISTICS_SAMPLES of rank 0's samples. Buffers that training changes otherwise
+    `network.TorchNetwork.evaluating`, from STATISTICS_SAMPLES of rank 0's samples. Buffers that training changes otherwise
     are no part of x, and a run with them is no function of its seed.
 
     Raises:
@@ -61,7 +61,7 @@ class FunctionProblem(NeuralProblem):
         self.check_installed()
         import torch
 
-        from mpisqueeze.problems.neural.network import Network, seeded
+        from mpisqueeze.problems.neural.network import TorchNetwork, seeded
 
         function = type(self).function
         with seeded(derive_key(seed, Stream.INITIAL_POINT)), self._blamed("the call with (rank, size, seed)"):
@@ -78,7 +78,7 @@ class FunctionProblem(NeuralProblem):
         self._test = self._samples("test", test[0]) if test else None
 
         try:
-            self._network = Network(module, loss, xp, self.dtype, compiled=compile, bf16=bf16)
+            self._network = TorchNetwork(module, loss, xp, self.dtype, compiled=compile, bf16=bf16)
         except UsageError as error:
             raise self._wrong(error.message) if error.option == "--problem" else error from None
         self._loss = loss

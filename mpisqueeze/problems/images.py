@@ -31,7 +31,7 @@ class ImageProblem(NeuralProblem):
         dataset: the whole data set, of images.
         batch_size, partition: see `samples.TrainingShare`.
         augment: auto (photographs only), on or off.
-        compile, bf16: see `network.Network`.
+        compile, bf16: see `network.TorchNetwork`.
 
     Raises:
         UsageError: the data are no images or too small ones; torch cannot do what is asked for; see
@@ -64,11 +64,11 @@ class ImageProblem(NeuralProblem):
         self.check_installed()
         import torch
 
-        from mpisqueeze.problems.neural.network import Network, seeded
+        from mpisqueeze.problems.neural.network import TorchNetwork, seeded
 
         with seeded(derive_key(seed, Stream.INITIAL_POINT)):
             module = self.make_module(*self._image, dataset.classes)
-        self._network = Network(module, torch.nn.functional.cross_entropy, xp, self.dtype, compiled=compile, bf16=bf16)
+        self._network = TorchNetwork(module, torch.nn.functional.cross_entropy, xp, self.dtype, compiled=compile, bf16=bf16)
         self.dimension = self._network.dimension
 
         share = TrainingShare(dataset, batch_size, partition, rank, size, seed)

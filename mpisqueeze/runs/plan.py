@@ -20,7 +20,7 @@ from mpisqueeze.parts import registry
 from mpisqueeze.parts.contracts import check_installed, default_compressor
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.quantities import parse_size, parse_time
-from mpisqueeze.runs.schedule import Schedule, parse_schedule
+from mpisqueeze.runs.schedule import LrSchedule, parse_schedule
 from mpisqueeze.topology import Topology
 
 DTYPES = ("float32", "float64")
@@ -197,7 +197,7 @@ class Plan:
     compressor: Part
     problem: Part
     partition: Partition
-    schedule: Schedule
+    schedule: LrSchedule
     link: Link | None = None
 
     @property

@@ -25,7 +25,7 @@ def seeded(key: int) -> Iterator[None]:
         yield
 
 
-class Network:
+class TorchNetwork:
     """A module whose parameters are views of x, wherever x lies, and whose `.grad` are views of `gradient`.
 
     x and `gradient` are arrays of xp that torch works on where they are: NumPy's memory is shared, CuPy's by DLPack,

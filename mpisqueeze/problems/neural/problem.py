@@ -15,7 +15,7 @@ from mpisqueeze.language import Parameter, flag
 from mpisqueeze.problems.base import Array, Problem
 
 if TYPE_CHECKING:
-    from mpisqueeze.problems.neural.network import Network
+    from mpisqueeze.problems.neural.network import TorchNetwork
 
 #: Samples that batch norm's statistics are computed from before an evaluation.
 STATISTICS_SAMPLES = 1024
@@ -39,7 +39,7 @@ class NeuralProblem(Problem):
 
     #: He et al.'s 0.1 for batches of 128 (arXiv 1512.03385, §4.2), scaled to 4 ranks of 16 samples.
     default_lr = 0.05
-    _network: Network
+    _network: TorchNetwork
 
     @classmethod
     def check_installed(cls) -> None:
