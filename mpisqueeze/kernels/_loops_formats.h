@@ -1,11 +1,11 @@
-/* Compressors that treat every number alike: copy, clip, half. */
+/* Compressors that treat every element alike: copy, clip, half. */
 
 struct NAME(numbers) {
     const REAL *x;
     REAL *residual;
     uint8_t *payload;
     int bits;
-    atomic_int bad; /* a number that is not finite, or too large for the format */
+    atomic_int bad; /* an element that is not finite, or too large for the format */
 };
 
 struct NAME(values) {
@@ -63,7 +63,7 @@ static void NAME(copy_decode)(const uint8_t *payload, void *out, int64_t d, int 
     spread(NAME(copy_decode_part), &from, 0, d, TILE, threads_parts(d));
 }
 
-/* -- float formats. Those of 16 bits a number go straight to the payload. */
+/* -- float formats. Those of 16 bits per element go straight to the payload. */
 
 INLINE void NAME(store16)(uint8_t *payload, int64_t i, uint32_t code) {
     const uint16_t low = (uint16_t)code;
@@ -76,7 +76,7 @@ INLINE uint32_t NAME(load16)(const uint8_t *payload, int64_t i) {
     return code;
 }
 
-/* The top 16 bits of n numbers; 1 where one is not finite. */
+/* The top 16 bits of n elements; 1 where one is not finite. */
 INLINE int NAME(clip16)(const REAL *x, REAL *residual, int64_t n, uint8_t *payload) {
     uint32_t bad = 0;
     for (int64_t i = 0; i < n; i++) {
@@ -90,7 +90,7 @@ INLINE int NAME(clip16)(const REAL *x, REAL *residual, int64_t n, uint8_t *paylo
     return bad >> 31;
 }
 
-/* The top bits of n numbers as whole numbers. */
+/* The top bits of n elements as whole numbers. */
 INLINE int NAME(clip_words)(const REAL *x, REAL *residual, int64_t n, int drop, uint32_t *words) {
     uint32_t bad = 0;
     for (int64_t i = 0; i < n; i++) {
@@ -166,13 +166,13 @@ static void NAME(clip_decode)(const uint8_t *payload, void *out, int64_t d, int 
     spread(NAME(clip_decode_part), &from, 0, d, TILE, threads_parts(d));
 }
 
-/* n numbers in bf16; 1 where one is not finite, or rounds to infinity. */
+/* n elements in bf16; 1 where one is not finite, or rounds to infinity. */
 INLINE int NAME(bfloats_of)(const REAL *x, REAL *residual, int64_t n, uint8_t *payload) {
     uint32_t bad = 0;
     for (int64_t i = 0; i < n; i++) {
         REAL v = V_(i);
         uint32_t word = bits_f32((float)v), code = (word + ((word >> 16) & 1u) + 0x7fffu) >> 16;
-        /* From 0x7f7f8000 on a number rounds to infinity. */
+        /* From 0x7f7f8000 on an element rounds to infinity. */
         bad |= (word & 0x7fffffffu) + 0x00808000u;
         NAME(store16)(payload, i, code);
         if (residual)

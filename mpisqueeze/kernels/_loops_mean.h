@@ -1,5 +1,5 @@
-/* What a server does with the payloads of all ranks: out ← (D(p₀) + D(p₁) + …)/n, added in this order, a piece of the
-   vector after the other, so that the sum stays in the cache while it grows. */
+/* The mean of all ranks' payloads at a server: out ← (D(p₀) + D(p₁) + …)/n, added in this order, tile by tile, so that
+   the sum stays in the cache while it grows. */
 
 struct NAME(mean) {
     const struct NAME(delivery) *payloads;

@@ -1,4 +1,4 @@
-/* quantize and uniform: a few bits a number, rounded at random, between the ends that a block's scales give. */
+/* quantize and uniform: a few bits per element, rounded at random, between the ends that a block's scales give. */
 
 /* code/levels for code = 0 … levels ≤ 255, rounded as the division would be: high has 8 bits less than a REAL, so that
    code·high is exact, and code·low is so small that its own rounding never tips that of the sum. */
@@ -25,9 +25,9 @@ INLINE int NAME(in_fixed_point)(enum NAME(code) kind) {
     return LEVEL == 2 ? LANES > 1 : LANES > 1 && kind == NAME(QUANTIZE);
 }
 
-/* ⌊level⌋, or one more with the probability of the fractional part; `index` is a multiple of LANES. `level` comes times
-   2^24 where it is rounded in fixed point: a draw of 24 bits is below the fraction if and only if it is below the
-   fraction rounded up to as many. */
+/* ⌊level⌋, or one more with the fractional part as probability; `index` is a multiple of LANES. Where rounding is in
+   fixed point, `level` is scaled by 2^24: a draw of 24 bits is below the fraction if and only if it is below the
+   fraction rounded up to 24 bits. */
 INLINE NAME(words) NAME(round_stochastically)(enum NAME(code) kind, NAME(vec) level, uint32_t index, uint64_t key) {
     const NAME(words) not_hash = NAME(not_hash)(index, key);
     if (NAME(in_fixed_point)(kind))
@@ -53,7 +53,7 @@ INLINE NAME(vec) NAME(uniform_value)(NAME(words) code, struct NAME(scale) s) {
     return NAME(fraction_at)(s.fraction, code) * NAME(splat)(s.norm) + NAME(splat)(s.low);
 }
 
-/* The codes of LANES numbers, and the values that they stand for. */
+/* The codes of LANES elements, and the values that they stand for. */
 INLINE NAME(words) NAME(encode_lanes)(enum NAME(code) kind, NAME(vec) x, uint32_t index, struct NAME(scale) s,
                                       NAME(vec) *value) {
     const REAL point = NAME(in_fixed_point)(kind) ? (REAL)0x1p24 : 1;
@@ -64,7 +64,7 @@ INLINE NAME(words) NAME(encode_lanes)(enum NAME(code) kind, NAME(vec) x, uint32_
         *value = NAME(uniform_value)(code, s);
         return code;
     }
-    /* A float64 square can underflow, so that its norm falls short of the number. */
+    /* A float64 square can underflow, so that the norm is smaller than the element. */
     NAME(vec) level = NAME(lesser)(NAME(absolutes)(x) / divisor * levels, levels);
     NAME(words) code = NAME(round_stochastically)(kind, level, index, s.key);
     NAME(mask) negative = NAME(less)(x, NAME(splat)(0));
@@ -72,7 +72,7 @@ INLINE NAME(words) NAME(encode_lanes)(enum NAME(code) kind, NAME(vec) x, uint32_
     return NAME(set_where)(code, negative, s.sign);
 }
 
-/* The codes of n numbers, `index` the first one's, a byte each; the residual becomes what they leave out. */
+/* The codes of n elements, `index` the first one's, a byte each; the residual becomes what they leave out. */
 INLINE void NAME(encode_run)(enum NAME(code) kind, const REAL *v, REAL *residual, int64_t n, int64_t index,
                              struct NAME(scale) s, uint8_t *codes) {
     NAME(vec) value;

@@ -1,6 +1,6 @@
-/* signs: a bit a number, and a scale a block. */
+/* signs: a bit per element, and a scale a block. */
 
-/* A bit a number, 1 = negative (−0 is not), into ⌈n/8⌉ bytes. */
+/* A bit per element, 1 = negative (−0 is not), into ⌈n/8⌉ bytes. */
 static void NAME(pack_signs)(const REAL *v, int64_t n, uint8_t *stream) {
     int64_t i = 0;
 #if LEVEL == 2 && REAL_BITS == 32
@@ -35,7 +35,7 @@ static void NAME(subtract_signed)(REAL *residual, int64_t n, REAL scale) {
 }
 
 #if LANES > 1
-/* The same for n < 32 numbers; returns their signs. */
+/* The same for n < 32 elements; returns their signs. */
 static uint32_t NAME(few_signs)(REAL *residual, int64_t n, REAL scale) {
     uint32_t negative = 0;
     for (int64_t i = 0; i < n; i++)
@@ -126,7 +126,7 @@ static int NAME(signs_encode)(const void *vector, void *residual, int64_t d, uin
     return NAME(encode_blocks)(&b, NAME(signs_groups));
 }
 
-/* ±scale from one code a number. */
+/* ±scale from one code per element. */
 INLINE void NAME(deliver_signed)(const uint8_t *codes, int64_t n, REAL scale, REAL *out, int add) {
     const BITS bits = NAME(bits)(scale);
     for (int64_t i = 0; i < n; i++) {
@@ -135,7 +135,7 @@ INLINE void NAME(deliver_signed)(const uint8_t *codes, int64_t n, REAL scale, RE
     }
 }
 
-/* The same from whole bytes of the stream; returns how many numbers it did, a multiple of 8. */
+/* The same from whole bytes of the stream; returns how many elements it did, a multiple of 8. */
 INLINE int64_t NAME(deliver_bits)(const uint8_t *stream, int64_t n, REAL scale, REAL *out, int add) {
     int64_t i = 0;
 #if LEVEL == 2 && REAL_BITS == 32

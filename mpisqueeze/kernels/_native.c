@@ -1,7 +1,7 @@
 /* The compiled kernels: arguments are checked here, the loops run in _loops_*.c without the GIL.
 
    Each function takes the positional arguments of the method of the same name in reference.py. Arrays come by the
-   buffer protocol, contiguous, of numbers of 4 (float32) or 8 (float64) bytes. A buffer of the wrong size raises
+   buffer protocol, contiguous, of elements of 4 (float32) or 8 (float64) bytes. A buffer of the wrong size raises
    ValueError. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -17,7 +17,7 @@ struct level {
     const struct loops *loops; /* [0] for float32, [1] for float64 */
 };
 
-/* Slowest first; those after the first are there if the processor has what they need. */
+/* Slowest first; levels after the first are added if the processor supports them. */
 static struct level levels[3] = {{"base", loops_base}};
 static int level_count = 1;
 static const struct loops *active = loops_base;
@@ -25,7 +25,7 @@ static const struct loops *active = loops_base;
 static void find_levels(void) {
 #ifdef MPISQUEEZE_X86_LEVELS
     __builtin_cpu_init();
-    /* Whatever has AVX2 and FMA has F16C, too, which not every compiler knows to ask for. */
+    /* A processor with AVX2 and FMA has F16C, too, which not every compiler can test for. */
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("popcnt")) {
         levels[level_count++] = (struct level){"avx2", loops_avx2};
         if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -39,7 +39,7 @@ static void find_levels(void) {
 /* The buffers of one call: the vector (or `out`), the residual and the payload. */
 struct arrays {
     Py_buffer vector, residual, payload, scratch;
-    void *delta; /* the residual's numbers, or NULL */
+    void *delta; /* the residual's elements, or NULL */
     int64_t d;
     const struct loops *loops;
 };
@@ -84,7 +84,7 @@ static int encoder_arrays(struct arrays *a, PyObject *const *args, Py_ssize_t gi
     return PyObject_GetBuffer(args[2], &a->payload, PyBUF_WRITABLE);
 }
 
-/* The same from a decoder's first two arguments, payload and out. */
+/* Fills `a` from a decoder's first two arguments, payload and out. */
 static int decoder_arrays(struct arrays *a, PyObject *const *args, Py_ssize_t given, Py_ssize_t wanted) {
     memset(a, 0, sizeof *a);
     if (given != wanted) {
@@ -130,7 +130,7 @@ static int key_of(PyObject *object, uint64_t *key) {
 /* 1, 0, or −1 with an exception. */
 static int truth(PyObject *object, int *value) { return *value = PyObject_IsTrue(object); }
 
-/* The last two arguments of a decoder: whether it adds, and how many times. */
+/* The last two arguments of a decoder, `add` and `factor`. */
 static int adding(PyObject *const *last, int *add, double *factor) {
     *factor = PyFloat_AsDouble(last[1]);
     return *factor == -1 && PyErr_Occurred() ? -1 : truth(last[0], add);
@@ -426,7 +426,7 @@ FUNCTION(half_decode) {
            a.loops->half_decode(a.payload.buf, a.vector.buf, a.d, bfloat, add, factor));
 }
 
-/* (d, k, bytes of a number) → the bytes of scratch that topk_encode makes use of. */
+/* (d, k, bytes of an element) → bytes of scratch that topk_encode can use. */
 FUNCTION(topk_scratch) {
     int64_t d, k, itemsize;
     if (given != 3) {
@@ -458,7 +458,7 @@ static PyObject *use_instruction_set(PyObject *self, PyObject *name) {
     return NULL;
 }
 
-/* (count[, the numbers that a part has at least]) */
+/* (count[, the fewest elements in a part]) */
 FUNCTION(use_threads) {
     int64_t count, part = SMALLEST_PART;
     if (given < 1 || given > 2) {
