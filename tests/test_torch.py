@@ -265,7 +265,7 @@ def test_evaluation_uses_batch_norms_statistics_of_training_samples_at_x(monkeyp
     x += 0.01 * np.random.default_rng(0).standard_normal(x.size)
     # Evaluation divides by n − 1, training by n.
     assert problem.evaluate(x)["test_loss"] == pytest.approx(problem.gradient(x, 1)[0], rel=0.02)
-    monkeypatch.setattr("mpisqueeze.problems.neural.problem.CHUNK", 7)
+    monkeypatch.setattr("mpisqueeze.problems.neural.problem.EVALUATION_ROWS", 7)
     halves = problem.evaluate(x)["test_loss"]
     assert halves == pytest.approx(problem.evaluate(x)["test_loss"], abs=0)
 
@@ -279,7 +279,7 @@ def test_the_test_loss_is_the_mean_over_samples(monkeypatch: pytest.MonkeyPatch)
     at = line.initial_point() + 0.5
     expected = np.mean([(0.5 * i / 40 - 2 * i / 40) ** 2 for i in range(40)])
     assert line.evaluate(at) == {"test_loss": pytest.approx(expected)}
-    monkeypatch.setattr("mpisqueeze.problems.neural.problem.CHUNK", 7)
+    monkeypatch.setattr("mpisqueeze.problems.neural.problem.EVALUATION_ROWS", 7)
     assert line.evaluate(at) == {"test_loss": pytest.approx(expected)}
 
 

@@ -32,8 +32,8 @@ from mpisqueeze.bench.timing import (
     parse_sizes,
     rotated,
 )
-from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.emulated import emulate
+from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.placement import choose_device
 from mpisqueeze.comm.signals import Signal
 from mpisqueeze.comm.world import RankFailureError, World

@@ -8,8 +8,8 @@ from typing import Any
 
 from mpisqueeze.comm.checksum import CheckedReceive, CheckedSend
 from mpisqueeze.comm.counters import Counter
-from mpisqueeze.comm.estimate import EAGER_BYTES, SLOW_BYTE_S, estimate
 from mpisqueeze.comm.emulated import ALIGNMENT_S, EmulatedLink
+from mpisqueeze.comm.estimate import EAGER_BYTES, SLOW_BYTE_S, estimate
 from mpisqueeze.comm.world import Signal, World
 from mpisqueeze.costs.sections import Terms
 from mpisqueeze.devices.buffers import Wire

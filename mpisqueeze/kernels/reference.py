@@ -111,7 +111,7 @@ class ReferenceKernels:
         return np.add(vector, residual, out=residual)
 
     def _block_statistic(self, v: np.ndarray, length: int, statistic: str, out: np.ndarray) -> None:
-        """Write a statistic of each block of v to `out`: `l1` ‖·‖₁, `sq` ‖·‖₂² (float64), `max` max|·|, `lo` or `hi`."""
+        """Write a statistic of each block of v to `out`: `l1` ‖·‖₁, `sq` ‖·‖₂² (float64), `max` max|·|, `lo`, `hi`."""
         for start, stop in self._tiles(v.size, length) if length <= TILE // 8 else [(0, v.size)]:
             for a, b, block, count in self._runs(start, stop, length):
                 rows = v[a:b].reshape(count, -1)

@@ -18,8 +18,8 @@ import numpy as np
 from mpi4py import MPI
 
 from mpisqueeze import __version__
-from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.emulated import emulate
+from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.placement import choose_device
 from mpisqueeze.comm.signals import Signal
 from mpisqueeze.comm.world import World

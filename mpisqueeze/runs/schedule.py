@@ -8,7 +8,7 @@ from collections.abc import Callable
 from mpisqueeze.errors import UsageError
 from mpisqueeze.language import Spec, parse_spec, real, suggestion
 
-#: (iteration 1, 2, …; iterations of the run; iterations of an epoch) → factor on the base learning rate.
+#: (iteration 1, 2, …; iterations in the run; iterations in an epoch) → factor on the base learning rate.
 LrSchedule = Callable[[int, int, int], float]
 
 SCHEDULES = {
@@ -19,7 +19,7 @@ SCHEDULES = {
 
 
 def parse_schedule(text: str) -> LrSchedule:
-    """The schedule that `text` names. Raises UsageError."""
+    """The schedule for `--lr-schedule`. Raises UsageError."""
     spec = parse_spec(text)
     if spec.name not in SCHEDULES:
         raise UsageError(

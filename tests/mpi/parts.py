@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from mpisqueeze.algorithms.base import Algorithm, Setup
-from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.emulated import emulate
+from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.world import World
 from mpisqueeze.compressors.base import Compressor
 from mpisqueeze.costs.link import parse_link

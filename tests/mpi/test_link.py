@@ -11,8 +11,8 @@ import pytest
 from parts import GOSSIP, make_algorithm, run_steps, start_at
 
 from mpisqueeze.comm.allreduce import steps
-from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.emulated import EmulatedLink, emulate
+from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.world import World
 from mpisqueeze.costs.link import Link, parse_link
 from mpisqueeze.devices.device import Device
