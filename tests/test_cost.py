@@ -93,11 +93,11 @@ def test_more_bytes_or_a_slower_link_never_take_less(link: Link, ranks: int) -> 
 @pytest.mark.parametrize(("up", "down"), [(1e4, 1e4), (1e7, 1e7), (1e6, 4e7)])
 def test_the_best_way_is_none_of_the_worse_ones(link: Link, ranks: int, up: float, down: float) -> None:
     best = cost.best_through_root(link, ranks, up, down, 1000)
-    assert best.chunks <= 1000
-    for way, chunks in itertools.product(TREES, (1, 2, 16, 512, 1000)):
-        if way != "binomial" or chunks == 1:
-            assert best.seconds <= cost.through_root(link, ranks, up, down, chunks, way).seconds
-    assert cost.best_through_root(link, ranks, up, down, 1).chunks == 1
+    assert best.sections <= 1000
+    for way, sections in itertools.product(TREES, (1, 2, 16, 512, 1000)):
+        if way != "binomial" or sections == 1:
+            assert best.seconds <= cost.through_root(link, ranks, up, down, sections, way).seconds
+    assert cost.best_through_root(link, ranks, up, down, 1).sections == 1
 
 
 def test_a_root_costs_by_ranks_and_a_ring_does_not() -> None:
@@ -110,8 +110,8 @@ def test_a_root_costs_by_ranks_and_a_ring_does_not() -> None:
         assert cost.neighbours(HOCKNEY, 2, nbytes).seconds == pytest.approx(2 * one)
 
 
-def test_chunks_hide_the_way_down_behind_the_way_up() -> None:
-    """Many chunks down a chain take what the root needs to receive them, and as good as nothing else."""
+def test_sections_hide_the_way_down_behind_the_way_up() -> None:
+    """Many sections down a chain take what the root needs to receive them, and as good as nothing else."""
     link = Link.hockney(1e-7, 1e9)
     whole = cost.through_root(link, 8, 1e7, 1e7, 1, "chain").seconds
     cut = cost.through_root(link, 8, 1e7, 1e7, 1000, "chain")
@@ -140,26 +140,26 @@ def test_trees_reach_all_and_know_their_longest_paths(way: str, ranks: int) -> N
 
 
 def test_the_model_and_the_exchange_have_the_same_window() -> None:
-    assert cost.chunks_ahead(4, 100, 1e6) == cost.AHEAD
-    assert cost.chunks_ahead(4, 100, 100 * (1 << 17)) == 8
-    assert cost.chunks_ahead(4, 100, 100 * (1 << 20)) == cost.FEWEST_AHEAD
-    assert cost.chunks_ahead(4, 3, 1e6) == 3
+    assert cost.sections_ahead(4, 100, 1e6) == cost.AHEAD
+    assert cost.sections_ahead(4, 100, 100 * (1 << 17)) == 8
+    assert cost.sections_ahead(4, 100, 100 * (1 << 20)) == cost.FEWEST_AHEAD
+    assert cost.sections_ahead(4, 3, 1e6) == 3
     # Room for 256 MiB: 8 payloads of 32 MiB from 4 workers.
-    assert cost.chunks_ahead(5, 100, 100 * (32 << 20)) == 2
-    assert cost.chunks_ahead(100_000, 2, 1e6) == 1
+    assert cost.sections_ahead(5, 100, 100 * (32 << 20)) == 2
+    assert cost.sections_ahead(100_000, 2, 1e6) == 1
 
 
-def simulated(link: Link, ranks: int, up: float, down: float, chunks: int, way: str) -> float:
+def simulated(link: Link, ranks: int, up: float, down: float, sections: int, way: str) -> float:
     """Seconds of an exchange through the root, event by event: ports, the tree and the window, and no formula.
 
     A message starts when it is handed over and its sender's port is free; a receiver's port takes messages in the order
     of their starts.
     """
-    tree, ahead = Tree(way, ranks), cost.chunks_ahead(ranks, chunks, up)
+    tree, ahead = Tree(way, ranks), cost.sections_ahead(ranks, sections, up)
     events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
     order = itertools.count()
     sending, receiving = [0.0] * ranks, [0.0] * ranks
-    missing, sent = [ranks - 1] * chunks, [0] * ranks
+    missing, sent = [ranks - 1] * sections, [0] * ranks
     last = 0.0
 
     def at(moment: float, action: Callable[..., None], *arguments: Any) -> None:
@@ -175,25 +175,25 @@ def simulated(link: Link, ranks: int, up: float, down: float, chunks: int, way: 
         at(receiving[target] + link.latency, then)
 
     def send_up(now: float, rank: int, answered: int) -> None:
-        while sent[rank] < min(answered + ahead, chunks):
-            chunk = sent[rank]
+        while sent[rank] < min(answered + ahead, sections):
+            section = sent[rank]
             sent[rank] += 1
-            send(now, rank, 0, up / chunks, lambda t, chunk=chunk: gathered(t, chunk))
+            send(now, rank, 0, up / sections, lambda t, section=section: gathered(t, section))
 
-    def gathered(now: float, chunk: int) -> None:
-        missing[chunk] -= 1
-        if not missing[chunk]:
-            pass_on(now, 0, chunk)
+    def gathered(now: float, section: int) -> None:
+        missing[section] -= 1
+        if not missing[section]:
+            pass_on(now, 0, section)
 
-    def pass_on(now: float, rank: int, chunk: int) -> None:
+    def pass_on(now: float, rank: int, section: int) -> None:
         for child in tree.children(rank):
-            send(now, rank, child, down / chunks, lambda t, child=child: answered(t, child, chunk))
+            send(now, rank, child, down / sections, lambda t, child=child: answered(t, child, section))
 
-    def answered(now: float, rank: int, chunk: int) -> None:
+    def answered(now: float, rank: int, section: int) -> None:
         nonlocal last
         last = max(last, now)
-        pass_on(now, rank, chunk)
-        send_up(now, rank, chunk + 1)
+        pass_on(now, rank, section)
+        send_up(now, rank, section + 1)
 
     for rank in range(1, ranks):
         send_up(0.0, rank, 0)
@@ -209,10 +209,10 @@ def simulated(link: Link, ranks: int, up: float, down: float, chunks: int, way: 
 def test_the_formula_is_what_ports_do(link: Link, ranks: int, way: str) -> None:
     """Within 3 % as a rule, and 15 % at most: on a rank that passes on, up and down take turns, not quite evenly."""
     errors = []
-    for chunks in (1,) if way == "binomial" else (1, 2, 8, 32, 200):
+    for sections in (1,) if way == "binomial" else (1, 2, 8, 32, 200):
         for up, down in ((1e6, 1e6), (1e5, 4e6), (4e6, 1e5)):
-            modelled = cost.through_root(link, ranks, up, down, chunks, way).seconds
-            errors.append(abs(modelled / simulated(link, ranks, up, down, chunks, way) - 1))
+            modelled = cost.through_root(link, ranks, up, down, sections, way).seconds
+            errors.append(abs(modelled / simulated(link, ranks, up, down, sections, way) - 1))
     assert max(errors) < 0.15
     assert statistics.median(errors) < 0.03
     assert statistics.mean(errors) < 0.05

@@ -68,11 +68,11 @@ def test_rows_are_what_the_cost_model_says_of_payloads() -> None:
     whole = [cost.through_root(HOCKNEY, 8, tenth, tenth, 1, way) for way in ("flat", "binomial")]
     assert predicted("doublesqueeze/topk:0.01").wire_s == min(schedule.seconds for schedule in whole)
     row = predicted("doublesqueeze/onebit").schedule
-    assert row == cost.through_root(HOCKNEY, 8, signs, signs, row.chunks, row.way)
+    assert row == cost.through_root(HOCKNEY, 8, signs, signs, row.sections, row.way)
     row = predicted("memsgd/onebit").schedule
-    assert row == cost.through_root(HOCKNEY, 8, signs, full, row.chunks, row.way)
+    assert row == cost.through_root(HOCKNEY, 8, signs, full, row.sections, row.way)
     row = predicted("sgd", "sharded").schedule
-    assert row == cost.sharded(HOCKNEY, 8, full, full, row.chunks)
+    assert row == cost.sharded(HOCKNEY, 8, full, full, row.sections)
 
 
 def test_bytes_are_those_that_runs_count() -> None:
@@ -99,7 +99,7 @@ def runs_as_predicted(text: str, server: str, link: str, d: int) -> None:
     schedule = algorithm.schedule  # type: ignore[attr-defined]
     traffic = method(text, server).traffic(world.size, d, "float32")
     mine = traffic.schedule(parse_link(link))
-    assert (mine.chunks, mine.way) == (schedule.chunks, schedule.way)
+    assert (mine.sections, mine.way) == (schedule.sections, schedule.way)
     # Bytes of parts round up one by one, where the run's choice is by the whole vector's.
     assert math.isclose(mine.seconds, schedule.seconds, rel_tol=1e-3)
     assert traffic.total == algorithm.bytes_per_iteration()
@@ -190,7 +190,7 @@ def test_kernels_overlap_with_the_wire() -> None:
     # A worker's encoding, eight payloads added and a division at the root, its encoding, and the answer decoded.
     assert coding == Coding(4e-3, 8 * 0.5e-3 + 0.25e-3 + 0.5e-3, 8 * 0.5e-3 + 0.25e-3 + 2e-3)
     made = predict(root, root.traffic(8, D, "float32"), coding, HOCKNEY, 0.0)
-    codec, wire, sections = coding.encode + coding.decode, made.schedule.seconds, made.schedule.chunks
+    codec, wire, sections = coding.encode + coding.decode, made.schedule.seconds, made.schedule.sections
     assert made.exchange_s == pytest.approx(max(codec, wire) + min(codec, wire) / sections)
     assert made.iteration_s == made.exchange_s
     coding = sharded.coding(sharded.traffic(8, D, "float32"), calibration)

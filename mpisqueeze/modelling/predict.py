@@ -339,7 +339,7 @@ class Prediction:
     def exchange_s(self) -> float:
         codec = self.coding.encode + self.coding.decode
         # Gossip cuts a payload that is encoded already.
-        sections = self.schedule.chunks if self.traffic.exchange in SERVERS else 1
+        sections = self.schedule.sections if self.traffic.exchange in SERVERS else 1
         return max(self.wire_s, codec) + min(self.wire_s, codec) / sections
 
     @property

@@ -103,7 +103,7 @@ def costs_of(prediction: Prediction) -> dict[str, Any]:
         "comm_share": prediction.wire_s / prediction.iteration_s if prediction.iteration_s else 0.0,
         "bytes_per_iteration": prediction.traffic.total,
         "port_bytes": schedule.port_bytes,
-        "chunks": schedule.chunks,
+        "chunks": schedule.sections,
         "way": schedule.way or None,
     }
 
@@ -138,7 +138,7 @@ def _growth(prediction: Prediction) -> dict[str, Any]:
         **names_of(prediction),
         "comm_s": prediction.wire_s,
         "bound_s": prediction.bound_s,
-        "chunks": prediction.schedule.chunks,
+        "chunks": prediction.schedule.sections,
         "way": prediction.schedule.way or None,
     }
 
