@@ -11,7 +11,7 @@ The exchanges choose their tree and their number of sections by these functions,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -24,8 +24,6 @@ AHEAD_BYTES = 1 << 20
 FEWEST_AHEAD = 4
 #: Payloads that a server holds at a time take at most this many bytes (but two of them always fit).
 WINDOW_BYTES = 256 << 20
-#: More sections than this are never worth their messages.
-MAX_SECTIONS = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -114,15 +112,6 @@ class Schedule:
         return self.port_bytes * link.byte_s
 
 
-def section_counts(most: int) -> Iterator[int]:
-    """1, 2, 4, … up to `most`, and `most`."""
-    count = 1
-    while count < most:
-        yield count
-        count *= 2
-    yield most
-
-
 def through_root(
     link: Link, ranks: int, up_bytes: float, down_bytes: float, sections: int, way: str, whole_up: bool = False
 ) -> Schedule:
@@ -171,14 +160,6 @@ def _pipeline(first: float, period: float, sections: int, ahead: int) -> float:
     """Seconds until the last section is through, the first one being it after `first` and each taking `period`."""
     rounds, rest = divmod(sections - 1, ahead)
     return first + max((sections - 1) * period, rounds * first + rest * period)
-
-
-def best_through_root(link: Link, ranks: int, up_bytes: float, down_bytes: float, most_sections: int) -> Schedule:
-    """The fastest tree and number of sections, at most `most_sections`; where they tie, the fewest sections."""
-    counts = list(section_counts(min(most_sections, MAX_SECTIONS)))
-    ways = [("binomial", 1), *((way, count) for way in ("flat", "binary", "chain") for count in counts)]
-    schedules = (through_root(link, ranks, up_bytes, down_bytes, sections, way) for way, sections in ways)
-    return min(schedules, key=lambda schedule: (schedule.seconds, schedule.sections))
 
 
 def sharded(link: Link, ranks: int, up_bytes: float, down_bytes: float, sections: int = 1) -> Schedule:
