@@ -135,6 +135,12 @@ def resolve_parameters(spec: Spec, parameters: Sequence[Parameter]) -> dict[str,
     return values
 
 
+def check_choice(option: str, value: str, accepted: Sequence[str]) -> None:
+    """Raise UsageError unless `value` is accepted."""
+    if value not in accepted:
+        raise UsageError(f"{value!r} is not one of {', '.join(accepted)}{suggestion(value, accepted)}", option)
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the nearest known name, or an empty string."""
     near = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.5)

@@ -24,6 +24,7 @@ class GossipAlgorithm(Algorithm):
     Memory a rank: two vectors, for what is decoded and for a sum.
     """
 
+    route: ClassVar[str] = "neighbours"
     centralized: ClassVar[bool] = False
     formula: ClassVar[str] = "2cN on a ring"
 

@@ -389,9 +389,11 @@ def run_predict(
     """`mpisqueeze predict`; no MPI. Under a launcher only rank 0 writes."""
     from mpisqueeze.comm.launched import launched_rank
     from mpisqueeze.modelling.asking import forecast
+    from mpisqueeze.modelling.facts import forecast_facts
     from mpisqueeze.report import predict_view
     from mpisqueeze.report.json_export import write_json
     from mpisqueeze.report.plot import check_plot
+    from mpisqueeze.report.predict_map import draw_map
     from mpisqueeze.runs.pairs import parse_pair
 
     check_color(color)
@@ -403,7 +405,7 @@ def run_predict(
     if launched_rank():
         return ExitCode.OK
     calibration = str(question.calibration) if question.calibration else None
-    facts = predict_view.forecast_facts(made, calibration, question.compute is not None)
+    facts = forecast_facts(made, calibration, question.compute is not None)
     console = make_console(choose_terminal(color, stdout_is_json=alone), stderr=alone)  # type: ignore[arg-type]
     console.print(predict_view.forecast_report(facts, console))
     if json_to:
@@ -411,7 +413,7 @@ def run_predict(
     if csv_to:
         predict_view.write_csv(facts, csv_to)
     if plot_to:
-        predict_view.draw_map(made, facts, plot_to)
+        draw_map(made, facts, plot_to)
     return ExitCode.OK
 
 
@@ -426,6 +428,7 @@ def run_check_model(
     """`mpisqueeze predict --check`; no MPI. Under a launcher only rank 0 writes."""
     from mpisqueeze.comm.launched import launched_rank
     from mpisqueeze.modelling.asking import check, refuse_for_check
+    from mpisqueeze.modelling.facts import check_facts
     from mpisqueeze.report import predict_view
     from mpisqueeze.report.json_export import write_json
 
@@ -436,7 +439,7 @@ def run_check_model(
     if launched_rank():
         return ExitCode.OK
     calibration = str(question.calibration) if question.calibration else None
-    facts = predict_view.check_facts(checked, skipped, calibration)
+    facts = check_facts(checked, skipped, calibration)
     console = make_console(choose_terminal(color, stdout_is_json=alone), stderr=alone)  # type: ignore[arg-type]
     console.print(predict_view.check_report(facts))
     if json_to:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from mpisqueeze.costs.link import Link
 from mpisqueeze.errors import UsageError
-from mpisqueeze.language import suggestion
+from mpisqueeze.language import check_choice
 from mpisqueeze.modelling.checking import Checked, check_runs
-from mpisqueeze.modelling.predict import MAX_DIMENSION, MAX_RANKS, Forecast, methods_for
+from mpisqueeze.modelling.forecast import Forecast
+from mpisqueeze.modelling.methods import methods_for
 from mpisqueeze.record.calibration import Calibration, read_calibration
 from mpisqueeze.record.reading import read_runs
 from mpisqueeze.runs.pairs import Pair
@@ -20,14 +21,15 @@ if TYPE_CHECKING:
     from mpisqueeze.cli.commands import Question
 
 _BOTH = "both"
+MAX_RANKS = 10**6
+MAX_DIMENSION = 10**12
+_LACKING = "give --latency and --bandwidth, or --calibration FILE"
 
 
 def forecast(pairs: Sequence[Pair], question: Question) -> Forecast:
     """The answer to `predict`. Raises UsageError."""
-    accepted = (*SERVERS, _BOTH)
-    for option, value, values in (("--server", question.server, accepted), ("--dtype", question.dtype, DTYPES)):
-        if value not in values:
-            raise UsageError(f"{value!r} is not one of {', '.join(values)}{suggestion(value, values)}", option)
+    check_choice("--server", question.server, (*SERVERS, _BOTH))
+    check_choice("--dtype", question.dtype, DTYPES)
     calibration = read_calibration(question.calibration) if question.calibration else None
     ranks = question.ranks if question.ranks is not None else calibration.ranks if calibration else None
     if ranks is None:
@@ -43,9 +45,6 @@ def forecast(pairs: Sequence[Pair], question: Question) -> Forecast:
     methods = methods_for(pairs, question.compressors, servers, question.topology)
     usable = calibration if calibration and calibration.dtype == question.dtype else None
     return Forecast(methods, ranks, question.dimension, question.dtype, link, question.compute or 0.0, usable)
-
-
-_LACKING = "give --latency and --bandwidth, or --calibration FILE"
 
 
 def link_of(question: Question, calibration: Calibration | None) -> Link | None:

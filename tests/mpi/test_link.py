@@ -243,7 +243,7 @@ def test_a_linked_run_says_so(mpisqueeze_run: Callable[..., Any]) -> None:
     summary = finished.json
     assert summary["link"] == "emulated"
     assert "emulated link" in finished.err
-    # doublesqueeze/onebit: up and down, one chunk, α + Bβ each.
+    # doublesqueeze/onebit: up and down, one section, α + Bβ each.
     expected = 2 * (2e-3 + summary["payload_bytes"] * 8 / 10e6)
     assert expected <= summary["times"]["comm_s"]["median"] < expected + LATE
     assert summary["port_bytes_per_iteration"] == summary["payload_bytes"]
