@@ -73,7 +73,7 @@ class CudaDevice(Device):
     kind = "cuda"
     # A model, not a measurement: encoding and decoding move some 28 bytes an element at 2 TB/s; a section's launches,
     # copies and events cost the host 50 µs; a payload is copied twice, at 12 GB/s, unless MPI takes device memory.
-    coding = Coding(number_s=1.4e-11, section_s=50e-6, byte_s=1.6e-10)
+    coding = Coding(element_s=1.4e-11, section_s=50e-6, byte_s=1.6e-10)
     #: One is copied while the next is encoded.
     lookahead = 2
 
@@ -98,7 +98,7 @@ class CudaDevice(Device):
         self.buffers = "DEVICE" if aware else "HOST-STAGED"
         self.buffers_reason = reason
         if aware:
-            self.coding = Coding(self.coding.number_s, self.coding.section_s)
+            self.coding = Coding(self.coding.element_s, self.coding.section_s)
 
     def synchronize(self) -> None:
         self.xp.cuda.get_current_stream().synchronize()
