@@ -102,7 +102,7 @@ class Interrupted(InQuarters):
 
 
 class Damages(InQuarters):
-    """What this rank sends from here on differs from what it says that it sends."""
+    """From here on this rank's checksums are wrong, as if its messages were damaged."""
 
     def fault(self, g: Any, start: int) -> None:
         from faulty import Damages

@@ -1,4 +1,4 @@
-"""What the tests on ranks share: every compressor, and algorithms built without the command line."""
+"""Shared by the tests on ranks: every compressor, and algorithms built without the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SPEC §3's identities of the gossip algorithms, on real ranks and several graphs."""
+"""Identities of the gossip algorithms, on real ranks and several graphs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SPEC §3's identities of the centralized algorithms, on real ranks."""
+"""Identities of the centralized algorithms, on real ranks."""
 
 from __future__ import annotations
 
