@@ -109,7 +109,7 @@ def test_every_code_stands_for_its_fraction() -> None:
                 ends = np.array([0, 1], dtype).view(np.uint8)
                 payload = np.concatenate([ends, np.packbits(stream.ravel(), bitorder="little")])
                 out = np.empty(256, dtype)
-                NativeKernels(dtype).uniform_decode(payload, out, bits, 0, False)
+                NativeKernels(dtype).uniform_decode(payload, out, bits, 0, False, 1.0)
                 assert same_bits(out, codes.astype(dtype) / dtype.type((1 << bits) - 1)), (level, bits)
 
 
@@ -165,7 +165,7 @@ def count_threads() -> None:
     assert process.num_threads() == before
     kernels.use_threads(3)
     assert process.num_threads() == before
-    made.signs_decode(np.zeros(5, np.uint8), np.zeros(8, np.float32), 8, False)
+    made.signs_decode(np.zeros(5, np.uint8), np.zeros(8, np.float32), 8, False, 1.0)
     assert process.num_threads() == before, "a short vector needs none"
     encode_a_million(made)
     assert process.num_threads() == before + 2

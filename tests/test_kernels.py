@@ -179,7 +179,7 @@ def test_native_refuses_wrong_arguments() -> None:
     for index in (100, -1):
         bad[4:].view(np.int32)[0] = index
         with pytest.raises(IndexError):
-            kernels.topk_decode(bad, v, 1, True)
+            kernels.topk_decode(bad, v, 1, True, 1.0)
 
 
 @needs_native
@@ -358,10 +358,10 @@ def test_quantizers_round_stochastically(kernel_set: Callable[[Any], Any], kerne
         key = derive_key(77, i)
         if kernel == "quantize":
             assert kernels.quantize_encode(v, None, payload, bits, d, norm, key)
-            kernels.quantize_decode(payload, out, bits, d, False)
+            kernels.quantize_decode(payload, out, bits, d, False, 1.0)
         else:
             assert kernels.uniform_encode(v, None, payload, bits, d, key)
-            kernels.uniform_decode(payload, out, bits, d, False)
+            kernels.uniform_decode(payload, out, bits, d, False, 1.0)
         level = (out - low) / step
         assert np.abs(level - np.round(level)).max() < 1e-9
         assert np.abs(out - v).max() < step * (1 + 1e-9)

@@ -160,7 +160,7 @@ class CudaKernels:
         self._quads("copy.cu", "copy_encode", n, vector, _pointer(residual), np.int64(n), target, self._fault())
         return self._finish(payload, target)
 
-    def copy_decode(self, payload: Any, out: Any, add: bool, factor: float = 1.0) -> None:
+    def copy_decode(self, payload: Any, out: Any, add: bool, factor: float) -> None:
         n, source = out.size, self._aligned(payload, copy=True)
         self._quads("copy.cu", "copy_decode", n, source, out, np.int64(n), np.uint32(add), self.dtype.type(factor))
 
@@ -200,7 +200,7 @@ class CudaKernels:
         return self._finish(payload, target)
 
     def _blocks_decode(
-        self, code: str, payload: Any, out: Any, block: int, bits: int, add: bool, factor: float = 1.0
+        self, code: str, payload: Any, out: Any, block: int, bits: int, add: bool, factor: float
     ) -> None:
         n, source = out.size, self._aligned(payload, copy=True)
         length, blocks = blocks_of(n, block)
@@ -221,7 +221,7 @@ class CudaKernels:
         scale, share = ("signs_l2", 8) if l2 else ("signs_l1", self.dtype.itemsize)
         return self._blocks_encode("signs", scale, share, vector, residual, payload, block, 1, 0)
 
-    def signs_decode(self, payload: Any, out: Any, block: int, add: bool, factor: float = 1.0) -> None:
+    def signs_decode(self, payload: Any, out: Any, block: int, add: bool, factor: float) -> None:
         self._blocks_decode("signs", payload, out, block, 1, add, factor)
 
     def quantize_encode(
@@ -230,14 +230,14 @@ class CudaKernels:
         scale, share = ("quantize_l2", 8) if norm == "l2" else ("quantize_max", self.dtype.itemsize)
         return self._blocks_encode("quantize", scale, share, vector, residual, payload, bucket, bits, key)
 
-    def quantize_decode(self, payload: Any, out: Any, bits: int, bucket: int, add: bool, factor: float = 1.0) -> None:
+    def quantize_decode(self, payload: Any, out: Any, bits: int, bucket: int, add: bool, factor: float) -> None:
         self._blocks_decode("quantize", payload, out, bucket, bits, add, factor)
 
     def uniform_encode(self, vector: Any, residual: Any | None, payload: Any, bits: int, bucket: int, key: int) -> bool:
         share = 2 * self.dtype.itemsize
         return self._blocks_encode("uniform", "uniform", share, vector, residual, payload, bucket, bits, key)
 
-    def uniform_decode(self, payload: Any, out: Any, bits: int, bucket: int, add: bool, factor: float = 1.0) -> None:
+    def uniform_decode(self, payload: Any, out: Any, bits: int, bucket: int, add: bool, factor: float) -> None:
         self._blocks_decode("uniform", payload, out, bucket, bits, add, factor)
 
     # -- sparsification
@@ -270,7 +270,7 @@ class CudaKernels:
         self._warps(file, "topk_gather", pieces, v, memory, size, wanted, state, values, indices, rows, counts, target)
         return self._finish(payload, target)
 
-    def topk_decode(self, payload: Any, out: Any, k: int, add: bool, factor: float = 1.0) -> None:
+    def topk_decode(self, payload: Any, out: Any, k: int, add: bool, factor: float) -> None:
         source = self._aligned(payload, copy=True)
         if not add:
             out.fill(0)
@@ -286,7 +286,7 @@ class CudaKernels:
         self._launch("randomk.cu", "randomk_encode", k, THREADS, vector, memory, *walk, target, fault)
         return self._finish(payload, target)
 
-    def randomk_decode(self, payload: Any, out: Any, k: int, add: bool, factor: float = 1.0) -> None:
+    def randomk_decode(self, payload: Any, out: Any, k: int, add: bool, factor: float) -> None:
         n, source = out.size, self._aligned(payload, copy=True)
         if not add:
             out.fill(0)
@@ -303,7 +303,7 @@ class CudaKernels:
         self._warps("clip.cu", "clip_encode", -(-n // 256), *given)
         return self._finish(payload, target)
 
-    def clip_decode(self, payload: Any, out: Any, bits: int, add: bool, factor: float = 1.0) -> None:
+    def clip_decode(self, payload: Any, out: Any, bits: int, add: bool, factor: float) -> None:
         n, source = out.size, self._aligned(payload, copy=True)
         self._quads(
             "clip.cu",
@@ -323,7 +323,7 @@ class CudaKernels:
         self._quads("half.cu", kernel, n, vector, _pointer(residual), np.int64(n), target, self._fault())
         return self._finish(payload, target)
 
-    def half_decode(self, payload: Any, out: Any, bfloat: bool, add: bool, factor: float = 1.0) -> None:
+    def half_decode(self, payload: Any, out: Any, bfloat: bool, add: bool, factor: float) -> None:
         n, source = out.size, self._aligned(payload, copy=True)
         kernel = "bf16_decode" if bfloat else "fp16_decode"
         self._quads("half.cu", kernel, n, source, out, np.int64(n), np.uint32(add), self.dtype.type(factor))
