@@ -13,7 +13,6 @@ from mpisqueeze.kernels import random
 TILE = 1 << 17
 #: The longest run that one halving sum takes.
 RUN = 1024
-SIGN32 = np.uint32(0x80000000)
 
 
 def blocks_of(dimension: int, block: int) -> tuple[int, int]:
