@@ -26,7 +26,6 @@ from mpisqueeze.bench.timing import (
     Statistics,
     check_memory,
     command_line,
-    flat,
     no_garbage_collection,
     parse_sizes,
     rotated,
@@ -189,10 +188,6 @@ class Row:
     how: str | None
     iterations: int
     samples: dict[str, list[float]]
-
-    def as_json(self) -> dict[str, Any]:
-        """The row as an object of `results`."""
-        return flat(self)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ from mpisqueeze.bench.timing import (
     check_memory,
     command_line,
     differing,
-    flat,
     no_garbage_collection,
     parse_sizes,
     rotated,
@@ -330,6 +329,11 @@ class Operation:
     ratio: float
     wrong: int | None
 
+    def flat(self) -> dict[str, Any]:
+        """The fields as JSON and CSV have them, with the operation's name."""
+        rates = {f"{self.name}_{key}": getattr(self, key) for key in ("gb_s", "ns", "memory_percent", "ratio")}
+        return {**self.time.named(self.name), **rates, f"wrong_{self.name}": self.wrong}
+
 
 @dataclass(frozen=True)
 class Row:
@@ -353,20 +357,10 @@ class Row:
     relative_error: float
     wrong: int | None
     iterations: int
-    operations: list[Operation]
+    operations: tuple[Operation, ...]
     add: Statistics
     memory_gb_s: float
     samples: dict[str, list[float]]
-
-    def as_json(self) -> dict[str, Any]:
-        """The row as an object of `results`, the operations' figures under their names."""
-        found = flat(self)
-        for operation in found.pop("operations"):
-            about = flat(operation)
-            name = about.pop("name")
-            found |= operation.time.named(name) | {f"wrong_{name}": about["wrong"]}
-            found |= {f"{name}_{key}": about[key] for key in ("gb_s", "ns", "memory_percent", "ratio")}
-        return found
 
 
 def measure(request: Request, tick: Callable[[str], None]) -> Iterator[Row]:
@@ -411,7 +405,7 @@ def _measured(request: Request, variant: Variant, part: Part, size: int, tick: C
         relative_error=workload.relative_error,
         wrong=None if wrong is None else sum(wrong.values()),
         iterations=len(samples["add"]),
-        operations=[
+        operations=tuple(
             Operation(
                 name,
                 time,
@@ -422,7 +416,7 @@ def _measured(request: Request, variant: Variant, part: Part, size: int, tick: C
                 wrong=None if wrong is None else wrong[name],
             )
             for name, time in times.items()
-        ],
+        ),
         add=add,
         memory_gb_s=1e-9 * rate,
         samples={f"{name}_s": seconds for name, seconds in samples.items()},

@@ -53,17 +53,23 @@ class Statistics:
 
 
 def flat(row: Any) -> dict[str, Any]:
-    """The fields of a row as JSON and CSV have them, with `Statistics` as `named` names them."""
+    """The fields of a row as JSON and CSV have them: `Statistics` by `named`, and a tuple of parts by their `flat`."""
     found: dict[str, Any] = {}
     for item in fields(row):
         value = getattr(row, item.name)
-        found |= value.named(item.name) if isinstance(value, Statistics) else {item.name: value}
+        if isinstance(value, Statistics):
+            found |= value.named(item.name)
+        elif isinstance(value, tuple):
+            for part in value:
+                found |= part.flat()
+        else:
+            found[item.name] = value
     return found
 
 
 def benchmark_facts(context: dict[str, Any], results: Sequence[Any]) -> dict[str, Any]:
     """The object that `--json` writes for these rows."""
-    return {"schema_version": SCHEMA_VERSION, "context": context, "results": [row.as_json() for row in results]}
+    return {"schema_version": SCHEMA_VERSION, "context": context, "results": [flat(row) for row in results]}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from mpisqueeze import __version__
 from mpisqueeze.bench import kernels
-from mpisqueeze.bench.timing import Statistics
+from mpisqueeze.bench.timing import Statistics, flat
 from mpisqueeze.quantities import clock, counted, grouped, significant
 from mpisqueeze.report.csv_export import write_rows
 from mpisqueeze.report.markdown_export import write_table
@@ -279,7 +279,7 @@ def failures(results: Sequence[Any], keys: Sequence[str]) -> list[str]:
 
 def write_csv(results: Sequence[Any], target: str) -> None:
     """Write a line for each row, without the single samples."""
-    rows = [row.as_json() for row in results]
+    rows = [flat(row) for row in results]
     write_rows([key for key in rows[0] if key != "samples"] if rows else [], rows, target)
 
 
