@@ -810,8 +810,9 @@ def run_topology(
     color: str,
 ) -> int:
     """`mpisqueeze info --topology`, without MPI."""
+    from mpisqueeze.modelling.graphs import topology_facts
     from mpisqueeze.report.json_export import write_json
-    from mpisqueeze.report.topology import topology_facts, topology_report
+    from mpisqueeze.report.topology import topology_report
 
     check_output(json_to, color)
     if dimension is not None and dimension < 1:

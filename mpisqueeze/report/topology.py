@@ -1,57 +1,18 @@
-"""`mpisqueeze info --topology`: a gossip graph's mixing matrix, how fast it mixes, what it sends."""
+"""`mpisqueeze info --topology` as tables."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-import numpy as np
 from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from mpisqueeze.errors import UsageError
-from mpisqueeze.parts import registry
 from mpisqueeze.quantities import grouped, significant, size
-from mpisqueeze.topology import Topology
 
-#: W is shown up to this many ranks, and written to JSON up to 64.
+#: W is shown up to this many ranks.
 SHOWN = 12
-WRITTEN = 64
-
-
-def topology_facts(
-    spec: str, ranks: int, self_weight: float | None, dimension: int | None, compressor: str
-) -> dict[str, Any]:
-    """Facts about a graph on `ranks` ranks, with bytes for float32 vectors of `dimension`. Raises UsageError."""
-    if ranks < 1:
-        raise UsageError(f"must be at least 1, got {ranks}", "-n")
-    topology = Topology(spec, ranks, self_weight)
-    spectrum = topology.spectrum()
-    degrees = [topology.degree(i) for i in range(ranks)]
-    part = registry.compressors.find(compressor)
-    payload = None
-    if dimension is not None:
-        payload = part.cls(dimension, np, np.float32, 0, **part.options).payload_bytes
-    return {
-        "topology": spec,
-        "ranks": ranks,
-        "self_weight": self_weight,
-        "spectral_gap": spectrum.gap,
-        "rho": spectrum.rho,
-        "lambda_min": spectrum.smallest,
-        "mu": spectrum.mu,
-        "mixing_time": spectrum.mixing_time if math.isfinite(spectrum.mixing_time) else None,
-        "degree_min": min(degrees),
-        "degree_max": max(degrees),
-        "payloads_per_iteration": sum(degrees),
-        "compressor": part.spec,
-        "dimension": dimension,
-        "payload_bytes": payload,
-        "bytes_per_iteration": None if payload is None else payload * sum(degrees),
-        "W": topology.matrix().tolist() if ranks <= WRITTEN else None,
-    }
 
 
 def topology_report(facts: dict[str, Any]) -> Group:
