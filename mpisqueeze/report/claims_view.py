@@ -6,14 +6,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from mpisqueeze.quantities import counted, duration
 from mpisqueeze.record.reading import RunLog
+from mpisqueeze.report.tables import make_table
 from mpisqueeze.reproduce.view import ClaimsWatcher
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ class ClaimsView(ClaimsWatcher):
 
 def claims_report(verdicts: Sequence[dict[str, Any]]) -> RenderableType:
     """Every claim with what decided it, and how many hold."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_lines=False)
+    table = make_table()
     table.add_column("claim", style="bold", no_wrap=True)
     table.add_column("what decides")
     table.add_column("found", overflow="fold")
