@@ -318,7 +318,7 @@ def test_a_device_computes_on_its_own_arrays() -> None:
     for text in ("onebit", "topk:0.1"):
         part = registry.compressors.find(text)
         assert sum(kernels.count_wrong(part, 1000, variant, dtype).values()) == 0
-        workload = kernels.Workload(part, 1000, variant, dtype)
+        workload = kernels.Workload(part, variant.compressor(part, 1000, dtype), device)
         device.events.clear()
         assert workload.round(0).keys() == set(kernels.OPERATIONS)
         # Before each clock is read.
@@ -548,7 +548,7 @@ def bench_on_a_fake_gpu() -> None:
         comm.choose_device = lambda *_, device=device: device  # type: ignore[assignment]
         request = comm.Request.checked([], [], "1000", 2, 1, True, "float32", "cpu", "auto", 1, None, None, None)
         outcome = comm.Bench(request, world).run(lambda row: None, lambda what: None)
-        assert all(row["wrong"] == 0 for row in outcome.results)
+        assert all(row.wrong == 0 for row in outcome.results)
         assert ("to host" in device.events) == (not aware)
 
 

@@ -511,7 +511,8 @@ def run_bench_kernels(
         options: what `bench.kernels.Request.checked` takes besides.
     """
     from mpisqueeze.bench.alone import on_root_alone
-    from mpisqueeze.bench.kernels import SCHEMA_VERSION, Request, context, measure, with_memory
+    from mpisqueeze.bench.kernels import Request, context, measure, with_memory
+    from mpisqueeze.bench.timing import benchmark_facts
     from mpisqueeze.report import bench_view
     from mpisqueeze.report.json_export import write_json
 
@@ -526,8 +527,8 @@ def run_bench_kernels(
         try:
             view.start(bench_view.kernel_header(facts))
             for row in measure(request, view.tick):
-                if row["variant"] != variant:
-                    variant = row["variant"]
+                if row.variant != variant:
+                    variant = row.variant
                     view.section(variant)
                 results.append(row)
                 for line in bench_view.kernel_lines(row):
@@ -539,7 +540,7 @@ def run_bench_kernels(
         view.comments(bench_view.kernel_footer(facts))
         view.comments(failed, "bold red")
         if json_to:
-            write_json({"schema_version": SCHEMA_VERSION, "context": facts, "results": results}, json_to)
+            write_json(benchmark_facts(facts, results), json_to)
         if csv_to:
             bench_view.write_csv(results, csv_to)
         if markdown_to:
@@ -565,7 +566,8 @@ def run_bench_comm(
     Args:
         options: what `bench.comm.Request.checked` takes besides.
     """
-    from mpisqueeze.bench.comm import SCHEMA_VERSION, Bench, Request
+    from mpisqueeze.bench.comm import Bench, Request
+    from mpisqueeze.bench.timing import benchmark_facts
     from mpisqueeze.comm.watchdog import watched
     from mpisqueeze.comm.world import World
     from mpisqueeze.report import bench_view
@@ -604,7 +606,7 @@ def run_bench_comm(
     if world.is_root:
         view.comments(failed, "bold red")
         if json_to:
-            write_json({"schema_version": SCHEMA_VERSION, "context": facts, "results": outcome.results}, json_to)
+            write_json(benchmark_facts(facts, outcome.results), json_to)
         if csv_to:
             bench_view.write_csv(outcome.results, csv_to)
         if markdown_to:
@@ -808,8 +810,9 @@ def run_topology(
     color: str,
 ) -> int:
     """`mpisqueeze info --topology`, without MPI."""
+    from mpisqueeze.modelling.graphs import topology_facts
     from mpisqueeze.report.json_export import write_json
-    from mpisqueeze.report.topology import topology_facts, topology_report
+    from mpisqueeze.report.topology import topology_report
 
     check_output(json_to, color)
     if dimension is not None and dimension < 1:

@@ -135,7 +135,10 @@ def gaussian_error(compressor: Compressor) -> float:
 
 
 class AdaptedCompressor(Compressor):
-    """A plug-in that has only the contract's minimum, with the fused operations added. Scratch: one vector."""
+    """A plug-in that has only the contract's minimum, with the fused operations added.
+
+    Scratch: one vector, and a flag for each element.
+    """
 
     def __init__(self, part: Any, dimension: int, xp: Any, dtype: Any) -> None:
         self.part = part
@@ -144,6 +147,7 @@ class AdaptedCompressor(Compressor):
         self.unbiased = bool(part.unbiased)
         self.payload_bytes = int(part.payload_bytes)
         self._decoded = xp.empty(dimension, self.dtype)
+        self._finite = xp.empty(dimension, bool)
 
     @property
     def iteration(self) -> int:
@@ -158,7 +162,7 @@ class AdaptedCompressor(Compressor):
         return bound() if callable(bound) else None
 
     def encode(self, vector: Any, payload: Any) -> None:
-        if not bool(self.xp.isfinite(vector).all()):
+        if not bool(self.xp.isfinite(vector, out=self._finite).all()):
             raise NonFiniteError(self.nonfinite_message())
         self.part.encode(vector, payload)
 

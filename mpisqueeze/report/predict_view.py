@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.measure import Measurement
 from rich.table import Table
@@ -16,6 +15,7 @@ from mpisqueeze.modelling.facts import BANDWIDTHS, LATENCIES, alike
 from mpisqueeze.modelling.methods import BASELINE
 from mpisqueeze.quantities import duration, format_rate, grouped, ratio, significant, size
 from mpisqueeze.report.csv_export import write_rows
+from mpisqueeze.report.tables import close_table
 
 #: Ranks that the table of growth shows.
 _SHOWN_RANKS = (2, 8, 64, 1024, 16_384, 100_000)
@@ -136,15 +136,8 @@ def _notes(facts: dict[str, Any]) -> list[Text]:
     return [Text(note, style="yellow") for note in facts["context"]["notes"]]
 
 
-def _table(title: str | None = None) -> Table:
-    return Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=title, title_justify="left",
-        title_style="bold",
-    )  # fmt: skip
-
-
 def _methods(columns: Sequence[Column], groups: Sequence[list[Row]]) -> Table:
-    table = _table()
+    table = close_table()
     names = [label(rows) for rows in groups]
     table.add_column("method", style="bold", max_width=_NAME_WIDTH, min_width=min(_NAME_WIDTH, max(map(len, names))))
     for column in columns:
@@ -222,7 +215,7 @@ def _growth(facts: dict[str, Any]) -> Table:
     lines: dict[tuple[str, str, str], dict[int, Row]] = {}
     for row in facts["growth"]:
         lines.setdefault(key_of(row), {})[row["ranks"]] = row
-    table = _table("comm by ranks")
+    table = close_table("comm by ranks")
     table.add_column("method", style="bold", no_wrap=True)
     table.add_column("through", no_wrap=True)
     for ranks in _SHOWN_RANKS:
@@ -248,7 +241,7 @@ def write_csv(facts: dict[str, Any], target: str) -> None:
 
 def check_report(facts: dict[str, Any]) -> Group:
     """Measured beside modelled, for a terminal or a log."""
-    table = _table()
+    table = close_table()
     table.add_column("run", style="bold", overflow="fold")
     for title in ("through", "N", "link"):
         table.add_column(title, justify="right" if title == "N" else "left", overflow="fold")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -231,17 +231,13 @@ def _config(settings: dict[str, Any]) -> TrainConfig:
 
 
 def _sweep_of(facts: dict[str, Any]) -> tuple[Sweep | None, int | None]:
-    """What is varied, and the hosts of a lab."""
+    """The sweep, and the hosts of a lab."""
     if "sweep" in facts and "lab" in facts:
         raise ValueError("a claim has a sweep or a lab, not both")
     if "lab" in facts:
         lab = _typed(facts, "lab", dict)
         _only(lab, {"hosts", "bandwidths"}, "lab")
-        points = tuple(
-            Point(text, 1e6 / parse_rate(text))
-            for text in sorted(_texts(lab, "bandwidths"), key=parse_rate, reverse=True)
-        )
-        return Sweep("1/bandwidth (s/Mbit)", points), _typed(lab, "hosts", int)
+        return _along("bandwidths", lab, lambda text: ()), _typed(lab, "hosts", int)
     if "sweep" not in facts:
         return None, None
     sweep = _typed(facts, "sweep", dict)
@@ -257,28 +253,29 @@ def _sweep_of(facts: dict[str, Any]) -> tuple[Sweep | None, int | None]:
     if kinds == ["bandwidths"]:
         _only(sweep, {"bandwidths", "latency"}, "sweep")
         latency = _typed(sweep, "latency", str, "0ms")
-        texts = sorted(_texts(sweep, "bandwidths"), key=parse_rate, reverse=True)
-        return Sweep(
-            "1/bandwidth (s/Mbit)",
-            tuple(
-                Point(text, 1e6 / parse_rate(text), (("link", _link(f"latency={latency},bandwidth={text}")),))
-                for text in texts
-            ),
-        ), None
+        return _along("bandwidths", sweep, lambda text: _link(f"latency={latency},bandwidth={text}")), None
     _only(sweep, {"latencies", "bandwidth"}, "sweep")
     bandwidth = _typed(sweep, "bandwidth", str)
-    return Sweep(
-        "latency (ms)",
-        tuple(
-            Point(text, 1e3 * parse_time(text), (("link", _link(f"latency={text},bandwidth={bandwidth}")),))
-            for text in sorted(_texts(sweep, "latencies"), key=parse_time)
-        ),
-    ), None
+    return _along("latencies", sweep, lambda text: _link(f"latency={text},bandwidth={bandwidth}")), None
 
 
-def _link(text: str) -> str:
+#: The axis of a sweep, and x of one of its values.
+_AXES: dict[str, tuple[str, Callable[[str], float]]] = {
+    "bandwidths": ("1/bandwidth (s/Mbit)", lambda text: 1e6 / parse_rate(text)),
+    "latencies": ("latency (ms)", lambda text: 1e3 * parse_time(text)),
+}
+
+
+def _along(kind: str, table: Mapping[str, Any], settings: Callable[[str], tuple[tuple[str, str], ...]]) -> Sweep:
+    """The sweep over the values of `kind` in a table, each with its settings."""
+    axis, x = _AXES[kind]
+    points = [Point(text, x(text), settings(text)) for text in _texts(table, kind)]
+    return Sweep(axis, tuple(sorted(points, key=lambda point: point.x)))
+
+
+def _link(text: str) -> tuple[tuple[str, str], ...]:
     parse_link(text)
-    return text
+    return (("link", text),)
 
 
 def _fit_for_lab(runs: Mapping[str, TrainConfig]) -> None:
