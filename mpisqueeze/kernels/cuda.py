@@ -128,6 +128,12 @@ class CudaKernels:
         """Launch a thread for every four elements."""
         self._launch(file, kernel, -(-elements // 4), THREADS, *arguments)
 
+    def _decode(self, name: str, payload: Any, out: Any, add: bool, factor: float, *shape: Any, file: str = "") -> None:
+        """Launch the decoder `name` with a thread for every four elements; `shape` holds its own arguments."""
+        n, source = out.size, self._aligned(payload, copy=True)
+        adding = (np.uint32(add), self.dtype.type(factor))
+        self._quads(f"{file or name}.cu", f"{name}_decode", n, source, out, np.int64(n), *shape, *adding)
+
     def _aligned(self, payload: Any, copy: bool = False) -> Any:
         """`payload`, or a scratch array if it is not aligned for its values (with its content if `copy`)."""
         if payload.data.ptr % self.dtype.itemsize == 0:
@@ -161,8 +167,7 @@ class CudaKernels:
         return self._finish(payload, target)
 
     def copy_decode(self, payload: Any, out: Any, add: bool, factor: float) -> None:
-        n, source = out.size, self._aligned(payload, copy=True)
-        self._quads("copy.cu", "copy_decode", n, source, out, np.int64(n), np.uint32(add), self.dtype.type(factor))
+        self._decode("copy", payload, out, add, factor)
 
     # -- one scale a block
 
@@ -202,20 +207,8 @@ class CudaKernels:
     def _blocks_decode(
         self, code: str, payload: Any, out: Any, block: int, bits: int, add: bool, factor: float
     ) -> None:
-        n, source = out.size, self._aligned(payload, copy=True)
-        length, blocks = blocks_of(n, block)
-        shape = (np.int64(n), np.int64(length), np.int64(blocks))
-        self._quads(
-            f"{code}.cu",
-            f"{code}_decode",
-            n,
-            source,
-            out,
-            *shape,
-            np.uint32(bits),
-            np.uint32(add),
-            self.dtype.type(factor),
-        )
+        length, blocks = blocks_of(out.size, block)
+        self._decode(code, payload, out, add, factor, np.int64(length), np.int64(blocks), np.uint32(bits))
 
     def signs_encode(self, vector: Any, residual: Any | None, payload: Any, block: int, l2: bool) -> bool:
         scale, share = ("signs_l2", 8) if l2 else ("signs_l1", self.dtype.itemsize)
@@ -304,18 +297,7 @@ class CudaKernels:
         return self._finish(payload, target)
 
     def clip_decode(self, payload: Any, out: Any, bits: int, add: bool, factor: float) -> None:
-        n, source = out.size, self._aligned(payload, copy=True)
-        self._quads(
-            "clip.cu",
-            "clip_decode",
-            n,
-            source,
-            out,
-            np.int64(n),
-            np.uint32(bits),
-            np.uint32(add),
-            self.dtype.type(factor),
-        )
+        self._decode("clip", payload, out, add, factor, np.uint32(bits))
 
     def half_encode(self, vector: Any, residual: Any | None, payload: Any, bfloat: bool) -> bool:
         n, target = vector.size, self._aligned(payload)
@@ -324,9 +306,7 @@ class CudaKernels:
         return self._finish(payload, target)
 
     def half_decode(self, payload: Any, out: Any, bfloat: bool, add: bool, factor: float) -> None:
-        n, source = out.size, self._aligned(payload, copy=True)
-        kernel = "bf16_decode" if bfloat else "fp16_decode"
-        self._quads("half.cu", kernel, n, source, out, np.int64(n), np.uint32(add), self.dtype.type(factor))
+        self._decode("bf16" if bfloat else "fp16", payload, out, add, factor, file="half")
 
 
 def _pointer(array: Any | None) -> Any:
