@@ -1,4 +1,4 @@
-"""Identities of the gossip algorithms, on real ranks and several graphs."""
+"""The identities of the gossip algorithms, on real ranks and several graphs."""
 
 from __future__ import annotations
 

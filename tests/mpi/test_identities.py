@@ -1,4 +1,4 @@
-"""Identities of the centralized algorithms, on real ranks."""
+"""The identities of the centralized algorithms, on real ranks."""
 
 from __future__ import annotations
 
