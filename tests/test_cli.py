@@ -49,7 +49,7 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["--iterations", "many"], ["--iterations", "size"]),
         (["--iterations", "3", "--epochs", "2"], ["--iterations", "--epochs"]),
         (["--epochs", "-1"], ["--epochs", "positive"]),
-        (["--batch-size", "0"], ["--batch-size", "≥ 1"]),
+        (["--batch-size", "0"], ["--batch-size", "from 1 to"]),
         (["--momentum", "1"], ["--momentum", "below 1"]),
         (["--samples", "0"], ["--samples", "≥ 1"]),
         (["--samples", "2k"], ["--samples", "1437", "2000"]),

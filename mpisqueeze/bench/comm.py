@@ -24,7 +24,6 @@ from mpisqueeze.bench.kernels import make_compressor
 from mpisqueeze.bench.timing import (
     Repetitions,
     Statistics,
-    check_choice,
     check_memory,
     command_line,
     differing,
@@ -47,8 +46,8 @@ from mpisqueeze.parts import contracts, registry
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.record.environment import collect_environment
 from mpisqueeze.runs.interrupts import Interrupts
-from mpisqueeze.runs.plan import BUFFERS, DEVICES, DTYPES, TREES, check_threads
 from mpisqueeze.runs.training import link_facts
+from mpisqueeze.settings import Settings
 from mpisqueeze.topology import Topology
 
 SCHEMA_VERSION = 1
@@ -99,25 +98,10 @@ class Request:
         iterations: int | None,
         warmup: int,
         check: bool,
-        dtype: str,
-        device: str,
-        buffers: str,
-        threads: int,
-        link: str | None,
-        chunk: int | None,
-        tree: str | None,
+        settings: Settings,
     ) -> Request:
         """From the options. Raises UsageError."""
-        for option, value, accepted in (
-            ("--dtype", dtype, DTYPES),
-            ("--device", device, DEVICES),
-            ("--buffers", buffers, BUFFERS),
-            ("--tree", TREES[0] if tree is None else tree, TREES),
-        ):
-            check_choice(option, value, accepted)
-        check_threads(threads)
-        if chunk is not None and chunk < 1:
-            raise UsageError(f"must be a whole number ≥ 1, got {chunk}", "--chunk")
+        link = settings.link
         for name in exchanges:
             if name not in EXCHANGES:
                 known = f"known: {', '.join(EXCHANGES)}"
@@ -132,14 +116,14 @@ class Request:
             parse_sizes(sizes),
             Repetitions.checked(iterations, warmup),
             check,
-            np.dtype(dtype),
-            device,
-            buffers,
-            threads,
+            np.dtype(settings.dtype),
+            settings.device,
+            settings.buffers,
+            settings.threads,
             None if link is None else parse_link(link),
             link,
-            chunk,
-            tree,
+            settings.chunk,
+            settings.tree,
         )
 
     @property

@@ -35,7 +35,7 @@ from mpisqueeze.parts import registry
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.record.calibration import Calibration, Kernel
 from mpisqueeze.runs.pairs import Pair, expand
-from mpisqueeze.runs.plan import SERVERS, TrainConfig
+from mpisqueeze.settings import SERVERS, Settings
 from mpisqueeze.topology import Topology
 
 #: What the others are measured against.
@@ -287,7 +287,7 @@ def methods_for(
         asked += [Pair(pair.text, pair.algorithm, spec) for spec in specs]
     methods: list[Method] = []
     for pair in asked:
-        (entry,) = expand([pair], [], TrainConfig())
+        (entry,) = expand([pair], [], Settings())
         algorithm, compressor = entry.plan.algorithm, entry.plan.compressor
         for server in servers:
             method = Method.of(algorithm, compressor, server, topology)
