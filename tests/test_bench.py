@@ -30,6 +30,7 @@ from mpisqueeze.kernels import threads_of, use_threads
 from mpisqueeze.launch.launcher import Launcher, make_plan
 from mpisqueeze.parts import registry
 from mpisqueeze.quantities import grouped
+from mpisqueeze.settings import Settings
 
 HAS_NATIVE = kernels._native_kernels(np.dtype(np.float32)) is not None
 PLUGINS = '''

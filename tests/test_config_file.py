@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import sys
@@ -10,14 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
 from mpisqueeze.cli.app import run
+from mpisqueeze.cli.compare import compare
+from mpisqueeze.cli.options import command
+from mpisqueeze.cli.output import Output
+from mpisqueeze.cli.train import train
+from mpisqueeze.runs.pairs import parse_sweep
 from mpisqueeze.runs.plan import plan
 from mpisqueeze.runs.sources import VARIABLES, Asked, as_toml, resolve
-from mpisqueeze.settings import SETTINGS, Settings
+from mpisqueeze.settings import SETTINGS, Setting, Settings
+from mpisqueeze.topology import TOPOLOGIES
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -77,6 +85,45 @@ def test_variables_that_mean_something_else_already() -> None:
     assert {*VARIABLES.values(), "data"} == SETTINGS.keys()
     written("lr = 0.25")
     assert resolve(Asked({}), {"MPISQUEEZE_CONFIG": "run.toml"}).config.lr == 0.25
+
+
+def example(setting: Setting) -> Any:
+    """A value that is accepted and not the default."""
+    if setting.choices:
+        return next(choice for choice in setting.choices if choice != setting.default)
+    return {bool: not setting.default, int: 7, float: 0.5, str: "5s", Path: Path("x")}[setting.kind]
+
+
+def test_a_setting_that_is_declared_is_known_everywhere() -> None:
+    values = {name: example(setting) for name, setting in SETTINGS.items()}
+    texts = {name: str(value).lower() for name, value in values.items()}
+    typed = []
+
+    @command(SETTINGS)
+    def catch(given: dict[str, Any], output: Output) -> int:
+        typed.append(given)
+        return 0
+
+    app = typer.Typer()
+    app.command()(catch)
+    app([text for name, setting in SETTINGS.items() for text in setting.typed(values[name])], standalone_mode=False)
+    assert typed == [values]
+    environment = {variable: texts[name] for variable, name in VARIABLES.items()}
+    assert resolve(Asked({}), environment).config == Settings(**values | {"data": Settings.data})
+    for name, content in {"run.json": values, "typed.json": texts}.items():
+        assert resolve(Asked({}, written(json.dumps(content, default=str), name)), {}).config == Settings(**values)
+    assert plan(Settings()).as_json().keys() == {*SETTINGS, "parts"}
+    for name, text in texts.items():
+        if name not in ("algorithm", "out"):
+            assert parse_sweep(f"{SETTINGS[name].option}={text}").setting == name
+
+
+def test_commands_share_the_options_of_settings() -> None:
+    ours, theirs = inspect.signature(train).parameters.keys(), inspect.signature(compare).parameters.keys()
+    assert ours - theirs == {"algorithm", "compressor", "checkpoint_every", "resume", "dump_config"}
+    assert theirs - ours == {"pairs", "preset", "sweep", "target_loss"}
+    assert ours >= SETTINGS.keys()
+    assert [name.rstrip(":") for name in SETTINGS["topology"].names] == list(TOPOLOGIES)
 
 
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)))
