@@ -29,6 +29,7 @@ from mpisqueeze.errors import UsageError
 from mpisqueeze.launch.launcher import Launcher, make_plan
 from mpisqueeze.parts import registry
 from mpisqueeze.quantities import grouped
+from mpisqueeze.settings import Settings
 
 HAS_NATIVE = kernels._native_kernels(np.dtype(np.float32)) is not None
 PLUGINS = '''
@@ -369,7 +370,7 @@ def test_stdout_carries_nothing_else(target: str, capsys: pytest.CaptureFixture[
         ("comm --compressor mine.py:Raises", "--compressor: |on purpose"),
         ("comm --tree oak", "--tree: |binary"),
         ("comm --chunk 0", "--chunk: "),
-        ("comm --threads -2", "--threads: |1 to 64"),
+        ("comm --threads 65", "--threads: |1 to 64"),
         ("comm --link latency=1", "--link: |latency"),
         ("comm mpi-allreduce --link latency=1ms", "--link: |mpi-allreduce"),
     ],
@@ -509,7 +510,7 @@ def bench_on_a_fake_gpu() -> None:
         device: Any = FakeCudaDevice(aware)
         device.to_numpy = lambda array: array.view(np.ndarray)
         comm.choose_device = lambda *_, device=device: device  # type: ignore[assignment]
-        request = comm.Request.checked([], [], "1000", 2, 1, True, "float32", "cpu", "auto", 1, None, None, None)
+        request = comm.Request.checked([], [], "1000", 2, 1, True, Settings(device="cpu"))
         outcome = comm.Bench(request, world).run(lambda row: None, lambda what: None)
         assert all(row.wrong == 0 for row in outcome.results)
         assert ("to host" in device.events) == (not aware)

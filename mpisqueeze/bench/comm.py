@@ -41,13 +41,13 @@ from mpisqueeze.costs.link import Link, parse_link
 from mpisqueeze.devices.device import Device
 from mpisqueeze.errors import UsageError
 from mpisqueeze.kernels import kernels_for, threads_of, use_threads
-from mpisqueeze.language import check_choice, suggestion
+from mpisqueeze.language import suggestion
 from mpisqueeze.parts import contracts, registry
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.record.environment import collect_environment
 from mpisqueeze.runs.interrupts import Interrupts, StoppedError
-from mpisqueeze.runs.plan import BUFFERS, DEVICES, DTYPES, TREES, check_threads
 from mpisqueeze.runs.training import link_facts
+from mpisqueeze.settings import Settings
 from mpisqueeze.topology import Topology
 
 COMPRESSORS = ("identity", "onebit")
@@ -97,25 +97,10 @@ class Request:
         iterations: int | None,
         warmup: int,
         check: bool,
-        dtype: str,
-        device: str,
-        buffers: str,
-        threads: int,
-        link: str | None,
-        chunk: int | None,
-        tree: str | None,
+        settings: Settings,
     ) -> Request:
         """From the options. Raises UsageError."""
-        for option, value, accepted in (
-            ("--dtype", dtype, DTYPES),
-            ("--device", device, DEVICES),
-            ("--buffers", buffers, BUFFERS),
-            ("--tree", TREES[0] if tree is None else tree, TREES),
-        ):
-            check_choice(option, value, accepted)
-        check_threads(threads)
-        if chunk is not None and chunk < 1:
-            raise UsageError(f"must be a whole number ≥ 1, got {chunk}", "--chunk")
+        link = settings.link
         for name in exchanges:
             if name not in EXCHANGES:
                 known = f"known: {', '.join(EXCHANGES)}"
@@ -130,14 +115,14 @@ class Request:
             parse_sizes(sizes),
             Repetitions.checked(iterations, warmup),
             check,
-            np.dtype(dtype),
-            device,
-            buffers,
-            threads,
+            np.dtype(settings.dtype),
+            settings.device,
+            settings.buffers,
+            settings.threads,
             None if link is None else parse_link(link),
             link,
-            chunk,
-            tree,
+            settings.chunk,
+            settings.tree,
         )
 
     @property
