@@ -511,8 +511,8 @@ def bench_on_a_fake_gpu() -> None:
         device.to_numpy = lambda array: array.view(np.ndarray)
         comm.choose_device = lambda *_, device=device: device  # type: ignore[assignment]
         request = comm.Request.checked([], [], "1000", 2, 1, True, Settings(device="cpu"))
-        outcome = comm.Bench(request, world).run(lambda row: None, lambda what: None)
-        assert all(row.wrong == 0 for row in outcome.results)
+        results = comm.Bench(request, world).run(lambda row: None, lambda what: None)
+        assert all(row.wrong == 0 for row in results)
         assert ("to host" in device.events) == (not aware)
 
 

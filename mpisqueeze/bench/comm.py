@@ -34,7 +34,6 @@ from mpisqueeze.bench.verify import count_unlike, count_wrong
 from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.link import emulate
 from mpisqueeze.comm.placement import choose_device
-from mpisqueeze.comm.signals import Signal
 from mpisqueeze.comm.world import RankFailureError, World
 from mpisqueeze.compressors.base import Compressor
 from mpisqueeze.costs.link import Link, parse_link
@@ -175,19 +174,6 @@ class Row:
     samples: dict[str, list[float]]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a benchmark ended.
-
-    Attributes:
-        results: rows, on rank 0; those that were done where a signal ended it.
-        stopped_by: Signal.INTERRUPT or Signal.TERMINATE if a signal ended it, else Signal.NONE.
-    """
-
-    results: list[Row]
-    stopped_by: Signal = Signal.NONE
-
-
 class Bench:
     """All ranks, measuring together. Building it is collective.
 
@@ -236,25 +222,24 @@ class Bench:
             "baseline": BASELINE,
         }
 
-    def run(self, row: Callable[[Row], None], tick: Callable[[str], None]) -> Outcome:
-        """Time everything; collective.
+    def run(self, row: Callable[[Row], None], tick: Callable[[str], None]) -> list[Row]:
+        """The rows, on rank 0; collective.
 
         Args:
-            row: called on rank 0 with each row.
+            row: called on rank 0 with each of them, as it is done.
             tick: called on every rank after each round, with what is being timed.
+
+        Raises:
+            StoppedError: on every rank alike.
         """
         results: list[Row] = []
-        stopped_by = Signal.NONE
         with self.interrupts:
-            try:
-                for size in self.request.sizes:
-                    for found in self._measure(size, tick):
-                        if self.world.is_root:
-                            results.append(found)
-                            row(found)
-            except StoppedError as stopped:
-                stopped_by = stopped.signal
-        return Outcome(results, stopped_by)
+            for size in self.request.sizes:
+                for found in self._measure(size, tick):
+                    if self.world.is_root:
+                        results.append(found)
+                        row(found)
+        return results
 
     # -- one size
 

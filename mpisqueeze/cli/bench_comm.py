@@ -53,7 +53,6 @@ def bench_comm(
     """
     from mpisqueeze.bench.comm import Bench, Request
     from mpisqueeze.bench.timing import benchmark_facts
-    from mpisqueeze.cli.exit import stop_code
     from mpisqueeze.cli.ranks import join
     from mpisqueeze.comm.watchdog import watched
     from mpisqueeze.report import bench_view
@@ -79,15 +78,13 @@ def bench_comm(
                 if world.is_root:
                     view.tick(what)
 
-            outcome = bench.run(view.line, tick)
+            results = bench.run(view.line, tick)
     finally:
         view.close()
-    if outcome.stopped_by:
-        return stop_code(outcome.stopped_by)
-    failed = bench_view.failures(outcome.results, ("exchange", "compressor", "size"))
+    failed = bench_view.failures(results, ("exchange", "compressor", "size"))
     if world.is_root:
         view.comments(failed, "bold red")
-    output.json(benchmark_facts(facts, outcome.results))
-    output.write("csv", lambda target: bench_view.write_csv(outcome.results, target))
-    output.write("markdown", lambda target: bench_view.write_markdown(header, columns, outcome.results, target))
+    output.json(benchmark_facts(facts, results))
+    output.write("csv", lambda target: bench_view.write_csv(results, target))
+    output.write("markdown", lambda target: bench_view.write_markdown(header, columns, results, target))
     return ExitCode.FAILED if world.comm.bcast(bool(failed)) else ExitCode.OK
