@@ -1,4 +1,4 @@
-"""Exit codes, and the error for a wrong command line, configuration or input file."""
+"""Exit codes, and the errors that end a run."""
 
 from __future__ import annotations
 
@@ -30,6 +30,21 @@ class UsageError(Exception):
 
     def __str__(self) -> str:
         return f"{self.option}: {self.message}" if self.option else self.message
+
+
+class RankFailureError(Exception):
+    """A rank raised an error; exit code 4.
+
+    Args:
+        message: the rank, the place and the error.
+        details: traceback as text.
+        alone: whether only this rank knows of the error, so that it must end the others.
+    """
+
+    def __init__(self, message: str, details: str, alone: bool = False) -> None:
+        super().__init__(message)
+        self.details = details
+        self.alone = alone
 
 
 def describe_value(value: Any) -> str:

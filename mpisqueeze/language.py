@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -135,13 +135,13 @@ def resolve_parameters(spec: Spec, parameters: Sequence[Parameter]) -> dict[str,
     return values
 
 
-def check_choice(option: str, value: str, accepted: Sequence[str]) -> None:
-    """Raise UsageError unless `value` is accepted."""
-    if value not in accepted:
-        raise UsageError(f"{value!r} is not one of {', '.join(accepted)}{suggestion(value, accepted)}", option)
-
-
 def suggestion(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the nearest known name, or an empty string."""
     near = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def check_choice(option: str, value: str, accepted: Collection[str]) -> None:
+    """Raise UsageError, naming the option and the nearest choice, unless `value` is accepted."""
+    if value not in accepted:
+        raise UsageError(f"{value!r} is not one of {', '.join(accepted)}{suggestion(value, accepted)}", option)

@@ -34,20 +34,19 @@ from mpisqueeze.bench.verify import count_unlike, count_wrong
 from mpisqueeze.comm.emulated import emulate
 from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.placement import choose_device
-from mpisqueeze.comm.signals import Signal
 from mpisqueeze.comm.world import RankFailureError, World
 from mpisqueeze.compressors.base import Compressor
 from mpisqueeze.costs.link import Link, parse_link
 from mpisqueeze.devices.device import Device
 from mpisqueeze.errors import UsageError
 from mpisqueeze.kernels import kernels_for, threads_of, use_threads
-from mpisqueeze.language import check_choice, suggestion
+from mpisqueeze.language import suggestion
 from mpisqueeze.parts import contracts, registry
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.record.environment import collect_environment
 from mpisqueeze.runs.interrupts import Interrupts, StoppedError
-from mpisqueeze.runs.plan import BUFFERS, DEVICES, DTYPES, TREES, check_threads
 from mpisqueeze.runs.training import link_facts
+from mpisqueeze.settings import Settings
 from mpisqueeze.topology import Topology
 
 COMPRESSORS = ("identity", "onebit")
@@ -97,25 +96,10 @@ class Request:
         iterations: int | None,
         warmup: int,
         check: bool,
-        dtype: str,
-        device: str,
-        buffers: str,
-        threads: int,
-        link: str | None,
-        chunk: int | None,
-        tree: str | None,
+        settings: Settings,
     ) -> Request:
         """From the options. Raises UsageError."""
-        for option, value, accepted in (
-            ("--dtype", dtype, DTYPES),
-            ("--device", device, DEVICES),
-            ("--buffers", buffers, BUFFERS),
-            ("--tree", TREES[0] if tree is None else tree, TREES),
-        ):
-            check_choice(option, value, accepted)
-        check_threads(threads)
-        if chunk is not None and chunk < 1:
-            raise UsageError(f"must be a whole number ≥ 1, got {chunk}", "--chunk")
+        link = settings.link
         for name in exchanges:
             if name not in EXCHANGES:
                 known = f"known: {', '.join(EXCHANGES)}"
@@ -130,14 +114,14 @@ class Request:
             parse_sizes(sizes),
             Repetitions.checked(iterations, warmup),
             check,
-            np.dtype(dtype),
-            device,
-            buffers,
-            threads,
+            np.dtype(settings.dtype),
+            settings.device,
+            settings.buffers,
+            settings.threads,
             None if link is None else parse_link(link),
             link,
-            chunk,
-            tree,
+            settings.chunk,
+            settings.tree,
         )
 
     @property
@@ -190,19 +174,6 @@ class Row:
     samples: dict[str, list[float]]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a benchmark ended.
-
-    Attributes:
-        results: rows, on rank 0; those that were done where a signal ended it.
-        stopped_by: Signal.INTERRUPT or Signal.TERMINATE if a signal ended it, else Signal.NONE.
-    """
-
-    results: list[Row]
-    stopped_by: Signal = Signal.NONE
-
-
 class Bench:
     """All ranks, measuring together. Building it is collective.
 
@@ -251,25 +222,24 @@ class Bench:
             "baseline": BASELINE,
         }
 
-    def run(self, row: Callable[[Row], None], tick: Callable[[str], None]) -> Outcome:
-        """Time everything; collective.
+    def run(self, row: Callable[[Row], None], tick: Callable[[str], None]) -> list[Row]:
+        """The rows, on rank 0; collective.
 
         Args:
-            row: called on rank 0 with each row.
+            row: called on rank 0 with each of them, as it is done.
             tick: called on every rank after each round, with what is being timed.
+
+        Raises:
+            StoppedError: on every rank alike.
         """
         results: list[Row] = []
-        stopped_by = Signal.NONE
         with self.interrupts:
-            try:
-                for size in self.request.sizes:
-                    for found in self._measure(size, tick):
-                        if self.world.is_root:
-                            results.append(found)
-                            row(found)
-            except StoppedError as stopped:
-                stopped_by = stopped.signal
-        return Outcome(results, stopped_by)
+            for size in self.request.sizes:
+                for found in self._measure(size, tick):
+                    if self.world.is_root:
+                        results.append(found)
+                        row(found)
+        return results
 
     # -- one size
 

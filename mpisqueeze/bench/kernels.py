@@ -39,7 +39,7 @@ from mpisqueeze.language import check_choice
 from mpisqueeze.parts import contracts, registry
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.record.environment import local_environment
-from mpisqueeze.runs.plan import DTYPES, check_threads
+from mpisqueeze.settings import Settings
 
 #: What is timed unless compressors are named.
 COMPRESSORS = (
@@ -104,26 +104,21 @@ class Request:
         iterations: int | None,
         warmup: int,
         check: bool,
-        dtype: str,
         device: str,
         kernels: str,
-        threads: int,
+        settings: Settings,
     ) -> Request:
-        """From the options. Raises UsageError."""
-        for option, value, accepted in (
-            ("--dtype", dtype, DTYPES),
-            ("--device", device, DEVICES),
-            ("--kernels", kernels, KERNELS),
-        ):
-            check_choice(option, value, accepted)
-        check_threads(threads)
+        """From the options, `device` and `kernels` being the benchmark's own. Raises UsageError."""
+        check_choice("--device", device, DEVICES)
+        check_choice("--kernels", kernels, KERNELS)
+        dtype = np.dtype(settings.dtype)
         numbers = parse_sizes(sizes)
         repetitions = Repetitions.checked(iterations, warmup)
-        check_memory(_VECTORS * numbers[-1] * np.dtype(dtype).itemsize, "benchmarking this size")
-        variants = choose_variants(device, kernels, np.dtype(dtype))
+        check_memory(_VECTORS * numbers[-1] * dtype.itemsize, "benchmarking this size")
+        variants = choose_variants(device, kernels, dtype)
         with _blaming(_ARGUMENT):
             parts = [registry.compressors.find(spec) for spec in compressors or COMPRESSORS]
-        return Request(parts, numbers, repetitions, check, np.dtype(dtype), variants, threads)
+        return Request(parts, numbers, repetitions, check, dtype, variants, settings.threads)
 
     @property
     def rounds(self) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from mpi4py import MPI
 
 from mpisqueeze.comm.signals import Signal
-from mpisqueeze.errors import UsageError
+from mpisqueeze.errors import RankFailureError, UsageError
 
 __all__ = ["RankFailureError", "Signal", "World"]
 
@@ -25,21 +25,6 @@ _TAGS = 32767
 PAUSE = 50e-6
 #: Seconds between two tests while a rank waits for other ranks' whole run.
 REST = 5e-3
-
-
-class RankFailureError(Exception):
-    """A rank raised an error.
-
-    Args:
-        message: the rank, the place and the error.
-        details: traceback as text.
-        alone: whether only this rank knows of the error, so that it must end the others.
-    """
-
-    def __init__(self, message: str, details: str, alone: bool = False) -> None:
-        super().__init__(message)
-        self.details = details
-        self.alone = alone
 
 
 @dataclass(frozen=True)

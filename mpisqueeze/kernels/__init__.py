@@ -27,8 +27,7 @@ from typing import Any
 
 import numpy as np
 
-#: The most threads that `use_threads` accepts.
-MAX_THREADS = 64
+from mpisqueeze.settings import MAX_THREADS
 
 
 def kernels_for(xp: Any, dtype: Any) -> Any:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mpisqueeze.costs.link import Link
 from mpisqueeze.errors import UsageError
@@ -15,15 +15,34 @@ from mpisqueeze.modelling.methods import methods_for
 from mpisqueeze.record.calibration import Calibration, read_calibration
 from mpisqueeze.record.reading import read_runs
 from mpisqueeze.runs.pairs import Pair
-from mpisqueeze.runs.plan import DTYPES, SERVERS
-
-if TYPE_CHECKING:
-    from mpisqueeze.cli.commands import Question
+from mpisqueeze.settings import DTYPES, SERVERS
 
 _BOTH = "both"
 MAX_RANKS = 10**6
 MAX_DIMENSION = 10**12
 _LACKING = "give --latency and --bandwidth, or --calibration FILE"
+
+
+@dataclass(frozen=True)
+class Question:
+    """The parsed options of `predict`; None for what was not given.
+
+    Attributes:
+        latency, gap, compute: s.
+        bandwidth: bits/s.
+    """
+
+    ranks: int | None
+    dimension: int | None
+    latency: float | None
+    bandwidth: float | None
+    gap: float | None
+    compute: float | None
+    calibration: Path | None
+    compressors: Sequence[str]
+    server: str
+    topology: str
+    dtype: str
 
 
 def forecast(pairs: Sequence[Pair], question: Question) -> Forecast:

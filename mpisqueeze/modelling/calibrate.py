@@ -22,18 +22,16 @@ from mpisqueeze.bench.kernels import Workload, make_compressor
 from mpisqueeze.comm.emulated import emulate
 from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.placement import choose_device
-from mpisqueeze.comm.signals import Signal
 from mpisqueeze.comm.world import World
 from mpisqueeze.costs.link import Link, parse_link
 from mpisqueeze.devices.buffers import Wire
 from mpisqueeze.errors import UsageError
-from mpisqueeze.language import suggestion
 from mpisqueeze.parts import registry
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.record.calibration import SCHEMA_VERSION, Fit, fit_line
 from mpisqueeze.record.environment import collect_environment
-from mpisqueeze.runs.interrupts import Interrupts, StoppedError
-from mpisqueeze.runs.plan import DEVICES, DTYPES
+from mpisqueeze.runs.interrupts import Interrupts
+from mpisqueeze.settings import Settings
 
 #: One sensible spec of each built-in compressor, and what `predict` shows by itself.
 COMPRESSORS = (
@@ -73,19 +71,15 @@ class Request:
     device: str
 
     @staticmethod
-    def checked(
-        link: str | None, compressors: Sequence[str], max_size: int, quick: bool, dtype: str, device: str
-    ) -> Request:
+    def checked(compressors: Sequence[str], max_size: int, quick: bool, settings: Settings) -> Request:
         """From the options. Raises UsageError."""
-        for option, value, accepted in (("--dtype", dtype, DTYPES), ("--device", device, DEVICES)):
-            if value not in accepted:
-                raise UsageError(f"{value!r} is not one of {', '.join(accepted)}{suggestion(value, accepted)}", option)
         if max_size < 2:
             raise UsageError(f"must be at least 2 bytes, for a line through two sizes, got {max_size}", "--max-size")
         # Full vectors are what everything is compared with.
         specs = dict.fromkeys(["identity", *(compressors or COMPRESSORS)])
         parts = [registry.compressors.find(spec) for spec in specs]
-        return Request(None if link is None else parse_link(link), link, parts, max_size, quick, dtype, device)
+        link = None if settings.link is None else parse_link(settings.link)
+        return Request(link, settings.link, parts, max_size, quick, settings.dtype, settings.device)
 
     @property
     def sizes(self) -> list[int]:
@@ -103,19 +97,6 @@ class Request:
     @property
     def repetitions(self) -> int:
         return 3 if self.quick else 9
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a calibration ended.
-
-    Attributes:
-        facts: calibration.json's object, on rank 0; empty elsewhere and where a signal ended it.
-        stopped_by: Signal.INTERRUPT or Signal.TERMINATE if a signal ended it, else Signal.NONE.
-    """
-
-    facts: dict[str, Any]
-    stopped_by: Signal = Signal.NONE
 
 
 @dataclass(frozen=True)
@@ -151,14 +132,14 @@ class _Session:
         return wire
 
 
-def calibrate(request: Request, world: World, say: Callable[[str], None]) -> Outcome:
-    """Measure everything; collective.
+def calibrate(request: Request, world: World, say: Callable[[str], None]) -> dict[str, Any]:
+    """The object of calibration.json, on rank 0, elsewhere an empty one; collective.
 
     Args:
         say: called on rank 0 with what happens next.
 
     Raises:
-        UsageError, RankFailureError: on every rank alike.
+        UsageError, RankFailureError, StoppedError: on every rank alike.
     """
     device = choose_device(request.device, "auto", world)
     emulated = emulate(world, request.link) if request.link else None
@@ -166,33 +147,28 @@ def calibrate(request: Request, world: World, say: Callable[[str], None]) -> Out
     environment = collect_environment(world.comm)
     with Interrupts() as interrupts:
         session = _Session(request, world, network, interrupts, say)
-        try:
-            link = _measure_link(session)
-            allreduce = None if emulated or world.size == 1 else _measure_allreduce(session, link)
-            memory = _measure_memory(session)
-            kernels = [_measure_kernel(session, part) for part in request.compressors]
-        except StoppedError as stopped:
-            return Outcome({}, stopped.signal)
+        link = _measure_link(session)
+        allreduce = None if emulated or world.size == 1 else _measure_allreduce(session)
+        memory = _measure_memory(session)
+        kernels = [_measure_kernel(session, part) for part in request.compressors]
     if not world.is_root:
-        return Outcome({})
-    return Outcome(
-        {
-            "schema_version": SCHEMA_VERSION,
-            "mpisqueeze": __version__,
-            "created_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "environment": environment,
-            "ranks": world.size,
-            "hosts": world.hosts,
-            "device": device.kind,
-            "buffers": device.buffers,
-            "dtype": request.dtype,
-            "quick": request.quick,
-            "link": link,
-            "allreduce": allreduce,
-            "memory": memory,
-            "kernels": kernels,
-        }
-    )
+        return {}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "mpisqueeze": __version__,
+        "created_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "environment": environment,
+        "ranks": world.size,
+        "hosts": world.hosts,
+        "device": device.kind,
+        "buffers": device.buffers,
+        "dtype": request.dtype,
+        "quick": request.quick,
+        "link": link,
+        "allreduce": allreduce,
+        "memory": memory,
+        "kernels": kernels,
+    }
 
 
 # -- the network
@@ -362,7 +338,7 @@ def _duplex(session: _Session, partner: int, points: list[dict[str, Any]]) -> di
     return {**both, "one_direction_s": point["time_s"], "ratio": both["time_s"] / point["time_s"]}
 
 
-def _measure_allreduce(session: _Session, link: dict[str, Any] | None) -> list[dict[str, Any]]:
+def _measure_allreduce(session: _Session) -> list[dict[str, Any]]:
     """The times of MPI_Allreduce in place by size, which is what a user would otherwise pick; collective."""
     request, world = session.request, session.world
     session.say("MPI_Allreduce")

@@ -17,7 +17,7 @@ from mpisqueeze.errors import UsageError
 from mpisqueeze.parts import registry
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.runs.pairs import Pair, expand
-from mpisqueeze.runs.plan import SERVERS, TrainConfig
+from mpisqueeze.settings import SERVERS, Settings
 from mpisqueeze.topology import Topology
 
 #: The algorithm that the others are compared with.
@@ -204,7 +204,7 @@ def methods_for(
         asked += [Pair(pair.text, pair.algorithm, spec) for spec in specs]
     methods: list[Method] = []
     for pair in asked:
-        (entry,) = expand([pair], [], TrainConfig())
+        (entry,) = expand([pair], [], Settings())
         for server in servers:
             method = Method.of(entry.plan.algorithm, entry.plan.compressor, server, topology)
             if method not in methods:

@@ -26,7 +26,7 @@ from mpisqueeze.modelling.methods import Method, Traffic
 from mpisqueeze.parts import registry
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.record.calibration import Calibration, Kernel
-from mpisqueeze.runs.plan import SERVERS
+from mpisqueeze.settings import SERVERS
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,8 @@ from mpisqueeze.record.checkpoint import (
     read_manifest,
 )
 from mpisqueeze.record.reading import read_settings
-from mpisqueeze.runs.plan import Interval, Plan, TrainConfig, config_of
+from mpisqueeze.runs.plan import Plan
+from mpisqueeze.settings import SETTINGS, Interval, Settings
 
 if TYPE_CHECKING:
     from mpisqueeze.runs.preparation import Run
@@ -176,24 +177,23 @@ def fixed_settings(plan: Plan) -> dict[str, Any]:
 # -- taking it up again
 
 
-def resumed_config(path: Path) -> TrainConfig:
+def resumed_config(path: Path) -> Settings:
     """The settings of the run in a folder, as it was told them. Raises UsageError."""
     settings = read_settings(path, "--resume")
-    known = {field.name for field in fields(TrainConfig)}
-    missing = sorted(known - set(settings))
+    missing = sorted(SETTINGS.keys() - settings)
     if missing:
         raise UsageError(f"{path}/config.json has no {missing[0]!r}: it is of another version", "--resume")
-    values = {key: value for key, value in settings.items() if key in known}
+    values = {key: value for key, value in settings.items() if key in SETTINGS}
     if settings["data"] is None:
         del values["data"]
     values |= {"out": str(path), "epochs": None}
     try:
-        return config_of(values)
+        return Settings.of(values)
     except UsageError as error:
         raise UsageError(f"{path}/config.json: {error}", "--resume") from None
 
 
-def continued(config: TrainConfig, given: TrainConfig) -> TrainConfig:
+def continued(config: Settings, given: Settings) -> Settings:
     """The settings of a run with those that were given anew: its length, where its data are, when it is saved."""
     changes: dict[str, Any] = {}
     if given.iterations is not None or given.epochs is not None:

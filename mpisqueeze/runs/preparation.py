@@ -19,7 +19,8 @@ from mpisqueeze.errors import UsageError
 from mpisqueeze.parts import contracts
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.record.folder import RunFolder, check_path, default_path, dumps
-from mpisqueeze.runs.plan import DEFAULT_EPOCHS, NO_OVERLAP_ON_GPU, Plan
+from mpisqueeze.runs.plan import NO_OVERLAP_ON_GPU, Plan
+from mpisqueeze.settings import DEFAULT_EPOCHS
 from mpisqueeze.topology import Topology
 
 
@@ -146,9 +147,6 @@ class Run:
             make,
             self.topology,
             server=config.server,
-            memory_lr=config.memory_lr,
-            order=config.order,
-            eta=config.eta,
             overlap=config.overlap,
         )
         with contracts.plugin(part, "--algorithm", "__init__(setup)"):
