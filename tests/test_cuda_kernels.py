@@ -91,7 +91,7 @@ def gpu(cuda: Any) -> Gpu:
 
 
 def vectors(kind: str, n: int, dtype: np.dtype[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """(vector, residual) of a kind; if it must be refused, one of the two is fine."""
+    """(vector, residual) of a kind; of those that must be refused, one is fine."""
     rng = np.random.default_rng(n)
     kinds = [kind, "normal"] if kind in ("nan", "inf") else [kind, kind]
     if rng.integers(2):
@@ -109,7 +109,7 @@ def check(
     offset: int = 0,
     shift: int = 0,
 ) -> None:
-    """Encode and decode with both kernel sets; `offset` moves vectors by elements, `shift` payloads by bytes."""
+    """Encode and decode with both kernel sets; `offset` moves vectors by so many numbers, `shift` payloads by bytes."""
     where = f"{case} {kind} n={n} {dtype} feedback={feedback} offset={offset} shift={shift}"
     reference, kernels = ReferenceKernels(dtype), gpu.kernels[dtype]
     vector, residual = vectors(kind, n, dtype)
@@ -195,7 +195,7 @@ def test_kernels_match_for_long_vectors(gpu: Gpu, dtype: np.dtype[Any]) -> None:
 
 @each_dtype
 def test_memory_may_begin_anywhere(gpu: Gpu, dtype: np.dtype[Any]) -> None:
-    """A shard begins at any element of the vector, and a section's payload at any byte."""
+    """A shard begins at any number of the vector, and a section's payload at any byte."""
     cases = [
         copy(),
         half(False),
@@ -218,7 +218,7 @@ def test_memory_may_begin_anywhere(gpu: Gpu, dtype: np.dtype[Any]) -> None:
 
 @each_dtype
 def test_sections_make_the_whole_payload(gpu: Gpu, dtype: np.dtype[Any]) -> None:
-    """A vector cut at multiples of the grain gives section by section the same payload as at once on the host."""
+    """Cut at multiples of its grain, a vector gives the same numbers section by section as at once, on the host."""
     d, offset = 5003, 1
     rng = np.random.default_rng(3)
     vector, delta = numbers(rng, d, dtype, "wide"), numbers(rng, d, dtype, "normal")
@@ -255,7 +255,7 @@ def test_sections_make_the_whole_payload(gpu: Gpu, dtype: np.dtype[Any]) -> None
 
 @each_dtype
 def test_topk_whatever_its_sample_says(gpu: Gpu, dtype: np.dtype[Any]) -> None:
-    """The selection is right even if the sample misleads it, and if most elements are equal."""
+    """Where a sample misleads it, too, and where most numbers are equal."""
     n = SAMPLED + 4321
     rng = np.random.default_rng(5)
     sampled = np.arange(SAMPLES) * n // SAMPLES
@@ -415,7 +415,7 @@ def test_sources_compile_with_nvcc(arch: str, real_bits: int, tmp_path: Path) ->
 
 
 def nvrtc_library() -> ctypes.CDLL | None:
-    """libnvrtc from one of NVIDIA's wheels or from the system."""
+    """libnvrtc from a wheel of NVIDIA's or from the system."""
     wheels = Path(sysconfig.get_path("purelib"), "nvidia").glob("*/lib/libnvrtc.so.*")
     for name in [*map(str, sorted(wheels)), "libnvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12"]:
         try:

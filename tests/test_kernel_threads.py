@@ -1,4 +1,4 @@
-"""Threads of the compiled kernels: the same bits for any number of threads, no thread unasked, and forks."""
+"""Threads of the compiled kernels: the same bits for any number of them, none where none was asked for, and forks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mpisqueeze.kernels.reference import ReferenceKernels
 _native = pytest.importorskip("mpisqueeze.kernels._native", reason="the native kernels were not built")
 from mpisqueeze.kernels.native import NativeKernels  # noqa: E402
 
-#: Fewest elements in a part; so few that the tests' vectors are cut into parts.
+#: Numbers that a thread is given at least; so few that the tests' vectors are cut into parts.
 PART = 100
 
 
@@ -32,7 +32,7 @@ def _one_thread_again() -> Any:
 
 
 def results(case: Case, made: Any, v: np.ndarray, delta: np.ndarray | None) -> list[bytes]:
-    """The results of an encoder and its decoder; empty if an element is refused."""
+    """What an encoder and its decoder leave behind; nothing where a number is refused."""
     residual = None if delta is None else delta.copy()
     good, payload = case.encode(made, v, residual)
     if not good:
@@ -77,7 +77,7 @@ def test_any_number_of_threads_gives_the_same_bits(
 
 @pytest.mark.parametrize("case", [signs(0, False), signs(0, True), quantize(4, 0, "l2"), topk(0.01)], ids=str)
 def test_a_block_of_millions_of_numbers(case: Case) -> None:
-    """The sizes in use give sums of several levels, and chunks of candidates from every part."""
+    """By the sizes in use: sums of several levels, and chunks of candidates from every part."""
     rng = np.random.default_rng(1)
     v, delta = (rng.standard_normal((1 << 21) + 777).astype(np.float32) for _ in range(2))
     expected = results(case, NativeKernels(np.float32), v, delta)
@@ -109,7 +109,7 @@ def test_every_code_stands_for_its_fraction() -> None:
                 ends = np.array([0, 1], dtype).view(np.uint8)
                 payload = np.concatenate([ends, np.packbits(stream.ravel(), bitorder="little")])
                 out = np.empty(256, dtype)
-                NativeKernels(dtype).uniform_decode(payload, out, bits, 0, False, 1.0)
+                NativeKernels(dtype).uniform_decode(payload, out, bits, 0, False)
                 assert same_bits(out, codes.astype(dtype) / dtype.type((1 << bits) - 1)), (level, bits)
 
 
@@ -127,7 +127,7 @@ def test_how_many_threads_work() -> None:
 
 
 def test_callers_in_several_threads_at_once() -> None:
-    """One caller uses the pool, and the others work by themselves."""
+    """One has the pool, and the others work by themselves."""
     rng = np.random.default_rng(3)
     vectors = [rng.standard_normal(50_000).astype(np.float32) for _ in range(4)]
     expected = [results(topk(0.01), NativeKernels(np.float32), v, v) for v in vectors]
@@ -165,7 +165,7 @@ def count_threads() -> None:
     assert process.num_threads() == before
     kernels.use_threads(3)
     assert process.num_threads() == before
-    made.signs_decode(np.zeros(5, np.uint8), np.zeros(8, np.float32), 8, False, 1.0)
+    made.signs_decode(np.zeros(5, np.uint8), np.zeros(8, np.float32), 8, False)
     assert process.num_threads() == before, "a short vector needs none"
     encode_a_million(made)
     assert process.num_threads() == before + 2

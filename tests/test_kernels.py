@@ -58,7 +58,7 @@ each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 @pytest.fixture(params=["numpy", *(INSTRUCTION_SETS or ["native"])])
 def kernel_set(request: pytest.FixtureRequest) -> Iterator[Callable[[Any], Any]]:
-    """A function that makes the kernels of a dtype: NumPy's, and the native ones for each instruction set here."""
+    """Makes the kernels of a dtype: NumPy's, and the native ones for each instruction set of this machine."""
     if request.param == "numpy":
         yield ReferenceKernels
     elif request.param == "native":
@@ -115,7 +115,7 @@ def test_native_equals_the_reference(case: Case, dtype: np.dtype[Any]) -> None:
 
 @each_dtype
 def test_a_sum_of_more_than_a_run_of_runs(kernel_set: Callable[[Any], Any], dtype: np.dtype[Any]) -> None:
-    """More than 1024² elements in a block need a third level of halving sums."""
+    """More than 1024² numbers in a block need a third level of halving sums."""
     d = (1 << 20) + 5000
     v = np.random.default_rng(0).standard_normal(d).astype(dtype)
     for case in (signs(0, False), signs(0, True), quantize(4, 0, "l2")):
@@ -129,7 +129,7 @@ def test_a_sum_of_more_than_a_run_of_runs(kernel_set: Callable[[Any], Any], dtyp
 
 @needs_native
 def test_topk_of_vectors_that_defeat_the_sample() -> None:
-    """If the guess from a sample is far off, the whole vector is searched, with the same result."""
+    """Where a guess from a sample is far off, the whole vector is selected from, with the same result."""
     d = 1 << 17
     spike = np.zeros(d, np.float32)
     spike[d // 3 : d // 3 + 50] = -np.arange(50, dtype=np.float32)
@@ -179,7 +179,7 @@ def test_native_refuses_wrong_arguments() -> None:
     for index in (100, -1):
         bad[4:].view(np.int32)[0] = index
         with pytest.raises(IndexError):
-            kernels.topk_decode(bad, v, 1, True, 1.0)
+            kernels.topk_decode(bad, v, 1, True)
 
 
 @needs_native
@@ -296,7 +296,7 @@ def test_topk_is_a_stable_sort(kernel_set: Callable[[Any], Any], dtype: np.dtype
 
 @pytest.mark.parametrize("d", [1, 2, 3, 17, 1000, 65_537])
 def test_randomk_positions(kernel_set: Callable[[Any], Any], d: int) -> None:
-    """Positions are distinct, in range, a function of the key, and equal to those of random_positions."""
+    """Distinct, inside, a function of the key, and the ones that random_positions gives."""
     v = np.arange(1, d + 1, dtype=np.float64)
     for ratio in (0.1, 1.0):
         k = kept(ratio, d)
@@ -341,7 +341,7 @@ def test_randomk_unbiased_scales_by_d_over_k(kernel_set: Callable[[Any], Any]) -
     ],
 )
 def test_quantizers_round_stochastically(kernel_set: Callable[[Any], Any], kernel: str, bits: int, norm: str) -> None:
-    """Each draw is one of the two levels around the element, and the mean of the draws is the element."""
+    """Each draw is one of the two levels around the number, and the mean of the draws is the number."""
     rng = np.random.default_rng(1)
     d, draws, kernels = 512, 400, kernel_set(np.float64)
     v = rng.standard_normal(d)
@@ -358,10 +358,10 @@ def test_quantizers_round_stochastically(kernel_set: Callable[[Any], Any], kerne
         key = derive_key(77, i)
         if kernel == "quantize":
             assert kernels.quantize_encode(v, None, payload, bits, d, norm, key)
-            kernels.quantize_decode(payload, out, bits, d, False, 1.0)
+            kernels.quantize_decode(payload, out, bits, d, False)
         else:
             assert kernels.uniform_encode(v, None, payload, bits, d, key)
-            kernels.uniform_decode(payload, out, bits, d, False, 1.0)
+            kernels.uniform_decode(payload, out, bits, d, False)
         level = (out - low) / step
         assert np.abs(level - np.round(level)).max() < 1e-9
         assert np.abs(out - v).max() < step * (1 + 1e-9)
@@ -382,7 +382,7 @@ def test_another_key_draws_other_codes(kernel_set: Callable[[Any], Any]) -> None
 
 @each_dtype
 def test_fp16_is_numpys(kernel_set: Callable[[Any], Any], dtype: np.dtype[Any]) -> None:
-    """Inputs are all 16-bit floats, the midpoints between neighbours, and the floats next to these."""
+    """Every half, the midpoints between neighbours, and the numbers just beside these."""
     halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(dtype)
     middles = (halves[1:] + halves[:-1]) / 2
     v = np.concatenate([halves, middles, np.nextafter(middles, dtype.type(0)), np.nextafter(middles, dtype.type(1e9))])
@@ -427,7 +427,7 @@ def test_clip_masks_bits(kernel_set: Callable[[Any], Any], bits: int) -> None:
 def test_the_mean_of_payloads_is_that_of_one_after_the_other(
     kernel_set: Callable[[Any], Any], dtype: Any, count: int, d: int, block: int
 ) -> None:
-    """The fused mean has the bits of decoding one by one, on every kernel set that has it, for all three formats."""
+    """To the bit, on every kernel set that has it, for all three that have codes in a row."""
     kernels = kernel_set(dtype)
     draws = np.random.default_rng(d)
     for case, mean, arguments in (

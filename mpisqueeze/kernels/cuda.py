@@ -166,7 +166,7 @@ class CudaKernels:
         self._quads("copy.cu", "copy_encode", n, vector, _pointer(residual), np.int64(n), target, self._fault())
         return self._finish(payload, target)
 
-    def copy_decode(self, payload: Any, out: Any, add: bool, factor: float) -> None:
+    def copy_decode(self, payload: Any, out: Any, add: bool, factor: float = 1.0) -> None:
         self._decode("copy", payload, out, add, factor)
 
     # -- one scale a block
@@ -205,7 +205,7 @@ class CudaKernels:
         return self._finish(payload, target)
 
     def _blocks_decode(
-        self, code: str, payload: Any, out: Any, block: int, bits: int, add: bool, factor: float
+        self, code: str, payload: Any, out: Any, block: int, bits: int, add: bool, factor: float = 1.0
     ) -> None:
         length, blocks = blocks_of(out.size, block)
         self._decode(code, payload, out, add, factor, np.int64(length), np.int64(blocks), np.uint32(bits))
@@ -214,7 +214,7 @@ class CudaKernels:
         scale, share = ("signs_l2", 8) if l2 else ("signs_l1", self.dtype.itemsize)
         return self._blocks_encode("signs", scale, share, vector, residual, payload, block, 1, 0)
 
-    def signs_decode(self, payload: Any, out: Any, block: int, add: bool, factor: float) -> None:
+    def signs_decode(self, payload: Any, out: Any, block: int, add: bool, factor: float = 1.0) -> None:
         self._blocks_decode("signs", payload, out, block, 1, add, factor)
 
     def quantize_encode(
@@ -223,14 +223,14 @@ class CudaKernels:
         scale, share = ("quantize_l2", 8) if norm == "l2" else ("quantize_max", self.dtype.itemsize)
         return self._blocks_encode("quantize", scale, share, vector, residual, payload, bucket, bits, key)
 
-    def quantize_decode(self, payload: Any, out: Any, bits: int, bucket: int, add: bool, factor: float) -> None:
+    def quantize_decode(self, payload: Any, out: Any, bits: int, bucket: int, add: bool, factor: float = 1.0) -> None:
         self._blocks_decode("quantize", payload, out, bucket, bits, add, factor)
 
     def uniform_encode(self, vector: Any, residual: Any | None, payload: Any, bits: int, bucket: int, key: int) -> bool:
         share = 2 * self.dtype.itemsize
         return self._blocks_encode("uniform", "uniform", share, vector, residual, payload, bucket, bits, key)
 
-    def uniform_decode(self, payload: Any, out: Any, bits: int, bucket: int, add: bool, factor: float) -> None:
+    def uniform_decode(self, payload: Any, out: Any, bits: int, bucket: int, add: bool, factor: float = 1.0) -> None:
         self._blocks_decode("uniform", payload, out, bucket, bits, add, factor)
 
     # -- sparsification
@@ -263,7 +263,7 @@ class CudaKernels:
         self._warps(file, "topk_gather", pieces, v, memory, size, wanted, state, values, indices, rows, counts, target)
         return self._finish(payload, target)
 
-    def topk_decode(self, payload: Any, out: Any, k: int, add: bool, factor: float) -> None:
+    def topk_decode(self, payload: Any, out: Any, k: int, add: bool, factor: float = 1.0) -> None:
         source = self._aligned(payload, copy=True)
         if not add:
             out.fill(0)
@@ -279,7 +279,7 @@ class CudaKernels:
         self._launch("randomk.cu", "randomk_encode", k, THREADS, vector, memory, *walk, target, fault)
         return self._finish(payload, target)
 
-    def randomk_decode(self, payload: Any, out: Any, k: int, add: bool, factor: float) -> None:
+    def randomk_decode(self, payload: Any, out: Any, k: int, add: bool, factor: float = 1.0) -> None:
         n, source = out.size, self._aligned(payload, copy=True)
         if not add:
             out.fill(0)
@@ -296,7 +296,7 @@ class CudaKernels:
         self._warps("clip.cu", "clip_encode", -(-n // 256), *given)
         return self._finish(payload, target)
 
-    def clip_decode(self, payload: Any, out: Any, bits: int, add: bool, factor: float) -> None:
+    def clip_decode(self, payload: Any, out: Any, bits: int, add: bool, factor: float = 1.0) -> None:
         self._decode("clip", payload, out, add, factor, np.uint32(bits))
 
     def half_encode(self, vector: Any, residual: Any | None, payload: Any, bfloat: bool) -> bool:
@@ -305,7 +305,7 @@ class CudaKernels:
         self._quads("half.cu", kernel, n, vector, _pointer(residual), np.int64(n), target, self._fault())
         return self._finish(payload, target)
 
-    def half_decode(self, payload: Any, out: Any, bfloat: bool, add: bool, factor: float) -> None:
+    def half_decode(self, payload: Any, out: Any, bfloat: bool, add: bool, factor: float = 1.0) -> None:
         self._decode("bf16" if bfloat else "fp16", payload, out, add, factor, file="half")
 
 

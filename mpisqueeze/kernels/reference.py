@@ -144,7 +144,7 @@ class ReferenceKernels:
             residual.fill(0)
         return bool(np.isfinite(values).all())
 
-    def copy_decode(self, payload: np.ndarray, out: np.ndarray, add: bool, factor: float) -> None:
+    def copy_decode(self, payload: np.ndarray, out: np.ndarray, add: bool, factor: float = 1.0) -> None:
         values = payload.view(self.dtype)
         for start in range(0, out.size, TILE):
             self._deliver(values[start : start + TILE], out[start : start + TILE], add, factor)
@@ -198,7 +198,7 @@ class ReferenceKernels:
         np.bitwise_or(rows, scales.view(unsigned)[:, None], out=rows)
         return bits.view(self.dtype)
 
-    def signs_decode(self, payload: np.ndarray, out: np.ndarray, block: int, add: bool, factor: float) -> None:
+    def signs_decode(self, payload: np.ndarray, out: np.ndarray, block: int, add: bool, factor: float = 1.0) -> None:
         length, blocks = blocks_of(out.size, block)
         scales, stream = self._scales_and_codes(payload, blocks)
         for start, stop in self._tiles(out.size, length):
@@ -209,15 +209,15 @@ class ReferenceKernels:
 
     def signs_mean(self, payloads: Sequence[np.ndarray], out: np.ndarray, block: int) -> None:
         """out ← (D(p₀) + D(p₁) + …)/n, added in this order."""
-        self._mean(payloads, out, lambda payload, add: self.signs_decode(payload, out, block, add, 1.0))
+        self._mean(payloads, out, lambda payload, add: self.signs_decode(payload, out, block, add))
 
     def quantize_mean(self, payloads: Sequence[np.ndarray], out: np.ndarray, bits: int, bucket: int) -> None:
         """The same for `quantize_encode`'s payloads."""
-        self._mean(payloads, out, lambda payload, add: self.quantize_decode(payload, out, bits, bucket, add, 1.0))
+        self._mean(payloads, out, lambda payload, add: self.quantize_decode(payload, out, bits, bucket, add))
 
     def uniform_mean(self, payloads: Sequence[np.ndarray], out: np.ndarray, bits: int, bucket: int) -> None:
         """The same for `uniform_encode`'s payloads."""
-        self._mean(payloads, out, lambda payload, add: self.uniform_decode(payload, out, bits, bucket, add, 1.0))
+        self._mean(payloads, out, lambda payload, add: self.uniform_decode(payload, out, bits, bucket, add))
 
     def _mean(
         self, payloads: Sequence[np.ndarray], out: np.ndarray, decode: Callable[[np.ndarray, bool], None]
@@ -319,7 +319,7 @@ class ReferenceKernels:
         return values
 
     def quantize_decode(
-        self, payload: np.ndarray, out: np.ndarray, bits: int, bucket: int, add: bool, factor: float
+        self, payload: np.ndarray, out: np.ndarray, bits: int, bucket: int, add: bool, factor: float = 1.0
     ) -> None:
         length, buckets = blocks_of(out.size, bucket)
         norms, stream = self._scales_and_codes(payload, buckets)
@@ -375,7 +375,7 @@ class ReferenceKernels:
         return np.arange(1 << bits).astype(self.dtype) / self.dtype.type((1 << bits) - 1)
 
     def uniform_decode(
-        self, payload: np.ndarray, out: np.ndarray, bits: int, bucket: int, add: bool, factor: float
+        self, payload: np.ndarray, out: np.ndarray, bits: int, bucket: int, add: bool, factor: float = 1.0
     ) -> None:
         length, buckets = blocks_of(out.size, bucket)
         ends, stream = self._scales_and_codes(payload, 2 * buckets)
@@ -457,7 +457,7 @@ class ReferenceKernels:
             residual[indices] = 0
         return True
 
-    def topk_decode(self, payload: np.ndarray, out: np.ndarray, k: int, add: bool, factor: float) -> None:
+    def topk_decode(self, payload: np.ndarray, out: np.ndarray, k: int, add: bool, factor: float = 1.0) -> None:
         values = payload[: k * self.dtype.itemsize].view(self.dtype)
         self._scatter(payload[k * self.dtype.itemsize :].view(np.int32), values, out, add, factor)
 
@@ -492,7 +492,7 @@ class ReferenceKernels:
             residual[positions] -= values
         return bool(np.isfinite(values).all())
 
-    def randomk_decode(self, payload: np.ndarray, out: np.ndarray, k: int, add: bool, factor: float) -> None:
+    def randomk_decode(self, payload: np.ndarray, out: np.ndarray, k: int, add: bool, factor: float = 1.0) -> None:
         positions = random.random_positions(int(payload[:8].view("<u8")[0]), k, out.size)
         self._scatter(positions, payload[8:].view(self.dtype), out, add, factor)
 
@@ -512,7 +512,7 @@ class ReferenceKernels:
                 residual[start:stop] -= words.view(np.float32)
         return True
 
-    def clip_decode(self, payload: np.ndarray, out: np.ndarray, bits: int, add: bool, factor: float) -> None:
+    def clip_decode(self, payload: np.ndarray, out: np.ndarray, bits: int, add: bool, factor: float = 1.0) -> None:
         for start, stop in self._tiles(out.size, 1):
             words = self._unpack_words(payload, bits, start, stop)
             words <<= np.uint32(32 - bits)
@@ -574,7 +574,7 @@ class ReferenceKernels:
                 residual[start:stop] -= decoded
         return True
 
-    def half_decode(self, payload: np.ndarray, out: np.ndarray, bfloat: bool, add: bool, factor: float) -> None:
+    def half_decode(self, payload: np.ndarray, out: np.ndarray, bfloat: bool, add: bool, factor: float = 1.0) -> None:
         codes = payload.view("<u2")
         for start, stop in self._tiles(out.size, 1):
             self._deliver(self._half_values(codes[start:stop], bfloat), out[start:stop], add, factor)
