@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Shared by the job files, which source it: the launcher, and settings of your site.
+# Shared by the job files here, with the settings of your site. They read this file; it does nothing alone.
 #
 #     ranks ARGUMENTS…     run mpisqueeze on every task of the job; returns its exit code, and leaves in $told the name
 #                          of a signal to this script
