@@ -547,7 +547,7 @@ def bench_on_a_fake_gpu() -> None:
         device: Any = FakeCudaDevice(aware)
         device.to_numpy = lambda array: array.view(np.ndarray)
         comm.choose_device = lambda *_, device=device: device  # type: ignore[assignment]
-        request = comm.Request.checked([], [], "1000", 2, 1, True, Settings(device="cpu"))
+        request = comm.Request.checked([], [], [1000], Repetitions(2, 1), True, Settings(device="cpu"))
         outcome = comm.Bench(request, world).run(lambda row: None, lambda what: None)
         assert all(row["wrong"] == 0 for row in outcome.results)
         assert ("to host" in device.events) == (not aware)

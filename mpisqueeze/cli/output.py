@@ -30,7 +30,7 @@ class Output:
     """
 
     def __init__(self, color: str | None, targets: Mapping[str, str | None]) -> None:
-        self.color = color or COLORS[0]
+        self.color = COLORS[0] if color is None else color
         self.targets = {name: target for name, target in targets.items() if target is not None}
 
     def check(self) -> None:

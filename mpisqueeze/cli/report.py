@@ -8,12 +8,11 @@ from typing import Annotated
 
 import typer
 
-from mpisqueeze.cli.options import TargetLossOption, check_target_loss, command
+from mpisqueeze.cli.options import TargetLossOption, check_target_loss, command, in_output
 from mpisqueeze.cli.output import TERMINAL, Output
 from mpisqueeze.errors import ExitCode, UsageError
 from mpisqueeze.files import write_text
 from mpisqueeze.language import check_choice
-from mpisqueeze.settings import OUTPUT
 
 
 @command(to=("json", "csv", "markdown", "html", "plot"))
@@ -29,19 +28,16 @@ def report(
     target_loss: TargetLossOption = None,
     plot_kind: Annotated[
         str,
-        typer.Option(
+        in_output(
             help="loss (by iteration, bytes and time), loss-by-…, test-by-iteration|bytes|time, phases, "
             "time-by-bandwidth.",
             metavar="KIND",
-            rich_help_panel=OUTPUT,
         ),
     ] = "loss",
     calibration: Annotated[
         Path | None,
-        typer.Option(
-            help="A file of `calibrate`, for the latency that times by bandwidth are modelled for.",
-            metavar="FILE",
-            rich_help_panel=OUTPUT,
+        in_output(
+            help="A file of `calibrate`, for the latency that times by bandwidth are modelled for.", metavar="FILE"
         ),
     ] = None,
 ) -> int:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from mpisqueeze.cli.options import command
+from mpisqueeze.cli.options import command, in_run
 from mpisqueeze.cli.output import Output
 from mpisqueeze.errors import ExitCode
 from mpisqueeze.files import write_text
-from mpisqueeze.settings import RUN, Settings
+from mpisqueeze.settings import Settings
 
 #: What it leaves beside its runs.
 PAGE = "report.html"
@@ -22,7 +22,7 @@ PAGE = "report.html"
     says={"out": "Folder, new or empty, with one for each claim. Default: results/<time>-reproduce-n<N>."},
 )
 def reproduce(
-    given: dict[str, Any],
+    settings: Settings,
     output: Output,
     claims: Annotated[
         list[str] | None,
@@ -32,9 +32,7 @@ def reproduce(
             show_default=False,
         ),
     ] = None,
-    scale: Annotated[
-        str, typer.Option(help="laptop: minutes on two cores. gpu: the talks' own sizes.", rich_help_panel=RUN)
-    ] = "laptop",
+    scale: Annotated[str, in_run(help="laptop: minutes on two cores. gpu: the talks' own sizes.")] = "laptop",
 ) -> int:
     """Put the talks' claims to the test here: for each its runs, what decides, and a verdict.
 
@@ -53,7 +51,6 @@ def reproduce(
     from mpisqueeze.reproduce.engine import check_claims, check_tasks, plan_tasks
     from mpisqueeze.runs.interrupts import Interrupts
 
-    settings = Settings(**given)
     world = join()
     tasks = world.collectively(
         lambda: plan_tasks(select(claims, scale), world.size, settings.data_dir, settings.device)
