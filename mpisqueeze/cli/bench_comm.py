@@ -84,6 +84,6 @@ def bench_comm(
     if world.is_root:
         view.comments(failed, "bold red")
     output.json({"schema_version": SCHEMA_VERSION, "context": facts, "results": outcome.results})
-    output.write("csv", lambda target: bench_view.write_csv(outcome.results, target))
-    output.write("markdown", lambda target: bench_view.write_markdown(header, columns, outcome.results, target))
+    output.csv(bench_view.without_samples(outcome.results))
+    output.markdown(columns, outcome.results, header)
     return ExitCode.FAILED if world.comm.bcast(bool(failed)) else ExitCode.OK

@@ -67,11 +67,10 @@ def bench_kernels(
         view.comments(bench_view.kernel_footer(facts))
         view.comments(failed, "bold red")
         output.json({"schema_version": SCHEMA_VERSION, "context": facts, "results": results})
-        output.write("csv", lambda target: bench_view.write_csv(results, target))
+        output.csv(bench_view.without_samples(results))
         lines = [line for row in results for line in bench_view.kernel_lines(row)]
         about = [*bench_view.kernel_header(facts), *bench_view.kernel_footer(facts)]
-        all_columns = [bench_view.VARIANT, *columns]
-        output.write("markdown", lambda target: bench_view.write_markdown(about, all_columns, lines, target))
+        output.markdown([bench_view.VARIANT, *columns], lines, about)
         return ExitCode.FAILED if failed else ExitCode.OK
 
     return on_root_alone(work)

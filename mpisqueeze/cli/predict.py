@@ -68,6 +68,7 @@ def predict(
     """
     from mpisqueeze.modelling.asking import Question, forecast
     from mpisqueeze.report import predict_view
+    from mpisqueeze.report.predict_map import draw_map
     from mpisqueeze.runs.pairs import parse_pair
 
     question = Question(
@@ -94,8 +95,8 @@ def predict(
     facts = predict_view.forecast_facts(made, _path_of(question), question.compute is not None)
     output.print(predict_view.forecast_report(facts, output.console))
     output.json(facts)
-    output.write("csv", lambda target: predict_view.write_csv(facts, target))
-    output.write("plot", lambda target: predict_view.draw_map(made, facts, target))
+    output.csv(predict_view.plain_rows(facts))
+    output.write("plot", lambda target: draw_map(made, facts, target))
     return ExitCode.OK
 
 
@@ -111,7 +112,7 @@ def _check(runs: Sequence[Path], question: Question, output: Output) -> int:
     facts = predict_view.check_facts(checked, skipped, _path_of(question))
     output.print(predict_view.check_report(facts))
     output.json(facts)
-    output.write("csv", lambda target: predict_view.write_csv(facts, target))
+    output.csv(predict_view.plain_rows(facts))
     return ExitCode.OK
 
 

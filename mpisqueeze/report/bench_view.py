@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +12,6 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
 from mpisqueeze import __version__
-from mpisqueeze.files import write_text
 from mpisqueeze.quantities import clock, counted, grouped, significant
 from mpisqueeze.report.training_view import LineProgress
 
@@ -276,21 +273,6 @@ def failures(results: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[str
     return [f"FAILED: {', '.join(str(row[key]) for key in keys)}: {grouped(row['wrong'])} wrong" for row in wrong]
 
 
-def write_csv(results: Sequence[dict[str, Any]], target: str) -> None:
-    """Write `results` a line each, without the single samples."""
-    text = io.StringIO()
-    fields = [key for key in results[0] if key != "samples"] if results else []
-    writer = csv.DictWriter(text, fields, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(results)
-    write_text(text.getvalue(), target)
-
-
-def write_markdown(
-    header: Sequence[str], columns: Sequence[Column], lines: Sequence[dict[str, Any]], target: str
-) -> None:
-    """Write the terminal's table, and what its header says below."""
-    rules = ["---" if column.left else "--:" for column in columns]
-    cells = [[column.cell(line).replace("|", "\\|") for column in columns] for line in lines]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in [[column.title for column in columns], rules, *cells])
-    write_text(f"{table}\n\n" + "".join(f"- {line}\n" for line in header), target)
+def without_samples(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows for a spreadsheet, which has no place for the single samples."""
+    return [{key: value for key, value in row.items() if key != "samples"} for row in results]

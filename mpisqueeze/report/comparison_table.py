@@ -12,7 +12,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from mpisqueeze.analysis.ranking import BROKEN, Ranking, verdict
+from mpisqueeze.analysis.ranking import BROKEN, FIGURES, Ranking, verdict
 from mpisqueeze.quantities import duration, ratio, significant, size
 
 STATUS_STYLES = {
@@ -45,6 +45,11 @@ class Column:
     kind: str
     style: str = ""
 
+    @property
+    def left(self) -> bool:
+        """Its cells are words."""
+        return self.title in ("method", "status")
+
 
 def columns_of(ranking: Ranking) -> list[Column]:
     """The columns that these runs fill: each figure followed by what it is of the first run's."""
@@ -62,6 +67,22 @@ def columns_of(ranking: Ranking) -> list[Column]:
         columns += _figure("time to it", "time_to_target_s", duration, "cost")
     columns += _figure("ms/it", "median_iteration_s", lambda value: significant(1e3 * value), "quality")
     return columns
+
+
+def figures_of(ranking: Ranking) -> list[dict[str, Any]]:
+    """The ranking in full for a spreadsheet: bytes and seconds, and `relative_…` over those of the first run."""
+    metrics = list(dict.fromkeys(name for row in ranking.rows for name in row["evaluation"]))
+    plain = ("position", "name", "status", *FIGURES, "final_loss", "iterations", "iterations_to_target")
+    return [
+        {
+            **{key: row[key] for key in plain},
+            **{f"relative_{figure}": row["relative"][figure] for figure in FIGURES},
+            **{metric: row["evaluation"].get(metric) for metric in metrics},
+            "target_loss": ranking.target_loss,
+            "run_folder": row["run_folder"],
+        }
+        for row in ranking.rows
+    ]
 
 
 def metrics_of(ranking: Ranking) -> list[str]:
@@ -105,10 +126,9 @@ def _table(ranking: Ranking, columns: Sequence[Column]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     longest = max(len(row["name"]) for row in ranking.rows)
     for column in columns:
-        left = column.kind == "head" and column.title != "#"
         table.add_column(
             column.title,
-            justify="left" if left else "right",
+            justify="left" if column.left else "right",
             style=column.style,
             no_wrap=column.title != "method",
             overflow="fold",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +13,6 @@ from rich.table import Table
 from rich.text import Text
 
 from mpisqueeze import __version__
-from mpisqueeze.files import write_text
 from mpisqueeze.modelling.checking import Checked
 from mpisqueeze.modelling.predict import BASELINE, Cell, Forecast, Prediction, Wins
 from mpisqueeze.quantities import duration, format_rate, grouped, ratio, significant, size
@@ -31,7 +28,6 @@ COLORS = ("#bbbbbb", "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d5
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _NAME_WIDTH = 26
 _UNBOUNDED = 10_000
-_GRID = 33
 
 
 def forecast_facts(forecast: Forecast, calibration: str | None, compute_given: bool) -> dict[str, Any]:
@@ -66,7 +62,7 @@ def forecast_facts(forecast: Forecast, calibration: str | None, compute_given: b
             "notes": notes,
         },
         "results": ranked([_row(forecast, index) for index in range(len(forecast.results))]),
-        "cells": [_cell(forecast.cell(bandwidth, latency)) for latency in LATENCIES for bandwidth in BANDWIDTHS],
+        "cells": [cell_facts(forecast.cell(bandwidth, latency)) for latency in LATENCIES for bandwidth in BANDWIDTHS],
         "growth": [_growth(prediction) for prediction in forecast.growth()],
     }
 
@@ -122,7 +118,7 @@ def _row(forecast: Forecast, index: int) -> dict[str, Any]:
     }
 
 
-def _cell(cell: Cell) -> dict[str, Any]:
+def cell_facts(cell: Cell) -> dict[str, Any]:
     return {
         "bandwidth": cell.bandwidth,
         "latency_s": cell.latency_s,
@@ -283,21 +279,21 @@ def winners(facts: dict[str, Any]) -> dict[tuple[str, str, str], tuple[str, str,
     """(letter, colour, name) of each method that is the best somewhere; A is the baseline, the others by first win."""
     found: dict[tuple[str, str, str], tuple[str, str, str]] = {}
     for cell in [{"algorithm": BASELINE, "server": None, "topology": None, "compressor": "identity"}, *facts["cells"]]:
-        key = _key(cell)
+        key = key_of(cell)
         if key not in found:
             index = len(found)
             found[key] = (LETTERS[index % len(LETTERS)], COLORS[index % len(COLORS)], _long_name(facts, cell))
     return found
 
 
-def _key(cell: dict[str, Any]) -> tuple[str, str, str]:
+def key_of(cell: dict[str, Any]) -> tuple[str, str, str]:
     return cell["algorithm"], cell["compressor"], through(cell)
 
 
 def _long_name(facts: dict[str, Any], cell: dict[str, Any]) -> str:
     """With all methods that cost the same."""
     for rows in grouped_rows(facts["results"]):
-        if any(_key(row) == _key(cell) for row in rows):
+        if any(key_of(row) == key_of(cell) for row in rows):
             place = "" if through(rows[0]) == "—" else f", {through(rows[0])}"
             return f"{label(rows)}{place}"
     return str(cell["algorithm"])
@@ -317,8 +313,8 @@ def heat_map(facts: dict[str, Any]) -> list[RenderableType]:
         cells = facts["cells"][i * len(BANDWIDTHS) : (i + 1) * len(BANDWIDTHS)]
         line = []
         for cell in cells:
-            letter, color, _ = legend[_key(cell)]
-            text = letter if letter == "A" else f"{letter} {_compact(cell['speedup_vs_allreduce'])}"
+            letter, color, _ = legend[key_of(cell)]
+            text = letter if letter == "A" else f"{letter} {compact(cell['speedup_vs_allreduce'])}"
             line.append(Text(f" {text:<6}", style=f"#000000 on {color}"))
         table.add_row(Text(f"{_plain_duration(latency)} "), *line)
     entries = []
@@ -340,7 +336,7 @@ def _plain_duration(seconds: float) -> str:
     return f"{figures.rstrip('0').rstrip('.') if '.' in figures else figures} {unit}"
 
 
-def _compact(value: float) -> str:
+def compact(value: float) -> str:
     """`3.1×`, `12×`, `2k×`."""
     if value < 9.95:
         return f"{value:.1f}×"
@@ -351,7 +347,7 @@ def _growth_table(facts: dict[str, Any]) -> list[RenderableType]:
     """`comm_s` by the number of ranks."""
     lines: dict[tuple[str, str, str], dict[int, dict[str, Any]]] = {}
     for row in facts["growth"]:
-        lines.setdefault(_key(row), {})[row["ranks"]] = row
+        lines.setdefault(key_of(row), {})[row["ranks"]] = row
     table = Table(
         box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title="comm by ranks", title_justify="left",
         title_style="bold",
@@ -366,71 +362,18 @@ def _growth_table(facts: dict[str, Any]) -> list[RenderableType]:
     return [Text(""), table]
 
 
-def write_csv(facts: dict[str, Any], target: str) -> None:
-    """Write `results` a line each; an interval of `wins_between` as `low-high`, empty where it has no end."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(facts["results"][0]), lineterminator="\n")
-    writer.writeheader()
+def plain_rows(facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """`results` for a spreadsheet; an interval of `wins_between` as `low-high`, empty where it has no end."""
+    rows = []
     for row in facts["results"]:
-        between = row.get("wins_between")
         plain = dict(row)
         if "wins_between" in row:
             plain["wins_between"] = " ".join(
-                "-".join("" if end is None else f"{end:.4g}" for end in interval) for interval in between or []
+                "-".join("" if end is None else f"{end:.4g}" for end in interval)
+                for interval in row["wins_between"] or []
             )
-        writer.writerow(plain)
-    write_text(text.getvalue(), target)
-
-
-def draw_map(forecast: Forecast, facts: dict[str, Any], target: str) -> None:
-    """Draw the map, finer, into a .png, .svg or .pdf file."""
-    import numpy as np
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.colors import ListedColormap
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
-
-    bandwidths = np.geomspace(BANDWIDTHS[0], BANDWIDTHS[-1], _GRID)
-    latencies = np.geomspace(LATENCIES[0], LATENCIES[-1], _GRID)
-    cells = [[_cell(forecast.cell(float(b), float(a))) for b in bandwidths] for a in latencies]
-    legend = winners({**facts, "cells": [cell for line in cells for cell in line]})
-    order = {key: index for index, key in enumerate(legend)}
-    index = np.array([[order[_key(cell)] for cell in line] for line in cells])
-    figure = Figure(figsize=(8, 4.6 + 0.2 * len(legend)), layout="constrained", dpi=150)
-    FigureCanvasAgg(figure)
-    panel = figure.subplots()
-    context = facts["context"]
-    panel.set(
-        xscale="log", yscale="log", xlabel="bandwidth (bit/s)", ylabel="latency α (s)",
-        xlim=(BANDWIDTHS[0], BANDWIDTHS[-1]), ylim=(LATENCIES[0], LATENCIES[-1]),
-        title=f"modelled: fastest on {grouped(context['ranks'])} ranks, d = {grouped(context['dimension'])}, "
-        f"compute {duration(context['compute_s'])}\nlines: speed-up over {context['baseline']}",
-    )  # fmt: skip
-    colors = [color for _, color, _ in legend.values()]
-    panel.pcolormesh(
-        bandwidths, latencies, index, cmap=ListedColormap(colors), vmin=-0.5, vmax=len(colors) - 0.5, shading="nearest"
-    )
-    gain = np.array([[cell["speedup_vs_allreduce"] for cell in line] for line in cells])
-    levels = [level for level in (2, 5, 10, 20, 50, 100, 1000) if gain.min() < level < gain.max()]
-    if levels:
-        lines = panel.contour(bandwidths, latencies, gain, levels=levels, colors="0.2", linewidths=0.8)
-        panel.clabel(lines, fmt=lambda value: f"{value:g}×", fontsize=8)
-    panel.plot(
-        np.clip(context["bandwidth"], BANDWIDTHS[0], BANDWIDTHS[-1]),
-        np.clip(context["latency_s"], LATENCIES[0], LATENCIES[-1]),
-        "k*", markersize=11, label="this network",
-    )  # fmt: skip
-    panel.title.set_fontsize(10)
-    handles = [Patch(color=color, label=f"{letter}  {name}") for letter, color, name in legend.values()]
-    # A letter within each region, for readers without colours.
-    for key, (letter, _, _) in legend.items():
-        rows, columns = np.nonzero(index == order[key])
-        if rows.size:
-            at = np.argmin((rows - np.median(rows)) ** 2 + (columns - np.median(columns)) ** 2)
-            panel.text(bandwidths[columns[at]], latencies[rows[at]], letter, ha="center", va="center", weight="bold")
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    metadata = {"Date": None} if target.lower().endswith(".svg") else None
-    figure.savefig(target, metadata=metadata, bbox_inches="tight")
+        rows.append(plain)
+    return rows
 
 
 def check_facts(checked: Sequence[Checked], skipped: Sequence[str], calibration: str | None) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def chart_spec(chart: Chart, look: Look, width: float) -> Spec:
         view = _bars(chart, look, width)
     else:
         view = _lines(chart, look, width, _indices([chart]))
-    return {**_frame(look, names), **view}
+    return {**frame(look, names), **view}
 
 
 def panels_spec(charts: Sequence[Chart], look: Look, width: float) -> Spec:
@@ -81,7 +81,7 @@ def panels_spec(charts: Sequence[Chart], look: Look, width: float) -> Spec:
     found = {indices[line.name, line.style]: line for chart in lines for line in chart.in_end_order()}
     views = [_lines(chart, look, width, indices, str(at), len(charts) + 1) for at, chart in enumerate(lines)]
     names = [speakable(found[index].label) if index in found else "" for index in range(len(indices))]
-    return {**_frame(look, names), "hconcat": views, "spacing": 28}
+    return {**frame(look, names), "hconcat": views, "spacing": 28}
 
 
 def _indices(charts: Sequence[LineChart]) -> dict[tuple[str, int], int]:
@@ -90,12 +90,12 @@ def _indices(charts: Sequence[LineChart]) -> dict[tuple[str, int], int]:
     return {key: index for index, key in enumerate(keys)}
 
 
-def _frame(look: Look, names: Sequence[str]) -> Spec:
+def frame(look: Look, names: Sequence[str]) -> Spec:
     """The parts of a specification that all views of a picture share."""
     font = "system-ui, -apple-system, Segoe UI, Roboto, Helvetica Neue, Arial, Liberation Sans, sans-serif"
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
-        "background": None if look.interactive else look.ground,
+        "background": "transparent" if look.interactive else look.ground,
         "padding": 2 if look.interactive else 6,
         "params": [{"name": "names", "value": list(names)}, {"name": "narrow", "value": False}],
         "config": {
@@ -113,7 +113,7 @@ def _frame(look: Look, names: Sequence[str]) -> Spec:
     }  # fmt: skip
 
 
-def _channel(axis: Axis, scale: Scale, look: Look, channel: str, field: str) -> tuple[Spec, float]:
+def position(axis: Axis, scale: Scale, look: Look, channel: str, field: str) -> tuple[Spec, float]:
     """A position, `channel` being x or y, and the factor by which its data are divided."""
     factor, unit = linear_unit(scale, axis.unit)
     title = f"{axis.label} ({unit})" if unit else axis.label
@@ -121,7 +121,10 @@ def _channel(axis: Axis, scale: Scale, look: Look, channel: str, field: str) -> 
     if scale.log:
         # With more of them, Vega marks what is no round number.
         drawn["tickCount"] = 10
-        drawn["gridColor"] = {"condition": {"test": _said(channel, scale, look), "value": look.rule}, "value": "transparent"}
+        drawn["gridColor"] = {
+            "condition": {"test": _said(channel, scale, look), "value": look.rule},
+            "value": "transparent",
+        }
     else:
         drawn["tickCount"] = 9 if channel == "x" else 7
         drawn |= {"tickMinStep": 1} if axis.unit is Unit.COUNT else {}
@@ -192,8 +195,8 @@ def _lines(
 ) -> Spec:
     """One view of lines; with a legend of `columns` in place of names at the ends where that is not 0."""
     x_scale, y_scale = chart.scales()
-    x, across = _channel(chart.x, x_scale, look, "x", "x")
-    y, up = _channel(chart.y, y_scale, look, "y", "y")
+    x, across = position(chart.x, x_scale, look, "x", "x")
+    y, up = position(chart.y, y_scale, look, "y", "y")
     count = max(1, len(indices))
     places = min(_PLACES, max(30, _BUDGET // (3 * max(1, len(chart.series)))))
     tables: dict[str, list[tuple[int, Numbers, Numbers]]] = {"lines": [], "faint": [], "marks": [], "points": []}
@@ -213,9 +216,15 @@ def _lines(
     domain = list(range(count))
     colors = [look.lines[style % len(look.lines)] for _, style in indices] or [look.text]
     shapes = [MARKERS[style % len(MARKERS)] for _, style in indices] or [MARKERS[0]]
-    legend = None
+    legend: Spec | None = None
     if columns:
-        legend = {"orient": "bottom", "title": None, "columns": columns, "labelExpr": "names[datum.value]"}
+        legend = {
+            "orient": "bottom",
+            "title": None,
+            "columns": columns,
+            "labelExpr": "names[datum.value]",
+            "symbolOpacity": 1,
+        }
     color = {"field": "i", "type": "nominal", "scale": {"domain": domain, "range": colors}, "legend": legend}
     shape = {"field": "i", "type": "nominal", "scale": {"domain": domain, "range": shapes}, "legend": legend}
     place = {"x": x, "y": y, "color": color}
@@ -344,7 +353,7 @@ def _names(
     transform = [{"calculate": "narrow ? datum.below : datum.beside", "as": "at"}]
     faded = {"condition": {"param": "hidden", "empty": False, "value": 0.3}, "value": 1}
     opacity = faded if look.interactive else {"value": 1}
-    reach = {"test": "isValid(datum.end) && !narrow", "value": 0.6}
+    reach: Spec = {"test": "isValid(datum.end) && !narrow", "value": 0.6}
     if look.interactive:
         reach["test"] += " && !isDefined(zoom.x) && !isDefined(zoom.y)"
     leads: Spec = {
@@ -393,7 +402,7 @@ def names_width(chart: Chart) -> float:
 def _bars(chart: BarChart, look: Look, width: float) -> Spec:
     """Stacked bars: a legend above, the names of long segments inside, and the mark as a stroke across each bar."""
     scale = chart.scale()
-    x, factor = _channel(chart.x, scale, look, "x", "from")
+    x, factor = position(chart.x, scale, look, "x", "from")
     x["scale"] |= {"zero": True}
     colors = [look.segments[index % len(look.segments)] for index in range(len(chart.segments))]
     rows, marks = [], []
@@ -406,7 +415,7 @@ def _bars(chart: BarChart, look: Look, width: float) -> Spec:
     color = {
         "field": "segment", "type": "nominal", "scale": {"domain": segments, "range": [*colors, look.text]},
         "legend": {"orient": "top", "title": None, "symbolType": "square",
-                   "columns": {"expr": "narrow ? 2 : 4"} if look.interactive else 4},
+                   "columns": {"expr": "narrow ? 1 : 4"} if look.interactive else 4},
     }  # fmt: skip
     names = [fold(speakable(bar.name), _BESIDE) for bar in chart.bars]
     short = [fold(speakable(bar.name), 16) for bar in chart.bars]

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,6 +82,7 @@ class Figures:
         still["padding"] = {**dict.fromkeys(("left", "top", "bottom", "right"), 6), side: 6 + spare}
         picture = vl_convert.vegalite_to_svg(still, **options, allowed_base_urls=[])
         spec: Spec = vl_convert.vegalite_to_vega(chart_spec(chart, _LIVE, width), **options)
+        del spec["$schema"]
         spec["usermeta"] = _units(chart)
         text = json.dumps(spec, separators=(",", ":")).replace("<", "\\u003c")
         return Figure(
@@ -94,7 +96,8 @@ def vega() -> tuple[str, str]:
     import vl_convert
 
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mpisqueeze"
-    kept = cache / f"vega-{vl_convert.__version__}-{VEGA_LITE}.js.gz"
+    bundler = version("vl-convert-python")
+    kept = cache / f"vega-{VEGA_LITE}-of-{bundler}.js.gz"
     packed = b""
     with suppress(OSError):
         packed = kept.read_bytes()
@@ -133,6 +136,7 @@ def _units(chart: Chart) -> dict[str, Any]:
 
 def _inlined(picture: str, key: str) -> str:
     """An SVG that can stand in a page with others: ids of its own, the page's width, and short coordinates."""
+    picture = picture.replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "")
     picture = re.sub(r'(id="|url\(#)', rf"\g<1>{key}", picture)
     picture = re.sub(r' (?:d|transform)="[^"]*"', lambda found: re.sub(r"(\.\d)\d+", r"\1", found[0]), picture)
     return re.sub(r'<svg ([^>]*?)width="[\d.]+" height="[\d.]+"', r"<svg \1", picture, count=1)

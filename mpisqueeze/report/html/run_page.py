@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from mpisqueeze.analysis.ranking import BROKEN, Ranking, verdict, winners
+from mpisqueeze.modelling.bandwidth import times_by_bandwidth
 from mpisqueeze.quantities import counted, duration, grouped, ratio, significant, size
 from mpisqueeze.record.calibration import Calibration
 from mpisqueeze.record.reading import RunLog
-from mpisqueeze.report.bandwidth import time_by_bandwidth
 from mpisqueeze.report.closing import PHASES, shown
 from mpisqueeze.report.comparison_table import columns_of
 from mpisqueeze.report.html.blocks import (
@@ -29,7 +29,7 @@ from mpisqueeze.report.html.blocks import (
 )
 from mpisqueeze.report.html.provenance import environment, link_of, settings
 from mpisqueeze.report.palette import style_of
-from mpisqueeze.report.run_charts import loss_chart, metric_chart, metric_of, phase_chart
+from mpisqueeze.report.run_charts import bandwidth_chart, loss_chart, metric_chart, metric_of, phase_chart
 
 #: Titles in full of the columns that a terminal abbreviates.
 _TITLES = {
@@ -290,9 +290,9 @@ def _time(runs: Sequence[RunLog], ranking: Ranking, calibration: Calibration | N
         words = {"emulated": "an emulated link", "lab": "a lab’s virtual cluster", "real": "the real network"}
         known = " and ".join(words.get(link, link) for link in sorted(links))
         blocks.insert(0, Paragraph(f"Times are those of {known}.", "note"))
-    by_bandwidth = time_by_bandwidth(runs, calibration)
-    if by_bandwidth.chart.series:
-        blocks.append(Plot(by_bandwidth.chart))
+    by_bandwidth = times_by_bandwidth(runs, calibration)
+    if by_bandwidth.methods:
+        blocks.append(Plot(bandwidth_chart(by_bandwidth, len(runs))))
     if by_bandwidth.left_out:
         blocks.append(Folded("Not modelled", [Items(by_bandwidth.left_out)]))
     return blocks
