@@ -41,8 +41,8 @@ def loss_chart(runs: Sequence[RunLog], ranking: Ranking, cost: str) -> LineChart
         if not _shown(x, log):
             continue
         if len(runs) == 1 and curve.window > 1:
-            series.append(Series("each iteration", x, run.columns["loss"], style, "faint"))
-        series.append(Series(run.name, x, curve.loss, style, remark=remark_of(run)))
+            series.append(Series.of_curve("each iteration", x, run.columns["loss"], style, log, kind="faint"))
+        series.append(Series.of_curve(run.name, x, curve.loss, style, log, remark=remark_of(run)))
         if run.summary["status"] not in BROKEN:
             sound.append(curve.loss)
     broken = bool(sound) and len(sound) < len([s for s in series if s.kind == "line"])

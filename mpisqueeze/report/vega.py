@@ -126,7 +126,8 @@ def position(axis: Axis, scale: Scale, look: Look, channel: str, field: str) -> 
             "value": "transparent",
         }
     else:
-        drawn["tickCount"] = 9 if channel == "x" else 7
+        few = {"expr": "narrow ? 5 : 9"} if look.interactive else 9
+        drawn["tickCount"] = few if channel == "x" else 7
         drawn |= {"tickMinStep": 1} if axis.unit is Unit.COUNT else {}
     if channel == "x":
         drawn["titleAnchor"] = "end"
@@ -169,7 +170,7 @@ def _label(axis: Axis, scale: Scale, look: Look, channel: str) -> str:
             power = f"replace({power}, regexp('{character}', 'g'), '{raised}')"
         text = f"datum.value >= 0.00099 && datum.value < 999999 ? {plain} : '10' + {power}"
     else:
-        text = rf"replace(format(datum.value, '.3~s'), regexp('([a-zµ]?)$', 'i'), '\u202f$1') + '{suffix}'"
+        text = rf"replace(format(datum.value, '.9~s'), regexp('([a-zµ]?)$', 'i'), '\u202f$1') + '{suffix}'"
         if axis.unit is Unit.SECONDS:
             text = rf"datum.value > 999 ? {plain} + '\u202fs' : {text}"
     return f"({_said(channel, scale, look)}) ? ({text}) : ''"
@@ -177,7 +178,7 @@ def _label(axis: Axis, scale: Scale, look: Look, channel: str) -> str:
 
 def _table(rows: Sequence[tuple[int, Numbers, Numbers]], name: str) -> Spec:
     """Points as columns of each line, null where it is interrupted, and their unfolding."""
-    values = [{"i": index, "x": _digits(x, 6), "y": _digits(y, 4)} for index, x, y in rows]
+    values = [{"i": index, "x": _digits(x, 6), "y": _digits(y, 6)} for index, x, y in rows]
     return {"data": {"name": name, "values": values}, "transform": [{"flatten": ["x", "y"]}]}
 
 
@@ -418,7 +419,7 @@ def _bars(chart: BarChart, look: Look, width: float) -> Spec:
                    "columns": {"expr": "narrow ? 1 : 4"} if look.interactive else 4},
     }  # fmt: skip
     names = [fold(speakable(bar.name), _BESIDE) for bar in chart.bars]
-    short = [fold(speakable(bar.name), 16) for bar in chart.bars]
+    short = [_cut(fold(speakable(bar.name), 18)) for bar in chart.bars]
     y = {
         "field": "bar", "type": "nominal", "scale": {"paddingInner": 0.36, "paddingOuter": 0.25},
         "axis": {"title": None, "domain": False, "ticks": False, "labelLineHeight": 16, "labelColor": look.text,
@@ -451,11 +452,16 @@ def _bars(chart: BarChart, look: Look, width: float) -> Spec:
             },
             *([{
                 "data": {"values": marks},
-                "mark": {"type": "tick", "thickness": 2.5, "size": _BAR + 8},
+                "mark": {"type": "tick", "thickness": 2.5, "size": _BAR + 8, "opacity": 1},
                 "encoding": {**place, "color": color, "tooltip": {"field": "words", "type": "nominal"}},
             }] if marks else []),
         ],
     }  # fmt: skip
+
+
+def _cut(lines: list[str]) -> list[str]:
+    """At most two lines, which is what a bar has room for."""
+    return lines if len(lines) < 3 else [lines[0], f"{lines[1][:-1]}…"]
 
 
 def _segments(chart: BarChart, bar: Bar, row: int, scale: Scale, factor: float, width: float) -> list[Spec]:

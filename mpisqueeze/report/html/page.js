@@ -86,13 +86,17 @@
     const { view } = await window.vegaEmbed(live, spec, options);
     // As wide as there is room, for which what stands beside the plot has to be known.
     const fit = async () => {
-      const room = figure.clientWidth;
+      const room = figure.clientWidth, narrow = matchMedia("(max-width: 720px)").matches;
+      const taken = () => live.querySelector("svg").getBoundingClientRect().width;
       if (!room) return;
-      await view.signal("narrow", matchMedia("(max-width: 720px)").matches).runAsync();
+      await view.signal("narrow", narrow).runAsync();
+      // Beside a narrow plot there is its axis; the names below it may be wider than it is. Twice, since what stands
+      // beside a plot may depend on its width.
       for (let pass = 0; pass < 2; pass++) {
-        const beside = live.querySelector("svg").getBoundingClientRect().width - view.width();
-        await view.width(Math.max(120, room - beside)).runAsync();
+        const beside = narrow ? view.origin()[0] + 16 : taken() - view.width();
+        await view.width(Math.max(80, room - beside)).runAsync();
       }
+      if (taken() > room) await view.width(view.width() - (taken() - room)).runAsync();
     };
     figure.classList.add("drawn");
     await fit();
