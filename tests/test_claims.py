@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from mpisqueeze.analysis.evidence import FIGURES, LABELS, Evidence
 from mpisqueeze.errors import UsageError
-from mpisqueeze.record.reading import RunLog, no_columns
+from mpisqueeze.record.figures import no_columns
+from mpisqueeze.record.reading import RunLog
 from mpisqueeze.reproduce import virtual
 from mpisqueeze.reproduce.claims import FOLDER, load, names, select
 from mpisqueeze.reproduce.expressions import parse

@@ -17,7 +17,7 @@ from mpisqueeze.errors import UsageError
 from mpisqueeze.record.claims import CLAIMS
 from mpisqueeze.record.folder import RunFolder
 from mpisqueeze.record.reading import RunLog
-from mpisqueeze.record.summary import SCHEMA_VERSION
+from mpisqueeze.record.types import SCHEMA_VERSION
 from mpisqueeze.report.claims_view import ClaimsView
 from mpisqueeze.reproduce.claims import Claim, Trial
 from mpisqueeze.reproduce.virtual import LabError, run_in_lab
