@@ -90,7 +90,7 @@ def read_manifest(path: Path) -> Manifest:
     file = path / MANIFEST
     try:
         facts = read_object(file, "--resume", dict[str, Any])
-        manifest = as_type({**facts, "path": path}, Manifest, file, "--resume")
+        manifest = as_type({**facts, "path": path}, Manifest, f"{file}", "--resume")
     except UsageError as error:
         raise DamagedError(error.message) from None
     if facts.get("schema_version") != SCHEMA_VERSION:

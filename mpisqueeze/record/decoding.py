@@ -38,26 +38,42 @@ def read_object(path: Path, option: str, kind: Any) -> dict[str, Any]:
     Raises:
         UsageError: names the file and what is wrong in it, blaming `option`.
     """
-    text = read_text(path, option, _LONGEST)
+    value = parsed(read_text(path, option, _LONGEST), f"{path}", option)
+    as_type(value, kind, f"{path}", option)
+    return value
+
+
+def parsed(text: str, where: str, option: str) -> Any:
+    """JSON without what it lacks, NaN and infinities. Raises UsageError that begins with `where`."""
     try:
         # Not by msgspec, which refuses the halves of characters in names of files that are not UTF-8.
-        value = json.loads(text, parse_constant=_refuse)
+        return json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is not JSON: {error}", option) from None
-    as_type(value, kind, path, option)
-    return value
+        raise UsageError(f"{where} is not JSON: {error}", option) from None
 
 
 def _refuse(name: str) -> None:
     raise ValueError(f"it holds {name}")
 
 
-def as_type(value: Any, kind: type[T], path: Path, option: str) -> T:
-    """A value that was read from a file, as a `kind`; raises as `read_object` does."""
+def as_type(value: Any, kind: type[T], where: str, option: str) -> T:
+    """A value that was parsed, as a `kind`. Raises UsageError that begins with `where`."""
     try:
-        return msgspec.convert(value, kind)
+        try:
+            return msgspec.convert(value, kind)
+        except UnicodeEncodeError:
+            return msgspec.convert(_printable(value), kind)
     except msgspec.ValidationError as error:
-        raise UsageError(f"{path} {complaint(error, value)}", option) from None
+        raise UsageError(f"{where} {complaint(error, value)}", option) from None
+
+
+def _printable(value: Any) -> Any:
+    """A value without halves of characters."""
+    if isinstance(value, dict):
+        return {_printable(key): _printable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_printable(item) for item in value]
+    return value.encode(errors="replace").decode() if isinstance(value, str) else value
 
 
 def complaint(error: msgspec.ValidationError, value: Any) -> str:
@@ -71,7 +87,6 @@ def complaint(error: msgspec.ValidationError, value: Any) -> str:
     wanted = re.sub(r"\w+", lambda word: _WORDS.get(word[0], word[0]), text.partition(", got")[0])
     wanted = wanted.replace("`", "").replace(" | ", " or ").replace("Expected ", "")
     wanted = re.sub("Invalid enum.*", "one of those that are known", wanted)
-    wanted = wanted.replace("Number out of range", "a finite number")
     if not place:
         return f"does not hold {wanted}"
     for step in re.findall(r"[^.\[\]]+", place):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from array import array
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ import msgspec
 import numpy as np
 
 from mpisqueeze.errors import UsageError
-from mpisqueeze.record.decoding import Count, Number, complaint, read_object
+from mpisqueeze.record.decoding import Count, Number, as_type, parsed, read_object
 from mpisqueeze.record.figures import LOGGED, READ_LINE, Column, no_columns, summarized
 from mpisqueeze.record.summary import summary_of
 from mpisqueeze.record.types import Comparison as ComparisonFile
@@ -145,14 +144,11 @@ def _read_comparison(path: Path) -> tuple[list[RunLog], Comparison]:
 
 def _whole(path: Path, summary: dict[str, Any]) -> dict[str, Any]:
     """The summary of a run that has no folder, which compare.json has to have whole."""
-    try:
-        msgspec.convert(summary, Summary)
-        missing = next((key for key in _NEEDED if key not in summary), None)
-        what = f"has no {missing!r}" if missing else ""
-    except msgspec.ValidationError as error:
-        what = complaint(error, summary)
-    if what:
-        raise _wrong(path, f"{what}, in the summary of {summary['name']}")
+    where = f"{path}, in the summary of {summary['name']},"
+    as_type(summary, Summary, where, "RUN")
+    missing = next((key for key in _NEEDED if key not in summary), None)
+    if missing:
+        raise UsageError(f"{where} has no {missing!r}", "RUN")
     return summary
 
 
@@ -191,9 +187,8 @@ def _object(path: Path, kind: Any, option: str = "RUN") -> dict[str, Any]:
 
 def _evaluations(path: Path) -> list[dict[str, Any]]:
     """The lines of evaluations.jsonl."""
-    decoder = msgspec.json.Decoder(dict[str, Count | Number | None])
     lines = (line for block in _blocks(path) for line in block.split(b"\n"))
-    return [_decoded(path, at, line, decoder) for at, line in enumerate(lines, 1)]
+    return [_line(path, at, line, dict[str, Count | Number | None]) for at, line in enumerate(lines, 1)]
 
 
 def _columns(path: Path) -> dict[str, Column]:
@@ -207,7 +202,7 @@ def _columns(path: Path) -> dict[str, Column]:
             whole = False
         if not whole:
             first = len(columns[0]) + 1
-            found = [_decoded(path, at, line, _DECODER) for at, line in enumerate(lines.split(b"\n"), first)]
+            found = [_line(path, at, line, READ_LINE) for at, line in enumerate(lines.split(b"\n"), first)]
         values = np.array([*map(_VALUES, found)], float)
         for column, some in zip(columns, values.T, strict=True):
             column.frombytes(np.ascontiguousarray(some).tobytes())
@@ -216,15 +211,9 @@ def _columns(path: Path) -> dict[str, Column]:
     )
 
 
-def _decoded(path: Path, at: int, line: bytes, decoder: msgspec.json.Decoder[Any]) -> Any:
-    """Line `at` of a log; raises UsageError that names it."""
-    try:
-        return decoder.decode(line)
-    except msgspec.ValidationError as error:
-        what = complaint(error, json.loads(line))
-    except (msgspec.DecodeError, RecursionError):
-        what = f"is not JSON: {line[:40].decode(errors='replace')!r}"
-    raise _wrong(path, f"line {at} {what}")
+def _line(path: Path, at: int, line: bytes, kind: Any) -> Any:
+    where = f"{path} line {at}"
+    return as_type(parsed(line.decode(errors="replace"), where, "RUN"), kind, where, "RUN")
 
 
 def _blocks(path: Path) -> Iterator[bytes]:
