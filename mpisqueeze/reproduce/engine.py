@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from mpisqueeze import __version__
-from mpisqueeze.analysis.evidence import FIGURES, LABELS, Evidence
+from mpisqueeze.analysis.evidence import FIGURES, Evidence
 from mpisqueeze.comm.world import Signal, World
 from mpisqueeze.errors import UsageError
 from mpisqueeze.record.claims import CLAIMS
 from mpisqueeze.record.folder import RunFolder
 from mpisqueeze.record.reading import RunLog
-from mpisqueeze.record.summary import SCHEMA_VERSION
+from mpisqueeze.record.types import SCHEMA_VERSION
 from mpisqueeze.report.claims_view import ClaimsView
 from mpisqueeze.reproduce.claims import Claim, Trial
 from mpisqueeze.reproduce.virtual import LabError, run_in_lab
@@ -178,7 +178,7 @@ def _verdict(task: Task, logs: list[RunLog], reason: str | None, ranks: int) -> 
         "sweep": claim.sweep.axis if claim.sweep else None,
         "figure": None
         if claim.figure is None
-        else {"kind": claim.figure.kind, "y": claim.figure.y, "label": LABELS[claim.figure.y]},
+        else {"kind": claim.figure.kind, "y": claim.figure.y, "label": FIGURES[claim.figure.y].label},
     }
     if reason is not None:
         untested = [{"text": d.text, "holds": d.holds.text, "found": None, "passed": None} for d in claim.decisions]
@@ -214,5 +214,5 @@ def _row(trial: Trial, log: RunLog) -> dict[str, Any]:
         "compressor": summary["compressor"],
         "status": summary["status"],
         "run_folder": summary["run_folder"],
-        **{name: value(log) for name, value in FIGURES.items()},
+        **{name: figure.of(log) for name, figure in FIGURES.items()},
     }
