@@ -7,7 +7,7 @@ The fields of `Settings` are the source of options, their help and completion, `
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -101,27 +101,24 @@ _method, _problem, _run, _output = (partial(_setting, group) for group in (METHO
 class Settings:
     """The settings of a run; None stands for a default that the run works out."""
 
-    algorithm: str = _method("doublesqueeze", "How to train; `mpisqueeze info` lists them.", metavar="SPEC")
+    algorithm: str = _method("doublesqueeze", "How to train; `mpisqueeze info` lists them.")
     compressor: str | None = _method(
-        None, "NAME[:ARG][,key=value…] or FILE.py:Class. Default: onebit; uniform:8 for dcd and ecd.", metavar="SPEC"
+        None, "NAME[:ARG][,key=value…] or FILE.py:Class. Default: onebit; uniform:8 for dcd and ecd."
     )
     server: str = _method(
         "root", "root: rank 0 is the server. sharded: every rank, of 1/N of the vector.", choices=SERVERS
     )
     topology: str = _method(
-        "ring", f"Gossip graph: {', '.join(TOPOLOGIES)} or file:EDGES.", metavar="SPEC", names=(*TOPOLOGIES, "file:")
+        "ring", f"Gossip graph: {', '.join(TOPOLOGIES)} or file:EDGES.", names=(*TOPOLOGIES, "file:")
     )
     self_weight: float | None = _method(None, "Gossip: every rank's weight on itself, W_ii. Default: the graph's.")
 
     problem: str = _problem(
-        "mlp",
-        "mlp[:H1xH2…], logistic, quadratic:DIM, resnet18, resnet20, cnn, FILE.py:Class or FILE.py:function.",
-        metavar="SPEC",
+        "mlp", "mlp[:H1xH2…], logistic, quadratic:DIM, resnet18, resnet20, cnn, FILE.py:Class or FILE.py:function."
     )
     data: str = _problem(
         "digits",
         "digits (embedded), mnist, fashion-mnist, cifar10, synthetic:FEATURESxSAMPLES.",
-        metavar="SPEC",
         names=("digits", "mnist", "fashion-mnist", "cifar10", "synthetic:"),
     )
     data_dir: Path | None = _problem(None, "Folder of the data files. Default: $MPISQUEEZE_DATA, else ./data.")
@@ -132,10 +129,7 @@ class Settings:
         None, "Evaluate on so many of the test set, drawn likewise. Default: all.", whole(1)
     )
     partition: str = _problem(
-        "iid",
-        "iid, label or dirichlet:ALPHA: how samples spread over ranks.",
-        metavar="SPEC",
-        names=("iid", "label", "dirichlet:"),
+        "iid", "iid, label or dirichlet:ALPHA: how samples spread over ranks.", names=("iid", "label", "dirichlet:")
     )
 
     iterations: int | None = _run(None, "Length of the run.", whole(1))
@@ -145,10 +139,7 @@ class Settings:
         None, f"Learning rate γ. Default: {DEFAULT_LR}; 0.05 for problems that need torch.", _POSITIVE
     )
     lr_schedule: str = _run(
-        "constant",
-        "constant, step:EPOCHS:FACTOR or cosine.",
-        metavar="SPEC",
-        names=("constant", "step:", "cosine"),
+        "constant", "constant, step:EPOCHS:FACTOR or cosine.", names=("constant", "step:", "cosine")
     )
     momentum: float = _run(
         0.0,
@@ -166,17 +157,13 @@ class Settings:
     )
     warmup: int = _run(3, "First iterations that the summary leaves out of its times.", whole(0))
     link: str | None = _run(
-        None,
-        "Emulate a network between the ranks of this host: latency=5ms,bandwidth=100mbit[,gap=20us].",
-        metavar="SPEC",
+        None, "Emulate a network between the ranks of this host: latency=5ms,bandwidth=100mbit[,gap=20us]."
     )
     chunk: int | None = _run(
         None, "Bytes of a message in a pipelined exchange. Default: by the cost model.", whole(1), metavar="SIZE"
     )
     tree: str | None = _run(
-        None,
-        f"How a root's answer reaches all: {', '.join(TREES)}. Default: by the cost model.",
-        choices=TREES,
+        None, f"How a root's answer reaches all: {', '.join(TREES)}. Default: by the cost model.", choices=TREES
     )
     barrier: bool = _run(True, "Meet before each exchange, so that waiting is not booked as communication.")
     overlap: bool = _run(
@@ -208,17 +195,16 @@ class Settings:
 
     @staticmethod
     def of(values: Mapping[str, Any]) -> Settings:
-        """Settings by name, each as text or as a TOML or JSON value; the others have their defaults.
-
-        Raises:
-            UsageError: a name that is none, or a value of another type; says which option, and what it accepts.
-        """
-        return Settings(**{name: named(name).converted(value) for name, value in values.items()})
+        """Settings by name, as `Setting.checked` takes them; the others have their defaults. Raises UsageError."""
+        for name in values:
+            if name not in SETTINGS:
+                raise UsageError(f"{name!r} is no setting{suggestion(name, SETTINGS)}")
+        return Settings(**{name: SETTINGS[name].checked(value) for name, value in values.items()})
 
     def check(self) -> None:
         """Raise UsageError, naming the option, for a value that is not accepted whatever the others are."""
-        for setting in SETTINGS.values():
-            setting.check(getattr(self, setting.name))
+        for name, setting in SETTINGS.items():
+            setting.check(getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -229,7 +215,7 @@ class Setting:
         default: None where the run works it out; `help` says how.
         group: the heading in help and in `--dump-config`.
         accepts: raises ValueError for a value that it does not accept.
-        metavar: stands for the value in help. Default: by the type.
+        metavar: stands for the value in help. Default: by the kind.
         choices: all that is accepted; `help` lists them.
         names: what completion offers where there are no choices.
     """
@@ -248,18 +234,13 @@ class Setting:
     def option(self) -> str:
         return option_of(self.name)
 
-    def read(self, text: str) -> Any:
-        """The value of a text from the command line, the environment or a sweep; a flag is true or false, 1 or 0.
-
-        Raises:
-            ValueError: says what is accepted.
-        """
-        return _READERS.get(self.kind, self.kind)(text)
-
     def convert(self, value: Any) -> Any:
-        """The value that a file gives, as text or as a `kind`; null is what is not set. Raises ValueError."""
+        """The value of a text, as the command line, the environment and sweeps have it, or of a TOML or JSON value.
+
+        A flag's text is true or false, 1 or 0; null is a setting that is not set. Raises ValueError.
+        """
         if isinstance(value, str):
-            return self.read(value)
+            return _READERS.get(self.kind, self.kind)(value)
         if value is None and self.default is None:
             return None
         accepted = (int, float) if self.kind is float else self.kind
@@ -270,30 +251,24 @@ class Setting:
         except OverflowError:
             raise ValueError("is too large a number") from None
 
-    def converted(self, value: Any) -> Any:
-        """As `convert`, but raises UsageError, which names the option."""
+    def check(self, value: Any) -> None:
+        """Raise UsageError, naming the option, for a value that is not accepted."""
+        if value is not None and self.choices:
+            check_choice(self.option, value, self.choices)
         try:
-            return self.convert(value)
+            if value is not None and self.accepts:
+                self.accepts(value)
         except ValueError as error:
             raise UsageError(str(error), self.option) from None
 
     def checked(self, value: Any) -> Any:
-        """As `converted`, and accepted."""
-        found = self.converted(value)
+        """Convert a value and check it. Raises UsageError, naming the option."""
+        try:
+            found = self.convert(value)
+        except ValueError as error:
+            raise UsageError(str(error), self.option) from None
         self.check(found)
         return found
-
-    def check(self, value: Any) -> None:
-        """Raise UsageError, naming the option, for a value that is not accepted."""
-        if value is None:
-            return
-        if self.choices:
-            check_choice(self.option, value, self.choices)
-        if self.accepts:
-            try:
-                self.accepts(value)
-            except ValueError as error:
-                raise UsageError(str(error), self.option) from None
 
     def typed(self, value: Any) -> list[str]:
         """The arguments that give it this value on a command line."""
@@ -312,15 +287,12 @@ def name_of(option: str | None) -> str:
     return (option or "").removeprefix("--").replace("-", "_")
 
 
-def named(name: str) -> Setting:
-    """The setting of that name. Raises UsageError with the nearest one."""
-    if name not in SETTINGS:
-        raise UsageError(f"{name!r} is no setting{suggestion(name, SETTINGS)}")
-    return SETTINGS[name]
-
-
 def _flag(text: str) -> bool:
     return text == "1" if text in ("0", "1") else flag(text)
+
+
+def _whole(text: str) -> int:
+    return -parse_size(text[1:]) if text.startswith("-") else parse_size(text)
 
 
 def _number(text: str) -> float:
@@ -330,18 +302,16 @@ def _number(text: str) -> float:
         raise ValueError(f"{text!r} is not a number") from None
 
 
-_READERS: dict[type[Any], Callable[[str], Any]] = {bool: _flag, int: parse_size, float: _number}
+_READERS: dict[type[Any], Callable[[str], Any]] = {bool: _flag, int: _whole, float: _number}
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
 
 
-def _declared() -> dict[str, Setting]:
+def _declared() -> Iterator[Setting]:
     hints = get_type_hints(Settings)
-    found = {}
     for item in fields(Settings):
         kinds = get_args(hints[item.name]) or (hints[item.name],)
-        found[item.name] = Setting(item.name, kinds[0], item.default, **item.metadata)
-    return found
+        yield Setting(item.name, kinds[0], item.default, **item.metadata)
 
 
 #: The settings by name, in the order of their declaration.
-SETTINGS = _declared()
+SETTINGS = {setting.name: setting for setting in _declared()}

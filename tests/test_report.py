@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,11 @@ def test_a_killed_run_is_read_up_to_its_last_whole_line(capsys: pytest.CaptureFi
     assert "killed" in err
 
 
+def spoiled(old: str, new: str, file: str = "iterations.jsonl") -> Callable[[Path], Any]:
+    """Damages a file of a run folder in one place."""
+    return lambda folder: (folder / file).write_text((folder / file).read_text().replace(old, new, 1))
+
+
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
@@ -185,9 +191,23 @@ def test_a_killed_run_is_read_up_to_its_last_whole_line(capsys: pytest.CaptureFi
         (lambda folder: (folder / "config.json").write_text("{}"), ["config.json", "'algorithm'"]),
         (lambda folder: (folder / "summary.json").write_text('{"stat'), ["summary.json", "not JSON"]),
         (lambda folder: (folder / "summary.json").write_text('{"status": "fine"}'), ["summary.json", "fine"]),
-        (lambda folder: (folder / "iterations.jsonl").write_text("{}\nx\n{}\n"), ["iterations.jsonl", "line 2"]),
-        (lambda folder: (folder / "iterations.jsonl").write_text('{"loss": 1}\n'), ["iterations.jsonl", "bytes_sent"]),
+        (spoiled("\n", "\nx\n"), ["iterations.jsonl", "line 2 is not JSON: Expecting value"]),
+        (spoiled("\n", "\n\n"), ["iterations.jsonl", "line 2 is not JSON"]),
+        (spoiled("\n", ""), ["iterations.jsonl", "line 1 is not JSON"]),
+        (spoiled("{", "[{"), ["iterations.jsonl", "line 1 is not JSON"]),
+        (spoiled('{"', '[]\n{"'), ["iterations.jsonl", "line 1 does not hold a JSON object"]),
+        (spoiled('"bytes_sent": 100', '"b": 1'), ["iterations.jsonl", "line 1 has no 'bytes_sent'"]),
+        (spoiled("100", "true"), ["iterations.jsonl", "line 1 has True as 'bytes_sent', not a number"]),
+        (spoiled("100", "-1"), ["iterations.jsonl", "line 1 has -1 as 'bytes_sent', not a number >= 0"]),
+        (spoiled("100", "1e400"), ["iterations.jsonl", "line 1 has inf as 'bytes_sent', not a number <= 1e+30"]),
+        (spoiled("100", "NaN"), ["iterations.jsonl", "line 1 is not JSON"]),
+        (spoiled("100", '"' + "x" * 99 + '"'), ["line 1 has 'xxx", "… as 'bytes_sent', not a number"]),
         (lambda folder: (folder / "iterations.jsonl").write_bytes(b"\xff\xfe\n"), ["iterations.jsonl", "line 1"]),
+        (lambda folder: (folder / "evaluations.jsonl").write_text('{"a": 1}\n{"a": []}\n'), ["line 2", "a number"]),
+        (spoiled('"ranks": 2', '"ranks": 0', "config.json"), ["has 0 as 'ranks', not a whole number >= 1"]),
+        (spoiled('"ranks": 2', '"ranks": 2.5', "config.json"), ["has 2.5 as 'ranks', not a whole number"]),
+        (spoiled("float32", "float16", "config.json"), ["has 'float16' as 'dtype', not one of"]),
+        (spoiled('"wall_s": null', '"wall_s": "x"', "summary.json"), ["has 'x' as 'wall_s', not a number or null"]),
     ],
 )
 def test_a_damaged_folder_is_refused_by_file(damage: Any, says: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -218,33 +238,21 @@ def test_bad_options_of_report_are_refused(options: list[str], says: str, capsys
     assert says in capsys.readouterr().err
 
 
-def test_plots_are_written(capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("matplotlib")
+def test_plots_are_written() -> None:
     write_run(Path("a"), [100.0, 8, 6, 5, 4, 3, 2, 2, 1, 0.5])
     write_run(Path("b"), [10.0, None, 1e30], algorithm="csgd", nbytes=10, status="diverged")
     write_run(Path("c"), [10.0, 5.0, 0.0], algorithm="memsgd", nbytes=0)
-    for name, begins in (("p.png", b"\x89PNG"), ("p.pdf", b"%PDF"), ("p.svg", b"<?xml")):
-        assert run(["report", "a", "b", "c", "--plot", name]) == 0
-        assert Path(name).read_bytes().startswith(begins)
+    assert run(["report", "a", "b", "c", "--plot", "p.svg"]) == 0
     svg = Path("p.svg").read_text()
     for label in ("csgd (diverged)", "iteration", "bytes sent by all ranks", "training time (s)"):
-        assert f"<!-- {label} -->" in svg, label
+        assert f">{label}</text>" in svg, label
 
 
-def test_a_missing_matplotlib_is_said_with_its_cure(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    write_run(Path("a"), [2.0, 1.0])
-    assert run(["report", "a", "--plot", "loss.png"]) == 2
-    assert "pip install 'mpisqueeze[plot]'" in capsys.readouterr().err
-
-
-def test_report_loads_no_mpi_and_no_matplotlib() -> None:
+def test_report_loads_neither_mpi_nor_what_draws() -> None:
     write_run(Path("a"), [2.0, 1.0])
     code = (
         "import sys; from mpisqueeze.cli.app import run; assert run(['report', 'a', '--csv', 'x.csv']) == 0;"
-        "print([m for m in ('mpi4py.MPI', 'matplotlib') if m in sys.modules])"
+        "print([m for m in ('mpi4py.MPI', 'vl_convert', 'jinja2', 'altair') if m in sys.modules])"
     )
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert finished.stdout.splitlines()[-1] == "[]"

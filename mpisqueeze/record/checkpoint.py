@@ -13,35 +13,23 @@ import os
 import shutil
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from mpisqueeze.errors import UsageError
 from mpisqueeze.files import sha256_of
 from mpisqueeze.record.arrays import write_npz
+from mpisqueeze.record.decoding import Count, Positive, Seconds, as_type, read_object
 from mpisqueeze.record.folder import write_json
-from mpisqueeze.record.schema import count, list_of, number, read_object, scalar, table, table_of, text
 
 FOLDER = "checkpoint"
 MANIFEST = "manifest.json"
 KEPT = 2
 SCHEMA_VERSION = 1
-
-_BODY = {
-    "iteration": count(1),
-    "ranks": count(1),
-    "settings": table({}),
-    "log": table_of(count()),
-    "record": table(
-        {"wall_s": number(0), "resumed_after": list_of(count()), "bytes_by_rank": list_of(list_of(count()))}
-    ),
-    "files": table_of(text),
-}
-_MANIFEST = table({"schema_version": scalar, "sha256": text, **_BODY})
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -50,8 +38,15 @@ class DamagedError(Exception):
     """A checkpoint that is not what was written; says which file, and how."""
 
 
-@dataclass(frozen=True)
-class Manifest:
+class Past(msgspec.Struct, frozen=True):
+    """What the summary needs of the iterations before."""
+
+    wall_s: Seconds
+    resumed_after: list[Count]
+    bytes_by_rank: list[tuple[Count, Count]]
+
+
+class Manifest(msgspec.Struct, frozen=True):
     """What a checkpoint says of itself.
 
     Attributes:
@@ -65,12 +60,16 @@ class Manifest:
     """
 
     path: Path
-    iteration: int
-    ranks: int
+    iteration: Positive
+    ranks: Positive
     settings: dict[str, Any]
-    log: dict[str, int]
-    record: dict[str, Any]
+    log: dict[str, Count]
+    record: Past
     files: dict[str, str]
+
+
+#: What the file has of it, besides its version and its own SHA-256.
+_BODY = Manifest.__struct_fields__[1:]
 
 
 def file_of(rank: int) -> str:
@@ -88,18 +87,19 @@ def checkpoints(run: Path) -> list[Path]:
 
 def read_manifest(path: Path) -> Manifest:
     """Raises DamagedError."""
+    file = path / MANIFEST
     try:
-        facts = read_object(path / MANIFEST, "--resume", _MANIFEST)
+        facts = read_object(file, "--resume", dict[str, Any])
+        manifest = as_type({**facts, "path": path}, Manifest, f"{file}", "--resume")
     except UsageError as error:
         raise DamagedError(error.message) from None
-    if facts["schema_version"] != SCHEMA_VERSION:
-        raise DamagedError(f"{path / MANIFEST} is of another version of mpisqueeze")
-    body = {key: facts[key] for key in _BODY}
-    if facts["sha256"] != _digest_of(body):
-        raise DamagedError(f"{path / MANIFEST} was altered")
-    if [len(row) for row in body["record"]["bytes_by_rank"]] != [2] * body["ranks"]:
-        raise DamagedError(f"{path / MANIFEST} is damaged: it counts the bytes of other ranks")
-    return Manifest(path, **body)
+    if facts.get("schema_version") != SCHEMA_VERSION:
+        raise DamagedError(f"{file} is of another version of mpisqueeze")
+    if facts.get("sha256") != _digest_of({key: facts[key] for key in _BODY}):
+        raise DamagedError(f"{file} was altered")
+    if len(manifest.record.bytes_by_rank) != manifest.ranks:
+        raise DamagedError(f"{file} is damaged: it counts the bytes of other ranks")
+    return manifest
 
 
 def read_arrays(manifest: Manifest, rank: int) -> dict[str, NDArray[Any]]:

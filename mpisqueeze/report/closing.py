@@ -10,16 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from mpisqueeze.quantities import duration, grouped, ratio, significant, size
+from mpisqueeze.record.figures import TIMES
 
-PHASES = {
-    "compute_s": "compute (gradient)",
-    "wait_s": "wait (barrier)",
-    "encode_s": "encode",
-    "comm_s": "communicate",
-    "decode_s": "decode, reduce",
-    "update_s": "update",
-    "iteration_s": "iteration",
-}
+#: Times of an iteration, by their names in the log.
+PHASES = TIMES
 STATUS = {
     "ok": ("finished", "green"),
     "diverged": ("diverged", "bold red"),

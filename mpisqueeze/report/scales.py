@@ -114,7 +114,7 @@ def marks(scale: Scale, unit: Unit, length: float, extent: Callable[[str], float
         length: of the axis.
         extent: what a text takes along it, gap included, in the same measure.
     """
-    factor, suffix = _linear_unit(scale, unit)
+    factor, suffix = linear_unit(scale, unit)
     for count in range(most, 0, -1):
         values = _log_values(scale, count) if scale.log else _linear_values(scale, count, factor, unit)
         own_unit = scale.log and unit in _STEPS
@@ -130,7 +130,7 @@ def marks(scale: Scale, unit: Unit, length: float, extent: Callable[[str], float
     return Marks([], [], suffix)
 
 
-def _linear_unit(scale: Scale, unit: Unit) -> tuple[float, str]:
+def linear_unit(scale: Scale, unit: Unit) -> tuple[float, str]:
     if scale.log or unit not in _STEPS:
         return 1.0, ""
     largest = max(abs(scale.low), abs(scale.high))

@@ -143,7 +143,7 @@ def _takes_compressor(pair: Pair) -> bool:
 
 def _planned(pair: Pair, swept: dict[str, str], base: Settings) -> Plan:
     def make() -> Plan:
-        values = {name: SETTINGS[name].converted(text) for name, text in swept.items()}
+        values = {name: SETTINGS[name].checked(text) for name, text in swept.items()}
         return plan(replace(base, **{"algorithm": pair.algorithm, "compressor": pair.compressor, **values}))
 
     return _blaming(pair, swept, make)

@@ -76,7 +76,7 @@ class Run:
     def write_line(self, name: str, value: Any) -> None:
         """Add a line to a log of the run folder, on rank 0."""
         if self.folder is not None:
-            self.folder.append(name, [dumps(value)])
+            self.folder.append(name, f"{dumps(value)}\n".encode())
 
     def settings(self) -> dict[str, Any]:
         """What config.json holds."""

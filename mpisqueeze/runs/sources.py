@@ -132,7 +132,7 @@ def _from_environment(environment: Mapping[str, str]) -> Given:
         if variable in VARIABLES:
             try:
                 if text:
-                    found[VARIABLES[variable]] = (SETTINGS[VARIABLES[variable]].read(text), variable)
+                    found[VARIABLES[variable]] = (SETTINGS[VARIABLES[variable]].convert(text), variable)
             except ValueError as error:
                 raise UsageError(str(error), variable) from None
         elif variable.startswith(PREFIX):

@@ -7,6 +7,7 @@ import math
 import os
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -50,9 +51,14 @@ class Loop:
 
     Attributes:
         x: this rank's parameters (d).
+        loss, lr: of the iteration that runs, or was over last; so are `clock`, `counter`, and `began` and `ended` (s).
         stopped_by: the signal that interrupted the run, or Signal.NONE.
         evaluations: on rank 0, the lines of evaluations.jsonl.
     """
+
+    run: Run
+    began: float
+    ended: float
 
     def __init__(
         self, run: Run, recorder: Recorder, view: View, interrupts: Interrupts, watchdog: Watchdog | None
@@ -61,7 +67,9 @@ class Loop:
         self._interrupts, self._watchdog = interrupts, watchdog
         self.world, self.network, self.config = run.world, run.network, run.plan.config
         self.x = run.x
-        self.loss = math.nan
+        self.clock, self.counter = run.network.clock, run.network.counter
+        self.loss = self.lr = math.nan
+        self.began = self.ended = 0.0
         self.stopped_by: int = Signal.NONE
         self.evaluations: list[dict[str, Any]] = []
         self.meter = interface_meter(run.world)
@@ -111,8 +119,8 @@ class Loop:
         return Trouble(trouble.signal, trouble.iteration, where, trouble.option, trouble.details)
 
     def _iterations(self) -> None:
-        run, network, recorder = self.run, self.network, self.recorder
-        gate, clock, counter, algorithm = network.gate, network.clock, network.counter, run.algorithm
+        run, network, recorder, clock = self.run, self.network, self.recorder, self.clock
+        gate, counter, algorithm = network.gate, self.counter, run.algorithm
         schedule, root = run.plan.schedule, self.world.is_root
         if self.done >= run.iterations and not self._scheduled(self.done):
             self._evaluate(self.done)
@@ -121,7 +129,7 @@ class Loop:
         for t in range(self.done + 1, run.iterations + 1):
             network.iteration = t
             self._begin()
-            lr = run.plan.lr * schedule(t, run.iterations, run.per_epoch)
+            self.lr = run.plan.lr * schedule(t, run.iterations, run.per_epoch)
             counter.reset()
             gate.agreed, gate.met = Signal.NONE, False
             if self.meter:
@@ -132,22 +140,13 @@ class Loop:
                 gate.tell(Signal.CHECKPOINT)
             elif root and recorder.overdue:
                 gate.tell(Signal.FLUSH)
-            began = clock.start()
-            algorithm.step(self.x, self._gradient, lr)
-            ended = clock.stop(Phase.UPDATE)
+            self.began = clock.start()
+            algorithm.step(self.x, self._gradient, self.lr)
+            self.ended = clock.stop(Phase.UPDATE)
             network.settle()
             if self.meter:
                 self.meter.stop()
-            residual = algorithm.residual()
-            recorder.add(
-                lr,
-                self.loss,
-                clock.seconds,
-                ended - began,
-                (counter.bytes_sent, counter.bytes_received, counter.messages),
-                math.nan if residual is None else math.sqrt(float(residual.dot(residual))),
-                self._distance(t),
-            )
+            recorder.add(self)
             # An algorithm of a user's own may exchange nothing in an iteration.
             if not gate.met and (gate.barrier or t >= self._meet_at):
                 gate.meet()
@@ -279,10 +278,10 @@ class Loop:
         if watchdog:
             watchdog.busy = True
 
-    def _distance(self, iteration: int) -> float:
+    def distance(self) -> float:
         """‖x_i − x̄‖² where it is asked for, else NaN; collective."""
         every = self.config.consensus_every
-        if self._consensus is None or not every or iteration % every:
+        if self._consensus is None or not every or self.network.iteration % every:
             return math.nan
         return self._consensus.distance(self.run.device.to_numpy(self.x))
 
@@ -473,7 +472,9 @@ def _resume(loop: Loop) -> History:
     return history
 
 
-def _reopen_log(run: Run, start: Start) -> tuple[dict[str, Any], list[dict[str, Any]], list[list[int]], History]:
+def _reopen_log(
+    run: Run, start: Start
+) -> tuple[dict[str, Any], list[dict[str, Any]], Sequence[Sequence[int]], History]:
     """On rank 0: cut the logs back, and read what is left of them. Raises UsageError."""
     assert run.folder is not None
     path, manifest = run.folder.path, start.manifest
@@ -486,8 +487,8 @@ def _reopen_log(run: Run, start: Start) -> tuple[dict[str, Any], list[dict[str, 
     if manifest is None:
         return log.columns, [], [], History(remarks=start.remarks)
     record = manifest.record
-    past = [*record["resumed_after"], start.iteration]
-    return log.columns, log.evaluations, record["bytes_by_rank"], History(record["wall_s"], past, start.remarks)
+    past = [*record.resumed_after, start.iteration]
+    return log.columns, log.evaluations, record.bytes_by_rank, History(record.wall_s, past, start.remarks)
 
 
 def link_facts(network: Network) -> dict[str, Any]:
