@@ -99,7 +99,7 @@ def test_temporaries_are_seen_and_what_fills_caches_is_not() -> None:
         ("Spares", "passed", ""),
         ("Bowl", "doubtful", "gradient"),
         ("Small", "doubtful", "a new vector in every iteration"),
-        ("Scaled", "doubtful", "a step with onebit"),
+        ("Scaled", "doubtful", "a step with identity"),
     ],
 )
 def test_check_says_what_a_plug_in_allocates(tmp_path: Path, name: str, outcome: str, says: str) -> None:
