@@ -27,7 +27,7 @@ _TARGETS = {
     "csv": ("FILE|-", "Write the table as CSV."),
     "markdown": ("FILE|-", "Write the table as Markdown."),
     "html": ("FILE|-", "Write a page of tables and plots, complete in itself."),
-    "plot": ("FILE", "Draw into a .png, .svg or .pdf file, or here: terminal."),
+    "plot": ("FILE", "Draw into a .png, .svg or .pdf file, or here with `terminal`."),
 }
 _METAVARS = {int: "COUNT", float: "NUMBER", str: "SPEC", Path: "PATH"}
 
@@ -100,7 +100,9 @@ def _place(parameter: inspect.Parameter) -> int:
 
 def _option(name: str, kind: Any, flags: str, group: str, help: str, **about: Any) -> inspect.Parameter:
     """An option that is None unless it is typed."""
-    annotation = Annotated[kind | None, typer.Option(flags, rich_help_panel=group, help=help, **about)]
+    annotation = Annotated[
+        kind | None, typer.Option(flags, rich_help_panel=group, help=help, show_default=False, **about)
+    ]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 

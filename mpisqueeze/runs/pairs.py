@@ -6,9 +6,9 @@ import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from mpisqueeze.errors import UsageError
 from mpisqueeze.language import check_choice, suggestion
@@ -17,8 +17,6 @@ from mpisqueeze.record.folder import slug
 from mpisqueeze.runs.plan import Plan, plan
 from mpisqueeze.runs.presets import PRESETS
 from mpisqueeze.settings import SETTINGS, Settings, name_of, option_of
-
-T = TypeVar("T")
 
 _PLUGIN = re.compile(r".+?\.py:[A-Za-z_]\w*(?=/|$)")
 #: Settings that pairs or the comparison itself give.
@@ -134,7 +132,9 @@ def expand(pairs: Sequence[Pair], sweeps: Sequence[Sweep], base: Settings) -> li
 
 
 def _takes_compressor(pair: Pair) -> bool:
-    if not getattr(_blaming(pair, {}, lambda: registry.algorithms.find(pair.algorithm)).cls, "compresses", True):
+    with _blaming(pair, {}):
+        algorithm = registry.algorithms.find(pair.algorithm)
+    if not getattr(algorithm.cls, "compresses", True):
         return False
     if pair.compressor:
         raise UsageError("names a compressor, and --sweep compressor too: leave one out", f"PAIR {pair.text}")
@@ -142,17 +142,16 @@ def _takes_compressor(pair: Pair) -> bool:
 
 
 def _planned(pair: Pair, swept: dict[str, str], base: Settings) -> Plan:
-    def make() -> Plan:
+    with _blaming(pair, swept):
         values = {name: SETTINGS[name].checked(text) for name, text in swept.items()}
         return plan(replace(base, **{"algorithm": pair.algorithm, "compressor": pair.compressor, **values}))
 
-    return _blaming(pair, swept, make)
 
-
-def _blaming(pair: Pair, swept: dict[str, str], make: Callable[[], T]) -> T:
-    """What `make` returns; a UsageError of it names the argument that the user typed."""
+@contextmanager
+def _blaming(pair: Pair, swept: dict[str, str]) -> Iterator[None]:
+    """A UsageError names the argument that the user typed."""
     try:
-        return make()
+        yield
     except UsageError as error:
         raise blamed(error, pair.text, swept) from error.__cause__
 
