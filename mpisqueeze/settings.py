@@ -36,6 +36,8 @@ MAX_BATCH = 2**31 - 1
 MAX_SEED = 2**63 - 1
 #: Most threads that a rank's kernels take.
 MAX_THREADS = 64
+#: Two ways to give a length: one of them overrides both.
+EITHER = ("iterations", "epochs")
 
 Check = Callable[[Any], object]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from mpisqueeze.record.checkpoint import (
 )
 from mpisqueeze.record.reading import read_settings
 from mpisqueeze.runs.plan import Plan
-from mpisqueeze.settings import SETTINGS, Interval, Settings
+from mpisqueeze.settings import EITHER, SETTINGS, Interval, Settings
 
 if TYPE_CHECKING:
     from mpisqueeze.runs.preparation import Run
@@ -193,15 +193,10 @@ def resumed_config(path: Path) -> Settings:
         raise UsageError(f"{path}/config.json: {error}", "--resume") from None
 
 
-def continued(config: Settings, given: Settings) -> Settings:
-    """The settings of a run with those that were given anew: its length, where its data are, when it is saved."""
-    changes: dict[str, Any] = {}
-    if given.iterations is not None or given.epochs is not None:
-        changes |= {"iterations": given.iterations, "epochs": given.epochs}
-    for name in ("checkpoint_every", "data_dir", "timeout"):
-        if getattr(given, name) is not None:
-            changes[name] = getattr(given, name)
-    return replace(config, **changes)
+def continued(config: Settings, given: Mapping[str, Any]) -> Settings:
+    """The settings of a run with those that were given anew; a length that is given leaves no other."""
+    lengths = dict.fromkeys(EITHER) if given.keys() & set(EITHER) else {}
+    return replace(config, **{**lengths, **given})
 
 
 @dataclass(frozen=True)
