@@ -31,10 +31,13 @@ class Codec:
     A rank that cannot encode sends zeros and has the gate tell the others, since they wait for its payload; on a GPU
     this is found out later, by wires and by the network. Without a compressor it is for vectors of no elements: it does
     nothing, to no payload.
+
+    Attributes:
+        full: full vectors travel, whatever `--compressor` says.
     """
 
-    def __init__(self, compressor: Compressor | None, network: Network) -> None:
-        self._compressor, self.network = compressor, network
+    def __init__(self, compressor: Compressor | None, network: Network, full: bool = False) -> None:
+        self._compressor, self.network, self.full = compressor, network, full
         if compressor is not None:
             network.device.adopt(compressor)
         self.payload_bytes = compressor.payload_bytes if compressor else 0
@@ -113,9 +116,6 @@ class Setup:
         make_compressor: (dimension, seed) → the run's compressor.
         topology: the gossip graph with its weights.
         server: `root` or `sharded`.
-        memory_lr: `outside` or `inside`: whether memsgd's memory holds gradients or steps γg.
-        order: `atc` or `awc`, of dpsgd.
-        eta: the gossip step η, or None for the compressor's default.
         overlap: the gradient's sections are to leave while it is computed; only for algorithms that have `overlaps`.
     """
 
@@ -126,9 +126,6 @@ class Setup:
     make_compressor: Callable[[int, int], Compressor]
     topology: Topology
     server: str = "root"
-    memory_lr: str = "outside"
-    order: str = "atc"
-    eta: float | None = None
     overlap: bool = False
 
     @property
@@ -153,6 +150,13 @@ class Setup:
         starts = [s * share + min(s, rest) for s in range(servers + 1)]
         return [slice(start, stop) for start, stop in pairwise(starts)]
 
+    @property
+    def served(self) -> int | None:
+        """The part that this rank serves; None where it is no server, or of no elements."""
+        part = self.rank if self.server == "sharded" else 0
+        span = self.parts()[part]
+        return part if part == self.rank and span.stop > span.start else None
+
     def worker_codec(self, part: int = 0, length: int | None = None) -> Codec:
         """What this rank sends a part of `length` numbers (default d) with; its randomness differs by rank and part."""
         return self._codec(length, derive_key(self.seed, 1, self.rank, *([part] if part else [])))
@@ -164,16 +168,14 @@ class Setup:
     def identity_codec(self, length: int | None = None) -> Codec:
         """Full vectors."""
         n = self.dimension if length is None else length
-        return Codec(Identity(n, self.network.device.xp, self.dtype, 0) if n else None, self.network)
+        return Codec(Identity(n, self.network.device.xp, self.dtype, 0) if n else None, self.network, full=True)
 
     def _codec(self, length: int | None, seed: int) -> Codec:
         n = self.dimension if length is None else length
         return Codec(self.make_compressor(n, seed) if n else None, self.network)
 
     def gossip_step(self) -> float:
-        """η: the user's, or the compressor's default, which is the same on every rank."""
-        if self.eta is not None:
-            return self.eta
+        """The compressor's default for η, which is the same on every rank."""
         return default_gossip_step(self.compressor_error)
 
     @cached_property

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from mpisqueeze.algorithms.base import Algorithm, Codec, Setup
 from mpisqueeze.comm.neighbours import NeighbourExchange
 from mpisqueeze.comm.world import Signal
 from mpisqueeze.devices.clock import Phase
+from mpisqueeze.language import real
+
+#: η, or None for the compressor's default.
+GossipStep = Annotated[float | None, real(0, accepts="a positive number", open_low=True)]
 
 
 class GossipAlgorithm(Algorithm):

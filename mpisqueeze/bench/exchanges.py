@@ -153,8 +153,8 @@ class StepCase(Case):
     def reset(self) -> None:
         stage = self.stage
         stage.xp.copyto(self._x, stage.start)
-        for memory in ("delta", "delta_bar"):
-            kept = getattr(self._part, memory, None)
+        for memory in self._part.memory:
+            kept = getattr(self._part, memory)
             if kept is not None:
                 kept.fill(0)
         self._iteration = 0

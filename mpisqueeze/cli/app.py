@@ -242,9 +242,6 @@ def train(
             help="root: rank 0 is the server. sharded: every rank, of 1/N of the vector.", rich_help_panel=METHOD
         ),
     ] = "root",
-    memory_lr: Annotated[
-        str, typer.Option(help="memsgd: γ outside or inside the memory.", rich_help_panel=METHOD)
-    ] = "outside",
     topology: Annotated[
         str,
         typer.Option(
@@ -256,17 +253,6 @@ def train(
     self_weight: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(help="Gossip: every rank's weight on itself, W_ii. Default: the graph's.", rich_help_panel=METHOD),
-    ] = None,
-    order: Annotated[
-        str,
-        typer.Option(
-            help="dpsgd: atc mixes after the gradient step, awc while the gradient is computed.",
-            rich_help_panel=METHOD,
-        ),
-    ] = "atc",
-    eta: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(help="deepsqueeze, choco: the gossip step η. Default: by compressor.", rich_help_panel=METHOD),
     ] = None,
     problem: Annotated[
         str,

@@ -10,7 +10,6 @@ import numpy as np
 
 from mpisqueeze.kernels import kernels_for
 from mpisqueeze.kernels.random import derive_key
-from mpisqueeze.language import Parameter
 
 
 class NonFiniteError(ArithmeticError):
@@ -30,6 +29,7 @@ class Compressor:
         xp: the array module, numpy or cupy.
         dtype: float32 or float64, of vectors and of scales and values in the payload.
         seed: for random operators; it differs by rank and by role (worker, server).
+        and, by keyword alone, the parameters that stand behind its name in a spec, see `language`.
 
     Attributes:
         unbiased: whether E C(v) = v.
@@ -45,8 +45,6 @@ class Compressor:
     name: str
     #: One line for `mpisqueeze info`.
     summary: ClassVar[str] = ""
-    #: What stands behind the name in a spec.
-    parameters: ClassVar[Sequence[Parameter]] = ()
     unbiased: bool = False
     payload_bytes: int
     grain: int | None = None

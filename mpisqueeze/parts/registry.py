@@ -18,9 +18,9 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from mpisqueeze.errors import UsageError, describe, describe_value
-from mpisqueeze.language import Parameter, parse_spec, resolve_parameters, suggestion
+from mpisqueeze.language import parameters_of, parse_spec, resolve_parameters, suggestion
 
-_PLUGIN = re.compile(r"(?P<file>.+\.py):(?P<spec>(?P<name>[A-Za-z_]\w*)(,.*)?)")
+_PLUGIN = re.compile(r"(?P<file>.+\.py):(?P<spec>(?P<name>[A-Za-z_]\w*)([:,].*)?)")
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,24 @@ class Part:
         return str(getattr(self.cls, "name", self.cls.__name__))
 
     @property
+    def label(self) -> str:
+        """What runs and tables call it: its name, and its parameters as they were given."""
+        return self.name + re.sub(r"^(.+\.py:)?[^:,]*", "", self.spec)
+
+    @property
     def is_plugin(self) -> bool:
         return self.origin != "built-in"
 
 
 class Registry:
-    """The parts of one kind: the classes in a package that carry a `name`, entry points of a group, and files."""
+    """The parts of one kind: the classes in a package that carry a `name`, entry points of a group, and files.
 
-    def __init__(self, kind: str, package: str, option: str) -> None:
-        self.kind, self.package, self.option = kind, package, option
+    Args:
+        given: keyword arguments of a class that the package gives it, and that are no parameters of a spec.
+    """
+
+    def __init__(self, kind: str, package: str, option: str, given: tuple[str, ...] = ()) -> None:
+        self.kind, self.package, self.option, self.given = kind, package, option, given
         self.group = f"mpisqueeze.{kind}s"
 
     @cache  # noqa: B019 - a registry lives as long as the process
@@ -95,11 +104,7 @@ class Registry:
                 )
             if origin != "built-in":
                 _check_declared(cls, text)
-            declared = getattr(cls, "parameters", ())
-            # A plug-in may mean something else by that name.
-            ours = isinstance(declared, tuple | list) and all(isinstance(item, Parameter) for item in declared)
-            parameters = declared if ours else ()
-            return Part(text, cls, resolve_parameters(spec, parameters), origin)
+            return Part(text, cls, resolve_parameters(spec, parameters_of(cls, self.given)), origin)
         except UsageError as error:
             raise UsageError(error.message, error.option or self.option) from error.__cause__
 
@@ -183,4 +188,4 @@ def load_part(path: Path, name: str) -> type[Any] | FunctionType:
 
 algorithms = Registry("algorithm", "mpisqueeze.algorithms", "--algorithm")
 compressors = Registry("compressor", "mpisqueeze.compressors", "--compressor")
-problems = Registry("problem", "mpisqueeze.problems", "--problem")
+problems = Registry("problem", "mpisqueeze.problems", "--problem", ("dataset", "batch_size", "partition"))

@@ -17,7 +17,7 @@ from mpisqueeze.record.folder import slug
 from mpisqueeze.runs.plan import Plan, TrainConfig, plan, value_of
 from mpisqueeze.runs.presets import PRESETS
 
-_PLUGIN = re.compile(r".+?\.py:[A-Za-z_]\w*(?=/|$)")
+_PLUGIN = re.compile(r".+?\.py:[A-Za-z_]\w*([:,][^/]*)?(?=/|$)")
 #: Settings of TrainConfig that pairs or the comparison itself give.
 _NOT_SWEPT = {"algorithm": "name algorithms as pairs", "out": "each run has its own folder within --out"}
 
@@ -71,7 +71,7 @@ def parse_pair(text: str) -> Pair:
     head, slash, tail = text.partition("/")
     known = re.split("[:,]", head, maxsplit=1)[0] in registry.algorithms.names()
     plugin = None if known else _PLUGIN.match(text)
-    if plugin and (head in ("", ".", "..", plugin[0]) or os.path.isfile(plugin[0].rpartition(":")[0])):
+    if plugin and (head in ("", ".", "..", plugin[0]) or os.path.isfile(plugin[0].partition(".py:")[0] + ".py")):
         head, (slash, tail) = plugin[0], (text[plugin.end() : plugin.end() + 1], text[plugin.end() + 1 :])
     if not head or (slash and not tail):
         raise UsageError(f"{text!r} is not ALGORITHM or ALGORITHM/COMPRESSOR", "PAIR")
@@ -184,8 +184,8 @@ def _value(field: str, text: str) -> Any:
 
 def _label(made: Plan, swept: dict[str, str]) -> str:
     """`dcd/qsgd:8 lr=0.1`: plug-ins by their class, no compressor for those who take none."""
-    parts = [made.algorithm.name]
+    parts = [made.algorithm.label]
     if getattr(made.algorithm.cls, "compresses", True):
-        parts.append(made.compressor.name if made.compressor.is_plugin else made.compressor.spec)
+        parts.append(made.compressor.label)
     settings = [f"{_option(field)[2:]}={value}" for field, value in swept.items() if field != "compressor"]
     return " ".join(["/".join(parts), *settings])

@@ -15,7 +15,7 @@ from mpisqueeze.data import check_data_spec
 from mpisqueeze.data.partition import Partition, parse_partition
 from mpisqueeze.errors import UsageError
 from mpisqueeze.kernels import MAX_THREADS
-from mpisqueeze.language import flag, suggestion
+from mpisqueeze.language import flag, moved, suggestion
 from mpisqueeze.parts import registry
 from mpisqueeze.parts.contracts import check_installed, default_compressor
 from mpisqueeze.parts.registry import Part
@@ -27,8 +27,6 @@ DTYPES = ("float32", "float64")
 DEVICES = ("auto", "cpu", "cuda")
 BUFFERS = ("auto", "device", "staged")
 SERVERS = ("root", "sharded")
-MEMORY_LR = ("outside", "inside")
-ORDERS = ("atc", "awc")
 TREES = ("flat", "chain", "binary", "binomial")
 NO_OVERLAP_ON_GPU = "is for gradients on a CPU: use --device cpu"
 DEFAULT_EPOCHS = 10.0
@@ -73,11 +71,8 @@ class TrainConfig:
     algorithm: str = "doublesqueeze"
     compressor: str | None = None
     server: str = "root"
-    memory_lr: str = "outside"
     topology: str = "ring"
     self_weight: float | None = None
-    order: str = "atc"
-    eta: float | None = None
     problem: str = "mlp"
     data: str = "digits"
     data_dir: Path | None = None
@@ -136,7 +131,7 @@ def config_of(values: Mapping[str, Any]) -> TrainConfig:
     found: dict[str, Any] = {}
     for name, value in values.items():
         if name not in hints:
-            raise UsageError(f"{name!r} is no setting{suggestion(name, hints)}")
+            raise UsageError(f"{name!r} is no setting{moved(name) or suggestion(name, hints)}")
         kinds = get_args(hints[name]) or (hints[name],)
         if value is None and type(None) in kinds:
             found[name] = None
@@ -231,8 +226,6 @@ def plan(config: TrainConfig) -> Plan:
     """Check every setting and find the parts. Raises UsageError."""
     for option, value, accepted in (
         ("--server", config.server, SERVERS),
-        ("--memory-lr", config.memory_lr, MEMORY_LR),
-        ("--order", config.order, ORDERS),
         ("--dtype", config.dtype, DTYPES),
         ("--device", config.device, DEVICES),
         ("--buffers", config.buffers, BUFFERS),
@@ -257,7 +250,6 @@ def plan(config: TrainConfig) -> Plan:
     _positive("--epochs", config.epochs)
     _positive("--lr", config.lr)
     _positive("--clip-norm", config.clip_norm)
-    _positive("--eta", config.eta)
     check_topology(config.topology)
     if not math.isfinite(config.weight_decay) or config.weight_decay < 0:
         raise UsageError(f"must be a number ≥ 0, got {config.weight_decay}", "--weight-decay")
@@ -303,7 +295,7 @@ def _check_overlap(config: TrainConfig, algorithm: Part, problem: Part) -> None:
         able = [name for name, cls in registry.algorithms.builtins().items() if getattr(cls, "overlaps", False)]
         raise UsageError(
             f"{algorithm.name} sends nothing before its gradient is complete; these do: {', '.join(able)} "
-            "(and dpsgd, by --order awc instead)",
+            "(and dpsgd:order=awc in its own way)",
             "--overlap",
         )
     if not callable(getattr(problem.cls, "gradient_in_parts", None)):

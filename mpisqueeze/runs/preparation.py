@@ -146,9 +146,6 @@ class Run:
             make,
             self.topology,
             server=config.server,
-            memory_lr=config.memory_lr,
-            order=config.order,
-            eta=config.eta,
             overlap=config.overlap,
         )
         with contracts.plugin(part, "--algorithm", "__init__(setup)"):
@@ -161,9 +158,8 @@ class Run:
             return [str(doubt) for doubt in self.algorithm.doubts()]
 
     def _make_folder(self) -> str:
-        compressor = self.plan.compressor
-        name = compressor.name if compressor.is_plugin else compressor.spec
-        path = self.plan.config.out or default_path(self.plan.algorithm.name, name, self.world.size)
+        plan = self.plan
+        path = plan.config.out or default_path(plan.algorithm.label, plan.compressor.label, self.world.size)
         self.folder = RunFolder(path, self._again)
         return str(path)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from mpisqueeze.errors import UsageError
 from mpisqueeze.files import read_text
-from mpisqueeze.language import suggestion
+from mpisqueeze.language import moved, suggestion, upgraded
 from mpisqueeze.runs.plan import DEFAULT_EPOCHS, Plan, TrainConfig, config_of, value_of
 
 if sys.version_info >= (3, 11):
@@ -100,7 +100,7 @@ def _from_file(path: Path, option: str) -> dict[str, tuple[Any, str]]:
         name = key.replace("-", "_")
         if name not in _NAMES:
             known = [known.replace("_", "-") if "-" in key else known for known in _NAMES]
-            raise UsageError(f"{key!r} is no setting{suggestion(key, known)}", str(path))
+            raise UsageError(f"{key!r} is no setting{moved(name) or suggestion(key, known)}", str(path))
         if name in found:
             raise UsageError(f"{key!r} is given twice, as {name!r} too", str(path))
         try:
@@ -125,7 +125,7 @@ def _read(path: Path, option: str) -> dict[str, Any]:
     if "iterations_per_epoch" in found:
         # Of a finished run both lengths are known, and what it had no use for is null.
         either = ("epochs",) if found.get("iterations") is not None else ()
-        found = {key: found[key] for key in found if key not in (*_OF_THE_RUN, *either)}
+        found = upgraded({key: found[key] for key in found if key not in (*_OF_THE_RUN, *either)})
     return {key: value for key, value in found.items() if value is not None or not is_json}
 
 
@@ -148,6 +148,9 @@ def _refuse_misspelt(environment: Mapping[str, str]) -> None:
     for variable in sorted(environment):
         if variable.startswith(PREFIX) and variable not in VARIABLES:
             known = [name.removeprefix(PREFIX) for name in VARIABLES]
+            former = moved(variable.removeprefix(PREFIX).lower())
+            if former:
+                raise UsageError(f"is no setting{former}", variable)
             near = difflib.get_close_matches(variable.removeprefix(PREFIX), known, n=1, cutoff=0.8)
             if near:
                 raise UsageError(f"is no setting; did you mean {PREFIX}{near[0]}?", variable)

@@ -46,7 +46,7 @@ DIMENSIONS = [1, 7, 1031]
 
 
 def payload_bytes(spec: str, d: int, itemsize: int) -> int:
-    """SPEC §2's table of sizes, written again."""
+    """Sizes of payloads by their layouts, written again."""
     name, _, rest = spec.partition(":")
     argument, *options = rest.split(",")
     keys = dict(option.partition("=")[::2] for option in options)
@@ -94,13 +94,14 @@ def make_algorithm(
     link: str | None = None,
     **options: Any,
 ) -> Algorithm:
-    """A built-in algorithm on `world`'s ranks; gossip goes round a ring unless a topology is given."""
+    """An algorithm by its spec, on `world`'s ranks; gossip goes round a ring unless a topology is given."""
     emulated = emulate(world, parse_link(link)) if link else None
     device = device or Device()
     network = Network(world, device, emulated=emulated, chunk_bytes=chunk, tree=tree)
     graph = topology or Topology("ring", world.size)
     setup = Setup(network, dimension, np.dtype(dtype), 3, make_compressor(spec, dtype, device.xp), graph, **options)
-    return registry.algorithms.find(name).cls(setup)
+    part = registry.algorithms.find(name)
+    return part.cls(setup, **part.options)
 
 
 def gradient_at(x: np.ndarray, rank: int, t: int) -> np.ndarray:
