@@ -54,7 +54,11 @@ class ServerAlgorithm(Algorithm):
     overlaps = True
 
     def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         declared = [name for name, value in vars(cls).items() if isinstance(value, _Vector)]
+        taken = sorted({*declared} & {*Section.OWN})
+        if taken:
+            raise TypeError(f"a section has {taken[0]!r} of its own: give the vector of {cls.__name__} another name")
         if declared:
             own = vars(cls).get("memory", ())
             cls.memory = tuple(dict.fromkeys((*super(cls, cls).memory, *declared, *own)))
@@ -71,13 +75,16 @@ class ServerAlgorithm(Algorithm):
                 elif isinstance(declared, _Vector):
                     self._vectors[1][name] = setup.zeros(span.stop - span.start) if span else None
         vars(self).update(self._vectors[0] | self._vectors[1])
+        self._exchanges: list[ServerExchange] = []
         self.exchange = self.make_exchange()
 
     def make_exchange(self, full: bool = False) -> ServerExchange:
         """An exchange with what the algorithm compresses by, or with full vectors in both directions."""
         identity = self.identity_codec
         make_up, make_down = (identity, identity) if full else (self.worker_codec, self.server_codec)
-        return ServerExchange(self.setup, make_up, make_down, *self._vectors)
+        made = ServerExchange(self.setup, make_up, make_down, *self._vectors)
+        self._exchanges.append(made)
+        return made
 
     def worker_codec(self, part: int, length: int | None) -> Codec:
         """What workers send so many elements of a part by; None: the whole vector."""
@@ -127,4 +134,5 @@ class ServerAlgorithm(Algorithm):
         return self.exchange.bytes_per_iteration
 
     def close(self) -> None:
-        self.exchange.close()
+        for exchange in self._exchanges:
+            exchange.close()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any, ClassVar
 
 from mpisqueeze.algorithms.base import Algorithm, Codec, Setup
 from mpisqueeze.comm.neighbours import NeighbourExchange
 from mpisqueeze.comm.world import Signal
+from mpisqueeze.compressors.base import is_finite
 from mpisqueeze.devices.clock import Phase
 from mpisqueeze.language import real
 
@@ -50,7 +50,7 @@ class GossipAlgorithm(Algorithm):
 
     def check_finite(self, g: Any) -> None:
         """Complain of a NaN in a gradient that is not encoded before it reaches x."""
-        if not math.isfinite(float(g.dot(g))) and not bool(self.setup.network.device.xp.isfinite(g).all()):
+        if not is_finite(g, self.setup.network.device.xp):
             self.setup.network.complain(Signal.NONFINITE, "a number of the gradient was NaN or infinite")
 
     def add_decoded(self, total: Any) -> None:

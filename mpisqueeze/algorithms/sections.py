@@ -31,6 +31,9 @@ class Section:
         mean: of an answer, at its server, the mean of what the ranks' payloads decode to. It may be overwritten.
     """
 
+    #: Names that no vector of an algorithm can have.
+    OWN = ("codec", "combines", "g", "in_place", "mean", "payload", "payload_bytes", "span", "total", "x")
+
     if TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any: ...

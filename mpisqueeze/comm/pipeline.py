@@ -125,8 +125,8 @@ class Inbox:
     """Where a server receives its part's payloads: a window of buffers, filled section by section in rank order.
 
     Args:
-        sections: those of the part, in the order of sending; the last payload may be shorter than the others, or the
-            first.
+        sizes: bytes of each section's payload, in the order of sending; the last one may be shorter than the others, or
+            the first.
         sources: the ranks that send, in the order in which their payloads are handed out; none on who serves nothing.
         early: senders wait for no answers, so that all they send finds a buffer, as far as the window allows.
 
@@ -135,10 +135,9 @@ class Inbox:
     """
 
     def __init__(
-        self, network: Network, sections: Sequence[Payload], sources: Sequence[int], tag: int, early: bool = False
+        self, network: Network, sizes: Sequence[int], sources: Sequence[int], tag: int, early: bool = False
     ) -> None:
         self.network = network
-        sizes = [section.payload_bytes for section in sections]
         others, longest = network.world.size - 1, max(sizes, default=0)
         self.ahead = chunks_ahead(others + 1, len(sizes), longest * len(sizes)) if others and sizes else 1
         slots = min((len(sizes) if early else self.ahead) * others, max(2, WINDOW_BYTES // max(longest, 1)))

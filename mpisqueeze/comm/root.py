@@ -55,7 +55,8 @@ class RootExchange:
         parent = tree.parent(self._rank)
         self._answers = [] if parent is None else [network.receiver(wire.mpi, parent, _DOWN) for wire in self._down]
         self._sends = [] if parent is None else [network.sender(wire.mpi, 0, _UP) for wire in self._up]
-        self._inbox = Inbox(network, self._sections, [rank for rank in range(1, size) if self._rank == 0], _UP, early)
+        sizes = [section.payload_bytes for section in self._sections]
+        self._inbox = Inbox(network, sizes, [rank for rank in range(1, size) if self._rank == 0], _UP, early)
         wires: list[Wire | None] = [wire if self._sends else None for wire in self._up]
         self._outbox = Outbox(network, list(zip(self._sections, wires, strict=True)))
         self.departure: Departure | None = None

@@ -50,7 +50,7 @@ class ShardedExchange:
         self._before = self._behind[::-1]
         mine = self._rank
         others = [rank for rank in range(self._size) if rank != mine]
-        self._inbox = Inbox(network, up[mine], others, _UP, early)
+        self._inbox = Inbox(network, [section.payload_bytes for section in up[mine]], others, _UP, early)
         # Part 0 is the longest: its sections set the pace.
         self._longest = len(up[0])
         self._ahead = self._inbox.ahead

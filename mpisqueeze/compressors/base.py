@@ -121,6 +121,11 @@ def block_grain(block: int, dimension: int, random: bool = False) -> int | None:
     return None if grain is None or (random and grain & (grain - 1)) else grain
 
 
+def is_finite(vector: Any, xp: Any) -> bool:
+    """Whether no element is NaN or infinite; without temporaries, unless there may be one."""
+    return math.isfinite(float(vector.dot(vector))) or bool(xp.isfinite(vector).all())
+
+
 def gaussian_error(compressor: Compressor) -> float:
     """‖C(v) − v‖²/‖v‖² of one vector of normal numbers, the same for equal compressors."""
     draws = np.random.default_rng(1).standard_normal(compressor.dimension)
@@ -161,7 +166,7 @@ class AdaptedCompressor(Compressor):
         return bound() if callable(bound) else None
 
     def encode(self, vector: Any, payload: Any) -> None:
-        if not bool(self.xp.isfinite(vector).all()):
+        if not is_finite(vector, self.xp):
             raise NonFiniteError(self.complaint())
         self.part.encode(vector, payload)
 

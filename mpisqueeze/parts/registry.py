@@ -18,7 +18,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from mpisqueeze.errors import UsageError, describe, describe_value
-from mpisqueeze.language import parameters_of, parse_spec, resolve_parameters, suggestion
+from mpisqueeze.language import Parameter, parameters_of, parse_spec, resolve_parameters, suggestion
 
 _PLUGIN = re.compile(r"(?P<file>.+\.py):(?P<spec>(?P<name>[A-Za-z_]\w*)([:,].*)?)")
 
@@ -79,6 +79,11 @@ class Registry:
 
     def names(self) -> list[str]:
         return sorted({*self.builtins(), *self.entries()})
+
+    def parameters(self, name: str) -> tuple[Parameter, ...]:
+        """The parameters of a built-in part; none of an entry point, which is not loaded for that."""
+        found: Any = self.builtins().get(name)
+        return parameters_of(found, self.given) if found else ()
 
     def find(self, text: str) -> Part:
         """The part that `text` names. Raises UsageError with the nearest known name, or why a plug-in does not load."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from mpisqueeze.errors import UsageError
-from mpisqueeze.language import suggestion
+from mpisqueeze.language import moved, suggestion
 from mpisqueeze.parts import registry
 from mpisqueeze.record.folder import slug
 from mpisqueeze.runs.plan import Plan, TrainConfig, plan, value_of
@@ -19,7 +19,10 @@ from mpisqueeze.runs.presets import PRESETS
 
 _PLUGIN = re.compile(r".+?\.py:[A-Za-z_]\w*([:,][^/]*)?(?=/|$)")
 #: Settings of TrainConfig that pairs or the comparison itself give.
-_NOT_SWEPT = {"algorithm": "name algorithms as pairs", "out": "each run has its own folder within --out"}
+_NOT_SWEPT = {
+    "algorithm": "name algorithms as pairs, such as choco:eta=0.1 choco:eta=0.3",
+    "out": "each run has its own folder within --out",
+}
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ def parse_sweep(text: str) -> Sweep:
         raise UsageError(f"{name} cannot be swept: {_NOT_SWEPT[field]}", "--sweep")
     if field not in sweepable:
         options = [_option(item).removeprefix("--") for item in sweepable]
-        near = suggestion(name.strip().removeprefix("--"), options)
+        near = moved(field) or suggestion(name.strip().removeprefix("--"), options)
         raise UsageError(f"train has no option {name!r}{near}; known: {', '.join(options)}", "--sweep")
     values = tuple(value.strip() for value in rest.split(";" if ";" in rest else ","))
     if not equals or not all(values):

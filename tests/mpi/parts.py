@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from mpisqueeze.algorithms.base import Algorithm, Setup
 from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.link import emulate
 from mpisqueeze.comm.world import World
-from mpisqueeze.compressors.base import Compressor
+from mpisqueeze.compressors.base import Compressor, adapt
 from mpisqueeze.costs.link import parse_link
 from mpisqueeze.devices.device import Device
 from mpisqueeze.parts import registry
@@ -42,6 +43,7 @@ COMPRESSORS = [
 ]
 GOSSIP = ["dpsgd", "dpsgd-naive", "dcd", "ecd", "deepsqueeze", "choco", "d2"]
 CENTRALIZED = ["sgd", "csgd", "csgd-double", "memsgd", "doublesqueeze"]
+EXAMPLES = Path(__file__).parents[1] / "examples"
 DIMENSIONS = [1, 7, 1031]
 
 
@@ -76,9 +78,9 @@ def payload_bytes(spec: str, d: int, itemsize: int) -> int:
 
 
 def make_compressor(spec: str, dtype: Any, xp: Any = np) -> Callable[[int, int], Compressor]:
-    """(dimension, seed) → a built-in compressor."""
+    """(dimension, seed) → a compressor by its spec."""
     part = registry.compressors.find(spec)
-    return lambda dimension, seed: part.cls(dimension, xp, dtype, seed, **part.options)
+    return lambda dimension, seed: adapt(part.cls(dimension, xp, dtype, seed, **part.options), dimension, xp, dtype)
 
 
 def make_algorithm(

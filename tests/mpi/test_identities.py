@@ -67,7 +67,7 @@ def distributed_equals_serial() -> None:
 
 
 def serially(name: str, spec: str, d: int, size: int, where: str = "root", lr: float = 0.1) -> np.ndarray:
-    """The equations of the centralized algorithms for all ranks in one loop, with plain encode and decode, part by part of the servers."""
+    """The equations of the algorithms for all ranks in one loop, by plain encodes and decodes, part by part."""
     make = make_compressor(spec, np.float32)
     parts = [part for part in np.array_split(np.arange(d), size if where == "sharded" else 1) if part.size]
     workers = [
