@@ -19,7 +19,7 @@ from mpisqueeze.kernels.random import derive_key
 from mpisqueeze.topology import Topology
 
 Ready = Callable[[Any, int], None]
-"""(g, start): the numbers g[start:] of a gradient are final; they may be read and overwritten. Starts only fall."""
+"""(g, start): the elements g[start:] of a gradient are final; they may be read and overwritten. Starts only fall."""
 
 Gradient = Callable[..., Any]
 """x ↦ g; with `Setup.overlap` also (x, ready: Ready) ↦ g, which need not have called `ready` to the end."""
@@ -107,7 +107,7 @@ def default_gossip_step(error: float) -> float:
 
 @dataclass(frozen=True)
 class Setup:
-    """What an algorithm is built from.
+    """The ranks, the problem's size and the choices that an algorithm is built for.
 
     Attributes:
         network: ranks, device, clock and counter, for exchanges to be built on.
@@ -157,16 +157,20 @@ class Setup:
         span = self.parts()[part]
         return part if part == self.rank and span.stop > span.start else None
 
-    def worker_codec(self, part: int = 0, length: int | None = None) -> Codec:
-        """What this rank sends a part of `length` numbers (default d) with; its randomness differs by rank and part."""
-        return self._codec(length, derive_key(self.seed, 1, self.rank, *([part] if part else [])))
+    def worker_codec(self, part: int = 0, length: int | None = None, rank: int | None = None) -> Codec:
+        """Codec of a worker (default: this rank) for `length` elements (default d) of a part.
+
+        Its randomness differs by rank and part.
+        """
+        rank = self.rank if rank is None else rank
+        return self._codec(length, derive_key(self.seed, 1, rank, *([part] if part else [])))
 
     def server_codec(self, part: int = 0, length: int | None = None) -> Codec:
-        """What the server of a part answers with."""
+        """Codec of a part's server for its answers."""
         return self._codec(length, derive_key(self.seed, 2, part))
 
     def identity_codec(self, length: int | None = None) -> Codec:
-        """Full vectors."""
+        """Codec of full vectors."""
         n = self.dimension if length is None else length
         return Codec(Identity(n, self.network.device.xp, self.dtype, 0) if n else None, self.network, full=True)
 
@@ -234,11 +238,11 @@ class Algorithm:
         return None
 
     def bytes_per_iteration(self) -> int | None:
-        """What all ranks together will count in one iteration, or None if it is not known beforehand."""
+        """Bytes that all ranks together will count in one iteration, or None if they are not known beforehand."""
         return None
 
     def doubts(self) -> list[str]:
-        """What this choice does not promise, above all to converge: a sentence each, with condition and source."""
+        """Sentences about what this choice does not promise, above all to converge, with condition and source."""
         return []
 
     def close(self) -> None:

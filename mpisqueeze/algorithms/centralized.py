@@ -11,22 +11,24 @@ from mpisqueeze.algorithms.sections import Section, ServerExchange
 
 @dataclass(frozen=True)
 class _Vector:
-    """A vector of zeros that an algorithm declares; on a server alone, or on every rank."""
+    """A vector that an algorithm declares: of a server alone or of every rank; part of a checkpoint or scratch."""
 
     on_server: bool
+    kept: bool
 
 
-def worker_vector() -> Any:
-    """Declares a vector (d) that every rank keeps: `delta = worker_vector()` in the body of the class.
+def worker_vector(kept: bool = True) -> Any:
+    """Declares a vector (d) of every rank: `delta = worker_vector()` in the body of the class.
 
-    It is 0 at the start and part of a checkpoint. Each section has its view of it under the same name.
+    It is 0 at the start, and in a checkpoint if it is `kept` from one iteration to the next. Each section has its view
+    of it under the same name, to be changed in place.
     """
-    return _Vector(on_server=False)
+    return _Vector(False, kept)
 
 
-def server_vector() -> Any:
-    """Declares a vector that a server keeps, as long as the part that it serves; None on ranks that serve none."""
-    return _Vector(on_server=True)
+def server_vector(kept: bool = True) -> Any:
+    """Declares a vector of a server, as long as the part that it serves; None on ranks that serve none."""
+    return _Vector(True, kept)
 
 
 class ServerAlgorithm(Algorithm):
@@ -55,13 +57,13 @@ class ServerAlgorithm(Algorithm):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        declared = [name for name, value in vars(cls).items() if isinstance(value, _Vector)]
-        taken = sorted({*declared} & {*Section.OWN})
-        if taken:
-            raise TypeError(f"a section has {taken[0]!r} of its own: give the vector of {cls.__name__} another name")
+        declared = {name: value for name, value in vars(cls).items() if isinstance(value, _Vector)}
+        for name in declared:
+            if name in Section.OWN:
+                raise TypeError(f"a section has {name!r} of its own: give the vector of {cls.__name__} another name")
         if declared:
-            own = vars(cls).get("memory", ())
-            cls.memory = tuple(dict.fromkeys((*super(cls, cls).memory, *declared, *own)))
+            kept = [name for name, vector in declared.items() if vector.kept]
+            cls.memory = tuple(dict.fromkeys((*super(cls, cls).memory, *kept, *vars(cls).get("memory", ()))))
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
@@ -87,17 +89,17 @@ class ServerAlgorithm(Algorithm):
         return made
 
     def worker_codec(self, part: int, length: int | None) -> Codec:
-        """What workers send so many elements of a part by; None: the whole vector."""
+        """A worker's codec for so many elements of a part; None: the whole vector."""
         make = self.setup.worker_codec if self.compresses_up else self.identity_codec
         return make(part, length)
 
     def server_codec(self, part: int, length: int | None) -> Codec:
-        """What the part's server answers by."""
+        """The codec of a part's server for its answers."""
         make = self.setup.server_codec if self.compresses_down else self.identity_codec
         return make(part, length)
 
     def identity_codec(self, part: int, length: int | None) -> Codec:
-        """Full vectors."""
+        """The codec of full vectors."""
         return self.setup.identity_codec(length)
 
     def step(self, x: Any, gradient: Gradient, lr: float) -> None:
@@ -118,12 +120,12 @@ class ServerAlgorithm(Algorithm):
 
     @property
     def codec(self) -> Codec:
-        """What a worker compresses its first section by."""
+        """A worker's codec for its first section."""
         return self.exchange.up[0][0].codec
 
     @property
     def schedule(self) -> Any:
-        """How payloads travel, by the cost model."""
+        """The cost model's choice of sections and tree."""
         return self.exchange.schedule
 
     @property

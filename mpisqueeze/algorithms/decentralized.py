@@ -1,4 +1,4 @@
-"""What the gossip algorithms have in common."""
+"""The gossip algorithms: every rank has a model of its own, and neighbours exchange payloads."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class GossipAlgorithm(Algorithm):
     """Every rank i has its own x_i and exchanges one payload with each of its neighbours j, of weight W_ij.
 
     Args:
-        codec: what every rank sends with.
+        codec: compresses what a rank sends.
 
     Attributes:
         w: W_ii.
         shares: W_ij in the order of the exchange's neighbours.
 
-    Memory a rank: two vectors, for what is decoded and for a sum.
+    Memory of a rank: two vectors, one for a decoded payload and one for a weighted one.
     """
 
     centralized: ClassVar[bool] = False
@@ -51,7 +51,7 @@ class GossipAlgorithm(Algorithm):
     def check_finite(self, g: Any) -> None:
         """Complain of a NaN in a gradient that is not encoded before it reaches x."""
         if not is_finite(g, self.setup.network.device.xp):
-            self.setup.network.complain(Signal.NONFINITE, "a number of the gradient was NaN or infinite")
+            self.setup.network.complain(Signal.NONFINITE, "an element of the gradient was NaN or infinite")
 
     def add_decoded(self, total: Any) -> None:
         """total ← total + Σ_j W_ij D(payload of j), over the neighbours, in their order."""

@@ -34,7 +34,7 @@ class MemSGD(ServerAlgorithm):
     def send(self, section: Section) -> None:
         """q = C(g + δ), δ ← g + δ − q; with γ inside, of γg."""
         if self.inside:
-            section.g *= section.g.dtype.type(self.lr)
+            section.g *= self.lr
         section.encode_feedback(section.g, section.delta)
 
     def answer(self, section: Section) -> None:

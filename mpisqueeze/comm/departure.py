@@ -1,4 +1,4 @@
-"""Payloads that leave while the gradient is still computed (`--overlap`)."""
+"""Sending payloads while the gradient is still computed (`--overlap`)."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Departure:
     Nothing is waited for on the way: a send that finds no receive posted yet rests in MPI, and a thread keeps messages
     moving meanwhile. An exchange is `leave` any number of times, `finish`, and `close_books` once all has arrived.
 
-    Ranks meet before the first payload is sent, each going on with its gradient until the last of them has come there;
-    what may go until then goes when they have met. What goes wrong on a rank after that is told by a second agreement,
-    which travels beside the payloads: the others wait for them, so that they are sent in any case.
+    Sending starts once every rank has its first payload ready; no rank pauses its gradient for this. An error on a rank
+    after that is told by a second agreement, which travels beside the payloads: the others wait for these, so that they
+    are sent in any case.
 
     Args:
         items: (section, wire, send) of each payload in the order of leaving; neither wire nor send where it stays on

@@ -1,4 +1,4 @@
-"""What the exchanges with a server have in common: payloads that travel in sections, and the work done on each.
+"""Shared by the exchanges with servers: payloads that travel in sections, and the moves made on each.
 
 A section is a range of the vector whose payload stands for itself, so that it is encoded, sent, added up, answered and
 decoded while others travel. Sections change no bit of the result: payloads are added in rank order within each.
@@ -42,7 +42,7 @@ class Payload(Protocol):
 
 
 class Moves(Protocol):
-    """What is done to each section."""
+    """The moves of an algorithm on a section."""
 
     def send(self, section: Any) -> None:
         """On each rank: fill the section's payload."""
@@ -76,7 +76,7 @@ def cut(network: Network, parts: Sequence[Sequence[Payload]], alignment: int) ->
 
 
 class Outbox:
-    """This rank's payloads in the order of sending: each is encoded and brought to MPI's side.
+    """This rank's payloads in the order of sending; each is encoded and brought to MPI's side.
 
     A device that encodes while the host sends is given the next ones, too, as many as its `lookahead`.
 
@@ -88,7 +88,7 @@ class Outbox:
         self._ahead = network.device.lookahead
         self._sections = [section for section, _ in items]
         self._wires = [wire for _, wire in items]
-        # Where they have nothing to do, wires are not asked.
+        # Wires that have nothing to do are not asked.
         self._pushes = any(wire is not None and not wire.immediate for wire in self._wires)
         self._begun = 0
         self._moves: Moves
@@ -127,7 +127,7 @@ class Inbox:
     Args:
         sizes: bytes of each section's payload, in the order of sending; the last one may be shorter than the others, or
             the first.
-        sources: the ranks that send, in the order in which their payloads are handed out; none on who serves nothing.
+        sources: the ranks that send, in the order in which their payloads are handed out; none where nothing is served.
         early: senders wait for no answers, so that all they send finds a buffer, as far as the window allows.
 
     Attributes:

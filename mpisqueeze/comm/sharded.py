@@ -54,7 +54,7 @@ class ShardedExchange:
         # Part 0 is the longest: its sections set the pace.
         self._longest = len(up[0])
         self._ahead = self._inbox.ahead
-        #: By section, the servers that are sent a payload, in the order of sending, and the own part's server last.
+        #: For each section, the servers that are sent a payload, in the order of sending; this rank itself is last.
         self._order = [[s for s in (*self._behind, mine) if j < len(self._up[s])] for j in range(self._longest)]
         payloads = [(s, j) for j, servers in enumerate(self._order) for s in servers]
         self._outbox = Outbox(network, [(up[s][j], None if s == mine else self._up[s][j]) for s, j in payloads])

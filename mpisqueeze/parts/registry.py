@@ -41,7 +41,7 @@ class Part:
 
     @property
     def label(self) -> str:
-        """What runs and tables call it: its name, and its parameters as they were given."""
+        """Its name in tables and folders, with its parameters as they were given."""
         return self.name + re.sub(r"^(.+\.py:)?[^:,]*", "", self.spec)
 
     @property
@@ -115,7 +115,7 @@ class Registry:
 
     @property
     def plugins(self) -> str:
-        """What a user's own part is named by."""
+        """The forms in which a user names a part of their own."""
         return "FILE.py:Class or FILE.py:function" if self.kind == "problem" else "FILE.py:Class"
 
     def _class_of(self, found: Any, text: str) -> type[Any]:
@@ -129,7 +129,7 @@ class Registry:
         return problem_of(found)
 
 
-#: What a class may say of itself, and what that must be.
+#: Attributes that a class may have, and what each must be.
 _DECLARED: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("name", "summary", "default_compressor"), (lambda value: isinstance(value, str), "text")),
     **dict.fromkeys(
@@ -142,7 +142,7 @@ _DECLARED: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def _check_declared(cls: type[Any], text: str) -> None:
-    """Raise UsageError for a plug-in's class that says something else than it may."""
+    """Raise UsageError for a plug-in's class with an attribute that is not what it must be."""
     for name, (fits, what) in _DECLARED.items():
         value = getattr(cls, name, None)
         if value is not None and not fits(value):

@@ -1,4 +1,4 @@
-"""Everything that a run needs before its first iteration, built and checked on all ranks together."""
+"""A run before its first iteration: its parts are built and checked on all ranks together."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Run:
             self.folder.append(name, [dumps(value)])
 
     def settings(self) -> dict[str, Any]:
-        """What config.json holds."""
+        """The content of config.json."""
         return {
             **self.plan.as_json(),
             "iterations": self.iterations,

@@ -5,14 +5,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from conftest import Finished
-from parts import COMPRESSORS, EXAMPLES, make_algorithm, run_steps, start_at
-
-from mpisqueeze.comm.world import World
+from parts import EXAMPLES
 
 Run = Callable[..., Finished]
 
@@ -64,29 +61,6 @@ def test_an_option_that_is_wrong(mpisqueeze_run: Run, part: str, says: str) -> N
     finished = mpisqueeze_run(2, "train", "--algorithm", part)
     assert (finished.code, finished.err.count("\n")) == (2, 1)
     assert says in finished.err
-
-
-@pytest.mark.parametrize("n", [1, 3])
-def test_the_server_keeps_the_mean(on_ranks: Callable[..., None], n: int) -> None:
-    on_ranks(n, server_keeps_the_mean)
-
-
-def server_keeps_the_mean() -> None:
-    """EF21's g is mean g_i after every iteration, to rounding, whatever C is."""
-    world, d = World(), 1031
-    for spec in COMPRESSORS:
-        for server in ("root", "sharded"):
-            for start in ("full", "compressed"):
-                name = f"{EXAMPLES}/ef21.py:EF21,start={start}"
-                algorithm: Any = make_algorithm(name, spec, d, np.float64, world, server=server, chunk=1024)
-                run_steps(algorithm, start_at(d, np.float64), 4)
-                mean = np.mean(world.comm.allgather(algorithm.g_i), axis=0)
-                served = algorithm.setup.served
-                if served is None:
-                    assert algorithm.g_mean is None
-                    continue
-                mine = mean[algorithm.setup.parts()[served]]
-                assert np.abs(algorithm.g_mean - mine).max() < 1e-12 * (1 + np.abs(mean).max()), (spec, server, start)
 
 
 def test_a_compressor_without_a_kernel(mpisqueeze_run: Run) -> None:

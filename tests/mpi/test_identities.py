@@ -11,6 +11,7 @@ from parts import (
     CENTRALIZED,
     COMPRESSORS,
     DIMENSIONS,
+    EXAMPLES,
     gradient_at,
     make_algorithm,
     make_compressor,
@@ -108,6 +109,29 @@ def serially(name: str, spec: str, d: int, size: int, where: str = "root", lr: f
             delta_bar = v_bar - mean
         x = x - (mean if inside else gamma * mean)
     return x
+
+
+@pytest.mark.parametrize("n", RANKS)
+def test_the_server_of_ef21_keeps_the_mean(on_ranks: Callable[..., None], n: int) -> None:
+    on_ranks(n, server_keeps_the_mean)
+
+
+def server_keeps_the_mean() -> None:
+    """EF21's g is mean g_i after every iteration, to rounding, whatever C is."""
+    world, d = World(), 1031
+    for spec in COMPRESSORS:
+        for server in ("root", "sharded"):
+            for start in ("full", "compressed"):
+                name = f"{EXAMPLES}/ef21.py:EF21,start={start}"
+                algorithm: Any = make_algorithm(name, spec, d, np.float64, world, server=server, chunk=1024)
+                run_steps(algorithm, start_at(d, np.float64), 4)
+                mean = np.mean(world.comm.allgather(algorithm.g_i), axis=0)
+                served = algorithm.setup.served
+                if served is None:
+                    assert algorithm.g_mean is None
+                    continue
+                mine = mean[algorithm.setup.parts()[served]]
+                assert np.abs(algorithm.g_mean - mine).max() < 1e-12 * (1 + np.abs(mean).max()), (spec, server, start)
 
 
 @pytest.mark.parametrize("n", RANKS)
