@@ -29,29 +29,17 @@ class Codec:
     """A compressor at work: booked as encode_s and decode_s, keyed by the iteration, and never raising for a NaN.
 
     A rank that cannot encode sends zeros and has the gate tell the others, since they wait for its payload; on a GPU
-    this is found out later, by wires and by the network. Without a compressor it is for vectors of no elements: it does
-    nothing, to no payload.
-
-    Attributes:
-        full: full vectors travel, whatever `--compressor` says.
+    this is found out later, by wires and by the network.
     """
 
-    def __init__(self, compressor: Compressor | None, network: Network, full: bool = False) -> None:
-        self._compressor, self.network, self.full = compressor, network, full
-        if compressor is not None:
-            network.device.adopt(compressor)
-        self.payload_bytes = compressor.payload_bytes if compressor else 0
-
-    @property
-    def compressor(self) -> Compressor:
-        assert self._compressor is not None
-        return self._compressor
+    def __init__(self, compressor: Compressor, network: Network) -> None:
+        self.compressor, self.network = compressor, network
+        network.device.adopt(compressor)
+        self.payload_bytes = compressor.payload_bytes
 
     def encode(self, vector: Any, payload: Any, first: int = 0) -> None:
         """payload ← C(vector), a section that begins at `first` of the vector."""
-        compressor = self._compressor
-        if compressor is None:
-            return
+        compressor = self.compressor
         compressor.iteration, compressor.first = self.network.iteration, first
         try:
             compressor.encode(vector, payload)
@@ -61,9 +49,7 @@ class Codec:
 
     def encode_feedback(self, vector: Any, residual: Any, payload: Any, first: int = 0) -> None:
         """v = vector + residual; payload ← C(v); residual ← v − D(payload)."""
-        compressor = self._compressor
-        if compressor is None:
-            return
+        compressor = self.compressor
         compressor.iteration, compressor.first = self.network.iteration, first
         try:
             compressor.encode_feedback(vector, residual, payload)
@@ -89,7 +75,7 @@ class Codec:
     @property
     def fuses_mean(self) -> bool:
         """Whether there is `decode_mean`."""
-        return getattr(self._compressor, "fuses_mean", False)
+        return getattr(self.compressor, "fuses_mean", False)
 
     def _give_up(self, payload: Any, error: NonFiniteError) -> None:
         payload.fill(0)
@@ -151,11 +137,10 @@ class Setup:
         return [slice(start, stop) for start, stop in pairwise(starts)]
 
     @property
-    def served(self) -> int | None:
-        """The part that this rank serves; None where it is no server, or of no elements."""
-        part = self.rank if self.server == "sharded" else 0
-        span = self.parts()[part]
-        return part if part == self.rank and span.stop > span.start else None
+    def served(self) -> slice:
+        """The part that this rank serves; empty where it serves none."""
+        parts = self.parts()
+        return parts[self.rank] if self.rank < len(parts) else slice(0, 0)
 
     def worker_codec(self, part: int = 0, length: int | None = None, rank: int | None = None) -> Codec:
         """Codec of a worker (default: this rank) for `length` elements (default d) of a part.
@@ -169,14 +154,13 @@ class Setup:
         """Codec of a part's server for its answers."""
         return self._codec(length, derive_key(self.seed, 2, part))
 
-    def identity_codec(self, length: int | None = None) -> Codec:
-        """Codec of full vectors."""
+    def identity_codec(self, part: int = 0, length: int | None = None) -> Codec:
+        """Codec of full vectors, whatever the part."""
         n = self.dimension if length is None else length
-        return Codec(Identity(n, self.network.device.xp, self.dtype, 0) if n else None, self.network, full=True)
+        return Codec(Identity(n, self.network.device.xp, self.dtype, 0), self.network)
 
     def _codec(self, length: int | None, seed: int) -> Codec:
-        n = self.dimension if length is None else length
-        return Codec(self.make_compressor(n, seed) if n else None, self.network)
+        return Codec(self.make_compressor(self.dimension if length is None else length, seed), self.network)
 
     def gossip_step(self) -> float:
         """The compressor's default for η, which is the same on every rank."""

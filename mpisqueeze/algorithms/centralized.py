@@ -55,6 +55,8 @@ class ServerAlgorithm(Algorithm):
     compresses_down: ClassVar[bool] = True
     overlaps = True
 
+    _vectors: ClassVar[dict[str, _Vector]] = {}
+
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         declared = {name: value for name, value in vars(cls).items() if isinstance(value, _Vector)}
@@ -64,43 +66,26 @@ class ServerAlgorithm(Algorithm):
         if declared:
             kept = [name for name, vector in declared.items() if vector.kept]
             cls.memory = tuple(dict.fromkeys((*super(cls, cls).memory, *kept, *vars(cls).get("memory", ()))))
+            cls._vectors = cls._vectors | declared
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         self.lr = 0.0
-        span = None if setup.served is None else setup.parts()[setup.served]
-        self._vectors: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
-        for cls in reversed(type(self).__mro__):
-            for name, declared in vars(cls).items():
-                if isinstance(declared, _Vector) and not declared.on_server:
-                    self._vectors[0][name] = setup.zeros()
-                elif isinstance(declared, _Vector):
-                    self._vectors[1][name] = setup.zeros(span.stop - span.start) if span else None
-        vars(self).update(self._vectors[0] | self._vectors[1])
         self._exchanges: list[ServerExchange] = []
+        served = setup.served.stop - setup.served.start
+        for name, vector in self._vectors.items():
+            length = served if vector.on_server else setup.dimension
+            setattr(self, name, setup.zeros(length) if length else None)
         self.exchange = self.make_exchange()
 
     def make_exchange(self, full: bool = False) -> ServerExchange:
-        """An exchange with what the algorithm compresses by, or with full vectors in both directions."""
-        identity = self.identity_codec
-        make_up, make_down = (identity, identity) if full else (self.worker_codec, self.server_codec)
-        made = ServerExchange(self.setup, make_up, make_down, *self._vectors)
+        """An exchange of what the algorithm compresses, or of full vectors in both directions."""
+        full_up, full_down = full or not self.compresses_up, full or not self.compresses_down
+        workers = {name: getattr(self, name) for name, vector in self._vectors.items() if not vector.on_server}
+        servers = {name: getattr(self, name) for name, vector in self._vectors.items() if vector.on_server}
+        made = ServerExchange(self.setup, full_up, full_down, workers, servers)
         self._exchanges.append(made)
         return made
-
-    def worker_codec(self, part: int, length: int | None) -> Codec:
-        """A worker's codec for so many elements of a part; None: the whole vector."""
-        make = self.setup.worker_codec if self.compresses_up else self.identity_codec
-        return make(part, length)
-
-    def server_codec(self, part: int, length: int | None) -> Codec:
-        """The codec of a part's server for its answers."""
-        make = self.setup.server_codec if self.compresses_down else self.identity_codec
-        return make(part, length)
-
-    def identity_codec(self, part: int, length: int | None) -> Codec:
-        """The codec of full vectors."""
-        return self.setup.identity_codec(length)
 
     def step(self, x: Any, gradient: Gradient, lr: float) -> None:
         self.lr = lr

@@ -13,9 +13,6 @@ from mpisqueeze.comm.sharded import ShardedExchange
 from mpisqueeze.costs.sections import choose_sections
 from mpisqueeze.devices.clock import Phase
 
-#: (part, length or None for the whole vector) → what compresses so many elements of that part.
-MakeCodec = Callable[[int, int | None], Codec]
-
 
 class Section:
     """A range of the vector, in one direction, whose payload stands for itself.
@@ -96,7 +93,7 @@ class ServerExchange:
     """The vector in sections, what compresses them in both directions, and the exchange that carries them.
 
     Args:
-        make_up, make_down: make what workers and servers compress with.
+        full_up, full_down: full vectors travel to the servers, or back, whatever the compressor.
         worker_vectors: (d,), by name; each section has its view of them.
         server_vectors: as long as the part that this rank serves, by name, for the sections that it answers.
 
@@ -108,14 +105,16 @@ class ServerExchange:
     def __init__(
         self,
         setup: Setup,
-        make_up: MakeCodec,
-        make_down: MakeCodec,
+        full_up: bool,
+        full_down: bool,
         worker_vectors: Mapping[str, Any],
         server_vectors: Mapping[str, Any],
     ) -> None:
-        self.setup = setup
+        self.setup, self._full_down = setup, full_down
         network, sharded = setup.network, setup.server == "sharded"
-        whole_up, whole_down = make_up(0, None), make_down(0, None)
+        make_up = setup.identity_codec if full_up else setup.worker_codec
+        make_down = setup.identity_codec if full_down else setup.server_codec
+        whole_up, whole_down = make_up(), make_down()
         cut = choose_sections(
             network.terms,
             setup.dimension,
@@ -139,26 +138,26 @@ class ServerExchange:
             self.carrier = ShardedExchange(network, self.up, self.down, alignment, setup.overlap)
         else:
             self.carrier = RootExchange(network, self.up, self.down, alignment, way, setup.overlap)
-        if setup.served is not None:
-            self._serve(setup.served, parts[setup.served], server_vectors)
+        if setup.served.stop > setup.served.start:
+            self._serve(setup.served, server_vectors)
         departure = self.carrier.departure
         #: Where in the vector each payload begins, in the order of leaving.
         self._begins = [section.span.start for section in departure.order] if departure else []
         self._x: Any = None
         self._g: Any = None
 
-    def _serve(self, part: int, span: slice, server_vectors: Mapping[str, Any]) -> None:
+    def _serve(self, span: slice, server_vectors: Mapping[str, Any]) -> None:
         """Give the sections of the part that this rank serves what its server needs."""
-        setup, up, down = self.setup, self.up[part], self.down[part]
-        full = all(section.codec.full for section in down)
+        setup, up, down = self.setup, self.up[self.setup.rank], self.down[self.setup.rank]
         # Full vectors are added up in the buffer that MPI is handed.
-        total = self.carrier.answers[part].view(setup.dtype) if full else setup.zeros(span.stop - span.start)
+        row = self.carrier.answers[setup.rank]
+        total = row.view(setup.dtype) if self._full_down else setup.zeros(span.stop - span.start)
         # Where ranks share cores, what is there is worth adding up while others have yet to get a core. A payload that
         # came up whole is a mean of answers in sections.
         combines = len(up) == len(down) and not setup.network.crowded and all(s.codec.fuses_mean for s in up)
         for section, view in zip((*up, *down), (*_views(up, total), *_views(down, total)), strict=True):
             section.total = section.mean = view
-            section.combines, section.in_place = combines, full
+            section.combines, section.in_place = combines, self._full_down
         for section in down:
             here = slice(section.span.start - span.start, section.span.stop - span.start)
             vars(section).update({name: vector[here] for name, vector in server_vectors.items()})
@@ -220,7 +219,7 @@ class ServerExchange:
         self.carrier.close()
 
 
-def _sections(make: MakeCodec, part: int, span: slice, length: int, backwards: bool) -> list[Section]:
+def _sections(make: Callable[[int, int], Codec], part: int, span: slice, length: int, backwards: bool) -> list[Section]:
     """A part of the vector in sections of `length` elements, the last one perhaps shorter, in the order of sending."""
     codecs: dict[int, Codec] = {}
     found = []

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mpisqueeze.comm.exchange import Network
-from mpisqueeze.comm.pipeline import Moves, Outbox, Payload
+from mpisqueeze.comm.pipeline import Moves, Outbox, Payload, start
 from mpisqueeze.comm.progress import Progress
 from mpisqueeze.devices.buffers import Wire
 from mpisqueeze.devices.clock import Phase
@@ -110,10 +110,7 @@ class Departure:
         self._progress.give(self._post())
 
     def _send(self) -> None:
-        counter = self.network.counter
         for wire, send in self._payloads[self._left : self._ready]:
             if wire is not None:
-                send.Start()
-                counter.bytes_sent += wire.nbytes
-                counter.messages += 1
+                start(self.network, (send,), wire)
         self._left = self._ready

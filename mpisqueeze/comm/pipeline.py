@@ -75,6 +75,14 @@ def cut(network: Network, parts: Sequence[Sequence[Payload]], alignment: int) ->
     return wires, [whole.array[begin : begin + length] for begin, length in zip(starts, lengths, strict=True)]
 
 
+def start(network: Network, requests: Sequence[Any], wire: Wire) -> None:
+    """Send a payload, which MPI can read, by each of the requests, and count it."""
+    for request in requests:
+        request.Start()
+    network.counter.bytes_sent += wire.nbytes * len(requests)
+    network.counter.messages += len(requests)
+
+
 class Outbox:
     """This rank's payloads in the order of sending; each is encoded and brought to MPI's side.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from mpisqueeze.comm.departure import Departure
 from mpisqueeze.comm.exchange import Network
-from mpisqueeze.comm.pipeline import Inbox, Moves, Outbox, Payload, cut
+from mpisqueeze.comm.pipeline import Inbox, Moves, Outbox, Payload, cut, start
 from mpisqueeze.costs.exchanges import Tree
 from mpisqueeze.devices.buffers import Wire
 from mpisqueeze.devices.clock import Phase
@@ -108,7 +108,7 @@ class RootExchange:
                 self._answer(moves, j)
                 if self._copies:
                     self._copy_and_decode(moves, j)
-                self._pass_on(j)
+                start(network, self._passing[j], self._down[j])
                 network.clock.lap(Phase.COMM)
             if not self._copies:
                 moves.apply(self._replies[j])
@@ -130,7 +130,7 @@ class RootExchange:
             last = min(left, len(self._down)) if len(self._up) == len(self._down) else 0
             while self._dealt_with < last and self._inbox.arrived():
                 self._answer(moves, self._dealt_with)
-                self._pass_on(self._dealt_with)
+                start(self.network, self._passing[self._dealt_with], self._down[self._dealt_with])
                 self._dealt_with += 1
         else:
             # The last answer is what the thread looks at.
@@ -150,15 +150,12 @@ class RootExchange:
             wire.finish_push()
 
     def _take_part(self, moves: Moves) -> None:
-        network, sends = self.network, self._sends
-        counter, clock = network.counter, network.clock
+        network, sends, clock = self.network, self._sends, self.network.clock
         sent = len(sends) if self.departure else 0
         for j, request in enumerate(self._answers):
             while sent < min(j + self._ahead, len(sends)):
                 self._outbox.ready(sent)
-                sends[sent].Start()
-                counter.bytes_sent += self._up[sent].nbytes
-                counter.messages += 1
+                start(network, sends[sent : sent + 1], self._up[sent])
                 sent += 1
                 clock.lap(Phase.COMM)
             if j >= self._dealt_with:
@@ -173,15 +170,7 @@ class RootExchange:
         """An answer is there: pass it on."""
         self._down[j].pull()
         self.network.counter.bytes_received += self._down[j].nbytes
-        self._pass_on(j)
-
-    def _pass_on(self, j: int) -> None:
-        """Send an answer, which MPI can read, to this rank's children in the tree."""
-        requests, wire, counter = self._passing[j], self._down[j], self.network.counter
-        for request in requests:
-            request.Start()
-        counter.bytes_sent += wire.nbytes * len(requests)
-        counter.messages += len(requests)
+        start(self.network, self._passing[j], self._down[j])
 
     def close(self) -> None:
         """Free the persistent requests, with nothing on its way."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from mpisqueeze.comm.departure import Departure
 from mpisqueeze.comm.exchange import Network
-from mpisqueeze.comm.pipeline import Inbox, Moves, Outbox, Payload, cut
+from mpisqueeze.comm.pipeline import Inbox, Moves, Outbox, Payload, cut, start
 from mpisqueeze.devices.buffers import Wire
 from mpisqueeze.devices.clock import Phase
 
@@ -115,14 +115,11 @@ class ShardedExchange:
         return [*self._inbox.open(), *last]
 
     def _send_up(self, j: int) -> None:
-        counter = self.network.counter
         for s in self._order[j]:
             self._outbox.ready(self._prepared)
             self._prepared += 1
             if s != self._rank:
-                self._to_servers[s][j].Start()
-                counter.bytes_sent += self._up[s][j].nbytes
-                counter.messages += 1
+                start(self.network, self._to_servers[s][j : j + 1], self._up[s][j])
         self.network.clock.lap(Phase.COMM)
 
     def _serve(self, moves: Moves, j: int) -> None:
@@ -139,17 +136,13 @@ class ShardedExchange:
         moves.answer(reply)
 
     def _pass_on(self, moves: Moves, j: int) -> None:
-        mine, counter = self._rank, self.network.counter
-        wire, requests = self._down[mine][j], self._from_me[j]
+        wire = self._down[self._rank][j]
         if self._copies:
             # A device decodes it while it is copied.
             wire.begin_push()
             moves.apply(self._answered[j])
             wire.finish_push()
-        for request in requests:
-            request.Start()
-        counter.bytes_sent += wire.nbytes * len(requests)
-        counter.messages += len(requests)
+        start(self.network, self._from_me[j], wire)
         self.network.clock.lap(Phase.COMM)
 
     def _advance(self, moves: Moves, left: int) -> None:

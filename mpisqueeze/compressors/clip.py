@@ -21,15 +21,7 @@ class Clip(Compressor):
     grain = 8
     summary = "the top bits of each float32: clip:BITS; d·BITS/8 bytes"
 
-    def __init__(
-        self,
-        dimension: int,
-        xp: Any,
-        dtype: Any,
-        seed: int,
-        *,
-        bits: Annotated[int, integer(9, 31, "a whole number of bits, 9 to 31")],
-    ) -> None:
+    def __init__(self, dimension: int, xp: Any, dtype: Any, seed: int, *, bits: Annotated[int, integer(9, 31)]) -> None:
         super().__init__(dimension, xp, dtype, seed)
         self.bits = bits
         self.payload_bytes = -(-dimension * bits // 8)

@@ -10,6 +10,7 @@ from mpisqueeze.compressors.base import Compressor, block_grain
 from mpisqueeze.kernels.reference import blocks_of
 from mpisqueeze.language import integer
 
+Bits = Annotated[int, integer(2, 8)]
 Bucket = Annotated[int, integer(0, accepts="a bucket length ≥ 1, or 0 for the whole vector")]
 
 
@@ -26,16 +27,7 @@ class QSGD(Compressor):
     unbiased = True
     norm = "l2"
 
-    def __init__(
-        self,
-        dimension: int,
-        xp: Any,
-        dtype: Any,
-        seed: int,
-        *,
-        bits: Annotated[int, integer(2, 8, "a whole number of bits, 2 to 8 (sign and level)")],
-        bucket: Bucket = 512,
-    ) -> None:
+    def __init__(self, dimension: int, xp: Any, dtype: Any, seed: int, *, bits: Bits, bucket: Bucket = 512) -> None:
         super().__init__(dimension, xp, dtype, seed)
         self.bits, self.bucket = bits, bucket
         self.length, buckets = blocks_of(dimension, bucket)

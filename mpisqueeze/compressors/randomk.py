@@ -19,16 +19,7 @@ class RandomK(Compressor):
     name = "randomk"
     summary = "seeded random positions: randomk:RATIO[,unbiased]; 4k + 8 bytes, k = ⌈RATIO·d⌉"
 
-    def __init__(
-        self,
-        dimension: int,
-        xp: Any,
-        dtype: Any,
-        seed: int,
-        *,
-        ratio: Ratio,
-        unbiased: bool = False,
-    ) -> None:
+    def __init__(self, dimension: int, xp: Any, dtype: Any, seed: int, *, ratio: Ratio, unbiased: bool = False) -> None:
         super().__init__(dimension, xp, dtype, seed)
         self.k = count_of(dimension, ratio)
         self.scaled = unbiased

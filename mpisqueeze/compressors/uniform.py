@@ -10,6 +10,8 @@ from mpisqueeze.compressors.qsgd import Bucket
 from mpisqueeze.kernels.reference import blocks_of
 from mpisqueeze.language import integer
 
+Bits = Annotated[int, integer(1, 8)]
+
 
 class Uniform(Compressor):
     """C(v) = lo + (hi − lo)·ξ/L for each bucket, E ξ = L(v − lo)/(hi − lo), ξ ∈ {0, …, L}, L = 2^BITS − 1.
@@ -23,16 +25,7 @@ class Uniform(Compressor):
     summary = "stochastic levels between min and max: uniform:BITS[,bucket=B]; d·BITS/8 + 8⌈d/B⌉ bytes"
     unbiased = True
 
-    def __init__(
-        self,
-        dimension: int,
-        xp: Any,
-        dtype: Any,
-        seed: int,
-        *,
-        bits: Annotated[int, integer(1, 8, "a whole number of bits, 1 to 8")],
-        bucket: Bucket = 512,
-    ) -> None:
+    def __init__(self, dimension: int, xp: Any, dtype: Any, seed: int, *, bits: Bits, bucket: Bucket = 512) -> None:
         super().__init__(dimension, xp, dtype, seed)
         self.bits, self.bucket = bits, bucket
         self.length, buckets = blocks_of(dimension, bucket)
