@@ -61,7 +61,7 @@ class ServerAlgorithm(Algorithm):
         super().__init_subclass__()
         declared = {name: value for name, value in vars(cls).items() if isinstance(value, _Vector)}
         for name in declared:
-            if name in Section.OWN:
+            if Section.owns(name):
                 raise TypeError(f"a section has {name!r} of its own: give the vector of {cls.__name__} another name")
         if declared:
             kept = [name for name, vector in declared.items() if vector.kept]

@@ -28,8 +28,17 @@ class Section:
         mean: of an answer, at its server, the mean of what the ranks' payloads decode to. It may be overwritten.
     """
 
-    #: Names that no vector of an algorithm can have.
-    OWN = ("codec", "combines", "g", "in_place", "mean", "payload", "payload_bytes", "span", "total", "x")
+    codec: Codec
+    span: slice
+    payload: Any = None
+    x: Any = None
+    g: Any = None
+    mean: Any = None
+    #: At its server, the sum of the payloads; and whether they are added up in one pass.
+    total: Any = None
+    combines: bool = False
+    #: The mean lies in the payload: the answer is a full vector.
+    in_place: bool = False
 
     if TYPE_CHECKING:
 
@@ -37,15 +46,11 @@ class Section:
 
     def __init__(self, codec: Codec, span: slice, first: int) -> None:
         self.codec, self.span, self._first = codec, span, first
-        self.payload: Any = None
-        self.x: Any = None
-        self.g: Any = None
-        self.mean: Any = None
-        #: At its server, the sum of the payloads; and whether they are added up in one pass.
-        self.total: Any = None
-        self.combines = False
-        #: The mean lies in the payload: the answer is a full vector.
-        self.in_place = False
+
+    @classmethod
+    def owns(cls, name: str) -> bool:
+        """Whether an attribute of a section has that name, so that no vector of an algorithm can."""
+        return name in cls.__annotations__ or hasattr(cls, name)
 
     @property
     def payload_bytes(self) -> int:
