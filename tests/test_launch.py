@@ -276,7 +276,7 @@ needs_launcher = pytest.mark.skipif(bool(_MISSING), reason=_MISSING)
 
 DRIVER = """
 import sys
-from mpisqueeze.launch import launch
+from mpisqueeze.launch.launcher import launch
 grace, kill, *command = sys.argv[1:]
 sys.exit(launch(2, command, target=[sys.executable], grace_s=float(grace), kill_s=float(kill)))
 """
