@@ -200,7 +200,7 @@ class Settings:
         """Settings by name, as `Setting.checked` takes them; the others have their defaults. Raises UsageError."""
         for name in values:
             if name not in SETTINGS:
-                raise UsageError(f"{name!r} is no setting{suggestion(name, SETTINGS)}")
+                raise UsageError(f"{name!r} is no setting{moved(name) or suggestion(name, SETTINGS)}")
         return Settings(**{name: SETTINGS[name].checked(value) for name, value in values.items()})
 
     def check(self) -> None:
@@ -317,3 +317,28 @@ def _declared() -> Iterator[Setting]:
 
 #: The settings by name, in the order of their declaration.
 SETTINGS = {setting.name: setting for setting in _declared()}
+
+
+#: Settings of earlier versions that are parameters of algorithms now: of which, under which name, and their defaults.
+_FORMER: dict[str, tuple[tuple[str, ...], str, Any]] = {
+    "eta": (("choco", "deepsqueeze"), "eta", None),
+    "order": (("dpsgd",), "order", "atc"),
+    "memory_lr": (("memsgd",), "lr", "outside"),
+}
+
+
+def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config.json of any version as this one writes it: former settings are part of the algorithm's spec."""
+    found = {name: value for name, value in config.items() if name not in _FORMER}
+    for name, (algorithms, key, default) in _FORMER.items():
+        if config.get("algorithm") in algorithms and config.get(name, default) != default:
+            found["algorithm"] = f"{config['algorithm']}:{key}={config[name]}"
+    return found
+
+
+def moved(name: str) -> str:
+    """For an error about a name that is no setting: where a setting of earlier versions went, or an empty string."""
+    if name not in _FORMER:
+        return ""
+    algorithms, key, _ = _FORMER[name]
+    return f'; it is a parameter of {" and ".join(algorithms)}: algorithm = "{algorithms[0]}:{key}=…"'

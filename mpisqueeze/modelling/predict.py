@@ -8,8 +8,8 @@ encodes, and the decoding of the answer. Of an exchange in K sections the codec 
 that all but a K-th of the shorter one is hidden behind the longer. Without measured kernel rates codec and update are
 left out.
 
-An algorithm that sends its model before it has the gradient (`--order awc`) hides a part of `wire` behind `compute`;
-the model does not.
+An algorithm that sends its model before it has the gradient (`dpsgd:order=awc`) hides a part of `wire` behind
+`compute`; the model does not.
 """
 
 from __future__ import annotations

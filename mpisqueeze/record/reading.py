@@ -18,6 +18,7 @@ from mpisqueeze.record import schema
 from mpisqueeze.record.iterations import TIMES
 from mpisqueeze.record.schema import count, list_of, maybe, number, read_object, table, table_of
 from mpisqueeze.record.summary import SCHEMA_VERSION, statistics, traffic
+from mpisqueeze.settings import upgraded
 
 Column = NDArray[np.float64]
 
@@ -160,7 +161,7 @@ def read_run(path: Path, name: str | None = None) -> RunLog:
     Raises:
         UsageError: no run folder, or a damaged one.
     """
-    config = _object(path / "config.json", CONFIG)
+    config = read_settings(path)
     lines = list(_lines(path / "iterations.jsonl")) if os.path.exists(path / "iterations.jsonl") else []
     columns = {field: _column(path / "iterations.jsonl", lines, field) for field in _NUMBERS}
     evaluations = list(_lines(path / "evaluations.jsonl")) if os.path.exists(path / "evaluations.jsonl") else []
@@ -174,7 +175,7 @@ def read_run(path: Path, name: str | None = None) -> RunLog:
     summary = rebuild_summary(config, environment, columns, evaluations, "killed", reason, str(path))
     if os.path.exists(path / "summary.json"):
         summary |= _object(path / "summary.json", SUMMARY)
-    label = config.get("parts", {}).get("algorithm", {}).get("name", config["algorithm"])
+    label = _algorithm(config)
     # Full vectors need no mention.
     label += "" if config["compressor"] == "identity" else f"/{config['compressor']}"
     planned, per_epoch = config["iterations"], config["iterations_per_epoch"]
@@ -182,9 +183,15 @@ def read_run(path: Path, name: str | None = None) -> RunLog:
     return RunLog(name or label, path, summary, planned, per_epoch, columns, evaluations, gossips, config, environment)
 
 
-def read_settings(path: Path, option: str) -> dict[str, Any]:
-    """The object of a run folder's config.json. Raises UsageError, blaming `option`."""
-    return _object(path / "config.json", CONFIG, option)
+def read_settings(path: Path, option: str = "RUN") -> dict[str, Any]:
+    """The object of a run folder's config.json, as this version writes it. Raises UsageError, blaming `option`."""
+    return upgraded(_object(path / "config.json", CONFIG, option))
+
+
+def _algorithm(config: dict[str, Any]) -> str:
+    """What tables call a run's algorithm: its spec, or the name of a plug-in."""
+    part = config.get("parts", {}).get("algorithm", {})
+    return str(config["algorithm"] if part.get("origin") == "built-in" else part.get("name", config["algorithm"]))
 
 
 def no_columns() -> dict[str, Column]:
@@ -215,7 +222,6 @@ def rebuild_summary(
     skipped = warmup if done > warmup else 0
     final = evaluations[-1] if evaluations else {}
     loss = float(columns["loss"][-1]) if done else math.nan
-    parts = config.get("parts", {})
     hosts = environment.get("hosts")
     return {
         "schema_version": SCHEMA_VERSION,
@@ -223,7 +229,7 @@ def rebuild_summary(
         "status": status,
         "reason": reason,
         "signal": None,
-        "algorithm": parts.get("algorithm", {}).get("name", config["algorithm"]),
+        "algorithm": _algorithm(config),
         "compressor": config["compressor"],
         "server": config.get("server"),
         "problem": config.get("problem"),

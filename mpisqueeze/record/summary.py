@@ -79,7 +79,7 @@ def summarize(
         "reason": reason,
         "warnings": run.warnings,
         "signal": {Signal.INTERRUPT: "SIGINT", Signal.TERMINATE: "SIGTERM"}.get(Signal(stopped_by)),
-        "algorithm": plan.algorithm.name,
+        "algorithm": plan.algorithm.label,
         "compressor": plan.compressor.spec,
         "server": plan.config.server if run.centralized else None,
         "topology": None if run.centralized else plan.config.topology,

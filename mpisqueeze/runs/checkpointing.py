@@ -27,13 +27,13 @@ from mpisqueeze.record.checkpoint import (
 )
 from mpisqueeze.record.reading import read_settings
 from mpisqueeze.runs.plan import Plan
-from mpisqueeze.settings import EITHER, SETTINGS, Interval, Settings
+from mpisqueeze.settings import EITHER, SETTINGS, Interval, Settings, upgraded
 
 if TYPE_CHECKING:
     from mpisqueeze.runs.preparation import Run
 
-#: Settings that a continued run may have of its own.
-FREE = ("iterations", "epochs", "checkpoint_every", "data_dir", "out", "eval_every", "timeout")
+#: Settings that a continued run may have of its own; `parts` says again what the specs of the parts say.
+FREE = ("iterations", "epochs", "checkpoint_every", "data_dir", "out", "eval_every", "timeout", "parts")
 #: Files that grow as a run goes.
 LOGS = ("iterations.jsonl", "ranks.jsonl", "evaluations.jsonl")
 
@@ -258,9 +258,10 @@ def _candidates(path: Path, plan: Plan) -> list[Path]:
 def check_same(manifest: Manifest, plan: Plan, world: World) -> None:
     """Raise UsageError, on all ranks alike, for a checkpoint of another run."""
     wanted = fixed_settings(plan)
-    for key in sorted({*wanted, *manifest.settings}):
-        if wanted.get(key) != manifest.settings.get(key):
+    saved = {key: value for key, value in upgraded(manifest.settings).items() if key not in FREE}
+    for key in sorted({*wanted, *saved}):
+        if wanted.get(key) != saved.get(key):
             raise UsageError(
-                f"config.json has {key} = {wanted.get(key)!r}, and its checkpoint {manifest.settings.get(key)!r}",
+                f"config.json has {key} = {wanted.get(key)!r}, and its checkpoint {saved.get(key)!r}",
                 "--resume",
             )

@@ -20,9 +20,9 @@ from mpi4py import MPI
 from mpisqueeze.comm.world import World
 from mpisqueeze.quantities import parse_size
 from mpisqueeze.runs.plan import plan
-from mpisqueeze.settings import Settings
 from mpisqueeze.runs.training import train
 from mpisqueeze.runs.view import View
+from mpisqueeze.settings import Settings
 
 LR = 0.1
 

@@ -30,9 +30,9 @@ from mpisqueeze.data import Dataset, load_dataset
 from mpisqueeze.data.partition import partition_indices
 from mpisqueeze.problems.classification import BatchSampler
 from mpisqueeze.runs.plan import plan
-from mpisqueeze.settings import Settings
 from mpisqueeze.runs.training import train
 from mpisqueeze.runs.view import View
+from mpisqueeze.settings import Settings
 
 #: Of the largest number in x, by how much torch's fp32 and `sgd` may differ after the last step, since roundings grow.
 TOLERANCE = 1e-2
