@@ -30,10 +30,12 @@ class Kind:
     Attributes:
         read: text → value; raises ValueError.
         accepts: what an error message says is accepted.
+        choices: all values, where there are few.
     """
 
     read: Callable[[str], Any]
     accepts: str
+    choices: tuple[str, ...] = ()
 
     def __call__(self, text: str) -> Any:
         return self.read(text)
@@ -82,7 +84,7 @@ def choice(*names: str) -> Kind:
             raise ValueError(f"{text!r} is not one of {', '.join(names)}")
         return text
 
-    return Kind(read, " or ".join([", ".join(names[:-1]), names[-1]]))
+    return Kind(read, " or ".join([", ".join(names[:-1]), names[-1]]), names)
 
 
 #: A keyword that stands alone (`unbiased`) or as `unbiased=true|false`.

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import pytest
 
 from mpisqueeze.errors import UsageError
-from mpisqueeze.language import choice, integer, moved, parameters_of, parse_spec, real, resolve_parameters, upgraded
+from mpisqueeze.language import choice, integer, parameters_of, parse_spec, real, resolve_parameters
 from mpisqueeze.parts import registry
+from mpisqueeze.settings import moved, upgraded
 
 
 class Part:

@@ -164,8 +164,8 @@ def altered(run: Path, key: str, value: Any) -> None:
         (2, ("--resume", "run", "--lr", "0.3", "--algorithm", "sgd"), "leave out --algorithm"),
         (2, ("--resume", "run", "--iterations", "5"), "may only be raised"),
         (2, ("--resume", "nowhere"), "config.json is not there"),
-        (2, ("--checkpoint-every", "0"), "neither a number of iterations nor a time"),
-        (2, ("--checkpoint-every", "soon"), "neither a number of iterations nor a time"),
+        (2, ("--checkpoint-every", "0"), "a number of iterations or a time above 0"),
+        (2, ("--checkpoint-every", "soon"), "a number of iterations or a time above 0"),
     ],
 )
 def test_errors_of_use(
