@@ -30,6 +30,7 @@ from mpisqueeze.kernels import threads_of, use_threads
 from mpisqueeze.launch.launcher import Launcher, make_plan
 from mpisqueeze.parts import registry
 from mpisqueeze.quantities import grouped
+from mpisqueeze.settings import Settings
 
 HAS_NATIVE = kernels._native_kernels(np.dtype(np.float32)) is not None
 PLUGINS = '''
@@ -546,7 +547,7 @@ def bench_on_a_fake_gpu() -> None:
         device: Any = FakeCudaDevice(aware)
         device.to_numpy = lambda array: array.view(np.ndarray)
         comm.choose_device = lambda *_, device=device: device  # type: ignore[assignment]
-        request = comm.Request.checked([], [], "1000", 2, 1, True, "float32", "cpu", "auto", 1, None, None, None)
+        request = comm.Request.checked([], [], [1000], Repetitions(2, 1), True, Settings(device="cpu"))
         outcome = comm.Bench(request, world).run(lambda row: None, lambda what: None)
         assert all(row["wrong"] == 0 for row in outcome.results)
         assert ("to host" in device.events) == (not aware)

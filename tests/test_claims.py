@@ -19,7 +19,7 @@ from mpisqueeze.record.reading import RunLog
 from mpisqueeze.reproduce import virtual
 from mpisqueeze.reproduce.claims import FOLDER, load, names, select
 from mpisqueeze.reproduce.expressions import parse
-from mpisqueeze.runs.plan import TrainConfig
+from mpisqueeze.settings import Settings
 
 SMALLEST = """
 title = "t"
@@ -223,7 +223,7 @@ def test_a_lab_gets_the_settings_and_no_place_among_ranks() -> None:
     ]
     config = next(iter(claim.runs.values()))
     assert words[words.index("--iterations") + 1] == str(config.iterations)
-    assert list(virtual._options(TrainConfig(barrier=False, lr=0.5))) == ["--lr", "0.5", "--no-barrier"]
+    assert list(virtual._options(Settings(barrier=False, lr=0.5))) == ["--lr", "0.5", "--no-barrier"]
     place = {"OMPI_COMM_WORLD_RANK": "0", "PMIX_RANK": "0", "HYDI_CONTROL_FD": "7", "MPISQUEEZE_LR": "9"}
     kept = virtual._environment({**place, "PATH": "p", "HOME": "h"})
     assert kept == {"PATH": "p", "HOME": "h"}

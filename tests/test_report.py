@@ -23,7 +23,7 @@ from mpisqueeze.record import types
 from mpisqueeze.record.figures import ITERATION_LINE
 from mpisqueeze.record.reading import read_run
 from mpisqueeze.runs.pairs import expand, parse_pair, parse_sweep
-from mpisqueeze.runs.plan import TrainConfig
+from mpisqueeze.settings import Settings
 
 PLUGINS = Path(__file__).parent / "mpi" / "plugins.py"
 TIMES = ("compute_s", "wait_s", "encode_s", "comm_s", "decode_s", "update_s")
@@ -296,7 +296,7 @@ def test_pairs_part_at_the_compressor(tmp_path: Path) -> None:
 def test_sweeps_make_a_grid_with_names_and_folders_of_their_own() -> None:
     pairs = [parse_pair(text) for text in ("sgd", "memsgd/onebit", "sgd")]
     sweeps = [parse_sweep("lr=0.1,0.2"), parse_sweep("--batch-size=4,1k")]
-    entries = expand(pairs, sweeps, TrainConfig(seed=7))
+    entries = expand(pairs, sweeps, Settings(seed=7))
     assert [(entry.plan.config.lr, entry.plan.config.batch_size) for entry in entries] == [
         (0.1, 4), (0.1, 1000), (0.2, 4), (0.2, 1000),
     ] * 3  # fmt: skip
@@ -310,7 +310,7 @@ def test_sweeps_make_a_grid_with_names_and_folders_of_their_own() -> None:
 
 def test_a_swept_compressor_leaves_full_vectors_alone() -> None:
     pairs = [parse_pair(text) for text in ("sgd", "memsgd")]
-    entries = expand(pairs, [parse_sweep("compressor=onebit;qsgd:2,bucket=64")], TrainConfig())
+    entries = expand(pairs, [parse_sweep("compressor=onebit;qsgd:2,bucket=64")], Settings())
     assert [entry.name for entry in entries] == ["sgd", "memsgd/onebit", "memsgd/qsgd:2,bucket=64"]
 
 

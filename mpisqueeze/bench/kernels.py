@@ -21,12 +21,10 @@ import numpy as np
 from mpisqueeze.bench.timing import (
     Repetitions,
     Statistics,
-    check_choice,
     check_memory,
     command_line,
     differing,
     no_garbage_collection,
-    parse_sizes,
     rotated,
 )
 from mpisqueeze.compressors.base import Compressor, adapt
@@ -36,10 +34,11 @@ from mpisqueeze.devices.device import CudaDevice, Device, gpu_count
 from mpisqueeze.errors import UsageError
 from mpisqueeze.kernels import kernels_for, use_threads
 from mpisqueeze.kernels.reference import ReferenceKernels
+from mpisqueeze.language import check_choice
 from mpisqueeze.parts import contracts, registry
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.record.environment import local_environment
-from mpisqueeze.runs.plan import DTYPES, check_threads
+from mpisqueeze.settings import Settings
 
 SCHEMA_VERSION = 1
 #: What is timed unless compressors are named.
@@ -101,30 +100,22 @@ class Request:
     @staticmethod
     def checked(
         compressors: Sequence[str],
-        sizes: str,
-        iterations: int | None,
-        warmup: int,
+        sizes: list[int],
+        repetitions: Repetitions,
         check: bool,
-        dtype: str,
         device: str,
         kernels: str,
-        threads: int,
+        settings: Settings,
     ) -> Request:
-        """From the options. Raises UsageError."""
-        for option, value, accepted in (
-            ("--dtype", dtype, DTYPES),
-            ("--device", device, DEVICES),
-            ("--kernels", kernels, KERNELS),
-        ):
-            check_choice(option, value, accepted)
-        check_threads(threads)
-        numbers = parse_sizes(sizes)
-        repetitions = Repetitions.checked(iterations, warmup)
-        check_memory(_VECTORS * numbers[-1] * np.dtype(dtype).itemsize, "benchmarking this size")
-        variants = choose_variants(device, kernels, np.dtype(dtype))
+        """From the options, `device` and `kernels` being the benchmark's own. Raises UsageError."""
+        check_choice("--device", device, DEVICES)
+        check_choice("--kernels", kernels, KERNELS)
+        dtype = np.dtype(settings.dtype)
+        check_memory(_VECTORS * sizes[-1] * dtype.itemsize, "benchmarking this size")
+        variants = choose_variants(device, kernels, dtype)
         with _blaming(_ARGUMENT):
             parts = [registry.compressors.find(spec) for spec in compressors or COMPRESSORS]
-        return Request(parts, numbers, repetitions, check, np.dtype(dtype), variants, threads)
+        return Request(parts, sizes, repetitions, check, dtype, variants, settings.threads)
 
     @property
     def rounds(self) -> int:

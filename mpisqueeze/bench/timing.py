@@ -14,7 +14,6 @@ import numpy as np
 import psutil
 
 from mpisqueeze.errors import UsageError
-from mpisqueeze.language import suggestion
 from mpisqueeze.quantities import parse_size
 
 T = TypeVar("T")
@@ -102,12 +101,6 @@ def parse_sizes(text: str) -> list[int]:
         sizes.append(low)
         low *= STEP
     return [*sizes, high]
-
-
-def check_choice(option: str, value: str, accepted: Sequence[str]) -> None:
-    """Raise UsageError unless `value` is accepted."""
-    if value not in accepted:
-        raise UsageError(f"{value!r} is not one of {', '.join(accepted)}{suggestion(value, accepted)}", option)
 
 
 def rotated(items: Sequence[T], number: int) -> Iterator[T]:

@@ -27,13 +27,12 @@ from mpisqueeze.compressors.base import adapt
 from mpisqueeze.costs.link import Link, parse_link
 from mpisqueeze.devices.buffers import Wire
 from mpisqueeze.errors import UsageError
-from mpisqueeze.language import suggestion
 from mpisqueeze.parts import contracts, registry
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.record.calibration import SCHEMA_VERSION, Fit, fit_line
 from mpisqueeze.record.environment import collect_environment
 from mpisqueeze.runs.interrupts import Interrupts
-from mpisqueeze.runs.plan import DEVICES, DTYPES
+from mpisqueeze.settings import Settings
 
 #: One sensible spec of each built-in compressor, and what `predict` shows by itself.
 COMPRESSORS = (
@@ -73,19 +72,15 @@ class Request:
     device: str
 
     @staticmethod
-    def checked(
-        link: str | None, compressors: Sequence[str], max_size: int, quick: bool, dtype: str, device: str
-    ) -> Request:
+    def checked(compressors: Sequence[str], max_size: int, quick: bool, settings: Settings) -> Request:
         """From the options. Raises UsageError."""
-        for option, value, accepted in (("--dtype", dtype, DTYPES), ("--device", device, DEVICES)):
-            if value not in accepted:
-                raise UsageError(f"{value!r} is not one of {', '.join(accepted)}{suggestion(value, accepted)}", option)
         if max_size < 2:
             raise UsageError(f"must be at least 2 bytes, for a line through two sizes, got {max_size}", "--max-size")
         # Full vectors are what everything is compared with.
         specs = dict.fromkeys(["identity", *(compressors or COMPRESSORS)])
         parts = [registry.compressors.find(spec) for spec in specs]
-        return Request(None if link is None else parse_link(link), link, parts, max_size, quick, dtype, device)
+        link = None if settings.link is None else parse_link(settings.link)
+        return Request(link, settings.link, parts, max_size, quick, settings.dtype, settings.device)
 
     @property
     def sizes(self) -> list[int]:

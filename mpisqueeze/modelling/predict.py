@@ -8,8 +8,8 @@ encodes, and the decoding of the answer. Of an exchange in K sections the codec 
 that all but a K-th of the shorter one is hidden behind the longer. Without measured kernel rates codec and update are
 left out.
 
-An algorithm that sends its model before it has the gradient (`--order awc`) hides a part of `wire` behind `compute`;
-the model does not.
+An algorithm that sends its model before it has the gradient (`dpsgd:order=awc`) hides a part of `wire` behind
+`compute`; the model does not.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from mpisqueeze.parts import registry
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.record.calibration import Calibration, Kernel
 from mpisqueeze.runs.pairs import Pair, expand
-from mpisqueeze.runs.plan import SERVERS, TrainConfig
+from mpisqueeze.settings import SERVERS, Settings
 from mpisqueeze.topology import Topology
 
 #: What the others are measured against.
@@ -287,7 +287,7 @@ def methods_for(
         asked += [Pair(pair.text, pair.algorithm, spec) for spec in specs]
     methods: list[Method] = []
     for pair in asked:
-        (entry,) = expand([pair], [], TrainConfig())
+        (entry,) = expand([pair], [], Settings())
         algorithm, compressor = entry.plan.algorithm, entry.plan.compressor
         for server in servers:
             method = Method.of(algorithm, compressor, server, topology)

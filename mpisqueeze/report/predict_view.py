@@ -80,7 +80,7 @@ def names_of(prediction: Prediction) -> dict[str, Any]:
     """Who a prediction is about."""
     method = prediction.method
     return {
-        "algorithm": method.algorithm.name,
+        "algorithm": method.algorithm.label,
         "server": method.server,
         "topology": method.topology,
         "compressor": method.compressor_name,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ from mpisqueeze.analysis import evidence
 from mpisqueeze.costs.link import parse_link
 from mpisqueeze.errors import UsageError
 from mpisqueeze.files import read_text
-from mpisqueeze.language import suggestion
+from mpisqueeze.language import check_choice, suggestion
 from mpisqueeze.quantities import parse_rate, parse_time
 from mpisqueeze.record.folder import slug
 from mpisqueeze.reproduce.expressions import Expression, parse
 from mpisqueeze.runs.pairs import Entry
-from mpisqueeze.runs.plan import TrainConfig, config_of, plan
+from mpisqueeze.runs.plan import plan
+from mpisqueeze.settings import SETTINGS, Settings
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -48,7 +49,7 @@ class Point:
     Attributes:
         label: in the names of its runs; empty where nothing is swept.
         x: where it stands.
-        settings: of TrainConfig.
+        settings: of a run.
         ranks: how many take part; None for all.
     """
 
@@ -105,7 +106,7 @@ class Claim:
     note: str
     min_ranks: int
     seeds: tuple[int, ...]
-    runs: Mapping[str, TrainConfig]
+    runs: Mapping[str, Settings]
     sweep: Sweep | None
     hosts: int | None
     decisions: tuple[Decision, ...]
@@ -141,7 +142,7 @@ class Trial:
     label: str
     run: str
     point: Point
-    config: TrainConfig
+    config: Settings
 
     def entry(self, number: int) -> Entry:
         """The run of a comparison. Raises UsageError."""
@@ -155,8 +156,7 @@ def names() -> list[str]:
 
 def select(wanted: Sequence[str], scale: str) -> list[Claim]:
     """The claims of these names or files, each once; `all` is all that come with the package. Raises UsageError."""
-    if scale not in SCALES:
-        raise UsageError(f"{scale!r} is not one of {', '.join(SCALES)}{suggestion(scale, SCALES)}", "--scale")
+    check_choice("--scale", scale, SCALES)
     paths = {_name(path): path for path in sorted(FOLDER.glob("*.toml"))}
     chosen: dict[str, Path] = {}
     for text in wanted:
@@ -164,11 +164,9 @@ def select(wanted: Sequence[str], scale: str) -> list[Claim]:
             chosen |= paths
         elif text.endswith(".toml"):
             chosen[_name(Path(text))] = Path(text)
-        elif text in paths:
-            chosen[text] = paths[text]
         else:
-            known = ["all", *paths]
-            raise UsageError(f"{text!r} is not one of {', '.join(known)}{suggestion(text, known)}", "CLAIM")
+            check_choice("CLAIM", text, ["all", *paths])
+            chosen[text] = paths[text]
     return [load(path, scale) for path in chosen.values()]
 
 
@@ -220,12 +218,12 @@ def _claim(name: str, facts: dict[str, Any], scale: str) -> Claim:
     )
 
 
-def _config(settings: dict[str, Any]) -> TrainConfig:
-    known = {item.name: item for item in fields(TrainConfig) if item.name not in _NOT_CHOSEN}
+def _config(settings: dict[str, Any]) -> Settings:
+    known = [name for name in SETTINGS if name not in _NOT_CHOSEN]
     for key in settings:
         if key not in known:
             raise ValueError(f"{key!r} is no setting of train{suggestion(key, known)}")
-    config = config_of(settings)
+    config = Settings.of(settings)
     plan(config)
     return config
 
@@ -281,14 +279,14 @@ def _link(text: str) -> str:
     return text
 
 
-def _fit_for_lab(runs: Mapping[str, TrainConfig]) -> None:
+def _fit_for_lab(runs: Mapping[str, Settings]) -> None:
     """In a lab the runs are pairs of one `compare`, and differ in nothing else."""
     plain = [replace(config, algorithm="sgd", compressor=None) for config in runs.values()]
     if any(config != plain[0] for config in plain):
         raise ValueError("lab: runs may differ by algorithm and compressor alone")
 
 
-def _decision(item: Any, runs: Mapping[str, TrainConfig], sweep: Sweep | None) -> Decision:
+def _decision(item: Any, runs: Mapping[str, Settings], sweep: Sweep | None) -> Decision:
     if not isinstance(item, dict):
         raise ValueError("decisions are tables of text and holds")
     _only(item, {"text", "holds"}, "decisions")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,13 +26,14 @@ from mpisqueeze.record.checkpoint import (
     read_manifest,
 )
 from mpisqueeze.record.reading import read_settings
-from mpisqueeze.runs.plan import Interval, Plan, TrainConfig, config_of
+from mpisqueeze.runs.plan import Plan
+from mpisqueeze.settings import EITHER, SETTINGS, Interval, Settings, upgraded
 
 if TYPE_CHECKING:
     from mpisqueeze.runs.preparation import Run
 
-#: Settings that a continued run may have of its own.
-FREE = ("iterations", "epochs", "checkpoint_every", "data_dir", "out", "eval_every", "timeout")
+#: Settings that a continued run may have of its own; `parts` says again what the specs of the parts say.
+FREE = ("iterations", "epochs", "checkpoint_every", "data_dir", "out", "eval_every", "timeout", "parts")
 #: Files that grow as a run goes.
 LOGS = ("iterations.jsonl", "ranks.jsonl", "evaluations.jsonl")
 
@@ -176,32 +177,26 @@ def fixed_settings(plan: Plan) -> dict[str, Any]:
 # -- taking it up again
 
 
-def resumed_config(path: Path) -> TrainConfig:
+def resumed_config(path: Path) -> Settings:
     """The settings of the run in a folder, as it was told them. Raises UsageError."""
     settings = read_settings(path, "--resume")
-    known = {field.name for field in fields(TrainConfig)}
-    missing = sorted(known - set(settings))
+    missing = sorted(SETTINGS.keys() - settings)
     if missing:
         raise UsageError(f"{path}/config.json has no {missing[0]!r}: it is of another version", "--resume")
-    values = {key: value for key, value in settings.items() if key in known}
+    values = {key: value for key, value in settings.items() if key in SETTINGS}
     if settings["data"] is None:
         del values["data"]
     values |= {"out": str(path), "epochs": None}
     try:
-        return config_of(values)
+        return Settings.of(values)
     except UsageError as error:
         raise UsageError(f"{path}/config.json: {error}", "--resume") from None
 
 
-def continued(config: TrainConfig, given: TrainConfig) -> TrainConfig:
-    """The settings of a run with those that were given anew: its length, where its data are, when it is saved."""
-    changes: dict[str, Any] = {}
-    if given.iterations is not None or given.epochs is not None:
-        changes |= {"iterations": given.iterations, "epochs": given.epochs}
-    for name in ("checkpoint_every", "data_dir", "timeout"):
-        if getattr(given, name) is not None:
-            changes[name] = getattr(given, name)
-    return replace(config, **changes)
+def continued(config: Settings, given: Mapping[str, Any]) -> Settings:
+    """The settings of a run with those that were given anew; a length that is given leaves no other."""
+    lengths = dict.fromkeys(EITHER) if given.keys() & set(EITHER) else {}
+    return replace(config, **{**lengths, **given})
 
 
 @dataclass(frozen=True)
@@ -263,9 +258,10 @@ def _candidates(path: Path, plan: Plan) -> list[Path]:
 def check_same(manifest: Manifest, plan: Plan, world: World) -> None:
     """Raise UsageError, on all ranks alike, for a checkpoint of another run."""
     wanted = fixed_settings(plan)
-    for key in sorted({*wanted, *manifest.settings}):
-        if wanted.get(key) != manifest.settings.get(key):
+    saved = {key: value for key, value in upgraded(manifest.settings).items() if key not in FREE}
+    for key in sorted({*wanted, *saved}):
+        if wanted.get(key) != saved.get(key):
             raise UsageError(
-                f"config.json has {key} = {wanted.get(key)!r}, and its checkpoint {manifest.settings.get(key)!r}",
+                f"config.json has {key} = {wanted.get(key)!r}, and its checkpoint {saved.get(key)!r}",
                 "--resume",
             )

@@ -25,6 +25,7 @@ from mpisqueeze.runs.plan import Plan
 from mpisqueeze.runs.preparation import Run
 from mpisqueeze.runs.training import train
 from mpisqueeze.runs.view import View, Watcher
+from mpisqueeze.settings import name_of
 
 T = TypeVar("T")
 
@@ -114,8 +115,8 @@ def check_entries(entries: Sequence[Entry], world: World) -> None:
         try:
             _alike(world, entry, partial(_try, entry.plan))
         except UsageError as error:
-            fields = {option.removeprefix("--").replace("-", "_"): value for option, value in entry.swept.items()}
-            raise blamed(error, entry.name, fields) from error.__cause__
+            swept = {name_of(option): value for option, value in entry.swept.items()}
+            raise blamed(error, entry.name, swept) from error.__cause__
 
 
 def _try(plan: Plan, world: World) -> None:

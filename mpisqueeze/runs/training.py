@@ -35,12 +35,11 @@ from mpisqueeze.record.reading import read_run
 from mpisqueeze.record.summary import summarize
 from mpisqueeze.runs.checkpointing import LOGS, Checkpointer, Start, load_latest
 from mpisqueeze.runs.interrupts import Interrupts
-from mpisqueeze.runs.plan import Plan, parse_interval, parse_timeout
+from mpisqueeze.runs.plan import Plan
 from mpisqueeze.runs.preparation import Run
 from mpisqueeze.runs.view import View
+from mpisqueeze.settings import DEFAULT_TIMEOUT, parse_interval, parse_timeout
 
-#: An iteration takes longer than this where something hangs.
-DEFAULT_TIMEOUT = "30min"
 #: Without a barrier, iterations between two agreements of the ranks, at most.
 MEET_EVERY = 32
 #: And seconds, roughly: so long a signal waits to be heeded, and the log to be written.

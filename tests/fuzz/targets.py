@@ -39,6 +39,7 @@ from mpisqueeze.reproduce import claims, expressions
 from mpisqueeze.runs import pairs, schedule
 from mpisqueeze.runs import plan as config
 from mpisqueeze.runs.sources import VARIABLES, Asked, resolve
+from mpisqueeze.settings import SETTINGS, parse_interval, parse_timeout
 from mpisqueeze.topology import Topology
 
 Target = Callable[[bytes], None]
@@ -101,8 +102,8 @@ _LANGUAGES: dict[str, Callable[[str], Any]] = {
     "rate": lambda text: _finite(specs.parse_rate(text)),
     "time": lambda text: _finite(specs.parse_time(text)),
     "spec": _spec,
-    "interval": config.parse_interval,
-    "timeout": config.parse_timeout,
+    "interval": parse_interval,
+    "timeout": parse_timeout,
     "schedule": _schedule,
     "partition": partition.parse_partition,
     "link": link_spec.parse_link,
@@ -114,7 +115,7 @@ _LANGUAGES: dict[str, Callable[[str], Any]] = {
     "algorithm": partial(_part, registry.algorithms),
     "problem": partial(_part, registry.problems),
     "expression": expressions.parse,
-    **{f"setting {name}": partial(config.value_of, name) for name in VARIABLES.values()},
+    **{f"setting {name}": SETTINGS[name].checked for name in VARIABLES.values()},
 }
 
 
@@ -533,10 +534,11 @@ _VALUES = (
 _METHODS = (
     "__init__(self, *a, **k)", "initial_point(self)", "gradient(self, x, iteration)", "evaluate(self, x)",
     "encode(self, v, p)", "decode(self, p, out)", "step(self, x, gradient, lr)", "state(self)", "doubts(self)",
+    "send(self, section)", "answer(self, section)", "apply(self, section)",
     "close(self)", "gradient_in_parts(self, x, iteration, ready)", "bytes_per_iteration(self)", "residual(self)",
 )  # fmt: skip
 _ATTRIBUTES = (
-    "dimension", "iterations_per_epoch", "payload_bytes", "unbiased", "name", "parameters", "needs_data", "compresses",
+    "dimension", "iterations_per_epoch", "payload_bytes", "unbiased", "name", "needs_data", "compresses",
     "centralized", "default_lr", "default_compressor", "memory", "summary", "check_installed", "overlaps", "grain",
     "takes_batch_size", "limit_threads", "check_parts", "schedule", "formula", "eta", "seed", "xp",
 )  # fmt: skip
