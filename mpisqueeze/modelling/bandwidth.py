@@ -233,7 +233,7 @@ def _names(groups: dict[tuple[Any, ...], list[_Ran]]) -> dict[tuple[Any, ...], s
     names = {}
     for key, members in groups.items():
         method = members[0].method
-        label = method.algorithm.name
+        label = method.algorithm.label
         label += "" if method.compressor_name == "identity" else f"/{method.compressor_name}"
         label += " sharded" if method.server == "sharded" else ""
         names[key] = members[0].run.name if len(members) == 1 else label

@@ -38,6 +38,12 @@ def traffic(sent: int, messages: int, iterations: int, ranks: int, full_vector: 
     }
 
 
+def algorithm_of(config: Mapping[str, Any]) -> str:
+    """The name of a run's algorithm in tables: its spec, or the name of a plug-in."""
+    part = config.get("parts", {}).get("algorithm", {})
+    return str(config["algorithm"] if part.get("origin") == "built-in" else part.get("name", config["algorithm"]))
+
+
 def summary_of(
     config: Mapping[str, Any],
     environment: Mapping[str, Any],
@@ -65,7 +71,7 @@ def summary_of(
         "status": status,
         "reason": reason,
         "signal": None,
-        "algorithm": config.get("parts", {}).get("algorithm", {}).get("name", config["algorithm"]),
+        "algorithm": algorithm_of(config),
         "compressor": config["compressor"],
         "server": config.get("server"),
         "problem": config.get("problem"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,13 +27,13 @@ from mpisqueeze.record.checkpoint import (
 )
 from mpisqueeze.record.reading import read_settings
 from mpisqueeze.runs.plan import Plan
-from mpisqueeze.settings import SETTINGS, Interval, Settings
+from mpisqueeze.settings import EITHER, SETTINGS, Interval, Settings, upgraded
 
 if TYPE_CHECKING:
     from mpisqueeze.runs.preparation import Run
 
-#: Settings that a continued run may have of its own.
-FREE = ("iterations", "epochs", "checkpoint_every", "data_dir", "out", "eval_every", "timeout")
+#: Settings that a continued run may have of its own; `parts` says again what the specs of the parts say.
+FREE = ("iterations", "epochs", "checkpoint_every", "data_dir", "out", "eval_every", "timeout", "parts")
 #: Files that grow as a run goes.
 LOGS = ("iterations.jsonl", "ranks.jsonl", "evaluations.jsonl")
 
@@ -193,15 +193,10 @@ def resumed_config(path: Path) -> Settings:
         raise UsageError(f"{path}/config.json: {error}", "--resume") from None
 
 
-def continued(config: Settings, given: Settings) -> Settings:
-    """The settings of a run with those that were given anew: its length, where its data are, when it is saved."""
-    changes: dict[str, Any] = {}
-    if given.iterations is not None or given.epochs is not None:
-        changes |= {"iterations": given.iterations, "epochs": given.epochs}
-    for name in ("checkpoint_every", "data_dir", "timeout"):
-        if getattr(given, name) is not None:
-            changes[name] = getattr(given, name)
-    return replace(config, **changes)
+def continued(config: Settings, given: Mapping[str, Any]) -> Settings:
+    """The settings of a run with those that were given anew; a length that is given leaves no other."""
+    lengths = dict.fromkeys(EITHER) if given.keys() & set(EITHER) else {}
+    return replace(config, **{**lengths, **given})
 
 
 @dataclass(frozen=True)
@@ -263,9 +258,10 @@ def _candidates(path: Path, plan: Plan) -> list[Path]:
 def check_same(manifest: Manifest, plan: Plan, world: World) -> None:
     """Raise UsageError, on all ranks alike, for a checkpoint of another run."""
     wanted = fixed_settings(plan)
-    for key in sorted({*wanted, *manifest.settings}):
-        if wanted.get(key) != manifest.settings.get(key):
+    saved = {key: value for key, value in upgraded(manifest.settings).items() if key not in FREE}
+    for key in sorted({*wanted, *saved}):
+        if wanted.get(key) != saved.get(key):
             raise UsageError(
-                f"config.json has {key} = {wanted.get(key)!r}, and its checkpoint {manifest.settings.get(key)!r}",
+                f"config.json has {key} = {wanted.get(key)!r}, and its checkpoint {saved.get(key)!r}",
                 "--resume",
             )

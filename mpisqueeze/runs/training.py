@@ -129,7 +129,7 @@ class Loop:
         for t in range(self.done + 1, run.iterations + 1):
             network.iteration = t
             self._begin()
-            self.lr = run.plan.lr * schedule(t, run.iterations, run.per_epoch)
+            self.lr = lr = run.plan.lr * schedule(t, run.iterations, run.per_epoch)
             counter.reset()
             gate.agreed, gate.met = Signal.NONE, False
             if self.meter:
@@ -140,9 +140,9 @@ class Loop:
                 gate.tell(Signal.CHECKPOINT)
             elif root and recorder.overdue:
                 gate.tell(Signal.FLUSH)
-            self.began = clock.start()
-            algorithm.step(self.x, self._gradient, self.lr)
-            self.ended = clock.stop(Phase.UPDATE)
+            began = clock.start()
+            algorithm.step(self.x, self._gradient, lr)
+            self.began, self.ended = began, clock.stop(Phase.UPDATE)
             network.settle()
             if self.meter:
                 self.meter.stop()

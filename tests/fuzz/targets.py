@@ -534,10 +534,11 @@ _VALUES = (
 _METHODS = (
     "__init__(self, *a, **k)", "initial_point(self)", "gradient(self, x, iteration)", "evaluate(self, x)",
     "encode(self, v, p)", "decode(self, p, out)", "step(self, x, gradient, lr)", "state(self)", "doubts(self)",
+    "send(self, section)", "answer(self, section)", "apply(self, section)",
     "close(self)", "gradient_in_parts(self, x, iteration, ready)", "bytes_per_iteration(self)", "residual(self)",
 )  # fmt: skip
 _ATTRIBUTES = (
-    "dimension", "iterations_per_epoch", "payload_bytes", "unbiased", "name", "parameters", "needs_data", "compresses",
+    "dimension", "iterations_per_epoch", "payload_bytes", "unbiased", "name", "needs_data", "compresses",
     "centralized", "default_lr", "default_compressor", "memory", "summary", "check_installed", "overlaps", "grain",
     "takes_batch_size", "limit_threads", "check_parts", "schedule", "formula", "eta", "seed", "xp",
 )  # fmt: skip
