@@ -43,7 +43,7 @@ data = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
 for command in (train, compare, reproduce, report, calibrate, predict, info, check):
     app.command()(command)
-#: What follows COMMAND is its own.
+#: Options behind COMMAND are COMMAND's.
 _PASSES_ON = {"allow_extra_args": True, "allow_interspersed_args": False}
 app.command(context_settings={**_PASSES_ON, "ignore_unknown_options": True})(launch)
 app.command(context_settings=_PASSES_ON, options_metavar="[OPTIONS] [--] COMMAND…")(lab)
