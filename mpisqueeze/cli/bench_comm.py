@@ -46,7 +46,7 @@ def bench_comm(
     warmup: WarmupOption = 3,
     check: CheckOption = "on",
 ) -> int:
-    """A whole step through each exchange, by the vector's size, beside MPI_Allreduce and its update in the same run.
+    """Time a whole step through each exchange, by size, beside MPI_Allreduce and its update in the same run.
 
     [bold]mpirun -n 8 mpisqueeze bench comm allreduce sharded root --compressor onebit -m 4Mi[/]
     """

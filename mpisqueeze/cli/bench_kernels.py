@@ -36,7 +36,7 @@ def bench_kernels(
         str, in_run(help="On the CPU: auto (the compiled ones if built), native, numpy or all.")
     ] = "auto",
 ) -> int:
-    """Encoding and decoding: GB/s, ns an element and the part of the memory's bandwidth; needs no MPI.
+    """Time encoding and decoding: GB/s, ns an element and the part of the memory's bandwidth; needs no MPI.
 
     [bold]mpisqueeze bench kernels onebit topk:0.01 -m 1Mi:16Mi[/]
     """
