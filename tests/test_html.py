@@ -23,9 +23,7 @@ from test_report import write_run
 from mpisqueeze.analysis.ranking import rank_runs
 from mpisqueeze.cli.app import run
 from mpisqueeze.record.reading import RunLog, folderless, read_run
-from mpisqueeze.report.charts import Axis, Bar, BarChart, LineChart, Series
-from mpisqueeze.report.html.blocks import Cell, Page, Paragraph, Plot, Section, Table
-from mpisqueeze.report.html.claims import Claim, Decision, claims_page
+from mpisqueeze.report.html.blocks import Cell, Page, Paragraph, Section, Table
 from mpisqueeze.report.html.page import render
 from mpisqueeze.report.html.run_page import runs_page
 from mpisqueeze.report.palette import DARK_GROUND, LIGHT_GROUND, LINES
@@ -301,28 +299,6 @@ def test_the_page_can_take_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["report", "a", "--html", "no/such/folder/page.html"]) == 2
 
 
-def test_claims_have_verdicts_that_need_no_colour() -> None:
-    x = np.arange(1.0, 5)
-    chart = LineChart("t", Axis("x"), Axis("y"), [Series("a", x, x, 0)])
-    bars = BarChart("bars", Axis("time"), ["one", "two"], [Bar("a", [1.0, 2.0], 2.5), Bar("b", [0.0, 0.0])], "sum")
-    decisions = [Decision("holds", "1 < 2", True), Decision("fails", "2 < 1", False)]
-    claims = [
-        Claim("naive fails", "It <fails>.", "In full.", "PASS", decisions[:1], source="a talk", blocks=[Plot(chart)]),
-        Claim("Naive Fails", "The same anchor.", "", "FAIL", decisions, blocks=[Plot(chart), Plot(bars)]),
-        Claim("late", "Not now.", "", "SKIPPED", [Decision("holds", "", None)], "needs 6 ranks"),
-    ]
-    html = render(claims_page("Claims", "Of the talks", claims, [Section("Environment", [Paragraph("here")])]))
-    page = parsed(html)
-    text = " ".join(" ".join(page.text).split())
-    assert "1 of 3 claims hold. 1 does not. 1 could not be tested here." in text
-    assert "1 of 3 fail" in text
-    assert text.count("✓ PASS") == text.count("✗ FAIL") == text.count("SKIPPED") == 2
-    assert "✓ PASS It <fails>." in text
-    # Of what failed, the decision that did is the one to see first.
-    assert "The same anchor. 2 < 1; 1 other below" in text
-    assert [target for target in page.targets if "naive" in target] == ["#s-naive-fails", "#s-naive-fails-2"] * 2
-
-
 def reproduction(path: Path) -> Path:
     """What `reproduce` leaves of a claim with a plot of losses, one with a sweep, and one that was not tested."""
     about = {"source": "a talk", "note": NASTY, "reason": None, "seconds": 2.0, "sweep": None}
@@ -346,7 +322,7 @@ def reproduction(path: Path) -> Path:
         {**about, "claim": "losses", "title": "One", "says": NASTY, "figure": loss_figure, "verdict": "PASS",
          "decisions": [decision], "runs": rows},
         {**about, "claim": "swept", "title": "Two", "says": "x", "figure": sweep_figure, "verdict": "FAIL",
-         "decisions": [{**decision, "passed": False, "found": "2 < 1"}], "runs": swept, "sweep": "ranks"},
+         "decisions": [decision, {**decision, "passed": False, "found": "2 < 1"}], "runs": swept, "sweep": "ranks"},
         {**about, "claim": "late", "title": "Three", "says": "y", "figure": loss_figure, "verdict": "SKIPPED",
          "reason": "needs 6 ranks", "decisions": [{**decision, "passed": None, "found": None}], "runs": []},
     ]  # fmt: skip
@@ -359,12 +335,19 @@ def test_a_reproduction_has_its_page(capsys: pytest.CaptureFixture[str]) -> None
     reproduction(Path("rep"))
     page, html = page_of("rep", "--json", "verdicts.json")
     text = " ".join(" ".join(page.text).split())
-    assert "1 of 3 claims hold. 1 does not. 1 could not be tested here." in text
-    assert "1 of 3 claims hold, 1 does not, 1 could not be tested here." in capsys.readouterr().out
+    sentence = "1 of 3 claims hold, 1 does not, 1 could not be tested here."
+    assert sentence in text
+    assert sentence in capsys.readouterr().out
+    assert "1 of 3 fail" in text
+    # Verdicts that need no colour; of what failed, the decision that did is the one to see first.
+    assert text.count("✓ PASS") == text.count("✗ FAIL") == text.count("SKIPPED") == 2
+    assert "✗ FAIL Two 2 < 1; 1 other below" in text
     assert "4 ranks, laptop scale, 3 runs" in text
     assert "Median over 2 seeds, and faint each of them." in text
     assert "b (diverged)" in text
     assert "9 run folders of 9 not found." in text
+    # Two seeds of one method are two faint lines behind its median.
+    assert [(row["i"], row["s"]) for row in values_of(figures_of(html)[0][1], "faint")] == [(0, 0), (0, 1)]
     # Medians over the seeds.
     assert "training loss, smoothed at 1 at 2 at 3 a 4.000 3.500 1.000 b (diverged) 4.000 1.000e+30 —" in text
     assert "time of an epoch at 2.000 at 3.000 at 4.000 a 520 ms 770 ms 1.02 s" in text
@@ -398,7 +381,8 @@ def test_what_is_no_reproduction_is_refused(options: list[str], says: str, capsy
 
 def test_tables_name_their_rows_and_columns() -> None:
     table = Table(["", "figure"], [[Cell("row", style=3), Cell("1", detail="2", best=True)]], "caption")
-    html = render(Page("t", "l", [Section("s", [table])]))
+    html = render(Page("t", "l", [Section("s", [table]), Section("S", [Paragraph("an anchor of its own")])]))
+    assert parsed(html).ids[:2] == ["s-s", "s-s-2"]
     assert '<th scope="col" class="figures">figure</th>' in html
     assert re.search('<th scope="row" class="signed"><svg.*?</svg>row</th>', html)
     assert '<strong>1</strong><span class="detail">2</span>' in html

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,9 @@ from mpisqueeze.modelling.predict import Work, predict, terms_of
 from mpisqueeze.parts.registry import algorithms, compressors
 from mpisqueeze.record.reading import read_run, read_runs
 from mpisqueeze.report.charts import Axis, Bar, BarChart, LineChart, Series
+from mpisqueeze.report.plot import draw
 from mpisqueeze.report.run_charts import KINDS, bandwidth_chart, charts_of, phase_chart
+from mpisqueeze.report.scales import Unit
 from mpisqueeze.report.terminal_plot import terminal_plot
 from mpisqueeze.report.vega import PAPER, chart_spec, panels_spec
 
@@ -104,6 +107,30 @@ def test_specifications_are_vega_lite(kind: str) -> None:
         assert len(data) == (0 if kind == "phases" else len(spec.get("hconcat", [1])))
         for values in data:
             assert [row["i"] for row in values["values"]] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "log", "unit", "expected", "title"),
+    [
+        (1, 66_000, False, Unit.COUNT, ["10 000", "60 000"], "x"),
+        (1, 3, False, Unit.COUNT, ["1", "2", "3"], "x"),
+        (0.0, 1.7e-3, False, Unit.SECONDS, ["0.2", "1.6"], "x (ms)"),
+        (7e3, 6e7, True, Unit.BYTES, ["10 kB", "30 kB", "1 MB"], "x"),
+        (2e-4, 0.12, True, Unit.SECONDS, ["300 µs", "1 ms", "100 ms"], "x"),
+        (1e7, 1e11, True, Unit.RATE, ["10 Mbit/s", "1 Gbit/s"], "x"),
+        (0.03, 4.2, True, Unit.NUMBER, ["0.05", "0.1", "2"], "x"),
+        (1e-9, 1e3, True, Unit.NUMBER, ["10⁻⁹", "0.1", "10"], "x"),
+        (2e-6, 3e-5, True, Unit.NUMBER, ["2·10⁻⁶", "10⁻⁵", "2·10⁻⁵"], "x"),
+    ],
+)
+def test_axes_say_their_numbers_with_units(
+    low: float, high: float, log: bool, unit: Unit, expected: list[str], title: str
+) -> None:
+    line = Series("a", np.array([low, high]), np.array([0.0, 1.0]), 0)
+    draw([LineChart("t", Axis("x", unit, log), Axis("y"), [line])], "p.svg")
+    texts = [text.replace("\u202f", " ") for text in re.findall(">([^<>]+)</text>", Path("p.svg").read_text())]
+    assert set(expected) <= set(texts), texts
+    assert title in texts
 
 
 def walk(spec: Any) -> Iterator[dict[str, Any]]:

@@ -161,14 +161,19 @@ def _label(axis: Axis, scale: Scale, look: Look, channel: str) -> str:
     """An expression for a tick's number: `0.2`, `20 000`, `300 µs`, `10⁻⁹`."""
     grouped = r"replace({}, regexp(',', 'g'), '\u202f')"
     if not scale.log:
-        return grouped.format("datum.label")
+        whole = grouped.format("format(datum.value, ',d')")
+        counted = f"datum.value == round(datum.value) ? {whole} : ''"
+        return counted if axis.unit is Unit.COUNT else grouped.format("datum.label")
     suffix = {Unit.BYTES: "B", Unit.SECONDS: "s", Unit.RATE: "bit/s"}.get(axis.unit)
     plain = grouped.format("format(datum.value, ',.9~g')")
     if suffix is None:
-        power = "toString(round(log(datum.value) / LN10))"
-        for character, raised in _SUPERSCRIPTS.items():
-            power = f"replace({power}, regexp('{character}', 'g'), '{raised}')"
-        text = f"datum.value >= 0.00099 && datum.value < 999999 ? {plain} : '10' + {power}"
+        power = "floor(log(datum.value) / LN10 + 1e-9)"
+        mantissa = f"format(datum.value / pow(10, {power}), '.3~g')"
+        raised = f"toString({power})"
+        for character, small in _SUPERSCRIPTS.items():
+            raised = f"replace({raised}, regexp('{character}', 'g'), '{small}')"
+        exponential = f"({mantissa} === '1' ? '' : {mantissa} + '·') + '10' + {raised}"
+        text = f"datum.value >= 0.00099 && datum.value < 999999 ? {plain} : {exponential}"
     else:
         text = rf"replace(format(datum.value, '.9~s'), regexp('([a-zµ]?)$', 'i'), '\u202f$1') + '{suffix}'"
         if axis.unit is Unit.SECONDS:
@@ -177,8 +182,10 @@ def _label(axis: Axis, scale: Scale, look: Look, channel: str) -> str:
 
 
 def _table(rows: Sequence[tuple[int, Numbers, Numbers]], name: str) -> Spec:
-    """Points as columns of each line, null where it is interrupted, and their unfolding."""
-    values = [{"i": index, "x": _digits(x, 6), "y": _digits(y, 6)} for index, x, y in rows]
+    """Points as columns of each series, null where it is interrupted, and their unfolding."""
+    values = [
+        {"i": index, "s": number, "x": _digits(x, 6), "y": _digits(y, 6)} for number, (index, x, y) in enumerate(rows)
+    ]
     return {"data": {"name": name, "values": values}, "transform": [{"flatten": ["x", "y"]}]}
 
 
@@ -187,12 +194,7 @@ def _digits(values: Numbers, count: int) -> list[float | None]:
 
 
 def _lines(
-    chart: LineChart,
-    look: Look,
-    width: float,
-    indices: dict[tuple[str, int], int],
-    key: str = "",
-    columns: int = 0,
+    chart: LineChart, look: Look, width: float, indices: dict[tuple[str, int], int], key: str = "", columns: int = 0
 ) -> Spec:
     """One view of lines; with a legend of `columns` in place of names at the ends where that is not 0."""
     x_scale, y_scale = chart.scales()
@@ -219,13 +221,8 @@ def _lines(
     shapes = [MARKERS[style % len(MARKERS)] for _, style in indices] or [MARKERS[0]]
     legend: Spec | None = None
     if columns:
-        legend = {
-            "orient": "bottom",
-            "title": None,
-            "columns": columns,
-            "labelExpr": "names[datum.value]",
-            "symbolOpacity": 1,
-        }
+        legend = {"orient": "bottom", "title": None, "columns": columns, "symbolOpacity": 1}
+        legend["labelExpr"] = "names[datum.value]"
     color = {"field": "i", "type": "nominal", "scale": {"domain": domain, "range": colors}, "legend": legend}
     shape = {"field": "i", "type": "nominal", "scale": {"domain": domain, "range": shapes}, "legend": legend}
     place = {"x": x, "y": y, "color": color}
@@ -235,7 +232,8 @@ def _lines(
                 **_table(tables[kind], key + kind),
                 "mark": {"type": "line", "clip": True, "strokeWidth": thickness, "strokeJoin": "round",
                          "invalid": "break-paths-filter-domains", "tooltip": None},
-                "encoding": {**place, "opacity": _opacity(look, opacity), "order": {"value": 0}},
+                "encoding": {**place, "detail": {"field": "s"}, "order": {"value": 0},
+                             "opacity": _opacity(look, opacity)},
             }
             for kind, thickness, opacity in (("faint", 1, 0.28), ("lines", 1.9, 1))
             if tables[kind]

@@ -12,7 +12,7 @@ from mpisqueeze.modelling.bandwidth import times_by_bandwidth
 from mpisqueeze.quantities import counted, duration, grouped, ratio, significant, size
 from mpisqueeze.record.calibration import Calibration
 from mpisqueeze.record.reading import RunLog
-from mpisqueeze.report.closing import PHASES, shown
+from mpisqueeze.report.closing import PHASES, traffic
 from mpisqueeze.report.comparison_table import Shown, in_unit
 from mpisqueeze.report.html.blocks import (
     Block,
@@ -201,23 +201,9 @@ def _single_summary(run: RunLog) -> list[Block]:
         blocks.append(Paragraph(f"{status_of(summary).capitalize()} after {done}{reason}", "warning"))
     blocks += (Paragraph(text, "warning") for text in summary.get("warnings") or [])
     finished = [Paragraph(f"{done}{took}.", "note")] if summary["status"] == "ok" else []
-    return [*blocks, Tiles(tiles), *finished, _traffic(run)]
-
-
-def _traffic(run: RunLog) -> Table:
-    summary = run.summary
-    done, ranks = summary["iterations"], summary["ranks"]
-    rows = [["whole run", size(summary["bytes_sent"]), size(summary["sgd_bytes_sent"])]]
-    if done:
-        rows.append(["an iteration", size(summary["bytes_sent"] / done), size(summary["sgd_bytes_sent"] / done)])
-        if summary["full_vectors_per_iteration"] is not None:
-            vectors = significant(summary["full_vectors_per_iteration"])
-            rows.append(["full vectors an iteration", vectors, significant(2.0 * (ranks - 1))])
-    if summary["full_vectors_formula"]:
-        c = f"{summary['full_vectors_formula']}, c = {shown(summary['compression'])}"
-        rows.append(["the talks’ count, N workers", c, "2N"])
-    rows.append(["messages", grouped(summary["messages"]), "—"])
-    return Table(["bytes handed to MPI by all ranks", run.name, "plain sgd"], rows)
+    rows = [*traffic(summary), ("messages", grouped(summary["messages"]), "—")]
+    sent = Table(["bytes handed to MPI by all ranks", run.name, "plain sgd"], rows)
+    return [*blocks, Tiles(tiles), *finished, sent]
 
 
 def _loss(runs: Sequence[RunLog], ranking: Ranking, any_done: bool) -> list[Block]:
