@@ -39,11 +39,11 @@ class DamagedError(Exception):
 
 
 class Past(msgspec.Struct, frozen=True):
-    """What the summary needs of the iterations before."""
+    """What the summary needs of the iterations before: bytes of each rank, sent and received, are of all of them."""
 
-    wall_s: Seconds
-    resumed_after: list[Count]
-    bytes_by_rank: list[tuple[Count, Count]]
+    wall_s: Seconds = 0.0
+    resumed_after: list[Count] = []
+    bytes_by_rank: list[tuple[Count, Count]] = []
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -55,7 +55,7 @@ class Manifest(msgspec.Struct, frozen=True):
         ranks: how many wrote it.
         settings: those of the run that must not change.
         log: bytes of each log file at that iteration.
-        record: what the summary needs of the iterations before.
+        record: of the iterations before.
         files: SHA-256 of each rank's file, by its name.
     """
 
@@ -181,17 +181,13 @@ class Writer:
         except OSError as error:
             self._failure = error
 
-    def publish(self, facts: dict[str, Any], digests: list[str]) -> None:
+    def publish(self, settings: dict[str, Any], log: dict[str, int], record: Past, digests: list[str]) -> None:
         """On rank 0: make the checkpoint valid that all ranks have written, and drop all but the last ones."""
         assert self.pending is not None
         part = self.folder_of(self.pending)
-        body = {
-            "iteration": self.pending,
-            "ranks": len(digests),
-            **facts,
-            "files": {file_of(rank): digest for rank, digest in enumerate(digests)},
-        }
-        body = json.loads(json.dumps(body))
+        files = {file_of(rank): digest for rank, digest in enumerate(digests)}
+        manifest = Manifest(part, self.pending, len(digests), settings, log, record, files)
+        body = {key: msgspec.to_builtins(getattr(manifest, key)) for key in _BODY}
         write_json(part / MANIFEST, {"schema_version": SCHEMA_VERSION, **body, "sha256": _digest_of(body)})
         final = self._folder / f"{self.pending:08}"
         if os.path.exists(final):
