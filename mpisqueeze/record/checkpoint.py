@@ -1,4 +1,4 @@
-"""Checkpoints on disk: what a run continues from, bit for bit.
+"""Checkpoints on disk, from which a run continues bit for bit.
 
 `checkpoint/00000120/` holds `rank-0003.npz` for each rank, its arrays, and `manifest.json`, which is written last and
 has each file's SHA-256. A folder without a manifest, or with a file that does not match, is no checkpoint. The last
@@ -39,7 +39,7 @@ class DamagedError(Exception):
 
 
 class Past(msgspec.Struct, frozen=True):
-    """What the summary needs of the iterations before: bytes of each rank, sent and received, are of all of them."""
+    """Sums over the iterations before: wall time, and the bytes that each rank sent and received."""
 
     wall_s: Seconds = 0.0
     resumed_after: list[Count] = []
@@ -47,7 +47,7 @@ class Past(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What a checkpoint says of itself.
+    """A checkpoint's own description, manifest.json.
 
     Attributes:
         path: its folder.
@@ -68,7 +68,7 @@ class Manifest(msgspec.Struct, frozen=True):
     files: dict[str, str]
 
 
-#: What the file has of it, besides its version and its own SHA-256.
+#: The fields that are in the file, besides its version and its own SHA-256.
 _BODY = Manifest.__struct_fields__[1:]
 
 
@@ -154,7 +154,7 @@ class Writer:
 
     @property
     def busy(self) -> bool:
-        """The thread is still at it."""
+        """Whether the thread is still at it."""
         return self._thread is not None and self._thread.is_alive()
 
     def finish(self) -> str:
@@ -207,6 +207,6 @@ class Writer:
 
 
 def discard_unfinished(run: Path) -> None:
-    """Remove what a killed run had begun to write."""
+    """Remove the checkpoint that a killed run had begun to write."""
     for path in (run / FOLDER).glob("*.part"):
         shutil.rmtree(path, ignore_errors=True)

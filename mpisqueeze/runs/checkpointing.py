@@ -1,4 +1,4 @@
-"""What a run continues from: when it is saved, what belongs to it, and how it is taken up again."""
+"""Checkpoints of a run: when they are due, what belongs to them, and how a run is taken up again."""
 
 from __future__ import annotations
 
@@ -126,12 +126,12 @@ class Checkpointer:
 
     @property
     def overdue(self) -> bool:
-        """It is time by the clock; rank 0 tells the others."""
+        """Whether it is time by the clock; rank 0 tells the others."""
         seconds = self.interval.seconds
         return seconds is not None and time.monotonic() - self._last >= seconds
 
     def due(self, iteration: int) -> bool:
-        """It is time by the count."""
+        """Whether it is time by the count."""
         count = self.interval.iterations
         return count is not None and iteration % count == 0
 

@@ -107,7 +107,7 @@ class Loop:
         return max(troubles, key=lambda trouble: trouble.signal, default=None)
 
     def _alone(self, error: Exception) -> RankFailureError:
-        """What this rank alone knows, so that it has to end the others: a full disk, a damaged payload."""
+        """The failure that this rank alone knows of and has to end the others for: a full disk, a damaged payload."""
         where = f"rank {self.world.rank}, iteration {self.network.iteration}"
         return RankFailureError(f"{where}: {error}", "", alone=True)
 
@@ -164,7 +164,7 @@ class Loop:
             last = t == run.iterations or agreed >= Signal.INTERRUPT
             if self._scheduled(t):
                 self._evaluate(t)
-            # What only the end of this launch brings is not part of what the run continues from.
+            # An evaluation that only the end of this launch brings is not part of the checkpoint.
             self._save(t, last, agreed)
             if last and not self._scheduled(t):
                 self._evaluate(t)
@@ -465,9 +465,9 @@ def _reopen_log(run: Run, start: Start) -> RunLog:
 
 
 def link_facts(network: Network) -> dict[str, Any]:
-    """What the ranks' messages go through, for environment.json: the real network, a lab's, or an emulated link.
+    """The ranks' link for environment.json: the real network, a lab's, or an emulated one.
 
-    `link_model` is what the cost model was told, s and s a byte: what is emulated, or a rough estimate.
+    `link_model` has the times that the cost model goes by: those that are emulated, or a rough estimate.
     """
     lab = os.environ.get("MPISQUEEZE_LAB")
     kind = "emulated" if network.emulated else "lab" if lab else "real"
