@@ -26,7 +26,7 @@ COMPARISON = "compare.json"
 _BLOCK = 1 << 20
 
 _DECODER = msgspec.json.Decoder(READ_LINE)
-#: What a run that has no folder is known by.
+#: Fields that a summary needs where the run has no folder.
 _NEEDED = ("algorithm", "compressor", "dtype", "ranks", "iterations", "warmup", "bytes_sent", "messages")
 _VALUES = attrgetter(*(figure.name for figure in LOGGED))
 
@@ -225,7 +225,7 @@ def _blocks(path: Path) -> Iterator[bytes]:
     try:
         with open(path, "rb") as stream:
             while block := stream.read(_BLOCK):
-                # What follows the last newline was being written when the run ended.
+                # A line without its newline was being written when the run ended.
                 lines, newline, rest = (rest + block).rpartition(b"\n")
                 if newline:
                     yield lines

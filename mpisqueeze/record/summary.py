@@ -24,7 +24,7 @@ def sgd_bytes(ranks: int, full_vector: int) -> int:
 
 
 def traffic(sent: int, messages: int, iterations: int, ranks: int, full_vector: int) -> dict[str, Any]:
-    """What all ranks sent in a run, beside what plain `sgd` would have sent; bytes, `full_vector` that of x."""
+    """Bytes that all ranks sent in a run, beside those of plain `sgd`; `full_vector`: bytes of x."""
     plain = sgd_bytes(ranks, full_vector) * iterations
     return {
         "bytes_sent": sent,
