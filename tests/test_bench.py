@@ -510,7 +510,7 @@ def bench_on_a_fake_gpu() -> None:
         device: Any = FakeCudaDevice(aware)
         device.to_numpy = lambda array: array.view(np.ndarray)
         comm.choose_device = lambda *_, device=device: device  # type: ignore[assignment]
-        request = comm.Request.checked([], [], "1000", 2, 1, True, Settings(device="cpu"))
+        request = comm.Request.checked([], [], [1000], Repetitions(2, 1), True, Settings(device="cpu"))
         results = comm.Bench(request, world).run(lambda row: None, lambda what: None)
         assert all(row.wrong == 0 for row in results)
         assert ("to host" in device.events) == (not aware)

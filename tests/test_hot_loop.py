@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mpi4py import MPI
-from parts import CENTRALIZED, COMPRESSORS, GOSSIP, make_algorithm, start_at
+from parts import CENTRALIZED, COMPRESSORS, EXAMPLES, GOSSIP, make_algorithm, start_at
 
 from mpisqueeze.comm.world import World
 from mpisqueeze.kernels import kernels_for
@@ -63,8 +63,11 @@ class Scaled(CSGD):
 """
 
 
-@pytest.mark.parametrize("spec", COMPRESSORS)
-@pytest.mark.parametrize("name", [*CENTRALIZED[1:], *GOSSIP, "sgd", "allreduce"])
+EF21, SPARSE_SIGN = f"{EXAMPLES}/ef21.py:EF21", f"{EXAMPLES}/sparse_sign.py:SparseSign"
+
+
+@pytest.mark.parametrize("spec", [*COMPRESSORS, SPARSE_SIGN])
+@pytest.mark.parametrize("name", [*CENTRALIZED[1:], *GOSSIP, EF21, "sgd", "allreduce"])
 def test_a_step_allocates_nothing_of_the_vectors_size(name: str, spec: str) -> None:
     if kernels_for(np, np.float32).name == "numpy" and spec != "identity":
         pytest.skip("NumPy's fallback allocates tiles")
@@ -99,7 +102,7 @@ def test_temporaries_are_seen_and_what_fills_caches_is_not() -> None:
         ("Spares", "passed", ""),
         ("Bowl", "doubtful", "gradient"),
         ("Small", "doubtful", "a new vector in every iteration"),
-        ("Scaled", "doubtful", "a step with onebit"),
+        ("Scaled", "doubtful", "a step with identity"),
     ],
 )
 def test_check_says_what_a_plug_in_allocates(tmp_path: Path, name: str, outcome: str, says: str) -> None:

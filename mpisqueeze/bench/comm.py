@@ -27,7 +27,6 @@ from mpisqueeze.bench.timing import (
     check_memory,
     command_line,
     no_garbage_collection,
-    parse_sizes,
     rotated,
 )
 from mpisqueeze.bench.verify import count_unlike, count_wrong
@@ -69,9 +68,8 @@ class Request:
         exchanges: names, in the order of the rows.
         compressors: for the exchanges that take one.
         sizes: numbers in a vector.
-        check: whether results are compared with the equations.
-        link: to emulate, with its text; None for the network that is there.
-        chunk: bytes of a message, and `tree`: of a root's answers; None: the cost model's choice.
+        check: compare results with the equations.
+        link: to emulate; None for the network that is there.
     """
 
     exchanges: list[str]
@@ -79,22 +77,15 @@ class Request:
     sizes: list[int]
     repetitions: Repetitions
     check: bool
-    dtype: np.dtype[Any]
-    device: str
-    buffers: str
-    threads: int
+    settings: Settings
     link: Link | None
-    link_text: str | None
-    chunk: int | None
-    tree: str | None
 
     @staticmethod
     def checked(
         exchanges: Sequence[str],
         compressors: Sequence[str],
-        sizes: str,
-        iterations: int | None,
-        warmup: int,
+        sizes: list[int],
+        repetitions: Repetitions,
         check: bool,
         settings: Settings,
     ) -> Request:
@@ -108,21 +99,13 @@ class Request:
                 raise UsageError(f"{name} is MPI's own and passes by an emulated link; use `mpisqueeze lab`", "--link")
         parts = [registry.compressors.find(spec) for spec in dict.fromkeys(compressors or COMPRESSORS)]
         default = [name for name in EXCHANGES if not (link and name.startswith("mpi-"))]
-        return Request(
-            list(dict.fromkeys(exchanges)) or default,
-            parts,
-            parse_sizes(sizes),
-            Repetitions.checked(iterations, warmup),
-            check,
-            np.dtype(settings.dtype),
-            settings.device,
-            settings.buffers,
-            settings.threads,
-            None if link is None else parse_link(link),
-            link,
-            settings.chunk,
-            settings.tree,
-        )
+        emulated = None if link is None else parse_link(link)
+        names = list(dict.fromkeys(exchanges)) or default
+        return Request(names, parts, sizes, repetitions, check, settings, emulated)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.settings.dtype)
 
     @property
     def cases(self) -> list[tuple[str, str]]:
@@ -184,15 +167,16 @@ class Bench:
     def __init__(self, request: Request, world: World) -> None:
         self.request, self.world = request, world
         self.interrupts = Interrupts()
-        use_threads(request.threads)
-        self.device = choose_device(request.device, request.buffers, world)
+        settings = request.settings
+        use_threads(settings.threads)
+        self.device = choose_device(settings.device, settings.buffers, world)
         # A rank's share of a host's memory is not known, but how many ranks it is for is.
         local = world.comm.allreduce(world.local_rank, MPI.MAX) + 1
         vectors = local * (_VECTORS * len(request.cases) + 2) + world.size * ("mpi-gather-bcast" in request.exchanges)
         nbytes = vectors * request.sizes[-1] * request.dtype.itemsize
         world.collectively(lambda: check_memory(nbytes, "benchmarking all of this at once"))
         emulated = emulate(world, request.link) if request.link else None
-        self.network = Network(world, self.device, False, emulated, request.chunk, request.tree)
+        self.network = Network(world, self.device, False, emulated, settings.chunk, settings.tree)
         self.topology = Topology("ring", world.size)
         for part in request.compressors:
             make = partial(self._compressor, part, self.device)
@@ -213,10 +197,10 @@ class Bench:
             "kernels": kernels.name,
             "threads": threads_of(kernels),
             **link_facts(self.network),
-            "link_given": request.link_text,
+            "link_given": request.settings.link,
             "dtype": request.dtype.name,
-            "chunk": request.chunk,
-            "tree": request.tree,
+            "chunk": request.settings.chunk,
+            "tree": request.settings.tree,
             "warmup": request.repetitions.warmup,
             "check": request.check,
             "baseline": BASELINE,

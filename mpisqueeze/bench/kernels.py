@@ -25,7 +25,6 @@ from mpisqueeze.bench.timing import (
     command_line,
     differing,
     no_garbage_collection,
-    parse_sizes,
     rotated,
 )
 from mpisqueeze.compressors.base import Compressor, adapt
@@ -100,9 +99,8 @@ class Request:
     @staticmethod
     def checked(
         compressors: Sequence[str],
-        sizes: str,
-        iterations: int | None,
-        warmup: int,
+        sizes: list[int],
+        repetitions: Repetitions,
         check: bool,
         device: str,
         kernels: str,
@@ -112,13 +110,11 @@ class Request:
         check_choice("--device", device, DEVICES)
         check_choice("--kernels", kernels, KERNELS)
         dtype = np.dtype(settings.dtype)
-        numbers = parse_sizes(sizes)
-        repetitions = Repetitions.checked(iterations, warmup)
-        check_memory(_VECTORS * numbers[-1] * dtype.itemsize, "benchmarking this size")
+        check_memory(_VECTORS * sizes[-1] * dtype.itemsize, "benchmarking this size")
         variants = choose_variants(device, kernels, dtype)
         with _blaming(_ARGUMENT):
             parts = [registry.compressors.find(spec) for spec in compressors or COMPRESSORS]
-        return Request(parts, numbers, repetitions, check, dtype, variants, settings.threads)
+        return Request(parts, sizes, repetitions, check, dtype, variants, settings.threads)
 
     @property
     def rounds(self) -> int:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from mpisqueeze.cli.bench import CheckOption, IterationsOption, SizesOption, WarmupOption, is_on
+from mpisqueeze.cli.bench import CheckOption, IterationsOption, SizesOption, WarmupOption, timing
 from mpisqueeze.cli.completion import offering, parts
-from mpisqueeze.cli.options import command, quantity
+from mpisqueeze.cli.options import command, in_method
 from mpisqueeze.cli.output import Output
 from mpisqueeze.errors import ExitCode
-from mpisqueeze.settings import METHOD, Settings
+from mpisqueeze.settings import Settings
 
 
 @command(
@@ -19,7 +19,7 @@ from mpisqueeze.settings import METHOD, Settings
     to=("json", "csv", "markdown"),
 )
 def bench_comm(
-    given: dict[str, Any],
+    settings: Settings,
     output: Output,
     exchanges: Annotated[
         list[str] | None,
@@ -35,10 +35,9 @@ def bench_comm(
     ] = None,
     compressor: Annotated[
         list[str] | None,
-        typer.Option(
+        in_method(
             help="For sharded, root and ring; repeat it. Default: identity and onebit.",
             metavar="SPEC",
-            rich_help_panel=METHOD,
             autocompletion=parts("compressors"),
         ),
     ] = None,
@@ -47,7 +46,7 @@ def bench_comm(
     warmup: WarmupOption = 3,
     check: CheckOption = "on",
 ) -> int:
-    """A whole step through each exchange, by the vector's size, beside MPI_Allreduce and its update in the same run.
+    """Time a whole step through each exchange, by size, beside MPI_Allreduce and its update in the same run.
 
     [bold]mpirun -n 8 mpisqueeze bench comm allreduce sharded root --compressor onebit -m 4Mi[/]
     """
@@ -57,11 +56,9 @@ def bench_comm(
     from mpisqueeze.comm.watchdog import watched
     from mpisqueeze.report import bench_view
 
-    count, checks = quantity("-i", iterations), is_on(check)
+    asked = timing(sizes, iterations, warmup, check)
     world = join()
-    request = world.collectively(
-        lambda: Request.checked(exchanges or [], compressor or [], sizes, count, warmup, checks, Settings(**given))
-    )
+    request = world.collectively(lambda: Request.checked(exchanges or [], compressor or [], **asked, settings=settings))
     world.on_root(output.check)
     bench = Bench(request, world)
     facts = bench.context()
@@ -85,6 +82,6 @@ def bench_comm(
     if world.is_root:
         view.comments(failed, "bold red")
     output.json(benchmark_facts(facts, results))
-    output.write("csv", lambda target: bench_view.write_csv(results, target))
-    output.write("markdown", lambda target: bench_view.write_markdown(header, columns, results, target))
+    output.csv(bench_view.plain_rows(results))
+    output.markdown(columns, results, header)
     return ExitCode.FAILED if world.comm.bcast(bool(failed)) else ExitCode.OK

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from mpisqueeze.cli.bench import CheckOption, IterationsOption, SizesOption, WarmupOption, is_on
+from mpisqueeze.cli.bench import CheckOption, IterationsOption, SizesOption, WarmupOption, timing
 from mpisqueeze.cli.completion import parts
-from mpisqueeze.cli.options import command, quantity
+from mpisqueeze.cli.options import command, in_run
 from mpisqueeze.cli.output import Output
 from mpisqueeze.errors import ExitCode
-from mpisqueeze.settings import RUN, Settings
+from mpisqueeze.settings import Settings
 
 
 @command(("dtype", "threads"), to=("json", "csv", "markdown"))
 def bench_kernels(
-    given: dict[str, Any],
+    settings: Settings,
     output: Output,
     compressors: Annotated[
         list[str] | None,
@@ -31,15 +31,12 @@ def bench_kernels(
     iterations: IterationsOption = None,
     warmup: WarmupOption = 3,
     check: CheckOption = "on",
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, auto (a GPU where there is one) or all.", rich_help_panel=RUN)
-    ] = "all",
+    device: Annotated[str, in_run(help="cpu, cuda, auto (a GPU where there is one) or all.")] = "all",
     kernels: Annotated[
-        str,
-        typer.Option(help="On the CPU: auto (the compiled ones if built), native, numpy or all.", rich_help_panel=RUN),
+        str, in_run(help="On the CPU: auto (the compiled ones if built), native, numpy or all.")
     ] = "auto",
 ) -> int:
-    """Encoding and decoding: GB/s, ns an element and the part of the memory's bandwidth; needs no MPI.
+    """Time encoding and decoding: GB/s, ns an element and the part of the memory's bandwidth; needs no MPI.
 
     [bold]mpisqueeze bench kernels onebit topk:0.01 -m 1Mi:16Mi[/]
     """
@@ -50,8 +47,8 @@ def bench_kernels(
 
     def work() -> int:
         output.check()
-        count, checks = quantity("-i", iterations), is_on(check)
-        request = Request.checked(compressors or [], sizes, count, warmup, checks, device, kernels, Settings(**given))
+        asked = timing(sizes, iterations, warmup, check)
+        request = Request.checked(compressors or [], **asked, device=device, kernels=kernels, settings=settings)
         columns = bench_view.kernel_columns([part.spec for part in request.compressors])
         view = bench_view.BenchView(output.console, output.live, columns, request.rounds)
         facts, results, variant = context(request), [], None
@@ -71,11 +68,10 @@ def bench_kernels(
         view.comments(bench_view.kernel_footer(facts))
         view.comments(failed, "bold red")
         output.json(benchmark_facts(facts, results))
-        output.write("csv", lambda target: bench_view.write_csv(results, target))
+        output.csv(bench_view.plain_rows(results))
         lines = [line for row in results for line in bench_view.kernel_lines(row)]
         about = [*bench_view.kernel_header(facts), *bench_view.kernel_footer(facts)]
-        all_columns = [bench_view.VARIANT, *columns]
-        output.write("markdown", lambda target: bench_view.write_markdown(about, all_columns, lines, target))
+        output.markdown([bench_view.VARIANT, *columns], lines, about)
         return ExitCode.FAILED if failed else ExitCode.OK
 
     return on_root_alone(work)

@@ -3,39 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Annotated
 
 from mpisqueeze.cli.completion import parts
-from mpisqueeze.cli.options import command, quantity
+from mpisqueeze.cli.options import command, in_output, in_run, quantity
 from mpisqueeze.cli.output import Output, check_file
 from mpisqueeze.errors import ExitCode
-from mpisqueeze.settings import OUTPUT, RUN, Settings
+from mpisqueeze.settings import Settings
 
 
 @command(("link", "dtype", "device"))
 def calibrate(
-    given: dict[str, Any],
+    settings: Settings,
     output: Output,
-    out: Annotated[
-        Path, typer.Option(help="Where to write what was measured; an older one is replaced.", rich_help_panel=OUTPUT)
-    ] = Path("calibration.json"),
+    out: Annotated[Path, in_output(help="Where to write what was measured; an older one is replaced.")] = Path(
+        "calibration.json"
+    ),
     compressor: Annotated[
         list[str] | None,
-        typer.Option(
+        in_run(
             help="Measure these compressors instead of all; repeat it.",
             metavar="SPEC",
-            rich_help_panel=RUN,
             autocompletion=parts("compressors"),
         ),
     ] = None,
-    max_size: Annotated[
-        str, typer.Option(help="Bytes of the largest message.", metavar="SIZE", rich_help_panel=RUN)
-    ] = "16Mi",
-    quick: Annotated[
-        bool, typer.Option("--quick", help="A rougher answer in a few seconds.", rich_help_panel=RUN)
-    ] = False,
+    max_size: Annotated[str, in_run(help="Bytes of the largest message.", metavar="SIZE")] = "16Mi",
+    quick: Annotated[bool, in_run("--quick", help="A rougher answer in a few seconds.")] = False,
 ) -> int:
     """Measure latency, bandwidth and gap of this network, memory and kernel rates; `predict` starts from them.
 
@@ -51,7 +44,7 @@ def calibrate(
 
     largest = quantity("--max-size", max_size)
     world = join()
-    request = world.collectively(lambda: Request.checked(compressor or [], largest, quick, Settings(**given)))
+    request = world.collectively(lambda: Request.checked(compressor or [], largest, quick, settings))
     world.on_root(output.check)
     world.on_root(lambda: check_file("--out", str(out)))
     with watched(world, "a stage of the calibration") as begin:

@@ -10,7 +10,7 @@ import typer
 
 from mpisqueeze.cli.completion import pairs as complete_pairs
 from mpisqueeze.cli.completion import presets as complete_presets
-from mpisqueeze.cli.options import COMPARISON, ConfigOption, TargetLossOption, check_target_loss, command
+from mpisqueeze.cli.options import ConfigOption, TargetLossOption, check_target_loss, command, in_comparison
 from mpisqueeze.cli.output import Output
 from mpisqueeze.errors import ExitCode
 from mpisqueeze.runs.presets import PRESETS
@@ -38,19 +38,15 @@ def compare(
     ] = None,
     preset: Annotated[
         str | None,
-        typer.Option(
-            help=f"Pairs to start with: {', '.join(PRESETS)}.",
-            metavar="NAME",
-            rich_help_panel=COMPARISON,
-            autocompletion=complete_presets,
+        in_comparison(
+            help=f"Pairs to start with: {', '.join(PRESETS)}.", metavar="NAME", autocompletion=complete_presets
         ),
     ] = None,
     sweep: Annotated[
         list[str] | None,
-        typer.Option(
+        in_comparison(
             help="Every pair with every value of an option; repeat for a grid. V1;V2 where values hold commas.",
             metavar="OPTION=V1,V2,…",
-            rich_help_panel=COMPARISON,
         ),
     ] = None,
     target_loss: TargetLossOption = None,
@@ -72,7 +68,7 @@ def compare(
 
     def plan_all() -> list[methods.Entry]:
         check_target_loss(target_loss)
-        texts = [*(methods.preset(preset) if preset else []), *(pairs or [])]
+        texts = [*([] if preset is None else methods.preset(preset)), *(pairs or [])]
         asked_for = [methods.parse_pair(text) for text in texts]
         return methods.expand(asked_for, [methods.parse_sweep(text) for text in sweep or []], settings)
 

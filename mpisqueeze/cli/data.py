@@ -9,15 +9,15 @@ from typing import Annotated, Any
 import typer
 
 from mpisqueeze.cli.completion import offering
-from mpisqueeze.cli.options import command
+from mpisqueeze.cli.options import command, in_run
 from mpisqueeze.cli.output import Output
 from mpisqueeze.errors import ExitCode
-from mpisqueeze.settings import RUN
+from mpisqueeze.settings import Settings
 
 
 @command(("data_dir",), to=())
 def data_get(
-    given: dict[str, Any],
+    settings: Settings,
     output: Output,
     names: Annotated[
         list[str],
@@ -30,15 +30,12 @@ def data_get(
     ],
     mirror: Annotated[
         str | None,
-        typer.Option(
+        in_run(
             help="Ask this address alone, for NAME/FILE below it. Default: $MPISQUEEZE_MIRROR, else public servers.",
             metavar="URL",
-            rich_help_panel=RUN,
         ),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace files that are not the published ones.", rich_help_panel=RUN)
-    ] = False,
+    force: Annotated[bool, in_run("--force", help="Replace files that are not the published ones.")] = False,
 ) -> int:
     """Download data sets into the data folder; go on where it stopped before, and check every file's SHA-256.
 
@@ -53,7 +50,7 @@ def data_get(
     def work() -> int:
         output.check()
         sources, chosen = [find_published(name) for name in names], choose_mirror(mirror)
-        root = data_folder(given.get("data_dir"))
+        root = data_folder(settings.data_dir)
         view = DownloadView(output.console, output.live)
         stopped_by = ExitCode.INTERRUPTED
 
@@ -84,15 +81,15 @@ def data_get(
 
 
 @command(("data_dir",))
-def data_list(given: dict[str, Any], output: Output) -> int:
-    """What can be downloaded, and what of it is in the data folder."""
+def data_list(settings: Settings, output: Output) -> int:
+    """List the data sets to download, and how much of each is in the data folder."""
     from mpisqueeze.data.files import data_folder
     from mpisqueeze.data.getting import present
     from mpisqueeze.data.published import PUBLISHED
     from mpisqueeze.report.download_view import listing
 
     output.check()
-    root = data_folder(given.get("data_dir"))
+    root = data_folder(settings.data_dir)
     rows = [
         {
             "name": source.name,

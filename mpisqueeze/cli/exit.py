@@ -1,4 +1,4 @@
-"""How a command ends: its exit code, errors reported once by rank 0, and no rank left waiting for another."""
+"""The end of a command: its exit code, errors reported once by rank 0, and no rank left waiting for another."""
 
 from __future__ import annotations
 

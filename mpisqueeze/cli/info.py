@@ -25,16 +25,11 @@ def info(
         ),
     ] = None,
     ranks: Annotated[
-        str | None,
-        typer.Option("-n", "--ranks", help="Ranks of the graph.", metavar="N", show_default="8"),
+        str | None, typer.Option("-n", "--ranks", help="Ranks of the graph.", metavar="N", show_default="8")
     ] = None,
-    self_weight: Annotated[
-        float | None,
-        typer.Option(help="W_ii of every rank of the graph."),
-    ] = None,
+    self_weight: Annotated[float | None, typer.Option(help="W_ii of every rank of the graph.")] = None,
     dimension: Annotated[
-        str | None,
-        typer.Option(help="Length of the vectors, for the bytes of an iteration.", metavar="D"),
+        str | None, typer.Option(help="Length of the vectors, for the bytes of an iteration.", metavar="D")
     ] = None,
     compressor: Annotated[
         str | None,
@@ -56,8 +51,8 @@ def info(
         length = quantity("--dimension", dimension)
         if length is not None and length < 1:
             raise UsageError(f"must be at least 1, got {length}", "--dimension")
-        count = quantity("-n", ranks or "8")
-        facts = topology_facts(topology, count, self_weight, length, compressor or "identity")
+        count = 8 if ranks is None else quantity("-n", ranks)
+        facts = topology_facts(topology, count, self_weight, length, "identity" if compressor is None else compressor)
         report = topology_report(facts)
     else:
         graphs = {"--ranks": ranks, "--self-weight": self_weight, "--dimension": dimension, "--compressor": compressor}

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mpisqueeze.cli.options import NETWORK, command
+from mpisqueeze.cli.options import command, in_network
 from mpisqueeze.cli.output import Output
 from mpisqueeze.errors import ExitCode
 
@@ -17,21 +17,11 @@ def lab(
     output: Output,
     ranks: Annotated[int, typer.Option("-n", "--ranks", metavar="N", help="Number of hosts, of one rank each.")],
     rate: Annotated[
-        str | None,
-        typer.Option(
-            help="Rate of every host's link, each way: 100mbit, 2.5gbit.", metavar="RATE", rich_help_panel=NETWORK
-        ),
+        str | None, in_network(help="Rate of every host's link, each way: 100mbit, 2.5gbit.", metavar="RATE")
     ] = None,
-    rates: Annotated[
-        str | None,
-        typer.Option(help="Run COMMAND once at each.", metavar="RATE,RATE,…", rich_help_panel=NETWORK),
-    ] = None,
-    delay: Annotated[
-        str, typer.Option(help="Delay from host to host: 5ms, 20us.", metavar="TIME", rich_help_panel=NETWORK)
-    ] = "0s",
-    mtu: Annotated[
-        int, typer.Option(help="Bytes of the largest packet.", metavar="BYTES", rich_help_panel=NETWORK)
-    ] = 1500,
+    rates: Annotated[str | None, in_network(help="Run COMMAND once at each.", metavar="RATE,RATE,…")] = None,
+    delay: Annotated[str, in_network(help="Delay from host to host: 5ms, 20us.", metavar="TIME")] = "0s",
+    mtu: Annotated[int, in_network(help="Bytes of the largest packet.", metavar="BYTES")] = 1500,
     any_program: Annotated[
         bool, typer.Option("--exec", help="COMMAND is any program with its arguments, and every rank runs it.")
     ] = False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +15,7 @@ from mpisqueeze.cli.completion import names_for, offering
 from mpisqueeze.cli.output import COLORS, Output
 from mpisqueeze.errors import UsageError
 from mpisqueeze.quantities import parse_size
-from mpisqueeze.settings import METHOD, OUTPUT, PROBLEM, RUN, SETTINGS, Setting
+from mpisqueeze.settings import METHOD, OUTPUT, PROBLEM, RUN, SETTINGS, Setting, Settings
 
 COMPARISON, NETWORK = "Comparison", "Network"
 #: The order of an option's group in help; options that are in none come first.
@@ -27,25 +27,26 @@ _TARGETS = {
     "csv": ("FILE|-", "Write the table as CSV."),
     "markdown": ("FILE|-", "Write the table as Markdown."),
     "html": ("FILE|-", "Write a page of tables and plots, complete in itself."),
-    "plot": ("FILE|terminal", "Draw into a .png, .svg or .pdf file, or in this terminal."),
+    "plot": ("FILE", "Draw into a .png, .svg or .pdf file, or here with `terminal`."),
 }
-_METAVARS = {int: "COUNT", float: "NUMBER", str: "NAME", Path: "PATH"}
+_METAVARS = {int: "COUNT", float: "NUMBER", str: "SPEC", Path: "PATH"}
 
+#: `typer.Option` of a group.
+in_comparison, in_network, in_method, in_run, in_output = (
+    partial(typer.Option, rich_help_panel=group) for group in (COMPARISON, NETWORK, METHOD, RUN, OUTPUT)
+)
 ConfigOption = Annotated[
     Path | None,
-    typer.Option(
+    in_run(
         help="Settings from a TOML file, or a run's config.json. Options come before $MPISQUEEZE_<OPTION>, and that "
         "before the file.",
         metavar="FILE",
-        rich_help_panel=RUN,
     ),
 ]
 TargetLossOption = Annotated[
     float | None,
-    typer.Option(
-        help="Count bytes and time up to this smoothed loss. Default: 95 % of the first run's progress.",
-        metavar="LOSS",
-        rich_help_panel=COMPARISON,
+    in_comparison(
+        help="Count bytes and time up to this smoothed loss. Default: 95 % of the first run's progress.", metavar="LOSS"
     ),
 ]
 
@@ -57,7 +58,7 @@ def command(
 ) -> Callable[[Command], Command]:
     """Give a function the options of settings and of output beside its own.
 
-    The function takes an `Output` as `output`, and where there are settings those that were typed as `given`, by name.
+    The function takes an `Output` as `output`, and of settings a dict `given`, those that were typed, or `settings`.
 
     Args:
         to: the targets of its output, of `_TARGETS`; `--color` is always there.
@@ -69,17 +70,18 @@ def command(
         @wraps(function)
         def run(**values: Any) -> int:
             values["output"] = Output(values.pop("color"), {target: values.pop(f"{target}_to") for target in targets})
-            if names:
-                typed = {name: values.pop(name) for name in names}
-                values["given"] = {
-                    name: SETTINGS[name].checked(value) for name, value in typed.items() if value is not None
-                }
+            typed = {name: values.pop(name) for name in names}
+            given = {name: SETTINGS[name].checked(value) for name, value in typed.items() if value is not None}
+            if "given" in own:
+                values["given"] = given
+            if "settings" in own:
+                values["settings"] = Settings(**given)
             return function(**values)
 
-        own = inspect.signature(function, eval_str=True).parameters.values()
+        own = inspect.signature(function, eval_str=True).parameters
         parameters = [
             *(_of_setting(SETTINGS[name], says.get(name, SETTINGS[name].help)) for name in names),
-            *(parameter for parameter in own if parameter.name not in ("given", "output")),
+            *(parameter for name, parameter in own.items() if name not in ("given", "settings", "output")),
             *(_of_target(target, says.get(target, _TARGETS[target][1])) for target in targets),
             _color(),
         ]
@@ -98,19 +100,21 @@ def _place(parameter: inspect.Parameter) -> int:
 
 def _option(name: str, kind: Any, flags: str, group: str, help: str, **about: Any) -> inspect.Parameter:
     """An option that is None unless it is typed."""
-    annotation = Annotated[kind | None, typer.Option(flags, rich_help_panel=group, help=help, **about)]
+    annotation = Annotated[
+        kind | None, typer.Option(flags, rich_help_panel=group, help=help, show_default=False, **about)
+    ]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 def _of_setting(setting: Setting, help: str) -> inspect.Parameter:
     text, default = help.replace("[", "\\["), setting.default
-    if setting.kind is bool:
+    if setting.type is bool:
         (yes,), (no,) = setting.typed(True), setting.typed(False)
         text += f" [dim]\\[default:\u00a0{(yes if default else no).removeprefix('--')}][/]"
         return _option(setting.name, bool, f"{yes}/{no}", setting.group, text)
     if default is not None:
         text += f" [dim]\\[default:\u00a0{default}][/]"
-    metavar = setting.metavar or _METAVARS[setting.kind]
+    metavar = setting.metavar or ("NAME" if setting.kind.choices else _METAVARS[setting.type])
     # As text, whatever it is, so that it is read as in a file; a path, too, which the shell completes by itself.
     return _option(
         setting.name, str, setting.option, setting.group, text, metavar=metavar, autocompletion=names_for(setting)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mpisqueeze.cli.completion import offering, parts
 from mpisqueeze.cli.completion import pairs as complete_pairs
-from mpisqueeze.cli.options import COMPARISON, NETWORK, command, quantity
+from mpisqueeze.cli.options import command, in_comparison, in_method, in_network, quantity
 from mpisqueeze.cli.output import TERMINAL, Output
 from mpisqueeze.errors import ExitCode, UsageError
 from mpisqueeze.quantities import parse_rate, parse_time
-from mpisqueeze.settings import METHOD, SERVERS, Settings
+from mpisqueeze.settings import SERVERS, Settings
 
 if TYPE_CHECKING:
     from mpisqueeze.modelling.asking import Question
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     says={"plot": "Draw the map of the fastest methods: .png, .svg or .pdf."},
 )
 def predict(
-    given: dict[str, Any],
+    settings: Settings,
     output: Output,
     pairs: Annotated[
         list[str] | None,
@@ -37,60 +37,30 @@ def predict(
             autocompletion=complete_pairs,
         ),
     ] = None,
-    ranks: Annotated[
-        str | None,
-        typer.Option("-n", "--ranks", help="Ranks, up to a million.", metavar="N", rich_help_panel=NETWORK),
-    ] = None,
-    latency: Annotated[
-        str | None,
-        typer.Option(help="α of a message's α + mβ: 20us, 5ms.", metavar="TIME", rich_help_panel=NETWORK),
-    ] = None,
-    bandwidth: Annotated[
-        str | None,
-        typer.Option(help="8/β: 100mbit, 10gbit.", metavar="RATE", rich_help_panel=NETWORK),
-    ] = None,
+    ranks: Annotated[str | None, in_network("-n", "--ranks", help="Ranks, up to a million.", metavar="N")] = None,
+    latency: Annotated[str | None, in_network(help="α of a message's α + mβ: 20us, 5ms.", metavar="TIME")] = None,
+    bandwidth: Annotated[str | None, in_network(help="8/β: 100mbit, 10gbit.", metavar="RATE")] = None,
     gap: Annotated[
         str | None,
-        typer.Option(
-            help="The part of the latency in which a port is busy. Default: all of it.",
-            metavar="TIME",
-            rich_help_panel=NETWORK,
-        ),
+        in_network(help="The part of the latency in which a port is busy. Default: all of it.", metavar="TIME"),
     ] = None,
     calibration: Annotated[
         Path | None,
-        typer.Option(
+        in_network(
             help="A file of `calibrate`, for network, kernel rates and ranks where they are not given here.",
             metavar="FILE",
-            rich_help_panel=NETWORK,
         ),
     ] = None,
-    dimension: Annotated[
-        str | None,
-        typer.Option(help="Parameters of the model.", metavar="D", rich_help_panel=METHOD),
-    ] = None,
-    compute: Annotated[
-        str | None,
-        typer.Option(help="Time of a gradient: 30ms. Default: 0.", metavar="TIME", rich_help_panel=METHOD),
-    ] = None,
+    dimension: Annotated[str | None, in_method(help="Parameters of the model.", metavar="D")] = None,
+    compute: Annotated[str | None, in_method(help="Time of a gradient: 30ms. Default: 0.", metavar="TIME")] = None,
     compressor: Annotated[
         list[str] | None,
-        typer.Option(
-            help="For pairs that name none; repeat it.",
-            metavar="SPEC",
-            rich_help_panel=METHOD,
-            autocompletion=parts("compressors"),
-        ),
+        in_method(help="For pairs that name none; repeat it.", metavar="SPEC", autocompletion=parts("compressors")),
     ] = None,
     server: Annotated[
-        str,
-        typer.Option(
-            help="root, sharded or both.", rich_help_panel=METHOD, autocompletion=offering((*SERVERS, "both"))
-        ),
+        str, in_method(help="root, sharded or both.", autocompletion=offering((*SERVERS, "both")))
     ] = "both",
-    check: Annotated[
-        bool, typer.Option("--check", help="Hold the model against finished runs.", rich_help_panel=COMPARISON)
-    ] = False,
+    check: Annotated[bool, in_comparison("--check", help="Hold the model against finished runs.")] = False,
 ) -> int:
     """Model an iteration on another network, with break-even points; needs no MPI and no run.
 
@@ -102,7 +72,6 @@ def predict(
     from mpisqueeze.report.predict_map import draw_map
     from mpisqueeze.runs.pairs import parse_pair
 
-    settings = Settings(**given)
     question = Question(
         ranks=quantity("-n", ranks),
         dimension=quantity("--dimension", dimension),
@@ -127,7 +96,7 @@ def predict(
     facts = forecast_facts(made, _path_of(question), question.compute is not None)
     output.print(predict_view.forecast_report(facts, output.console))
     output.json(facts)
-    output.write("csv", lambda target: predict_view.write_csv(facts, target))
+    output.csv(predict_view.plain_rows(facts))
     output.write("plot", lambda target: draw_map(made, facts, target))
     return ExitCode.OK
 
@@ -145,7 +114,7 @@ def _check(runs: Sequence[Path], question: Question, output: Output) -> int:
     facts = check_facts(checked, skipped, _path_of(question))
     output.print(predict_view.check_report(facts))
     output.json(facts)
-    output.write("csv", lambda target: predict_view.write_csv(facts, target))
+    output.csv(predict_view.plain_rows(facts))
     return ExitCode.OK
 
 

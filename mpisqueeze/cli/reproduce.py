@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from mpisqueeze.cli.options import command
+from mpisqueeze.cli.options import command, in_run
 from mpisqueeze.cli.output import Output
-from mpisqueeze.errors import ExitCode
+from mpisqueeze.errors import ExitCode, UsageError
 from mpisqueeze.files import write_text
-from mpisqueeze.settings import RUN, Settings
+from mpisqueeze.settings import Settings
 
-#: What it leaves beside its runs.
+#: The page that it leaves beside its runs.
 PAGE = "report.html"
 
 
@@ -22,7 +22,7 @@ PAGE = "report.html"
     says={"out": "Folder, new or empty, with one for each claim. Default: results/<time>-reproduce-n<N>."},
 )
 def reproduce(
-    given: dict[str, Any],
+    settings: Settings,
     output: Output,
     claims: Annotated[
         list[str] | None,
@@ -32,9 +32,7 @@ def reproduce(
             show_default=False,
         ),
     ] = None,
-    scale: Annotated[
-        str, typer.Option(help="laptop: minutes on two cores. gpu: the talks' own sizes.", rich_help_panel=RUN)
-    ] = "laptop",
+    scale: Annotated[str, in_run(help="laptop: minutes on two cores. gpu: the talks' own sizes.")] = "laptop",
 ) -> int:
     """Put the talks' claims to the test here: for each its runs, what decides, and a verdict.
 
@@ -47,13 +45,12 @@ def reproduce(
     from mpisqueeze.record.claims import read_claims
     from mpisqueeze.record.folder import RunFolder, check_path, timed_path
     from mpisqueeze.report.claims_view import ClaimsView, claims_report
-    from mpisqueeze.report.html.page import render
+    from mpisqueeze.report.html.page import check_page, render
     from mpisqueeze.report.html.reproduction_page import reproduction_page
     from mpisqueeze.reproduce.claims import select
     from mpisqueeze.reproduce.engine import check_claims, check_tasks, plan_tasks
     from mpisqueeze.runs.interrupts import Interrupts
 
-    settings = Settings(**given)
     world = join()
     tasks = world.collectively(
         lambda: plan_tasks(select(claims, scale), world.size, settings.data_dir, settings.device)
@@ -80,15 +77,20 @@ def reproduce(
                 view.close()
     if world.is_root and verdicts:
         output.print(claims_report(verdicts))
-        write_text(render(reproduction_page(Path(path), read_claims(Path(path)))), f"{path}/{PAGE}")
-        output.remark(f"page: {path}/{PAGE}")
+        try:
+            check_page()
+        except UsageError as missing:
+            output.remark(f"no page: it {missing.message}")
+        else:
+            write_text(render(reproduction_page(Path(path), read_claims(Path(path)))), f"{path}/{PAGE}")
+            output.remark(f"page: {path}/{PAGE}")
     output.remark(f"folder: {path}")
     output.json(verdicts)
     return stop_code(stopped) if stopped else ExitCode.OK
 
 
 def _list(output: Output) -> int:
-    """Show what there is to choose from."""
+    """Show the claims that there are."""
     from rich import box
     from rich.table import Table
 

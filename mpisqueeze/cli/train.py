@@ -6,13 +6,11 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
-from mpisqueeze.cli.options import ConfigOption, command
+from mpisqueeze.cli.options import ConfigOption, command, in_run
 from mpisqueeze.cli.output import Output
 from mpisqueeze.errors import ExitCode, UsageError
 from mpisqueeze.files import write_text
-from mpisqueeze.settings import RUN, SETTINGS, Settings, option_of
+from mpisqueeze.settings import SETTINGS, option_of
 
 #: Settings that may be given beside --resume, as they change how the run goes on and not what it is.
 _WITH_RESUME = ("iterations", "epochs", "checkpoint_every", "timeout", "data_dir")
@@ -24,17 +22,15 @@ def train(
     output: Output,
     resume: Annotated[
         Path | None,
-        typer.Option(
+        in_run(
             help="Go on with the run in this folder, with its own settings, from its latest checkpoint; "
             "--iterations or --epochs may be raised.",
             metavar="RUN",
-            rich_help_panel=RUN,
         ),
     ] = None,
     config: ConfigOption = None,
     dump_config: Annotated[
-        bool,
-        typer.Option("--dump-config", help="Print the settings as --config takes them, and end.", rich_help_panel=RUN),
+        bool, in_run("--dump-config", help="Print the settings as --config takes them, and end.")
     ] = False,
 ) -> int:
     """Train once, under mpirun or alone: a run folder, and a summary of what compression saved.
@@ -60,7 +56,7 @@ def train(
         if resume is None:
             return resolve(Asked(given, config), os.environ)
         # A run that is resumed asks neither environment nor file.
-        return Resolved(continued(resumed_config(resume), Settings(**given)))
+        return Resolved(continued(resumed_config(resume), given))
 
     world = join()
     # Other hosts may see neither rank 0's variables nor its files.

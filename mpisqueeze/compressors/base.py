@@ -10,7 +10,6 @@ import numpy as np
 
 from mpisqueeze.kernels import kernels_for
 from mpisqueeze.kernels.random import derive_key
-from mpisqueeze.language import Parameter
 
 
 class NonFiniteError(ArithmeticError):
@@ -30,6 +29,8 @@ class Compressor:
         dtype: float32 or float64, for vectors and for scales and values in the payload.
         seed: seed of random operators; it differs by rank and by role (worker, server).
 
+    The parameters of a spec (`NAME:ARG,key=value`) are further arguments, by keyword only, see `language`.
+
     Attributes:
         unbiased: whether E C(v) = v.
         payload_bytes: exact size of a payload, known before any data.
@@ -43,8 +44,6 @@ class Compressor:
     name: str
     #: One line for `mpisqueeze info`.
     summary: ClassVar[str] = ""
-    #: Parameters behind the name in a spec.
-    parameters: ClassVar[Sequence[Parameter]] = ()
     unbiased: bool = False
     payload_bytes: int
     grain: int | None = None
@@ -121,6 +120,11 @@ def block_grain(block: int, dimension: int, random: bool = False) -> int | None:
     return None if grain is None or (random and grain & (grain - 1)) else grain
 
 
+def is_finite(vector: Any, xp: Any) -> bool:
+    """True if no element is NaN or infinite; a temporary is made only if there may be one."""
+    return math.isfinite(float(vector.dot(vector))) or bool(xp.isfinite(vector).all())
+
+
 def gaussian_error(compressor: Compressor) -> float:
     """‖C(v) − v‖²/‖v‖² for one fixed vector of standard normal elements."""
     draws = np.random.default_rng(1).standard_normal(compressor.dimension)
@@ -137,7 +141,7 @@ def gaussian_error(compressor: Compressor) -> float:
 class AdaptedCompressor(Compressor):
     """A plug-in that has only the contract's minimum, with the fused operations added.
 
-    Scratch: one vector, and a flag for each element.
+    Scratch: one vector.
     """
 
     def __init__(self, part: Any, dimension: int, xp: Any, dtype: Any) -> None:
@@ -147,7 +151,6 @@ class AdaptedCompressor(Compressor):
         self.unbiased = bool(part.unbiased)
         self.payload_bytes = int(part.payload_bytes)
         self._decoded = xp.empty(dimension, self.dtype)
-        self._finite = xp.empty(dimension, bool)
 
     @property
     def iteration(self) -> int:
@@ -162,7 +165,7 @@ class AdaptedCompressor(Compressor):
         return bound() if callable(bound) else None
 
     def encode(self, vector: Any, payload: Any) -> None:
-        if not bool(self.xp.isfinite(vector, out=self._finite).all()):
+        if not is_finite(vector, self.xp):
             raise NonFiniteError(self.nonfinite_message())
         self.part.encode(vector, payload)
 

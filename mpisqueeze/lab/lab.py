@@ -25,9 +25,10 @@ from mpisqueeze.lab.hosts import AGENT, FOLDER, HOSTFILE, SYSTEM_PATH
 from mpisqueeze.lab.shaping import CONTROL, LINK, MAX_HOSTS, MTUS, RATES, Links, host_name
 from mpisqueeze.launch import launcher as launch
 from mpisqueeze.quantities import parse_rate, parse_time
+from mpisqueeze.record.figures import statistics
 from mpisqueeze.record.folder import check_path, timed_path
 from mpisqueeze.record.reading import COMPARISON, RunLog, read_runs
-from mpisqueeze.record.summary import SCHEMA_VERSION, statistics
+from mpisqueeze.record.types import SCHEMA_VERSION
 
 _TOOLS = {"ip": "iproute2", "tc": "iproute2", "unshare": "util-linux", "nsenter": "util-linux"}
 _NAMESPACES = ("--mount", "--uts", "--ipc", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")

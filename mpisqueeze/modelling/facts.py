@@ -94,7 +94,7 @@ def _names(prediction: Prediction) -> dict[str, Any]:
     """The method of a prediction."""
     method = prediction.method
     return {
-        "algorithm": method.algorithm.name,
+        "algorithm": method.algorithm.label,
         "server": method.server,
         "topology": method.topology,
         "compressor": method.compressor_name,

@@ -8,7 +8,7 @@ encodes, and the decoding of the answer. In an exchange of K sections the codec 
 that all but a K-th of the shorter one is hidden behind the longer. Without measured kernel rates codec and update are
 left out.
 
-An algorithm that sends its model before it has the gradient (`dpsgd` in the order `awc`) hides a part of `wire` behind
+An algorithm that sends its model before it has the gradient (`dpsgd:order=awc`) hides a part of `wire` behind
 `compute`; the model does not.
 """
 

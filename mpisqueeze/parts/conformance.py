@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -48,7 +50,7 @@ def find_part(text: str) -> tuple[str, Part]:
     """
     if ".py:" in text:
         part = registry.problems.find(text)
-        # An algorithm with servers has an `encode`, too.
+        # An algorithm may have an `encode` of its own.
         for kind, method in (("problem", "gradient"), ("algorithm", "step"), ("compressor", "encode")):
             if callable(getattr(part.cls, method, None)):
                 return _installed(kind, part)
@@ -240,21 +242,13 @@ def _coding_allocates_nothing(part: Part) -> None:
     _, vector = next(_vectors(DIMENSION, DTYPES[0]))
     residual, out = np.zeros_like(vector), np.zeros_like(vector)
     payload = np.zeros(compressor.payload_bytes, np.uint8)
-
-    def at(work: Callable[[], None]) -> Callable[[int], None]:
-        def run(t: int) -> None:
-            compressor.iteration = t
-            work()
-
-        return run
-
-    works: dict[str, Callable[[], None]] = {
-        "encode": lambda: compressor.encode(vector, payload),
-        "encode_feedback": lambda: compressor.encode_feedback(vector, residual, payload),
-        "decode": lambda: compressor.decode(payload, out),
-        "decode_add": lambda: compressor.decode_add(payload, out),
+    works: dict[str, Callable[[int], None]] = {
+        "encode": lambda t: compressor.encode(vector, payload),
+        "encode_feedback": lambda t: compressor.encode_feedback(vector, residual, payload),
+        "decode": lambda t: compressor.decode(payload, out),
+        "decode_add": lambda t: compressor.decode_add(payload, out),
     }
-    _allocates_nothing(part, {name: at(work) for name, work in works.items()}, vector.nbytes)
+    _allocates_nothing(part, works, vector.nbytes)
 
 
 COMPRESSOR_CHECKS: list[tuple[str, Callable[[Part], None]]] = [
@@ -401,8 +395,11 @@ PROBLEM_CHECKS: list[tuple[str, Callable[[Part], None]]] = [
 # -- algorithms
 
 
-def _algorithm(part: Part, dtype: np.dtype[Any], dimension: int, compressor: str = "identity") -> Callable[..., None]:
-    """(t, x, gradient) → None: iteration t of the algorithm on this rank alone, with γ = 0.5."""
+@contextmanager
+def _algorithm(
+    part: Part, dtype: np.dtype[Any], dimension: int, compressor: str = "identity"
+) -> Iterator[Callable[..., None]]:
+    """An algorithm on this rank alone, as (t, x, gradient) → None for an iteration with γ = 0.5; closed in the end."""
     from mpi4py import MPI
 
     from mpisqueeze.algorithms.base import Setup
@@ -420,17 +417,18 @@ def _algorithm(part: Part, dtype: np.dtype[Any], dimension: int, compressor: str
         network.iteration = t
         algorithm.step(x, gradient, 0.5)
 
-    return step
+    yield step
+    getattr(algorithm, "close", lambda: None)()
 
 
 def _trained(part: Part, dtype: np.dtype[Any], iterations: int) -> tuple[Any, np.ndarray, np.ndarray]:
     """(problem, x₀, x) after some iterations on a quadratic."""
     problem = registry.problems.find("quadratic:37").cls(0, 1, 1, np, dtype, dimension=37)
-    step = _algorithm(part, dtype, 37)
     start = problem.initial_point()
     x = start.copy()
-    for t in range(1, iterations + 1):
-        step(t, x, lambda point, t=t: problem.gradient(point, t)[1])
+    with _algorithm(part, dtype, 37) as step:
+        for t in range(1, iterations + 1):
+            step(t, x, lambda point, t=t: problem.gradient(point, t)[1])
     return problem, start, x
 
 
@@ -450,16 +448,16 @@ def _steps_repeat(part: Part) -> None:
 def _step_allocates_nothing(part: Part) -> None:
     dtype = DTYPES[0]
     _, vector = next(_vectors(DIMENSION, dtype))
-    g, works = np.empty_like(vector), {}
+    g, x = np.empty_like(vector), vector.copy()
 
     def gradient(point: np.ndarray) -> np.ndarray:
         np.copyto(g, vector)
         return g
 
     for compressor in ("identity", "onebit") if getattr(part.cls, "compresses", True) else ("identity",):
-        step, x = _algorithm(part, dtype, DIMENSION, compressor), vector.copy()
-        works[f"a step with {compressor}"] = lambda t, step=step, x=x: step(t, x, gradient)
-    _allocates_nothing(part, works, vector.nbytes)
+        with _algorithm(part, dtype, DIMENSION, compressor) as step:
+            work = partial(step, x=x, gradient=gradient)
+            _allocates_nothing(part, {f"a step with {compressor}": work}, vector.nbytes)
 
 
 ALGORITHM_CHECKS: list[tuple[str, Callable[[Part], None]]] = [

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import DTypeLike
-
-from mpisqueeze.language import Parameter
 
 Array = Any
 """A `numpy.ndarray`, or a `cupy.ndarray` where the problem was made with xp = cupy."""
@@ -37,10 +34,11 @@ class Problem(ABC):
         xp: array module of all arguments and results, `numpy` or `cupy`.
         dtype: float32 or float64; dtype of x, of the gradient and of intermediate results.
 
+    The parameters of a spec (`NAME:ARG,key=value`) are further arguments, by keyword only, see `language`.
+
     Attributes:
         name: name of a built-in problem for `--problem`.
         summary: a line about it for `info`.
-        parameters: its options.
         needs_data: whether it takes the keywords `dataset`, `batch_size` and `partition`, see `samples.TrainingShare`.
         takes_batch_size: whether it takes the keyword `batch_size`.
         dimension: d ≥ 1, the length of x; the same on every rank.
@@ -50,7 +48,6 @@ class Problem(ABC):
 
     name: ClassVar[str]
     summary: ClassVar[str] = ""
-    parameters: ClassVar[Sequence[Parameter]] = ()
     needs_data: ClassVar[bool] = False
     takes_batch_size: ClassVar[bool] = False
     dimension: int

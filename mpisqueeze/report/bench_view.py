@@ -15,8 +15,6 @@ from mpisqueeze import __version__
 from mpisqueeze.bench import kernels
 from mpisqueeze.bench.timing import Statistics, flat
 from mpisqueeze.quantities import clock, counted, grouped, significant
-from mpisqueeze.report.csv_export import write_rows
-from mpisqueeze.report.markdown_export import write_table
 from mpisqueeze.report.training_view import LineProgress
 
 #: Seconds between two drawings.
@@ -277,13 +275,6 @@ def failures(results: Sequence[Any], keys: Sequence[str]) -> list[str]:
     return [f"FAILED: {', '.join(str(getattr(row, key)) for key in keys)}: {grouped(row.wrong)} wrong" for row in wrong]
 
 
-def write_csv(results: Sequence[Any], target: str) -> None:
-    """Write a line for each row, without the single samples."""
-    rows = [flat(row) for row in results]
-    write_rows([key for key in rows[0] if key != "samples"] if rows else [], rows, target)
-
-
-def write_markdown(header: Sequence[str], columns: Sequence[Column], lines: Sequence[Any], target: str) -> None:
-    """Write the terminal's table, with its header below."""
-    cells = [[column.cell(line) for column in columns] for line in lines]
-    write_table([column.title for column in columns], [column.left for column in columns], cells, header, target)
+def plain_rows(results: Sequence[Any]) -> list[dict[str, Any]]:
+    """Rows for a spreadsheet, which has no place for the single samples."""
+    return [{key: value for key, value in flat(row).items() if key != "samples"} for row in results]

@@ -113,11 +113,16 @@ def claims_report(verdicts: Sequence[dict[str, Any]]) -> RenderableType:
         if verdict["reason"]:
             table.add_row("", Text(verdict["reason"], "yellow"), "", "")
         table.add_section()
+    return Group(table, Text(count_of(verdicts), "bold"))
+
+
+def count_of(verdicts: Sequence[dict[str, Any]]) -> str:
+    """How many claims hold, in a sentence."""
     counts = {name: sum(verdict["verdict"] == name for verdict in verdicts) for name in STYLES}
     parts = [f"{counts['PASS']} of {counted(len(verdicts), 'claim')} hold"]
     parts += [f"{counts['FAIL']} {'does' if counts['FAIL'] == 1 else 'do'} not"] if counts["FAIL"] else []
     parts += [f"{counts['SKIPPED']} could not be tested here"] if counts["SKIPPED"] else []
-    return Group(table, Text(", ".join(parts) + ".", "bold"))
+    return ", ".join(parts) + "."
 
 
 def _mark(verdict: str) -> Text:

@@ -18,6 +18,7 @@ from mpisqueeze.data.partition import PARTITIONS
 from mpisqueeze.devices.device import gpu_count
 from mpisqueeze.errors import UsageError
 from mpisqueeze.kernels import kernels_for
+from mpisqueeze.language import Parameter
 from mpisqueeze.launch.launcher import find_launcher
 from mpisqueeze.parts import registry
 from mpisqueeze.quantities import size
@@ -38,7 +39,13 @@ def collect_info(world: World) -> dict[str, Any]:
     collectives, why_not = collectives_take_device_memory()
     listed = {
         f"{parts.kind}s": [
-            {"name": name, "summary": getattr(parts.builtins().get(name), "summary", "entry point")}
+            {
+                "name": name,
+                "summary": getattr(parts.builtins().get(name), "summary", "entry point"),
+                "parameters": [
+                    {"name": p.name, "accepts": p.kind.accepts, "default": _default(p)} for p in parts.parameters(name)
+                ],
+            }
             for name in parts.names()
         ]
         for parts in (registry.algorithms, registry.compressors, registry.problems)
@@ -60,6 +67,18 @@ def collect_info(world: World) -> dict[str, Any]:
         "partitions": [{"name": scheme.name, "summary": scheme.summary} for scheme in PARTITIONS.values()],
         "schedules": [{"name": name, "summary": summary} for name, summary in SCHEDULES.items()],
     }
+
+
+def _default(parameter: Parameter) -> str | None:
+    """A parameter's default as it would be typed; None where there is none, or one that depends on the rest."""
+    value = parameter.default
+    if value is None:
+        return None
+    return (
+        str(value).lower()
+        if isinstance(value, bool)
+        else "x".join(map(str, value if isinstance(value, tuple) else (value,)))
+    )
 
 
 def _launcher() -> dict[str, Any]:
@@ -86,7 +105,11 @@ def info_report(facts: dict[str, Any]) -> Group:
         table.add_column(kind, style="bold", no_wrap=True)
         table.add_column("")
         for item in facts[kind]:
-            table.add_row(item["name"], item["summary"])
+            parameters = "".join(
+                f"\n  {p['name']}: {p['accepts']}" + ("" if p["default"] is None else f"; default {p['default']}")
+                for p in item.get("parameters", ())
+            )
+            table.add_row(item["name"], Text.assemble(item["summary"], (parameters, "dim")))
         parts.append(table)
     return Group(*parts)
 

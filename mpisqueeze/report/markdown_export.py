@@ -1,35 +1,35 @@
-"""Tables as Markdown."""
+"""Results as a Markdown table."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
-from mpisqueeze.analysis.ranking import Ranking
 from mpisqueeze.files import write_text
-from mpisqueeze.report.comparison_table import columns_of, notes
 
 
-def write_table(
-    titles: Sequence[str], left: Sequence[bool], rows: Iterable[Sequence[str]], notes: Iterable[str], target: str
-) -> None:
-    """Write a table with `notes` below it.
+class Column(Protocol):
+    """A column: its heading, the text of a row's cell, and whether that is words, which stand at the left."""
+
+    @property
+    def title(self) -> str: ...
+    @property
+    def cell(self) -> Callable[[Any], str]: ...
+    @property
+    def left(self) -> bool: ...
+
+
+def write_markdown(columns: Sequence[Column], rows: Sequence[Any], notes: Sequence[str], target: str) -> None:
+    """Write a table with a line a row, and notes below it.
 
     Args:
-        left: for each column, whether its cells are flush left.
-        rows: the cells of each line.
+        target: a file, or `-` for stdout.
     """
-    rules = ["---" if flush else "--:" for flush in left]
-    lines = [list(titles), rules, *([_escaped(cell) for cell in row] for row in rows)]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    rules = ["---" if column.left else "--:" for column in columns]
+    cells = [[column.cell(row) for column in columns] for row in rows]
+    lines = [[column.title for column in columns], rules, *cells]
+    table = "\n".join(f"| {' | '.join(_escaped(cell) for cell in line)} |" for line in lines)
     write_text(f"{table}\n\n" + "".join(f"- {_escaped(note)}\n" for note in notes), target)
-
-
-def write_markdown(ranking: Ranking, target: str) -> None:
-    """Write the terminal's table, with what its columns mean below."""
-    columns = columns_of(ranking)
-    left = [column.title in ("method", "status") for column in columns]
-    rows = [[column.cell(row) for column in columns] for row in ranking.rows]
-    write_table([column.title for column in columns], left, rows, notes(ranking), target)
 
 
 def _escaped(text: str) -> str:

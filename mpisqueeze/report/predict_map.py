@@ -1,63 +1,93 @@
-"""The map of the fastest methods as a figure, finer than the terminal's."""
+"""`predict --plot`: the fastest method by latency and bandwidth, as a map."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from mpisqueeze.modelling.facts import BANDWIDTHS, LATENCIES, map_cells
 from mpisqueeze.modelling.forecast import Forecast
 from mpisqueeze.quantities import duration, grouped
-from mpisqueeze.report.predict_view import key_of, winners
+from mpisqueeze.report.charts import Axis
+from mpisqueeze.report.palette import MARKERS
+from mpisqueeze.report.plot import draw_spec
+from mpisqueeze.report.predict_view import compact, key_of, winners
+from mpisqueeze.report.scales import Scale, Unit
+from mpisqueeze.report.vega import PAPER, Spec, frame, position, speakable
 
-_GRID = 33
+#: Cells across and down, and the distance between two that have their speed-up written in.
+_GRID, _EVERY = 33, 4
+_WIDTH, _HEIGHT = 560, 400
 
 
 def draw_map(forecast: Forecast, facts: dict[str, Any], target: str) -> None:
-    """Draw the map into a .png, .svg or .pdf file."""
-    import numpy as np
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.colors import ListedColormap
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
-
+    """Draw the terminal's map, finer, into a .png, .svg or .pdf file."""
     bandwidths = np.geomspace(BANDWIDTHS[0], BANDWIDTHS[-1], _GRID)
     latencies = np.geomspace(LATENCIES[0], LATENCIES[-1], _GRID)
     cells = map_cells(forecast, bandwidths.tolist(), latencies.tolist())
     legend = winners(facts["results"], cells)
     order = {key: index for index, key in enumerate(legend)}
-    index = np.array([order[key_of(cell)] for cell in cells]).reshape(_GRID, _GRID)
-    gain = np.array([cell["speedup_vs_allreduce"] for cell in cells]).reshape(_GRID, _GRID)
-    figure = Figure(figsize=(8, 4.6 + 0.2 * len(legend)), layout="constrained", dpi=150)
-    FigureCanvasAgg(figure)
-    panel = figure.subplots()
-    context = facts["context"]
-    panel.set(
-        xscale="log", yscale="log", xlabel="bandwidth (bit/s)", ylabel="latency α (s)",
-        xlim=(BANDWIDTHS[0], BANDWIDTHS[-1]), ylim=(LATENCIES[0], LATENCIES[-1]),
-        title=f"modelled: fastest on {grouped(context['ranks'])} ranks, d = {grouped(context['dimension'])}, "
-        f"compute {duration(context['compute_s'])}\nlines: speed-up over {context['baseline']}",
-    )  # fmt: skip
-    colors = [color for _, color, _ in legend.values()]
-    panel.pcolormesh(
-        bandwidths, latencies, index, cmap=ListedColormap(colors), vmin=-0.5, vmax=len(colors) - 0.5, shading="nearest"
+    across, up = (float(values[1] / values[0]) ** 0.5 for values in (bandwidths, latencies))
+    rows = []
+    for number, cell in enumerate(cells):
+        i, j = divmod(number, _GRID)
+        index, (x, y) = order[key_of(cell)], (cell["bandwidth"], cell["latency_s"])
+        said = f"{list(legend.values())[index][0]} {compact(cell['speedup_vs_allreduce'])}"
+        rows.append({
+            "i": index, "x": x, "y": y, "left": x / across, "right": x * across, "low": y / up, "high": y * up,
+            "said": said if i % _EVERY == j % _EVERY == _EVERY // 2 else "",
+        })  # fmt: skip
+    draw_spec(_spec(rows, [*legend.values()], facts["context"]), target)
+
+
+def _spec(rows: list[dict[str, Any]], legend: list[tuple[str, str, str]], context: dict[str, Any]) -> Spec:
+    """The map in Vega-Lite.
+
+    Args:
+        legend: (letter, colour, name) of each method.
+    """
+    x, _ = position(Axis("bandwidth", Unit.RATE, True), Scale(BANDWIDTHS[0], BANDWIDTHS[-1], True), PAPER, "x", "x")
+    y, _ = position(Axis("latency α", Unit.SECONDS, True), Scale(LATENCIES[0], LATENCIES[-1], True), PAPER, "y", "y")
+    names = [speakable(f"{letter}  {name}") for letter, _, name in legend]
+    color = {
+        "field": "i", "type": "nominal",
+        "scale": {"domain": list(range(len(legend))), "range": [color for _, color, _ in legend]},
+        "legend": {"orient": "bottom", "title": None, "columns": 2, "labelExpr": "names[datum.value]",
+                   "symbolType": "square", "symbolOpacity": 1},
+    }  # fmt: skip
+    here = {
+        "x": min(max(context["bandwidth"], BANDWIDTHS[0]), BANDWIDTHS[-1]),
+        "y": min(max(context["latency_s"], LATENCIES[0]), LATENCIES[-1]),
+    }
+    title = (
+        f"modelled: fastest on {grouped(context['ranks'])} ranks, d = {grouped(context['dimension'])}, "
+        f"compute {duration(context['compute_s'])}"
     )
-    levels = [level for level in (2, 5, 10, 20, 50, 100, 1000) if gain.min() < level < gain.max()]
-    if levels:
-        lines = panel.contour(bandwidths, latencies, gain, levels=levels, colors="0.2", linewidths=0.8)
-        panel.clabel(lines, fmt=lambda value: f"{value:g}×", fontsize=8)
-    panel.plot(
-        np.clip(context["bandwidth"], BANDWIDTHS[0], BANDWIDTHS[-1]),
-        np.clip(context["latency_s"], LATENCIES[0], LATENCIES[-1]),
-        "k*", markersize=11, label="this network",
-    )  # fmt: skip
-    panel.title.set_fontsize(10)
-    handles = [Patch(color=color, label=f"{letter}  {name}") for letter, color, name in legend.values()]
-    # A letter within each region, for readers without colours.
-    for key, (letter, _, _) in legend.items():
-        rows, columns = np.nonzero(index == order[key])
-        if rows.size:
-            at = np.argmin((rows - np.median(rows)) ** 2 + (columns - np.median(columns)) ** 2)
-            panel.text(bandwidths[columns[at]], latencies[rows[at]], letter, ha="center", va="center", weight="bold")
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    metadata = {"Date": None} if target.lower().endswith(".svg") else None
-    figure.savefig(target, metadata=metadata, bbox_inches="tight")
+    return {
+        **frame(PAPER, names),
+        "title": {"text": title, "subtitle": f"numbers: speed-up over {context['baseline']}; star: this network",
+                  "anchor": "start", "fontSize": 14, "fontWeight": "normal", "subtitleFontSize": 12, "offset": 24},
+        "width": _WIDTH,
+        "height": _HEIGHT,
+        "layer": [
+            {
+                "data": {"values": rows},
+                "mark": {"type": "rect", "clip": True, "opacity": 1},
+                "encoding": {"x": {**x, "field": "left"}, "x2": {"field": "right"}, "y": {**y, "field": "low"},
+                             "y2": {"field": "high"}, "color": color},
+            },
+            {
+                "data": {"values": [row for row in rows if row["said"]]},
+                "mark": {"type": "text", "fontSize": 12},
+                "encoding": {"x": x, "y": y, "text": {"field": "said", "type": "nominal"},
+                             "color": {"value": "#000000"}},
+            },
+            {
+                "data": {"values": [here]},
+                "mark": {"type": "point", "shape": MARKERS[6], "size": 220, "filled": True, "color": "#000000",
+                         "stroke": "#ffffff", "strokeWidth": 1, "opacity": 1},
+                "encoding": {"x": x, "y": y},
+            },
+        ],
+    }  # fmt: skip

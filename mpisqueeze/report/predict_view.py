@@ -14,7 +14,6 @@ from rich.text import Text
 from mpisqueeze.modelling.facts import BANDWIDTHS, LATENCIES, alike
 from mpisqueeze.modelling.methods import BASELINE
 from mpisqueeze.quantities import duration, format_rate, grouped, ratio, significant, size
-from mpisqueeze.report.csv_export import write_rows
 from mpisqueeze.report.tables import close_table
 
 #: Ranks that the table of growth shows.
@@ -186,7 +185,7 @@ def _heat_map(facts: dict[str, Any]) -> list[RenderableType]:
         line = []
         for cell in cells[i * across : (i + 1) * across]:
             letter, color, _ = legend[key_of(cell)]
-            text = letter if letter == "A" else f"{letter} {_compact(cell['speedup_vs_allreduce'])}"
+            text = letter if letter == "A" else f"{letter} {compact(cell['speedup_vs_allreduce'])}"
             line.append(Text(f" {text:<6}", style=f"#000000 on {color}"))
         table.add_row(Text(f"{_plain_duration(latency)} "), *line)
     position = f"this network: {_plain_duration(here['latency_s'])}, {format_rate(here['bandwidth'])}"
@@ -203,7 +202,7 @@ def _plain_duration(seconds: float) -> str:
     return f"{figures.rstrip('0').rstrip('.') if '.' in figures else figures} {unit}"
 
 
-def _compact(value: float) -> str:
+def compact(value: float) -> str:
     """`3.1×`, `12×`, `2k×`."""
     if value < 9.95:
         return f"{value:.1f}×"
@@ -229,14 +228,14 @@ def _growth(facts: dict[str, Any]) -> Table:
 # -- CSV, and runs that were checked
 
 
-def write_csv(facts: dict[str, Any], target: str) -> None:
-    """Write `results` a line each; an interval of `wins_between` as `low-high`, empty where it has no end."""
+def plain_rows(facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """`results` for a spreadsheet; an interval of `wins_between` as `low-high`, empty where it has no end."""
     rows = [dict(row) for row in facts["results"]]
     for row in rows:
         if "wins_between" in row:
             ends = [["" if end is None else f"{end:.4g}" for end in pair] for pair in row["wins_between"] or []]
             row["wins_between"] = " ".join(map("-".join, ends))
-    write_rows(list(rows[0]), rows, target)
+    return rows
 
 
 def check_report(facts: dict[str, Any]) -> Group:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from mpisqueeze import __version__
-from mpisqueeze.analysis.evidence import FIGURES, LABELS, Evidence
+from mpisqueeze.analysis.evidence import FIGURES, Evidence
 from mpisqueeze.comm.world import Signal, World
 from mpisqueeze.errors import UsageError
 from mpisqueeze.record.claims import CLAIMS
 from mpisqueeze.record.folder import RunFolder
 from mpisqueeze.record.reading import RunLog
-from mpisqueeze.record.summary import SCHEMA_VERSION
+from mpisqueeze.record.types import SCHEMA_VERSION
 from mpisqueeze.reproduce.claims import Claim, Trial
 from mpisqueeze.reproduce.view import ClaimsWatcher
 from mpisqueeze.reproduce.virtual import LabError, run_in_lab
@@ -157,7 +157,7 @@ def _verdict(task: Task, logs: list[RunLog], reason: str | None, ranks: int) -> 
         "note": claim.note or None,
         "seeds": list(claim.seeds),
         "sweep": claim.sweep.axis if claim.sweep else None,
-        "figure": figure and {"kind": figure.kind, "y": figure.y, "label": LABELS[figure.y]},
+        "figure": figure and {"kind": figure.kind, "y": figure.y, "label": FIGURES[figure.y].label},
     }
     decisions: list[dict[str, Any]] = [
         {"text": decision.text, "holds": decision.holds.text, "found": None, "passed": None}
@@ -193,5 +193,5 @@ def _row(trial: Trial, log: RunLog) -> dict[str, Any]:
         "compressor": summary["compressor"],
         "status": summary["status"],
         "run_folder": summary["run_folder"],
-        **{name: value(log) for name, value in FIGURES.items()},
+        **{name: figure.of(log) for name, figure in FIGURES.items()},
     }

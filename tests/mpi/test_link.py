@@ -165,10 +165,10 @@ def test_a_link_changes_no_iterate(on_ranks: Callable[..., None], n: int) -> Non
 def linked_equals_direct() -> None:
     world = World()
     methods = [(name, {"server": s}) for name in ("sgd", "memsgd", "doublesqueeze") for s in ("root", "sharded")]
-    methods += [(name, {}) for name in GOSSIP] + [("dpsgd", {"order": "awc"})]
+    methods += [(name, {}) for name in GOSSIP] + [("dpsgd:order=awc", {})]
     for name, options in methods:
         for d, chunk in ((1, None), (3000, None), (3000, 300)):
-            spec = "identity" if name in ("sgd", "dpsgd", "d2") else "uniform:8"
+            spec = "identity" if name in ("sgd", "dpsgd", "dpsgd:order=awc", "d2") else "uniform:8"
             x = [
                 run_steps(
                     make_algorithm(name, spec, d, np.float32, world, chunk=chunk, link=link, **options),
