@@ -76,7 +76,7 @@ def test_rows_are_what_the_cost_model_says_of_payloads() -> None:
 
 
 def test_bytes_are_those_that_runs_count() -> None:
-    """SPEC §1's table, and parts that N does not divide."""
+    """The bytes of docs/methods.md's tables, and shards of unequal length."""
     signs = D // 8 + 4 * math.ceil(D / 1024)
     for text, total in (
         ("sgd", 14 * 4 * D), ("allreduce", 14 * 4 * D), ("csgd/onebit", 7 * (signs + 4 * D)),

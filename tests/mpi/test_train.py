@@ -48,7 +48,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def test_the_main_job_learns_and_counts(mpisqueeze_run: Run) -> None:
-    """The issue's acceptance run: accuracy on digits, within 0.02 of sgd, and SPEC §4's number of bytes exactly."""
+    """The README's run: accuracy on digits, within 0.02 of sgd's, and exactly the bytes of docs/methods.md."""
     options = ("train", "--epochs", "10", "--json", "-")
     squeezed = mpisqueeze_run(8, *options, "--algorithm", "doublesqueeze", "--compressor", "onebit")
     plain = mpisqueeze_run(8, *options, "--algorithm", "sgd")
