@@ -1,9 +1,9 @@
 #!/bin/bash
-# What needs a GPU, on a machine that has one; it need not have a network.
+# Every check that needs a GPU, on a machine that has one; it need not have a network.
 #
 #     jobs/gpu_check.sh [STEP…]              or: sbatch jobs/gpu_check.sh [STEP…]
 #
-# STEP, by default all of them, what matters most first:
+# STEP, by default all of them, the most important first:
 #
 #     device         the GPU, versions, the rate of a copy in its memory
 #     kernels        every kernel by the GPU's own clock
@@ -11,7 +11,7 @@
 #     tests          pytest -m gpu of the kernels
 #     train          eight ranks that share one GPU, staged through the host
 #     comm           exchanges of a vector, in sections and whole, beside MPI_Allreduce
-#     races          the kernels under compute-sanitizer, where that is: races and accesses, which no emulator sees
+#     races          the kernels under compute-sanitizer, where there is one: races and accesses, which no emulator sees
 #     tests-ranks    pytest -m gpu of everything that needs ranks
 #     messages       GPU memory in messages, with an MPI, or a UCX in front of it, that takes it
 #     train-device   two ranks with --buffers device, likewise
@@ -32,7 +32,7 @@
 #     BUDGET=1500         seconds for all steps together: each ends when they are over, and none is begun with less than 15
 #     RANKS=8             of the training that shares one GPU
 #     COMM_RANKS=4        and of the exchanges
-#     SIZES=64Mi,64Ki     numbers in a vector of `kernels`
+#     SIZES=64Mi,64Ki     elements of a vector of `kernels`
 #     BITS=256Ki:4Mi      and of `bits`
 #     COMM=1Mi:16Mi       and of `comm`
 #     TRAIN=OPTIONS       further options of `mpisqueeze train`

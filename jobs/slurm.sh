@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the job files here have in common, and what your site needs. They read this file; it does nothing alone.
+# Shared by the job files here, with the settings of your site. They read this file; it does nothing alone.
 #
 #     ranks ARGUMENTS…     mpisqueeze on every task of the job: its exit code; in $told, a signal to this script
 #
