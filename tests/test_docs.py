@@ -6,6 +6,7 @@ page run in order, in one empty folder. A comment in the line above a block says
     <!-- not run: REASON -->    a cluster, a GPU, a download or something else is missing here
     <!-- exit: CODE -->         how the last command of the block ends, where that is not 0
     <!-- file: NAME -->         a block of another language, which is saved in the folder under this name
+    <!-- copy of: PATH -->      a block that shows this file of the repository, which is saved likewise
 
 `python tests/test_docs.py [PAGE…]` runs pages and writes what their commands print into them.
 """
@@ -85,15 +86,27 @@ def steps(text: str, folder: Path) -> Iterator[tuple[re.Match[str], list[Command
     """Each block of commands that are to be run; files of the page are saved on the way."""
     for block in BLOCK.finditer(text):
         note = block["note"] or ""
-        if note.startswith("file: "):
-            (folder / note.removeprefix("file: ")).write_text(block["body"])
+        if note.startswith(("file: ", "copy of: ")):
+            (folder / note.rpartition("/")[2].removeprefix("file: ")).write_text(block["body"])
         if block["language"] == "console" and not note.startswith("not run: "):
             yield block, commands_of(block)
 
 
+def with_copies(text: str) -> str:
+    """The page with its copies of the repository's files as these are now."""
+
+    def current(block: re.Match[str]) -> str:
+        name = (block["note"] or "").removeprefix("copy of: ")
+        if name == (block["note"] or ""):
+            return block[0]
+        return f"<!-- copy of: {name} -->\n```{block['language']}\n{(ROOT / name).read_text()}```"
+
+    return BLOCK.sub(current, text)
+
+
 def update(page: Path) -> None:
     """Write what the page's commands print now in place of what it shows; a block that fails stays as it is."""
-    text, pieces, end = page.read_text(), [], 0
+    text, pieces, end = with_copies(page.read_text()), [], 0
     with tempfile.TemporaryDirectory() as folder:
         for block, commands in steps(text, Path(folder)):
             try:
@@ -117,6 +130,7 @@ def words(text: str) -> set[str]:
 def test_commands(page: Path, tmp_path: Path) -> None:
     """They end as the page says and print about what it shows, and docs/files.md explains every key that they write."""
     text = page.read_text()
+    assert text == with_copies(text)
     for _, commands in steps(text, tmp_path):
         for command in commands:
             out, shown = command.run(tmp_path), words(command.shown)
