@@ -55,7 +55,7 @@ def default_compressor(part: Part) -> str:
 
 
 def check_problem(part: Part, problem: Any) -> None:
-    """Raise UsageError unless `problem` has what docs/plugins.md asks of a problem."""
+    """Raise UsageError unless `problem` has what SPEC §7 asks of a problem."""
     for method in ("initial_point", "gradient"):
         if not callable(getattr(problem, method, None)):
             raise broken(part, "--problem", f"it has no method {method}")
@@ -123,7 +123,7 @@ class GradientCheck:
 
 
 def check_compressor(part: Part, compressor: Any) -> None:
-    """Raise UsageError unless `compressor` has what docs/plugins.md asks of a compressor."""
+    """Raise UsageError unless `compressor` has what SPEC §7 asks of a compressor."""
     for method in ("encode", "decode"):
         if not callable(getattr(compressor, method, None)):
             raise broken(part, "--compressor", f"it has no method {method}")
@@ -139,7 +139,7 @@ def check_compressor(part: Part, compressor: Any) -> None:
 
 
 def check_algorithm(part: Part, algorithm: Any) -> None:
-    """Raise UsageError unless `algorithm` has what docs/plugins.md asks of an algorithm."""
+    """Raise UsageError unless `algorithm` has what SPEC §7 asks of an algorithm."""
     # It loads MPI, which who checks settings need not have.
     from mpisqueeze.algorithms.base import Algorithm
 

@@ -46,7 +46,7 @@ DIMENSIONS = [1, 7, 1031]
 
 
 def payload_bytes(spec: str, d: int, itemsize: int) -> int:
-    """The payload sizes of docs/methods.md, written again."""
+    """SPEC §2's table of sizes, written again."""
     name, _, rest = spec.partition(":")
     argument, *options = rest.split(",")
     keys = dict(option.partition("=")[::2] for option in options)

@@ -1,4 +1,4 @@
-"""The identities that the gossip algorithms keep, on real ranks and several graphs."""
+"""SPEC §3's identities of the gossip algorithms, on real ranks and several graphs."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def distributed_equals_serial() -> None:
 
 
 def serially(name: str, order: str, spec: str, topology: Topology, d: int, steps: int, eta: float) -> np.ndarray:
-    """The updates of docs/methods.md, for all ranks in one array (ranks, d)."""
+    """SPEC §1's second table, for all ranks in one array (ranks, d)."""
     n = topology.ranks
     W = topology.matrix()
     compressors = [make_compressor(spec, np.float64)(d, derive_key(3, 1, i)) for i in range(n)]

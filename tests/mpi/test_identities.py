@@ -1,4 +1,4 @@
-"""The identities that the centralized algorithms keep, on real ranks."""
+"""SPEC §3's identities of the centralized algorithms, on real ranks."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def distributed_equals_serial() -> None:
 
 
 def serially(name: str, spec: str, d: int, size: int, inside: bool, where: str = "root", lr: float = 0.1) -> np.ndarray:
-    """The equations of docs/methods.md for all ranks in one loop, with plain encode and decode, part by part of the servers."""
+    """SPEC §1's equations for all ranks in one loop, with plain encode and decode, part by part of the servers."""
     make = make_compressor(spec, np.float32)
     parts = [part for part in np.array_split(np.arange(d), size if where == "sharded" else 1) if part.size]
     workers = [
