@@ -50,7 +50,7 @@ def test_verdicts_folders_and_ranks_that_rest(mpisqueeze_run: Run, tmp_path: Pat
     ]  # fmt: skip
     assert "6 ranks" in verdicts[2]["reason"]
     page = (tmp_path / "all" / "report.html").read_text()
-    assert "1 of 3 claims hold. 1 does not. 1 could not be tested here." in page
+    assert "1 of 3 claims hold, 1 does not, 1 could not be tested here." in page
     assert "Bytes an iteration by ranks" in page
     mine = verdicts[1]
     assert [decision["passed"] for decision in mine["decisions"]] == [True, False]

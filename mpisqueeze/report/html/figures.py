@@ -7,9 +7,8 @@ import gzip
 import json
 import os
 import re
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mpisqueeze.report.charts import BarChart, Chart
 from mpisqueeze.report.html.blocks import Table
 from mpisqueeze.report.html.numbers import numbers_of
-from mpisqueeze.report.palette import LINES, SEGMENTS
+from mpisqueeze.report.palette import INKS, LINES, SEGMENTS
 from mpisqueeze.report.scales import linear_unit, say
 from mpisqueeze.report.vega import VEGA_LITE, Look, Spec, chart_spec, names_width, speakable
 
@@ -29,16 +28,14 @@ if TYPE_CHECKING:
 _WIDTH, _NUMBERS = 1000.0, 70.0
 
 
-def _variables(letter: str, number: int) -> Sequence[str]:
-    return [f"var(--{letter}{index})" for index in range(number)]
-
-
 #: Colours are those of the style sheet, so that a chart follows the reader's choice of light or dark.
 _STILL = Look(
-    "var(--ground)", "var(--text)", "var(--muted)", "var(--rule)", _variables("c", len(LINES)),
-    _variables("b", len(SEGMENTS)),
-)  # fmt: skip
-_LIVE = Look(_STILL.ground, _STILL.text, _STILL.muted, _STILL.rule, _STILL.lines, _STILL.segments, True)
+    *("var(--ground)", "var(--text)", "var(--muted)", "var(--rule)"),
+    lines=[f"var(--c{index})" for index in range(len(LINES))],
+    segments=[f"var(--b{index})" for index in range(len(SEGMENTS))],
+    inks=[f"var(--i{index})" for index in range(len(INKS))],
+)
+_LIVE = replace(_STILL, interactive=True)
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ class Figures:
         picture = vl_convert.vegalite_to_svg(still, **options, allowed_base_urls=[])
         spec: Spec = vl_convert.vegalite_to_vega(chart_spec(chart, _LIVE, width), **options)
         del spec["$schema"]
-        spec["usermeta"] = _units(chart)
+        spec["usermeta"] = {**spec.get("usermeta", {}), **_units(chart)}
         text = json.dumps(spec, separators=(",", ":")).replace("<", "\\u003c")
         return Figure(
             key, chart.title, _about(chart), speakable(_described(chart)), Markup(_inlined(picture, key)),

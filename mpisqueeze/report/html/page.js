@@ -84,11 +84,13 @@
     };
     const options = { mode: "vega", ast: true, actions: false, defaultStyle: false, renderer: "svg", tooltip };
     const { view } = await window.vegaEmbed(live, spec, options);
+    const wide = view.height();
     // As wide as there is room, for which what stands beside the plot has to be known.
     const fit = async () => {
       const room = figure.clientWidth, narrow = matchMedia("(max-width: 720px)").matches;
       const taken = () => live.querySelector("svg").getBoundingClientRect().width;
       if (!room) return;
+      if (spec.usermeta.narrow_height) view.height(narrow ? spec.usermeta.narrow_height : wide);
       await view.signal("narrow", narrow).runAsync();
       // Beside a narrow plot there is its axis; the names below it may be wider than it is. Twice, since what stands
       // beside a plot may depend on its width.
