@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import re
+import zlib
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -92,21 +93,19 @@ def vega() -> tuple[str, str]:
     """Vega as a script, and the same compressed for a page; kept in the user's cache since bundling takes a second."""
     import vl_convert
 
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mpisqueeze"
-    bundler = version("vl-convert-python")
-    kept = cache / f"vega-{VEGA_LITE}-of-{bundler}.js.gz"
-    packed = b""
-    with suppress(OSError):
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "mpisqueeze")
+    kept = cache / f"vega-{VEGA_LITE}-of-{version('vl-convert-python')}.js.gz"
+    with suppress(OSError, EOFError, zlib.error):
         packed = kept.read_bytes()
-    if not packed:
-        bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
-        packed = gzip.compress(bundle.encode(), mtime=0)
-        with suppress(OSError):
-            cache.mkdir(parents=True, exist_ok=True)
-            beside = kept.with_suffix(f".{os.getpid()}")
-            beside.write_bytes(packed)
-            beside.replace(kept)
-    return gzip.decompress(packed).decode(), base64.b64encode(packed).decode()
+        return gzip.decompress(packed).decode(), base64.b64encode(packed).decode()
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
+    packed = gzip.compress(bundle.encode(), mtime=0)
+    with suppress(OSError):
+        cache.mkdir(parents=True, exist_ok=True)
+        beside = kept.with_suffix(f".{os.getpid()}")
+        beside.write_bytes(packed)
+        beside.replace(kept)
+    return bundle, base64.b64encode(packed).decode()
 
 
 def _about(chart: Chart) -> str:
