@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_type_hints
 
-from mpisqueeze.errors import UsageError
-from mpisqueeze.language import check_choice, flag, suggestion
+from mpisqueeze.errors import UsageError, describe_value
+from mpisqueeze.language import Kind, choice, flag, integer, real, suggestion
 from mpisqueeze.quantities import parse_size, parse_time
 
 METHOD, PROBLEM, RUN, OUTPUT = "Method", "Problem and data", "Run", "Output"
@@ -36,28 +36,11 @@ MAX_BATCH = 2**31 - 1
 MAX_SEED = 2**63 - 1
 #: Most threads that a rank's kernels take.
 MAX_THREADS = 64
+#: Two ways to give a length: one of them overrides both.
+EITHER = ("iterations", "epochs")
 
-Check = Callable[[Any], object]
-
-
-def _must_be(what: str, holds: Callable[[Any], bool]) -> Check:
-    def check(value: Any) -> None:
-        if not holds(value):
-            raise ValueError(f"must be {what}, got {value}")
-
-    return check
-
-
-def whole(low: int, high: int | None = None) -> Check:
-    """Accept whole numbers from `low`, up to `high` if there is one."""
-    if high is None:
-        return _must_be(f"a whole number ≥ {low}", lambda value: value >= low)
-    return _must_be(f"a whole number from {low} to {high}", lambda value: low <= value <= high)
-
-
-_POSITIVE = _must_be("a positive number", lambda value: 0 < value < math.inf)
-_NOT_NEGATIVE = _must_be("a number ≥ 0", lambda value: 0 <= value < math.inf)
-_BELOW_ONE = _must_be("a number from 0 to below 1", lambda value: 0 <= value < 1)
+_POSITIVE = real(0, accepts="a positive number", open_low=True)
+_BELOW_ONE = real(0, 1, "a number from 0 to below 1", open_high=True)
 
 
 class Interval(NamedTuple):
@@ -68,30 +51,34 @@ class Interval(NamedTuple):
 
 
 def parse_interval(text: str) -> Interval:
-    """`500` iterations, `10min`, `90s`. Raises ValueError."""
-    try:
-        found = Interval(parse_size(text), None) if text.strip()[-1:].isdigit() else Interval(None, parse_time(text))
-    except ValueError:
-        found = Interval(0, None)
-    if not (found.iterations or found.seconds):
-        raise ValueError(f"{text!r} is neither a number of iterations nor a time above 0, such as 500 or 10min")
+    """`500` iterations, `10min`, `90s`, above 0. Raises ValueError."""
+    found = Interval(parse_size(text), None) if text.strip()[-1:].isdigit() else Interval(None, parse_time(text))
+    if not any(found):
+        raise ValueError(f"{text!r} is no time")
     return found
 
 
 def parse_timeout(text: str) -> float:
     """`30s`, `10min` → seconds > 0; infinite for `0`. Raises ValueError."""
-    try:
-        seconds = math.inf if text.strip() == "0" else parse_time(text)
-    except ValueError as error:
-        raise ValueError(f"{error}; 0: for ever") from None
+    seconds = parse_time(text) if text.strip() != "0" else math.inf
     if seconds <= 0:
-        raise ValueError(f"must be above 0, or 0 for ever, got {text!r}")
+        raise ValueError(f"{text!r} is no time")
     return seconds
 
 
-def _setting(group: str, default: Any, help: str, accepts: Check | None = None, **about: Any) -> Any:
+def _readable(parse: Callable[[str], Any], accepts: str) -> Kind:
+    """Text that `parse` takes."""
+
+    def read(text: str) -> str:
+        parse(text)
+        return text
+
+    return Kind(read, accepts)
+
+
+def _setting(group: str, default: Any, help: str, kind: Kind | None = None, **about: Any) -> Any:
     """A field of `Settings`; `Setting` says what the arguments are."""
-    return field(default=default, metadata={"group": group, "help": help, "accepts": accepts, **about})
+    return field(default=default, metadata={"group": group, "help": help, "kind": kind, **about})
 
 
 _method, _problem, _run, _output = (partial(_setting, group) for group in (METHOD, PROBLEM, RUN, OUTPUT))
@@ -106,7 +93,7 @@ class Settings:
         None, "NAME[:ARG][,key=value…] or FILE.py:Class. Default: onebit; uniform:8 for dcd and ecd."
     )
     server: str = _method(
-        "root", "root: rank 0 is the server. sharded: every rank, of 1/N of the vector.", choices=SERVERS
+        "root", "root: rank 0 is the server. sharded: every rank, of 1/N of the vector.", choice(*SERVERS)
     )
     topology: str = _method(
         "ring", f"Gossip graph: {', '.join(TOPOLOGIES)} or file:EDGES.", names=(*TOPOLOGIES, "file:")
@@ -123,18 +110,18 @@ class Settings:
     )
     data_dir: Path | None = _problem(None, "Folder of the data files. Default: $MPISQUEEZE_DATA, else ./data.")
     samples: int | None = _problem(
-        None, "Train on so many samples, drawn once from the training set by the seed. Default: all.", whole(1)
+        None, "Train on so many samples, drawn once from the training set by the seed. Default: all.", integer(1)
     )
     test_samples: int | None = _problem(
-        None, "Evaluate on so many of the test set, drawn likewise. Default: all.", whole(1)
+        None, "Evaluate on so many of the test set, drawn likewise. Default: all.", integer(1)
     )
     partition: str = _problem(
         "iid", "iid, label or dirichlet:ALPHA: how samples spread over ranks.", names=("iid", "label", "dirichlet:")
     )
 
-    iterations: int | None = _run(None, "Length of the run.", whole(1))
+    iterations: int | None = _run(None, "Length of the run.", integer(1))
     epochs: float | None = _run(None, f"Length of the run. Default: {DEFAULT_EPOCHS:g}.", _POSITIVE)
-    batch_size: int = _run(16, "Samples a rank and iteration.", whole(1, MAX_BATCH))
+    batch_size: int = _run(16, "Samples a rank and iteration.", integer(1, MAX_BATCH))
     lr: float | None = _run(
         None, f"Learning rate γ. Default: {DEFAULT_LR}; 0.05 for problems that need torch.", _POSITIVE
     )
@@ -146,24 +133,26 @@ class Settings:
         "β of heavy-ball momentum on each rank's gradient: m ← βm + g, and m is exchanged in place of g.",
         _BELOW_ONE,
     )
-    weight_decay: float = _run(0.0, "λ: adds λx to each gradient.", _NOT_NEGATIVE)
+    weight_decay: float = _run(0.0, "λ: adds λx to each gradient.", real(0))
     clip_norm: float | None = _run(None, "Scale each rank's gradient down to this l2 norm.", _POSITIVE)
-    seed: int = _run(1, "Seed for data order, initial point and compressors.", whole(0, MAX_SEED))
-    dtype: str = _run("float32", "float32 or float64.", choices=DTYPES)
-    device: str = _run("auto", "auto (a GPU where every rank has one), cpu or cuda.", choices=DEVICES)
-    buffers: str = _run("auto", "auto, device or staged: whether MPI is handed GPU memory.", choices=BUFFERS)
+    seed: int = _run(1, "Seed for data order, initial point and compressors.", integer(0, MAX_SEED))
+    dtype: str = _run("float32", "float32 or float64.", choice(*DTYPES))
+    device: str = _run("auto", "auto (a GPU where every rank has one), cpu or cuda.", choice(*DEVICES))
+    buffers: str = _run("auto", "auto, device or staged: whether MPI is handed GPU memory.", choice(*BUFFERS))
     threads: int = _run(
-        1, "Threads a rank for the compiled CPU kernels; those of NumPy and CUDA take no notice.", whole(1, MAX_THREADS)
+        1,
+        "Threads a rank for the compiled CPU kernels; those of NumPy and CUDA take no notice.",
+        integer(1, MAX_THREADS),
     )
-    warmup: int = _run(3, "First iterations that the summary leaves out of its times.", whole(0))
+    warmup: int = _run(3, "First iterations that the summary leaves out of its times.", integer(0))
     link: str | None = _run(
         None, "Emulate a network between the ranks of this host: latency=5ms,bandwidth=100mbit[,gap=20us]."
     )
     chunk: int | None = _run(
-        None, "Bytes of a message in a pipelined exchange. Default: by the cost model.", whole(1), metavar="SIZE"
+        None, "Bytes of a message in a pipelined exchange. Default: by the cost model.", integer(1), metavar="SIZE"
     )
     tree: str | None = _run(
-        None, f"How a root's answer reaches all: {', '.join(TREES)}. Default: by the cost model.", choices=TREES
+        None, f"How a root's answer reaches all: {', '.join(TREES)}. Default: by the cost model.", choice(*TREES)
     )
     barrier: bool = _run(True, "Meet before each exchange, so that waiting is not booked as communication.")
     overlap: bool = _run(
@@ -172,24 +161,24 @@ class Settings:
     timeout: str | None = _run(
         None,
         f"End all ranks when an iteration takes longer: 30s, 10min; 0: wait for ever. Default: {DEFAULT_TIMEOUT}.",
-        parse_timeout,
+        _readable(parse_timeout, "a time above 0, or 0 for ever"),
         metavar="TIME",
     )
     checksum: bool = _run(False, "Send each message's CRC-32 behind it, and check it; 4 bytes more.")
 
     eval_every: int | None = _output(
-        None, "Iterations between evaluations; 0: only before and after. Default: an epoch.", whole(0)
+        None, "Iterations between evaluations; 0: only before and after. Default: an epoch.", integer(0)
     )
     out: Path | None = _output(None, "Run folder, new or empty. Default: results/<time>-<algorithm>-<compressor>-n<N>.")
     consensus_every: int = _output(
-        1, "Gossip: iterations between measurements of the consensus distance; 0: never.", whole(0)
+        1, "Gossip: iterations between measurements of the consensus distance; 0: never.", integer(0)
     )
     per_rank: bool = _output(False, "Log every rank in ranks.jsonl.")
     save_model: bool = _output(False, "Write model.npz: x, every rank's parameters.")
     checkpoint_every: str | None = _output(
         None,
         "Save what --resume needs, in the run folder: after so many iterations, or 10min.",
-        parse_interval,
+        _readable(parse_interval, "a number of iterations or a time above 0, such as 500 or 10min"),
         metavar="COUNT|TIME",
     )
 
@@ -198,13 +187,13 @@ class Settings:
         """Settings by name, as `Setting.checked` takes them; the others have their defaults. Raises UsageError."""
         for name in values:
             if name not in SETTINGS:
-                raise UsageError(f"{name!r} is no setting{suggestion(name, SETTINGS)}")
+                raise UsageError(f"{name!r} is no setting{moved(name) or suggestion(name, SETTINGS)}")
         return Settings(**{name: SETTINGS[name].checked(value) for name, value in values.items()})
 
     def check(self) -> None:
         """Raise UsageError, naming the option, for a value that is not accepted whatever the others are."""
         for name, setting in SETTINGS.items():
-            setting.check(getattr(self, name))
+            setting.checked(getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -214,20 +203,18 @@ class Setting:
     Attributes:
         default: None where the run works it out; `help` says how.
         group: the heading in help and in `--dump-config`.
-        accepts: raises ValueError for a value that it does not accept.
-        metavar: stands for the value in help. Default: by the kind.
-        choices: all that is accepted; `help` lists them.
-        names: what completion offers where there are no choices.
+        kind: what it accepts, and how that is read.
+        metavar: stands for the value in help. Default: by the type.
+        names: what completion offers where the kind has no choices.
     """
 
     name: str
-    kind: type[Any]
+    type: type[Any]
     default: Any
     group: str
     help: str
-    accepts: Check | None
+    kind: Kind
     metavar: str | None = None
-    choices: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
 
     @property
@@ -237,42 +224,31 @@ class Setting:
     def convert(self, value: Any) -> Any:
         """The value of a text, as the command line, the environment and sweeps have it, or of a TOML or JSON value.
 
-        A flag's text is true or false, 1 or 0; null is a setting that is not set. Raises ValueError.
+        A flag's text is true or false, 1 or 0; null is a setting that is not set.
+
+        Raises:
+            ValueError: says what is accepted.
         """
-        if isinstance(value, str):
-            return _READERS.get(self.kind, self.kind)(value)
         if value is None and self.default is None:
             return None
-        accepted = (int, float) if self.kind is float else self.kind
-        if not isinstance(value, accepted) or (isinstance(value, bool) and self.kind is not bool):
-            raise ValueError(f"must be {_KINDS[self.kind]}, got {value!r}")
         try:
-            return self.kind(value)
-        except OverflowError:
-            raise ValueError("is too large a number") from None
-
-    def check(self, value: Any) -> None:
-        """Raise UsageError, naming the option, for a value that is not accepted."""
-        if value is not None and self.choices:
-            check_choice(self.option, value, self.choices)
-        try:
-            if value is not None and self.accepts:
-                self.accepts(value)
-        except ValueError as error:
-            raise UsageError(str(error), self.option) from None
+            if self.type in (str, Path) and not isinstance(value, str | Path):
+                raise ValueError
+            return self.kind(str(value).lower() if isinstance(value, bool) else str(value))
+        except ValueError:
+            near = suggestion(str(value), self.kind.choices)
+            raise ValueError(f"must be {self.kind.accepts}, got {describe_value(value)}{near}") from None
 
     def checked(self, value: Any) -> Any:
-        """Convert a value and check it. Raises UsageError, naming the option."""
+        """As `convert`, but raises UsageError, which names the option."""
         try:
-            found = self.convert(value)
+            return self.convert(value)
         except ValueError as error:
             raise UsageError(str(error), self.option) from None
-        self.check(found)
-        return found
 
     def typed(self, value: Any) -> list[str]:
         """The arguments that give it this value on a command line."""
-        if self.kind is bool:
+        if self.type is bool:
             return [self.option if value else self.option.replace("--", "--no-", 1)]
         return [self.option, str(value)]
 
@@ -288,30 +264,44 @@ def name_of(option: str | None) -> str:
 
 
 def _flag(text: str) -> bool:
-    return text == "1" if text in ("0", "1") else flag(text)
+    return text == "1" if text in ("0", "1") else bool(flag(text))
 
 
-def _whole(text: str) -> int:
-    return -parse_size(text[1:]) if text.startswith("-") else parse_size(text)
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is not a number") from None
-
-
-_READERS: dict[type[Any], Callable[[str], Any]] = {bool: _flag, int: _whole, float: _number}
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+_KINDS = {bool: Kind(_flag, flag.accepts), float: real(), str: Kind(str, "text"), Path: Kind(Path, "a path")}
 
 
 def _declared() -> Iterator[Setting]:
     hints = get_type_hints(Settings)
     for item in fields(Settings):
-        kinds = get_args(hints[item.name]) or (hints[item.name],)
-        yield Setting(item.name, kinds[0], item.default, **item.metadata)
+        kind, *_ = get_args(hints[item.name]) or (hints[item.name],)
+        about = {**item.metadata, "kind": item.metadata["kind"] or _KINDS[kind]}
+        yield Setting(item.name, kind, item.default, **about)
 
 
 #: The settings by name, in the order of their declaration.
 SETTINGS = {setting.name: setting for setting in _declared()}
+
+
+#: Settings of earlier versions that are parameters of algorithms now: of which, under which name, and their defaults.
+_FORMER: dict[str, tuple[tuple[str, ...], str, Any]] = {
+    "eta": (("choco", "deepsqueeze"), "eta", None),
+    "order": (("dpsgd",), "order", "atc"),
+    "memory_lr": (("memsgd",), "lr", "outside"),
+}
+
+
+def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config.json of any version as this one writes it: former settings are part of the algorithm's spec."""
+    found = {name: value for name, value in config.items() if name not in _FORMER}
+    for name, (algorithms, key, default) in _FORMER.items():
+        if config.get("algorithm") in algorithms and config.get(name, default) != default:
+            found["algorithm"] = f"{config['algorithm']}:{key}={config[name]}"
+    return found
+
+
+def moved(name: str) -> str:
+    """For an error about a name that is no setting: where a setting of earlier versions went, or an empty string."""
+    if name not in _FORMER:
+        return ""
+    algorithms, key, _ = _FORMER[name]
+    return f'; it is a parameter of {" and ".join(algorithms)}: algorithm = "{algorithms[0]}:{key}=…"'

@@ -21,7 +21,8 @@ from mpisqueeze.analysis.ranking import rank_runs
 from mpisqueeze.cli.app import run
 from mpisqueeze.costs.link import Link
 from mpisqueeze.modelling.bandwidth import times_by_bandwidth
-from mpisqueeze.modelling.predict import Coding, Method, predict
+from mpisqueeze.modelling.methods import Method
+from mpisqueeze.modelling.predict import Work, predict, terms_of
 from mpisqueeze.parts.registry import algorithms, compressors
 from mpisqueeze.record.reading import read_run, read_runs
 from mpisqueeze.report.charts import Axis, Bar, BarChart, LineChart, Series
@@ -259,7 +260,8 @@ def test_times_by_bandwidth_are_the_cost_models_with_what_was_measured_beside() 
     method = Method.of(algorithms.find("sgd"), compressors.find("identity"), "root", "ring")
     link = Link.hockney(1e-3, float(lines["sgd"].x[7]))
     # The median gradient of all runs; 0.1 s for every other phase.
-    expected = predict(method, method.traffic(2, 10, "float32"), Coding(0.1, 0.1, 0.0, 0.1), link, 0.1)
+    work = Work(0.1, 0.1, 0.0, 0.1)
+    expected = predict(method, method.traffic(2, 10, "float32"), work, terms_of(2, link), 0.1)
     assert lines["sgd"].y[7] == pytest.approx(expected.iteration_s)
     assert (np.diff(lines["sgd"].y) <= 0).all(), "more bandwidth costs nothing"
 

@@ -10,14 +10,17 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
+import msgspec
 import numpy as np
 import pytest
 
 from mpisqueeze.analysis.ranking import default_target, rank_runs, smooth, window_of
 from mpisqueeze.cli.app import run
 from mpisqueeze.errors import UsageError
+from mpisqueeze.record import types
+from mpisqueeze.record.figures import ITERATION_LINE
 from mpisqueeze.record.reading import read_run
 from mpisqueeze.runs.pairs import expand, parse_pair, parse_sweep
 from mpisqueeze.settings import Settings
@@ -297,3 +300,27 @@ def test_a_swept_compressor_leaves_full_vectors_alone() -> None:
     pairs = [parse_pair(text) for text in ("sgd", "memsgd")]
     entries = expand(pairs, [parse_sweep("compressor=onebit;qsgd:2,bucket=64")], Settings())
     assert [entry.name for entry in entries] == ["sgd", "memsgd/onebit", "memsgd/qsgd:2,bucket=64"]
+
+
+def undeclared(value: Any, kind: Any, where: str) -> list[str]:
+    """Keys that a value has beyond those of its typed dictionary, whose types it fits."""
+    msgspec.convert(value, kind)
+    known = get_type_hints(kind)
+    return [f"{where}.{key}" for key in value if key not in known]
+
+
+def test_what_is_written_is_what_is_declared() -> None:
+    length = ["--problem", "quadratic:20", "--iterations", "6"]
+    assert run(["compare", "sgd", "csgd/qsgd:4", *length, "--seed", "3", "--out", "c"]) == 0
+    folder = Path("c/02-csgd-qsgd-4")
+    config, environment, summary = (
+        json.loads((folder / f"{name}.json").read_text()) for name in ("config", "environment", "summary")
+    )
+    msgspec.convert(config, types.Config)
+    assert undeclared(environment, types.Environment, "environment") == []
+    assert undeclared(environment["hosts"][0], types.Host, "host") == []
+    assert undeclared(summary, types.Summary, "summary") == []
+    assert types.Summary.__annotations__.keys() <= summary.keys()
+    msgspec.convert(json.loads(Path("c/compare.json").read_text()), types.Comparison)
+    for line in (folder / "iterations.jsonl").read_text().splitlines():
+        assert [*json.loads(line)] == [*ITERATION_LINE.__struct_fields__]

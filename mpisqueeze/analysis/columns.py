@@ -40,7 +40,7 @@ class Column:
     sound: bool = False
 
     def of(self, row: Mapping[str, Any]) -> Any:
-        """A row's value; None where it has none."""
+        """The value of a row; None where it has none."""
         if self.sound and row["status"] in BROKEN:
             return None
         return row[self.key] if self.key in row else row["evaluation"].get(self.key)
@@ -61,7 +61,7 @@ def _recorded(figure: Figure) -> Column:
     return Column(key, figure.heading, figure.title, figure.unit, kind, bool(figure.heading), best)
 
 
-#: What summaries have of the recorded figures, by their names.
+#: Columns of the recorded figures that a summary has, by the figure's name.
 RECORDED = {figure.name: _recorded(figure) for figure in LOGGED if figure.over_iterations}
 _HEAD = [
     Column("position", "#", "position", "count", "head", False, ""),

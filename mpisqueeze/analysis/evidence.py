@@ -76,7 +76,7 @@ class Evidence:
         return found[0] if len(found) == 1 else np.array(found)
 
     def slope(self, values: Any) -> float:
-        """Of the least-squares line through a figure's points; NaN for fewer than two of them."""
+        """The slope of the least-squares line through a figure's points; NaN for fewer than two of them."""
         values = np.atleast_1d(values)
         if values.size < 2 or not np.isfinite(values).all():
             return math.nan

@@ -195,12 +195,12 @@ def summaries_of(runs: Sequence[RunLog], ranking: Ranking) -> list[dict[str, Any
 
 @dataclass(frozen=True)
 class Winner:
-    """Who reached the target loss for least.
+    """The run that reached the target loss for least.
 
     Attributes:
         title: `Fewest bytes` or `Least time`.
         row: the winner's row of the ranking.
-        cost: what it took, in words.
+        cost: bytes or time, in words.
         relative: over the first run's cost; None if the winner is the first run, or if that did not get there.
     """
 
@@ -211,7 +211,7 @@ class Winner:
 
 
 def winners(ranking: Ranking) -> list[Winner]:
-    """Who reached the target loss with the fewest bytes, and who in the least time; none where no run did."""
+    """The runs that reached the target loss with the fewest bytes and in the least time; none where no run did."""
     # A run that broke down later has shown no way to get there.
     able = [row for row in ranking.rows if row["bytes_to_target"] is not None and row["status"] not in BROKEN]
     if not able:
@@ -229,7 +229,7 @@ def winners(ranking: Ranking) -> list[Winner]:
 
 
 def verdict(ranking: Ranking) -> list[str]:
-    """Who reached the target loss with the fewest bytes, and who in the least time: a sentence each."""
+    """A sentence each on the run that reached the target loss with the fewest bytes, and in the least time."""
     if ranking.target_loss is None:
         return ["No run ended well, so that there is no target loss to compare costs at; give --target-loss."]
     where = f"the target loss {significant(ranking.target_loss, 4)}"

@@ -1,4 +1,4 @@
-"""What a shell completes: names of parts, of choices and of presets, found without importing any part."""
+"""Names that a shell completes: of parts, choices and presets, found without importing any part."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def names_for(setting: Setting) -> Completer | None:
     """A completer for a setting's values; None for numbers and paths."""
     if setting.name in ("algorithm", "compressor", "problem"):
         return parts(f"{setting.name}s")
-    names = setting.choices or setting.names
+    names = setting.kind.choices or setting.names
     return offering(names) if names else None
 
 

@@ -27,7 +27,7 @@ _TARGETS = {
     "csv": ("FILE|-", "Write the table as CSV."),
     "markdown": ("FILE|-", "Write the table as Markdown."),
     "html": ("FILE|-", "Write a page of tables and plots, complete in itself."),
-    "plot": ("FILE", "Draw into a .png, .svg or .pdf file, or here: terminal."),
+    "plot": ("FILE", "Draw into a .png, .svg or .pdf file, or here with `terminal`."),
 }
 _METAVARS = {int: "COUNT", float: "NUMBER", str: "SPEC", Path: "PATH"}
 
@@ -100,19 +100,21 @@ def _place(parameter: inspect.Parameter) -> int:
 
 def _option(name: str, kind: Any, flags: str, group: str, help: str, **about: Any) -> inspect.Parameter:
     """An option that is None unless it is typed."""
-    annotation = Annotated[kind | None, typer.Option(flags, rich_help_panel=group, help=help, **about)]
+    annotation = Annotated[
+        kind | None, typer.Option(flags, rich_help_panel=group, help=help, show_default=False, **about)
+    ]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 def _of_setting(setting: Setting, help: str) -> inspect.Parameter:
     text, default = help.replace("[", "\\["), setting.default
-    if setting.kind is bool:
+    if setting.type is bool:
         (yes,), (no,) = setting.typed(True), setting.typed(False)
         text += f" [dim]\\[default:\u00a0{(yes if default else no).removeprefix('--')}][/]"
         return _option(setting.name, bool, f"{yes}/{no}", setting.group, text)
     if default is not None:
         text += f" [dim]\\[default:\u00a0{default}][/]"
-    metavar = setting.metavar or ("NAME" if setting.choices else _METAVARS[setting.kind])
+    metavar = setting.metavar or ("NAME" if setting.kind.choices else _METAVARS[setting.type])
     # As text, whatever it is, so that it is read as in a file; a path, too, which the shell completes by itself.
     return _option(
         setting.name, str, setting.option, setting.group, text, metavar=metavar, autocompletion=names_for(setting)

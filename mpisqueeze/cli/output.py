@@ -1,4 +1,4 @@
-"""Where a command's results go: a screen that takes colours and live updates or not, files, or stdout alone."""
+"""The output of a command: a screen that takes colours and live updates or not, files, or stdout alone."""
 
 from __future__ import annotations
 

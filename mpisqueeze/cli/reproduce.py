@@ -13,7 +13,7 @@ from mpisqueeze.errors import ExitCode, UsageError
 from mpisqueeze.files import write_text
 from mpisqueeze.settings import Settings
 
-#: What it leaves beside its runs.
+#: The page that it leaves beside its runs.
 PAGE = "report.html"
 
 
@@ -90,7 +90,7 @@ def reproduce(
 
 
 def _list(output: Output) -> int:
-    """Show what there is to choose from."""
+    """Show the claims that there are."""
     from rich import box
     from rich.table import Table
 

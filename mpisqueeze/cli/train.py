@@ -10,7 +10,7 @@ from mpisqueeze.cli.options import ConfigOption, command, in_run
 from mpisqueeze.cli.output import Output
 from mpisqueeze.errors import ExitCode, UsageError
 from mpisqueeze.files import write_text
-from mpisqueeze.settings import SETTINGS, Settings, option_of
+from mpisqueeze.settings import SETTINGS, option_of
 
 #: Settings that may be given beside --resume, as they change how the run goes on and not what it is.
 _WITH_RESUME = ("iterations", "epochs", "checkpoint_every", "timeout", "data_dir")
@@ -56,7 +56,7 @@ def train(
         if resume is None:
             return resolve(Asked(given, config), os.environ)
         # A run that is resumed asks neither environment nor file.
-        return Resolved(continued(resumed_config(resume), Settings(**given)))
+        return Resolved(continued(resumed_config(resume), given))
 
     world = join()
     # Other hosts may see neither rank 0's variables nor its files.

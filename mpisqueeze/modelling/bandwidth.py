@@ -19,7 +19,7 @@ from mpisqueeze.record.calibration import Calibration
 from mpisqueeze.record.reading import RunLog
 
 if TYPE_CHECKING:
-    from mpisqueeze.modelling.predict import Method
+    from mpisqueeze.modelling.methods import Method
 
 #: Bits a second between which times are modelled, and points a decade.
 SLOWEST, FASTEST = 1e7, 1e11
@@ -158,7 +158,7 @@ def _method(run: RunLog) -> Method:
 
         # Nothing here sends.
         mpi4py.rc.initialize = False
-    from mpisqueeze.modelling.predict import Method
+    from mpisqueeze.modelling.methods import Method
     from mpisqueeze.parts import registry
 
     config = run.config
@@ -207,15 +207,15 @@ def _said(link: Link, source: str) -> str:
 
 
 def _modelled(members: Sequence[_Ran], link: Link, compute_s: float) -> float:
-    from mpisqueeze.modelling.predict import Coding, Told, predict
+    from mpisqueeze.modelling.predict import Work, predict, terms_of
 
     run, method = members[0].run, members[0].method
     encode, decode, update = (
         median(_time(item.run, phase) for item in members) for phase in ("encode_s", "decode_s", "update_s")
     )
     traffic = method.traffic(run.summary["ranks"], run.summary["dimension"], run.summary["dtype"])
-    told = Told(run.config.get("chunk"), run.config.get("tree"))
-    return predict(method, traffic, Coding(encode, decode, 0.0, update), link, compute_s, told).iteration_s
+    work = Work(encode, decode, 0.0, update)
+    return predict(method, traffic, work, terms_of(traffic.ranks, link, run.config), compute_s).iteration_s
 
 
 def _time(run: RunLog, phase: str) -> float:
@@ -233,7 +233,7 @@ def _names(groups: dict[tuple[Any, ...], list[_Ran]]) -> dict[tuple[Any, ...], s
     names = {}
     for key, members in groups.items():
         method = members[0].method
-        label = method.algorithm.name
+        label = method.algorithm.label
         label += "" if method.compressor_name == "identity" else f"/{method.compressor_name}"
         label += " sharded" if method.server == "sharded" else ""
         names[key] = members[0].run.name if len(members) == 1 else label

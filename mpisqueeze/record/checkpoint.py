@@ -1,4 +1,4 @@
-"""Checkpoints on disk: what a run continues from, bit for bit.
+"""Checkpoints on disk, from which a run continues bit for bit.
 
 `checkpoint/00000120/` holds `rank-0003.npz` for each rank, its arrays, and `manifest.json`, which is written last and
 has each file's SHA-256. A folder without a manifest, or with a file that does not match, is no checkpoint. The last
@@ -39,15 +39,15 @@ class DamagedError(Exception):
 
 
 class Past(msgspec.Struct, frozen=True):
-    """What the summary needs of the iterations before."""
+    """Sums over the iterations before: wall time, and the bytes that each rank sent and received."""
 
-    wall_s: Seconds
-    resumed_after: list[Count]
-    bytes_by_rank: list[tuple[Count, Count]]
+    wall_s: Seconds = 0.0
+    resumed_after: list[Count] = []
+    bytes_by_rank: list[tuple[Count, Count]] = []
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What a checkpoint says of itself.
+    """A checkpoint's own description, manifest.json.
 
     Attributes:
         path: its folder.
@@ -55,7 +55,7 @@ class Manifest(msgspec.Struct, frozen=True):
         ranks: how many wrote it.
         settings: those of the run that must not change.
         log: bytes of each log file at that iteration.
-        record: what the summary needs of the iterations before.
+        record: of the iterations before.
         files: SHA-256 of each rank's file, by its name.
     """
 
@@ -68,7 +68,7 @@ class Manifest(msgspec.Struct, frozen=True):
     files: dict[str, str]
 
 
-#: What the file has of it, besides its version and its own SHA-256.
+#: The fields that are in the file, besides its version and its own SHA-256.
 _BODY = Manifest.__struct_fields__[1:]
 
 
@@ -154,7 +154,7 @@ class Writer:
 
     @property
     def busy(self) -> bool:
-        """The thread is still at it."""
+        """Whether the thread is still at it."""
         return self._thread is not None and self._thread.is_alive()
 
     def finish(self) -> str:
@@ -181,17 +181,13 @@ class Writer:
         except OSError as error:
             self._failure = error
 
-    def publish(self, facts: dict[str, Any], digests: list[str]) -> None:
+    def publish(self, settings: dict[str, Any], log: dict[str, int], record: Past, digests: list[str]) -> None:
         """On rank 0: make the checkpoint valid that all ranks have written, and drop all but the last ones."""
         assert self.pending is not None
         part = self.folder_of(self.pending)
-        body = {
-            "iteration": self.pending,
-            "ranks": len(digests),
-            **facts,
-            "files": {file_of(rank): digest for rank, digest in enumerate(digests)},
-        }
-        body = json.loads(json.dumps(body))
+        files = {file_of(rank): digest for rank, digest in enumerate(digests)}
+        manifest = Manifest(part, self.pending, len(digests), settings, log, record, files)
+        body = {key: msgspec.to_builtins(getattr(manifest, key)) for key in _BODY}
         write_json(part / MANIFEST, {"schema_version": SCHEMA_VERSION, **body, "sha256": _digest_of(body)})
         final = self._folder / f"{self.pending:08}"
         if os.path.exists(final):
@@ -211,6 +207,6 @@ class Writer:
 
 
 def discard_unfinished(run: Path) -> None:
-    """Remove what a killed run had begun to write."""
+    """Remove the checkpoint that a killed run had begun to write."""
     for path in (run / FOLDER).glob("*.part"):
         shutil.rmtree(path, ignore_errors=True)

@@ -14,7 +14,10 @@ CLAIMS = "claims.json"
 
 
 class Decision(TypedDict):
-    """What decides in words, and as an expression; with numbers in place, and whether it holds, if it was tested."""
+    """A condition of a claim: in words, as an expression, with its numbers in place, and whether it holds.
+
+    The last two are None where the claim was not tested.
+    """
 
     text: str
     holds: str
@@ -39,7 +42,7 @@ class _Kind(TypedDict):
 
 
 class Figure(_Kind, total=False):
-    """What is drawn of a claim."""
+    """The chart of a claim: losses, or a figure `y` over the values of the sweep."""
 
     label: str
 

@@ -77,7 +77,7 @@ def _printable(value: Any) -> Any:
 
 
 def complaint(error: msgspec.ValidationError, value: Any) -> str:
-    """What is wrong in a value, in the words of a message that begins with where the value is from."""
+    """The end of a message that begins with the place of the value: which field is wrong, and how."""
     found = re.fullmatch(r"(.*?)(?: - at `\$\.?(.*)`)?", str(error), re.DOTALL)
     assert found is not None
     text, place = found[1], found[2] or ""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Column = NDArray[np.float64]
 Unit = Literal["s", "bytes", "count", ""]
 
-#: What a log may hold: any float, or for bytes, messages and seconds what is not negative.
+#: Values that a log may hold. Bytes, messages and seconds are not negative.
 Value = Annotated[float, msgspec.Meta(ge=-1.7e308, le=1.7e308)] | None
 Amount = Annotated[float, msgspec.Meta(ge=0, le=1e30)]
 
@@ -135,7 +135,7 @@ def no_columns() -> dict[str, Column]:
 
 
 def summarized(columns: Mapping[str, Column], warmup: int) -> dict[str, Any]:
-    """What summary.json has of the figures; `warmup` iterations count for totals alone."""
+    """The figures in summary.json; the first `warmup` iterations count for totals alone."""
     found: dict[str, Any] = {"times": {name: statistics(columns[name][warmup:]) for name in TIMES}}
     for figure in LOGGED:
         values = columns[figure.name]

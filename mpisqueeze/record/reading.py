@@ -16,16 +16,17 @@ import numpy as np
 from mpisqueeze.errors import UsageError
 from mpisqueeze.record.decoding import Count, Number, as_type, parsed, read_object
 from mpisqueeze.record.figures import LOGGED, READ_LINE, Column, no_columns, summarized
-from mpisqueeze.record.summary import summary_of
+from mpisqueeze.record.summary import algorithm_of, summary_of
 from mpisqueeze.record.types import Comparison as ComparisonFile
 from mpisqueeze.record.types import Config, Environment, Summary
+from mpisqueeze.settings import upgraded
 
 COMPARISON = "compare.json"
 #: Bytes of a log that are decoded at once; no line is longer.
 _BLOCK = 1 << 20
 
 _DECODER = msgspec.json.Decoder(READ_LINE)
-#: What a run that has no folder is known by.
+#: Fields that a summary needs where the run has no folder.
 _NEEDED = ("algorithm", "compressor", "dtype", "ranks", "iterations", "warmup", "bytes_sent", "messages")
 _VALUES = attrgetter(*(figure.name for figure in LOGGED))
 
@@ -96,7 +97,7 @@ def read_run(path: Path, name: str | None = None) -> RunLog:
     Raises:
         UsageError: no run folder, or a damaged one.
     """
-    config = read_settings(path, "RUN")
+    config = read_settings(path)
     columns = _columns(path / "iterations.jsonl")
     evaluations = _evaluations(path / "evaluations.jsonl")
     environment = _object(path / "environment.json", Environment) if os.path.exists(path / "environment.json") else {}
@@ -104,16 +105,16 @@ def read_run(path: Path, name: str | None = None) -> RunLog:
     summary = summary_of(config, environment, columns, evaluations, "killed", reason, str(path))
     if os.path.exists(path / "summary.json"):
         summary = _completed(summary, _object(path / "summary.json", Summary))
-    label = config.get("parts", {}).get("algorithm", {}).get("name", config["algorithm"])
+    label = algorithm_of(config)
     # Full vectors need no mention.
     label += "" if config["compressor"] == "identity" else f"/{config['compressor']}"
     planned, per_epoch = config["iterations"], config["iterations_per_epoch"]
     return RunLog(name or label, path, summary, planned, per_epoch, columns, evaluations, config, environment)
 
 
-def read_settings(path: Path, option: str) -> dict[str, Any]:
-    """The object of a run folder's config.json. Raises UsageError, blaming `option`."""
-    return _object(path / "config.json", Config, option)
+def read_settings(path: Path, option: str = "RUN") -> dict[str, Any]:
+    """The object of a run folder's config.json, as this version writes it. Raises UsageError, blaming `option`."""
+    return upgraded(_object(path / "config.json", Config, option))
 
 
 def folderless(name: str, summary: dict[str, Any]) -> RunLog:
@@ -224,7 +225,7 @@ def _blocks(path: Path) -> Iterator[bytes]:
     try:
         with open(path, "rb") as stream:
             while block := stream.read(_BLOCK):
-                # What follows the last newline was being written when the run ended.
+                # A line without its newline was being written when the run ended.
                 lines, newline, rest = (rest + block).rpartition(b"\n")
                 if newline:
                     yield lines

@@ -24,7 +24,7 @@ def sgd_bytes(ranks: int, full_vector: int) -> int:
 
 
 def traffic(sent: int, messages: int, iterations: int, ranks: int, full_vector: int) -> dict[str, Any]:
-    """What all ranks sent in a run, beside what plain `sgd` would have sent; bytes, `full_vector` that of x."""
+    """Bytes that all ranks sent in a run, beside those of plain `sgd`; `full_vector`: bytes of x."""
     plain = sgd_bytes(ranks, full_vector) * iterations
     return {
         "bytes_sent": sent,
@@ -36,6 +36,12 @@ def traffic(sent: int, messages: int, iterations: int, ranks: int, full_vector: 
         "ratio_vs_sgd": plain / sent if sent else None,
         "full_vectors_per_iteration": sent / (full_vector * iterations) if full_vector and iterations else None,
     }
+
+
+def algorithm_of(config: Mapping[str, Any]) -> str:
+    """The name of a run's algorithm in tables: its spec, or the name of a plug-in."""
+    part = config.get("parts", {}).get("algorithm", {})
+    return str(config["algorithm"] if part.get("origin") == "built-in" else part.get("name", config["algorithm"]))
 
 
 def summary_of(
@@ -65,7 +71,7 @@ def summary_of(
         "status": status,
         "reason": reason,
         "signal": None,
-        "algorithm": config.get("parts", {}).get("algorithm", {}).get("name", config["algorithm"]),
+        "algorithm": algorithm_of(config),
         "compressor": config["compressor"],
         "server": config.get("server"),
         "problem": config.get("problem"),
@@ -132,7 +138,7 @@ def summarize(
         "port_bytes_per_iteration": int(recorder.by_rank.max()) / done if done else None,
         "bytes_by_rank": _by_rank(recorder.by_rank.tolist()),
         "interface_bytes_by_rank": None if interfaces is None else _by_rank(interfaces),
-        "chunks": schedule.chunks if schedule else None,
+        "chunks": schedule.sections if schedule else None,
         "tree": (schedule.way or None) if schedule else None,
         "payload_bytes": payload,
         "full_vectors_formula": getattr(algorithm, "formula", "") or None,

@@ -1,4 +1,4 @@
-"""What the JSON files of a run folder hold; a reader ignores fields that are not named here."""
+"""Types of the JSON files of a run folder. A reader ignores fields that are not named here."""
 
 from typing import Annotated, Literal, TypedDict
 
@@ -64,7 +64,7 @@ class Host(TypedDict, total=False):
 
 
 class LinkModel(TypedDict):
-    """What the cost model was told: s, s, and s a byte."""
+    """The link as the cost model sees it: s, s, and s a byte."""
 
     latency: Seconds
     gap: Seconds
@@ -116,7 +116,7 @@ class _Statistics(TypedDict):
 
 
 class Statistics(_Statistics, total=False):
-    """Of a time over the iterations without the warm-up, s."""
+    """Statistics of a time over the iterations, without the warm-up, s."""
 
     total: Seconds | None
 

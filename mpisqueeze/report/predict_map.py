@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from mpisqueeze.modelling.predict import Forecast
+from mpisqueeze.modelling.facts import BANDWIDTHS, LATENCIES, map_cells
+from mpisqueeze.modelling.forecast import Forecast
 from mpisqueeze.quantities import duration, grouped
 from mpisqueeze.report.charts import Axis
 from mpisqueeze.report.palette import MARKERS
 from mpisqueeze.report.plot import draw_spec
-from mpisqueeze.report.predict_view import BANDWIDTHS, LATENCIES, cell_facts, compact, key_of, winners
+from mpisqueeze.report.predict_view import compact, key_of, winners
 from mpisqueeze.report.scales import Scale, Unit
 from mpisqueeze.report.vega import PAPER, Spec, frame, position, speakable
 
@@ -24,19 +25,19 @@ def draw_map(forecast: Forecast, facts: dict[str, Any], target: str) -> None:
     """Draw the terminal's map, finer, into a .png, .svg or .pdf file."""
     bandwidths = np.geomspace(BANDWIDTHS[0], BANDWIDTHS[-1], _GRID)
     latencies = np.geomspace(LATENCIES[0], LATENCIES[-1], _GRID)
-    cells = [[cell_facts(forecast.cell(float(b), float(a))) for b in bandwidths] for a in latencies]
-    legend = winners({**facts, "cells": [cell for line in cells for cell in line]})
+    cells = map_cells(forecast, bandwidths.tolist(), latencies.tolist())
+    legend = winners(facts["results"], cells)
     order = {key: index for index, key in enumerate(legend)}
     across, up = (float(values[1] / values[0]) ** 0.5 for values in (bandwidths, latencies))
     rows = []
-    for i, line in enumerate(cells):
-        for j, cell in enumerate(line):
-            index, (x, y) = order[key_of(cell)], (float(bandwidths[j]), float(latencies[i]))
-            said = f"{list(legend.values())[index][0]} {compact(cell['speedup_vs_allreduce'])}"
-            rows.append({
-                "i": index, "x": x, "y": y, "left": x / across, "right": x * across, "low": y / up, "high": y * up,
-                "said": said if i % _EVERY == j % _EVERY == _EVERY // 2 else "",
-            })  # fmt: skip
+    for number, cell in enumerate(cells):
+        i, j = divmod(number, _GRID)
+        index, (x, y) = order[key_of(cell)], (cell["bandwidth"], cell["latency_s"])
+        said = f"{list(legend.values())[index][0]} {compact(cell['speedup_vs_allreduce'])}"
+        rows.append({
+            "i": index, "x": x, "y": y, "left": x / across, "right": x * across, "low": y / up, "high": y * up,
+            "said": said if i % _EVERY == j % _EVERY == _EVERY // 2 else "",
+        })  # fmt: skip
     draw_spec(_spec(rows, [*legend.values()], facts["context"]), target)
 
 

@@ -60,7 +60,7 @@ class Ledger:
         return run
 
     def ranking(self) -> Ranking:
-        """Of the runs so far, of which there is one at least."""
+        """The ranking of the runs so far, of which there is one at least."""
         return rank_runs(self.runs, self.target_loss)
 
     def summaries(self) -> list[dict[str, Any]]:
@@ -162,7 +162,7 @@ def compare(
 
 
 def _alike(world: World, entry: Entry, work: Callable[[World], T]) -> T:
-    """What `work` gives on the ranks that take part, on all ranks; the others wait. Collective.
+    """The result of `work` on the ranks that take part, on all ranks; the others wait. Collective.
 
     A UsageError or RankFailureError that `work` raises on all that take part is raised on all.
     """

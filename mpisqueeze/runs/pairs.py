@@ -6,9 +6,9 @@ import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from mpisqueeze.errors import UsageError
 from mpisqueeze.language import check_choice, suggestion
@@ -16,13 +16,14 @@ from mpisqueeze.parts import registry
 from mpisqueeze.record.folder import slug
 from mpisqueeze.runs.plan import Plan, plan
 from mpisqueeze.runs.presets import PRESETS
-from mpisqueeze.settings import SETTINGS, Settings, name_of, option_of
+from mpisqueeze.settings import SETTINGS, Settings, moved, name_of, option_of
 
-T = TypeVar("T")
-
-_PLUGIN = re.compile(r".+?\.py:[A-Za-z_]\w*(?=/|$)")
+_PLUGIN = re.compile(r".+?\.py:[A-Za-z_]\w*([:,][^/]*)?(?=/|$)")
 #: Settings that pairs or the comparison itself give.
-_NOT_SWEPT = {"algorithm": "name algorithms as pairs", "out": "each run has its own folder within --out"}
+_NOT_SWEPT = {
+    "algorithm": "name algorithms as pairs, such as choco:eta=0.1 choco:eta=0.3",
+    "out": "each run has its own folder within --out",
+}
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def parse_pair(text: str) -> Pair:
     head, slash, tail = text.partition("/")
     known = re.split("[:,]", head, maxsplit=1)[0] in registry.algorithms.names()
     plugin = None if known else _PLUGIN.match(text)
-    if plugin and (head in ("", ".", "..", plugin[0]) or os.path.isfile(plugin[0].rpartition(":")[0])):
+    if plugin and (head in ("", ".", "..", plugin[0]) or os.path.isfile(plugin[0].partition(".py:")[0] + ".py")):
         head, (slash, tail) = plugin[0], (text[plugin.end() : plugin.end() + 1], text[plugin.end() + 1 :])
     if not head or (slash and not tail):
         raise UsageError(f"{text!r} is not ALGORITHM or ALGORITHM/COMPRESSOR", "PAIR")
@@ -85,7 +86,7 @@ def parse_sweep(text: str) -> Sweep:
         raise UsageError(f"{name} cannot be swept: {_NOT_SWEPT[setting]}", "--sweep")
     if setting not in SETTINGS:
         options = [option_of(item).removeprefix("--") for item in SETTINGS if item not in _NOT_SWEPT]
-        near = suggestion(name.strip().removeprefix("--"), options)
+        near = moved(setting) or suggestion(name.strip().removeprefix("--"), options)
         raise UsageError(f"train has no option {name!r}{near}; known: {', '.join(options)}", "--sweep")
     values = tuple(value.strip() for value in rest.split(";" if ";" in rest else ","))
     if not equals or not all(values):
@@ -134,7 +135,9 @@ def expand(pairs: Sequence[Pair], sweeps: Sequence[Sweep], base: Settings) -> li
 
 
 def _takes_compressor(pair: Pair) -> bool:
-    if not getattr(_blaming(pair, {}, lambda: registry.algorithms.find(pair.algorithm)).cls, "compresses", True):
+    with _blaming(pair, {}):
+        algorithm = registry.algorithms.find(pair.algorithm)
+    if not getattr(algorithm.cls, "compresses", True):
         return False
     if pair.compressor:
         raise UsageError("names a compressor, and --sweep compressor too: leave one out", f"PAIR {pair.text}")
@@ -142,17 +145,16 @@ def _takes_compressor(pair: Pair) -> bool:
 
 
 def _planned(pair: Pair, swept: dict[str, str], base: Settings) -> Plan:
-    def make() -> Plan:
+    with _blaming(pair, swept):
         values = {name: SETTINGS[name].checked(text) for name, text in swept.items()}
         return plan(replace(base, **{"algorithm": pair.algorithm, "compressor": pair.compressor, **values}))
 
-    return _blaming(pair, swept, make)
 
-
-def _blaming(pair: Pair, swept: dict[str, str], make: Callable[[], T]) -> T:
-    """What `make` returns; a UsageError of it names the argument that the user typed."""
+@contextmanager
+def _blaming(pair: Pair, swept: dict[str, str]) -> Iterator[None]:
+    """A UsageError names the argument that the user typed."""
     try:
-        return make()
+        yield
     except UsageError as error:
         raise blamed(error, pair.text, swept) from error.__cause__
 
@@ -169,8 +171,8 @@ def blamed(error: UsageError, pair: str, swept: dict[str, str]) -> UsageError:
 
 def _label(made: Plan, swept: dict[str, str]) -> str:
     """`dcd/qsgd:8 lr=0.1`: plug-ins by their class, no compressor for those who take none."""
-    parts = [made.algorithm.name]
+    parts = [made.algorithm.label]
     if getattr(made.algorithm.cls, "compresses", True):
-        parts.append(made.compressor.name if made.compressor.is_plugin else made.compressor.spec)
+        parts.append(made.compressor.label)
     settings = [f"{option_of(name)[2:]}={value}" for name, value in swept.items() if name != "compressor"]
     return " ".join(["/".join(parts), *settings])

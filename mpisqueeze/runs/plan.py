@@ -100,7 +100,7 @@ def _check_overlap(config: Settings, algorithm: Part, problem: Part) -> None:
         able = [name for name, cls in registry.algorithms.builtins().items() if getattr(cls, "overlaps", False)]
         raise UsageError(
             f"{algorithm.name} sends nothing before its gradient is complete; these do: {', '.join(able)} "
-            "(and dpsgd:order=awc instead)",
+            "(and dpsgd:order=awc in its own way)",
             "--overlap",
         )
     if not callable(getattr(problem.cls, "gradient_in_parts", None)):

@@ -1,4 +1,4 @@
-"""Everything that a run needs before its first iteration, built and checked on all ranks together."""
+"""A run before its first iteration: its parts are built and checked on all ranks together."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Run:
             self.folder.append(name, f"{dumps(value)}\n".encode())
 
     def settings(self) -> dict[str, Any]:
-        """What config.json holds."""
+        """The content of config.json."""
         return {
             **self.plan.as_json(),
             "iterations": self.iterations,
@@ -159,9 +159,8 @@ class Run:
             return [str(doubt) for doubt in self.algorithm.doubts()]
 
     def _make_folder(self) -> str:
-        compressor = self.plan.compressor
-        name = compressor.name if compressor.is_plugin else compressor.spec
-        path = self.plan.config.out or default_path(self.plan.algorithm.name, name, self.world.size)
+        plan = self.plan
+        path = plan.config.out or default_path(plan.algorithm.label, plan.compressor.label, self.world.size)
         self.folder = RunFolder(path, self._again)
         return str(path)
 

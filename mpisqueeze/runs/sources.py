@@ -1,4 +1,4 @@
-"""Where a run's settings come from: the command line, else the environment, else a file, else the defaults."""
+"""The sources of a run's settings: the command line, else the environment, else a file, else the defaults."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mpisqueeze.errors import UsageError
 from mpisqueeze.files import read_text
 from mpisqueeze.language import suggestion
 from mpisqueeze.runs.plan import Plan
-from mpisqueeze.settings import DEFAULT_EPOCHS, SETTINGS, Setting, Settings, name_of
+from mpisqueeze.settings import DEFAULT_EPOCHS, EITHER, SETTINGS, Setting, Settings, moved, name_of, upgraded
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -28,8 +28,6 @@ PREFIX = "MPISQUEEZE_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 #: Settings by the variable that gives them. MPISQUEEZE_DATA has long been the data folder.
 VARIABLES = {f"{PREFIX}{name.upper()}": name for name in SETTINGS if name != "data"}
-#: Two ways to say one thing: who gives one of them overrides both.
-_EITHER = ("iterations", "epochs")
 #: Keys of a run folder's config.json that describe the run and are no settings; `out` is the folder itself.
 _OF_THE_RUN = ("parts", "iterations_per_epoch", "ranks", "dimension", "out")
 #: (value, whom to blame for it) by the setting's name.
@@ -38,7 +36,7 @@ Given = dict[str, tuple[Any, str]]
 
 @dataclass(frozen=True)
 class Asked:
-    """What the command line says of a run's settings.
+    """A run's settings as the command line gives them.
 
     Attributes:
         given: by name, those alone that were typed.
@@ -84,7 +82,7 @@ def resolve(asked: Asked, environment: Mapping[str, str]) -> Resolved:
     found: Given = {}
     for source in (from_file, _from_environment(environment), {name: (asked.given[name], "") for name in asked.given}):
         used = {name: source[name] for name in source if name not in asked.unused}
-        overridden = _EITHER if any(name in used for name in _EITHER) else ()
+        overridden = EITHER if any(name in used for name in EITHER) else ()
         found = {name: found[name] for name in found if name not in overridden} | used
     origins = {name: blamed for name, (_, blamed) in found.items() if blamed}
     return Resolved(Settings(**{name: value for name, (value, _) in found.items()}), origins)
@@ -96,7 +94,7 @@ def _from_file(path: Path, option: str) -> Given:
         name = key.replace("-", "_")
         if name not in SETTINGS:
             known = [known.replace("_", "-") if "-" in key else known for known in SETTINGS]
-            raise UsageError(f"{key!r} is no setting{suggestion(key, known)}", str(path))
+            raise UsageError(f"{key!r} is no setting{moved(name) or suggestion(key, known)}", str(path))
         if name in found:
             raise UsageError(f"{key!r} is given twice, as {name!r} too", str(path))
         try:
@@ -121,7 +119,7 @@ def _read(path: Path, option: str) -> dict[str, Any]:
     if "iterations_per_epoch" in found:
         # Of a finished run both lengths are known, and what it had no use for is null.
         either = ("epochs",) if found.get("iterations") is not None else ()
-        found = {key: found[key] for key in found if key not in (*_OF_THE_RUN, *either)}
+        found = upgraded({key: found[key] for key in found if key not in (*_OF_THE_RUN, *either)})
     return {key: value for key, value in found.items() if value is not None or not is_json}
 
 
@@ -137,6 +135,9 @@ def _from_environment(environment: Mapping[str, str]) -> Given:
                 raise UsageError(str(error), variable) from None
         elif variable.startswith(PREFIX):
             known = [name.removeprefix(PREFIX) for name in VARIABLES]
+            former = moved(variable.removeprefix(PREFIX).lower())
+            if former:
+                raise UsageError(f"is no setting{former}", variable)
             near = difflib.get_close_matches(variable.removeprefix(PREFIX), known, n=1, cutoff=0.8)
             if near:
                 raise UsageError(f"is no setting; did you mean {PREFIX}{near[0]}?", variable)

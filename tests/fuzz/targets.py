@@ -26,6 +26,7 @@ from fuzz.choices import ODD, WORDS, Choices, as_json
 from fuzz.sandbox import sandbox
 
 from mpisqueeze import language as specs
+from mpisqueeze import quantities
 from mpisqueeze.cli import app as cli
 from mpisqueeze.cli.app import run
 from mpisqueeze.comm.world import World
@@ -88,7 +89,7 @@ def _round_trip(part: registry.Part) -> None:
 
 
 def _size(text: str) -> None:
-    assert 0 <= specs.parse_size(text) < 2**63
+    assert 0 <= quantities.parse_size(text) < 2**63
 
 
 def _schedule(text: str) -> None:
@@ -99,8 +100,8 @@ def _schedule(text: str) -> None:
 
 _LANGUAGES: dict[str, Callable[[str], Any]] = {
     "size": _size,
-    "rate": lambda text: _finite(specs.parse_rate(text)),
-    "time": lambda text: _finite(specs.parse_time(text)),
+    "rate": lambda text: _finite(quantities.parse_rate(text)),
+    "time": lambda text: _finite(quantities.parse_time(text)),
     "spec": _spec,
     "interval": parse_interval,
     "timeout": parse_timeout,
@@ -534,10 +535,11 @@ _VALUES = (
 _METHODS = (
     "__init__(self, *a, **k)", "initial_point(self)", "gradient(self, x, iteration)", "evaluate(self, x)",
     "encode(self, v, p)", "decode(self, p, out)", "step(self, x, gradient, lr)", "state(self)", "doubts(self)",
+    "send(self, section)", "answer(self, section)", "apply(self, section)",
     "close(self)", "gradient_in_parts(self, x, iteration, ready)", "bytes_per_iteration(self)", "residual(self)",
 )  # fmt: skip
 _ATTRIBUTES = (
-    "dimension", "iterations_per_epoch", "payload_bytes", "unbiased", "name", "parameters", "needs_data", "compresses",
+    "dimension", "iterations_per_epoch", "payload_bytes", "unbiased", "name", "needs_data", "compresses",
     "centralized", "default_lr", "default_compressor", "memory", "summary", "check_installed", "overlaps", "grain",
     "takes_batch_size", "limit_threads", "check_parts", "schedule", "formula", "eta", "seed", "xp",
 )  # fmt: skip
