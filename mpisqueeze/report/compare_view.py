@@ -45,7 +45,7 @@ class CompareView(Watcher):
     """Watches all runs of a comparison, one after the other.
 
     Args:
-        names: of the runs.
+        names: the runs' names.
         path: the comparison's folder.
         live: draw a table that updates in place.
         pulse: called now and then while a run iterates.

@@ -89,7 +89,7 @@ def figures_of(ranking: Ranking) -> list[dict[str, Any]]:
 
 
 def notes(ranking: Ranking) -> list[str]:
-    """What the columns mean, and who won."""
+    """The meaning of the columns, and the winners."""
     meaning = f"loss: {ranking.smoothing}; ×: of {ranking.reference}'s; ms/it: median"
     if ranking.target_loss is not None:
         meaning += f"; target: loss {significant(ranking.target_loss, 4)} ({ranking.target_is})"

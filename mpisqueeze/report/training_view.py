@@ -145,7 +145,7 @@ def mpi(run: Run, environment: dict[str, Any]) -> str:
 
 
 def problem(run: Run) -> str:
-    """What is minimised: the problem, its data, its size."""
+    """The problem, its data and its size."""
     plan, config = run.plan, run.plan.config
     data = ""
     if getattr(plan.problem.cls, "needs_data", False):

@@ -111,7 +111,8 @@ def frame(look: Look, names: Sequence[str]) -> Spec:
                 "titleFontWeight": "normal", "domainColor": look.muted, "tickColor": look.muted,
                 "gridColor": look.rule, "labelPadding": 5, "labelLimit": 300, "labelSeparation": 6,
             },
-            "legend": {"labelColor": look.text, "labelFontSize": 13, "labelLimit": 400, "symbolSize": 110},
+            "legend": {"labelColor": look.text, "labelFontSize": 13, "labelLimit": 400, "symbolSize": 110,
+                       "columnPadding": 24},
             "text": {"color": look.text, "fontSize": 13},
         },
     }  # fmt: skip
@@ -150,7 +151,7 @@ def position(axis: Axis, scale: Scale, look: Look, channel: str, field: str) -> 
 
 
 def _said(channel: str, scale: Scale, look: Look) -> str:
-    """Whether a tick of a logarithmic axis has a number: all, 1 2 5, 1 3, or powers of ten, by how much is shown."""
+    """An expression for the ticks of a logarithmic axis that have a number: all, 1 2 5, 1 3, or powers of ten alone."""
     mantissa = "round(datum.value / pow(10, floor(log(datum.value) / LN10 + 1e-9)))"
     decades = f"{math.log10(scale.high / scale.low):.3g}"
     if look.interactive:
@@ -321,7 +322,7 @@ def _marked(series: Series, x: Scale, y: Scale, shift: float) -> Any:
 
 
 def _ends(series: Series, x: Scale, y: Scale) -> tuple[float, float]:
-    """Where a line ends within its plot, from 0 to 1 across and down."""
+    """The end of a line within its plot, from 0 to 1 across and down."""
     across = x.place(series.x)
     finite = np.flatnonzero(np.isfinite(series.y) & np.isfinite(across))
     if not finite.size:
