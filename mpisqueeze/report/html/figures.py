@@ -97,7 +97,8 @@ def vega() -> tuple[str, str]:
     kept = cache / f"vega-{VEGA_LITE}-of-{version('vl-convert-python')}.js.gz"
     with suppress(OSError, EOFError, zlib.error):
         packed = kept.read_bytes()
-        return gzip.decompress(packed).decode(), base64.b64encode(packed).decode()
+        if bundle := gzip.decompress(packed).decode():
+            return bundle, base64.b64encode(packed).decode()
     bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
     packed = gzip.compress(bundle.encode(), mtime=0)
     with suppress(OSError):
