@@ -61,7 +61,7 @@ def as_type(value: Any, kind: type[T], where: str, option: str) -> T:
         except UnicodeEncodeError:
             return msgspec.convert(_printable(value), kind)
     except msgspec.ValidationError as error:
-        raise UsageError(f"{where} {complaint(error, value, kind)}", option) from None
+        raise UsageError(f"{where} {complaint(error, _printable(value), kind)}", option) from None
 
 
 def _printable(value: Any) -> Any:
