@@ -17,7 +17,8 @@ import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Annotated, Any, get_args, get_origin
+from types import SimpleNamespace
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from mpisqueeze.errors import UsageError
 from mpisqueeze.quantities import parse_size
@@ -136,7 +137,8 @@ def _kind_of(argument: inspect.Parameter, names: dict[str, Any]) -> Kind | None:
     annotation = argument.annotation
     if isinstance(annotation, str):
         try:
-            annotation = eval(annotation, names)
+            alone = SimpleNamespace(__annotations__={"it": annotation})
+            annotation = get_type_hints(alone, names, include_extras=True)["it"]
         except Exception:  # a name that is imported for type checkers alone, say
             annotation = argument.empty
     if annotation is argument.empty:

@@ -70,7 +70,7 @@ def need(where: str) -> None:
 
 @pytest.fixture(scope="session")
 def emulator_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where kernels are compiled to for the emulator."""
+    """Folder of the kernels that are compiled for the emulator."""
     return tmp_path_factory.mktemp("cuda_emulator")
 
 
@@ -255,3 +255,18 @@ def mpisqueeze_run(
         return start_on_ranks(launcher, n, command, tmp_path, timeout, **variables)
 
     return run
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run a command line that is wrong, in this process; give the one line that says so."""
+    from mpisqueeze.cli.app import run
+
+    def refuse(*arguments: str) -> str:
+        assert run(list(arguments)) == 2
+        out, err = capsys.readouterr()
+        (line,) = [line for line in err.splitlines() if line.startswith("mpisqueeze: error:")]
+        assert "Traceback" not in out + err
+        return line
+
+    return refuse

@@ -247,33 +247,21 @@ def test_bad_options_of_report_are_refused(options: list[str], says: str, capsys
     assert says in capsys.readouterr().err
 
 
-def test_plots_are_written(capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("matplotlib")
+def test_plots_are_written() -> None:
     write_run(Path("a"), [100.0, 8, 6, 5, 4, 3, 2, 2, 1, 0.5])
     write_run(Path("b"), [10.0, None, 1e30], algorithm="csgd", nbytes=10, status="diverged")
     write_run(Path("c"), [10.0, 5.0, 0.0], algorithm="memsgd", nbytes=0)
-    for name, begins in (("p.png", b"\x89PNG"), ("p.pdf", b"%PDF"), ("p.svg", b"<?xml")):
-        assert run(["report", "a", "b", "c", "--plot", name]) == 0
-        assert Path(name).read_bytes().startswith(begins)
+    assert run(["report", "a", "b", "c", "--plot", "p.svg"]) == 0
     svg = Path("p.svg").read_text()
     for label in ("csgd (diverged)", "iteration", "bytes sent by all ranks", "training time (s)"):
-        assert f"<!-- {label} -->" in svg, label
+        assert f">{label}</text>" in svg, label
 
 
-def test_a_missing_matplotlib_is_said_with_its_cure(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    write_run(Path("a"), [2.0, 1.0])
-    assert run(["report", "a", "--plot", "loss.png"]) == 2
-    assert "pip install 'mpisqueeze[plot]'" in capsys.readouterr().err
-
-
-def test_report_loads_no_mpi_and_no_matplotlib() -> None:
+def test_report_loads_neither_mpi_nor_what_draws() -> None:
     write_run(Path("a"), [2.0, 1.0])
     code = (
         "import sys; from mpisqueeze.cli.app import run; assert run(['report', 'a', '--csv', 'x.csv']) == 0;"
-        "print([m for m in ('mpi4py.MPI', 'matplotlib') if m in sys.modules])"
+        "print([m for m in ('mpi4py.MPI', 'vl_convert', 'jinja2', 'altair') if m in sys.modules])"
     )
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert finished.stdout.splitlines()[-1] == "[]"

@@ -183,6 +183,7 @@ class Algorithm:
         compresses: it takes a compressor; otherwise `--compressor` must be left out or `identity`.
         default_compressor: what it takes unless told otherwise.
         overlaps: it can send the gradient's sections while it is computed.
+        route: how its payloads travel: `servers`, `neighbours` or `allreduce`; empty where `predict` cannot know.
         formula: the talks' count of full vectors per iteration, for N workers and a server apart from them.
         memory: the names of the attributes that carry over from one iteration to the next, besides x: arrays, lists of
             arrays, numbers or None. A checkpoint holds them. A plug-in that does not say is not checkpointed.
@@ -195,6 +196,7 @@ class Algorithm:
     compresses: ClassVar[bool] = True
     overlaps: ClassVar[bool] = False
     default_compressor: ClassVar[str] = "onebit"
+    route: ClassVar[str] = ""
     formula: ClassVar[str] = ""
 
     def __init__(self, setup: Setup) -> None:

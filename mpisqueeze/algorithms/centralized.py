@@ -51,6 +51,7 @@ class ServerAlgorithm(Algorithm):
     Memory of a server: one vector of its part's length, for the mean, unless it answers with full vectors.
     """
 
+    route: ClassVar[str] = "servers"
     compresses_up: ClassVar[bool] = True
     compresses_down: ClassVar[bool] = True
     overlaps = True

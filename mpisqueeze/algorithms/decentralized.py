@@ -28,6 +28,7 @@ class GossipAlgorithm(Algorithm):
     Memory of a rank: two vectors, one for a decoded payload and one for a weighted one.
     """
 
+    route: ClassVar[str] = "neighbours"
     centralized: ClassVar[bool] = False
     formula: ClassVar[str] = "2cN on a ring"
 

@@ -186,7 +186,7 @@ class StepCase(Case):
         schedule: Any = getattr(self._part, "schedule", None)
         if schedule is None:
             return None
-        return f"{schedule.way}, {schedule.chunks} sections" if schedule.way else f"{schedule.chunks} sections"
+        return f"{schedule.way}, {schedule.sections} sections" if schedule.way else f"{schedule.sections} sections"
 
     def close(self) -> None:
         self._part.close()

@@ -24,6 +24,7 @@ from mpisqueeze.cli.report import report
 from mpisqueeze.cli.reproduce import reproduce
 from mpisqueeze.cli.train import train
 from mpisqueeze.comm.launched import end_in_time, launched_rank
+from mpisqueeze.comm.library import unsuited_launcher
 
 PROGRAM = "mpisqueeze"
 #: A shell sets this variable to ask for completions.
@@ -43,7 +44,7 @@ data = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
 for command in (train, compare, reproduce, report, calibrate, predict, info, check):
     app.command()(command)
-#: What follows COMMAND is its own.
+#: Options behind COMMAND are COMMAND's.
 _PASSES_ON = {"allow_extra_args": True, "allow_interspersed_args": False}
 app.command(context_settings={**_PASSES_ON, "ignore_unknown_options": True})(launch)
 app.command(context_settings=_PASSES_ON, options_metavar="[OPTIONS] [--] COMMAND…")(lab)
@@ -100,11 +101,8 @@ def run(arguments: list[str]) -> int:
     if launched_rank():
         # Help and version come from the parser, on every rank.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    else:
-        from mpisqueeze.comm.library import unsuited_launcher
-
-        if wrong := unsuited_launcher(os.environ):
-            print(f"{PROGRAM}: warning: {wrong}", file=sys.stderr, flush=True)
+    elif wrong := unsuited_launcher(os.environ):
+        print(f"{PROGRAM}: warning: {wrong}", file=sys.stderr, flush=True)
     try:
         return ended(lambda: app(arguments, standalone_mode=False, prog_name=PROGRAM))
     finally:

@@ -46,12 +46,12 @@ def bench_comm(
     warmup: WarmupOption = 3,
     check: CheckOption = "on",
 ) -> int:
-    """A whole step through each exchange, by the vector's size, beside MPI_Allreduce and its update in the same run.
+    """Time a whole step through each exchange, by size, beside MPI_Allreduce and its update in the same run.
 
     [bold]mpirun -n 8 mpisqueeze bench comm allreduce sharded root --compressor onebit -m 4Mi[/]
     """
-    from mpisqueeze.bench.comm import SCHEMA_VERSION, Bench, Request
-    from mpisqueeze.cli.exit import stop_code
+    from mpisqueeze.bench.comm import Bench, Request
+    from mpisqueeze.bench.timing import benchmark_facts
     from mpisqueeze.cli.ranks import join
     from mpisqueeze.comm.watchdog import watched
     from mpisqueeze.report import bench_view
@@ -75,15 +75,13 @@ def bench_comm(
                 if world.is_root:
                     view.tick(what)
 
-            outcome = bench.run(view.line, tick)
+            results = bench.run(view.line, tick)
     finally:
         view.close()
-    if outcome.stopped_by:
-        return stop_code(outcome.stopped_by)
-    failed = bench_view.failures(outcome.results, ("exchange", "compressor", "size"))
+    failed = bench_view.failures(results, ("exchange", "compressor", "size"))
     if world.is_root:
         view.comments(failed, "bold red")
-    output.json({"schema_version": SCHEMA_VERSION, "context": facts, "results": outcome.results})
-    output.write("csv", lambda target: bench_view.write_csv(outcome.results, target))
-    output.write("markdown", lambda target: bench_view.write_markdown(header, columns, outcome.results, target))
+    output.json(benchmark_facts(facts, results))
+    output.csv(bench_view.plain_rows(results))
+    output.markdown(columns, results, header)
     return ExitCode.FAILED if world.comm.bcast(bool(failed)) else ExitCode.OK

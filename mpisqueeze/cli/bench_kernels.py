@@ -36,12 +36,13 @@ def bench_kernels(
         str, in_run(help="On the CPU: auto (the compiled ones if built), native, numpy or all.")
     ] = "auto",
 ) -> int:
-    """Encoding and decoding: GB/s, ns an element and the part of the memory's bandwidth; needs no MPI.
+    """Time encoding and decoding: GB/s, ns an element and the part of the memory's bandwidth; needs no MPI.
 
     [bold]mpisqueeze bench kernels onebit topk:0.01 -m 1Mi:16Mi[/]
     """
     from mpisqueeze.bench.alone import on_root_alone
-    from mpisqueeze.bench.kernels import SCHEMA_VERSION, Request, context, measure, with_memory
+    from mpisqueeze.bench.kernels import Request, context, measure, with_memory
+    from mpisqueeze.bench.timing import benchmark_facts
     from mpisqueeze.report import bench_view
 
     def work() -> int:
@@ -54,8 +55,8 @@ def bench_kernels(
         try:
             view.start(bench_view.kernel_header(facts))
             for row in measure(request, view.tick):
-                if row["variant"] != variant:
-                    variant = row["variant"]
+                if row.variant != variant:
+                    variant = row.variant
                     view.section(variant)
                 results.append(row)
                 for line in bench_view.kernel_lines(row):
@@ -66,12 +67,11 @@ def bench_kernels(
         failed = bench_view.failures(results, ("compressor", "variant", "size"))
         view.comments(bench_view.kernel_footer(facts))
         view.comments(failed, "bold red")
-        output.json({"schema_version": SCHEMA_VERSION, "context": facts, "results": results})
-        output.write("csv", lambda target: bench_view.write_csv(results, target))
+        output.json(benchmark_facts(facts, results))
+        output.csv(bench_view.plain_rows(results))
         lines = [line for row in results for line in bench_view.kernel_lines(row)]
         about = [*bench_view.kernel_header(facts), *bench_view.kernel_footer(facts)]
-        all_columns = [bench_view.VARIANT, *columns]
-        output.write("markdown", lambda target: bench_view.write_markdown(about, all_columns, lines, target))
+        output.markdown([bench_view.VARIANT, *columns], lines, about)
         return ExitCode.FAILED if failed else ExitCode.OK
 
     return on_root_alone(work)

@@ -36,7 +36,6 @@ def calibrate(
     """
     from rich.text import Text
 
-    from mpisqueeze.cli.exit import stop_code
     from mpisqueeze.cli.ranks import join
     from mpisqueeze.comm.watchdog import watched
     from mpisqueeze.modelling.calibrate import Request, calibrate
@@ -54,12 +53,10 @@ def calibrate(
             begin()
             output.print(Text(stage, style="dim"), soft_wrap=True)
 
-        outcome = calibrate(request, world, say)
-    if outcome.stopped_by:
-        return stop_code(outcome.stopped_by)
+        facts = calibrate(request, world, say)
     if world.is_root:
-        write_atomically(out, outcome.facts)
-        output.print(calibration_report(outcome.facts))
+        write_atomically(out, facts)
+        output.print(calibration_report(facts))
         output.remark(f"calibration: {out}")
-        output.json(outcome.facts)
+        output.json(facts)
     return ExitCode.OK

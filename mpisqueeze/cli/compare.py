@@ -68,7 +68,7 @@ def compare(
 
     def plan_all() -> list[methods.Entry]:
         check_target_loss(target_loss)
-        texts = [*(methods.preset(preset) if preset else []), *(pairs or [])]
+        texts = [*([] if preset is None else methods.preset(preset)), *(pairs or [])]
         asked_for = [methods.parse_pair(text) for text in texts]
         return methods.expand(asked_for, [methods.parse_sweep(text) for text in sweep or []], settings)
 

@@ -1,4 +1,4 @@
-"""What a shell completes: names of parts, of choices and of presets, found without importing any part."""
+"""Names that a shell completes: of parts, choices and presets, found without importing any part."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def data_get(
 
 @command(("data_dir",))
 def data_list(settings: Settings, output: Output) -> int:
-    """What can be downloaded, and what of it is in the data folder."""
+    """List the data sets to download, and how much of each is in the data folder."""
     from mpisqueeze.data.files import data_folder
     from mpisqueeze.data.getting import present
     from mpisqueeze.data.published import PUBLISHED

@@ -1,4 +1,4 @@
-"""How a command ends: its exit code, errors reported once by rank 0, and no rank left waiting for another."""
+"""The end of a command: its exit code, errors reported once by rank 0, and no rank left waiting for another."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from mpisqueeze.comm.launched import abort_others, launched_rank, leave_together
 from mpisqueeze.comm.signals import Signal
 from mpisqueeze.errors import ExitCode, RankFailureError, UsageError
 from mpisqueeze.files import discard
+from mpisqueeze.runs.interrupts import StoppedError
 
 #: Seconds between ranks that each end all of them.
 TURN_S = 0.2
@@ -49,6 +50,9 @@ def ended(command: Callable[[], int | None]) -> int:
             return ExitCode.OK
         _say(f"rank {rank or 0}: a plug-in ended the program: {error!r}")
         return abort_others(ExitCode.FAILED)
+    except StoppedError as stopped:
+        # All ranks know.
+        return stop_code(stopped.signal)
     except Exception as error:
         if hasattr(error, "format_message"):
             return _refuse(error.format_message(), rank, getattr(error, "ctx", None))

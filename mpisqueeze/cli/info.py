@@ -44,14 +44,15 @@ def info(
     """Show MPI, CUDA-awareness, devices, versions, and every algorithm, compressor, problem and data set."""
     facts: dict[str, Any]
     if topology is not None:
-        from mpisqueeze.report.topology import topology_facts, topology_report
+        from mpisqueeze.modelling.graphs import topology_facts
+        from mpisqueeze.report.topology import topology_report
 
         output.check()
         length = quantity("--dimension", dimension)
         if length is not None and length < 1:
             raise UsageError(f"must be at least 1, got {length}", "--dimension")
-        count = quantity("-n", ranks or "8")
-        facts = topology_facts(topology, count, self_weight, length, compressor or "identity")
+        count = 8 if ranks is None else quantity("-n", ranks)
+        facts = topology_facts(topology, count, self_weight, length, "identity" if compressor is None else compressor)
         report = topology_report(facts)
     else:
         graphs = {"--ranks": ranks, "--self-weight": self_weight, "--dimension": dimension, "--compressor": compressor}

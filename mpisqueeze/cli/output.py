@@ -1,9 +1,9 @@
-"""Where a command's results go: a screen that takes colours and live updates or not, files, or stdout alone."""
+"""The output of a command: a screen that takes colours and live updates or not, files, or stdout alone."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from mpisqueeze.language import check_choice
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from mpisqueeze.report.markdown_export import Column
     from mpisqueeze.report.terminal import TerminalChoice
 
 COLORS = ("auto", "always", "never")
@@ -46,6 +47,10 @@ class Output:
             from mpisqueeze.report.plot import check_plot
 
             check_plot(self.targets["plot"])
+        if "html" in self.targets:
+            from mpisqueeze.report.html.page import check_page
+
+            check_page()
 
     @property
     def _on_stdout(self) -> list[str]:
@@ -98,6 +103,18 @@ class Output:
         from mpisqueeze.report.json_export import write_json
 
         self.write("json", lambda target: write_json(value, target))
+
+    def csv(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write what --csv asks for."""
+        from mpisqueeze.report.csv_export import write_csv
+
+        self.write("csv", lambda target: write_csv(rows, target))
+
+    def markdown(self, columns: Sequence[Column], rows: Sequence[Any], notes: Sequence[str]) -> None:
+        """Write what --markdown asks for."""
+        from mpisqueeze.report.markdown_export import write_markdown
+
+        self.write("markdown", lambda target: write_markdown(columns, rows, notes, target))
 
 
 def check_file(option: str, path: str) -> None:

@@ -67,7 +67,9 @@ def predict(
     [bold]mpisqueeze predict -n 64 --dimension 25M --latency 50us --bandwidth 10gbit --compute 30ms[/]
     """
     from mpisqueeze.modelling.asking import Question, forecast
+    from mpisqueeze.modelling.facts import forecast_facts
     from mpisqueeze.report import predict_view
+    from mpisqueeze.report.predict_map import draw_map
     from mpisqueeze.runs.pairs import parse_pair
 
     question = Question(
@@ -91,27 +93,28 @@ def predict(
     made = forecast([parse_pair(text) for text in pairs or []], question)
     if not output.speaks:
         return ExitCode.OK
-    facts = predict_view.forecast_facts(made, _path_of(question), question.compute is not None)
+    facts = forecast_facts(made, _path_of(question), question.compute is not None)
     output.print(predict_view.forecast_report(facts, output.console))
     output.json(facts)
-    output.write("csv", lambda target: predict_view.write_csv(facts, target))
-    output.write("plot", lambda target: predict_view.draw_map(made, facts, target))
+    output.csv(predict_view.plain_rows(facts))
+    output.write("plot", lambda target: draw_map(made, facts, target))
     return ExitCode.OK
 
 
 def _check(runs: Sequence[Path], question: Question, output: Output) -> int:
     """Hold the model against finished runs."""
     from mpisqueeze.modelling.asking import check, refuse_for_check
+    from mpisqueeze.modelling.facts import check_facts
     from mpisqueeze.report import predict_view
 
     refuse_for_check(question, output.targets.get("plot"))
     checked, skipped = check(runs, question)
     if not output.speaks:
         return ExitCode.OK
-    facts = predict_view.check_facts(checked, skipped, _path_of(question))
+    facts = check_facts(checked, skipped, _path_of(question))
     output.print(predict_view.check_report(facts))
     output.json(facts)
-    output.write("csv", lambda target: predict_view.write_csv(facts, target))
+    output.csv(predict_view.plain_rows(facts))
     return ExitCode.OK
 
 

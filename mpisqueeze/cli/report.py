@@ -50,11 +50,9 @@ def report(
     from mpisqueeze.record.claims import CLAIMS
     from mpisqueeze.record.reading import read_runs
     from mpisqueeze.report.closing import closing
-    from mpisqueeze.report.comparison_table import comparison_report
-    from mpisqueeze.report.csv_export import write_csv
+    from mpisqueeze.report.comparison_table import columns_of, comparison_report, figures_of, notes
     from mpisqueeze.report.html.page import render
     from mpisqueeze.report.html.run_page import runs_page
-    from mpisqueeze.report.markdown_export import write_markdown
     from mpisqueeze.report.plot import draw
     from mpisqueeze.report.run_charts import KINDS, charts_of
     from mpisqueeze.report.terminal_plot import terminal_plot
@@ -82,8 +80,8 @@ def report(
         output.print(closing(found[0].summary))
     output.print(comparison_report(ranking, output.console))
     output.json(found[0].summary if single and not comparisons else summaries_of(found, ranking))
-    output.write("csv", lambda target: write_csv(ranking, target))
-    output.write("markdown", lambda target: write_markdown(ranking, target))
+    output.csv(figures_of(ranking))
+    output.markdown(columns_of(ranking), ranking.rows, notes(ranking))
     output.write("html", lambda target: write_text(page, target))
     if output.targets.get("plot") == TERMINAL:
         output.print(terminal_plot(charts, output.console), soft_wrap=True)

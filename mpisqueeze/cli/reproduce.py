@@ -9,11 +9,11 @@ import typer
 
 from mpisqueeze.cli.options import command, in_run
 from mpisqueeze.cli.output import Output
-from mpisqueeze.errors import ExitCode
+from mpisqueeze.errors import ExitCode, UsageError
 from mpisqueeze.files import write_text
 from mpisqueeze.settings import Settings
 
-#: What it leaves beside its runs.
+#: The page that it leaves beside its runs.
 PAGE = "report.html"
 
 
@@ -45,7 +45,7 @@ def reproduce(
     from mpisqueeze.record.claims import read_claims
     from mpisqueeze.record.folder import RunFolder, check_path, timed_path
     from mpisqueeze.report.claims_view import ClaimsView, claims_report
-    from mpisqueeze.report.html.page import render
+    from mpisqueeze.report.html.page import check_page, render
     from mpisqueeze.report.html.reproduction_page import reproduction_page
     from mpisqueeze.reproduce.claims import select
     from mpisqueeze.reproduce.engine import check_claims, check_tasks, plan_tasks
@@ -77,15 +77,20 @@ def reproduce(
                 view.close()
     if world.is_root and verdicts:
         output.print(claims_report(verdicts))
-        write_text(render(reproduction_page(Path(path), read_claims(Path(path)))), f"{path}/{PAGE}")
-        output.remark(f"page: {path}/{PAGE}")
+        try:
+            check_page()
+        except UsageError as missing:
+            output.remark(f"no page: it {missing.message}")
+        else:
+            write_text(render(reproduction_page(Path(path), read_claims(Path(path)))), f"{path}/{PAGE}")
+            output.remark(f"page: {path}/{PAGE}")
     output.remark(f"folder: {path}")
     output.json(verdicts)
     return stop_code(stopped) if stopped else ExitCode.OK
 
 
 def _list(output: Output) -> int:
-    """Show what there is to choose from."""
+    """Show the claims that there are."""
     from rich import box
     from rich.table import Table
 

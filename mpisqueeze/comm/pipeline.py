@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from mpisqueeze.comm.exchange import Network
-from mpisqueeze.costs.exchanges import WINDOW_BYTES, chunks_ahead
+from mpisqueeze.costs.exchanges import WINDOW_BYTES, sections_ahead
 from mpisqueeze.devices.buffers import Wire
 from mpisqueeze.devices.clock import Phase
 
@@ -147,7 +147,7 @@ class Inbox:
     ) -> None:
         self.network = network
         others, longest = network.world.size - 1, max(sizes, default=0)
-        self.ahead = chunks_ahead(others + 1, len(sizes), longest * len(sizes)) if others and sizes else 1
+        self.ahead = sections_ahead(others + 1, len(sizes), longest * len(sizes)) if others and sizes else 1
         slots = min((len(sizes) if early else self.ahead) * others, max(2, WINDOW_BYTES // max(longest, 1)))
         self._count, self._slots, self._sources = len(sources) * len(sizes), slots, len(sources)
         self._wires: list[Wire] = []

@@ -10,13 +10,17 @@ from mpisqueeze.costs.link import Link
 from mpisqueeze.errors import UsageError
 from mpisqueeze.language import check_choice
 from mpisqueeze.modelling.checking import Checked, check_runs
-from mpisqueeze.modelling.predict import MAX_DIMENSION, MAX_RANKS, Forecast, methods_for
+from mpisqueeze.modelling.forecast import Forecast
+from mpisqueeze.modelling.methods import methods_for
 from mpisqueeze.record.calibration import Calibration, read_calibration
 from mpisqueeze.record.reading import read_runs
 from mpisqueeze.runs.pairs import Pair
 from mpisqueeze.settings import DTYPES, SERVERS
 
 _BOTH = "both"
+MAX_RANKS = 10**6
+MAX_DIMENSION = 10**12
+_LACKING = "give --latency and --bandwidth, or --calibration FILE"
 
 
 @dataclass(frozen=True)
@@ -60,9 +64,6 @@ def forecast(pairs: Sequence[Pair], question: Question) -> Forecast:
     methods = methods_for(pairs, question.compressors, servers, question.topology)
     usable = calibration if calibration and calibration.dtype == question.dtype else None
     return Forecast(methods, ranks, question.dimension, question.dtype, link, question.compute or 0.0, usable)
-
-
-_LACKING = "give --latency and --bandwidth, or --calibration FILE"
 
 
 def link_of(question: Question, calibration: Calibration | None) -> Link | None:

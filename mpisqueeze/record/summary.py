@@ -138,7 +138,7 @@ def summarize(
         "port_bytes_per_iteration": int(recorder.by_rank.max()) / done if done else None,
         "bytes_by_rank": _by_rank(recorder.by_rank.tolist()),
         "interface_bytes_by_rank": None if interfaces is None else _by_rank(interfaces),
-        "chunks": schedule.chunks if schedule else None,
+        "chunks": schedule.sections if schedule else None,
         "tree": (schedule.way or None) if schedule else None,
         "payload_bytes": payload,
         "full_vectors_formula": getattr(algorithm, "formula", "") or None,

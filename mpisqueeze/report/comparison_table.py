@@ -45,11 +45,21 @@ class Shown:
     def title(self) -> str:
         return "×" if self.factor else self.column.heading
 
+    @property
+    def left(self) -> bool:
+        """Its cells are words."""
+        return self.column.key in WORDS
+
     def cell(self, row: Mapping[str, Any]) -> str:
         if self.factor:
             value, show = row["relative"][self.column.key], _compact_ratio
             return "—" if self.column.of(row) is None else _shown(value, show)
         return _shown(self.column.of(row), _SHOW.get(self.column.heading) or _UNITS[self.column.unit])
+
+
+def in_unit(column: Column, row: Mapping[str, Any]) -> str:
+    """A row's value with its unit, for tables whose headings do not name it."""
+    return _shown(column.of(row), _UNITS[column.unit])
 
 
 def columns_of(ranking: Ranking) -> list[Shown]:
@@ -58,6 +68,24 @@ def columns_of(ranking: Ranking) -> list[Shown]:
     for column in columns.columns_of(ranking):
         shown += [Shown(column), Shown(column, True)] if column.relative else [Shown(column)]
     return shown
+
+
+def figures_of(ranking: Ranking) -> list[dict[str, Any]]:
+    """The ranking in full for a spreadsheet: bytes and seconds, and `relative_…` over those of the first run."""
+    metrics = list(dict.fromkeys(name for row in ranking.rows for name in row["evaluation"]))
+    plain = ("final_loss", "iterations", "iterations_to_target")
+    keys = ["position", *WORDS, *(column.key for column in columns.NUMBERS), *plain]
+    relative = [column.key for column in columns.NUMBERS if column.relative]
+    return [
+        {
+            **{key: row[key] for key in keys},
+            **{f"relative_{key}": row["relative"][key] for key in relative},
+            **{metric: row["evaluation"].get(metric) for metric in metrics},
+            "target_loss": ranking.target_loss,
+            "run_folder": row["run_folder"],
+        }
+        for row in ranking.rows
+    ]
 
 
 def notes(ranking: Ranking) -> list[str]:
@@ -95,7 +123,7 @@ def _table(ranking: Ranking, shown: Sequence[Shown]) -> Table:
         key = each.column.key
         table.add_column(
             each.title,
-            justify="left" if key in WORDS else "right",
+            justify="left" if each.left else "right",
             style="cyan" if each.factor else _STYLES.get(key, ""),
             no_wrap=key != "name",
             overflow="fold",

@@ -1,31 +1,24 @@
-"""A ranking as CSV."""
+"""Results as CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mpisqueeze.analysis.columns import NUMBERS
-from mpisqueeze.analysis.ranking import Ranking
 from mpisqueeze.files import write_text
 
-_PLAIN = ("position", "name", "status", "final_loss", "iterations", "iterations_to_target")
 
+def write_csv(rows: Sequence[Mapping[str, Any]], target: str) -> None:
+    """Write a line a row below the names of all columns; an empty cell is for None and for what a row lacks.
 
-def write_csv(ranking: Ranking, target: str) -> None:
-    """Write a line a run: bytes and seconds in full, `relative_…` over the first run's, empty where there is none."""
-    metrics = list(dict.fromkeys(name for row in ranking.rows for name in row["evaluation"]))
-    keys = [*_PLAIN[:3], *(column.key for column in NUMBERS), *_PLAIN[3:]]
-    relative = [column.key for column in NUMBERS if column.relative]
-    names = [*keys, *(f"relative_{key}" for key in relative), *metrics, "target_loss", "run_folder"]
+    Args:
+        target: a file, or `-` for stdout.
+    """
     text = io.StringIO()
+    names = list(dict.fromkeys(name for row in rows for name in row))
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
-    for row in ranking.rows:
-        line: dict[str, Any] = {key: row[key] for key in keys}
-        line |= {f"relative_{key}": row["relative"][key] for key in relative}
-        writer.writerow(
-            {**line, **row["evaluation"], "target_loss": ranking.target_loss, "run_folder": row["run_folder"]}
-        )
+    writer.writerows(rows)
     write_text(text.getvalue(), target)

@@ -1,4 +1,4 @@
-"""Where a run's settings come from: the command line, else the environment, else a file, else the defaults."""
+"""The sources of a run's settings: the command line, else the environment, else a file, else the defaults."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Given = dict[str, tuple[Any, str]]
 
 @dataclass(frozen=True)
 class Asked:
-    """What the command line says of a run's settings.
+    """A run's settings as the command line gives them.
 
     Attributes:
         given: by name, those alone that were typed.

@@ -27,6 +27,7 @@ from fuzz.choices import ODD, WORDS, Choices, as_json
 from fuzz.sandbox import sandbox
 
 from mpisqueeze import language as specs
+from mpisqueeze import quantities
 from mpisqueeze.cli import app as cli
 from mpisqueeze.cli.app import run
 from mpisqueeze.comm.world import World
@@ -89,7 +90,7 @@ def _round_trip(part: registry.Part) -> None:
 
 
 def _size(text: str) -> None:
-    assert 0 <= specs.parse_size(text) < 2**63
+    assert 0 <= quantities.parse_size(text) < 2**63
 
 
 def _schedule(text: str) -> None:
@@ -100,8 +101,8 @@ def _schedule(text: str) -> None:
 
 _LANGUAGES: dict[str, Callable[[str], Any]] = {
     "size": _size,
-    "rate": lambda text: _finite(specs.parse_rate(text)),
-    "time": lambda text: _finite(specs.parse_time(text)),
+    "rate": lambda text: _finite(quantities.parse_rate(text)),
+    "time": lambda text: _finite(quantities.parse_time(text)),
     "spec": _spec,
     "interval": parse_interval,
     "timeout": parse_timeout,

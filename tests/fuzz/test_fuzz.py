@@ -369,7 +369,7 @@ def test_rates_that_are_all_but_nothing(capsys: pytest.CaptureFixture[str], fold
 def test_sizes_that_no_memory_holds(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     refused(capsys, "does not fit in this machine's memory", "train", "--problem", "mlp:1000000x1000000")
     refused(capsys, "does not fit in this machine's memory", "train", "--data", "synthetic:1Gx1G")
-    refused(capsys, "--batch-size: must be at most", "train", "--batch-size", "9000000000G")
+    refused(capsys, "--batch-size: must be a whole number from 1 to", "train", "--batch-size", "9000000000G")
 
 
 def test_archives_that_numpy_has_not_written(tmp_path: Path) -> None:

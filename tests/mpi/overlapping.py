@@ -102,7 +102,7 @@ class Interrupted(InQuarters):
 
 
 class Damages(InQuarters):
-    """What this rank sends from here on differs from what it says that it sends."""
+    """From here on this rank's checksums are wrong, as if its messages were damaged."""
 
     def fault(self, g: Any, start: int) -> None:
         from faulty import Damages
@@ -182,13 +182,13 @@ def more_sections_than_a_link_holds() -> None:
     """Nobody waits for what he himself keeps others from: both directions of a link are full."""
     from parts import make_algorithm
 
-    from mpisqueeze.comm.link import CAPACITY
+    from mpisqueeze.comm.emulated import CAPACITY
     from mpisqueeze.comm.world import World
 
     world, d = World(), 64 * 3 * CAPACITY
     link = "latency=10us,bandwidth=100gbit"
     algorithm = make_algorithm("csgd", "identity", d, np.float32, world, chunk=256, link=link, overlap=True)
-    assert algorithm.schedule.chunks == 3 * CAPACITY
+    assert algorithm.schedule.sections == 3 * CAPACITY
 
     def gradient(x: Any, ready: Callable[[Any, int], None]) -> Any:
         g = np.ones(d, np.float32)

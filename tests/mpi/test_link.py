@@ -1,4 +1,4 @@
-"""Emulated links: when messages arrive, and that they change nothing else."""
+"""Emulated links: messages arrive at the model's time, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from parts import GOSSIP, make_algorithm, run_steps, start_at
 
 from mpisqueeze.comm.allreduce import steps
+from mpisqueeze.comm.emulated import EmulatedLink, emulate
 from mpisqueeze.comm.exchange import Network
-from mpisqueeze.comm.link import EmulatedLink, emulate
 from mpisqueeze.comm.world import World
 from mpisqueeze.costs.link import Link, parse_link
 from mpisqueeze.devices.device import Device
@@ -188,7 +188,7 @@ def test_an_allreduce_in_messages_is_the_sum(on_ranks: Callable[..., None], n: i
 
 
 def summed() -> None:
-    """By each of the three ways, which bandwidth and latency choose; the same bits on every rank."""
+    """Sums by each of the three algorithms, which bandwidth and latency choose; the same bits on every rank."""
     world = World()
     for link in ("latency=500us", "bandwidth=100mbit", "latency=1us,bandwidth=10mbit"):
         for d in (1, 5, 1031):
@@ -243,7 +243,7 @@ def test_a_linked_run_says_so(mpisqueeze_run: Callable[..., Any]) -> None:
     summary = finished.json
     assert summary["link"] == "emulated"
     assert "emulated link" in finished.err
-    # doublesqueeze/onebit: up and down, one chunk, α + Bβ each.
+    # doublesqueeze/onebit: up and down, one section, α + Bβ each.
     expected = 2 * (2e-3 + summary["payload_bytes"] * 8 / 10e6)
     assert expected <= summary["times"]["comm_s"]["median"] < expected + LATE
     assert summary["port_bytes_per_iteration"] == summary["payload_bytes"]
