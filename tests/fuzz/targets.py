@@ -13,7 +13,6 @@ import io
 import json
 import math
 import os
-import re
 import struct
 from collections.abc import Callable, Iterator
 from functools import cache, partial
@@ -40,7 +39,7 @@ from mpisqueeze.record import calibration, checkpoint, environment
 from mpisqueeze.reproduce import claims, expressions
 from mpisqueeze.runs import pairs, schedule
 from mpisqueeze.runs import plan as config
-from mpisqueeze.runs.sources import VARIABLES, Asked, resolve
+from mpisqueeze.runs.sources import VARIABLES, resolve
 from mpisqueeze.settings import SETTINGS, parse_interval, parse_timeout
 from mpisqueeze.topology import Topology
 
@@ -143,7 +142,7 @@ _TOML = b"lr = 0.1\nbatch-size = '4Ki'\nalgorithm = \"choco\"\noverlap = false\n
 def _resolved(name: str, content: bytes, environment: dict[str, str] | None = None) -> None:
     with sandbox() as folder, contextlib.suppress(UsageError):
         (folder / name).write_bytes(content)
-        found = resolve(Asked({}, Path(name)), environment or {})
+        found = resolve({}, environment or {}, Path(name))
         with found.blamed():
             config.plan(found.config)
 
@@ -265,11 +264,9 @@ def _of_four(path: Path) -> bytes:
     content = path.read_bytes()
     if path.suffix == ".npz":
         return content
-    if path.name == checkpoint.MANIFEST:
-        return content
-    # Lines of logs have no blanks.
-    content = re.sub(rb'("bytes_sent": ?)0\b', rb"\g<1>960", content)
-    return content.replace(b'"ranks": 1', b'"ranks": 4')
+    for old, new in {b'"ranks": 1': b'"ranks": 4', b'"bytes_sent": 0': b'"bytes_sent": 960'}.items():
+        content = content.replace(old, new) if path.name != checkpoint.MANIFEST else content
+    return content
 
 
 @cache
