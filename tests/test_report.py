@@ -342,10 +342,10 @@ def test_what_is_written_is_what_is_declared() -> None:
     )
     msgspec.convert(config, types.Config)
     assert undeclared(environment, types.Environment, "environment") == []
-    assert undeclared(environment["hosts"][0], types.Host, "host") == []
+    assert undeclared(environment["hosts"][0], types.HostFacts, "host") == []
     assert undeclared(summary, types.Summary, "summary") == []
     assert types.Summary.__annotations__.keys() <= summary.keys()
-    msgspec.convert(json.loads(Path("c/compare.json").read_text()), types.Comparison)
+    msgspec.convert(json.loads(Path("c/compare.json").read_text()), types.ComparisonFile)
     for line in (folder / "iterations.jsonl").read_text().splitlines():
         assert [*json.loads(line)] == [*ITERATION_LINE.__struct_fields__]
 

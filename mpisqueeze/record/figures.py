@@ -24,7 +24,7 @@ from mpisqueeze.record.folder import finite
 if TYPE_CHECKING:
     from mpisqueeze.runs.training import Loop
 
-Column = NDArray[np.float64]
+Floats = NDArray[np.float64]
 Unit = Literal["s", "bytes", "count", ""]
 
 #: Values that a log may hold. Bytes, messages and seconds are not negative.
@@ -69,7 +69,7 @@ class Figure:
         """Whether it is a whole number."""
         return self.unit in ("bytes", "count")
 
-    def written(self, values: Column) -> list[Any]:
+    def written(self, values: Floats) -> list[Any]:
         """The numbers as the log has them: whole ones as such, and times to the nanosecond."""
         if self.whole:
             return values.astype(np.int64).tolist()
@@ -129,12 +129,12 @@ READ_LINE = msgspec.defstruct(
 )
 
 
-def no_columns() -> dict[str, Column]:
+def no_columns() -> dict[str, Floats]:
     """The columns of a run without iterations."""
     return {figure.name: np.empty(0) for figure in LOGGED}
 
 
-def summarized(columns: Mapping[str, Column], warmup: int) -> dict[str, Any]:
+def summarized(columns: Mapping[str, Floats], warmup: int) -> dict[str, Any]:
     """The figures in summary.json; the first `warmup` iterations count for totals alone."""
     found: dict[str, Any] = {"times": {name: statistics(columns[name][warmup:]) for name in TIMES}}
     for figure in LOGGED:
@@ -148,7 +148,7 @@ def summarized(columns: Mapping[str, Column], warmup: int) -> dict[str, Any]:
     return found
 
 
-def statistics(values: Column) -> dict[str, float | None]:
+def statistics(values: Floats) -> dict[str, float | None]:
     """Median, 99th percentile and total."""
     if not values.size:
         return {"median": None, "p99": None, "total": 0.0}
