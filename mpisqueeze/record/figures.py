@@ -91,6 +91,16 @@ def _norm(vector: Any) -> float:
     return math.nan if vector is None else math.sqrt(float(vector.dot(vector)))
 
 
+#: The parts of an iteration.
+_PHASES = (
+    _phase(Phase.COMPUTE, "compute (gradient)"),
+    _phase(Phase.WAIT, "wait (barrier)"),
+    _phase(Phase.ENCODE, "encode"),
+    _phase(Phase.COMM, "communicate"),
+    _phase(Phase.DECODE, "decode, reduce"),
+    _phase(Phase.UPDATE, "update"),
+)
+
 #: In the order of the log's fields.
 FIGURES: tuple[Figure, ...] = (
     Figure("loss", "training loss", "", np.mean, attrgetter("loss"), required=True),
@@ -98,12 +108,7 @@ FIGURES: tuple[Figure, ...] = (
     _count("bytes_sent", "bytes sent", "bytes", over_iterations="total", heading="bytes", required=True),
     _count("bytes_received", "bytes received", "bytes", per_rank=True),
     _count("messages", "messages", "count", over_iterations="total", required=True),
-    _phase(Phase.COMPUTE, "compute (gradient)"),
-    _phase(Phase.WAIT, "wait (barrier)"),
-    _phase(Phase.ENCODE, "encode"),
-    _phase(Phase.COMM, "communicate"),
-    _phase(Phase.DECODE, "decode, reduce"),
-    _phase(Phase.UPDATE, "update"),
+    *_PHASES,
     Figure("iteration_s", "iteration", "s", np.max, lambda loop: loop.ended - loop.began, "spread", "ms/it", True),
     Figure("residual_norm", "norm of the residual", "", np.mean, lambda loop: _norm(loop.run.algorithm.residual())),
     Figure("consensus", "mean ‖x_i − x̄‖²", "", np.mean, lambda loop: loop.distance()),
@@ -111,6 +116,7 @@ FIGURES: tuple[Figure, ...] = (
 
 #: Those of iterations.jsonl.
 LOGGED = tuple(figure for figure in FIGURES if not figure.per_rank)
+PHASES = {figure.name: figure.title for figure in _PHASES}
 #: Times whose spread over the iterations summary.json has.
 TIMES = {figure.name: figure.title for figure in LOGGED if figure.over_iterations == "spread"}
 
