@@ -11,8 +11,9 @@ from mpisqueeze.analysis.ranking import BROKEN, Ranking, verdict, winners
 from mpisqueeze.modelling.bandwidth import times_by_bandwidth
 from mpisqueeze.quantities import counted, duration, grouped, ratio, significant, size
 from mpisqueeze.record.calibration import Calibration
+from mpisqueeze.record.figures import TIMES
 from mpisqueeze.record.reading import RunLog
-from mpisqueeze.report.closing import PHASES, traffic
+from mpisqueeze.report.closing import traffic
 from mpisqueeze.report.comparison_table import Shown, in_unit
 from mpisqueeze.report.html.blocks import (
     Block,
@@ -254,6 +255,6 @@ def _time_table(runs: Sequence[RunLog]) -> Table:
     for index, run in enumerate(runs):
         times = run.summary["times"]
         if times["iteration_s"]["median"] is not None:
-            cells = [Cell(duration(times[name]["median"]), duration(times[name]["p99"])) for name in PHASES]
+            cells = [Cell(duration(times[name]["median"]), duration(times[name]["p99"])) for name in TIMES]
             rows.append([Cell(run.name, style=style_of(index, len(runs))), *cells])
-    return Table(["", *PHASES.values()], rows, "Medians. Small figures: the 99th percentile.")
+    return Table(["", *TIMES.values()], rows, "Medians. Small figures: the 99th percentile.")
