@@ -81,7 +81,7 @@ def _check(run: RunLog, given: Link | None, calibration: Calibration | None) -> 
     traffic = method.traffic(config["ranks"], config["dimension"], dtype)
     usable = calibration is not None and calibration.dtype == dtype
     work = work_of(method, traffic, calibration) if calibration and usable else None
-    # As comm.exchange limits messages.
+    # This is the limit of comm.exchange.
     slow = not emulated and link.byte_s > SLOW_BYTE_S
     terms = terms_of(config["ranks"], link, config, EAGER_BYTES if slow else None)
     compute, comm, iteration = (run.summary["times"][key]["median"] for key in ("compute_s", "comm_s", "iteration_s"))

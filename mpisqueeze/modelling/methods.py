@@ -28,7 +28,7 @@ USUAL_COMPRESSORS = ("onebit", "qsgd:4", "topk:0.01")
 
 @dataclass(frozen=True)
 class Traffic:
-    """What one iteration puts on the wire.
+    """The payloads of one iteration.
 
     Attributes:
         exchange: `root`, `sharded`, `neighbours` or `allreduce`.
@@ -69,7 +69,7 @@ def _schedule(traffic: Traffic, terms: Terms) -> Schedule:
 
 @dataclass(frozen=True)
 class Declared:
-    """What an algorithm's class declares about the payloads that it sends.
+    """The declarations of an algorithm's class about the payloads that it sends.
 
     Attributes:
         route: `servers`, `neighbours` or `allreduce`; empty where the class does not say.

@@ -16,7 +16,7 @@ from mpisqueeze.record.claims import CLAIMS
 from mpisqueeze.record.folder import RunFolder
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.record.types import SCHEMA_VERSION
-from mpisqueeze.reproduce.claims import Claim, Trial
+from mpisqueeze.reproduce.claims import Claim, ClaimRun
 from mpisqueeze.reproduce.view import ClaimsWatcher
 from mpisqueeze.reproduce.virtual import LabError, run_in_lab
 from mpisqueeze.runs.comparing import Ledger, check_entries, compare
@@ -33,7 +33,7 @@ class Task:
     """
 
     claim: Claim
-    trials: list[Trial]
+    trials: list[ClaimRun]
     entries: list[Entry]
     obstacle: str | None
 
@@ -182,7 +182,7 @@ def _verdict(task: Task, logs: list[RunLog], reason: str | None, ranks: int) -> 
     }
 
 
-def _row(trial: Trial, log: RunLog) -> dict[str, Any]:
+def _row(trial: ClaimRun, log: RunLog) -> dict[str, Any]:
     summary = log.summary
     return {
         "run": trial.run,
