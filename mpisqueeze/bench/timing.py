@@ -53,7 +53,7 @@ class TimeStatistics:
 
 
 def flat(row: Any) -> dict[str, Any]:
-    """The fields of a row as JSON and CSV have them: `TimeStatistics` by `named`, and a tuple of parts by their `flat`."""
+    """The fields of a row as JSON and CSV have them: statistics by `named`, and a tuple of parts by their `flat`."""
     found: dict[str, Any] = {}
     for item in fields(row):
         value = getattr(row, item.name)
