@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -118,6 +118,13 @@ class Method:
             server if route == "servers" else None,
             topology if route == "neighbours" else None,
         )
+
+    @staticmethod
+    def ran(config: Mapping[str, Any]) -> Method:
+        """The method of a run, by its settings. Raises UsageError."""
+        algorithm = registry.algorithms.find(config["algorithm"])
+        compressor = registry.compressors.find(config["compressor"])
+        return Method.of(algorithm, compressor, config.get("server", "root"), config.get("topology", "ring"))
 
     @property
     def declared(self) -> Declared:
