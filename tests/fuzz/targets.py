@@ -39,7 +39,7 @@ from mpisqueeze.record import calibration, checkpoint, environment
 from mpisqueeze.reproduce import claims, expressions
 from mpisqueeze.runs import pairs, schedule
 from mpisqueeze.runs import plan as config
-from mpisqueeze.runs.sources import VARIABLES, Asked, resolve
+from mpisqueeze.runs.sources import VARIABLES, resolve
 from mpisqueeze.settings import SETTINGS, parse_interval, parse_timeout
 from mpisqueeze.topology import Topology
 
@@ -142,7 +142,7 @@ _TOML = b"lr = 0.1\nbatch-size = '4Ki'\nalgorithm = \"choco\"\noverlap = false\n
 def _resolved(name: str, content: bytes, environment: dict[str, str] | None = None) -> None:
     with sandbox() as folder, contextlib.suppress(UsageError):
         (folder / name).write_bytes(content)
-        found = resolve(Asked({}, Path(name)), environment or {})
+        found = resolve({}, environment or {}, Path(name))
         with found.blamed():
             config.plan(found.config)
 
