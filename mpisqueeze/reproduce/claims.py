@@ -149,8 +149,8 @@ class _ClaimFile(_Table):
 
 
 @dataclass(frozen=True)
-class Claim:
-    """Everything that its file says, checked.
+class StatedClaim:
+    """A claim as its file states it, checked.
 
     Attributes:
         name: the file's name without its number and ending.
@@ -217,7 +217,7 @@ def names() -> list[str]:
     return [_name(path) for path in sorted(FOLDER.glob("*.toml"))]
 
 
-def select(wanted: Sequence[str], scale: str) -> list[Claim]:
+def select(wanted: Sequence[str], scale: str) -> list[StatedClaim]:
     """The claims of these names or files, each once; `all` is all that come with the package. Raises UsageError."""
     check_choice("--scale", scale, SCALES)
     paths = {_name(path): path for path in sorted(FOLDER.glob("*.toml"))}
@@ -233,7 +233,7 @@ def select(wanted: Sequence[str], scale: str) -> list[Claim]:
     return [load(path, scale) for path in chosen.values()]
 
 
-def load(path: Path, scale: str) -> Claim:
+def load(path: Path, scale: str) -> StatedClaim:
     """The claim in a file. Raises UsageError naming the file and what is wrong in it."""
     try:
         facts = tomllib.loads(read_text(path, "CLAIM"))
@@ -249,7 +249,7 @@ def _name(path: Path) -> str:
     return path.stem.lstrip("0123456789").lstrip("-") or path.stem
 
 
-def _claim(name: str, facts: dict[str, Any], scale: str) -> Claim:
+def _claim(name: str, facts: dict[str, Any], scale: str) -> StatedClaim:
     file = msgspec.convert(facts, _ClaimFile)
     settings = {**file.settings, **(file.gpu if scale == "gpu" else {})}
     runs = {run: _config({**settings, **table}) for run, table in file.runs.items()}
@@ -268,7 +268,7 @@ def _claim(name: str, facts: dict[str, Any], scale: str) -> Claim:
         if (file.figure.kind == "sweep") != (sweep is not None):
             raise ValueError("figure: kind is loss, or sweep where there is one")
         _known(file.figure.y, "figure")
-    return Claim(
+    return StatedClaim(
         name,
         file.title,
         file.says,

@@ -12,7 +12,7 @@ from pathlib import Path
 from mpisqueeze.errors import UsageError
 from mpisqueeze.launch import launcher as launch
 from mpisqueeze.record.reading import RunLog, read_runs
-from mpisqueeze.reproduce.claims import Claim, ClaimRun
+from mpisqueeze.reproduce.claims import ClaimRun, StatedClaim
 from mpisqueeze.runs.sources import CONFIG_VARIABLE, VARIABLES
 from mpisqueeze.settings import SETTINGS, Settings
 
@@ -29,7 +29,7 @@ class LabError(Exception):
     """There was no lab, or it failed; says why."""
 
 
-def run_in_lab(claim: Claim, trials: Sequence[ClaimRun], path: Path, wanted: Callable[[], bool]) -> list[RunLog]:
+def run_in_lab(claim: StatedClaim, trials: Sequence[ClaimRun], path: Path, wanted: Callable[[], bool]) -> list[RunLog]:
     """The runs of a claim, in the order of `trials`, which is by bandwidth and then by run.
 
     Args:
@@ -71,7 +71,7 @@ def run_in_lab(claim: Claim, trials: Sequence[ClaimRun], path: Path, wanted: Cal
     return runs
 
 
-def _command(claim: Claim, trials: Sequence[ClaimRun], labels: Sequence[str], path: Path) -> list[str]:
+def _command(claim: StatedClaim, trials: Sequence[ClaimRun], labels: Sequence[str], path: Path) -> list[str]:
     first = trials[0]
     pairs = []
     for trial in trials:
