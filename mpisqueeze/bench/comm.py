@@ -67,7 +67,7 @@ class CommRequest:
     Attributes:
         exchanges: names, in the order of the rows.
         compressors: for the exchanges that take one.
-        sizes: numbers in a vector.
+        sizes: elements of a vector.
         check: compare results with the equations.
         link: to emulate; None for the network that is there.
     """
@@ -240,7 +240,7 @@ class Bench:
                         seconds = self._timed(case)
                         if number >= 0:
                             case.seconds.append(seconds)
-                    tick(f"{size} numbers")
+                    tick(f"{size} elements")
             for index, case in enumerate(cases):
                 # All runs together must have left ranks alike, too.
                 if request.check and case.alike and (off := count_unlike(self.world.comm, case.output())):

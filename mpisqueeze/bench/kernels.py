@@ -189,7 +189,7 @@ def make_compressor(
 
 
 def count_wrong(part: Part, size: int, variant: Variant, dtype: np.dtype[Any]) -> dict[str, int]:
-    """Do each operation once; how many payload bytes and numbers differ, in a bit at least, from the reference's.
+    """Do each operation once; count payload bytes and elements that differ, in a bit at least, from the reference's.
 
     The reference does each step by its definition, with a plain encode and a plain decode: v = vector + residual,
     payload = C(v), residual = v − D(payload), out = out + factor·D(payload). It runs on the NumPy kernels, or where
@@ -206,7 +206,7 @@ def count_wrong(part: Part, size: int, variant: Variant, dtype: np.dtype[Any]) -
     residual[residual == 0] = 1
     expected, decoded = np.zeros(referee.payload_bytes, np.uint8), np.full(size, np.nan, dtype)
     given, payload, out = xp.asarray(vector), xp.full(subject.payload_bytes, 255, np.uint8), xp.zeros(size, dtype)
-    with contracts.plugin(part, _ARGUMENT, f"encoding or decoding {size} numbers"):
+    with contracts.plugin(part, _ARGUMENT, f"encoding or decoding {size} elements"):
         referee.iteration = subject.iteration = 1
         referee.encode(vector, expected)
         receiver.decode(expected, decoded)
@@ -259,7 +259,7 @@ class Workload:
         residual, out, total = (xp.full(size, 0, dtype) for _ in range(3))
         payload = xp.full(compressor.payload_bytes, 0, np.uint8)
         compressor.iteration = 1
-        with contracts.plugin(part, _ARGUMENT, f"encoding or decoding {size} numbers"):
+        with contracts.plugin(part, _ARGUMENT, f"encoding or decoding {size} elements"):
             compressor.encode(vector, payload)
             compressor.decode(payload, out)
         out -= vector
@@ -290,7 +290,7 @@ class Workload:
         """The bytes that each operation has to read and write at the least."""
         compressor = self.compressor
         full, payload = compressor.dimension * compressor.dtype.itemsize, compressor.payload_bytes
-        # A sparse payload names the numbers to add to, each on a line of memory of its own.
+        # A sparse payload names the elements to add to, each on a line of memory of its own.
         touched = min(full, compressor.k * _LINE) if isinstance(compressor, TopK | RandomK) else full
         return {
             "encode": 3 * full + payload,

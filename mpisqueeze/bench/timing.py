@@ -108,7 +108,7 @@ def parse_sizes(text: str) -> list[int]:
     Raises UsageError.
     """
     ends = text.split(":")
-    accepts = "it takes MIN:MAX or a single size, in numbers, such as 64Ki:16Mi"
+    accepts = "it takes MIN:MAX or a single size, in elements, such as 64Ki:16Mi"
     if len(ends) > 2:
         raise UsageError(f"{text!r} is no range of sizes; {accepts}", "-m")
     try:

@@ -170,7 +170,7 @@ def _out_is_overwritten(part: Part) -> None:
         outs = [np.full(vector.size, fill, vector.dtype) for fill in (np.nan, 7)]
         for out in outs:
             compressor.decode(payload, out)
-        assert np.isfinite(outs[0]).all(), f"decode left numbers of out unset or not finite ({what})"
+        assert np.isfinite(outs[0]).all(), f"decode left elements of out unset or not finite ({what})"
         assert np.array_equal(outs[0], outs[1]), f"what decode gives depends on what out held ({what})"
 
 
@@ -223,7 +223,7 @@ def _unbiased_is_true(part: Part) -> None:
     for vector, trials, compressor in _errors(part):
         if not compressor.unbiased:
             return
-        # Single numbers may be sent so rarely that their spread is not seen, so that the whole vector is judged.
+        # Single elements may be sent so rarely that their spread is not seen, so that the whole vector is judged.
         expected = float(trials.var(axis=0).sum()) / TRIALS + 1e-12 * float(vector @ vector)
         found = float(np.sum((trials.mean(axis=0) - vector) ** 2))
         off = (found / expected) ** 0.5 if found else 0.0
