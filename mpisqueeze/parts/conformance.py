@@ -94,7 +94,7 @@ def _allocates_nothing(
     if not found:
         return
     what = ", ".join(f"{name} {size(peak)}" for name, peak in found.items())
-    text = f"allocated in an iteration, beside vectors of {size(vector_bytes)}: {what}; keep buffers for it"
+    text = f"{what}, beside vectors of {size(vector_bytes)}; keep buffers for that"
     # NumPy's kernels, which stand in for the compiled ones, have temporaries.
     if part.is_plugin or kernels_for(np, np.float32).name == "numpy":
         raise Doubt(text)
@@ -263,7 +263,7 @@ COMPRESSOR_CHECKS: list[tuple[str, Callable[[Part], None]]] = [
     ("a NaN or an infinity never encodes", _nan_is_refused),
     ("it is unbiased if it says so", _unbiased_is_true),
     ("its bound holds", _bound_holds),
-    ("it allocates no vector in an iteration", _coding_allocates_nothing),
+    ("an iteration allocates no vector", _coding_allocates_nothing),
 ]
 
 
@@ -380,7 +380,7 @@ def _gradient_allocates_nothing(part: Part) -> None:
         # A batch may be gathered and converted.
         _allocates_nothing(part, {"gradient": lambda t: problem.gradient(x, t)}, x.nbytes, 0.5)
     elif not np.shares_memory(problem.gradient(x, 1)[1], problem.gradient(x, 2)[1]):
-        raise Doubt("gradient gives a new vector in every iteration; a buffer of its own would spare that")
+        raise Doubt("gradient gives a new one each time; keep a buffer for it")
 
 
 PROBLEM_CHECKS: list[tuple[str, Callable[[Part], None]]] = [
@@ -391,7 +391,7 @@ PROBLEM_CHECKS: list[tuple[str, Callable[[Part], None]]] = [
     ("the gradient is the loss's", _loss_and_gradient_agree),
     ("evaluate gives numbers", _evaluation_is_numbers),
     ("evaluate is a function of x, and changes nothing", _evaluation_is_pure),
-    ("it allocates no vector in an iteration", _gradient_allocates_nothing),
+    ("an iteration allocates no vector", _gradient_allocates_nothing),
 ]
 
 
@@ -466,7 +466,7 @@ def _step_allocates_nothing(part: Part) -> None:
 ALGORITHM_CHECKS: list[tuple[str, Callable[[Part], None]]] = [
     ("on one rank, without compression, it minimises a quadratic", _step_descends),
     ("its steps are reproducible", _steps_repeat),
-    ("it allocates no vector in an iteration", _step_allocates_nothing),
+    ("an iteration allocates no vector", _step_allocates_nothing),
 ]
 
 CHECKS = {"compressor": COMPRESSOR_CHECKS, "problem": PROBLEM_CHECKS, "algorithm": ALGORITHM_CHECKS}
