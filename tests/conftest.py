@@ -20,11 +20,16 @@ from hypothesis import settings
 
 from mpisqueeze.devices.device import gpu_count
 from mpisqueeze.errors import UsageError
-from mpisqueeze.launch.launcher import Launcher, find_launcher, make_plan
+from mpisqueeze.launch import Launcher, find_launcher, make_plan
 
 HERE = Path(__file__).parent
 #: Where a test runs that needs a GPU: in the emulator, and on a GPU where there is one (`pytest -m gpu`).
 EMULATOR_AND_GPU = ["emulator", pytest.param("gpu", marks=pytest.mark.gpu)]
+
+# `nohup pytest &` and some CI have SIGINT ignored, and every program that a test starts would inherit that. A handler
+# that does nothing leaves pytest as deaf as it was told to be, and becomes the default action in those programs.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, lambda number, frame: None)
 
 # A run of CI draws the same examples each time.
 settings.register_profile("ci", derandomize=True, deadline=None)

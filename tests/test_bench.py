@@ -27,7 +27,7 @@ from mpisqueeze.cli.app import run
 from mpisqueeze.comm.world import World
 from mpisqueeze.errors import UsageError
 from mpisqueeze.kernels import threads_of, use_threads
-from mpisqueeze.launch.launcher import Launcher, make_plan
+from mpisqueeze.launch import Launcher, make_plan
 from mpisqueeze.parts import registry
 from mpisqueeze.quantities import grouped
 

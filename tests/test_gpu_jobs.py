@@ -15,7 +15,7 @@ import pytest
 from conftest import need, start_on_ranks
 from cuda_emulator.fake_cupy import SITE
 
-from mpisqueeze.launch.launcher import Launcher
+from mpisqueeze.launch import Launcher
 
 JOBS = Path(__file__).parents[1] / "jobs"
 

@@ -21,11 +21,14 @@ from conftest import Finished
 from rich.console import Console
 
 from mpisqueeze.errors import ExitCode, UsageError
+from mpisqueeze.lab import cluster as outside
 from mpisqueeze.lab import hosts as inside
-from mpisqueeze.lab import lab, shaping
-from mpisqueeze.lab.lab import Outcome, check_machine, lab_results, plan_trials
+from mpisqueeze.lab import shaping
+from mpisqueeze.lab.cluster import Outcome, check_machine
+from mpisqueeze.lab.results import lab_results
 from mpisqueeze.lab.shaping import Links
-from mpisqueeze.launch.launcher import Flavour, Launcher
+from mpisqueeze.lab.trials import Trial, plan_trials
+from mpisqueeze.launch import Flavour, Launcher
 from mpisqueeze.quantities import format_rate, parse_rate, parse_time
 from mpisqueeze.record.reading import RunLog, no_columns, rebuild_summary
 from mpisqueeze.report.lab_view import lab_report
@@ -107,7 +110,7 @@ class TestLinks:
         assert "10.0.0.3 host2\n" in shaping.names_file(3)
 
 
-def plan(*command: str, **options: Any) -> list[lab.Trial]:
+def plan(*command: str, **options: Any) -> list[Trial]:
     settings = {"hosts": 4, "rate": "100mbit", "rates": None, "delay": "0s", "mtu": 1500, **options}
     return plan_trials(command=command, **settings)
 
@@ -184,8 +187,8 @@ class TestMachine:
         for tool in ("ip", "tc", "unshare", "nsenter"):
             self.fake(tool)
         monkeypatch.setenv("PATH", str(tmp_path))
-        monkeypatch.setattr(lab, "SYSTEM_PATH", "")
-        monkeypatch.setattr(lab.launch, "find_launcher", lambda: Launcher("mpirun", Flavour.OPEN_MPI, 5))
+        monkeypatch.setattr(outside, "SYSTEM_PATH", "")
+        monkeypatch.setattr(outside.launch, "find_launcher", lambda: Launcher("mpirun", Flavour.OPEN_MPI, 5))
 
     def fake(self, tool: str, script: str = "") -> None:
         (self.folder / tool).write_text(f"#!/bin/sh\n{script}\n")
@@ -218,7 +221,7 @@ class TestMachine:
         assert "--user" in check_machine().unshare
 
     def test_another_mpi(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(lab.launch, "find_launcher", lambda: Launcher("mpiexec", Flavour.HYDRA))
+        monkeypatch.setattr(outside.launch, "find_launcher", lambda: Launcher("mpiexec", Flavour.HYDRA))
         with pytest.raises(UsageError, match=r"needs Open MPI.*mpiexec.*MPICH"):
             check_machine()
 
@@ -243,14 +246,14 @@ def test_what_mpirun_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.delenv("OMPI_MCA_mpi_yield_when_idle", raising=False)
     (trial,) = plan("env", any_program=True, hosts=2)
-    told = lab.variables(trial, Launcher("mpirun", Flavour.OPEN_MPI, 5))
+    told = outside.variables(trial, Launcher("mpirun", Flavour.OPEN_MPI, 5))
     assert "OMP_NUM_THREADS" not in told
     assert told["PRTE_MCA_plm_ssh_agent"] == str(inside.AGENT)
     assert told["OMPI_MCA_btl"] == "tcp,self"
     assert told["OMPI_MCA_btl_tcp_if_include"] == told["MPISQUEEZE_INTERFACE"] == "eth0"
     assert told["MPISQUEEZE_LAUNCHED_RANKS"] == "2"
     assert json.loads(told["MPISQUEEZE_LAB"]) == {"rate": 1e8, "delay": 0, "mtu": 1500, "hosts": ["host0", "host1"]}
-    old = lab.variables(trial, Launcher("mpirun", Flavour.OPEN_MPI, 4))
+    old = outside.variables(trial, Launcher("mpirun", Flavour.OPEN_MPI, 4))
     assert old["OMPI_MCA_plm_rsh_agent"] == str(inside.AGENT)
     assert not any(name.startswith("PRTE_") for name in old)
 
@@ -258,7 +261,7 @@ def test_what_mpirun_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_launchers_harmless_warning_is_dropped(capfd: pytest.CaptureFixture[str]) -> None:
     script = """
 import sys, time
-from mpisqueeze.network.hosts import _start
+from mpisqueeze.lab.hosts import _start
 lines = ["rank's words\\n", "[head:00025] plm:ssh: Warning: setpgid(31,31) failed in parent with errno=Permission "]
 lines += ["denied(13)\\n", "[head:00025] plm:ssh: other\\n", "50 %\\r", "no newline"]
 write = f"import sys, time\\nfor text in {lines}: sys.stderr.write(text); sys.stderr.flush(); time.sleep(0.05)"

@@ -15,8 +15,19 @@ import psutil
 import pytest
 
 from mpisqueeze.errors import UsageError
-from mpisqueeze.launch import launcher as module
-from mpisqueeze.launch.launcher import Flavour, Launcher, find_launcher, identify, launch, make_plan
+from mpisqueeze.launch import (
+    THREADS,
+    Flavour,
+    Launcher,
+    Plan,
+    Supervisor,
+    find_launcher,
+    finding,
+    identify,
+    launch,
+    make_plan,
+    planning,
+)
 
 VERSIONS = {
     "mpirun (Open MPI) 5.0.11": (Flavour.OPEN_MPI, 5),
@@ -36,13 +47,13 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     for name in list(os.environ):
         if name.startswith(("OMPI_", "PRTE_", "PMIX_", "I_MPI_", "SLURM_", "PBS_", "LSB_", "MPISQUEEZE_")):
             monkeypatch.delenv(name)
-    for name in module.THREADS:
+    for name in THREADS:
         monkeypatch.delenv(name, raising=False)
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setattr(sys, "executable", str(folder / "python"))
     monkeypatch.setenv("PATH", str(folder))
-    monkeypatch.setattr(module, "_loaded_mpi", lambda: (Flavour.UNKNOWN, ""))
+    monkeypatch.setattr(finding, "_loaded_mpi", lambda: (Flavour.UNKNOWN, ""))
     return folder
 
 
@@ -73,14 +84,14 @@ def test_prefers_the_interpreters_folder_over_path(bare: Path, monkeypatch: pyte
 def test_takes_the_launcher_of_the_mpi_that_mpi4py_loads(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake(bare, "mpirun", "mpirun (Open MPI) 5.0.11")
     path = fake(bare, "mpiexec.hydra", "HYDRA build details:")
-    monkeypatch.setattr(module, "_loaded_mpi", lambda: (Flavour.HYDRA, ""))
+    monkeypatch.setattr(finding, "_loaded_mpi", lambda: (Flavour.HYDRA, ""))
     assert find_launcher().path == path
 
 
 def test_looks_beside_the_loaded_library(bare: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = fake(tmp_path / "opt" / "bin", "mpirun", "mpirun (Open MPI) 5.0.11")
     library = str(tmp_path / "opt" / "lib" / "libmpi.so.40")
-    monkeypatch.setattr(module, "_loaded_mpi", lambda: (Flavour.OPEN_MPI, library))
+    monkeypatch.setattr(finding, "_loaded_mpi", lambda: (Flavour.OPEN_MPI, library))
     assert find_launcher().path == path
 
 
@@ -91,9 +102,9 @@ def test_srun_only_within_an_allocation_and_after_mpirun(bare: Path, monkeypatch
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     assert find_launcher().path == srun
     mpirun = fake(bare, "mpirun", "mpirun (Open MPI) 5.0.11")
-    monkeypatch.setattr(module, "_loaded_mpi", lambda: (Flavour.OPEN_MPI, ""))
+    monkeypatch.setattr(finding, "_loaded_mpi", lambda: (Flavour.OPEN_MPI, ""))
     assert find_launcher().path == mpirun
-    monkeypatch.setattr(module, "_loaded_mpi", lambda: (Flavour.HYDRA, ""))
+    monkeypatch.setattr(finding, "_loaded_mpi", lambda: (Flavour.HYDRA, ""))
     assert find_launcher().path == srun
 
 
@@ -112,7 +123,7 @@ def test_srun_is_told_how_the_mpi_connects(
 ) -> None:
     srun = fake(bare, "srun", f"slurm 23.02.7 {offered}")
     monkeypatch.setenv("SLURM_JOB_ID", "1")
-    monkeypatch.setattr(module, "_loaded_mpi", lambda: (flavour, ""))
+    monkeypatch.setattr(finding, "_loaded_mpi", lambda: (flavour, ""))
     assert find_launcher().pmi == find_launcher(srun).pmi == pmi
     words = make_plan(find_launcher(), 1, ["python"], {}).arguments
     assert words == [srun, "-n", "1", *([f"--mpi={pmi}"] if pmi else []), "python"]
@@ -122,7 +133,7 @@ def test_srun_is_told_how_the_mpi_connects(
 
 def test_a_launcher_of_another_mpi_is_not_taken(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mpirun = fake(bare, "mpirun", "mpirun (Open MPI) 5.0.11")
-    monkeypatch.setattr(module, "_loaded_mpi", lambda: (Flavour.HYDRA, "/opt/lib/libmpi.so.12"))
+    monkeypatch.setattr(finding, "_loaded_mpi", lambda: (Flavour.HYDRA, "/opt/lib/libmpi.so.12"))
     expected = rf"loads, /opt/lib/libmpi.so.12, but {mpirun} of Open MPI, .*'mpisqueeze\[mpich\]'"
     with pytest.raises(UsageError, match=expected):
         find_launcher()
@@ -149,7 +160,7 @@ def test_a_named_launcher(bare: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("n", "command"), [(0, ["train"]), (-1, ["train"]), (2, [])])
 def test_usage_errors_come_before_any_search(n: int, command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "find_launcher", lambda _: pytest.fail("searched"))
+    monkeypatch.setattr("mpisqueeze.launch.find_launcher", lambda _: pytest.fail("searched"))
     with pytest.raises(UsageError):
         launch(n, command)
 
@@ -161,7 +172,7 @@ def settings(flavour: Flavour, n: int, environment: dict[str, str], major: int |
 class TestPlan:
     @pytest.fixture(autouse=True)
     def _machine(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(module, "usable_cores", lambda: 4)
+        monkeypatch.setattr(planning, "usable_cores", lambda: 4)
         monkeypatch.setattr(os, "geteuid", lambda: 1000)
 
     def test_open_mpi_oversubscribes_only_when_crowded(self) -> None:
@@ -251,13 +262,13 @@ def test_dry_run_prints_a_shell_line_and_runs_nothing(bare: Path, capsys: pytest
     ],
 )
 def test_a_launchers_code_for_a_killed_rank(flavour: Flavour, launchers: int, code: int) -> None:
-    supervisor = module.Supervisor(module.Plan(flavour, ["mpiexec"], {}), ["python"])
+    supervisor = Supervisor(Plan(flavour, ["mpiexec"], {}), ["python"])
     assert supervisor._named(launchers) == code
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /sys")
 def test_usable_cores_are_at_most_the_usable_threads() -> None:
-    assert 1 <= module.usable_cores() <= len(os.sched_getaffinity(0))
+    assert 1 <= planning.usable_cores() <= len(os.sched_getaffinity(0))
 
 
 # The rest needs a real launcher.
@@ -318,7 +329,7 @@ class Run:
         path = folder / "rank.py"
         path.write_text(script)
         self.command = [str(path), str(folder)]
-        root = str(Path(module.__file__).parents[1])
+        root = str(Path(planning.__file__).parents[2])
         self.process = subprocess.Popen(
             [sys.executable, "-c", DRIVER, str(grace_s), str(kill_s), *self.command],
             env={**os.environ, "PYTHONPATH": root},
@@ -459,8 +470,8 @@ def test_a_signal_during_start_up_ends_the_launcher(tmp_path: Path, start: Calla
     stuck = tmp_path / "mpirun"
     stuck.write_text(f'#!/bin/sh\n[ "$1" = --version ] && exit\n: > {tmp_path}/up\nexec sleep 60\n')
     stuck.chmod(0o755)
-    driver = f"import sys; from mpisqueeze.launch.launcher import launch; sys.exit(launch(2, ['x'], {str(stuck)!r}))"
-    root = str(Path(module.__file__).parents[1])
+    driver = f"import sys; from mpisqueeze.launch import launch; sys.exit(launch(2, ['x'], {str(stuck)!r}))"
+    root = str(Path(planning.__file__).parents[2])
     process = subprocess.Popen([sys.executable, "-c", driver], env={**os.environ, "PYTHONPATH": root})
     try:
         wait_for((tmp_path / "up").exists, "the launcher to start")

@@ -753,7 +753,9 @@ def run_lab(
     color: str,
 ) -> int:
     """`mpisqueeze lab`; the exit code of the command, at several rates the first that is not 0."""
-    from mpisqueeze.lab.lab import Outcome, check_machine, lab_results, plan_trials, run_trial
+    from mpisqueeze.lab.cluster import Outcome, check_machine, run_trial
+    from mpisqueeze.lab.results import lab_results
+    from mpisqueeze.lab.trials import plan_trials
     from mpisqueeze.quantities import format_rate
     from mpisqueeze.report.json_export import write_json
     from mpisqueeze.report.lab_view import lab_report

@@ -18,7 +18,7 @@ from mpisqueeze.data.partition import PARTITIONS
 from mpisqueeze.devices.device import gpu_count
 from mpisqueeze.errors import UsageError
 from mpisqueeze.kernels import kernels_for
-from mpisqueeze.launch.launcher import find_launcher
+from mpisqueeze.launch import find_launcher
 from mpisqueeze.parts import registry
 from mpisqueeze.quantities import size
 from mpisqueeze.record.environment import collect_environment

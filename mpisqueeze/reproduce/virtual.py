@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
+from mpisqueeze import launch
 from mpisqueeze.errors import UsageError
-from mpisqueeze.launch import launcher as launch
 from mpisqueeze.record.reading import RunLog, read_runs
 from mpisqueeze.reproduce.claims import Claim, Trial
 from mpisqueeze.runs.plan import TrainConfig

@@ -32,7 +32,7 @@ from mpisqueeze.comm.world import World
 from mpisqueeze.costs import link as link_spec
 from mpisqueeze.data import cifar10, idx, load_dataset, partition
 from mpisqueeze.errors import UsageError
-from mpisqueeze.lab import lab
+from mpisqueeze.lab import trials
 from mpisqueeze.parts import registry
 from mpisqueeze.record import calibration, checkpoint, environment
 from mpisqueeze.reproduce import claims, expressions
@@ -683,7 +683,7 @@ def lab_options(data: bytes) -> None:
     rate, rates, delay = (choices.text() for _ in range(3))
     words = [choices.text() for _ in range(choices.number(5))]
     with sandbox(), contextlib.suppress(UsageError):
-        lab.plan_trials(
+        trials.plan_trials(
             choices.pick((-1, 0, 1, 4, 10**9)), rate or None, None if choices.number(2) else rates, delay, 1500,
             words, bool(choices.number(2)),
         )  # fmt: skip

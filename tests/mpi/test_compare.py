@@ -21,7 +21,7 @@ from conftest import Finished
 from parts import payload_bytes
 
 from mpisqueeze.cli.app import run
-from mpisqueeze.launch.launcher import Launcher, make_plan
+from mpisqueeze.launch import Launcher, make_plan
 from mpisqueeze.runs.presets import PRESETS
 
 Run = Callable[..., Finished]

@@ -16,7 +16,7 @@ import pytest
 from conftest import Finished
 from faulty import WHEN
 
-from mpisqueeze.launch.launcher import Launcher, make_plan
+from mpisqueeze.launch import Launcher, make_plan
 
 Run = Callable[..., Finished]
 FAULTY = Path(__file__).with_name("faulty.py")

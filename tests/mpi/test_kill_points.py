@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mpisqueeze.launch.launcher import Launcher
+from mpisqueeze.launch import Launcher
 
 SCRIPT = Path(__file__).parents[2] / "results" / "robustness" / "kill_points.py"
 

@@ -18,7 +18,7 @@ import pytest
 from conftest import Finished
 from parts import payload_bytes
 
-from mpisqueeze.launch.launcher import Launcher, make_plan
+from mpisqueeze.launch import Launcher, make_plan
 from mpisqueeze.parts import registry
 
 Run = Callable[..., Finished]

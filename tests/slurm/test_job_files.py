@@ -21,7 +21,7 @@ import pytest
 from conftest import start_on_ranks
 from test_checkpoint import same_runs
 
-from mpisqueeze.launch.launcher import Flavour, Launcher
+from mpisqueeze.launch import Flavour, Launcher
 
 HERE = Path(__file__).parent
 JOBS = HERE.parents[1] / "jobs"
