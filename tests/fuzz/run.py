@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import importlib.util
 import os
 import platform
 import re
@@ -135,9 +136,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="default: all")
     parser.add_argument("--minutes", type=float, default=10.0, help="for all targets together")
-    parser.add_argument(
-        "--engine", choices=("atheris", "hypothesis"), default="atheris" if has_atheris else "hypothesis"
-    )
+    engine = "atheris" if importlib.util.find_spec("atheris") else "hypothesis"
+    parser.add_argument("--engine", choices=("atheris", "hypothesis"), default=engine)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, help="write the tally there, too")
     parser.add_argument("--inside", help=argparse.SUPPRESS)
