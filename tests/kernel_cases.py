@@ -1,4 +1,4 @@
-"""What the tests of the kernel sets share: every kernel with its arguments, and numbers that are hard in some way."""
+"""Shared by the tests of the kernel sets: every kernel with its arguments, and vectors that are hard in some way."""
 
 from __future__ import annotations
 
@@ -46,6 +46,16 @@ class Case:
     def decode(self, kernels: Any, payload: Any, out: Any, add: bool, factor: float = 1.0) -> Any:
         getattr(kernels, f"{self.kernel}_decode")(payload, out, *self.decode_arguments(out.size), add, factor)
         return out
+
+
+def results(case: Case, made: Any, v: np.ndarray, delta: np.ndarray | None) -> list[bytes]:
+    """The bytes that an encoder and its decoder leave behind; none where an element is refused."""
+    residual = None if delta is None else delta.copy()
+    good, payload = case.encode(made, v, residual)
+    if not good:
+        return []
+    left = [payload.tobytes(), b"" if residual is None else residual.tobytes()]
+    return left + [case.decode(made, payload, np.roll(v, 1), *how).tobytes() for how in WAYS]
 
 
 def stream_bytes(d: int, bits: int) -> int:
