@@ -37,6 +37,15 @@ if os.environ.get("CI"):
     settings.load_profile("ci")
 
 
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
+    """The first true value of `condition`, which is asked again and again."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.02)
+    return found
+
+
 @dataclass
 class Finished:
     """A program that ended by itself."""

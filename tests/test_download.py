@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tarfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +21,7 @@ from types import SimpleNamespace
 import numpy as np
 import pooch
 import pytest
+from conftest import wait_for
 from file_server import FileServer, serving
 
 from mpisqueeze.cli import app as cli
@@ -366,11 +366,7 @@ def test_an_interrupted_download_goes_on_where_it_stopped(
             [sys.executable, "-m", "mpisqueeze", *command],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
-        give_up = time.monotonic() + 60
-        while not (part.exists() and part.stat().st_size > enough):
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < give_up
-            time.sleep(0.01)
+        wait_for(lambda: part.exists() and part.stat().st_size > enough, "a part of the file")
         process.send_signal(number)
         _, error = process.communicate(timeout=60)
         return process.returncode, error

@@ -10,14 +10,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from conftest import Finished
+from conftest import Finished, wait_for
 from rich.console import Console
 
 from mpisqueeze.errors import ExitCode, UsageError
@@ -401,13 +401,6 @@ def cluster(tmp_path: Path) -> Iterator[Lab]:
     if cluster.process and cluster.process.poll() is None:
         cluster.process.kill()
         cluster.process.communicate()
-
-
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.02)
 
 
 def network_namespaces() -> set[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from conftest import wait_for
 
 from mpisqueeze.errors import UsageError
 from mpisqueeze.launch import (
@@ -357,13 +358,6 @@ class Run:
         for process in [*self.left_over(), self.process]:
             process.kill()
         self.process.communicate(timeout=20)
-
-
-def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 15) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}"
-        time.sleep(0.05)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -13,10 +12,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import Finished
+from conftest import Finished, start, wait_for
 from faulty import WHEN
 
-from mpisqueeze.launch import Launcher, make_plan
+from mpisqueeze.launch import Launcher
 
 Run = Callable[..., Finished]
 FAULTY = Path(__file__).with_name("faulty.py")
@@ -73,10 +72,7 @@ def test_ranks_do_not_outlive_their_launcher(mpisqueeze_run: Run, tmp_path: Path
     command = ("train", "--problem", f"{FAULTY}:LauncherDies", "--iterations", "1000", "--out", "run")
     mpisqueeze_run(2, *command, alone=True)
     left = int((tmp_path / "pid-1").read_text())
-    deadline = time.monotonic() + LIMIT
-    while psutil.pid_exists(left) and psutil.Process(left).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline, "the rank goes on without its launcher"
-        time.sleep(0.1)
+    wait_for(lambda: not psutil.pid_exists(left) or psutil.Process(left).status() == psutil.STATUS_ZOMBIE, "the rank")
 
 
 @pytest.mark.parametrize(
@@ -116,12 +112,9 @@ def test_a_signal_when_all_is_done_keeps_nothing_from_being_written(mpisqueeze_r
 def test_a_job_that_was_suspended_goes_on(launcher: Launcher, tmp_path: Path) -> None:
     """For longer than --timeout, and no rank blames another."""
     command = [sys.executable, "-m", "mpisqueeze", "train", "--problem", f"{FAULTY}:AllStop", "--iterations", "40"]
-    plan = make_plan(launcher, 2, [*command, "--timeout", "3s"], os.environ)
-    process = subprocess.Popen(plan.arguments, env={**os.environ, **plan.settings}, cwd=tmp_path)
+    process = start(launcher, 2, [*command, "--timeout", "3s"], tmp_path, None, None)
     try:
-        deadline = time.monotonic() + 60
-        while len(list(tmp_path.glob("pid-*"))) < 2 and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_for(lambda: len(list(tmp_path.glob("pid-*"))) == 2, "both ranks")
         time.sleep(6)
         for rank in range(2):
             os.kill(int((tmp_path / f"pid-{rank}").read_text()), signal.SIGCONT)
