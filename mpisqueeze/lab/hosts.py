@@ -1,4 +1,4 @@
-"""What runs inside a lab's namespaces: process 1, which builds the cluster, starts the ranks and reads the counters.
+"""The inside of a lab's namespaces: process 1 builds the cluster, starts the ranks and reads the counters.
 
 `mpisqueeze lab` starts it under `unshare`. Each host is a child with network, UTS, IPC, mount and PID namespaces of its
 own, and lives until this process ends; then the kernel ends all of them.
@@ -62,7 +62,7 @@ class Host:
     """A host of the cluster, as process 1 sees it.
 
     Args:
-        rank: of the rank that it is for.
+        rank: the host's rank.
         configure: called in the host, as soon as it has its interfaces.
 
     Attributes:
@@ -71,7 +71,7 @@ class Host:
 
     def __init__(self, rank: int, configure: Callable[[], None]) -> None:
         self.rank = rank
-        # One byte each way: its process id is known, its interfaces are there; then, what became of it.
+        # It tells its process id, is told that its interfaces are there, and tells whether they are configured.
         self._news, news = os.pipe()
         go, self._go = os.pipe()
         between = os.fork()
@@ -98,7 +98,7 @@ class Host:
             raise OSError(told or f"{host_name(self.rank)} died")
 
     def counters(self) -> dict[str, int]:
-        """Bytes that its shaped interface has sent and received, Ethernet headers included."""
+        """The bytes that its shaped interface has sent and received, Ethernet headers included."""
         for line in Path(f"/proc/{self.pid}/net/dev").read_text().splitlines():
             name, _, numbers = line.partition(":")
             if name.strip() == LINK:
@@ -234,7 +234,7 @@ def _start(command: list[str], variables: dict[str, str]) -> int:
 
 
 def _relay(source: int) -> None:
-    """Pass on what mpirun and the ranks write to stderr, but for noise."""
+    """Pass on the stderr of mpirun and the ranks, but for noise."""
     held = b""
     while chunk := os.read(source, 1 << 16):
         held = _NOISE.sub(b"", held + chunk)

@@ -15,7 +15,7 @@ from mpisqueeze.record.summary import SCHEMA_VERSION, statistics
 
 
 def lab_results(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """The JSON object of `lab`: bytes, seconds and bits per second.
+    """The JSON object of `lab`, in bytes, seconds and bits per second.
 
     `results` has an object a run, whose `hosts` compare what the run counted with what its hosts' interfaces did over
     the same iterations, where the run has measured that; `commands` has an object a trial, with the interfaces' bytes
