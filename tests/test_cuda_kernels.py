@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from kernel_cases import (
     DTYPES,
-    KINDS,
     PLAIN,
     WAYS,
     Case,
@@ -164,14 +163,6 @@ def test_the_order_of_threads_and_blocks_does_not_show(gpu: Gpu, monkeypatch: py
     monkeypatch.setattr(gpu.cupy.settings, "backwards", True)
     check_lengths(gpu, PLAIN + BLOCKWISE, DTYPES[0], [9, 1025, 3001])
     check(gpu, topk(0.01), "normal", 2 * SAMPLED, DTYPES[0], feedback=True)
-
-
-@each_dtype
-def test_kernels_match_for_hard_numbers(gpu: Gpu, dtype: np.dtype[Any]) -> None:
-    for case in PLAIN + (BLOCKWISE[30:] if gpu.emulated else BLOCKWISE):
-        for i, kind in enumerate(KINDS):
-            for n in (13, 1100):
-                check(gpu, case, kind, n, dtype, feedback=i % 2 == n % 2)
 
 
 @each_dtype

@@ -99,18 +99,6 @@ def test_topk_of_vectors_that_defeat_the_sample() -> None:
                 assert native == reference
 
 
-@needs_native
-def test_native_takes_an_unaligned_payload() -> None:
-    v = np.random.default_rng(3).standard_normal(5001).astype(np.float32)
-    for case in CASES:
-        aligned = case.encode(NativeKernels(np.float32), v, None)[1]
-        shifted = np.empty(aligned.size + 1, np.uint8)[1:]
-        case.encode(NativeKernels(np.float32), v, None, shifted)
-        assert same_bits(shifted.copy(), aligned)
-        decoded = case.decode(NativeKernels(np.float32), shifted, np.empty_like(v), False)
-        assert same_bits(decoded, case.decode(ReferenceKernels(np.float32), aligned, np.empty_like(v), False))
-
-
 V, PAYLOAD = np.zeros(100, np.float32), np.zeros(400, np.uint8)
 
 
@@ -197,17 +185,6 @@ def test_zeros_decode_to_zeros(kernel_set: Callable[[Any], Any]) -> None:
         good, payload = case.encode(kernel_set(np.float32), v, None)
         assert good, case
         assert not case.decode(kernel_set(np.float32), payload, np.ones_like(v), False).any(), case
-
-
-def test_payload_is_filled(kernel_set: Callable[[Any], Any]) -> None:
-    """No byte of a payload depends on what the buffer held before."""
-    v = np.random.default_rng(5).standard_normal(1337).astype(np.float32)
-    for case in CASES:
-        size = case.payload_bytes(v.size, 4)
-        payloads = [np.full(size, fill, np.uint8) for fill in (0x00, 0xFF)]
-        for payload in payloads:
-            case.encode(kernel_set(np.float32), v, None, payload)
-        assert same_bits(*payloads), case
 
 
 @pytest.mark.parametrize("l2", [False, True])
@@ -299,14 +276,6 @@ def test_quantizers_round_stochastically(kernel_set: Callable[[Any], Any], case:
     deviation = step * np.sqrt(fraction * (1 - fraction) / draws)
     # Six standard deviations, and one draw's worth for fractions so near 0 or 1 that no draw is expected.
     assert (np.abs(total / draws - v) <= 6 * deviation + 2 * step / draws).all()
-
-
-def test_another_key_draws_other_codes(kernel_set: Callable[[Any], Any]) -> None:
-    v = np.random.default_rng(0).standard_normal(512).astype(np.float32)
-    payloads = [np.empty(132, np.uint8) for _ in range(2)]
-    for i, payload in enumerate(payloads):
-        kernel_set(np.float32).quantize_encode(v, None, payload, 2, 0, "max", KEY + i)
-    assert not np.array_equal(*payloads)
 
 
 @each_dtype

