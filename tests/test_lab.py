@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,6 @@ from mpisqueeze.report.lab_view import lab_report
     ("text", "rate", "shown"),
     [
         ("100mbit", 1e8, "100 Mbit/s"),
-        ("1gbit", 1e9, "1 Gbit/s"),
         ("2.5Gbit/s", 2.5e9, "2.5 Gbit/s"),
         ("56 kbit", 56e3, "56 kbit/s"),
         ("3bit", 3.0, "3 bit/s"),
@@ -52,38 +52,35 @@ def test_rates(text: str, rate: float, shown: str) -> None:
     assert parse_rate(shown) == pytest.approx(rate, rel=5e-3)
 
 
+def test_times() -> None:
+    assert [parse_time(text) for text in ("5ms", "20us", "1.5 s", "0s", "30µs")] == [5e-3, 2e-5, 1.5, 0, 3e-5]
+
+
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("5ms", 5e-3), ("20us", 2e-5), ("1.5 s", 1.5), ("0s", 0), ("30µs", 3e-5)]
+    ("parse", "texts", "says"),
+    [
+        (parse_rate, ",100,100mb,mbit,0mbit,-1mbit,1e3mbit,٣mbit,nanbit", r"rate (\(a number with bit, kbit|above 0)"),
+        (parse_time, ",5,5m,5MS,-5ms,ms,five ms", r"time \(a number with ns, us, ms, s, min or h"),
+    ],
 )
-def test_times(text: str, seconds: float) -> None:
-    assert parse_time(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "100", "100mb", "mbit", "0mbit", "-1mbit", "1e3mbit", "٣mbit", "nanbit"])
-def test_what_is_no_rate(text: str) -> None:
-    with pytest.raises(ValueError, match=r"rate (\(a number with bit, kbit|above 0)"):
-        parse_rate(text)
-
-
-@pytest.mark.parametrize("text", ["", "5", "5m", "5MS", "-5ms", "ms", "five ms"])
-def test_what_is_no_time(text: str) -> None:
-    with pytest.raises(ValueError, match=r"time \(a number with ns, us, ms, s, min or h"):
-        parse_time(text)
+def test_neither_a_rate_nor_a_time(parse: Callable[[str], float], texts: str, says: str) -> None:
+    for text in texts.split(","):
+        with pytest.raises(ValueError, match=says):
+            parse(text)
 
 
 class TestLinks:
-    @pytest.mark.parametrize("mtu", [576, 1500, 9000, 65000])
     @pytest.mark.parametrize("rate", [1e4, 1e6, 1e7, 1e8, 1e9, 1e11])
-    @pytest.mark.parametrize("hosts", [1, 2, 8, 1000])
-    def test_a_port_takes_every_frame_and_holds_every_window(self, hosts: int, rate: float, mtu: int) -> None:
-        links = Links(hosts, rate, 1e-3, mtu)
-        frame = links.segments * links.packet
-        assert frame < links.burst  # tbf drops what is larger, or cuts it up
-        assert frame == links.packet or frame <= rate * 0.65e-3 / 8
-        assert links.segments * (mtu - 52) <= 65536
-        assert links.window >= rate * 2 * links.delay / 8
-        assert links.queue >= min((hosts - 1) * links.window * links.packet / mtu, 2**31)
-        assert links.queue < 2**32  # as tc keeps it
+    def test_a_port_takes_every_frame_and_holds_every_window(self, rate: float) -> None:
+        for hosts, mtu in itertools.product((1, 2, 8, 1000), (576, 1500, 9000, 65000)):
+            links = Links(hosts, rate, 1e-3, mtu)
+            frame = links.segments * links.packet
+            assert frame < links.burst  # tbf drops what is larger, or cuts it up
+            assert frame == links.packet or frame <= rate * 0.65e-3 / 8
+            assert links.segments * (mtu - 52) <= 65536
+            assert links.window >= rate * 2 * links.delay / 8
+            assert links.queue >= min((hosts - 1) * links.window * links.packet / mtu, 2**31)
+            assert links.queue < 2**32  # as tc keeps it
 
     def test_the_usual_link(self) -> None:
         links = Links(4, 1e8)
