@@ -26,8 +26,7 @@ from file_server import FileServer, serving
 
 from mpisqueeze.cli import app as cli
 from mpisqueeze.data import cifar10, download, getting, load_dataset
-from mpisqueeze.data.download import DownloadError, Watcher
-from mpisqueeze.data.published import PUBLISHED, File, Published
+from mpisqueeze.data.published import PUBLISHED, DownloadError, File, Published, Watcher
 from mpisqueeze.errors import UsageError
 from mpisqueeze.report.download_view import DownloadView
 from mpisqueeze.report.terminal import TerminalChoice, make_console

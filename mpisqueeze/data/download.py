@@ -16,7 +16,7 @@ import pooch
 import requests
 
 from mpisqueeze import __version__
-from mpisqueeze.data.published import File
+from mpisqueeze.data.published import DownloadError, File, Watcher
 
 #: Seconds without a byte after which a server is given up.
 TIMEOUT_S = 30.0
@@ -29,24 +29,8 @@ _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
 _WRONG = "it has other bytes than the published file: their SHA-256 differs"
 
+# The user is told by the watcher.
 pooch.get_logger().setLevel("CRITICAL")
-
-
-class DownloadError(Exception):
-    """A data set could not be had; the message is one line for the user."""
-
-
-class Watcher:
-    """Receives the progress of a download; this one ignores it."""
-
-    def start(self, file: File, url: str, have: int) -> None:
-        """Bytes are about to arrive, after the `have` that are there."""
-
-    def advance(self, count: int) -> None:
-        """So many more bytes have arrived."""
-
-    def note(self, text: str) -> None:
-        """The user should know this and need not act upon it."""
 
 
 class _RefusedError(Exception):

@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from mpisqueeze.data.download import DownloadError, Watcher, download
-from mpisqueeze.data.published import PUBLISHED, File, Published
+from mpisqueeze.data.published import PUBLISHED, DownloadError, File, Published, Watcher
 from mpisqueeze.errors import UsageError
 from mpisqueeze.files import sha256_of
 from mpisqueeze.language import suggestion
@@ -139,6 +138,9 @@ def _check_room(source: Published, folder: Path, wanted: Sequence[File]) -> None
 
 def _get_file(source: Published, file: File, folder: Path, mirror: str | None, locked: bool, watcher: Watcher) -> None:
     """Download a file of `source` into `folder`. Raises DownloadError."""
+    # Imported here because it loads requests, which looking at a folder does not need.
+    from mpisqueeze.data.download import download
+
     # A part that nobody else writes to has a name of its own where there are no locks, and is not resumed.
     unique = "" if locked else f".{socket.gethostname()}-{os.getpid()}"
     part = folder / f"{file.name}{unique}.part"

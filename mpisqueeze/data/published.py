@@ -44,6 +44,23 @@ class Published:
         return (self.archive,) if self.archive else self.files
 
 
+class DownloadError(Exception):
+    """A data set could not be had; the message is one line for the user."""
+
+
+class Watcher:
+    """Receives the progress of a download; this one ignores it."""
+
+    def start(self, file: File, url: str, have: int) -> None:
+        """Bytes are about to arrive, after the `have` that are there."""
+
+    def advance(self, count: int) -> None:
+        """So many more bytes have arrived."""
+
+    def note(self, text: str) -> None:
+        """The user should know this and need not act upon it."""
+
+
 def _files(table: str) -> tuple[File, ...]:
     """The files of a table: a name, a length and a SHA-256 in each line."""
     return tuple(File(name, int(size), digest) for name, size, digest in map(str.split, table.strip().splitlines()))

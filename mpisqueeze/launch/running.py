@@ -11,11 +11,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import psutil
@@ -57,7 +55,6 @@ class Supervisor:
     death_signal: signal.Signals = signal.SIGTERM
     popen: Mapping[str, Any] = field(default_factory=dict)
 
-    arrived: deque[int] = field(default_factory=deque, init=False)
     ended_by: int | None = field(default=None, init=False)
     deadline: float | None = field(default=None, init=False)
     terminating: bool = field(default=False, init=False)
@@ -82,10 +79,9 @@ class Supervisor:
             try:
                 while process.poll() is None:
                     timeout = None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
-                    if select.select([wake], [], [], timeout)[0]:
-                        wake.recv(4096)
-                    while self.arrived:
-                        self._handle(process, self.arrived.popleft())
+                    arrived = wake.recv(4096) if select.select([wake], [], [], timeout)[0] else b""
+                    for number in arrived:
+                        self._handle(process, number)
                     if self.deadline is not None and time.monotonic() >= self.deadline:
                         self._escalate(process)
             finally:
@@ -116,23 +112,19 @@ class Supervisor:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[socket.socket]:
-        """Collect signals in `arrived`; the socket turns readable with each, and when a child ends."""
+        """A socket that receives the number of each signal, a byte; SIGCHLD, too, which ends a wait for others."""
         # SIGINT is taken even where a shell's `&` had it ignored: mpirun itself does so, and the signal was
         # sent on purpose. An ignored SIGHUP is nohup's promise and stays ignored.
         caught = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD]
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             caught.append(signal.SIGHUP)
 
-        def note(number: int, _frame: FrameType | None) -> None:
-            if number != signal.SIGCHLD:
-                self.arrived.append(number)
-
         read_end, write_end = socket.socketpair()
         with read_end, write_end:
             read_end.setblocking(False)
             write_end.setblocking(False)
             old_wake = signal.set_wakeup_fd(write_end.fileno(), warn_on_full_buffer=False)
-            old = {number: signal.signal(number, note) for number in caught}
+            old = {number: signal.signal(number, lambda *_: None) for number in caught}
             try:
                 yield read_end
             finally:
@@ -141,12 +133,16 @@ class Supervisor:
                 signal.set_wakeup_fd(old_wake)
 
     def _handle(self, process: subprocess.Popen[bytes], number: int) -> None:
+        if number == signal.SIGCHLD:
+            return
         if number == signal.SIGUSR1:
             self._pass_on(process, number)
-            return
-        if self.ended_by is not None:
+        elif self.ended_by is not None:
             self._escalate(process)
-            return
+        else:
+            self._begin_the_end(process, number)
+
+    def _begin_the_end(self, process: subprocess.Popen[bytes], number: int) -> None:
         self.ended_by = number
         if self._pass_on(process, signal.SIGTERM if number == signal.SIGHUP else number):
             self.deadline = time.monotonic() + self.grace_s

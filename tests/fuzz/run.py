@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -121,12 +122,12 @@ def _inside(name: str, options: list[str], timeout: float) -> tuple[int, str]:
 
 def report(tallies: list[Tally], engine: str, command: str) -> str:
     """The tally as text."""
-    lines = [f"$ {command}", f"Python {platform.python_version()}, {engine}", ""]
+    features = "; features: edges and values of mpisqueeze's code that inputs reached" if engine == "atheris" else ""
+    lines = [f"$ {command}", f"Python {platform.python_version()}, {engine} {version(engine)}{features}", ""]
     lines.append(f"{'target':<22} {'inputs':>9} {'features':>9} {'seconds':>8}  found")
     for tally in tallies:
         outcome = "; ".join(tally.found) or "nothing"
-        features = tally.features or "—"
-        lines.append(f"{tally.name:<22} {tally.inputs:>9} {features:>9} {tally.seconds:>8.0f}  {outcome}")
+        lines.append(f"{tally.name:<22} {tally.inputs:>9} {tally.features or '—':>9} {tally.seconds:>8.0f}  {outcome}")
     total, found = sum(tally.inputs for tally in tallies), sum(bool(tally.found) for tally in tallies)
     lines.append(f"{len(tallies)} targets, {total} inputs, {found} with something found")
     return "\n".join(lines) + "\n"
