@@ -174,8 +174,7 @@ def variables(trial: Trial, launcher: launch.Launcher, to_stderr: bool = False) 
         "map": ("OMPI_MCA_rmaps_base_mapping_policy=node", "PRTE_MCA_rmaps_default_mapping_policy=node"),
         "bind": ("OMPI_MCA_hwloc_base_binding_policy=none", "PRTE_MCA_hwloc_default_binding_policy=none"),
     }
-    links = trial.links
-    about = {**asdict(links), "hosts": [host_name(rank) for rank in range(links.hosts)]}
+    about = {**asdict(trial.links), "hosts": [host_name(rank) for rank in range(trial.links.hosts)]}
     return {
         **{name: value for name, value in defaults.items() if name not in os.environ},
         **dict(names[not old].split("=", 1) for names in runtime.values()),
@@ -183,7 +182,7 @@ def variables(trial: Trial, launcher: launch.Launcher, to_stderr: bool = False) 
         "OMPI_MCA_pml": "ob1",
         "OMPI_MCA_btl": "tcp,self",
         "OMPI_MCA_btl_tcp_if_include": LINK,
-        "MPISQUEEZE_LAUNCHED_RANKS": str(links.hosts),
+        "MPISQUEEZE_LAUNCHED_RANKS": str(trial.links.hosts),
         "MPISQUEEZE_INTERFACE": LINK,
         "MPISQUEEZE_LAB": json.dumps(about),
     }
