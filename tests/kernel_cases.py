@@ -217,20 +217,8 @@ def numbers(rng: np.random.Generator, d: int, dtype: np.dtype[Any], kind: str) -
 
 
 FINITE_KINDS = [
-    "normal",
-    "zeros",
-    "signed zeros",
-    "sparse",
-    "ties",
-    "subnormal",
-    "tiny",
-    "wide",
-    "small halves",
-    "one block",
-    "halves",
-    "huge",
-    "largest",
-    "mixed",
+    *("normal", "zeros", "signed zeros", "sparse", "ties", "subnormal", "tiny", "wide"),
+    *("small halves", "one block", "halves", "huge", "largest", "mixed"),
 ]
 KINDS = [*FINITE_KINDS, "nan", "inf"]
 

@@ -198,19 +198,8 @@ def test_allreduce_on_device_buffers_says_that_it_is_staged(
 ) -> None:
     if cuda_awareness()[0]:
         pytest.skip("this MPI library takes device memory in its collectives")
-    options = [
-        "--algorithm",
-        "allreduce",
-        "--iterations",
-        "2",
-        "--device",
-        "cuda",
-        "--buffers",
-        "device",
-        "--out",
-        "run",
-    ]
-    assert mpisqueeze_run(2, "train", *options, "--json", "-", timeout=300, **cuda_variables).code == 0
+    command = "train --algorithm allreduce --iterations 2 --device cuda --buffers device --out run --json -"
+    assert mpisqueeze_run(2, *command.split(), timeout=300, **cuda_variables).code == 0
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert environment["buffers"] == "DEVICE"
     assert "collectives get host memory" in environment["buffers_reason"]
