@@ -32,6 +32,21 @@ class UsageError(Exception):
         return f"{self.option}: {self.message}" if self.option else self.message
 
 
+class RankFailureError(Exception):
+    """A rank raised; exit code 4.
+
+    Args:
+        message: which rank, where and what.
+        details: its traceback, as text.
+        alone: only this rank knows, so that it has to end the others.
+    """
+
+    def __init__(self, message: str, details: str, alone: bool = False) -> None:
+        super().__init__(message)
+        self.details = details
+        self.alone = alone
+
+
 def describe_value(value: Any) -> str:
     """A short `repr`, of whatever it may be."""
     try:

@@ -275,3 +275,18 @@ def mpisqueeze_run(
         return start_on_ranks(launcher, n, command, tmp_path, timeout, **variables)
 
     return run
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run a command line that is wrong, in this process; give the one line that says so."""
+    from mpisqueeze.cli.app import run
+
+    def refuse(*arguments: str) -> str:
+        assert run(list(arguments)) == 2
+        out, err = capsys.readouterr()
+        (line,) = [line for line in err.splitlines() if line.startswith("mpisqueeze: error:")]
+        assert "Traceback" not in out + err
+        return line
+
+    return refuse

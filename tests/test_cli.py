@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from mpisqueeze.cli.app import run
+from mpisqueeze.cli.completion import part_names
 from mpisqueeze.devices.device import gpu_count
 from mpisqueeze.parts import registry
 
@@ -46,10 +48,10 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["--data", "mnist", "--data-dir", "nowhere"], ["--data-dir", "nowhere", "MPISQUEEZE_DATA"]),
         (["--partition", "dirichlet:0"], ["--partition", "alpha"]),
         (["--iterations", "0"], ["--iterations", "≥ 1"]),
-        (["--iterations", "many"], ["--iterations", "size"]),
+        (["--iterations", "many"], ["--iterations", "whole number"]),
         (["--iterations", "3", "--epochs", "2"], ["--iterations", "--epochs"]),
         (["--epochs", "-1"], ["--epochs", "positive"]),
-        (["--batch-size", "0"], ["--batch-size", "≥ 1"]),
+        (["--batch-size", "0"], ["--batch-size", "from 1 to"]),
         (["--momentum", "1"], ["--momentum", "below 1"]),
         (["--samples", "0"], ["--samples", "≥ 1"]),
         (["--samples", "2k"], ["--samples", "1437", "2000"]),
@@ -61,8 +63,8 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["--device", "gpu"], ["--device", "cuda"]),
         (["--device", "cuda"], ["--device", "cuda"]),
         (["--warmup", "-1"], ["--warmup"]),
-        (["--threads", "0"], ["--threads", "1 to 64", "got 0"]),
-        (["--threads", "65"], ["--threads", "1 to 64", "got 65"]),
+        (["--threads", "0"], ["--threads", "1 to 64", "got '0'"]),
+        (["--threads", "65"], ["--threads", "1 to 64", "got '65'"]),
         (["--threads", "two"], ["--threads"]),
         (["--color", "sometimes"], ["--color", "never"]),
         (["--json", "no/such/folder/x.json"], ["--json"]),
@@ -144,14 +146,59 @@ def test_ctrl_c_before_anything_has_begun_is_no_traceback(tmp_path: Path) -> Non
     assert (finished.returncode, finished.stderr) == (-signal.SIGINT, "")
 
 
+HEAVY = "[m for m in ('mpi4py.MPI', 'numpy', 'cupy', 'numba', 'torch', 'vl_convert') if m in sys.modules]"
+
+
 def test_help_loads_nothing_heavy() -> None:
-    code = (
-        "import sys; from mpisqueeze.cli.app import run; run(['train', '--help']);"
-        "print([m for m in ('mpi4py.MPI', 'numpy', 'cupy', 'numba', 'torch', 'matplotlib') if m in sys.modules])"
-    )
+    code = f"import sys; from mpisqueeze.cli.app import run; run(['train', '--help']); print({HEAVY})"
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert finished.stdout.splitlines()[-1] == "[]"
     assert "--compressor" in finished.stdout
+
+
+def asked_by(shell: str, typed: str) -> dict[str, str]:
+    """The environment in which a shell asks the program to complete what was typed."""
+    words = {"COMP_WORDS": typed.replace(" ", "\n"), "COMP_CWORD": str(typed.count(" "))}
+    if shell != "bash":
+        words = {"_TYPER_COMPLETE_ARGS": typed, "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    return {**os.environ, **words, "_MPISQUEEZE_COMPLETE": f"complete_{shell}"}
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize(
+    ("typed", "offers"),
+    [
+        ("mpisqueeze cal", ["calibrate"]),
+        ("mpisqueeze train --clip", ["--clip-norm"]),
+        ("mpisqueeze train --algorithm cho", ["choco"]),
+        ("mpisqueeze train --device ", ["auto", "cpu", "cuda"]),
+        ("mpisqueeze compare sgd dcd/uni", ["dcd/uniform"]),
+        ("mpisqueeze report some", []),
+    ],
+)
+def test_a_shell_completes(shell: str, typed: str, offers: list[str]) -> None:
+    """At once and without MPI; a path is the shell's own affair."""
+    code = f"import sys, atexit; atexit.register(lambda: print({HEAVY}, file=sys.stderr)); "
+    code += "from mpisqueeze.cli.app import main; main([])"
+    finished = subprocess.run(
+        [sys.executable, "-c", code], env=asked_by(shell, typed), capture_output=True, text=True, timeout=20
+    )
+    assert finished.stderr.splitlines() == ["[]"]
+    found = {"bash": r"\S+", "zsh": r'(?:^|\(\()"([^"]+)"', "fish": r"^[^\t\n]+"}[shell]
+    assert sorted(re.findall(found, finished.stdout, re.MULTILINE)) == offers
+
+
+def test_completion_is_installed(tmp_path: Path) -> None:
+    program = f"{sys.executable} -m mpisqueeze --install-completion; true"
+    finished = subprocess.run(["bash", "-c", program], env={**os.environ, "HOME": str(tmp_path)}, capture_output=True)
+    assert not finished.stderr
+    script = (tmp_path / ".bash_completions" / "mpisqueeze.sh").read_text()
+    assert "_MPISQUEEZE_COMPLETE=complete_bash" in script
+
+
+def test_completion_offers_the_parts_that_there_are() -> None:
+    for parts in (registry.algorithms, registry.compressors, registry.problems):
+        assert part_names(f"{parts.kind}s") == sorted(parts.builtins())
 
 
 @pytest.mark.parametrize(

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
-from mpisqueeze.cli.app import _about_settings, run
-from mpisqueeze.runs.plan import TrainConfig, config_of, plan
+from mpisqueeze.cli.app import run
+from mpisqueeze.cli.compare import compare
+from mpisqueeze.cli.options import command
+from mpisqueeze.cli.output import Output
+from mpisqueeze.cli.train import train
+from mpisqueeze.runs.pairs import parse_sweep
+from mpisqueeze.runs.plan import plan
 from mpisqueeze.runs.sources import VARIABLES, Asked, as_toml, resolve
+from mpisqueeze.settings import SETTINGS, Setting, Settings
+from mpisqueeze.topology import TOPOLOGIES
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -40,7 +48,7 @@ def written(text: str, name: str = "run.toml") -> Path:
     return Path(name)
 
 
-def settings(text: str = "", environment: dict[str, str] | None = None, **typed: Any) -> TrainConfig:
+def settings(text: str = "", environment: dict[str, str] | None = None, **typed: Any) -> Settings:
     return resolve(Asked(typed, written(text)), environment or {}).config
 
 
@@ -49,7 +57,7 @@ def test_the_command_line_comes_before_the_environment_and_that_before_the_file(
     found = settings(text, {"MPISQUEEZE_LR": "0.2", "MPISQUEEZE_MOMENTUM": "0.2", "MPISQUEEZE_BARRIER": "0"}, lr=0.3)
     assert (found.lr, found.momentum, found.weight_decay, found.batch_size) == (0.3, 0.2, 0.1, 1024)
     assert found.barrier is False
-    assert found.clip_norm == TrainConfig().clip_norm
+    assert found.clip_norm == Settings().clip_norm
 
 
 def test_a_default_that_is_typed_comes_first_too(capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,14 +81,53 @@ def test_variables_that_mean_something_else_already() -> None:
         "MPISQUEEZE_DIR": "/opt",
         "MPISQUEEZE_LINK": "",
     }
-    assert settings("", others) == TrainConfig()
-    assert {*VARIABLES.values(), "data"} == {item.name for item in fields(TrainConfig)}
+    assert settings("", others) == Settings()
+    assert {*VARIABLES.values(), "data"} == SETTINGS.keys()
     written("lr = 0.25")
     assert resolve(Asked({}), {"MPISQUEEZE_CONFIG": "run.toml"}).config.lr == 0.25
 
 
+def example(setting: Setting) -> Any:
+    """A value that is accepted and not the default."""
+    if setting.kind.choices:
+        return next(choice for choice in setting.kind.choices if choice != setting.default)
+    return {bool: not setting.default, int: 7, float: 0.5, str: "5s", Path: Path("x")}[setting.type]
+
+
+def test_a_setting_that_is_declared_is_known_everywhere() -> None:
+    values = {name: example(setting) for name, setting in SETTINGS.items()}
+    texts = {name: str(value).lower() for name, value in values.items()}
+    typed = []
+
+    @command(SETTINGS)
+    def catch(given: dict[str, Any], output: Output) -> int:
+        typed.append(given)
+        return 0
+
+    app = typer.Typer()
+    app.command()(catch)
+    app([text for name, setting in SETTINGS.items() for text in setting.typed(values[name])], standalone_mode=False)
+    assert typed == [values]
+    environment = {variable: texts[name] for variable, name in VARIABLES.items()}
+    assert resolve(Asked({}), environment).config == Settings(**values | {"data": Settings.data})
+    for name, content in {"run.json": values, "typed.json": texts}.items():
+        assert resolve(Asked({}, written(json.dumps(content, default=str), name)), {}).config == Settings(**values)
+    assert plan(Settings()).as_json().keys() == {*SETTINGS, "parts"}
+    for name, text in texts.items():
+        if name not in ("algorithm", "out"):
+            assert parse_sweep(f"{SETTINGS[name].option}={text}").setting == name
+
+
+def test_commands_share_the_options_of_settings() -> None:
+    ours, theirs = inspect.signature(train).parameters.keys(), inspect.signature(compare).parameters.keys()
+    assert ours - theirs == {"algorithm", "compressor", "checkpoint_every", "resume", "dump_config"}
+    assert theirs - ours == {"pairs", "preset", "sweep", "target_loss"}
+    assert ours >= SETTINGS.keys()
+    assert [name.rstrip(":") for name in SETTINGS["topology"].names] == list(TOPOLOGIES)
+
+
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)))
-FLOATS = st.floats(allow_nan=False)
+FLOATS = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
 
 
 @settings_of_hypothesis(max_examples=50)
@@ -89,22 +136,22 @@ FLOATS = st.floats(allow_nan=False)
     out=st.none() | TEXTS.map(Path),
     lr=FLOATS,
     seed=st.integers(0, 2**63 - 1),
-    chunk=st.none() | st.integers(1, 2**70),
+    chunk=st.none() | st.integers(1, 2**63 - 1),
     overlap=st.booleans(),
 )
 def test_what_is_dumped_is_read_back_exactly(**values: Any) -> None:
-    found = plan(TrainConfig(iterations=3))
+    found = plan(Settings(iterations=3))
     found.config.__dict__.update(values)
-    text = as_toml(found, _about_settings())
-    assert config_of(tomllib.loads(text)) == TrainConfig(iterations=3, compressor="onebit", **values)
+    text = as_toml(found)
+    assert Settings.of(tomllib.loads(text)) == Settings(iterations=3, compressor="onebit", **values)
 
 
 def test_every_setting_is_dumped_with_a_word_about_it(capsys: pytest.CaptureFixture[str]) -> None:
-    assert set(_about_settings()) == {item.name for item in fields(TrainConfig)}
     assert run(["train", "--dump-config", "--lr", "1e-5", "--out", "a b"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    assert all(f"{item.name} = " in out or f"# {item.name}: not set" in out for item in fields(TrainConfig))
+    assert all(f"{name} = " in out or f"# {name}: not set" in out for name in SETTINGS)
+    assert all(f"  # {setting.help}\n" in out for setting in SETTINGS.values())
     written(out)
     assert run(["train", "--config", "run.toml", "--dump-config"]) == 0
     assert capsys.readouterr().out == out
@@ -117,13 +164,13 @@ def test_every_setting_is_dumped_with_a_word_about_it(capsys: pytest.CaptureFixt
         ("lern_rate = 0.1", ["run.toml: 'lern_rate' is no setting"]),
         ("batch-sise = 3", ["'batch-sise' is no setting; did you mean 'batch-size'?"]),
         ("batch-size = 3\nbatch_size = 4", ["run.toml", "given twice"]),
-        ("lr = 'fast'", ["run.toml: lr: must be a number, got 'fast'"]),
+        ("lr = 'fast'", ["run.toml: lr: must be a positive number, got 'fast'"]),
         ("seed = 1.5", ["run.toml: seed: must be a whole number"]),
         ("seed = true", ["run.toml: seed: must be a whole number"]),
-        ("batch-size = 'many'", ["run.toml: batch-size: 'many' is not a size"]),
-        ("overlap = 'yes'", ["run.toml: overlap: must be true or false"]),
+        ("batch-size = 'many'", ["run.toml: batch-size: must be a whole number from 1 to 2147483647, got 'many'"]),
+        ("overlap = 'yes'", ["run.toml: overlap: must be true or false, got 'yes'"]),
         ("[train]\nlr = 0.1", ["'train' is no setting"]),
-        (f"lr = 1{'0' * 400}", ["run.toml: lr: is too large"]),
+        (f"lr = 1{'0' * 400}", ["run.toml: lr: must be a positive number"]),
         ("lr = nan", ["run.toml: lr: must be a positive number"]),
         ("compressor = 'onebitt'", ["run.toml: compressor: unknown compressor 'onebitt'; did you mean 'onebit'?"]),
         ("samples = 100000", ["run.toml: samples", "1437"]),
@@ -140,10 +187,10 @@ def test_what_is_wrong_in_a_file_is_named(text: str, says: list[str], capsys: py
 @pytest.mark.parametrize(
     ("variable", "value", "says"),
     [
-        ("LR", "fast", ["MPISQUEEZE_LR: 'fast' is not a number"]),
+        ("LR", "fast", ["MPISQUEEZE_LR: must be a positive number, got 'fast'"]),
         ("LR", "-1", ["MPISQUEEZE_LR: must be a positive number"]),
-        ("BATCH_SIZE", "4KB", ["MPISQUEEZE_BATCH_SIZE: '4KB' is not a size"]),
-        ("OVERLAP", "perhaps", ["MPISQUEEZE_OVERLAP: 'perhaps' is not one of true, false"]),
+        ("BATCH_SIZE", "4KB", ["MPISQUEEZE_BATCH_SIZE: must be a whole number from 1 to 2147483647, got '4KB'"]),
+        ("OVERLAP", "perhaps", ["MPISQUEEZE_OVERLAP: must be true or false, got 'perhaps'"]),
         ("ALGORITHM", "sdg", ["MPISQUEEZE_ALGORITHM: unknown algorithm 'sdg'; did you mean 'sgd'?"]),
         ("BATCHSIZE", "4", ["MPISQUEEZE_BATCHSIZE: is no setting; did you mean MPISQUEEZE_BATCH_SIZE?"]),
         ("CONFIG", "nowhere.toml", ["MPISQUEEZE_CONFIG: nowhere.toml cannot be read: No such file"]),
@@ -201,7 +248,7 @@ def test_a_resumed_run_has_its_own_settings(
     assert run(["train", *SHORT, "--checkpoint-every", "1", "--out", "one"]) == 0
     monkeypatch.setenv("MPISQUEEZE_LR", "fast")
     assert run(["train", "--resume", "one", "--iterations", "3", "--json", "-"]) == 0
-    assert json.loads(Path("one/config.json").read_text())["lr"] == TrainConfig(lr=0.3).lr
+    assert json.loads(Path("one/config.json").read_text())["lr"] == Settings(lr=0.3).lr
     capsys.readouterr()
     refused(["train", "--resume", "one", "--lr-schedule", "constant"], ["leave out --lr-schedule"], capsys)
 

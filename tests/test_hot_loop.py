@@ -1,43 +1,135 @@
-"""An iteration allocates nothing of a vector's size, for any algorithm and compressor."""
+"""An iteration allocates nothing of a vector's size, for any algorithm and compressor; `check` says so of plug-ins."""
 
 from __future__ import annotations
 
-import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from mpi4py import MPI
-from parts import CENTRALIZED, COMPRESSORS, GOSSIP, make_algorithm, start_at
+from parts import CENTRALIZED, COMPRESSORS, EXAMPLES, GOSSIP, make_algorithm, start_at
 
 from mpisqueeze.comm.world import World
 from mpisqueeze.kernels import kernels_for
+from mpisqueeze.parts.allocation import DIMENSION, excess, peak_allocation
+from mpisqueeze.parts.conformance import CHECKS, Finding, examine, find_part
 
-DIMENSION = 1 << 18
+ALLOCATES = "it allocates no vector in an iteration"
+PLUGINS = """
+import numpy as np
+from mpisqueeze.algorithms.csgd import CSGD
 
 
-@pytest.mark.parametrize("spec", COMPRESSORS)
-@pytest.mark.parametrize("name", [*CENTRALIZED[1:], *GOSSIP, "sgd", "allreduce"])
+class Doubles:
+    unbiased = False
+
+    def __init__(self, dimension, xp, dtype, seed):
+        self.payload_bytes = dtype.itemsize * dimension
+        self.dtype = dtype
+
+    def encode(self, vector, payload):
+        payload.view(self.dtype)[:] = vector * 1
+
+    def decode(self, payload, out):
+        out[:] = payload.view(self.dtype)
+
+
+class Spares(Doubles):
+    def encode(self, vector, payload):
+        payload.view(self.dtype)[:] = vector
+
+
+class Bowl:
+    dimension = {dimension}
+
+    def __init__(self, rank, size, seed, xp, dtype):
+        self.dtype = dtype
+
+    def initial_point(self):
+        return np.ones(self.dimension, self.dtype)
+
+    def gradient(self, x, iteration):
+        return 0.5 * float(x @ x), x * 1
+
+
+class Small(Bowl):
+    dimension = 7
+
+
+class Scaled(CSGD):
+    def step(self, x, gradient, lr):
+        super().step(x, lambda point: gradient(point) * 1, lr)
+"""
+
+
+EF21, SPARSE_SIGN = f"{EXAMPLES}/ef21.py:EF21", f"{EXAMPLES}/sparse_sign.py:SparseSign"
+
+
+@pytest.mark.parametrize("spec", [*COMPRESSORS, SPARSE_SIGN])
+@pytest.mark.parametrize("name", [*CENTRALIZED[1:], *GOSSIP, EF21, "sgd", "allreduce"])
 def test_a_step_allocates_nothing_of_the_vectors_size(name: str, spec: str) -> None:
     if kernels_for(np, np.float32).name == "numpy" and spec != "identity":
-        pytest.skip("NumPy's fallback allocates in chunks")
+        pytest.skip("NumPy's fallback allocates tiles")
     if name in ("sgd", "allreduce", "dpsgd", "d2") and spec != "identity":
         pytest.skip("it takes no compressor")
-    world = World(MPI.COMM_SELF)
-    algorithm: Any = make_algorithm(name, spec, DIMENSION, np.float32, world)
-    x = start_at(DIMENSION, np.float32)
-    g = start_at(DIMENSION, np.float32)
+    algorithm: Any = make_algorithm(name, spec, DIMENSION, np.float32, World(MPI.COMM_SELF))
+    x, g = start_at(DIMENSION, np.float32), start_at(DIMENSION, np.float32)
     fresh = np.empty_like(g)
 
     def gradient(_: np.ndarray) -> np.ndarray:
         np.copyto(fresh, g)
         return fresh
 
-    for t in range(1, 6):
-        if t == 3:  # the first iterations may fill caches
-            tracemalloc.start()
+    def step(t: int) -> None:
         algorithm.setup.network.iteration = t
         algorithm.step(x, gradient, 0.1)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < DIMENSION * 4 / 50, f"{peak} bytes beside vectors of {DIMENSION * 4}"
+
+    assert not excess(step, x.nbytes)
+
+
+def test_temporaries_are_seen_and_what_fills_caches_is_not() -> None:
+    x, cache = np.ones(DIMENSION, np.float32), list[np.ndarray]()
+    assert peak_allocation(lambda t: x + 1) >= x.nbytes
+    assert excess(lambda t: x + 1, x.nbytes) >= x.nbytes
+    assert not excess(lambda t: cache or cache.append(x.copy()), x.nbytes)
+
+
+@pytest.mark.parametrize(
+    ("name", "outcome", "says"),
+    [
+        ("Doubles", "doubtful", "encode 1.05 MB, encode_feedback 1.05 MB"),
+        ("Spares", "passed", ""),
+        ("Bowl", "doubtful", "gradient"),
+        ("Small", "doubtful", "a new vector in every iteration"),
+        ("Scaled", "doubtful", "a step with identity"),
+    ],
+)
+def test_check_says_what_a_plug_in_allocates(tmp_path: Path, name: str, outcome: str, says: str) -> None:
+    (tmp_path / "mine.py").write_text(PLUGINS.replace("{dimension}", str(DIMENSION)))
+    kind, part = find_part(f"{tmp_path}/mine.py:{name}")
+    found = {finding.check: finding for finding in examine(kind, part)}
+    assert list(found) == [check for check, _ in CHECKS[kind]]
+    assert found[ALLOCATES].outcome == outcome
+    assert says in found[ALLOCATES].detail
+
+
+def test_a_built_in_part_that_allocates_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    if kernels_for(np, np.float32).name == "numpy":
+        pytest.skip("NumPy's fallback allocates tiles")
+    kind, part = find_part("fp16")
+    encode = part.cls.encode
+    monkeypatch.setattr(part.cls, "encode", lambda self, vector, payload: encode(self, vector * 1, payload))
+    failed = [finding for finding in examine(kind, part) if finding.outcome == "failed"]
+    assert [finding.check for finding in failed] == [ALLOCATES]
+
+
+def test_an_error_is_told_once(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        PLUGINS.replace("self.payload_bytes = ", "self.size = ").replace("{dimension}", "9")
+    )
+    findings = list(examine(*find_part(f"{tmp_path}/mine.py:Spares")))
+    assert {finding.outcome for finding in findings} == {"failed"}
+    assert [finding.detail for finding in findings[1:]] == ["the same error"] * (len(findings) - 1)
+    assert "payload_bytes must be" in findings[0].detail
+    assert isinstance(findings[0], Finding)

@@ -31,7 +31,9 @@ from mpisqueeze.lab.shaping import Links
 from mpisqueeze.lab.trials import Trial, plan_trials
 from mpisqueeze.launch import Flavour, Launcher
 from mpisqueeze.quantities import format_rate, parse_rate, parse_time
-from mpisqueeze.record.reading import RunLog, no_columns, rebuild_summary
+from mpisqueeze.record.figures import no_columns
+from mpisqueeze.record.reading import RunLog
+from mpisqueeze.record.summary import summary_of
 from mpisqueeze.report.lab_view import lab_report
 
 
@@ -284,7 +286,7 @@ class TestResults:
             columns[name][:] = values
         for name in columns:
             columns[name] = columns[name] if columns[name].size else columns["loss"]
-        summary = rebuild_summary(config, {}, columns, [], "ok", None, None) | known
+        summary = summary_of(config, {}, columns, [], "ok", None, None) | known
         (trial,) = plan("env", any_program=True, hosts=2)
         run = RunLog("sgd", None, summary, 3, 1, columns, [])
         traffic = [{"bytes_sent": 1500, "bytes_received": 1400}, {"bytes_sent": 1400, "bytes_received": 1500}]

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import altair
 import numpy as np
 import pytest
 from rich.cells import cell_len
@@ -15,13 +20,17 @@ from test_report import write_run
 from mpisqueeze.analysis.ranking import rank_runs
 from mpisqueeze.cli.app import run
 from mpisqueeze.costs.link import Link
-from mpisqueeze.modelling.predict import Coding, Method, predict
+from mpisqueeze.modelling.bandwidth import times_by_bandwidth
+from mpisqueeze.modelling.methods import Method
+from mpisqueeze.modelling.predict import Work, predict, terms_of
 from mpisqueeze.parts.registry import algorithms, compressors
 from mpisqueeze.record.reading import read_run, read_runs
-from mpisqueeze.report.bandwidth import time_by_bandwidth
 from mpisqueeze.report.charts import Axis, Bar, BarChart, LineChart, Series
-from mpisqueeze.report.run_charts import KINDS, charts_of, phase_chart
+from mpisqueeze.report.plot import draw
+from mpisqueeze.report.run_charts import KINDS, bandwidth_chart, charts_of, phase_chart
+from mpisqueeze.report.scales import Unit
 from mpisqueeze.report.terminal_plot import terminal_plot
+from mpisqueeze.report.vega import PAPER, chart_spec, panels_spec
 
 
 @pytest.fixture(autouse=True)
@@ -50,10 +59,10 @@ def test_every_kind_is_drawn_in_the_terminal_and_in_files(
     plot = out[max(out.rindex(title) for title in ("Training", "Test", "Where", "Time of") if title in out) :]
     assert max(map(cell_len, plot.splitlines())) <= 64
     assert "doublesqueeze/onebit" in plot
-    pytest.importorskip("matplotlib")
-    for name, begins in (("p.png", b"\x89PNG"), ("p.pdf", b"%PDF"), ("p.svg", b"<?xml")):
+    for name, begins in (("p.png", b"\x89PNG"), ("p.pdf", b"%PDF"), ("p.svg", b"<svg")):
         assert run([*options, "--plot", name]) == 0
         assert Path(name).read_bytes().startswith(begins)
+        assert Path(name).stat().st_size > 5000
     assert "doublesqueeze/onebit" in Path("p.svg").read_text()
 
 
@@ -84,6 +93,66 @@ def test_what_cannot_be_drawn_is_said_before_anything_is_shown(
     assert out == ""
     assert err.count("mpisqueeze: error:") == 1
     assert says in err
+
+
+@pytest.mark.parametrize("kind", ["loss", "phases", "time-by-bandwidth"])
+def test_specifications_are_vega_lite(kind: str) -> None:
+    runs, _ = read_runs([Path(name) for name in two_runs()])
+    charts = charts_of(kind, runs, rank_runs(runs))
+    specs = [chart_spec(chart, look, 400) for chart in charts for look in (PAPER, replace(PAPER, interactive=True))]
+    # Altair holds them against the schema.
+    for spec in [panels_spec(charts, PAPER, 300), *specs]:
+        altair.Chart.from_dict(spec)
+        data = [values for values in walk(spec) if values.get("name", "").endswith("lines")]
+        assert len(data) == (0 if kind == "phases" else len(spec.get("hconcat", [1])))
+        for values in data:
+            assert [row["i"] for row in values["values"]] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "log", "unit", "expected", "title"),
+    [
+        (1, 66_000, False, Unit.COUNT, ["10 000", "60 000"], "x"),
+        (1, 3, False, Unit.COUNT, ["1", "2", "3"], "x"),
+        (0.0, 1.7e-3, False, Unit.SECONDS, ["0.2", "1.6"], "x (ms)"),
+        (7e3, 6e7, True, Unit.BYTES, ["10 kB", "30 kB", "1 MB"], "x"),
+        (2e-4, 0.12, True, Unit.SECONDS, ["300 µs", "1 ms", "100 ms"], "x"),
+        (1e7, 1e11, True, Unit.RATE, ["10 Mbit/s", "1 Gbit/s"], "x"),
+        (0.03, 4.2, True, Unit.NUMBER, ["0.05", "0.1", "2"], "x"),
+        (1e-9, 1e3, True, Unit.NUMBER, ["10⁻⁹", "0.1", "10"], "x"),
+        (2e-6, 3e-5, True, Unit.NUMBER, ["2·10⁻⁶", "10⁻⁵", "2·10⁻⁵"], "x"),
+    ],
+)
+def test_axes_say_their_numbers_with_units(
+    low: float, high: float, log: bool, unit: Unit, expected: list[str], title: str
+) -> None:
+    line = Series("a", np.array([low, high]), np.array([0.0, 1.0]), 0)
+    draw([LineChart("t", Axis("x", unit, log), Axis("y"), [line])], "p.svg")
+    texts = [text.replace("\u202f", " ") for text in re.findall(">([^<>]+)</text>", Path("p.svg").read_text())]
+    assert set(expected) <= set(texts), texts
+    assert title in texts
+
+
+def walk(spec: Any) -> Iterator[dict[str, Any]]:
+    """All objects within a specification."""
+    if isinstance(spec, dict):
+        yield spec
+    for inner in spec.values() if isinstance(spec, dict) else spec if isinstance(spec, list) else ():
+        yield from walk(inner)
+
+
+@pytest.mark.parametrize(("option", "module"), [("--plot=p.png", "vl_convert"), ("--html=p.html", "jinja2")])
+def test_a_missing_library_is_said_with_its_cure(
+    option: str, module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two_runs()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == module else name)
+    assert run(["report", "a", option]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert f"{option[:6]}: needs {module}: pip install 'mpisqueeze[report]'" in err
+    assert run(["report", "a", "--plot", "terminal", "--csv", "a.csv", "--markdown", "a.md"]) == 0
 
 
 def in_terminal(width: int, *charts: LineChart | BarChart, color: bool = False) -> list[str]:
@@ -177,20 +246,22 @@ def test_times_by_bandwidth_are_the_cost_models_with_what_was_measured_beside() 
         linked("far", "dpsgd", "latency=9ms,bandwidth=10mbit", 0.8, compute_s=0.1),
     ]
     runs, _ = read_runs(paths)
-    modelled = time_by_bandwidth(runs)
+    modelled = times_by_bandwidth(runs)
     assert modelled.left_out == []
-    assert "1.00 ms latency (emulated)" in modelled.chart.caption
-    assert "Not shown: 1 run on links of another latency" in modelled.chart.caption
-    lines = {series.name: series for series in modelled.chart.lines}
-    points = {series.name: series for series in modelled.chart.series if series.kind == "points"}
+    chart = bandwidth_chart(modelled, len(runs))
+    assert "1.00 ms latency (emulated)" in chart.caption
+    assert "Not shown: 1 run on links of another latency" in chart.caption
+    lines = {series.name: series for series in chart.lines}
+    points = {series.name: series for series in chart.series if series.kind == "points"}
     assert set(lines) == set(points) == {"sgd", "dpsgd"}
-    assert points["sgd"].x.tolist() == [1e7, 1e8]
+    assert points["sgd"].x.tolist() == pytest.approx([1e7, 1e8])
     assert points["sgd"].y.tolist() == [0.9, 0.7]
     assert points["dpsgd"].y.tolist() == [0.8]
     method = Method.of(algorithms.find("sgd"), compressors.find("identity"), "root", "ring")
     link = Link.hockney(1e-3, float(lines["sgd"].x[7]))
     # The median gradient of all runs; 0.1 s for every other phase.
-    expected = predict(method, method.traffic(2, 10, "float32"), Coding(0.1, 0.1, 0.0, 0.1), link, 0.1)
+    work = Work(0.1, 0.1, 0.0, 0.1)
+    expected = predict(method, method.traffic(2, 10, "float32"), work, terms_of(2, link), 0.1)
     assert lines["sgd"].y[7] == pytest.approx(expected.iteration_s)
     assert (np.diff(lines["sgd"].y) <= 0).all(), "more bandwidth costs nothing"
 
@@ -202,7 +273,7 @@ def test_a_report_loads_no_program_of_a_users_own() -> None:
     config["parts"]["compressor"] = {"name": "C", "origin": "mine.py"}
     (path / "config.json").write_text(json.dumps(config))
     runs, _ = read_runs([path])
-    assert time_by_bandwidth(runs).left_out == ["sgd/mine.py:C: its compressor is not built in"]
+    assert times_by_bandwidth(runs).left_out == ["sgd/mine.py:C: its compressor is not built in"]
 
 
 def test_a_calibration_sets_the_latency() -> None:

@@ -20,7 +20,7 @@ from mpisqueeze.problems.classification import ClassificationProblem
 from mpisqueeze.problems.images import ImageProblem
 from mpisqueeze.problems.quadratic import Quadratic
 from mpisqueeze.problems.samples import BatchSampler
-from mpisqueeze.runs.plan import DEFAULT_LR, TrainConfig
+from mpisqueeze.settings import DEFAULT_LR, Settings
 
 ALL = ["logistic", "mlp:5", "mlp:7x1", "mlp:6x5x3", "quadratic:11", "quadratic:1", "quadratic:11,spread=0"]
 NEEDS_DATA = [text for text in ALL if not text.startswith("quadratic")]
@@ -254,7 +254,7 @@ def test_epochs_count_all_ranks_batches() -> None:
 def test_default_mlp_learns_digits_with_eight_workers(seed: int) -> None:
     digits = load_dataset("digits", None, seed)
     ranks = [
-        make("mlp", rank, 8, seed, np, np.float32, digits, TrainConfig.batch_size, partition="iid") for rank in range(8)
+        make("mlp", rank, 8, seed, np, np.float32, digits, Settings.batch_size, partition="iid") for rank in range(8)
     ]
     x = ranks[0].initial_point()
     for iteration in range(1, 10 * ranks[0].iterations_per_epoch + 1):

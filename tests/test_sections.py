@@ -6,7 +6,7 @@ import pytest
 
 from mpisqueeze.comm.estimate import CALL_S, MEMORY_BYTE_S
 from mpisqueeze.costs.link import Link
-from mpisqueeze.costs.sections import Coding, Terms, choose_sections
+from mpisqueeze.costs.sections import Coding, Terms, choose_sections, root_ways, section_lengths
 from mpisqueeze.devices.device import CudaDevice, Device
 
 MEMORY = Link(0.0, CALL_S, MEMORY_BYTE_S)
@@ -42,3 +42,10 @@ def test_a_copy_is_hidden_as_coding_is() -> None:
     d = 1 << 22
     without, beside = (sections(Coding(0.0, 5e-5, byte_s), MEMORY, d, 4 * d, True) for byte_s in (0.0, 1e-9))
     assert beside > without
+
+
+def test_sections_of_a_plain_vector_are_powers_of_two() -> None:
+    assert list(section_lengths(1000, 8)) == [64, 128, 256, 512, 1000]
+    assert list(section_lengths(1000, None)) == [1000]
+    assert root_ways(None, 1) == ["binomial", "flat"]
+    assert "chain" in root_ways(None, 2)

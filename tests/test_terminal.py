@@ -12,6 +12,7 @@ import subprocess
 import sys
 import termios
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from rich.table import Table
@@ -34,80 +35,51 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
 
 
-@pytest.fixture
-def on_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MPISQUEEZE_TERMINAL", "132x43")
-
-
-def test_a_terminal_gets_everything(on_terminal: None) -> None:
-    choice = choose_terminal()
-    assert (choice.color, choice.live, choice.width, choice.height) == (True, True, 132, 43)
-
-
-def test_a_log_gets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MPISQUEEZE_TERMINAL", "none")
-    choice = choose_terminal()
-    assert (choice.color, choice.live, choice.width) == (False, False, 100)
-
-
-@pytest.mark.parametrize("setting", [{"TERM": "dumb"}, {"TERM": ""}, {"CI": "true"}, {"GITHUB_ACTIONS": "true"},
-                                     {"SLURM_JOB_ID": "7"}, {"PBS_JOBID": "7"}, {"LSB_JOBID": "7"}])  # fmt: skip
-def test_incapable_terminals_and_batch_jobs(
-    on_terminal: None, monkeypatch: pytest.MonkeyPatch, setting: dict[str, str]
-) -> None:
-    for name, value in setting.items():
-        monkeypatch.setenv(name, value)
-    choice = choose_terminal()
-    assert (choice.color, choice.live) == (False, False)
-    assert (choose_terminal("always").color, choose_terminal("always").live) == (True, False)
-
-
 @pytest.mark.parametrize(
-    "setting",
+    ("setting", "color", "expected"),
     [
-        {"SLURM_JOB_ID": "7", "SLURM_PTY_PORT": "1234"},
-        {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "interactive"},
-        {"PBS_JOBID": "7", "PBS_ENVIRONMENT": "PBS_INTERACTIVE"},
-        {"LSB_JOBID": "7", "LSB_INTERACTIVE": "Y"},
-        {"CI": "false"},
+        ({}, "auto", (True, True, 132, 43)),
+        ({"MPISQUEEZE_TERMINAL": "none"}, "auto", (False, False, 100, 25)),
+        ({"MPISQUEEZE_TERMINAL": "0x0"}, "auto", (True, True, 100, 25)),
+        # Terminals that take nothing, and batch jobs.
+        *(
+            ({name: value}, "auto", (False, False, 100, 25))
+            for name, value in (
+                ("TERM", "dumb"), ("TERM", ""), ("CI", "true"), ("GITHUB_ACTIONS", "true"), ("SLURM_JOB_ID", "7"),
+                ("PBS_JOBID", "7"), ("LSB_JOBID", "7"),
+            )
+        ),
+        ({"TERM": "dumb"}, "always", (True, False, 100, 25)),
+        # Interactive sessions of batch systems.
+        ({"SLURM_JOB_ID": "7", "SLURM_PTY_PORT": "1234"}, "auto", (True, True, 132, 43)),
+        ({"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "interactive"}, "auto", (True, True, 132, 43)),
+        ({"PBS_JOBID": "7", "PBS_ENVIRONMENT": "PBS_INTERACTIVE"}, "auto", (True, True, 132, 43)),
+        ({"LSB_JOBID": "7", "LSB_INTERACTIVE": "Y"}, "auto", (True, True, 132, 43)),
+        ({"CI": "false"}, "auto", (True, True, 132, 43)),
+        # The option rules over the environment, and NO_COLOR over FORCE_COLOR.
+        ({"NO_COLOR": "1"}, "auto", (False, True, 132, 43)),
+        ({"NO_COLOR": "1"}, "always", (True, True, 132, 43)),
+        ({"FORCE_COLOR": "1"}, "never", (False, True, 132, 43)),
+        ({"FORCE_COLOR": "1", "MPISQUEEZE_TERMINAL": "none"}, "auto", (True, False, 100, 25)),
+        ({"FORCE_COLOR": "1", "NO_COLOR": "1", "MPISQUEEZE_TERMINAL": "none"}, "auto", (False, False, 100, 25)),
+        *(
+            ({"COLUMNS": text}, "auto", (True, True, width, 43))
+            for text, width in (("77", 77), ("200", 200), ("0", 132), ("wide", 132), ("", 132))
+        ),
     ],
-)
-def test_interactive_sessions_of_batch_systems(
-    on_terminal: None, monkeypatch: pytest.MonkeyPatch, setting: dict[str, str]
+)  # fmt: skip
+def test_a_terminal_gets_what_it_takes_and_a_log_nothing(
+    setting: dict[str, str],
+    color: Literal["auto", "always", "never"],
+    expected: tuple[bool, bool, int, int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name, value in setting.items():
+    for name, value in {"MPISQUEEZE_TERMINAL": "132x43", **setting}.items():
         monkeypatch.setenv(name, value)
-    assert choose_terminal().live
-
-
-def test_color_options_rule_over_the_environment(on_terminal: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_COLOR", "1")
-    assert (choose_terminal().color, choose_terminal().live) == (False, True)
-    assert choose_terminal("always").color
-    monkeypatch.delenv("NO_COLOR")
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    assert not choose_terminal("never").color
-    monkeypatch.setenv("MPISQUEEZE_TERMINAL", "none")
-    assert (choose_terminal().color, choose_terminal().live) == (True, False)
-    monkeypatch.setenv("NO_COLOR", "1")
-    assert not choose_terminal().color
-
-
-def test_json_on_stdout_stays_plain(on_terminal: None) -> None:
-    choice = choose_terminal("always", stdout_is_json=True)
-    assert (choice.color, choice.live) == (False, False)
-
-
-@pytest.mark.parametrize(("text", "width"), [("77", 77), ("200", 200), ("0", 132), ("wide", 132), ("", 132)])
-def test_columns(on_terminal: None, monkeypatch: pytest.MonkeyPatch, text: str, width: int) -> None:
-    monkeypatch.setenv("COLUMNS", text)
-    assert choose_terminal().width == width
-
-
-def test_a_terminal_of_unknown_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MPISQUEEZE_TERMINAL", "0x0")
-    choice = choose_terminal()
-    assert (choice.live, choice.width) == (True, 100)
+    choice = choose_terminal(color)
+    assert (choice.color, choice.live, choice.width, choice.height) == expected
+    plain = choose_terminal(color, stdout_is_json=True)
+    assert (plain.color, plain.live) == (False, False)
 
 
 def test_a_launcher_out_of_sight_counts_as_a_log(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ class Allreduce(Algorithm):
 
     name = "allreduce"
     summary = "SGD by MPI_Allreduce, the usual baseline"
+    route = "allreduce"
     compresses = False
     formula = "2(N−1), no server"
 

@@ -19,7 +19,7 @@ from mpisqueeze.kernels.random import derive_key
 from mpisqueeze.topology import Topology
 
 Ready = Callable[[Any, int], None]
-"""(g, start): the numbers g[start:] of a gradient are final; they may be read and overwritten. Starts only fall."""
+"""(g, start): the elements g[start:] of a gradient are final; they may be read and overwritten. Starts only fall."""
 
 Gradient = Callable[..., Any]
 """x ↦ g; with `Setup.overlap` also (x, ready: Ready) ↦ g, which need not have called `ready` to the end."""
@@ -29,26 +29,17 @@ class Codec:
     """A compressor at work: booked as encode_s and decode_s, keyed by the iteration, and never raising for a NaN.
 
     A rank that cannot encode sends zeros and has the gate tell the others, since they wait for its payload; on a GPU
-    this is found out later, by wires and by the network. Without a compressor it is for vectors of no elements: it does
-    nothing, to no payload.
+    this is found out later, by wires and by the network.
     """
 
-    def __init__(self, compressor: Compressor | None, network: Network) -> None:
-        self._compressor, self.network = compressor, network
-        if compressor is not None:
-            network.device.adopt(compressor)
-        self.payload_bytes = compressor.payload_bytes if compressor else 0
-
-    @property
-    def compressor(self) -> Compressor:
-        assert self._compressor is not None
-        return self._compressor
+    def __init__(self, compressor: Compressor, network: Network) -> None:
+        self.compressor, self.network = compressor, network
+        network.device.adopt(compressor)
+        self.payload_bytes = compressor.payload_bytes
 
     def encode(self, vector: Any, payload: Any, first: int = 0) -> None:
         """payload ← C(vector), a section that begins at `first` of the vector."""
-        compressor = self._compressor
-        if compressor is None:
-            return
+        compressor = self.compressor
         compressor.iteration, compressor.first = self.network.iteration, first
         try:
             compressor.encode(vector, payload)
@@ -58,9 +49,7 @@ class Codec:
 
     def encode_feedback(self, vector: Any, residual: Any, payload: Any, first: int = 0) -> None:
         """v = vector + residual; payload ← C(v); residual ← v − D(payload)."""
-        compressor = self._compressor
-        if compressor is None:
-            return
+        compressor = self.compressor
         compressor.iteration, compressor.first = self.network.iteration, first
         try:
             compressor.encode_feedback(vector, residual, payload)
@@ -86,7 +75,7 @@ class Codec:
     @property
     def fuses_mean(self) -> bool:
         """Whether there is `decode_mean`."""
-        return getattr(self._compressor, "fuses_mean", False)
+        return getattr(self.compressor, "fuses_mean", False)
 
     def _give_up(self, payload: Any, error: NonFiniteError) -> None:
         payload.fill(0)
@@ -104,7 +93,7 @@ def default_gossip_step(error: float) -> float:
 
 @dataclass(frozen=True)
 class Setup:
-    """What an algorithm is built from.
+    """The ranks, the problem's size and the choices that an algorithm is built for.
 
     Attributes:
         network: ranks, device, clock and counter, for exchanges to be built on.
@@ -113,9 +102,6 @@ class Setup:
         make_compressor: (dimension, seed) → the run's compressor.
         topology: the gossip graph with its weights.
         server: `root` or `sharded`.
-        memory_lr: `outside` or `inside`: whether memsgd's memory holds gradients or steps γg.
-        order: `atc` or `awc`, of dpsgd.
-        eta: the gossip step η, or None for the compressor's default.
         overlap: the gradient's sections are to leave while it is computed; only for algorithms that have `overlaps`.
     """
 
@@ -126,9 +112,6 @@ class Setup:
     make_compressor: Callable[[int, int], Compressor]
     topology: Topology
     server: str = "root"
-    memory_lr: str = "outside"
-    order: str = "atc"
-    eta: float | None = None
     overlap: bool = False
 
     @property
@@ -153,27 +136,34 @@ class Setup:
         starts = [s * share + min(s, rest) for s in range(servers + 1)]
         return [slice(start, stop) for start, stop in pairwise(starts)]
 
-    def worker_codec(self, part: int = 0, length: int | None = None) -> Codec:
-        """What this rank sends a part of `length` numbers (default d) with; its randomness differs by rank and part."""
-        return self._codec(length, derive_key(self.seed, 1, self.rank, *([part] if part else [])))
+    @property
+    def served(self) -> slice:
+        """The part that this rank serves; empty where it serves none."""
+        parts = self.parts()
+        return parts[self.rank] if self.rank < len(parts) else slice(0, 0)
+
+    def worker_codec(self, part: int = 0, length: int | None = None, rank: int | None = None) -> Codec:
+        """Codec of a worker (default: this rank) for `length` elements (default d) of a part.
+
+        Its randomness differs by rank and part.
+        """
+        rank = self.rank if rank is None else rank
+        return self._codec(length, derive_key(self.seed, 1, rank, *([part] if part else [])))
 
     def server_codec(self, part: int = 0, length: int | None = None) -> Codec:
-        """What the server of a part answers with."""
+        """Codec of a part's server for its answers."""
         return self._codec(length, derive_key(self.seed, 2, part))
 
-    def identity_codec(self, length: int | None = None) -> Codec:
-        """Full vectors."""
+    def identity_codec(self, part: int = 0, length: int | None = None) -> Codec:
+        """Codec of full vectors, whatever the part."""
         n = self.dimension if length is None else length
-        return Codec(Identity(n, self.network.device.xp, self.dtype, 0) if n else None, self.network)
+        return Codec(Identity(n, self.network.device.xp, self.dtype, 0), self.network)
 
     def _codec(self, length: int | None, seed: int) -> Codec:
-        n = self.dimension if length is None else length
-        return Codec(self.make_compressor(n, seed) if n else None, self.network)
+        return Codec(self.make_compressor(self.dimension if length is None else length, seed), self.network)
 
     def gossip_step(self) -> float:
-        """η: the user's, or the compressor's default, which is the same on every rank."""
-        if self.eta is not None:
-            return self.eta
+        """The compressor's default for η, which is the same on every rank."""
         return default_gossip_step(self.compressor_error)
 
     @cached_property
@@ -193,6 +183,7 @@ class Algorithm:
         compresses: it takes a compressor; otherwise `--compressor` must be left out or `identity`.
         default_compressor: what it takes unless told otherwise.
         overlaps: it can send the gradient's sections while it is computed.
+        route: how its payloads travel: `servers`, `neighbours` or `allreduce`; empty where `predict` cannot know.
         formula: the talks' count of full vectors per iteration, for N workers and a server apart from them.
         memory: the names of the attributes that carry over from one iteration to the next, besides x: arrays, lists of
             arrays, numbers or None. A checkpoint holds them. A plug-in that does not say is not checkpointed.
@@ -205,6 +196,7 @@ class Algorithm:
     compresses: ClassVar[bool] = True
     overlaps: ClassVar[bool] = False
     default_compressor: ClassVar[str] = "onebit"
+    route: ClassVar[str] = ""
     formula: ClassVar[str] = ""
 
     def __init__(self, setup: Setup) -> None:
@@ -232,11 +224,11 @@ class Algorithm:
         return None
 
     def bytes_per_iteration(self) -> int | None:
-        """What all ranks together will count in one iteration, or None if it is not known beforehand."""
+        """Bytes that all ranks together will count in one iteration, or None if they are not known beforehand."""
         return None
 
     def doubts(self) -> list[str]:
-        """What this choice does not promise, above all to converge: a sentence each, with condition and source."""
+        """Sentences about what this choice does not promise, above all to converge, with condition and source."""
         return []
 
     def close(self) -> None:

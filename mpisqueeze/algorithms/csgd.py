@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from mpisqueeze.algorithms.base import Gradient, bias_doubt
+from mpisqueeze.algorithms.base import bias_doubt
 from mpisqueeze.algorithms.centralized import ServerAlgorithm
+from mpisqueeze.algorithms.sections import Section
 
 
 class CSGD(ServerAlgorithm):
@@ -20,8 +19,13 @@ class CSGD(ServerAlgorithm):
     formula = "N(1+c)"
     compresses_down = False
 
-    def step(self, x: Any, gradient: Gradient, lr: float) -> None:
-        self.follow(x, lr, gradient)
+    def send(self, section: Section) -> None:
+        """q = C(g)."""
+        section.encode(section.g)
+
+    def answer(self, section: Section) -> None:
+        """p = mean q; with `csgd-double` p = C(mean q)."""
+        section.encode(section.mean)
 
     def doubts(self) -> list[str]:
-        return bias_doubt(self, self.codec, "arXiv 1610.02132, Theorem 3.2") if self.compresses else []
+        return bias_doubt(self, self.codec, "arXiv 1610.02132, Theorem 3.2")

@@ -1,29 +1,34 @@
-"""What the gossip algorithms have in common."""
+"""The gossip algorithms: every rank has a model of its own, and neighbours exchange payloads."""
 
 from __future__ import annotations
 
-import math
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from mpisqueeze.algorithms.base import Algorithm, Codec, Setup
 from mpisqueeze.comm.neighbours import NeighbourExchange
 from mpisqueeze.comm.world import Signal
+from mpisqueeze.compressors.base import is_finite
 from mpisqueeze.devices.clock import Phase
+from mpisqueeze.language import real
+
+#: η, or None for the compressor's default.
+GossipStep = Annotated[float | None, real(0, accepts="a positive number", open_low=True)]
 
 
 class GossipAlgorithm(Algorithm):
     """Every rank i has its own x_i and exchanges one payload with each of its neighbours j, of weight W_ij.
 
     Args:
-        codec: what every rank sends with.
+        codec: compresses what a rank sends.
 
     Attributes:
         w: W_ii.
         shares: W_ij in the order of the exchange's neighbours.
 
-    Memory a rank: two vectors, for what is decoded and for a sum.
+    Memory of a rank: two vectors, one for a decoded payload and one for a weighted one.
     """
 
+    route: ClassVar[str] = "neighbours"
     centralized: ClassVar[bool] = False
     formula: ClassVar[str] = "2cN on a ring"
 
@@ -46,8 +51,8 @@ class GossipAlgorithm(Algorithm):
 
     def check_finite(self, g: Any) -> None:
         """Complain of a NaN in a gradient that is not encoded before it reaches x."""
-        if not math.isfinite(float(g.dot(g))) and not bool(self.setup.network.device.xp.isfinite(g).all()):
-            self.setup.network.complain(Signal.NONFINITE, "a number of the gradient was NaN or infinite")
+        if not is_finite(g, self.setup.network.device.xp):
+            self.setup.network.complain(Signal.NONFINITE, "an element of the gradient was NaN or infinite")
 
     def add_decoded(self, total: Any) -> None:
         """total ← total + Σ_j W_ij D(payload of j), over the neighbours, in their order."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from mpisqueeze.algorithms.base import Gradient, Setup, feedback_doubt
-from mpisqueeze.algorithms.centralized import ServerAlgorithm
+from mpisqueeze.algorithms.base import feedback_doubt
+from mpisqueeze.algorithms.centralized import ServerAlgorithm, server_vector, worker_vector
+from mpisqueeze.algorithms.sections import Section
 
 
 class DoubleSqueeze(ServerAlgorithm):
@@ -18,16 +19,22 @@ class DoubleSqueeze(ServerAlgorithm):
 
     name = "doublesqueeze"
     summary = "error feedback on workers and server, compressed both ways"
-    memory = ("delta", "delta_bar")
     formula = "2cN"
 
-    def __init__(self, setup: Setup) -> None:
-        super().__init__(setup)
-        self.delta = setup.zeros()
-        self.delta_bar = self.server_memory()
+    delta = worker_vector()
+    delta_bar = server_vector()
 
-    def step(self, x: Any, gradient: Gradient, lr: float) -> None:
-        self.follow(x, lr, gradient, self.delta, self.delta_bar)
+    def send(self, section: Section) -> None:
+        """q = C(g + δ), δ ← g + δ − q."""
+        section.encode_feedback(section.g, section.delta)
+
+    def answer(self, section: Section) -> None:
+        """p = C(mean q + δ̄), δ̄ ← mean q + δ̄ − p."""
+        section.encode_feedback(section.mean, section.delta_bar)
+
+    def apply(self, section: Section) -> None:
+        """x ← x − γp."""
+        section.decode_add(section.x, -self.lr)
 
     def residual(self) -> Any:
         return self.delta

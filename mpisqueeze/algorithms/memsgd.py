@@ -2,38 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from mpisqueeze.algorithms.base import Gradient, Setup, feedback_doubt
-from mpisqueeze.algorithms.centralized import ServerAlgorithm
+from mpisqueeze.algorithms.base import Setup, feedback_doubt
+from mpisqueeze.algorithms.centralized import ServerAlgorithm, worker_vector
+from mpisqueeze.algorithms.sections import Section
+from mpisqueeze.language import choice
 
 
 class MemSGD(ServerAlgorithm):
     """Each worker adds what compression lost to its next gradient.
 
-    γ outside the memory: v = g + δ, q = C(v), δ ← v − q, x ← x − γ·mean q.
-    γ inside (`--memory-lr inside`; Stich, Cordonnier & Jaggi, arXiv 1809.07599, Algorithm 1):
-    u = C(m + γg), m ← m + γg − u, x ← x − mean u.
+    `memsgd:lr=outside` (γ outside the memory, the default): v = g + δ, q = C(v), δ ← v − q, x ← x − γ·mean q.
+    `memsgd:lr=inside` (γ inside; Stich, Cordonnier & Jaggi, arXiv 1809.07599, Algorithm 1):
+    v = γg + δ, q = C(v), δ ← v − q, x ← x − mean q.
 
     State: δ_r (d) on each rank.
     """
 
     name = "memsgd"
-    summary = "error feedback on the workers, full vectors down"
-    memory = ("delta",)
+    summary = "error feedback on the workers, full vectors down: memsgd[:lr=outside|inside]"
     formula = "N(1+c)"
     compresses_down = False
 
-    def __init__(self, setup: Setup) -> None:
-        super().__init__(setup)
-        self.delta = setup.zeros()
-        self.inside = setup.memory_lr == "inside"
+    delta = worker_vector()
 
-    def step(self, x: Any, gradient: Gradient, lr: float) -> None:
+    def __init__(self, setup: Setup, *, lr: Annotated[str, choice("outside", "inside")] = "outside") -> None:
+        super().__init__(setup)
+        self.inside = lr == "inside"
+
+    def send(self, section: Section) -> None:
+        """q = C(g + δ), δ ← g + δ − q; with γ inside, of γg."""
         if self.inside:
-            self.follow(x, 1.0, gradient, self.delta, scale=lr)
-        else:
-            self.follow(x, lr, gradient, self.delta)
+            section.g *= self.lr
+        section.encode_feedback(section.g, section.delta)
+
+    def answer(self, section: Section) -> None:
+        """p = mean q."""
+        section.encode(section.mean)
+
+    def apply(self, section: Section) -> None:
+        """x ← x − γp; with γ inside, x ← x − p."""
+        section.decode_add(section.x, -1.0 if self.inside else -self.lr)
 
     def residual(self) -> Any:
         return self.delta

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from mpisqueeze.algorithms.csgd import CSGD
+from mpisqueeze.algorithms.centralized import ServerAlgorithm
 
 
-class SGD(CSGD):
-    """x ← x − γ·mean g_r: `csgd` with full vectors in both directions."""
+class SGD(ServerAlgorithm):
+    """x ← x − γ·mean g_r, with full vectors in both directions."""
 
     name = "sgd"
     summary = "centralized SGD, gather and broadcast of full vectors"
     formula = "2N"
     compresses = False
     compresses_up = False
+    compresses_down = False

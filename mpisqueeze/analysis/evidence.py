@@ -1,10 +1,10 @@
-"""What a claim's runs came to: the figures that its decisions name."""
+"""Evidence for claims: the figures of their runs that decisions name."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,12 +12,19 @@ from mpisqueeze.analysis.ranking import curve_of
 from mpisqueeze.record.reading import RunLog
 
 
-def _summary(key: str) -> Callable[[RunLog], float | None]:
-    return lambda run: run.summary.get(key)
+class Measure(NamedTuple):
+    """A figure of one run, and what axes and tables call it."""
+
+    label: str
+    of: Callable[[RunLog], float | None]
 
 
-def _time(key: str) -> Callable[[RunLog], float | None]:
-    return lambda run: run.summary["times"][key]["median"]
+def _summary(key: str, label: str) -> Measure:
+    return Measure(label, lambda run: run.summary.get(key))
+
+
+def _time(key: str, label: str) -> Measure:
+    return Measure(label, lambda run: run.summary["times"][key]["median"])
 
 
 def _epoch(run: RunLog) -> float | None:
@@ -25,33 +32,22 @@ def _epoch(run: RunLog) -> float | None:
     return None if seconds is None else seconds * run.per_epoch
 
 
-#: Of one run. Medians are without warm-up; bytes and full vectors are of all ranks together.
-FIGURES: dict[str, Callable[[RunLog], float | None]] = {
-    "loss": lambda run: curve_of(run).final,
-    "start": lambda run: float(run.columns["loss"][0]) if run.columns["loss"].size else None,
-    "test_loss": _summary("test_loss"),
-    "test_accuracy": _summary("test_accuracy"),
-    "diverged": lambda run: float(run.summary["status"] == "diverged"),
-    "full_vectors": _summary("full_vectors_per_iteration"),
-    "bytes": _summary("bytes_sent_per_iteration"),
-    "c": _summary("compression"),
-    "iteration_s": _time("iteration_s"),
-    "comm_s": _time("comm_s"),
-    "epoch_s": _epoch,
-}
-#: For axes and tables.
-LABELS = {
-    "loss": "training loss, smoothed",
-    "start": "training loss of the first iteration",
-    "test_loss": "test loss",
-    "test_accuracy": "test accuracy",
-    "diverged": "diverged (part of the seeds)",
-    "full_vectors": "full vectors an iteration",
-    "bytes": "bytes an iteration",
-    "c": "payload over full vector, c",
-    "iteration_s": "time of an iteration (s)",
-    "comm_s": "time of an exchange (s)",
-    "epoch_s": "time of an epoch (s)",
+#: Medians are without warm-up; bytes and full vectors are of all ranks together.
+FIGURES: dict[str, Measure] = {
+    "loss": Measure("training loss, smoothed", lambda run: curve_of(run).final),
+    "start": Measure(
+        "training loss of the first iteration",
+        lambda run: float(run.columns["loss"][0]) if run.columns["loss"].size else None,
+    ),
+    "test_loss": _summary("test_loss", "test loss"),
+    "test_accuracy": _summary("test_accuracy", "test accuracy"),
+    "diverged": Measure("diverged (part of the seeds)", lambda run: float(run.summary["status"] == "diverged")),
+    "full_vectors": _summary("full_vectors_per_iteration", "full vectors an iteration"),
+    "bytes": _summary("bytes_sent_per_iteration", "bytes an iteration"),
+    "c": _summary("compression", "payload over full vector, c"),
+    "iteration_s": _time("iteration_s", "time of an iteration (s)"),
+    "comm_s": _time("comm_s", "time of an exchange (s)"),
+    "epoch_s": Measure("time of an epoch (s)", _epoch),
 }
 
 
@@ -71,7 +67,7 @@ class Evidence:
 
     def figure(self, run: str, name: str) -> Any:
         """The median over seeds, of `diverged` the mean: a float, or (P,) over P > 1 points; NaN if there is none."""
-        value = FIGURES[name]
+        value = FIGURES[name].of
         found = []
         for seeds in self.logs[run]:
             numbers = [value(log) for log in seeds]
@@ -80,7 +76,7 @@ class Evidence:
         return found[0] if len(found) == 1 else np.array(found)
 
     def slope(self, values: Any) -> float:
-        """Of the least-squares line through a figure's points; NaN for fewer than two of them."""
+        """The slope of the least-squares line through a figure's points; NaN for fewer than two of them."""
         values = np.atleast_1d(values)
         if values.size < 2 or not np.isfinite(values).all():
             return math.nan

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from mpisqueeze.analysis.columns import BROKEN, NUMBERS, RECORDED
 from mpisqueeze.quantities import duration, ratio, significant, size
-from mpisqueeze.record.reading import Column, RunLog
+from mpisqueeze.record.figures import TIMES, Column
+from mpisqueeze.record.reading import RunLog
 
 #: The default target is the loss where the first run has made this part of its whole progress.
 PROGRESS = 0.95
@@ -19,10 +21,6 @@ WINDOW_PART = 10
 
 #: Runs are ranked within these groups, in this order.
 _ORDER = {"ok": 0, "interrupted": 1, "killed": 1, "diverged": 2, "failed": 3, "skipped": 4}
-#: Those that show no way to any loss.
-BROKEN = ("diverged", "failed", "skipped")
-#: The figures of a row that are compared with the first run's.
-FIGURES = ("smoothed_loss", "bytes_sent", "bytes_to_target", "time_to_target_s", "median_iteration_s")
 
 
 @dataclass(frozen=True)
@@ -62,8 +60,8 @@ class Ranking:
         target_is: where it comes from, for people.
         windows: the smallest and the largest smoothing window, in iterations.
         rows: an object a run, best first: `position name status reason smoothed_loss final_loss evaluation iterations
-            bytes_sent bytes_to_target time_to_target_s iterations_to_target median_iteration_s` (without
-            warm-up) `relative` (each of FIGURES over the first run's) `run_folder`.
+            bytes_to_target time_to_target_s iterations_to_target`, the keys of RECORDED (medians without warm-up),
+            `relative` (of each relative column, the value over the first run's) and `run_folder`.
         reference: the first run's name.
         gossips: some of the runs are decentralized.
     """
@@ -103,12 +101,15 @@ def window_of(planned: int, per_epoch: int) -> int:
 
 def smooth(loss: Column, window: int) -> Column:
     """The mean (T,) of each iteration's loss and the `window` − 1 before it, of as many as there are at the start."""
-    head = min(window - 1, loss.size)
-    smoothed = np.empty(loss.size)
-    smoothed[:head] = np.cumsum(loss[:head]) / np.arange(1, head + 1)
-    if loss.size >= window:
-        # Not by differences of sums: those would carry a spike's rounding errors along.
-        np.mean(np.lib.stride_tricks.sliding_window_view(loss, window), axis=1, out=smoothed[window - 1 :])
+    # Sums from and up to the borders of blocks of `window`: differences would carry a spike's rounding errors along.
+    blocks = np.pad(loss, (0, -loss.size % window)).reshape(-1, window)
+    smoothed = np.cumsum(blocks, axis=1).reshape(-1)[: loss.size]
+    before = np.cumsum(blocks[:, ::-1], axis=1)[:, ::-1]
+    # A window that begins with a block is that block.
+    before[:, 0] = 0.0
+    smoothed[window - 1 :] += before.reshape(-1)[: max(0, loss.size - window + 1)]
+    smoothed[: window - 1] /= np.arange(1, min(window - 1, loss.size) + 1)
+    smoothed[window - 1 :] /= window
     return smoothed
 
 
@@ -143,7 +144,9 @@ def rank_runs(runs: Sequence[RunLog], target_loss: float | None = None) -> Ranki
     rows = [_row(run, curves[run.name], target_loss) for run in runs]
     first = rows[0]
     for row in rows:
-        row["relative"] = {figure: _relative(row[figure], first[figure]) for figure in FIGURES}
+        row["relative"] = {
+            column.key: _relative(row[column.key], first[column.key]) for column in NUMBERS if column.relative
+        }
     rows.sort(key=lambda row: (_ORDER[row["status"]], _sortable(row["smoothed_loss"])))
     windows = [curves[run.name].window for run in runs if curves[run.name].loss.size] or [1]
     for position, row in enumerate(rows, 1):
@@ -164,11 +167,13 @@ def _row(run: RunLog, curve: Curve, target: float | None) -> dict[str, Any]:
         "final_loss": summary["final_loss"],
         "evaluation": summary["evaluation"] or {},
         "iterations": summary["iterations"],
-        "bytes_sent": summary["bytes_sent"],
         "bytes_to_target": None if hit is None else int(curve.bytes_sent[hit]),
         "time_to_target_s": None if hit is None else float(curve.seconds[hit]),
         "iterations_to_target": None if hit is None else hit + 1,
-        "median_iteration_s": summary["times"]["iteration_s"]["median"],
+        **{
+            column.key: summary["times"][name]["median"] if name in TIMES else summary.get(name)
+            for name, column in RECORDED.items()
+        },
         "run_folder": summary["run_folder"],
     }
 
@@ -190,12 +195,12 @@ def summaries_of(runs: Sequence[RunLog], ranking: Ranking) -> list[dict[str, Any
 
 @dataclass(frozen=True)
 class Winner:
-    """Who reached the target loss for least.
+    """The run that reached the target loss for least.
 
     Attributes:
         title: `Fewest bytes` or `Least time`.
         row: the winner's row of the ranking.
-        cost: what it took, in words.
+        cost: bytes or time, in words.
         relative: over the first run's cost; None if the winner is the first run, or if that did not get there.
     """
 
@@ -206,7 +211,7 @@ class Winner:
 
 
 def winners(ranking: Ranking) -> list[Winner]:
-    """Who reached the target loss with the fewest bytes, and who in the least time; none where no run did."""
+    """The runs that reached the target loss with the fewest bytes and in the least time; none where no run did."""
     # A run that broke down later has shown no way to get there.
     able = [row for row in ranking.rows if row["bytes_to_target"] is not None and row["status"] not in BROKEN]
     if not able:
@@ -224,7 +229,7 @@ def winners(ranking: Ranking) -> list[Winner]:
 
 
 def verdict(ranking: Ranking) -> list[str]:
-    """Who reached the target loss with the fewest bytes, and who in the least time: a sentence each."""
+    """A sentence each on the run that reached the target loss with the fewest bytes, and in the least time."""
     if ranking.target_loss is None:
         return ["No run ended well, so that there is no target loss to compare costs at; give --target-loss."]
     where = f"the target loss {significant(ranking.target_loss, 4)}"

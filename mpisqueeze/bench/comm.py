@@ -1,16 +1,16 @@
-"""`bench comm`: what a step takes through each exchange, beside MPI_Allreduce of full vectors in the same run.
+"""`bench comm`: the time of a step through each exchange, beside MPI_Allreduce of full vectors in the same run.
 
-At each size all exchanges are timed in turn, round by round in a rotating order, so that what else the machine does
-meets them alike. Ranks meet before each; its time is the slowest rank's. What was computed is compared with the same
-equations on one rank, to the bit.
+At each size all exchanges are timed in turn, round by round in a rotating order, so that other work of the machine
+meets them alike. Ranks meet before each; its time is the slowest rank's. Results are compared with the same equations
+on one rank, to the bit.
 """
 
 from __future__ import annotations
 
-import hashlib
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -24,18 +24,15 @@ from mpisqueeze.bench.kernels import make_compressor
 from mpisqueeze.bench.timing import (
     Repetitions,
     Statistics,
-    check_choice,
     check_memory,
     command_line,
-    differing,
     no_garbage_collection,
-    parse_sizes,
     rotated,
 )
+from mpisqueeze.bench.verify import count_unlike, count_wrong
 from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.link import emulate
 from mpisqueeze.comm.placement import choose_device
-from mpisqueeze.comm.signals import Signal
 from mpisqueeze.comm.world import RankFailureError, World
 from mpisqueeze.compressors.base import Compressor
 from mpisqueeze.costs.link import Link, parse_link
@@ -46,16 +43,15 @@ from mpisqueeze.language import suggestion
 from mpisqueeze.parts import contracts, registry
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.record.environment import collect_environment
-from mpisqueeze.runs.interrupts import Interrupts
-from mpisqueeze.runs.plan import BUFFERS, DEVICES, DTYPES, TREES, check_threads
+from mpisqueeze.runs.interrupts import Interrupts, StoppedError
 from mpisqueeze.runs.training import link_facts
+from mpisqueeze.settings import Settings
 from mpisqueeze.topology import Topology
 
-SCHEMA_VERSION = 1
 COMPRESSORS = ("identity", "onebit")
-#: Runs whose result is compared with the equations, the second with residuals.
+#: Runs before the result is compared with the equations; the second one has residuals.
 _CHECKED_RUNS = 2
-#: Numbers, of all ranks' vectors together, up to which rank 0 computes what they must end with.
+#: Elements of all ranks' vectors together up to which rank 0 computes the result that they must have.
 _MOST_CHECKED = 128 << 20
 #: Rounds after which residuals and models go back to the start, so that they stay finite whatever the compressor.
 _ROUNDS_TO_RESET = 8
@@ -72,9 +68,8 @@ class Request:
         exchanges: names, in the order of the rows.
         compressors: for the exchanges that take one.
         sizes: numbers in a vector.
-        check: whether results are compared with the equations.
-        link: to emulate, with its text; None for the network that is there.
-        chunk: bytes of a message, and `tree`: of a root's answers; None: the cost model's choice.
+        check: compare results with the equations.
+        link: to emulate; None for the network that is there.
     """
 
     exchanges: list[str]
@@ -82,42 +77,20 @@ class Request:
     sizes: list[int]
     repetitions: Repetitions
     check: bool
-    dtype: np.dtype[Any]
-    device: str
-    buffers: str
-    threads: int
+    settings: Settings
     link: Link | None
-    link_text: str | None
-    chunk: int | None
-    tree: str | None
 
     @staticmethod
     def checked(
         exchanges: Sequence[str],
         compressors: Sequence[str],
-        sizes: str,
-        iterations: int | None,
-        warmup: int,
+        sizes: list[int],
+        repetitions: Repetitions,
         check: bool,
-        dtype: str,
-        device: str,
-        buffers: str,
-        threads: int,
-        link: str | None,
-        chunk: int | None,
-        tree: str | None,
+        settings: Settings,
     ) -> Request:
         """From the options. Raises UsageError."""
-        for option, value, accepted in (
-            ("--dtype", dtype, DTYPES),
-            ("--device", device, DEVICES),
-            ("--buffers", buffers, BUFFERS),
-            ("--tree", TREES[0] if tree is None else tree, TREES),
-        ):
-            check_choice(option, value, accepted)
-        check_threads(threads)
-        if chunk is not None and chunk < 1:
-            raise UsageError(f"must be a whole number ≥ 1, got {chunk}", "--chunk")
+        link = settings.link
         for name in exchanges:
             if name not in EXCHANGES:
                 known = f"known: {', '.join(EXCHANGES)}"
@@ -126,21 +99,13 @@ class Request:
                 raise UsageError(f"{name} is MPI's own and passes by an emulated link; use `mpisqueeze lab`", "--link")
         parts = [registry.compressors.find(spec) for spec in dict.fromkeys(compressors or COMPRESSORS)]
         default = [name for name in EXCHANGES if not (link and name.startswith("mpi-"))]
-        return Request(
-            list(dict.fromkeys(exchanges)) or default,
-            parts,
-            parse_sizes(sizes),
-            Repetitions.checked(iterations, warmup),
-            check,
-            np.dtype(dtype),
-            device,
-            buffers,
-            threads,
-            None if link is None else parse_link(link),
-            link,
-            chunk,
-            tree,
-        )
+        emulated = None if link is None else parse_link(link)
+        names = list(dict.fromkeys(exchanges)) or default
+        return Request(names, parts, sizes, repetitions, check, settings, emulated)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.settings.dtype)
 
     @property
     def cases(self) -> list[tuple[str, str]]:
@@ -155,23 +120,43 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How a benchmark ended.
+class Row:
+    """A row of `results`: an exchange with a compressor at one size.
 
     Attributes:
-        results: rows, on rank 0; those that were done where a signal ended it.
-        stopped_by: Signal.INTERRUPT or Signal.TERMINATE if a signal ended it, else Signal.NONE.
+        algorithm: whose step it is; None for a collective of MPI alone.
+        bytes: of a vector of `size` elements.
+        time: the slowest rank's.
+        payload_bytes: that a rank sends, mean over ranks; `…_busiest`: the most; `…_all`: all ranks together.
+        vector_payload_bytes: of a rank's whole vector as it is sent.
+        algbw, busbw: GB/s of payload; `effective_…`: of full vectors in the same time.
+        ratio: time over that of the baseline, or None.
+        wrong: elements of all ranks that differ from the equations', None where that is not known.
+        how: how messages were arranged, or None.
     """
 
-    results: list[dict[str, Any]]
-    stopped_by: Signal = Signal.NONE
+    exchange: str
+    compressor: str
+    algorithm: str | None
+    ranks: int
+    size: int
+    bytes: int
+    time: Statistics
+    payload_bytes: int
+    payload_bytes_busiest: int
+    payload_bytes_all: int
+    vector_payload_bytes: int
+    algbw: float
+    busbw: float
+    effective_algbw: float
+    effective_busbw: float
+    ratio: float | None
+    wrong: int | None
+    how: str | None
+    iterations: int
+    samples: dict[str, list[float]]
 
 
-class _StopError(Exception):
-    """A signal came, and all ranks know."""
-
-
-@dataclass
 class Bench:
     """All ranks, measuring together. Building it is collective.
 
@@ -179,27 +164,26 @@ class Bench:
         UsageError, RankFailureError: on every rank alike.
     """
 
-    request: Request
-    world: World
-    stopped_by: Signal = field(default=Signal.NONE, init=False)
-
-    def __post_init__(self) -> None:
-        request, world = self.request, self.world
-        use_threads(request.threads)
-        self.device = choose_device(request.device, request.buffers, world)
+    def __init__(self, request: Request, world: World) -> None:
+        self.request, self.world = request, world
+        self.interrupts = Interrupts()
+        settings = request.settings
+        use_threads(settings.threads)
+        self.device = choose_device(settings.device, settings.buffers, world)
         # A rank's share of a host's memory is not known, but how many ranks it is for is.
         local = world.comm.allreduce(world.local_rank, MPI.MAX) + 1
         vectors = local * (_VECTORS * len(request.cases) + 2) + world.size * ("mpi-gather-bcast" in request.exchanges)
         nbytes = vectors * request.sizes[-1] * request.dtype.itemsize
         world.collectively(lambda: check_memory(nbytes, "benchmarking all of this at once"))
         emulated = emulate(world, request.link) if request.link else None
-        self.network = Network(world, self.device, False, emulated, request.chunk, request.tree)
+        self.network = Network(world, self.device, False, emulated, settings.chunk, settings.tree)
         self.topology = Topology("ring", world.size)
         for part in request.compressors:
-            world.collectively(partial(self._try, part))
+            make = partial(self._compressor, part, self.device)
+            world.collectively(partial(contracts.try_compressor, part, make, request.sizes[0], self.device.xp))
 
     def context(self) -> dict[str, Any]:
-        """What is known before anything is measured, on rank 0: the JSON's `context`; collective."""
+        """The JSON's `context`, on rank 0; collective."""
         request, environment = self.request, collect_environment(self.world.comm)
         if not self.world.is_root:
             return {}
@@ -213,99 +197,91 @@ class Bench:
             "kernels": kernels.name,
             "threads": threads_of(kernels),
             **link_facts(self.network),
-            "link_given": request.link_text,
+            "link_given": request.settings.link,
             "dtype": request.dtype.name,
-            "chunk": request.chunk,
-            "tree": request.tree,
+            "chunk": request.settings.chunk,
+            "tree": request.settings.tree,
             "warmup": request.repetitions.warmup,
             "check": request.check,
             "baseline": BASELINE,
         }
 
-    def run(self, row: Callable[[dict[str, Any]], None], tick: Callable[[str], None]) -> Outcome:
-        """Time everything; collective.
+    def run(self, row: Callable[[Row], None], tick: Callable[[str], None]) -> list[Row]:
+        """The rows, on rank 0; collective.
 
         Args:
-            row: called on rank 0 with each row of `results`.
+            row: called on rank 0 with each of them, as it is done.
             tick: called on every rank after each round, with what is being timed.
+
+        Raises:
+            StoppedError: on every rank alike.
         """
-        world, results = self.world, list[dict[str, Any]]()
-        with Interrupts() as interrupts:
-            self._interrupts = interrupts
-            try:
-                for size in self.request.sizes:
-                    for found in self._measure(size, tick):
+        results: list[Row] = []
+        with self.interrupts:
+            for size in self.request.sizes:
+                for found in self._measure(size, tick):
+                    if self.world.is_root:
                         results.append(found)
-                        if world.is_root:
-                            row(found)
-            except _StopError:
-                pass
-        return Outcome(results if world.is_root else [], self.stopped_by)
+                        row(found)
+        return results
 
     # -- one size
 
-    def _measure(self, size: int, tick: Callable[[str], None]) -> list[dict[str, Any]]:
-        world = self.world
-        stage = world.collectively(lambda: Stage(self.network, size, self.request.dtype))
-        cases: list[Case] = world.collectively(lambda: self._cases(stage))
-        try:
-            rows = self._rows(stage, cases, self._run_cases(stage, cases, tick))
-        except _StopError:
-            # All ranks stopped where they met, with no message on its way.
-            _close(cases)
-            raise
-        _close(cases)
-        return rows
-
-    def _run_cases(self, stage: Stage, cases: list[Case], tick: Callable[[str], None]) -> list[int | None]:
-        """Time all cases in turn; how many of each one's numbers are wrong, None where that is not known."""
+    def _measure(self, size: int, tick: Callable[[str], None]) -> list[Row]:
         request = self.request
-        wrong: list[int | None] = self._check(stage, cases) if request.check else [None] * len(cases)
-        with no_garbage_collection():
-            for number in request.repetitions.rounds(stage.size):
-                for case in rotated(cases, number):
-                    if number % _ROUNDS_TO_RESET == 0:
-                        case.reset()
-                    seconds = self._timed(case)
-                    if number >= 0:
-                        case.seconds.append(seconds)
-                tick(f"{stage.size} numbers")
-        if request.check:
-            wrong = [self._still_alike(case, count) for case, count in zip(cases, wrong, strict=True)]
-        return wrong
+        stage = self.world.collectively(lambda: Stage(self.network, size, request.dtype))
+        with self._cases(stage) as cases:
+            wrong: list[int | None] = self._check(stage, cases) if request.check else [None] * len(cases)
+            with no_garbage_collection():
+                for number in request.repetitions.rounds(size):
+                    for case in rotated(cases, number):
+                        if number % _ROUNDS_TO_RESET == 0:
+                            case.reset()
+                        seconds = self._timed(case)
+                        if number >= 0:
+                            case.seconds.append(seconds)
+                    tick(f"{size} numbers")
+            for index, case in enumerate(cases):
+                # All runs together must have left ranks alike, too.
+                if request.check and case.alike and (off := count_unlike(self.world.comm, case.output())):
+                    wrong[index] = (wrong[index] or 0) + off
+            return self._rows(stage, cases, wrong)
 
-    def _try(self, part: Part) -> None:
-        contracts.try_compressor(part, partial(self._compressor, part), self.request.sizes[0], self.device.xp)
+    @contextmanager
+    def _cases(self, stage: Stage) -> Iterator[list[Case]]:
+        """Build all cases; closed where they are done, or where all ranks stopped, with no message on its way."""
+        cases: list[Case] = self.world.collectively(lambda: list(self._built(stage)))
+        try:
+            yield cases
+        except StoppedError:
+            self._close(cases)
+            raise
+        self._close(cases)
 
-    def _cases(self, stage: Stage) -> list[Case]:
-        cases: list[Case] = []
+    @staticmethod
+    def _close(cases: Sequence[Case]) -> None:
+        for case in cases:
+            case.close()
+
+    def _built(self, stage: Stage) -> Iterator[Case]:
         for name in self.request.exchanges:
             if name in FULL:
-                cases.append(FULL[name](stage, name))
+                yield FULL[name](stage, name)
                 continue
+            server = "sharded" if name == "sharded" else "root"
             for part in self.request.compressors:
-                setup = Setup(
-                    self.network,
-                    stage.size,
-                    stage.dtype,
-                    _SEED,
-                    partial(self._compressor, part),
-                    self.topology,
-                    server="sharded" if name == "sharded" else "root",
-                )
+                make, on_host = (partial(self._compressor, part, device) for device in (self.device, Device()))
+                setup = Setup(self.network, stage.size, stage.dtype, _SEED, make, self.topology, server=server)
                 spec = None if part.name == "identity" and not part.is_plugin else part.spec
-                on_host = partial(self._compressor, part, device=Device())
-                cases.append(StepCase(stage, name, setup, spec, on_host))
-        return cases
+                yield StepCase(stage, name, setup, spec, on_host)
 
-    def _compressor(self, part: Part, dimension: int, seed: int, device: Device | None = None) -> Compressor:
-        xp = (device or self.device).xp
-        return make_compressor(part, dimension, xp, self.request.dtype, seed, option="--compressor")
+    def _compressor(self, part: Part, device: Device, dimension: int, seed: int) -> Compressor:
+        return make_compressor(part, dimension, device.xp, self.request.dtype, seed, option="--compressor")
 
     def _timed(self, case: Case) -> float:
-        """Seconds of a run on this rank, once all have come."""
+        """Seconds of a run on this rank, once all have come. Raises StoppedError on all of them for a signal."""
         case.prepare()
-        self._meet()
+        self.interrupts.agree(self.world)
         synchronize = self.device.synchronize
         synchronize()
         began = perf_counter()
@@ -318,17 +294,8 @@ class Bench:
         synchronize()
         return perf_counter() - began
 
-    def _meet(self) -> None:
-        """Wait for all ranks. Raises _StopError on all of them once one was told to stop."""
-        agreed = self.world.agree(self._interrupts.wish)
-        if agreed:
-            self.stopped_by = Signal(agreed)
-            raise _StopError
-
-    # -- is it right
-
     def _check(self, stage: Stage, cases: list[Case]) -> list[int | None]:
-        """How many numbers of all ranks' results differ from the equations', by case; None where it is not known."""
+        """The number of elements of all ranks that differ from the equations', by case; None where it is not known."""
         counts: list[int | None] = []
         feasible = stage.size * stage.ranks <= _MOST_CHECKED
         gradients = stage.all_gradients() if feasible and self.world.is_root else []
@@ -336,90 +303,59 @@ class Bench:
             case.reset()
             for _ in range(_CHECKED_RUNS):
                 self._timed(case)
-            counts.append(self._compare(case, gradients) if feasible else 0 if case.alike else None)
+            if feasible:
+                expected = partial(case.expected, gradients, _CHECKED_RUNS)
+                counts.append(count_wrong(self.world, case.output(), expected, case.alike))
+            else:
+                counts.append(0 if case.alike else None)
         return counts
-
-    def _compare(self, case: Case, gradients: list[np.ndarray]) -> int:
-        """How many numbers differ from what they must be; vectors travel only where digests differ."""
-        world, comm = self.world, self.world.comm
-        expected: Callable[[int], np.ndarray] | None = None
-
-        def compute() -> list[bytes]:
-            nonlocal expected
-            expected = case.expected(gradients, _CHECKED_RUNS)
-            digests = [_digest(expected(rank)) for rank in range(1 if case.alike else world.size)]
-            return digests * (world.size if case.alike else 1)
-
-        digests = world.on_root(compute)
-        found = case.output()
-        off = comm.allgather(_digest(found) != digests[world.rank])
-        count = 0
-        for rank in range(world.size):
-            if not off[rank]:
-                continue
-            if world.is_root:
-                assert expected is not None
-                if rank:
-                    comm.send(expected(rank), rank)
-                else:
-                    count = differing(found, expected(0))
-            elif rank == world.rank:
-                count = differing(found, comm.recv(source=0))
-        return comm.allreduce(count)
-
-    def _still_alike(self, case: Case, count: int | None) -> int | None:
-        """`count`, and numbers in which a rank differs from rank 0 after all runs, where it must not."""
-        if not case.alike:
-            return count
-        comm, found = self.world.comm, case.output()
-        digests = comm.allgather(_digest(found))
-        if all(digest == digests[0] for digest in digests):
-            return count
-        return (count or 0) + comm.allreduce(differing(found, comm.bcast(found)))
 
     # -- what came out
 
-    def _rows(self, stage: Stage, cases: list[Case], wrong: Sequence[int | None]) -> list[dict[str, Any]]:
+    def _rows(self, stage: Stage, cases: list[Case], wrong: Sequence[int | None]) -> list[Row]:
         self.network.settle()
         self._raise_troubles()
-        comm, counter = self.world.comm, self.network.counter
-        rows = []
-        for case, count in zip(cases, wrong, strict=True):
-            times = np.array(case.seconds)
-            comm.Allreduce(MPI.IN_PLACE, times, MPI.MAX)
-            counter.reset()
-            self._timed(case)
-            sent = comm.allgather(counter.bytes_sent)
-            statistics = Statistics.of(times.tolist())
-            rate, effective = (1e-9 * nbytes / statistics.median for nbytes in (case.payload_bytes, stage.vector_bytes))
-            rows.append(
-                {
-                    "exchange": case.exchange,
-                    "compressor": case.compressor,
-                    "algorithm": case.algorithm,
-                    "ranks": stage.ranks,
-                    "size": stage.size,
-                    "bytes": stage.vector_bytes,
-                    **statistics.named("time"),
-                    "payload_bytes": round(sum(sent) / len(sent)),
-                    "payload_bytes_busiest": max(sent),
-                    "payload_bytes_all": sum(sent),
-                    "vector_payload_bytes": case.payload_bytes,
-                    "algbw": rate,
-                    "busbw": rate * case.bus_factor,
-                    "effective_algbw": effective,
-                    "effective_busbw": effective * case.bus_factor,
-                    "ratio": None,
-                    "wrong": count,
-                    "how": case.how(),
-                    "iterations": len(case.seconds),
-                    "samples": {"time_s": times.tolist()},
-                }
-            )
-        base = next((row["time_s"] for row in rows if row["exchange"] == BASELINE), None)
-        for row in rows:
-            row["ratio"] = row["time_s"] / base if base else None
-        return rows
+        seconds = [self._slowest(case) for case in cases]
+        statistics = [Statistics.of(times) for times in seconds]
+        medians = [found.median for case, found in zip(cases, statistics, strict=True) if case.exchange == BASELINE]
+        base = medians[0] if medians else None
+        return [self._row(stage, *each, base) for each in zip(cases, seconds, statistics, wrong, strict=True)]
+
+    def _slowest(self, case: Case) -> list[float]:
+        """The slowest rank's time of each run; collective."""
+        times = np.array(case.seconds)
+        self.world.comm.Allreduce(MPI.IN_PLACE, times, MPI.MAX)
+        return times.tolist()
+
+    def _row(
+        self, stage: Stage, case: Case, seconds: list[float], time: Statistics, wrong: int | None, base: float | None
+    ) -> Row:
+        self.network.counter.reset()
+        self._timed(case)
+        sent = self.world.comm.allgather(self.network.counter.bytes_sent)
+        rate, effective = (1e-9 * nbytes / time.median for nbytes in (case.payload_bytes, stage.vector_bytes))
+        return Row(
+            exchange=case.exchange,
+            compressor=case.compressor,
+            algorithm=case.algorithm,
+            ranks=stage.ranks,
+            size=stage.size,
+            bytes=stage.vector_bytes,
+            time=time,
+            payload_bytes=round(sum(sent) / len(sent)),
+            payload_bytes_busiest=max(sent),
+            payload_bytes_all=sum(sent),
+            vector_payload_bytes=case.payload_bytes,
+            algbw=rate,
+            busbw=rate * case.bus_factor,
+            effective_algbw=effective,
+            effective_busbw=effective * case.bus_factor,
+            ratio=time.median / base if base else None,
+            wrong=wrong,
+            how=case.how(),
+            iterations=len(seconds),
+            samples={"time_s": seconds},
+        )
 
     def _raise_troubles(self) -> None:
         """Raise RankFailureError on all ranks if one of them could not encode."""
@@ -427,12 +363,3 @@ class Bench:
         for rank, trouble in enumerate(troubles):
             if trouble is not None:
                 raise RankFailureError(f"rank {rank}: {trouble.message}", trouble.details)
-
-
-def _close(cases: Sequence[Case]) -> None:
-    for case in cases:
-        case.close()
-
-
-def _digest(array: np.ndarray) -> bytes:
-    return hashlib.sha256(np.ascontiguousarray(array).data).digest()

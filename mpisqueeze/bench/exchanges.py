@@ -1,4 +1,4 @@
-"""What `bench comm` times: a step of training through each exchange, and MPI's own collectives on full vectors.
+"""The cases of `bench comm`: a step of training through each exchange, and MPI's own collectives on full vectors.
 
 Gradients are normal numbers rounded to multiples of 2⁻¹⁰: their sum over up to a thousand ranks is exact in float32, in
 whatever order MPI adds them, so that every result is known to the bit.
@@ -7,6 +7,7 @@ whatever order MPI adds them, so that every result is known to the bit.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ def gradient_of(rank: int, size: int, dtype: np.dtype[Any]) -> np.ndarray:
 
 
 class Stage:
-    """What the cases of one size share on this rank.
+    """Shared by the cases of one size on this rank.
 
     Attributes:
         gradient, start: g of this rank and x₀ (size,), on the device; not to be written to.
@@ -94,18 +95,18 @@ class Case:
         """Back to where it was before its first run."""
 
     def prepare(self) -> None:
-        """What comes before a run and is not timed: the gradient has just been computed."""
+        """Before each run, and not timed: leave things as they are when a gradient has just been computed."""
 
     def run(self) -> None:
-        """What is timed. What it sends is counted by the network's counter."""
+        """The work that is timed. The network's counter counts what it sends."""
         raise NotImplementedError
 
     def output(self) -> np.ndarray:
-        """What this rank has after a run."""
+        """The result of a run on this rank."""
         raise NotImplementedError
 
     def expected(self, gradients: Sequence[np.ndarray], runs: int) -> Callable[[int], np.ndarray]:
-        """What each rank must have after `runs` runs from the start, by its number; of all alike for any number."""
+        """rank → its result after `runs` runs from the start; the same for all ranks of an exchange that is `alike`."""
         raise NotImplementedError
 
     def how(self) -> str | None:
@@ -153,8 +154,8 @@ class StepCase(Case):
     def reset(self) -> None:
         stage = self.stage
         stage.xp.copyto(self._x, stage.start)
-        for memory in ("delta", "delta_bar"):
-            kept = getattr(self._part, memory, None)
+        for memory in self._part.memory:
+            kept = getattr(self._part, memory)
             if kept is not None:
                 kept.fill(0)
         self._iteration = 0
@@ -174,18 +175,18 @@ class StepCase(Case):
         return self.stage.home(self._x)
 
     def expected(self, gradients: Sequence[np.ndarray], runs: int) -> Callable[[int], np.ndarray]:
-        ranks, start = serial.setups(self._setup, self._host_compressor), self.stage.home(self.stage.start)
+        setup, start = replace(self._setup, make_compressor=self._host_compressor), self.stage.home(self.stage.start)
         if self._gossips:
             eta = getattr(self._part, "eta", None)
-            return serial.gossip(ranks, eta, start, gradients, LR, runs).__getitem__
-        x = serial.through_servers(ranks, self._compressed, start, gradients, LR, runs)
+            return serial.gossip(setup, eta, start, gradients, LR, runs).__getitem__
+        x = serial.through_servers(setup, self._compressed, start, gradients, LR, runs)
         return lambda rank: x
 
     def how(self) -> str | None:
         schedule: Any = getattr(self._part, "schedule", None)
         if schedule is None:
             return None
-        return f"{schedule.way}, {schedule.chunks} sections" if schedule.way else f"{schedule.chunks} sections"
+        return f"{schedule.way}, {schedule.sections} sections" if schedule.way else f"{schedule.sections} sections"
 
     def close(self) -> None:
         self._part.close()
@@ -237,9 +238,9 @@ class _Collective(Case):
         self._comm = stage.network.world.comm
         self._kind = MPI.DOUBLE if stage.dtype.itemsize == 8 else MPI.FLOAT
 
-    def _wire(self, numbers: int) -> tuple[Any, Any, list[Any]]:
-        """(wire, its numbers on the device, what MPI is told) of zeros."""
-        wire = self.stage.network.wire(numbers * self.stage.dtype.itemsize, collective=True)
+    def _wire(self, elements: int) -> tuple[Any, Any, list[Any]]:
+        """(wire, its elements on the device, the buffer specification for MPI) of zeros."""
+        wire = self.stage.network.wire(elements * self.stage.dtype.itemsize, collective=True)
         values = wire.array.view(self.stage.dtype)
         values.fill(0)
         return wire, values, [wire.mpi[0], self._kind]
@@ -372,5 +373,5 @@ FULL: dict[str, type[Case]] = {
 }
 #: In the order in which they are shown.
 EXCHANGES = ("allreduce", *STEPS, "mpi-allreduce", "mpi-gather-bcast", "mpi-alltoall-allgather")
-#: What the others are compared with.
+#: The exchange that the others are compared with.
 BASELINE = "allreduce"

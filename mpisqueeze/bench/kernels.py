@@ -1,10 +1,10 @@
-"""`bench kernels`: what each compressor's operations take beside an in-place add of the same length, in one run.
+"""`bench kernels`: the times of each compressor's operations beside an in-place add of the same length, in one run.
 
-For every compressor, size and device four operations are timed in turn, round by round, so that what else the machine
-does meets them alike: `encode` with error feedback, `plain_encode` without, `decode`, which adds to what is there, and
-`add`, an in-place add of two vectors. Before each the array that it writes is filled, untimed, so that the caches hold
-as much of it for one as for another, and residuals stay finite. No buffer is allocated or first touched while a clock
-runs.
+For every compressor, size and device four operations are timed in turn, round by round, so that other work of the
+machine meets them alike: `encode` with error feedback, `plain_encode` without, `decode`, which adds to what is there,
+and `add`, an in-place add of two vectors. Before each the array that it writes is filled, untimed, so that the caches
+hold as much of it for one as for another, and residuals stay finite. No buffer is allocated or first touched while a
+clock runs.
 """
 
 from __future__ import annotations
@@ -21,12 +21,10 @@ import numpy as np
 from mpisqueeze.bench.timing import (
     Repetitions,
     Statistics,
-    check_choice,
     check_memory,
     command_line,
     differing,
     no_garbage_collection,
-    parse_sizes,
     rotated,
 )
 from mpisqueeze.compressors.base import Compressor, adapt
@@ -36,12 +34,12 @@ from mpisqueeze.devices.device import CudaDevice, Device, gpu_count
 from mpisqueeze.errors import UsageError
 from mpisqueeze.kernels import kernels_for, use_threads
 from mpisqueeze.kernels.reference import ReferenceKernels
+from mpisqueeze.language import check_choice
 from mpisqueeze.parts import contracts, registry
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.record.environment import local_environment
-from mpisqueeze.runs.plan import DTYPES, check_threads
+from mpisqueeze.settings import Settings
 
-SCHEMA_VERSION = 1
 #: What is timed unless compressors are named.
 COMPRESSORS = (
     "identity", "onebit", "onebit:1024,scale=l2", "qsgd:2", "qsgd:4", "qsgd:8", "uniform:2", "uniform:8", "ternary",
@@ -101,30 +99,22 @@ class Request:
     @staticmethod
     def checked(
         compressors: Sequence[str],
-        sizes: str,
-        iterations: int | None,
-        warmup: int,
+        sizes: list[int],
+        repetitions: Repetitions,
         check: bool,
-        dtype: str,
         device: str,
         kernels: str,
-        threads: int,
+        settings: Settings,
     ) -> Request:
-        """From the options. Raises UsageError."""
-        for option, value, accepted in (
-            ("--dtype", dtype, DTYPES),
-            ("--device", device, DEVICES),
-            ("--kernels", kernels, KERNELS),
-        ):
-            check_choice(option, value, accepted)
-        check_threads(threads)
-        numbers = parse_sizes(sizes)
-        repetitions = Repetitions.checked(iterations, warmup)
-        check_memory(_VECTORS * numbers[-1] * np.dtype(dtype).itemsize, "benchmarking this size")
-        variants = choose_variants(device, kernels, np.dtype(dtype))
+        """From the options, `device` and `kernels` being the benchmark's own. Raises UsageError."""
+        check_choice("--device", device, DEVICES)
+        check_choice("--kernels", kernels, KERNELS)
+        dtype = np.dtype(settings.dtype)
+        check_memory(_VECTORS * sizes[-1] * dtype.itemsize, "benchmarking this size")
+        variants = choose_variants(device, kernels, dtype)
         with _blaming(_ARGUMENT):
             parts = [registry.compressors.find(spec) for spec in compressors or COMPRESSORS]
-        return Request(parts, numbers, repetitions, check, np.dtype(dtype), variants, threads)
+        return Request(parts, sizes, repetitions, check, dtype, variants, settings.threads)
 
     @property
     def rounds(self) -> int:
@@ -254,17 +244,20 @@ def _normal(size: int, dtype: np.dtype[Any], seed: int) -> np.ndarray:
 class Workload:
     """A compressor at work on vectors of one length, all memory allocated and touched.
 
+    Args:
+        part: whose compressor it is, for errors of a plug-in.
+        seed: of the vector of normal numbers.
+
     Attributes:
         operations: (what to do before, untimed; what to time) by name.
     """
 
-    def __init__(self, part: Part, size: int, variant: Variant, dtype: np.dtype[Any]) -> None:
-        xp = variant.device.xp
-        self.compressor = variant.compressor(part, size, dtype)
-        self._device = variant.device
-        vector = xp.asarray(_normal(size, dtype, 1))
+    def __init__(self, part: Part, compressor: Compressor, device: Device, seed: int = 1) -> None:
+        xp, size, dtype = device.xp, compressor.dimension, compressor.dtype
+        self.compressor, self._device = compressor, device
+        vector = xp.asarray(_normal(size, dtype, seed))
         residual, out, total = (xp.full(size, 0, dtype) for _ in range(3))
-        compressor, payload = self.compressor, xp.full(self.compressor.payload_bytes, 0, np.uint8)
+        payload = xp.full(compressor.payload_bytes, 0, np.uint8)
         compressor.iteration = 1
         with contracts.plugin(part, _ARGUMENT, f"encoding or decoding {size} numbers"):
             compressor.encode(vector, payload)
@@ -307,8 +300,62 @@ class Workload:
         }
 
 
-def measure(request: Request, tick: Callable[[str], None]) -> Iterator[dict[str, Any]]:
-    """A row of `results` for each variant, compressor and size, as it is done.
+@dataclass(frozen=True)
+class Operation:
+    """An operation of a row.
+
+    Attributes:
+        gb_s: GB/s of the vector.
+        ns: an element.
+        memory_percent: the rate at which it moves what has to be moved, over that of the in-place add.
+        ratio: its time over that of the in-place add.
+        wrong: payload bytes and elements that differ from the reference's, or None.
+    """
+
+    name: str
+    time: Statistics
+    gb_s: float
+    ns: float
+    memory_percent: float
+    ratio: float
+    wrong: int | None
+
+    def flat(self) -> dict[str, Any]:
+        """The fields as JSON and CSV have them, with the operation's name."""
+        rates = {f"{self.name}_{key}": getattr(self, key) for key in ("gb_s", "ns", "memory_percent", "ratio")}
+        return {**self.time.named(self.name), **rates, f"wrong_{self.name}": self.wrong}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of `results`: a compressor on a device at one size.
+
+    Attributes:
+        wire_bits: of the payload, an element.
+        wrong: of all operations together, or None.
+        operations: all but the in-place add.
+        memory_gb_s: the rate at which the in-place add moves memory.
+    """
+
+    compressor: str
+    device: str
+    kernels: str
+    variant: str
+    dtype: str
+    size: int
+    payload_bytes: int
+    wire_bits: float
+    relative_error: float
+    wrong: int | None
+    iterations: int
+    operations: tuple[Operation, ...]
+    add: Statistics
+    memory_gb_s: float
+    samples: dict[str, list[float]]
+
+
+def measure(request: Request, tick: Callable[[str], None]) -> Iterator[Row]:
+    """A row for each variant, compressor and size, as it is done.
 
     Args:
         tick: called after each round, with what is being timed.
@@ -323,10 +370,10 @@ def measure(request: Request, tick: Callable[[str], None]) -> Iterator[dict[str,
                 yield _measured(request, variant, part, size, tick)
 
 
-def _measured(request: Request, variant: Variant, part: Part, size: int, tick: Callable[[str], None]) -> dict[str, Any]:
+def _measured(request: Request, variant: Variant, part: Part, size: int, tick: Callable[[str], None]) -> Row:
     dtype = request.dtype
     wrong = count_wrong(part, size, variant, dtype) if request.check else None
-    workload = Workload(part, size, variant, dtype)
+    workload = Workload(part, variant.compressor(part, size, dtype), variant.device)
     samples: dict[str, list[float]] = {name: [] for name in OPERATIONS}
     with no_garbage_collection():
         for number in request.repetitions.rounds(size):
@@ -334,33 +381,37 @@ def _measured(request: Request, variant: Variant, part: Part, size: int, tick: C
                 if number >= 0:
                     samples[name].append(seconds)
             tick(part.spec)
-    row: dict[str, Any] = {
-        "compressor": part.spec,
-        "device": variant.device.kind,
-        "kernels": variant.kernels,
-        "variant": variant.label,
-        "dtype": dtype.name,
-        "size": size,
-        "payload_bytes": workload.compressor.payload_bytes,
-        "wire_bits": 8 * workload.compressor.payload_bytes / size,
-        "relative_error": workload.relative_error,
-        "wrong": None if wrong is None else sum(wrong.values()),
-        "iterations": len(samples["add"]),
-    }
-    statistics = {name: Statistics.of(times) for name, times in samples.items()}
-    moved = workload.bytes_moved()
-    rate = moved["add"] / statistics["add"].median
-    for name, found in statistics.items():
-        row |= found.named(name)
-        if name != "add":
-            row[f"{name}_gb_s"] = 1e-9 * size * dtype.itemsize / found.median
-            row[f"{name}_ns"] = 1e9 * found.median / size
-            row[f"{name}_memory_percent"] = 100 * moved[name] / found.median / rate
-            row[f"{name}_ratio"] = found.median / statistics["add"].median
-            row[f"wrong_{name}"] = None if wrong is None else wrong[name]
-    row["memory_gb_s"] = 1e-9 * rate
-    row["samples"] = {f"{name}_s": times for name, times in samples.items()}
-    return row
+    times = {name: Statistics.of(seconds) for name, seconds in samples.items()}
+    moved, add = workload.bytes_moved(), times.pop("add")
+    rate = moved["add"] / add.median
+    return Row(
+        compressor=part.spec,
+        device=variant.device.kind,
+        kernels=variant.kernels,
+        variant=variant.label,
+        dtype=dtype.name,
+        size=size,
+        payload_bytes=workload.compressor.payload_bytes,
+        wire_bits=8 * workload.compressor.payload_bytes / size,
+        relative_error=workload.relative_error,
+        wrong=None if wrong is None else sum(wrong.values()),
+        iterations=len(samples["add"]),
+        operations=tuple(
+            Operation(
+                name,
+                time,
+                gb_s=1e-9 * size * dtype.itemsize / time.median,
+                ns=1e9 * time.median / size,
+                memory_percent=100 * moved[name] / time.median / rate,
+                ratio=time.median / add.median,
+                wrong=None if wrong is None else wrong[name],
+            )
+            for name, time in times.items()
+        ),
+        add=add,
+        memory_gb_s=1e-9 * rate,
+        samples={f"{name}_s": seconds for name, seconds in samples.items()},
+    )
 
 
 def context(request: Request) -> dict[str, Any]:
@@ -382,11 +433,11 @@ def context(request: Request) -> dict[str, Any]:
     }
 
 
-def with_memory(facts: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, Any]:
+def with_memory(facts: dict[str, Any], results: list[Row]) -> dict[str, Any]:
     """`context` with the in-place add's rate at the largest size, GB/s moved, by device."""
     rates: dict[str, float] = {}
-    for device in dict.fromkeys(row["device"] for row in results):
-        rows = [row for row in results if row["device"] == device]
-        largest = max(row["size"] for row in rows)
-        rates[device] = float(np.median([row["memory_gb_s"] for row in rows if row["size"] == largest]))
+    for device in dict.fromkeys(row.device for row in results):
+        rows = [row for row in results if row.device == device]
+        largest = max(row.size for row in rows)
+        rates[device] = float(np.median([row.memory_gb_s for row in rows if row.size == largest]))
     return {**facts, "memory_gb_s": rates}

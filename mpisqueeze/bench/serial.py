@@ -1,10 +1,8 @@
-"""The equations of an exchange for all ranks in one loop, by plain encodes and decodes: what ranks must end with."""
+"""The results that ranks must end with: equations for all ranks in one loop, by plain encodes and decodes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -12,41 +10,23 @@ from mpisqueeze.algorithms.base import Setup
 from mpisqueeze.compressors.base import Compressor
 
 
-@dataclass(frozen=True)
-class _SetupOf(Setup):
-    """The setup of rank `who`."""
-
-    who: int = 0
-
-    @property
-    def rank(self) -> int:
-        return self.who
-
-
-def setups(setup: Setup, make_compressor: Callable[[int, int], Compressor]) -> list[Setup]:
-    """The setup of every rank, with compressors of NumPy arrays by `make_compressor`."""
-    mine = replace(setup, make_compressor=make_compressor)
-    values = {field.name: getattr(mine, field.name) for field in fields(Setup)}
-    return [_SetupOf(**values, who=rank) for rank in range(setup.size)]
-
-
 def through_servers(
-    ranks: Sequence[Setup], compressed: bool, start: np.ndarray, gradients: Sequence[np.ndarray], lr: float, runs: int
+    setup: Setup, compressed: bool, start: np.ndarray, gradients: Sequence[np.ndarray], lr: float, runs: int
 ) -> np.ndarray:
     """x after `runs` iterations of `doublesqueeze`, or of `sgd` where nothing is compressed; the same on all ranks.
 
     Args:
-        ranks: every rank's setup.
+        setup: any rank's, with compressors of NumPy arrays.
         start: x₀ (d).
         gradients: g_r (d) of each rank, the same in each iteration.
     """
-    x, size = start.copy(), len(ranks)
-    for s, part in enumerate(ranks[0].parts()):
+    x, size = start.copy(), setup.size
+    for s, part in enumerate(setup.parts()):
         length = part.stop - part.start
         if not length:
             continue
-        workers: list[Any] = [setup.worker_codec(s, length).compressor for setup in ranks] if compressed else []
-        server = ranks[0].server_codec(s, length).compressor if compressed else None
+        workers = [setup.worker_codec(s, length, r).compressor for r in range(size)] if compressed else []
+        server = setup.server_codec(s, length).compressor if compressed else None
         delta, delta_bar = np.zeros((size if compressed else 0, length), x.dtype), np.zeros(length, x.dtype)
         for t in range(1, runs + 1):
             total = np.zeros(length, x.dtype)
@@ -69,7 +49,7 @@ def through_servers(
 
 
 def gossip(
-    ranks: Sequence[Setup],
+    setup: Setup,
     eta: float | None,
     start: np.ndarray,
     gradients: Sequence[np.ndarray],
@@ -77,13 +57,13 @@ def gossip(
     runs: int,
 ) -> list[np.ndarray]:
     """Each rank's x after `runs` iterations of `deepsqueeze` with gossip step `eta`, or of `dpsgd` where it is None."""
-    scalar, topology = start.dtype.type, ranks[0].topology
+    scalar, topology, ranks = start.dtype.type, setup.topology, range(setup.size)
     models = [start.copy() for _ in ranks]
     deltas = [np.zeros_like(start) for _ in ranks] if eta is not None else []
-    senders: list[Any] = [setup.worker_codec().compressor for setup in ranks] if eta is not None else []
+    senders = [setup.worker_codec(rank=i).compressor for i in ranks] if eta is not None else []
     for t in range(1, runs + 1):
         sent = []
-        for i in range(len(ranks)):
+        for i in ranks:
             models[i] = models[i] - scalar(lr) * gradients[i]
             if eta is None:
                 sent.append(models[i])

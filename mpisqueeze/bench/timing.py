@@ -1,4 +1,4 @@
-"""What the benchmarks share: which sizes, in which order, what a list of times says, and what differs."""
+"""Shared by the benchmarks: sizes and their order, statistics of times, rows as JSON has them, and what differs."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 import numpy as np
 import psutil
 
 from mpisqueeze.errors import UsageError
-from mpisqueeze.language import suggestion
 from mpisqueeze.quantities import parse_size
 
 T = TypeVar("T")
 
+SCHEMA_VERSION = 1
 #: Each size is so many times the one before.
 STEP = 4
-#: Repetitions of a large size, of a small one, and numbers in all repetitions of the sizes in between.
+#: Repetitions of a large size, of a small one, and elements in all repetitions of the sizes in between.
 _FEW, _MANY, _NUMBERS = 20, 200, 16 << 20
 #: The largest number of repetitions that may be asked for.
 MOST = 1_000_000
@@ -31,7 +31,7 @@ LARGEST = 2**31 - 1
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of a list of times, s; `std` is the samples' standard deviation, 0 of a single one."""
+    """Statistics of a list of times, s; `std` is the samples' standard deviation, 0 for a single one."""
 
     median: float
     mean: float
@@ -50,6 +50,26 @@ class Statistics:
         """`NAME_s` is the median, beside it `NAME_mean_s`, `NAME_std_s`, `NAME_p99_s`, `NAME_fastest_s`."""
         rest = {"mean": self.mean, "std": self.std, "p99": self.p99, "fastest": self.fastest}
         return {f"{name}_s": self.median, **{f"{name}_{key}_s": value for key, value in rest.items()}}
+
+
+def flat(row: Any) -> dict[str, Any]:
+    """The fields of a row as JSON and CSV have them: `Statistics` by `named`, and a tuple of parts by their `flat`."""
+    found: dict[str, Any] = {}
+    for item in fields(row):
+        value = getattr(row, item.name)
+        if isinstance(value, Statistics):
+            found |= value.named(item.name)
+        elif isinstance(value, tuple):
+            for part in value:
+                found |= part.flat()
+        else:
+            found[item.name] = value
+    return found
+
+
+def benchmark_facts(context: dict[str, Any], results: Sequence[Any]) -> dict[str, Any]:
+    """The object that `--json` writes for these rows."""
+    return {"schema_version": SCHEMA_VERSION, "context": context, "results": [flat(row) for row in results]}
 
 
 @dataclass(frozen=True)
@@ -74,16 +94,16 @@ class Repetitions:
         return Repetitions(iterations, warmup)
 
     def of(self, size: int) -> int:
-        """Timed repetitions of a vector of `size` numbers."""
+        """Timed repetitions of a vector of `size` elements."""
         return max(_FEW, min(_MANY, _NUMBERS // size)) if self.iterations is None else self.iterations
 
     def rounds(self, size: int) -> range:
-        """Their numbers; those of the warm-up are negative."""
+        """The numbers of a size's repetitions; those of the warm-up are negative."""
         return range(-self.warmup, self.of(size))
 
 
 def parse_sizes(text: str) -> list[int]:
-    """`64Ki:16Mi` → numbers in a vector, from the first to the last, each four times the one before; `4Mi` → one.
+    """`64Ki:16Mi` → lengths of a vector, from the first to the last, each four times the one before; `4Mi` → one.
 
     Raises UsageError.
     """
@@ -102,12 +122,6 @@ def parse_sizes(text: str) -> list[int]:
         sizes.append(low)
         low *= STEP
     return [*sizes, high]
-
-
-def check_choice(option: str, value: str, accepted: Sequence[str]) -> None:
-    """Raise UsageError unless `value` is accepted."""
-    if value not in accepted:
-        raise UsageError(f"{value!r} is not one of {', '.join(accepted)}{suggestion(value, accepted)}", option)
 
 
 def rotated(items: Sequence[T], number: int) -> Iterator[T]:
@@ -146,6 +160,6 @@ def command_line() -> str:
 
 
 def differing(found: np.ndarray, expected: np.ndarray) -> int:
-    """How many elements differ, in a bit at least."""
+    """The number of elements that differ, in a bit at least."""
     bits = np.dtype(f"u{expected.itemsize}")
     return int(np.count_nonzero(found.view(bits) != expected.view(bits)))

@@ -1,4 +1,4 @@
-"""MPI_Allreduce: the baseline that a user would otherwise pick."""
+"""The exchange by MPI_Allreduce, the baseline that a user would otherwise pick."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _STEP = 16
 
 @dataclass(frozen=True)
 class Step:
-    """One round of an all-reduce on one rank: what goes to whom, what comes from whom, and whether it is added."""
+    """One round of an all-reduce on one rank: a slice to send, a slice to receive, and whether that is added."""
 
     target: int | None
     sent: slice
@@ -67,7 +67,7 @@ def steps(way: str, rank: int, size: int, length: int) -> Iterator[Step]:
 
 
 class _Rounds:
-    """An all-reduce by messages of our own, for links that only hold such: the fastest way by the cost model."""
+    """An all-reduce in messages of our own, which an emulated link can hold back: the fastest way by the cost model."""
 
     def __init__(self, network: Network, wire: Wire, dtype: Any) -> None:
         world = network.world
@@ -90,7 +90,7 @@ class _Rounds:
 
     def run(self) -> None:
         for send, sent, receive, there, total, addend in self._rounds:
-            # What came last may be where this comes.
+            # This may be received into a buffer that was received into last.
             self._past.wait()
             if receive:
                 receive.Start()
@@ -102,7 +102,7 @@ class _Rounds:
                 there.pull()
             if send:
                 send.Wait()
-            # What is added to may be what was sent.
+            # The sum may be what was sent.
             if total is not None:
                 total += addend
             self._past.set()

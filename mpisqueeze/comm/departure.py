@@ -1,4 +1,4 @@
-"""Payloads that leave while the gradient is still computed (`--overlap`)."""
+"""Sending payloads while the gradient is still computed (`--overlap`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mpisqueeze.comm.exchange import Network
-from mpisqueeze.comm.pipeline import Outbox, Work
+from mpisqueeze.comm.pipeline import Moves, Outbox, Payload, start
 from mpisqueeze.comm.progress import Progress
 from mpisqueeze.devices.buffers import Wire
 from mpisqueeze.devices.clock import Phase
@@ -25,55 +25,55 @@ class Departure:
     Nothing is waited for on the way: a send that finds no receive posted yet rests in MPI, and a thread keeps messages
     moving meanwhile. An exchange is `leave` any number of times, `finish`, and `close_books` once all has arrived.
 
-    Ranks meet before the first payload is sent, each going on with its gradient until the last of them has come there;
-    what may go until then goes when they have met. What goes wrong on a rank after that is told by a second agreement,
-    which travels beside the payloads: the others wait for them, so that they are sent in any case.
+    Sending starts once every rank has its first payload ready; no rank pauses its gradient for this. An error on a rank
+    after that is told by a second agreement, which travels beside the payloads: the others wait for these, so that they
+    are sent in any case.
 
     Args:
-        items: (part, section, wire, send) of each payload in the order of leaving; neither wire nor send where it stays
-            on this rank.
+        items: (section, wire, send) of each payload in the order of leaving; neither wire nor send where it stays on
+            this rank.
         post: posts the exchange's receives and gives those that are filled last, until when messages are kept moving;
             called once ranks have met.
-        advance: (work, left): deals with what has arrived, without waiting, `left` payloads of this rank having left.
+        advance: (moves, left): deals with what has arrived, without waiting, `left` payloads of this rank having left.
 
     Attributes:
-        order: (part, section) of each payload.
+        order: the sections in the order of leaving.
     """
 
     def __init__(
         self,
         network: Network,
-        items: Sequence[tuple[int, int, Wire | None, Any]],
+        items: Sequence[tuple[Payload, Wire | None, Any]],
         post: Callable[[], list[Any]],
-        advance: Callable[[Work, int], None],
+        advance: Callable[[Moves, int], None],
     ) -> None:
         self.network = network
-        self.order = [(part, section) for part, section, _, _ in items]
-        self._outbox = Outbox(network, [(part, section, wire) for part, section, wire, _ in items])
-        self._payloads = [(wire, send) for _, _, wire, send in items]
+        self.order: list[Any] = [section for section, _, _ in items]
+        self._outbox = Outbox(network, [(section, wire) for section, wire, _ in items])
+        self._payloads = [(wire, send) for _, wire, send in items]
         self._post, self._advance = post, advance
         pause = min(max(HELD_BYTES * network.link.byte_s, SHORTEST_S), LONGEST_S)
         self._progress = Progress(pause, TURNS)
         self._ready = self._left = 0
         self._met = False
 
-    def leave(self, work: Work, count: int) -> None:
+    def leave(self, moves: Moves, count: int) -> None:
         """Have the first `count` payloads of the order on their way. Raises HaltError once ranks have met."""
         if not count:
             return
-        self._encode(work, count)
+        self._encode(moves, count)
         gate = self.network.gate
         if not self._met and not self._progress.holds and gate.all_here:
             self._meet()
         if self._met:
             self._send()
-            self._advance(work, count)
+            self._advance(moves, count)
         self.network.clock.lap(Phase.COMM)
 
-    def finish(self, work: Work) -> None:
+    def finish(self, moves: Moves) -> None:
         """The gradient is there: have the rest on their way, and the requests back. Raises HaltError."""
         network = self.network
-        self._encode(work, len(self.order))
+        self._encode(moves, len(self.order))
         if not self._met:
             self._meet()
         self._send()
@@ -91,10 +91,10 @@ class Departure:
         """End the thread."""
         self._progress.close()
 
-    def _encode(self, work: Work, count: int) -> None:
+    def _encode(self, moves: Moves, count: int) -> None:
         """Have the first `count` payloads ready to be sent, and tell the others with the first one."""
         if not self._ready:
-            self._outbox.open(work, 1)
+            self._outbox.open(moves, 1)
             proposal = self.network.gate.propose()
             if proposal is not None:
                 # An agreement takes several rounds, which need MPI's attention.
@@ -110,10 +110,7 @@ class Departure:
         self._progress.give(self._post())
 
     def _send(self) -> None:
-        counter = self.network.counter
         for wire, send in self._payloads[self._left : self._ready]:
             if wire is not None:
-                send.Start()
-                counter.bytes_sent += wire.nbytes
-                counter.messages += 1
+                start(self.network, (send,), wire)
         self._left = self._ready

@@ -17,7 +17,7 @@ class NeighbourExchange:
     """Persistent point-to-point requests, receives posted before the work that they can overlap.
 
     An iteration is `expect`, then `send`, then all of `receive`. What happens in between overlaps with the messages,
-    and its time is booked where the caller books it, not as communication. On a slow link a payload travels in pieces
+    and its time is booked where the caller books it, not as communication. On a slow link a payload travels in sections
     that the network takes in order, AHEAD of them at a time, so that both directions and all neighbours share it.
 
     Counted: `nbytes` to each neighbour.
@@ -38,10 +38,10 @@ class NeighbourExchange:
         self.out = self._out.array
         self._inbox = [network.wire(nbytes) for _ in self.neighbours]
         step = min(nbytes, network.message_bytes or nbytes)
-        pieces = [(start, min(start + step, nbytes)) for start in range(0, nbytes, step)]
-        self._pieces = [self._out.part(*piece) for piece in pieces]
-        #: By piece, then by neighbour.
-        self._arriving = [[wire.part(*piece) for wire in self._inbox] for piece in pieces]
+        sections = [(start, min(start + step, nbytes)) for start in range(0, nbytes, step)]
+        self._sections = [self._out.part(*section) for section in sections]
+        #: For each section, the wires of the neighbours.
+        self._arriving = [[wire.part(*section) for wire in self._inbox] for section in sections]
         self._receives = [
             [network.receiver(wire.mpi, source, _EDGE) for wire, source in zip(wires, self.neighbours, strict=True)]
             for wires in self._arriving
@@ -49,7 +49,7 @@ class NeighbourExchange:
         # All ranks send in the same direction at a time, so that no two send to the same one.
         rank, size = network.world.rank, network.world.size
         targets = sorted(self.neighbours, key=lambda target: (target - rank) % size)
-        self._sends = [[network.sender(piece.mpi, target, _EDGE) for target in targets] for piece in self._pieces]
+        self._sends = [[network.sender(section.mpi, target, _EDGE) for target in targets] for section in self._sections]
         self._past = network.device.fence()
         self._started = 0
         self._pending = False
@@ -68,10 +68,10 @@ class NeighbourExchange:
 
         With `overlap` a thread keeps the messages moving until `receive`: for work in between that does not enter MPI.
         """
-        self._pieces[0].push()
+        self._sections[0].push()
         self.network.gate.enter()
-        for piece in self._pieces[1:]:
-            piece.begin_push()
+        for section in self._sections[1:]:
+            section.begin_push()
         self._started = 0
         self._start_sends(len(self._sends) if overlap else AHEAD)
         counter = self.network.counter
@@ -105,9 +105,9 @@ class NeighbourExchange:
         clock.lap(Phase.COMM)
 
     def _start_sends(self, count: int) -> None:
-        """Have the first `count` pieces on their way."""
-        for requests, piece in zip(self._sends[self._started : count], self._pieces[self._started :], strict=False):
-            piece.finish_push()
+        """Have the first `count` sections on their way."""
+        for requests, section in zip(self._sends[self._started : count], self._sections[self._started :], strict=False):
+            section.finish_push()
             for request in requests:
                 request.Start()
         self._started = max(self._started, min(count, len(self._sends)))

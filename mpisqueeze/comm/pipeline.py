@@ -1,4 +1,4 @@
-"""What the exchanges with a server have in common: payloads that travel in sections, and the work done on each.
+"""Shared by the exchanges with servers: payloads that travel in sections, and the moves made on each.
 
 A section is a range of the vector whose payload stands for itself, so that it is encoded, sent, added up, answered and
 decoded while others travel. Sections change no bit of the result: payloads are added in rank order within each.
@@ -11,73 +11,99 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from mpisqueeze.comm.exchange import Network
-from mpisqueeze.costs.exchanges import WINDOW_BYTES, chunks_ahead
+from mpisqueeze.costs.exchanges import WINDOW_BYTES, sections_ahead
 from mpisqueeze.devices.buffers import Wire
 from mpisqueeze.devices.clock import Phase
 
 
-class Work(Protocol):
-    """What is done to sections, by the part of the vector and the number of the section in it."""
+class Payload(Protocol):
+    """A section in one direction, as its exchange sees it.
 
-    def encode(self, part: int, section: int) -> None:
-        """Fill `up[part][section]` with this rank's payload."""
+    Attributes:
+        payload_bytes: its length.
+        payload: uint8 on the device, in a buffer that MPI can be handed; set by the exchange.
+        combines: at its server, whether all ranks' payloads are taken at once.
+    """
 
-    def combines(self, part: int) -> bool:
-        """Whether the part's server takes all ranks' payloads of a section at once, by `combine`."""
+    payload: Any
+    combines: bool
 
-    def combine(self, part: int, section: int, payloads: Sequence[Any]) -> None:
-        """At the part's server: the mean of all ranks' payloads, in this order."""
+    @property
+    def payload_bytes(self) -> int: ...
 
-    def accumulate(self, part: int, section: int, payload: Any, first: bool) -> None:
-        """At the part's server: add a rank's payload to what is there, or with `first` begin with it."""
+    def accumulate(self, payload: Any, first: bool) -> None:
+        """At its server: add a rank's payload to the sum, or with `first` begin with it."""
 
-    def answer(self, part: int, section: int) -> None:
-        """At the part's server, when all ranks' payloads are in: fill `down[part][section]`."""
+    def combine(self, payloads: Sequence[Any]) -> None:
+        """At its server: the mean of all ranks' payloads, added in this order, in place of their sum."""
 
-    def decode(self, part: int, section: int) -> None:
-        """Take `down[part][section]`, which is there."""
+    def divide(self, ranks: int) -> None:
+        """At its server: make the sum a mean."""
 
 
-def cut(network: Network, sizes: Sequence[Sequence[int]], alignment: int) -> tuple[list[list[Wire]], list[Any]]:
+class Moves(Protocol):
+    """The moves of an algorithm on a section."""
+
+    def send(self, section: Any) -> None:
+        """On each rank: fill the section's payload."""
+
+    def answer(self, section: Any) -> None:
+        """At the section's server, when the mean of all ranks' payloads is there: fill the answer's payload."""
+
+    def apply(self, section: Any) -> None:
+        """On each rank, when the answer is there: take it. The payload is kept."""
+
+
+def cut(network: Network, parts: Sequence[Sequence[Payload]], alignment: int) -> tuple[list[list[Wire]], list[Any]]:
     """A wire for each section of each part, out of one buffer, and each part's bytes (uint8) in a row.
 
-    Parts begin at multiples of `alignment` bytes.
+    Parts begin at multiples of `alignment` bytes. Each section is given its wire's array as payload.
     """
-    starts, end = [], 0
-    for part in sizes:
+    starts, lengths, end = [], [sum(section.payload_bytes for section in part) for part in parts], 0
+    for length in lengths:
         starts.append(end)
-        end += -(-sum(part) // alignment) * alignment
+        end += -(-length // alignment) * alignment
     whole = network.wire(end)
     wires: list[list[Wire]] = []
-    for start, part in zip(starts, sizes, strict=True):
+    for begin, part in zip(starts, parts, strict=True):
         wires.append([])
-        for nbytes in part:
-            wires[-1].append(whole.part(start, start + nbytes))
-            start += nbytes
-    return wires, [whole.array[start : start + sum(part)] for start, part in zip(starts, sizes, strict=True)]
+        for section in part:
+            wire = whole.part(begin, begin + section.payload_bytes)
+            section.payload = wire.array
+            wires[-1].append(wire)
+            begin += section.payload_bytes
+    return wires, [whole.array[begin : begin + length] for begin, length in zip(starts, lengths, strict=True)]
+
+
+def start(network: Network, requests: Sequence[Any], wire: Wire) -> None:
+    """Send a payload, which MPI can read, by each of the requests, and count it."""
+    for request in requests:
+        request.Start()
+    network.counter.bytes_sent += wire.nbytes * len(requests)
+    network.counter.messages += len(requests)
 
 
 class Outbox:
-    """This rank's payloads in the order of sending: each is encoded and brought to MPI's side.
+    """This rank's payloads in the order of sending; each is encoded and brought to MPI's side.
 
     A device that encodes while the host sends is given the next ones, too, as many as its `lookahead`.
 
     Args:
-        items: (part, section, wire) of each payload; no wire where the payload stays on this rank.
+        items: (section, wire) of each payload; no wire where the payload stays on this rank.
     """
 
-    def __init__(self, network: Network, items: Sequence[tuple[int, int, Wire | None]]) -> None:
+    def __init__(self, network: Network, items: Sequence[tuple[Payload, Wire | None]]) -> None:
         self._ahead = network.device.lookahead
-        self._items = [(part, section) for part, section, _ in items]
-        self._wires = [wire for _, _, wire in items]
-        # Where they have nothing to do, wires are not asked.
+        self._sections = [section for section, _ in items]
+        self._wires = [wire for _, wire in items]
+        # Wires that have nothing to do are not asked.
         self._pushes = any(wire is not None and not wire.immediate for wire in self._wires)
         self._begun = 0
-        self._work: Work
+        self._moves: Moves
 
-    def open(self, work: Work, first: int) -> None:
+    def open(self, moves: Moves, first: int) -> None:
         """Have the `first` payloads of an exchange ready to be sent; no more of them, before ranks have met."""
-        self._work, self._begun = work, 0
+        self._moves, self._begun = moves, 0
         self._begin(first)
         for i in range(first if self._pushes else 0):
             self._finish(i)
@@ -90,10 +116,9 @@ class Outbox:
             self._finish(index)
 
     def _begin(self, count: int) -> None:
-        encode = self._work.encode
-        for i in range(self._begun, min(count, len(self._items))):
-            part, section = self._items[i]
-            encode(part, section)
+        send = self._moves.send
+        for i in range(self._begun, min(count, len(self._sections))):
+            send(self._sections[i])
             if self._pushes and (wire := self._wires[i]) is not None:
                 wire.begin_push()
         self._begun = count
@@ -110,7 +135,7 @@ class Inbox:
     Args:
         sizes: bytes of each section's payload, in the order of sending; the last one may be shorter than the others, or
             the first.
-        sources: the ranks that send, in the order in which their payloads are handed out; none on who serves nothing.
+        sources: the ranks that send, in the order in which their payloads are handed out; none where nothing is served.
         early: senders wait for no answers, so that all they send finds a buffer, as far as the window allows.
 
     Attributes:
@@ -122,7 +147,7 @@ class Inbox:
     ) -> None:
         self.network = network
         others, longest = network.world.size - 1, max(sizes, default=0)
-        self.ahead = chunks_ahead(others + 1, len(sizes), longest * len(sizes)) if others and sizes else 1
+        self.ahead = sections_ahead(others + 1, len(sizes), longest * len(sizes)) if others and sizes else 1
         slots = min((len(sizes) if early else self.ahead) * others, max(2, WINDOW_BYTES // max(longest, 1)))
         self._count, self._slots, self._sources = len(sources) * len(sizes), slots, len(sources)
         self._wires: list[Wire] = []
@@ -142,6 +167,8 @@ class Inbox:
         # A device may be behind by some of the payloads handed out, whose buffers are not free until it is done.
         self._behind = min(network.device.lookahead, slots - 1)
         self._fences = [network.device.fence() for _ in range(self._behind + 1)] if network.device.lookahead else []
+        #: The window takes the payloads of all sources at once.
+        self._holds_sections = bool(sources) and slots >= len(sources)
         self._i = 0
 
     def open(self) -> list[Any]:
@@ -190,12 +217,19 @@ class Inbox:
         self._i = i + 1
         return wire.array
 
-    @property
-    def holds_sections(self) -> bool:
-        """Whether the window takes the payloads of all sources at once, as `section` needs it."""
-        return bool(self._sources) and self._slots >= self._sources
+    def add_up(self, section: Payload) -> bool:
+        """Add up all ranks' payloads of the next section, in rank order; whether that is their mean already."""
+        world = self.network.world
+        if section.combines and self._holds_sections:
+            payloads = self._next_section()
+            payloads.insert(world.rank, section.payload)
+            section.combine(payloads)
+            return True
+        for rank in range(world.size):
+            section.accumulate(section.payload if rank == world.rank else self.next(), rank == 0)
+        return False
 
-    def section(self) -> list[Any]:
+    def _next_section(self) -> list[Any]:
         """The next section's payloads of all sources, once they are there; valid until the next call."""
         i, n, slots = self._i, self._sources, self._slots
         # The section handed out last is done with, so that its buffers are free.

@@ -7,7 +7,7 @@ from typing import Any
 
 from mpisqueeze.comm.departure import Departure
 from mpisqueeze.comm.exchange import Network
-from mpisqueeze.comm.pipeline import Inbox, Outbox, Work, cut
+from mpisqueeze.comm.pipeline import Inbox, Moves, Outbox, Payload, cut, start
 from mpisqueeze.costs.exchanges import Tree
 from mpisqueeze.devices.buffers import Wire
 from mpisqueeze.devices.clock import Phase
@@ -24,47 +24,45 @@ class RootExchange:
     that sends it; (N − 1) payloads go up and (N − 1) down, whatever the tree.
 
     Args:
-        up_bytes, down_bytes: payload size of each section, the same on every rank; as many up as down, or a single one
-            up.
-        alignment: bytes of a number.
+        up, down: the sections of the one part, as many up as down, or a single one up; their payloads are as long on
+            every rank.
+        alignment: bytes of an element.
         way: the tree, see `costs.exchanges.Tree`.
         early: payloads may leave before `run`, see `departure`; then no worker waits for answers before it sends.
 
     Attributes:
-        up: up[0][j] is uint8: this rank's payload of section j.
-        down: down[0][j] is uint8: the root's answer.
-        answers: answers[0] is uint8: all of down[0] in a row.
+        answers: answers[0] is uint8: the payloads of all answers in a row.
         departure: where payloads may leave early, how; else None.
     """
 
     def __init__(
         self,
         network: Network,
-        up_bytes: Sequence[int],
-        down_bytes: Sequence[int],
+        up: Sequence[Sequence[Payload]],
+        down: Sequence[Sequence[Payload]],
         alignment: int,
         way: str,
         early: bool = False,
     ) -> None:
         self.network = network
         self._rank, size = network.world.rank, network.world.size
-        (self._up,), _ = cut(network, [up_bytes], alignment)
-        (self._down,), self.answers = cut(network, [down_bytes], alignment)
-        self.up, self.down = [[wire.array for wire in self._up]], [[wire.array for wire in self._down]]
-        self._workers = size - 1
+        (self._up,), _ = cut(network, up, alignment)
+        (self._down,), self.answers = cut(network, down, alignment)
+        (self._sections,), (self._replies,) = up, down
         tree = Tree(way, size)
         self._children = tree.children(self._rank)
         self._passing = [[network.sender(wire.mpi, child, _DOWN) for child in self._children] for wire in self._down]
         parent = tree.parent(self._rank)
         self._answers = [] if parent is None else [network.receiver(wire.mpi, parent, _DOWN) for wire in self._down]
         self._sends = [] if parent is None else [network.sender(wire.mpi, 0, _UP) for wire in self._up]
-        self._inbox = Inbox(network, up_bytes, [rank for rank in range(1, size) if self._rank == 0], _UP, early)
+        sizes = [section.payload_bytes for section in self._sections]
+        self._inbox = Inbox(network, sizes, [rank for rank in range(1, size) if self._rank == 0], _UP, early)
         wires: list[Wire | None] = [wire if self._sends else None for wire in self._up]
-        self._outbox = Outbox(network, [(0, j, wire) for j, wire in enumerate(wires)])
+        self._outbox = Outbox(network, list(zip(self._sections, wires, strict=True)))
         self.departure: Departure | None = None
         if early:
             sends = self._sends or [None] * len(wires)
-            items = [(0, j, wire, send) for j, (wire, send) in enumerate(zip(wires, sends, strict=True))]
+            items = list(zip(self._sections, wires, sends, strict=True))
             self.departure = Departure(network, items, self._post, self._advance)
         #: Answers that were sent, or passed on, before `run`.
         self._dealt_with = 0
@@ -72,7 +70,7 @@ class RootExchange:
         #: Sections that a worker may be ahead of the answers.
         self._ahead = self._inbox.ahead
 
-    def run(self, work: Work) -> None:
+    def run(self, moves: Moves) -> None:
         """Exchange one vector. The gate is passed once the first section is encoded.
 
         A device that has the first section ready, or that had the last answer of the exchange before, is done with what
@@ -80,15 +78,15 @@ class RootExchange:
         """
         network = self.network
         if self.departure:
-            self.departure.finish(work)
+            self.departure.finish(moves)
         else:
-            self._outbox.open(work, 1)
+            self._outbox.open(moves, 1)
             network.gate.enter()
             self._post()
         if self._rank == 0:
-            self._serve(work)
+            self._serve(moves)
         else:
-            self._take_part(work)
+            self._take_part(moves)
         for requests in self._passing:
             for request in requests:
                 request.Wait()
@@ -103,39 +101,36 @@ class RootExchange:
             request.Start()
         return [*self._inbox.open(), *self._answers[-1:]]
 
-    def _serve(self, work: Work) -> None:
+    def _serve(self, moves: Moves) -> None:
         network = self.network
         for j in range(len(self._down)):
             if j >= self._dealt_with:
-                self._answer(work, j)
+                self._answer(moves, j)
                 if self._copies:
-                    self._copy_and_decode(work, j)
-                self._pass_on(j)
+                    self._copy_and_decode(moves, j)
+                start(network, self._passing[j], self._down[j])
                 network.clock.lap(Phase.COMM)
             if not self._copies:
-                work.decode(0, j)
+                moves.apply(self._replies[j])
 
-    def _answer(self, work: Work, j: int) -> None:
-        inbox = self._inbox
+    def _answer(self, moves: Moves, j: int) -> None:
+        is_mean, reply = False, self._replies[j]
         if j < len(self._up):
             if not self.departure:
                 self._outbox.ready(j)
-            if inbox.holds_sections and work.combines(0):
-                work.combine(0, j, [self.up[0][j], *inbox.section()])
-            else:
-                work.accumulate(0, j, self.up[0][j], True)
-                for _ in range(self._workers):
-                    work.accumulate(0, j, inbox.next(), False)
-        work.answer(0, j)
+            is_mean = self._inbox.add_up(self._sections[j])
+        if not is_mean:
+            reply.divide(self.network.world.size)
+        moves.answer(reply)
 
-    def _advance(self, work: Work, left: int) -> None:
+    def _advance(self, moves: Moves, left: int) -> None:
         """Answer, or pass on, what is there; it is decoded later, since the gradient may yet be read from."""
         if self._rank == 0:
             # A payload that goes up whole has several answers, and leaves last.
             last = min(left, len(self._down)) if len(self._up) == len(self._down) else 0
             while self._dealt_with < last and self._inbox.arrived():
-                self._answer(work, self._dealt_with)
-                self._pass_on(self._dealt_with)
+                self._answer(moves, self._dealt_with)
+                start(self.network, self._passing[self._dealt_with], self._down[self._dealt_with])
                 self._dealt_with += 1
         else:
             # The last answer is what the thread looks at.
@@ -145,32 +140,29 @@ class RootExchange:
                 self._take_answer(self._dealt_with)
                 self._dealt_with += 1
 
-    def _copy_and_decode(self, work: Work, j: int) -> None:
+    def _copy_and_decode(self, moves: Moves, j: int) -> None:
         """A device decodes an answer while it is copied; a host decodes it when it is on its way."""
         wire = self._down[j]
         if self._children:
             wire.begin_push()
-        work.decode(0, j)
+        moves.apply(self._replies[j])
         if self._children:
             wire.finish_push()
 
-    def _take_part(self, work: Work) -> None:
-        network, sends = self.network, self._sends
-        counter, clock = network.counter, network.clock
+    def _take_part(self, moves: Moves) -> None:
+        network, sends, clock = self.network, self._sends, self.network.clock
         sent = len(sends) if self.departure else 0
         for j, request in enumerate(self._answers):
             while sent < min(j + self._ahead, len(sends)):
                 self._outbox.ready(sent)
-                sends[sent].Start()
-                counter.bytes_sent += self._up[sent].nbytes
-                counter.messages += 1
+                start(network, sends[sent : sent + 1], self._up[sent])
                 sent += 1
                 clock.lap(Phase.COMM)
             if j >= self._dealt_with:
                 request.Wait()
                 self._take_answer(j)
                 clock.lap(Phase.COMM)
-            work.decode(0, j)
+            moves.apply(self._replies[j])
         for request in sends:
             request.Wait()
 
@@ -178,15 +170,7 @@ class RootExchange:
         """An answer is there: pass it on."""
         self._down[j].pull()
         self.network.counter.bytes_received += self._down[j].nbytes
-        self._pass_on(j)
-
-    def _pass_on(self, j: int) -> None:
-        """Send an answer, which MPI can read, to this rank's children in the tree."""
-        requests, wire, counter = self._passing[j], self._down[j], self.network.counter
-        for request in requests:
-            request.Start()
-        counter.bytes_sent += wire.nbytes * len(requests)
-        counter.messages += len(requests)
+        start(self.network, self._passing[j], self._down[j])
 
     def close(self) -> None:
         """Free the persistent requests, with nothing on its way."""

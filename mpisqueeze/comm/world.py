@@ -13,7 +13,7 @@ import numpy as np
 from mpi4py import MPI
 
 from mpisqueeze.comm.signals import Signal
-from mpisqueeze.errors import UsageError
+from mpisqueeze.errors import RankFailureError, UsageError
 
 __all__ = ["RankFailureError", "Signal", "World"]
 
@@ -25,21 +25,6 @@ _TAGS = 32767
 PAUSE = 50e-6
 #: The same, where a rank waits for a whole run of others.
 REST = 5e-3
-
-
-class RankFailureError(Exception):
-    """A rank raised.
-
-    Args:
-        message: which rank, where and what.
-        details: its traceback, as text.
-        alone: only this rank knows, so that it has to end the others.
-    """
-
-    def __init__(self, message: str, details: str, alone: bool = False) -> None:
-        super().__init__(message)
-        self.details = details
-        self.alone = alone
 
 
 @dataclass(frozen=True)

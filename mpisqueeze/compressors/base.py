@@ -10,7 +10,6 @@ import numpy as np
 
 from mpisqueeze.kernels import kernels_for
 from mpisqueeze.kernels.random import derive_key
-from mpisqueeze.language import Parameter
 
 
 class NonFiniteError(ArithmeticError):
@@ -30,6 +29,7 @@ class Compressor:
         xp: the array module, numpy or cupy.
         dtype: float32 or float64, of vectors and of scales and values in the payload.
         seed: for random operators; it differs by rank and by role (worker, server).
+        and, by keyword alone, the parameters that stand behind its name in a spec, see `language`.
 
     Attributes:
         unbiased: whether E C(v) = v.
@@ -45,8 +45,6 @@ class Compressor:
     name: str
     #: One line for `mpisqueeze info`.
     summary: ClassVar[str] = ""
-    #: What stands behind the name in a spec.
-    parameters: ClassVar[Sequence[Parameter]] = ()
     unbiased: bool = False
     payload_bytes: int
     grain: int | None = None
@@ -123,6 +121,11 @@ def block_grain(block: int, dimension: int, random: bool = False) -> int | None:
     return None if grain is None or (random and grain & (grain - 1)) else grain
 
 
+def is_finite(vector: Any, xp: Any) -> bool:
+    """Whether no element is NaN or infinite; without temporaries, unless there may be one."""
+    return math.isfinite(float(vector.dot(vector))) or bool(xp.isfinite(vector).all())
+
+
 def gaussian_error(compressor: Compressor) -> float:
     """‖C(v) − v‖²/‖v‖² of one vector of normal numbers, the same for equal compressors."""
     draws = np.random.default_rng(1).standard_normal(compressor.dimension)
@@ -163,7 +166,7 @@ class AdaptedCompressor(Compressor):
         return bound() if callable(bound) else None
 
     def encode(self, vector: Any, payload: Any) -> None:
-        if not bool(self.xp.isfinite(vector).all()):
+        if not is_finite(vector, self.xp):
             raise NonFiniteError(self.complaint())
         self.part.encode(vector, payload)
 

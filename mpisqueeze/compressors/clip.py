@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from mpisqueeze.compressors.base import Compressor
-from mpisqueeze.language import Parameter, integer
+from mpisqueeze.language import integer
 
 
 class Clip(Compressor):
@@ -20,9 +20,8 @@ class Clip(Compressor):
     name = "clip"
     grain = 8
     summary = "the top bits of each float32: clip:BITS; d·BITS/8 bytes"
-    parameters = (Parameter("bits", integer(9, 31), "a whole number of bits, 9 to 31", positional=True, required=True),)
 
-    def __init__(self, dimension: int, xp: Any, dtype: Any, seed: int, *, bits: int = 16) -> None:
+    def __init__(self, dimension: int, xp: Any, dtype: Any, seed: int, *, bits: Annotated[int, integer(9, 31)]) -> None:
         super().__init__(dimension, xp, dtype, seed)
         self.bits = bits
         self.payload_bytes = -(-dimension * bits // 8)

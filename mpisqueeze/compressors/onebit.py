@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from mpisqueeze.compressors.base import Compressor, block_grain
 from mpisqueeze.kernels.reference import blocks_of
-from mpisqueeze.language import Parameter, choice, integer
+from mpisqueeze.language import choice, integer
 
 
 class OneBit(Compressor):
@@ -22,12 +22,17 @@ class OneBit(Compressor):
 
     name = "onebit"
     summary = "signs and a scale a block: onebit[:BLOCK][,scale=l1|l2]; d/8 + 4⌈d/BLOCK⌉ bytes"
-    parameters = (
-        Parameter("block", integer(0), "a block length ≥ 1, or 0 for the whole vector", 1024, positional=True),
-        Parameter("scale", choice("l1", "l2"), "l1 or l2", "l1"),
-    )
 
-    def __init__(self, dimension: int, xp: Any, dtype: Any, seed: int, *, block: int = 1024, scale: str = "l1") -> None:
+    def __init__(
+        self,
+        dimension: int,
+        xp: Any,
+        dtype: Any,
+        seed: int,
+        *,
+        block: Annotated[int, integer(0, accepts="a block length ≥ 1, or 0 for the whole vector")] = 1024,
+        scale: Annotated[str, choice("l1", "l2")] = "l1",
+    ) -> None:
         super().__init__(dimension, xp, dtype, seed)
         self.block, self.l2 = block, scale == "l2"
         self.length, blocks = blocks_of(dimension, block)

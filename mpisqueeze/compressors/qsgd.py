@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any
 
 from mpisqueeze.compressors.base import Compressor, block_grain
 from mpisqueeze.kernels.reference import blocks_of
-from mpisqueeze.language import Parameter, integer
+from mpisqueeze.language import integer
 
-BUCKET = Parameter("bucket", integer(0), "a bucket length ≥ 1, or 0 for the whole vector", 512)
+Bits = Annotated[int, integer(2, 8)]
+Bucket = Annotated[int, integer(0, accepts="a bucket length ≥ 1, or 0 for the whole vector")]
 
 
 class QSGD(Compressor):
@@ -23,20 +24,10 @@ class QSGD(Compressor):
 
     name = "qsgd"
     summary = "stochastic levels of the l2 norm: qsgd:BITS[,bucket=B]; d·BITS/8 + 4⌈d/B⌉ bytes"
-    parameters: ClassVar[Sequence[Parameter]] = (
-        Parameter(
-            "bits",
-            integer(2, 8),
-            "a whole number of bits, 2 to 8 (sign and level)",
-            positional=True,
-            required=True,
-        ),
-        BUCKET,
-    )
     unbiased = True
     norm = "l2"
 
-    def __init__(self, dimension: int, xp: Any, dtype: Any, seed: int, *, bits: int = 4, bucket: int = 512) -> None:
+    def __init__(self, dimension: int, xp: Any, dtype: Any, seed: int, *, bits: Bits, bucket: Bucket = 512) -> None:
         super().__init__(dimension, xp, dtype, seed)
         self.bits, self.bucket = bits, bucket
         self.length, buckets = blocks_of(dimension, bucket)

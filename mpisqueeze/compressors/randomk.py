@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from typing import Any
 
 from mpisqueeze.compressors.base import Compressor
-from mpisqueeze.compressors.topk import RATIO, count_of
-from mpisqueeze.language import Parameter, flag
+from mpisqueeze.compressors.topk import Ratio, count_of
 
 
 class RandomK(Compressor):
@@ -20,18 +18,8 @@ class RandomK(Compressor):
 
     name = "randomk"
     summary = "seeded random positions: randomk:RATIO[,unbiased]; 4k + 8 bytes, k = ⌈RATIO·d⌉"
-    parameters = (RATIO, Parameter("unbiased", flag, "true or false", False))
 
-    def __init__(
-        self,
-        dimension: int,
-        xp: Any,
-        dtype: Any,
-        seed: int,
-        *,
-        ratio: Fraction | float = Fraction(1, 100),
-        unbiased: bool = False,
-    ) -> None:
+    def __init__(self, dimension: int, xp: Any, dtype: Any, seed: int, *, ratio: Ratio, unbiased: bool = False) -> None:
         super().__init__(dimension, xp, dtype, seed)
         self.k = count_of(dimension, ratio)
         self.scaled = unbiased

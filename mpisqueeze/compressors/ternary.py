@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from mpisqueeze.compressors.qsgd import BUCKET, QSGD
+from mpisqueeze.compressors.qsgd import QSGD, Bucket
 
 
 class Ternary(QSGD):
@@ -18,10 +18,9 @@ class Ternary(QSGD):
 
     name = "ternary"
     summary = "−max, 0, +max at random: ternary[,bucket=B]; d/4 + 4⌈d/B⌉ bytes"
-    parameters = (BUCKET,)
     norm = "max"
 
-    def __init__(self, dimension: int, xp: Any, dtype: Any, seed: int, *, bucket: int = 512) -> None:
+    def __init__(self, dimension: int, xp: Any, dtype: Any, seed: int, *, bucket: Bucket = 512) -> None:
         super().__init__(dimension, xp, dtype, seed, bits=2, bucket=bucket)
 
     def bound(self) -> float:

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from typing import Any
+from typing import Annotated, Any
 
 from mpisqueeze.compressors.base import Compressor
-from mpisqueeze.language import Parameter
+from mpisqueeze.language import Kind
 
 
-def ratio(text: str) -> Fraction:
+def read_ratio(text: str) -> Fraction:
     """A ratio in (0, 1], exactly as written, so that 0.07 of 100 is 7."""
     if not 0 < float(text) <= 1:
         raise ValueError(f"{text} is out of range")
     return Fraction(text)
 
 
-RATIO = Parameter("ratio", ratio, "a ratio in (0, 1]", positional=True, required=True)
+Ratio = Annotated[Fraction, Kind(read_ratio, "a ratio in (0, 1]")]
 
 
-def count_of(dimension: int, ratio: Fraction | float) -> int:
+def count_of(dimension: int, ratio: Fraction) -> int:
     """k = max(1, ⌈ratio·d⌉)."""
-    return max(1, math.ceil(Fraction(ratio) * dimension))
+    return max(1, math.ceil(ratio * dimension))
 
 
 class TopK(Compressor):
@@ -35,11 +35,8 @@ class TopK(Compressor):
 
     name = "topk"
     summary = "the largest magnitudes: topk:RATIO; 8k bytes, k = ⌈RATIO·d⌉"
-    parameters = (RATIO,)
 
-    def __init__(
-        self, dimension: int, xp: Any, dtype: Any, seed: int, *, ratio: Fraction | float = Fraction(1, 100)
-    ) -> None:
+    def __init__(self, dimension: int, xp: Any, dtype: Any, seed: int, *, ratio: Ratio) -> None:
         super().__init__(dimension, xp, dtype, seed)
         self.k = count_of(dimension, ratio)
         self.payload_bytes = self.k * (self.dtype.itemsize + 4)

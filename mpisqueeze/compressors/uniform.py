@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from mpisqueeze.compressors.base import Compressor, block_grain
-from mpisqueeze.compressors.qsgd import BUCKET
+from mpisqueeze.compressors.qsgd import Bucket
 from mpisqueeze.kernels.reference import blocks_of
-from mpisqueeze.language import Parameter, integer
+from mpisqueeze.language import integer
+
+Bits = Annotated[int, integer(1, 8)]
 
 
 class Uniform(Compressor):
@@ -21,13 +23,9 @@ class Uniform(Compressor):
 
     name = "uniform"
     summary = "stochastic levels between min and max: uniform:BITS[,bucket=B]; d·BITS/8 + 8⌈d/B⌉ bytes"
-    parameters = (
-        Parameter("bits", integer(1, 8), "a whole number of bits, 1 to 8", positional=True, required=True),
-        BUCKET,
-    )
     unbiased = True
 
-    def __init__(self, dimension: int, xp: Any, dtype: Any, seed: int, *, bits: int = 8, bucket: int = 512) -> None:
+    def __init__(self, dimension: int, xp: Any, dtype: Any, seed: int, *, bits: Bits, bucket: Bucket = 512) -> None:
         super().__init__(dimension, xp, dtype, seed)
         self.bits, self.bucket = bits, bucket
         self.length, buckets = blocks_of(dimension, bucket)

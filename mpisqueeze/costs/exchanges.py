@@ -6,26 +6,24 @@ l = 0 and g = α this is Hockney's α + mβ, as in Thakur, Rabenseifner & Gropp,
 Operations in MPICH" (IJHPCA 19(1), 2005), whose formulas these are where no other source is named; with l = L and
 g = o it is LogGP (Alexandrov, Ionescu, Schauser & Scheiman, SPAA 1995).
 
-The exchanges choose their tree and their number of chunks by these functions, so that what is predicted is what runs.
+The exchanges choose their tree and their number of sections by these functions, so that what is predicted is what runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
 from mpisqueeze.costs.link import Link
 
-#: Chunks that a rank may send before it has the answer to the first of them: as many as AHEAD_BYTES hold, no more than
-#: AHEAD, and FEWEST_AHEAD in any case.
+#: A rank may send so many sections before it has the answer to the first of them: as many as AHEAD_BYTES hold, at most
+#: AHEAD, and at least FEWEST_AHEAD.
 AHEAD = 64
 AHEAD_BYTES = 1 << 20
 FEWEST_AHEAD = 4
 #: Payloads that a server holds at a time take at most this many bytes (but two of them always fit).
 WINDOW_BYTES = 256 << 20
-#: More chunks than this are never worth their messages.
-MAX_CHUNKS = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -100,13 +98,13 @@ class Schedule:
     Attributes:
         seconds: from the moment that all enter to the moment that the last rank has all; encoding is not in it.
         port_bytes: what the busiest port sends or receives, the larger of the two.
-        chunks: pieces that a payload travels in.
+        sections: how many a payload travels in.
         way: the tree's name, or the collective's algorithm.
     """
 
     seconds: float
     port_bytes: float
-    chunks: int = 1
+    sections: int = 1
     way: str = ""
 
     def bound(self, link: Link) -> float:
@@ -114,43 +112,34 @@ class Schedule:
         return self.port_bytes * link.byte_s
 
 
-def chunk_counts(most: int) -> Iterator[int]:
-    """1, 2, 4, … up to `most`, and `most`."""
-    count = 1
-    while count < most:
-        yield count
-        count *= 2
-    yield most
-
-
 def through_root(
-    link: Link, ranks: int, up_bytes: float, down_bytes: float, chunks: int, way: str, whole_up: bool = False
+    link: Link, ranks: int, up_bytes: float, down_bytes: float, sections: int, way: str, whole_up: bool = False
 ) -> Schedule:
-    """Payloads of `up_bytes` go to rank 0, which answers with `down_bytes` to all, chunk by chunk through a tree.
+    """Payloads of `up_bytes` go to rank 0, which answers with `down_bytes` to all, section by section through a tree.
 
-    The root receives a chunk from everybody in G = (N − 1)τ(u) + l. Down the tree it takes D: on its way to a rank it
+    The root receives a section from everybody in G = (N − 1)τ(u) + l. Down the tree it takes D: on its way to a rank it
     waits for s sends before its own and crosses h links, and D is the largest s·τ(d) + h·l of any rank. From then on a
-    chunk takes p, the longest of what it needs at any port: (N − 1)τ(u) in at the root, f·τ(d) out of it, and
+    section takes p, the longest of what it needs at any port: (N − 1)τ(u) in at the root, f·τ(d) out of it, and
     τ(u) + f′·τ(d) out of a rank that passes on to f′ others. This is the pipelined tree of Thakur et al. §3 behind a
-    pipelined gather, with no more than A chunks of a rank on their way at a time (`chunks_ahead`):
+    pipelined gather, with no more than A sections of a rank on their way at a time (`sections_ahead`):
 
         T = G + D + max((K − 1)·p, ⌊(K − 1)/A⌋·(G + D) + ((K − 1) mod A)·p)
 
-    With `whole_up` payloads go up in one piece each, and only the answer is cut: G = (N − 1)τ(u) + l comes once, p is
-    what the tree needs. A binomial tree is for one chunk.
+    With `whole_up` payloads go up whole, and only the answer is cut: G = (N − 1)τ(u) + l comes once, p is
+    what the tree needs. A binomial tree is for one section.
     """
     if ranks == 1:
         return Schedule(0.0, 0.0, 1, way)
     fanout, inner, paths = _shape(way, ranks)
-    up, down = link.message(up_bytes if whole_up else up_bytes / chunks), link.message(down_bytes / chunks)
+    up, down = link.message(up_bytes if whole_up else up_bytes / sections), link.message(down_bytes / sections)
     first = (ranks - 1) * up + link.latency + max(sends * down + hops * link.latency for sends, hops in paths)
     period = max((ranks - 1) * up, fanout * down, up + inner * down if inner else 0.0)
     port = max((ranks - 1) * up_bytes, fanout * down_bytes, up_bytes + inner * down_bytes if inner else 0)
     if whole_up:
-        seconds = first + (chunks - 1) * max(fanout, inner) * down
+        seconds = first + (sections - 1) * max(fanout, inner) * down
     else:
-        seconds = _pipeline(first, period, chunks, chunks_ahead(ranks, chunks, up_bytes))
-    return Schedule(seconds, port, chunks, way)
+        seconds = _pipeline(first, period, sections, sections_ahead(ranks, sections, up_bytes))
+    return Schedule(seconds, port, sections, way)
 
 
 @lru_cache(maxsize=256)
@@ -160,54 +149,44 @@ def _shape(way: str, ranks: int) -> tuple[int, int, tuple[tuple[int, int], ...]]
     return tree.fanout, len(tree.children(1)), tree.paths
 
 
-def chunks_ahead(ranks: int, chunks: int, payload_bytes: float) -> int:
-    """A: chunks that a rank sends before it has the answer to the first, so that a server's window holds them."""
-    others, chunk = ranks - 1, max(payload_bytes / chunks, 1)
-    wanted = min(chunks, max(FEWEST_AHEAD, min(AHEAD, int(AHEAD_BYTES / chunk))))
-    return max(1, min(wanted * others, max(2, int(WINDOW_BYTES / chunk))) // others)
+def sections_ahead(ranks: int, sections: int, payload_bytes: float) -> int:
+    """A: how many sections a rank sends before it has the answer to the first, so that a server's window holds them."""
+    others, section = ranks - 1, max(payload_bytes / sections, 1)
+    wanted = min(sections, max(FEWEST_AHEAD, min(AHEAD, int(AHEAD_BYTES / section))))
+    return max(1, min(wanted * others, max(2, int(WINDOW_BYTES / section))) // others)
 
 
-def _pipeline(first: float, period: float, chunks: int, ahead: int) -> float:
-    """Seconds until the last chunk is through, the first one being it after `first` and each taking `period`."""
-    rounds, rest = divmod(chunks - 1, ahead)
-    return first + max((chunks - 1) * period, rounds * first + rest * period)
+def _pipeline(first: float, period: float, sections: int, ahead: int) -> float:
+    """Seconds until the last section is through, the first one being it after `first` and each taking `period`."""
+    rounds, rest = divmod(sections - 1, ahead)
+    return first + max((sections - 1) * period, rounds * first + rest * period)
 
 
-def best_through_root(link: Link, ranks: int, up_bytes: float, down_bytes: float, most_chunks: int) -> Schedule:
-    """The fastest tree and number of chunks, at most `most_chunks`; where they tie, the fewest chunks."""
-    ways = [("binomial", 1)]
-    ways += [
-        (way, count) for way in ("flat", "binary", "chain") for count in chunk_counts(min(most_chunks, MAX_CHUNKS))
-    ]
-    schedules = (through_root(link, ranks, up_bytes, down_bytes, chunks, way) for way, chunks in ways)
-    return min(schedules, key=lambda schedule: (schedule.seconds, schedule.chunks))
-
-
-def sharded(link: Link, ranks: int, up_bytes: float, down_bytes: float, chunks: int = 1) -> Schedule:
+def sharded(link: Link, ranks: int, up_bytes: float, down_bytes: float, sections: int = 1) -> Schedule:
     """Every rank serves 1/N: N − 1 shards out and in, then N − 1 answers out and in; ports are never idle.
 
     T = K(N − 1)(τ(u/N/K) + τ(d/N/K)) + 2l; the pairwise all-to-all and all-gather of Thakur et al. §§4, 5. Where the
-    latency keeps ports waiting for the chunks ahead, it is longer, as through a root.
+    latency keeps ports waiting for the sections ahead, it is longer, as through a root.
     """
     if ranks == 1:
         return Schedule(0.0, 0.0)
-    pieces = ranks * chunks
-    both = link.message(up_bytes / pieces) + link.message(down_bytes / pieces)
+    messages = ranks * sections
+    both = link.message(up_bytes / messages) + link.message(down_bytes / messages)
     port = (ranks - 1) / ranks * (up_bytes + down_bytes)
     period = (ranks - 1) * both
-    ahead = chunks_ahead(ranks, chunks, up_bytes / ranks)
-    return Schedule(_pipeline(period + 2 * link.latency, period, chunks, ahead), port, chunks)
+    ahead = sections_ahead(ranks, sections, up_bytes / ranks)
+    return Schedule(_pipeline(period + 2 * link.latency, period, sections, ahead), port, sections)
 
 
-def neighbours(link: Link, degree: int, nbytes: float, chunks: int = 1) -> Schedule:
+def neighbours(link: Link, degree: int, nbytes: float, sections: int = 1) -> Schedule:
     """A payload to each of `degree` neighbours and one from each: T = K·deg·τ(B/K) + l, whatever N is.
 
-    `degree` is the largest of any rank. Of many pieces, those ahead may have to wait for a latency, as through a root.
+    `degree` is the largest of any rank. Where there are many sections, some may wait for a latency, as through a root.
     """
     if degree == 0:
         return Schedule(0.0, 0.0)
-    period = degree * link.message(nbytes / chunks)
-    return Schedule(_pipeline(period + link.latency, period, chunks, AHEAD), degree * nbytes, chunks)
+    period = degree * link.message(nbytes / sections)
+    return Schedule(_pipeline(period + link.latency, period, sections, AHEAD), degree * nbytes, sections)
 
 
 def allreduce(link: Link, ranks: int, nbytes: float) -> Schedule:

@@ -99,7 +99,7 @@ def choose_sections(
     servers = 1 if by_root else ranks
     longest = -(-dimension // servers)
     up_grain, down_grain = grains
-    # Behind a root, answers in sections reach all through a tree sooner, though payloads came in one piece.
+    # Behind a root, answers in sections reach all through a tree sooner, though payloads came whole.
     whole_up = by_root and up_grain is None and down_grain is not None
     grain = down_grain if whole_up else common_grain(*grains)
     # Alone, a rank has nothing to hide its coding behind.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mpisqueeze.data.seeding import Stream, generator
 from mpisqueeze.errors import UsageError
-from mpisqueeze.language import Parameter
+from mpisqueeze.language import Parameter, parameters_of
 
 Labels = NDArray[np.int32]
 
@@ -65,13 +65,17 @@ class DataSource:
     """A data set that `--data` knows by name.
 
     `load(data_dir, seed, **parameters)` takes the folder of `--data-dir` (None where the option is absent),
-    the run's seed and what `parameters` declares, and returns a `Dataset` or raises `UsageError`.
+    the run's seed and its own parameters by keyword, see `language`, and returns a `Dataset` or raises `UsageError`.
     """
 
     name: str
     summary: str
     load: Callable[..., Dataset]
-    parameters: Sequence[Parameter] = ()
+
+    @property
+    def parameters(self) -> Sequence[Parameter]:
+        """The parameters that its name takes: the keyword-only arguments of `load`."""
+        return parameters_of(self.load)
 
 
 def standardisation(mean: float, std: float) -> dict[str, Any]:

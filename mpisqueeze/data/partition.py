@@ -36,15 +36,7 @@ PARTITIONS: dict[str, PartitionScheme] = {
         PartitionScheme(
             "dirichlet",
             "dirichlet:ALPHA, each class in random shares; small ALPHA: few classes a rank, large: even",
-            (
-                Parameter(
-                    "alpha",
-                    real(_ALPHA_LOW, _ALPHA_HIGH),
-                    f"a number from {_ALPHA_LOW:g} to {_ALPHA_HIGH:g}",
-                    positional=True,
-                    required=True,
-                ),
-            ),
+            (Parameter("alpha", real(_ALPHA_LOW, _ALPHA_HIGH), required=True),),
         ),
     )
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mpisqueeze.data.dataset import Dataset, DataSource
 from mpisqueeze.data.seeding import Stream, generator
 from mpisqueeze.errors import UsageError
-from mpisqueeze.language import Parameter, integer
+from mpisqueeze.language import Kind, integer
 from mpisqueeze.quantities import parse_size
 
 _SEPARATION = 4.0
@@ -34,7 +34,13 @@ def _image(features: int) -> tuple[int, int, int] | None:
     return None
 
 
-def load_synthetic(data_dir: Path | None, seed: int, *, shape: tuple[int, int], classes: int) -> Dataset:
+def load_synthetic(
+    data_dir: Path | None,
+    seed: int,
+    *,
+    shape: Annotated[tuple[int, int], Kind(_shape, "FEATURESxSAMPLES, two sizes ≥ 1 such as 64x10k")],
+    classes: Annotated[int, integer(2, 1_000_000, "a whole number ≥ 2")] = 10,
+) -> Dataset:
     """Clusters of unit variance whose centres lie about 4√2 apart at any number of features.
 
     Args:
@@ -73,8 +79,4 @@ SYNTHETIC = DataSource(
     "synthetic",
     "Gaussian clusters, synthetic:FEATURESxSAMPLES",
     load_synthetic,
-    (
-        Parameter("shape", _shape, "FEATURESxSAMPLES, two sizes ≥ 1 such as 64x10k", positional=True, required=True),
-        Parameter("classes", integer(2, 1_000_000), "a whole number ≥ 2", default=10),
-    ),
 )

@@ -29,8 +29,7 @@ from typing import Any
 
 import numpy as np
 
-#: Most threads that `use_threads` takes.
-MAX_THREADS = 64
+from mpisqueeze.settings import MAX_THREADS
 
 
 def kernels_for(xp: Any, dtype: Any) -> Any:

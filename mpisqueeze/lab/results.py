@@ -10,8 +10,9 @@ import mpisqueeze
 from mpisqueeze.lab.cluster import Outcome
 from mpisqueeze.lab.shaping import host_name
 from mpisqueeze.lab.trials import Trial
+from mpisqueeze.record.figures import statistics
 from mpisqueeze.record.reading import RunLog
-from mpisqueeze.record.summary import SCHEMA_VERSION, statistics
+from mpisqueeze.record.types import SCHEMA_VERSION
 
 
 def lab_results(outcomes: Sequence[Outcome]) -> dict[str, Any]:

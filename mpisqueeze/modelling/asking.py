@@ -3,31 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mpisqueeze.costs.link import Link
 from mpisqueeze.errors import UsageError
-from mpisqueeze.language import suggestion
+from mpisqueeze.language import check_choice
 from mpisqueeze.modelling.checking import Checked, check_runs
-from mpisqueeze.modelling.predict import MAX_DIMENSION, MAX_RANKS, Forecast, methods_for
+from mpisqueeze.modelling.forecast import Forecast
+from mpisqueeze.modelling.methods import methods_for
 from mpisqueeze.record.calibration import Calibration, read_calibration
 from mpisqueeze.record.reading import read_runs
 from mpisqueeze.runs.pairs import Pair
-from mpisqueeze.runs.plan import DTYPES, SERVERS
-
-if TYPE_CHECKING:
-    from mpisqueeze.cli.commands import Question
+from mpisqueeze.settings import DTYPES, SERVERS
 
 _BOTH = "both"
+MAX_RANKS = 10**6
+MAX_DIMENSION = 10**12
+_LACKING = "give --latency and --bandwidth, or --calibration FILE"
+
+
+@dataclass(frozen=True)
+class Question:
+    """The parsed options of `predict`; None for what was not given.
+
+    Attributes:
+        latency, gap, compute: s.
+        bandwidth: bits/s.
+    """
+
+    ranks: int | None
+    dimension: int | None
+    latency: float | None
+    bandwidth: float | None
+    gap: float | None
+    compute: float | None
+    calibration: Path | None
+    compressors: Sequence[str]
+    server: str
+    topology: str
+    dtype: str
 
 
 def forecast(pairs: Sequence[Pair], question: Question) -> Forecast:
     """The answer to `predict`. Raises UsageError."""
-    accepted = (*SERVERS, _BOTH)
-    for option, value, values in (("--server", question.server, accepted), ("--dtype", question.dtype, DTYPES)):
-        if value not in values:
-            raise UsageError(f"{value!r} is not one of {', '.join(values)}{suggestion(value, values)}", option)
+    check_choice("--server", question.server, (*SERVERS, _BOTH))
+    check_choice("--dtype", question.dtype, DTYPES)
     calibration = read_calibration(question.calibration) if question.calibration else None
     ranks = question.ranks if question.ranks is not None else calibration.ranks if calibration else None
     if ranks is None:
@@ -43,9 +64,6 @@ def forecast(pairs: Sequence[Pair], question: Question) -> Forecast:
     methods = methods_for(pairs, question.compressors, servers, question.topology)
     usable = calibration if calibration and calibration.dtype == question.dtype else None
     return Forecast(methods, ranks, question.dimension, question.dtype, link, question.compute or 0.0, usable)
-
-
-_LACKING = "give --latency and --bandwidth, or --calibration FILE"
 
 
 def link_of(question: Question, calibration: Calibration | None) -> Link | None:

@@ -1,4 +1,4 @@
-"""`mpisqueeze calibrate`: what messages, memory and compressors cost here, measured the way that exchanges use them.
+"""`mpisqueeze calibrate` measures what messages, memory and compressors cost here, the way that exchanges use them.
 
 Messages are persistent requests of `comm.exchange.Network`, over the real network or an emulated link. While two ranks
 talk, the others sleep. Every stage ends with an agreement of all ranks, where a signal that any of them noted ends the
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
@@ -18,22 +18,20 @@ import numpy as np
 from mpi4py import MPI
 
 from mpisqueeze import __version__
+from mpisqueeze.bench.kernels import Workload, make_compressor
 from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.link import emulate
 from mpisqueeze.comm.placement import choose_device
-from mpisqueeze.comm.signals import Signal
 from mpisqueeze.comm.world import World
-from mpisqueeze.compressors.base import adapt
 from mpisqueeze.costs.link import Link, parse_link
 from mpisqueeze.devices.buffers import Wire
 from mpisqueeze.errors import UsageError
-from mpisqueeze.language import suggestion
-from mpisqueeze.parts import contracts, registry
+from mpisqueeze.parts import registry
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.record.calibration import SCHEMA_VERSION, Fit, fit_line
 from mpisqueeze.record.environment import collect_environment
 from mpisqueeze.runs.interrupts import Interrupts
-from mpisqueeze.runs.plan import DEVICES, DTYPES
+from mpisqueeze.settings import Settings
 
 #: One sensible spec of each built-in compressor, and what `predict` shows by itself.
 COMPRESSORS = (
@@ -50,7 +48,7 @@ MOST_PARTNERS = 3
 _FEW, _MANY, _SMALL = 4, 16, 4 << 10
 #: Seconds between two looks of a rank that others keep waiting.
 _PAUSE = 5e-4
-_PING, _FLOOD, _BOTH = 21, 22, 23
+_PING, _FLOOD = 21, 22
 _MIB = 1 << 20
 
 
@@ -73,19 +71,15 @@ class Request:
     device: str
 
     @staticmethod
-    def checked(
-        link: str | None, compressors: Sequence[str], max_size: int, quick: bool, dtype: str, device: str
-    ) -> Request:
+    def checked(compressors: Sequence[str], max_size: int, quick: bool, settings: Settings) -> Request:
         """From the options. Raises UsageError."""
-        for option, value, accepted in (("--dtype", dtype, DTYPES), ("--device", device, DEVICES)):
-            if value not in accepted:
-                raise UsageError(f"{value!r} is not one of {', '.join(accepted)}{suggestion(value, accepted)}", option)
         if max_size < 2:
             raise UsageError(f"must be at least 2 bytes, for a line through two sizes, got {max_size}", "--max-size")
         # Full vectors are what everything is compared with.
         specs = dict.fromkeys(["identity", *(compressors or COMPRESSORS)])
         parts = [registry.compressors.find(spec) for spec in specs]
-        return Request(None if link is None else parse_link(link), link, parts, max_size, quick, dtype, device)
+        link = None if settings.link is None else parse_link(settings.link)
+        return Request(link, settings.link, parts, max_size, quick, settings.dtype, settings.device)
 
     @property
     def sizes(self) -> list[int]:
@@ -106,23 +100,6 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How a calibration ended.
-
-    Attributes:
-        facts: calibration.json's object, on rank 0; empty elsewhere and where a signal ended it.
-        stopped_by: Signal.INTERRUPT or Signal.TERMINATE if a signal ended it, else Signal.NONE.
-    """
-
-    facts: dict[str, Any]
-    stopped_by: Signal = Signal.NONE
-
-
-class _StopError(Exception):
-    """A signal came, and all ranks know."""
-
-
-@dataclass
 class _Session:
     """All ranks, measuring together."""
 
@@ -131,17 +108,21 @@ class _Session:
     network: Network
     interrupts: Interrupts
     say: Callable[[str], None]
-    stopped_by: Signal = field(default=Signal.NONE)
 
     def meet(self) -> None:
-        """Wait for all ranks without taking a core. Raises _StopError on all of them once one was told to stop."""
+        """Wait for all ranks without taking a core. Raises StoppedError on all of them once one was told to stop."""
         met = self.world.comm.Ibarrier()
         while not met.Test():
             time.sleep(_PAUSE)
-        agreed = self.world.agree(self.interrupts.wish)
-        if agreed:
-            self.stopped_by = Signal(agreed)
-            raise _StopError
+        self.interrupts.agree(self.world)
+
+    def between(self, partner: int, measure: Callable[[int], list[float]]) -> list[float]:
+        """The times that rank 0 measures with its partner, `measure(peer)`, while the others sleep; collective."""
+        rank, times = self.world.rank, None
+        if rank in (0, partner):
+            times = measure(0 if rank else partner)
+        self.meet()
+        return self.world.comm.bcast(times)
 
     def wire(self, nbytes: int) -> Wire:
         """A buffer whose memory is there already."""
@@ -151,14 +132,14 @@ class _Session:
         return wire
 
 
-def calibrate(request: Request, world: World, say: Callable[[str], None]) -> Outcome:
-    """Measure everything; collective.
+def calibrate(request: Request, world: World, say: Callable[[str], None]) -> dict[str, Any]:
+    """The object of calibration.json, on rank 0, elsewhere an empty one; collective.
 
     Args:
         say: called on rank 0 with what happens next.
 
     Raises:
-        UsageError, RankFailureError: on every rank alike.
+        UsageError, RankFailureError, StoppedError: on every rank alike.
     """
     device = choose_device(request.device, "auto", world)
     emulated = emulate(world, request.link) if request.link else None
@@ -166,40 +147,35 @@ def calibrate(request: Request, world: World, say: Callable[[str], None]) -> Out
     environment = collect_environment(world.comm)
     with Interrupts() as interrupts:
         session = _Session(request, world, network, interrupts, say)
-        try:
-            link = _measure_link(session)
-            allreduce = None if emulated or world.size == 1 else _measure_allreduce(session, link)
-            memory = _measure_memory(session)
-            kernels = [_measure_kernel(session, part) for part in request.compressors]
-        except _StopError:
-            return Outcome({}, session.stopped_by)
+        link = _measure_link(session)
+        allreduce = None if emulated or world.size == 1 else _measure_allreduce(session)
+        memory = _measure_memory(session)
+        kernels = [_measure_kernel(session, part) for part in request.compressors]
     if not world.is_root:
-        return Outcome({})
-    return Outcome(
-        {
-            "schema_version": SCHEMA_VERSION,
-            "mpisqueeze": __version__,
-            "created_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "environment": environment,
-            "ranks": world.size,
-            "hosts": world.hosts,
-            "device": device.kind,
-            "buffers": device.buffers,
-            "dtype": request.dtype,
-            "quick": request.quick,
-            "link": link,
-            "allreduce": allreduce,
-            "memory": memory,
-            "kernels": kernels,
-        }
-    )
+        return {}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "mpisqueeze": __version__,
+        "created_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "environment": environment,
+        "ranks": world.size,
+        "hosts": world.hosts,
+        "device": device.kind,
+        "buffers": device.buffers,
+        "dtype": request.dtype,
+        "quick": request.quick,
+        "link": link,
+        "allreduce": allreduce,
+        "memory": memory,
+        "kernels": kernels,
+    }
 
 
 # -- the network
 
 
 def partners(world: World) -> list[int]:
-    """Whom rank 0 plays ping-pong with: rank 1, the last one, and the first on another host; collective."""
+    """The ranks that rank 0 plays ping-pong with: 1, the last, and the first on another host; collective."""
     hosts = world.comm.allgather(world.host)
     away = [rank for rank, host in enumerate(hosts) if host != hosts[0]]
     chosen = [1, world.size - 1, *away[:1]] if world.size > 1 else []
@@ -212,24 +188,21 @@ def _measure_link(session: _Session) -> dict[str, Any] | None:
     if world.size == 1:
         return None
     hosts = world.comm.allgather(world.host)
-    pairs, points = [], []
-    for partner in partners(world):
-        session.say(f"ping-pong between ranks 0 and {partner}")
-        found = list(_ping_pong(session, partner))
-        fit = fit_line([point["size"] for point in found], [point["time_s"] for point in found])
-        pairs.append((partner, fit, found))
-        points += [{"ranks": [0, partner], **point} for point in found]
+    pairs: list[tuple[int, Fit, list[dict[str, Any]]]] = []
+    for other in partners(world):
+        session.say(f"ping-pong between ranks 0 and {other}")
+        found = list(_ping_pong(session, other))
+        pairs.append((other, fit_line([p["size"] for p in found], [p["time_s"] for p in found]), found))
     # All wait for the slowest.
     partner, fit, slowest = max(pairs, key=lambda pair: pair[1].alpha_s + pair[1].byte_s * _MIB)
-    stopped = slowest[-1]["size"] if slowest[-1]["size"] < request.sizes[-1] else None
     session.say(f"incast: {world.size - 1} to rank 0")
     flood = list(_incast(session, fit))
     gap = fit_line([point["size"] for point in flood], [point["per_message_s"] for point in flood])
     session.say(f"both directions at once between ranks 0 and {partner}")
     duplex = _duplex(session, partner, slowest)
-    kind = "emulated" if request.link else "lab" if os.environ.get("MPISQUEEZE_LAB") else "real"
+    largest = slowest[-1]["size"]
     return {
-        "kind": kind,
+        "kind": "emulated" if request.link else "lab" if os.environ.get("MPISQUEEZE_LAB") else "real",
         "given": request.link_text,
         "ranks": [0, partner],
         "alpha_s": fit.alpha_s,
@@ -238,8 +211,8 @@ def _measure_link(session: _Session) -> dict[str, Any] | None:
         "gap_s": min(gap.alpha_s, fit.alpha_s),
         "incast_bandwidth": gap.bandwidth,
         "duplex_ratio": duplex["ratio"],
-        "largest_size": slowest[-1]["size"],
-        "stopped_at": stopped,
+        "largest_size": largest,
+        "stopped_at": largest if largest < request.sizes[-1] else None,
         "fit": fit.as_json(),
         "pairs": [
             {
@@ -251,7 +224,7 @@ def _measure_link(session: _Session) -> dict[str, Any] | None:
             }
             for other, line, _ in pairs
         ],
-        "ping_pong": points,
+        "ping_pong": [{"ranks": [0, other], **point} for other, _, found in pairs for point in found],
         "incast": flood,
         "incast_fit": gap.as_json(),
         "duplex": duplex,
@@ -260,15 +233,13 @@ def _measure_link(session: _Session) -> dict[str, Any] | None:
 
 def _ping_pong(session: _Session, partner: int) -> Iterator[dict[str, Any]]:
     """Half round trips between ranks 0 and `partner` for growing sizes, until one takes too long; collective."""
-    request, world = session.request, session.world
     expected = 0.0
-    for size in request.sizes:
-        rounds = int(max(2 if expected > 0.05 else 3, min(200, request.budget_s / (2 * max(expected, 1e-6)))))
-        times = None
-        if world.rank in (0, partner):
-            times = _rounds(session, partner if world.is_root else 0, size, rounds, expected < SLOWEST_S / 4)
-        session.meet()
-        times = world.comm.bcast(times)
+    for size in session.request.sizes:
+        few = 2 if expected > 0.05 else 3
+        rounds = int(max(few, min(200, session.request.budget_s / (2 * max(expected, 1e-6)))))
+        warm = expected < SLOWEST_S / 4
+        leads = session.world.is_root
+        times = session.between(partner, lambda peer: _rounds(session, peer, size, rounds, warm, leads))  # noqa: B023
         point = _timed({"size": size}, [seconds / 2 for seconds in times])
         yield point
         expected = point["time_s"]
@@ -276,20 +247,22 @@ def _ping_pong(session: _Session, partner: int) -> Iterator[dict[str, Any]]:
             return
 
 
-def _rounds(session: _Session, peer: int, size: int, count: int, warm: bool) -> list[float]:
-    """Round trips, s; `warm`: one more goes first and is not counted."""
-    network, first = session.network, session.world.is_root
+def _rounds(session: _Session, peer: int, size: int, count: int, warm: bool, leads: bool) -> list[float]:
+    """Seconds until this rank has sent to `peer` and heard of it; `leads`: sends before it has heard.
+
+    With `warm` one more goes first and is not counted.
+    """
+    network = session.network
     out, back = session.wire(size), session.wire(size)
     send, receive = network.sender(out.mpi, peer, _PING), network.receiver(back.mpi, peer, _PING)
     times = []
     for _ in range(count + warm):
         began = time.perf_counter()
         receive.Start()
-        if first:
+        if leads:
             send.Start()
-            receive.Wait()
-        else:
-            receive.Wait()
+        receive.Wait()
+        if not leads:
             send.Start()
         send.Wait()
         times.append(time.perf_counter() - began)
@@ -299,9 +272,10 @@ def _rounds(session: _Session, peer: int, size: int, count: int, warm: bool) -> 
 
 
 def _incast(session: _Session, fit: Fit) -> Iterator[dict[str, Any]]:
-    """What one more message to rank 0 takes while all others send to it, by size; collective.
+    """The time of one more message to rank 0 while all others send to it, by size; collective.
 
-    All send 1 message, and then a few: the difference, over the messages more, is what each keeps rank 0's port busy.
+    All send 1 message, and then a few. The difference, divided by the number of messages more, is the time that each
+    keeps rank 0's port busy.
     """
     request, senders = session.request, session.world.size - 1
     for size in (1, 256, 4 << 10, 64 << 10, 256 << 10, _MIB, 4 * _MIB):
@@ -336,14 +310,14 @@ def _flood(session: _Session, size: int, count: int) -> float:
         wires = [wire, *(session.wire(size) for _ in range(count * (world.size - 1) - 1))]
         sources = [source for source in range(1, world.size) for _ in range(count)]
         requests = [network.receiver(w.mpi, source, _FLOOD) for w, source in zip(wires, sources, strict=True)]
-    else:
-        requests = [network.sender(wire.mpi, 0, _FLOOD) for _ in range(count)]
-    if world.is_root:
         for request in requests:
             request.Start()
-    world.comm.Barrier()
-    began = time.perf_counter()
-    if not world.is_root:
+        world.comm.Barrier()
+        began = time.perf_counter()
+    else:
+        requests = [network.sender(wire.mpi, 0, _FLOOD) for _ in range(count)]
+        world.comm.Barrier()
+        began = time.perf_counter()
         for request in requests:
             request.Start()
     for request in requests:
@@ -356,31 +330,16 @@ def _flood(session: _Session, size: int, count: int) -> float:
 
 def _duplex(session: _Session, partner: int, points: list[dict[str, Any]]) -> dict[str, Any]:
     """Ranks 0 and `partner` send to each other at once; ratio: over one direction's time, 1 to 2; collective."""
-    network, world = session.network, session.world
     point = [p for p in points if p["time_s"] < SLOWEST_S / 4 or p is points[0]][-1]
-    size = point["size"]
-    times = None
-    if world.rank in (0, partner):
-        peer = partner if world.is_root else 0
-        out, back = session.wire(size), session.wire(size)
-        send, receive = network.sender(out.mpi, peer, _BOTH), network.receiver(back.mpi, peer, _BOTH)
-        times = []
-        for _ in range(session.request.repetitions + 1):
-            began = time.perf_counter()
-            receive.Start()
-            send.Start()
-            receive.Wait()
-            send.Wait()
-            times.append(time.perf_counter() - began)
-        send.Free()
-        receive.Free()
-    session.meet()
-    both = _timed({"size": size}, world.comm.bcast(times)[1:])
+    size, count = point["size"], session.request.repetitions
+    both = _timed(
+        {"size": size}, session.between(partner, lambda peer: _rounds(session, peer, size, count, True, True))
+    )
     return {**both, "one_direction_s": point["time_s"], "ratio": both["time_s"] / point["time_s"]}
 
 
-def _measure_allreduce(session: _Session, link: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """MPI_Allreduce in place by size: what a user would otherwise pick; collective."""
+def _measure_allreduce(session: _Session) -> list[dict[str, Any]]:
+    """The times of MPI_Allreduce in place by size, which is what a user would otherwise pick; collective."""
     request, world = session.request, session.world
     session.say("MPI_Allreduce")
     rows: list[dict[str, Any]] = []
@@ -408,7 +367,7 @@ def _measure_allreduce(session: _Session, link: dict[str, Any] | None) -> list[d
 
 
 def _measure_memory(session: _Session) -> dict[str, Any]:
-    """An in-place add and a copy, on all ranks at once, of the slowest one; collective."""
+    """The slowest rank's times of an in-place add and a copy, on all ranks at once; collective."""
     request, device = session.request, session.network.device
     xp, dtype = device.xp, np.dtype(request.dtype)
     elements = (4 if request.quick else 16) * KERNEL_ELEMENTS
@@ -431,40 +390,19 @@ def _measure_memory(session: _Session) -> dict[str, Any]:
 def _measure_kernel(session: _Session, part: Part) -> dict[str, Any]:
     """Encoding with and without error feedback, and decoding to add, on all ranks at once; collective.
 
-    Of each the slowest rank's median, s an element.
+    The slowest rank's medians count, s an element.
     """
-    request, device = session.request, session.network.device
-    xp, dtype, d = device.xp, np.dtype(request.dtype), KERNEL_ELEMENTS
+    request, world, device, d = session.request, session.world, session.network.device, KERNEL_ELEMENTS
     session.say(f"kernels: {part.spec}")
-
-    def build() -> Any:
-        with contracts.plugin(part, "--compressor", "__init__(dimension, xp, dtype, seed)"):
-            made = part.cls(d, xp, dtype, 1, **part.options)
-        contracts.check_compressor(part, made)
-        return adapt(made, d, xp, dtype)
-
-    compressor = session.world.collectively(build)
-    compressor.iteration = 1
-    draws = np.random.default_rng(session.world.rank).standard_normal(d)
-    vector, out = xp.asarray(draws.astype(dtype)), xp.zeros(d, dtype)
-    residual = xp.zeros(d, dtype)
-    payload = xp.zeros(compressor.payload_bytes, np.uint8)
-    feedback = _repeat(
-        session, lambda: compressor.encode_feedback(vector, residual, payload), before=lambda: residual.fill(0)
-    )
-    plain = _repeat(session, lambda: compressor.encode(vector, payload))
-    decode = _repeat(session, lambda: compressor.decode_add(payload, out), before=lambda: out.fill(0))
-    return {
-        "compressor": part.spec,
-        "elements": d,
-        "payload_bytes": compressor.payload_bytes,
-        "encode_s_per_element": feedback["time_s"] / d,
-        "encode_spread": feedback["spread"],
-        "plain_encode_s_per_element": plain["time_s"] / d,
-        "plain_encode_spread": plain["spread"],
-        "decode_add_s_per_element": decode["time_s"] / d,
-        "decode_add_spread": decode["spread"],
-    }
+    dtype = np.dtype(request.dtype)
+    compressor = world.collectively(lambda: make_compressor(part, d, device.xp, dtype, 1, option="--compressor"))
+    workload = world.collectively(lambda: Workload(part, compressor, device, world.rank))
+    row = {"compressor": part.spec, "elements": d, "payload_bytes": compressor.payload_bytes}
+    for name, operation in (("encode", "encode"), ("plain_encode", "plain_encode"), ("decode_add", "decode")):
+        before, work = workload.operations[operation]
+        timed = _repeat(session, work, before)
+        row |= {f"{name}_s_per_element": timed["time_s"] / d, f"{name}_spread": timed["spread"]}
+    return row
 
 
 def _repeat(session: _Session, work: Callable[[], Any], before: Callable[[], Any] | None = None) -> dict[str, Any]:

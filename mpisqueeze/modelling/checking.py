@@ -1,15 +1,15 @@
-"""The model held against finished runs: what their logs measured, beside what it says of the same exchange."""
+"""The model held against finished runs: the times that their logs measured, beside those that it predicts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from mpisqueeze.comm.estimate import EAGER_BYTES, SLOW_BYTE_S
 from mpisqueeze.costs.link import Link, parse_link
 from mpisqueeze.errors import UsageError
-from mpisqueeze.modelling.predict import Coding, Method, Prediction, Told, predict
+from mpisqueeze.modelling.methods import Method
+from mpisqueeze.modelling.predict import Prediction, Work, predict, terms_of, work_of
 from mpisqueeze.parts import registry
 from mpisqueeze.record.calibration import Calibration
 from mpisqueeze.record.reading import RunLog
@@ -20,8 +20,8 @@ class Checked:
     """A run and its prediction.
 
     Attributes:
-        link_text: how the run's link is called.
-        link: what was predicted for.
+        link_text: the name of the run's link.
+        link: the link of the prediction.
         kernels: whether coding is in the prediction.
         comm_s, iteration_s: measured, medians over iterations of the slowest rank's time.
     """
@@ -36,7 +36,7 @@ class Checked:
 
     @property
     def predicted_comm_s(self) -> float:
-        """What the log books as communication: on a worker also the coding that its server does meanwhile."""
+        """The time that the log books as communication: on a worker also the coding that its server does meanwhile."""
         return self.prediction.waited_s if self.kernels else self.prediction.wire_s
 
 
@@ -62,11 +62,12 @@ def check_runs(
         elif run.summary["ranks"] == 1:
             skipped.append(f"{run.name}: one rank sends nothing")
         else:
-            checked.append(_check(run, run.config, given, calibration))
+            checked.append(_check(run, given, calibration))
     return checked, skipped
 
 
-def _check(run: RunLog, config: dict[str, Any], given: Link | None, calibration: Calibration | None) -> Checked:
+def _check(run: RunLog, given: Link | None, calibration: Calibration | None) -> Checked:
+    config = run.config
     emulated = config.get("link")
     link = parse_link(emulated) if emulated else given
     if link is None:
@@ -79,14 +80,10 @@ def _check(run: RunLog, config: dict[str, Any], given: Link | None, calibration:
     dtype = config["dtype"]
     traffic = method.traffic(config["ranks"], config["dimension"], dtype)
     usable = calibration is not None and calibration.dtype == dtype
-    coding = method.coding(traffic, calibration) if calibration and usable else None
+    work = work_of(method, traffic, calibration) if calibration and usable else None
     # As comm.exchange limits messages.
     slow = not emulated and link.byte_s > SLOW_BYTE_S
-    told = Told(config.get("chunk"), config.get("tree"), EAGER_BYTES if slow else None)
-    times = run.summary["times"]
-    compute = times["compute_s"]["median"]
-    prediction = predict(method, traffic, coding or Coding(), link, compute, told)
-    return Checked(
-        run, emulated or "real", link, coding is not None, prediction, times["comm_s"]["median"],
-        times["iteration_s"]["median"],
-    )  # fmt: skip
+    terms = terms_of(config["ranks"], link, config, EAGER_BYTES if slow else None)
+    compute, comm, iteration = (run.summary["times"][key]["median"] for key in ("compute_s", "comm_s", "iteration_s"))
+    prediction = predict(method, traffic, work or Work(), terms, compute)
+    return Checked(run, emulated or "real", link, work is not None, prediction, comm, iteration)

@@ -1,12 +1,15 @@
 """`mpisqueeze check`: the tests that every part passes, built in or not.
 
-A check raises AssertionError with what is wrong; a doubt is a remark that does not fail a part.
+A check raises AssertionError with what is wrong, or Doubt for a remark that does not fail a part.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,8 +18,11 @@ from mpisqueeze.compressors.base import Compressor, NonFiniteError, adapt
 from mpisqueeze.data import load_dataset
 from mpisqueeze.data.partition import parse_partition
 from mpisqueeze.errors import UsageError, describe
+from mpisqueeze.kernels import kernels_for
 from mpisqueeze.parts import contracts, registry
+from mpisqueeze.parts.allocation import DIMENSION, excess
 from mpisqueeze.parts.registry import Part
+from mpisqueeze.quantities import size
 from mpisqueeze.topology import Topology
 
 DIMENSIONS = (1, 2, 7, 64, 1000, 1025, 4099)
@@ -44,7 +50,8 @@ def find_part(text: str) -> tuple[str, Part]:
     """
     if ".py:" in text:
         part = registry.problems.find(text)
-        for kind, method in (("compressor", "encode"), ("problem", "gradient"), ("algorithm", "step")):
+        # An algorithm may have an `encode` of its own.
+        for kind, method in (("problem", "gradient"), ("algorithm", "step"), ("compressor", "encode")):
             if callable(getattr(part.cls, method, None)):
                 return _installed(kind, part)
         raise UsageError(f"{text} is no problem (gradient), compressor (encode) or algorithm (step)", "FILE.py:Class")
@@ -60,23 +67,36 @@ def _installed(kind: str, part: Part) -> tuple[str, Part]:
 
 
 def examine(kind: str, part: Part) -> Iterator[Finding]:
-    """Run every check of `kind` on `part`."""
-    checks: list[tuple[str, Callable[[Part], None]]] = {
-        "compressor": COMPRESSOR_CHECKS,
-        "problem": PROBLEM_CHECKS,
-        "algorithm": ALGORITHM_CHECKS,
-    }[kind]
-    for name, check in checks:
+    """Run every check of `kind` on `part`. An error that ends several checks is told with the first of them."""
+    told: set[str] = set()
+    for name, check in CHECKS[kind]:
         try:
             check(part)
         except Doubt as doubt:
             yield Finding(name, "doubtful", str(doubt))
-        except (AssertionError, UsageError) as error:
+        except AssertionError as error:
             yield Finding(name, "failed", str(error))
         except (Exception, SystemExit) as error:
-            yield Finding(name, "failed", describe(error))
+            detail = error.message if isinstance(error, UsageError) else describe(error)
+            # Shapes and other numbers may differ.
+            key = re.sub(r"\d+", "", detail)
+            yield Finding(name, "failed", "the same error" if key in told else detail)
+            told.add(key)
         else:
             yield Finding(name, "passed")
+
+
+def _allocates_nothing(part: Part, works: Mapping[str, Callable[[int], Any]], vector_bytes: int) -> None:
+    """Fail a built-in part, and doubt a plug-in, of whose works one allocates memory of a vector's size."""
+    found = {name: peak for name, work in works.items() if (peak := excess(work, vector_bytes))}
+    if not found:
+        return
+    what = ", ".join(f"{name} {size(peak)}" for name, peak in found.items())
+    text = f"allocated in an iteration, beside vectors of {size(vector_bytes)}: {what}; keep buffers for it"
+    # NumPy's kernels, which stand in for the compiled ones, have temporaries.
+    if part.is_plugin or kernels_for(np, np.float32).name == "numpy":
+        raise Doubt(text)
+    raise AssertionError(text)
 
 
 # -- compressors
@@ -217,6 +237,20 @@ def _bound_holds(part: Part) -> None:
         assert error <= bound * norm * 1.1 + 1e-12, f"E‖C(v) − v‖²/‖v‖² is {error / norm:.3g}, its bound {bound:.3g}"
 
 
+def _coding_allocates_nothing(part: Part) -> None:
+    compressor = _compressor(part, DIMENSION, DTYPES[0])
+    _, vector = next(_vectors(DIMENSION, DTYPES[0]))
+    residual, out = np.zeros_like(vector), np.zeros_like(vector)
+    payload = np.zeros(compressor.payload_bytes, np.uint8)
+    works: dict[str, Callable[[int], None]] = {
+        "encode": lambda t: compressor.encode(vector, payload),
+        "encode_feedback": lambda t: compressor.encode_feedback(vector, residual, payload),
+        "decode": lambda t: compressor.decode(payload, out),
+        "decode_add": lambda t: compressor.decode_add(payload, out),
+    }
+    _allocates_nothing(part, works, vector.nbytes)
+
+
 COMPRESSOR_CHECKS: list[tuple[str, Callable[[Part], None]]] = [
     ("the payload's size is known beforehand", _payload_size_is_stated),
     ("encode keeps the vector", _vector_is_kept),
@@ -227,6 +261,7 @@ COMPRESSOR_CHECKS: list[tuple[str, Callable[[Part], None]]] = [
     ("a NaN or an infinity never encodes", _nan_is_refused),
     ("it is unbiased if it says so", _unbiased_is_true),
     ("its bound holds", _bound_holds),
+    ("it allocates no vector in an iteration", _coding_allocates_nothing),
 ]
 
 
@@ -250,10 +285,10 @@ def _problem(part: Part, rank: int, size: int, dtype: np.dtype[Any]) -> Any:
 
 def _problems(part: Part) -> Iterator[tuple[str, Any, np.ndarray]]:
     for dtype in DTYPES:
-        for rank, size in ((0, 1), (0, 3), (2, 3)):
-            problem = _problem(part, rank, size, dtype)
+        for rank, ranks in ((0, 1), (0, 3), (2, 3)):
+            problem = _problem(part, rank, ranks, dtype)
             x = contracts.checked_point(part, problem.initial_point(), problem.dimension, np, dtype)
-            yield f"rank {rank} of {size}, {dtype}", problem, x
+            yield f"rank {rank} of {ranks}, {dtype}", problem, x
 
 
 def _start_is_common(part: Part) -> None:
@@ -335,6 +370,16 @@ def _repeats(problem: Any, x: np.ndarray) -> bool:
     return np.array_equal(first, problem.gradient(x, 2)[1])
 
 
+def _gradient_allocates_nothing(part: Part) -> None:
+    problem = _problem(part, 0, 1, DTYPES[0])
+    x = contracts.checked_point(part, problem.initial_point(), problem.dimension, np, DTYPES[0])
+    # Shorter vectors are not told apart from whatever else a gradient takes.
+    if x.size >= DIMENSION:
+        _allocates_nothing(part, {"gradient": lambda t: problem.gradient(x, t)}, x.nbytes)
+    elif not np.shares_memory(problem.gradient(x, 1)[1], problem.gradient(x, 2)[1]):
+        raise Doubt("gradient gives a new vector in every iteration; a buffer of its own would spare that")
+
+
 PROBLEM_CHECKS: list[tuple[str, Callable[[Part], None]]] = [
     ("every rank starts at the same point", _start_is_common),
     ("gradient gives a loss and a vector, and keeps x", _gradient_is_sound),
@@ -343,33 +388,47 @@ PROBLEM_CHECKS: list[tuple[str, Callable[[Part], None]]] = [
     ("the gradient is the loss's", _loss_and_gradient_agree),
     ("evaluate gives numbers", _evaluation_is_numbers),
     ("evaluate is a function of x, and changes nothing", _evaluation_is_pure),
+    ("it allocates no vector in an iteration", _gradient_allocates_nothing),
 ]
 
 
 # -- algorithms
 
 
-def _trained(part: Part, dtype: np.dtype[Any], iterations: int) -> tuple[Any, np.ndarray, np.ndarray]:
-    """(problem, x₀, x) after some iterations of a quadratic on this rank alone, compressed by `identity`."""
+@contextmanager
+def _algorithm(
+    part: Part, dtype: np.dtype[Any], dimension: int, compressor: str = "identity"
+) -> Iterator[Callable[..., None]]:
+    """An algorithm on this rank alone, as (t, x, gradient) → None for an iteration with γ = 0.5; closed in the end."""
     from mpi4py import MPI
 
     from mpisqueeze.algorithms.base import Setup
     from mpisqueeze.comm.exchange import Network
     from mpisqueeze.comm.world import World
-    from mpisqueeze.compressors.identity import Identity
     from mpisqueeze.devices.device import Device
 
-    problem = registry.problems.find("quadratic:37").cls(0, 1, 1, np, dtype, dimension=37)
     network = Network(World(MPI.COMM_SELF), Device())
-    make = lambda d, seed: Identity(d, np, dtype, seed)  # noqa: E731
-    setup = Setup(network, 37, dtype, 1, make, Topology("ring", 1))
-    algorithm = part.cls(setup, **part.options)
+    compressors = registry.compressors.find(compressor)
+    make = lambda d, seed: _compressor(compressors, d, dtype, seed)  # noqa: E731
+    algorithm = part.cls(Setup(network, dimension, dtype, 1, make, Topology("ring", 1)), **part.options)
+    contracts.check_algorithm(part, algorithm)
+
+    def step(t: int, x: np.ndarray, gradient: Callable[[Any], Any]) -> None:
+        network.iteration = t
+        algorithm.step(x, gradient, 0.5)
+
+    yield step
+    getattr(algorithm, "close", lambda: None)()
+
+
+def _trained(part: Part, dtype: np.dtype[Any], iterations: int) -> tuple[Any, np.ndarray, np.ndarray]:
+    """(problem, x₀, x) after some iterations on a quadratic."""
+    problem = registry.problems.find("quadratic:37").cls(0, 1, 1, np, dtype, dimension=37)
     start = problem.initial_point()
     x = start.copy()
-    for t in range(1, iterations + 1):
-        network.iteration = t
-        algorithm.step(x, lambda point, t=t: problem.gradient(point, t)[1], 0.5)
-    getattr(algorithm, "close", lambda: None)()
+    with _algorithm(part, dtype, 37) as step:
+        for t in range(1, iterations + 1):
+            step(t, x, lambda point, t=t: problem.gradient(point, t)[1])
     return problem, start, x
 
 
@@ -386,7 +445,25 @@ def _steps_repeat(part: Part) -> None:
         assert same, f"the same 5 steps end elsewhere the second time ({dtype})"
 
 
+def _step_allocates_nothing(part: Part) -> None:
+    dtype = DTYPES[0]
+    _, vector = next(_vectors(DIMENSION, dtype))
+    g, x = np.empty_like(vector), vector.copy()
+
+    def gradient(point: np.ndarray) -> np.ndarray:
+        np.copyto(g, vector)
+        return g
+
+    for compressor in ("identity", "onebit") if getattr(part.cls, "compresses", True) else ("identity",):
+        with _algorithm(part, dtype, DIMENSION, compressor) as step:
+            work = partial(step, x=x, gradient=gradient)
+            _allocates_nothing(part, {f"a step with {compressor}": work}, vector.nbytes)
+
+
 ALGORITHM_CHECKS: list[tuple[str, Callable[[Part], None]]] = [
     ("on one rank, without compression, it minimises a quadratic", _step_descends),
     ("its steps are reproducible", _steps_repeat),
+    ("it allocates no vector in an iteration", _step_allocates_nothing),
 ]
+
+CHECKS = {"compressor": COMPRESSOR_CHECKS, "problem": PROBLEM_CHECKS, "algorithm": ALGORITHM_CHECKS}

@@ -1,4 +1,4 @@
-"""Whether a part keeps its contract: checks before training, and on each gradient."""
+"""Checks that a part keeps its contract: before training, and on each gradient."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def default_compressor(part: Part) -> str:
 
 
 def check_problem(part: Part, problem: Any) -> None:
-    """Raise UsageError unless `problem` has what SPEC §7 asks of a problem."""
+    """Raise UsageError unless `problem` keeps the contract of a problem, as far as that shows."""
     for method in ("initial_point", "gradient"):
         if not callable(getattr(problem, method, None)):
             raise broken(part, "--problem", f"it has no method {method}")
@@ -90,7 +90,7 @@ def _real(part: Part, method: str, array: Any) -> Any:
 
 
 def loss_and_gradient(part: Part, found: Any) -> tuple[float, Any]:
-    """What `problem.gradient` returned. Raises UsageError for what is no pair that begins with a number."""
+    """The pair that `problem.gradient` returned. Raises UsageError for anything else."""
     try:
         loss, g = found
         return float(loss), g
@@ -123,7 +123,7 @@ class GradientCheck:
 
 
 def check_compressor(part: Part, compressor: Any) -> None:
-    """Raise UsageError unless `compressor` has what SPEC §7 asks of a compressor."""
+    """Raise UsageError unless `compressor` keeps the contract of a compressor, as far as that shows."""
     for method in ("encode", "decode"):
         if not callable(getattr(compressor, method, None)):
             raise broken(part, "--compressor", f"it has no method {method}")
@@ -139,8 +139,8 @@ def check_compressor(part: Part, compressor: Any) -> None:
 
 
 def check_algorithm(part: Part, algorithm: Any) -> None:
-    """Raise UsageError unless `algorithm` has what SPEC §7 asks of an algorithm."""
-    # It loads MPI, which who checks settings need not have.
+    """Raise UsageError unless `algorithm` keeps the contract of an algorithm, as far as that shows."""
+    # Imported here because it loads MPI, which checking settings does not need.
     from mpisqueeze.algorithms.base import Algorithm
 
     step = getattr(algorithm, "step", None)
@@ -196,5 +196,5 @@ def try_compressor(part: Part, make: Callable[[int, int], Compressor], dimension
     with plugin(part, "--compressor", f"decode(payload ({payload.size},), out ({dimension},))"):
         compressor.decode(payload, decoded)
     if not bool(xp.isfinite(decoded).all()):
-        raise broken(part, "--compressor", "decode left numbers of out unset, NaN or infinite")
+        raise broken(part, "--compressor", "decode left elements of out unset, NaN or infinite")
     return compressor.payload_bytes

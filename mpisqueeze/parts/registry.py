@@ -18,9 +18,9 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from mpisqueeze.errors import UsageError, describe, describe_value
-from mpisqueeze.language import Parameter, parse_spec, resolve_parameters, suggestion
+from mpisqueeze.language import Parameter, parameters_of, parse_spec, resolve_parameters, suggestion
 
-_PLUGIN = re.compile(r"(?P<file>.+\.py):(?P<spec>(?P<name>[A-Za-z_]\w*)(,.*)?)")
+_PLUGIN = re.compile(r"(?P<file>.+\.py):(?P<spec>(?P<name>[A-Za-z_]\w*)([:,].*)?)")
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,24 @@ class Part:
         return str(getattr(self.cls, "name", self.cls.__name__))
 
     @property
+    def label(self) -> str:
+        """Its name in tables and folders, with its parameters as they were given."""
+        return self.name + re.sub(r"^(.+\.py:)?[^:,]*", "", self.spec)
+
+    @property
     def is_plugin(self) -> bool:
         return self.origin != "built-in"
 
 
 class Registry:
-    """The parts of one kind: the classes in a package that carry a `name`, entry points of a group, and files."""
+    """The parts of one kind: the classes in a package that carry a `name`, entry points of a group, and files.
 
-    def __init__(self, kind: str, package: str, option: str) -> None:
-        self.kind, self.package, self.option = kind, package, option
+    Args:
+        given: keyword arguments of a class that the package gives it, and that are no parameters of a spec.
+    """
+
+    def __init__(self, kind: str, package: str, option: str, given: tuple[str, ...] = ()) -> None:
+        self.kind, self.package, self.option, self.given = kind, package, option, given
         self.group = f"mpisqueeze.{kind}s"
 
     @cache  # noqa: B019 - a registry lives as long as the process
@@ -70,6 +79,11 @@ class Registry:
 
     def names(self) -> list[str]:
         return sorted({*self.builtins(), *self.entries()})
+
+    def parameters(self, name: str) -> tuple[Parameter, ...]:
+        """The parameters of a built-in part; none of an entry point, which is not loaded for that."""
+        found: Any = self.builtins().get(name)
+        return parameters_of(found, self.given) if found else ()
 
     def find(self, text: str) -> Part:
         """The part that `text` names. Raises UsageError with the nearest known name, or why a plug-in does not load."""
@@ -95,17 +109,13 @@ class Registry:
                 )
             if origin != "built-in":
                 _check_declared(cls, text)
-            declared = getattr(cls, "parameters", ())
-            # A plug-in may mean something else by that name.
-            ours = isinstance(declared, tuple | list) and all(isinstance(item, Parameter) for item in declared)
-            parameters = declared if ours else ()
-            return Part(text, cls, resolve_parameters(spec, parameters), origin)
+            return Part(text, cls, resolve_parameters(spec, parameters_of(cls, self.given)), origin)
         except UsageError as error:
             raise UsageError(error.message, error.option or self.option) from error.__cause__
 
     @property
     def plugins(self) -> str:
-        """What a user's own part is named by."""
+        """The forms in which a user names a part of their own."""
         return "FILE.py:Class or FILE.py:function" if self.kind == "problem" else "FILE.py:Class"
 
     def _class_of(self, found: Any, text: str) -> type[Any]:
@@ -119,7 +129,7 @@ class Registry:
         return problem_of(found)
 
 
-#: What a class may say of itself, and what that must be.
+#: Attributes that a class may have, and what each must be.
 _DECLARED: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("name", "summary", "default_compressor"), (lambda value: isinstance(value, str), "text")),
     **dict.fromkeys(
@@ -132,7 +142,7 @@ _DECLARED: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def _check_declared(cls: type[Any], text: str) -> None:
-    """Raise UsageError for a plug-in's class that says something else than it may."""
+    """Raise UsageError for a plug-in's class with an attribute that is not what it must be."""
     for name, (fits, what) in _DECLARED.items():
         value = getattr(cls, name, None)
         if value is not None and not fits(value):
@@ -183,4 +193,4 @@ def load_part(path: Path, name: str) -> type[Any] | FunctionType:
 
 algorithms = Registry("algorithm", "mpisqueeze.algorithms", "--algorithm")
 compressors = Registry("compressor", "mpisqueeze.compressors", "--compressor")
-problems = Registry("problem", "mpisqueeze.problems", "--problem")
+problems = Registry("problem", "mpisqueeze.problems", "--problem", ("dataset", "batch_size", "partition"))

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import DTypeLike
-
-from mpisqueeze.language import Parameter
 
 Array = Any
 """A `numpy.ndarray`, or a `cupy.ndarray` where the problem was made with xp = cupy."""
@@ -36,9 +33,10 @@ class Problem(ABC):
             can be repeated, and resumed at any iteration.
         xp: the array module, `numpy` or `cupy`; every array that is taken or given is one of its arrays.
         dtype: float32 or float64; the dtype of x, of the gradient, and of what lies between them.
+        and, by keyword alone, the parameters that stand behind its name in a spec, see `language`.
 
     Attributes:
-        name, summary, parameters: a built-in problem's name for `--problem`, a line about it, what it takes.
+        name, summary: a built-in problem's name for `--problem`, and a line about it.
         needs_data: it takes the keywords `dataset`, `batch_size` and `partition` too, see `samples.TrainingShare`.
         takes_batch_size: it takes the keyword `batch_size`.
         dimension: d, the number of parameters, ≥ 1; the same on every rank, fixed from construction on.
@@ -48,7 +46,6 @@ class Problem(ABC):
 
     name: ClassVar[str]
     summary: ClassVar[str] = ""
-    parameters: ClassVar[Sequence[Parameter]] = ()
     needs_data: ClassVar[bool] = False
     takes_batch_size: ClassVar[bool] = False
     dimension: int

@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike
 from mpisqueeze.data.seeding import Stream, generator
 from mpisqueeze.errors import UsageError, describe
 from mpisqueeze.kernels.random import derive_key
-from mpisqueeze.problems.neural.problem import BF16, COMPILE, STATISTICS_SAMPLES, NeuralProblem, chunks
+from mpisqueeze.problems.neural.problem import STATISTICS_SAMPLES, NeuralProblem, chunks
 from mpisqueeze.problems.samples import BatchSampler
 
 _RETURNS = "it must return (model, data, loss) or (model, data, loss, test)"
@@ -41,7 +41,6 @@ class FunctionProblem(NeuralProblem):
     """
 
     takes_batch_size = True
-    parameters = (COMPILE, BF16)
     function: ClassVar[Callable[..., Any]]
     origin: ClassVar[str]  # FILE.py:function
 

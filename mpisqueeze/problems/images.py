@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -14,8 +14,8 @@ from mpisqueeze.data.partition import Partition
 from mpisqueeze.data.seeding import Stream, generator
 from mpisqueeze.errors import UsageError
 from mpisqueeze.kernels.random import derive_key
-from mpisqueeze.language import Parameter, choice
-from mpisqueeze.problems.neural.problem import BF16, COMPILE, STATISTICS_SAMPLES, NeuralProblem, chunks
+from mpisqueeze.language import choice
+from mpisqueeze.problems.neural.problem import STATISTICS_SAMPLES, NeuralProblem, chunks
 from mpisqueeze.problems.samples import TrainingShare
 
 
@@ -39,7 +39,6 @@ class ImageProblem(NeuralProblem):
     """
 
     needs_data = True
-    parameters = (Parameter("augment", choice("auto", "on", "off"), "auto, on or off", "auto"), COMPILE, BF16)
     #: How often the model halves an image, rounding up where it has batch norm.
     halvings: ClassVar[int]
     batch_norm: ClassVar[bool] = True
@@ -55,7 +54,7 @@ class ImageProblem(NeuralProblem):
         dataset: Dataset,
         batch_size: int,
         partition: Partition,
-        augment: str = "auto",
+        augment: Annotated[str, choice("auto", "on", "off")] = "auto",
         compile: bool = False,
         bf16: bool = False,
     ) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from mpisqueeze.data.seeding import Stream, generator
-from mpisqueeze.language import Parameter
+from mpisqueeze.language import Kind
 from mpisqueeze.problems.base import Array
 from mpisqueeze.problems.classification import ClassificationProblem
 from mpisqueeze.quantities import parse_size
@@ -39,9 +39,6 @@ class MLP(ClassificationProblem):
 
     name = "mlp"
     summary = f"ReLU network on --data: mlp[:H1xH2…], {'x'.join(map(str, DEFAULT_HIDDEN))} hidden units by default"
-    parameters = (
-        Parameter("hidden", hidden_sizes, "widths ≥ 1 such as 128 or 256x128", DEFAULT_HIDDEN, positional=True),
-    )
 
     def __init__(
         self,
@@ -51,7 +48,7 @@ class MLP(ClassificationProblem):
         xp: Any,
         dtype: DTypeLike,
         *,
-        hidden: tuple[int, ...] = DEFAULT_HIDDEN,
+        hidden: Annotated[tuple[int, ...], Kind(hidden_sizes, "widths ≥ 1 such as 128 or 256x128")] = DEFAULT_HIDDEN,
         **options: Any,
     ) -> None:
         super().__init__(rank, size, seed, xp, dtype, **options)

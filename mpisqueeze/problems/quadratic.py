@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from mpisqueeze.data.seeding import Stream, generator
-from mpisqueeze.language import Parameter, integer, real
+from mpisqueeze.language import integer, real
 from mpisqueeze.problems.base import Array, Problem, copy_to
 
 _CHUNK = 1 << 20
@@ -36,12 +36,6 @@ class Quadratic(Problem):
 
     name = "quadratic"
     summary = "strongly convex with a known minimum: quadratic:DIM[,condition=K][,noise=S][,spread=S]"
-    parameters = (
-        Parameter("dimension", integer(1), "a size ≥ 1 such as 10M", positional=True, required=True),
-        Parameter("condition", real(1), "a number ≥ 1", default=10.0),
-        Parameter("noise", real(0), "a number ≥ 0", default=0.0),
-        Parameter("spread", real(0), "a number ≥ 0", default=1.0),
-    )
 
     def __init__(
         self,
@@ -51,10 +45,10 @@ class Quadratic(Problem):
         xp: Any,
         dtype: DTypeLike,
         *,
-        dimension: int,
-        condition: float = 10.0,
-        noise: float = 0.0,
-        spread: float = 1.0,
+        dimension: Annotated[int, integer(1, accepts="a size ≥ 1 such as 10M")],
+        condition: Annotated[float, real(1)] = 10.0,
+        noise: Annotated[float, real(0)] = 0.0,
+        spread: Annotated[float, real(0)] = 1.0,
     ) -> None:
         super().__init__(rank, size, seed, xp, dtype)
         self.dimension = dimension

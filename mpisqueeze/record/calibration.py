@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 
 from mpisqueeze.costs.link import Link
 from mpisqueeze.errors import UsageError
-from mpisqueeze.files import read_text
 from mpisqueeze.quantities import SLOWEST
+from mpisqueeze.record.decoding import Ranks, as_type, read_object
 
 SCHEMA_VERSION = 1
 #: Relative residuals beyond so many robust standard deviations lose weight: Huber's constant, 95 % efficient on normal
@@ -23,8 +23,8 @@ _HUBER = 1.345
 _ROUNDS = 200
 #: Steps of ln α and ln β that are none.
 _STILL = 1e-12
-#: No number in the file is larger: bits a second, or seconds.
-_MOST = 1e30
+#: Seconds.
+_Amount = Annotated[float, msgspec.Meta(ge=0, le=1e30)]
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _huber(errors: np.ndarray, width: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Kernel:
-    """What a compressor takes, in seconds an element, on the slowest of ranks that all compress at once."""
+    """Seconds an element that a compressor takes, on the slowest of ranks that all compress at once."""
 
     encode: float
     encode_feedback: float
@@ -117,7 +117,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a calibration.json says.
+    """A calibration that was read.
 
     Attributes:
         path: as it was given.
@@ -136,58 +136,51 @@ class Calibration:
     kernels: dict[str, Kernel]
 
 
+class _Link(msgspec.Struct):
+    """α and a gap of messages (s), and bits a second, None where more bytes took no more time."""
+
+    alpha_s: _Amount
+    gap_s: _Amount
+    bandwidth: Annotated[float, msgspec.Meta(ge=SLOWEST, le=1e30)] | None
+
+
+class _Memory(msgspec.Struct):
+    add_s_per_element: _Amount
+
+
+class _Row(msgspec.Struct):
+    compressor: str
+    plain_encode_s_per_element: _Amount
+    encode_s_per_element: _Amount
+    decode_add_s_per_element: _Amount
+
+
+class _File(msgspec.Struct):
+    """calibration.json: of all that `calibrate` writes, the part that `predict` reads."""
+
+    ranks: Ranks
+    link: _Link | None
+    memory: _Memory
+    dtype: str
+    kernels: list[_Row]
+
+
 def read_calibration(path: Path) -> Calibration:
     """Read what `calibrate` wrote. Raises UsageError naming the file and what is wrong with it."""
-    try:
-        value = json.loads(read_text(path, "--calibration"))
-    except (ValueError, RecursionError) as error:
-        raise _wrong(path, f"is not JSON: {error}") from None
-    if not isinstance(value, dict) or "schema_version" not in value:
-        raise _wrong(path, "is no calibration: it has no 'schema_version'; `mpisqueeze calibrate` writes one")
-    if value["schema_version"] != SCHEMA_VERSION:
-        raise _wrong(path, f"has schema_version {value['schema_version']!r}; this version reads {SCHEMA_VERSION}")
-    ranks = _number(path, value, "ranks", least=1)
-    measured = _field(path, value, "link")
+    value = read_object(path, "--calibration", dict[str, Any])
+    version = value.get("schema_version")
+    if version is None:
+        what = "is no calibration: it has no 'schema_version'; `mpisqueeze calibrate` writes one"
+        raise UsageError(f"{path} {what}", "--calibration")
+    if version != SCHEMA_VERSION:
+        raise UsageError(f"{path} has schema_version {version!r}; this version reads {SCHEMA_VERSION}", "--calibration")
+    file = as_type(value, _File, f"{path}", "--calibration")
     link = None
-    if measured is not None:
-        if not isinstance(measured, dict):
-            raise _wrong(path, f"has {measured!r} as 'link', not an object")
-        alpha = _number(path, measured, "alpha_s", where="link.")
-        gap = min(_number(path, measured, "gap_s", where="link."), alpha)
-        # None: more bytes took no more time.
-        unlimited = _field(path, measured, "bandwidth", where="link.") is None
-        bandwidth = math.inf if unlimited else _number(path, measured, "bandwidth", least=SLOWEST, where="link.")
-        link = Link(alpha - gap, gap, 8 / bandwidth)
-    memory = _field(path, value, "memory")
-    kernels = {}
-    rows = _field(path, value, "kernels")
-    if not isinstance(memory, dict) or not isinstance(rows, list):
-        raise _wrong(path, "has no object 'memory', or no list 'kernels'")
-    for index, row in enumerate(rows):
-        where = f"kernels[{index}]."
-        if not isinstance(row, dict) or not isinstance(row.get("compressor"), str):
-            raise _wrong(path, f"has no {where}compressor")
-        kernels[row["compressor"]] = Kernel(
-            _number(path, row, "plain_encode_s_per_element", where=where),
-            _number(path, row, "encode_s_per_element", where=where),
-            _number(path, row, "decode_add_s_per_element", where=where),
-        )
-    add_s = _number(path, memory, "add_s_per_element", where="memory.")
-    return Calibration(path, int(ranks), link, add_s, str(_field(path, value, "dtype")), kernels)
-
-
-def _field(path: Path, value: dict[str, Any], key: str, where: str = "") -> Any:
-    if key not in value:
-        raise _wrong(path, f"has no '{where}{key}'")
-    return value[key]
-
-
-def _number(path: Path, value: dict[str, Any], key: str, least: float = 0, where: str = "") -> float:
-    found = _field(path, value, key, where)
-    if isinstance(found, bool) or not isinstance(found, int | float) or not least <= found <= _MOST:
-        raise _wrong(path, f"has {repr(found)[:40]} as '{where}{key}', not a number from {least:g} to {_MOST:g}")
-    return found
-
-
-def _wrong(path: Path, what: str) -> UsageError:
-    return UsageError(f"{path} {what}", "--calibration")
+    if file.link is not None:
+        gap = min(file.link.gap_s, file.link.alpha_s)
+        link = Link(file.link.alpha_s - gap, gap, 8 / (file.link.bandwidth or math.inf))
+    kernels = {
+        row.compressor: Kernel(row.plain_encode_s_per_element, row.encode_s_per_element, row.decode_add_s_per_element)
+        for row in file.kernels
+    }
+    return Calibration(path, file.ranks, link, file.memory.add_s_per_element, file.dtype, kernels)

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: what a run continues from, bit for bit.
+"""Checkpoints on disk, from which a run continues bit for bit.
 
 `checkpoint/00000120/` holds `rank-0003.npz` for each rank, its arrays, and `manifest.json`, which is written last and
 has each file's SHA-256. A folder without a manifest, or with a file that does not match, is no checkpoint. The last
@@ -13,35 +13,23 @@ import os
 import shutil
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from mpisqueeze.errors import UsageError
 from mpisqueeze.files import sha256_of
 from mpisqueeze.record.arrays import write_npz
+from mpisqueeze.record.decoding import Count, Positive, Seconds, as_type, read_object
 from mpisqueeze.record.folder import write_json
-from mpisqueeze.record.schema import count, list_of, number, read_object, scalar, table, table_of, text
 
 FOLDER = "checkpoint"
 MANIFEST = "manifest.json"
 KEPT = 2
 SCHEMA_VERSION = 1
-
-_BODY = {
-    "iteration": count(1),
-    "ranks": count(1),
-    "settings": table({}),
-    "log": table_of(count()),
-    "record": table(
-        {"wall_s": number(0), "resumed_after": list_of(count()), "bytes_by_rank": list_of(list_of(count()))}
-    ),
-    "files": table_of(text),
-}
-_MANIFEST = table({"schema_version": scalar, "sha256": text, **_BODY})
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -50,9 +38,16 @@ class DamagedError(Exception):
     """A checkpoint that is not what was written; says which file, and how."""
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """What a checkpoint says of itself.
+class Past(msgspec.Struct, frozen=True):
+    """Sums over the iterations before: wall time, and the bytes that each rank sent and received."""
+
+    wall_s: Seconds = 0.0
+    resumed_after: list[Count] = []
+    bytes_by_rank: list[tuple[Count, Count]] = []
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """A checkpoint's own description, manifest.json.
 
     Attributes:
         path: its folder.
@@ -60,17 +55,21 @@ class Manifest:
         ranks: how many wrote it.
         settings: those of the run that must not change.
         log: bytes of each log file at that iteration.
-        record: what the summary needs of the iterations before.
+        record: of the iterations before.
         files: SHA-256 of each rank's file, by its name.
     """
 
     path: Path
-    iteration: int
-    ranks: int
+    iteration: Positive
+    ranks: Positive
     settings: dict[str, Any]
-    log: dict[str, int]
-    record: dict[str, Any]
+    log: dict[str, Count]
+    record: Past
     files: dict[str, str]
+
+
+#: The fields that are in the file, besides its version and its own SHA-256.
+_BODY = Manifest.__struct_fields__[1:]
 
 
 def file_of(rank: int) -> str:
@@ -88,18 +87,19 @@ def checkpoints(run: Path) -> list[Path]:
 
 def read_manifest(path: Path) -> Manifest:
     """Raises DamagedError."""
+    file = path / MANIFEST
     try:
-        facts = read_object(path / MANIFEST, "--resume", _MANIFEST)
+        facts = read_object(file, "--resume", dict[str, Any])
+        manifest = as_type({**facts, "path": path}, Manifest, f"{file}", "--resume")
     except UsageError as error:
         raise DamagedError(error.message) from None
-    if facts["schema_version"] != SCHEMA_VERSION:
-        raise DamagedError(f"{path / MANIFEST} is of another version of mpisqueeze")
-    body = {key: facts[key] for key in _BODY}
-    if facts["sha256"] != _digest_of(body):
-        raise DamagedError(f"{path / MANIFEST} was altered")
-    if [len(row) for row in body["record"]["bytes_by_rank"]] != [2] * body["ranks"]:
-        raise DamagedError(f"{path / MANIFEST} is damaged: it counts the bytes of other ranks")
-    return Manifest(path, **body)
+    if facts.get("schema_version") != SCHEMA_VERSION:
+        raise DamagedError(f"{file} is of another version of mpisqueeze")
+    if facts.get("sha256") != _digest_of({key: facts[key] for key in _BODY}):
+        raise DamagedError(f"{file} was altered")
+    if len(manifest.record.bytes_by_rank) != manifest.ranks:
+        raise DamagedError(f"{file} is damaged: it counts the bytes of other ranks")
+    return manifest
 
 
 def read_arrays(manifest: Manifest, rank: int) -> dict[str, NDArray[Any]]:
@@ -154,7 +154,7 @@ class Writer:
 
     @property
     def busy(self) -> bool:
-        """The thread is still at it."""
+        """Whether the thread is still at it."""
         return self._thread is not None and self._thread.is_alive()
 
     def finish(self) -> str:
@@ -181,17 +181,13 @@ class Writer:
         except OSError as error:
             self._failure = error
 
-    def publish(self, facts: dict[str, Any], digests: list[str]) -> None:
+    def publish(self, settings: dict[str, Any], log: dict[str, int], record: Past, digests: list[str]) -> None:
         """On rank 0: make the checkpoint valid that all ranks have written, and drop all but the last ones."""
         assert self.pending is not None
         part = self.folder_of(self.pending)
-        body = {
-            "iteration": self.pending,
-            "ranks": len(digests),
-            **facts,
-            "files": {file_of(rank): digest for rank, digest in enumerate(digests)},
-        }
-        body = json.loads(json.dumps(body))
+        files = {file_of(rank): digest for rank, digest in enumerate(digests)}
+        manifest = Manifest(part, self.pending, len(digests), settings, log, record, files)
+        body = {key: msgspec.to_builtins(getattr(manifest, key)) for key in _BODY}
         write_json(part / MANIFEST, {"schema_version": SCHEMA_VERSION, **body, "sha256": _digest_of(body)})
         final = self._folder / f"{self.pending:08}"
         if os.path.exists(final):
@@ -211,6 +207,6 @@ class Writer:
 
 
 def discard_unfinished(run: Path) -> None:
-    """Remove what a killed run had begun to write."""
+    """Remove the checkpoint that a killed run had begun to write."""
     for path in (run / FOLDER).glob("*.part"):
         shutil.rmtree(path, ignore_errors=True)

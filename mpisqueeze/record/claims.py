@@ -4,51 +4,86 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
-from mpisqueeze.record import schema
+from mpisqueeze.errors import UsageError
+from mpisqueeze.record.decoding import Count, Number, Positive, Seconds, read_object
 from mpisqueeze.record.reading import RunLog, read_run
-from mpisqueeze.record.schema import count, list_of, maybe, number, one_of, read_object, table
 
 CLAIMS = "claims.json"
-_TEXT = maybe(schema.text)
-_WANTED = {"text": schema.text, "holds": schema.text}
-_TESTED = table({**_WANTED, "found": schema.text, "passed": schema.flag})
-_UNTESTED = table({**_WANTED, "found": _TEXT, "passed": maybe(schema.flag)})
 
 
-def _decision(value: Any, where: str) -> None:
-    """What was found is there if it was tested."""
-    tested = isinstance(value, dict) and (value.get("found") is not None or value.get("passed") is not None)
-    (_TESTED if tested else _UNTESTED)(value, where)
+class Decision(TypedDict):
+    """A condition of a claim: in words, as an expression, with its numbers in place, and whether it holds.
+
+    The last two are None where the claim was not tested.
+    """
+
+    text: str
+    holds: str
+    found: str | None
+    passed: bool | None
 
 
-_RUN = table(
-    {
-        **dict.fromkeys(("run", "algorithm", "compressor", "status"), schema.text),
-        **dict.fromkeys(("point", "run_folder"), _TEXT),
-        "x": number(),
-        "seed": count(),
-    }
-)
-_FIGURE = table({"kind": one_of("loss", "sweep"), "y": schema.text}, {"label": schema.text})
-_CLAIM = table(
-    {
-        **dict.fromkeys(("claim", "title", "says", "source"), schema.text),
-        **dict.fromkeys(("note", "sweep", "reason"), _TEXT),
-        "figure": maybe(_FIGURE),
-        "verdict": one_of("PASS", "FAIL", "SKIPPED"),
-        "decisions": list_of(_decision),
-        "runs": list_of(_RUN),
-    },
-    {"seconds": maybe(number(0, 1e12))},
-)
-_REPRODUCTION = table({"claims": list_of(_CLAIM), "scale": schema.text, "ranks": count(1), "status": schema.text})
+class _Trial(TypedDict):
+    run: str
+    point: str | None
+    x: Number
+    seed: Count
+    algorithm: str
+    compressor: str
+    status: str
+    run_folder: str | None
+
+
+class _Kind(TypedDict):
+    kind: Literal["loss", "sweep"]
+    y: str
+
+
+class Figure(_Kind, total=False):
+    """The chart of a claim: losses, or a figure `y` over the values of the sweep."""
+
+    label: str
+
+
+class _Claim(TypedDict):
+    claim: str
+    title: str
+    says: str
+    source: str
+    note: str | None
+    sweep: str | None
+    reason: str | None
+    figure: Figure | None
+    verdict: Literal["PASS", "FAIL", "SKIPPED"]
+    decisions: list[Decision]
+    runs: list[_Trial]
+
+
+class Claim(_Claim, total=False):
+    """A claim with its verdict; its runs have the figures that decisions may name, too."""
+
+    seconds: Seconds | None
+
+
+class Claims(TypedDict):
+    """claims.json."""
+
+    claims: list[Claim]
+    scale: str
+    ranks: Positive
+    status: str
 
 
 def read_claims(path: Path) -> dict[str, Any]:
     """The object in a reproduction's folder, its claims under `claims`. Raises UsageError."""
-    return read_object(path / CLAIMS, "RUN", _REPRODUCTION)
+    about = read_object(path / CLAIMS, "RUN", Claims)
+    for claim in about["claims"]:
+        for decision in claim["decisions"]:
+            if (decision["found"] is None) != (decision["passed"] is None):
+                raise UsageError(f"{path / CLAIMS} has a decision of {claim['claim']!r} that was half tested", "RUN")
+    return about
 
 
 def claim_logs(path: Path, claim: dict[str, Any]) -> list[RunLog | None]:

@@ -1,4 +1,4 @@
-"""What a run ran on: the content of `environment.json`."""
+"""The software and the machines of a run: the content of `environment.json`."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def collect_environment(comm: MPI.Comm) -> dict[str, Any]:
 
 
 def local_environment() -> dict[str, Any]:
-    """As `collect_environment`, of this process alone and without MPI."""
+    """The same for this process alone, without MPI."""
     return {**_software(), "hosts": _by_host([_machine()]), "variables": _variables()}
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 from mpisqueeze.errors import UsageError
 
@@ -111,18 +111,18 @@ class RunFolder:
             reason = getattr(error, "strerror", None) or error
             raise UsageError(f"{path} cannot be made: {reason}", "--out") from error
         self.path = path
-        self._streams: dict[str, TextIO] = {}
+        self._streams: dict[str, BinaryIO] = {}
 
     def write_json(self, name: str, value: Any) -> None:
         """Write or replace a JSON file; a reader sees the old or the new one, never a part."""
         write_json(self.path / name, value)
 
-    def append(self, name: str, lines: Iterable[str]) -> None:
-        """Add lines (without their newline) to a JSON-lines file and hand them to the system."""
+    def append(self, name: str, lines: bytes) -> None:
+        """Add whole lines to a JSON-lines file and hand them to the system."""
         stream = self._streams.get(name)
         if stream is None:
-            stream = self._streams[name] = open(self.path / name, "a", encoding="utf-8")  # noqa: SIM115
-        stream.write("".join(f"{line}\n" for line in lines))
+            stream = self._streams[name] = open(self.path / name, "ab")  # noqa: SIM115
+        stream.write(lines)
         stream.flush()
         # A file that was removed takes what is written to it, and nobody will read that.
         if os.fstat(stream.fileno()).st_nlink == 0:

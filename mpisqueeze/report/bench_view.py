@@ -1,9 +1,7 @@
-"""`bench`: a line as soon as it is measured, below a header that says on what; CSV and Markdown of the same."""
+"""The benchmarks' tables: a line as soon as it is measured, below a header about the machine; CSV and Markdown."""
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,13 +12,14 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
 from mpisqueeze import __version__
-from mpisqueeze.files import write_text
+from mpisqueeze.bench import kernels
+from mpisqueeze.bench.timing import Statistics, flat
 from mpisqueeze.quantities import clock, counted, grouped, significant
 from mpisqueeze.report.training_view import LineProgress
 
 #: Seconds between two drawings.
 _INTERVAL = 0.2
-#: For people, the operations of `bench kernels` that have lines of their own.
+#: The operations of `bench kernels`, as people are shown them.
 OPERATIONS = {"encode": "encode+δ", "plain_encode": "encode", "decode": "decode+="}
 
 
@@ -30,21 +29,41 @@ class Column:
 
     Attributes:
         title: its heading.
-        cell: a line's text.
+        cell: the text for a line of the table.
         width: of the cells, at least.
         left: whether they are flush left.
         spare: a narrow terminal is shown the table without this column.
     """
 
     title: str
-    cell: Callable[[dict[str, Any]], str]
+    cell: Callable[[Any], str]
     width: int = 0
     left: bool = False
     spare: bool = False
 
+    def padded(self, text: str) -> str:
+        width = max(self.width, len(self.title))
+        return text.ljust(width) if self.left else text.rjust(width)
 
-#: Of `bench kernels`, where a section's title cannot say it.
-VARIANT = Column("device", lambda line: line["variant"], left=True)
+
+@dataclass(frozen=True)
+class KernelLine:
+    """A line of `bench kernels`: an operation of a row."""
+
+    row: kernels.Row
+    operation: kernels.Operation
+
+    @property
+    def time(self) -> Statistics:
+        return self.operation.time
+
+    @property
+    def wrong(self) -> int | None:
+        return self.operation.wrong
+
+
+#: The device of `bench kernels`, where a section's title cannot say it.
+VARIANT = Column("device", lambda line: line.row.variant, left=True)
 
 
 def micro(seconds: float) -> str:
@@ -61,10 +80,6 @@ def numbers(size: int) -> str:
     return str(size)
 
 
-def _or_dash(value: float | None, show: Callable[[float], str]) -> str:
-    return "-" if value is None else show(value)
-
-
 def _rate(value: float) -> str:
     """Three digits, of small numbers two."""
     return significant(value, 2) if 0 < value < 1 else _plain(value)
@@ -75,47 +90,35 @@ def _plain(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def _times(name: str) -> list[Column]:
-    return [
-        Column("p50 µs", lambda line: micro(line[f"{name}_s"]), 8),
-        Column("mean µs", lambda line: micro(line[f"{name}_mean_s"]), 8, spare=True),
-        Column("± σ", lambda line: micro(line[f"{name}_std_s"]), 7, spare=True),
-        Column("p99 µs", lambda line: micro(line[f"{name}_p99_s"]), 8, spare=True),
-    ]
+_TIMES = (
+    Column("p50 µs", lambda line: micro(line.time.median), 8),
+    Column("mean µs", lambda line: micro(line.time.mean), 8, spare=True),
+    Column("± σ", lambda line: micro(line.time.std), 7, spare=True),
+    Column("p99 µs", lambda line: micro(line.time.p99), 8, spare=True),
+)
+_WRONG = Column("#wrong", lambda line: "-" if line.wrong is None else str(line.wrong), 6)
 
 
 def kernel_columns(compressors: Sequence[str]) -> list[Column]:
-    """The columns of `bench kernels`, over the lines of `kernel_lines`."""
-    longest = max(map(len, compressors))
+    """The columns of `bench kernels`, for the lines of `kernel_lines`."""
     return [
-        Column("compressor", lambda line: line["compressor"], longest, left=True),
-        Column("size", lambda line: numbers(line["size"]), 6),
-        Column("operation", lambda line: OPERATIONS[line["operation"]], 9, left=True),
-        *_times("time"),
-        Column("GB/s", lambda line: _rate(line["gb_s"]), 6),
-        Column("ns/el", lambda line: significant(line["ns"]), 6),
-        Column("%mem", lambda line: f"{line['memory_percent']:.0f}", 4),
-        Column("×add", lambda line: _plain(line["ratio"]), 5),
-        Column("bits", lambda line: _plain(line["wire_bits"]), 5),
-        Column("error", lambda line: significant(line["relative_error"]) if line["relative_error"] else "0", 7),
-        Column("#wrong", lambda line: _or_dash(line["wrong"], lambda count: f"{count:.0f}"), 6),
+        Column("compressor", lambda line: line.row.compressor, max(map(len, compressors)), left=True),
+        Column("size", lambda line: numbers(line.row.size), 6),
+        Column("operation", lambda line: OPERATIONS[line.operation.name], 9, left=True),
+        *_TIMES,
+        Column("GB/s", lambda line: _rate(line.operation.gb_s), 6),
+        Column("ns/el", lambda line: significant(line.operation.ns), 6),
+        Column("%mem", lambda line: f"{line.operation.memory_percent:.0f}", 4),
+        Column("×add", lambda line: _plain(line.operation.ratio), 5),
+        Column("bits", lambda line: _plain(line.row.wire_bits), 5),
+        Column("error", lambda line: significant(line.row.relative_error) if line.row.relative_error else "0", 7),
+        _WRONG,
     ]
 
 
-def kernel_lines(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """A line for each operation of a row of `results`."""
-    shared = {key: row[key] for key in ("compressor", "variant", "size", "wire_bits", "relative_error")}
-    return [
-        {
-            **shared,
-            "operation": name,
-            "wrong": row[f"wrong_{name}"],
-            "time_s": row[f"{name}_s"],
-            **{f"time_{key}_s": row[f"{name}_{key}_s"] for key in ("mean", "std", "p99")},
-            **{key: row[f"{name}_{key}"] for key in ("gb_s", "ns", "memory_percent", "ratio")},
-        }
-        for name in OPERATIONS
-    ]
+def kernel_lines(row: kernels.Row) -> list[KernelLine]:
+    """A line for each operation of a row."""
+    return [KernelLine(row, operation) for operation in row.operations]
 
 
 def kernel_header(context: dict[str, Any]) -> list[str]:
@@ -143,18 +146,19 @@ def kernel_footer(context: dict[str, Any]) -> list[str]:
 
 def comm_columns(rows: Sequence[tuple[str, str]]) -> list[Column]:
     """The columns of `bench comm`; `rows`: the (exchange, compressor) of each row of a size."""
+    exchanges, compressors = zip(*rows, strict=True)
     return [
-        Column("bytes", lambda line: str(line["bytes"]), 9),
-        Column("size", lambda line: numbers(line["size"]), 5),
-        Column("exchange", lambda line: line["exchange"], max(len(name) for name, _ in rows), left=True),
-        Column("compressor", lambda line: line["compressor"], max(len(spec) for _, spec in rows), left=True),
-        *_times("time"),
-        Column("algbw", lambda line: _rate(line["algbw"]), 7),
-        Column("busbw", lambda line: _rate(line["busbw"]), 7),
-        Column("effective", lambda line: _rate(line["effective_busbw"]), 9),
-        Column("payload", lambda line: str(line["payload_bytes"]), 9),
-        Column("×allreduce", lambda line: _or_dash(line["ratio"], _plain), 10),
-        Column("#wrong", lambda line: _or_dash(line["wrong"], lambda count: f"{count:.0f}"), 6),
+        Column("bytes", lambda row: str(row.bytes), 9),
+        Column("size", lambda row: numbers(row.size), 5),
+        Column("exchange", lambda row: row.exchange, max(map(len, exchanges)), left=True),
+        Column("compressor", lambda row: row.compressor, max(map(len, compressors)), left=True),
+        *_TIMES,
+        Column("algbw", lambda row: _rate(row.algbw), 7),
+        Column("busbw", lambda row: _rate(row.busbw), 7),
+        Column("effective", lambda row: _rate(row.effective_busbw), 9),
+        Column("payload", lambda row: str(row.payload_bytes), 9),
+        Column("×allreduce", lambda row: "-" if row.ratio is None else _plain(row.ratio), 10),
+        _WRONG,
     ]
 
 
@@ -227,9 +231,9 @@ class BenchView:
         """Write what the lines below are about."""
         self.comments([title], "cyan")
 
-    def line(self, line: dict[str, Any]) -> None:
+    def line(self, line: Any) -> None:
         """Write a line of the table."""
-        self._write([column.cell(line) for column in self._columns], "  ", "bold red" if line["wrong"] else "")
+        self._write([column.cell(line) for column in self._columns], "  ", "bold red" if line.wrong else "")
 
     def tick(self, what: str) -> None:
         """A round is done."""
@@ -253,12 +257,7 @@ class BenchView:
             self._bar = None
 
     def _write(self, cells: Sequence[str], prefix: str, style: str) -> None:
-        padded = [
-            cell.ljust(max(column.width, len(column.title)))
-            if column.left
-            else cell.rjust(max(column.width, len(column.title)))
-            for column, cell in zip(self._columns, cells, strict=True)
-        ]
+        padded = [column.padded(cell) for column, cell in zip(self._columns, cells, strict=True)]
         self.console.print(Text((prefix + " ".join(padded)).rstrip(), style), soft_wrap=True)
 
 
@@ -270,27 +269,12 @@ def _fitting(columns: Sequence[Column], width: int | None) -> tuple[list[Column]
     return [c for c in columns if not c.spare], [c for c in columns if c.spare]
 
 
-def failures(results: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[str]:
-    """A sentence for each row whose check failed, with what `keys` hold."""
-    wrong = [row for row in results if row["wrong"]]
-    return [f"FAILED: {', '.join(str(row[key]) for key in keys)}: {grouped(row['wrong'])} wrong" for row in wrong]
+def failures(results: Sequence[Any], keys: Sequence[str]) -> list[str]:
+    """A sentence for each row whose check failed, with the values of `keys`."""
+    wrong = [row for row in results if row.wrong]
+    return [f"FAILED: {', '.join(str(getattr(row, key)) for key in keys)}: {grouped(row.wrong)} wrong" for row in wrong]
 
 
-def write_csv(results: Sequence[dict[str, Any]], target: str) -> None:
-    """Write `results` a line each, without the single samples."""
-    text = io.StringIO()
-    fields = [key for key in results[0] if key != "samples"] if results else []
-    writer = csv.DictWriter(text, fields, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(results)
-    write_text(text.getvalue(), target)
-
-
-def write_markdown(
-    header: Sequence[str], columns: Sequence[Column], lines: Sequence[dict[str, Any]], target: str
-) -> None:
-    """Write the terminal's table, and what its header says below."""
-    rules = ["---" if column.left else "--:" for column in columns]
-    cells = [[column.cell(line).replace("|", "\\|") for column in columns] for line in lines]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in [[column.title for column in columns], rules, *cells])
-    write_text(f"{table}\n\n" + "".join(f"- {line}\n" for line in header), target)
+def plain_rows(results: Sequence[Any]) -> list[dict[str, Any]]:
+    """Rows for a spreadsheet, which has no place for the single samples."""
+    return [{key: value for key, value in flat(row).items() if key != "samples"} for row in results]

@@ -1,4 +1,4 @@
-"""`calibrate`: what was measured, for a terminal or a log."""
+"""A calibration's measurements, for a terminal or a log."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.text import Text
 
 from mpisqueeze import __version__
 from mpisqueeze.quantities import counted, duration, format_rate, grouped, ratio, significant
+from mpisqueeze.report.tables import make_list, make_table
 
 #: Message sizes to show: each power of 16.
 _SHOWN = {16**k for k in range(8)}
@@ -27,37 +28,37 @@ def calibration_report(facts: dict[str, Any]) -> Group:
 
 
 def _panel(facts: dict[str, Any]) -> Panel:
-    environment, memory, link = facts["environment"], facts["memory"], facts["link"]
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim")
-    grid.add_column()
-    library = (environment.get("mpi_library") or "unknown").partition(",")[0]
-    grid.add_row("MPI", f"{library}, {counted(facts['ranks'], 'rank')} on {counted(facts['hosts'], 'host')}")
+    memory, link = facts["memory"], facts["link"]
+    library = (facts["environment"].get("mpi_library") or "unknown").partition(",")[0]
+    entries: list[tuple[str, str | Text]] = [
+        ("MPI", f"{library}, {counted(facts['ranks'], 'rank')} on {counted(facts['hosts'], 'host')}")
+    ]
     if link is None:
-        grid.add_row("network", Text("not measured: one rank sends nothing; run it under mpirun", style="yellow"))
+        unknown = "not measured: one rank sends nothing; run it under mpirun"
+        entries.append(("network", Text(unknown, style="yellow")))
     else:
         kind = {"real": "real", "lab": "of a lab", "emulated": f"emulated, {link['given']}"}[link["kind"]]
-        grid.add_row("network", f"{kind}; between ranks {link['ranks'][0]} and {link['ranks'][1]}")
         fit = link["fit"]
-        grid.add_row("latency α", f"{duration(link['alpha_s'])}, of which a port is busy {duration(link['gap_s'])}")
-        grid.add_row(
-            "bandwidth",
-            f"{_rate(link['bandwidth'])}, into one rank from all others {_rate(link['incast_bandwidth'])}; "
-            f"both directions at once take {ratio(link['duplex_ratio'])} one",
-        )
-        grid.add_row(
-            "fit",
-            f"α + mβ off by {100 * fit['median_relative_error']:.0f} % (median) and "
-            f"{100 * fit['max_relative_error']:.0f} % (most) over {fit['points']} sizes",
-        )
+        entries += [
+            ("network", f"{kind}; between ranks {link['ranks'][0]} and {link['ranks'][1]}"),
+            ("latency α", f"{duration(link['alpha_s'])}, of which a port is busy {duration(link['gap_s'])}"),
+            (
+                "bandwidth",
+                f"{_rate(link['bandwidth'])}, into one rank from all others {_rate(link['incast_bandwidth'])}; "
+                f"both directions at once take {ratio(link['duplex_ratio'])} one",
+            ),
+            (
+                "fit",
+                f"α + mβ off by {100 * fit['median_relative_error']:.0f} % (median) and "
+                f"{100 * fit['max_relative_error']:.0f} % (most) over {fit['points']} sizes",
+            ),
+        ]
         if link["stopped_at"]:
-            grid.add_row("", f"no larger messages than {_bytes(link['stopped_at'])}: they take too long")
-    grid.add_row(
-        "memory",
-        f"in-place add {significant(memory['add_gb_s'])} GB/s, copy {significant(memory['copy_gb_s'])} GB/s a rank, "
-        "all ranks at once",
-    )
-    return Panel(grid, title=f"mpisqueeze {__version__} calibrate", title_align="left", box=box.ROUNDED, expand=False)
+            entries.append(("", f"no larger messages than {_bytes(link['stopped_at'])}: they take too long"))
+    add, copy = significant(memory["add_gb_s"]), significant(memory["copy_gb_s"])
+    entries.append(("memory", f"in-place add {add} GB/s, copy {copy} GB/s a rank, all ranks at once"))
+    title = f"mpisqueeze {__version__} calibrate"
+    return Panel(make_list(entries), title=title, title_align="left", box=box.ROUNDED, expand=False)
 
 
 def _rate(bandwidth: float | None) -> str:
@@ -67,7 +68,7 @@ def _rate(bandwidth: float | None) -> str:
 def _messages(facts: dict[str, Any]) -> Table:
     """One-way times by size beside what the line says."""
     link = facts["link"]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = make_table()
     for title in ("message", "one way", "±", "α + mβ", "into rank 0, each", "allreduce"):
         table.add_column(title, justify="right")
     byte_s = 8 / link["bandwidth"] if link["bandwidth"] else 0.0
@@ -96,7 +97,7 @@ def _bytes(nbytes: int) -> str:
 
 def _kernels(facts: dict[str, Any]) -> Table:
     """ns an element, of the slowest rank while all compress."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = make_table()
     table.add_column("ns an element", style="bold")
     for title in ("encode, feedback", "±", "encode", "±", "decode, add", "±", "payload"):
         table.add_column(title, justify="right", style="dim" if title == "±" else "")

@@ -15,6 +15,8 @@ Numbers = NDArray[np.float64]
 
 #: Losses and times that span a larger factor than this get a logarithmic axis.
 LOG_FROM = 20.0
+#: Places along an axis that a curve is thinned to as it becomes a line: more than any drawing shows.
+PLACES = 2000
 #: A run that diverges comes to numbers that no arithmetic of axes survives.
 MOST = 1e100
 
@@ -41,6 +43,12 @@ class Series:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "y", drawable(self.y))
+
+    @classmethod
+    def of_curve(cls, name: str, x: Numbers, y: Numbers, style: int, log: bool, **more: str) -> Series:
+        """A line through many points, of which those are kept that PLACES along its axis need."""
+        kept = thin(x, y, Scale.around(x, log, pad=0), PLACES)
+        return cls(name, x[kept], y[kept], style, **more)
 
     @property
     def label(self) -> str:

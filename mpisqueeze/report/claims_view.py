@@ -6,15 +6,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from mpisqueeze.quantities import counted, duration
 from mpisqueeze.record.reading import RunLog
-from mpisqueeze.runs.view import Watcher
+from mpisqueeze.report.tables import make_table
+from mpisqueeze.reproduce.view import ClaimsWatcher
 
 if TYPE_CHECKING:
     from mpisqueeze.record.iterations import Progress
@@ -25,8 +24,8 @@ STYLES = {"PASS": "bold green", "FAIL": "bold red", "SKIPPED": "yellow"}
 _INTERVAL = 0.2
 
 
-class ClaimsView(Watcher):
-    """Watches all runs of all claims.
+class ClaimsView(ClaimsWatcher):
+    """Shows all claims, and their runs.
 
     Args:
         claims: how many there are.
@@ -44,7 +43,6 @@ class ClaimsView(Watcher):
             self._live.start()
 
     def claim_begins(self, number: int, name: str, runs: int) -> None:
-        """Claim `number`, counted from 0, is about to be tested with so many runs."""
         self._claim, self._number, self._runs, self._run = name, number, runs, 0
         self._planned = self._done = 0
         if self._live:
@@ -53,7 +51,6 @@ class ClaimsView(Watcher):
             self.console.print(Text(f"{self._at} {name}: {counted(runs, 'run')}", "dim"), soft_wrap=True)
 
     def run_begins(self, index: int) -> None:
-        """Run `index` is about to be set up."""
         self._run, self._done = index, 0
 
     def start(self, run: Run, environment: dict[str, Any]) -> None:
@@ -66,13 +63,11 @@ class ClaimsView(Watcher):
         self._refresh()
 
     def run_ended(self, index: int, run: RunLog) -> None:
-        """Run `index` has ended, or was skipped."""
         if run.summary["status"] in ("failed", "interrupted"):
             reason = run.summary["reason"] or ""
             self.console.print(Text(f"{self._at} {run.name}: {run.summary['status']} {reason}", "yellow"))
 
     def claim_ended(self, verdict: dict[str, Any]) -> None:
-        """A claim's verdict is known."""
         self.console.print(
             Text.assemble(
                 f"{self._at} ",
@@ -104,7 +99,7 @@ class ClaimsView(Watcher):
 
 def claims_report(verdicts: Sequence[dict[str, Any]]) -> RenderableType:
     """Every claim with what decided it, and how many hold."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_lines=False)
+    table = make_table()
     table.add_column("claim", style="bold", no_wrap=True)
     table.add_column("what decides")
     table.add_column("found", overflow="fold")
@@ -118,11 +113,16 @@ def claims_report(verdicts: Sequence[dict[str, Any]]) -> RenderableType:
         if verdict["reason"]:
             table.add_row("", Text(verdict["reason"], "yellow"), "", "")
         table.add_section()
+    return Group(table, Text(count_of(verdicts), "bold"))
+
+
+def count_of(verdicts: Sequence[dict[str, Any]]) -> str:
+    """How many claims hold, in a sentence."""
     counts = {name: sum(verdict["verdict"] == name for verdict in verdicts) for name in STYLES}
     parts = [f"{counts['PASS']} of {counted(len(verdicts), 'claim')} hold"]
     parts += [f"{counts['FAIL']} {'does' if counts['FAIL'] == 1 else 'do'} not"] if counts["FAIL"] else []
     parts += [f"{counts['SKIPPED']} could not be tested here"] if counts["SKIPPED"] else []
-    return Group(table, Text(", ".join(parts) + ".", "bold"))
+    return ", ".join(parts) + "."
 
 
 def _mark(verdict: str) -> Text:

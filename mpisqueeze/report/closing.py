@@ -10,16 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from mpisqueeze.quantities import duration, grouped, ratio, significant, size
+from mpisqueeze.record.figures import TIMES
 
-PHASES = {
-    "compute_s": "compute (gradient)",
-    "wait_s": "wait (barrier)",
-    "encode_s": "encode",
-    "comm_s": "communicate",
-    "decode_s": "decode, reduce",
-    "update_s": "update",
-    "iteration_s": "iteration",
-}
+#: Times of an iteration, by their names in the log.
+PHASES = TIMES
 STATUS = {
     "ok": ("finished", "green"),
     "diverged": ("diverged", "bold red"),
@@ -49,33 +43,31 @@ def closing(summary: dict[str, Any]) -> Group:
 
 
 def traffic_table(summary: dict[str, Any]) -> Table:
-    """What was sent, beside what plain sgd would have sent over the same iterations."""
-    done, ranks = summary["iterations"], summary["ranks"]
+    """The traffic beside that of plain sgd, and what was saved of the whole."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("bytes handed to MPI")
     table.add_column(Text(f"{summary['algorithm']} {summary['compressor']}"), justify="right", style="bold")
     table.add_column("plain sgd", justify="right")
     table.add_column("saved", justify="right", style="green")
     saved = summary["percent_saved_vs_sgd"]
-    table.add_row(
-        "whole run",
-        size(summary["bytes_sent"]),
-        size(summary["sgd_bytes_sent"]),
-        "—" if saved is None else f"{ratio(summary['ratio_vs_sgd'])} fewer, {saved:.1f} %",
-    )
-    if done:
-        table.add_row("an iteration", size(summary["bytes_sent"] / done), size(summary["sgd_bytes_sent"] / done), "")
-        table.add_row(
-            "full vectors an iteration",
-            shown(summary["full_vectors_per_iteration"]),
-            significant(2.0 * (ranks - 1)),
-            "",
-        )
-    formula = summary["full_vectors_formula"]
-    if formula:
-        c = f"{formula}, c = {shown(summary['compression'])}"
-        table.add_row("  the talk's count, N workers", c, "2N", "")
+    fewer = "—" if saved is None else f"{ratio(summary['ratio_vs_sgd'])} fewer, {saved:.1f} %"
+    for what, own, plain in traffic(summary):
+        table.add_row(what, own, plain, fewer)
+        fewer = ""
     return table
+
+
+def traffic(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """(what, of this run, of plain sgd over the same iterations) of the whole run, and of an iteration."""
+    done, sent, plain = summary["iterations"], summary["bytes_sent"], summary["sgd_bytes_sent"]
+    rows = [("whole run", size(sent), size(plain))]
+    if done:
+        vectors = shown(summary["full_vectors_per_iteration"]), significant(2.0 * (summary["ranks"] - 1))
+        rows += [("an iteration", size(sent / done), size(plain / done)), ("full vectors an iteration", *vectors)]
+    if summary["full_vectors_formula"]:
+        c = f"{summary['full_vectors_formula']}, c = {shown(summary['compression'])}"
+        rows.append(("the talk's count, N workers", c, "2N"))
+    return rows
 
 
 def shown(value: float | None) -> str:

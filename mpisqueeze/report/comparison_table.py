@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich import box
@@ -12,8 +12,10 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from mpisqueeze.analysis.ranking import BROKEN, Ranking, verdict
-from mpisqueeze.quantities import duration, ratio, significant, size
+from mpisqueeze.analysis import columns
+from mpisqueeze.analysis.columns import Column
+from mpisqueeze.analysis.ranking import Ranking, verdict
+from mpisqueeze.quantities import duration, grouped, ratio, significant, size
 
 STATUS_STYLES = {
     "ok": "green",
@@ -24,53 +26,66 @@ STATUS_STYLES = {
     "failed": "bold red",
 }
 
+#: Keys of columns that hold words.
+WORDS = ("name", "status")
+_STYLES = {"position": "dim", "name": "bold"}
 #: Characters that a method's name is not folded below.
 _NAME_WIDTH = 28
 _UNBOUNDED = 10_000
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column of the ranking.
+class Shown:
+    """A column as people see it, or its `factor`, a row's value over the first run's."""
 
-    Attributes:
-        title: its heading.
-        cell: a row's text.
-        kind: `quality` and `cost` columns part where the table is too wide, and `head` columns stand before both.
-        style: of the whole column, where there are colours.
-    """
+    column: Column
+    factor: bool = False
 
-    title: str
-    cell: Callable[[dict[str, Any]], str]
-    kind: str
-    style: str = ""
+    @property
+    def title(self) -> str:
+        return "×" if self.factor else self.column.heading
+
+    @property
+    def left(self) -> bool:
+        """Its cells are words."""
+        return self.column.key in WORDS
+
+    def cell(self, row: Mapping[str, Any]) -> str:
+        if self.factor:
+            value, show = row["relative"][self.column.key], _compact_ratio
+            return "—" if self.column.of(row) is None else _shown(value, show)
+        return _shown(self.column.of(row), _SHOW.get(self.column.heading) or _UNITS[self.column.unit])
 
 
-def columns_of(ranking: Ranking) -> list[Column]:
+def in_unit(column: Column, row: Mapping[str, Any]) -> str:
+    """A row's value with its unit, for tables whose headings do not name it."""
+    return _shown(column.of(row), _UNITS[column.unit])
+
+
+def columns_of(ranking: Ranking) -> list[Shown]:
     """The columns that these runs fill: each figure followed by what it is of the first run's."""
-    columns = [
-        Column("#", lambda row: str(row["position"]), "head", "dim"),
-        Column("method", lambda row: str(row["name"]), "head", "bold"),
+    shown = []
+    for column in columns.columns_of(ranking):
+        shown += [Shown(column), Shown(column, True)] if column.relative else [Shown(column)]
+    return shown
+
+
+def figures_of(ranking: Ranking) -> list[dict[str, Any]]:
+    """The ranking in full for a spreadsheet: bytes and seconds, and `relative_…` over those of the first run."""
+    metrics = list(dict.fromkeys(name for row in ranking.rows for name in row["evaluation"]))
+    plain = ("final_loss", "iterations", "iterations_to_target")
+    keys = ["position", *WORDS, *(column.key for column in columns.NUMBERS), *plain]
+    relative = [column.key for column in columns.NUMBERS if column.relative]
+    return [
+        {
+            **{key: row[key] for key in keys},
+            **{f"relative_{key}": row["relative"][key] for key in relative},
+            **{metric: row["evaluation"].get(metric) for metric in metrics},
+            "target_loss": ranking.target_loss,
+            "run_folder": row["run_folder"],
+        }
+        for row in ranking.rows
     ]
-    if any(row["status"] != "ok" for row in ranking.rows):
-        columns.append(Column("status", lambda row: str(row["status"]), "head"))
-    columns += [_of_sound_runs(column) for column in _figure("loss", "smoothed_loss", _four_digits, "quality")]
-    columns += [_of_sound_runs(_measured(name)) for name in metrics_of(ranking)]
-    columns += _figure("bytes", "bytes_sent", size, "cost")
-    if ranking.target_loss is not None:
-        columns += _figure("to target", "bytes_to_target", size, "cost")
-        columns += _figure("time to it", "time_to_target_s", duration, "cost")
-    columns += _figure("ms/it", "median_iteration_s", lambda value: significant(1e3 * value), "quality")
-    return columns
-
-
-def metrics_of(ranking: Ranking) -> list[str]:
-    """The test metric to show: the accuracy where there is one, else the loss, else whatever the problem reports."""
-    reported = list(dict.fromkeys(name for row in ranking.rows for name in row["evaluation"]))
-    for preferred in ("test_accuracy", "test_loss"):
-        if preferred in reported:
-            return [preferred]
-    return reported[:1]
 
 
 def notes(ranking: Ranking) -> list[str]:
@@ -90,37 +105,33 @@ def notes(ranking: Ranking) -> list[str]:
 
 def comparison_report(ranking: Ranking, console: Console) -> Group:
     """The ranking for a terminal or a log: one table, or two where one would be too wide."""
-    columns = columns_of(ranking)
-    whole = _table(ranking, columns)
+    shown = columns_of(ranking)
+    whole = _table(ranking, shown)
     parts: list[RenderableType] = [whole]
     if _least_width(whole, console) > console.width:
         parts = [
-            _table(ranking, [column for column in columns if column.kind in ("head", kind)])
+            _table(ranking, [each for each in shown if each.column.kind in ("head", kind)])
             for kind in ("quality", "cost")
         ]
     return Group(*parts, *(Text(note) for note in notes(ranking)))
 
 
-def _table(ranking: Ranking, columns: Sequence[Column]) -> Table:
+def _table(ranking: Ranking, shown: Sequence[Shown]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     longest = max(len(row["name"]) for row in ranking.rows)
-    for column in columns:
-        left = column.kind == "head" and column.title != "#"
+    for each in shown:
+        key = each.column.key
         table.add_column(
-            column.title,
-            justify="left" if left else "right",
-            style=column.style,
-            no_wrap=column.title != "method",
+            each.title,
+            justify="left" if each.left else "right",
+            style="cyan" if each.factor else _STYLES.get(key, ""),
+            no_wrap=key != "name",
             overflow="fold",
-            min_width=min(_NAME_WIDTH, longest) if column.title == "method" else None,
+            min_width=min(_NAME_WIDTH, longest) if key == "name" else None,
         )
     for row in ranking.rows:
-        table.add_row(
-            *(
-                Text(column.cell(row), STATUS_STYLES.get(row["status"], "") if column.title == "status" else "")
-                for column in columns
-            )
-        )
+        style = STATUS_STYLES.get(row["status"], "")
+        table.add_row(*(Text(each.cell(row), style if each.column.key == "status" else "") for each in shown))
     return table
 
 
@@ -131,30 +142,20 @@ def _least_width(table: Table, console: Console) -> int:
     return wide - max(len(str(cell)) for cell in method.cells) + (method.min_width or 0)
 
 
-def _figure(title: str, key: str, show: Callable[[float], str], kind: str) -> list[Column]:
-    return [
-        Column(title, lambda row: _shown(row[key], show), kind),
-        Column("×", lambda row: _shown(row["relative"][key], _compact_ratio), kind, "cyan"),
-    ]
-
-
-def _of_sound_runs(column: Column) -> Column:
-    """The column without what a run that broke down happened to have last."""
-    return replace(column, cell=lambda row: column.cell(row) if row["status"] not in BROKEN else "—")
-
-
-def _measured(name: str) -> Column:
-    title = {"test_accuracy": "test acc"}.get(name, name.replace("_", " "))
-    return Column(title, lambda row: _shown(row["evaluation"].get(name), _four_digits), "quality")
-
-
 def _four_digits(value: float) -> str:
     return significant(value, 4)
 
 
-def _shown(value: float | None, show: Callable[[float], str]) -> str:
+def _shown(value: Any, show: Callable[[Any], str]) -> str:
     return "—" if value is None else show(value)
 
 
 def _compact_ratio(value: float) -> str:
     return ratio(value) if value >= 1 else f"{significant(value, 2)}×"
+
+
+_UNITS: dict[str, Callable[[Any], str]] = {"s": duration, "bytes": size, "count": grouped, "": _four_digits}
+#: Headings that say more than the unit.
+_SHOW: dict[str, Callable[[Any], str]] = {
+    "method": str, "status": str, "ms/it": lambda value: significant(1e3 * value),
+}  # fmt: skip

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
-from rich import box
+import numpy as np
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from mpisqueeze.comm.cuda_aware import collectives_take_device_memory, cuda_awareness
@@ -18,10 +18,12 @@ from mpisqueeze.data.partition import PARTITIONS
 from mpisqueeze.devices.device import gpu_count
 from mpisqueeze.errors import UsageError
 from mpisqueeze.kernels import kernels_for
+from mpisqueeze.language import Parameter
 from mpisqueeze.launch import find_launcher
 from mpisqueeze.parts import registry
 from mpisqueeze.quantities import size
 from mpisqueeze.record.environment import collect_environment
+from mpisqueeze.report.tables import make_list, make_table
 from mpisqueeze.runs.schedule import SCHEDULES
 
 
@@ -32,14 +34,18 @@ def collect_info(world: World) -> dict[str, Any]:
     gpus = world.comm.gather(_gpu_names(count) if count else [])
     if not world.is_root:
         return {}
-    import numpy as np
-
     path = environment["mpi_library_path"]
     aware, reason = cuda_awareness()
     collectives, why_not = collectives_take_device_memory()
     listed = {
         f"{parts.kind}s": [
-            {"name": name, "summary": getattr(parts.builtins().get(name), "summary", "entry point")}
+            {
+                "name": name,
+                "summary": getattr(parts.builtins().get(name), "summary", "entry point"),
+                "parameters": [
+                    {"name": p.name, "accepts": p.kind.accepts, "default": _default(p)} for p in parts.parameters(name)
+                ],
+            }
             for name in parts.names()
         ]
         for parts in (registry.algorithms, registry.compressors, registry.problems)
@@ -63,6 +69,18 @@ def collect_info(world: World) -> dict[str, Any]:
     }
 
 
+def _default(parameter: Parameter) -> str | None:
+    """A parameter's default as it would be typed; None where there is none, or one that depends on the rest."""
+    value = parameter.default
+    if value is None:
+        return None
+    return (
+        str(value).lower()
+        if isinstance(value, bool)
+        else "x".join(map(str, value if isinstance(value, tuple) else (value,)))
+    )
+
+
 def _launcher() -> dict[str, Any]:
     """The launcher that `mpisqueeze launch` would take."""
     try:
@@ -81,49 +99,47 @@ def _gpu_names(count: int) -> list[str]:
 
 def info_report(facts: dict[str, Any]) -> Group:
     """The facts for a terminal."""
-    environment = facts["environment"]
-    machine = Table.grid(padding=(0, 2))
-    machine.add_column(style="dim")
-    machine.add_column()
-    ranks = environment["ranks"]
-    library = (environment["mpi_library"] or "unknown").partition(",")[0]
-    machine.add_row("MPI", f"{library} (MPI {environment['mpi_standard']})")
-    abi = f"mpi4py's module for {environment['mpi_abi']}" if environment["mpi_abi"] else "mpi4py was built for it"
-    machine.add_row("library", Text(f"{environment['mpi_library_path'] or 'path unknown'}; {abi}"))
-    if facts["mpi_other_libraries"]:
-        others = ", ".join(facts["mpi_other_libraries"])
-        machine.add_row("", Text(f"not used, although here: {others}; MPI4PY_LIBMPI names the library to load"))
-    launcher = facts["launcher"]
-    if launcher is None:
-        machine.add_row("launcher", Text(f"none: {facts['no_launcher_reason']}"))
-    else:
-        known = f"{launcher['flavour']} {launcher['version'] or ''}".rstrip()
-        machine.add_row("launcher", Text(f"{launcher['path']}; {known}"))
-    if facts["mismatch"]:
-        machine.add_row("", Text(f"warning: {facts['mismatch']}: they do not match", style="bold yellow"))
-    machine.add_row("ranks", f"{ranks} on {len(environment['hosts'])} host(s)")
-    for host in environment["hosts"]:
-        memory = size(host["memory_bytes"]) if host.get("memory_bytes") else "memory unknown"
-        cores, cpu = host.get("cores"), host.get("cpu_model") or "CPU unknown"
-        machine.add_row("host", f"{host.get('hostname')}: {cpu}, {cores} cores, {memory}, {host.get('system')}")
-    buffers = (
-        "device memory goes straight to MPI" if facts["cuda_aware"] else "device memory is staged through the host"
-    )
-    machine.add_row("CUDA-aware", f"{'yes' if facts['cuda_aware'] else 'no'}: {facts['cuda_aware_reason']}; {buffers}")
-    if not facts["cuda_aware_collectives"]:
-        staged = f"MPI_Allreduce is staged with --buffers device, too: {facts['cuda_aware_collectives_reason']}"
-        machine.add_row("", staged)
-    names = sorted({name for rank in facts["gpus"] for name in rank})
-    machine.add_row("GPUs", ", ".join(names) or f"none: {facts['no_gpu_reason']}")
-    machine.add_row("CPU kernels", facts["cpu_kernels"])
-    versions = environment["versions"]
-    machine.add_row("versions", "  ".join(f"{key} {value}" for key, value in versions.items() if value))
-    tables: list[Any] = [machine]
+    parts: list[Any] = [make_list(_machine(facts))]
     for kind in ("algorithms", "compressors", "problems", "data", "partitions", "schedules"):
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table = make_table()
         table.add_column(kind, style="bold", no_wrap=True)
         table.add_column("")
         for item in facts[kind]:
-            table.add_row(item["name"], item["summary"])
-        tables.append(table)
-    return Group(*tables)
+            parameters = "".join(
+                f"\n  {p['name']}: {p['accepts']}" + ("" if p["default"] is None else f"; default {p['default']}")
+                for p in item.get("parameters", ())
+            )
+            table.add_row(item["name"], Text.assemble(item["summary"], (parameters, "dim")))
+        parts.append(table)
+    return Group(*parts)
+
+
+def _machine(facts: dict[str, Any]) -> Iterator[tuple[str, str | Text]]:
+    environment, launcher = facts["environment"], facts["launcher"]
+    library = (environment["mpi_library"] or "unknown").partition(",")[0]
+    yield "MPI", f"{library} (MPI {environment['mpi_standard']})"
+    abi = f"mpi4py's module for {environment['mpi_abi']}" if environment["mpi_abi"] else "mpi4py was built for it"
+    yield "library", f"{environment['mpi_library_path'] or 'path unknown'}; {abi}"
+    if facts["mpi_other_libraries"]:
+        others = ", ".join(facts["mpi_other_libraries"])
+        yield "", f"not used, although here: {others}; MPI4PY_LIBMPI names the library to load"
+    if launcher is None:
+        yield "launcher", f"none: {facts['no_launcher_reason']}"
+    else:
+        yield "launcher", f"{launcher['path']}; {launcher['flavour']} {launcher['version'] or ''}".rstrip()
+    if facts["mismatch"]:
+        yield "", Text(f"warning: {facts['mismatch']}: they do not match", style="bold yellow")
+    yield "ranks", f"{environment['ranks']} on {len(environment['hosts'])} host(s)"
+    for host in environment["hosts"]:
+        memory = size(host["memory_bytes"]) if host.get("memory_bytes") else "memory unknown"
+        cores, cpu = host.get("cores"), host.get("cpu_model") or "CPU unknown"
+        yield "host", f"{host.get('hostname')}: {cpu}, {cores} cores, {memory}, {host.get('system')}"
+    how = "goes straight to MPI" if facts["cuda_aware"] else "is staged through the host"
+    aware = "yes" if facts["cuda_aware"] else "no"
+    yield "CUDA-aware", f"{aware}: {facts['cuda_aware_reason']}; device memory {how}"
+    if not facts["cuda_aware_collectives"]:
+        yield "", f"MPI_Allreduce is staged with --buffers device, too: {facts['cuda_aware_collectives_reason']}"
+    names = sorted({name for rank in facts["gpus"] for name in rank})
+    yield "GPUs", ", ".join(names) or f"none: {facts['no_gpu_reason']}"
+    yield "CPU kernels", facts["cpu_kernels"]
+    yield "versions", "  ".join(f"{key} {value}" for key, value in environment["versions"].items() if value)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from mpisqueeze.quantities import counted, duration, format_rate, ratio, significant, size
 from mpisqueeze.report.comparison_table import STATUS_STYLES
+from mpisqueeze.report.tables import close_table
 
 _KEYS = ("bytes_sent", "bytes_received")
 
@@ -40,8 +40,8 @@ def _heading(context: dict[str, Any]) -> Text:
 
 
 def _times(results: Sequence[dict[str, Any]]) -> Table:
-    """What an exchange took, and the least that its busiest port needs."""
-    table = _table()
+    """The time of an exchange, and the least that its busiest port needs."""
+    table = close_table()
     broken = any(run["status"] != "ok" for run in results)
     table.add_column("rate", no_wrap=True)
     table.add_column("algorithm", style="bold")
@@ -70,8 +70,8 @@ def _times(results: Sequence[dict[str, Any]]) -> Table:
 
 
 def _hosts(hosts: Sequence[dict[str, Any]], runs: Sequence[dict[str, Any]]) -> Table:
-    """Each host's interface while the command ran, and beside what its rank counted in the runs' iterations."""
-    table = _table()
+    """The bytes at each host's interface while the command ran, beside those that its rank counted in iterations."""
+    table = close_table()
     table.add_column("\nhost", style="bold")
     for title in ("command:\neth0 sent", "\nreceived"):
         table.add_column(title, justify="right")
@@ -94,7 +94,3 @@ def _hosts(hosts: Sequence[dict[str, Any]], runs: Sequence[dict[str, Any]]) -> T
                 cells += [size(wire), f"{100 * (wire / count - 1):.1f} %" if count else "—"]
         table.add_row(entry["host"], *cells)
     return table
-
-
-def _table() -> Table:
-    return Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))

@@ -1,20 +1,35 @@
-"""A ranking as a Markdown table."""
+"""Results as a Markdown table."""
 
 from __future__ import annotations
 
-from mpisqueeze.analysis.ranking import Ranking
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
 from mpisqueeze.files import write_text
-from mpisqueeze.report.comparison_table import columns_of, notes
 
 
-def write_markdown(ranking: Ranking, target: str) -> None:
-    """Write the terminal's table, with what its columns mean below."""
-    columns = columns_of(ranking)
-    rules = ["---" if column.title in ("method", "status") else "--:" for column in columns]
-    cells = [[column.cell(row) for column in columns] for row in ranking.rows]
+class Column(Protocol):
+    """A column: its heading, the text of a row's cell, and whether that is words, which stand at the left."""
+
+    @property
+    def title(self) -> str: ...
+    @property
+    def cell(self) -> Callable[[Any], str]: ...
+    @property
+    def left(self) -> bool: ...
+
+
+def write_markdown(columns: Sequence[Column], rows: Sequence[Any], notes: Sequence[str], target: str) -> None:
+    """Write a table with a line a row, and notes below it.
+
+    Args:
+        target: a file, or `-` for stdout.
+    """
+    rules = ["---" if column.left else "--:" for column in columns]
+    cells = [[column.cell(row) for column in columns] for row in rows]
     lines = [[column.title for column in columns], rules, *cells]
     table = "\n".join(f"| {' | '.join(_escaped(cell) for cell in line)} |" for line in lines)
-    write_text(f"{table}\n\n" + "".join(f"- {_escaped(note)}\n" for note in notes(ranking)), target)
+    write_text(f"{table}\n\n" + "".join(f"- {_escaped(note)}\n" for note in notes), target)
 
 
 def _escaped(text: str) -> str:

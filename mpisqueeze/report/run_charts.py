@@ -9,10 +9,10 @@ import numpy as np
 
 from mpisqueeze.analysis.ranking import BROKEN, Curve, Ranking, curve_of
 from mpisqueeze.errors import UsageError
-from mpisqueeze.quantities import significant
+from mpisqueeze.modelling.bandwidth import ByBandwidth, times_by_bandwidth
+from mpisqueeze.quantities import counted, significant
 from mpisqueeze.record.calibration import Calibration
 from mpisqueeze.record.reading import RunLog
-from mpisqueeze.report.bandwidth import time_by_bandwidth
 from mpisqueeze.report.charts import Axis, Bar, BarChart, Chart, LineChart, Numbers, Series, drawable, wants_log
 from mpisqueeze.report.closing import PHASES
 from mpisqueeze.report.palette import style_of
@@ -41,8 +41,8 @@ def loss_chart(runs: Sequence[RunLog], ranking: Ranking, cost: str) -> LineChart
         if not _shown(x, log):
             continue
         if len(runs) == 1 and curve.window > 1:
-            series.append(Series("each iteration", x, run.columns["loss"], style, "faint"))
-        series.append(Series(run.name, x, curve.loss, style, remark=remark_of(run)))
+            series.append(Series.of_curve("each iteration", x, run.columns["loss"], style, log, kind="faint"))
+        series.append(Series.of_curve(run.name, x, curve.loss, style, log, remark=remark_of(run)))
         if run.summary["status"] not in BROKEN:
             sound.append(curve.loss)
     broken = bool(sound) and len(sound) < len([s for s in series if s.kind == "line"])
@@ -110,6 +110,34 @@ def phase_chart(runs: Sequence[RunLog], ranking: Ranking) -> BarChart:
     )
 
 
+def bandwidth_chart(times: ByBandwidth, runs: int) -> LineChart:
+    """An iteration's time over bandwidth: a line for each method, and points where it was measured.
+
+    Args:
+        runs: how many there are in all.
+    """
+    series = []
+    for method in times.methods:
+        style = style_of(method.first, runs)
+        for kind, points in (("line", method.modelled), ("points", method.measured)):
+            if points:
+                x, y = np.array(points).T
+                series.append(Series(method.name, x, y, style, kind))
+    caption = f"Lines are modelled, not measured, for messages of {times.latency}: compute, coding and update as the "
+    caption += "runs measured them, without waiting for a core or a slow neighbour."
+    if times.elsewhere:
+        caption += f" Not shown: {counted(times.elsewhere, 'run')} on links of another latency."
+    measured = any(method.measured for method in times.methods)
+    return LineChart(
+        "Time of an iteration by bandwidth",
+        Axis("bandwidth of every rank’s link", Unit.RATE, True),
+        Axis("time of an iteration (modelled)", Unit.SECONDS, True),
+        series,
+        caption=caption,
+        measured="whole iterations on links of that bandwidth" if measured else "",
+    )
+
+
 def remark_of(run: RunLog) -> str:
     status = run.summary["status"]
     return "" if status == "ok" else str(status)
@@ -140,9 +168,9 @@ def charts_of(
     elif what == "test":
         charts = [metric_chart(runs, ranking, cost)]
     elif what == "time":
-        modelled = time_by_bandwidth(runs, calibration)
-        charts = [modelled.chart]
-        if not modelled.chart.series:
+        modelled = times_by_bandwidth(runs, calibration)
+        charts = [bandwidth_chart(modelled, len(runs))]
+        if not modelled.methods:
             raise UsageError(f"there is nothing to model: {'; '.join(modelled.left_out)}", "--plot-kind")
     else:
         charts = [phase_chart(runs, ranking)]

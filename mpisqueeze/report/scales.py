@@ -98,12 +98,10 @@ class Marks:
 
     Attributes:
         ticks: (place in 0 … 1, text) of each, ascending.
-        minor: places of marks without a text.
         unit: that the texts leave out, for the axis's label; empty where they have it.
     """
 
     ticks: list[tuple[float, str]]
-    minor: list[float]
     unit: str = ""
 
 
@@ -114,7 +112,7 @@ def marks(scale: Scale, unit: Unit, length: float, extent: Callable[[str], float
         length: of the axis.
         extent: what a text takes along it, gap included, in the same measure.
     """
-    factor, suffix = _linear_unit(scale, unit)
+    factor, suffix = linear_unit(scale, unit)
     for count in range(most, 0, -1):
         values = _log_values(scale, count) if scale.log else _linear_values(scale, count, factor, unit)
         own_unit = scale.log and unit in _STEPS
@@ -125,12 +123,11 @@ def marks(scale: Scale, unit: Unit, length: float, extent: Callable[[str], float
             for i in range(len(values) - 1)
         )
         if fits and len(set(texts)) == len(texts) and (values or count == 1):
-            minor = _minor(scale) if scale.log else []
-            return Marks(list(zip(places, texts, strict=True)), minor, "" if own_unit else suffix)
-    return Marks([], [], suffix)
+            return Marks(list(zip(places, texts, strict=True)), "" if own_unit else suffix)
+    return Marks([], suffix)
 
 
-def _linear_unit(scale: Scale, unit: Unit) -> tuple[float, str]:
+def linear_unit(scale: Scale, unit: Unit) -> tuple[float, str]:
     if scale.log or unit not in _STEPS:
         return 1.0, ""
     largest = max(abs(scale.low), abs(scale.high))
@@ -171,14 +168,6 @@ def _log_values(scale: Scale, most: int) -> list[float]:
     powers = [power for power in range(first, last + 1) if scale.low <= 10.0**power * (1 + 1e-9)]
     powers = [power for power in powers if 10.0**power <= scale.high * (1 + 1e-9)]
     return [10.0**power for power in powers[:: -(-len(powers) // most)]]
-
-
-def _minor(scale: Scale) -> list[float]:
-    first, last = math.floor(math.log10(scale.low)), math.ceil(math.log10(scale.high))
-    if last - first > 8:
-        return []
-    values = [m * 10.0**power for power in range(first, last + 1) for m in range(1, 10)]
-    return [scale.at(value) for value in values if scale.low <= value <= scale.high]
 
 
 def _texts(values: list[float], factor: float, log: bool) -> list[str]:

@@ -124,7 +124,7 @@ def header(run: Run, environment: dict[str, Any]) -> Panel:
     where = f"server {config.server}" if run.centralized else gossip(run)
     grid.add_row(
         "method",
-        Text.assemble((plan.algorithm.name, "bold"), " with ", (plan.compressor.spec, "bold"), f", {where}"),
+        Text.assemble((plan.algorithm.label, "bold"), " with ", (plan.compressor.spec, "bold"), f", {where}"),
     )
     grid.add_row(
         "run",

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import msgspec
 
 from mpisqueeze.analysis import evidence
 from mpisqueeze.costs.link import parse_link
 from mpisqueeze.errors import UsageError
 from mpisqueeze.files import read_text
-from mpisqueeze.language import suggestion
+from mpisqueeze.language import check_choice, suggestion
 from mpisqueeze.quantities import parse_rate, parse_time
 from mpisqueeze.record.folder import slug
 from mpisqueeze.reproduce.expressions import Expression, parse
 from mpisqueeze.runs.pairs import Entry
-from mpisqueeze.runs.plan import TrainConfig, config_of, plan
+from mpisqueeze.runs.plan import plan
+from mpisqueeze.settings import SETTINGS, Settings
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -26,9 +29,6 @@ else:
 
 FOLDER = Path(__file__).parent / "claims"
 SCALES = ("laptop", "gpu")
-SWEEPS = ("bandwidths", "latencies", "ranks")
-_TEXTS = ("title", "says", "source")
-_KEYS = {*_TEXTS, "note", "min_ranks", "seeds", "settings", "gpu", "runs", "sweep", "lab", "decisions", "figure"}
 #: Settings that a claim does not choose.
 _NOT_CHOSEN = {"out", "data_dir", "device", "seed"}
 
@@ -48,7 +48,7 @@ class Point:
     Attributes:
         label: in the names of its runs; empty where nothing is swept.
         x: where it stands.
-        settings: of TrainConfig.
+        settings: of a run.
         ranks: how many take part; None for all.
     """
 
@@ -71,17 +71,81 @@ class Sweep:
     points: tuple[Point, ...]
 
 
-@dataclass(frozen=True)
-class Figure:
+class _Table(msgspec.Struct, forbid_unknown_fields=True):
+    """A table of a claim's file."""
+
+
+class Figure(_Table):
     """The plot of a claim.
 
     Attributes:
         kind: `loss` by iteration, or `sweep`.
-        y: of a sweep, the figure drawn.
+        y: the figure that is drawn over a sweep.
     """
 
-    kind: str
-    y: str
+    kind: Literal["loss", "sweep"]
+    y: str = "loss"
+
+
+_Count = Annotated[int, msgspec.Meta(ge=1)]
+_Seed = Annotated[int, msgspec.Meta(ge=0)]
+_Texts = Annotated[list[str], msgspec.Meta(min_length=1)]
+
+
+class _DecisionTable(_Table):
+    text: str
+    holds: str
+
+
+class _Ranks(_Table):
+    ranks: list[_Count]
+
+    def sweep(self) -> Sweep:
+        return Sweep("ranks", tuple(Point(f"n={count}", count, ranks=count) for count in sorted(self.ranks)))
+
+
+class _Bandwidths(_Table):
+    bandwidths: _Texts
+    latency: str = "0ms"
+
+    def sweep(self) -> Sweep:
+        return _by_bandwidth(self.bandwidths, lambda text: f"latency={self.latency},bandwidth={text}")
+
+
+class _Latencies(_Table):
+    latencies: _Texts
+    bandwidth: str
+
+    def sweep(self) -> Sweep:
+        points = [
+            Point(text, 1e3 * parse_time(text), _link(f"latency={text},bandwidth={self.bandwidth}"))
+            for text in self.latencies
+        ]
+        return Sweep("latency (ms)", tuple(sorted(points, key=lambda point: point.x)))
+
+
+_SWEEPS = {"bandwidths": _Bandwidths, "latencies": _Latencies, "ranks": _Ranks}
+
+
+class _LabTable(_Table):
+    hosts: int
+    bandwidths: _Texts
+
+
+class _File(_Table):
+    title: str
+    says: str
+    source: str
+    runs: Annotated[dict[str, dict[str, Any]], msgspec.Meta(min_length=1)]
+    decisions: Annotated[list[_DecisionTable], msgspec.Meta(min_length=1)]
+    note: str = ""
+    min_ranks: int = 2
+    seeds: Annotated[list[_Seed], msgspec.Meta(min_length=1)] = msgspec.field(default_factory=lambda: [1])
+    settings: dict[str, Any] = {}
+    gpu: dict[str, Any] = {}
+    sweep: dict[str, Any] | None = None
+    lab: _LabTable | None = None
+    figure: Figure | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +169,7 @@ class Claim:
     note: str
     min_ranks: int
     seeds: tuple[int, ...]
-    runs: Mapping[str, TrainConfig]
+    runs: Mapping[str, Settings]
     sweep: Sweep | None
     hosts: int | None
     decisions: tuple[Decision, ...]
@@ -141,7 +205,7 @@ class Trial:
     label: str
     run: str
     point: Point
-    config: TrainConfig
+    config: Settings
 
     def entry(self, number: int) -> Entry:
         """The run of a comparison. Raises UsageError."""
@@ -155,8 +219,7 @@ def names() -> list[str]:
 
 def select(wanted: Sequence[str], scale: str) -> list[Claim]:
     """The claims of these names or files, each once; `all` is all that come with the package. Raises UsageError."""
-    if scale not in SCALES:
-        raise UsageError(f"{scale!r} is not one of {', '.join(SCALES)}{suggestion(scale, SCALES)}", "--scale")
+    check_choice("--scale", scale, SCALES)
     paths = {_name(path): path for path in sorted(FOLDER.glob("*.toml"))}
     chosen: dict[str, Path] = {}
     for text in wanted:
@@ -164,11 +227,9 @@ def select(wanted: Sequence[str], scale: str) -> list[Claim]:
             chosen |= paths
         elif text.endswith(".toml"):
             chosen[_name(Path(text))] = Path(text)
-        elif text in paths:
-            chosen[text] = paths[text]
         else:
-            known = ["all", *paths]
-            raise UsageError(f"{text!r} is not one of {', '.join(known)}{suggestion(text, known)}", "CLAIM")
+            check_choice("CLAIM", text, ["all", *paths])
+            chosen[text] = paths[text]
     return [load(path, scale) for path in chosen.values()]
 
 
@@ -180,10 +241,8 @@ def load(path: Path, scale: str) -> Claim:
         raise UsageError(f"{path} is not TOML: {error}", "CLAIM") from None
     try:
         return _claim(_name(path), facts, scale)
-    except UsageError as error:
-        raise UsageError(f"{path.name}: {error}", "CLAIM") from None
-    except ValueError as error:
-        raise UsageError(f"{path.name}: {error}", "CLAIM") from None
+    except (UsageError, ValueError) as error:
+        raise UsageError(f"{path.name}: {error}".replace("`$.", "`"), "CLAIM") from None
 
 
 def _name(path: Path) -> str:
@@ -191,148 +250,79 @@ def _name(path: Path) -> str:
 
 
 def _claim(name: str, facts: dict[str, Any], scale: str) -> Claim:
-    _only(facts, _KEYS, "the file")
-    texts = {key: _typed(facts, key, str) for key in _TEXTS}
-    settings = {**_typed(facts, "settings", dict, {}), **(_typed(facts, "gpu", dict, {}) if scale == "gpu" else {})}
-    runs = {run: _config({**settings, **_typed(facts["runs"], run, dict)}) for run in _typed(facts, "runs", dict)}
-    if not runs:
-        raise ValueError("runs: name at least one")
-    sweep, hosts = _sweep_of(facts)
-    if hosts is not None:
-        _fit_for_lab(runs)
-    decisions = tuple(_decision(item, runs, sweep) for item in _typed(facts, "decisions", list))
-    if not decisions:
-        raise ValueError("decisions: name at least one")
-    seeds = tuple(_typed(facts, "seeds", list, [1]))
-    if not seeds or not all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in seeds):
-        raise ValueError("seeds are whole numbers ≥ 0")
+    file = msgspec.convert(facts, _File)
+    settings = {**file.settings, **(file.gpu if scale == "gpu" else {})}
+    runs = {run: _config({**settings, **table}) for run, table in file.runs.items()}
+    if file.sweep is not None and file.lab:
+        raise ValueError("a claim has a sweep or a lab, not both")
+    sweep = None
+    if file.lab:
+        # In a lab the runs are pairs of one `compare`.
+        plain = [replace(config, algorithm="sgd", compressor=None) for config in runs.values()]
+        if any(config != plain[0] for config in plain):
+            raise ValueError("lab: runs may differ by algorithm and compressor alone")
+        sweep = _by_bandwidth(file.lab.bandwidths, None)
+    elif file.sweep is not None:
+        sweep = _swept(file.sweep)
+    if file.figure:
+        if (file.figure.kind == "sweep") != (sweep is not None):
+            raise ValueError("figure: kind is loss, or sweep where there is one")
+        _known(file.figure.y, "figure")
     return Claim(
         name,
-        **texts,
-        note=_typed(facts, "note", str, ""),
-        min_ranks=_typed(facts, "min_ranks", int, 2),
-        seeds=seeds,
-        runs=runs,
-        sweep=sweep,
-        hosts=hosts,
-        decisions=decisions,
-        figure=_figure(facts, sweep),
+        file.title,
+        file.says,
+        file.source,
+        file.note,
+        file.min_ranks,
+        tuple(file.seeds),
+        runs,
+        sweep,
+        file.lab.hosts if file.lab else None,
+        tuple(_decision(item, runs) for item in file.decisions),
+        file.figure,
     )
 
 
-def _config(settings: dict[str, Any]) -> TrainConfig:
-    known = {item.name: item for item in fields(TrainConfig) if item.name not in _NOT_CHOSEN}
+def _config(settings: dict[str, Any]) -> Settings:
+    known = [name for name in SETTINGS if name not in _NOT_CHOSEN]
     for key in settings:
         if key not in known:
             raise ValueError(f"{key!r} is no setting of train{suggestion(key, known)}")
-    config = config_of(settings)
+    config = Settings.of(settings)
     plan(config)
     return config
 
 
-def _sweep_of(facts: dict[str, Any]) -> tuple[Sweep | None, int | None]:
-    """What is varied, and the hosts of a lab."""
-    if "sweep" in facts and "lab" in facts:
-        raise ValueError("a claim has a sweep or a lab, not both")
-    if "lab" in facts:
-        lab = _typed(facts, "lab", dict)
-        _only(lab, {"hosts", "bandwidths"}, "lab")
-        points = tuple(
-            Point(text, 1e6 / parse_rate(text))
-            for text in sorted(_texts(lab, "bandwidths"), key=parse_rate, reverse=True)
-        )
-        return Sweep("1/bandwidth (s/Mbit)", points), _typed(lab, "hosts", int)
-    if "sweep" not in facts:
-        return None, None
-    sweep = _typed(facts, "sweep", dict)
-    kinds = [kind for kind in SWEEPS if kind in sweep]
+def _swept(table: dict[str, Any]) -> Sweep:
+    kinds = [kind for kind in _SWEEPS if kind in table]
     if len(kinds) != 1:
-        raise ValueError(f"sweep: give one of {', '.join(SWEEPS)}")
-    if kinds == ["ranks"]:
-        _only(sweep, {"ranks"}, "sweep")
-        counts = sorted(_typed(sweep, "ranks", list))
-        if not all(isinstance(count, int) and count >= 1 for count in counts):
-            raise ValueError("sweep: ranks are whole numbers ≥ 1")
-        return Sweep("ranks", tuple(Point(f"n={count}", count, ranks=count) for count in counts)), None
-    if kinds == ["bandwidths"]:
-        _only(sweep, {"bandwidths", "latency"}, "sweep")
-        latency = _typed(sweep, "latency", str, "0ms")
-        texts = sorted(_texts(sweep, "bandwidths"), key=parse_rate, reverse=True)
-        return Sweep(
-            "1/bandwidth (s/Mbit)",
-            tuple(
-                Point(text, 1e6 / parse_rate(text), (("link", _link(f"latency={latency},bandwidth={text}")),))
-                for text in texts
-            ),
-        ), None
-    _only(sweep, {"latencies", "bandwidth"}, "sweep")
-    bandwidth = _typed(sweep, "bandwidth", str)
-    return Sweep(
-        "latency (ms)",
-        tuple(
-            Point(text, 1e3 * parse_time(text), (("link", _link(f"latency={text},bandwidth={bandwidth}")),))
-            for text in sorted(_texts(sweep, "latencies"), key=parse_time)
-        ),
-    ), None
+        raise ValueError(f"sweep: give one of {', '.join(_SWEEPS)}")
+    return msgspec.convert(table, _SWEEPS[kinds[0]]).sweep()
 
 
-def _link(text: str) -> str:
+def _by_bandwidth(values: Sequence[str], link: Callable[[str], str] | None) -> Sweep:
+    """The sweep over these rates; `link`: the one that is emulated for each, None where a lab shapes real ones."""
+    points = [Point(text, 1e6 / parse_rate(text), _link(link(text)) if link else ()) for text in values]
+    return Sweep("1/bandwidth (s/Mbit)", tuple(sorted(points, key=lambda point: point.x)))
+
+
+def _link(text: str) -> tuple[tuple[str, str]]:
     parse_link(text)
-    return text
+    return (("link", text),)
 
 
-def _fit_for_lab(runs: Mapping[str, TrainConfig]) -> None:
-    """In a lab the runs are pairs of one `compare`, and differ in nothing else."""
-    plain = [replace(config, algorithm="sgd", compressor=None) for config in runs.values()]
-    if any(config != plain[0] for config in plain):
-        raise ValueError("lab: runs may differ by algorithm and compressor alone")
-
-
-def _decision(item: Any, runs: Mapping[str, TrainConfig], sweep: Sweep | None) -> Decision:
-    if not isinstance(item, dict):
-        raise ValueError("decisions are tables of text and holds")
-    _only(item, {"text", "holds"}, "decisions")
-    expression = parse(_typed(item, "holds", str))
+def _decision(item: _DecisionTable, runs: Mapping[str, Settings]) -> Decision:
+    expression = parse(item.holds)
     for run in expression.runs:
         if run not in runs:
             raise ValueError(f"{expression.text}: there is no run {run!r}{suggestion(run, runs)}")
     for figure in expression.figures:
-        if figure not in evidence.FIGURES:
-            near = suggestion(figure, evidence.FIGURES)
-            raise ValueError(f"{expression.text}: {figure!r} is not one of {', '.join(evidence.FIGURES)}{near}")
-    return Decision(_typed(item, "text", str), expression)
+        _known(figure, expression.text)
+    return Decision(item.text, expression)
 
 
-def _figure(facts: dict[str, Any], sweep: Sweep | None) -> Figure | None:
-    if "figure" not in facts:
-        return None
-    figure = _typed(facts, "figure", dict)
-    _only(figure, {"kind", "y"}, "figure")
-    kind, y = _typed(figure, "kind", str), _typed(figure, "y", str, "loss")
-    if kind not in ("loss", "sweep") or (kind == "sweep") != (sweep is not None):
-        raise ValueError("figure: kind is loss, or sweep where there is one")
-    if y not in evidence.FIGURES:
-        raise ValueError(f"figure: {y!r} is not one of {', '.join(evidence.FIGURES)}")
-    return Figure(kind, y)
-
-
-def _typed(table: Mapping[str, Any], key: str, kind: type, default: Any = None) -> Any:
-    value = table.get(key, default)
-    if value is None:
-        raise ValueError(f"there is no {key!r}")
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise ValueError(f"{key} must be {kind.__name__}, got {value!r}")
-    return value
-
-
-def _texts(table: Mapping[str, Any], key: str) -> list[str]:
-    values = _typed(table, key, list)
-    if not values or not all(isinstance(value, str) for value in values):
-        raise ValueError(f"{key}: give a list of texts")
-    return values
-
-
-def _only(table: Mapping[str, Any], known: set[str], where: str) -> None:
-    for key in table:
-        if key not in known:
-            raise ValueError(f"{where} has {key!r}, which is not one of {', '.join(sorted(known))}")
+def _known(figure: str, where: str) -> None:
+    if figure not in evidence.FIGURES:
+        near = suggestion(figure, evidence.FIGURES)
+        raise ValueError(f"{where}: {figure!r} is not one of {', '.join(evidence.FIGURES)}{near}")

@@ -1,37 +1,27 @@
-"""Claims put to the test, one after the other: their runs, what those came to, and the verdicts."""
+"""Claims are put to the test one after the other: their runs are done, and their verdicts follow from the figures."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mpisqueeze import __version__
-from mpisqueeze.analysis.evidence import FIGURES, LABELS, Evidence
+from mpisqueeze.analysis.evidence import FIGURES, Evidence
 from mpisqueeze.comm.world import Signal, World
 from mpisqueeze.errors import UsageError
 from mpisqueeze.record.claims import CLAIMS
 from mpisqueeze.record.folder import RunFolder
 from mpisqueeze.record.reading import RunLog
-from mpisqueeze.record.summary import SCHEMA_VERSION
-from mpisqueeze.report.claims_view import ClaimsView
+from mpisqueeze.record.types import SCHEMA_VERSION
 from mpisqueeze.reproduce.claims import Claim, Trial
+from mpisqueeze.reproduce.view import ClaimsWatcher
 from mpisqueeze.reproduce.virtual import LabError, run_in_lab
 from mpisqueeze.runs.comparing import Ledger, check_entries, compare
 from mpisqueeze.runs.interrupts import Interrupts
 from mpisqueeze.runs.pairs import Entry
-
-
-class Verdict(str, Enum):
-    """What became of a claim."""
-
-    PASS = "PASS"
-    FAIL = "FAIL"
-    SKIPPED = "SKIPPED"
 
 
 @dataclass(frozen=True)
@@ -81,7 +71,7 @@ def check_claims(
     scale: str,
     interrupts: Interrupts,
     folder: RunFolder | None,
-    view: ClaimsView | None,
+    view: ClaimsWatcher | None,
 ) -> tuple[list[dict[str, Any]], Signal]:
     """Put all claims to the test; collective.
 
@@ -94,7 +84,12 @@ def check_claims(
         On rank 0 an object a claim, see `_verdict`, without those that a signal kept from being tested; the signal.
     """
     verdicts: list[dict[str, Any]] = []
-    stopped = Signal.NONE
+
+    def write(status: str) -> None:
+        about = {"schema_version": SCHEMA_VERSION, "mpisqueeze": __version__, "status": status}
+        if folder:
+            folder.write_json(CLAIMS, {**about, "scale": scale, "ranks": world.size, "claims": verdicts})
+
     for number, task in enumerate(tasks):
         stopped = Signal(world.agree(interrupts.wish))
         if not stopped:
@@ -103,45 +98,31 @@ def check_claims(
                 view.claim_begins(number, task.claim.name, len(task.entries))
             logs, reason, stopped = _run(task, world, path / task.claim.name, interrupts, view)
         if stopped:
-            break
-        judge: Callable[[], dict[str, Any]] = partial(_verdict, task, logs, reason, world.size)
-        found = world.collectively(judge if world.is_root else dict)
-        if folder and view:
+            write("interrupted")
+            return verdicts, stopped
+
+        def judge(task: Task = task, logs: list[RunLog] = logs, reason: str | None = reason) -> dict[str, Any]:
+            return _verdict(task, logs, reason, world.size) if world.is_root else {}
+
+        found = world.collectively(judge)
+        if view:
             found["seconds"] = time.monotonic() - began
             verdicts.append(found)
-            _write(folder, scale, world.size, "running", verdicts)
+            write("running")
             view.claim_ended(found)
-    if folder:
-        _write(folder, scale, world.size, "interrupted" if stopped else "done", verdicts)
-    return verdicts, stopped
-
-
-def _write(folder: RunFolder, scale: str, ranks: int, status: str, verdicts: list[dict[str, Any]]) -> None:
-    about = {
-        "schema_version": SCHEMA_VERSION,
-        "mpisqueeze": __version__,
-        "status": status,
-        "scale": scale,
-        "ranks": ranks,
-    }
-    folder.write_json(CLAIMS, about | {"claims": verdicts})
+    write("done")
+    return verdicts, Signal.NONE
 
 
 def _run(
-    task: Task, world: World, path: Path, interrupts: Interrupts, view: ClaimsView | None
+    task: Task, world: World, path: Path, interrupts: Interrupts, view: ClaimsWatcher | None
 ) -> tuple[list[RunLog], str | None, Signal]:
     """The runs of a claim, on rank 0, in the order of its trials; why there are none; a signal that ended them."""
     if task.obstacle:
         return [], task.obstacle, Signal.NONE
     if task.claim.hosts is not None:
         return _run_in_lab(task, world, path, interrupts)
-    ledger: Ledger | None = None
-
-    def open_ledger() -> None:
-        nonlocal ledger
-        ledger = Ledger(path, task.entries, world.size, None)
-
-    world.collectively(open_ledger if world.is_root else lambda: None)
+    ledger = world.collectively(lambda: Ledger(path, task.entries, world.size, None) if world.is_root else None)
     outcome = compare(task.entries, world, path, interrupts, ledger, view)
     return (ledger.runs if ledger else []), None, Signal(outcome.stopped_by)
 
@@ -162,12 +143,12 @@ def _run_in_lab(
 
 
 def _verdict(task: Task, logs: list[RunLog], reason: str | None, ranks: int) -> dict[str, Any]:
-    """What became of a claim.
+    """The verdict on a claim: `PASS`, `FAIL`, or `SKIPPED` for a `reason`, with all that led to it.
 
     `decisions` has an object for each: `text`, `holds` (the expression), `found` (with the numbers in place), `passed`.
     `runs` has an object a run: its name, point, seed, folder, status and figures.
     """
-    claim = task.claim
+    claim, figure = task.claim, task.claim.figure
     about: dict[str, Any] = {
         "claim": claim.name,
         "title": claim.title,
@@ -176,27 +157,25 @@ def _verdict(task: Task, logs: list[RunLog], reason: str | None, ranks: int) -> 
         "note": claim.note or None,
         "seeds": list(claim.seeds),
         "sweep": claim.sweep.axis if claim.sweep else None,
-        "figure": None
-        if claim.figure is None
-        else {"kind": claim.figure.kind, "y": claim.figure.y, "label": LABELS[claim.figure.y]},
+        "figure": figure and {"kind": figure.kind, "y": figure.y, "label": FIGURES[figure.y].label},
     }
+    decisions: list[dict[str, Any]] = [
+        {"text": decision.text, "holds": decision.holds.text, "found": None, "passed": None}
+        for decision in claim.decisions
+    ]
     if reason is not None:
-        untested = [{"text": d.text, "holds": d.holds.text, "found": None, "passed": None} for d in claim.decisions]
-        return about | {"verdict": Verdict.SKIPPED.value, "reason": reason, "decisions": untested, "runs": []}
+        return about | {"verdict": "SKIPPED", "reason": reason, "decisions": decisions, "runs": []}
     points = claim.points(ranks)
     by_run: dict[str, list[list[RunLog]]] = {run: [[] for _ in points] for run in claim.runs}
     for trial, log in zip(task.trials, logs, strict=True):
         by_run[trial.run][points.index(trial.point)].append(log)
     evidence = Evidence(by_run, [point.x for point in points], ranks)
-    decisions, passed = [], True
-    for decision in claim.decisions:
+    for decision, row in zip(claim.decisions, decisions, strict=True):
         finding = decision.holds.decide(evidence)
-        passed = passed and finding.holds
-        wanted = {"text": decision.text, "holds": decision.holds.text}
-        decisions.append({**wanted, "found": finding.shown, "passed": finding.holds})
+        row["found"], row["passed"] = finding.shown, finding.holds
     failed = [log for log in logs if log.summary["status"] in ("failed", "killed", "skipped")]
     return about | {
-        "verdict": (Verdict.PASS if passed else Verdict.FAIL).value,
+        "verdict": "PASS" if all(row["passed"] for row in decisions) else "FAIL",
         "reason": f"{failed[0].name} failed: {failed[0].summary['reason']}" if failed else None,
         "decisions": decisions,
         "runs": [_row(trial, log) for trial, log in zip(task.trials, logs, strict=True)],
@@ -214,5 +193,5 @@ def _row(trial: Trial, log: RunLog) -> dict[str, Any]:
         "compressor": summary["compressor"],
         "status": summary["status"],
         "run_folder": summary["run_folder"],
-        **{name: value(log) for name, value in FIGURES.items()},
+        **{name: figure.of(log) for name, figure in FIGURES.items()},
     }

@@ -1,4 +1,4 @@
-"""What decides a claim: a comparison of figures, written in the claim's file and worked out without running any code.
+"""The language that decides a claim: a comparison of figures, written in the claim's file; no code of a file is run.
 
 `doublesqueeze.test_accuracy >= sgd.test_accuracy - 0.01`: numbers, `RUN.FIGURE`, the claim's constants, + - * /, the
 functions below, comparisons, `and`, `or`, `not`. Over a sweep a figure is an array, one number a point, and a
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -34,12 +34,21 @@ _JOINTS = {ast.And: (" and ", all), ast.Or: (" or ", any)}
 #: N: the ranks. d: the dimension.
 CONSTANTS = ("N", "d")
 #: first, last: a swept figure at the sweep's ends. slope: of the straight line through a swept figure, by the sweep's
-#: x. gap: the mean distance of two runs' smoothed losses, over the first one's whole progress.
-FUNCTIONS = {"first": 1, "last": 1, "slope": 1, "gap": 2, "abs": 1, "min": 2, "max": 2}
+#: x. gap: the mean distance of two runs' smoothed losses, over the first one's whole progress. slope and gap are the
+#: evidence's.
+FUNCTIONS: dict[str, tuple[int, Callable[..., Any] | None]] = {
+    "first": (1, lambda values: np.atleast_1d(values)[0]),
+    "last": (1, lambda values: np.atleast_1d(values)[-1]),
+    "abs": (1, np.abs),
+    "min": (2, np.minimum),
+    "max": (2, np.maximum),
+    "slope": (1, None),
+    "gap": (2, None),
+}
 
 
 class Evidence(Protocol):
-    """What an expression is about."""
+    """The runs that an expression is about."""
 
     constants: Mapping[str, float]
 
@@ -47,23 +56,27 @@ class Evidence(Protocol):
         """A run's figure: a float, or an array (P,) over a sweep of P points; NaN for what it does not have."""
 
     def slope(self, values: Any) -> float:
-        """Of the straight line through a swept figure."""
+        """The slope of the straight line through a swept figure."""
 
     def gap(self, one: str, other: str) -> float:
-        """How far two runs' losses are apart, see FUNCTIONS."""
+        """The distance between two runs' losses, see FUNCTIONS."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What an expression came to.
+    """The value of an expression.
 
     Attributes:
-        holds: whether it is true.
+        holds: it is true.
         shown: its comparisons with the numbers in place, for people: `0.981 ≥ 0.979`.
     """
 
     holds: bool
     shown: str
+
+
+_Truth = Callable[[Evidence], Finding]
+_Number = Callable[[Evidence], Any]
 
 
 @dataclass(frozen=True)
@@ -72,20 +85,18 @@ class Expression:
 
     Attributes:
         text: as it was written.
-        runs: the runs that it names.
-        figures: the figures that it names.
+        runs, figures: the names in it.
     """
 
     text: str
-    tree: ast.expr
+    decision: _Truth
     runs: frozenset[str]
     figures: frozenset[str]
 
     def decide(self, evidence: Evidence) -> Finding:
         """Work it out."""
         with np.errstate(all="ignore"):
-            holds, shown = _truth(self.tree, evidence)
-        return Finding(holds, shown)
+            return self.decision(evidence)
 
 
 def parse(text: str) -> Expression:
@@ -94,103 +105,92 @@ def parse(text: str) -> Expression:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"{text!r} is no expression: {error}") from None
-    runs, figures = set(), set()
-    for run, figure in _check_truth(tree):
-        runs.add(run)
-        if figure:
-            figures.add(figure)
-    return Expression(text.strip(), tree, frozenset(runs), frozenset(figures))
+    reader = _Reader()
+    decision = reader.truth(tree)
+    return Expression(text.strip(), decision, frozenset(reader.runs), frozenset(reader.figures))
 
 
-def _check_truth(node: ast.expr) -> Iterator[tuple[str, str]]:
-    """(run, figure) of all that are named; raises ValueError for what is neither true nor false."""
-    if isinstance(node, ast.BoolOp):
-        for value in node.values:
-            yield from _check_truth(value)
-    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-        yield from _check_truth(node.operand)
-    elif isinstance(node, ast.Compare):
+class _Reader:
+    """Turns a syntax tree into functions of the evidence, and notes the names of runs and figures in it.
+
+    Raises ValueError for whatever is not in the language.
+    """
+
+    def __init__(self) -> None:
+        self.runs: set[str] = set()
+        self.figures: set[str] = set()
+
+    def truth(self, node: ast.expr) -> _Truth:
+        if isinstance(node, ast.BoolOp):
+            word, join = _JOINTS[type(node.op)]
+            parts = [self.truth(value) for value in node.values]
+
+            def joined(evidence: Evidence) -> Finding:
+                found = [part(evidence) for part in parts]
+                return Finding(join(each.holds for each in found), word.join(each.shown for each in found))
+
+            return joined
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            inner = self.truth(node.operand)
+
+            def negated(evidence: Evidence) -> Finding:
+                found = inner(evidence)
+                return Finding(not found.holds, f"not ({found.shown})")
+
+            return negated
+        if not isinstance(node, ast.Compare):
+            raise ValueError(f"{ast.unparse(node)} is no comparison")
         if not all(type(op) in _COMPARISONS for op in node.ops):
             raise ValueError(f"{ast.unparse(node)}: comparisons are < <= > >= ==")
-        for side in (node.left, *node.comparators):
-            yield from _check_number(side)
-    else:
-        raise ValueError(f"{ast.unparse(node)} is no comparison")
+        sides = [self.number(side) for side in (node.left, *node.comparators)]
+        signs = [_COMPARISONS[type(op)] for op in node.ops]
 
+        def compared(evidence: Evidence) -> Finding:
+            values = [side(evidence) for side in sides]
+            holds, shown = True, _show(values[0])
+            for (sign, compare), left, right in zip(signs, values, values[1:], strict=False):
+                holds = holds and bool(np.all(compare(left, right)))
+                shown += f" {sign if holds else f'not {sign}'} {_show(right)}"
+            return Finding(holds, shown)
 
-def _check_number(node: ast.expr) -> Iterator[tuple[str, str]]:
-    if isinstance(node, ast.Constant):
-        if isinstance(node.value, bool) or not isinstance(node.value, int | float):
-            raise ValueError(f"{node.value!r} is no number")
-    elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-        yield node.value.id, node.attr
-    elif isinstance(node, ast.BinOp) and type(node.op) in _OPERATIONS:
-        yield from _check_number(node.left)
-        yield from _check_number(node.right)
-    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        yield from _check_number(node.operand)
-    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
-        name = node.func.id
-        if FUNCTIONS.get(name) != len(node.args):
-            raise ValueError(f"{ast.unparse(node)}: functions are {', '.join(FUNCTIONS)}")
-        for argument in node.args:
-            if name == "gap":
-                if not isinstance(argument, ast.Name):
-                    raise ValueError(f"{ast.unparse(node)}: gap takes two runs")
-                yield argument.id, ""
-            else:
-                yield from _check_number(argument)
-    elif not isinstance(node, ast.Name) or node.id not in CONSTANTS:
+        return compared
+
+    def number(self, node: ast.expr) -> _Number:
+        match node:
+            case ast.Constant(value=value):
+                if isinstance(value, bool) or not isinstance(value, int | float):
+                    raise ValueError(f"{value!r} is no number")
+                return lambda evidence: float(value)
+            case ast.Name(id=name) if name in CONSTANTS:
+                return lambda evidence: evidence.constants[name]
+            case ast.Attribute(value=ast.Name(id=run), attr=figure):
+                self.runs.add(run)
+                self.figures.add(figure)
+                return lambda evidence: evidence.figure(run, figure)
+            case ast.BinOp(op=op) if type(op) in _OPERATIONS:
+                left, right, operation = self.number(node.left), self.number(node.right), _OPERATIONS[type(op)]
+                return lambda evidence: operation(left(evidence), right(evidence))
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                inner = self.number(operand)
+                return lambda evidence: -inner(evidence)
+            case ast.Call(func=ast.Name(id=name), keywords=[]):
+                return self.call(node, name)
         raise ValueError(f"{ast.unparse(node)} is not understood; constants are {', '.join(CONSTANTS)}")
 
-
-def _truth(node: ast.expr, evidence: Evidence) -> tuple[bool, str]:
-    if isinstance(node, ast.BoolOp):
-        word, join = _JOINTS[type(node.op)]
-        parts = [_truth(value, evidence) for value in node.values]
-        return join(holds for holds, _ in parts), word.join(shown for _, shown in parts)
-    if isinstance(node, ast.UnaryOp):
-        holds, shown = _truth(node.operand, evidence)
-        return not holds, f"not ({shown})"
-    assert isinstance(node, ast.Compare)
-    sides = [_number(side, evidence) for side in (node.left, *node.comparators)]
-    holds, shown = True, _show(sides[0])
-    for op, left, right in zip(node.ops, sides, sides[1:], strict=False):
-        sign, compare = _COMPARISONS[type(op)]
-        holds = holds and bool(np.all(compare(left, right)))
-        shown += f" {sign if holds else f'not {sign}'} {_show(right)}"
-    return holds, shown
-
-
-def _number(node: ast.expr, evidence: Evidence) -> Any:
-    if isinstance(node, ast.Constant):
-        return float(node.value)  # type: ignore[arg-type]
-    if isinstance(node, ast.Name):
-        return evidence.constants[node.id]
-    if isinstance(node, ast.Attribute):
-        assert isinstance(node.value, ast.Name)
-        return evidence.figure(node.value.id, node.attr)
-    if isinstance(node, ast.BinOp):
-        return _OPERATIONS[type(node.op)](_number(node.left, evidence), _number(node.right, evidence))
-    if isinstance(node, ast.UnaryOp):
-        return -_number(node.operand, evidence)
-    assert isinstance(node, ast.Call)
-    assert isinstance(node.func, ast.Name)
-    name = node.func.id
-    if name == "gap":
-        one, other = (argument.id for argument in node.args if isinstance(argument, ast.Name))
-        return evidence.gap(one, other)
-    values = [_number(argument, evidence) for argument in node.args]
-    if name == "slope":
-        return evidence.slope(values[0])
-    simple: dict[str, Callable[..., Any]] = {
-        "first": lambda v: np.atleast_1d(v)[0],
-        "last": lambda v: np.atleast_1d(v)[-1],
-        "abs": np.abs,
-        "min": np.minimum,
-        "max": np.maximum,
-    }
-    return simple[name](*values)
+    def call(self, node: ast.Call, name: str) -> _Number:
+        count, function = FUNCTIONS.get(name, (None, None))
+        if count != len(node.args):
+            raise ValueError(f"{ast.unparse(node)}: functions are {', '.join(FUNCTIONS)}")
+        if name == "gap":
+            names = [argument.id for argument in node.args if isinstance(argument, ast.Name)]
+            if len(names) != count:
+                raise ValueError(f"{ast.unparse(node)}: gap takes two runs")
+            self.runs.update(names)
+            return lambda evidence: evidence.gap(*names)
+        arguments = [self.number(argument) for argument in node.args]
+        if function is None:
+            return lambda evidence: evidence.slope(arguments[0](evidence))
+        return lambda evidence: function(*(argument(evidence) for argument in arguments))
 
 
 def _show(value: Any) -> str:

@@ -7,15 +7,14 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 
 from mpisqueeze import launch
 from mpisqueeze.errors import UsageError
 from mpisqueeze.record.reading import RunLog, read_runs
 from mpisqueeze.reproduce.claims import Claim, Trial
-from mpisqueeze.runs.plan import TrainConfig
 from mpisqueeze.runs.sources import CONFIG_VARIABLE, VARIABLES
+from mpisqueeze.settings import SETTINGS, Settings
 
 #: Seconds between two looks at the cluster.
 _PAUSE = 0.05
@@ -83,17 +82,12 @@ def _command(claim: Claim, trials: Sequence[Trial], labels: Sequence[str], path:
     return [*launch.program(), *lab, "compare", *pairs, *_options(first.config), "--out", str(path), "--color", "never"]
 
 
-def _options(config: TrainConfig) -> Iterator[str]:
-    """Those that differ from the defaults."""
-    for field in fields(TrainConfig):
-        value = getattr(config, field.name)
-        if field.name in ("algorithm", "compressor", "out") or value == field.default:
-            continue
-        option = field.name.replace("_", "-")
-        if isinstance(value, bool):
-            yield f"--{option}" if value else f"--no-{option}"
-        else:
-            yield from (f"--{option}", str(value))
+def _options(config: Settings) -> Iterator[str]:
+    """The settings that differ from their defaults, as `compare` takes them."""
+    for name, setting in SETTINGS.items():
+        value = getattr(config, name)
+        if name not in ("algorithm", "compressor", "out") and value != setting.default:
+            yield from setting.typed(value)
 
 
 def _environment(variables: Mapping[str, str]) -> dict[str, str]:

@@ -1,11 +1,11 @@
-"""What a run continues from: when it is saved, what belongs to it, and how it is taken up again."""
+"""Checkpoints of a run: when they are due, what belongs to them, and how a run is taken up again."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from mpisqueeze.errors import UsageError
 from mpisqueeze.record.checkpoint import (
     DamagedError,
     Manifest,
+    Past,
     Writer,
     checkpoints,
     discard_unfinished,
@@ -26,13 +27,14 @@ from mpisqueeze.record.checkpoint import (
     read_manifest,
 )
 from mpisqueeze.record.reading import read_settings
-from mpisqueeze.runs.plan import Interval, Plan, TrainConfig, config_of
+from mpisqueeze.runs.plan import Plan
+from mpisqueeze.settings import EITHER, SETTINGS, Interval, Settings, upgraded
 
 if TYPE_CHECKING:
     from mpisqueeze.runs.preparation import Run
 
-#: Settings that a continued run may have of its own.
-FREE = ("iterations", "epochs", "checkpoint_every", "data_dir", "out", "eval_every", "timeout")
+#: Settings that a continued run may have of its own; `parts` says again what the specs of the parts say.
+FREE = ("iterations", "epochs", "checkpoint_every", "data_dir", "out", "eval_every", "timeout", "parts")
 #: Files that grow as a run goes.
 LOGS = ("iterations.jsonl", "ranks.jsonl", "evaluations.jsonl")
 
@@ -110,13 +112,12 @@ class Checkpointer:
     """Saves a run now and then, from a thread of each rank. Its methods are collective, and come in lockstep.
 
     Args:
-        facts: on rank 0, what the log needs to be continued, at the time of the call.
+        past: on rank 0, what the summary needs of the iterations until now.
     """
 
-    def __init__(self, run: Run, interval: Interval, momentum: Any, facts: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, run: Run, interval: Interval, momentum: Any, past: Callable[[], Past]) -> None:
         self.run, self.interval = run, interval
-        self._momentum, self._facts_now = momentum, facts
-        self._facts: dict[str, Any] = {}
+        self._momentum, self._past = momentum, past
         path = run.world.comm.bcast(str(Path(run.path).resolve()))
         run.world.collectively(partial(_see, Path(path), run.world.rank))
         run.world.collectively(lambda: check_state(run))
@@ -125,12 +126,12 @@ class Checkpointer:
 
     @property
     def overdue(self) -> bool:
-        """It is time by the clock; rank 0 tells the others."""
+        """Whether it is time by the clock; rank 0 tells the others."""
         seconds = self.interval.seconds
         return seconds is not None and time.monotonic() - self._last >= seconds
 
     def due(self, iteration: int) -> bool:
-        """It is time by the count."""
+        """Whether it is time by the count."""
         count = self.interval.iterations
         return count is not None and iteration % count == 0
 
@@ -142,8 +143,10 @@ class Checkpointer:
             key: run.device.to_numpy(value) if hasattr(value, "dtype") else np.array(value)
             for key, value in _arrays(run, self._momentum).items()
         }
-        if run.world.is_root:
-            self._facts = {"settings": fixed_settings(run.plan), **self._facts_now()}
+        if run.folder is not None:
+            self._publish = partial(
+                self._writer.publish, fixed_settings(run.plan), run.folder.sizes(LOGS), self._past()
+            )
         self._writer.begin(iteration, host)
         self._last = time.monotonic()
 
@@ -153,10 +156,7 @@ class Checkpointer:
         if writer.pending is None or (not wait and world.comm.allreduce(writer.busy, MPI.LOR)):
             return
         digests = world.comm.gather(world.collectively(writer.finish))
-        if world.is_root:
-            assert digests is not None
-            publish = partial(writer.publish, self._facts, digests)
-        world.collectively(publish if world.is_root else lambda: None)
+        world.collectively(partial(self._publish, digests) if world.is_root else lambda: None)
         writer.pending = None
 
 
@@ -176,32 +176,26 @@ def fixed_settings(plan: Plan) -> dict[str, Any]:
 # -- taking it up again
 
 
-def resumed_config(path: Path) -> TrainConfig:
+def resumed_config(path: Path) -> Settings:
     """The settings of the run in a folder, as it was told them. Raises UsageError."""
     settings = read_settings(path, "--resume")
-    known = {field.name for field in fields(TrainConfig)}
-    missing = sorted(known - set(settings))
+    missing = sorted(SETTINGS.keys() - settings)
     if missing:
         raise UsageError(f"{path}/config.json has no {missing[0]!r}: it is of another version", "--resume")
-    values = {key: value for key, value in settings.items() if key in known}
+    values = {key: value for key, value in settings.items() if key in SETTINGS}
     if settings["data"] is None:
         del values["data"]
     values |= {"out": str(path), "epochs": None}
     try:
-        return config_of(values)
+        return Settings.of(values)
     except UsageError as error:
         raise UsageError(f"{path}/config.json: {error}", "--resume") from None
 
 
-def continued(config: TrainConfig, given: TrainConfig) -> TrainConfig:
-    """The settings of a run with those that were given anew: its length, where its data are, when it is saved."""
-    changes: dict[str, Any] = {}
-    if given.iterations is not None or given.epochs is not None:
-        changes |= {"iterations": given.iterations, "epochs": given.epochs}
-    for name in ("checkpoint_every", "data_dir", "timeout"):
-        if getattr(given, name) is not None:
-            changes[name] = getattr(given, name)
-    return replace(config, **changes)
+def continued(config: Settings, given: Mapping[str, Any]) -> Settings:
+    """The settings of a run with those that were given anew; a length that is given leaves no other."""
+    lengths = dict.fromkeys(EITHER) if given.keys() & set(EITHER) else {}
+    return replace(config, **{**lengths, **given})
 
 
 @dataclass(frozen=True)
@@ -263,9 +257,10 @@ def _candidates(path: Path, plan: Plan) -> list[Path]:
 def check_same(manifest: Manifest, plan: Plan, world: World) -> None:
     """Raise UsageError, on all ranks alike, for a checkpoint of another run."""
     wanted = fixed_settings(plan)
-    for key in sorted({*wanted, *manifest.settings}):
-        if wanted.get(key) != manifest.settings.get(key):
+    saved = {key: value for key, value in upgraded(manifest.settings).items() if key not in FREE}
+    for key in sorted({*wanted, *saved}):
+        if wanted.get(key) != saved.get(key):
             raise UsageError(
-                f"config.json has {key} = {wanted.get(key)!r}, and its checkpoint {manifest.settings.get(key)!r}",
+                f"config.json has {key} = {wanted.get(key)!r}, and its checkpoint {saved.get(key)!r}",
                 "--resume",
             )

@@ -14,15 +14,18 @@ from mpisqueeze import __version__
 from mpisqueeze.analysis.ranking import Ranking, rank_runs, summaries_of
 from mpisqueeze.comm.world import RankFailureError, Signal, World
 from mpisqueeze.errors import UsageError
+from mpisqueeze.record.figures import no_columns
 from mpisqueeze.record.folder import RunFolder
-from mpisqueeze.record.reading import COMPARISON, RunLog, folderless, no_columns, read_run, rebuild_summary
-from mpisqueeze.record.summary import SCHEMA_VERSION
+from mpisqueeze.record.reading import COMPARISON, RunLog, folderless, read_run
+from mpisqueeze.record.summary import summary_of
+from mpisqueeze.record.types import SCHEMA_VERSION
 from mpisqueeze.runs.interrupts import Interrupts
 from mpisqueeze.runs.pairs import Entry, blamed
 from mpisqueeze.runs.plan import Plan
 from mpisqueeze.runs.preparation import Run
 from mpisqueeze.runs.training import train
 from mpisqueeze.runs.view import View, Watcher
+from mpisqueeze.settings import name_of
 
 T = TypeVar("T")
 
@@ -51,13 +54,13 @@ class Ledger:
             run = read_run(path, entry.name)
         else:
             config = {**entry.plan.as_json(), "ranks": entry.ranks or self.ranks}
-            summary = rebuild_summary(config, {}, no_columns(), [], status, reason, None)
+            summary = summary_of(config, {}, no_columns(), [], status, reason, None)
             run = folderless(entry.name, summary)
         self.runs.append(run)
         return run
 
     def ranking(self) -> Ranking:
-        """Of the runs so far, of which there is one at least."""
+        """The ranking of the runs so far, of which there is one at least."""
         return rank_runs(self.runs, self.target_loss)
 
     def summaries(self) -> list[dict[str, Any]]:
@@ -112,8 +115,8 @@ def check_entries(entries: Sequence[Entry], world: World) -> None:
         try:
             _alike(world, entry, partial(_try, entry.plan))
         except UsageError as error:
-            fields = {option.removeprefix("--").replace("-", "_"): value for option, value in entry.swept.items()}
-            raise blamed(error, entry.name, fields) from error.__cause__
+            swept = {name_of(option): value for option, value in entry.swept.items()}
+            raise blamed(error, entry.name, swept) from error.__cause__
 
 
 def _try(plan: Plan, world: World) -> None:
@@ -159,7 +162,7 @@ def compare(
 
 
 def _alike(world: World, entry: Entry, work: Callable[[World], T]) -> T:
-    """What `work` gives on the ranks that take part, on all ranks; the others wait. Collective.
+    """The result of `work` on the ranks that take part, on all ranks; the others wait. Collective.
 
     A UsageError or RankFailureError that `work` raises on all that take part is raised on all.
     """

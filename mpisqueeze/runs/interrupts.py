@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import signal
 from types import FrameType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mpisqueeze.comm.signals import Signal
+
+if TYPE_CHECKING:
+    from mpisqueeze.comm.world import World
 
 #: What the ranks agree on for a signal that one of them noted; 0 for none.
 _WISHES: dict[int, Signal] = {
@@ -25,6 +28,18 @@ _early: list[int] = []
 def note_early() -> None:
     """Keep SIGUSR1, of which this process would die, for the first `Interrupts` to come: a run that is still set up."""
     signal.signal(signal.SIGUSR1, lambda number, frame: _early.append(number))
+
+
+class StoppedError(Exception):
+    """A signal came to one of the ranks, and all of them know of it.
+
+    Attributes:
+        signal: Signal.INTERRUPT or Signal.TERMINATE.
+    """
+
+    def __init__(self, signal: Signal) -> None:
+        super().__init__(signal)
+        self.signal = signal
 
 
 class Interrupts:
@@ -63,6 +78,12 @@ class Interrupts:
     def wish(self) -> int:
         """What this rank has to say of it when the ranks agree."""
         return _WISHES[self.number]
+
+    def agree(self, world: World) -> None:
+        """Raise StoppedError on all ranks if one of them noted a signal; collective."""
+        agreed = Signal(world.agree(self.wish))
+        if agreed:
+            raise StoppedError(agreed)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.number:

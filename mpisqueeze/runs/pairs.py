@@ -1,4 +1,4 @@
-"""What `compare` is asked for: ALGORITHM/COMPRESSOR pairs, times every combination of the swept options."""
+"""The runs of a comparison: ALGORITHM/COMPRESSOR pairs, each with every combination of the swept settings."""
 
 from __future__ import annotations
 
@@ -6,20 +6,24 @@ import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 from mpisqueeze.errors import UsageError
-from mpisqueeze.language import suggestion
+from mpisqueeze.language import check_choice, suggestion
 from mpisqueeze.parts import registry
 from mpisqueeze.record.folder import slug
-from mpisqueeze.runs.plan import Plan, TrainConfig, plan, value_of
+from mpisqueeze.runs.plan import Plan, plan
 from mpisqueeze.runs.presets import PRESETS
+from mpisqueeze.settings import SETTINGS, Settings, moved, name_of, option_of
 
-_PLUGIN = re.compile(r".+?\.py:[A-Za-z_]\w*(?=/|$)")
-#: Settings of TrainConfig that pairs or the comparison itself give.
-_NOT_SWEPT = {"algorithm": "name algorithms as pairs", "out": "each run has its own folder within --out"}
+_PLUGIN = re.compile(r".+?\.py:[A-Za-z_]\w*([:,][^/]*)?(?=/|$)")
+#: Settings that pairs or the comparison itself give.
+_NOT_SWEPT = {
+    "algorithm": "name algorithms as pairs, such as choco:eta=0.1 choco:eta=0.3",
+    "out": "each run has its own folder within --out",
+}
 
 
 @dataclass(frozen=True)
@@ -33,14 +37,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class Sweep:
-    """The values, as text, that an option takes in turn; `field` is TrainConfig's."""
+    """The values, as text, that a setting takes in turn."""
 
-    field: str
+    setting: str
     values: tuple[str, ...]
-
-    @property
-    def option(self) -> str:
-        return _option(self.field)
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def parse_pair(text: str) -> Pair:
     head, slash, tail = text.partition("/")
     known = re.split("[:,]", head, maxsplit=1)[0] in registry.algorithms.names()
     plugin = None if known else _PLUGIN.match(text)
-    if plugin and (head in ("", ".", "..", plugin[0]) or os.path.isfile(plugin[0].rpartition(":")[0])):
+    if plugin and (head in ("", ".", "..", plugin[0]) or os.path.isfile(plugin[0].partition(".py:")[0] + ".py")):
         head, (slash, tail) = plugin[0], (text[plugin.end() : plugin.end() + 1], text[plugin.end() + 1 :])
     if not head or (slash and not tail):
         raise UsageError(f"{text!r} is not ALGORITHM or ALGORITHM/COMPRESSOR", "PAIR")
@@ -81,30 +81,28 @@ def parse_pair(text: str) -> Pair:
 def parse_sweep(text: str) -> Sweep:
     """`OPTION=V1,V2,…`, or with semicolons between values that hold commas. Raises UsageError."""
     name, equals, rest = text.partition("=")
-    field = name.strip().removeprefix("--").replace("-", "_")
-    sweepable = [item.name for item in fields(TrainConfig) if item.name not in _NOT_SWEPT]
-    if field in _NOT_SWEPT:
-        raise UsageError(f"{name} cannot be swept: {_NOT_SWEPT[field]}", "--sweep")
-    if field not in sweepable:
-        options = [_option(item).removeprefix("--") for item in sweepable]
-        near = suggestion(name.strip().removeprefix("--"), options)
+    setting = name_of(name.strip())
+    if setting in _NOT_SWEPT:
+        raise UsageError(f"{name} cannot be swept: {_NOT_SWEPT[setting]}", "--sweep")
+    if setting not in SETTINGS:
+        options = [option_of(item).removeprefix("--") for item in SETTINGS if item not in _NOT_SWEPT]
+        near = moved(setting) or suggestion(name.strip().removeprefix("--"), options)
         raise UsageError(f"train has no option {name!r}{near}; known: {', '.join(options)}", "--sweep")
     values = tuple(value.strip() for value in rest.split(";" if ";" in rest else ","))
     if not equals or not all(values):
         raise UsageError(f"{text!r} is not OPTION=V1,V2,…", "--sweep")
     if len(set(values)) < len(values):
         raise UsageError(f"{text!r} names a value twice", "--sweep")
-    return Sweep(field, values)
+    return Sweep(setting, values)
 
 
 def preset(name: str) -> list[str]:
     """The pairs of a preset. Raises UsageError with the nearest name."""
-    if name not in PRESETS:
-        raise UsageError(f"{name!r} is not one of {', '.join(PRESETS)}{suggestion(name, PRESETS)}", "--preset")
+    check_choice("--preset", name, PRESETS)
     return list(PRESETS[name])
 
 
-def expand(pairs: Sequence[Pair], sweeps: Sequence[Sweep], base: TrainConfig) -> list[Entry]:
+def expand(pairs: Sequence[Pair], sweeps: Sequence[Sweep], base: Settings) -> list[Entry]:
     """Every pair with every combination of swept values, planned and named, in the order given.
 
     An algorithm that sends full vectors runs once where the compressor is swept, as the others' baseline.
@@ -115,14 +113,14 @@ def expand(pairs: Sequence[Pair], sweeps: Sequence[Sweep], base: TrainConfig) ->
     """
     if not pairs:
         raise UsageError("name at least one ALGORITHM/COMPRESSOR, or a --preset", "PAIR")
-    repeated = [sweep.option for sweep in sweeps if sum(other.field == sweep.field for other in sweeps) > 1]
-    if repeated:
-        raise UsageError(f"{repeated[0]} is swept twice", "--sweep")
+    for setting, times in Counter(sweep.setting for sweep in sweeps).items():
+        if times > 1:
+            raise UsageError(f"{option_of(setting)} is swept twice", "--sweep")
     planned = []
     for pair in pairs:
-        applied = [sweep for sweep in sweeps if sweep.field != "compressor" or _takes_compressor(pair)]
+        applied = [sweep for sweep in sweeps if sweep.setting != "compressor" or _takes_compressor(pair)]
         for values in itertools.product(*(sweep.values for sweep in applied)):
-            swept = {sweep.field: value for sweep, value in zip(applied, values, strict=True)}
+            swept = {sweep.setting: value for sweep, value in zip(applied, values, strict=True)}
             planned.append((_planned(pair, swept, base), swept))
     labels = [_label(made, swept) for made, swept in planned]
     entries = []
@@ -132,60 +130,49 @@ def expand(pairs: Sequence[Pair], sweeps: Sequence[Sweep], base: TrainConfig) ->
         seen[label] += 1
         name = label if seen[label] == 1 else f"{label} #{seen[label]}"
         folder = f"{number:0{width}}-{slug(label)}"
-        entries.append(Entry(name, folder, made, {_option(field): value for field, value in swept.items()}))
+        entries.append(Entry(name, folder, made, {option_of(key): value for key, value in swept.items()}))
     return entries
 
 
 def _takes_compressor(pair: Pair) -> bool:
-    if not getattr(_blaming(pair, {}, lambda: registry.algorithms.find(pair.algorithm)).cls, "compresses", True):
+    with _blaming(pair, {}):
+        algorithm = registry.algorithms.find(pair.algorithm)
+    if not getattr(algorithm.cls, "compresses", True):
         return False
     if pair.compressor:
         raise UsageError("names a compressor, and --sweep compressor too: leave one out", f"PAIR {pair.text}")
     return True
 
 
-def _planned(pair: Pair, swept: dict[str, str], base: TrainConfig) -> Plan:
-    def make() -> Plan:
-        values = {field: _value(field, text) for field, text in swept.items()}
+def _planned(pair: Pair, swept: dict[str, str], base: Settings) -> Plan:
+    with _blaming(pair, swept):
+        values = {name: SETTINGS[name].checked(text) for name, text in swept.items()}
         return plan(replace(base, **{"algorithm": pair.algorithm, "compressor": pair.compressor, **values}))
 
-    return _blaming(pair, swept, make)
 
-
-def _blaming(pair: Pair, swept: dict[str, str], make: Any) -> Any:
-    """What `make` returns; a UsageError of it names the argument that the user typed."""
+@contextmanager
+def _blaming(pair: Pair, swept: dict[str, str]) -> Iterator[None]:
+    """A UsageError names the argument that the user typed."""
     try:
-        return make()
+        yield
     except UsageError as error:
         raise blamed(error, pair.text, swept) from error.__cause__
 
 
 def blamed(error: UsageError, pair: str, swept: dict[str, str]) -> UsageError:
     """`error`, with the argument of `compare` that it comes from as its option."""
-    field = (error.option or "").removeprefix("--").replace("-", "_")
-    if field in swept:
-        return UsageError(f"{error.option} {swept[field]} of {pair}: {error.message}", "--sweep")
-    if field in ("algorithm", "compressor"):
+    name = name_of(error.option)
+    if name in swept:
+        return UsageError(f"{error.option} {swept[name]} of {pair}: {error.message}", "--sweep")
+    if name in ("algorithm", "compressor"):
         return UsageError(error.message, f"PAIR {pair}")
     return UsageError(f"{error.message} (for {pair})", error.option)
 
 
-def _option(field: str) -> str:
-    return f"--{field.replace('_', '-')}"
-
-
-def _value(field: str, text: str) -> Any:
-    """The value of a TrainConfig field, read as the command line reads it. Raises UsageError."""
-    try:
-        return value_of(field, text)
-    except ValueError as error:
-        raise UsageError(str(error), _option(field)) from None
-
-
 def _label(made: Plan, swept: dict[str, str]) -> str:
     """`dcd/qsgd:8 lr=0.1`: plug-ins by their class, no compressor for those who take none."""
-    parts = [made.algorithm.name]
+    parts = [made.algorithm.label]
     if getattr(made.algorithm.cls, "compresses", True):
-        parts.append(made.compressor.name if made.compressor.is_plugin else made.compressor.spec)
-    settings = [f"{_option(field)[2:]}={value}" for field, value in swept.items() if field != "compressor"]
+        parts.append(made.compressor.label)
+    settings = [f"{option_of(name)[2:]}={value}" for name, value in swept.items() if name != "compressor"]
     return " ".join(["/".join(parts), *settings])

@@ -1,4 +1,4 @@
-"""Everything that a run needs before its first iteration, built and checked on all ranks together."""
+"""A run before its first iteration: its parts are built and checked on all ranks together."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from mpisqueeze.errors import UsageError
 from mpisqueeze.parts import contracts
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.record.folder import RunFolder, check_path, default_path, dumps
-from mpisqueeze.runs.plan import DEFAULT_EPOCHS, NO_OVERLAP_ON_GPU, Plan
+from mpisqueeze.runs.plan import NO_OVERLAP_ON_GPU, Plan
+from mpisqueeze.settings import DEFAULT_EPOCHS
 from mpisqueeze.topology import Topology
 
 
@@ -75,10 +76,10 @@ class Run:
     def write_line(self, name: str, value: Any) -> None:
         """Add a line to a log of the run folder, on rank 0."""
         if self.folder is not None:
-            self.folder.append(name, [dumps(value)])
+            self.folder.append(name, f"{dumps(value)}\n".encode())
 
     def settings(self) -> dict[str, Any]:
-        """What config.json holds."""
+        """The content of config.json."""
         return {
             **self.plan.as_json(),
             "iterations": self.iterations,
@@ -146,9 +147,6 @@ class Run:
             make,
             self.topology,
             server=config.server,
-            memory_lr=config.memory_lr,
-            order=config.order,
-            eta=config.eta,
             overlap=config.overlap,
         )
         with contracts.plugin(part, "--algorithm", "__init__(setup)"):
@@ -161,9 +159,8 @@ class Run:
             return [str(doubt) for doubt in self.algorithm.doubts()]
 
     def _make_folder(self) -> str:
-        compressor = self.plan.compressor
-        name = compressor.name if compressor.is_plugin else compressor.spec
-        path = self.plan.config.out or default_path(self.plan.algorithm.name, name, self.world.size)
+        plan = self.plan
+        path = plan.config.out or default_path(plan.algorithm.label, plan.compressor.label, self.world.size)
         self.folder = RunFolder(path, self._again)
         return str(path)
 

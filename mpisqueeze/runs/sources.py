@@ -1,4 +1,4 @@
-"""Where a run's settings come from: the command line, else the environment, else a file, else the defaults."""
+"""The sources of a run's settings: the command line, else the environment, else a file, else the defaults."""
 
 from __future__ import annotations
 
@@ -8,38 +8,38 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mpisqueeze.errors import UsageError
 from mpisqueeze.files import read_text
 from mpisqueeze.language import suggestion
-from mpisqueeze.runs.plan import DEFAULT_EPOCHS, Plan, TrainConfig, config_of, value_of
+from mpisqueeze.runs.plan import Plan
+from mpisqueeze.settings import DEFAULT_EPOCHS, EITHER, SETTINGS, Setting, Settings, moved, name_of, upgraded
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-_NAMES = tuple(item.name for item in fields(TrainConfig))
 PREFIX = "MPISQUEEZE_"
 #: Names the file, as --config does.
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
-#: TrainConfig's settings by the variable that gives them. MPISQUEEZE_DATA has long been the data folder.
-VARIABLES = {f"{PREFIX}{name.upper()}": name for name in _NAMES if name != "data"}
-#: Two ways to say one thing: who gives one of them overrides both.
-_EITHER = ("iterations", "epochs")
-#: What a run folder's config.json says of the run and not of its settings; `out` is the folder itself.
+#: Settings by the variable that gives them. MPISQUEEZE_DATA has long been the data folder.
+VARIABLES = {f"{PREFIX}{name.upper()}": name for name in SETTINGS if name != "data"}
+#: Keys of a run folder's config.json that describe the run and are no settings; `out` is the folder itself.
 _OF_THE_RUN = ("parts", "iterations_per_epoch", "ranks", "dimension", "out")
+#: (value, whom to blame for it) by the setting's name.
+Given = dict[str, tuple[Any, str]]
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What the command line says of a run's settings.
+    """A run's settings as the command line gives them.
 
     Attributes:
-        given: by TrainConfig's names, those alone that were typed.
+        given: by name, those alone that were typed.
         path: the file that --config names, or None.
         unused: names that the command has no use for, in a file or the environment.
     """
@@ -50,14 +50,14 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Resolved settings.
+class Resolved:
+    """Settings from all sources.
 
     Attributes:
         origins: by name, whom to blame for one that was not typed: a variable, or a file and its key.
     """
 
-    config: TrainConfig
+    config: Settings
     origins: Mapping[str, str] = field(default_factory=dict)
 
     @contextmanager
@@ -66,11 +66,10 @@ class Settings:
         try:
             yield
         except UsageError as error:
-            name = (error.option or "").removeprefix("--").replace("-", "_")
-            raise UsageError(error.message, self.origins.get(name, error.option)) from error.__cause__
+            raise UsageError(error.message, self.origins.get(name_of(error.option), error.option)) from error.__cause__
 
 
-def resolve(asked: Asked, environment: Mapping[str, str]) -> Settings:
+def resolve(asked: Asked, environment: Mapping[str, str]) -> Resolved:
     """The settings that are asked for, typed but not checked.
 
     Raises:
@@ -80,33 +79,28 @@ def resolve(asked: Asked, environment: Mapping[str, str]) -> Settings:
     if path is None and environment.get(CONFIG_VARIABLE):
         path, origin = Path(environment[CONFIG_VARIABLE]), CONFIG_VARIABLE
     from_file = _from_file(path, origin) if path else {}
-    from_environment = _from_environment(environment)
-    values: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    for source in (from_file, from_environment, {name: (value, "") for name, value in asked.given.items()}):
-        used = {name: found for name, found in source.items() if name not in asked.unused}
-        for name in (*used, *(_EITHER if any(name in used for name in _EITHER) else ())):
-            values.pop(name, None)
-            origins.pop(name, None)
-        values |= {name: value for name, (value, _) in used.items()}
-        origins |= {name: blamed for name, (_, blamed) in used.items() if blamed}
-    return Settings(TrainConfig(**values), origins)
+    found: Given = {}
+    for source in (from_file, _from_environment(environment), {name: (asked.given[name], "") for name in asked.given}):
+        used = {name: source[name] for name in source if name not in asked.unused}
+        overridden = EITHER if any(name in used for name in EITHER) else ()
+        found = {name: found[name] for name in found if name not in overridden} | used
+    origins = {name: blamed for name, (_, blamed) in found.items() if blamed}
+    return Resolved(Settings(**{name: value for name, (value, _) in found.items()}), origins)
 
 
-def _from_file(path: Path, option: str) -> dict[str, tuple[Any, str]]:
-    """(value, whom to blame) by name. Raises UsageError."""
-    found: dict[str, tuple[Any, str]] = {}
+def _from_file(path: Path, option: str) -> Given:
+    found: Given = {}
     for key, value in _read(path, option).items():
         name = key.replace("-", "_")
-        if name not in _NAMES:
-            known = [known.replace("_", "-") if "-" in key else known for known in _NAMES]
-            raise UsageError(f"{key!r} is no setting{suggestion(key, known)}", str(path))
+        if name not in SETTINGS:
+            known = [known.replace("_", "-") if "-" in key else known for known in SETTINGS]
+            raise UsageError(f"{key!r} is no setting{moved(name) or suggestion(key, known)}", str(path))
         if name in found:
             raise UsageError(f"{key!r} is given twice, as {name!r} too", str(path))
         try:
-            found[name] = (getattr(config_of({name: value}), name), f"{path}: {key}")
-        except UsageError as error:
-            raise UsageError(error.message, f"{path}: {key}") from None
+            found[name] = (SETTINGS[name].convert(value), f"{path}: {key}")
+        except ValueError as error:
+            raise UsageError(str(error), f"{path}: {key}") from None
     return found
 
 
@@ -125,39 +119,33 @@ def _read(path: Path, option: str) -> dict[str, Any]:
     if "iterations_per_epoch" in found:
         # Of a finished run both lengths are known, and what it had no use for is null.
         either = ("epochs",) if found.get("iterations") is not None else ()
-        found = {key: found[key] for key in found if key not in (*_OF_THE_RUN, *either)}
+        found = upgraded({key: found[key] for key in found if key not in (*_OF_THE_RUN, *either)})
     return {key: value for key, value in found.items() if value is not None or not is_json}
 
 
-def _from_environment(environment: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
-    """(value, variable) by name; an empty variable is none. Raises UsageError."""
-    _refuse_misspelt(environment)
-    found: dict[str, tuple[Any, str]] = {}
+def _from_environment(environment: Mapping[str, str]) -> Given:
+    """The settings in variables that are not empty. Raises UsageError, also for a misspelt variable."""
+    found: Given = {}
     for variable, text in sorted(environment.items()):
-        if variable in VARIABLES and text:
-            name = VARIABLES[variable]
+        if variable in VARIABLES:
             try:
-                found[name] = (value_of(name, text), variable)
+                if text:
+                    found[VARIABLES[variable]] = (SETTINGS[VARIABLES[variable]].convert(text), variable)
             except ValueError as error:
                 raise UsageError(str(error), variable) from None
-    return found
-
-
-def _refuse_misspelt(environment: Mapping[str, str]) -> None:
-    """Raise UsageError for a variable that is nearly a setting's."""
-    for variable in sorted(environment):
-        if variable.startswith(PREFIX) and variable not in VARIABLES:
+        elif variable.startswith(PREFIX):
             known = [name.removeprefix(PREFIX) for name in VARIABLES]
+            former = moved(variable.removeprefix(PREFIX).lower())
+            if former:
+                raise UsageError(f"is no setting{former}", variable)
             near = difflib.get_close_matches(variable.removeprefix(PREFIX), known, n=1, cutoff=0.8)
             if near:
                 raise UsageError(f"is no setting; did you mean {PREFIX}{near[0]}?", variable)
+    return found
 
 
-def as_toml(plan: Plan, about: Mapping[str, tuple[str, str]]) -> str:
+def as_toml(plan: Plan) -> str:
     """The settings of a plan, as `--config` takes them back; those that are not set are comments.
-
-    Args:
-        about: a heading and a remark for each, by TrainConfig's names, in the order of the listing.
 
     Raises:
         UsageError: a name holds bytes that are no text.
@@ -166,16 +154,18 @@ def as_toml(plan: Plan, about: Mapping[str, tuple[str, str]]) -> str:
     if config.iterations is None and config.epochs is None:
         config = replace(config, epochs=DEFAULT_EPOCHS)
     lines = ["# mpisqueeze train --config FILE"]
-    for heading in dict.fromkeys(heading for heading, _ in about.values()):
-        lines += ["", f"# {heading}"]
-        for name, remark in ((name, remark) for name, (at, remark) in about.items() if at == heading):
-            value = getattr(config, name)
-            setting = f"# {name}: not set" if value is None else f"{name} = {_toml(name, value)}"
-            lines.append(f"{setting:<32}  # {remark}")
+    group = ""
+    for name, setting in SETTINGS.items():
+        if setting.group != group:
+            group = setting.group
+            lines += ["", f"# {group}"]
+        value = getattr(config, name)
+        text = f"# {name}: not set" if value is None else f"{name} = {_toml(setting, value)}"
+        lines.append(f"{text:<32}  # {setting.help}")
     return "\n".join(lines) + "\n"
 
 
-def _toml(name: str, value: Any) -> str:
+def _toml(setting: Setting, value: Any) -> str:
     """A flag, a number or text. Raises UsageError."""
     if isinstance(value, bool):
         return str(value).lower()
@@ -185,8 +175,6 @@ def _toml(name: str, value: Any) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise UsageError(
-            f"{text!r} is not text in UTF-8, as a settings file is", f"--{name.replace('_', '-')}"
-        ) from None
+        raise UsageError(f"{text!r} is not text in UTF-8, as a settings file is", setting.option) from None
     # TOML's escapes are JSON's, but it wants one for DEL too.
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

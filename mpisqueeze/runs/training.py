@@ -7,7 +7,7 @@ import math
 import os
 import time
 import traceback
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -27,19 +27,19 @@ from mpisqueeze.errors import UsageError
 from mpisqueeze.kernels import kernels_for, threads_of, use_threads
 from mpisqueeze.parts.contracts import GradientCheck, broken, loss_and_gradient
 from mpisqueeze.record.arrays import write_npz
+from mpisqueeze.record.checkpoint import Past
 from mpisqueeze.record.environment import collect_environment
 from mpisqueeze.record.folder import sanitized
 from mpisqueeze.record.iterations import Recorder
-from mpisqueeze.record.reading import read_run
+from mpisqueeze.record.reading import RunLog, read_run
 from mpisqueeze.record.summary import summarize
 from mpisqueeze.runs.checkpointing import LOGS, Checkpointer, Start, load_latest
 from mpisqueeze.runs.interrupts import Interrupts
-from mpisqueeze.runs.plan import Plan, parse_interval, parse_timeout
+from mpisqueeze.runs.plan import Plan
 from mpisqueeze.runs.preparation import Run
 from mpisqueeze.runs.view import View
+from mpisqueeze.settings import DEFAULT_TIMEOUT, parse_interval, parse_timeout
 
-#: An iteration takes longer than this where something hangs.
-DEFAULT_TIMEOUT = "30min"
 #: Without a barrier, iterations between two agreements of the ranks, at most.
 MEET_EVERY = 32
 #: And seconds, roughly: so long a signal waits to be heeded, and the log to be written.
@@ -51,9 +51,14 @@ class Loop:
 
     Attributes:
         x: this rank's parameters (d).
+        loss, lr: of the iteration that runs, or was over last; so are `clock`, `counter`, and `began` and `ended` (s).
         stopped_by: the signal that interrupted the run, or Signal.NONE.
         evaluations: on rank 0, the lines of evaluations.jsonl.
     """
+
+    run: Run
+    began: float
+    ended: float
 
     def __init__(
         self, run: Run, recorder: Recorder, view: View, interrupts: Interrupts, watchdog: Watchdog | None
@@ -62,7 +67,9 @@ class Loop:
         self._interrupts, self._watchdog = interrupts, watchdog
         self.world, self.network, self.config = run.world, run.network, run.plan.config
         self.x = run.x
-        self.loss = math.nan
+        self.clock, self.counter = run.network.clock, run.network.counter
+        self.loss = self.lr = math.nan
+        self.began = self.ended = 0.0
         self.stopped_by: int = Signal.NONE
         self.evaluations: list[dict[str, Any]] = []
         self.meter = interface_meter(run.world)
@@ -100,7 +107,7 @@ class Loop:
         return max(troubles, key=lambda trouble: trouble.signal, default=None)
 
     def _alone(self, error: Exception) -> RankFailureError:
-        """What this rank alone knows, so that it has to end the others: a full disk, a damaged payload."""
+        """The failure that this rank alone knows of and has to end the others for: a full disk, a damaged payload."""
         where = f"rank {self.world.rank}, iteration {self.network.iteration}"
         return RankFailureError(f"{where}: {error}", "", alone=True)
 
@@ -112,8 +119,8 @@ class Loop:
         return Trouble(trouble.signal, trouble.iteration, where, trouble.option, trouble.details)
 
     def _iterations(self) -> None:
-        run, network, recorder = self.run, self.network, self.recorder
-        gate, clock, counter, algorithm = network.gate, network.clock, network.counter, run.algorithm
+        run, network, recorder, clock = self.run, self.network, self.recorder, self.clock
+        gate, counter, algorithm = network.gate, self.counter, run.algorithm
         schedule, root = run.plan.schedule, self.world.is_root
         if self.done >= run.iterations and not self._scheduled(self.done):
             self._evaluate(self.done)
@@ -122,7 +129,7 @@ class Loop:
         for t in range(self.done + 1, run.iterations + 1):
             network.iteration = t
             self._begin()
-            lr = run.plan.lr * schedule(t, run.iterations, run.per_epoch)
+            self.lr = lr = run.plan.lr * schedule(t, run.iterations, run.per_epoch)
             counter.reset()
             gate.agreed, gate.met = Signal.NONE, False
             if self.meter:
@@ -135,20 +142,11 @@ class Loop:
                 gate.tell(Signal.FLUSH)
             began = clock.start()
             algorithm.step(self.x, self._gradient, lr)
-            ended = clock.stop(Phase.UPDATE)
+            self.began, self.ended = began, clock.stop(Phase.UPDATE)
             network.settle()
             if self.meter:
                 self.meter.stop()
-            residual = algorithm.residual()
-            recorder.add(
-                lr,
-                self.loss,
-                clock.seconds,
-                ended - began,
-                (counter.bytes_sent, counter.bytes_received, counter.messages),
-                math.nan if residual is None else math.sqrt(float(residual.dot(residual))),
-                self._distance(t),
-            )
+            recorder.add(self)
             # An algorithm of a user's own may exchange nothing in an iteration.
             if not gate.met and (gate.barrier or t >= self._meet_at):
                 gate.meet()
@@ -166,7 +164,7 @@ class Loop:
             last = t == run.iterations or agreed >= Signal.INTERRUPT
             if self._scheduled(t):
                 self._evaluate(t)
-            # What only the end of this launch brings is not part of what the run continues from.
+            # An evaluation that only the end of this launch brings is not part of the checkpoint.
             self._save(t, last, agreed)
             if last and not self._scheduled(t):
                 self._evaluate(t)
@@ -280,10 +278,10 @@ class Loop:
         if watchdog:
             watchdog.busy = True
 
-    def _distance(self, iteration: int) -> float:
+    def distance(self) -> float:
         """‖x_i − x̄‖² where it is asked for, else NaN; collective."""
         every = self.config.consensus_every
-        if self._consensus is None or not every or iteration % every:
+        if self._consensus is None or not every or self.network.iteration % every:
             return math.nan
         return self._consensus.distance(self.run.device.to_numpy(self.x))
 
@@ -388,32 +386,27 @@ def _train(plan: Plan, world: World, view: View, again: bool, watchdog: Watchdog
     recorder = Recorder(world, run.folder, run.per_epoch, plan.config.per_rank)
     interrupts = Interrupts()
     loop = Loop(run, recorder, view, interrupts, watchdog)
-    history = _resume(loop) if again else History()
+    past, remarks = _resume(loop) if again else (Past(), [])
     if watchdog:
         watchdog.beat()
     if run.folder is not None:
         run.folder.write_json("config.json", run.settings())
         run.folder.write_json("environment.json", environment)
         view.start(run, environment)
-        for remark in history.remarks:
+        for remark in remarks:
             view.remark(remark)
     began = time.perf_counter()
     if plan.config.checkpoint_every is not None:
 
-        def facts() -> dict[str, Any]:
-            assert run.folder is not None
-            record = {
-                "bytes_by_rank": recorder.by_rank.tolist(),
-                "wall_s": history.wall_s + time.perf_counter() - began,
-                "resumed_after": history.resumed_after,
-            }
-            return {"log": run.folder.sizes(LOGS), "record": record}
+        def until_now() -> Past:
+            wall = past.wall_s + time.perf_counter() - began
+            return Past(wall, past.resumed_after, [(sent, got) for sent, got in recorder.by_rank.tolist()])
 
-        loop.checkpointer = Checkpointer(run, parse_interval(plan.config.checkpoint_every), loop.momentum, facts)
+        loop.checkpointer = Checkpointer(run, parse_interval(plan.config.checkpoint_every), loop.momentum, until_now)
     # A signal that comes when the iterations are done must not keep what they gave from being written.
     with interrupts:
         trouble = loop.iterate()
-        wall = history.wall_s + time.perf_counter() - began
+        wall = past.wall_s + time.perf_counter() - began
         failure = failure_of(trouble)
         status = "failed" if failure else "diverged" if trouble else "interrupted" if loop.stopped_by else "ok"
         if plan.config.save_model:
@@ -427,7 +420,7 @@ def _train(plan: Plan, world: World, view: View, again: bool, watchdog: Watchdog
                 summarize(
                     run, recorder, loop.evaluations, status, reason, loop.stopped_by, wall, environment, interfaces
                 )
-                | {"resumed_after": history.resumed_after}
+                | {"resumed_after": past.resumed_after}
             )
             run.folder.write_json("summary.json", summary)
             run.folder.close()
@@ -440,23 +433,8 @@ def _train(plan: Plan, world: World, view: View, again: bool, watchdog: Watchdog
     return summary
 
 
-@dataclass
-class History:
-    """What came before this launch, on rank 0.
-
-    Attributes:
-        wall_s: s.
-        resumed_after: the iterations after which the run was taken up.
-        remarks: for the user.
-    """
-
-    wall_s: float = 0.0
-    resumed_after: list[int] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
-
-
-def _resume(loop: Loop) -> History:
-    """Put a run and its log back to its latest checkpoint; collective."""
+def _resume(loop: Loop) -> tuple[Past, list[str]]:
+    """Put a run and its log back to its latest checkpoint; what came before, and remarks for the user; collective."""
     run, world = loop.run, loop.world
     start = load_latest(run, loop.momentum)
     if start.iteration > run.iterations:
@@ -465,36 +443,31 @@ def _resume(loop: Loop) -> History:
             "--iterations",
         )
     loop.done = start.iteration
-    found = world.collectively(partial(_reopen_log, run, start) if world.is_root else lambda: None)
-    if found is None:
-        loop.recorder.restore({}, [], start.iteration)
-        return History()
-    columns, loop.evaluations, by_rank, history = found
-    loop.recorder.restore(columns, by_rank, start.iteration)
-    return history
+    log = world.collectively(partial(_reopen_log, run, start) if world.is_root else lambda: None)
+    past = start.manifest.record if start.manifest else Past()
+    loop.recorder.restore(log.columns if log else {}, past.bytes_by_rank, start.iteration)
+    loop.evaluations = log.evaluations if log else []
+    resumed_after = [*past.resumed_after, start.iteration] if start.manifest else []
+    return Past(past.wall_s, resumed_after), start.remarks
 
 
-def _reopen_log(run: Run, start: Start) -> tuple[dict[str, Any], list[dict[str, Any]], list[list[int]], History]:
+def _reopen_log(run: Run, start: Start) -> RunLog:
     """On rank 0: cut the logs back, and read what is left of them. Raises UsageError."""
     assert run.folder is not None
-    path, manifest = run.folder.path, start.manifest
+    path = run.folder.path
     (path / "summary.json").unlink(missing_ok=True)
-    run.folder.cut(manifest.log if manifest else {}, LOGS)
+    run.folder.cut(start.manifest.log if start.manifest else {}, LOGS)
     log = read_run(path)
     lines = log.columns["loss"].size
     if lines != start.iteration:
         raise UsageError(f"{path}/iterations.jsonl has {lines} lines for {start.iteration} iterations", "--resume")
-    if manifest is None:
-        return log.columns, [], [], History(remarks=start.remarks)
-    record = manifest.record
-    past = [*record["resumed_after"], start.iteration]
-    return log.columns, log.evaluations, record["bytes_by_rank"], History(record["wall_s"], past, start.remarks)
+    return log
 
 
 def link_facts(network: Network) -> dict[str, Any]:
-    """What the ranks' messages go through, for environment.json: the real network, a lab's, or an emulated link.
+    """The ranks' link for environment.json: the real network, a lab's, or an emulated one.
 
-    `link_model` is what the cost model was told, s and s a byte: what is emulated, or a rough estimate.
+    `link_model` has the times that the cost model goes by: those that are emulated, or a rough estimate.
     """
     lab = os.environ.get("MPISQUEEZE_LAB")
     kind = "emulated" if network.emulated else "lab" if lab else "real"

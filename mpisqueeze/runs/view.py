@@ -1,4 +1,4 @@
-"""What a run tells whoever watches it, on rank 0; this one tells nothing."""
+"""The interface of views of a run, which live on rank 0, and a view that shows nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class View:
         """Before the first iteration."""
 
     def remark(self, text: str) -> None:
-        """What the user should know before the first iteration."""
+        """A remark for the user, before the first iteration."""
 
     def progress(self, progress: Progress) -> None:
         """A few times a second."""

@@ -19,9 +19,10 @@ from mpi4py import MPI
 
 from mpisqueeze.comm.world import World
 from mpisqueeze.quantities import parse_size
-from mpisqueeze.runs.plan import TrainConfig, plan
+from mpisqueeze.runs.plan import plan
 from mpisqueeze.runs.training import train
 from mpisqueeze.runs.view import View
+from mpisqueeze.settings import Settings
 
 LR = 0.1
 
@@ -30,7 +31,7 @@ def by_hand(dimension: int, iterations: int) -> float:
     """Seconds an iteration of gather, mean, bcast, update."""
     comm = MPI.COMM_WORLD
     rank, size = comm.rank, comm.size
-    part = plan(TrainConfig(algorithm="sgd", problem=f"quadratic:{dimension}")).problem
+    part = plan(Settings(algorithm="sgd", problem=f"quadratic:{dimension}")).problem
     problem = part.cls(rank, size, 1, np, np.dtype(np.float32), **part.options)
     x = problem.initial_point()
     gathered = np.empty((size, dimension), np.float32) if rank == 0 else None
@@ -51,7 +52,7 @@ def by_hand(dimension: int, iterations: int) -> float:
 
 def by_framework(world: World, dimension: int, iterations: int, folder: Path) -> tuple[float, float]:
     """(seconds an iteration of the whole loop, median `iteration_s`)."""
-    config = TrainConfig(
+    config = Settings(
         algorithm="sgd",
         compressor="identity",
         problem=f"quadratic:{dimension}",

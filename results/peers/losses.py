@@ -29,9 +29,10 @@ from mpisqueeze.comm.world import World
 from mpisqueeze.data import Dataset, load_dataset
 from mpisqueeze.data.partition import partition_indices
 from mpisqueeze.problems.classification import BatchSampler
-from mpisqueeze.runs.plan import TrainConfig, plan
+from mpisqueeze.runs.plan import plan
 from mpisqueeze.runs.training import train
 from mpisqueeze.runs.view import View
+from mpisqueeze.settings import Settings
 
 #: Of the largest number in x, by how much torch's fp32 and `sgd` may differ after the last step, since roundings grow.
 TOLERANCE = 1e-2
@@ -64,7 +65,7 @@ class Outcome:
 class Task:
     """What is trained, for one seed: the same for all methods."""
 
-    def __init__(self, world: World, config: TrainConfig) -> None:
+    def __init__(self, world: World, config: Settings) -> None:
         self.world, self.config, planned = world, config, plan(config)
         self.data: Dataset = load_dataset(config.data, config.data_dir, config.seed)
         part = planned.problem
@@ -125,7 +126,7 @@ class Task:
         return Outcome(self.flat(network), world.comm.allreduce(sent))
 
     def by_ours(self, algorithm: str, compressor: str | None, folder: Path) -> Outcome:
-        config = TrainConfig(
+        config = Settings(
             **{
                 **vars(self.config), "algorithm": algorithm, "compressor": compressor, "out": folder,
                 "iterations": self.iterations, "epochs": None,
@@ -136,7 +137,7 @@ class Task:
         return Outcome(x, summary["bytes_sent_per_iteration"])
 
 
-def run_all(world: World, config: TrainConfig, scratch: Path) -> tuple[Task, dict[str, Outcome]]:
+def run_all(world: World, config: Settings, scratch: Path) -> tuple[Task, dict[str, Outcome]]:
     """Every method once; collective."""
     task = Task(world, config)
     runs: dict[str, Callable[[], Outcome]] = {name: lambda how=how: task.by_torch(how) for name, how in PEERS}
@@ -167,7 +168,7 @@ def main() -> None:
     same = []
     with tempfile.TemporaryDirectory() as scratch:
         for seed in range(1, arguments.seeds + 1):
-            config = TrainConfig(
+            config = Settings(
                 problem=arguments.problem, epochs=arguments.epochs, lr=arguments.lr, seed=seed, server="sharded",
                 device="cpu", save_model=True, eval_every=0,
             )  # fmt: skip

@@ -39,7 +39,14 @@ def compressor(random: Random) -> str:
 
 def method(random: Random, algorithm: str, ranks: int) -> list[str]:
     """How to train: the algorithm's own options, and a compressor if it takes one."""
-    options = ["--algorithm", algorithm]
+    spec = algorithm
+    if algorithm == "memsgd" and random.random() < 0.4:
+        spec += ":lr=inside"
+    if algorithm == "dpsgd":
+        spec += f":order={random.choice(['atc', 'awc'])}"
+    if algorithm in ("deepsqueeze", "choco") and random.random() < 0.4:
+        spec += f":eta={random.choice(['0.1', '0.3'])}"
+    options = ["--algorithm", spec]
     if algorithm not in FULL_VECTORS:
         options += ["--compressor", compressor(random)]
     if algorithm in CENTRALIZED:
@@ -56,12 +63,6 @@ def method(random: Random, algorithm: str, ranks: int) -> list[str]:
             options += [] if topology == "star" and ranks > 2 else ["--self-weight", "0.5"]
         if random.random() < 0.3:
             options += ["--consensus-every", random.choice(["0", "3"])]
-    if algorithm == "memsgd" and random.random() < 0.4:
-        options += ["--memory-lr", "inside"]
-    if algorithm == "dpsgd":
-        options += ["--order", random.choice(["atc", "awc"])]
-    if algorithm in ("deepsqueeze", "choco") and random.random() < 0.4:
-        options += ["--eta", random.choice(["0.1", "0.3"])]
     return options
 
 

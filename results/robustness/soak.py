@@ -213,7 +213,7 @@ def option(given: Draw, name: str, default: str = "") -> str:
 
 def bytes_of(given: Draw, d: int, folder: Path) -> int:
     """What all ranks send in an iteration, by the definitions of algorithms and payloads, without checksums."""
-    algorithm, ranks = option(given, "--algorithm"), given.ranks
+    algorithm, ranks = option(given, "--algorithm").partition(":")[0], given.ranks
     itemsize = 8 if option(given, "--dtype") == "float64" else 4
     spec = option(given, "--compressor", "identity")
     # As `payload_bytes` reads it: NAME:ARGUMENT, with nothing for none.

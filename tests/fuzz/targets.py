@@ -38,6 +38,7 @@ from mpisqueeze.reproduce import expressions
 from mpisqueeze.runs import pairs, schedule
 from mpisqueeze.runs import plan as config
 from mpisqueeze.runs.sources import VARIABLES
+from mpisqueeze.settings import SETTINGS, parse_interval, parse_timeout
 from mpisqueeze.topology import Topology
 
 Target = Callable[[bytes], None]
@@ -100,8 +101,8 @@ _LANGUAGES: dict[str, Callable[[str], Any]] = {
     "rate": lambda text: _finite(quantities.parse_rate(text)),
     "time": lambda text: _finite(quantities.parse_time(text)),
     "spec": _spec,
-    "interval": config.parse_interval,
-    "timeout": config.parse_timeout,
+    "interval": parse_interval,
+    "timeout": parse_timeout,
     "schedule": _schedule,
     "partition": partition.parse_partition,
     "link": link_spec.parse_link,
@@ -113,7 +114,7 @@ _LANGUAGES: dict[str, Callable[[str], Any]] = {
     "algorithm": partial(_part, registry.algorithms),
     "problem": partial(_part, registry.problems),
     "expression": expressions.parse,
-    **{f"setting {name}": partial(config.value_of, name) for name in VARIABLES.values()},
+    **{f"setting {name}": SETTINGS[name].checked for name in VARIABLES.values()},
 }
 
 

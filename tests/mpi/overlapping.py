@@ -188,7 +188,7 @@ def more_sections_than_a_link_holds() -> None:
     world, d = World(), 64 * 3 * CAPACITY
     link = "latency=10us,bandwidth=100gbit"
     algorithm = make_algorithm("csgd", "identity", d, np.float32, world, chunk=256, link=link, overlap=True)
-    assert algorithm.schedule.chunks == 3 * CAPACITY
+    assert algorithm.schedule.sections == 3 * CAPACITY
 
     def gradient(x: Any, ready: Callable[[Any, int], None]) -> Any:
         g = np.ones(d, np.float32)

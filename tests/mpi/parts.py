@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from mpisqueeze.algorithms.base import Algorithm, Setup
 from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.link import emulate
 from mpisqueeze.comm.world import World
-from mpisqueeze.compressors.base import Compressor
+from mpisqueeze.compressors.base import Compressor, adapt
 from mpisqueeze.costs.link import parse_link
 from mpisqueeze.devices.device import Device
 from mpisqueeze.parts import registry
@@ -42,11 +43,12 @@ COMPRESSORS = [
 ]
 GOSSIP = ["dpsgd", "dpsgd-naive", "dcd", "ecd", "deepsqueeze", "choco", "d2"]
 CENTRALIZED = ["sgd", "csgd", "csgd-double", "memsgd", "doublesqueeze"]
+EXAMPLES = Path(__file__).parents[1] / "examples"
 DIMENSIONS = [1, 7, 1031]
 
 
 def payload_bytes(spec: str, d: int, itemsize: int) -> int:
-    """SPEC §2's table of sizes, written again."""
+    """Sizes of payloads by their layouts, written again."""
     name, _, rest = spec.partition(":")
     argument, *options = rest.split(",")
     keys = dict(option.partition("=")[::2] for option in options)
@@ -76,9 +78,9 @@ def payload_bytes(spec: str, d: int, itemsize: int) -> int:
 
 
 def make_compressor(spec: str, dtype: Any, xp: Any = np) -> Callable[[int, int], Compressor]:
-    """(dimension, seed) → a built-in compressor."""
+    """(dimension, seed) → a compressor by its spec."""
     part = registry.compressors.find(spec)
-    return lambda dimension, seed: part.cls(dimension, xp, dtype, seed, **part.options)
+    return lambda dimension, seed: adapt(part.cls(dimension, xp, dtype, seed, **part.options), dimension, xp, dtype)
 
 
 def make_algorithm(
@@ -94,13 +96,14 @@ def make_algorithm(
     link: str | None = None,
     **options: Any,
 ) -> Algorithm:
-    """A built-in algorithm on `world`'s ranks; gossip goes round a ring unless a topology is given."""
+    """An algorithm by its spec, on `world`'s ranks; gossip goes round a ring unless a topology is given."""
     emulated = emulate(world, parse_link(link)) if link else None
     device = device or Device()
     network = Network(world, device, emulated=emulated, chunk_bytes=chunk, tree=tree)
     graph = topology or Topology("ring", world.size)
     setup = Setup(network, dimension, np.dtype(dtype), 3, make_compressor(spec, dtype, device.xp), graph, **options)
-    return registry.algorithms.find(name).cls(setup)
+    part = registry.algorithms.find(name)
+    return part.cls(setup, **part.options)
 
 
 def gradient_at(x: np.ndarray, rank: int, t: int) -> np.ndarray:

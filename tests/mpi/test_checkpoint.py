@@ -18,6 +18,7 @@ from parts import CENTRALIZED, GOSSIP
 
 from mpisqueeze.errors import UsageError
 from mpisqueeze.record.arrays import write_npz
+from mpisqueeze.record.checkpoint import _digest_of
 from mpisqueeze.record.folder import check_path
 
 Run = Callable[..., Finished]
@@ -163,8 +164,8 @@ def altered(run: Path, key: str, value: Any) -> None:
         (2, ("--resume", "run", "--lr", "0.3", "--algorithm", "sgd"), "leave out --algorithm"),
         (2, ("--resume", "run", "--iterations", "5"), "may only be raised"),
         (2, ("--resume", "nowhere"), "config.json is not there"),
-        (2, ("--checkpoint-every", "0"), "neither a number of iterations nor a time"),
-        (2, ("--checkpoint-every", "soon"), "neither a number of iterations nor a time"),
+        (2, ("--checkpoint-every", "0"), "a number of iterations or a time above 0"),
+        (2, ("--checkpoint-every", "soon"), "a number of iterations or a time above 0"),
     ],
 )
 def test_errors_of_use(
@@ -198,4 +199,24 @@ def test_a_plug_in_must_say_what_it_remembers(mpisqueeze_run: Run, tmp_path: Pat
     assert mpisqueeze_run(2, *options, "--iterations", "5", "--out", "part", "--checkpoint-every", "5").code == 0
     finished = mpisqueeze_run(2, "train", "--resume", "part", "--iterations", "9")
     assert finished.code == 0, finished.err
+    same_runs(tmp_path / "whole", tmp_path / "part")
+
+
+def test_a_run_of_an_earlier_version_goes_on(mpisqueeze_run: Run, tmp_path: Path) -> None:
+    """One whose η was a setting of its own: it is told of and resumed as the run that it is."""
+    options = ("train", *LENGTH, "--algorithm", "choco:eta=0.3", "--compressor", "topk:0.1", "--save-model")
+    assert mpisqueeze_run(2, *options, "--iterations", "9", "--out", "whole").code == 0
+    assert mpisqueeze_run(2, *options, "--iterations", "5", "--out", "part", "--checkpoint-every", "5").code == 0
+    former = {"algorithm": "choco", "eta": 0.3, "order": "atc", "memory_lr": "outside"}
+    config = tmp_path / "part" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **former}))
+    manifest = tmp_path / "part" / "checkpoint" / "00000005" / "manifest.json"
+    body = json.loads(manifest.read_text())
+    version = {key: body.pop(key) for key in ("schema_version", "sha256")}
+    body["settings"] |= {**former, "parts": {"algorithm": {"name": "choco", "origin": "built-in", "parameters": {}}}}
+    manifest.write_text(json.dumps({**version, **body, "sha256": _digest_of(body)}))
+    assert "choco:eta=0.3/topk:0.1" in mpisqueeze_run(1, "report", "part").out
+    finished = mpisqueeze_run(2, "train", "--resume", "part", "--iterations", "9")
+    assert finished.code == 0, finished.err
+    assert json.loads(config.read_text())["algorithm"] == "choco:eta=0.3"
     same_runs(tmp_path / "whole", tmp_path / "part")

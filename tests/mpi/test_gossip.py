@@ -1,4 +1,4 @@
-"""SPEC §3's identities of the gossip algorithms, on real ranks and several graphs."""
+"""The identities of the gossip algorithms, on real ranks and several graphs."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def uncompressed_iterates() -> None:
             algorithm = make_algorithm(name, "identity", d, np.float64, world, topology=topology, **options)
             return run_steps(algorithm, start_at(d, np.float64), steps)
 
-        awc = x_of("dpsgd", order="awc")
+        awc = x_of("dpsgd:order=awc")
         for name in ("dcd", "ecd", "dpsgd-naive"):
             close(x_of(name), awc)
-        close(x_of("deepsqueeze", eta=1.0), x_of("dpsgd"))
-        close(x_of("choco", eta=1.0), x_of("dpsgd"))
-        close(x_of("deepsqueeze", eta=0.3), with_lazy_mixing(topology, 0.3, d, steps)[world.rank])
+        close(x_of("deepsqueeze:eta=1"), x_of("dpsgd"))
+        close(x_of("choco:1"), x_of("dpsgd"))
+        close(x_of("deepsqueeze:eta=0.3"), with_lazy_mixing(topology, 0.3, d, steps)[world.rank])
 
 
 def with_lazy_mixing(topology: Topology, eta: float, d: int, steps: int) -> np.ndarray:
@@ -78,13 +78,14 @@ def distributed_equals_serial() -> None:
         topology = Topology(graph, world.size)
         for d in DIMENSIONS:
             for spec in COMPRESSORS:
-                for name, order in [(name, "atc") for name in GOSSIP] + [("dpsgd", "awc")]:
+                for method in [*GOSSIP, "dpsgd:order=awc"]:
+                    name, _, order = method.partition(":order=")
                     if name in UNCOMPRESSED and spec != "identity":
                         continue
-                    algorithm: Any = make_algorithm(name, spec, d, np.float64, world, topology=topology, order=order)
+                    algorithm: Any = make_algorithm(method, spec, d, np.float64, world, topology=topology)
                     eta = getattr(algorithm, "eta", 1.0)
                     x = run_steps(algorithm, start_at(d, np.float64), 4)
-                    expected = serially(name, order, spec, topology, d, 4, eta)
+                    expected = serially(name, order or "atc", spec, topology, d, 4, eta)
                     scale = np.abs(expected).max()
                     np.testing.assert_allclose(
                         x, expected[world.rank], rtol=0, atol=1e-9 * (1 + scale), err_msg=f"{name} {spec} {graph} {d}"
@@ -92,7 +93,7 @@ def distributed_equals_serial() -> None:
 
 
 def serially(name: str, order: str, spec: str, topology: Topology, d: int, steps: int, eta: float) -> np.ndarray:
-    """SPEC §1's second table, for all ranks in one array (ranks, d)."""
+    """The equations of the gossip algorithms, for all ranks in one array (ranks, d)."""
     n = topology.ranks
     W = topology.matrix()
     compressors = [make_compressor(spec, np.float64)(d, derive_key(3, 1, i)) for i in range(n)]
@@ -277,9 +278,10 @@ def memory() -> None:
     for name, vectors in states.items():
         spec = "identity" if name in UNCOMPRESSED else "onebit"
         payload = payload_bytes(spec, d, 4)
-        make_algorithm(name, spec, d, np.float32, world, eta=0.5).close()
+        name += ":eta=0.5" if name in ("deepsqueeze", "choco") else ""
+        make_algorithm(name, spec, d, np.float32, world).close()
         tracemalloc.start()
-        algorithm = make_algorithm(name, spec, d, np.float32, world, eta=0.5)
+        algorithm = make_algorithm(name, spec, d, np.float32, world)
         held, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         expected = (vectors + 2) * 4 * d + 3 * payload
@@ -296,7 +298,7 @@ def overlapped() -> None:
     """A message far above the eager limit has arrived when a gradient that never enters MPI is done."""
     world, d = World(), 1 << 20
     for order, early in (("awc", True), ("atc", False)):
-        algorithm: Any = make_algorithm("dpsgd", "identity", d, np.float32, world, order=order)
+        algorithm: Any = make_algorithm(f"dpsgd:order={order}", "identity", d, np.float32, world)
         x = start_at(d, np.float32)
 
         def slow(point: np.ndarray) -> np.ndarray:

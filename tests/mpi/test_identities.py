@@ -1,4 +1,4 @@
-"""SPEC §3's identities of the centralized algorithms, on real ranks."""
+"""The identities of the centralized algorithms, on real ranks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from parts import (
     CENTRALIZED,
     COMPRESSORS,
     DIMENSIONS,
+    EXAMPLES,
     gradient_at,
     make_algorithm,
     make_compressor,
@@ -42,8 +43,8 @@ def uncompressed_iterates() -> None:
                 for server in SERVERS:
                     algorithm = make_algorithm(name, "identity", d, dtype, world, server=server)
                     assert np.array_equal(run_steps(algorithm, start_at(d, dtype), STEPS), expected), (name, d, server)
-            for name, options in (("allreduce", {}), ("memsgd", {"memory_lr": "inside"})):
-                algorithm = make_algorithm(name, "identity", d, dtype, world, **options)
+            for name in ("allreduce", "memsgd:lr=inside"):
+                algorithm = make_algorithm(name, "identity", d, dtype, world)
                 x = run_steps(algorithm, start_at(d, dtype), STEPS)
                 np.testing.assert_allclose(x, expected, rtol=100 * np.finfo(dtype).eps, atol=100 * np.finfo(dtype).eps)
 
@@ -58,17 +59,16 @@ def distributed_equals_serial() -> None:
     for spec in COMPRESSORS:
         for d in DIMENSIONS:
             for server in SERVERS:
-                for name, inside in [(name, False) for name in CENTRALIZED] + [("memsgd", True)]:
+                for name in [*CENTRALIZED, "memsgd:lr=inside"]:
                     compressor = "identity" if name == "sgd" else spec
-                    options = {"memory_lr": "inside" if inside else "outside", "server": server}
-                    algorithm = make_algorithm(name, compressor, d, np.float32, world, **options)
+                    algorithm = make_algorithm(name, compressor, d, np.float32, world, server=server)
                     x = run_steps(algorithm, start_at(d, np.float32), STEPS)
-                    expected = serially(name, compressor, d, world.size, inside, server)
-                    assert np.array_equal(x, expected), (name, spec, d, inside, server)
+                    expected = serially(name, compressor, d, world.size, server)
+                    assert np.array_equal(x, expected), (name, spec, d, server)
 
 
-def serially(name: str, spec: str, d: int, size: int, inside: bool, where: str = "root", lr: float = 0.1) -> np.ndarray:
-    """SPEC §1's equations for all ranks in one loop, with plain encode and decode, part by part of the servers."""
+def serially(name: str, spec: str, d: int, size: int, where: str = "root", lr: float = 0.1) -> np.ndarray:
+    """The equations of the algorithms for all ranks in one loop, by plain encodes and decodes, part by part."""
     make = make_compressor(spec, np.float32)
     parts = [part for part in np.array_split(np.arange(d), size if where == "sharded" else 1) if part.size]
     workers = [
@@ -76,6 +76,7 @@ def serially(name: str, spec: str, d: int, size: int, inside: bool, where: str =
     ]
     server = [make(part.size, derive_key(3, 2, s)) for s, part in enumerate(parts)]
     x, gamma = start_at(d, np.float32), np.float32(lr)
+    name, inside, _ = name.partition(":lr=inside")
     delta, delta_bar = np.zeros((size, d), np.float32), np.zeros(d, np.float32)
 
     def compressed(compressors: list[Any], v: np.ndarray, t: int) -> np.ndarray:
@@ -108,6 +109,28 @@ def serially(name: str, spec: str, d: int, size: int, inside: bool, where: str =
             delta_bar = v_bar - mean
         x = x - (mean if inside else gamma * mean)
     return x
+
+
+@pytest.mark.parametrize("n", RANKS)
+def test_the_server_of_ef21_keeps_the_mean(on_ranks: Callable[..., None], n: int) -> None:
+    on_ranks(n, server_keeps_the_mean)
+
+
+def server_keeps_the_mean() -> None:
+    """EF21's g is mean g_i after every iteration, to rounding, whatever C is."""
+    world, d = World(), 1031
+    for spec in COMPRESSORS:
+        for server in ("root", "sharded"):
+            for start in ("full", "compressed"):
+                name = f"{EXAMPLES}/ef21.py:EF21,start={start}"
+                algorithm: Any = make_algorithm(name, spec, d, np.float64, world, server=server, chunk=1024)
+                run_steps(algorithm, start_at(d, np.float64), 4)
+                mean = np.mean(world.comm.allgather(algorithm.g_i), axis=0)
+                mine = mean[algorithm.setup.served]
+                if not mine.size:
+                    assert algorithm.g_mean is None
+                    continue
+                assert np.abs(algorithm.g_mean - mine).max() < 1e-12 * (1 + np.abs(mean).max()), (spec, server, start)
 
 
 @pytest.mark.parametrize("n", RANKS)
@@ -199,7 +222,7 @@ def residuals_of_payloads() -> None:
                         v = g + algorithm.delta
                         algorithm.setup.network.iteration = t
                         algorithm.step(x, lambda _, g=g: g, 0.1)
-                        receiver.decode(algorithm.exchange.up[0][0], decoded)
+                        receiver.decode(algorithm.exchange.up[0][0].payload, decoded)
                         assert np.array_equal(algorithm.delta, v - decoded), (name, spec, d, t)
                     algorithm.close()
 

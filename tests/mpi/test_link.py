@@ -165,10 +165,10 @@ def test_a_link_changes_no_iterate(on_ranks: Callable[..., None], n: int) -> Non
 def linked_equals_direct() -> None:
     world = World()
     methods = [(name, {"server": s}) for name in ("sgd", "memsgd", "doublesqueeze") for s in ("root", "sharded")]
-    methods += [(name, {}) for name in GOSSIP] + [("dpsgd", {"order": "awc"})]
+    methods += [(name, {}) for name in GOSSIP] + [("dpsgd:order=awc", {})]
     for name, options in methods:
         for d, chunk in ((1, None), (3000, None), (3000, 300)):
-            spec = "identity" if name in ("sgd", "dpsgd", "d2") else "uniform:8"
+            spec = "identity" if name in ("sgd", "dpsgd", "dpsgd:order=awc", "d2") else "uniform:8"
             x = [
                 run_steps(
                     make_algorithm(name, spec, d, np.float32, world, chunk=chunk, link=link, **options),
@@ -243,7 +243,7 @@ def test_a_linked_run_says_so(mpisqueeze_run: Callable[..., Any]) -> None:
     summary = finished.json
     assert summary["link"] == "emulated"
     assert "emulated link" in finished.err
-    # doublesqueeze/onebit: up and down, one chunk, α + Bβ each.
+    # doublesqueeze/onebit: up and down, one section, α + Bβ each.
     expected = 2 * (2e-3 + summary["payload_bytes"] * 8 / 10e6)
     assert expected <= summary["times"]["comm_s"]["median"] < expected + LATE
     assert summary["port_bytes_per_iteration"] == summary["payload_bytes"]

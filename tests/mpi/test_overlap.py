@@ -59,9 +59,7 @@ def test_no_bit_changes(mpisqueeze_run: Run, tmp_path: Path, server: str, n: int
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "options", [("--memory-lr", "inside"), ("--no-barrier",), ("--checksum",), ("--dtype", "float64")]
-)
+@pytest.mark.parametrize("options", [("memsgd:lr=inside",), ("--no-barrier",), ("--checksum",), ("--dtype", "float64")])
 def test_no_bit_changes_beside(mpisqueeze_run: Run, tmp_path: Path, options: tuple[str, ...]) -> None:
     common = ("memsgd", "sgd", "--problem", "mlp:64x48", "--chunk", "1Ki", "--iterations", "4", "--lr", "0.05")
     with_and_without(mpisqueeze_run, tmp_path, 3, *common, *options)
@@ -163,7 +161,7 @@ def test_an_emulated_link_takes_any_number_of_sections(on_ranks: Callable[..., N
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--algorithm", "allreduce"], ["allreduce sends nothing before", "sgd", "doublesqueeze", "--order awc"]),
+        (["--algorithm", "allreduce"], ["allreduce sends nothing before", "sgd", "doublesqueeze", "dpsgd:order=awc"]),
         (["--algorithm", "dpsgd"], ["dpsgd sends nothing before"]),
         (["--problem", "quadratic:9"], ["quadratic gives its gradient in one piece", "mlp", "resnet20"]),
         (["--clip-norm", "1"], ["--clip-norm needs the whole gradient"]),

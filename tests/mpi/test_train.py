@@ -193,7 +193,7 @@ def test_captured_output_is_plain_and_json_stands_alone(mpisqueeze_run: Run) -> 
     ("options", "says"),
     [
         (["--algorithm", "doublesqueze"], ["--algorithm", "did you mean 'doublesqueeze'", "memsgd"]),
-        (["--iterations", "many"], ["--iterations", "size"]),
+        (["--iterations", "many"], ["--iterations", "whole number"]),
         (["--no-such-option"], ["--no-such-option"]),
         (["--data", "mnist", "--data-dir", "nowhere"], ["--data-dir", "nowhere", "MPISQUEEZE_DATA"]),
         (["--problem", f"{PLUGINS}:WrongShape"], ["--problem", "WrongShape", "shape (3,)", "(7,)"]),
@@ -250,7 +250,7 @@ def test_a_diverged_run_with_an_infinite_metric_gives_valid_json(mpisqueeze_run:
 
 
 def test_a_nan_on_one_rank_is_a_divergence_that_names_it(mpisqueeze_run: Run) -> None:
-    gossip = ("--algorithm", "dpsgd", "--order", "awc")
+    gossip = ("--algorithm", "dpsgd:order=awc")
     for options in ((), ("--no-barrier",), ("--algorithm", "allreduce"), gossip):
         finished = mpisqueeze_run(
             3, "train", "--problem", f"{PLUGINS}:NaNLater", "--iterations", "90", "--json", "-", *options
@@ -260,7 +260,7 @@ def test_a_nan_on_one_rank_is_a_divergence_that_names_it(mpisqueeze_run: Run) ->
 
 
 def test_an_exception_on_one_rank_ends_all_with_4(mpisqueeze_run: Run, tmp_path: Path) -> None:
-    for i, options in enumerate(((), ("--no-barrier",), ("--algorithm", "dpsgd", "--order", "awc"))):
+    for i, options in enumerate(((), ("--no-barrier",), ("--algorithm", "dpsgd:order=awc"))):
         began = time.monotonic()
         finished = mpisqueeze_run(
             3,

@@ -11,7 +11,6 @@ import numpy as np
 from mpisqueeze.data.seeding import Stream
 from mpisqueeze.errors import UsageError, describe
 from mpisqueeze.kernels.random import derive_key
-from mpisqueeze.language import Parameter, flag
 from mpisqueeze.problems.base import Array, Problem
 
 if TYPE_CHECKING:
@@ -21,9 +20,6 @@ if TYPE_CHECKING:
 STATISTICS_SAMPLES = 1024
 #: Samples in a batch of an evaluation, whatever --batch-size is.
 CHUNK = 256
-
-COMPILE = Parameter("compile", flag, "true or false", False)
-BF16 = Parameter("bf16", flag, "true or false", False)
 
 
 def chunks(samples: Any) -> list[Any]:

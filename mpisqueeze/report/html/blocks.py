@@ -142,3 +142,8 @@ class Page:
     lead: str
     sections: Sequence[Section] = field(default_factory=list)
     badge: str = ""
+
+    @property
+    def has_plots(self) -> bool:
+        """Whether a chart is on it."""
+        return any(isinstance(block, Plot) for section in self.sections for block in section.blocks)

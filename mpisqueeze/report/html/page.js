@@ -1,5 +1,5 @@
 "use strict";
-// Values under the pointer. Everything that is needed is in the drawing: the paths, and the axes' ends.
+// Charts that readers can act on, in place of the pictures, which remain where this does not run and in print.
 (() => {
   const steps = {
     bytes: [[1e12, "TB"], [1e9, "GB"], [1e6, "MB"], [1e3, "kB"], [1, "B"]],
@@ -7,86 +7,119 @@
     rate: [[1e12, "Tbit/s"], [1e9, "Gbit/s"], [1e6, "Mbit/s"], [1e3, "kbit/s"], [1, "bit/s"]],
   };
   const digits = (value) => {
-    if (value === 0) return "0";
     const size = Math.abs(value);
+    if (value === 0) return "0";
     if (size < 1e-4 || size >= 1e6) return value.toExponential(2);
     return value.toFixed(Math.max(0, 2 - Math.floor(Math.log10(size))));
   };
   const say = (value, unit) => {
-    if (unit === "count") return String(Math.round(value)).replace(/\B(?=(\d{3})+$)/g, " ");
+    if (unit === "count") return String(Math.round(value)).replace(/\B(?=(\d{3})+$)/g, "\u202f");
     if (!steps[unit]) return digits(value);
     const [factor, name] = steps[unit].find(([f]) => Math.abs(value) >= f * 0.9995) || steps[unit].at(-1);
     return `${digits(value / factor)} ${name}`;
   };
-  const axis = (text) => {
-    const [low, high, kind, unit] = text.split(" ");
-    const [a, b] = kind === "log" ? [Math.log10(low), Math.log10(high)] : [Number(low), Number(high)];
-    return (place) => say(kind === "log" ? 10 ** (a + place * (b - a)) : a + place * (b - a), unit);
+  const element = (parent, name, text = "", kind = "") => {
+    const made = parent.appendChild(document.createElement(name));
+    made.textContent = text;
+    if (kind) made.className = kind;
+    return made;
   };
-  // The corners of a path of M, l and h.
-  const corners = (d) => {
-    const found = [];
-    let x = 0, y = 0;
-    for (const [, kind, rest] of d.matchAll(/([Mlh])([^Mlh]*)/g)) {
-      const [a, b] = (rest.match(/-?\d*\.?\d+/g) || []).map(Number);
-      if (kind === "M") [x, y] = [a, b];
-      else if (kind === "l") [x, y] = [x + a, y + b];
-      found.push([x, y]);
-    }
-    return found;
+  // A tip beside the pointer, kept within its figure.
+  const place = (figure, tip, event) => {
+    const box = figure.getBoundingClientRect();
+    const x = event.clientX - box.left, y = event.clientY - box.top;
+    tip.style.left = `${Math.max(0, x + 16 + tip.offsetWidth > box.width ? x - tip.offsetWidth - 16 : x + 16)}px`;
+    tip.style.top = `${Math.max(0, y - tip.offsetHeight / 2)}px`;
   };
-  // How high a line is at x; undefined beyond its ends, but for a finger's breadth.
-  const height = (points, x) => {
-    const next = points.findIndex((point) => point[0] >= x);
+  // How high a line is at a place across, both in pixels; undefined beyond its ends, but for a finger's breadth.
+  const height = (points, at) => {
+    const next = points.findIndex((point) => point[0] >= at);
     const [before, after] = [points[(next < 0 ? points.length : next) - 1], points[next]];
-    if (before && after) return before[1] + (after[1] - before[1]) * (x - before[0]) / (after[0] - before[0]);
+    if (before && after) return before[1] + (after[1] - before[1]) * (at - before[0]) / (after[0] - before[0] || 1);
     const end = before || after;
-    return end && Math.abs(end[0] - x) < 12 ? end[1] : undefined;
+    return end && Math.abs(end[0] - at) < 12 ? end[1] : undefined;
   };
-  for (const svg of document.querySelectorAll("svg[data-frame]")) {
-    const [left, top, right, bottom] = svg.dataset.frame.split(" ").map(Number);
-    const [sayX, sayY] = [axis(svg.dataset.x), axis(svg.dataset.y)];
-    const figure = svg.closest("figure");
-    const layer = svg.querySelector(".hover");
-    let lines, tip;
-    const hide = () => { layer.replaceChildren(); if (tip) tip.remove(); tip = undefined; };
-    svg.addEventListener("pointerleave", hide);
-    svg.addEventListener("pointermove", (event) => {
-      lines = lines || [...svg.querySelectorAll(".line")].map((path) => [path.dataset.name, corners(path.getAttribute("d"))]);
-      const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
+  // The values of all lines where the pointer is.
+  const follow = (figure, view, about) => {
+    const live = figure.querySelector(".live");
+    let tip, rule;
+    const hide = () => { tip?.remove(); rule?.remove(); };
+    live.addEventListener("pointerleave", hide);
+    live.addEventListener("pointerdown", hide);
+    live.addEventListener("pointermove", (event) => {
       hide();
-      if (at.x < left - 2 || at.x > right + 2 || at.y < top - 8 || at.y > bottom + 8) return;
-      const seen = [];
-      for (const [name, points] of lines) {
-        const y = height(points, at.x);
-        if (y !== undefined) seen.push([name, y]);
+      const svg = live.querySelector("svg").getBoundingClientRect(), [left, top] = view.origin();
+      const at = event.clientX - svg.left - left, down = event.clientY - svg.top - top;
+      if (event.buttons || at < 0 || at > view.width() || down < -8 || down > view.height() + 8) return;
+      const x = view.scale("x"), y = view.scale("y"), hidden = new Set(view.data("hidden_store").map((row) => row.values[0]));
+      const lines = view.data("lines").filter((line) => !hidden.has(line.i));
+      const seen = lines.map((line) => {
+        const points = line.x.flatMap((value, k) => line.y[k] === null ? [] : [[x(value), y(line.y[k])]]);
+        return [view.signal("names")[line.i], height(points, at)];
+      });
+      const shown = seen.filter(([, up]) => up !== undefined).sort((one, other) => one[1] - other[1]);
+      if (!shown.length) return;
+      rule = element(live, "div", "", "rule");
+      Object.assign(rule.style, { left: `${left + at}px`, top: `${top}px`, height: `${view.height()}px` });
+      tip = element(figure, "div", "", "tip");
+      element(tip, "p", say(x.invert(at) * about.x.factor, about.x.unit));
+      const table = element(tip, "table");
+      for (const [name, up] of shown) {
+        const row = element(table, "tr");
+        element(row, "th", name);
+        const beyond = up < -0.05 * view.height() ? "above" : up > 1.05 * view.height() ? "below" : "";
+        element(row, "td", beyond || say(y.invert(up) * about.y.factor, about.y.unit));
       }
-      if (!seen.length) return;
-      seen.sort((one, other) => one[1] - other[1]);
-      const line = document.createElementNS("http://www.w3.org/2000/svg", "line");
-      for (const [key, value] of [["x1", at.x], ["x2", at.x], ["y1", top], ["y2", bottom]]) line.setAttribute(key, value);
-      layer.append(line);
-      tip = document.createElement("div");
-      tip.className = "tip";
-      const head = document.createElement("p");
-      head.textContent = sayX((at.x - left) / (right - left));
-      const table = document.createElement("table");
-      for (const [name, y] of seen) {
-        const row = table.insertRow();
-        const title = document.createElement("th");
-        title.textContent = name;
-        const place = (bottom - y) / (bottom - top);
-        row.append(title);
-        row.insertCell().textContent = place > 1.05 ? "above" : place < -0.05 ? "below" : sayY(place);
-      }
-      tip.append(head, table);
-      figure.append(tip);
-      const box = figure.getBoundingClientRect();
-      const x = event.clientX - box.left, y = event.clientY - box.top;
-      tip.style.left = `${Math.max(0, x + 16 + tip.offsetWidth > box.width ? x - tip.offsetWidth - 16 : x + 16)}px`;
-      tip.style.top = `${Math.max(0, y - tip.offsetHeight / 2)}px`;
+      place(figure, tip, event);
     });
-  }
+  };
+  const draw = async (figure) => {
+    const live = figure.querySelector(".live"), spec = JSON.parse(figure.querySelector("script").textContent);
+    let tip;
+    const tooltip = (_, event, item, value) => {
+      tip?.remove();
+      if (!value || spec.usermeta.lines) return;
+      tip = element(figure, "div", String(value), "tip");
+      place(figure, tip, event);
+    };
+    const options = { mode: "vega", ast: true, actions: false, defaultStyle: false, renderer: "svg", tooltip };
+    const { view } = await window.vegaEmbed(live, spec, options);
+    // As wide as there is room, for which what stands beside the plot has to be known.
+    const fit = async () => {
+      const room = figure.clientWidth, narrow = matchMedia("(max-width: 720px)").matches;
+      const taken = () => live.querySelector("svg").getBoundingClientRect().width;
+      if (!room) return;
+      await view.signal("narrow", narrow).runAsync();
+      // Beside a narrow plot there is its axis; the names below it may be wider than it is. Twice, since what stands
+      // beside a plot may depend on its width.
+      for (let pass = 0; pass < 2; pass++) {
+        const beside = narrow ? view.origin()[0] + 16 : taken() - view.width();
+        await view.width(Math.max(80, room - beside)).runAsync();
+      }
+      if (taken() > room) await view.width(view.width() - (taken() - room)).runAsync();
+    };
+    figure.classList.add("drawn");
+    await fit();
+    document.body.classList.add("acting");
+    let width = figure.clientWidth;
+    new ResizeObserver(() => { if (figure.clientWidth !== width) { width = figure.clientWidth; fit(); } }).observe(figure);
+    if (spec.usermeta.lines) follow(figure, view, spec.usermeta);
+  };
+  const start = async () => {
+    const packed = Uint8Array.from(atob(document.getElementById("vega").textContent), (c) => c.charCodeAt(0));
+    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const script = document.createElement("script");
+    script.textContent = await new Response(stream).text();
+    document.head.append(script);
+    const seen = new IntersectionObserver((entries) => {
+      for (const entry of entries.filter((one) => one.isIntersecting)) {
+        seen.unobserve(entry.target);
+        draw(entry.target);
+      }
+    }, { rootMargin: "600px" });
+    for (const figure of document.querySelectorAll("figure")) seen.observe(figure);
+  };
+  if (document.querySelector("figure") && window.DecompressionStream) start();
   // What is folded away is printed, too.
   addEventListener("beforeprint", () => { for (const folded of document.querySelectorAll("details")) folded.open = true; });
 })();

@@ -1,7 +1,8 @@
-"""The page of a reproduction: `reproduce`'s claims.json, with a plot of each claim and what its runs came to."""
+"""The page of a reproduction: `reproduce`'s claims.json as a table of verdicts, and a section for each claim."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ from mpisqueeze.quantities import counted, duration, significant, size
 from mpisqueeze.record.claims import claim_logs
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.claim_charts import claim_chart
-from mpisqueeze.report.html.blocks import Block, Cell, Folded, Page, Paragraph, Plot, Section, Table
-from mpisqueeze.report.html.claims import Claim, Decision, claims_page
+from mpisqueeze.report.claims_view import count_of
+from mpisqueeze.report.html.blocks import Block, Cell, Folded, Page, Paragraph, Plot, Section, Table, Verdict
 from mpisqueeze.report.html.provenance import environment
+
+_OUTCOMES = {True: "holds", False: "does not hold", None: "not tested"}
 
 
 def reproduction_page(path: Path, about: dict[str, Any]) -> Page:
@@ -24,19 +27,52 @@ def reproduction_page(path: Path, about: dict[str, Any]) -> Page:
     Raises:
         UsageError: a run's folder is damaged.
     """
-    claims, logs = [], []
-    for claim in about["claims"]:
-        found = claim_logs(path, claim)
-        claims.append(_claim(claim, found))
-        logs += [log for log in found if log is not None]
-    after = [Section("Environment", environment(logs))] if logs else []
+    claims = about["claims"]
+    found = [claim_logs(path, claim) for claim in claims]
+    logs = [log for logs in found for log in logs if log is not None]
+    rows: list[list[Cell | str]] = [
+        [
+            Cell(claim["claim"], link=claim["claim"]),
+            Cell("", verdict=claim["verdict"]),
+            claim["title"],
+            _deciding(claim),
+        ]
+        for claim in claims
+    ]
+    table = Table(["claim", "verdict", "what it says", "what decides"], rows, left=(0, 1, 2, 3))
+    sections = [Section("Verdicts", [Paragraph(count_of(claims)), table])]
+    sections += [Section(claim["claim"], _blocks(claim, runs)) for claim, runs in zip(claims, found, strict=True)]
+    sections += [Section("Environment", environment(logs))] if logs else []
     running = {"running": "; not finished", "interrupted": "; interrupted"}.get(about["status"], "")
     lead = f"{counted(about['ranks'], 'rank')}, {about['scale']} scale, {counted(len(logs), 'run')}{running}"
-    return claims_page("The claims, put to the test", lead, claims, after)
+    failed = sum(claim["verdict"] == "FAIL" for claim in claims)
+    badge = f"{failed} of {len(claims)} fail" if failed else ""
+    return Page("The claims, put to the test", lead, sections, badge)
 
 
-def _claim(claim: dict[str, Any], logs: list[RunLog | None]) -> Claim:
-    blocks: list[Block] = []
+def _deciding(claim: dict[str, Any]) -> str:
+    """The first decision that does not hold, or else the first one, with how many there are besides."""
+    decisions = claim["decisions"]
+    if claim["verdict"] == "SKIPPED" or not decisions:
+        return claim["reason"] or "—"
+    first = next((decision for decision in decisions if decision["passed"] is False), decisions[0])
+    others = len(decisions) - 1
+    return (first["found"] or first["holds"]) + (f"; {counted(others, 'other')} below" if others else "")
+
+
+def _blocks(claim: dict[str, Any], logs: Sequence[RunLog | None]) -> list[Block]:
+    blocks: list[Block] = [Verdict(claim["verdict"], claim["title"]), Paragraph(claim["says"])]
+    if claim["reason"]:
+        blocks.append(Paragraph(claim["reason"], "note" if claim["verdict"] == "SKIPPED" else "warning"))
+    rows: list[list[Cell | str]] = [
+        [
+            decision["text"],
+            decision["found"] or decision["holds"],
+            Cell(_OUTCOMES[decision["passed"]], best=decision["passed"] is False),
+        ]
+        for decision in claim["decisions"]
+    ]
+    blocks.append(Table(["what decides", "found", "outcome"], rows, left=(0, 1, 2)))
     chart = claim_chart(claim, logs)
     if chart is not None:
         blocks.append(Plot(chart))
@@ -46,17 +82,11 @@ def _claim(claim: dict[str, Any], logs: list[RunLog | None]) -> Claim:
     if claim["note"]:
         blocks.append(Paragraph(claim["note"], "note"))
     if claim["runs"]:
-        title = counted(len(claim["runs"]), "run")
         took = f" in {duration(claim['seconds'])}" if claim.get("seconds") else ""
-        blocks.append(Folded(f"{title}{took}", [_runs(claim)]))
-    decisions = [
-        Decision(decision["text"], decision["found"] or decision["holds"], decision["passed"])
-        for decision in claim["decisions"]
-    ]
-    return Claim(
-        claim["claim"], claim["title"], claim["says"], claim["verdict"], decisions, claim["reason"] or "",
-        claim["source"], blocks,
-    )  # fmt: skip
+        blocks.append(Folded(f"{counted(len(claim['runs']), 'run')}{took}", [_runs(claim)]))
+    if claim["source"]:
+        blocks.append(Paragraph(f"Source: {claim['source']}", "note"))
+    return blocks
 
 
 def _runs(claim: dict[str, Any]) -> Table:

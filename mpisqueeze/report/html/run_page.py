@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
+from mpisqueeze.analysis.columns import columns_of
 from mpisqueeze.analysis.ranking import BROKEN, Ranking, verdict, winners
+from mpisqueeze.modelling.bandwidth import times_by_bandwidth
 from mpisqueeze.quantities import counted, duration, grouped, ratio, significant, size
 from mpisqueeze.record.calibration import Calibration
 from mpisqueeze.record.reading import RunLog
-from mpisqueeze.report.bandwidth import time_by_bandwidth
-from mpisqueeze.report.closing import PHASES, shown
-from mpisqueeze.report.comparison_table import columns_of
+from mpisqueeze.report.closing import PHASES, traffic
+from mpisqueeze.report.comparison_table import Shown, in_unit
 from mpisqueeze.report.html.blocks import (
     Block,
     Cell,
@@ -29,24 +29,8 @@ from mpisqueeze.report.html.blocks import (
 )
 from mpisqueeze.report.html.provenance import environment, link_of, settings
 from mpisqueeze.report.palette import style_of
-from mpisqueeze.report.run_charts import loss_chart, metric_chart, metric_of, phase_chart
+from mpisqueeze.report.run_charts import bandwidth_chart, loss_chart, metric_chart, metric_of, phase_chart
 
-#: Titles in full of the columns that a terminal abbreviates.
-_TITLES = {
-    "loss": "training loss",
-    "test acc": "test accuracy",
-    "bytes": "bytes sent",
-    "to target": "bytes to target",
-    "time to it": "time to target",
-    "ms/it": "iteration (ms)",
-}
-#: The figure that a column is of, where less is better.
-_FIGURES = {
-    "loss": "smoothed_loss",
-    "to target": "bytes_to_target",
-    "time to it": "time_to_target_s",
-    "ms/it": "median_iteration_s",
-}
 _STATUS = {"killed": "no end recorded"}
 
 
@@ -158,49 +142,29 @@ def _best_metric(runs: Sequence[RunLog], sound: Sequence[dict[str, Any]], styles
 
 
 def _ranking_table(runs: Sequence[RunLog], ranking: Ranking, styles: dict[str, int]) -> Table:
-    """The terminal's table, its factors below their figures, and what was saved against plain sgd besides."""
+    """The terminal's table, its factors below their figures, and bytes saved against plain sgd besides."""
     summaries = {run.name: run.summary for run in runs}
-    titles: list[str] = []
-    rows: list[list[Cell]] = [[] for _ in ranking.rows]
-    # Without the position, which a reader can count.
-    for column in columns_of(ranking)[1:]:
-        if column.title == "×":
-            for cells, row in zip(rows, ranking.rows, strict=True):
-                factor = column.cell(row)
-                cells[-1] = replace(cells[-1], detail="" if factor == "—" else factor)
-            if titles[-1] == _TITLES["bytes"]:
-                titles.append("bytes saved")
-                for cells, row in zip(rows, ranking.rows, strict=True):
-                    cells.append(_saved(summaries[row["name"]]))
-            continue
-        if column.title == "status":
-            continue
-        titles.append(_TITLES.get(column.title, column.title))
-        best = _best(ranking, column.title)
-        for cells, row in zip(rows, ranking.rows, strict=True):
-            if column.title == "method":
-                badge = "" if row["status"] == "ok" else status_of(row)
-                cells.append(Cell(row["name"], style=styles[row["name"]], badge=badge))
-            else:
-                cells.append(Cell(column.cell(row), best=row["name"] in best))
+    columns = [column for column in columns_of(ranking) if column.kind != "head"]
+    best = {column.key: column.best_of(ranking) for column in columns}
+    titles = ["method"]
+    for column in columns:
+        titles += [column.title, "bytes saved"] if column.key == "bytes_sent" else [column.title]
+    rows: list[list[Cell | str]] = []
+    for row in ranking.rows:
+        name = row["name"]
+        badge = "" if row["status"] == "ok" else status_of(row)
+        cells: list[Cell | str] = [Cell(name, style=styles[name], badge=badge)]
+        for column in columns:
+            factor = Shown(column, True).cell(row) if column.relative else "—"
+            detail = "" if factor == "—" else factor
+            cells.append(Cell(in_unit(column, row), detail, best=name in best[column.key]))
+            if column.key == "bytes_sent":
+                cells.append(_saved(summaries[name]))
+        rows.append(cells)
     caption = (
         f"Best first. Small figures: × of {ranking.reference}’s. Saved: against plain sgd. Bold: the column’s best."
     )
     return Table(titles, rows, caption)
-
-
-def _best(ranking: Ranking, title: str) -> list[str]:
-    """Names of the runs with the best figure in a column, none where there is nothing to choose from."""
-    sound = [row for row in ranking.rows if row["status"] not in BROKEN]
-    if title in _FIGURES:
-        values = {row["name"]: row[_FIGURES[title]] for row in sound}
-    elif title == "test acc":
-        values = {row["name"]: row["evaluation"].get("test_accuracy") for row in sound}
-    else:
-        return []
-    known = {name: value for name, value in values.items() if value is not None}
-    best = (max if title == "test acc" else min)(known.values(), default=None)
-    return [name for name, value in known.items() if value == best] if len(known) > 1 else []
 
 
 def _saved(summary: dict[str, Any]) -> Cell:
@@ -237,23 +201,9 @@ def _single_summary(run: RunLog) -> list[Block]:
         blocks.append(Paragraph(f"{status_of(summary).capitalize()} after {done}{reason}", "warning"))
     blocks += (Paragraph(text, "warning") for text in summary.get("warnings") or [])
     finished = [Paragraph(f"{done}{took}.", "note")] if summary["status"] == "ok" else []
-    return [*blocks, Tiles(tiles), *finished, _traffic(run)]
-
-
-def _traffic(run: RunLog) -> Table:
-    summary = run.summary
-    done, ranks = summary["iterations"], summary["ranks"]
-    rows = [["whole run", size(summary["bytes_sent"]), size(summary["sgd_bytes_sent"])]]
-    if done:
-        rows.append(["an iteration", size(summary["bytes_sent"] / done), size(summary["sgd_bytes_sent"] / done)])
-        if summary["full_vectors_per_iteration"] is not None:
-            vectors = significant(summary["full_vectors_per_iteration"])
-            rows.append(["full vectors an iteration", vectors, significant(2.0 * (ranks - 1))])
-    if summary["full_vectors_formula"]:
-        c = f"{summary['full_vectors_formula']}, c = {shown(summary['compression'])}"
-        rows.append(["the talks’ count, N workers", c, "2N"])
-    rows.append(["messages", grouped(summary["messages"]), "—"])
-    return Table(["bytes handed to MPI by all ranks", run.name, "plain sgd"], rows)
+    rows = [*traffic(summary), ("messages", grouped(summary["messages"]), "—")]
+    sent = Table(["bytes handed to MPI by all ranks", run.name, "plain sgd"], rows)
+    return [*blocks, Tiles(tiles), *finished, sent]
 
 
 def _loss(runs: Sequence[RunLog], ranking: Ranking, any_done: bool) -> list[Block]:
@@ -290,9 +240,9 @@ def _time(runs: Sequence[RunLog], ranking: Ranking, calibration: Calibration | N
         words = {"emulated": "an emulated link", "lab": "a lab’s virtual cluster", "real": "the real network"}
         known = " and ".join(words.get(link, link) for link in sorted(links))
         blocks.insert(0, Paragraph(f"Times are those of {known}.", "note"))
-    by_bandwidth = time_by_bandwidth(runs, calibration)
-    if by_bandwidth.chart.series:
-        blocks.append(Plot(by_bandwidth.chart))
+    by_bandwidth = times_by_bandwidth(runs, calibration)
+    if by_bandwidth.methods:
+        blocks.append(Plot(bandwidth_chart(by_bandwidth, len(runs))))
     if by_bandwidth.left_out:
         blocks.append(Folded("Not modelled", [Items(by_bandwidth.left_out)]))
     return blocks

@@ -1,26 +1,25 @@
-"""An iteration's time over the network's bandwidth: modelled from what runs measured on theirs, and measured where that
-was an emulated link or a lab's."""
+"""An iteration's time over the network's bandwidth, for the methods of finished runs.
+
+Times are modelled from what the runs measured, and given as measured where a run's bandwidth was set: on an emulated
+link or in a lab.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from mpisqueeze.costs.link import Link, parse_link
 from mpisqueeze.errors import UsageError
-from mpisqueeze.quantities import counted, duration
+from mpisqueeze.quantities import duration
 from mpisqueeze.record.calibration import Calibration
 from mpisqueeze.record.reading import RunLog
-from mpisqueeze.report.charts import Axis, LineChart, Series
-from mpisqueeze.report.palette import style_of
-from mpisqueeze.report.scales import Unit
 
 if TYPE_CHECKING:
-    from mpisqueeze.modelling.predict import Method
+    from mpisqueeze.modelling.methods import Method
 
 #: Bits a second between which times are modelled, and points a decade.
 SLOWEST, FASTEST = 1e7, 1e11
@@ -30,10 +29,36 @@ ASSUMED_S = 50e-6
 
 
 @dataclass(frozen=True)
-class ByBandwidth:
-    """The plot, and why runs are not in it."""
+class MethodTimes:
+    """A method's time of an iteration, in seconds, at bandwidths in bits a second.
 
-    chart: LineChart
+    Attributes:
+        name: of its run, or of the method where it has several.
+        first: the index of its first run.
+        modelled: (bandwidth, time) pairs, ascending.
+        measured: the same of runs whose bandwidth was set.
+    """
+
+    name: str
+    first: int
+    modelled: list[tuple[float, float]]
+    measured: list[tuple[float, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ByBandwidth:
+    """Times by bandwidth.
+
+    Attributes:
+        methods: in the order of their first runs.
+        latency: of a message in the model, in words, with its source.
+        elsewhere: runs on links of another latency, whose measured times are not among them.
+        left_out: runs that cannot be modelled, each with the reason.
+    """
+
+    methods: list[MethodTimes]
+    latency: str
+    elsewhere: int
     left_out: list[str]
 
 
@@ -42,21 +67,22 @@ class _Ran:
     """A run.
 
     Attributes:
-        key: the same for runs of one line.
+        index: among all runs.
+        key: the same for runs of one method.
         link: its network where somebody set the bandwidth, else None.
         latency: the same for links of the same latency.
     """
 
     run: RunLog
-    style: int
+    index: int
     key: tuple[Any, ...]
     method: Method
     link: Link | None
     latency: tuple[Any, ...]
 
 
-def time_by_bandwidth(runs: Sequence[RunLog], calibration: Calibration | None = None) -> ByBandwidth:
-    """A line for each method: gradient, coding and update as the runs measured them, the messages by the cost model.
+def times_by_bandwidth(runs: Sequence[RunLog], calibration: Calibration | None = None) -> ByBandwidth:
+    """Model each method: gradient, coding and update as the runs measured them, the messages by the cost model.
 
     The gradient's time is the median over all runs of the same work, since it does not depend on the method. The
     algorithms' modules load the MPI library, but it is not started; where there is none, nothing is modelled.
@@ -67,44 +93,30 @@ def time_by_bandwidth(runs: Sequence[RunLog], calibration: Calibration | None = 
     ran, left_out = _usable(runs)
     link, latency, source = _latency(ran, calibration)
     compute: dict[tuple[Any, ...], list[float]] = {}
-    for item in ran:
-        compute.setdefault(_work(item.run), []).append(_time(item.run, "compute_s"))
     groups: dict[tuple[Any, ...], list[_Ran]] = {}
     for item in ran:
+        compute.setdefault(_work(item.run), []).append(_time(item.run, "compute_s"))
         groups.setdefault(item.key, []).append(item)
     names = _names(groups)
-    series, other_latency = [], 0
+    decades = math.log10(FASTEST / SLOWEST)
+    bandwidths = [SLOWEST * 10 ** (decades * k / (_POINTS * decades)) for k in range(round(_POINTS * decades) + 1)]
+    methods, elsewhere = [], 0
     for key, members in groups.items():
-        first = members[0]
-        x = np.geomspace(SLOWEST, FASTEST, round(_POINTS * np.log10(FASTEST / SLOWEST)) + 1)
-        gradient = median(compute[_work(first.run)])
-        y = np.array([_modelled(members, replace(link, byte_s=8 / bandwidth), gradient) for bandwidth in x])
-        series.append(Series(names[key], x, y, first.style))
-        measured = [item for item in members if item.link and item.link.byte_s and latency in (None, item.latency)]
-        other_latency += sum(bool(item.link) for item in members) - len(measured)
-        if measured:
-            points = sorted((8 / item.link.byte_s, _time(item.run, "iteration_s")) for item in measured if item.link)
-            at, seconds = np.array(points).T
-            series.append(Series(names[key], at, seconds, first.style, "points"))
-    caption = f"Lines are modelled, not measured, for messages of {source}: compute, coding and update as the runs "
-    caption += "measured them, without waiting for a core or a slow neighbour."
-    if other_latency:
-        caption += f" Not shown: {counted(other_latency, 'run')} on links of another latency."
-    chart = LineChart(
-        "Time of an iteration by bandwidth",
-        Axis("bandwidth of every rank’s link", Unit.RATE, True),
-        Axis("time of an iteration (modelled)", Unit.SECONDS, True),
-        series,
-        caption=caption,
-        measured="whole iterations on links of that bandwidth" if any(s.kind == "points" for s in series) else "",
-    )
-    return ByBandwidth(chart, left_out)
+        gradient = median(compute[_work(members[0].run)])
+        modelled = [(rate, _modelled(members, replace(link, byte_s=8 / rate), gradient)) for rate in bandwidths]
+        measured = sorted(
+            (8 / item.link.byte_s, _time(item.run, "iteration_s"))
+            for item in members
+            if item.link and item.link.byte_s and latency in (None, item.latency)
+        )
+        elsewhere += sum(bool(item.link) for item in members) - len(measured)
+        methods.append(MethodTimes(names[key], members[0].index, modelled, measured))
+    return ByBandwidth(methods, source, elsewhere, left_out)
 
 
 def _usable(runs: Sequence[RunLog]) -> tuple[list[_Ran], list[str]]:
     ran, left_out = [], []
     for index, run in enumerate(runs):
-        style = style_of(index, len(runs))
         why = _refusal(run)
         if not why:
             try:
@@ -122,7 +134,7 @@ def _usable(runs: Sequence[RunLog]) -> tuple[list[_Ran], list[str]]:
                 method.algorithm.spec, method.compressor_name, method.server, method.topology,
                 config["ranks"], config["dimension"], config["dtype"], _work(run),
             )  # fmt: skip
-            ran.append(_Ran(run, style, key, method, link, latency))
+            ran.append(_Ran(run, index, key, method, link, latency))
     return ran, left_out
 
 
@@ -146,7 +158,7 @@ def _method(run: RunLog) -> Method:
 
         # Nothing here sends.
         mpi4py.rc.initialize = False
-    from mpisqueeze.modelling.predict import Method
+    from mpisqueeze.modelling.methods import Method
     from mpisqueeze.parts import registry
 
     config = run.config
@@ -172,14 +184,13 @@ def _link(run: RunLog) -> tuple[Link | None, tuple[Any, ...]]:
 
 
 def _latency(ran: Sequence[_Ran], calibration: Calibration | None) -> tuple[Link, tuple[Any, ...] | None, str]:
-    """The link that is modelled but for its bandwidth, the `latency` of runs on such links (None: all), and where it is
-    from, in words."""
+    """The link to model but for its bandwidth, the `latency` of runs on such links (None: all), and both in words."""
     if calibration and calibration.link:
         return calibration.link, None, _said(calibration.link, str(calibration.path))
     known = [item for item in ran if item.link]
     if known:
         latencies = [item.latency for item in known]
-        # That of most runs; of equals the first.
+        # Most runs decide, and among equals the first.
         usual = next(item for item in known if item.latency == max(latencies, key=latencies.count))
         assert usual.link is not None
         return usual.link, usual.latency, _said(usual.link, str(usual.latency[0]))
@@ -196,15 +207,15 @@ def _said(link: Link, source: str) -> str:
 
 
 def _modelled(members: Sequence[_Ran], link: Link, compute_s: float) -> float:
-    from mpisqueeze.modelling.predict import Coding, Told, predict
+    from mpisqueeze.modelling.predict import Work, predict, terms_of
 
     run, method = members[0].run, members[0].method
     encode, decode, update = (
         median(_time(item.run, phase) for item in members) for phase in ("encode_s", "decode_s", "update_s")
     )
     traffic = method.traffic(run.summary["ranks"], run.summary["dimension"], run.summary["dtype"])
-    told = Told(run.config.get("chunk"), run.config.get("tree"))
-    return predict(method, traffic, Coding(encode, decode, 0.0, update), link, compute_s, told).iteration_s
+    work = Work(encode, decode, 0.0, update)
+    return predict(method, traffic, work, terms_of(traffic.ranks, link, run.config), compute_s).iteration_s
 
 
 def _time(run: RunLog, phase: str) -> float:
@@ -212,17 +223,17 @@ def _time(run: RunLog, phase: str) -> float:
 
 
 def _work(run: RunLog) -> tuple[Any, ...]:
-    """What a gradient's time depends on."""
+    """The settings that a gradient's time depends on."""
     names = ("problem", "data", "batch_size", "dtype", "ranks", "dimension", "device")
     return tuple(run.config.get(name) for name in names)
 
 
 def _names(groups: dict[tuple[Any, ...], list[_Ran]]) -> dict[tuple[Any, ...], str]:
-    """A name for each method: that of its run, or of the method where there are several."""
+    """A name for each method: its run's, or the method's where there are several."""
     names = {}
     for key, members in groups.items():
         method = members[0].method
-        label = method.algorithm.name
+        label = method.algorithm.label
         label += "" if method.compressor_name == "identity" else f"/{method.compressor_name}"
         label += " sharded" if method.server == "sharded" else ""
         names[key] = members[0].run.name if len(members) == 1 else label

@@ -1,0 +1,246 @@
+"""The sections of a vector on their way to the servers and back, and what an algorithm does with each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from mpisqueeze.algorithms.base import Codec, Gradient, Setup
+from mpisqueeze.comm.pipeline import Moves
+from mpisqueeze.comm.root import RootExchange
+from mpisqueeze.comm.sharded import ShardedExchange
+from mpisqueeze.costs.sections import choose_sections
+from mpisqueeze.devices.clock import Phase
+
+
+class Section:
+    """A range of the vector, in one direction, whose payload stands for itself.
+
+    The vectors are views of a section's length. Those that the algorithm declares (`worker_vector`, `server_vector`)
+    are attributes under their own names.
+
+    Attributes:
+        span: its elements of the vector.
+        payload: uint8 on the device: this rank's payload, or a server's answer.
+        x: this rank's parameters.
+        g: of a section that is sent, this rank's gradient. It may be overwritten.
+        mean: of an answer, at its server, the mean of what the ranks' payloads decode to. It may be overwritten.
+    """
+
+    codec: Codec
+    span: slice
+    payload: Any = None
+    x: Any = None
+    g: Any = None
+    mean: Any = None
+    #: At its server, the sum of the payloads; and whether they are added up in one pass.
+    total: Any = None
+    combines: bool = False
+    #: The mean lies in the payload: the answer is a full vector.
+    in_place: bool = False
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    def __init__(self, codec: Codec, span: slice, first: int) -> None:
+        self.codec, self.span, self._first = codec, span, first
+
+    @classmethod
+    def owns(cls, name: str) -> bool:
+        """Whether an attribute of a section has that name, so that no vector of an algorithm can."""
+        return name in cls.__annotations__ or hasattr(cls, name)
+
+    @property
+    def payload_bytes(self) -> int:
+        return self.codec.payload_bytes
+
+    # What the moves of an algorithm are made of.
+
+    def encode(self, vector: Any) -> None:
+        """payload ← C(vector); `vector` is kept."""
+        if not (self.in_place and vector is self.mean):
+            self.codec.encode(vector, self.payload, self._first)
+
+    def encode_feedback(self, vector: Any, memory: Any) -> None:
+        """v = vector + memory; payload ← C(v); memory ← v − D(payload). `vector` is kept."""
+        self.codec.encode_feedback(vector, memory, self.payload, self._first)
+
+    def decode(self, out: Any) -> None:
+        """out ← D(payload)."""
+        self.codec.decode(self.payload, out)
+
+    def decode_add(self, out: Any, factor: float = 1.0) -> None:
+        """out ← out + factor·D(payload)."""
+        self.codec.decode_add(self.payload, out, factor)
+
+    # What the exchange does with a section at its server.
+
+    def accumulate(self, payload: Any, first: bool) -> None:
+        """Add a rank's payload to the sum, or with `first` begin with it."""
+        if first:
+            self.codec.decode(payload, self.total)
+        else:
+            self.codec.decode_add(payload, self.total)
+
+    def combine(self, payloads: Sequence[Any]) -> None:
+        """The mean of all ranks' payloads, added in this order, in place of their sum."""
+        self.codec.decode_mean(payloads, self.total)
+
+    def divide(self, ranks: int) -> None:
+        """Make the sum a mean."""
+        self.mean /= ranks
+        self.codec.network.clock.lap(Phase.DECODE)
+
+
+class ServerExchange:
+    """The vector in sections, what compresses them in both directions, and the exchange that carries them.
+
+    Args:
+        full_up, full_down: full vectors travel to the servers, or back, whatever the compressor.
+        worker_vectors: (d,), by name; each section has its view of them.
+        server_vectors: as long as the part that this rank serves, by name, for the sections that it answers.
+
+    Attributes:
+        up, down: the sections by part, then in the order of sending; as many of both, or a part in one piece up.
+        schedule: how they travel, by the cost model.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        full_up: bool,
+        full_down: bool,
+        worker_vectors: Mapping[str, Any],
+        server_vectors: Mapping[str, Any],
+    ) -> None:
+        self.setup, self._full_down = setup, full_down
+        network, sharded = setup.network, setup.server == "sharded"
+        make_up = setup.identity_codec if full_up else setup.worker_codec
+        make_down = setup.identity_codec if full_down else setup.server_codec
+        whole_up, whole_down = make_up(), make_down()
+        cut = choose_sections(
+            network.terms,
+            setup.dimension,
+            (whole_up.compressor.grain, whole_down.compressor.grain),
+            whole_up.payload_bytes,
+            whole_down.payload_bytes,
+            by_root=not sharded,
+        )
+        self.schedule = cut.schedule
+        # Backpropagation finds the end of a gradient first. A vector that goes up whole cannot leave before it ends.
+        backwards = setup.overlap and cut.up == cut.down
+        parts = setup.parts()
+        self.up = [_sections(make_up, s, part, cut.up, backwards) for s, part in enumerate(parts)]
+        self.down = [_sections(make_down, s, part, cut.down, backwards) for s, part in enumerate(parts)]
+        self._all_up, self._all_down = (list(chain(*sections)) for sections in (self.up, self.down))
+        for section in (*self._all_up, *self._all_down):
+            vars(section).update({name: vector[section.span] for name, vector in worker_vectors.items()})
+        alignment, way = setup.dtype.itemsize, self.schedule.way
+        self.carrier: RootExchange | ShardedExchange
+        if sharded:
+            self.carrier = ShardedExchange(network, self.up, self.down, alignment, setup.overlap)
+        else:
+            self.carrier = RootExchange(network, self.up, self.down, alignment, way, setup.overlap)
+        if setup.served.stop > setup.served.start:
+            self._serve(setup.served, server_vectors)
+        departure = self.carrier.departure
+        #: Where in the vector each payload begins, in the order of leaving.
+        self._begins = [section.span.start for section in departure.order] if departure else []
+        self._x: Any = None
+        self._g: Any = None
+
+    def _serve(self, span: slice, server_vectors: Mapping[str, Any]) -> None:
+        """Give the sections of the part that this rank serves what its server needs."""
+        setup, up, down = self.setup, self.up[self.setup.rank], self.down[self.setup.rank]
+        # Full vectors are added up in the buffer that MPI is handed.
+        row = self.carrier.answers[setup.rank]
+        total = row.view(setup.dtype) if self._full_down else setup.zeros(span.stop - span.start)
+        # Where ranks share cores, what is there is worth adding up while others have yet to get a core. A payload that
+        # came up whole is a mean of answers in sections.
+        combines = len(up) == len(down) and not setup.network.crowded and all(s.codec.fuses_mean for s in up)
+        for section, view in zip((*up, *down), (*_views(up, total), *_views(down, total)), strict=True):
+            section.total = section.mean = view
+            section.combines, section.in_place = combines, self._full_down
+        for section in down:
+            here = slice(section.span.start - span.start, section.span.stop - span.start)
+            vars(section).update({name: vector[here] for name, vector in server_vectors.items()})
+
+    @property
+    def up_bytes(self) -> int:
+        """Size of a rank's payloads together."""
+        return sum(section.payload_bytes for section in self._all_up)
+
+    @property
+    def bytes_per_iteration(self) -> int:
+        """Bytes that all ranks together send."""
+        return (self.setup.size - 1) * sum(section.payload_bytes for section in (*self._all_up, *self._all_down))
+
+    def run(self, moves: Moves, x: Any, gradient: Gradient) -> None:
+        """Exchange this rank's gradient at x; with `--overlap`, while it is computed. Raises HaltError."""
+        if x is not self._x:
+            self._x = x
+            for section in (*self._all_up, *self._all_down):
+                section.x = x[section.span]
+        if self.carrier.departure is None:
+            self._take(gradient(x))
+        else:
+            self._leave_early(moves, x, gradient)
+        self.carrier.run(moves)
+
+    def _take(self, g: Any) -> None:
+        if g is not self._g:
+            self._g = g
+            for section in self._all_up:
+                section.g = g[section.span]
+
+    def _leave_early(self, moves: Moves, x: Any, gradient: Gradient) -> None:
+        """Compute the gradient, whose sections leave meanwhile. Raises HaltError."""
+        departure = self.carrier.departure
+        assert departure is not None
+        count, failure = 0, None
+
+        def ready(g: Any, start: int) -> None:
+            nonlocal count, failure
+            # What computes the gradient is not to meet our errors: they would look like its own.
+            if failure is not None:
+                return
+            try:
+                self._take(g)
+                while count < len(self._begins) and self._begins[count] >= start:
+                    count += 1
+                departure.leave(moves, count)
+            except Exception as error:
+                failure = error
+
+        g = gradient(x, ready)
+        ready(g, 0)
+        if failure is not None:
+            raise failure
+
+    def close(self) -> None:
+        """Free what MPI holds."""
+        self.carrier.close()
+
+
+def _sections(make: Callable[[int, int], Codec], part: int, span: slice, length: int, backwards: bool) -> list[Section]:
+    """A part of the vector in sections of `length` elements, the last one perhaps shorter, in the order of sending."""
+    codecs: dict[int, Codec] = {}
+    found = []
+    for start in range(span.start, span.stop, length):
+        stop = min(start + length, span.stop)
+        if stop - start not in codecs:
+            codecs[stop - start] = make(part, stop - start)
+        found.append(Section(codecs[stop - start], slice(start, stop), start - span.start))
+    return found[::-1] if backwards else found
+
+
+def _views(sections: Sequence[Section], row: Any) -> list[Any]:
+    """A vector of the part's length cut into one for each section, in the order of sending."""
+    views, start = [], 0
+    for section in sections:
+        stop = start + section.span.stop - section.span.start
+        views.append(row[start:stop])
+        start = stop
+    return views

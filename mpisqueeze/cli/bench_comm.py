@@ -1,0 +1,87 @@
+"""`mpisqueeze bench comm`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mpisqueeze.cli.bench import CheckOption, IterationsOption, SizesOption, WarmupOption, timing
+from mpisqueeze.cli.completion import offering, parts
+from mpisqueeze.cli.options import command, in_method
+from mpisqueeze.cli.output import Output
+from mpisqueeze.errors import ExitCode
+from mpisqueeze.settings import Settings
+
+
+@command(
+    ("dtype", "device", "buffers", "threads", "link", "chunk", "tree"),
+    to=("json", "csv", "markdown"),
+)
+def bench_comm(
+    settings: Settings,
+    output: Output,
+    exchanges: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="EXCHANGE…",
+            help="allreduce, sharded, root, ring; MPI alone: mpi-allreduce, mpi-gather-bcast, mpi-alltoall-allgather. "
+            "Default: all.",
+            show_default=False,
+            autocompletion=offering(
+                ("allreduce", "sharded", "root", "ring", "mpi-allreduce", "mpi-gather-bcast", "mpi-alltoall-allgather")
+            ),
+        ),
+    ] = None,
+    compressor: Annotated[
+        list[str] | None,
+        in_method(
+            help="For sharded, root and ring; repeat it. Default: identity and onebit.",
+            metavar="SPEC",
+            autocompletion=parts("compressors"),
+        ),
+    ] = None,
+    sizes: SizesOption = "1Ki:4Mi",
+    iterations: IterationsOption = None,
+    warmup: WarmupOption = 3,
+    check: CheckOption = "on",
+) -> int:
+    """Time a whole step through each exchange, by size, beside MPI_Allreduce and its update in the same run.
+
+    [bold]mpirun -n 8 mpisqueeze bench comm allreduce sharded root --compressor onebit -m 4Mi[/]
+    """
+    from mpisqueeze.bench.comm import Bench, Request
+    from mpisqueeze.bench.timing import benchmark_facts
+    from mpisqueeze.cli.ranks import join
+    from mpisqueeze.comm.watchdog import watched
+    from mpisqueeze.report import bench_view
+
+    asked = timing(sizes, iterations, warmup, check)
+    world = join()
+    request = world.collectively(lambda: Request.checked(exchanges or [], compressor or [], **asked, settings=settings))
+    world.on_root(output.check)
+    bench = Bench(request, world)
+    facts = bench.context()
+    header = bench_view.comm_header(facts) if world.is_root else []
+    columns = bench_view.comm_columns(request.cases)
+    view = bench_view.BenchView(output.console, output.live, columns, request.rounds)
+    try:
+        if world.is_root:
+            view.start(header)
+        with watched(world, "a round of the benchmark") as begin:
+
+            def tick(what: str) -> None:
+                begin()
+                if world.is_root:
+                    view.tick(what)
+
+            results = bench.run(view.line, tick)
+    finally:
+        view.close()
+    failed = bench_view.failures(results, ("exchange", "compressor", "size"))
+    if world.is_root:
+        view.comments(failed, "bold red")
+    output.json(benchmark_facts(facts, results))
+    output.csv(bench_view.plain_rows(results))
+    output.markdown(columns, results, header)
+    return ExitCode.FAILED if world.comm.bcast(bool(failed)) else ExitCode.OK

@@ -1,0 +1,112 @@
+"""`mpisqueeze compare`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mpisqueeze.cli.completion import pairs as complete_pairs
+from mpisqueeze.cli.completion import presets as complete_presets
+from mpisqueeze.cli.options import ConfigOption, TargetLossOption, check_target_loss, command, in_comparison
+from mpisqueeze.cli.output import Output
+from mpisqueeze.errors import ExitCode
+from mpisqueeze.runs.presets import PRESETS
+from mpisqueeze.settings import SETTINGS
+
+#: Settings that a comparison has no use for: its pairs name the methods.
+_UNUSED = ("algorithm", "compressor", "checkpoint_every")
+
+
+@command(
+    (name for name in SETTINGS if name not in _UNUSED),
+    says={"out": "Folder, new or empty, with a run folder for each. Default: results/<time>-compare-n<N>."},
+)
+def compare(
+    given: dict[str, Any],
+    output: Output,
+    pairs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="PAIR…",
+            help="ALGORITHM or ALGORITHM/COMPRESSOR; either may be FILE.py:Class.",
+            show_default=False,
+            autocompletion=complete_pairs,
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        in_comparison(
+            help=f"Pairs to start with: {', '.join(PRESETS)}.", metavar="NAME", autocompletion=complete_presets
+        ),
+    ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        in_comparison(
+            help="Every pair with every value of an option; repeat for a grid. V1;V2 where values hold commas.",
+            metavar="OPTION=V1,V2,…",
+        ),
+    ] = None,
+    target_loss: TargetLossOption = None,
+    config: ConfigOption = None,
+) -> int:
+    """Train with several methods in one launch, from the same start, data order and seed, and rank them.
+
+    [bold]mpirun -n 8 mpisqueeze compare sgd doublesqueeze/onebit memsgd/topk:0.01 --sweep lr=0.1,0.3[/]
+    """
+    from mpisqueeze.cli.exit import status_code, stop_code
+    from mpisqueeze.cli.ranks import join
+    from mpisqueeze.record.folder import check_path, timed_path
+    from mpisqueeze.report.compare_view import CompareView
+    from mpisqueeze.report.comparison_table import comparison_report
+    from mpisqueeze.runs import pairs as methods
+    from mpisqueeze.runs.comparing import Ledger, check_entries, compare
+    from mpisqueeze.runs.interrupts import Interrupts
+    from mpisqueeze.runs.sources import Asked, resolve
+
+    def plan_all() -> list[methods.Entry]:
+        check_target_loss(target_loss)
+        texts = [*([] if preset is None else methods.preset(preset)), *(pairs or [])]
+        asked_for = [methods.parse_pair(text) for text in texts]
+        return methods.expand(asked_for, [methods.parse_sweep(text) for text in sweep or []], settings)
+
+    world = join()
+    found = world.on_root(lambda: resolve(Asked(given, config, _UNUSED), os.environ))
+    settings = found.config
+    with found.blamed():
+        entries = world.collectively(plan_all)
+        world.on_root(output.check)
+        world.on_root(lambda: check_path(settings.out) if settings.out else None)
+    ledger: Ledger | None = None
+    view: CompareView | None = None
+
+    def open_ledger() -> str:
+        nonlocal ledger
+        ledger = Ledger(settings.out or timed_path("compare", world.size), entries, world.size, target_loss)
+        return str(ledger.folder.path)
+
+    with Interrupts() as interrupts:
+        with found.blamed():
+            check_entries(entries, world)
+            path = world.on_root(open_ledger)
+        if ledger:
+            names = [entry.name for entry in entries]
+            view = CompareView(output.console, output.live, names, path, interrupts.hand_on)
+        try:
+            outcome = compare(entries, world, Path(path), interrupts, ledger, view)
+        finally:
+            if view:
+                view.close()
+    if ledger:
+        output.print(comparison_report(ledger.ranking(), output.console))
+        output.remark(f"comparison: {path}")
+        output.json(ledger.summaries())
+    if outcome.stopped_by:
+        return stop_code(outcome.stopped_by)
+    # One run that went well is a comparison that did.
+    for status in ("ok", "diverged"):
+        if status in outcome.statuses:
+            return status_code(status)
+    return ExitCode.FAILED

@@ -1,0 +1,144 @@
+"""The options of commands: those of settings come from their declarations, those of output from one table."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial, wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mpisqueeze.cli.completion import names_for, offering
+from mpisqueeze.cli.output import COLORS, Output
+from mpisqueeze.errors import UsageError
+from mpisqueeze.quantities import parse_size
+from mpisqueeze.settings import METHOD, OUTPUT, PROBLEM, RUN, SETTINGS, Setting, Settings
+
+COMPARISON, NETWORK = "Comparison", "Network"
+#: The order of an option's group in help; options that are in none come first.
+_GROUPS = (None, COMPARISON, NETWORK, METHOD, PROBLEM, RUN, OUTPUT)
+
+#: An option's metavar and help, by what it writes.
+_TARGETS = {
+    "json": ("FILE|-", "Write the result as JSON to FILE, or alone to stdout for -."),
+    "csv": ("FILE|-", "Write the table as CSV."),
+    "markdown": ("FILE|-", "Write the table as Markdown."),
+    "html": ("FILE|-", "Write a page of tables and plots, complete in itself."),
+    "plot": ("FILE", "Draw into a .png, .svg or .pdf file, or here with `terminal`."),
+}
+_METAVARS = {int: "COUNT", float: "NUMBER", str: "SPEC", Path: "PATH"}
+
+#: `typer.Option` of a group.
+in_comparison, in_network, in_method, in_run, in_output = (
+    partial(typer.Option, rich_help_panel=group) for group in (COMPARISON, NETWORK, METHOD, RUN, OUTPUT)
+)
+ConfigOption = Annotated[
+    Path | None,
+    in_run(
+        help="Settings from a TOML file, or a run's config.json. Options come before $MPISQUEEZE_<OPTION>, and that "
+        "before the file.",
+        metavar="FILE",
+    ),
+]
+TargetLossOption = Annotated[
+    float | None,
+    in_comparison(
+        help="Count bytes and time up to this smoothed loss. Default: 95 % of the first run's progress.", metavar="LOSS"
+    ),
+]
+
+Command = Callable[..., int]
+
+
+def command(
+    settings: Iterable[str] = (), to: Iterable[str] = ("json",), says: Mapping[str, str] | None = None
+) -> Callable[[Command], Command]:
+    """Give a function the options of settings and of output beside its own.
+
+    The function takes an `Output` as `output`, and of settings a dict `given`, those that were typed, or `settings`.
+
+    Args:
+        to: the targets of its output, of `_TARGETS`; `--color` is always there.
+        says: other help, by the name of a setting or a target.
+    """
+    names, targets, says = tuple(settings), tuple(to), says or {}
+
+    def decorate(function: Command) -> Command:
+        @wraps(function)
+        def run(**values: Any) -> int:
+            values["output"] = Output(values.pop("color"), {target: values.pop(f"{target}_to") for target in targets})
+            typed = {name: values.pop(name) for name in names}
+            given = {name: SETTINGS[name].checked(value) for name, value in typed.items() if value is not None}
+            if "given" in own:
+                values["given"] = given
+            if "settings" in own:
+                values["settings"] = Settings(**given)
+            return function(**values)
+
+        own = inspect.signature(function, eval_str=True).parameters
+        parameters = [
+            *(_of_setting(SETTINGS[name], says.get(name, SETTINGS[name].help)) for name in names),
+            *(parameter for name, parameter in own.items() if name not in ("given", "settings", "output")),
+            *(_of_target(target, says.get(target, _TARGETS[target][1])) for target in targets),
+            _color(),
+        ]
+        parameters = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in sorted(parameters, key=_place)]
+        run.__signature__ = inspect.Signature(parameters, return_annotation=int)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return decorate
+
+
+def _place(parameter: inspect.Parameter) -> int:
+    about = getattr(parameter.annotation, "__metadata__", (None,))[0]
+    return _GROUPS.index(getattr(about, "rich_help_panel", None))
+
+
+def _option(name: str, kind: Any, flags: str, group: str, help: str, **about: Any) -> inspect.Parameter:
+    """An option that is None unless it is typed."""
+    annotation = Annotated[
+        kind | None, typer.Option(flags, rich_help_panel=group, help=help, show_default=False, **about)
+    ]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _of_setting(setting: Setting, help: str) -> inspect.Parameter:
+    text, default = help.replace("[", "\\["), setting.default
+    if setting.type is bool:
+        (yes,), (no,) = setting.typed(True), setting.typed(False)
+        text += f" [dim]\\[default:\u00a0{(yes if default else no).removeprefix('--')}][/]"
+        return _option(setting.name, bool, f"{yes}/{no}", setting.group, text)
+    if default is not None:
+        text += f" [dim]\\[default:\u00a0{default}][/]"
+    metavar = setting.metavar or ("NAME" if setting.kind.choices else _METAVARS[setting.type])
+    # As text, whatever it is, so that it is read as in a file; a path, too, which the shell completes by itself.
+    return _option(
+        setting.name, str, setting.option, setting.group, text, metavar=metavar, autocompletion=names_for(setting)
+    )
+
+
+def _of_target(name: str, help: str) -> inspect.Parameter:
+    return _option(f"{name}_to", str, f"--{name}", OUTPUT, help, metavar=_TARGETS[name][0])
+
+
+def _color() -> inspect.Parameter:
+    help = f"{', '.join(COLORS[:-1])} or {COLORS[-1]}."
+    return _option("color", str, "--color", OUTPUT, help, metavar="WHEN", autocompletion=offering(COLORS))
+
+
+def quantity(option: str, text: str | None, parse: Callable[[str], Any] = parse_size) -> Any:
+    """The value of an option with units or suffixes; None where it is not given. Raises UsageError."""
+    try:
+        return None if text is None else parse(text)
+    except ValueError as error:
+        raise UsageError(str(error), option) from None
+
+
+def check_target_loss(target_loss: float | None) -> None:
+    """Raise UsageError for a --target-loss that no loss can be compared with."""
+    if target_loss is not None and not math.isfinite(target_loss):
+        raise UsageError(f"must be a number, got {target_loss}", "--target-loss")

@@ -1,0 +1,122 @@
+"""`mpisqueeze predict`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mpisqueeze.cli.completion import offering, parts
+from mpisqueeze.cli.completion import pairs as complete_pairs
+from mpisqueeze.cli.options import command, in_comparison, in_method, in_network, quantity
+from mpisqueeze.cli.output import TERMINAL, Output
+from mpisqueeze.errors import ExitCode, UsageError
+from mpisqueeze.quantities import parse_rate, parse_time
+from mpisqueeze.settings import SERVERS, Settings
+
+if TYPE_CHECKING:
+    from mpisqueeze.modelling.asking import Question
+
+
+@command(
+    ("topology", "dtype"),
+    to=("json", "csv", "plot"),
+    says={"plot": "Draw the map of the fastest methods: .png, .svg or .pdf."},
+)
+def predict(
+    settings: Settings,
+    output: Output,
+    pairs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="PAIR…",
+            help="ALGORITHM or ALGORITHM/COMPRESSOR. Default: all. With --check: run folders.",
+            show_default=False,
+            autocompletion=complete_pairs,
+        ),
+    ] = None,
+    ranks: Annotated[str | None, in_network("-n", "--ranks", help="Ranks, up to a million.", metavar="N")] = None,
+    latency: Annotated[str | None, in_network(help="α of a message's α + mβ: 20us, 5ms.", metavar="TIME")] = None,
+    bandwidth: Annotated[str | None, in_network(help="8/β: 100mbit, 10gbit.", metavar="RATE")] = None,
+    gap: Annotated[
+        str | None,
+        in_network(help="The part of the latency in which a port is busy. Default: all of it.", metavar="TIME"),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        in_network(
+            help="A file of `calibrate`, for network, kernel rates and ranks where they are not given here.",
+            metavar="FILE",
+        ),
+    ] = None,
+    dimension: Annotated[str | None, in_method(help="Parameters of the model.", metavar="D")] = None,
+    compute: Annotated[str | None, in_method(help="Time of a gradient: 30ms. Default: 0.", metavar="TIME")] = None,
+    compressor: Annotated[
+        list[str] | None,
+        in_method(help="For pairs that name none; repeat it.", metavar="SPEC", autocompletion=parts("compressors")),
+    ] = None,
+    server: Annotated[
+        str, in_method(help="root, sharded or both.", autocompletion=offering((*SERVERS, "both")))
+    ] = "both",
+    check: Annotated[bool, in_comparison("--check", help="Hold the model against finished runs.")] = False,
+) -> int:
+    """Model an iteration on another network, with break-even points; needs no MPI and no run.
+
+    [bold]mpisqueeze predict -n 64 --dimension 25M --latency 50us --bandwidth 10gbit --compute 30ms[/]
+    """
+    from mpisqueeze.modelling.asking import Question, forecast
+    from mpisqueeze.modelling.facts import forecast_facts
+    from mpisqueeze.report import predict_view
+    from mpisqueeze.report.predict_map import draw_map
+    from mpisqueeze.runs.pairs import parse_pair
+
+    question = Question(
+        ranks=quantity("-n", ranks),
+        dimension=quantity("--dimension", dimension),
+        latency=quantity("--latency", latency, parse_time),
+        bandwidth=quantity("--bandwidth", bandwidth, parse_rate),
+        gap=quantity("--gap", gap, parse_time),
+        compute=quantity("--compute", compute, parse_time),
+        calibration=calibration,
+        compressors=compressor or [],
+        server=server,
+        topology=settings.topology,
+        dtype=settings.dtype,
+    )
+    output.check()
+    if check:
+        return _check([Path(run) for run in pairs or []], question, output)
+    if output.targets.get("plot") == TERMINAL:
+        raise UsageError("the map is drawn into a file: .png, .svg or .pdf", "--plot")
+    made = forecast([parse_pair(text) for text in pairs or []], question)
+    if not output.speaks:
+        return ExitCode.OK
+    facts = forecast_facts(made, _path_of(question), question.compute is not None)
+    output.print(predict_view.forecast_report(facts, output.console))
+    output.json(facts)
+    output.csv(predict_view.plain_rows(facts))
+    output.write("plot", lambda target: draw_map(made, facts, target))
+    return ExitCode.OK
+
+
+def _check(runs: Sequence[Path], question: Question, output: Output) -> int:
+    """Hold the model against finished runs."""
+    from mpisqueeze.modelling.asking import check, refuse_for_check
+    from mpisqueeze.modelling.facts import check_facts
+    from mpisqueeze.report import predict_view
+
+    refuse_for_check(question, output.targets.get("plot"))
+    checked, skipped = check(runs, question)
+    if not output.speaks:
+        return ExitCode.OK
+    facts = check_facts(checked, skipped, _path_of(question))
+    output.print(predict_view.check_report(facts))
+    output.json(facts)
+    output.csv(predict_view.plain_rows(facts))
+    return ExitCode.OK
+
+
+def _path_of(question: Question) -> str | None:
+    return str(question.calibration) if question.calibration else None

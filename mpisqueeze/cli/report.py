@@ -1,0 +1,108 @@
+"""`mpisqueeze report`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mpisqueeze.cli.options import TargetLossOption, check_target_loss, command, in_output
+from mpisqueeze.cli.output import TERMINAL, Output
+from mpisqueeze.errors import ExitCode, UsageError
+from mpisqueeze.files import write_text
+from mpisqueeze.language import check_choice
+
+
+@command(to=("json", "csv", "markdown", "html", "plot"))
+def report(
+    output: Output,
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN…",
+            help="Run folders; a comparison's folder stands for its runs, a reproduction's for its claims.",
+        ),
+    ],
+    target_loss: TargetLossOption = None,
+    plot_kind: Annotated[
+        str,
+        in_output(
+            help="loss (by iteration, bytes and time), loss-by-…, test-by-iteration|bytes|time, phases, "
+            "time-by-bandwidth.",
+            metavar="KIND",
+        ),
+    ] = "loss",
+    calibration: Annotated[
+        Path | None,
+        in_output(
+            help="A file of `calibrate`, for the latency that times by bandwidth are modelled for.", metavar="FILE"
+        ),
+    ] = None,
+) -> int:
+    """Show, rank, export and draw finished runs; needs no MPI.
+
+    [bold]mpisqueeze report results/* --html report.html --plot loss.pdf[/]
+    """
+    from mpisqueeze.analysis.ranking import rank_runs, summaries_of
+    from mpisqueeze.record.calibration import read_calibration
+    from mpisqueeze.record.claims import CLAIMS
+    from mpisqueeze.record.reading import read_runs
+    from mpisqueeze.report.closing import closing
+    from mpisqueeze.report.comparison_table import columns_of, comparison_report, figures_of, notes
+    from mpisqueeze.report.html.page import render
+    from mpisqueeze.report.html.run_page import runs_page
+    from mpisqueeze.report.plot import draw
+    from mpisqueeze.report.run_charts import KINDS, charts_of
+    from mpisqueeze.report.terminal_plot import terminal_plot
+
+    output.check()
+    check_target_loss(target_loss)
+    check_choice("--plot-kind", plot_kind, KINDS)
+    reproductions = [path for path in runs if os.path.isfile(path / CLAIMS)]
+    if reproductions:
+        if len(runs) > 1:
+            raise UsageError(f"{reproductions[0]} is a reproduction, which is reported by itself", "RUN")
+        return _report_claims(reproductions[0], target_loss, output)
+    measured = read_calibration(calibration) if calibration else None
+    found, comparisons = read_runs(runs)
+    if target_loss is None and len(comparisons) == 1:
+        target_loss = comparisons[0].target_loss
+    ranking = rank_runs(found, target_loss)
+    # Drawn before anything is shown, and by all ranks alike, as it may turn out that there is nothing to draw.
+    page = render(runs_page(found, ranking, measured)) if "html" in output.targets else ""
+    charts = charts_of(plot_kind, found, ranking, measured) if "plot" in output.targets else []
+    if not output.speaks:
+        return ExitCode.OK
+    single = len(found) == 1
+    if single:
+        output.print(closing(found[0].summary))
+    output.print(comparison_report(ranking, output.console))
+    output.json(found[0].summary if single and not comparisons else summaries_of(found, ranking))
+    output.csv(figures_of(ranking))
+    output.markdown(columns_of(ranking), ranking.rows, notes(ranking))
+    output.write("html", lambda target: write_text(page, target))
+    if output.targets.get("plot") == TERMINAL:
+        output.print(terminal_plot(charts, output.console), soft_wrap=True)
+    else:
+        output.write("plot", lambda target: draw(charts, target))
+    return ExitCode.OK
+
+
+def _report_claims(path: Path, target_loss: float | None, output: Output) -> int:
+    """Report a folder of `reproduce`."""
+    from mpisqueeze.record.claims import read_claims
+    from mpisqueeze.report.claims_view import claims_report
+    from mpisqueeze.report.html.page import render
+    from mpisqueeze.report.html.reproduction_page import reproduction_page
+
+    for name, given in (*output.targets.items(), ("target-loss", target_loss)):
+        if given is not None and name not in ("json", "html"):
+            raise UsageError(f"is for runs: {path} is a reproduction; report one of its folders", f"--{name}")
+    about = read_claims(path)
+    page = render(reproduction_page(path, about)) if "html" in output.targets else ""
+    output.print(claims_report(about["claims"]))
+    output.json(about["claims"])
+    output.write("html", lambda target: write_text(page, target))
+    return ExitCode.OK

@@ -1,0 +1,109 @@
+"""`mpisqueeze reproduce`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mpisqueeze.cli.options import command, in_run
+from mpisqueeze.cli.output import Output
+from mpisqueeze.errors import ExitCode, UsageError
+from mpisqueeze.files import write_text
+from mpisqueeze.settings import Settings
+
+#: The page that it leaves beside its runs.
+PAGE = "report.html"
+
+
+@command(
+    ("data_dir", "device", "out"),
+    says={"out": "Folder, new or empty, with one for each claim. Default: results/<time>-reproduce-n<N>."},
+)
+def reproduce(
+    settings: Settings,
+    output: Output,
+    claims: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="CLAIM…",
+            help="Names, FILE.toml, or all. Without any: a list of them.",
+            show_default=False,
+        ),
+    ] = None,
+    scale: Annotated[str, in_run(help="laptop: minutes on two cores. gpu: the talks' own sizes.")] = "laptop",
+) -> int:
+    """Put the talks' claims to the test here: for each its runs, what decides, and a verdict.
+
+    [bold]mpirun -n 8 mpisqueeze reproduce all[/]
+    """
+    if not claims:
+        return _list(output)
+    from mpisqueeze.cli.exit import stop_code
+    from mpisqueeze.cli.ranks import join
+    from mpisqueeze.record.claims import read_claims
+    from mpisqueeze.record.folder import RunFolder, check_path, timed_path
+    from mpisqueeze.report.claims_view import ClaimsView, claims_report
+    from mpisqueeze.report.html.page import check_page, render
+    from mpisqueeze.report.html.reproduction_page import reproduction_page
+    from mpisqueeze.reproduce.claims import select
+    from mpisqueeze.reproduce.engine import check_claims, check_tasks, plan_tasks
+    from mpisqueeze.runs.interrupts import Interrupts
+
+    world = join()
+    tasks = world.collectively(
+        lambda: plan_tasks(select(claims, scale), world.size, settings.data_dir, settings.device)
+    )
+    world.on_root(output.check)
+    world.on_root(lambda: check_path(settings.out) if settings.out else None)
+    folder: RunFolder | None = None
+    view: ClaimsView | None = None
+
+    def open_folder() -> str:
+        nonlocal folder
+        folder = RunFolder(settings.out or timed_path("reproduce", world.size))
+        return str(folder.path)
+
+    with Interrupts() as interrupts:
+        check_tasks(tasks, world)
+        path = world.on_root(open_folder)
+        if world.is_root:
+            view = ClaimsView(output.console, output.live, len(tasks), interrupts.hand_on)
+        try:
+            verdicts, stopped = check_claims(tasks, world, Path(path), scale, interrupts, folder, view)
+        finally:
+            if view:
+                view.close()
+    if world.is_root and verdicts:
+        output.print(claims_report(verdicts))
+        try:
+            check_page()
+        except UsageError as missing:
+            output.remark(f"no page: it {missing.message}")
+        else:
+            write_text(render(reproduction_page(Path(path), read_claims(Path(path)))), f"{path}/{PAGE}")
+            output.remark(f"page: {path}/{PAGE}")
+    output.remark(f"folder: {path}")
+    output.json(verdicts)
+    return stop_code(stopped) if stopped else ExitCode.OK
+
+
+def _list(output: Output) -> int:
+    """Show the claims that there are."""
+    from rich import box
+    from rich.table import Table
+
+    from mpisqueeze.reproduce.claims import SCALES, names, select
+
+    output.check()
+    found = select(names(), SCALES[0])
+    if not output.alone:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("claim", style="bold", no_wrap=True)
+        table.add_column("says")
+        for claim in found:
+            table.add_row(claim.name, claim.says)
+        output.print(table)
+    output.json([{"claim": claim.name, "title": claim.title, "says": claim.says} for claim in found])
+    return ExitCode.OK

@@ -1,0 +1,173 @@
+"""The objects that `predict --json` writes, and that its tables, map and CSV are drawn from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from mpisqueeze import __version__
+from mpisqueeze.modelling.checking import Checked
+from mpisqueeze.modelling.forecast import Cell, Forecast, Wins
+from mpisqueeze.modelling.methods import BASELINE
+from mpisqueeze.modelling.predict import Prediction
+
+SCHEMA_VERSION = 1
+#: The map's bandwidths (bits/s), across, and latencies (s), down.
+BANDWIDTHS = (1e7, 2.5e7, 1e8, 2.5e8, 1e9, 2.5e9, 1e10, 2.5e10, 1e11, 4e11)
+LATENCIES = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+
+
+def forecast_facts(forecast: Forecast, calibration: str | None, compute_given: bool) -> dict[str, Any]:
+    """The object for a forecast: all of it modelled, nothing measured but the rates that it starts from."""
+    link = forecast.link
+    notes = [] if compute_given else ["compute time not included: give --compute"]
+    if calibration is None:
+        notes.append("kernel time not included: give --calibration")
+    elif not forecast.measured:
+        missing = ", ".join(forecast.missing)
+        notes.append(
+            f"kernel time not included: {calibration} has none of {missing} for {forecast.dtype}; "
+            "measure it with calibrate --compressor"
+        )
+    rows = [_row(forecast, index) for index in range(len(forecast.results))]
+    return _modelled(
+        {
+            "ranks": forecast.ranks,
+            "dimension": forecast.dimension,
+            "dtype": forecast.dtype,
+            "latency_s": link.latency + link.gap,
+            "gap_s": link.gap,
+            "bandwidth": 8 / link.byte_s,
+            "compute_s": forecast.compute_s,
+            "kernels": "measured" if forecast.measured else "not included",
+            "calibration": calibration,
+            "baseline": BASELINE,
+            "notes": notes,
+        },
+        sorted(rows, key=lambda row: row["iteration_s"]),
+        cells=map_cells(forecast, BANDWIDTHS, LATENCIES),
+        growth=[{**_names(made), **_some(_costs(made), _GROWTH)} for made in forecast.growth()],
+    )
+
+
+def check_facts(checked: Sequence[Checked], skipped: Sequence[str], calibration: str | None) -> dict[str, Any]:
+    """The object for `predict --check`: modelled times, and what was measured under `measured_…`."""
+    notes = list(skipped)
+    if not all(item.kernels for item in checked):
+        notes.append(
+            "kernel time not included: give --calibration"
+            if calibration is None
+            else f"kernel time not included everywhere: {calibration} has not all of these compressors in their dtype"
+        )
+    return _modelled({"check": True, "calibration": calibration, "notes": notes}, [_checked(item) for item in checked])
+
+
+def map_cells(forecast: Forecast, bandwidths: Iterable[float], latencies: Iterable[float]) -> list[dict[str, Any]]:
+    """The fastest method for each latency and bandwidth, in this order."""
+    bandwidths = list(bandwidths)
+    return [_cell(forecast.cell(bandwidth, latency)) for latency in latencies for bandwidth in bandwidths]
+
+
+def alike(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Rows of `results` in groups that differ by nothing but the algorithm's name."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        # An all-reduce of full vectors is not a gossip of them, though a number may agree.
+        key = (row["server"], row["topology"], row["compressor"], row["iteration_s"], row["bytes_per_iteration"])
+        groups.setdefault(key, []).append(row)
+    return list(groups.values())
+
+
+def _modelled(context: dict[str, Any], results: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    about = {"schema_version": SCHEMA_VERSION, "mpisqueeze": __version__, "modelled": True}
+    return {**about, "context": context, "results": results, **more}
+
+
+_GROWTH = ("comm_s", "bound_s", "chunks", "way")
+
+
+def _some(values: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    return {key: values[key] for key in keys}
+
+
+def _names(prediction: Prediction) -> dict[str, Any]:
+    """The method of a prediction."""
+    method = prediction.method
+    return {
+        "algorithm": method.algorithm.label,
+        "server": method.server,
+        "topology": method.topology,
+        "compressor": method.compressor_name,
+        "ranks": prediction.traffic.ranks,
+    }
+
+
+def _costs(prediction: Prediction) -> dict[str, Any]:
+    """The time of a prediction and what it is made of, in seconds and bytes."""
+    schedule, work = prediction.schedule, prediction.work
+    return {
+        "comm_s": prediction.wire_s,
+        "bound_s": prediction.bound_s,
+        "encode_s": work.encode,
+        "decode_s": work.decode,
+        "exchange_s": prediction.exchange_s,
+        "update_s": work.update,
+        "compute_s": prediction.compute_s,
+        "iteration_s": prediction.iteration_s,
+        "comm_share": prediction.wire_s / prediction.iteration_s if prediction.iteration_s else 0.0,
+        "bytes_per_iteration": prediction.traffic.total,
+        "port_bytes": schedule.port_bytes,
+        "chunks": schedule.sections,
+        "way": schedule.way or None,
+    }
+
+
+def _row(forecast: Forecast, index: int) -> dict[str, Any]:
+    prediction = forecast.results[index]
+    won = forecast.wins(index) if index else Wins([])
+    return {
+        **_names(prediction),
+        **_costs(prediction),
+        "full_vectors_per_iteration": prediction.traffic.total / forecast.vector_bytes,
+        "speedup_vs_allreduce": forecast.speedup(prediction),
+        "break_even_bandwidth": won.break_even,
+        "wins_between": [list(interval) for interval in won.between] if index else None,
+    }
+
+
+def _cell(cell: Cell) -> dict[str, Any]:
+    return {
+        "bandwidth": cell.bandwidth,
+        "latency_s": cell.latency_s,
+        **_names(cell.best),
+        "comm_s": cell.best.wire_s,
+        "iteration_s": cell.best.iteration_s,
+        "speedup_vs_allreduce": cell.speedup,
+    }
+
+
+def _checked(item: Checked) -> dict[str, Any]:
+    prediction, link = item.prediction, item.link
+    modelled = prediction.iteration_s if item.kernels else None
+    return {
+        "run": item.run.name,
+        "run_folder": str(item.run.path),
+        **_names(prediction),
+        "dimension": prediction.traffic.dimension,
+        "link": item.link_text,
+        "latency_s": link.latency + link.gap,
+        "gap_s": link.gap,
+        "bandwidth": 8 / link.byte_s if link.byte_s else None,
+        "kernels": "measured" if item.kernels else "not included",
+        **_costs(prediction),
+        "comm_s": item.predicted_comm_s,
+        "iteration_s": modelled,
+        "measured_comm_s": item.comm_s,
+        "comm_difference_percent": _percent(item.predicted_comm_s, item.comm_s),
+        "measured_iteration_s": item.iteration_s,
+        "iteration_difference_percent": None if modelled is None else _percent(modelled, item.iteration_s),
+    }
+
+
+def _percent(modelled: float, measured: float) -> float | None:
+    return 100 * (modelled / measured - 1) if measured else None

@@ -1,0 +1,187 @@
+"""The methods on one network and on others like it: break-even points, a map of the fastest, growth with the ranks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mpisqueeze.costs.link import Link
+from mpisqueeze.modelling.methods import Method, Traffic
+from mpisqueeze.modelling.predict import Prediction, Work, predict, terms_of, work_of
+from mpisqueeze.record.calibration import Calibration
+
+#: Bits a second between which a break-even point is searched, and points a decade at which the search looks first.
+SLOWEST, FASTEST = 1e3, 1e13
+_LOOKS = 4
+#: Relative difference below which two times are the same.
+_SAME = 1e-9
+GROWTH_RANKS = (*(2**k for k in range(1, 17)), 100_000)
+
+
+@dataclass(frozen=True)
+class Wins:
+    """Where a method beats the baseline.
+
+    Attributes:
+        between: intervals of bandwidth (bits/s), None for an end beyond what was searched.
+    """
+
+    between: list[tuple[float | None, float | None]]
+
+    @property
+    def break_even(self) -> float | None:
+        """Bits a second where that ends, or begins where it has no end; None where it always or never wins."""
+        for low, high in reversed(self.between):
+            return high if high is not None else low
+        return None
+
+
+def wins(gain: Callable[[float], float]) -> Wins:
+    """Where `gain(bandwidth)` is positive, between 1 kbit/s and 10 Tbit/s.
+
+    It is looked at four times a decade, and each change of sign is bisected to a part in 10 000, on a logarithmic
+    scale. What crosses twice between two looks goes unseen.
+    """
+    decades = math.log10(FASTEST / SLOWEST)
+    points = [SLOWEST * 10 ** (i / _LOOKS) for i in range(round(decades * _LOOKS) + 1)]
+    signs = [gain(point) > 0 for point in points]
+    between: list[tuple[float | None, float | None]] = []
+    low: float | None = None
+    for i in range(1, len(points)):
+        if signs[i] == signs[i - 1]:
+            continue
+        crossing = _bisect(gain, points[i - 1], points[i], signs[i])
+        if signs[i]:
+            low = crossing
+        else:
+            between.append((low, crossing))
+    if signs[-1]:
+        between.append((low, None))
+    return Wins(between)
+
+
+def _bisect(gain: Callable[[float], float], low: float, high: float, sign_at_high: bool) -> float:
+    while high / low > 1 + 1e-4:
+        middle = math.sqrt(low * high)
+        if (gain(middle) > 0) == sign_at_high:
+            high = middle
+        else:
+            low = middle
+    return math.sqrt(low * high)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The fastest method on a network; of several that tie the first."""
+
+    bandwidth: float
+    latency_s: float
+    best: Prediction
+    speedup: float
+
+
+class Forecast:
+    """The methods on one network, and on others like it.
+
+    Args:
+        methods: the first is the baseline.
+        link: its latency and gap keep their ratio where others are looked at.
+        calibration: for kernel rates, or None.
+
+    Attributes:
+        results: a prediction for each method, in their order.
+        missing: compressors whose kernels are not in the calibration.
+        measured: whether kernel rates are in the predictions.
+    """
+
+    def __init__(
+        self,
+        methods: Sequence[Method],
+        ranks: int,
+        dimension: int,
+        dtype: str,
+        link: Link,
+        compute_s: float,
+        calibration: Calibration | None,
+    ) -> None:
+        self.methods, self.link, self.compute_s = list(methods), link, compute_s
+        self.ranks, self.dimension, self.dtype = ranks, dimension, dtype
+        self.vector_bytes = dimension * np.dtype(dtype).itemsize
+        self.traffic = [method.traffic(ranks, dimension, dtype) for method in self.methods]
+        pairs = list(zip(self.methods, self.traffic, strict=True))
+        work = [work_of(*pair, calibration) if calibration else None for pair in pairs]
+        # A method whose kernels are not known would beat those whose are: then all go without.
+        unknown = {method.compressor_name for method, found in zip(self.methods, work, strict=True) if found is None}
+        self.missing = sorted(unknown) if calibration else []
+        self.measured = calibration is not None and not self.missing
+        self.work = [found if found and self.measured else Work() for found in work]
+        # The first of those that cost the same stands for them all.
+        first: dict[tuple[Traffic, Work], int] = {}
+        alike = enumerate(zip(self.traffic, self.work, strict=True))
+        self._alike = [first.setdefault(key, index) for index, key in alike]
+        self._wins: dict[int, Wins] = {}
+        self.results = [self._predict(index, link) for index in range(len(self.methods))]
+
+    @property
+    def baseline(self) -> Prediction:
+        return self.results[0]
+
+    def _predict(self, index: int, link: Link) -> Prediction:
+        terms = terms_of(self.ranks, link)
+        return predict(self.methods[index], self.traffic[index], self.work[index], terms, self.compute_s)
+
+    def wins(self, index: int) -> Wins:
+        """Where method `index` beats the baseline, at this latency and compute time."""
+        alike = self._alike[index]
+        if alike not in self._wins:
+
+            def gain(bandwidth: float) -> float:
+                link = replace(self.link, byte_s=8 / bandwidth)
+                base = self._predict(0, link).iteration_s
+                return base * (1 - _SAME) - self._predict(alike, link).iteration_s
+
+            self._wins[alike] = wins(gain)
+        return self._wins[alike]
+
+    def cell(self, bandwidth: float, latency_s: float) -> Cell:
+        """The fastest method at another bandwidth (bits/s) and latency α (s)."""
+        alpha = self.link.latency + self.link.gap
+        part = self.link.gap / alpha if alpha else 1.0
+        link = Link(latency_s * (1 - part), latency_s * part, 8 / bandwidth)
+        base = best = self._predict(0, link)
+        for index in sorted(set(self._alike)):
+            prediction = self._predict(index, link)
+            if prediction.iteration_s < best.iteration_s * (1 - _SAME):
+                best = prediction
+        return Cell(bandwidth, latency_s, best, _over(base.iteration_s, best.iteration_s))
+
+    def speedup(self, prediction: Prediction) -> float:
+        """The baseline's time over a prediction's."""
+        return _over(self.baseline.iteration_s, prediction.iteration_s)
+
+    def growth(self) -> Iterator[Prediction]:
+        """`wire_s` for N = 2, 4, 8, …, for one method that compresses and one that does not from each exchange.
+
+        A graph from a file has no larger one, and is left out.
+        """
+        for method in self._typical():
+            for ranks in GROWTH_RANKS:
+                traffic = method.traffic(ranks, self.dimension, self.dtype)
+                yield predict(method, traffic, Work(), terms_of(ranks, self.link), self.compute_s)
+
+    def _typical(self) -> list[Method]:
+        kept: dict[tuple[str, bool], Prediction] = {}
+        for prediction in self.results:
+            if (prediction.method.topology or "").startswith("file:"):
+                continue
+            key = (prediction.traffic.exchange, prediction.traffic.up < self.vector_bytes)
+            if key not in kept or prediction.wire_s < kept[key].wire_s * (1 - _SAME):
+                kept[key] = prediction
+        return [prediction.method for prediction in kept.values()]
+
+
+def _over(base: float, other: float) -> float:
+    return base / other if other else 1.0

@@ -1,0 +1,229 @@
+"""The methods that a prediction compares: an algorithm with a compressor, and what it puts on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from mpisqueeze.algorithms.base import Algorithm
+from mpisqueeze.costs import exchanges
+from mpisqueeze.costs.exchanges import Schedule
+from mpisqueeze.costs.sections import Terms, choose_sections
+from mpisqueeze.errors import UsageError
+from mpisqueeze.parts import registry
+from mpisqueeze.parts.registry import Part
+from mpisqueeze.runs.pairs import Pair, expand
+from mpisqueeze.settings import SERVERS, Settings
+from mpisqueeze.topology import Topology
+
+#: The algorithm that the others are compared with.
+BASELINE = "allreduce"
+#: The compressors that an algorithm is shown with unless a user names some.
+USUAL_COMPRESSORS = ("onebit", "qsgd:4", "topk:0.01")
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What one iteration puts on the wire.
+
+    Attributes:
+        exchange: `root`, `sharded`, `neighbours` or `allreduce`.
+        ranks, dimension: N and d.
+        up, down: payload bytes of a whole vector to the servers and back; without servers `up` is the payload to each
+            neighbour, or the vector.
+        grains: elements at whose multiples payloads can be cut on either way, or None.
+        degree: the largest number of neighbours.
+        total: bytes of all ranks together, as runs count them.
+    """
+
+    exchange: str
+    ranks: int
+    dimension: int
+    up: int
+    total: int
+    down: int = 0
+    grains: tuple[int | None, int | None] = (None, None)
+    degree: int = 0
+
+    def schedule(self, terms: Terms) -> Schedule:
+        """The schedule that the exchange would choose on these terms, with its time."""
+        return _schedule(self, terms)
+
+
+@lru_cache(maxsize=1 << 16)
+def _schedule(traffic: Traffic, terms: Terms) -> Schedule:
+    link, limit = terms.link, terms.message_bytes
+    if traffic.ranks == 1:
+        return Schedule(0.0, 0.0)
+    if traffic.exchange == "allreduce":
+        return exchanges.allreduce(link, traffic.ranks, traffic.up)
+    if traffic.exchange == "neighbours":
+        return exchanges.neighbours(link, traffic.degree, traffic.up, -(-traffic.up // limit) if limit else 1)
+    by_root = traffic.exchange == "root"
+    return choose_sections(terms, traffic.dimension, traffic.grains, traffic.up, traffic.down, by_root).schedule
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What an algorithm's class declares about the payloads that it sends.
+
+    Attributes:
+        route: `servers`, `neighbours` or `allreduce`; empty where the class does not say.
+        up, down: whether ranks compress what they send, and whether servers compress their answer.
+        feedback: whether it encodes with error feedback.
+    """
+
+    route: str
+    up: bool
+    down: bool
+    feedback: bool
+
+    @staticmethod
+    def by(cls: Any) -> Declared:
+        """Read the class attributes of an algorithm, which need not be built on ours."""
+        compresses = bool(getattr(cls, "compresses", True))
+        return Declared(
+            getattr(cls, "route", ""),
+            bool(getattr(cls, "compresses_up", compresses)),
+            bool(getattr(cls, "compresses_down", False)),
+            getattr(cls, "residual", Algorithm.residual) is not Algorithm.residual,
+        )
+
+
+@dataclass(frozen=True)
+class Method:
+    """An algorithm with a compressor.
+
+    Attributes:
+        server: `root` or `sharded`; None for an algorithm without servers.
+        topology: the gossip graph's spec; None for an algorithm without neighbours.
+    """
+
+    algorithm: Part
+    compressor: Part
+    server: str | None
+    topology: str | None
+
+    @staticmethod
+    def of(algorithm: Part, compressor: Part, server: str, topology: str) -> Method:
+        """Keep `server` or `topology` only where the algorithm has one."""
+        route = Declared.by(algorithm.cls).route
+        return Method(
+            algorithm,
+            compressor,
+            server if route == "servers" else None,
+            topology if route == "neighbours" else None,
+        )
+
+    @property
+    def declared(self) -> Declared:
+        return Declared.by(self.algorithm.cls)
+
+    @property
+    def compressor_name(self) -> str:
+        return self.compressor.name if self.compressor.is_plugin else self.compressor.spec
+
+    def traffic(self, ranks: int, dimension: int, dtype: str) -> Traffic:
+        """The traffic of one iteration on `ranks` ranks. Raises UsageError of `--topology`."""
+        route, kind = self.declared.route, np.dtype(dtype)
+        if route == "servers":
+            return self._through_servers(ranks, dimension, kind)
+        if route == "neighbours":
+            nbytes, _ = self._payload(dimension, kind, self.declared.up)
+            largest, together = degrees(self.topology or "ring", ranks)
+            return Traffic("neighbours", ranks, dimension, nbytes, together * nbytes, degree=largest)
+        if route == "allreduce":
+            nbytes = dimension * kind.itemsize
+            return Traffic("allreduce", ranks, dimension, nbytes, 2 * (ranks - 1) * nbytes)
+        raise UsageError(
+            f"{self.algorithm.spec}: it is built on none of ServerAlgorithm, GossipAlgorithm and Allreduce, so that "
+            "what it sends is not known",
+            "PAIR",
+        )
+
+    def _through_servers(self, ranks: int, dimension: int, dtype: np.dtype[Any]) -> Traffic:
+        """Parts differ by one element at most, as `Setup.parts` cuts them."""
+        servers = ranks if self.server == "sharded" else 1
+        share, longer = divmod(dimension, servers)
+        ways = (self.declared.up, self.declared.down)
+        up, down = (
+            sum(
+                count * self._payload(length, dtype, compressed)[0]
+                for length, count in ((share + 1, longer), (share, servers - longer))
+                if length and count
+            )
+            for compressed in ways
+        )
+        up_grain, down_grain = (self._payload(dimension, dtype, compressed)[1] for compressed in ways)
+        exchange, total = self.server or SERVERS[0], (ranks - 1) * (up + down)
+        return Traffic(exchange, ranks, dimension, up, total, down, (up_grain, down_grain))
+
+    def _payload(self, length: int, dtype: np.dtype[Any], compressed: bool) -> tuple[int, int | None]:
+        """(payload bytes, grain) of a vector of `length`, compressed or in full."""
+        part = self.compressor if compressed else registry.compressors.find("identity")
+        made = part.cls(length, np, dtype, 0, **part.options)
+        return int(made.payload_bytes), getattr(made, "grain", None)
+
+
+@lru_cache(maxsize=64)
+def degrees(spec: str, ranks: int) -> tuple[int, int]:
+    """(largest, sum of all) number of neighbours in a graph. Raises UsageError of `--topology`."""
+    topology = Topology(spec, ranks)
+    if spec.startswith("file:"):
+        all_ = [topology.degree(rank) for rank in range(ranks)]
+        return max(all_), sum(all_)
+    # Rank 0 is a star's hub; all other ranks of a named graph have the same number.
+    first, last = topology.degree(0), topology.degree(ranks - 1)
+    return max(first, last), first + (ranks - 1) * last
+
+
+def methods_for(
+    pairs: Sequence[Pair], compressors: Sequence[str], servers: Sequence[str], topology: str
+) -> list[Method]:
+    """The methods that are asked for, with the baseline at the front.
+
+    Args:
+        pairs: none: every built-in algorithm.
+        compressors: for pairs that name none; none: the usual ones.
+        servers: `root`, `sharded` or both, for the algorithms that have one.
+
+    Raises:
+        UsageError: an unknown name, or a compressor for an algorithm that takes none.
+    """
+    for spec in compressors:
+        registry.compressors.find(spec)
+    asked = [Pair(BASELINE, BASELINE, None)]
+    for pair in pairs or [Pair(name, name, None) for name in registry.algorithms.builtins()]:
+        cls = _found(pair).cls
+        takes = getattr(cls, "compresses", True) and pair.compressor is None
+        specs = (compressors or _usual(cls, bool(pairs))) if takes else [pair.compressor]
+        asked += [Pair(pair.text, pair.algorithm, spec) for spec in specs]
+    methods: list[Method] = []
+    for pair in asked:
+        (entry,) = expand([pair], [], Settings())
+        for server in servers:
+            method = Method.of(entry.plan.algorithm, entry.plan.compressor, server, topology)
+            if method not in methods:
+                methods.append(method)
+    return methods
+
+
+def _found(pair: Pair) -> Part:
+    try:
+        return registry.algorithms.find(pair.algorithm)
+    except UsageError as error:
+        raise UsageError(error.message, f"PAIR {pair.text}") from error.__cause__
+
+
+def _usual(cls: Any, named: bool) -> Sequence[str | None]:
+    """The default compressor of an algorithm that a user names; otherwise the usual ones that it converges with."""
+    if named:
+        return [None]
+    default = cls.default_compressor
+    if registry.compressors.find(default).cls.unbiased:
+        return [default, *(spec for spec in USUAL_COMPRESSORS if registry.compressors.find(spec).cls.unbiased)]
+    return USUAL_COMPRESSORS

@@ -1,0 +1,37 @@
+"""Memory that work in the hot loop allocates, temporaries included: nothing of a vector's size."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+#: Elements of the vectors that work is measured on: long beside whatever else it may hold.
+DIMENSION = 1 << 18
+#: The part of a vector's bytes that work may allocate besides.
+_SPARE = 1 / 50
+#: Rounds that go first, since they may fill caches, and rounds that are measured.
+_FIRST, _MEASURED = 2, 3
+
+
+def peak_allocation(work: Callable[[int], Any]) -> int:
+    """The most bytes that `work(t)` holds at a time beyond those that it held after its first two rounds.
+
+    Args:
+        work: called with t = 1, 2, …, 5.
+    """
+    for t in range(1, _FIRST + 1):
+        work(t)
+    tracemalloc.start()
+    try:
+        for t in range(_FIRST + 1, _FIRST + _MEASURED + 1):
+            work(t)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def excess(work: Callable[[int], Any], vector_bytes: int) -> int:
+    """`peak_allocation` where it is of the size of a vector of so many bytes, else 0."""
+    peak = peak_allocation(work)
+    return peak if peak > vector_bytes * _SPARE else 0

@@ -1,0 +1,156 @@
+"""The figures that are recorded of each iteration, each declared once.
+
+Every rank measures what FIGURES declares; iterations.jsonl and ranks.jsonl have it, summary.json sums it up, `report`
+shows it in the terminal, in the table and the CSV file of a comparison, and on the page. To record one more, add it:
+
+    Figure("x_norm", "norm of x", "", np.max, lambda loop: float(np.linalg.norm(loop.x)), "last", heading="‖x‖"),
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from mpisqueeze.devices.clock import Phase
+from mpisqueeze.record.folder import finite
+
+if TYPE_CHECKING:
+    from mpisqueeze.runs.training import Loop
+
+Column = NDArray[np.float64]
+Unit = Literal["s", "bytes", "count", ""]
+
+#: Values that a log may hold. Bytes, messages and seconds are not negative.
+Value = Annotated[float, msgspec.Meta(ge=-1.7e308, le=1.7e308)] | None
+Amount = Annotated[float, msgspec.Meta(ge=0, le=1e30)]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number that every iteration has.
+
+    Attributes:
+        name: the field of the logs, and the column that a reader gets.
+        title: what tables call it in full.
+        unit: `s`, `bytes`, `count`, or empty. Bytes and counts are whole numbers.
+        over_ranks: makes one number out of those of the ranks: `np.max` for times, whose slowest rank decides.
+        of: measures it on a rank when an iteration is over; NaN where there is none. May be collective.
+        over_iterations: how the summary has it: as `total`, `last` or `median`; as `spread`, for times, an object of
+            `median`, `p99` and `total` under `times`; or not at all. Medians and spreads leave the warm-up out.
+        heading: of its column where runs are compared; empty for a figure that only the CSV file has.
+        required: a log without it is damaged.
+        per_rank: it is in ranks.jsonl alone.
+    """
+
+    name: str
+    title: str
+    unit: Unit
+    over_ranks: Callable[..., Any]
+    of: Callable[[Loop], float]
+    over_iterations: Literal["total", "last", "median", "spread", ""] = ""
+    heading: str = ""
+    required: bool = False
+    per_rank: bool = False
+
+    @property
+    def kind(self) -> Any:
+        """The type of its field."""
+        return Amount if self.required and self.unit else Value
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is a whole number."""
+        return self.unit in ("bytes", "count")
+
+    def written(self, values: Column) -> list[Any]:
+        """The numbers as the log has them: whole ones as such, and times to the nanosecond."""
+        if self.whole:
+            return values.astype(np.int64).tolist()
+        return (np.round(values, 9) if self.unit == "s" else values).tolist()
+
+
+def _phase(phase: Phase, title: str) -> Figure:
+    def of(loop: Loop) -> float:
+        return loop.clock.seconds[phase]
+
+    return Figure(f"{phase.name.lower()}_s", title, "s", np.max, of, "spread", required=True)
+
+
+def _count(name: str, title: str, unit: Unit, **more: Any) -> Figure:
+    return Figure(name, title, unit, np.sum, attrgetter(f"counter.{name}"), **more)
+
+
+def _norm(vector: Any) -> float:
+    return math.nan if vector is None else math.sqrt(float(vector.dot(vector)))
+
+
+#: In the order of the log's fields.
+FIGURES: tuple[Figure, ...] = (
+    Figure("loss", "training loss", "", np.mean, attrgetter("loss"), required=True),
+    Figure("lr", "step size", "", np.max, attrgetter("lr")),
+    _count("bytes_sent", "bytes sent", "bytes", over_iterations="total", heading="bytes", required=True),
+    _count("bytes_received", "bytes received", "bytes", per_rank=True),
+    _count("messages", "messages", "count", over_iterations="total", required=True),
+    _phase(Phase.COMPUTE, "compute (gradient)"),
+    _phase(Phase.WAIT, "wait (barrier)"),
+    _phase(Phase.ENCODE, "encode"),
+    _phase(Phase.COMM, "communicate"),
+    _phase(Phase.DECODE, "decode, reduce"),
+    _phase(Phase.UPDATE, "update"),
+    Figure("iteration_s", "iteration", "s", np.max, lambda loop: loop.ended - loop.began, "spread", "ms/it", True),
+    Figure("residual_norm", "norm of the residual", "", np.mean, lambda loop: _norm(loop.run.algorithm.residual())),
+    Figure("consensus", "mean ‖x_i − x̄‖²", "", np.mean, lambda loop: loop.distance()),
+)
+
+#: Those of iterations.jsonl.
+LOGGED = tuple(figure for figure in FIGURES if not figure.per_rank)
+#: Times whose spread over the iterations summary.json has.
+TIMES = {figure.name: figure.title for figure in LOGGED if figure.over_iterations == "spread"}
+
+_HEAD = [("iteration", int), ("epoch", float)]
+#: A line of iterations.jsonl and one of ranks.jsonl, as they are written.
+ITERATION_LINE = msgspec.defstruct("Iteration", [*_HEAD, *((figure.name, figure.kind) for figure in LOGGED)], gc=False)
+RANK_LINE = msgspec.defstruct(
+    "Rank", [*_HEAD, ("rank", int), *((figure.name, figure.kind) for figure in FIGURES)], gc=False
+)
+#: A line of iterations.jsonl as it is read, by this version or another one.
+READ_LINE = msgspec.defstruct(
+    "Iteration",
+    [(f.name, f.kind) if f.required else (f.name, f.kind, None) for f in LOGGED],
+    kw_only=True,
+    gc=False,
+)
+
+
+def no_columns() -> dict[str, Column]:
+    """The columns of a run without iterations."""
+    return {figure.name: np.empty(0) for figure in LOGGED}
+
+
+def summarized(columns: Mapping[str, Column], warmup: int) -> dict[str, Any]:
+    """The figures in summary.json; the first `warmup` iterations count for totals alone."""
+    found: dict[str, Any] = {"times": {name: statistics(columns[name][warmup:]) for name in TIMES}}
+    for figure in LOGGED:
+        values = columns[figure.name]
+        if figure.over_iterations == "total":
+            found[figure.name] = int(values.sum()) if figure.whole else finite(float(values.sum()))
+        elif figure.over_iterations == "last":
+            found[figure.name] = finite(float(values[-1])) if values.size else None
+        elif figure.over_iterations == "median":
+            found[figure.name] = finite(float(np.median(values[warmup:]))) if values[warmup:].size else None
+    return found
+
+
+def statistics(values: Column) -> dict[str, float | None]:
+    """Median, 99th percentile and total."""
+    if not values.size:
+        return {"median": None, "p99": None, "total": 0.0}
+    median, p99 = np.percentile(values, [50, 99])
+    return {"median": finite(float(median)), "p99": finite(float(p99)), "total": finite(float(values.sum()))}

@@ -1,0 +1,202 @@
+"""Types of the JSON files of a run folder. A reader ignores fields that are not named here."""
+
+from typing import Annotated, Literal, TypedDict
+
+import msgspec
+
+from mpisqueeze.record.decoding import Count, Dimension, Number, Positive, Ranks, Ratio, Seconds
+
+SCHEMA_VERSION = 1
+
+Status = Literal["ok", "interrupted", "killed", "diverged", "failed", "skipped"]
+DType = Literal["float32", "float64"]
+Server = Literal["root", "sharded"]
+
+
+class PartName(TypedDict):
+    """A part by name, and `built-in` or the file or package that it is from."""
+
+    name: str
+    origin: str
+
+
+class Parts(TypedDict, total=False):
+    algorithm: PartName
+    compressor: PartName
+    problem: PartName
+
+
+class _RunConfig(TypedDict):
+    algorithm: str
+    compressor: str
+    dtype: DType
+    ranks: Ranks
+    dimension: Dimension
+    iterations: Positive
+    iterations_per_epoch: Positive
+
+
+class Config(_RunConfig, total=False):
+    """config.json: of all settings, those that somebody reads."""
+
+    topology: str | None
+    problem: str | None
+    data: str | None
+    link: str | None
+    server: Server | None
+    tree: Literal["flat", "chain", "binary", "binomial"] | None
+    chunk: Positive | None
+    warmup: Count
+    batch_size: Positive
+    seed: int | Number | None
+    parts: Parts
+
+
+class Host(TypedDict, total=False):
+    """A machine: `cores` of it that `ranks` ranks may use."""
+
+    hostname: str | None
+    cpu_model: str | None
+    memory_bytes: Ratio | None
+    system: str | None
+    cores: Count | None
+    ranks: Count | None
+
+
+class LinkModel(TypedDict):
+    """The link as the cost model sees it: s, s, and s a byte."""
+
+    latency: Seconds
+    gap: Seconds
+    byte_s: Seconds
+
+
+class _Rate(TypedDict):
+    rate: Annotated[float, msgspec.Meta(ge=1e-3, le=1e30)]
+
+
+class LabLinks(_Rate, total=False):
+    """The links of a virtual cluster: bits a second, each way, and s that a packet takes besides."""
+
+    delay: Seconds | None
+    mtu: Count
+    hosts: list[str]
+
+
+class Environment(TypedDict, total=False):
+    """environment.json; None for what could not be found out."""
+
+    started_utc: str | None
+    command_line: str | None
+    git_commit: str | None
+    versions: dict[str, str | None]
+    variables: dict[str, str | None]
+    hosts: list[Host]
+    ranks: Count | None
+    mpi_library: str | None
+    mpi_library_path: str | None
+    mpi_abi: str | None
+    mpi_standard: str | None
+    device: str | None
+    devices: list[str]
+    buffers: str | None
+    buffers_reason: str | None
+    cuda_aware: bool | None
+    kernels: str | None
+    threads: Count
+    gradient_threads: Count
+    link: str
+    lab: LabLinks | None
+    link_model: LinkModel | None
+
+
+class _Statistics(TypedDict):
+    median: Seconds | None
+    p99: Seconds | None
+
+
+class Statistics(_Statistics, total=False):
+    """Statistics of a time over the iterations, without the warm-up, s."""
+
+    total: Seconds | None
+
+
+class RankBytes(TypedDict):
+    rank: Count
+    bytes_sent: Count
+    bytes_received: Count
+
+
+class _Ended(TypedDict):
+    status: Status
+
+
+class Summary(_Ended, total=False):
+    """summary.json. What an old one lacks is taken from the log; recorded figures stand in it by their names."""
+
+    reason: str | None
+    algorithm: str
+    compressor: str
+    server: Server | None
+    problem: str | None
+    data: str | None
+    ranks: Ranks
+    hosts: Ranks | None
+    dimension: Dimension | None
+    dtype: DType
+    iterations: Count
+    warmup: Count
+    bytes_sent: Count
+    messages: Count
+    sgd_bytes_sent: Count
+    percent_saved_vs_sgd: Ratio | None
+    ratio_vs_sgd: Ratio | None
+    full_vectors_per_iteration: Ratio | None
+    full_vectors_formula: str | None
+    compression: Ratio | None
+    final_loss: Number | None
+    evaluation: dict[str, Number | None] | None
+    test_loss: Number | None
+    test_accuracy: Number | None
+    times: dict[str, Statistics]
+    wall_s: Seconds | None
+    run_folder: str | None
+    schema_version: int
+    mpisqueeze: str | None
+    signal: str | None
+    warnings: list[str] | None
+    topology: str | None
+    eta: Number | None
+    link: str | None
+    device: str | None
+    buffers: str | None
+    seed: int | Number | None
+    epochs: Ratio
+    bytes_sent_per_iteration: Ratio | None
+    bytes_saved_vs_sgd: int
+    port_bytes_per_iteration: Ratio | None
+    bytes_by_rank: list[RankBytes]
+    interface_bytes_by_rank: list[RankBytes] | None
+    chunks: Count | None
+    tree: str | None
+    payload_bytes: Count | None
+    resumed_after: list[Count]
+
+
+class Entry(TypedDict):
+    """A run of a comparison: what it is called, and where it is in the comparison's folder."""
+
+    name: str
+    folder: str
+
+
+class Named(TypedDict):
+    name: str
+
+
+class Comparison(TypedDict):
+    """compare.json; a run's summary is read where it has no folder."""
+
+    runs: list[Entry]
+    given_target_loss: Number | None
+    summaries: list[Named]

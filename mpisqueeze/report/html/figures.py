@@ -1,0 +1,142 @@
+"""The charts of a page: each as a picture, as a specification for the browser, and as a table."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import os
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mpisqueeze.report.charts import BarChart, Chart
+from mpisqueeze.report.html.blocks import Table
+from mpisqueeze.report.html.numbers import numbers_of
+from mpisqueeze.report.palette import LINES, SEGMENTS
+from mpisqueeze.report.scales import linear_unit, say
+from mpisqueeze.report.vega import VEGA_LITE, Look, Spec, chart_spec, names_width, speakable
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+#: Pixels that a page has for a chart, and that numbers take beside it.
+_WIDTH, _NUMBERS = 1000.0, 70.0
+
+
+def _variables(letter: str, number: int) -> Sequence[str]:
+    return [f"var(--{letter}{index})" for index in range(number)]
+
+
+#: Colours are those of the style sheet, so that a chart follows the reader's choice of light or dark.
+_STILL = Look(
+    "var(--ground)", "var(--text)", "var(--muted)", "var(--rule)", _variables("c", len(LINES)),
+    _variables("b", len(SEGMENTS)),
+)  # fmt: skip
+_LIVE = Look(_STILL.ground, _STILL.text, _STILL.muted, _STILL.rule, _STILL.lines, _STILL.segments, True)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart as the template takes it.
+
+    Attributes:
+        key: its id on the page.
+        described: in words.
+        still: the picture, an SVG.
+        spec: for the browser, JSON of Vega.
+    """
+
+    key: str
+    title: str
+    about: str
+    described: str
+    still: Markup
+    spec: Markup
+    numbers: Table
+
+
+class Figures:
+    """Draws charts, numbered in the order of the page."""
+
+    def __init__(self) -> None:
+        self._numbers = count(1)
+
+    def drawn(self, chart: Chart) -> Figure:
+        """A chart in all its forms."""
+        import vl_convert
+        from markupsafe import Markup
+
+        key = f"p{next(self._numbers)}"
+        width = _WIDTH - _NUMBERS - 1.15 * names_width(chart)
+        options: dict[str, Any] = {"vl_version": VEGA_LITE}
+        still = chart_spec(chart, _STILL, width)
+        # The reader's font may be wider than the one that is measured here.
+        spare = 0.15 * names_width(chart)
+        side = "left" if isinstance(chart, BarChart) else "right"
+        still["padding"] = {**dict.fromkeys(("left", "top", "bottom", "right"), 6), side: 6 + spare}
+        picture = vl_convert.vegalite_to_svg(still, **options, allowed_base_urls=[])
+        spec: Spec = vl_convert.vegalite_to_vega(chart_spec(chart, _LIVE, width), **options)
+        del spec["$schema"]
+        spec["usermeta"] = _units(chart)
+        text = json.dumps(spec, separators=(",", ":")).replace("<", "\\u003c")
+        return Figure(
+            key, chart.title, _about(chart), speakable(_described(chart)), Markup(_inlined(picture, key)),
+            Markup(text), numbers_of(chart),
+        )  # fmt: skip
+
+
+def vega() -> tuple[str, str]:
+    """Vega as a script, and the same compressed for a page; kept in the user's cache since bundling takes a second."""
+    import vl_convert
+
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mpisqueeze"
+    bundler = version("vl-convert-python")
+    kept = cache / f"vega-{VEGA_LITE}-of-{bundler}.js.gz"
+    packed = b""
+    with suppress(OSError):
+        packed = kept.read_bytes()
+    if not packed:
+        bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
+        packed = gzip.compress(bundle.encode(), mtime=0)
+        with suppress(OSError):
+            cache.mkdir(parents=True, exist_ok=True)
+            beside = kept.with_suffix(f".{os.getpid()}")
+            beside.write_bytes(packed)
+            beside.replace(kept)
+    return gzip.decompress(packed).decode(), base64.b64encode(packed).decode()
+
+
+def _about(chart: Chart) -> str:
+    measured = "" if isinstance(chart, BarChart) else chart.measured
+    return f"{chart.caption} Outlined marks are measured: {measured}.".strip() if measured else chart.caption
+
+
+def _described(chart: Chart) -> str:
+    if isinstance(chart, BarChart):
+        return f"{chart.title}: {len(chart.bars)} bars. The numbers are in the table."
+    lines = chart.in_end_order()
+    ends = "; ".join(f"{line.label} ends at {say(line.end, chart.y.unit)}" for line in lines)
+    return f"{chart.y.label} over {chart.x.label}, {len(lines)} lines from the top down: {ends}."
+
+
+def _units(chart: Chart) -> dict[str, Any]:
+    """Units of the axes and the factors that their data were divided by, for values under the pointer."""
+    if isinstance(chart, BarChart):
+        return {"lines": False}
+    scales = zip(("x", "y"), (chart.x, chart.y), chart.scales(), strict=True)
+    axes = {name: {"unit": axis.unit.value, "factor": linear_unit(scale, axis.unit)[0]} for name, axis, scale in scales}
+    return {"lines": True, **axes}
+
+
+def _inlined(picture: str, key: str) -> str:
+    """An SVG that can stand in a page with others: ids of its own, the page's width, and short coordinates."""
+    picture = picture.replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "")
+    picture = re.sub(r'(id="|url\(#)', rf"\g<1>{key}", picture)
+    picture = re.sub(r' (?:d|transform)="[^"]*"', lambda found: re.sub(r"(\.\d)\d+", r"\1", found[0]), picture)
+    return re.sub(r'<svg ([^>]*?)width="[\d.]+" height="[\d.]+"', r"<svg \1", picture, count=1)

@@ -1,0 +1,482 @@
+"""Charts as Vega-Lite: one specification for the page, which is interactive, and for files.
+
+Specifications are plain dictionaries (https://vega.github.io/vega-lite/docs/). Names of runs are data in them and never
+part of an expression.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mpisqueeze.report.charts import Axis, Bar, BarChart, Chart, LineChart, Numbers, Series, thin
+from mpisqueeze.report.labels import LETTER, fold, spread
+from mpisqueeze.report.palette import LIGHT_GROUND, LINES, MARKERS, SEGMENTS
+from mpisqueeze.report.scales import Scale, Unit, linear_unit, say
+
+Spec = dict[str, Any]
+
+#: The version of Vega-Lite that specifications are written in.
+VEGA_LITE = "6.1"
+#: Places along a line's axis that it is thinned to at most, and points of all lines of a chart together.
+_PLACES, _BUDGET = 300, 6000
+#: Markers along a line, besides the one at its end; a line of at most _FEW points has one at each.
+_ALONG, _FEW = 5, 8
+#: Pixels.
+HEIGHT, _LINE, _BAR = 300, 17, 24
+_NAMES_AT = 26
+#: Letters of a name beside a plot and below it.
+_BESIDE, _BELOW = 32, 42
+#: A name that is farther from its line's end is not led to: too many such lines cross each other.
+_LEAD = 60.0
+# Neither HTML nor SVG has these characters, and lone surrogates are left of file names in no known encoding.
+_UNSPEAKABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+_SUPERSCRIPTS = dict(zip("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹", strict=True))
+
+
+@dataclass(frozen=True)
+class Look:
+    """Colours, and whether readers can act on a chart."""
+
+    ground: str
+    text: str
+    muted: str
+    rule: str
+    lines: Sequence[str]
+    segments: Sequence[str]
+    interactive: bool = False
+
+
+PAPER = Look(
+    LIGHT_GROUND, "#1f2630", "#586271", "#dde2e8", [light for light, _ in LINES], [light for light, _ in SEGMENTS]
+)
+
+
+def speakable(text: str) -> str:
+    """Text without characters that no document can hold."""
+    return _UNSPEAKABLE.sub("\ufffd", text)
+
+
+def chart_spec(chart: Chart, look: Look, width: float) -> Spec:
+    """A chart whose plot is `width` pixels wide, with the names of its lines at their ends."""
+    names = [speakable(line.label) for line in chart.lines] if isinstance(chart, LineChart) else []
+    if isinstance(chart, BarChart):
+        view = _bars(chart, look, width)
+    else:
+        view = _lines(chart, look, width, _indices([chart]))
+    return {**frame(look, names), **view}
+
+
+def panels_spec(charts: Sequence[Chart], look: Look, width: float) -> Spec:
+    """Charts side by side, each `width` pixels wide, above one legend."""
+    if len(charts) == 1:
+        return chart_spec(charts[0], look, width)
+    lines = [chart for chart in charts if isinstance(chart, LineChart)]
+    indices = _indices(lines)
+    found = {indices[line.name, line.style]: line for chart in lines for line in chart.in_end_order()}
+    views = [_lines(chart, look, width, indices, str(at), len(charts) + 1) for at, chart in enumerate(lines)]
+    names = [speakable(found[index].label) if index in found else "" for index in range(len(indices))]
+    return {**frame(look, names), "hconcat": views, "spacing": 28}
+
+
+def _indices(charts: Sequence[LineChart]) -> dict[tuple[str, int], int]:
+    """A number for each line, the same in all charts."""
+    keys = dict.fromkeys((line.name, line.style) for chart in charts for line in chart.lines)
+    return {key: index for index, key in enumerate(keys)}
+
+
+def frame(look: Look, names: Sequence[str]) -> Spec:
+    """The parts of a specification that all views of a picture share."""
+    font = "system-ui, -apple-system, Segoe UI, Roboto, Helvetica Neue, Arial, Liberation Sans, sans-serif"
+    return {
+        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+        "background": "transparent" if look.interactive else look.ground,
+        "padding": 2 if look.interactive else 6,
+        "params": [{"name": "names", "value": list(names)}, {"name": "narrow", "value": False}],
+        "config": {
+            "aria": False,
+            "font": font,
+            "view": {"stroke": None},
+            "axis": {
+                "labelColor": look.muted, "titleColor": look.muted, "labelFontSize": 13, "titleFontSize": 13,
+                "titleFontWeight": "normal", "domainColor": look.muted, "tickColor": look.muted,
+                "gridColor": look.rule, "labelPadding": 5, "labelLimit": 300, "labelSeparation": 6,
+            },
+            "legend": {"labelColor": look.text, "labelFontSize": 13, "labelLimit": 400, "symbolSize": 110},
+            "text": {"color": look.text, "fontSize": 13},
+        },
+    }  # fmt: skip
+
+
+def position(axis: Axis, scale: Scale, look: Look, channel: str, field: str) -> tuple[Spec, float]:
+    """A position, `channel` being x or y, and the factor by which its data are divided."""
+    factor, unit = linear_unit(scale, axis.unit)
+    title = f"{axis.label} ({unit})" if unit else axis.label
+    drawn: Spec = {"title": speakable(title), "labelExpr": _label(axis, scale, look, channel), "labelFlush": False}
+    if scale.log:
+        # With more of them, Vega marks what is no round number.
+        drawn["tickCount"] = 10
+        drawn["gridColor"] = {
+            "condition": {"test": _said(channel, scale, look), "value": look.rule},
+            "value": "transparent",
+        }
+    else:
+        few = {"expr": "narrow ? 5 : 9"} if look.interactive else 9
+        drawn["tickCount"] = few if channel == "x" else 7
+        drawn |= {"tickMinStep": 1} if axis.unit is Unit.COUNT else {}
+    if channel == "x":
+        drawn["titleAnchor"] = "end"
+    else:
+        # Above the axis, for no one likes to read upwards.
+        drawn |= {"titleAngle": 0, "titleAlign": "left", "titleAnchor": "start", "titleBaseline": "bottom"}
+        drawn |= {"titleX": -30, "titleY": -14}
+    kind = {"type": "log"} if scale.log else {"type": "linear", "zero": False}
+    domain = [scale.low / factor, scale.high / factor]
+    return {
+        "field": field,
+        "type": "quantitative",
+        "scale": {**kind, "domain": domain, "nice": False},
+        "axis": drawn,
+    }, factor
+
+
+def _said(channel: str, scale: Scale, look: Look) -> str:
+    """Whether a tick of a logarithmic axis has a number: all, 1 2 5, 1 3, or powers of ten, by how much is shown."""
+    mantissa = "round(datum.value / pow(10, floor(log(datum.value) / LN10 + 1e-9)))"
+    decades = f"{math.log10(scale.high / scale.low):.3g}"
+    if look.interactive:
+        decades = f"log(domain('{channel}')[1] / domain('{channel}')[0]) / LN10"
+    return (
+        f"{decades} < 1 ? true : {decades} < 2.3 ? indexof([1, 2, 5], {mantissa}) >= 0 : "
+        f"{decades} < 4.3 ? indexof([1, 3], {mantissa}) >= 0 : {mantissa} == 1"
+    )
+
+
+def _label(axis: Axis, scale: Scale, look: Look, channel: str) -> str:
+    """An expression for a tick's number: `0.2`, `20 000`, `300 µs`, `10⁻⁹`."""
+    grouped = r"replace({}, regexp(',', 'g'), '\u202f')"
+    if not scale.log:
+        whole = grouped.format("format(datum.value, ',d')")
+        counted = f"datum.value == round(datum.value) ? {whole} : ''"
+        return counted if axis.unit is Unit.COUNT else grouped.format("datum.label")
+    suffix = {Unit.BYTES: "B", Unit.SECONDS: "s", Unit.RATE: "bit/s"}.get(axis.unit)
+    plain = grouped.format("format(datum.value, ',.9~g')")
+    if suffix is None:
+        power = "floor(log(datum.value) / LN10 + 1e-9)"
+        mantissa = f"format(datum.value / pow(10, {power}), '.3~g')"
+        raised = f"toString({power})"
+        for character, small in _SUPERSCRIPTS.items():
+            raised = f"replace({raised}, regexp('{character}', 'g'), '{small}')"
+        exponential = f"({mantissa} === '1' ? '' : {mantissa} + '·') + '10' + {raised}"
+        text = f"datum.value >= 0.00099 && datum.value < 999999 ? {plain} : {exponential}"
+    else:
+        text = rf"replace(format(datum.value, '.9~s'), regexp('([a-zµ]?)$', 'i'), '\u202f$1') + '{suffix}'"
+        if axis.unit is Unit.SECONDS:
+            text = rf"datum.value > 999 ? {plain} + '\u202fs' : {text}"
+    return f"({_said(channel, scale, look)}) ? ({text}) : ''"
+
+
+def _table(rows: Sequence[tuple[int, Numbers, Numbers]], name: str) -> Spec:
+    """Points as columns of each series, null where it is interrupted, and their unfolding."""
+    values = [
+        {"i": index, "s": number, "x": _digits(x, 6), "y": _digits(y, 6)} for number, (index, x, y) in enumerate(rows)
+    ]
+    return {"data": {"name": name, "values": values}, "transform": [{"flatten": ["x", "y"]}]}
+
+
+def _digits(values: Numbers, count: int) -> list[float | None]:
+    return [float(f"{value:.{count}g}") if np.isfinite(value) else None for value in values.tolist()]
+
+
+def _lines(
+    chart: LineChart, look: Look, width: float, indices: dict[tuple[str, int], int], key: str = "", columns: int = 0
+) -> Spec:
+    """One view of lines; with a legend of `columns` in place of names at the ends where that is not 0."""
+    x_scale, y_scale = chart.scales()
+    x, across = position(chart.x, x_scale, look, "x", "x")
+    y, up = position(chart.y, y_scale, look, "y", "y")
+    count = max(1, len(indices))
+    places = min(_PLACES, max(30, _BUDGET // (3 * max(1, len(chart.series)))))
+    tables: dict[str, list[tuple[int, Numbers, Numbers]]] = {"lines": [], "faint": [], "marks": [], "points": []}
+    for series in chart.series:
+        index = indices.get((series.name, series.style), 0)
+        heights = series.y
+        if y_scale.log:
+            # A logarithmic axis has no place for a 0, which is below all that it shows.
+            heights = np.where(heights > 0, heights, np.where(np.isnan(heights), np.nan, y_scale.low / 1e9))
+        heights = np.where(np.isposinf(heights), np.nan, heights)
+        kept = thin(series.x, series.y, x_scale, places)
+        kind = {"line": "lines"}.get(series.kind, series.kind)
+        tables[kind].append((index, series.x[kept] / across, heights[kept] / up))
+        if series.kind == "line":
+            at = _marked(series, x_scale, y_scale, (index + 0.5) / count)
+            tables["marks"].append((index, series.x[at] / across, heights[at] / up))
+    domain = list(range(count))
+    colors = [look.lines[style % len(look.lines)] for _, style in indices] or [look.text]
+    shapes = [MARKERS[style % len(MARKERS)] for _, style in indices] or [MARKERS[0]]
+    legend: Spec | None = None
+    if columns:
+        legend = {"orient": "bottom", "title": None, "columns": columns, "symbolOpacity": 1}
+        legend["labelExpr"] = "names[datum.value]"
+    color = {"field": "i", "type": "nominal", "scale": {"domain": domain, "range": colors}, "legend": legend}
+    shape = {"field": "i", "type": "nominal", "scale": {"domain": domain, "range": shapes}, "legend": legend}
+    place = {"x": x, "y": y, "color": color}
+    layers: list[Spec] = [
+        *(
+            {
+                **_table(tables[kind], key + kind),
+                "mark": {"type": "line", "clip": True, "strokeWidth": thickness, "strokeJoin": "round",
+                         "invalid": "break-paths-filter-domains", "tooltip": None},
+                "encoding": {**place, "detail": {"field": "s"}, "order": {"value": 0},
+                             "opacity": _opacity(look, opacity)},
+            }
+            for kind, thickness, opacity in (("faint", 1, 0.28), ("lines", 1.9, 1))
+            if tables[kind]
+        ),
+        {
+            **_table(tables["marks"], key + "marks"),
+            "mark": {"type": "point", "filled": True, "clip": False, "size": 95, "stroke": look.ground,
+                     "strokeWidth": 1, "opacity": 1, "tooltip": None},
+            "encoding": {**place, "shape": shape, "opacity": _opacity(look, 1, marks=True)},
+        },
+    ]  # fmt: skip
+    if tables["points"]:
+        layers.append({
+            **_table(tables["points"], key + "points"),
+            "mark": {"type": "point", "fill": look.ground, "size": 130, "strokeWidth": 2, "opacity": 1, "clip": False,
+                     "tooltip": None},
+            "encoding": {**place, "shape": shape, "opacity": _opacity(look, 1, marks=True)},
+        })  # fmt: skip
+    if not any(np.isfinite(series.y).any() for series in chart.series):
+        layers.append({
+            "data": {"values": [{}]},
+            "mark": {"type": "text", "text": "nothing to show", "color": look.muted},
+            "encoding": {"x": {"value": width / 2}, "y": {"value": HEIGHT / 2}},
+        })  # fmt: skip
+    layers += _levels(chart, look, width, y, up)
+    if not columns:
+        layers += _names(chart, look, indices, x_scale, y_scale, color, shape)
+    if look.interactive:
+        drag = "[pointerdown[event.pointerType !== 'touch'], window:pointerup] > window:pointermove!"
+        layers[0]["params"] = [{
+            "name": "zoom", "bind": "scales",
+            "select": {"type": "interval", "translate": drag, "zoom": "wheel![event.ctrlKey || event.metaKey]"},
+        }]  # fmt: skip
+    return {"width": width, "height": HEIGHT, "layer": layers}
+
+
+def _opacity(look: Look, value: float, marks: bool = False) -> Spec:
+    """As `value` says, or nothing for a line that a reader has hidden; nor for marks that have left the plot."""
+    if not look.interactive:
+        return {"value": value}
+    across, up = "scale('x', datum.x)", "scale('y', datum.y)"
+    left = f"{across} < -1 || {across} > width + 1 || {up} < -1 || {up} > height + 1"
+    hidden = {"param": "hidden", "empty": False, "value": 0}
+    return {"condition": [hidden, {"test": left, "value": 0}] if marks else hidden, "value": value}
+
+
+def _levels(chart: LineChart, look: Look, width: float, y: Spec, factor: float) -> list[Spec]:
+    """Horizontal lines with their names at the right, on a halo since other lines pass there."""
+    if not chart.levels:
+        return []
+    data = {"values": [{"y": value / factor, "name": speakable(name)} for value, name in chart.levels]}
+    right = {"expr": "width"} if look.interactive else width
+    return [
+        {
+            "data": data,
+            "mark": {"type": "rule", "strokeDash": [2, 4], "color": look.muted, "clip": True},
+            "encoding": {"y": y},
+        },
+        *(
+            {
+                "data": data,
+                "mark": {"type": "text", "align": "right", "dx": -4, "dy": -8, "color": look.muted, "fontSize": 12,
+                         "clip": True, **halo},
+                "encoding": {"y": y, "x": {"value": right}, "text": {"field": "name"}},
+            }
+            for halo in ({"stroke": look.ground, "strokeWidth": 4, "strokeJoin": "round"}, {})
+        ),
+    ]  # fmt: skip
+
+
+def _marked(series: Series, x: Scale, y: Scale, shift: float) -> Any:
+    """Indices of the points that have a marker: the last and a few along, `shift` (0 to 1) of a step from others'."""
+    across, up = x.place(series.x), y.place(series.y)
+    inside = np.flatnonzero(np.isfinite(across) & (across >= -0.01) & (up >= -0.01) & (up <= 1.01))
+    if inside.size <= _FEW:
+        return inside
+    wanted = (np.arange(_ALONG) + shift) / _ALONG
+    places = across[inside]
+    wanted = wanted[(wanted > places[0]) & (wanted < places[-1] - 0.02)]
+    return inside[np.unique(np.append(np.searchsorted(places, wanted), inside.size - 1))]
+
+
+def _ends(series: Series, x: Scale, y: Scale) -> tuple[float, float]:
+    """Where a line ends within its plot, from 0 to 1 across and down."""
+    across = x.place(series.x)
+    finite = np.flatnonzero(np.isfinite(series.y) & np.isfinite(across))
+    if not finite.size:
+        return 0.0, 1.0
+    down = 1 - y.place(series.y[finite[-1:]])[0]
+    return float(np.clip(across[finite[-1]], 0, 1)), float(np.clip(np.nan_to_num(down, nan=1.0), 0, 1))
+
+
+def _names(
+    chart: LineChart, look: Look, indices: dict[tuple[str, int], int], x: Scale, y: Scale, color: Spec, shape: Spec
+) -> list[Spec]:
+    """Names at the right in the order of the lines' ends, led to where they are near; below a narrow plot.
+
+    A click on a name hides its line, and another one shows it again.
+    """
+    lines = chart.in_end_order()
+    wide = [fold(speakable(line.label), _BESIDE) for line in lines]
+    narrow = [fold(speakable(line.label), _BELOW) for line in lines]
+    ends = [_ends(line, x, y) for line in lines]
+    heights = [_LINE * len(texts) + 2.0 for texts in wide]
+    middles = spread([HEIGHT * down for _, down in ends], heights, 0.0, max(float(HEIGHT), sum(heights)))
+    rows, below = [], HEIGHT + 66.0
+    for line, (across, down), middle, beside, under in zip(lines, ends, middles, wide, narrow, strict=True):
+        near = across > 0.99 and abs(HEIGHT * down - middle) < _LEAD
+        rows.append({
+            "i": indices[line.name, line.style], "wide": beside, "narrow": under, "beside": round(middle, 1),
+            "below": below + _LINE * (len(under) - 1) / 2, "end": round(HEIGHT * down, 1) if near else None,
+        })  # fmt: skip
+        below += _LINE * len(under) + 7
+    left = f"(narrow ? 8 : width + {_NAMES_AT})"
+    placed = {"y": {"field": "at", "type": "quantitative", "scale": None, "axis": None}}
+    transform = [{"calculate": "narrow ? datum.below : datum.beside", "as": "at"}]
+    faded = {"condition": {"param": "hidden", "empty": False, "value": 0.3}, "value": 1}
+    opacity = faded if look.interactive else {"value": 1}
+    reach: Spec = {"test": "isValid(datum.end) && !narrow", "value": 0.6}
+    if look.interactive:
+        reach["test"] += " && !isDefined(zoom.x) && !isDefined(zoom.y)"
+    leads: Spec = {
+        "data": {"name": "ends", "values": rows},
+        "mark": {"type": "rule", "strokeWidth": 1, "clip": False},
+        "encoding": {
+            "x": {"value": {"expr": "width + 6"}}, "x2": {"value": {"expr": f"width + {_NAMES_AT - 8}"}},
+            "y": {"field": "end", "type": "quantitative", "scale": None, "axis": None}, "y2": {"field": "beside"},
+            "color": color, "opacity": {"condition": reach, "value": 0},
+        },
+    }  # fmt: skip
+    signs: Spec = {
+        "data": {"name": "ends", "values": rows}, "transform": transform,
+        "mark": {"type": "point", "filled": True, "size": 95, "opacity": 1, "tooltip": None, "clip": False},
+        "encoding": {"x": {"value": {"expr": left}}, **placed, "color": color, "shape": shape, "opacity": opacity},
+    }  # fmt: skip
+    texts: Spec = {
+        "name": "names",
+        "data": {"name": "ends", "values": rows},
+        "transform": [*transform, {"calculate": "narrow ? datum.narrow : datum.wide", "as": "text"}],
+        "mark": {"type": "text", "align": "left", "baseline": "middle", "dx": 12, "clip": False, "lineHeight": _LINE,
+                 "dy": {"expr": f"-{_LINE / 2} * (length(datum.text) - 1)"}, "tooltip": None,
+                 **({"cursor": "pointer"} if look.interactive else {})},
+        "encoding": {
+            "x": {"value": {"expr": left}}, **placed, "text": {"field": "text", "type": "nominal"},
+            "opacity": opacity,
+        },
+    }  # fmt: skip
+    if look.interactive:
+        texts["params"] = [{
+            "name": "hidden",
+            "select": {"type": "point", "fields": ["i"], "on": "@names_marks:click", "toggle": "true", "clear": False},
+        }]  # fmt: skip
+    return [leads, signs, texts]
+
+
+def names_width(chart: Chart) -> float:
+    """Roughly the pixels that names take beside a plot."""
+    if isinstance(chart, BarChart):
+        names = [line for bar in chart.bars for line in fold(bar.name, _BESIDE)]
+        return LETTER * max(map(len, names), default=0)
+    texts = [line for series in chart.lines for line in fold(series.label, _BESIDE)]
+    return _NAMES_AT + 20 + LETTER * max(map(len, texts), default=0)
+
+
+def _bars(chart: BarChart, look: Look, width: float) -> Spec:
+    """Stacked bars: a legend above, the names of long segments inside, and the mark as a stroke across each bar."""
+    scale = chart.scale()
+    x, factor = position(chart.x, scale, look, "x", "from")
+    x["scale"] |= {"zero": True}
+    colors = [look.segments[index % len(look.segments)] for index in range(len(chart.segments))]
+    rows, marks = [], []
+    for index, bar in enumerate(chart.bars):
+        rows += _segments(chart, bar, index, scale, factor, width)
+        if bar.mark is not None:
+            words = f"{bar.name}: {chart.mark} {say(bar.mark, chart.x.unit)}"
+            marks.append({"bar": index, "from": bar.mark / factor, "words": speakable(words), "segment": chart.mark})
+    segments = [*chart.segments, *([chart.mark] if chart.mark else [])]
+    color = {
+        "field": "segment", "type": "nominal", "scale": {"domain": segments, "range": [*colors, look.text]},
+        "legend": {"orient": "top", "title": None, "symbolType": "square",
+                   "columns": {"expr": "narrow ? 1 : 4"} if look.interactive else 4},
+    }  # fmt: skip
+    names = [fold(speakable(bar.name), _BESIDE) for bar in chart.bars]
+    short = [_cut(fold(speakable(bar.name), 18)) for bar in chart.bars]
+    y = {
+        "field": "bar", "type": "nominal", "scale": {"paddingInner": 0.36, "paddingOuter": 0.25},
+        "axis": {"title": None, "domain": False, "ticks": False, "labelLineHeight": 16, "labelColor": look.text,
+                 "labelExpr": "(narrow ? short : folded)[datum.value]"},
+    }  # fmt: skip
+    place = {"x": x, "y": y}
+    step = max(_BAR + 14, *(16 * len(texts) + 10 for texts in names), 0)
+    return {
+        "params": [
+            {"name": "names", "value": []}, {"name": "narrow", "value": False},
+            {"name": "folded", "value": names}, {"name": "short", "value": short},
+        ],
+        "width": width,
+        "height": max(1, len(chart.bars)) * step,
+        "layer": [
+            {
+                "data": {"values": rows},
+                "mark": {"type": "bar", "stroke": look.ground, "strokeWidth": 0.7},
+                "encoding": {**place, "x2": {"field": "to"}, "color": color,
+                             "tooltip": {"field": "words", "type": "nominal"}},
+            },
+            {
+                "data": {"values": [row for row in rows if row["inside"]]},
+                "mark": {"type": "text", "fontSize": 12, "stroke": look.ground, "strokeWidth": 0},
+                "encoding": {
+                    "y": y, "x": {**x, "field": "middle"}, "text": {"field": "inside", "type": "nominal"},
+                    "color": {"field": "ink", "type": "nominal", "scale": None},
+                    "opacity": {"condition": {"test": "narrow", "value": 0}, "value": 1},
+                },
+            },
+            *([{
+                "data": {"values": marks},
+                "mark": {"type": "tick", "thickness": 2.5, "size": _BAR + 8, "opacity": 1},
+                "encoding": {**place, "color": color, "tooltip": {"field": "words", "type": "nominal"}},
+            }] if marks else []),
+        ],
+    }  # fmt: skip
+
+
+def _cut(lines: list[str]) -> list[str]:
+    """At most two lines, which is what a bar has room for."""
+    return lines if len(lines) < 3 else [lines[0], f"{lines[1][:-1]}…"]
+
+
+def _segments(chart: BarChart, bar: Bar, row: int, scale: Scale, factor: float, width: float) -> list[Spec]:
+    rows, begin = [], 0.0
+    for index, (name, value) in enumerate(zip(chart.segments, bar.parts, strict=True)):
+        short = name.partition(" ")[0].rstrip(",")
+        room = width * (scale.at(begin + value) - scale.at(begin)) - 12
+        texts = (f"{short} {say(value, chart.x.unit)}", short)
+        rows.append({
+            "bar": row, "segment": name, "from": begin / factor, "to": (begin + value) / factor,
+            "middle": (begin + value / 2) / factor, "ink": _INKS[index % len(_INKS)],
+            "inside": next((text for text in texts if 0.9 * LETTER * len(text) < room), ""),
+            "words": speakable(f"{bar.name}: {name} {say(value, chart.x.unit)}"),
+        })  # fmt: skip
+        begin += value
+    return rows
+
+
+#: What is read best on the segments' colours, on either ground.
+_INKS = ("#ffffff", "#14181e", "#14181e", "#14181e", "#14181e", "#14181e")
