@@ -64,7 +64,7 @@ def collect_info(world: World) -> dict[str, Any]:
         "cpu_kernels": kernels_for(np, np.float32).name,
         **listed,
         "data": [{"name": source.name, "summary": source.summary} for source in DATASETS.values()],
-        "partitions": [{"name": scheme.name, "summary": scheme.summary} for scheme in PARTITIONS.values()],
+        "partitions": [{"name": name, "summary": summary} for name, summary in PARTITIONS.items()],
         "schedules": [{"name": name, "summary": summary} for name, summary in SCHEDULES.items()],
     }
 
