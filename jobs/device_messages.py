@@ -20,7 +20,7 @@ from typing import Any
 
 SIZES = [1, 1000, 4096, 65_536, 1 << 20, (16 << 20) + 4, 64 << 20]
 ROUNDS = 10
-#: Bytes in front of a message in its buffer: a payload begins at any multiple of a number's size.
+#: Bytes in front of a message in its buffer, since a payload begins at any multiple of an element's size.
 OFFSET = 4
 
 
@@ -36,7 +36,7 @@ def transports() -> list[str]:
 
 
 def pattern(nbytes: int, rank: int, number: int) -> Any:
-    """What a rank sends in a round; no two are alike."""
+    """A rank's message in a round; no two are alike."""
     import numpy as np
 
     return np.random.default_rng([nbytes, rank, number]).integers(0, 256, nbytes, np.uint8)
@@ -78,7 +78,7 @@ def exchange(comm: Any, cupy: Any, nbytes: int) -> tuple[float, int]:
 
 
 def run(path: str | None, most: int) -> int:
-    """The exit code. Messages of up to `most` bytes are sent; results go to the file `path`."""
+    """Send messages of up to `most` bytes, write results to the file `path`, and return the exit code."""
     from mpi4py import MPI
 
     from mpisqueeze.devices.device import gpu_count

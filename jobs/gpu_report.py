@@ -1,12 +1,11 @@
-"""README.md for what jobs/gpu_check.sh measured: python jobs/gpu_report.py FOLDER
+"""Write README.md on the results of jobs/gpu_check.sh: python jobs/gpu_report.py FOLDER
 
-Reads device.json, kernels-*.json, comm*.json, train-*.json and messages.json of FOLDER, as far as they are there, and
-its steps.tsv, a line a step: name, outcome, seconds, remark. Rates are of the bytes that an operation cannot avoid to
-move:
+It reads device.json, kernels-*.json, comm*.json, train-*.json and messages.json of FOLDER, those that exist, and
+steps.tsv with a line per step: name, outcome, seconds, remark. Rates count the bytes that an operation must move:
 
 - encode with error feedback reads the vector and the residual, and writes the residual and the payload;
-- decode-add reads the payload and reads and writes the vector; of a sparse payload only the k numbers that it names,
-  each on a sector of 32 bytes of memory of its own;
+- decode-add reads the payload and reads and writes the vector, for a sparse payload only its k elements, each in a
+  32-byte sector of memory of its own;
 - a device-to-device copy reads and writes its length.
 """
 
@@ -19,18 +18,18 @@ from pathlib import Path
 from typing import Any
 
 SECTOR = 32
-#: The part of the copy's rate that kernels are to reach.
+#: Percent of the copy's rate that kernels should reach.
 TARGET = 80
 SPARSE = ("topk", "randomk")
 
 
 def encode_bytes(row: dict[str, Any]) -> float:
-    """Bytes that encoding with error feedback moves at the least."""
+    """Bytes that encoding with error feedback must move."""
     return 3 * row["size"] * width(row) + row["wire_bits"] * row["size"] / 8
 
 
 def decode_bytes(row: dict[str, Any]) -> float:
-    """Bytes that decoding onto a vector moves at the least."""
+    """Bytes that decode-add must move."""
     payload, full = row["wire_bits"] * row["size"] / 8, row["size"] * width(row)
     name = row["compressor"].partition(":")[0]
     if name not in SPARSE:
@@ -44,7 +43,7 @@ def width(row: dict[str, Any]) -> int:
 
 
 def read(path: Path) -> Any:
-    """A JSON file's content, or None where there is none, or half of one."""
+    """A JSON file's content, or None if it is missing or incomplete."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -107,7 +106,7 @@ def kernels(device: dict[str, Any] | None, found: dict[str, Any] | None, cpu: di
         short = small[row["compressor"]]
         cells += [f"{ratio:.0f}×" if ratio else "–", f"{short['encode_s'] * 1e6:.1f}", f"{short['give_s'] * 1e6:.1f}"]
         lines.append(cells)
-    yield f"{largest} numbers, encode with error feedback and decode-add, by the GPU's clock, without launches.\n"
+    yield f"{largest} elements, encode with error feedback and decode-add, by the GPU's clock, without launches.\n"
     least = min(row["size"] for row in rows)
     yield from table(
         [
@@ -121,13 +120,13 @@ def kernels(device: dict[str, Any] | None, found: dict[str, Any] | None, cpu: di
 
 
 def calls(found: dict[str, Any] | None) -> Iterator[str]:
-    """What `bench kernels` found: the times of calls, and whether results are right."""
+    """Results of `bench kernels`: times of calls, and whether results are right."""
     rows = (found or {}).get("results")
     if not rows:
         return
     largest, sizes = max(row["size"] for row in rows), sorted({row["size"] for row in rows})
     yield "## Calls\n"
-    yield f"{largest} numbers, by `bench kernels`: from the host's launch to the host's knowing its end.\n"
+    yield f"{largest} elements, by `bench kernels`: from the host's launch to the host's knowing its end.\n"
     yield from table(
         ["compressor", "encode µs", "decode µs", "in-place add µs"],
         [
@@ -160,7 +159,7 @@ def exchanges(cut: dict[str, Any] | None, whole: dict[str, Any] | None) -> Itera
         ratio = f"{row['time_s'] / other['time_s']:.2f}" if other else "–"
         wrong = "not checked" if row["wrong"] is None else row["wrong"]
         lines.append([*(row[name] for name in key), row["how"] or "–", *times, ratio, wrong])
-    heads = ["exchange", "compressor", "numbers", "how", "ms", "ms in one section", "ratio", "#wrong"]
+    heads = ["exchange", "compressor", "elements", "how", "ms", "ms in one section", "ratio", "#wrong"]
     yield from table(heads, lines)
 
 

@@ -1,13 +1,14 @@
 # shellcheck shell=bash
-# What the job files here have in common, and what your site needs. They read this file; it does nothing alone.
+# Shared by the job files here, with the settings of your site. They read this file; it does nothing alone.
 #
-#     ranks ARGUMENTS…     mpisqueeze on every task of the job: its exit code; in $told, a signal to this script
+#     ranks ARGUMENTS…     run mpisqueeze on every task of the job; returns its exit code, and leaves in $told the name
+#                          of a signal to this script
 #
-# Set these where you submit; sbatch hands them on:
+# Set these where you submit; sbatch passes them on:
 #
-#     LAUNCHER=srun|mpirun      what starts the ranks
-#     SLURM_MPI_TYPE=TYPE       how srun and the MPI talk (srun --mpi=list): pmix for Open MPI, pmi2 for MPICH
-#     MPISQUEEZE_DATA=FOLDER    data files, which are copied to each node's own disk first
+#     LAUNCHER=srun|mpirun      the program that starts the ranks
+#     SLURM_MPI_TYPE=TYPE       the interface between srun and MPI (srun --mpi=list): pmix for Open MPI, pmi2 for MPICH
+#     MPISQUEEZE_DATA=FOLDER    data files, which are first copied to each node's own disk
 #
 # and, as for any job, SBATCH_ACCOUNT and SBATCH_PARTITION.
 
@@ -15,14 +16,14 @@
 # module load openmpi
 # source "$HOME/mpisqueeze/.venv/bin/activate"
 
-# A task's linear algebra keeps to its cores.
+# Linear algebra uses the cores of its task only.
 export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"
-# From SLURM 22.05 on, srun no longer takes this from the job's own options.
+# Since SLURM 22.05, srun does not take this from the job's options.
 export SRUN_CPUS_PER_TASK="$OMP_NUM_THREADS"
 
 case ${LAUNCHER:=srun} in
     srun)
-        # Where the site has not chosen, PMIx, if there: without it, each task of Open MPI is a world of its own.
+        # The default is PMIx, if available: without it, each task of Open MPI has a world of its own.
         if [ -z "${SLURM_MPI_TYPE:-}" ] && srun --mpi=list 2>&1 | grep -qw pmix; then
             export SLURM_MPI_TYPE=pmix
         fi
@@ -41,8 +42,8 @@ case ${LAUNCHER:=srun} in
         ;;
 esac
 
-# SIGUSR1, which --signal=B:USR1@60 sends to this script alone, goes on to the ranks: they finish their iteration, save
-# it if they keep checkpoints, and exit with 143. SIGTERM they have from SLURM itself, so that it is noted only.
+# --signal=B:USR1@60 sends SIGUSR1 to this script alone, which passes it on to the ranks: they finish their iteration,
+# save it if they keep checkpoints, and exit with 143. SLURM sends SIGTERM to the ranks itself, so it is only noted.
 # shellcheck disable=SC2034  # preempt.sbatch reads it
 told=""
 ranks_pid=""
@@ -59,13 +60,13 @@ ranks() {
     return "$code"
 }
 
-# on_nodes COMMAND…: once on every node of the job.
+# on_nodes COMMAND…: run it once on every node of the job.
 on_nodes() {
     srun --mpi=none --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 "$@"
 }
 
 if [ -n "${MPISQUEEZE_DATA:-}" ]; then
-    # A shared file system that all ranks read at once is slow; some sites name the disk to use instead.
+    # A shared file system is slow when all ranks read it at once; some sites name the local disk to use.
     scratch=${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/mpisqueeze-$SLURM_JOB_ID
     trap 'on_nodes rm -rf "$scratch" || rm -rf "$scratch"' EXIT
     # shellcheck disable=SC2016  # the shell on the node expands it

@@ -2,7 +2,7 @@
 
 
 def __getattr__(name: str) -> str:
-    """`__version__`, for which more is loaded than for all else here: Ctrl-C would meet it with a traceback."""
+    """Find `__version__` on demand: importlib.metadata loads slowly, and Ctrl-C meanwhile would show a traceback."""
     if name != "__version__":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib.metadata import PackageNotFoundError, version

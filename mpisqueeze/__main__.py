@@ -1,11 +1,11 @@
-"""The program: `python -m mpisqueeze`, and the console script."""
+"""Entry point of `python -m mpisqueeze` and of the console script."""
 
 import signal
 
 
 def main() -> None:
     """Load the commands and run one; until they are loaded, Ctrl-C ends the process without a traceback."""
-    # Where the signal is ignored, as behind nohup, it stays so.
+    # An ignored signal, as under nohup, stays ignored.
     heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if heeded:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -17,7 +17,7 @@ def main() -> None:
         note_early()
     from mpisqueeze.cli.app import main as command
 
-    # For a rank it stays so until a run listens: each of them would show a traceback of its own.
+    # A rank keeps the default action until a run listens: otherwise each rank would show a traceback.
     if heeded and rank is None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     command()

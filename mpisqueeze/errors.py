@@ -1,4 +1,4 @@
-"""The errors that end a run, and the exit code that each one means."""
+"""Exit codes, and the errors that end a run."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class UsageError(Exception):
     """The command line, a configuration or an input file is wrong; reported once, by rank 0, as exit code 2.
 
     Args:
-        message: what is wrong and what is accepted, in one sentence without a traceback.
-        option: the option to blame, as the user types it (`--compressor`), or None.
+        message: one sentence that says what is wrong and what is accepted.
+        option: the option at fault, as the user types it (`--compressor`), or None.
     """
 
     def __init__(self, message: str, option: str | None = None) -> None:
@@ -33,12 +33,12 @@ class UsageError(Exception):
 
 
 class RankFailureError(Exception):
-    """A rank raised; exit code 4.
+    """A rank raised an error; exit code 4.
 
     Args:
-        message: which rank, where and what.
-        details: its traceback, as text.
-        alone: only this rank knows, so that it has to end the others.
+        message: the rank, the place and the error.
+        details: traceback as text.
+        alone: whether only this rank knows of the error, so that it must end the others.
     """
 
     def __init__(self, message: str, details: str, alone: bool = False) -> None:
@@ -48,7 +48,7 @@ class RankFailureError(Exception):
 
 
 def describe_value(value: Any) -> str:
-    """A short `repr`, of whatever it may be."""
+    """A `repr` of at most 60 characters, for any object."""
     try:
         text = repr(value)
     except Exception:
@@ -57,6 +57,6 @@ def describe_value(value: Any) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """`TypeName: message` in one line."""
+    """An error as one line, `TypeName: message`."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

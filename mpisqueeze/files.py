@@ -1,4 +1,4 @@
-"""Text files, read and written with errors that name them, and files by their SHA-256."""
+"""Text files, read and written with errors that name them, and SHA-256 of files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import IO
 
 from mpisqueeze.errors import UsageError
 
-#: Bytes: no settings, claim or list of edges is longer, and a device file would never end.
+#: Most bytes that are read: settings, claims and lists of edges are shorter, and a device file would never end.
 LONGEST = 1 << 24
 
 
@@ -24,7 +24,7 @@ def sha256_of(path: Path) -> str:
 
 
 def read_text(path: Path, option: str, longest: int = LONGEST) -> str:
-    """What a UTF-8 file of at most `longest` bytes holds. Raises UsageError that names it, blaming `option`."""
+    """The content of a UTF-8 file of at most `longest` bytes. Raises UsageError that names the file and `option`."""
     try:
         with open(path, "rb") as file:
             content = file.read(longest + 1)
@@ -42,14 +42,14 @@ def read_text(path: Path, option: str, longest: int = LONGEST) -> str:
 
 
 def discard(stream: IO[str]) -> None:
-    """Have what goes to a stream lead nowhere from now on, since whoever read it is gone, as `head` is."""
+    """Redirect a stream to the null device, because its reader (such as `head`) is gone."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
 
 
 def write_text(text: str, target: str) -> None:
-    """Write to a file, or alone to stdout for `-`. Raises OSError with the file's name."""
+    """Write to a file, or to stdout for `-`. Raises OSError with the file's name."""
     if target == "-":
         try:
             sys.stdout.write(text)
@@ -57,9 +57,9 @@ def write_text(text: str, target: str) -> None:
         except BrokenPipeError:
             discard(sys.stdout)
     else:
-        # File names in no known encoding have halves of characters in them.
+        # File names that are not UTF-8 are decoded to lone surrogates, which UTF-8 cannot encode.
         try:
             Path(target).write_text(text, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
-            # That of a disk which is full in the middle of a file names none.
+            # A disk that fills up in the middle of a file raises an error without a name.
             raise OSError(error.errno, error.strerror, target) from None

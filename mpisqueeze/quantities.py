@@ -6,18 +6,18 @@ import math
 import re
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)(k|M|G|Ki|Mi|Gi)?", re.ASCII)
-#: Sizes are at most this, and of at most so many digits.
+#: The largest size, and the most digits that are read exactly.
 _LARGEST_SIZE, _DIGITS = 2**63 - 1, 40
 _FACTORS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zµμ/]+)", re.ASCII)
-#: Bits a second: what is slower is none.
+#: The smallest rate, in bits per second.
 SLOWEST = 1e-3
 _BITS_PER_S = {"bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9, "tbit": 10**12}
 _PER_SECOND = {"ns": 1e9, "us": 1e6, "µs": 1e6, "μs": 1e6, "ms": 1e3, "s": 1.0, "min": 1 / 60, "h": 1 / 3600}
 
 
 def parse_size(text: str) -> int:
-    """`4096`, `4Ki`, `1M`, `1.5Mi` → a whole number from 0 to 2⁶³ − 1. Raises ValueError."""
+    """Parse `4096`, `4Ki`, `1M`, `1.5Mi` to an integer from 0 to 2⁶³ − 1. Raises ValueError."""
     match = _SIZE.fullmatch(text.strip())
     if not match:
         raise ValueError(f"{text!r} is not a size (a whole number with an optional k, M, G, Ki, Mi, Gi)")
@@ -31,8 +31,7 @@ def parse_size(text: str) -> int:
 
 
 def parse_rate(text: str) -> float:
-    """`100mbit`, `2.5gbit`, `56kbit` → bits per second, > 0. Case and a trailing `/s` make no difference. Raises
-    ValueError."""
+    """Parse `100mbit`, `2.5gbit`, `56kbit/s`, in any case, to bits per second, > 0. Raises ValueError."""
     match = _QUANTITY.fullmatch(text.strip().lower())
     unit = match[2].removesuffix("/s") if match else ""
     if not match or unit not in _BITS_PER_S:
@@ -44,7 +43,7 @@ def parse_rate(text: str) -> float:
 
 
 def parse_time(text: str) -> float:
-    """`5ms`, `20us`, `1.5s`, `800ns`, `10min` → seconds, ≥ 0. Raises ValueError."""
+    """Parse `5ms`, `20us`, `1.5s`, `800ns`, `10min` to seconds, ≥ 0. Raises ValueError."""
     match = _QUANTITY.fullmatch(text.strip())
     if not match or match[2] not in _PER_SECOND:
         raise ValueError(f"{text!r} is not a time (a number with ns, us, ms, s, min or h, such as 5ms)")
@@ -55,17 +54,17 @@ def parse_time(text: str) -> float:
 
 
 def grouped(value: int) -> str:
-    """12345678 → `12 345 678`."""
+    """Digits in groups of three: `12 345 678`."""
     return f"{value:,}".replace(",", " ")
 
 
 def counted(value: int, noun: str) -> str:
-    """`1 rank`, `8 ranks`."""
+    """A count with its noun: `1 rank`, `8 ranks`."""
     return f"{grouped(value)} {noun}{'' if value == 1 else 's'}"
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """A number with so many significant digits and no exponent for everyday sizes."""
+    """A number with `digits` significant digits; it has an exponent only below 1e-4 and from 1e6 on."""
     if not math.isfinite(value):
         return str(value)
     if value and not 1e-4 <= abs(value) < 1e6:
@@ -84,7 +83,7 @@ def size(nbytes: float) -> str:
 
 
 def format_rate(bits_per_s: float) -> str:
-    """Bits per second with a decimal prefix and no needless zeros: `100 Mbit/s`, `3.1 Gbit/s`."""
+    """Bits per second with a decimal prefix and no trailing zeros: `100 Mbit/s`, `3.1 Gbit/s`."""
     for unit in ("bit", "kbit", "Mbit", "Gbit", "Tbit"):
         if abs(bits_per_s) < 999.5 or unit == "Tbit":
             break
@@ -94,7 +93,7 @@ def format_rate(bits_per_s: float) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as µs, ms or s; an em dash for None."""
+    """Seconds as µs, ms, s or `m:ss`; an em dash for None."""
     if seconds is None:
         return "—"
     if seconds < 999.5e-6:
@@ -112,5 +111,5 @@ def clock(seconds: float) -> str:
 
 
 def ratio(value: float | None) -> str:
-    """`26.1×`; an em dash for None."""
+    """A factor as `26.1×`; an em dash for None."""
     return "—" if value is None else f"{significant(value)}×"

@@ -1,7 +1,7 @@
-"""Gossip graphs, their mixing matrices W, and the spectral facts that the theorems ask for.
+"""Gossip graphs, their mixing matrices W, and the spectral quantities of the convergence theorems.
 
 W is symmetric and doubly stochastic, with Metropolis–Hastings weights: W_ij = 1/(1 + max(deg i, deg j)) on an edge,
-and what is left on the diagonal (Xiao & Boyd, Systems & Control Letters 2004). On a ring of N ≥ 3 that is 1/3 each.
+and the rest on the diagonal (Xiao & Boyd, Systems & Control Letters 2004). On a ring of N ≥ 3 all weights are 1/3.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mpisqueeze.errors import UsageError
 from mpisqueeze.files import read_text
 from mpisqueeze.language import parse_spec, suggestion
 
-#: Beyond this many ranks a matrix without structure is not diagonalised.
+#: Most ranks for which a matrix without structure is diagonalised.
 DENSE_LIMIT = 4096
 
 TOPOLOGIES = {
@@ -32,7 +32,7 @@ TOPOLOGIES = {
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Of W, whose largest eigenvalue is 1.
+    """Eigenvalues λ_k of W, the largest of which is λ_1 = 1.
 
     Attributes:
         rho: ρ = max_{k≥2} |λ_k|; 0 for a single rank.
@@ -51,7 +51,7 @@ class Spectrum:
 
     @property
     def mixing_time(self) -> float:
-        """Iterations in which gossip alone shrinks the distance to consensus by e: 1/ln(1/ρ); ∞ if it never does."""
+        """1/ln(1/ρ): iterations in which gossip alone divides the distance to consensus by e; ∞ if ρ = 1."""
         if self.rho <= 0:
             return 0.0
         return math.inf if self.rho >= 1 else -1 / math.log(self.rho)
@@ -63,11 +63,11 @@ class Topology:
     Args:
         spec: `ring`, `torus`, `complete`, `exponential`, `star` or `file:EDGES`.
         ranks: N ≥ 1.
-        self_weight: W_ii for every rank, in [0, 1); the neighbours share the rest. Only where all ranks
-            have as many neighbours, since W could not stay symmetric otherwise.
+        self_weight: W_ii for every rank, in [0, 1); the neighbours share the rest. All ranks must then have the same
+            number of neighbours, or W would not be symmetric.
 
     Raises:
-        UsageError: of `--topology` or `--self-weight`.
+        UsageError: `--topology` or `--self-weight` is wrong.
     """
 
     def __init__(self, spec: str, ranks: int, self_weight: float | None = None) -> None:
@@ -88,14 +88,14 @@ class Topology:
             self._self_weight = self_weight if degrees != {0} else 1.0
 
     def neighbours(self, rank: int) -> list[int]:
-        """The ranks that `rank` exchanges with, ascending, itself not included."""
+        """The ranks that `rank` exchanges with, ascending, without itself."""
         found = self._cache.get(rank)
         if found is None:
             found = self._cache[rank] = sorted(set(self._find(rank)) - {rank})
         return found
 
     def degree(self, rank: int) -> int:
-        """The number of neighbours; all ranks of a graph that looks the same from each have rank 0's."""
+        """The number of neighbours, which is rank 0's in a graph that looks the same from each rank."""
         return len(self.neighbours(rank if self._shape is None else 0))
 
     def weights(self, rank: int) -> tuple[float, list[tuple[int, float]]]:
@@ -117,7 +117,7 @@ class Topology:
         return W
 
     def spectrum(self) -> Spectrum:
-        """The extreme eigenvalues: by FFT where W is the same seen from every rank, in closed form on a star."""
+        """The extreme eigenvalues of W; by FFT where W looks the same from every rank, in closed form on a star."""
         if self.ranks == 1:
             return Spectrum(0.0, 1.0, 0.0)
         values = self._eigenvalues()
@@ -140,7 +140,7 @@ class Topology:
 
 
 def _graph(spec: str, n: int) -> tuple[Callable[[int], list[int]], tuple[int, int] | None]:
-    """(neighbours of a rank, the grid on which W is the same seen from every rank, if there is one)."""
+    """(function from a rank to its neighbours, shape of the grid on which W looks the same from every rank or None)."""
     parsed = parse_spec(spec)
     if parsed.name not in TOPOLOGIES:
         raise UsageError(
@@ -180,10 +180,11 @@ def _graph(spec: str, n: int) -> tuple[Callable[[int], list[int]], tuple[int, in
 
 
 def read_edges(path: Path, n: int) -> list[list[int]]:
-    """Neighbours of each of n ranks from a file with an edge `i j` a line.
+    """Neighbours of each of n ranks, from a file with one edge `i j` per line; # begins a comment.
 
-    Raises UsageError naming the line for anything else, a rank out of range, an edge from a rank to itself, and for a
-    graph that is not connected.
+    Raises:
+        UsageError: a line is something else, has a rank out of range or an edge from a rank to itself, in which case
+            the message names the line; or the graph is not connected.
     """
     text = read_text(path, "--topology")
     around: list[list[int]] = [[] for _ in range(n)]

@@ -84,7 +84,7 @@ def need(where: str) -> None:
 
 @pytest.fixture(scope="session")
 def emulator_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where kernels are compiled to for the emulator."""
+    """Folder of the kernels that are compiled for the emulator."""
     return tmp_path_factory.mktemp("cuda_emulator")
 
 

@@ -15,7 +15,7 @@ from mpisqueeze.kernels.reference import blocks_of
 
 DTYPES: list[np.dtype[Any]] = [np.dtype(np.float32), np.dtype(np.float64)]
 KEY = derive_key(1, 2, 3)
-#: What a payload is filled with before it is encoded.
+#: The byte that fills a payload before it is encoded.
 UNSET = 0xA5
 #: (add, factor) of the decoders.
 WAYS = ((False, 1.0), (True, 1.0), (True, -0.3))
@@ -144,7 +144,7 @@ PLAIN = [
 
 
 def any_case(longest_block: int = 80_000) -> st.SearchStrategy[Case]:
-    """A kernel with arguments of any value; blocks may be longer than the vector, or 0: all of it."""
+    """A kernel with arguments of any value; blocks may be longer than the vector, or 0 (the whole vector)."""
     blocks = st.one_of(
         st.sampled_from([0, 1, 8, 64, 512, 1000, 1024, 1032, longest_block]),
         st.integers(1, 40),
@@ -166,7 +166,7 @@ def any_case(longest_block: int = 80_000) -> st.SearchStrategy[Case]:
 
 
 def any_length(longest: int = 70_000) -> st.SearchStrategy[int]:
-    """Lengths 1 … `longest`, half of them just beside what a loop takes at a time."""
+    """Lengths 1 … `longest`, half of them next to the number of elements that a loop takes at a time."""
     steps = [step for step in (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 8192, 32_768, 65_536) if step < longest]
     beside = st.builds(
         lambda step, times, tail: min(max(1, step * times + tail), longest),
@@ -178,7 +178,7 @@ def any_length(longest: int = 70_000) -> st.SearchStrategy[int]:
 
 
 def numbers(rng: np.random.Generator, d: int, dtype: np.dtype[Any], kind: str) -> np.ndarray:
-    """d numbers of some kind; fp16 holds those of every kind up to `one block`."""
+    """d elements of some kind; fp16 can represent those of every kind up to `one block`."""
     limits = np.finfo(dtype)
     v = rng.standard_normal(d)
     if kind == "zeros":

@@ -396,7 +396,7 @@ COMPRESSED = ["identity", "onebit", "topk:0.1", "qsgd:4"]
 
 
 def moved(exchange: str, compressor: str, ranks: int, d: int) -> int:
-    """Bytes that all ranks together send in a step, by SPEC §1 and §4."""
+    """Bytes that all ranks together send in a step, by docs/methods.md."""
     full = 4 * d
     shards = [part.size for part in np.array_split(np.arange(d), ranks)]
     if exchange == "mpi-alltoall-allgather":

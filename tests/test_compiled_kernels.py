@@ -1,4 +1,4 @@
-"""The folder of compiled CUDA kernels: compiled once, and compiled again rather than trusted where it is not right."""
+"""The cache of compiled CUDA kernels: each is compiled once, and compiled again if its file is not right."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ only_emulated = pytest.mark.parametrize("cuda", ["emulator"], indirect=True)
 
 @pytest.fixture
 def compile_copy(cuda: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], int]:
-    """What a new process does that wants `copy.cu`; how often it compiles. The folder of caches is `tmp_path`."""
+    """Load `copy.cu` as a new process does, and return the number of compilations. The cache is in `tmp_path`."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
     def run() -> int:
@@ -103,7 +103,7 @@ def test_without_a_folder_kernels_are_compiled(
 
 
 def test_readers_see_whole_files_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """As many ranks that compile the same at once would."""
+    """Threads write the same file at once, as ranks that start together do."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     code, wrong, done = os.urandom(1 << 20), [], threading.Event()
 

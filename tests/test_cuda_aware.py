@@ -1,4 +1,4 @@
-"""What is asked of the MPI library about CUDA, and what is made of the answer."""
+"""CUDA support of the MPI library: the query, and the use of its answer."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_mpich_switched_off(mpi, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("answer", [0, 1])
 def test_collectives_take_device_memory_where_the_library_says_so(mpi, answer: int) -> None:
-    """Not where a UCX in front of it does, which nobody asks."""
+    """A UCX in front of the library does not count."""
     mpi(OPEN_MPI, CLASSIC % answer)
     takes, why = collectives_take_device_memory()
     assert takes is bool(answer)

@@ -1,4 +1,4 @@
-"""What `environment.json` says of the machines and of the software."""
+"""`environment.json`: its facts about the machines and the software."""
 
 from __future__ import annotations
 

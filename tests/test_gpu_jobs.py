@@ -1,4 +1,4 @@
-"""jobs/gpu_check.sh and what belongs to it, in the emulator: it must work at the first try where there is a GPU."""
+"""jobs/gpu_check.sh and its programs, in the emulator: on a machine with a GPU they must work at the first try."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_bytes_that_must_move(report: ModuleType) -> None:
     assert report.decode_bytes(onebit) == 132 + 8 * 1024
     double = row("onebit", 1024, 136, dtype="float64")
     assert report.encode_bytes(double) == 24 * 1024 + 136
-    # Ten numbers of a thousand, each read and written on a sector of its own; all of them touch no more than all.
+    # Ten elements of a thousand, each read and written on a sector of its own; all of them touch no more than all.
     assert report.decode_bytes(row("topk:0.01", 1000, 80)) == 80 + 10 * 64
     assert report.decode_bytes(row("randomk:0.01,unbiased", 1000, 48)) == 48 + 10 * 64
     assert report.decode_bytes(row("topk:1", 1000, 8000)) == 8000 + 8000
@@ -154,11 +154,11 @@ def test_gpu_check_ends_in_time(launcher: Launcher, emulator_folder: Path, tmp_p
     assert "| kernels | FAILED |" in text
     assert "took more than" in text
     assert "| bits | skipped |" in text
-    assert "4096 numbers" in text
+    assert "4096 elements" in text
 
 
 def test_gpu_check_says_what_it_could_not_do(launcher: Launcher, tmp_path: Path) -> None:
-    """Without a GPU, and with a step that does not exist."""
+    """It lacks a GPU, and is asked for a step that does not exist."""
     (tmp_path / "cupy.py").write_text("raise ImportError('no CuPy here')\n")
     done = gpu_check("device", "messages", OUT=str(tmp_path / "out"), PYTHONPATH=str(tmp_path))
     assert done.returncode == 1

@@ -1,6 +1,6 @@
 """Every kernel set gives the same bits: NumPy's definition, compiled C at each instruction level, and CUDA.
 
-For any kernel, arguments, length, dtype, numbers and place in memory. CUDA runs in the emulator, and on a GPU where
+This holds for any kernel, arguments, length, dtype, elements and address. CUDA runs in the emulator, and on a GPU if
 there is one (`pytest -m gpu`).
 """
 
@@ -33,8 +33,8 @@ class Place:
 
     Args:
         xp: numpy, or cupy.
-        offset: of vectors, in numbers.
-        shift: of payloads, in bytes.
+        offset: offset of vectors, in elements.
+        shift: offset of payloads, in bytes.
     """
 
     def __init__(self, xp: Any, offset: int, shift: int) -> None:
@@ -57,7 +57,7 @@ def on_host(array: Any) -> bytes:
 
 
 def kernel_sets(dtype: np.dtype[Any], cupy: Any) -> Iterator[tuple[str, Any, Any]]:
-    """(name, kernels, array module) of all but the reference."""
+    """(name, kernels, array module) of all kernel sets but the reference."""
     for level in _native.instruction_sets() if _native else ():
         _native.use_instruction_set(level)
         yield level, NativeKernels(dtype), np
@@ -66,7 +66,7 @@ def kernel_sets(dtype: np.dtype[Any], cupy: Any) -> Iterator[tuple[str, Any, Any
 
 @st.composite
 def examples(draw: st.DrawFn) -> tuple[Case, np.ndarray, np.ndarray | None]:
-    """(kernel, vector, residual or None): any numbers, with some that were chosen to be in the way."""
+    """(kernel, vector, residual or None): any elements, some of them chosen to cause trouble."""
     case, d, dtype = draw(any_case()), draw(any_length()), draw(st.sampled_from(DTYPES))
     kinds = st.sampled_from(FINITE_KINDS)
     kind = draw(kinds)
@@ -115,7 +115,7 @@ def test_all_kernel_sets_give_the_same_bits(
             assert expected_delta is None or on_host(given_delta) == expected_delta.tobytes(), f"{name}: residual"
             for how, decoded in zip(WAYS, expected, strict=True):
                 out = case.decode(kernels, filled, place.vector(base), *how)
-                # Where two NaNs meet, which one is left is the processor's choice.
+                # The processor chooses which of two NaNs a sum keeps.
                 out, nan = np.frombuffer(on_host(out), v.dtype), np.isnan(decoded)
                 assert np.array_equal(np.isnan(out), nan), f"{name}: decode {how}"
                 assert out[~nan].tobytes() == decoded[~nan].tobytes(), f"{name}: decode {how}"

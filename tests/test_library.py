@@ -1,4 +1,4 @@
-"""What is said of the MPI library, and of a launcher that does not belong to it."""
+"""Messages about the MPI library, and about a launcher that does not belong to it."""
 
 from __future__ import annotations
 

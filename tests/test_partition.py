@@ -1,4 +1,4 @@
-"""Partitions of the training samples: a cover without overlap, the same everywhere, as skewed as they say."""
+"""Partitions of the training samples: they cover them without overlap, agree on all ranks, and are skewed as asked."""
 
 from __future__ import annotations
 

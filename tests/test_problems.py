@@ -187,13 +187,13 @@ def test_the_hot_loop_allocates_nothing_of_batch_or_parameter_size(
 
 
 @pytest.mark.parametrize("text", NEEDS_DATA)
-@pytest.mark.parametrize("chunk", [1, 7, 23, 1000])
-def test_evaluate_covers_the_test_set_in_chunks(text: str, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rows", [1, 7, 23, 1000])
+def test_evaluate_covers_the_test_set_in_batches(text: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     data = small_dataset()
     as_training = replace(data, train_inputs=data.test_inputs, train_labels=data.test_labels)
     problem = make(text, dataset=as_training, batch_size=23)
     x = some_point(problem)
-    monkeypatch.setattr(classification, "_TEST_CHUNK", chunk)
+    monkeypatch.setattr(classification, "_TEST_ROWS", rows)
     figures = problem.evaluate(x)
     assert figures["test_loss"] == pytest.approx(problem.gradient(x, 1)[0])
     logits = problem.make_activations(23)
@@ -342,9 +342,9 @@ def test_quadratic_noise_has_its_deviation_and_no_mean() -> None:
     assert abs(np.corrcoef(errors[0], errors[1])[0, 1]) < 0.02
 
 
-def test_quadratic_is_the_same_however_it_is_cut_into_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quadratic_is_the_same_however_it_is_cut_into_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = make("quadratic:50", 1, 2)
-    monkeypatch.setattr("mpisqueeze.problems.quadratic._CHUNK", 7)
+    monkeypatch.setattr("mpisqueeze.problems.quadratic._BLOCK", 7)
     cut = make("quadratic:50", 1, 2)
     x = some_point(whole)
     assert np.array_equal(whole.gradient(x, 1)[1], cut.gradient(x, 1)[1])

@@ -1,4 +1,4 @@
-"""How many sections a vector is cut into: as many as hide the coding, and no more than are worth their own cost."""
+"""The number of sections: enough to hide the coding, and no more than are worth their own cost."""
 
 from __future__ import annotations
 

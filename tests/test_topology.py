@@ -1,4 +1,4 @@
-"""Graphs, weights and spectra."""
+"""Topologies: neighbours, weights and spectra."""
 
 from __future__ import annotations
 

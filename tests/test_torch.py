@@ -84,7 +84,7 @@ def test_the_number_of_parameters_is_that_of_the_papers(text: str, channels: int
 
 
 def count_by_hand(widths: list[int], blocks: int, projections: bool) -> int:
-    """Weights of convolutions, two numbers a channel for each batch norm, and the linear layer."""
+    """Parameters are the convolutions' weights, two per channel of each batch norm, and the linear layer."""
     total, inputs = 3 * widths[0] * 9 + 2 * widths[0], widths[0]
     for width in widths:
         for _ in range(blocks):
@@ -101,7 +101,7 @@ def test_the_parameters_add_up_layer_by_layer() -> None:
 
 @pytest.mark.parametrize("text", ["cnn", "resnet20", "cnn,augment=off", *FUNCTIONS])
 def test_gradient_is_the_derivative_of_the_loss(text: str) -> None:
-    """Along each of 30 coordinates and a random direction, in double precision."""
+    """Differences are taken along 30 coordinates and a random direction, in double precision."""
     problem = make(text, batch_size=6)
     rng = np.random.default_rng(1)
     x = problem.initial_point() + 0.01 * rng.standard_normal(problem.dimension)
@@ -171,7 +171,7 @@ def test_the_initial_point_is_the_seeds_alone() -> None:
 
 
 def test_an_iteration_allocates_nothing_of_the_vectors_size() -> None:
-    """Of NumPy's memory; the module is wide, so that its parameters outweigh a batch's images."""
+    """NumPy's memory is traced; the module is wide, so that its parameters outweigh a batch's images."""
     problem = make("resnet18", dtype=np.float32, batch_size=2)
     x = problem.initial_point()
     problem.gradient(x, 1)
@@ -237,7 +237,7 @@ def test_photographs_alone_are_augmented_unless_told_otherwise() -> None:
 
 @pytest.mark.parametrize("text", [*IMAGES, f"{PLUGINS}:classes"])
 def test_evaluation_is_a_function_of_x_and_leaves_training_alone(text: str) -> None:
-    """Whatever was trained on and evaluated before, and on every rank of a built-in problem."""
+    """The result does not depend on earlier training or evaluation, nor on the rank of a built-in problem."""
     used, fresh = make(text, 0, 2, dtype=np.float32), make(text, 0, 2, dtype=np.float32)
     x = used.initial_point()
     expected = [fresh.gradient(x, t)[1].copy() for t in (1, 2, 3)]
@@ -257,7 +257,7 @@ def test_evaluation_is_a_function_of_x_and_leaves_training_alone(text: str) -> N
 
 
 def test_evaluation_uses_batch_norms_statistics_of_training_samples_at_x(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With no more training samples than one batch, evaluating that batch is what training computes on it."""
+    """If one batch has all training samples, evaluating it gives what training computes on it."""
     data = images(samples=20)
     data = replace(data, test_inputs=data.train_inputs, test_labels=data.train_labels)
     problem = make("resnet20,augment=off", dataset=data, batch_size=20)
@@ -265,7 +265,7 @@ def test_evaluation_uses_batch_norms_statistics_of_training_samples_at_x(monkeyp
     x += 0.01 * np.random.default_rng(0).standard_normal(x.size)
     # Evaluation divides by n − 1, training by n.
     assert problem.evaluate(x)["test_loss"] == pytest.approx(problem.gradient(x, 1)[0], rel=0.02)
-    monkeypatch.setattr("mpisqueeze.problems.neural.problem.CHUNK", 7)
+    monkeypatch.setattr("mpisqueeze.problems.neural.problem.EVALUATION_ROWS", 7)
     halves = problem.evaluate(x)["test_loss"]
     assert halves == pytest.approx(problem.evaluate(x)["test_loss"], abs=0)
 
@@ -279,7 +279,7 @@ def test_the_test_loss_is_the_mean_over_samples(monkeypatch: pytest.MonkeyPatch)
     at = line.initial_point() + 0.5
     expected = np.mean([(0.5 * i / 40 - 2 * i / 40) ** 2 for i in range(40)])
     assert line.evaluate(at) == {"test_loss": pytest.approx(expected)}
-    monkeypatch.setattr("mpisqueeze.problems.neural.problem.CHUNK", 7)
+    monkeypatch.setattr("mpisqueeze.problems.neural.problem.EVALUATION_ROWS", 7)
     assert line.evaluate(at) == {"test_loss": pytest.approx(expected)}
 
 
@@ -309,7 +309,7 @@ def test_bf16_computes_something_near_float32() -> None:
 
 
 def test_compiled_modules_follow_x(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through the compiler's front end; its back end needs a C++ compiler and minutes."""
+    """Only the compiler's front end runs; its back end needs a C++ compiler and minutes."""
     compiled_by = torch.compile
     monkeypatch.setattr(torch, "compile", lambda module: compiled_by(module, backend="aot_eager"))
     plain, compiled = make("cnn", dtype=np.float64), make("cnn,compile", dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Problems of a user's own on torch modules, sound and wrong, for the tests."""
+"""Plug-in problems on torch modules, right and wrong ones, for the tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 
 
 class Layers(nn.Module):
-    """What makes trouble: batch norm, dropout, a frozen parameter and one that is used under two names."""
+    """A module with all that makes trouble: batch norm, dropout, a frozen parameter, and one under two names."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpisqueeze.algorithms.base import Codec, Gradient, Setup
 from mpisqueeze.comm.pipeline import Moves
-from mpisqueeze.comm.root import RootExchange
-from mpisqueeze.comm.sharded import ShardedExchange
+from mpisqueeze.comm.servers import ServerPipeline
 from mpisqueeze.costs.sections import choose_sections
 from mpisqueeze.devices.clock import Phase
 
@@ -116,17 +115,16 @@ class ServerExchange:
         server_vectors: Mapping[str, Any],
     ) -> None:
         self.setup, self._full_down = setup, full_down
-        network, sharded = setup.network, setup.server == "sharded"
         make_up = setup.identity_codec if full_up else setup.worker_codec
         make_down = setup.identity_codec if full_down else setup.server_codec
         whole_up, whole_down = make_up(), make_down()
         cut = choose_sections(
-            network.terms,
+            setup.network.terms,
             setup.dimension,
             (whole_up.compressor.grain, whole_down.compressor.grain),
             whole_up.payload_bytes,
             whole_down.payload_bytes,
-            by_root=not sharded,
+            by_root=setup.server == "root",
         )
         self.schedule = cut.schedule
         # Backpropagation finds the end of a gradient first. A vector that goes up whole cannot leave before it ends.
@@ -137,12 +135,8 @@ class ServerExchange:
         self._all_up, self._all_down = (list(chain(*sections)) for sections in (self.up, self.down))
         for section in (*self._all_up, *self._all_down):
             vars(section).update({name: vector[section.span] for name, vector in worker_vectors.items()})
-        alignment, way = setup.dtype.itemsize, self.schedule.way
-        self.carrier: RootExchange | ShardedExchange
-        if sharded:
-            self.carrier = ShardedExchange(network, self.up, self.down, alignment, setup.overlap)
-        else:
-            self.carrier = RootExchange(network, self.up, self.down, alignment, way, setup.overlap)
+        alignment, way = setup.dtype.itemsize, self.schedule.way or "flat"
+        self.carrier = ServerPipeline(setup.network, self.up, self.down, alignment, way, setup.overlap)
         if setup.served.stop > setup.served.start:
             self._serve(setup.served, server_vectors)
         departure = self.carrier.departure

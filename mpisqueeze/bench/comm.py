@@ -30,8 +30,8 @@ from mpisqueeze.bench.timing import (
     rotated,
 )
 from mpisqueeze.bench.verify import count_unlike, count_wrong
+from mpisqueeze.comm.emulated import emulate
 from mpisqueeze.comm.exchange import Network
-from mpisqueeze.comm.link import emulate
 from mpisqueeze.comm.placement import choose_device
 from mpisqueeze.comm.world import RankFailureError, World
 from mpisqueeze.compressors.base import Compressor

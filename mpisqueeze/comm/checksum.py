@@ -1,6 +1,6 @@
-"""`--checksum`: each message is followed by its CRC-32, so that a payload damaged on the way is found and named.
+"""`--checksum`: a CRC-32 follows each message, so that a damaged payload is found and named.
 
-MPI takes its transport's word for what arrives. The 4 bytes of the checksum are a message of their own, and counted.
+MPI trusts its transport. The 4 bytes of the checksum are a message of their own, and counted.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from mpi4py import MPI
 
 from mpisqueeze.comm.counters import Counter
 
-#: Checksums travel under the payload's tag plus this.
+#: Offset of a checksum's tag from its payload's.
 TAG = 1000
 NBYTES = 4
 
 
 class DamagedPayloadError(Exception):
-    """What arrived is not what was sent."""
+    """A payload arrived that differs from the one sent."""
 
 
 class _Followed:
-    """A persistent request with that of its checksum behind it."""
+    """A persistent request followed by that of its checksum."""
 
     def __init__(self, request: Any, payload: Any, number: Any, follower: Any) -> None:
         self._request, self._payload = request, payload
         self._number, self._follower = number, follower
-        #: What MPI has of it, for whoever tests requests in the background.
+        #: MPI's own request, for the thread that tests requests in the background.
         self.request = getattr(request, "request", request)
 
     def Wait(self) -> None:
@@ -51,7 +51,7 @@ class CheckedSend(_Followed):
         self._counter = counter
 
     def Start(self) -> None:
-        """Start both; the payload stays as it is until `Wait`."""
+        """Start both; the payload must not change before `Wait`."""
         self._number[0] = zlib.crc32(self._payload)
         self._request.Start()
         self._follower.Start()
@@ -83,11 +83,11 @@ class CheckedReceive(_Followed):
             )
 
     def Test(self) -> bool:
-        """Whether `Wait` has nothing to wait for."""
+        """True if `Wait` returns at once."""
         return bool(self._request.Test()) and bool(self._follower.Test())
 
     def Cancel(self) -> None:
-        """Give both up."""
+        """Cancel both."""
         self._request.Cancel()
         self._follower.Cancel()
         self._follower.Wait()

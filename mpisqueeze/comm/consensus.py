@@ -1,4 +1,4 @@
-"""The mean of all ranks' models, for metrics: nothing here is counted."""
+"""The mean of all ranks' models for metrics; its messages are not counted."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from mpisqueeze.comm.world import World
 
 
 class Consensus:
-    """x̄ over the ranks, on the host. Memory a rank: two vectors.
+    """The mean model x̄ over the ranks, on the host. It takes two vectors of memory per rank.
 
     Args:
-        dimension, dtype: of the models.
+        world: the ranks.
+        dimension, dtype: length and dtype of the models.
     """
 
     def __init__(self, world: World, dimension: int, dtype: Any) -> None:
@@ -22,7 +23,7 @@ class Consensus:
         self._mean, self._difference = np.empty(dimension, dtype), np.empty(dimension, dtype)
 
     def mean(self, x: np.ndarray) -> np.ndarray:
-        """x̄ (d), valid until the next call; collective."""
+        """x̄, (d,), valid until the next call; collective."""
         np.copyto(self._mean, x)
         self._comm.Allreduce(MPI.IN_PLACE, self._mean, MPI.SUM)
         self._mean /= self._size

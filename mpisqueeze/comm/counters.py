@@ -1,4 +1,4 @@
-"""What a rank handed to MPI for other ranks."""
+"""Counters of the bytes and messages that a rank hands to MPI for other ranks."""
 
 from __future__ import annotations
 

@@ -13,10 +13,10 @@ _MPIX_GPU_SUPPORT_CUDA = 0
 
 
 def cuda_awareness() -> tuple[bool, str]:
-    """Whether MPI takes device pointers, and why, in a few words (`Open MPI 5.0.11 has no CUDA support`).
+    """(True if MPI takes device pointers, the reason in a few words: `Open MPI 5.0.11 has no CUDA support`).
 
-    Asks the library that mpi4py loaded; no device buffer is touched, for a library without CUDA would crash
-    on it. Never raises: whatever goes wrong counts as not CUDA-aware.
+    The library that mpi4py loaded is asked; no device buffer is tried, since a library without CUDA would crash. An
+    error counts as not CUDA-aware.
     """
     try:
         name = library.short_name(library.library_version())
@@ -25,7 +25,7 @@ def cuda_awareness() -> tuple[bool, str]:
             return False, f"{name}: {blocked}"
         answer = _ask([*library.loaded_libraries(), None])
         if answer is None:
-            if name.startswith("Cray"):  # the variable was checked above, and it has no other word on it
+            if name.startswith("Cray"):  # it has no query function, and the variable was checked above
                 return True, f"{name} with MPICH_GPU_SUPPORT_ENABLED=1"
             return False, f"{name} cannot say whether it supports CUDA"
         return answer, f"{name} has {'' if answer else 'no '}CUDA support"
@@ -34,18 +34,18 @@ def cuda_awareness() -> tuple[bool, str]:
 
 
 def collectives_take_device_memory() -> tuple[bool, str]:
-    """Whether MPI's own collectives may be handed device memory, and why, in a few words.
+    """(True if MPI's blocking collectives take device pointers, the reason in a few words).
 
-    Only where the library itself says that it takes it. Where a UCX in front of it moves device memory between ranks,
-    its own loops still copy a rank's part and add up on the host, and crash on a device's pointer (open-mpi/ompi issues
-    9906, 12045). Blocking calls alone: Open MPI's non-blocking reductions crash with CUDA support, too (issue 9845).
+    The library itself must say so. Where only UCX moves device memory between ranks, the library's loops still copy and
+    add on the host, and crash on a device pointer (open-mpi/ompi issues 9906, 12045). Open MPI's non-blocking
+    reductions crash even with CUDA support (issue 9845).
     """
     aware, reason = cuda_awareness()
     return aware, reason if aware else f"{reason}, and its loops add up and copy on the host"
 
 
 def _switched_off(name: str) -> str:
-    """Why the environment keeps this library's GPU support off, or an empty string."""
+    """The environment variable that switches this library's GPU support off, or an empty string."""
     if name.startswith("Cray MPICH") and os.environ.get("MPICH_GPU_SUPPORT_ENABLED") != "1":
         return "MPICH_GPU_SUPPORT_ENABLED is not 1"
     if name.startswith("MPICH") and os.environ.get("MPIR_CVAR_ENABLE_GPU", "1").lower() in (
@@ -59,7 +59,7 @@ def _switched_off(name: str) -> str:
 
 
 def _ask(libraries: list[str | None]) -> bool | None:
-    """The answer of the first library with a query function, or None; a path of None stands for the global symbols."""
+    """The answer of the first library that has a query function, or None; a path of None is the global namespace."""
     for path in libraries:
         try:
             mpi = ctypes.CDLL(path)

@@ -7,7 +7,7 @@ from typing import Any
 
 from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.pipeline import Moves, Outbox, Payload, start
-from mpisqueeze.comm.progress import Progress
+from mpisqueeze.comm.progress import ProgressThread
 from mpisqueeze.devices.buffers import Wire
 from mpisqueeze.devices.clock import Phase
 
@@ -53,7 +53,7 @@ class Departure:
         self._payloads = [(wire, send) for _, wire, send in items]
         self._post, self._advance = post, advance
         pause = min(max(HELD_BYTES * network.link.byte_s, SHORTEST_S), LONGEST_S)
-        self._progress = Progress(pause, TURNS)
+        self._progress = ProgressThread(pause, TURNS)
         self._ready = self._left = 0
         self._met = False
 

@@ -1,4 +1,4 @@
-"""What messages cost on the network that is really there, roughly: enough to choose how to exchange."""
+"""A rough estimate of the real network's message costs, good enough to choose sections."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import numpy as np
 from mpisqueeze.comm.world import World
 from mpisqueeze.costs.link import Link
 
-#: What an MPI call and the Python around it take, s.
+#: Seconds for an MPI call and the Python around it.
 CALL_S = 5e-6
-#: What it takes where ranks outnumber cores, and each message waits for its receiver to get one.
+#: The same where ranks outnumber cores, so that each message waits until its receiver gets a core.
 CROWDED_S = 500e-6
-#: Seconds a byte through the shared memory of a host.
+#: Seconds per byte through a host's shared memory.
 MEMORY_BYTE_S = 2e-10
-#: From this many seconds a byte on (10 Gbit/s) a link is slow: how messages are cut decides, not what a call takes.
+#: Seconds per byte (10 Gbit/s) from which a link is slow: there the size of messages matters more than calls.
 SLOW_BYTE_S = 8e-10
-#: What a message on a slow link may take. Over TCP larger ones go by rendezvous: several at once instead of in order,
-#: and opposite directions one after the other.
+#: Most bytes in a message on a slow link. Over TCP, MPI sends larger ones by rendezvous: several at once instead of in
+#: order, and opposite directions one after the other.
 EAGER_BYTES = 16 << 10
 _PROBE, _LARGE = 9, 128 << 10
 _known: dict[int, Link] = {}
 
 
 def estimate(world: World) -> Link:
-    """The link between ranks; collective, and measured once where ranks are on several hosts.
+    """The link between ranks; collective. On several hosts it is measured once, on one host it is assumed.
 
-    There, rank 0 and the first rank of another host play ping-pong, with 1 byte and with 128 KiB; the fastest of a few
-    is taken.
+    The measurement is a ping-pong between rank 0 and the first rank of another host with 1 byte and with 128 KiB, of
+    which the fastest of a few rounds counts.
     """
     found = _known.get(world.comm.py2f())
     if found is None:
@@ -53,7 +53,7 @@ def _measure(world: World) -> Link:
 
 
 def _ping_pong(world: World, peer: int, nbytes: int, rounds: int) -> float:
-    """Half of the fastest round trip, s."""
+    """Half of the fastest round trip (s)."""
     buffer = np.zeros(nbytes, np.uint8)
     fastest = float("inf")
     for _ in range(rounds):

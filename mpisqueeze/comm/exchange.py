@@ -1,4 +1,4 @@
-"""What every exchange shares: its door, which is the barrier and the agreement, and its books."""
+"""Shared by all exchanges: the barrier before an exchange, the clock, and the byte counters."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from mpisqueeze.comm.checksum import CheckedReceive, CheckedSend
 from mpisqueeze.comm.counters import Counter
+from mpisqueeze.comm.emulated import ALIGNMENT_S, EmulatedLink
 from mpisqueeze.comm.estimate import EAGER_BYTES, SLOW_BYTE_S, estimate
-from mpisqueeze.comm.link import ALIGNMENT_S, EmulatedLink
 from mpisqueeze.comm.world import Signal, World
 from mpisqueeze.costs.sections import Terms
 from mpisqueeze.devices.buffers import Wire
@@ -18,19 +18,19 @@ from mpisqueeze.devices.device import Device
 
 
 class HaltError(Exception):
-    """All ranks agreed to give this iteration up, because one of them met a NaN or an error."""
+    """All ranks agreed to abandon this iteration, because one of them met a NaN or an error."""
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """What went wrong on a rank.
+    """An error on a rank.
 
     Attributes:
         signal: NONFINITE or ERROR.
-        iteration: where.
-        message: for people.
-        option: of a usage error, the option to blame.
-        details: of an exception, its traceback.
+        iteration: iteration of the error.
+        message: message for the user.
+        option: option at fault in a usage error, else None.
+        details: traceback of an exception, else empty.
     """
 
     signal: int
@@ -41,19 +41,19 @@ class Trouble:
 
 
 class Gate:
-    """The door to an iteration's exchange: ranks meet there, so that `comm_s` is no waiting for a slow neighbour.
+    """The barrier before an exchange, so that `comm_s` does not include waiting for a slow rank.
 
-    The barrier is an agreement at the same price: a rank with bad news tells it there, before anybody waits for its
-    payload.
-
-    Attributes:
-        signal: what this rank has to say, reset by the training loop.
-        agreed: what the last agreement said.
-        met: whether there was one since the training loop set it to False.
-        barrier: False to run without; ranks then agree now and then, by `meet`.
+    The barrier is also an agreement, at no extra cost: a rank with an error reports it there, before another rank waits
+    for its payload.
 
     Args:
-        settle: called before ranks meet, for a device to be done and to tell what is wrong; None for a host.
+        barrier: False to run without a barrier; ranks then agree now and then, by `meet`.
+        settle: function that waits for the device and reports its errors, called before ranks meet; None on a host.
+
+    Attributes:
+        signal: this rank's signal, reset by the training loop.
+        agreed: result of the last agreement.
+        met: whether ranks have agreed since the training loop set it to False.
     """
 
     def __init__(
@@ -66,17 +66,17 @@ class Gate:
         self._proposal: Any = None
 
     def tell(self, signal: int) -> None:
-        """Have this rank say `signal` at the next meeting, unless it has worse to say."""
+        """Raise this rank's signal for the next agreement to at least `signal`."""
         self.signal = max(self.signal, signal)
 
     def meet(self) -> int:
-        """Agree now."""
+        """Agree with all ranks now, and return the result."""
         self.met = True
         self.agreed = self.world.agree(self.signal)
         return self.agreed
 
     def enter(self) -> None:
-        """Wait for all ranks, booked as `wait_s`. Raises HaltError on all of them if one cannot go on."""
+        """Wait for all ranks, booked as `wait_s`. Raises HaltError on all ranks if one cannot go on."""
         if self.barrier:
             if self._settle is not None:
                 self._settle()
@@ -86,18 +86,18 @@ class Gate:
                 raise HaltError
 
     def propose(self) -> Any:
-        """Begin to meet, without waiting; `confirm` must follow. MPI's request, or None where there is no barrier."""
+        """Start an agreement without waiting; `confirm` must follow. Returns MPI's request, None without a barrier."""
         if self.barrier:
             self._proposal = self.world.propose(self.signal)
         return self._proposal
 
     @property
     def all_here(self) -> bool:
-        """Whether `confirm` has nothing to wait for. Nobody else may be testing the request."""
+        """True if `confirm` need not wait. No other thread may test the request meanwhile."""
         return self._proposal is None or bool(self._proposal.Test())
 
     def confirm(self) -> None:
-        """Have met, as `enter`, what was proposed. Raises HaltError on all ranks if one of them cannot go on."""
+        """Complete the proposed agreement, as `enter`. Raises HaltError on all ranks if one cannot go on."""
         if self._proposal is not None:
             self.met = True
             self.agreed = self.world.proposed(self._proposal)
@@ -108,19 +108,19 @@ class Gate:
 
 
 class Network:
-    """What an exchange is built from: ranks, a device that owns the buffers, a link, the clock and the counter.
+    """The resources of an exchange: ranks, a device that owns the buffers, a link, a clock and a counter.
 
     Args:
-        emulated: what holds messages back, if anything does.
-        chunk_bytes: the user's limit to the messages of a pipeline; None: the cost model's choice.
-        checksum: follow each message by its checksum, see `comm.checksum`.
-        tree: the user's choice of the tree that a root's answers go down; None: the cost model's choice.
+        emulated: emulated link that delays messages, or None.
+        chunk_bytes: the user's limit to a message's bytes, or None for the cost model's choice.
+        tree: the user's choice of the tree for a root's answers, or None for the cost model's choice.
+        checksum: whether a checksum follows each message, see `comm.checksum`.
 
     Attributes:
-        link: what messages cost, for choosing how to exchange: the emulated link, or an estimate of the real one.
-        message_bytes: what a message of a pipeline may take, or None for no limit.
-        iteration: 1, 2, …, kept by the training loop.
-        trouble: the first thing that went wrong on this rank.
+        link: cost of messages, for the choice of sections: the emulated link's, or an estimate of the real one's.
+        message_bytes: limit to a message's bytes, or None.
+        iteration: 1, 2, …, set by the training loop.
+        trouble: the first error on this rank, or None.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class Network:
         self.gate = Gate(world, self.clock, barrier, None if device.kind == "cpu" else self.settle)
         self.emulated, self.chunk_bytes, self.tree = emulated, chunk_bytes, tree
         self.checksum = checksum
-        # Ranks that leave the gate one by one would book each other's lateness as the link's.
+        # If ranks left the gate one by one, their delays would count as the link's.
         world.leave_together_s = ALIGNMENT_S * max(1.0, world.load) if emulated else 0.0
         self.link = emulated.model if emulated else estimate(world)
         self.message_bytes = chunk_bytes
@@ -150,22 +150,22 @@ class Network:
 
     @property
     def terms(self) -> Terms:
-        """The terms on which its exchanges choose their sections."""
+        """The inputs to the choice of sections."""
         return Terms(self.world.size, self.link, self.device.coding, self.chunk_bytes, self.message_bytes, self.tree)
 
     @property
     def crowded(self) -> bool:
-        """Ranks share cores."""
+        """True if ranks share cores."""
         return self.world.load > 1
 
     def settle(self) -> None:
-        """Wait for the device, and complain of numbers that were not finite."""
+        """Wait for the device, and report elements that were not finite."""
         self.device.synchronize()
-        for complaint in self.device.faults():
-            self.complain(Signal.NONFINITE, complaint)
+        for message in self.device.faults():
+            self.complain(Signal.NONFINITE, message)
 
     def wire(self, nbytes: int, collective: bool = False) -> Wire:
-        """A buffer that MPI can be handed; with `collective`, in one of its collectives."""
+        """A buffer of `nbytes` bytes for MPI; with `collective`, for one of its collectives."""
         return self.device.wire(nbytes, collective)
 
     def sender(self, buffer: Sequence[Any], target: int, tag: int) -> Any:
@@ -187,7 +187,7 @@ class Network:
         return request
 
     def complain(self, signal: int, message: str, option: str | None = None, details: str = "") -> None:
-        """Have this rank say `signal` at the next meeting; the first complaint is kept as `trouble`."""
+        """Report an error: raise this rank's signal, and keep the first error as `trouble`."""
         self.gate.tell(signal)
         if self.trouble is None:
             self.trouble = Trouble(signal, self.iteration, message, option, details)

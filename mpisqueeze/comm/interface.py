@@ -1,4 +1,4 @@
-"""What a network interface itself counts, beside what this program counts."""
+"""A network interface's own byte counters, to compare with this program's."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 
 from mpisqueeze.comm.world import World
 
-#: Names the interface that this rank's messages leave by; set by `mpisqueeze lab`.
+#: Environment variable with the name of this rank's network interface; `mpisqueeze lab` sets it.
 VARIABLE = "MPISQUEEZE_INTERFACE"
 
 
 class InterfaceMeter:
-    """Bytes through this rank's interface, headers and acknowledgements included, while it is told to count.
+    """Bytes through this rank's interface between `start` and `stop`, with headers and acknowledgements.
 
     Attributes:
-        total: bytes sent and received so far.
+        total: [bytes sent, bytes received] so far.
     """
 
     def __init__(self, world: World, name: str) -> None:
@@ -26,11 +26,11 @@ class InterfaceMeter:
         self._before = self._read()
 
     def start(self) -> None:
-        """Count from here on."""
+        """Start counting."""
         self._before = self._read()
 
     def stop(self) -> None:
-        """Count up to here, once all ranks have received what was sent; collective."""
+        """Stop counting, once all ranks have received everything; collective."""
         self._world.comm.Barrier()
         self.total = [
             total + now - then for total, now, then in zip(self.total, self._read(), self._before, strict=True)
@@ -41,7 +41,7 @@ class InterfaceMeter:
 
 
 def interface_meter(world: World) -> InterfaceMeter | None:
-    """The meter, where every rank is told of an interface; collective."""
+    """The meter if every rank's environment names an interface, else None; collective."""
     name = os.environ.get(VARIABLE, "")
     if not all(world.comm.allgather(bool(name))):
         return None

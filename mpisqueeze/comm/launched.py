@@ -1,4 +1,4 @@
-"""Being one rank among others, before MPI is loaded and when this one has to go."""
+"""A process as one rank among others: before MPI is loaded, and when it ends."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 
-#: What launchers tell a process of its rank: Open MPI, PMIx, MPICH and Intel MPI, MVAPICH, SLURM.
+#: Variables with a process's rank, set by launchers: Open MPI, PMIx, MPICH and Intel MPI, MVAPICH, SLURM.
 RANK_VARIABLES = (
     "OMPI_COMM_WORLD_RANK",
     "PMIX_RANK",
@@ -16,12 +16,12 @@ RANK_VARIABLES = (
     "SLURM_PROCID",
 )
 _HEAD_START_S = 2.0
-#: Seconds that ranks have to end MPI together, once each is done.
+#: Seconds that ranks have to finalize MPI together, once each is done.
 EXIT_S = 300
 
 
 def launched_rank() -> int | None:
-    """This process's rank as the launcher gave it, without loading MPI; None if nothing launched it."""
+    """This process's rank as set by the launcher, found without loading MPI; None if no launcher started it."""
     mpi = sys.modules.get("mpi4py.MPI")
     if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():
         return int(mpi.COMM_WORLD.rank)
@@ -29,7 +29,7 @@ def launched_rank() -> int | None:
 
 
 def _told_rank() -> int | None:
-    """As the launcher's variables have it."""
+    """This process's rank by the launcher's variables, or None."""
     for variable in RANK_VARIABLES:
         value = os.environ.get(variable, "")
         if value.isdigit():
@@ -38,7 +38,7 @@ def _told_rank() -> int | None:
 
 
 def leave_together(code: int) -> int:
-    """Wait for the other ranks of a deterministic error, so that the launcher kills nobody before rank 0 has spoken."""
+    """Wait until all ranks have met the same error, so that the launcher kills none before rank 0 has reported it."""
     if launched_rank() is not None:
         try:
             from mpi4py import MPI
@@ -50,7 +50,7 @@ def leave_together(code: int) -> int:
             MPI.Init()
         MPI.COMM_WORLD.Barrier()
         if _told_rank() and MPI.COMM_WORLD.size == 1:
-            # The MPI of another launcher, which cannot wait for the rank that speaks.
+            # Another launcher's MPI cannot wait for the rank that reports the error.
             time.sleep(_HEAD_START_S)
         if not started:
             MPI.Finalize()
@@ -58,7 +58,7 @@ def leave_together(code: int) -> int:
 
 
 def abort_others(code: int) -> int:
-    """End all ranks because this one failed alone; returns only where MPI is not running or there is no other rank."""
+    """End all ranks because this one failed alone; returns only if MPI is not running or there is no other rank."""
     mpi = sys.modules.get("mpi4py.MPI")
     if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized() and mpi.COMM_WORLD.size > 1:
         sys.stdout.flush()
@@ -68,9 +68,9 @@ def abort_others(code: int) -> int:
 
 
 def end_in_time() -> None:
-    """Have this process ended by SIGALRM if it does not end by itself: MPI ends with all ranks, and one may be stopped.
+    """End this process by SIGALRM if finalizing MPI takes too long; the launcher then ends the other ranks.
 
-    A launcher that sees a rank end so ends the others.
+    Finalizing waits for all ranks, and one may be stopped.
     """
     if _told_rank() is not None:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""Which MPI library mpi4py loaded, and whether the launcher that started this process belongs to it."""
+"""The MPI library that mpi4py loaded, and the check that this process's launcher belongs to it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 _C_LIBRARY = re.compile(r"/lib(mpi|mpich|mpi_abi|mpi_cray|mpi_gnu\w*|mpi_ibm)\.so[.\d]*$")
-#: What launchers tell a rank of the number of ranks: Open MPI, MPICH and Intel MPI, MVAPICH.
+#: Variables with the number of ranks, and the launchers that set them.
 _SIZE_VARIABLES = {
     "OMPI_COMM_WORLD_SIZE": "Open MPI's launcher",
     "PMI_SIZE": "MPICH's or Intel MPI's launcher",
@@ -18,7 +18,7 @@ _SIZE_VARIABLES = {
 
 
 def library_version() -> str:
-    """What the library says of itself, often several lines."""
+    """The library's own version text, often several lines."""
     from mpi4py import MPI
 
     return MPI.Get_library_version().strip("\0 \n")
@@ -31,7 +31,7 @@ def library_line(version: str) -> str | None:
 
 
 def short_name(version: str) -> str:
-    """`Open MPI 5.0.11` out of the long text of `library_version`."""
+    """A short name such as `Open MPI 5.0.11`, from the long text of `library_version`."""
     for pattern, name in (
         (r"Open MPI v?([\w.]+)", "Open MPI"),
         (r"CRAY MPICH version ([\w.]+)", "Cray MPICH"),
@@ -45,7 +45,7 @@ def short_name(version: str) -> str:
 
 
 def loaded_libraries() -> list[str]:
-    """Paths of the MPI C libraries in this process; none where the system does not show them."""
+    """Paths of the MPI C libraries in this process; empty where the system does not show them."""
     paths: dict[str, None] = {}
     try:
         with open("/proc/self/maps") as maps:
@@ -59,17 +59,17 @@ def loaded_libraries() -> list[str]:
 
 
 def other_libraries(loaded: str) -> list[str]:
-    """MPI libraries beside the loaded one, as where wheels of two MPIs are installed in one environment."""
+    """Paths of MPI libraries beside the loaded one; there are some if wheels of two MPIs share an environment."""
     mine = Path(loaded).stat()
-    # Wheels have copies in place of links, and a linker script as libmpi.so.
+    # Wheels contain copies instead of links, and a linker script as libmpi.so.
     found = (path for path in Path(loaded).parent.iterdir() if re.fullmatch(r"libmpi\.so\.\d+", path.name))
     return sorted(str(path) for path in found if path.stat().st_size != mine.st_size)
 
 
 def binding_abi() -> str | None:
-    """The ABI that mpi4py's module is of, as its wheels name it (`mpich`, `openmpi`); None where it was built here.
+    """The ABI of mpi4py's module as its wheels name it (`mpich`, `openmpi`), or None if it was built here.
 
-    Loads the library, and starts nothing.
+    The library is loaded, but MPI is not started.
     """
     try:
         found = importlib.util.find_spec("mpi4py.MPI")
@@ -80,9 +80,9 @@ def binding_abi() -> str | None:
 
 
 def unsuited_launcher(environment: Mapping[str, str]) -> str | None:
-    """What is wrong where Open MPI's launcher started this process and MPICH is about to start; else None.
+    """An error message if Open MPI's launcher started this process but mpi4py loads MPICH; else None.
 
-    Without PMIx, which its wheels lack, MPICH ends the process for that.
+    MPICH's wheels lack PMIx, so MPICH would end the process.
     """
     if "OMPI_COMM_WORLD_SIZE" not in environment or "PMI_SIZE" in environment or binding_abi() != "mpich":
         return None
@@ -90,17 +90,18 @@ def unsuited_launcher(environment: Mapping[str, str]) -> str | None:
 
 
 def launched_apart(size: int, environment: Mapping[str, str]) -> str | None:
-    """What is wrong where a launcher of another MPI made a world of one out of each of its ranks, else None.
+    """An error message if another MPI's launcher started this process, so that each rank is alone; else None.
 
     Args:
-        size: of COMM_WORLD.
+        size: size of COMM_WORLD.
+        environment: environment variables of this process.
     """
     if size != 1:
         return None
     told = [(environment.get(name, ""), who) for name, who in _SIZE_VARIABLES.items()]
     told = [(count, who) for count, who in told if count.isdigit()]
     if not told and not any(name.startswith(("PMIX_", "PMI_")) for name in environment):
-        # srun that was not asked for a PMI starts the program all the same. Within mpirun it starts daemons.
+        # An srun without a PMI plug-in starts the program all the same. Under mpirun, srun starts the daemons instead.
         told = [(environment.get("SLURM_STEP_NUM_TASKS", ""), "srun")]
     wrong = [(int(count), who) for count, who in told if count.isdigit()]
     if not wrong or any(count == 1 for count, _ in wrong):  # a launcher may have been started by another's rank

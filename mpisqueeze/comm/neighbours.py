@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mpisqueeze.comm.exchange import Network
-from mpisqueeze.comm.progress import Progress
+from mpisqueeze.comm.progress import ProgressThread
 from mpisqueeze.costs.exchanges import AHEAD
 from mpisqueeze.devices.clock import Phase
 
@@ -53,7 +53,7 @@ class NeighbourExchange:
         self._past = network.device.fence()
         self._started = 0
         self._pending = False
-        self.progress = Progress()
+        self.progress = ProgressThread()
 
     def expect(self) -> None:
         """Post the receives."""

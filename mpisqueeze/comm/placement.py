@@ -1,4 +1,4 @@
-"""Which device a rank computes on, and how many threads it may use, agreed with the ranks beside it."""
+"""The choice of each rank's device and number of threads, agreed between the ranks of a host."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ def choose_device(wanted: str, buffers: str, world: World) -> Device:
     """The device of this rank; collective.
 
     Args:
-        wanted: auto (a GPU where every rank has one), cpu or cuda.
-        buffers: auto, device or staged: whether MPI is handed device memory.
+        wanted: auto (a GPU if every rank has one), cpu or cuda.
+        buffers: memory that MPI is handed: auto, device or staged.
+        world: the ranks.
 
     Raises:
-        UsageError: cuda is wanted and some rank has none.
+        UsageError: cuda is wanted, and a rank has no GPU.
     """
     if wanted == "cpu":
         return Device()
@@ -40,9 +41,9 @@ def choose_device(wanted: str, buffers: str, world: World) -> Device:
 
 
 def threads_of_rank(world: World) -> int:
-    """How many threads this rank may compute with, so that ranks on the same cores do not slow each other down.
+    """Number of threads for this rank, so that ranks on the same cores do not slow each other down; collective.
 
-    That is OMP_NUM_THREADS where it is set, else a fair share of the cores that this rank may use. Collective.
+    It is OMP_NUM_THREADS if that is set, else a fair share of the cores that this rank may use.
     """
     try:
         mine = frozenset(os.sched_getaffinity(0))

@@ -1,7 +1,7 @@
-"""Keeping messages moving while Python computes.
+"""A thread that keeps messages moving while Python computes.
 
-MPI moves a large message only while some thread is inside MPI. Where the gradient is computed meanwhile, on a GPU or
-by a library that has let go of the interpreter, this module's thread looks in now and then.
+MPI moves a large message only while some thread is inside MPI. While the gradient is computed on a GPU, or by a library
+that has released the interpreter lock, this thread calls MPI now and then.
 """
 
 from __future__ import annotations
@@ -12,22 +12,21 @@ from typing import Any
 
 from mpi4py import MPI
 
-#: Seconds between two looks: far below a large message's time, and rare enough to leave the core to the gradient.
+#: Seconds between two tests: far below a large message's time, and rare enough to leave the core to the gradient.
 PAUSE = 50e-6
 
 
-class Progress:
-    """Tests requests from a thread until they are complete or wanted back.
+class ProgressThread:
+    """Tests requests from a thread until they are complete or taken back.
 
-    Where MPI was not initialised with MPI_THREAD_MULTIPLE nothing happens in the background, and messages move when the
-    caller waits for them.
+    Without MPI_THREAD_MULTIPLE it does nothing, and messages move when the caller waits for them.
 
     Args:
-        pause: seconds between two looks.
-        turns: how often MPI is entered in each.
+        pause: seconds between two tests.
+        turns: number of MPI calls in a test.
 
     Attributes:
-        early: whether all requests of the last round were complete when they were wanted back.
+        early: whether all requests of the last round were complete when they were taken back.
     """
 
     def __init__(self, pause: float = PAUSE, turns: int = 1) -> None:
@@ -46,7 +45,7 @@ class Progress:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="mpisqueeze progress", daemon=True)
             self._thread.start()
-        # A held request is known by what MPI has of it; what holds it back is waited for by its owner.
+        # Of a held request the thread tests MPI's own; its owner waits for the emulated link.
         self._requests = [getattr(request, "request", request) for request in requests]
         self.early = self._wanted = False
         self._returned.clear()
@@ -54,11 +53,11 @@ class Progress:
 
     @property
     def holds(self) -> bool:
-        """Whether requests are still being tested, and no others than the thread may look at them."""
+        """True while the thread tests the requests, so that no other thread may."""
         return bool(self._requests) and not self._returned.is_set()
 
     def take_back(self) -> None:
-        """Have the requests again, complete or not. Raises what testing them raised."""
+        """Take the requests back, complete or not. Raises the error that testing them raised."""
         if self._thread is not None and self._requests:
             self._wanted = True
             self._returned.wait()

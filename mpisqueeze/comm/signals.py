@@ -1,4 +1,4 @@
-"""What a rank has to say when the ranks agree; apart from MPI, so that a log can be read without it."""
+"""Signals that ranks agree on. This module does not load MPI, so that logs can be read without it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class Signal(IntEnum):
-    """What a rank tells the others when they agree; the largest of all ranks wins."""
+    """A rank's signal to the others; ranks agree on the largest."""
 
     NONE = 0
     FLUSH = 1

@@ -1,4 +1,4 @@
-"""Ending what hangs: a rank that stops, one that waits for it, and one whose launcher is gone."""
+"""Watchdogs that end ranks: all of them if one hangs, and a rank whose launcher is gone."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from mpisqueeze.errors import ExitCode
 
 #: Seconds between two looks.
 PAUSE = 0.5
-#: Seconds that ranks have to say where they are, once one finds that an iteration takes too long.
+#: Seconds that ranks have to answer the roll call, once one finds that an iteration takes too long.
 ROLL_CALL_S = 2.0
-#: A thread that wakes so many seconds late was stopped.
+#: A thread that wakes this many seconds late was stopped.
 ASLEEP_S = 2.0
-#: Seconds that setting up may take where --timeout is less: kernels may be compiled, and data read.
+#: Seconds that setting up may take if --timeout is less: kernels may be compiled, and data read.
 SETUP_S = 300.0
 #: Seconds that a round of a benchmark, or a stage of a calibration, may take.
 STAGE_S = 1800.0
 
 
 def follow_launcher() -> None:
-    """Have this process killed when its launcher is, from now on; nothing where no launcher started it.
+    """End this process as soon as its launcher has ended; does nothing if no launcher started it.
 
-    mpirun that is killed with -9 leaves its ranks behind, waiting for each other for ever.
+    Without this, an mpirun killed by SIGKILL leaves its ranks behind, waiting for each other for ever.
     """
     if launched_rank() is None:
         return
@@ -48,19 +48,19 @@ def follow_launcher() -> None:
 
 
 class Watchdog:
-    """Ends all ranks when an iteration takes longer than it may, and says which rank is to blame.
+    """Ends all ranks when an iteration takes too long, and names the rank at fault. Collective.
 
-    A thread of each rank looks at when the last iteration began. The first to find that too long ago has rank 0 call
-    the roll: ranks that are stopped do not answer, and one that is busy with its own gradient says so. Where MPI was
-    not started with MPI_THREAD_MULTIPLE, a rank speaks for itself alone. Building it is collective.
+    A thread of each rank checks when the current iteration began. If that is too long ago, rank 0 calls the roll: a
+    stopped rank does not answer, and a rank that still computes its gradient says so. Without MPI_THREAD_MULTIPLE each
+    rank speaks for itself.
 
     Args:
-        timeout_s: what an iteration, an evaluation or a checkpoint may take, s.
-        stage: what takes so long, where it is no iteration.
+        timeout_s: longest time (s) for an iteration, an evaluation or a checkpoint.
+        stage: name of the stage, where it is not an iteration.
 
     Attributes:
-        iteration: the current one, 0 before the first.
-        busy: this rank is computing its gradient, and waits for nobody.
+        iteration: function that returns the current iteration, 0 before the first.
+        busy: whether this rank is computing its gradient, and waits for no other rank.
     """
 
     def __init__(self, world: World, timeout_s: float, stage: str = "") -> None:
@@ -75,12 +75,12 @@ class Watchdog:
         self._thread.start()
 
     def beat(self) -> None:
-        """Something new begins; the set-up ends with the first."""
+        """Start the clock anew; the first call ends the set-up."""
         self._beat = time.monotonic()
         self._limit_s = self.timeout_s
 
     def close(self) -> None:
-        """Watch no longer."""
+        """End the thread."""
         self._stopped.set()
         self._thread.join()
 
@@ -90,7 +90,7 @@ class Watchdog:
         while not self._stopped.wait(pause):
             now = time.monotonic()
             if now - looked > pause + ASLEEP_S:
-                # This process was stopped meanwhile, and maybe all were: then nobody is late.
+                # This process was stopped meanwhile, perhaps with all the others: then no rank is late.
                 self._beat += now - looked
             elif now - self._beat > self._limit_s:
                 self._end()
@@ -105,7 +105,7 @@ class Watchdog:
             return
         if rank:
             self._comm.Isend(mine, 0, self._tag)
-            # Rank 0 has as long to find out by itself, and then to hear of the others; after it the lowest one speaks.
+            # Rank 0 needs this time to notice by itself and to call the roll; after that the lowest rank speaks.
             if self._stopped.wait(2 * ROLL_CALL_S + PAUSE + min(0.5 * (rank - 1), ROLL_CALL_S)):
                 return
             self._abort(f"rank 0 gave no sign of life; {self._too_long(mine[0])}")
@@ -147,7 +147,7 @@ class Watchdog:
 
 @contextmanager
 def watched(world: World, stage: str) -> Iterator[Callable[[], None]]:
-    """Have all ranks ended when a stage takes half an hour; what is given is called when one begins. Collective."""
+    """End all ranks when a stage takes half an hour. Yields a function to call when a stage begins. Collective."""
     watchdog = Watchdog(world, STAGE_S, stage)
     watchdog.beat()
     try:

@@ -1,4 +1,4 @@
-"""The ranks of a run: agreement, and errors that every rank learns of."""
+"""The ranks of a run: agreements between them, and errors that all of them raise."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ __all__ = ["RankFailureError", "Signal", "World"]
 
 T = TypeVar("T")
 
-#: The largest tag that MPI promises to take.
+#: The largest tag that the MPI standard guarantees.
 _TAGS = 32767
-#: Seconds between two looks at whether ranks have agreed, where they leave together.
+#: Seconds between two tests of an agreement that ranks leave together.
 PAUSE = 50e-6
-#: The same, where a rank waits for a whole run of others.
+#: Seconds between two tests while a rank waits for other ranks' whole run.
 REST = 5e-3
 
 
@@ -36,7 +36,7 @@ class _Problem:
 
 
 def _my_cores() -> int:
-    """A bit for each core that this process may use, threads of one core each for itself."""
+    """A bit mask of the logical cores that this process may use."""
     try:
         return sum(1 << core for core in os.sched_getaffinity(0))
     except AttributeError:  # not on macOS, which binds nothing
@@ -44,17 +44,18 @@ def _my_cores() -> int:
 
 
 class World:
-    """A communicator of the program's own, so that its messages never meet a plug-in's.
+    """The ranks of a communicator that belongs to this program, so that its messages never meet a plug-in's.
 
     Attributes:
-        comm: for exchanges and for metrics that nothing counts.
-        rank, size, is_root.
-        local_rank: this rank's number among those of its host.
-        host: a number that ranks of the same host share: its lowest rank.
-        hosts: how many hosts the ranks are on.
-        load: ranks on a core, where they are most; each may be bound to cores of its own, or all share them.
-        leave_together_s: for ranks of one host: seconds after the last has come that all of them leave an agreement,
-            at once, though they outnumber cores; 0: each leaves as soon as it can.
+        comm: communicator for exchanges and for uncounted metrics.
+        rank, size: this rank, and the number of ranks.
+        is_root: whether this is rank 0.
+        local_rank: index of this rank among those of its host.
+        host: lowest rank on this rank's host.
+        hosts: number of hosts.
+        load: ranks per core on the host where it is largest.
+        leave_together_s: time (s) after the last rank's arrival when all ranks of one host leave an agreement, at the
+            same moment even if they share cores; 0: each leaves as soon as it can.
     """
 
     def __init__(self, comm: MPI.Comm | None = None) -> None:
@@ -75,7 +76,7 @@ class World:
         self._buffers = ([self._mine, MPI.INT64_T], [self._all, MPI.INT64_T])
 
     def agree(self, signal: int) -> int:
-        """The largest `signal` of all ranks. No rank leaves before all have entered: this is a barrier too."""
+        """The largest `signal` of all ranks. This is a barrier too: no rank leaves before all have entered."""
         self._mine[0] = signal
         if self.leave_together_s:
             self._mine[1] = time.monotonic_ns()
@@ -89,17 +90,17 @@ class World:
         return int(self._all[0])
 
     def propose(self, signal: int) -> MPI.Request:
-        """Begin to agree on the largest `signal`; until it is `proposed`, ranks do not agree on anything else."""
+        """Start to agree on the largest `signal`; no other agreement may start before `proposed`."""
         self._mine[0] = signal
         return self.comm.Iallreduce(*self._buffers, MPI.MAX)
 
     def proposed(self, request: MPI.Request) -> int:
-        """What was agreed on, once all ranks have proposed theirs."""
+        """Wait until all ranks have proposed, and return the largest signal."""
         request.Wait()
         return int(self._all[0])
 
     def first(self, ranks: int) -> World | None:
-        """A world of this one's `ranks` lowest ranks, None on the others; collective. Asked again, the same one."""
+        """The world of the `ranks` lowest ranks, None on the others; collective. Each is made once and kept."""
         if ranks == self.size:
             return self
         if ranks not in self._teams:
@@ -108,9 +109,9 @@ class World:
         return self._teams[ranks]
 
     def aside(self) -> tuple[MPI.Comm, int]:
-        """A communicator for talk beside the run's own, and a tag that no other call is given; collective.
+        """A second communicator, for the watchdog, and a tag that no other call returns; collective.
 
-        It is the same one each time: MPICH has 2048 in all, and a comparison may have more runs.
+        The communicator is made once: MPICH has 2048 in all, and a comparison may have more runs.
         """
         if self._aside is None:
             self._aside = self.comm.Dup()
@@ -118,7 +119,7 @@ class World:
         return self._aside, self._tag
 
     def rest(self) -> None:
-        """Wait for all ranks, asleep, as those do that have nothing to do while others work; collective."""
+        """Sleep until all ranks have called this; for ranks that are idle while others work. Collective."""
         request = self.comm.Ibarrier()
         while not request.Test():
             time.sleep(REST)
@@ -127,8 +128,8 @@ class World:
         """Do `work` on every rank, and fail on every rank where it fails on one.
 
         Raises:
-            UsageError: the lowest failing rank's, if it was one.
-            RankFailureError: otherwise.
+            UsageError: the lowest failing rank raised one.
+            RankFailureError: it raised another error.
         """
         problem = None
         result: T
@@ -149,5 +150,5 @@ class World:
         return result
 
     def on_root(self, work: Callable[[], T]) -> T:
-        """Do `work` on rank 0 alone and give every rank its (picklable) result, or its error as `collectively` does."""
+        """Do `work` on rank 0 alone; return its (picklable) result on every rank, or raise as `collectively` does."""
         return self.comm.bcast(self.collectively(lambda: work() if self.is_root else None))

@@ -1,1 +1,1 @@
-"""The compression operators C(·): one file each, found by their `name`. `base.Compressor` is the contract."""
+"""The compression operators C(·): one file each. `base.Compressor` is the contract."""

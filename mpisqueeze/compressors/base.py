@@ -1,4 +1,4 @@
-"""The contract of a compressor, and what it needs to be used with error feedback."""
+"""The contract of a compressor, and the adapter for plug-ins that have only its minimum."""
 
 from __future__ import annotations
 
@@ -13,33 +13,32 @@ from mpisqueeze.kernels.random import derive_key
 
 
 class NonFiniteError(ArithmeticError):
-    """A vector held a NaN or an infinity, or a number too large for the format: nothing was encoded."""
+    """A vector had an element that was NaN, infinite or too large for the format: nothing was encoded."""
 
 
 class Compressor:
-    """C(·) for vectors of one length: a payload of known size out of a vector, and a vector out of a payload.
+    """C(·) for vectors of one length d: encodes a vector as a payload of known size, and decodes it.
 
-    A plug-in needs `unbiased`, `payload_bytes`, `__init__`, `encode` and `decode` only, and need not inherit from this
-    class:
-    `adapt` adds the rest. Encoding may keep state (a generator); decoding must not: any instance of the same spec and
-    dimension decodes any rank's payload.
+    A plug-in needs only `unbiased`, `payload_bytes`, `__init__`, `encode` and `decode`, and need not inherit from this
+    class: `adapt` adds the rest. Encoding may keep state (a generator); decoding must not: any instance of the same
+    spec and dimension decodes any rank's payload.
 
-    Args of `__init__`:
+    Args:
         dimension: length d ≥ 1 of the vectors.
         xp: the array module, numpy or cupy.
-        dtype: float32 or float64, of vectors and of scales and values in the payload.
-        seed: for random operators; it differs by rank and by role (worker, server).
-        and, by keyword alone, the parameters that stand behind its name in a spec, see `language`.
+        dtype: float32 or float64, for vectors and for scales and values in the payload.
+        seed: seed of random operators; it differs by rank and by role (worker, server).
+
+    The parameters of a spec (`NAME:ARG,key=value`) are further arguments, by keyword only, see `language`.
 
     Attributes:
         unbiased: whether E C(v) = v.
-        payload_bytes: exact, before any data is seen.
-        iteration: set to 1, 2, … before each encoding, so that built-in randomness is keyed by (seed, iteration,
-            index).
-        first: where in the run's vector this compressor's begins, set before each encoding; a multiple of a power of
-            two ≥ `dimension`.
-        grain: numbers at whose multiples a payload can be cut into payloads of its own, to the bit, and as long
-            together; None where it cannot.
+        payload_bytes: exact size of a payload, known before any data.
+        iteration: 1, 2, …, set before each encoding, so that built-in randomness is keyed by (seed, iteration, index).
+        first: position of this compressor's vector in the run's vector, set before each encoding; a multiple of a power
+            of two ≥ `dimension`.
+        grain: number of elements at whose multiples a payload may be cut: the sections' payloads, put together, are the
+            whole vector's to the bit. None where it cannot be cut.
     """
 
     name: str
@@ -62,72 +61,72 @@ class Compressor:
     def key(self) -> int:
         """The key of this iteration's random numbers.
 
-        Indices enter their hash by exclusive or, so that `first` can enter by the key.
+        The hash combines key and index by exclusive or, so `first` can be added to the key.
         """
         return derive_key(self.seed, self.iteration) ^ self.first
 
     def bound(self) -> float | None:
-        """A bound on E‖C(v) − v‖² / ‖v‖² over all v, or None where there is none."""
+        """An upper bound on E‖C(v) − v‖² / ‖v‖² over all v, or None."""
         return None
 
     # A built-in operator supplies these two.
 
     def _encode(self, vector: Any, residual: Any, payload: Any) -> bool:
-        """One of the kernels' `*_encode`."""
+        """Call one of the kernels' `*_encode`."""
         raise NotImplementedError
 
     def _decode(self, payload: Any, out: Any, add: bool, factor: float = 1.0) -> None:
-        """One of the kernels' `*_decode`."""
+        """Call one of the kernels' `*_decode`."""
         raise NotImplementedError
 
     def encode(self, vector: Any, payload: Any) -> None:
-        """Fill `payload` (uint8, payload_bytes) with C(vector); `vector` (d) is kept. Raises NonFiniteError."""
+        """payload (payload_bytes,), uint8 ← C(vector); `vector` (d,) is not changed. Raises NonFiniteError."""
         if not self._encode(vector, None, payload):
-            raise NonFiniteError(self.complaint())
+            raise NonFiniteError(self.nonfinite_message())
 
     def encode_feedback(self, vector: Any, residual: Any, payload: Any) -> None:
-        """v = vector + residual; payload ← C(v); residual ← v − D(payload). Raises NonFiniteError."""
+        """v = vector + residual; payload ← C(v); residual (d,) ← v − D(payload). Raises NonFiniteError."""
         if not self._encode(vector, residual, payload):
-            raise NonFiniteError(self.complaint())
+            raise NonFiniteError(self.nonfinite_message())
 
     def decode(self, payload: Any, out: Any) -> None:
-        """out (d) ← D(payload)."""
+        """out (d,) ← D(payload)."""
         self._decode(payload, out, False)
 
     def decode_add(self, payload: Any, out: Any, factor: float = 1.0) -> None:
-        """out (d) ← out + factor·D(payload)."""
+        """out (d,) ← out + factor·D(payload)."""
         self._decode(payload, out, True, factor)
 
     def decode_mean(self, payloads: Sequence[Any], out: Any) -> None:
-        """out (d) ← (D(p₀) + D(p₁) + …)/n, added in this order, in one pass over `out`. Only with `fuses_mean`."""
+        """out (d,) ← (D(p₀) + D(p₁) + …)/n, added in this order, in one pass over `out`. Needs `fuses_mean`."""
         raise NotImplementedError
 
     @property
     def fuses_mean(self) -> bool:
-        """Whether `decode_mean` is there, and better than a decoding after the other."""
+        """True if `decode_mean` exists and is faster than decoding the payloads one by one."""
         return False
 
-    def complaint(self) -> str:
-        """What NonFiniteError says."""
+    def nonfinite_message(self) -> str:
+        """The message of NonFiniteError."""
         return f"a number was NaN, infinite or too large for {self.name}"
 
 
 def block_grain(block: int, dimension: int, random: bool = False) -> int | None:
-    """The grain of payloads with a scale for each `block` numbers (0: one for all), beside codes in whole bytes.
+    """The grain of payloads with a scale for each `block` elements (0: one for all) and codes in whole bytes.
 
-    With `random` numbers it has to be a power of two, see `Compressor.first`.
+    With `random` rounding it must be a power of two, see `Compressor.first`.
     """
     grain = math.lcm(block, 8) if 0 < block < dimension else None
     return None if grain is None or (random and grain & (grain - 1)) else grain
 
 
 def is_finite(vector: Any, xp: Any) -> bool:
-    """Whether no element is NaN or infinite; without temporaries, unless there may be one."""
+    """True if no element is NaN or infinite; a temporary is made only if there may be one."""
     return math.isfinite(float(vector.dot(vector))) or bool(xp.isfinite(vector).all())
 
 
 def gaussian_error(compressor: Compressor) -> float:
-    """‖C(v) − v‖²/‖v‖² of one vector of normal numbers, the same for equal compressors."""
+    """‖C(v) − v‖²/‖v‖² for one fixed vector of standard normal elements."""
     draws = np.random.default_rng(1).standard_normal(compressor.dimension)
     vector = compressor.xp.asarray(draws.astype(compressor.dtype))
     payload = compressor.xp.empty(compressor.payload_bytes, np.uint8)
@@ -140,7 +139,7 @@ def gaussian_error(compressor: Compressor) -> float:
 
 
 class AdaptedCompressor(Compressor):
-    """A plug-in that has only the contract's minimum, with the fused operations made from it.
+    """A plug-in that has only the contract's minimum, with the fused operations added.
 
     Scratch: one vector.
     """
@@ -167,7 +166,7 @@ class AdaptedCompressor(Compressor):
 
     def encode(self, vector: Any, payload: Any) -> None:
         if not is_finite(vector, self.xp):
-            raise NonFiniteError(self.complaint())
+            raise NonFiniteError(self.nonfinite_message())
         self.part.encode(vector, payload)
 
     def encode_feedback(self, vector: Any, residual: Any, payload: Any) -> None:
@@ -187,5 +186,5 @@ class AdaptedCompressor(Compressor):
 
 
 def adapt(part: Any, dimension: int, xp: Any, dtype: Any) -> Compressor:
-    """`part` itself if it is a full compressor, else the adapter around it."""
+    """`part` itself if it is a `Compressor`, else an adapter around it."""
     return part if isinstance(part, Compressor) else AdaptedCompressor(part, dimension, xp, dtype)

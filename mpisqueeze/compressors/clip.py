@@ -1,4 +1,4 @@
-"""Clipping: the lowest bits of each number set to 0, and not sent."""
+"""Clipping: the lowest bits of each element are set to 0 and not sent."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from mpisqueeze.language import integer
 
 
 class Clip(Compressor):
-    """The top BITS bits of each number as float32: 1 sign, 8 exponent, BITS − 9 mantissa bits, rounded towards 0.
+    """The top BITS bits of each element as float32: 1 sign, 8 exponent, BITS − 9 mantissa bits, rounded towards 0.
 
-    The clipping of DoubleSqueeze's §3 (arXiv 1905.05957). A float64 vector is rounded to float32 first, and what that
-    loses is part of the error.
+    Source: DoubleSqueeze, arXiv 1905.05957, §3. A float64 vector is rounded to float32 first; the error includes that.
 
     Payload: ⌈d·BITS/8⌉ bytes.
     """
@@ -27,7 +26,7 @@ class Clip(Compressor):
         self.payload_bytes = -(-dimension * bits // 8)
 
     def bound(self) -> float:
-        """A normal number loses less than 2^(9−BITS) of itself."""
+        """4^(9−BITS): a normal number loses less than 2^(9−BITS) of itself."""
         return 4.0 ** (9 - self.bits)
 
     def _encode(self, vector: Any, residual: Any, payload: Any) -> bool:

@@ -8,7 +8,7 @@ from mpisqueeze.compressors.base import Compressor
 
 
 class FP16(Compressor):
-    """IEEE binary16, rounded to nearest even; a number beyond ±65 504 is an error, never an infinity.
+    """IEEE binary16, rounded to nearest even; an element beyond ±65 504 raises NonFiniteError.
 
     Payload: 2d bytes.
     """
@@ -23,7 +23,7 @@ class FP16(Compressor):
         self.payload_bytes = 2 * dimension
 
     def bound(self) -> float:
-        """A normal number errs by at most 2⁻¹¹ of itself."""
+        """4⁻¹¹: a normal number errs by at most 2⁻¹¹ of itself."""
         return 4.0**-11
 
     def _encode(self, vector: Any, residual: Any, payload: Any) -> bool:
@@ -34,7 +34,7 @@ class FP16(Compressor):
 
 
 class BF16(FP16):
-    """bfloat16: the upper half of a float32, rounded to nearest even (a float64 is rounded to float32 first).
+    """bfloat16, the upper half of a float32, rounded to nearest even (a float64 is rounded to float32 first).
 
     Payload: 2d bytes.
     """
@@ -44,5 +44,5 @@ class BF16(FP16):
     bfloat = True
 
     def bound(self) -> float:
-        """A normal number errs by at most 2⁻⁹ of itself."""
+        """4⁻⁹: a normal number errs by at most 2⁻⁹ of itself."""
         return 4.0**-9

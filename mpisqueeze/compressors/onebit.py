@@ -1,4 +1,4 @@
-"""1-bit compression: the signs, and one scale for each block."""
+"""1-bit compression: signs, and one scale for each block."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mpisqueeze.language import choice, integer
 
 
 class OneBit(Compressor):
-    """C(v) = s·sign(v), sign(0) = +1, one s for each block of n numbers.
+    """C(v) = s·sign(v), sign(0) = +1, one s for each block of n elements.
 
     `scale=l1`: s = ‖v‖₁/n, the minimiser of ‖C(v) − v‖ (Seide et al. 2014; Karimireddy et al., arXiv 1901.09847).
     `scale=l2`: s = ‖v‖₂/√n, which keeps the norm, as in the experiments of DoubleSqueeze (arXiv 1905.05957) and 1-bit

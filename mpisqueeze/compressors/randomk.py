@@ -11,7 +11,7 @@ from mpisqueeze.compressors.topk import Ratio, count_of
 class RandomK(Compressor):
     """k = max(1, ⌈RATIO·d⌉) positions drawn without replacement; `unbiased` scales their values by d/k.
 
-    Source: Stich et al., arXiv 1809.07599. The positions travel as the key that they are drawn from.
+    Source: Stich et al., arXiv 1809.07599. The payload has the key from which positions are drawn instead of positions.
 
     Payload: the key (8 bytes), then k values in the order of drawing.
     """

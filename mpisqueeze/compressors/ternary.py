@@ -1,4 +1,4 @@
-"""TernGrad: −max, 0 or +max, at random."""
+"""TernGrad: each element becomes −max, 0 or +max at random."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from mpisqueeze.compressors.qsgd import QSGD, Bucket
 class Ternary(QSGD):
     """C(v) = m·sign(v)·b for each bucket, m = max|v|, b ~ Bernoulli(|v|/m).
 
-    Source: Wen et al., arXiv 1705.07878. It is QSGD with one level, of the largest magnitude instead of the norm.
+    Source: Wen et al., arXiv 1705.07878. This is QSGD with one level, scaled by the largest magnitude instead of the
+    norm.
 
     Payload: ⌈d/bucket⌉ maxima, then ⌈d/4⌉ bytes of 2-bit codes: b, and the sign as the higher bit.
     """

@@ -11,7 +11,7 @@ from mpisqueeze.language import Kind
 
 
 def read_ratio(text: str) -> Fraction:
-    """A ratio in (0, 1], exactly as written, so that 0.07 of 100 is 7."""
+    """A ratio in (0, 1], exactly as written, so that 0.07 of 100 is 7. Raises ValueError."""
     if not 0 < float(text) <= 1:
         raise ValueError(f"{text} is out of range")
     return Fraction(text)
@@ -26,7 +26,7 @@ def count_of(dimension: int, ratio: Fraction) -> int:
 
 
 class TopK(Compressor):
-    """The k = max(1, ⌈RATIO·d⌉) numbers of largest magnitude, ties to the lowest index; the rest is 0.
+    """The k = max(1, ⌈RATIO·d⌉) elements of largest magnitude, ties to the lowest index; the rest is 0.
 
     Sources: Aji & Heafield, arXiv 1704.05021; Stich et al., arXiv 1809.07599.
 

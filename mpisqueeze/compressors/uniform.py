@@ -1,4 +1,4 @@
-"""Uniform quantization between each bucket's smallest and largest number."""
+"""Uniform quantization between each bucket's smallest and largest element."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Bits = Annotated[int, integer(1, 8)]
 class Uniform(Compressor):
     """C(v) = lo + (hi − lo)·ξ/L for each bucket, E ξ = L(v − lo)/(hi − lo), ξ ∈ {0, …, L}, L = 2^BITS − 1.
 
-    The quantizer of DCD-SGD's and DeepSqueeze's experiments (arXiv 1803.06443, 1907.07346).
+    Source: the experiments of DCD-SGD and DeepSqueeze (arXiv 1803.06443, 1907.07346).
 
     Payload: lo, hi of each bucket, then ⌈d·BITS/8⌉ bytes of codes.
     """
@@ -33,7 +33,7 @@ class Uniform(Compressor):
         self.payload_bytes = -(-dimension * bits // 8) + 2 * buckets * self.dtype.itemsize
 
     def bound(self) -> float:
-        """A number errs by a variance of at most (hi − lo)²/(4L²), and (hi − lo)² ≤ 2‖v‖²: n/(2L²) for buckets of n."""
+        """n/(2L²) for buckets of n: an element's variance is at most (hi − lo)²/(4L²), and (hi − lo)² ≤ 2‖v‖²."""
         levels = (1 << self.bits) - 1
         return self.length / (2 * levels**2) if self.length > 1 else 0.0
 

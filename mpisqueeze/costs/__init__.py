@@ -1,1 +1,1 @@
-"""What messages and exchanges cost: arithmetic, on which exchanges and predictions stand alike."""
+"""Cost model of messages and exchanges: arithmetic that both exchanges and predictions use."""

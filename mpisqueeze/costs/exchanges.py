@@ -1,12 +1,12 @@
-"""What each exchange costs on a network whose ranks have one port each.
+"""Costs of the exchanges on a network whose ranks have one port each.
 
-A port is in at most one send and one receive at a time. A message of m bytes keeps the sender's port and, from the
-moment that it starts or that the port is free, the receiver's for τ(m) = g + m·β, and arrives a latency l later. With
-l = 0 and g = α this is Hockney's α + mβ, as in Thakur, Rabenseifner & Gropp, "Optimization of Collective Communication
-Operations in MPICH" (IJHPCA 19(1), 2005), whose formulas these are where no other source is named; with l = L and
-g = o it is LogGP (Alexandrov, Ionescu, Schauser & Scheiman, SPAA 1995).
+A port does at most one send and one receive at a time. A message of m bytes occupies the sender's port for
+τ(m) = g + m·β. It also occupies the receiver's port for τ(m), from its start or from when that port is free, and then
+arrives a latency l later. With l = 0 and g = α this is Hockney's α + mβ, as in Thakur, Rabenseifner & Gropp,
+"Optimization of Collective Communication Operations in MPICH" (IJHPCA 19(1), 2005), the source of all formulas without
+another one; with l = L and g = o it is LogGP (Alexandrov, Ionescu, Schauser & Scheiman, SPAA 1995).
 
-The exchanges choose their tree and their number of sections by these functions, so that what is predicted is what runs.
+Exchanges choose their tree and their number of sections by these functions, so that a prediction describes what runs.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from functools import lru_cache
 
 from mpisqueeze.costs.link import Link
 
-#: A rank may send so many sections before it has the answer to the first of them: as many as AHEAD_BYTES hold, at most
-#: AHEAD, and at least FEWEST_AHEAD.
+#: Limits to the sections that a rank sends before it has the answer to the first of them: as many as AHEAD_BYTES hold,
+#: at most AHEAD, and at least FEWEST_AHEAD.
 AHEAD = 64
 AHEAD_BYTES = 1 << 20
 FEWEST_AHEAD = 4
-#: Payloads that a server holds at a time take at most this many bytes (but two of them always fit).
+#: Most bytes of payloads that a server holds at a time; two payloads always fit.
 WINDOW_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
 class Tree:
-    """Who passes on what rank 0 sends to all.
+    """A tree through which rank 0's messages reach all ranks.
 
-    `chain`, `binary` and `flat` are heaps with 1, 2 and N − 1 children a rank; in a `binomial` tree rank r passes on to
-    r + 2^k for the 2^k > r, the nearest, with the most ranks behind it, first.
+    `chain`, `binary` and `flat` are heaps with 1, 2 and N − 1 children per rank. In a `binomial` tree the children of
+    rank r are r + 2^k for all 2^k > r; the nearest, which has the most ranks behind it, comes first.
     """
 
     name: str
@@ -39,14 +39,14 @@ class Tree:
 
     @property
     def fanout(self) -> int:
-        """Children of rank 0."""
+        """Number of children of rank 0."""
         if self.name == "binomial":
             return self.depth
         return min({"chain": 1, "binary": 2, "flat": self.ranks}[self.name], self.ranks - 1)
 
     @property
     def depth(self) -> int:
-        """Levels below rank 0; of a binomial tree, rounds until all have it."""
+        """Number of levels below rank 0; in a binomial tree, of rounds."""
         if self.name == "binomial":
             return (self.ranks - 1).bit_length()
         return {"chain": self.ranks - 1, "binary": self.ranks.bit_length() - 1, "flat": min(1, self.ranks - 1)}[
@@ -55,13 +55,15 @@ class Tree:
 
     @property
     def paths(self) -> tuple[tuple[int, int], ...]:
-        """(sends, hops) of the ranks that an answer may reach last: how many sends go before it, itself included, and
-        how many links it crosses. Which one is last depends on the link."""
+        """(sends, hops) of the ranks that a message may reach last; which one is last depends on the link.
+
+        `sends` counts the sends before and including the message's own on its way, `hops` the links that it crosses.
+        """
         depth = self.depth
         if self.name in ("chain", "flat"):
             return ((self.ranks - 1, depth),)
-        # A heap's rank + 1 has a digit a level behind its leading 1, 1 for the second child; in a binomial tree each
-        # 1 of the rank is a hop.
+        # Behind the leading 1 of a heap's rank + 1 stands a binary digit per level, 1 for the second child; in a
+        # binomial tree each 1 of the rank is a hop.
         binary = self.name == "binary"
         ones = _most_ones(self.ranks if binary else self.ranks - 1)
         last = (depth + ones - 1, depth) if binary else (depth, ones)
@@ -76,7 +78,7 @@ class Tree:
         return (rank - 1) // self.fanout
 
     def children(self, rank: int) -> list[int]:
-        """In the order of sending."""
+        """The children of `rank` in the order of sending."""
         if self.name == "binomial":
             steps = range(rank.bit_length(), self.depth)
             return [rank + (1 << k) for k in steps if rank + (1 << k) < self.ranks]
@@ -85,7 +87,7 @@ class Tree:
 
 
 def _most_ones(limit: int) -> int:
-    """The most binary ones of a number of as many digits as `limit` ≥ 1 that is not larger."""
+    """The most binary ones of an integer ≤ `limit` that has as many binary digits as `limit` ≥ 1."""
     ones = [bit for bit in range(limit.bit_length() - 1) if limit >> bit & 1]
     lower = [limit >> (bit + 1) << (bit + 1) | (1 << bit) - 1 for bit in ones]
     return max(number.bit_count() for number in (limit, *lower))
@@ -93,13 +95,13 @@ def _most_ones(limit: int) -> int:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How an exchange is done, and what that costs.
+    """A way to do an exchange, and its cost.
 
     Attributes:
-        seconds: from the moment that all enter to the moment that the last rank has all; encoding is not in it.
-        port_bytes: what the busiest port sends or receives, the larger of the two.
-        sections: how many a payload travels in.
-        way: the tree's name, or the collective's algorithm.
+        seconds: time (s) from when all ranks enter until the last one has everything, without encoding.
+        port_bytes: bytes that the busiest port sends or receives, whichever are more.
+        sections: number of sections of a payload.
+        way: name of the tree, or of the collective's algorithm.
     """
 
     seconds: float
@@ -108,7 +110,7 @@ class Schedule:
     way: str = ""
 
     def bound(self, link: Link) -> float:
-        """Seconds below which no schedule of these bytes over these ports can come."""
+        """Lower bound (s) for any schedule that sends these bytes through these ports."""
         return self.port_bytes * link.byte_s
 
 
@@ -117,16 +119,16 @@ def through_root(
 ) -> Schedule:
     """Payloads of `up_bytes` go to rank 0, which answers with `down_bytes` to all, section by section through a tree.
 
-    The root receives a section from everybody in G = (N − 1)τ(u) + l. Down the tree it takes D: on its way to a rank it
-    waits for s sends before its own and crosses h links, and D is the largest s·τ(d) + h·l of any rank. From then on a
-    section takes p, the longest of what it needs at any port: (N − 1)τ(u) in at the root, f·τ(d) out of it, and
-    τ(u) + f′·τ(d) out of a rank that passes on to f′ others. This is the pipelined tree of Thakur et al. §3 behind a
-    pipelined gather, with no more than A sections of a rank on their way at a time (`sections_ahead`):
+    The root receives the first section from all ranks after G = (N − 1)τ(u) + l. Its answer takes D down the tree, the
+    largest s·τ(d) + h·l of any rank, for s sends and h hops on the way to it. Every further section takes the period p,
+    the largest time at any port: (N − 1)τ(u) into the root, f·τ(d) out of it, and τ(u) + f′·τ(d) out of a rank with f′
+    children. This is the pipelined tree of Thakur et al. §3 behind a pipelined gather. As at most A sections of a rank
+    are on their way at a time (`sections_ahead`), K sections take
 
         T = G + D + max((K − 1)·p, ⌊(K − 1)/A⌋·(G + D) + ((K − 1) mod A)·p)
 
-    With `whole_up` payloads go up whole, and only the answer is cut: G = (N − 1)τ(u) + l comes once, p is
-    what the tree needs. A binomial tree is for one section.
+    With `whole_up` payloads go up whole, and only the answer is cut: G comes once, and p is the tree's alone.
+    A binomial tree is for one section.
     """
     if ranks == 1:
         return Schedule(0.0, 0.0, 1, way)
@@ -144,29 +146,29 @@ def through_root(
 
 @lru_cache(maxsize=256)
 def _shape(way: str, ranks: int) -> tuple[int, int, tuple[tuple[int, int], ...]]:
-    """(children of rank 0, of rank 1, the paths) of a tree, which `predict` asks for some ten thousand times."""
+    """(children of rank 0, of rank 1, the paths) of a tree; cached, since `predict` needs it ten thousand times."""
     tree = Tree(way, ranks)
     return tree.fanout, len(tree.children(1)), tree.paths
 
 
 def sections_ahead(ranks: int, sections: int, payload_bytes: float) -> int:
-    """A: how many sections a rank sends before it has the answer to the first, so that a server's window holds them."""
+    """A: the number of sections that a rank sends before it has the first answer, so that a server can hold them."""
     others, section = ranks - 1, max(payload_bytes / sections, 1)
     wanted = min(sections, max(FEWEST_AHEAD, min(AHEAD, int(AHEAD_BYTES / section))))
     return max(1, min(wanted * others, max(2, int(WINDOW_BYTES / section))) // others)
 
 
 def _pipeline(first: float, period: float, sections: int, ahead: int) -> float:
-    """Seconds until the last section is through, the first one being it after `first` and each taking `period`."""
+    """Time (s) until the last section is done, where the first takes `first` and each further one `period`."""
     rounds, rest = divmod(sections - 1, ahead)
     return first + max((sections - 1) * period, rounds * first + rest * period)
 
 
 def sharded(link: Link, ranks: int, up_bytes: float, down_bytes: float, sections: int = 1) -> Schedule:
-    """Every rank serves 1/N: N − 1 shards out and in, then N − 1 answers out and in; ports are never idle.
+    """Every rank serves 1/N of the vector: N − 1 shards out and in, then N − 1 answers out and in.
 
-    T = K(N − 1)(τ(u/N/K) + τ(d/N/K)) + 2l; the pairwise all-to-all and all-gather of Thakur et al. §§4, 5. Where the
-    latency keeps ports waiting for the sections ahead, it is longer, as through a root.
+    T = K(N − 1)(τ(u/N/K) + τ(d/N/K)) + 2l, the pairwise all-to-all and all-gather of Thakur et al. §§4, 5. It is longer
+    where the latency leaves ports idle because no more than A sections are on their way, as through a root.
     """
     if ranks == 1:
         return Schedule(0.0, 0.0)
@@ -179,9 +181,9 @@ def sharded(link: Link, ranks: int, up_bytes: float, down_bytes: float, sections
 
 
 def neighbours(link: Link, degree: int, nbytes: float, sections: int = 1) -> Schedule:
-    """A payload to each of `degree` neighbours and one from each: T = K·deg·τ(B/K) + l, whatever N is.
+    """A payload goes to each of `degree` neighbours and one comes from each: T = K·deg·τ(B/K) + l for any N.
 
-    `degree` is the largest of any rank. Where there are many sections, some may wait for a latency, as through a root.
+    `degree` is the largest of any rank. Many sections may wait for the latency, as through a root.
     """
     if degree == 0:
         return Schedule(0.0, 0.0)
@@ -194,8 +196,8 @@ def allreduce(link: Link, ranks: int, nbytes: float) -> Schedule:
 
     `ring`: 2(N − 1)(τ(B/N) + l) (Patarasuk & Yuan 2009). `doubling`: log₂ N (τ(B) + l), recursive doubling.
     `halving`: Σ_k 2(τ(B/2^k) + l), k = 1 … log₂ N, recursive halving and doubling (Rabenseifner; Thakur et al. §6).
-    Where N is no power of two, the ranks beyond the largest one hand in their vector first and get the sum last:
-    2(τ(B) + l) more, and the first round's message of a rank that need not wait for that gets in its way.
+    Where N is no power of two, the ranks beyond the largest one below N send their vector first and get the sum last:
+    2(τ(B) + l) more, and the first round's message of a rank without such a partner delays them.
     """
     if ranks == 1:
         return Schedule(0.0, 0.0)
@@ -203,7 +205,7 @@ def allreduce(link: Link, ranks: int, nbytes: float) -> Schedule:
 
 
 def allreduce_ways(link: Link, ranks: int, nbytes: float) -> Iterable[Schedule]:
-    """Every way to do it, for N ≥ 2."""
+    """All algorithms of `allreduce`, for N ≥ 2."""
     rounds = ranks.bit_length() - 1
     power = 1 << rounds
     folded = power < ranks

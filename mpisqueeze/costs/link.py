@@ -1,4 +1,4 @@
-"""A link between ranks, as the cost model sees it, and as `--link` describes it."""
+"""Links between ranks in the cost model, and the parser of `--link`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _ACCEPTED = "latency=TIME,bandwidth=RATE[,gap=TIME], such as latency=5ms,bandwid
 
 @dataclass(frozen=True)
 class Link:
-    """What a message costs.
+    """The cost of a message.
 
     Attributes:
-        latency: l, seconds from a message's end at the sender to its end at the receiver, ports free meanwhile.
-        gap: g, seconds that a message of no bytes keeps a port busy.
-        byte_s: β, seconds a byte.
+        latency: l, time (s) from a message's end at the sender to its end at the receiver; ports are free meanwhile.
+        gap: g, time (s) that an empty message occupies a port.
+        byte_s: β, seconds per byte.
     """
 
     latency: float
@@ -27,19 +27,19 @@ class Link:
 
     @staticmethod
     def hockney(alpha: float, bits_per_second: float) -> Link:
-        """Each message costs α + Bβ at both ends."""
+        """Hockney's model: each message costs α + Bβ at both ends; `alpha` is in seconds."""
         return Link(0.0, alpha, 8 / bits_per_second)
 
     def message(self, nbytes: float) -> float:
-        """τ: seconds that a message keeps a port busy."""
+        """τ: time (s) that a message occupies a port."""
         return self.gap + nbytes * self.byte_s
 
 
 def parse_link(text: str) -> Link:
-    """`latency=5ms,bandwidth=100mbit` → each message costs α + Bβ at both ends (Hockney).
+    """Parse `latency=5ms,bandwidth=100mbit`: each message costs α + Bβ at both ends (Hockney).
 
-    With `gap=20us`, too, a message keeps a port busy for the gap only, and is a latency on its way (LogGP). Latency is
-    0 and bandwidth unlimited where they are left out. Raises UsageError.
+    With `gap=20us` as well, a message occupies a port for g + Bβ and arrives a latency later (LogGP). The default
+    latency is 0, the default bandwidth unlimited. Raises UsageError.
     """
     try:
         options = parse_spec(f"link,{text}").options

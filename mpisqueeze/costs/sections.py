@@ -1,4 +1,4 @@
-"""How an exchange cuts a vector into sections, and which tree a root answers down: the fastest by the cost model."""
+"""The choice of an exchange's sections, and of the tree for a root's answers: the fastest by the cost model."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from mpisqueeze.costs import exchanges
 from mpisqueeze.costs.exchanges import Schedule
 from mpisqueeze.costs.link import Link
 
-#: Numbers in the shortest section.
+#: Number of elements in the shortest section.
 SHORTEST = 64
 
 
 def section_lengths(dimension: int, grain: int | None) -> Iterator[int]:
-    """The lengths that sections of a vector may have: `grain`·2^k, and the whole."""
+    """The possible lengths of sections: `grain`·2^k, and the whole vector."""
     if grain is not None:
         length = grain
         while length < dimension:
@@ -27,34 +27,34 @@ def section_lengths(dimension: int, grain: int | None) -> Iterator[int]:
 
 @dataclass(frozen=True)
 class Coding:
-    """What coding is taken to cost where an exchange chooses its sections; the same on all ranks, so that they agree.
+    """The assumed cost of coding, for the choice of sections; the same on all ranks, so that they agree.
 
     Attributes:
-        number_s: seconds a number, of the section that nothing hides.
-        section_s: seconds that every section takes, however short.
-        byte_s: seconds a byte of the payload, of the section that nothing hides, on its way to MPI and back.
+        element_s: seconds per element, counted in the one section whose coding no transfer hides.
+        section_s: seconds per section, whatever its length.
+        byte_s: seconds per byte of payload between device and MPI, counted in the same one section.
     """
 
-    number_s: float
+    element_s: float
     section_s: float = 0.0
     byte_s: float = 0.0
 
 
 #: One core of a host, at about the speed of memory.
-HOST_CODING = Coding(number_s=1e-9)
+HOST_CODING = Coding(element_s=1e-9)
 
 
 @dataclass(frozen=True)
 class Terms:
-    """The terms on which an exchange chooses its sections; the same on all ranks, so that they agree.
+    """The inputs to the choice of sections; the same on all ranks, so that they agree.
 
     Attributes:
         ranks: N.
-        link: what messages cost.
-        coding: what encoding and decoding cost.
-        chunk_bytes: the user's limit to the bytes of a message, by `--chunk`, or None.
-        message_bytes: bytes that no message exceeds, by `--chunk` or as on a slow real network, or None.
-        tree: the user's choice, by `--tree`, or None.
+        link: cost of messages.
+        coding: cost of encoding and decoding.
+        chunk_bytes: the user's limit to a message's bytes (`--chunk`), or None.
+        message_bytes: limit to a message's bytes, from `--chunk` or for a slow real network, or None.
+        tree: the user's choice (`--tree`), or None.
     """
 
     ranks: int
@@ -67,12 +67,12 @@ class Terms:
 
 @dataclass(frozen=True)
 class Cut:
-    """How the vector is cut.
+    """The sections of a vector.
 
     Attributes:
-        up, down: numbers in a section on the way to the servers, and on the way back: the same, or all of a part where
-            its payload cannot be cut.
-        schedule: what that costs, with the tree.
+        up, down: number of elements in a section on the way to the servers and back. They are equal unless a payload
+            cannot be cut; its section is then the whole part.
+        schedule: the tree, and the cost.
     """
 
     up: int
@@ -88,21 +88,22 @@ def choose_sections(
     down_bytes: int,
     by_root: bool,
 ) -> Cut:
-    """The fastest sections and tree, by the cost model, for an exchange of so many bytes a vector.
+    """The fastest sections and tree for an exchange, by the cost model.
 
     Args:
-        dimension: of the vector.
-        grains: of the payloads to the servers and back, see `Compressor.grain`; None where a payload stays whole.
-        by_root: through rank 0, or sharded.
+        dimension: length of the vector.
+        grains: grains of the payloads to the servers and back, see `Compressor.grain`; None if a payload stays whole.
+        up_bytes, down_bytes: bytes of a whole vector's payload to the servers and back.
+        by_root: whether rank 0 is the server; else every rank serves its shard.
     """
     ranks, link, coding = terms.ranks, terms.link, terms.coding
     servers = 1 if by_root else ranks
     longest = -(-dimension // servers)
     up_grain, down_grain = grains
-    # Behind a root, answers in sections reach all through a tree sooner, though payloads came whole.
+    # Even if payloads come whole, answers in sections pass through a tree faster.
     whole_up = by_root and up_grain is None and down_grain is not None
     grain = down_grain if whole_up else common_grain(*grains)
-    # Alone, a rank has nothing to hide its coding behind.
+    # A single rank has no transfer that hides its coding.
     lengths = list(section_lengths(longest, grain)) if ranks > 1 or terms.chunk_bytes else [longest]
     most = terms.message_bytes
     if most is not None:
@@ -113,7 +114,7 @@ def choose_sections(
     for length in reversed(lengths):
         count = -(-longest // length)
         nbytes = (0 if whole_up else up_bytes) + down_bytes
-        unhidden = coding.section_s + (coding.number_s * dimension + coding.byte_s * nbytes) / count
+        unhidden = coding.section_s + (coding.element_s * dimension + coding.byte_s * nbytes) / count
         for way in root_ways(terms.tree, count) if by_root else [""]:
             if by_root:
                 schedule = exchanges.through_root(link, ranks, up_bytes, down_bytes, count, way, whole_up)
@@ -127,13 +128,13 @@ def choose_sections(
 
 
 def root_ways(tree: str | None, sections: int) -> Sequence[str]:
-    """The trees to choose from: the user's, or those that suit so many sections."""
+    """The trees to choose from: the user's, or those that suit the number of sections."""
     if tree is not None:
         return [tree]
     return ["binomial", "flat"] if sections == 1 else ["flat", "binary", "chain"]
 
 
 def common_grain(*grains: int | None) -> int | None:
-    """The grain of payloads that are cut at the same numbers, or None if one of them cannot be cut."""
+    """The grain of payloads that are cut at the same elements, or None if one of them cannot be cut."""
     whole = [grain for grain in grains if grain is not None]
     return math.lcm(*whole) if len(whole) == len(grains) else None

@@ -1,1 +1,1 @@
-"""Where a rank computes: a host or one GPU, its streams, the buffers that MPI is handed, its cores."""
+"""Devices that ranks compute on: host or GPU, streams, buffers for MPI, clocks, cores."""

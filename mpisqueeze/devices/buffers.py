@@ -1,11 +1,11 @@
-"""The buffers that MPI is handed: an array itself, or pinned host memory in front of a device's.
+"""Buffers for MPI: an array itself, or pinned host memory in front of a device array.
 
-A device works through what it is given in an order of its own time, its stream; a host that waited for it at every step
-would leave both idle in turns. Wires and fences wait for as little as there is to wait for:
+A device runs the work on its stream asynchronously. A host that waited for it at every step would leave both idle in
+turns, so wires and fences wait only where they must:
 
-- what is sent: `begin_push` behind the work that fills the array, `finish_push` before MPI reads;
-- what came: `pull`, and what the device is given afterwards sees it;
-- what is received into again: a `Fence`, set behind the work that reads it and waited for before MPI writes.
+- sending: `begin_push` is queued behind the work that fills the array, and `finish_push` waits before MPI reads;
+- receiving: `pull` comes after MPI wrote, and later work on the device sees the data;
+- receiving again: a `Fence` is set behind the work that reads the buffer, and waited for before MPI writes.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from mpi4py import MPI
 
 
 class Fence:
-    """A place in what the device was given. A host does at once what it is given, and has no need of it."""
+    """A position in a device's stream. A host works synchronously, so here both methods do nothing."""
 
     def set(self) -> None:
-        """Here: behind all that the device was given so far."""
+        """Move the fence behind all work queued so far."""
 
     def wait(self) -> None:
-        """Until the device has come to where it was last set, if it was."""
+        """Wait until the device has reached the fence, if it was set."""
 
 
 class Wire:
-    """Bytes that cross the wire, seen from both sides; here, the host's memory, where there is nothing to wait for.
+    """A buffer that the compute device and MPI share; this class is host memory, where nothing has to be waited for.
 
     Attributes:
-        immediate: whether none of the methods has anything to do.
-        array: uint8, on the compute device: what compressors write and read.
-        mpi: the buffer specification for mpi4py: what is counted.
-        nbytes: length of both.
+        immediate: True if all methods do nothing.
+        array: (nbytes,), uint8, on the compute device; compressors read and write it.
+        mpi: buffer specification for mpi4py; its bytes are counted.
+        nbytes: length in bytes.
     """
 
     immediate = True
@@ -47,35 +47,35 @@ class Wire:
         return Wire(self.array[start:stop])
 
     def begin_push(self) -> None:
-        """The device was given all the work that fills `array`: start to bring it to MPI's side."""
+        """Start copying `array` to MPI's side; all work that fills it must be queued already."""
 
     def finish_push(self) -> None:
-        """Before MPI reads: its side holds what was pushed."""
+        """Wait until MPI may read what was pushed."""
 
     def push(self) -> None:
-        """Begin, and finish."""
+        """Call `begin_push` and `finish_push`."""
 
     def pull(self) -> None:
-        """After MPI wrote: what the device is given from now on finds in `array` what arrived."""
+        """Copy what MPI wrote to `array`; work queued from now on sees it."""
 
 
 class Lanes(Protocol):
-    """A device's streams, as far as wires need them. Work goes to its current stream, copies on others."""
+    """The streams of a device that wires need. Work goes to its current stream, copies go to others."""
 
     def fence(self) -> Fence:
-        """A place in the current stream."""
+        """A fence for the current stream."""
 
     def event(self) -> Any:
-        """What `to_host` records, with a method `synchronize`."""
+        """An event for `to_host`, with a method `synchronize`."""
 
     def to_host(self, source: Any, target: int, nbytes: int, done: Any) -> None:
-        """Copy to pinned memory behind what the current stream was given so far; `done` comes behind the copy."""
+        """Copy to pinned memory behind the work queued so far, and record `done` behind the copy."""
 
     def to_device(self, source: int, target: Any, nbytes: int) -> None:
-        """Copy from pinned memory, in front of what the current stream is given from now on."""
+        """Copy from pinned memory in front of the work queued from now on."""
 
     def faulty(self) -> bool:
-        """Whether an encode that is done met a number that is not finite, which its payload must not tell."""
+        """True if an encode has met an element that is not finite; its payload must not be sent."""
 
 
 class _Pushed(Wire):
@@ -87,7 +87,7 @@ class _Pushed(Wire):
 
 
 class DeviceWire(_Pushed):
-    """Device memory that MPI reads and writes itself."""
+    """Device memory that MPI reads and writes directly."""
 
     def __init__(self, array: Any, lanes: Lanes) -> None:
         super().__init__(array)
@@ -109,7 +109,7 @@ class DeviceWire(_Pushed):
 
 
 class StagedWire(_Pushed):
-    """Device memory that MPI cannot read, with pinned memory of the host (uint8, as long) beside it."""
+    """Device memory that MPI cannot read, with pinned host memory (uint8, same length) beside it."""
 
     def __init__(self, array: Any, host: Any, lanes: Lanes) -> None:
         super().__init__(array)

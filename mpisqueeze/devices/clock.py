@@ -1,4 +1,4 @@
-"""Where an iteration's time goes."""
+"""Phases of an iteration, and the clock that times them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import IntEnum
 
 
 class Phase(IntEnum):
-    """The parts of an iteration, in the order of the log's fields."""
+    """The phases of an iteration, in the order of the log's fields."""
 
     COMPUTE = 0
     WAIT = 1
@@ -18,10 +18,10 @@ class Phase(IntEnum):
 
 
 class PhaseClock:
-    """Where an iteration's time goes: `lap(phase)` books the time since the last lap.
+    """A clock for the phases of an iteration: `lap(phase)` books the time since the last lap.
 
     Attributes:
-        seconds: by phase, of the iteration that was stopped last, or of the one that runs.
+        seconds: time by phase (s), of the current iteration or, between two, of the last one.
     """
 
     __slots__ = ("_last", "seconds")
@@ -31,7 +31,7 @@ class PhaseClock:
         self._last = 0.0
 
     def start(self) -> float:
-        """Begin an iteration; the time (s) that it began."""
+        """Begin an iteration, and return its start time (s)."""
         self.seconds[:] = (0.0,) * len(Phase)
         self._last = time.perf_counter()
         return self._last
@@ -43,6 +43,6 @@ class PhaseClock:
         self._last = now
 
     def stop(self, phase: int) -> float:
-        """A last lap, and the time (s) that the iteration ended."""
+        """Book the last lap, and return the iteration's end time (s)."""
         self.lap(phase)
         return self._last

@@ -1,19 +1,15 @@
-"""The cores that a process may use, and a rank's share of them."""
+"""The cores that a process may use."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
 
-if TYPE_CHECKING:
-    pass
-
 
 def usable_cores() -> int:
-    """Physical cores that this process may use; threads of one core count once, as in mpirun's slots."""
+    """Number of physical cores that this process may use; threads of one core count once, as in mpirun's slots."""
     try:
         threads = sorted(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS

@@ -1,4 +1,4 @@
-"""Where a rank computes: NumPy on the host, or CuPy on one GPU. Everything above this module is the same on both."""
+"""The device of a rank: NumPy on the host, or CuPy on one GPU. Code above this module is the same on both."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ class Device:
 
     Attributes:
         kind: `cpu` or `cuda`.
-        label: for people.
-        xp: the array module.
-        buffers: HOST, DEVICE or HOST-STAGED: what MPI is handed.
-        buffers_reason: why, or an empty string.
-        coding: see `Coding`.
-        lookahead: payloads that are encoded beyond the one that is sent next: none where the host encodes them itself,
-            and would send later for it.
+        label: name for people.
+        xp: array module.
+        buffers: HOST, DEVICE or HOST-STAGED, the memory that MPI is handed.
+        buffers_reason: reason for `buffers`, or an empty string.
+        coding: assumed cost of coding, see `Coding`.
+        lookahead: number of payloads encoded beyond the next to be sent. 0 on a host: it would delay that one.
     """
 
     kind = "cpu"
@@ -35,29 +34,29 @@ class Device:
     xp: Any = np
 
     def wire(self, nbytes: int, collective: bool = False) -> Wire:
-        """A buffer of `nbytes` that MPI can be handed; with `collective`, in one of its collectives."""
+        """A buffer of `nbytes` bytes for MPI; with `collective`, for one of its collectives."""
         return Wire(np.empty(nbytes, np.uint8))
 
     def fence(self) -> Fence:
-        """A place in what the device is given."""
+        """A fence for the device's stream."""
         return Fence()
 
     def clock(self) -> PhaseClock:
-        """A clock for what it is given."""
+        """A clock for the device's work."""
         return PhaseClock()
 
     def synchronize(self) -> None:
-        """Wait until the device has done what it was given."""
+        """Wait until the device has done all queued work."""
 
     def adopt(self, compressor: Any) -> None:
-        """Have encodes of `compressor` not be waited for, where the device can do without: `faults` tells later."""
+        """Let encodes of `compressor` return without waiting, if the device can; `faults` reports their errors."""
 
     def faults(self) -> Sequence[str]:
-        """What adopted compressors have to complain of since the last call, in what the device was waited for."""
+        """Errors of adopted compressors since the last call, in work that the device was waited for."""
         return ()
 
     def to_numpy(self, array: Any) -> np.ndarray:
-        """`array` on the host; not necessarily a copy."""
+        """`array` as a host array; not necessarily a copy."""
         return np.asarray(array)
 
 
@@ -65,16 +64,17 @@ class CudaDevice(Device):
     """One NVIDIA GPU through CuPy.
 
     Args:
-        index: its number.
-        aware: whether MPI is handed its memory, and `reason`: why.
-        collectives: whether MPI's collectives are, too; None: if messages are.
+        index: index of the GPU.
+        aware: whether MPI is handed device memory.
+        reason: reason for `aware`.
+        collectives: whether MPI's collectives are handed it too; None means as `aware`.
     """
 
     kind = "cuda"
-    # By a model, not measured: encoding and decoding move some 28 bytes a number at 2 TB/s; launches, copies and marks
-    # of a section keep the host for 50 µs; and a payload is copied twice, at 12 GB/s, unless MPI takes it as it is.
-    coding = Coding(number_s=1.4e-11, section_s=50e-6, byte_s=1.6e-10)
-    #: One that is copied while the next is encoded.
+    # A model, not a measurement: encoding and decoding move some 28 bytes an element at 2 TB/s; a section's launches,
+    # copies and events cost the host 50 µs; a payload is copied twice, at 12 GB/s, unless MPI takes device memory.
+    coding = Coding(element_s=1.4e-11, section_s=50e-6, byte_s=1.6e-10)
+    #: One is copied while the next is encoded.
     lookahead = 2
 
     def __init__(self, index: int, aware: bool, reason: str, collectives: bool | None = None) -> None:
@@ -88,7 +88,7 @@ class CudaDevice(Device):
         properties = cupy.cuda.runtime.getDeviceProperties(index)
         self.label = f"{properties['name'].decode()} (GPU {index})"
         self._hand_out(aware, reason, collectives)
-        #: By what its compressor has to complain of.
+        #: Flags by error message.
         self._flags: dict[str, Any] = {}
         self._kernels: dict[Any, Any] = {}
         self.lanes: Any = CudaLanes(cupy, self._faulty)
@@ -98,7 +98,7 @@ class CudaDevice(Device):
         self.buffers = "DEVICE" if aware else "HOST-STAGED"
         self.buffers_reason = reason
         if aware:
-            self.coding = Coding(self.coding.number_s, self.coding.section_s)
+            self.coding = Coding(self.coding.element_s, self.coding.section_s)
 
     def synchronize(self) -> None:
         self.xp.cuda.get_current_stream().synchronize()
@@ -126,26 +126,26 @@ class CudaDevice(Device):
 
         if not isinstance(getattr(compressor, "kernels", None), CudaKernels):
             return
-        complaint, dtype = compressor.complaint(), compressor.dtype
-        if complaint not in self._flags:
-            self._flags[complaint] = Flag(self.xp)
+        message, dtype = compressor.nonfinite_message(), compressor.dtype
+        if message not in self._flags:
+            self._flags[message] = Flag(self.xp)
         if dtype not in self._kernels:
             self._kernels[dtype] = compressor.kernels
         # All of them go to one stream, so that they can share scratch memory.
-        compressor.kernels = self._kernels[dtype].late(self._flags[complaint])
+        compressor.kernels = self._kernels[dtype].late(self._flags[message])
 
     def _faulty(self) -> bool:
         return any(flag.raised for flag in self._flags.values())
 
     def faults(self) -> Sequence[str]:
-        return [complaint for complaint, flag in self._flags.items() if flag.take()]
+        return [message for message, flag in self._flags.items() if flag.take()]
 
     def to_numpy(self, array: Any) -> np.ndarray:
         return array.get() if hasattr(array, "get") else np.asarray(array)
 
 
 def gpu_count() -> tuple[int, str]:
-    """(number of GPUs that CuPy can use here, why none)."""
+    """(number of GPUs that CuPy can use, the reason if there is none)."""
     try:
         import cupy
     except ImportError:

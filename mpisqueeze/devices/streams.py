@@ -1,6 +1,6 @@
-"""One GPU's streams: copies beside what it computes, places to wait for in them, and time by its own clock.
+"""The streams of one GPU: copies beside the computation, fences, and timing by the device's clock.
 
-What computes is CuPy's current stream, which plug-ins and other libraries use too. Nothing waits for a whole device.
+Computation runs on CuPy's current stream, which plug-ins and other libraries use too. Nothing waits for a whole device.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mpisqueeze.devices.clock import Phase, PhaseClock
 
 
 class StreamFence(Fence):
-    """A place in the current stream."""
+    """A fence for the current stream."""
 
     def __init__(self, cupy: Any) -> None:
         self._event = cupy.cuda.Event(disable_timing=True)
@@ -27,17 +27,17 @@ class StreamFence(Fence):
 
 
 class CudaLanes:
-    """`comm.wire.Lanes`: a stream for copies to the host and one for copies from it, beside the current one.
+    """`buffers.Lanes` with a stream for copies to the host and one for copies from it, beside the current one.
 
     Args:
-        faulty: whether an encode that is done met a number that is not finite.
+        faulty: function that returns True if an encode has met an element that is not finite.
     """
 
     def __init__(self, cupy: Any, faulty: Callable[[], bool]) -> None:
         self._cupy, self.faulty = cupy, faulty
         # They must not wait for the default stream, which is often the current one.
         self._down, self._up = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
-        # A stream waits for an event as it stood when it was told to, so that one event serves all copies.
+        # A stream waits for an event as last recorded at the time of the call, so one event serves all copies.
         self._turn = self.event()
 
     def fence(self) -> StreamFence:
@@ -61,12 +61,12 @@ class CudaLanes:
 
 
 class StreamClock(PhaseClock):
-    """Where an iteration's time goes on a GPU, which the host does not wait for at each lap.
+    """A phase clock for a GPU, which the host does not wait for at each lap.
 
-    A lap leaves a mark in the current stream, with the device's time. Between two marks the device computed, waited for
-    a copy, or had nothing to do until the host had met the others or had the next message: that time is the second
-    lap's. What computing hides takes no time of its own. The iteration's own time is the host's, from one
-    synchronisation of the stream to another.
+    A lap records an event in the current stream. Between two events the device computed, waited for a copy, or was idle
+    while the host met the other ranks or waited for a message; that time belongs to the second lap. A phase that is
+    hidden behind computation takes no time. The iteration itself is timed by the host, from one synchronisation of the
+    stream to the next.
     """
 
     __slots__ = ("_cupy", "_marks", "_phases")
@@ -87,7 +87,7 @@ class StreamClock(PhaseClock):
 
     def lap(self, phase: int) -> None:
         phases, marks = self._phases, self._marks
-        # Laps of one phase in a row are one.
+        # Consecutive laps of one phase are one lap.
         if not phases or phases[-1] != phase:
             phases.append(phase)
             if len(phases) == len(marks):

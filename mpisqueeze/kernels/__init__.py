@@ -6,20 +6,18 @@ tested against bit by bit. `kernels_for` picks the fastest one that is there.
 Conventions that make the bits equal everywhere:
 
 - Every operation is IEEE arithmetic in the vector's dtype, with no fused multiply-add and no flush of denormals.
-- A sum over n numbers is *halving*: n ≤ 1024 numbers are padded with zeros to a power of two, and the upper half is
-added
-  onto the lower half until one number is left; n > 1024 numbers are cut into runs of 1024, and the halving sums of the
-  runs are summed the same way. Magnitudes are added in the vector's dtype, squares in float64.
+- A sum over n elements is *halving*: n ≤ 1024 elements are padded with zeros to a power of two, and the upper half is
+  added onto the lower half until one element is left; n > 1024 elements are cut into runs of 1024, and the halving
+  sums of the runs are summed the same way. Magnitudes are added in the vector's dtype, squares in float64.
 - Randomness is a hash of (key, index), see `random.py`: no state, any order.
-- Bit streams are little-endian: element i of BITS bits occupies bits [i·BITS, (i+1)·BITS) of the stream, bit b of the
-stream is
-  bit b mod 8 of byte ⌊b/8⌋. Scales stand in front of the stream, so that they are aligned.
+- Bit streams are little-endian: element i of BITS bits occupies bits [i·BITS, (i+1)·BITS) of the stream, and bit b of
+  the stream is bit b mod 8 of byte ⌊b/8⌋. Scales stand in front of the stream, so that they are aligned.
 
-Every `*_encode` takes `residual`: None for plain compression, or the error-feedback memory δ of the same length; then
-v = vector + δ is what is compressed, and δ ← v − D(payload), computed from the decoded payload. Each returns False
-when a number that it met was NaN or infinite, or too large for the format: payload and residual are then undefined.
-Every `*_decode` takes `add` and `factor`: out ← D(payload), or out ← out + factor·D(payload), each number rounded after
-the product and after the sum.
+Every `*_encode` takes `residual`: None for plain compression, or the error-feedback residual δ of the same length; then
+v = vector + δ is compressed, and δ ← v − D(payload), computed from the decoded payload. Each returns False when an
+element was NaN, infinite or too large for the format: payload and residual are then undefined.
+Every `*_decode` takes `add` and `factor`: out ← D(payload), or out ← out + factor·D(payload), each element rounded
+after the product and after the sum.
 """
 
 from __future__ import annotations
@@ -58,10 +56,10 @@ def kernels_for(xp: Any, dtype: Any) -> Any:
 
 
 def use_threads(count: int) -> None:
-    """Have `count` threads of this process work on each long vector from now on, the caller's own included.
+    """Let `count` threads of this process, the caller's included, work on each long vector from now on.
 
-    For the compiled kernels: those of NumPy and CUDA take no notice. The bits are the same for any number. With 1, as
-    at the start, no thread is made; others sleep while there is nothing to do, and are not there in a forked child.
+    This applies to the compiled kernels only, not to NumPy and CUDA. The bits do not depend on `count`. With 1, the
+    default, no thread is made. Idle threads sleep; a forked child starts without them.
 
     Raises ValueError unless count is from 1 to MAX_THREADS.
     """
@@ -75,7 +73,7 @@ def use_threads(count: int) -> None:
 
 
 def threads_of(kernels: Any) -> int:
-    """How many threads of this process work for a kernel set."""
+    """Number of threads of this process that work for a kernel set."""
     if kernels.name != "native":
         return 1
     from mpisqueeze.kernels import _native

@@ -1,7 +1,7 @@
 /* The loops behind `mpisqueeze.kernels.native`: one table of functions for each instruction set and dtype.
 
    Each table has the same functions, with the same bits; reference.py is their definition. `vector`, `residual` (NULL:
-   no error feedback) and `out` hold d numbers of the table's dtype, aligned; a payload may lie at any address. No
+   no error feedback) and `out` hold d elements of the table's dtype, aligned; a payload may lie at any address. No
    function checks sizes: _native.c does, before it releases the GIL. Encoders return 0 where reference.py returns
    False. Decoders do out ← value, or with `add` out ← out + factor·value. */
 #ifndef MPISQUEEZE_LOOPS_H
@@ -22,7 +22,7 @@ struct loops {
                           uint64_t key);
     void (*uniform_decode)(const uint8_t *payload, void *out, int64_t d, int bits, int64_t bucket, int add,
                            double factor);
-    /* The bytes of scratch that topk_encode makes use of. */
+    /* Bytes of scratch that topk_encode can use. */
     int64_t (*topk_scratch)(int64_t d, int64_t k);
     /* Less scratch makes it slower; it is aligned as int32 and the dtype are. */
     int (*topk_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int64_t k, void *scratch,
@@ -36,7 +36,7 @@ struct loops {
     void (*clip_decode)(const uint8_t *payload, void *out, int64_t d, int bits, int add, double factor);
     int (*half_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int bfloat);
     void (*half_decode)(const uint8_t *payload, void *out, int64_t d, int bfloat, int add, double factor);
-    /* Of `count` payloads, see _loops_mean.h. Return 0 where there was no memory. */
+    /* The mean of `count` payloads, see _loops_mean.h; 0 where there was no memory. */
     int (*signs_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int bits);
     int (*quantize_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int bits);
     int (*uniform_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int bits);

@@ -1,4 +1,4 @@
-/* What compressors share that have a scale or two for each block of the vector and a code a number. */
+/* Shared by compressors with a scale or two for each block of the vector and a code per element. */
 
 struct NAME(blocks) {
     const REAL *vector;
@@ -8,7 +8,7 @@ struct NAME(blocks) {
     uint8_t *scales, *stream;
     int bits, l2;
     uint64_t key;
-    atomic_int bad; /* a number that is not finite was met */
+    atomic_int bad; /* an element that is not finite was met */
 };
 
 static struct NAME(blocks) NAME(blocks_of)(const void *vector, void *residual, int64_t d, uint8_t *payload,
@@ -29,7 +29,7 @@ static int NAME(encode_blocks)(struct NAME(blocks) *b, spread_work *groups) {
     return !b->bad;
 }
 
-/* A payload and where its numbers go: out ← out + factor·value, or with `add` 0 out ← value. */
+/* A payload and where its elements go: out ← out + factor·value, or with `add` 0 out ← value. */
 struct NAME(delivery) {
     const uint8_t *scales, *stream;
     REAL *out;

@@ -19,7 +19,7 @@ INLINE REAL NAME(unordered)(SBITS s) {
 
 INLINE int NAME(finite)(REAL x) { return NAME(magnitude)(x) < INFINITY_BITS; }
 
-/* Number i of a payload's section, at any address. */
+/* Element i of an array in a payload, at any address. */
 INLINE REAL NAME(load)(const uint8_t *section, int64_t i) {
     REAL x;
     memcpy(&x, section + i * (int64_t)sizeof x, sizeof x);
@@ -28,7 +28,7 @@ INLINE REAL NAME(load)(const uint8_t *section, int64_t i) {
 
 INLINE void NAME(store)(uint8_t *section, int64_t i, REAL x) { memcpy(section + i * (int64_t)sizeof x, &x, sizeof x); }
 
-/* A magnitude plus this has its top bit set if and only if the number is not finite. */
+/* A magnitude plus this has its top bit set if and only if the element is not finite. */
 #define TO_TOP_BIT (((BITS)1 << (REAL_BITS - 1)) - INFINITY_BITS)
 
 /* out ← out + factor·value, or value. */

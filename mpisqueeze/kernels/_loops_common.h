@@ -14,8 +14,8 @@
 
 /* The longest run that one halving sum takes. */
 #define RUN 1024
-/* Elements worked on at a time: a multiple of RUN, small enough for their numbers and codes to stay in the L1 cache. */
-#define PIECE 1024
+/* Elements worked on at a time: a multiple of RUN, small enough for values and codes to stay in the L1 cache. */
+#define TILE 1024
 #define FEISTEL_ROUNDS 6
 
 /* A sum reads a run from eight places at once, and the processor's own prefetching sees no stream in that. */
@@ -26,13 +26,13 @@ INLINE void prefetch(const void *from, int64_t bytes) {
 
 INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* The length of a block of a vector cut into blocks of `block` numbers; 0 means the whole vector. */
+/* The length of a block of a vector cut into blocks of `block` elements; 0 means the whole vector. */
 static int64_t block_length(int64_t d, int64_t block) { return block ? smaller(block, d) : d; }
 
 /* Elements to take the statistics of before they are encoded: whole blocks, and whole bytes of any stream. */
 static int64_t group_length(int64_t length) {
     int64_t group = length % 8 ? 8 * length : length;
-    return group < PIECE ? PIECE / group * group : group;
+    return group < TILE ? TILE / group * group : group;
 }
 
 /* -- random.py */
@@ -159,7 +159,7 @@ INLINE int64_t padded_width(int64_t n) {
     return width;
 }
 
-/* The halving sum of 16 numbers. */
+/* The halving sum of 16 elements. */
 INLINE float fold16_f32(const float *w) {
 #if LEVEL >= 1
     __m256 eight = _mm256_add_ps(_mm256_loadu_ps(w), _mm256_loadu_ps(w + 8));
@@ -189,14 +189,14 @@ INLINE double fold16_f64(const double *w) {
 #endif
 }
 
-/* Three halvings at once, of 8q numbers into the first q; a number is read before it is overwritten. */
+/* Three halvings at once, of 8q elements into the first q; an element is read before it is overwritten. */
 #define FOLD8(w, q)                                                                                            \
     for (int64_t i = 0; i < (q); i++)                                                                          \
         (w)[i] = (((w)[i] + (w)[i + 4 * (q)]) + ((w)[i + 2 * (q)] + (w)[i + 6 * (q)])) +                       \
                  (((w)[i + (q)] + (w)[i + 5 * (q)]) + ((w)[i + 3 * (q)] + (w)[i + 7 * (q)]));
 
-/* fold_*: the halving sum of `width` ≥ 1 numbers, a power of two; the numbers are overwritten.
-   sums_*: the sums of a block's runs, arriving one by one, in as many levels as 1024⁴ numbers need. Zeros behind the
+/* fold_*: the halving sum of `width` ≥ 1 elements, a power of two; the elements are overwritten.
+   sums_*: the sums of a block's runs, arriving one by one, in as many levels as 1024⁴ elements need. Zeros behind the
    last one change nothing, so that a level that is not full needs no special case. */
 #define DEFINE_SUMS(type, suffix)                                                                              \
     INLINE type fold_##suffix(type *w, int64_t width) {                                                        \

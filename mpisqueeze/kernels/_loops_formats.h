@@ -1,11 +1,11 @@
-/* Compressors that treat every number alike: copy, clip, half. */
+/* Compressors that treat every element alike: copy, clip, half. */
 
 struct NAME(numbers) {
     const REAL *x;
     REAL *residual;
     uint8_t *payload;
     int bits;
-    atomic_int bad; /* a number that is not finite, or too large for the format */
+    atomic_int bad; /* an element that is not finite, or too large for the format */
 };
 
 struct NAME(values) {
@@ -40,7 +40,7 @@ static void NAME(copy_encode_part)(void *job, int part, int64_t start, int64_t s
 
 static int NAME(copy_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload) {
     struct NAME(numbers) of = {.x = vector, .residual = residual, .payload = payload};
-    spread(NAME(copy_encode_part), &of, 0, d, PIECE, threads_parts(d));
+    spread(NAME(copy_encode_part), &of, 0, d, TILE, threads_parts(d));
     return !of.bad;
 }
 
@@ -60,10 +60,10 @@ static void NAME(copy_decode_part)(void *job, int part, int64_t start, int64_t s
 
 static void NAME(copy_decode)(const uint8_t *payload, void *out, int64_t d, int add, double factor) {
     struct NAME(values) from = {.payload = payload, .out = out, .add = add, .factor = (REAL)factor};
-    spread(NAME(copy_decode_part), &from, 0, d, PIECE, threads_parts(d));
+    spread(NAME(copy_decode_part), &from, 0, d, TILE, threads_parts(d));
 }
 
-/* -- float formats. Those of 16 bits a number go straight to the payload. */
+/* -- float formats. Those of 16 bits per element go straight to the payload. */
 
 INLINE void NAME(store16)(uint8_t *payload, int64_t i, uint32_t code) {
     const uint16_t low = (uint16_t)code;
@@ -76,7 +76,7 @@ INLINE uint32_t NAME(load16)(const uint8_t *payload, int64_t i) {
     return code;
 }
 
-/* The top 16 bits of n numbers; 1 where one is not finite. */
+/* The top 16 bits of n elements; 1 where one is not finite. */
 INLINE int NAME(clip16)(const REAL *x, REAL *residual, int64_t n, uint8_t *payload) {
     uint32_t bad = 0;
     for (int64_t i = 0; i < n; i++) {
@@ -90,7 +90,7 @@ INLINE int NAME(clip16)(const REAL *x, REAL *residual, int64_t n, uint8_t *paylo
     return bad >> 31;
 }
 
-/* The top bits of n numbers as whole numbers. */
+/* The top bits of n elements as whole numbers. */
 INLINE int NAME(clip_words)(const REAL *x, REAL *residual, int64_t n, int drop, uint32_t *words) {
     uint32_t bad = 0;
     for (int64_t i = 0; i < n; i++) {
@@ -107,11 +107,11 @@ INLINE int NAME(clip_words)(const REAL *x, REAL *residual, int64_t n, int drop, 
 static void NAME(clip_encode_part)(void *job, int part, int64_t start, int64_t stop) {
     struct NAME(numbers) *of = job;
     const int bits = of->bits;
-    uint32_t words[PIECE];
+    uint32_t words[TILE];
     int bad = 0;
     (void)part;
-    for (int64_t a = start; a < stop && !bad; a += PIECE) {
-        int64_t n = smaller(PIECE, stop - a);
+    for (int64_t a = start; a < stop && !bad; a += TILE) {
+        int64_t n = smaller(TILE, stop - a);
         const REAL *x = of->x + a;
         REAL *residual = of->residual ? of->residual + a : NULL;
         uint8_t *payload = of->payload + a * bits / 8;
@@ -129,16 +129,16 @@ static void NAME(clip_encode_part)(void *job, int part, int64_t start, int64_t s
 
 static int NAME(clip_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int bits) {
     struct NAME(numbers) of = {.x = vector, .residual = residual, .payload = payload, .bits = bits};
-    spread(NAME(clip_encode_part), &of, 0, d, PIECE, threads_parts(d));
+    spread(NAME(clip_encode_part), &of, 0, d, TILE, threads_parts(d));
     return !of.bad;
 }
 
 INLINE void NAME(clip_deliver)(const struct NAME(values) *from, int64_t start, int64_t stop, int add) {
     const REAL factor = from->factor;
     const int bits = from->bits, drop = 32 - bits;
-    uint32_t words[PIECE];
-    for (int64_t a = start; a < stop; a += PIECE) {
-        int64_t n = smaller(PIECE, stop - a);
+    uint32_t words[TILE];
+    for (int64_t a = start; a < stop; a += TILE) {
+        int64_t n = smaller(TILE, stop - a);
         const uint8_t *payload = from->payload + a * bits / 8;
         REAL *out = from->out + a;
         if (bits == 16) {
@@ -163,16 +163,16 @@ static void NAME(clip_decode_part)(void *job, int part, int64_t start, int64_t s
 
 static void NAME(clip_decode)(const uint8_t *payload, void *out, int64_t d, int bits, int add, double factor) {
     struct NAME(values) from = {.payload = payload, .out = out, .bits = bits, .add = add, .factor = (REAL)factor};
-    spread(NAME(clip_decode_part), &from, 0, d, PIECE, threads_parts(d));
+    spread(NAME(clip_decode_part), &from, 0, d, TILE, threads_parts(d));
 }
 
-/* n numbers in bf16; 1 where one is not finite, or rounds to infinity. */
+/* n elements in bf16; 1 where one is not finite, or rounds to infinity. */
 INLINE int NAME(bfloats_of)(const REAL *x, REAL *residual, int64_t n, uint8_t *payload) {
     uint32_t bad = 0;
     for (int64_t i = 0; i < n; i++) {
         REAL v = V_(i);
         uint32_t word = bits_f32((float)v), code = (word + ((word >> 16) & 1u) + 0x7fffu) >> 16;
-        /* From 0x7f7f8000 on a number rounds to infinity. */
+        /* From 0x7f7f8000 on an element rounds to infinity. */
         bad |= (word & 0x7fffffffu) + 0x00808000u;
         NAME(store16)(payload, i, code);
         if (residual)
@@ -231,7 +231,7 @@ static void NAME(half_encode_part)(void *job, int part, int64_t start, int64_t s
 
 static int NAME(half_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int bfloat) {
     struct NAME(numbers) of = {.x = vector, .residual = residual, .payload = payload, .bits = bfloat};
-    spread(NAME(half_encode_part), &of, 0, d, PIECE, threads_parts(d));
+    spread(NAME(half_encode_part), &of, 0, d, TILE, threads_parts(d));
     return !of.bad;
 }
 
@@ -269,5 +269,5 @@ static void NAME(half_decode_part)(void *job, int part, int64_t start, int64_t s
 
 static void NAME(half_decode)(const uint8_t *payload, void *out, int64_t d, int bfloat, int add, double factor) {
     struct NAME(values) from = {.payload = payload, .out = out, .bits = bfloat, .add = add, .factor = (REAL)factor};
-    spread(NAME(half_decode_part), &from, 0, d, PIECE, threads_parts(d));
+    spread(NAME(half_decode_part), &from, 0, d, TILE, threads_parts(d));
 }

@@ -1,5 +1,5 @@
-/* LANES numbers of one dtype at a time: vectors of float32 where the instruction set has what they need, else single
-   numbers, of which the compiler makes what vectors it can. The operators + − * / and, on words, << >> & | ^ work on
+/* LANES elements of one dtype at a time: vectors of float32 where the instruction set has them, else single
+   elements, which the compiler may vectorise. The operators + − * / and, on words, << >> & | ^ work on
    all of them. */
 
 #if LEVEL == 2 && REAL_BITS == 32
@@ -111,7 +111,7 @@ INLINE void NAME(put)(REAL *to, NAME(vec) x) { *to = x; }
 INLINE NAME(vec) NAME(lesser)(NAME(vec) x, NAME(vec) y) { return x < y ? x : y; }
 INLINE NAME(mask) NAME(less)(NAME(vec) x, NAME(vec) y) { return x < y; }
 INLINE NAME(words) NAME(round_up)(NAME(vec) x) { return (uint32_t)x; /* not in use */ }
-/* By signed numbers, which the instruction sets convert. */
+/* Through signed integers, which the instruction sets convert. */
 INLINE NAME(words) NAME(truncate)(NAME(vec) x) { return (uint32_t)(int32_t)x; }
 INLINE NAME(vec) NAME(exact_product_add)(NAME(vec) x, NAME(vec) y, NAME(vec) z) { return x * y + z; }
 INLINE NAME(vec) NAME(convert)(NAME(words) w) { return (REAL)(int32_t)w; }
@@ -135,7 +135,7 @@ INLINE NAME(vec) NAME(absolutes)(NAME(vec) x) {
 #endif
 }
 
-/* The complement of hash32 of LANES numbers from `index` on, a multiple of LANES. What the first xorshift brings down
+/* The complement of hash32 of LANES elements from `index` on, a multiple of LANES. What the first xorshift brings down
    from the upper half is the same for all of them. */
 INLINE NAME(words) NAME(not_hash)(uint32_t index, uint64_t key) {
     uint32_t first = index ^ (uint32_t)key;

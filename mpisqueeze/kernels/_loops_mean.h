@@ -1,5 +1,5 @@
-/* What a server does with the payloads of all ranks: out ← (D(p₀) + D(p₁) + …)/n, added in this order, a piece of the
-   vector after the other, so that the sum stays in the cache while it grows. */
+/* The mean of all ranks' payloads at a server: out ← (D(p₀) + D(p₁) + …)/n, added in this order, tile by tile, so that
+   the sum stays in the cache while it grows. */
 
 struct NAME(mean) {
     const struct NAME(delivery) *payloads;
@@ -11,8 +11,8 @@ struct NAME(mean) {
 static void NAME(mean_part)(void *job, int part, int64_t start, int64_t stop) {
     const struct NAME(mean) *m = job;
     const REAL count = (REAL)m->count;
-    for (int64_t s = start; s < stop; s += PIECE) {
-        int64_t e = smaller(s + PIECE, stop);
+    for (int64_t s = start; s < stop; s += TILE) {
+        int64_t e = smaller(s + TILE, stop);
         for (int r = 0; r < m->count; r++) {
             struct NAME(delivery) to = m->payloads[r];
             m->decode(&to, part, s, e);
@@ -34,7 +34,7 @@ static int NAME(mean_of)(const uint8_t *const *payloads, int count, void *out, i
     }
     struct NAME(mean) job = {.payloads = all, .count = count, .decode = decode, .out = out};
     if (d)
-        spread(NAME(mean_part), &job, 0, d, PIECE, threads_parts(d));
+        spread(NAME(mean_part), &job, 0, d, TILE, threads_parts(d));
     free(all);
     return 1;
 }

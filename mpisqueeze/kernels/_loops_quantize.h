@@ -1,4 +1,4 @@
-/* quantize and uniform: a few bits a number, rounded at random, between the ends that a block's scales give. */
+/* quantize and uniform: a few bits per element, rounded at random, between the ends that a block's scales give. */
 
 /* code/levels for code = 0 … levels ≤ 255, rounded as the division would be: high has 8 bits less than a REAL, so that
    code·high is exact, and code·low is so small that its own rounding never tips that of the sum. */
@@ -25,9 +25,9 @@ INLINE int NAME(in_fixed_point)(enum NAME(code) kind) {
     return LEVEL == 2 ? LANES > 1 : LANES > 1 && kind == NAME(QUANTIZE);
 }
 
-/* ⌊level⌋, or one more with the probability of the fractional part; `index` is a multiple of LANES. `level` comes times
-   2^24 where it is rounded in fixed point: a draw of 24 bits is below the fraction if and only if it is below the
-   fraction rounded up to as many. */
+/* ⌊level⌋, or one more with the fractional part as probability; `index` is a multiple of LANES. Where rounding is in
+   fixed point, `level` is scaled by 2^24: a draw of 24 bits is below the fraction if and only if it is below the
+   fraction rounded up to 24 bits. */
 INLINE NAME(words) NAME(round_stochastically)(enum NAME(code) kind, NAME(vec) level, uint32_t index, uint64_t key) {
     const NAME(words) not_hash = NAME(not_hash)(index, key);
     if (NAME(in_fixed_point)(kind))
@@ -53,7 +53,7 @@ INLINE NAME(vec) NAME(uniform_value)(NAME(words) code, struct NAME(scale) s) {
     return NAME(fraction_at)(s.fraction, code) * NAME(splat)(s.norm) + NAME(splat)(s.low);
 }
 
-/* The codes of LANES numbers, and the values that they stand for. */
+/* The codes of LANES elements, and the values that they stand for. */
 INLINE NAME(words) NAME(encode_lanes)(enum NAME(code) kind, NAME(vec) x, uint32_t index, struct NAME(scale) s,
                                       NAME(vec) *value) {
     const REAL point = NAME(in_fixed_point)(kind) ? (REAL)0x1p24 : 1;
@@ -64,7 +64,7 @@ INLINE NAME(words) NAME(encode_lanes)(enum NAME(code) kind, NAME(vec) x, uint32_
         *value = NAME(uniform_value)(code, s);
         return code;
     }
-    /* A float64 square can underflow, so that its norm falls short of the number. */
+    /* A float64 square can underflow, so that the norm is smaller than the element. */
     NAME(vec) level = NAME(lesser)(NAME(absolutes)(x) / divisor * levels, levels);
     NAME(words) code = NAME(round_stochastically)(kind, level, index, s.key);
     NAME(mask) negative = NAME(less)(x, NAME(splat)(0));
@@ -72,7 +72,7 @@ INLINE NAME(words) NAME(encode_lanes)(enum NAME(code) kind, NAME(vec) x, uint32_
     return NAME(set_where)(code, negative, s.sign);
 }
 
-/* The codes of n numbers, `index` the first one's, a byte each; the residual becomes what they leave out. */
+/* The codes of n elements, `index` the first one's, a byte each; the residual becomes what they leave out. */
 INLINE void NAME(encode_run)(enum NAME(code) kind, const REAL *v, REAL *residual, int64_t n, int64_t index,
                              struct NAME(scale) s, uint8_t *codes) {
     NAME(vec) value;
@@ -124,9 +124,9 @@ INLINE struct NAME(scale) NAME(scale_at)(enum NAME(code) kind, struct NAME(scale
 /* The stream of [start, stop), from a whole byte on, and the residual. */
 INLINE void NAME(encode_codes)(enum NAME(code) kind, const struct NAME(blocks) *b, int64_t start, int64_t stop) {
     const struct NAME(scale) shared = NAME(scale_of)(kind, b->bits, b->key);
-    uint8_t codes[PIECE + 8];
-    for (int64_t s = start; s < stop; s += PIECE) {
-        int64_t e = smaller(s + PIECE, stop), index = s / b->length;
+    uint8_t codes[TILE + 8];
+    for (int64_t s = start; s < stop; s += TILE) {
+        int64_t e = smaller(s + TILE, stop), index = s / b->length;
         uint8_t *bytes = b->bits == 8 ? b->stream + s : codes;
         for (int64_t a = s, end; a < e; a = end, index++) {
             end = smaller((index + 1) * b->length, e);
@@ -170,7 +170,7 @@ static void NAME(quantize_groups)(void *job, int part, int64_t first, int64_t la
             }
             NAME(store)(b->scales, a / b->length, norm);
         }
-        spread(NAME(quantize_codes), b, start, stop, PIECE, threads_parts(stop - start));
+        spread(NAME(quantize_codes), b, start, stop, TILE, threads_parts(stop - start));
     }
 }
 
@@ -199,7 +199,7 @@ static void NAME(uniform_groups)(void *job, int part, int64_t first, int64_t las
             NAME(store)(b->scales, 2 * (a / b->length), ends[0]);
             NAME(store)(b->scales, 2 * (a / b->length) + 1, ends[1]);
         }
-        spread(NAME(uniform_codes), b, start, stop, PIECE, threads_parts(stop - start));
+        spread(NAME(uniform_codes), b, start, stop, TILE, threads_parts(stop - start));
     }
 }
 
@@ -240,9 +240,9 @@ INLINE void NAME(deliver_run)(enum NAME(code) kind, const uint8_t *codes, int64_
 
 INLINE void NAME(decode_codes)(enum NAME(code) kind, const struct NAME(delivery) *to, int64_t start, int64_t stop) {
     const struct NAME(scale) shared = NAME(scale_of)(kind, to->bits, 0);
-    uint8_t codes[PIECE + 8];
-    for (int64_t s = start; s < stop; s += PIECE) {
-        int64_t e = smaller(s + PIECE, stop), index = s / to->length;
+    uint8_t codes[TILE + 8];
+    for (int64_t s = start; s < stop; s += TILE) {
+        int64_t e = smaller(s + TILE, stop), index = s / to->length;
         const uint8_t *bytes = to->bits == 8 ? to->stream + s : codes;
         if (to->bits < 8)
             unpack(to->stream + s * to->bits / 8, e - s, to->bits, codes);
@@ -273,7 +273,7 @@ static void NAME(quantize_decode)(const uint8_t *payload, void *out, int64_t d, 
         return;
     struct NAME(delivery) to = NAME(delivery_of)(payload, out, d, bucket, 1, add, factor);
     to.bits = bits;
-    spread(NAME(quantize_decode_part), &to, 0, d, PIECE, threads_parts(d));
+    spread(NAME(quantize_decode_part), &to, 0, d, TILE, threads_parts(d));
 }
 
 static void NAME(uniform_decode)(const uint8_t *payload, void *out, int64_t d, int bits, int64_t bucket, int add,
@@ -282,5 +282,5 @@ static void NAME(uniform_decode)(const uint8_t *payload, void *out, int64_t d, i
         return;
     struct NAME(delivery) to = NAME(delivery_of)(payload, out, d, bucket, 2, add, factor);
     to.bits = bits;
-    spread(NAME(uniform_decode_part), &to, 0, d, PIECE, threads_parts(d));
+    spread(NAME(uniform_decode_part), &to, 0, d, TILE, threads_parts(d));
 }

@@ -1,4 +1,4 @@
-/* randomk: the numbers at k places that a key tells. */
+/* randomk: the elements at k positions drawn from a key. */
 
 struct NAME(gather) {
     REAL *residual;
@@ -21,11 +21,11 @@ static void NAME(randomk_gather)(void *job, int part, int64_t start, int64_t sto
         const int64_t n = smaller(RUN, stop - first);
         BITS bad = 0;
         random_positions(&feistel, first, n, from->d, positions);
-        /* Little else, so that the processor waits for as many numbers at once as it can. */
+        /* The loop does little else, so that the processor can wait for many elements at once. */
         for (int64_t j = 0; j < n; j++)
             values[j] = v[positions[j]];
         for (int64_t j = 0; j < n; j++) {
-            /* Times 1 changes no finite number. */
+            /* Times 1 changes no finite element. */
             const REAL value = values[j] * factor;
             bad |= NAME(magnitude)(value) + TO_TOP_BIT;
             NAME(store)(from->values, first + j, value);
@@ -84,6 +84,6 @@ static void NAME(randomk_decode)(const uint8_t *payload, void *out, int64_t d, i
     memcpy(&key, payload, 8);
     feistel_init(&to.feistel, key, d);
     if (!add)
-        spread(NAME(clear), out, 0, d, PIECE, threads_parts(d));
+        spread(NAME(clear), out, 0, d, TILE, threads_parts(d));
     spread(NAME(randomk_scatter), &to, 0, k, RUN, threads_parts(8 * k));
 }

@@ -1,6 +1,6 @@
-/* signs: a bit a number, and a scale a block. */
+/* signs: a bit per element, and a scale a block. */
 
-/* A bit a number, 1 = negative (−0 is not), into ⌈n/8⌉ bytes. */
+/* A bit per element, 1 = negative (−0 is not), into ⌈n/8⌉ bytes. */
 static void NAME(pack_signs)(const REAL *v, int64_t n, uint8_t *stream) {
     int64_t i = 0;
 #if LEVEL == 2 && REAL_BITS == 32
@@ -35,7 +35,7 @@ static void NAME(subtract_signed)(REAL *residual, int64_t n, REAL scale) {
 }
 
 #if LANES > 1
-/* The same for n < 32 numbers; returns their signs. */
+/* The same for n < 32 elements; returns their signs. */
 static uint32_t NAME(few_signs)(REAL *residual, int64_t n, REAL scale) {
     uint32_t negative = 0;
     for (int64_t i = 0; i < n; i++)
@@ -85,7 +85,7 @@ static void NAME(signs_codes)(void *job, int part, int64_t start, int64_t stop) 
             NAME(encode_signs)(b->residual + a, end - a, NAME(load)(b->scales, index), b->stream + a / 8);
             continue;
         }
-        end = smaller(a + PIECE, stop);
+        end = smaller(a + TILE, stop);
         NAME(pack_signs)(b->v + a, end - a, b->stream + a / 8);
         for (int64_t s = a, e; s < end; s = e) {
             e = smaller((s / b->length + 1) * b->length, end);
@@ -113,7 +113,7 @@ static void NAME(signs_groups)(void *job, int part, int64_t first, int64_t last)
             }
             NAME(store)(b->scales, a / b->length, scale);
         }
-        spread(NAME(signs_codes), b, start, stop, PIECE, threads_parts(stop - start));
+        spread(NAME(signs_codes), b, start, stop, TILE, threads_parts(stop - start));
     }
 }
 
@@ -126,7 +126,7 @@ static int NAME(signs_encode)(const void *vector, void *residual, int64_t d, uin
     return NAME(encode_blocks)(&b, NAME(signs_groups));
 }
 
-/* ±scale from one code a number. */
+/* ±scale from one code per element. */
 INLINE void NAME(deliver_signed)(const uint8_t *codes, int64_t n, REAL scale, REAL *out, int add) {
     const BITS bits = NAME(bits)(scale);
     for (int64_t i = 0; i < n; i++) {
@@ -135,7 +135,7 @@ INLINE void NAME(deliver_signed)(const uint8_t *codes, int64_t n, REAL scale, RE
     }
 }
 
-/* The same from whole bytes of the stream; returns how many numbers it did, a multiple of 8. */
+/* The same from whole bytes of the stream; returns how many elements it did, a multiple of 8. */
 INLINE int64_t NAME(deliver_bits)(const uint8_t *stream, int64_t n, REAL scale, REAL *out, int add) {
     int64_t i = 0;
 #if LEVEL == 2 && REAL_BITS == 32
@@ -167,9 +167,9 @@ INLINE int64_t NAME(deliver_bits)(const uint8_t *stream, int64_t n, REAL scale, 
 }
 
 INLINE void NAME(signs_deliver)(const struct NAME(delivery) *to, int64_t start, int64_t stop, int add) {
-    uint8_t codes[PIECE + 8];
-    for (int64_t s = start; s < stop; s += PIECE) {
-        int64_t e = smaller(s + PIECE, stop), index = s / to->length, unpacked = 0;
+    uint8_t codes[TILE + 8];
+    for (int64_t s = start; s < stop; s += TILE) {
+        int64_t e = smaller(s + TILE, stop), index = s / to->length, unpacked = 0;
         for (int64_t a = s, b; a < e; a = b, index++) {
             b = smaller((index + 1) * to->length, e);
             /* factor·(±scale) = ±(factor·scale), to the bit. */
@@ -199,5 +199,5 @@ static void NAME(signs_decode)(const uint8_t *payload, void *out, int64_t d, int
     if (!d)
         return;
     struct NAME(delivery) to = NAME(delivery_of)(payload, out, d, block, 1, add, factor);
-    spread(NAME(signs_decode_part), &to, 0, d, PIECE, threads_parts(d));
+    spread(NAME(signs_decode_part), &to, 0, d, TILE, threads_parts(d));
 }

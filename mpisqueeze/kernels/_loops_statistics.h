@@ -1,13 +1,13 @@
-/* Statistics of n numbers v = vector + residual, which the residual then holds; of the vector itself without one. Long
-   runs are spread over threads. */
+/* Statistics of n elements of v = vector + residual, which the residual then holds, or of the vector where there is no
+   residual. Long runs are spread over threads. */
 
-/* How many of n numbers stand before an aligned vector begins. Stores that cross a cache line take twice as long. */
+/* The elements of n in front of the first aligned address. Stores that cross a cache line take twice as long. */
 INLINE int64_t NAME(until_line)(const REAL *at, int64_t n) {
     const uintptr_t line = LANES > 1 ? LANES * sizeof(REAL) : 64;
     return smaller(n, (int64_t)(-(uintptr_t)at % line / sizeof(REAL)));
 }
 
-/* v[i] = x[i] + residual[i] in the residual's memory; x itself without one. */
+/* v[i] = x[i] + residual[i], written over the residual; x itself without one. */
 INLINE const REAL *NAME(compensated)(const REAL *x, REAL *residual, int64_t n) {
     if (!residual)
         return x;
@@ -27,7 +27,7 @@ INLINE const REAL *NAME(compensated)(const REAL *x, REAL *residual, int64_t n) {
         (w)[i] = (term##2((v)[i], (v)[i + 4 * (q)]) + term##2((v)[i + 2 * (q)], (v)[i + 6 * (q)])) +           \
                  (term##2((v)[i + (q)], (v)[i + 5 * (q)]) + term##2((v)[i + 3 * (q)], (v)[i + 7 * (q)]));
 
-/* Sums of a run of n ≤ RUN numbers. */
+/* Sums of a run of n ≤ RUN elements. */
 #define DEFINE_RUN(function, number, suffix, term)                                                             \
     INLINE number NAME(function##_of)(const REAL *x, REAL *residual, int64_t n) {                              \
         number w[RUN];                                                                                         \
@@ -48,7 +48,7 @@ INLINE const REAL *NAME(compensated)(const REAL *x, REAL *residual, int64_t n) {
         }                                                                                                      \
         return fold_##suffix(w, width);                                                                        \
     }                                                                                                          \
-    /* Known lengths, and whether there is a residual, make other loops. */                                    \
+    /* The compiler makes a faster loop where the length and the residual's presence are constants. */         \
     static number NAME(function##_run)(const REAL *x, REAL *residual, int64_t n) {                             \
         if (n == RUN)                                                                                          \
             return residual ? NAME(function##_of)(x, residual, RUN) : NAME(function##_of)(x, NULL, RUN);       \
@@ -111,7 +111,7 @@ DEFINE_RUN(sum_squares, double, f64, SQUARE_)
 #undef SQUARE_2
 #undef DEFINE_RUN
 
-/* The extremes of one part of the numbers each. */
+/* The extremes of each part of the vector. */
 struct NAME(extremes) {
     const REAL *x;
     REAL *residual;
@@ -130,7 +130,7 @@ INLINE SBITS NAME(largest_of)(const REAL *x, REAL *residual, int64_t n) {
     return top;
 }
 
-/* The same of numbers that stay where they are, or `top` where it is larger. */
+/* The same without a residual, or `top` where it is larger. */
 static SBITS NAME(largest_from)(const REAL *x, int64_t n, SBITS top) {
     const SBITS largest = NAME(largest_of)(x, NULL, n);
     return largest > top ? largest : top;
@@ -177,7 +177,7 @@ static void NAME(range_part)(void *job, int part, int64_t start, int64_t stop) {
         NAME(range_of)(e->x + start, NULL, stop - start, low, high);
 }
 
-/* min v and max v into ends[0] and ends[1]; 0 where a number is not finite. */
+/* min v and max v into ends[0] and ends[1]; 0 where an element is not finite. */
 static int NAME(range)(const REAL *x, REAL *residual, int64_t n, REAL ends[2]) {
     struct NAME(extremes) e;
     const int parts = threads_parts(n);

@@ -1,6 +1,6 @@
 /* Bit streams: n codes into ⌈n·bits/8⌉ bytes, and back. */
 
-/* -- streams of up to 8 bits an element: eight codes are squeezed into, or spread from, one 64-bit word */
+/* -- streams of up to 8 bits per element: eight codes are squeezed into, or spread from, one 64-bit word */
 
 INLINE uint64_t squeeze8(uint64_t x, int bits) {
     x = (x & 0x00FF00FF00FF00FFu) | ((x & 0xFF00FF00FF00FF00u) >> (8 - bits));
@@ -106,7 +106,7 @@ static void unpack(const uint8_t *stream, int64_t n, int bits, uint8_t *codes) {
     }
 }
 
-/* -- streams of 9 to 31 bits an element. Eight elements are a whole number of bytes. */
+/* -- streams of 9 to 31 bits per element. Eight elements are a whole number of bytes. */
 
 #if LEVEL >= 1
 /* As many groups of eight codes as 32-byte stores leave room for; the next one overwrites what a store leaves behind

@@ -1,15 +1,15 @@
-/* topk: the k largest magnitudes, and where they are.
+/* topk: the k largest magnitudes and their positions.
 
-   Most numbers are out at a glance: a sample tells what somewhat more than k of them can be expected to reach, and those
-   that do are kept aside, with their places, in the one pass over the vector. The k largest are selected from these. If
-   they turn out to be fewer than k, or more than there is room for, the whole vector is searched in their stead. */
+   Most elements are ruled out at once: a sample gives a threshold that somewhat more than k elements should reach, and
+   one pass over the vector collects those that do, with their places, as candidates. The k largest are selected from
+   the candidates. If there are fewer than k of them, or more than fit, the whole vector is searched instead. */
 
 #define SAMPLE 4096
 #define SMALLEST_CHUNK 1024
 #define ROOMY_CHUNKS 256
 #define MOST_CHUNKS (ROOMY_CHUNKS + MAX_PARTS + 64)
 
-/* Numbers to select from, as they lie in the vector: a chunk of candidates, or the whole vector. */
+/* Elements to select from, in the vector's order: a chunk of candidates, or the whole vector. */
 struct NAME(segment) {
     const REAL *numbers;
     const int32_t *places; /* NULL: 0, 1, 2, … */
@@ -27,7 +27,7 @@ struct NAME(topk) {
     REAL *candidates;
     int32_t *places;
     int64_t chunk, chunks;
-    atomic_int taken; /* more than there are when they did not suffice */
+    atomic_int taken; /* larger than `chunks` if they did not suffice */
     int first_of[MAX_PARTS];
     struct NAME(segment) segments[MOST_CHUNKS];
     /* The segments in their order. */
@@ -35,7 +35,7 @@ struct NAME(topk) {
     int count;
 };
 
-/* Bit i: |v[i]| ≥ least, of n ≤ 64 numbers v = x + residual, which the residual then holds. */
+/* Bit i: |v[i]| ≥ least, of n ≤ 64 elements v = x + residual, which the residual then holds. */
 INLINE uint64_t NAME(reaching)(const REAL *x, REAL *residual, int64_t n, BITS least) {
     uint64_t found = 0;
     int64_t i = 0;
@@ -59,7 +59,7 @@ INLINE uint64_t NAME(reaching)(const REAL *x, REAL *residual, int64_t n, BITS le
         found |= (uint64_t)_mm512_cmpge_epi64_mask(_mm512_and_si512(_mm512_castpd_si512(v), mask), lowest) << i;
     }
 #else
-    /* Where most numbers are out, it pays to look at 16 at once whether one is not. */
+    /* Where most elements are out, it pays to look at 16 at once whether one is not. */
     NAME(compensated)(x, residual, n);
     const REAL *v = residual ? residual : x;
     for (; i + 16 <= n; i += 16) {
@@ -107,7 +107,7 @@ INLINE void NAME(collect)(struct NAME(topk) *t, int part, int64_t start, int64_t
             continue;
         REAL *numbers = (REAL *)s->numbers;
         int32_t *places = (int32_t *)s->places;
-        /* Four at a time, of which the next ones overwrite those too many: nearly always that is once, and foreseen. */
+        /* Four at a time; later stores overwrite surplus ones. Nearly always one turn, so the branch is predicted. */
         int64_t to = s->count;
         s->count += __builtin_popcountll(found);
         do {
@@ -134,11 +134,11 @@ static void NAME(topk_compensate)(void *job, int part, int64_t start, int64_t st
     NAME(compensated)(t->vector + start, t->residual + start, stop - start);
 }
 
-/* The rank-th largest magnitude in the segments (rank ≥ 1), which have none below `low`, digit after digit from the top;
-   `ties` becomes how many of the numbers equal to it are among the `rank` largest. INFINITY_BITS where a number is not
-   finite. */
+/* The rank-th largest magnitude in the segments (rank ≥ 1), digit by digit from the top; none in them is below `low`.
+   `ties` is set to the number of elements equal to it among the `rank` largest. Returns INFINITY_BITS where an element
+   is not finite. */
 static BITS NAME(topk_select)(const struct NAME(segment) *const *order, int n, int64_t rank, BITS low, int64_t *ties) {
-    /* Two, since equal digits one after the other have to wait for each other. */
+    /* Two histograms, because an increment waits for the one before it in the same bin. */
     uint32_t counts[2][1 << 11];
     SBITS top = (SBITS)low;
     int64_t count = 0;
@@ -148,7 +148,7 @@ static BITS NAME(topk_select)(const struct NAME(segment) *const *order, int n, i
     }
     if ((BITS)top >= INFINITY_BITS)
         return INFINITY_BITS;
-    /* Few numbers are sooner counted than many bins are searched. */
+    /* A few elements are counted faster than many bins are searched. */
     const int digit = count < 1 << 13 ? 8 : 11;
     for (int bits = (BITS)top > low ? 64 - __builtin_clzll((BITS)top - low) : 0; bits;) {
         const int width = bits < digit ? bits : digit, bins = 1 << width, shift = bits - width;
@@ -170,7 +170,7 @@ static BITS NAME(topk_select)(const struct NAME(segment) *const *order, int n, i
     return low;
 }
 
-/* Writes the numbers above the threshold and the first `ties` equal to it, k in all. */
+/* Writes the elements above the threshold and the first `ties` equal to it, k in all. */
 static void NAME(topk_emit)(const struct NAME(topk) *t, BITS threshold, int64_t ties) {
     int64_t to = 0;
     for (int s = 0; s < t->count; s++) {
@@ -202,7 +202,7 @@ static void NAME(topk_clear)(void *job, int part, int64_t start, int64_t stop) {
     }
 }
 
-/* A sample of `size` numbers, of which the rank-th largest is reached by somewhat more than k of the vector's, and
+/* A sample of `size` elements, of which the rank-th largest is reached by somewhat more than k of the vector's, and
    room for as many candidates as may then be expected; size = 0 where sampling is not worth it. */
 struct NAME(plan) {
     int64_t size, rank, chunk, chunks;
@@ -230,13 +230,13 @@ INLINE int64_t NAME(room)(const struct NAME(plan) *plan) {
     return plan->chunk * plan->chunks * (int64_t)(sizeof(REAL) + sizeof(int32_t));
 }
 
-/* The bytes of scratch that topk_encode makes use of. */
+/* Bytes of scratch that topk_encode can use. */
 static int64_t NAME(topk_scratch)(int64_t d, int64_t k) {
     const struct NAME(plan) plan = NAME(topk_plan)(d, k);
     return NAME(room)(&plan);
 }
 
-/* What the plan's sample says that k numbers reach. */
+/* The threshold that k elements should reach, by the plan's sample. */
 static BITS NAME(topk_guess)(struct NAME(topk) *t, const struct NAME(plan) *plan) {
     const struct NAME(segment) sample = {t->candidates, NULL, plan->size, -1}, *order = &sample;
     const uint64_t stride = (uint64_t)(t->d / plan->size);
@@ -255,7 +255,7 @@ static int NAME(topk_candidates)(struct NAME(topk) *t, const struct NAME(plan) *
     t->guess = NAME(topk_guess)(t, plan);
     for (int part = 0; part < plan->parts; part++)
         t->first_of[part] = -1;
-    spread(NAME(topk_collect), t, 0, t->d, PIECE, plan->parts);
+    spread(NAME(topk_collect), t, 0, t->d, TILE, plan->parts);
     if (t->taken > t->chunks)
         return 0;
     t->count = 0;
@@ -280,7 +280,7 @@ static int NAME(topk_encode)(const void *vector, void *residual, int64_t d, uint
     atomic_init(&t.taken, 0);
     const int sampled = plan.size && bytes >= NAME(room)(&plan);
     if (residual && !sampled)
-        spread(NAME(topk_compensate), &t, 0, d, PIECE, plan.parts);
+        spread(NAME(topk_compensate), &t, 0, d, TILE, plan.parts);
     BITS low = 0;
     if (sampled && NAME(topk_candidates)(&t, &plan)) {
         low = t.guess;
@@ -303,7 +303,7 @@ static int NAME(topk_decode)(const uint8_t *payload, void *out_, int64_t d, int6
     const uint8_t *indices = payload + k * (int64_t)sizeof(REAL);
     REAL *out = out_;
     if (!add)
-        spread(NAME(clear), out, 0, d, PIECE, threads_parts(d));
+        spread(NAME(clear), out, 0, d, TILE, threads_parts(d));
     for (int64_t j = 0; j < k; j++) {
         uint32_t i;
         memcpy(&i, indices + 4 * j, 4);

@@ -1,7 +1,7 @@
 /* The compiled kernels: arguments are checked here, the loops run in _loops_*.c without the GIL.
 
    Each function takes the positional arguments of the method of the same name in reference.py. Arrays come by the
-   buffer protocol, contiguous, of numbers of 4 (float32) or 8 (float64) bytes. A buffer of the wrong size raises
+   buffer protocol, contiguous, of elements of 4 (float32) or 8 (float64) bytes. A buffer of the wrong size raises
    ValueError. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -17,7 +17,7 @@ struct level {
     const struct loops *loops; /* [0] for float32, [1] for float64 */
 };
 
-/* Slowest first; those after the first are there if the processor has what they need. */
+/* Slowest first; levels after the first are added if the processor supports them. */
 static struct level levels[3] = {{"base", loops_base}};
 static int level_count = 1;
 static const struct loops *active = loops_base;
@@ -25,7 +25,7 @@ static const struct loops *active = loops_base;
 static void find_levels(void) {
 #ifdef MPISQUEEZE_X86_LEVELS
     __builtin_cpu_init();
-    /* Whatever has AVX2 and FMA has F16C, too, which not every compiler knows to ask for. */
+    /* A processor with AVX2 and FMA has F16C, too, which not every compiler can test for. */
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("popcnt")) {
         levels[level_count++] = (struct level){"avx2", loops_avx2};
         if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -39,7 +39,7 @@ static void find_levels(void) {
 /* The buffers of one call: the vector (or `out`), the residual and the payload. */
 struct arrays {
     Py_buffer vector, residual, payload, scratch;
-    void *delta; /* the residual's numbers, or NULL */
+    void *delta; /* the residual's elements, or NULL */
     int64_t d;
     const struct loops *loops;
 };
@@ -84,10 +84,10 @@ static int encoder_arrays(struct arrays *a, PyObject *const *args, Py_ssize_t gi
     return PyObject_GetBuffer(args[2], &a->payload, PyBUF_WRITABLE);
 }
 
-/* The same from a decoder's first two arguments, payload and out. */
+/* Fills `a` from a decoder's first two arguments, payload and out; the last of those wanted may be missing. */
 static int decoder_arrays(struct arrays *a, PyObject *const *args, Py_ssize_t given, Py_ssize_t wanted) {
     memset(a, 0, sizeof *a);
-    if (given != wanted) {
+    if (given != wanted && given != wanted - 1) {
         PyErr_Format(PyExc_TypeError, "expected %zd arguments, got %zd", wanted, given);
         return -1;
     }
@@ -130,10 +130,10 @@ static int key_of(PyObject *object, uint64_t *key) {
 /* 1, 0, or −1 with an exception. */
 static int truth(PyObject *object, int *value) { return *value = PyObject_IsTrue(object); }
 
-/* The last two arguments of a decoder: whether it adds, and how many times. */
-static int adding(PyObject *const *last, int *add, double *factor) {
-    *factor = PyFloat_AsDouble(last[1]);
-    return *factor == -1 && PyErr_Occurred() ? -1 : truth(last[0], add);
+/* A decoder's arguments `add`, at index `at`, and `factor`, which may be missing. */
+static int adding(PyObject *const *args, Py_ssize_t given, Py_ssize_t at, int *add, double *factor) {
+    *factor = given > at + 1 ? PyFloat_AsDouble(args[at + 1]) : 1;
+    return *factor == -1 && PyErr_Occurred() ? -1 : truth(args[at], add);
 }
 
 static int64_t blocks_of(int64_t d, int64_t block) {
@@ -181,7 +181,7 @@ FUNCTION(copy_decode) {
     struct arrays a;
     int add;
     double factor;
-    DECODE(decoder_arrays(&a, args, given, 4) < 0 || adding(args + 2, &add, &factor) < 0 ||
+    DECODE(decoder_arrays(&a, args, given, 4) < 0 || adding(args, given, 2, &add, &factor) < 0 ||
                payload_is(&a, a.vector.len) < 0,
            a.loops->copy_decode(a.payload.buf, a.vector.buf, a.d, add, factor));
 }
@@ -205,7 +205,7 @@ FUNCTION(signs_decode) {
     int add;
     double factor;
     DECODE(decoder_arrays(&a, args, given, 5) < 0 || whole(args[2], "block", 0, INT64_MAX / 16, &block) < 0 ||
-               adding(args + 3, &add, &factor) < 0 || signs_size(&a, block) < 0,
+               adding(args, given, 3, &add, &factor) < 0 || signs_size(&a, block) < 0,
            a.loops->signs_decode(a.payload.buf, a.vector.buf, a.d, block, add, factor));
 }
 
@@ -305,7 +305,7 @@ FUNCTION(quantize_decode) {
     int add;
     double factor;
     DECODE(decoder_arrays(&a, args, given, 6) < 0 || whole(args[2], "bits", 2, 8, &bits) < 0 ||
-               whole(args[3], "bucket", 0, INT64_MAX / 16, &bucket) < 0 || adding(args + 4, &add, &factor) < 0 ||
+               whole(args[3], "bucket", 0, INT64_MAX / 16, &bucket) < 0 || adding(args, given, 4, &add, &factor) < 0 ||
                quantize_size(&a, bits, bucket) < 0,
            a.loops->quantize_decode(a.payload.buf, a.vector.buf, a.d, (int)bits, bucket, add, factor));
 }
@@ -330,7 +330,7 @@ FUNCTION(uniform_decode) {
     int add;
     double factor;
     DECODE(decoder_arrays(&a, args, given, 6) < 0 || whole(args[2], "bits", 1, 8, &bits) < 0 ||
-               whole(args[3], "bucket", 0, INT64_MAX / 16, &bucket) < 0 || adding(args + 4, &add, &factor) < 0 ||
+               whole(args[3], "bucket", 0, INT64_MAX / 16, &bucket) < 0 || adding(args, given, 4, &add, &factor) < 0 ||
                uniform_size(&a, bits, bucket) < 0,
            a.loops->uniform_decode(a.payload.buf, a.vector.buf, a.d, (int)bits, bucket, add, factor));
 }
@@ -354,7 +354,7 @@ FUNCTION(topk_decode) {
     double factor;
     int failed = decoder_arrays(&a, args, given, 5) < 0 ||
                  whole(args[2], "k", 0, a.d < INT32_MAX ? a.d : INT32_MAX, &k) < 0 ||
-                 adding(args + 3, &add, &factor) < 0 ||
+                 adding(args, given, 3, &add, &factor) < 0 ||
                  payload_is(&a, k * (a.vector.itemsize + 4)) < 0;
     if (!failed) {
         Py_BEGIN_ALLOW_THREADS inside = a.loops->topk_decode(a.payload.buf, a.vector.buf, a.d, k, add, factor);
@@ -387,7 +387,7 @@ FUNCTION(randomk_decode) {
     int add;
     double factor;
     DECODE(decoder_arrays(&a, args, given, 5) < 0 || whole(args[2], "k", 0, a.d, &k) < 0 ||
-               adding(args + 3, &add, &factor) < 0 || payload_is(&a, 8 + k * a.vector.itemsize) < 0,
+               adding(args, given, 3, &add, &factor) < 0 || payload_is(&a, 8 + k * a.vector.itemsize) < 0,
            a.loops->randomk_decode(a.payload.buf, a.vector.buf, a.d, k, add, factor));
 }
 
@@ -405,7 +405,7 @@ FUNCTION(clip_decode) {
     int add;
     double factor;
     DECODE(decoder_arrays(&a, args, given, 5) < 0 || whole(args[2], "bits", 9, 31, &bits) < 0 ||
-               adding(args + 3, &add, &factor) < 0 || payload_is(&a, stream_bytes(a.d, bits)) < 0,
+               adding(args, given, 3, &add, &factor) < 0 || payload_is(&a, stream_bytes(a.d, bits)) < 0,
            a.loops->clip_decode(a.payload.buf, a.vector.buf, a.d, (int)bits, add, factor));
 }
 
@@ -421,12 +421,12 @@ FUNCTION(half_decode) {
     int bfloat, add;
     double factor;
     DECODE(decoder_arrays(&a, args, given, 5) < 0 || truth(args[2], &bfloat) < 0 ||
-               adding(args + 3, &add, &factor) < 0 ||
+               adding(args, given, 3, &add, &factor) < 0 ||
                payload_is(&a, 2 * a.d) < 0,
            a.loops->half_decode(a.payload.buf, a.vector.buf, a.d, bfloat, add, factor));
 }
 
-/* (d, k, bytes of a number) → the bytes of scratch that topk_encode makes use of. */
+/* (d, k, bytes of an element) → bytes of scratch that topk_encode can use. */
 FUNCTION(topk_scratch) {
     int64_t d, k, itemsize;
     if (given != 3) {
@@ -458,7 +458,7 @@ static PyObject *use_instruction_set(PyObject *self, PyObject *name) {
     return NULL;
 }
 
-/* (count[, the numbers that a part has at least]) */
+/* (count[, the fewest elements in a part]) */
 FUNCTION(use_threads) {
     int64_t count, part = SMALLEST_PART;
     if (given < 1 || given > 2) {

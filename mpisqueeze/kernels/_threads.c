@@ -22,7 +22,7 @@ static void run_serially(spread_work *work, void *job, int64_t start, int64_t st
 #include <signal.h>
 #include <stdatomic.h>
 
-/* How often to look for work, or for its end, before going to sleep: some microseconds. */
+/* Looks for work, or for its end, before a thread sleeps: some microseconds. */
 #define LOOKS 500
 
 static struct {
@@ -58,7 +58,7 @@ static void take_parts(void) {
     while (pool.next < pool.parts) {
         int part = pool.next++;
         pthread_mutex_unlock(&pool.lock);
-        /* What a spread is about does not change before its last part is done. */
+        /* These fields do not change before the spread's last part is done. */
         run_part(pool.work, pool.job, part, pool.start, pool.stop, pool.unit, pool.parts);
         pthread_mutex_lock(&pool.lock);
         if (--pool.pending == 0) {
@@ -85,7 +85,7 @@ static void *worker(void *argument) {
     return NULL;
 }
 
-/* Starts what is missing of `count` workers, or as many of them as the system grants. The lock is held. */
+/* Starts workers until there are `count`, or as many as the system grants. The lock is held. */
 static void start_workers(int count) {
     pthread_attr_t attributes;
     sigset_t all, before;
@@ -93,7 +93,7 @@ static void start_workers(int count) {
         return;
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
     pthread_attr_setstacksize(&attributes, 1 << 20);
-    /* A signal is for Python's main thread, which it should interrupt. */
+    /* Signals are left to Python's main thread, which they should interrupt. */
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     pthread_t thread;
@@ -142,7 +142,7 @@ int threads_parts(int64_t n) {
     return count == 1 || worth < PARTS_PER_THREAD ? 1 : (int)(worth < most ? worth : most);
 }
 
-/* Only the thread that forked is there in a child, and the locks may be held by others for ever. */
+/* A child has only the thread that forked; other threads' locks would stay locked in it for ever. */
 static void empty_the_pool(void) {
     pthread_mutex_init(&pool.busy, NULL);
     pthread_mutex_init(&pool.lock, NULL);

@@ -1,11 +1,11 @@
-// Formats with one scale a block: a scale from a halving sum (or a maximum, or a range), then a code of 1…8 bits a number.
+// Formats with one scale per block: a halving sum, a maximum or a range gives it; then a code of 1…8 bits per element.
 //
-// A policy P says how the scale is found: `type` what is reduced, `of` a number's share, `join`, `none`, and `scale`.
-// A code C says how a number is coded under a scale: `code`, and `value` back.
+// A policy P says how the scale is found: `type` what is reduced, `of` an element's share, `join`, `none`, and `scale`.
+// A code C says how an element is coded under a scale: `code`, and `value` back.
 //
-// Blocks of up to 1024 numbers that end on whole bytes take the fused path: one
-// warp a block, from the sum to the payload, each number read once and written once. Others find the scales first,
-// run by run and level by level, and then code tiles of 1024 numbers, whatever blocks they touch.
+// Blocks of up to 1024 elements that end on whole bytes take the fused path: one warp does a block from the sum to the
+// payload and reads and writes each element once. For other blocks the scales come first, run by run and level by level,
+// and then the codes of tiles of 1024 elements, whatever blocks these touch.
 #ifndef MPISQUEEZE_BLOCKS
 #define MPISQUEEZE_BLOCKS
 #include "tile.cuh"
@@ -55,7 +55,7 @@ __device__ inline typename P::scale_type put_scale(
     return scale;
 }
 
-// The scale of consecutive numbers: one for all, or looked up block by block.
+// The scale of consecutive elements: one for all, or looked up block by block.
 template <class S>
 struct OneScale {
     S scale;
@@ -105,7 +105,7 @@ __device__ inline void encode_tile(
     emit(items, (count + 3) / 4, 4 * code.bits, stream + begin / 8 * code.bits, (count * code.bits + 7) / 8);
 }
 
-// A warp a block.
+// One warp per block.
 template <class P, class C>
 __device__ inline void encode_fused(
     const real* vector, real* residual, i64 n, i64 length, i64 blocks, u8* payload, C code, int* fault) {
@@ -121,7 +121,7 @@ __device__ inline void encode_fused(
     encode_tile(v, residual, begin, count, code, scale, items[threadIdx.x / 32], stream);
 }
 
-// A warp a run of 1024 numbers of a block; `runs` of them in each block, the last ones of the last block empty.
+// One warp per run of 1024 elements of a block; each block has `runs` of them, the last ones of the last block empty.
 template <class P>
 __device__ inline void scales_first(
     const real* vector, const real* residual, i64 n, i64 length, i64 blocks, i64 runs, void* partial, u8* payload,
@@ -141,7 +141,7 @@ __device__ inline void scales_first(
     }
 }
 
-// A warp 1024 of the `before` partial results of a block.
+// One warp per 1024 of the `before` partial results of a block.
 template <class P>
 __device__ inline void scales_next(
     const void* from, i64 before, i64 runs, void* to, i64 n, i64 length, i64 blocks, u8* payload, int* fault) {
@@ -165,7 +165,7 @@ __device__ inline void scales_next(
     }
 }
 
-// A warp 1024 numbers of the vector, once the scales are there.
+// One warp per 1024 elements of the vector, once the scales are known.
 template <class C>
 __device__ inline void encode_split(
     const real* vector, real* residual, i64 n, i64 length, i64 blocks, u8* payload, C code) {
@@ -180,7 +180,7 @@ __device__ inline void encode_split(
     encode_tile(v, residual, begin, count, code, scales, items[threadIdx.x / 32], payload + blocks * sizeof(S));
 }
 
-// A thread four numbers.
+// Each thread takes four elements.
 template <class C>
 __device__ inline void decode_blocks(
     const u8* payload, real* out, i64 n, i64 length, i64 blocks, C code, u32 add, real factor) {

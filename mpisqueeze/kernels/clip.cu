@@ -1,9 +1,9 @@
-// The top bits of each number as float32: a stream of `bits` (9…31) a number.
+// The top bits of each element as float32: a stream of `bits` (9…31) an element.
 #include "common.cuh"
 
-const u32 PIECE = 256;  // numbers a warp
+const u32 PIECE = 256;  // elements per warp
 
-// A warp 256 numbers, each lane four in a row twice, one item of the stream a number.
+// One warp per 256 elements: each lane takes four in a row twice, and each element is one item of the stream.
 extern "C" __global__ void __launch_bounds__(32 * WARPS) clip_encode(
     const real* vector, real* residual, i64 n, u8* payload, u32 bits, int* fault) {
     __shared__ u32 staged[WARPS][PIECE];
@@ -28,7 +28,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) clip_encode(
     emit(items, count, bits, payload + begin / 8 * bits, (count * bits + 7) / 8);
 }
 
-// A thread four numbers.
+// Each thread takes four elements.
 extern "C" __global__ void clip_decode(const u8* payload, real* out, i64 n, u32 bits, u32 add, real factor) {
     i64 i = 4 * thread_index(), bytes = (n * bits + 7) / 8;
     if (i >= n) return;

@@ -1,4 +1,4 @@
-// What every kernel shares: the scalar type, groups of four numbers, bit streams, random numbers.
+// Shared by all kernels: the scalar type, groups of four elements, bit streams, random numbers.
 // Compiled with -DREAL_BITS=32|64 and -fmad=false: plain IEEE arithmetic, so that the bits match the other kernel sets.
 #ifndef MPISQUEEZE_COMMON
 #define MPISQUEEZE_COMMON
@@ -23,7 +23,7 @@ __device__ inline real_bits to_bits(real x) { return __float_as_uint(x); }
 __device__ inline real from_bits(real_bits x) { return __uint_as_float(x); }
 #endif
 
-// The bits of |x| order as |x| does, with infinity and then NaN behind every number.
+// The bits of |x| order as |x| does, with infinity and then NaN behind every element.
 __device__ inline real_bits magnitude_bits(real x) { return to_bits(x) & (~(real_bits)0 >> 1); }
 __device__ inline real magnitude(real x) { return from_bits(magnitude_bits(x)); }
 __device__ inline bool is_finite(real x) { return magnitude_bits(x) < INFINITE; }
@@ -37,12 +37,12 @@ __device__ inline u32 lane_index() { return threadIdx.x & 31; }
 __device__ inline i64 thread_index() { return (i64)blockIdx.x * blockDim.x + threadIdx.x; }
 __device__ inline i64 warp_index() { return thread_index() >> 5; }
 
-// i / length, without the cost of a 64-bit division where the numbers are small.
+// i / length, without the cost of a 64-bit division where both are small.
 __device__ inline i64 quotient(i64 i, i64 length) {
     return ((u64)(i | length) >> 32) == 0 ? (u32)i / (u32)length : i / length;
 }
 
-// Numbers p[i…i+3], 16 bytes an access where the address allows; zeros from `end` on.
+// Elements p[i…i+3], 16 bytes an access where the address allows; zeros from `end` on.
 __device__ inline bool whole_quad(const real* p, i64 i, i64 end) {
     return i + 4 <= end && ((size_t)(p + i) & 15) == 0;
 }
@@ -77,7 +77,7 @@ __device__ inline void store4(real* p, i64 i, i64 end, const real (&x)[4]) {
         if (i + c < end) p[i + c] = x[c];
 }
 
-// v = vector + residual, four numbers; the vector alone where there is no residual.
+// v = vector + residual, four elements; the vector alone where there is no residual.
 __device__ inline void compensated4(const real* vector, const real* residual, i64 i, i64 end, real (&v)[4]) {
     load4(vector, i, end, v);
     if (!residual) return;
@@ -96,8 +96,8 @@ __device__ inline void deliver4(real* out, i64 i, i64 end, real (&x)[4], u32 add
     store4(out, i, end, x);
 }
 
-// One warp writes `bytes` bytes of a bit stream made of `count` items of `width` bits (4…32) from shared memory, a lane a
-// 32-bit word of the stream at a time. Bits past the last item are 0.
+// One warp writes `bytes` bytes of a bit stream made of `count` items of `width` bits (4…32) from shared memory; each lane
+// writes a 32-bit word at a time. Bits past the last item are 0.
 __device__ inline void emit(const u32* items, u32 count, u32 width, u8* to, u32 bytes) {
     bool words = ((size_t)to & 3) == 0;
     for (u32 w = lane_index(); 4 * w < bytes; w += 32) {
@@ -146,7 +146,7 @@ __device__ inline u64 splitmix64(u64 state) {
     return z ^ z >> 31;
 }
 
-// ⌊level⌋, or one more with the probability of the fractional part.
+// ⌊level⌋, or one more with the fractional part as probability.
 __device__ inline u32 round_stochastically(real level, i64 i, u64 key) {
     u32 whole = (u32)level;
     real draw = (real)(hash32((u32)i, key) >> 8) * (real)(1.0 / 16777216);

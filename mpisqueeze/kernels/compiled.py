@@ -1,8 +1,8 @@
-"""Compiled CUDA kernels, kept in a folder of the user's, so that only the first process of all compiles them.
+"""Cache of compiled CUDA kernels in the user's home, so that only the first process compiles them.
 
-A file holds a digest and the code that the digest is of; its name is a digest of all that the code depends on. Files
-are written beside their place and renamed, so that ranks that start together only do the same work. Whatever goes
-wrong with the folder, kernels are compiled.
+A file holds the code behind its SHA-256 digest; its name is a digest of everything that the code depends on. Files are
+written under another name and renamed, so that ranks that start together at worst compile the same code twice. Where
+the folder cannot be used, kernels are compiled in each process.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _DIGEST_BYTES = 32
 
 
 def compiled(cupy: Any, source: str, options: tuple[str, ...], file: str) -> Any:
-    """The module of a CUDA source for the current device, loaded; `file` is the source's name."""
+    """The loaded module of a CUDA source for the current device; `file` is the source's name."""
     facts = (source, options, cupy.cuda.Device().compute_capability, cupy.cuda.nvrtc.getVersion(), cupy.__version__)
     name = f"{Path(file).stem}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}.bin"
     kept = _read(name)
     if kept is not None:
-        # What another driver has left, or what is not code at all.
+        # Another driver's code does not load.
         with contextlib.suppress(Exception):
             return _loaded(cupy, kept)
     code, _ = cupy.cuda.compiler.compile_using_nvrtc(source, options, filename=file)
@@ -67,9 +67,9 @@ def _write(name: str, code: bytes) -> None:
 
 
 def cache_folder() -> Path | None:
-    """$XDG_CACHE_HOME/mpisqueeze/kernels, by default in ~/.cache, made if need be.
+    """$XDG_CACHE_HOME/mpisqueeze/kernels, by default below ~/.cache; it is made if it is missing.
 
-    None where it cannot be made, or where others than this user can write to it: what is in it is run.
+    None where it cannot be made, or where another user could write to it, since its content is executed.
     """
     return _own_folder(os.environ.get("XDG_CACHE_HOME", ""))
 

@@ -1,7 +1,7 @@
-// The numbers themselves.
+// Identity: the payload is the vector.
 #include "common.cuh"
 
-// A thread four numbers.
+// Each thread takes four elements.
 extern "C" __global__ void copy_encode(const real* vector, real* residual, i64 n, u8* payload, int* fault) {
     i64 i = 4 * thread_index();
     if (i >= n) return;

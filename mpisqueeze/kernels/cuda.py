@@ -1,10 +1,11 @@
-"""The kernels in CUDA, compiled by NVRTC through CuPy: one module a source file and dtype, loaded once a process.
+"""The kernels in CUDA, compiled by NVRTC through CuPy: one module for each source file and dtype, loaded once.
 
-Not through `cupy.RawModule`, which appends `-ftz=true` to whatever it is given (cupy issue 9576): flushed denormals
-would differ from the other kernel sets.
+`cupy.RawModule` is not used: it appends `-ftz=true` to the options (cupy issue 9576), and flushed denormals would
+differ from the other kernel sets.
 
-Launches go to CuPy's current stream. A kernel that meets a number that is not finite says so in the host's memory. An
-encode waits for its stream to read that, unless somebody else does (`late`); decodes do not wait.
+Launches go to CuPy's current stream. A kernel that meets an element that is not finite sets a flag in pinned host
+memory. An encode waits for its stream to read that flag, unless the caller reads it later (`late`); decodes do not
+wait.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from mpisqueeze.kernels.reference import RUN, blocks_of
 
 #: `-fmad=false`: a fused multiply-add would round once where the other kernel sets round twice.
 OPTIONS = ("--std=c++14", "-fmad=false", "--ftz=false", "--prec-div=true", "--prec-sqrt=true")
-#: Threads of a block in kernels where a thread stands alone; where a warp has its own piece it is WARPS in common.cuh.
+#: Threads of a thread block in kernels that work thread by thread; WARP_THREADS where each warp works by itself (WARPS
+#: in common.cuh).
 THREADS = 256
 WARP_THREADS = 128
-#: Thread blocks that share the histogram of a top-k pass: enough to fill a GPU, few enough that merging stays cheap.
+#: Thread blocks that share the histogram of a top-k pass: enough to fill a GPU, few enough for a cheap merge.
 HISTOGRAM_BLOCKS = 1024
-#: As in topk.cu. Shorter vectors than SAMPLED are not worth a sample.
+#: DIGIT and SAMPLES are those of topk.cu. Vectors shorter than SAMPLED are not sampled.
 DIGIT, SAMPLES, SAMPLED = 11, 4096, 1 << 16
 NULL = np.uint64(0)
 _INCLUDE = re.compile(r'^#include "(.+)"\n', re.MULTILINE)
@@ -36,7 +38,7 @@ _INCLUDE = re.compile(r'^#include "(.+)"\n', re.MULTILINE)
 
 @functools.cache
 def cuda_sources() -> dict[str, str]:
-    """File name → CUDA source with its includes resolved; compile with OPTIONS and `-DREAL_BITS=32` or `64`."""
+    """CUDA sources by file name, with includes resolved; compile them with OPTIONS and `-DREAL_BITS=32` or `64`."""
     folder = Path(__file__).parent
 
     def resolved(path: Path) -> str:
@@ -47,13 +49,13 @@ def cuda_sources() -> dict[str, str]:
 
 @functools.cache
 def _module(cupy: Any, file: str, real_bits: int, device: int) -> Any:
-    """A file's module, loaded on the current device, whose number is `device`."""
+    """A file's module, loaded on the current device, which has index `device`."""
     options = (*OPTIONS, f"-DREAL_BITS={real_bits}")
     return compiled(cupy, cuda_sources()[file], options, file)
 
 
 class Flag:
-    """A number in the host's memory that kernels set to 1.
+    """An int32 in pinned host memory that kernels set to 1.
 
     Pinned memory has the same address on the device (CUDA Runtime API, Unified Addressing).
     """
@@ -68,16 +70,16 @@ class Flag:
         return bool(self._value[0])
 
     def take(self) -> bool:
-        """Whether it was set; it no longer is."""
+        """Read the flag and clear it."""
         raised = self.raised
         self._value[0] = 0
         return raised
 
 
 class CudaKernels:
-    """As `ReferenceKernels`, on contiguous 1-D CuPy arrays of one device; payloads are CuPy `uint8`.
+    """`ReferenceKernels` on contiguous 1-D CuPy arrays of one device; payloads are CuPy `uint8`.
 
-    Scratch memory is kept between calls.
+    Scratch arrays are kept between calls.
     """
 
     name = "cuda"
@@ -93,9 +95,9 @@ class CudaKernels:
         self._waits = True
 
     def late(self, flag: Flag) -> CudaKernels:
-        """These kernels, with the same scratch memory, whose encodes return True at once.
+        """These kernels with the same scratch arrays, whose encodes return True at once.
 
-        `flag` tells whether they met a number that is not finite, once the stream was waited for.
+        Once the stream has been waited for, `flag` tells whether they met an element that is not finite.
         """
         made = copy.copy(self)
         made._flag, made._waits = flag, False
@@ -104,14 +106,14 @@ class CudaKernels:
     # -- launching
 
     def scratch(self, name: str, size: int, dtype: Any) -> Any:
-        """A reusable device array of at least `size` numbers, zeros when it is first made."""
+        """A reusable device array of at least `size` elements, zeros when it is first made."""
         have = self._scratch.get(name)
         if have is None or have.size < size:
             have = self._scratch[name] = self._cupy.zeros(size, dtype)
         return have
 
     def _launch(self, file: str, kernel: str, threads: int, per_block: int, *arguments: Any) -> None:
-        """Launch `kernel` with as many thread blocks of `per_block` threads as `threads` takes."""
+        """Launch `kernel` with at least `threads` threads, in thread blocks of `per_block`."""
         function = self._kernels.get(kernel)
         if function is None:
             device = self._cupy.cuda.runtime.getDevice()
@@ -122,12 +124,18 @@ class CudaKernels:
     def _warps(self, file: str, kernel: str, warps: int, *arguments: Any) -> None:
         self._launch(file, kernel, 32 * warps, WARP_THREADS, *arguments)
 
-    def _quads(self, file: str, kernel: str, numbers: int, *arguments: Any) -> None:
-        """A thread four numbers."""
-        self._launch(file, kernel, -(-numbers // 4), THREADS, *arguments)
+    def _quads(self, file: str, kernel: str, elements: int, *arguments: Any) -> None:
+        """Launch a thread for every four elements."""
+        self._launch(file, kernel, -(-elements // 4), THREADS, *arguments)
+
+    def _decode(self, name: str, payload: Any, out: Any, add: bool, factor: float, *shape: Any, file: str = "") -> None:
+        """Launch the decoder `name` with a thread for every four elements; `shape` holds its own arguments."""
+        n, source = out.size, self._aligned(payload, copy=True)
+        adding = (np.uint32(add), self.dtype.type(factor))
+        self._quads(f"{file or name}.cu", f"{name}_decode", n, source, out, np.int64(n), *shape, *adding)
 
     def _aligned(self, payload: Any, copy: bool = False) -> Any:
-        """`payload`, or where its address does not suit the values in it, scratch (with the same content if `copy`)."""
+        """`payload`, or a scratch array if it is not aligned for its values (with its content if `copy`)."""
         if payload.data.ptr % self.dtype.itemsize == 0:
             return payload
         staged = self.scratch("payload", payload.size, np.uint8)[: payload.size]
@@ -136,13 +144,13 @@ class CudaKernels:
         return staged
 
     def _fault(self) -> Any:
-        """Where kernels tell of a number that is not finite."""
+        """Address of the flag that kernels set at an element that is not finite."""
         if self._flag is None:
             self._flag = Flag(self._cupy)
         return self._flag.pointer
 
     def _finish(self, payload: Any, written: Any) -> bool:
-        """Bring the payload home; whether all numbers were finite, as far as that is waited for."""
+        """Copy the payload to its place; False if the stream was waited for and an element was not finite."""
         if written is not payload:
             payload[...] = written
         if not self._waits:
@@ -159,8 +167,7 @@ class CudaKernels:
         return self._finish(payload, target)
 
     def copy_decode(self, payload: Any, out: Any, add: bool, factor: float = 1.0) -> None:
-        n, source = out.size, self._aligned(payload, copy=True)
-        self._quads("copy.cu", "copy_decode", n, source, out, np.int64(n), np.uint32(add), self.dtype.type(factor))
+        self._decode("copy", payload, out, add, factor)
 
     # -- one scale a block
 
@@ -176,7 +183,7 @@ class CudaKernels:
         bits: int,
         key: int,
     ) -> bool:
-        """Encode with `scale`'s kernels and `code`'s; `share` is the size in bytes of a partial result of the scale."""
+        """Encode with the kernels of `scale` and `code`; `share` is the size in bytes of a partial scale."""
         file, n, target, fault = f"{code}.cu", vector.size, self._aligned(payload), self._fault()
         length, blocks = blocks_of(n, block)
         given = (vector, _pointer(residual), np.int64(n), np.int64(length), np.int64(blocks))
@@ -200,20 +207,8 @@ class CudaKernels:
     def _blocks_decode(
         self, code: str, payload: Any, out: Any, block: int, bits: int, add: bool, factor: float = 1.0
     ) -> None:
-        n, source = out.size, self._aligned(payload, copy=True)
-        length, blocks = blocks_of(n, block)
-        shape = (np.int64(n), np.int64(length), np.int64(blocks))
-        self._quads(
-            f"{code}.cu",
-            f"{code}_decode",
-            n,
-            source,
-            out,
-            *shape,
-            np.uint32(bits),
-            np.uint32(add),
-            self.dtype.type(factor),
-        )
+        length, blocks = blocks_of(out.size, block)
+        self._decode(code, payload, out, add, factor, np.int64(length), np.int64(blocks), np.uint32(bits))
 
     def signs_encode(self, vector: Any, residual: Any | None, payload: Any, block: int, l2: bool) -> bool:
         scale, share = ("signs_l2", 8) if l2 else ("signs_l1", self.dtype.itemsize)
@@ -302,18 +297,7 @@ class CudaKernels:
         return self._finish(payload, target)
 
     def clip_decode(self, payload: Any, out: Any, bits: int, add: bool, factor: float = 1.0) -> None:
-        n, source = out.size, self._aligned(payload, copy=True)
-        self._quads(
-            "clip.cu",
-            "clip_decode",
-            n,
-            source,
-            out,
-            np.int64(n),
-            np.uint32(bits),
-            np.uint32(add),
-            self.dtype.type(factor),
-        )
+        self._decode("clip", payload, out, add, factor, np.uint32(bits))
 
     def half_encode(self, vector: Any, residual: Any | None, payload: Any, bfloat: bool) -> bool:
         n, target = vector.size, self._aligned(payload)
@@ -322,9 +306,7 @@ class CudaKernels:
         return self._finish(payload, target)
 
     def half_decode(self, payload: Any, out: Any, bfloat: bool, add: bool, factor: float = 1.0) -> None:
-        n, source = out.size, self._aligned(payload, copy=True)
-        kernel = "bf16_decode" if bfloat else "fp16_decode"
-        self._quads("half.cu", kernel, n, source, out, np.int64(n), np.uint32(add), self.dtype.type(factor))
+        self._decode("bf16" if bfloat else "fp16", payload, out, add, factor, file="half")
 
 
 def _pointer(array: Any | None) -> Any:
@@ -333,10 +315,10 @@ def _pointer(array: Any | None) -> Any:
 
 
 def _sample(n: int, k: int) -> tuple[int, int]:
-    """(rank in a sample of a number very likely below the k-th largest of n, numbers that there may be above it).
+    """(rank in a sample of a value very likely below the k-th largest of n, room for the elements above it).
 
-    Zeros where a sample is not worth it. Of the k largest k·SAMPLES/n are in the sample on average, give or take the
-    root of that.
+    Zeros where a sample does not pay. On average k·SAMPLES/n of the k largest are in the sample, give or take the root
+    of that.
     """
     expected = k * SAMPLES / n
     rank = int(expected + 4 * math.sqrt(expected) + 8)
@@ -346,7 +328,7 @@ def _sample(n: int, k: int) -> tuple[int, int]:
 
 
 def _feistel_widths(dimension: int) -> tuple[np.uint32, np.uint32]:
-    """Bits of the two halves of `random_positions`' network."""
+    """Bits of the two halves of `random_positions`' Feistel network."""
     bits = max(1, (dimension - 1).bit_length())
     low = (bits + 1) // 2
     return np.uint32(low), np.uint32(bits - low)

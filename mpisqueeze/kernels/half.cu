@@ -1,10 +1,10 @@
-// 16-bit floats, rounded to nearest even: fp16 from the number itself, bf16 from the number as float32.
-// In whole numbers, because <cuda_fp16.h> is a host's file; both ways cost less than the memory that they wait for.
+// 16-bit floats, rounded to nearest even: fp16 from the element itself, bf16 from the element as float32.
+// Integer arithmetic, because NVRTC may not find <cuda_fp16.h>; either way memory is the limit.
 #include "common.cuh"
 
 #if REAL_BITS == 64
 const u32 FRACTION = 52, BIAS = 1023;
-const real UNIT_2_24 = 268435456.0;  // a number whose last bit is worth 2^−24, the smallest fp16
+const real UNIT_2_24 = 268435456.0;  // its last bit is worth 2^−24, the smallest fp16
 #else
 const u32 FRACTION = 23, BIAS = 127;
 const real UNIT_2_24 = 0.5f;
@@ -38,7 +38,7 @@ struct Bf16 {
     __device__ static u32 single(u32 code) { return code << 16; }
 };
 
-// A thread four numbers.
+// Each thread takes four elements.
 template <class F>
 __device__ inline void encode(const real* vector, real* residual, i64 n, u8* payload, int* fault) {
     i64 i = 4 * thread_index();

@@ -1,4 +1,4 @@
-// norm·sign·(level/s), s = 2^(bits−1) − 1: a norm a bucket, then a code a number, its level and the sign as highest bit.
+// norm·sign·(level/s), s = 2^(bits−1) − 1: a norm per bucket, then a code per element: level, and sign as highest bit.
 #include "blocks.cuh"
 
 struct EuclideanNorm {

@@ -1,8 +1,8 @@
 """Counter-based random numbers: a hash of (key, index), the same on CPU and GPU, at any N and in any order.
 
-A *key* is 64 bits made from (seed, rank, role, iteration) by SplitMix64 (Steele, Lea & Flood, OOPSLA 2014). A number is
-made from the key's two halves and the 32-bit index by a two-round multiply-xorshift hash (constants from C. Wellons'
-hash-prospector, bias 0.107), into which the second half enters between the rounds.
+SplitMix64 (Steele, Lea & Flood, OOPSLA 2014) makes a 64-bit *key* from (seed, rank, role, iteration). A two-round
+multiply-xorshift hash (constants from C. Wellons' hash-prospector, bias 0.107) makes a number from the 32-bit index and
+the key's two halves, the second of which enters between the rounds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def splitmix64(state: int) -> int:
 
 
 def derive_key(*parts: int) -> int:
-    """A 64-bit key from whole numbers (of any size or sign): different parts, or another order, give another key."""
+    """A 64-bit key from integers of any size and sign; other parts, or another order, give another key."""
     state = 0
     for part in parts:
         state = splitmix64(state ^ (part & MASK64))
@@ -49,7 +49,7 @@ def hash32(index: np.ndarray, key: int, scratch: np.ndarray) -> np.ndarray:
 
 
 def uniform(index: np.ndarray, key: int, scratch: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """Uniform numbers in [0, 1) with 24 bits into `out` (float); `index` (uint32) is overwritten."""
+    """Fill `out` (float) with uniform numbers in [0, 1) of 24 bits; `index` (uint32) is overwritten."""
     x = hash32(index, key, scratch)
     np.right_shift(x, 8, out=x)
     return np.multiply(x, out.dtype.type(2.0**-24), out=out, casting="unsafe")
@@ -59,8 +59,8 @@ def random_positions(key: int, count: int, dimension: int) -> np.ndarray:
     """`count` distinct positions in [0, dimension), int64, drawn without replacement.
 
     Position j is a keyed permutation of j: an unbalanced Feistel network of `FEISTEL_ROUNDS` rounds over the smallest
-    power of two ≥ dimension, walked along its cycle until it falls inside (Black & Rogaway, CT-RSA 2002).
-    Every position has the same chance, so k/dimension of being drawn.
+    power of two ≥ dimension, walked along its cycle until it falls inside (Black & Rogaway, CT-RSA 2002). Every
+    position is drawn with the same probability, count/dimension.
     """
     bits = max(1, (dimension - 1).bit_length())
     low_bits = (bits + 1) // 2

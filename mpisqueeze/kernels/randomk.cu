@@ -22,7 +22,7 @@ __device__ inline void feistel_keys(u64 key, u64* keys) {
     __syncthreads();
 }
 
-// δ ← vector + δ, and the check that every number is finite. A thread four numbers.
+// δ ← vector + δ, and the check that every element is finite. A thread four elements.
 extern "C" __global__ void randomk_compensate(const real* vector, real* residual, i64 n, int* fault) {
     i64 i = 4 * thread_index();
     if (i >= n) return;
@@ -32,7 +32,7 @@ extern "C" __global__ void randomk_compensate(const real* vector, real* residual
     if (!(is_finite(v[0]) && is_finite(v[1]) && is_finite(v[2]) && is_finite(v[3]))) *fault = 1;
 }
 
-// A thread a position. `residual` holds v already, where there is one.
+// One thread per position. `residual` holds v already, where there is one.
 extern "C" __global__ void randomk_encode(
     const real* vector, real* residual, i64 n, i64 k, u32 low_bits, u32 high_bits, u64 key, real factor, u8* payload,
     int* fault) {
@@ -48,7 +48,7 @@ extern "C" __global__ void randomk_encode(
     if (!is_finite(value)) *fault = 1;
 }
 
-// A thread a position; they are distinct, so that each has its number of `out` to itself.
+// A thread a position; positions are distinct, so no two threads write the same element of `out`.
 extern "C" __global__ void randomk_decode(
     const u8* payload, real* out, i64 n, i64 k, u32 low_bits, u32 high_bits, u32 add, real factor) {
     __shared__ u64 keys[FEISTEL_ROUNDS];

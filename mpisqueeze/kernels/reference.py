@@ -1,5 +1,4 @@
-"""The kernels in NumPy, chunk by chunk: the definition that the compiled ones are tested against, and their
-fallback."""
+"""The kernels in NumPy, tile by tile: the definition that the compiled ones are tested against, and their fallback."""
 
 from __future__ import annotations
 
@@ -10,23 +9,20 @@ import numpy as np
 
 from mpisqueeze.kernels import random
 
-#: Elements worked on at a time, so that scratch stays in a core's cache.
-CHUNK = 1 << 17
+#: Elements in a tile, the part of a vector worked on at a time: its scratch stays in a core's cache.
+TILE = 1 << 17
 #: The longest run that one halving sum takes.
 RUN = 1024
-SIGN32 = np.uint32(0x80000000)
 
 
 def blocks_of(dimension: int, block: int) -> tuple[int, int]:
-    """(length of a block, number of blocks) of a vector cut into blocks of `block` numbers; 0 means the whole
-    vector."""
+    """(length of a block, number of blocks) of a vector cut into blocks of `block` elements; 0: one block."""
     length = min(block, dimension) if block else dimension
     return length, -(-dimension // length)
 
 
 class ReferenceKernels:
-    """See `mpisqueeze.kernels` for the conventions. Scratch memory is O(CHUNK), except where a method says
-    otherwise."""
+    """See `mpisqueeze.kernels` for the conventions. Scratch is O(TILE), except where a method says otherwise."""
 
     name = "numpy"
 
@@ -37,7 +33,7 @@ class ReferenceKernels:
     # -- scratch and sums
 
     def scratch(self, name: str, size: int, dtype: Any = None) -> np.ndarray:
-        """A reusable array of `size` numbers; its content is undefined."""
+        """A reusable array of `size` elements; its content is undefined."""
         key = (name, dtype or self.dtype)
         have = self._scratch.get(key)
         if have is None or have.size < size:
@@ -45,7 +41,7 @@ class ReferenceKernels:
         return have[:size]
 
     def _halving_rows(self, rows: np.ndarray, squares: bool) -> np.ndarray:
-        """Halving sums of |·| (or squares) of each row of (m, n ≤ RUN): m numbers, valid until the next call."""
+        """Halving sums of |·| (or squares) of the rows of (m, n ≤ RUN): shape (m,), valid until the next call."""
         m, n = rows.shape
         width = 1 << (n - 1).bit_length() if n > 1 else 1
         dtype = np.dtype(np.float64) if squares else self.dtype
@@ -63,19 +59,19 @@ class ReferenceKernels:
         return work[:, 0]
 
     def _halving(self, v: np.ndarray, squares: bool) -> Any:
-        """The halving sum of |v| (or v²), of any length."""
+        """The halving sum of |v| (or v²) for v of any length."""
         n = v.size
         if n <= RUN:
             return self._halving_rows(v.reshape(1, n), squares)[0]
         full = n // RUN
         sums = np.empty(-(-n // RUN), np.float64 if squares else self.dtype)
         rows = v[: full * RUN].reshape(full, RUN)
-        step = CHUNK // RUN
+        step = TILE // RUN
         for a in range(0, full, step):
             sums[a : a + step][: full - a] = self._halving_rows(rows[a : a + step], squares)
         if full * RUN < n:
             sums[full] = self._halving_rows(v[full * RUN :].reshape(1, -1), squares)[0]
-        # Partial sums are never negative, so that they need no magnitude; zeros in front of a halving change nothing.
+        # Partial sums are never negative, so no magnitude is taken; padding with zeros changes no sum.
         while sums.size > 1:
             padded = np.zeros((-(-sums.size // RUN), RUN), sums.dtype)
             padded.reshape(-1)[: sums.size] = sums
@@ -87,10 +83,9 @@ class ReferenceKernels:
     # -- walking a vector
 
     @staticmethod
-    def _pieces(dimension: int, length: int) -> Iterator[tuple[int, int]]:
-        """Ranges that cover a vector: whole blocks where a block fits in a chunk, and always whole bytes of a
-        stream."""
-        step = max(8, CHUNK // length // 8 * 8) * length if length <= CHUNK // 8 else CHUNK
+    def _tiles(dimension: int, length: int) -> Iterator[tuple[int, int]]:
+        """Ranges that cover a vector: whole blocks where a tile holds them, and always whole bytes of a stream."""
+        step = max(8, TILE // length // 8 * 8) * length if length <= TILE // 8 else TILE
         for start in range(0, dimension, step):
             yield start, min(start + step, dimension)
 
@@ -109,14 +104,14 @@ class ReferenceKernels:
                 start = end
 
     def _compensated(self, vector: np.ndarray, residual: np.ndarray | None) -> np.ndarray:
-        """v = vector + residual, kept in the residual's memory; the vector itself without error feedback."""
+        """v = vector + residual, written over the residual; the vector itself without error feedback."""
         if residual is None:
             return vector
         return np.add(vector, residual, out=residual)
 
     def _block_statistic(self, v: np.ndarray, length: int, statistic: str, out: np.ndarray) -> None:
-        """`l1` ‖·‖₁, `sq` ‖·‖₂² (float64), `max` max|·|, `lo`, `hi` of each block of v into `out` (one a block)."""
-        for start, stop in self._pieces(v.size, length) if length <= CHUNK // 8 else [(0, v.size)]:
+        """Write a statistic of each block of v to `out`: `l1` ‖·‖₁, `sq` ‖·‖₂² (float64), `max` max|·|, `lo`, `hi`."""
+        for start, stop in self._tiles(v.size, length) if length <= TILE // 8 else [(0, v.size)]:
             for a, b, block, count in self._runs(start, stop, length):
                 rows = v[a:b].reshape(count, -1)
                 target = out[block : block + count]
@@ -125,7 +120,7 @@ class ReferenceKernels:
                 elif statistic == "hi":
                     np.maximum.reduce(rows, axis=1, out=target)
                 elif statistic == "max":
-                    step = max(1, CHUNK // count)
+                    step = max(1, TILE // count)
                     for i in range(0, rows.shape[1], step):
                         part = rows[:, i : i + step]
                         work = self.scratch("halving", part.size).reshape(part.shape)
@@ -140,7 +135,7 @@ class ReferenceKernels:
     # -- identity
 
     def copy_encode(self, vector: np.ndarray, residual: np.ndarray | None, payload: np.ndarray) -> bool:
-        """The numbers themselves. Payload: d values."""
+        """Copy the elements. Payload: d values."""
         values = payload.view(self.dtype)
         if residual is None:
             np.copyto(values, vector)
@@ -151,26 +146,26 @@ class ReferenceKernels:
 
     def copy_decode(self, payload: np.ndarray, out: np.ndarray, add: bool, factor: float = 1.0) -> None:
         values = payload.view(self.dtype)
-        for start in range(0, out.size, CHUNK):
-            self._deliver(values[start : start + CHUNK], out[start : start + CHUNK], add, factor)
+        for start in range(0, out.size, TILE):
+            self._deliver(values[start : start + TILE], out[start : start + TILE], add, factor)
 
     # -- signs
 
     def signs_encode(
         self, vector: np.ndarray, residual: np.ndarray | None, payload: np.ndarray, block: int, l2: bool
     ) -> bool:
-        """sign(v)·s with one s a block. Payload: a scale a block, then a bit a number, 1 = negative."""
+        """sign(v)·s with one s per block. Payload: a scale per block, then a bit per element, 1 = negative."""
         length, blocks = blocks_of(vector.size, block)
-        scales, stream = self._sections(payload, blocks)
+        scales, stream = self._scales_and_codes(payload, blocks)
         sums = self.scratch("sums", blocks, np.float64 if l2 else self.dtype)
-        fits = length <= CHUNK // 8
+        fits = length <= TILE // 8
         if not fits:
             vector = self._compensated(vector, residual)
             self._signs_scales(vector, 0, length, l2, sums, scales)
-        for start, stop in self._pieces(vector.size, length):
+        for start, stop in self._tiles(vector.size, length):
             v = vector[start:stop]
             if fits:
-                # Block sums are taken while the piece is still in the cache.
+                # Block sums are taken while the tile is still in the cache.
                 v = self._compensated(v, None if residual is None else residual[start:stop])
                 self._signs_scales(v, start // length, length, l2, sums, scales)
             negative = np.less(v, 0, out=self.scratch("negative", stop - start, np.bool_))
@@ -184,7 +179,7 @@ class ReferenceKernels:
     def _signs_scales(
         self, v: np.ndarray, first: int, length: int, l2: bool, sums: np.ndarray, scales: np.ndarray
     ) -> None:
-        """The scales of the blocks in v, the first of which is block `first`."""
+        """Fill the scales of the blocks in v, the first of which is block `first`."""
         count = -(-v.size // length)
         part = sums[first : first + count]
         self._block_statistic(v, length, "sq" if l2 else "l1", part)
@@ -194,7 +189,7 @@ class ReferenceKernels:
             np.copyto(scales[first : first + count], np.sqrt(part, out=part) if l2 else part, casting="same_kind")
 
     def _signed(self, negative: np.ndarray, scales: np.ndarray, name: str) -> np.ndarray:
-        """±scale for each of len(scales) equal rows of `negative`, as an array of scratch `name`."""
+        """±scale for each of len(scales) equal rows of `negative`, in the scratch array `name`."""
         unsigned = np.dtype(f"u{self.dtype.itemsize}")
         bits = self.scratch(name, negative.size).view(unsigned)
         np.copyto(bits, negative)
@@ -205,8 +200,8 @@ class ReferenceKernels:
 
     def signs_decode(self, payload: np.ndarray, out: np.ndarray, block: int, add: bool, factor: float = 1.0) -> None:
         length, blocks = blocks_of(out.size, block)
-        scales, stream = self._sections(payload, blocks)
-        for start, stop in self._pieces(out.size, length):
+        scales, stream = self._scales_and_codes(payload, blocks)
+        for start, stop in self._tiles(out.size, length):
             negative = np.unpackbits(stream[start // 8 : -(-stop // 8)], count=stop - start, bitorder="little")
             for a, b, first, count in self._runs(start, stop, length):
                 values = self._signed(negative[a - start : b - start], scales[first : first + count], "signed")
@@ -217,11 +212,11 @@ class ReferenceKernels:
         self._mean(payloads, out, lambda payload, add: self.signs_decode(payload, out, block, add))
 
     def quantize_mean(self, payloads: Sequence[np.ndarray], out: np.ndarray, bits: int, bucket: int) -> None:
-        """The same of `quantize_encode`'s payloads."""
+        """The same for `quantize_encode`'s payloads."""
         self._mean(payloads, out, lambda payload, add: self.quantize_decode(payload, out, bits, bucket, add))
 
     def uniform_mean(self, payloads: Sequence[np.ndarray], out: np.ndarray, bits: int, bucket: int) -> None:
-        """The same of `uniform_encode`'s payloads."""
+        """The same for `uniform_encode`'s payloads."""
         self._mean(payloads, out, lambda payload, add: self.uniform_decode(payload, out, bits, bucket, add))
 
     def _mean(
@@ -231,8 +226,8 @@ class ReferenceKernels:
             decode(payload, number > 0)
         out /= len(payloads)
 
-    def _sections(self, payload: np.ndarray, scales: int) -> tuple[np.ndarray, np.ndarray]:
-        """A payload's scales, as numbers, and the bit stream behind them."""
+    def _scales_and_codes(self, payload: np.ndarray, scales: int) -> tuple[np.ndarray, np.ndarray]:
+        """A payload's scales, as floats, and the bit stream behind them."""
         end = scales * self.dtype.itemsize
         return payload[:end].view(self.dtype), payload[end:]
 
@@ -261,11 +256,11 @@ class ReferenceKernels:
     ) -> bool:
         """norm·sign·(level/s), s = 2^(bits−1) − 1, stochastic rounding of |v|/norm·s; `norm` is l2 or max.
 
-        Payload: a norm a bucket, then a code of `bits` bits a number: the level, and the sign as its highest bit.
+        Payload: a norm per bucket, then a code of `bits` bits per element: the level, and the sign as its highest bit.
         """
         length, buckets = blocks_of(vector.size, bucket)
         v = self._compensated(vector, residual)
-        norms, stream = self._sections(payload, buckets)
+        norms, stream = self._scales_and_codes(payload, buckets)
         if norm == "l2":
             squares = np.empty(buckets)
             self._block_statistic(v, length, "sq", squares)
@@ -278,7 +273,7 @@ class ReferenceKernels:
         levels = self.dtype.type((1 << (bits - 1)) - 1)
         table = self._quantize_table(bits)
         divisors = np.where(norms > 0, norms, self.dtype.type(1))
-        for start, stop in self._pieces(vector.size, length):
+        for start, stop in self._tiles(vector.size, length):
             n = stop - start
             magnitude = self.scratch("magnitude", n)
             for a, b, first, count in self._runs(start, stop, length):
@@ -286,7 +281,7 @@ class ReferenceKernels:
                 np.abs(v[a:b].reshape(count, -1), out=rows)
                 np.divide(rows, divisors[first : first + count, None], out=rows)
             np.multiply(magnitude, levels, out=magnitude)
-            # A float64 square can underflow, so that its norm falls short of the number.
+            # A float64 square can underflow, so that the norm is smaller than the element.
             np.minimum(magnitude, levels, out=magnitude)
             codes = self._round_stochastically(magnitude, start, key)
             negative = np.less(v[start:stop], 0, out=self.scratch("negative", n, np.bool_)).view(np.uint8)
@@ -299,7 +294,7 @@ class ReferenceKernels:
         return True
 
     def _round_stochastically(self, levels: np.ndarray, start: int, key: int) -> np.ndarray:
-        """⌊level⌋, or one more with the probability of the fractional part, as uint8; `levels` is overwritten."""
+        """⌊level⌋, or one more with the fractional part as probability, in uint8; `levels` is overwritten."""
         n = levels.size
         index, scratch = self.scratch("index", n, np.uint32), self.scratch("hash", n, np.uint32)
         index[:] = np.arange(start, start + n, dtype=np.uint32)
@@ -327,9 +322,9 @@ class ReferenceKernels:
         self, payload: np.ndarray, out: np.ndarray, bits: int, bucket: int, add: bool, factor: float = 1.0
     ) -> None:
         length, buckets = blocks_of(out.size, bucket)
-        norms, stream = self._sections(payload, buckets)
+        norms, stream = self._scales_and_codes(payload, buckets)
         table = self._quantize_table(bits)
-        for start, stop in self._pieces(out.size, length):
+        for start, stop in self._tiles(out.size, length):
             codes = self._unpack(stream, bits, start, stop)
             for a, b, first, count in self._runs(start, stop, length):
                 values = self._lookup(codes[a - start : b - start], table, norms[first : first + count])
@@ -347,11 +342,11 @@ class ReferenceKernels:
         """lo + code/(2^bits − 1)·(hi − lo), stochastic rounding. Payload: lo, hi for each bucket, then the codes."""
         length, buckets = blocks_of(vector.size, bucket)
         v = self._compensated(vector, residual)
-        ends, stream = self._sections(payload, 2 * buckets)
+        ends, stream = self._scales_and_codes(payload, 2 * buckets)
         low, high = ends[0::2], ends[1::2]
         self._block_statistic(v, length, "lo", low)
         self._block_statistic(v, length, "hi", high)
-        # Which of −0 and +0 a reduction returns depends on its order; a sum with +0 is +0 either way.
+        # Whether a reduction returns −0 or +0 depends on its order; adding +0 makes it +0.
         ends += self.dtype.type(0)
         with np.errstate(over="ignore", invalid="ignore"):
             spans = high - low
@@ -359,7 +354,7 @@ class ReferenceKernels:
             return False
         table = self._uniform_table(bits)
         divisors = np.where(spans > 0, spans, self.dtype.type(1))
-        for start, stop in self._pieces(vector.size, length):
+        for start, stop in self._tiles(vector.size, length):
             levels = self.scratch("magnitude", stop - start)
             for a, b, first, count in self._runs(start, stop, length):
                 rows = levels[a - start : b - start].reshape(count, -1)
@@ -383,11 +378,11 @@ class ReferenceKernels:
         self, payload: np.ndarray, out: np.ndarray, bits: int, bucket: int, add: bool, factor: float = 1.0
     ) -> None:
         length, buckets = blocks_of(out.size, bucket)
-        ends, stream = self._sections(payload, 2 * buckets)
+        ends, stream = self._scales_and_codes(payload, 2 * buckets)
         low = ends[0::2]
         spans = ends[1::2] - low
         table = self._uniform_table(bits)
-        for start, stop in self._pieces(out.size, length):
+        for start, stop in self._tiles(out.size, length):
             codes = self._unpack(stream, bits, start, stop)
             for a, b, first, count in self._runs(start, stop, length):
                 values = self._lookup(codes[a - start : b - start], table, spans[first : first + count])
@@ -396,7 +391,7 @@ class ReferenceKernels:
                 self._deliver(values, out[a:b], add, factor)
 
     def _pack(self, codes: np.ndarray, bits: int, stream: np.ndarray, start: int) -> None:
-        """Write uint8 `codes` of `bits` bits into the stream, the first one at element `start` (a multiple of 8)."""
+        """Write uint8 `codes` of `bits` bits into the stream from element `start` on, a multiple of 8."""
         first = start * bits // 8
         size = -(-codes.size * bits // 8)
         target = stream[first : first + size]
@@ -440,7 +435,7 @@ class ReferenceKernels:
     def topk_encode(self, vector: np.ndarray, residual: np.ndarray | None, payload: np.ndarray, k: int) -> bool:
         """The k largest |v|, ties to the lowest index. Payload: k values, then their int32 indices, ascending.
 
-        Scratch: d numbers, for a selection (introselect) that never sorts the whole vector.
+        Scratch: d elements, for a selection (introselect) that never sorts the whole vector.
         """
         v = self._compensated(vector, residual)
         values = payload[: k * self.dtype.itemsize].view(self.dtype)
@@ -482,7 +477,7 @@ class ReferenceKernels:
         key: int,
         unbiased: bool,
     ) -> bool:
-        """k seeded positions; with `unbiased` their values times d/k. Payload: the key as 8 bytes, then k values."""
+        """k seeded positions; `unbiased` scales their values by d/k. Payload: the key as 8 bytes, then k values."""
         v = self._compensated(vector, residual)
         payload[:8].view("<u8")[0] = key
         values = payload[8:].view(self.dtype)
@@ -504,9 +499,9 @@ class ReferenceKernels:
     # -- float formats
 
     def clip_encode(self, vector: np.ndarray, residual: np.ndarray | None, payload: np.ndarray, bits: int) -> bool:
-        """The top `bits` bits of each number as float32, the rest 0. Payload: a stream of `bits` a number."""
+        """Keep the top `bits` bits of each element as float32. Payload: a stream of `bits` bits per element."""
         v = self._compensated(vector, residual)
-        for start, stop in self._pieces(v.size, 1):
+        for start, stop in self._tiles(v.size, 1):
             words = self._as_float32(v[start:stop]).view(np.uint32)
             if not np.isfinite(words.view(np.float32)).all():
                 return False
@@ -518,7 +513,7 @@ class ReferenceKernels:
         return True
 
     def clip_decode(self, payload: np.ndarray, out: np.ndarray, bits: int, add: bool, factor: float = 1.0) -> None:
-        for start, stop in self._pieces(out.size, 1):
+        for start, stop in self._tiles(out.size, 1):
             words = self._unpack_words(payload, bits, start, stop)
             words <<= np.uint32(32 - bits)
             self._deliver(words.view(np.float32), out[start:stop], add, factor)
@@ -531,7 +526,7 @@ class ReferenceKernels:
 
     @staticmethod
     def _pack_words(words: np.ndarray, bits: int, stream: np.ndarray, start: int) -> None:
-        """As `_pack`, for uint32 codes of up to 31 bits."""
+        """`_pack` for uint32 codes of up to 31 bits."""
         octets = words.astype("<u4", copy=False).view(np.uint8).reshape(-1, 4)
         target = stream[start * bits // 8 : -(-(start + words.size) * bits // 8)]
         if bits % 8 == 0:
@@ -554,10 +549,10 @@ class ReferenceKernels:
         return octets.view("<u4").reshape(n).astype(np.uint32, copy=False)
 
     def half_encode(self, vector: np.ndarray, residual: np.ndarray | None, payload: np.ndarray, bfloat: bool) -> bool:
-        """fp16, or bf16 with `bfloat`: rounded to nearest even, from float32 for bf16. Payload: d 16-bit numbers."""
+        """Round to nearest even in fp16, or with `bfloat` from float32 to bf16. Payload: d 16-bit floats."""
         v = self._compensated(vector, residual)
         codes = payload.view("<u2")
-        for start, stop in self._pieces(v.size, 1):
+        for start, stop in self._tiles(v.size, 1):
             part = codes[start:stop]
             if bfloat:
                 words = self._as_float32(v[start:stop]).view(np.uint32)
@@ -581,7 +576,7 @@ class ReferenceKernels:
 
     def half_decode(self, payload: np.ndarray, out: np.ndarray, bfloat: bool, add: bool, factor: float = 1.0) -> None:
         codes = payload.view("<u2")
-        for start, stop in self._pieces(out.size, 1):
+        for start, stop in self._tiles(out.size, 1):
             self._deliver(self._half_values(codes[start:stop], bfloat), out[start:stop], add, factor)
 
     def _half_values(self, codes: np.ndarray, bfloat: bool) -> np.ndarray:

@@ -1,4 +1,4 @@
-// sign(v)·s with one s a block: a scale a block, then a bit a number, 1 = negative.
+// sign(v)·s with one s per block: a scale per block, then a bit per element, 1 = negative.
 #include "blocks.cuh"
 
 struct MeanMagnitude {

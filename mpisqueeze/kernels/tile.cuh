@@ -1,5 +1,5 @@
-// Tiles: up to 1024 numbers in the registers of a warp. v[j][c] of a lane is number 128·j + 4·lane + c, so that each access of
-// the warp is 512 bytes in a row.
+// Tiles: up to 1024 elements in the registers of a warp. v[j][c] of a lane is element 128·j + 4·lane + c, so that each
+// access of the warp covers 512 consecutive bytes.
 #ifndef MPISQUEEZE_TILE
 #define MPISQUEEZE_TILE
 #include "common.cuh"

@@ -1,23 +1,23 @@
 // The k largest |v|, ties to the lowest index: k values, then their int32 indices, ascending.
 //
-// A radix select on the bits of |v| finds the k-th largest: for each digit from the top, a histogram over the numbers
-// that agree with the digits chosen so far, and the choice of the next digit by the thread block that is the last to end.
-// So that the vector is read once, the pass that forms v = vector + residual also lists candidates: the numbers of at least
-// a floor that a sample says lies below the k-th largest. All later digits, and the selection itself, are found in that
-// list. Where the sample was wrong, so that candidates are too few or too many, all numbers are looked through again.
+// A radix select on the bits of |v| finds the k-th largest: for each digit from the top, a histogram counts the elements
+// that agree with the digits chosen so far, and the thread block that ends last chooses the next digit. The vector is read
+// once: the pass that forms v = vector + residual also lists candidates, the elements that reach a floor, which by a
+// sample lies below the k-th largest. Later digits and the selection itself come from that list. If the sample was wrong,
+// so that there are too few or too many candidates, all elements are searched again.
 //
-// `state` holds what kernels tell each other; between encodes DONE is 0, and so is the histogram.
+// `state` passes values between kernels; between encodes DONE and the histogram are 0.
 #include "tile.cuh"
 
 const u32 BINS = 2048;
 const u32 DIGIT = 11;                   // bits
 const u32 TOP = REAL_BITS - 1 - DIGIT;  // of the first digit, its lowest bit
 const u32 SAMPLERS = 1024, SAMPLES = 4096;
-const u32 PIECE = TILE * WARPS;  // numbers a thread block at a time; candidates are in order within
-const u32 BATCH = 8;             // loads that a lane has under way at a time
+const u32 PIECE = TILE * WARPS;  // elements that a thread block takes at a time; candidates are in order within a piece
+const u32 BATCH = 8;             // loads in flight per lane
 enum : u32 {
     PREFIX,  // the digits chosen so far; at the end the k-th largest |v|
-    WANTED,  // numbers still wanted among those that agree with them; at the end, ties
+    WANTED,  // elements still wanted among those that agree with them; at the end, ties
     FLOOR,   // of candidates
     LISTED,  // candidates
     SOURCE,  // where to look for the next digit, one of the following
@@ -39,8 +39,8 @@ __device__ inline T inclusive_sum(T own, T* shared) {
     return shared[threadIdx.x];
 }
 
-// For a thread block of THREADS: which bin holds the `wanted`-th number from the top, known to the one thread that gets
-// true, and how many are wanted of that bin. Leaves the bins empty.
+// Finds the bin of the `wanted`-th element from the top, and the count still wanted of that bin. One thread of the THREADS
+// of a thread block gets true and the results. Leaves the bins empty.
 template <u32 THREADS>
 __device__ inline bool choose_bin(volatile u32* bins, u64 wanted, u32& bin, u64& left) {
     __shared__ u64 sums[THREADS];
@@ -62,7 +62,7 @@ __device__ inline bool choose_bin(volatile u32* bins, u64 wanted, u32& bin, u64&
     return found;
 }
 
-// Whether all other thread blocks of this kernel have ended; what they wrote is seen by volatile reads.
+// True in the thread block that ends last; volatile reads see what the others wrote.
 __device__ inline bool is_last_block(u64* state) {
     __shared__ bool last;
     __threadfence();
@@ -129,9 +129,8 @@ extern "C" __global__ void __launch_bounds__(SAMPLERS)
     }
 }
 
-// A thread block a piece, and further ones in strides of the grid. δ ← v; candidates into the list, each piece's in a row,
-// with the place and the count of the row in pieces[]; and the first digit. Without `sampled` all are candidates, and not
-// listed.
+// One thread block per piece, in strides of the grid. δ ← v; lists the candidates, those of a piece in a row whose place and
+// count go to pieces[]; counts the first digit. Without `sampled` all elements are candidates, and none is listed.
 extern "C" __global__ void __launch_bounds__(32 * WARPS) topk_pass(
     const real* vector, real* residual, i64 n, i64 k, u32 sampled, i64 capacity, u64* state, u32* histogram, real* values,
     int* indices, u64* pieces, int* fault) {
@@ -210,8 +209,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) topk_pass(
     }
 }
 
-// A thread four numbers at a time, over `length` of them in strides of the grid: the digit of those that agree with
-// `prefix` in all bits above it.
+// Counts a digit of the elements that agree with `prefix` in all bits above it. Each thread takes four elements at a time,
+// in strides of the grid.
 __device__ inline void count_digits(const real* v, i64 length, real_bits prefix, u32 shift, u32 width, u32* bins) {
     for (i64 i = 4 * thread_index(); i < length; i += 4ll * gridDim.x * blockDim.x) {
         real x[4];
@@ -225,7 +224,7 @@ __device__ inline void count_digits(const real* v, i64 length, real_bits prefix,
     }
 }
 
-// The first digit again, of all numbers, where the list has failed.
+// Counts the first digit of all elements again where the list has failed.
 extern "C" __global__ void __launch_bounds__(32 * WARPS)
     topk_retry(const real* v, i64 n, i64 k, u64* state, u32* histogram) {
     __shared__ u32 bins[BINS];
@@ -236,7 +235,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS)
     if (is_last_block(state)) choose_digit(0, (u64)k, TOP, ALL_NUMBERS, state, histogram);
 }
 
-// A further digit.
+// Counts a further digit.
 extern "C" __global__ void __launch_bounds__(32 * WARPS) topk_digit(
     const real* v, i64 n, u32 shift, u32 width, u64* state, u32* histogram, const real* values) {
     __shared__ u32 bins[BINS];
@@ -251,10 +250,10 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) topk_digit(
     if (is_last_block(state)) choose_digit(prefix, wanted, shift, source, state, histogram);
 }
 
-// What a piece of the vector has to look through: its candidates, or all of its numbers.
+// The elements of a piece to search: its candidates, or all of them.
 struct Row {
     const real* from;
-    const int* index;  // null where it is that of the number itself
+    const int* index;  // null: the element's own position
     i64 begin;
     u32 count;
     __device__ Row(
@@ -269,8 +268,8 @@ struct Row {
     __device__ int index_of(u32 i) const { return index ? index[begin + i] : (int)(begin + i); }
 };
 
-// A warp a piece: how many numbers above the threshold (low half), and at it (high half). Then, in the last block, each
-// thread a row of pieces: counts[p] ← the counts of the pieces before p.
+// One warp per piece counts the elements above the threshold (low half) and at it (high half). In the last thread block
+// each thread then takes a row of pieces: counts[p] ← the counts of the pieces before p.
 extern "C" __global__ void __launch_bounds__(1024) topk_count(
     const real* v, i64 n, u64* state, const real* values, const int* indices, const u64* pieces, u64* counts) {
     __shared__ u64 sums[1024];
@@ -305,8 +304,8 @@ extern "C" __global__ void __launch_bounds__(1024) topk_count(
     }
 }
 
-// A warp a piece, 32 numbers in a row at a time. A selected number's place is the count of numbers above the threshold
-// before it plus the count of taken ties before it. `residual` is v where it is not null.
+// One warp per piece, 32 consecutive elements at a time. A selected element's place is the count of elements above the
+// threshold before it plus the count of taken ties before it. `residual` is v unless it is null.
 extern "C" __global__ void __launch_bounds__(32 * WARPS) topk_gather(
     const real* v, real* residual, i64 n, i64 k, const u64* state, const real* values, const int* indices,
     const u64* pieces, const u64* counts, u8* payload) {
@@ -342,7 +341,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) topk_gather(
     }
 }
 
-// A thread a number; indices are distinct, so that each has its number of `out` to itself.
+// One thread per element; indices are distinct, so no two threads write the same element of `out`.
 extern "C" __global__ void topk_decode(const u8* payload, real* out, i64 n, i64 k, u32 add, real factor) {
     i64 j = thread_index();
     if (j >= k) return;

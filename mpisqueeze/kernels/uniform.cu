@@ -1,4 +1,4 @@
-// lo + code/(2^bits − 1)·(hi − lo): lo and hi of each bucket, then a code a number.
+// lo + code/(2^bits − 1)·(hi − lo): lo and hi of each bucket, then a code per element.
 #include "blocks.cuh"
 
 struct Ends {

@@ -19,8 +19,8 @@ from mpi4py import MPI
 
 from mpisqueeze import __version__
 from mpisqueeze.bench.kernels import Workload, make_compressor
+from mpisqueeze.comm.emulated import emulate
 from mpisqueeze.comm.exchange import Network
-from mpisqueeze.comm.link import emulate
 from mpisqueeze.comm.placement import choose_device
 from mpisqueeze.comm.world import World
 from mpisqueeze.costs.link import Link, parse_link

@@ -1,1 +1,1 @@
-"""The objectives: one file each, found by their `name`. `base.Problem` is the contract."""
+"""The objectives: one file each. `base.Problem` is the contract."""

@@ -13,35 +13,37 @@ Array = Any
 
 
 class Problem(ABC):
-    """min over x of f(x) = mean over ranks of f_r(x); an instance is one rank's view, f_r.
+    """min over x of f(x) = mean over ranks of f_r(x); an instance is one rank's f_r.
 
-    A problem of one's own need not derive from this class: `__init__`, `dimension`, `initial_point` and
-    `gradient` as described here are enough. `iterations_per_epoch` and `evaluate` are optional, and so are two class
-    methods: `check_installed()`, which raises UsageError where something that the problem needs is not installed, and
-    `limit_threads(count)`, which is told before construction how many threads this rank may compute with.
+    A plug-in need not derive from this class: `__init__`, `dimension`, `initial_point` and `gradient` as described here
+    are enough. `iterations_per_epoch` and `evaluate` are optional, and so are two class methods: `check_installed()`
+    raises UsageError if a package that the problem needs is missing, and `limit_threads(count)` is called before
+    construction with the number of threads that this rank may use.
 
-    With `--overlap` the gradient is asked for by `gradient_in_parts(x, iteration, ready)`, where there is one: as
-    `gradient`, and on the way, in the calling thread, it calls ready(gradient, start) whenever the numbers from `start`
-    on are final. They are then no longer the problem's: what is sent is made of them in place. The last numbers come
-    first, starts only fall, and what was not told of is taken to be final at the end. The class method
-    `check_parts(options)` may refuse, with a UsageError, some of the problem's parameters together with that.
+    With `--overlap`, `gradient_in_parts(x, iteration, ready)` is called instead of `gradient` if it exists. It does the
+    same, and in the calling thread calls ready(gradient, start) whenever the elements from `start` on are final; these
+    then belong to the caller, which overwrites them. `start` only falls, and elements not yet reported are final when
+    the method returns. The class method `check_parts(options)` may refuse options of the problem that do not work with
+    this, by a UsageError.
 
     Args:
         rank: this rank, 0 … size − 1.
         size: number of ranks.
-        seed: the run's seed, ≥ 0. All randomness must be a function of (seed, rank, iteration), so that a run
-            can be repeated, and resumed at any iteration.
-        xp: the array module, `numpy` or `cupy`; every array that is taken or given is one of its arrays.
-        dtype: float32 or float64; the dtype of x, of the gradient, and of what lies between them.
-        and, by keyword alone, the parameters that stand behind its name in a spec, see `language`.
+        seed: the run's seed, ≥ 0. All randomness must be a function of (seed, rank, iteration), so that a run can be
+            repeated, and resumed at any iteration.
+        xp: array module of all arguments and results, `numpy` or `cupy`.
+        dtype: float32 or float64; dtype of x, of the gradient and of intermediate results.
+
+    The parameters of a spec (`NAME:ARG,key=value`) are further arguments, by keyword only, see `language`.
 
     Attributes:
-        name, summary: a built-in problem's name for `--problem`, and a line about it.
-        needs_data: it takes the keywords `dataset`, `batch_size` and `partition` too, see `samples.TrainingShare`.
-        takes_batch_size: it takes the keyword `batch_size`.
-        dimension: d, the number of parameters, ≥ 1; the same on every rank, fixed from construction on.
-        default_lr: what `--lr` is unless given; 0.3 without it.
-        iterations_per_epoch: what `--epochs` counts, ≥ 1; where ranks differ, the fewest count.
+        name: name of a built-in problem for `--problem`.
+        summary: a line about it for `info`.
+        needs_data: whether it takes the keywords `dataset`, `batch_size` and `partition`, see `samples.TrainingShare`.
+        takes_batch_size: whether it takes the keyword `batch_size`.
+        dimension: d ≥ 1, the length of x; the same on every rank.
+        default_lr: default of `--lr`; 0.3 if missing.
+        iterations_per_epoch: iterations in an epoch, ≥ 1; where ranks differ, the smallest counts.
     """
 
     name: ClassVar[str]
@@ -67,20 +69,19 @@ class Problem(ABC):
         """This rank's stochastic loss and gradient at x.
 
         Args:
-            x: (d,), C-contiguous, of the run's dtype; read and neither written nor kept. It may be another
-                array, at another address, in each call.
-            iteration: 1, 2, …; may jump, since a resumed run starts anywhere.
+            x: (d,), C-contiguous, of the run's dtype; neither written nor kept. Each call may pass another array.
+            iteration: 1, 2, …; it may jump, since a resumed run starts anywhere.
 
         Returns:
-            The loss f_r(x; batch) as a Python float, and its gradient, (d,), of the run's dtype. The
-            gradient's buffer belongs to the problem and holds until the next call of `gradient`; the caller
-            may overwrite it. Where x has diverged, both are inf or NaN; nothing is raised or warned of.
+            The loss f_r(x; batch) as a Python float, and its gradient, (d,), of the run's dtype. The gradient's buffer
+            belongs to the problem and is valid until the next call; the caller may overwrite it. Where x has diverged,
+            both are inf or NaN, without an exception or a warning.
         """
 
     def evaluate(self, x: Array) -> dict[str, float]:
-        """Figures of merit at x, (d,), for the log; the same on every rank for the same x. By default none.
+        """Figures of merit at x, (d,), for the log; the same on every rank for the same x. The default is none.
 
-        It neither writes x nor touches the gradient's buffer.
+        Neither x nor the gradient's buffer is changed.
         """
         return {}
 

@@ -1,4 +1,4 @@
-"""What the problems with a model of their own on a labelled data set share: batches, the loss, the test set."""
+"""Base of the classifiers with hand-written gradients: batches, the loss, the test set."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mpisqueeze.data.partition import Partition
 from mpisqueeze.problems.base import Array, Problem, copy_to
 from mpisqueeze.problems.samples import TrainingShare
 
-_TEST_CHUNK = 1024
+_TEST_ROWS = 1024
 
 
 class SoftmaxCrossEntropy:
-    """Mean over n rows of −log softmax(z)_y, and its derivative, with buffers for up to `rows` rows."""
+    """Mean over rows of −log softmax(z)_y, and its derivative, with buffers for up to `rows` rows."""
 
     def __init__(self, rows: int, classes: int, xp: Any, dtype: np.dtype[Any]) -> None:
         self._xp = xp
@@ -53,17 +53,14 @@ class SoftmaxCrossEntropy:
 class ClassificationProblem(Problem):
     """Softmax cross-entropy of a model on this rank's part of a data set, mean over a batch.
 
-    Holds in device memory this rank's training samples, in the data set's own dtype, and the test set.
-
-    A model is three methods: `make_activations`, `forward` and `backward`. They write into buffers made once.
+    This rank's training samples and the test set are kept in device memory, in the data set's dtype. A model consists
+    of three methods, `make_activations`, `forward` and `backward`, which write into buffers made once.
 
     Args:
-        dataset: the whole data set; the training samples of other ranks are not kept.
-        batch_size: samples a rank and iteration, ≥ 1.
-        partition: which training samples are this rank's.
+        dataset, batch_size, partition: see `samples.TrainingShare`.
 
     Raises:
-        UsageError: fewer training samples than ranks, or a batch size below 1.
+        UsageError: as `samples.TrainingShare`.
     """
 
     needs_data = True
@@ -103,7 +100,7 @@ class ClassificationProblem(Problem):
         self._take_options = {"mode": "clip"} if xp is np else {}
 
     def _allocate_for_training(self) -> None:
-        """Make the buffers of the training loop; for a subclass to call once its `dimension` is known."""
+        """Make the buffers of the training loop; a subclass calls this once its `dimension` is known."""
         self._activations = self.make_activations(len(self._indices))
         self._gradient = self.xp.empty(self.dimension, self.dtype)
 
@@ -119,9 +116,9 @@ class ClassificationProblem(Problem):
     def backward(
         self, x: Array, inputs: Array, activations: Sequence[Array], logits_derivative: Array, gradient: Array
     ) -> None:
-        """Fill `gradient`, (d,), from what `forward` left and the derivative by the logits, (n, classes).
+        """Fill `gradient`, (d,), from the activations and the derivative by the logits, (n, classes).
 
-        It may overwrite both.
+        Both may be overwritten.
         """
 
     def gradient(self, x: Array, iteration: int) -> tuple[float, Array]:
@@ -135,7 +132,7 @@ class ClassificationProblem(Problem):
     def evaluate(self, x: Array) -> dict[str, float]:
         """`test_loss`, the mean cross-entropy, and `test_accuracy`, 0 … 1, over the whole test set."""
         xp, samples = self.xp, len(self._test_labels)
-        rows = min(samples, _TEST_CHUNK)
+        rows = min(samples, _TEST_ROWS)
         activations = self.make_activations(rows)
         inputs = xp.empty((rows, self.features), self.dtype)
         cross_entropy = SoftmaxCrossEntropy(rows, self.classes, xp, self.dtype)

@@ -1,4 +1,4 @@
-"""A problem out of a user's function that returns a torch module, its data and its loss."""
+"""A problem made from a user's function that returns a torch module, its data and its loss."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike
 from mpisqueeze.data.seeding import Stream, generator
 from mpisqueeze.errors import UsageError, describe
 from mpisqueeze.kernels.random import derive_key
-from mpisqueeze.problems.neural.problem import STATISTICS_SAMPLES, NeuralProblem, chunks
+from mpisqueeze.problems.neural.problem import STATISTICS_SAMPLES, NeuralProblem, batches_of
 from mpisqueeze.problems.samples import BatchSampler
 
 _RETURNS = "it must return (model, data, loss) or (model, data, loss, test)"
@@ -25,19 +25,19 @@ class FunctionProblem(NeuralProblem):
     - `model`: a `torch.nn.Module`, the same on every rank. torch's generator on the host is seeded alike on every rank
       before the call, so that default initialisations agree. x is its parameters with requires_grad=True.
     - `data`: this rank's samples: a pair (inputs, targets) of tensors or arrays of n rows each, or an object with
-      `__len__` and `__getitem__(i)` → (input, target), such as a map-style `torch.utils.data.Dataset`, of which
-      `default_collate` makes batches. Ranks whose n differ make epochs of the shortest one.
-    - `loss(outputs, targets)`: a tensor of one number, the mean over the batch.
+      `__len__` and `__getitem__(i)` → (input, target), such as a map-style `torch.utils.data.Dataset`, from which
+      `default_collate` makes batches. The rank with the smallest n sets the length of an epoch.
+    - `loss(outputs, targets)`: a scalar tensor, the mean over the batch.
     - `test`: samples in the same form, the same on every rank.
 
-    Batches of `--batch-size` are drawn as from the built-in data sets; they reach model and loss on the device, floats
-    in the run's dtype. Evaluation reports `test_loss`, the mean over samples, and `test_accuracy` where the outputs are
-    (n, classes) and the targets (n,) whole numbers. Batch norm's statistics are computed anew before it, see
-    `network.Network.evaluating`, from STATISTICS_SAMPLES of rank 0's samples. Buffers that training changes otherwise
-    are no part of x, and a run with them is no function of its seed.
+    Batches of `--batch-size` are drawn as from the built-in data sets; model and loss get them on the device, floats in
+    the run's dtype. Evaluation reports `test_loss`, the mean over samples, and `test_accuracy` if the outputs are
+    (n, classes) and the targets (n,) integers. Batch norm's statistics are first recomputed from STATISTICS_SAMPLES of
+    rank 0's samples, see `network.TorchNetwork.evaluating`. Other buffers that training changes are not part of x, and
+    a run that has them is not a function of its seed.
 
     Raises:
-        UsageError: the function, or a first batch, raises; what it returns is not that.
+        UsageError: the function or a first batch raises, or the function returns something else.
     """
 
     takes_batch_size = True
@@ -60,7 +60,7 @@ class FunctionProblem(NeuralProblem):
         self.check_installed()
         import torch
 
-        from mpisqueeze.problems.neural.network import Network, seeded
+        from mpisqueeze.problems.neural.network import TorchNetwork, seeded
 
         function = type(self).function
         with seeded(derive_key(seed, Stream.INITIAL_POINT)), self._blamed("the call with (rank, size, seed)"):
@@ -77,7 +77,7 @@ class FunctionProblem(NeuralProblem):
         self._test = self._samples("test", test[0]) if test else None
 
         try:
-            self._network = Network(module, loss, xp, self.dtype, compiled=compile, bf16=bf16)
+            self._network = TorchNetwork(module, loss, xp, self.dtype, compiled=compile, bf16=bf16)
         except UsageError as error:
             raise self._wrong(error.message) if error.option == "--problem" else error from None
         self._loss = loss
@@ -97,9 +97,9 @@ class FunctionProblem(NeuralProblem):
         if self._test is None:
             return {}
         losses, hits = [], []
-        statistics = (self._drawn(self._data, indices)[0] for indices in chunks(self._statistics))
+        statistics = (self._drawn(self._data, indices)[0] for indices in batches_of(self._statistics))
         with self._network.evaluating(x, statistics) as module:
-            for indices in chunks(np.arange(len(self._test))):
+            for indices in batches_of(np.arange(len(self._test))):
                 inputs, targets = self._drawn(self._test, indices)
                 outputs = module(inputs)
                 losses.append(len(indices) * float(self._loss(outputs, targets)))
@@ -129,7 +129,7 @@ class FunctionProblem(NeuralProblem):
         return _Collated(data)
 
     def _try_batch(self) -> None:
-        """A first batch through everything, so that what is wrong is said before training."""
+        """Pass a first batch through model and loss, so that errors show before training."""
         import torch
 
         from mpisqueeze.problems.neural.network import seeded
@@ -194,7 +194,7 @@ class _Collated:
 
 
 def problem_of(function: Callable[..., Any]) -> type[FunctionProblem]:
-    """The problem that a function makes."""
+    """The problem class of a function."""
     name = getattr(function, "__name__", "function")
     file = Path(function.__code__.co_filename).name if hasattr(function, "__code__") else function.__module__
     origin = f"{file}:{name}"

@@ -1,4 +1,4 @@
-"""What the image classifiers share: images on the host, batches of them on torch's device, the test set."""
+"""Base of the image classifiers: images on the host, batches on torch's device, the test set."""
 
 from __future__ import annotations
 
@@ -15,31 +15,30 @@ from mpisqueeze.data.seeding import Stream, generator
 from mpisqueeze.errors import UsageError
 from mpisqueeze.kernels.random import derive_key
 from mpisqueeze.language import choice
-from mpisqueeze.problems.neural.problem import STATISTICS_SAMPLES, NeuralProblem, chunks
+from mpisqueeze.problems.neural.problem import STATISTICS_SAMPLES, NeuralProblem, batches_of
 from mpisqueeze.problems.samples import TrainingShare
 
 
 class ImageProblem(NeuralProblem):
     """Softmax cross-entropy of a torch module on this rank's images, mean over a batch.
 
-    Images stay on the host in the data set's own dtype. A batch is gathered and augmented there, and scaled on the
-    device. Photographs are cropped and mirrored at random, by a generator keyed by (seed, rank, iteration), as
-    augment=on or off overrides. Before an evaluation batch norm's statistics are computed anew from
-    STATISTICS_SAMPLES training images, without augmentation, the same on every rank.
+    Images stay on the host in the data set's dtype. A batch is gathered and augmented there, and scaled on the device.
+    Augmentation crops and mirrors at random, by a generator keyed by (seed, rank, iteration). Before an evaluation,
+    batch norm's statistics are recomputed from STATISTICS_SAMPLES training images without augmentation, the same on
+    every rank.
 
     Args:
-        dataset: the whole data set, of images.
-        batch_size, partition: see `samples.TrainingShare`.
+        dataset, batch_size, partition: see `samples.TrainingShare`; the samples are images.
         augment: auto (photographs only), on or off.
-        compile, bf16: see `network.Network`.
+        compile, bf16: see `network.TorchNetwork`.
 
     Raises:
-        UsageError: the data are no images or too small ones; torch cannot do what is asked for; see
+        UsageError: the data are not images, or too small ones; torch lacks what is asked for; or as
             `samples.TrainingShare`.
     """
 
     needs_data = True
-    #: How often the model halves an image, rounding up where it has batch norm.
+    #: The number of times that the model halves an image, rounding up where it has batch norm.
     halvings: ClassVar[int]
     batch_norm: ClassVar[bool] = True
 
@@ -63,11 +62,13 @@ class ImageProblem(NeuralProblem):
         self.check_installed()
         import torch
 
-        from mpisqueeze.problems.neural.network import Network, seeded
+        from mpisqueeze.problems.neural.network import TorchNetwork, seeded
 
         with seeded(derive_key(seed, Stream.INITIAL_POINT)):
             module = self.make_module(*self._image, dataset.classes)
-        self._network = Network(module, torch.nn.functional.cross_entropy, xp, self.dtype, compiled=compile, bf16=bf16)
+        self._network = TorchNetwork(
+            module, torch.nn.functional.cross_entropy, xp, self.dtype, compiled=compile, bf16=bf16
+        )
         self.dimension = self._network.dimension
 
         share = TrainingShare(dataset, batch_size, partition, rank, size, seed)
@@ -89,7 +90,7 @@ class ImageProblem(NeuralProblem):
 
     @abstractmethod
     def make_module(self, channels: int, height: int, width: int, classes: int) -> Any:
-        """The torch module, (n, channels, height, width) → (n, classes), drawn from torch's generator."""
+        """The torch module, (n, channels, height, width) → (n, classes), initialised by torch's generator."""
 
     def batch(self, iteration: int) -> tuple[Any, Any]:
         stored, drawn = self._stored, self._sampler.batch(iteration)
@@ -104,16 +105,16 @@ class ImageProblem(NeuralProblem):
         from torch.nn.functional import cross_entropy
 
         loss, correct, samples = 0.0, 0, len(self._test_labels)
-        statistics = (self._scaled(images) for images in chunks(self._statistics_inputs))
+        statistics = (self._scaled(images) for images in batches_of(self._statistics_inputs))
         with self._network.evaluating(x, statistics) as module:
-            for images, answers in zip(chunks(self._test_inputs), chunks(self._test_labels), strict=True):
+            for images, answers in zip(batches_of(self._test_inputs), batches_of(self._test_labels), strict=True):
                 outputs, labels = module(self._scaled(images)), self._network.moved(answers)
                 loss += float(cross_entropy(outputs, labels, reduction="sum"))
                 correct += int((outputs.argmax(1) == labels).sum())
         return {"test_loss": loss / samples, "test_accuracy": correct / samples}
 
     def _scaled(self, images: NDArray[Any], out: Any = None) -> Any:
-        """Stored images as the module reads them, (n, channels, height, width), on the device."""
+        """Stored images as the module's input, (n, channels, height, width), on the device."""
         import torch
 
         stored = torch.from_numpy(images).view(-1, *self._image).to(self._network.device)

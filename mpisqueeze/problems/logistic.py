@@ -1,4 +1,4 @@
-"""Multinomial logistic regression: convex, with as many parameters as features × classes (+ classes)."""
+"""Multinomial logistic regression: convex, with (features + 1) × classes parameters."""
 
 from __future__ import annotations
 

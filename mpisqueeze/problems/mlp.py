@@ -27,11 +27,10 @@ def hidden_sizes(text: str) -> tuple[int, ...]:
 
 
 class MLP(ClassificationProblem):
-    """A₀ the batch, (n, features); A_l = relu(A_{l−1} W_l + b_l), and the logits without the relu.
+    """A_l = relu(A_{l−1} W_l + b_l) from the batch A₀, (n, features), to the logits, which have no relu.
 
-    x is W₁ (inputs × outputs, row by row), b₁, W₂, b₂, …. At x₀ the biases are 0 and W_l is normal with
-    variance 2 / inputs (He et al. 2015, arXiv 1502.01852), drawn from the seed alone and rounded to the run's
-    dtype.
+    x is W₁ (inputs × outputs, row by row), b₁, W₂, b₂, …. At x₀ the biases are 0 and W_l is normal with variance
+    2 / inputs (He et al. 2015, arXiv 1502.01852), drawn from the seed alone and rounded to the run's dtype.
 
     Args:
         hidden: the widths of the hidden layers, at least one.
@@ -60,7 +59,7 @@ class MLP(ClassificationProblem):
         self._ready: Callable[[Array, int], None] | None = None
 
     def gradient_in_parts(self, x: Array, iteration: int, ready: Callable[[Array, int], None]) -> tuple[float, Array]:
-        """`gradient`, layer by layer."""
+        """Compute `gradient` and report it layer by layer."""
         self._ready = ready
         try:
             return self.gradient(x, iteration)
@@ -103,7 +102,7 @@ class MLP(ClassificationProblem):
                 weights, _ = layers[layer]
                 xp.dot(delta, weights.T, out=self._deltas[layer - 1])
                 delta = self._deltas[layer - 1]
-                # What relu let through is positive, so the sign is relu's derivative.
+                # relu's outputs are ≥ 0, so their sign is its derivative.
                 xp.sign(below, out=below)
                 xp.multiply(delta, below, out=delta)
 

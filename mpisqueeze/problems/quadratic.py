@@ -1,4 +1,4 @@
-"""A quadratic of any dimension with a known minimum: for exact checks and for pure communication."""
+"""A quadratic of any dimension with a known minimum, for exact checks and for timing communication."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from mpisqueeze.data.seeding import Stream, generator
 from mpisqueeze.language import integer, real
 from mpisqueeze.problems.base import Array, Problem, copy_to
 
-_CHUNK = 1 << 20
+_BLOCK = 1 << 20
 
 
 class Quadratic(Problem):
     """f_r(x) = ½ Σ_i a_i (x_i − b_{r,i})² with curvatures a_i falling from 1 to 1/condition, log-spaced.
 
-    b_r = b + spread·c_r·u, with b and u standard normal and c_r evenly spaced such that Σ c_r = 0 and mean
-    c_r² = 1 (c = 0 on a single rank). Hence, up to rounding, the mean of the f_r is minimal at b for any
-    number of ranks, and no rank needs another's b_r:
+    b_r = b + spread·c_r·u, with b and u standard normal and c_r evenly spaced such that Σ c_r = 0 and mean c_r² = 1
+    (c = 0 on a single rank). Hence, up to rounding, the mean of the f_r is minimal at b for any number of ranks, and no
+    rank needs another's b_r:
 
         f(x) = ½ Σ a_i (x_i − b_i)² + ½ spread² Σ a_i u_i² [N > 1],   ∇f_r(b) = −spread·c_r·a·u
 
-    x₀ = 0. The numbers are drawn in double precision, so that float32 and float64 runs pose the same problem.
+    x₀ = 0. a, b and u are made in double precision, so that float32 and float64 runs pose the same problem.
 
     Args:
         dimension: d ≥ 1.
         condition: largest over smallest curvature, ≥ 1.
-        noise: standard deviation of the normal noise on each gradient entry, drawn on the host from (seed,
+        noise: standard deviation of the normal noise on each element of the gradient, drawn on the host from (seed,
             rank, iteration); the loss has none.
-        spread: how far the ranks' minima lie from the common one, per entry.
+        spread: root mean square distance of the ranks' minima from the common one, per element.
     """
 
     name = "quadratic"
@@ -61,14 +61,14 @@ class Quadratic(Problem):
         u_draws = generator(seed, Stream.QUADRATIC, 1)
         decay = -math.log(condition) / max(1, dimension - 1)
         self._floor = 0.0
-        for start in range(0, dimension, _CHUNK):
-            chunk = slice(start, min(start + _CHUNK, dimension))
-            curvature = np.exp(decay * np.arange(chunk.start, chunk.stop))
+        for start in range(0, dimension, _BLOCK):
+            block = slice(start, min(start + _BLOCK, dimension))
+            curvature = np.exp(decay * np.arange(block.start, block.stop))
             centre = b_draws.standard_normal(len(curvature))
-            a[chunk], b[chunk] = curvature, centre
+            a[block], b[block] = curvature, centre
             if spread_out:
                 u = u_draws.standard_normal(len(curvature))
-                b_rank[chunk] = centre + shift * u
+                b_rank[block] = centre + shift * u
                 self._floor += 0.5 * spread**2 * float(np.vdot(curvature, u * u))
         self._a, self._b = xp.asarray(a), xp.asarray(b)
         self._b_rank = xp.asarray(b_rank) if spread_out else self._b

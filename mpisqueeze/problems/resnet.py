@@ -1,4 +1,4 @@
-"""Residual networks as they are trained on CIFAR-10, for images of any size and number of channels."""
+"""Residual networks for CIFAR-10 and other small images, of any size and number of channels."""
 
 from __future__ import annotations
 

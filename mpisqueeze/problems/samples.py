@@ -1,4 +1,4 @@
-"""A rank's training samples, and the batches that it draws from them."""
+"""A rank's training samples, and its batches of them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from mpisqueeze.errors import UsageError
 
 
 class BatchSampler:
-    """The samples that a rank draws: one permutation of its own after another, read a batch at a time.
+    """Batches of a rank's samples, read from one random permutation after another.
 
-    Permutation p is drawn from a generator keyed by (seed, rank, p), and iteration t reads positions (t − 1)b
-    … tb − 1 of the permutations laid end to end. A batch is thus a function of (seed, rank, t), each sample
-    comes once an epoch, and b may exceed the number of samples.
+    Permutation p is drawn from a generator keyed by (seed, rank, p), and iteration t reads positions (t − 1)b … tb − 1
+    of the permutations laid end to end. So a batch is a function of (seed, rank, t), each sample comes once an epoch,
+    and b may exceed the number of samples.
     """
 
     def __init__(self, samples: int, batch_size: int, seed: int, rank: int) -> None:
@@ -27,7 +27,7 @@ class BatchSampler:
         self._batch = np.empty(batch_size, dtype=self._sorted.dtype)
 
     def batch(self, iteration: int) -> NDArray[np.int64]:
-        """Positions, (b,), among the rank's samples for iteration 1, 2, …; overwritten by the next call."""
+        """Indices, (b,), into the rank's samples for iteration 1, 2, …; overwritten by the next call."""
         samples, size = len(self._order), len(self._batch)
         start, filled = (iteration - 1) * size, 0
         while filled < size:
@@ -46,18 +46,19 @@ class BatchSampler:
 
 
 class TrainingShare:
-    """This rank's part of a training set, on the host and in the data set's own dtype.
+    """This rank's part of a training set, on the host and in the data set's dtype.
 
     Args:
         dataset: the whole data set; the training samples of other ranks are not kept.
-        batch_size: samples a rank and iteration, ≥ 1.
-        partition: which training samples are this rank's.
-        rank, size, seed: the run's.
+        batch_size: samples per rank and iteration, ≥ 1.
+        partition: assignment of training samples to ranks.
+        rank, size, seed: those of the run.
 
     Attributes:
-        inputs (n, features), labels (n): of this rank's samples.
-        sampler: draws batches of them.
-        iterations_per_epoch: the same on every rank, ≥ 1.
+        inputs: this rank's samples, (n, features).
+        labels: their labels, (n,).
+        sampler: sampler of batches of them.
+        iterations_per_epoch: iterations in an epoch, ≥ 1, the same on every rank.
 
     Raises:
         UsageError: fewer training samples than ranks, or a batch size below 1.

@@ -79,10 +79,12 @@ class Claims(TypedDict):
 def read_claims(path: Path) -> dict[str, Any]:
     """The object in a reproduction's folder, its claims under `claims`. Raises UsageError."""
     about = read_object(path / CLAIMS, "RUN", Claims)
-    for claim in about["claims"]:
-        for decision in claim["decisions"]:
-            if (decision["found"] is None) != (decision["passed"] is None):
-                raise UsageError(f"{path / CLAIMS} has a decision of {claim['claim']!r} that was half tested", "RUN")
+    for i, claim in enumerate(about["claims"]):
+        for j, decision in enumerate(claim["decisions"]):
+            for key, other, what in (("found", "passed", "text"), ("passed", "found", "true or false")):
+                if decision[key] is None and decision[other] is not None:
+                    where = f"claims[{i}].decisions[{j}].{key}"
+                    raise UsageError(f"{path / CLAIMS} has None as {where!r}, not {what}", "RUN")
     return about
 
 

@@ -1,4 +1,4 @@
-"""The wish of a user or a scheduler that the program stop."""
+"""Signals by which a user or a scheduler asks the program to stop."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from mpisqueeze.comm.signals import Signal
 if TYPE_CHECKING:
     from mpisqueeze.comm.world import World
 
-#: What the ranks agree on for a signal that one of them noted; 0 for none.
+#: The signal between ranks for each signal of the operating system; 0 for none.
 _WISHES: dict[int, Signal] = {
     0: Signal.NONE,
     signal.SIGINT: Signal.INTERRUPT,
     signal.SIGTERM: Signal.TERMINATE,
-    # What SLURM's --signal is most often told to send, some time before the end.
+    # The usual choice for SLURM's --signal, which is sent some time before the end of a job.
     signal.SIGUSR1: Signal.TERMINATE,
 }
 _CAUGHT = tuple(number for number in _WISHES if number)
-#: What `note_early` has noted.
+#: Signals that `note_early` has noted.
 _early: list[int] = []
 
 
 def note_early() -> None:
-    """Keep SIGUSR1, of which this process would die, for the first `Interrupts` to come: a run that is still set up."""
+    """Keep SIGUSR1, which would end this process during set-up, for the first `Interrupts`."""
     signal.signal(signal.SIGUSR1, lambda number, frame: _early.append(number))
 
 
@@ -43,9 +43,9 @@ class StoppedError(Exception):
 
 
 class Interrupts:
-    """SIGINT, SIGTERM and SIGUSR1 noted, as the wish to stop in good order; a second one ends the process at once.
+    """A context manager that notes SIGINT, SIGTERM and SIGUSR1, so that a run can stop in good order.
 
-    A context manager. `number` is the signal noted, or 0.
+    A second signal ends the process at once. `number` is the signal noted, or 0.
     """
 
     def __init__(self) -> None:
@@ -64,19 +64,19 @@ class Interrupts:
             signal.signal(number, handler)
 
     def hand_on(self) -> None:
-        """Give a signal that came while a run was being set up to that run, which listens by now."""
+        """Pass a signal that came during set-up to the run, which listens by now."""
         if self.number:
             number, self.number = self.number, 0
             os.kill(os.getpid(), number)
 
     def hand_back(self) -> None:
-        """Give a signal that came too late for a run to those who listened before it, if anybody did."""
+        """Pass a signal that came too late for a run to the `Interrupts` around it, if there is one."""
         if isinstance(getattr(self._before.get(self.number), "__self__", None), Interrupts):
             os.kill(os.getpid(), self.number)
 
     @property
     def wish(self) -> int:
-        """What this rank has to say of it when the ranks agree."""
+        """The signal that this rank contributes when the ranks agree."""
         return _WISHES[self.number]
 
     def agree(self, world: World) -> None:

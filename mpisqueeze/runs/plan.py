@@ -14,7 +14,7 @@ from mpisqueeze.errors import UsageError
 from mpisqueeze.parts import registry
 from mpisqueeze.parts.contracts import check_installed, default_compressor
 from mpisqueeze.parts.registry import Part
-from mpisqueeze.runs.schedule import Schedule, parse_schedule
+from mpisqueeze.runs.schedule import LrSchedule, parse_schedule
 from mpisqueeze.settings import DEFAULT_LR, Settings
 from mpisqueeze.topology import Topology
 
@@ -30,7 +30,7 @@ class Plan:
     compressor: Part
     problem: Part
     partition: Partition
-    schedule: Schedule
+    schedule: LrSchedule
     link: Link | None = None
 
     @property

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from mpisqueeze.algorithms.base import AdaptedAlgorithm, Algorithm, Setup
+from mpisqueeze.comm.emulated import emulate
 from mpisqueeze.comm.exchange import Network
-from mpisqueeze.comm.link import emulate
 from mpisqueeze.comm.placement import choose_device, threads_of_rank
 from mpisqueeze.comm.world import World
 from mpisqueeze.compressors.base import Compressor, adapt

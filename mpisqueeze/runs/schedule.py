@@ -8,8 +8,8 @@ from collections.abc import Callable
 from mpisqueeze.errors import UsageError
 from mpisqueeze.language import Spec, parse_spec, real, suggestion
 
-#: (iteration 1, 2, …; iterations of the run; iterations of an epoch) → factor on the base learning rate.
-Schedule = Callable[[int, int, int], float]
+#: (iteration 1, 2, …; iterations in the run; iterations in an epoch) → factor on the base learning rate.
+LrSchedule = Callable[[int, int, int], float]
 
 SCHEDULES = {
     "constant": "the same learning rate throughout",
@@ -18,8 +18,8 @@ SCHEDULES = {
 }
 
 
-def parse_schedule(text: str) -> Schedule:
-    """The schedule that `text` names. Raises UsageError."""
+def parse_schedule(text: str) -> LrSchedule:
+    """The schedule for `--lr-schedule`. Raises UsageError."""
     spec = parse_spec(text)
     if spec.name not in SCHEDULES:
         raise UsageError(
@@ -42,7 +42,7 @@ def _cosine(iteration: int, iterations: int, per_epoch: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (iteration - 1) / iterations))
 
 
-def _step(spec: Spec) -> Schedule:
+def _step(spec: Spec) -> LrSchedule:
     try:
         epochs_text, factor_text = (spec.argument or "").split(":")
         epochs, factor = real(0, open_low=True)(epochs_text), real(0, open_low=True)(factor_text)

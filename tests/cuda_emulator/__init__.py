@@ -1,1 +1,1 @@
-"""Runs the CUDA sources on the CPU: g++ and `emulator.h` for NVRTC and a GPU, NumPy memory for CuPy's."""
+"""An emulator that runs the CUDA sources on the CPU: g++ and `emulator.h` replace NVRTC and a GPU, NumPy CuPy."""

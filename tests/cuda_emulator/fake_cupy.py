@@ -120,7 +120,7 @@ for _name in _METHODS.split():
 
 
 class MemoryPointer:
-    """Where a device array's memory begins."""
+    """The address of a device array."""
 
     def __init__(self, array: FakeArray) -> None:
         self._array = array
@@ -271,7 +271,7 @@ def _on_device(function: Any) -> Any:
 
 
 def _missing(name: str) -> Any:
-    """What the module does not define itself is NumPy's."""
+    """NumPy's attribute for a name that this module does not define."""
     if name.startswith("_"):
         raise AttributeError(name)
     found = getattr(np, name)

@@ -1,4 +1,4 @@
-"""Streams, events and pinned memory for the emulator: work that is done as late as it may be, or as early."""
+"""Streams, events and pinned memory of the emulator: work runs as late as it may, or as early."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KERNEL, COPY = "kernel", "copy"
 
 
 class Settings:
-    """How the emulator does what it may do in several ways.
+    """Choices of the emulator where CUDA allows several.
 
     Attributes:
         backwards: threads and blocks run in reverse order.
@@ -39,10 +39,10 @@ class _Record:
 
 
 class Stream:
-    """A stream that does what it is given as late as events and synchronisations allow, or as early.
+    """A stream that runs its work as late as events and synchronisations allow, or as early.
 
-    Whether a kernel or a copy is early says `SETTINGS.early`. A wait that is missing shows in either: late work is not
-    done yet where it was not waited for, and early work meets memory that late work still needs or has not filled.
+    `SETTINGS.early` says whether kernels or copies are early. Both show a missing wait: late work is not yet done, and
+    early work meets memory that late work still needs or has not filled.
     """
 
     streams: ClassVar[weakref.WeakSet[Stream]] = weakref.WeakSet()

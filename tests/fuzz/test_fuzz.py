@@ -162,22 +162,28 @@ def test_odd_command_lines(folder: Path, capsys: pytest.CaptureFixture[str], com
 
 
 @pytest.mark.parametrize(
-    ("file", "key", "value"),
+    ("file", "key", "value", "says"),
     [
-        ("config.json", "compressor", 3),
-        ("config.json", "ranks", 2**53),
-        ("environment.json", "hosts", [None]),
-        ("summary.json", "times", 3),
-        ("summary.json", "bytes_sent", 10**400),
-        ("summary.json", "wall_s", float("nan")),
+        ("config.json", "compressor", 3, "run/config.json has 3 as 'compressor', not text"),
+        ("config.json", "tree", "oak", "run/config.json has 'oak' as 'tree', not one of binary, "),
+        ("config.json", "ranks", 2**53, "as 'ranks', not a whole number from 1 to 1e+06"),
+        ("config.json", "parts", [], "run/config.json has [] as 'parts', not an object"),
+        ("environment.json", "lab", "x", "run/environment.json has 'x' as 'lab', not an object"),
+        ("environment.json", "hosts", [None], "has None as 'hosts[0]'"),
+        ("summary.json", "times", {"comm_s": {}}, "run/summary.json has no 'times.comm_s.median'"),
+        ("summary.json", "reason", ["a"], "has ['a'] as 'reason', not text"),
+        ("summary.json", "bytes_sent", 10**400, "as 'bytes_sent', not a whole number"),
+        ("summary.json", "evaluation", {"test_loss": "x"}, "has 'x' as 'evaluation.test_loss', not a number"),
+        ("summary.json", "dtype", "e400", "has 'e400' as 'dtype', not one of float32, float64"),
+        ("summary.json", "wall_s", float("nan"), "run/summary.json is not JSON: it holds NaN"),
     ],
 )
 def test_a_run_folder_that_was_edited_is_named(
-    folder: Path, capsys: pytest.CaptureFixture[str], file: str, key: str, value: Any
+    folder: Path, capsys: pytest.CaptureFixture[str], file: str, key: str, value: Any, says: str
 ) -> None:
     path = folder / "run" / file
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
-    refused(capsys, f"run/{file}", "report", "run", "--html", "page.html")
+    refused(capsys, says, "report", "run", "--html", "page.html")
 
 
 def test_names_are_no_markup(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

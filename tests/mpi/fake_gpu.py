@@ -1,4 +1,4 @@
-"""A GPU made of NumPy memory: its arrays are a type of their own, so that a test sees which memory MPI is handed."""
+"""A fake GPU on NumPy memory: its arrays have their own type, so that a test sees which memory MPI is handed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mpisqueeze.devices.device import CudaDevice
 
 
 class DeviceArray(np.ndarray):
-    """What CuPy's arrays are to the code above the kernels."""
+    """An array that acts as CuPy's do for the code above the kernels."""
 
     @property
     def data(self) -> int:
@@ -78,7 +78,7 @@ class FakeCopy:
 
 
 class FakeLanes:
-    """`comm.wire.Lanes` on memory of the host."""
+    """`buffers.Lanes` on host memory."""
 
     def __init__(self, events: list[str]) -> None:
         self.events = events

@@ -95,7 +95,7 @@ class FolderGone(Faulty):
 
 
 class Damages(Faulty):
-    """What this rank sends from here on differs from what it says that it sends."""
+    """From here on this rank's checksums are wrong, as if its messages were damaged."""
 
     def fault(self, g: Any) -> None:
         from mpisqueeze.comm import checksum

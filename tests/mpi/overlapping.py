@@ -102,7 +102,7 @@ class Interrupted(InQuarters):
 
 
 class Damages(InQuarters):
-    """What this rank sends from here on differs from what it says that it sends."""
+    """From here on this rank's checksums are wrong, as if its messages were damaged."""
 
     def fault(self, g: Any, start: int) -> None:
         from faulty import Damages
@@ -182,7 +182,7 @@ def more_sections_than_a_link_holds() -> None:
     """Nobody waits for what he himself keeps others from: both directions of a link are full."""
     from parts import make_algorithm
 
-    from mpisqueeze.comm.link import CAPACITY
+    from mpisqueeze.comm.emulated import CAPACITY
     from mpisqueeze.comm.world import World
 
     world, d = World(), 64 * 3 * CAPACITY

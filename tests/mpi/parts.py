@@ -1,4 +1,4 @@
-"""What the tests on ranks share: every compressor, and algorithms built without the command line."""
+"""Shared by the tests on ranks: every compressor, and algorithms built without the command line."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from mpisqueeze.algorithms.base import Algorithm, Setup
+from mpisqueeze.comm.emulated import emulate
 from mpisqueeze.comm.exchange import Network
-from mpisqueeze.comm.link import emulate
 from mpisqueeze.comm.world import World
 from mpisqueeze.compressors.base import Compressor, adapt
 from mpisqueeze.costs.link import parse_link

@@ -1,4 +1,4 @@
-"""Parts of a user's own, sound and broken, for the tests."""
+"""Plug-in parts, sound and broken, for the tests."""
 
 from __future__ import annotations
 

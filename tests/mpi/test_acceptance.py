@@ -1,4 +1,4 @@
-"""What the methods are known for, on `digits` with eight ranks: the claims that the README and results/ show."""
+"""The methods' known behaviour on `digits` with eight ranks: the claims that the README and results/ show."""
 
 from __future__ import annotations
 

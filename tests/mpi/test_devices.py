@@ -1,4 +1,4 @@
-"""The device path: what MPI is handed, and when, on a fake GPU; and training, in the emulator and on a real one."""
+"""The device path: the memory that MPI is handed on a fake GPU, and training in the emulator and on a real GPU."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def staged_collective() -> None:
 def test_training_on_a_gpu_equals_training_on_the_host(
     on_ranks: Callable[..., None], cuda_variables: dict[str, str], n: int, buffers: str
 ) -> None:
-    """To the bit: all that a step does to x, and all that is sent, are sums and products of two numbers."""
+    """The bits are equal, because a step consists of sums and products of two numbers."""
     on_ranks(n, gpu_run, buffers == "device", timeout=300, **cuda_variables)
 
 
@@ -209,7 +209,7 @@ def test_allreduce_on_device_buffers_says_that_it_is_staged(
 def test_the_program_trains_on_a_gpu_as_on_the_host(
     mpisqueeze_run: Callable[..., Any], cuda_variables: dict[str, str], algorithm: str, compressor: str, tmp_path: Path
 ) -> None:
-    """Within rounding: a GPU adds up the products of a layer in an order of its own."""
+    """Results agree to rounding, because a GPU adds up the products of a layer in its own order."""
     options = ["train", "--algorithm", algorithm, "--compressor", compressor]
     options += ["--iterations", "12", "--dtype", "float64", "--json", "-"]
     host = mpisqueeze_run(2, *options, "--device", "cpu")

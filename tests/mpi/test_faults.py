@@ -110,7 +110,7 @@ def test_a_signal_when_all_is_done_keeps_nothing_from_being_written(mpisqueeze_r
 
 @pytest.mark.slow
 def test_a_job_that_was_suspended_goes_on(launcher: Launcher, tmp_path: Path) -> None:
-    """For longer than --timeout, and no rank blames another."""
+    """It was suspended for longer than --timeout, and no rank blames another."""
     command = [sys.executable, "-m", "mpisqueeze", "train", "--problem", f"{FAULTY}:AllStop", "--iterations", "40"]
     process = start(launcher, 2, [*command, "--timeout", "3s"], tmp_path, None, None)
     try:

@@ -1,4 +1,4 @@
-"""Emulated links: when messages arrive, and that they change nothing else."""
+"""Emulated links: messages arrive at the model's time, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from parts import GOSSIP, make_algorithm, run_steps, start_at
 
 from mpisqueeze.comm.allreduce import steps
+from mpisqueeze.comm.emulated import EmulatedLink, emulate
 from mpisqueeze.comm.exchange import Network
-from mpisqueeze.comm.link import EmulatedLink, emulate
 from mpisqueeze.comm.world import World
 from mpisqueeze.costs.link import Link, parse_link
 from mpisqueeze.devices.device import Device
@@ -188,7 +188,7 @@ def test_an_allreduce_in_messages_is_the_sum(on_ranks: Callable[..., None], n: i
 
 
 def summed() -> None:
-    """By each of the three ways, which bandwidth and latency choose; the same bits on every rank."""
+    """Sums by each of the three algorithms, which bandwidth and latency choose; the same bits on every rank."""
     world = World()
     for link in ("latency=500us", "bandwidth=100mbit", "latency=1us,bandwidth=10mbit"):
         for d in (1, 5, 1031):

@@ -23,7 +23,7 @@ KEPT = ("loss", "lr", "bytes_sent", "messages", "residual_norm")
 
 
 def runs(folder: Path) -> dict[str, tuple[list[dict[str, Any]], Any, dict[str, Any]]]:
-    """Of each run of a comparison: what must not differ of its log, its model, its summary."""
+    """Parts of each run's log, model and summary that must not differ in a comparison."""
     found = {}
     for path in sorted(folder.glob("*/summary.json")):
         lines = [json.loads(line) for line in (path.parent / "iterations.jsonl").read_text().splitlines()]

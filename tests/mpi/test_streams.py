@@ -1,7 +1,7 @@
-"""Copies and kernels that are late or early: nothing shows, and each wait is there for a reason.
+"""Streams whose copies and kernels run late or early: results do not change, and each wait is needed.
 
-The emulator does what a stream is given as late as events and synchronisations allow, or as early. Without one of the
-waits the bits must be wrong, or nothing here would be tested.
+The emulator runs a stream's work as late as events and synchronisations allow, or as early. Without one of the waits
+the bits must be wrong, or these tests would test nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mpisqueeze.devices.device import CudaDevice
 from mpisqueeze.devices.streams import CudaLanes, StreamFence
 
 STEPS, LR, D = 4, 0.1, 1031
-#: What is done early: all else as late as it may.
+#: Work that runs early; other work runs as late as it may.
 EARLY = ((), ("kernel",), ("copy",))
 #: (algorithm, server, compressor, bytes of a section's message, link), with many sections where there can be.
 RUNS = [
@@ -51,7 +51,7 @@ def gradients(world: World) -> list[np.ndarray]:
 
 
 def equals_the_host(aware: bool, run: tuple[Any, ...]) -> bool:
-    """Whether all ranks end with the host's bits, where nothing but the exchange makes the host wait for the device."""
+    """True if all ranks end with the host's bits; only the exchange makes the host wait for the device."""
     name, server, spec, chunk, link = run
     world = World()
     ends: list[np.ndarray] = []
@@ -85,7 +85,7 @@ def late_and_early() -> None:
 
 
 def no_wait(*_: Any) -> None:
-    """In place of a wait."""
+    """A replacement for a wait."""
 
 
 def to_host_at_once(self: Any, source: Any, target: int, nbytes: int, done: Any) -> None:
@@ -97,7 +97,7 @@ def to_device_and_on(self: Any, source: int, target: Any, nbytes: int) -> None:
     target.copy_from_host_async(source, nbytes, self._up)
 
 
-#: Whether MPI takes device memory, and what is replaced by what waits for nothing.
+#: (whether MPI takes device memory, the wait that is replaced by one that does not wait).
 WAITS = [
     (False, StagedWire, "finish_push", no_wait),
     (False, CudaLanes, "to_host", to_host_at_once),
@@ -144,7 +144,7 @@ def read_late(aware: bool) -> None:
 
 
 def through_an_inbox(aware: bool, patch: pytest.MonkeyPatch) -> bool:
-    """Whether a server's window of two buffers hands out every payload as it was sent."""
+    """True if a server's window of two buffers hands out every payload as it was sent."""
     patch.setattr(pipeline, "WINDOW_BYTES", 1)
     count, nbytes, tag = 9, 48, 7
     world = World()
@@ -167,7 +167,7 @@ def through_an_inbox(aware: bool, patch: pytest.MonkeyPatch) -> bool:
 
 
 def between_neighbours(aware: bool, patch: pytest.MonkeyPatch) -> bool:
-    """Whether a neighbour that is an iteration ahead leaves alone what has not been read."""
+    """True if a neighbour that is an iteration ahead does not overwrite data that has not been read."""
     rounds, nbytes = 4, 48
     world = World()
     device = CudaDevice(0, aware, "a test")
@@ -228,7 +228,7 @@ def phases() -> None:
         began = network.clock.start()
         algorithm.step(x, lambda _: g, 0.1)
         seconds = network.clock.stop(0) - began
-        # The device's clock and the host's are two, and each mark is rounded.
+        # The device's clock differs from the host's, and each event's time is rounded.
         assert 0 < sum(network.clock.seconds) <= seconds * 1.01 + 1e-5
         assert min(network.clock.seconds) >= 0
     algorithm.close()

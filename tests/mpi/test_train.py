@@ -48,7 +48,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def test_the_main_job_learns_and_counts(mpisqueeze_run: Run) -> None:
-    """The issue's acceptance run: accuracy on digits, within 0.02 of sgd, and SPEC §4's number of bytes exactly."""
+    """The README's run: accuracy on digits, within 0.02 of sgd's, and exactly the bytes of docs/methods.md."""
     options = ("train", "--epochs", "10", "--json", "-")
     squeezed = mpisqueeze_run(8, *options, "--algorithm", "doublesqueeze", "--compressor", "onebit")
     plain = mpisqueeze_run(8, *options, "--algorithm", "sgd")
@@ -369,7 +369,7 @@ def test_own_algorithms_run_and_their_failures_are_shared(mpisqueeze_run: Run, t
 def test_a_signal_to_a_rank_stops_all_after_the_iteration(
     launcher: Launcher, tmp_path: Path, number: int, code: int
 ) -> None:
-    """What `launch` and SLURM do: the ranks are told, finish their iteration and close the log."""
+    """The ranks are told, as by `launch` and SLURM, finish their iteration and close the log."""
     command = [sys.executable, "-m", "mpisqueeze", "train", "--problem", f"{PLUGINS}:Slow", "--iterations", "100k"]
     process = start(launcher, 2, [*command, "--out", "run"], tmp_path, subprocess.DEVNULL, subprocess.PIPE)
     try:
@@ -387,7 +387,7 @@ def test_a_signal_to_a_rank_stops_all_after_the_iteration(
 
 @pytest.mark.parametrize("command", ["train", "compare"])
 def test_a_scheduler_s_word_while_a_run_is_set_up(mpisqueeze_run: Run, tmp_path: Path, command: str) -> None:
-    """What SLURM's --signal sends, to a rank that does not listen yet: the run saves its first iteration, and ends."""
+    """The signal of SLURM's --signal reaches a rank before it listens: the run saves its first iteration, and ends."""
     (tmp_path / "mine.py").write_text(
         "import os, signal\n"
         "from plugins import Quadratic\n"

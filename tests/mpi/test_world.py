@@ -1,4 +1,4 @@
-"""What runs of one process share."""
+"""Communicators that the runs of one process share."""
 
 from __future__ import annotations
 

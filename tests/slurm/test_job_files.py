@@ -58,7 +58,7 @@ class Cluster:
         return self.run("sbatch", "--parsable", *size, *arguments, **variables).strip()
 
     def facts(self, job: str) -> list[dict[str, str]]:
-        """What SLURM says of a job, or of each task of an array."""
+        """SLURM's facts about a job, or about each task of an array."""
         lines = self.run("scontrol", "--oneliner", "show", "job", job).splitlines()
         return [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in lines]
 

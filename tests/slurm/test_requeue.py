@@ -1,4 +1,4 @@
-"""What jobs/preempt.sbatch makes of each way in which its ranks can end. SLURM and mpisqueeze are stand-ins here."""
+"""jobs/preempt.sbatch after each way in which its ranks can end. SLURM and mpisqueeze are stand-ins here."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Problems on PyTorch modules: what they share. `network` and `architectures` load torch, `problem` does not."""
+"""Base of the problems on PyTorch modules. `network`, `parts` and `architectures` load torch, `problem` does not."""

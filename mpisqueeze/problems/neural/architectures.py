@@ -1,4 +1,4 @@
-"""The image classifiers, with all their randomness from torch's generator."""
+"""The image classifiers; all their randomness comes from torch's generator."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ class ResidualBlock(nn.Module):
     """relu(shortcut(a) + BN(conv₃(relu(BN(conv₃ a))))), He et al. 2016 (arXiv 1512.03385, Fig. 2).
 
     Args:
-        inputs, outputs: channels.
-        stride: of the first convolution.
-        projection: where the shapes differ, the shortcut is a 1×1 convolution and batch norm (option B), else
-            every stride-th pixel with channels of zeros behind (option A, without parameters).
+        inputs, outputs: numbers of channels.
+        stride: stride of the first convolution.
+        projection: shortcut where the shapes differ: a 1×1 convolution with batch norm (True, option B), or every
+            stride-th pixel, padded by channels of zeros (False, option A, without parameters).
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, projection: bool) -> None:
@@ -39,8 +39,8 @@ class ResidualBlock(nn.Module):
 
 
 def resnet(channels: int, classes: int, widths: tuple[int, ...], blocks: int, projection: bool) -> nn.Sequential:
-    """A residual network for small images: a 3×3 stem without pooling, stages of `blocks` blocks that halve the image
-    from the second on, the mean over pixels, and a linear layer."""
+    """A residual network for small images: a 3×3 stem without pooling, stages of `blocks` blocks of which the second
+    and later halve the image, the mean over pixels, and a linear layer."""
     layers: list[nn.Module] = [
         nn.Conv2d(channels, widths[0], 3, 1, 1, bias=False),
         nn.BatchNorm2d(widths[0]),
@@ -76,7 +76,7 @@ def cnn(channels: int, height: int, width: int, classes: int) -> nn.Sequential:
 
 
 def _initialised(model: nn.Sequential) -> nn.Sequential:
-    """Convolutions as He et al. 2015 (arXiv 1502.01852, by fan-out); linear layers as torch does, norms 1 and 0."""
+    """Initialise convolutions as He et al. 2015 (arXiv 1502.01852, by fan-out); torch has initialised the rest."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

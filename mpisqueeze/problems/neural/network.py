@@ -1,4 +1,4 @@
-"""A torch module as a function of one vector: its loss, its gradient, its outputs."""
+"""A torch module as a function of one vector x: loss, gradient, outputs."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ from mpisqueeze.problems.neural.parts import Frontier
 
 @contextmanager
 def seeded(key: int) -> Iterator[None]:
-    """torch's generator on the host keyed by `key` (64 bits), and afterwards as it was before."""
+    """Seed torch's generator on the host with `key` (64 bits), and restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(key)
         yield
 
 
-class Network:
-    """A module whose parameters are views of x, wherever x lies, and whose `.grad` are views of `gradient`.
+class TorchNetwork:
+    """A module whose parameters are views of x and whose `.grad` are views of `gradient`.
 
-    x and `gradient` are arrays of xp that torch works on where they are: NumPy's memory is shared, CuPy's by DLPack,
-    on CuPy's current stream. The views are moved when x comes at another address. Parameters lie in the vector in the
-    order of `module.parameters()`, those with requires_grad=False and all buffers are not part of it.
+    torch works on x and `gradient` in place: it shares memory with NumPy, and with CuPy by DLPack, on CuPy's current
+    stream. The views are remade when x comes at another address. Parameters lie in x in the order of
+    `module.parameters()`; buffers and parameters with requires_grad=False are not part of it.
 
     Args:
-        module: moved to the device and dtype; its parameters now are x₀.
-        loss: (outputs, targets) → a tensor of one number, the mean over the batch.
-        xp, dtype: of x.
-        compiled: train through `torch.compile`.
-        bf16: compute in bfloat16 where `torch.autocast` takes that for safe; x and its gradient stay float32.
+        module: the module; it is moved to the device and dtype, and its parameters are x₀.
+        loss: (outputs, targets) → a scalar tensor, the mean over the batch.
+        xp, dtype: array module and dtype of x.
+        compiled: whether to train through `torch.compile`.
+        bf16: whether to compute in bfloat16 where `torch.autocast` does; x and its gradient stay float32.
 
     Attributes:
         dimension: d.
-        gradient: (d,), what the last `differentiate` found.
-        device: torch's name of where xp's arrays are.
+        gradient: (d,), the result of the last `differentiate`.
+        device: torch's device of xp's arrays.
 
     Raises:
-        UsageError: a module without parameters to train, or with uninitialised ones; torch sees no GPU where xp is
-            CuPy; bf16 of float64.
+        UsageError: the module has no parameters to train, or uninitialised ones; xp is CuPy and torch sees no GPU; bf16
+            with float64.
     """
 
     def __init__(
@@ -83,17 +83,17 @@ class Network:
         self._train = torch.compile(self.module) if compiled else self.module
 
     def initial_point(self) -> Array:
-        """x₀ (d,), a copy."""
+        """A copy of x₀, (d,)."""
         return self._xp.array(self._start)
 
     def differentiate(
         self, x: Array, inputs: Any, targets: Any, key: int, ready: Callable[[Array, int], None] | None = None
     ) -> float:
-        """The loss at x of a batch on the device; leaves its gradient in `gradient`.
+        """The loss at x of a batch on the device; its gradient is left in `gradient`.
 
         Args:
-            key: what the module's own randomness, such as dropout's, is a function of.
-            ready: (gradient, start), called where the gradient's numbers from `start` on are final.
+            key: seed of the module's own randomness, such as dropout's.
+            ready: function of (gradient, start), called when the gradient's elements from `start` on are final.
         """
         self._move_to(x)
         self._seed(key)
@@ -114,12 +114,11 @@ class Network:
 
     @contextmanager
     def evaluating(self, x: Array, batches: Iterable[Any]) -> Iterator[nn.Module]:
-        """The module at x, in evaluation mode, without gradients; afterwards in the modes that it had before.
+        """The module at x in evaluation mode, without gradients; its modes are restored afterwards.
 
-        The running statistics of batch norm are no parameters, and each rank's would be of other samples and other x.
-        Nothing reads those that training leaves behind: here they are computed anew, as the mean over `batches`
-        (inputs on the device) at x ("precise BN", Wu & Johnson 2021, arXiv 2105.07576, §3), so that what is evaluated
-        is a function of x alone.
+        Batch norm's running statistics are not parameters, and differ by rank after training. They are not used:
+        here they are recomputed as the mean over `batches` (inputs on the device) at x ("precise BN", Wu & Johnson
+        2021, arXiv 2105.07576, §3), so that an evaluation is a function of x alone.
         """
         modes = [(module, module.training) for module in self.module.modules()]
         norms = [
@@ -147,14 +146,14 @@ class Network:
                 module.training = training
 
     def stream(self) -> AbstractContextManager[Any]:
-        """What torch does on a GPU is queued behind what CuPy did on its current stream."""
+        """A context in which torch uses CuPy's current stream; no context on a host."""
         if self.device.type == "cpu":
             return nullcontext()
         pointer = self._xp.cuda.get_current_stream().ptr
         return torch.cuda.stream(torch.cuda.ExternalStream(pointer) if pointer else torch.cuda.default_stream())
 
     def moved(self, batch: Any) -> Any:
-        """A batch on the device: tensors and arrays, also within tuples, lists and dicts; floats in x's dtype."""
+        """A batch on the device, floats in x's dtype: tensors and arrays, also within tuples, lists and dicts."""
         if isinstance(batch, dict):
             return {key: self.moved(value) for key, value in batch.items()}
         if isinstance(batch, tuple | list):
@@ -167,7 +166,7 @@ class Network:
 
     def _move_to(self, x: Array) -> None:
         address = x.data.ptr if hasattr(x.data, "ptr") else x.ctypes.data
-        # The tensor keeps x's memory alive, so that the same address is the same memory.
+        # The tensor keeps x's memory alive, so an equal address means the same memory.
         if address == self._address:
             return
         self._x = _shared(x)
@@ -189,7 +188,7 @@ class Network:
 
 
 def _device_of(xp: Any) -> torch.device:
-    """Where the arrays of xp are. Raises UsageError."""
+    """torch's device of xp's arrays. Raises UsageError."""
     if isinstance(xp.empty(0), np.ndarray):
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -197,13 +196,13 @@ def _device_of(xp: Any) -> torch.device:
             f"PyTorch {torch.__version__} sees no GPU, though CuPy does: install torch with CUDA, or use cpu",
             "--device",
         )
-    # A run repeats to the bit.
+    # A repeated run must give the same bits.
     torch.backends.cudnn.deterministic = True
     return torch.device("cuda", xp.cuda.runtime.getDevice())
 
 
 def _shared(array: Array) -> torch.Tensor:
-    """The tensor on an array's memory."""
+    """A tensor that shares an array's memory."""
     if not isinstance(array, np.ndarray):
         return torch.from_dlpack(array)
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""How much of a module's gradient is final while backpropagation runs."""
+"""Reports of the final part of a module's gradient while backpropagation runs."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from torch import nn
 from mpisqueeze.errors import UsageError
 from mpisqueeze.problems.base import Array
 
-#: Numbers that are reported at a time: a report takes some time of its own.
+#: Least number of elements in a report, since a report takes time.
 BUCKET = 1 << 13
 
 
 class Frontier:
-    """Reports the end of a gradient as it becomes final, by a hook on each parameter.
+    """Reports the tail of a gradient as it becomes final, by a hook on each parameter.
 
-    Backpropagation comes to parameters in about the reverse order of `parameters`; what it has found counts as final
-    once all behind it is. A parameter that the loss does not depend on gets no gradient, and holds up what is in front
-    of it until the end.
+    Backpropagation reaches parameters in about the reverse order of `parameters`; a gradient counts as final
+    once all behind it are. A parameter that the loss does not depend on gets no gradient, and delays those in front of
+    it until the end.
 
     Args:
-        parameters: in the order in which they lie in `gradient`.
+        parameters: parameters in their order in `gradient`.
+        gradient: the flat gradient, (d,).
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], gradient: Array) -> None:
@@ -39,13 +40,13 @@ class Frontier:
             parameter.register_post_accumulate_grad_hook(self._hook(i))
 
     def open(self, ready: Callable[[Array, int], None]) -> None:
-        """Report to `ready` from now on: the forward pass is over, and all numbers are yet to come."""
+        """Start reporting to `ready`, after the forward pass."""
         self._done[:] = [False] * len(self._done)
         self._next, self._reported = len(self._done), self._dimension
         self._ready = ready
 
     def close(self) -> None:
-        """Report nothing more."""
+        """Stop reporting."""
         self._ready = None
 
     def _hook(self, i: int) -> Callable[[Any], None]:

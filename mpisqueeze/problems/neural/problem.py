@@ -1,4 +1,4 @@
-"""The contract of a problem on a torch module; loads torch when an instance is made."""
+"""Base of a problem on a torch module; torch is loaded when an instance is made."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from mpisqueeze.kernels.random import derive_key
 from mpisqueeze.problems.base import Array, Problem
 
 if TYPE_CHECKING:
-    from mpisqueeze.problems.neural.network import Network
+    from mpisqueeze.problems.neural.network import TorchNetwork
 
-#: Samples that batch norm's statistics are computed from before an evaluation.
+#: Number of samples from which batch norm's statistics are computed before an evaluation.
 STATISTICS_SAMPLES = 1024
-#: Samples in a batch of an evaluation, whatever --batch-size is.
-CHUNK = 256
+#: Most samples in a batch of an evaluation; --batch-size does not count there.
+EVALUATION_ROWS = 256
 
 
-def chunks(samples: Any) -> list[Any]:
-    """An array cut into pieces of about the same length, CHUNK at most, for evaluation."""
-    return np.array_split(samples, -(-len(samples) // CHUNK))
+def batches_of(samples: Any) -> list[Any]:
+    """An array split for evaluation into batches of about the same length, EVALUATION_ROWS at most."""
+    return np.array_split(samples, -(-len(samples) // EVALUATION_ROWS))
 
 
 class NeuralProblem(Problem):
     """The loss of a torch module on batches, and its gradient by backpropagation.
 
-    A subclass makes `_network` and sets `dimension` in its constructor, and gives batches and evaluations.
+    A subclass makes `_network` and sets `dimension` in its constructor, and implements `batch` and `evaluate`.
     """
 
     #: He et al.'s 0.1 for batches of 128 (arXiv 1512.03385, §4.2), scaled to 4 ranks of 16 samples.
     default_lr = 0.05
-    _network: Network
+    _network: TorchNetwork
 
     @classmethod
     def check_installed(cls) -> None:
-        """Raise UsageError where torch is missing or does not load."""
+        """Raise UsageError if torch is missing or does not load."""
         try:
             import torch  # noqa: F401
         except ImportError as error:
@@ -49,7 +49,7 @@ class NeuralProblem(Problem):
 
     @classmethod
     def limit_threads(cls, threads: int) -> None:
-        """Have torch compute with so many threads of this process."""
+        """Let torch compute with `threads` threads."""
         import torch
 
         torch.set_num_threads(threads)
@@ -71,16 +71,16 @@ class NeuralProblem(Problem):
 
     @classmethod
     def check_parts(cls, options: dict[str, Any]) -> None:
-        """Raise UsageError where the gradient comes in one piece."""
+        """Raise UsageError if the gradient cannot be reported in parts."""
         if options.get("compile"):
             raise UsageError("torch.compile gives the gradient in one piece: leave out compile=true", "--overlap")
 
     def gradient_in_parts(self, x: Array, iteration: int, ready: Callable[[Array, int], None]) -> tuple[float, Array]:
-        """`gradient`, with its end reported while backpropagation is still at the beginning."""
+        """Compute `gradient`, and report its tail while backpropagation goes on."""
         return self._differentiate(x, iteration, ready)
 
     def _try_compiled(self) -> None:
-        """Compile by a first gradient, so that it is no part of an iteration. Raises UsageError."""
+        """Compute a first gradient, so that compiling is not part of an iteration. Raises UsageError."""
         try:
             self.gradient(self.initial_point(), 1)
         except Exception as error:

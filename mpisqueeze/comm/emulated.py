@@ -1,13 +1,13 @@
-"""An emulated network between the ranks of one host: each message is held until a link would have brought it.
+"""Emulated links between the ranks of one host: each message is held until the link would have brought it.
 
-The model is `network.cost`'s: one port a rank, in at most one send and one receive at a time. A message starts when it
-is handed over and the sender's port is free, and keeps that port for τ = g + mβ. The receiver's port takes messages in
-the order of their starts, each for τ from its start or from when the port is free, so that messages of several senders
-queue; one arrives l after the port has it. All times are of the host's monotonic clock, which its processes share.
+The model is that of `costs.exchanges`: each rank has one port, which does at most one send and one receive at a time. A
+message starts when it is sent and the sender's port is free, and occupies that port for τ = g + mβ. The receiver's port
+takes messages in the order of their starts, each for τ from its start or from when the port is free, so that messages
+of several senders queue. A message arrives l after the port has received it. All times are of the host's monotonic
+clock, which its processes share.
 
-Whoever sends writes (start, bytes, tag) into a ring in the receiver's shared memory. The receiver books its port only
-for messages that have started by now: no later call of anyone can start an earlier one, so that the order is final
-without any lock.
+A sender writes (start, bytes, tag) to a ring in the receiver's shared memory. The receiver books its port only for
+messages that have started by now: no later call can start an earlier one, so the order is final without a lock.
 """
 
 from __future__ import annotations
@@ -30,27 +30,25 @@ from mpisqueeze.comm.world import World
 from mpisqueeze.costs.link import Link
 from mpisqueeze.errors import UsageError
 
-#: Messages between two ranks that may be on their way at a time.
+#: Most messages on their way from one rank to another.
 CAPACITY = 1024
-#: Seconds between two looks at what has come, unless messages take longer.
+#: Seconds between two looks for messages, unless the link's gap is long.
 PAUSE = 50e-6
-#: Seconds for all ranks to hear that they agreed, for each rank that shares a core.
+#: Seconds until all ranks know that they agreed, times the number of ranks that share a core.
 ALIGNMENT_S = 200e-6
-#: Seconds between two looks at the most: MPI may need this rank's help to move what peers have sent.
+#: Most seconds between two looks: MPI may need this rank's help to move other ranks' messages.
 LONGEST_PAUSE = 1e-3
-#: Numbers of a stamp: start (s), bytes, tag.
+#: Floats in a stamp: start (s), bytes, tag.
 _STAMP = 3
 #: A tag that no message has.
 _NOBODYS = 99
 _PR_SET_TIMERSLACK = 29
 _LOCK = threading.Lock()
-
-
 _links: dict[int, EmulatedLink] = {}
 
 
 def emulate(world: World, model: Link) -> EmulatedLink:
-    """The emulated link between the ranks of `world`, with nothing on it; collective. Raises UsageError."""
+    """The emulated link between the ranks of `world`, with no message on it; collective. Raises UsageError."""
     handle = world.comm.py2f()
     if handle not in _links:
         _links[handle] = EmulatedLink(world)
@@ -59,8 +57,7 @@ def emulate(world: World, model: Link) -> EmulatedLink:
 
 
 class EmulatedLink:
-    """The ports of this rank, and the stamps that other ranks left for it. Building it is collective, as is `reset`,
-    which gives it its model.
+    """This rank's port, and the stamps that other ranks wrote for it; collective, as is `reset`, which sets the model.
 
     Raises:
         UsageError: the ranks are on several hosts, whose clocks differ.
@@ -77,7 +74,7 @@ class EmulatedLink:
         self.pause = PAUSE
         self._world = world
         self._rank, size = world.rank, world.size
-        # Of each source: how many stamps it wrote, how many were read, and the ring itself.
+        # For each source: the number of stamps written, the number read, and the ring.
         numbers = size * (2 + CAPACITY * _STAMP)
         memory = _shared_memory(world, 8 * numbers * size)
         shape = (size, 2 + CAPACITY * _STAMP)
@@ -86,7 +83,7 @@ class EmulatedLink:
         self._written, self._read = mine[:, 0], mine[:, 1]
         self._stamps = mine[:, 2:].reshape(size, CAPACITY, _STAMP)
         self._seen = np.zeros(size, np.int64)
-        # The other side: what this rank writes into each receiver's box.
+        # This rank's rows in the boxes of the receivers.
         self._counts = [box[self._rank, :2] for box in boxes]
         self._rings = [box[self._rank, 2:].reshape(CAPACITY, _STAMP) for box in boxes]
         self._sent = [0] * size
@@ -112,20 +109,20 @@ class EmulatedLink:
         self._world.comm.Barrier()
 
     def sender(self, request: Any, target: int, tag: int, nbytes: int) -> HeldSend:
-        """`request`, a persistent send, with this link's timing."""
+        """The persistent send `request`, timed by this link."""
         return HeldSend(self, request, target, tag, nbytes)
 
     def receiver(self, request: Any, source: int, tag: int) -> HeldReceive:
-        """`request`, a persistent receive, with this link's timing."""
+        """The persistent receive `request`, timed by this link."""
         return HeldReceive(self, request, source, tag)
 
     def send(self, target: int, tag: int, nbytes: int) -> float:
-        """Book this rank's port for a message and tell its receiver; the time (s) at which the port is free again."""
+        """Book this rank's port for a message, tell its receiver, and return the time (s) when the port is free."""
         start = max(time.monotonic(), self._send_free)
         self._send_free = start + self.model.message(nbytes)
         sent, counts = self._sent[target], self._counts[target]
         while sent - counts[1] >= CAPACITY:
-            # The receiver may wait for this rank, to take what it sent or to move what MPI has in hand.
+            # The receiver may wait for this rank to receive its message, or to move MPI's pending messages.
             self._book()
             self._world.comm.Iprobe(MPI.ANY_SOURCE, _NOBODYS)
             time.sleep(PAUSE)
@@ -141,7 +138,7 @@ class EmulatedLink:
         return source, tag, number
 
     def arrival(self, key: tuple[int, int, int]) -> float | None:
-        """When (s) a message arrives, or None while that is not known."""
+        """A message's time of arrival (s), or None while it is not known."""
         found = self._arrivals.get(key)
         if found is None:
             self._book()
@@ -149,11 +146,11 @@ class EmulatedLink:
         return found
 
     def forget(self, key: tuple[int, int, int]) -> None:
-        """Drop what is known of a message that was received."""
+        """Drop a received message's time of arrival."""
         del self._arrivals[key]
 
     def _book(self) -> None:
-        """Read new stamps, and book the receiving port for all that have started."""
+        """Read new stamps, and book the receiving port for the messages that have started."""
         now = time.monotonic()
         started = self._started
         if (self._written > self._seen).any():
@@ -174,7 +171,7 @@ class EmulatedLink:
 
 
 class HeldSend:
-    """A persistent send that is complete when the link has taken it."""
+    """A persistent send that completes when the emulated port is free again."""
 
     def __init__(self, link: EmulatedLink, request: Any, target: int, tag: int, nbytes: int) -> None:
         self.request = request
@@ -193,7 +190,7 @@ class HeldSend:
 
 
 class HeldReceive:
-    """A persistent receive that is complete when the link has brought the message."""
+    """A persistent receive that completes when the message arrives over the emulated link."""
 
     def __init__(self, link: EmulatedLink, request: Any, source: int, tag: int) -> None:
         self.request = request
@@ -209,7 +206,7 @@ class HeldReceive:
         if key is None:
             self.request.Wait()
             return
-        # An arrival is known by the time that the message has started, so that looking once in a gap is in time.
+        # The arrival is known once the message has started, so one look per gap is soon enough.
         while (arrival := link.arrival(key)) is None:
             self.request.Test()
             time.sleep(link.pause)
@@ -219,7 +216,7 @@ class HeldReceive:
         self._key = None
 
     def Test(self) -> bool:
-        """Whether `Wait` has nothing to wait for."""
+        """True if `Wait` returns at once."""
         there = bool(self.request.Test())
         if self._key is None:
             return there
@@ -227,7 +224,7 @@ class HeldReceive:
         return there and arrival is not None and arrival <= time.monotonic()
 
     def Cancel(self) -> None:
-        """Give up: what `Wait` would wait for will not come."""
+        """Give up a message that will not come."""
         self.request.Cancel()
         self._key = None
 
@@ -236,14 +233,14 @@ class HeldReceive:
 
 
 def _sleep_until(moment: float, request: Any) -> None:
-    """Sleep, and meanwhile let MPI move what it has in hand, for peers whose messages need this rank's help."""
+    """Sleep until `moment`, and meanwhile test `request`, since MPI may need this rank's help to move messages."""
     while (left := moment - time.monotonic()) > 0:
         request.Test()
         time.sleep(min(left, LONGEST_PAUSE))
 
 
 def _shared_memory(world: World, nbytes: int) -> mmap.mmap:
-    """Memory that all ranks of this host see, zeros at first, gone when the last of them ends; collective."""
+    """Zeroed memory shared by all ranks of this host, freed when the last of them ends; collective."""
 
     def create() -> str:
         folder = "/dev/shm" if os.path.isdir("/dev/shm") else None
@@ -265,14 +262,14 @@ def _shared_memory(world: World, nbytes: int) -> mmap.mmap:
 
 
 def _fence() -> None:
-    """Have what was written before be seen before what is written after, on processors that would reorder it."""
+    """A memory barrier: earlier writes are seen before later ones on processors that reorder writes."""
     for _ in range(2):
         with _LOCK:
             pass
 
 
 def _precise_sleep() -> None:
-    """Have this thread woken when it asked to be, not when the kernel finds it convenient (50 µs later)."""
+    """Set this thread's timer slack to the minimum; Linux otherwise wakes sleepers up to 50 µs late."""
     if sys.platform.startswith("linux"):
         try:
             ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
