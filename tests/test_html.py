@@ -24,6 +24,7 @@ from mpisqueeze.analysis.ranking import rank_runs
 from mpisqueeze.cli.app import run
 from mpisqueeze.record.reading import RunLog, folderless, read_run
 from mpisqueeze.report.html.blocks import Cell, Page, Paragraph, Section, Table
+from mpisqueeze.report.html.figures import vega
 from mpisqueeze.report.html.page import render
 from mpisqueeze.report.html.run_page import runs_page
 from mpisqueeze.report.palette import DARK_GROUND, LIGHT_GROUND, LINES
@@ -287,6 +288,20 @@ def test_mpi_is_loaded_for_the_model_but_not_started() -> None:
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert finished.stdout.splitlines()[-1] == "False False"
     assert "by bandwidth" in Path("page.html").read_text()
+
+
+def test_vega_is_kept_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    script, packed = vega()
+    assert gzip.decompress(base64.b64decode(packed)).decode() == script
+    (kept,) = (tmp_path / "mpisqueeze").iterdir()
+    for damaged in (b"", b"x", kept.read_bytes()[:1000]):
+        kept.write_bytes(damaged)
+        assert vega() == (script, packed)
+        assert gzip.decompress(kept.read_bytes()).decode() == script
+    # Where nothing can be kept.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(kept))
+    assert vega() == (script, packed)
 
 
 def test_the_page_can_take_stdout(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mpisqueeze.analysis.columns import metrics_of
 from mpisqueeze.analysis.ranking import BROKEN, Curve, Ranking, curve_of
 from mpisqueeze.errors import UsageError
 from mpisqueeze.modelling.bandwidth import ByBandwidth, times_by_bandwidth
@@ -18,7 +19,7 @@ from mpisqueeze.report.closing import PHASES
 from mpisqueeze.report.palette import style_of
 from mpisqueeze.report.scales import Unit
 
-#: What a run has spent up to an iteration.
+#: Costs up to an iteration: label, unit, and whether the axis is logarithmic.
 COSTS = {
     "iteration": ("iteration", Unit.COUNT, False),
     "bytes": ("bytes sent by all ranks", Unit.BYTES, True),
@@ -55,16 +56,9 @@ def loss_chart(runs: Sequence[RunLog], ranking: Ranking, cost: str) -> LineChart
     return LineChart(f"Training loss by {cost}", Axis(label, unit, log), y, series, levels)
 
 
-def metric_of(runs: Sequence[RunLog]) -> str | None:
-    """What evaluations are shown of: the accuracy where there is one, else the loss, else the first thing reported."""
-    reported = list(dict.fromkeys(key for run in runs for line in run.evaluations for key in line))
-    names = [name for name in reported if name not in ("iteration", "epoch")]
-    return next((name for name in ("test_accuracy", "test_loss") if name in names), names[0] if names else None)
-
-
 def metric_chart(runs: Sequence[RunLog], ranking: Ranking, cost: str) -> LineChart:
-    """What evaluations gave, over a cost, an entry of COSTS; without series where there were none."""
-    metric = metric_of(runs) or ""
+    """The metric over a cost, an entry of COSTS; without series where there were no evaluations."""
+    metric = next(iter(metrics_of(ranking)), "")
     label, unit, log = COSTS[cost]
     series, later = [], []
     for index, run in enumerate(runs):
@@ -89,7 +83,7 @@ def metric_chart(runs: Sequence[RunLog], ranking: Ranking, cost: str) -> LineCha
 
 
 def phase_chart(runs: Sequence[RunLog], ranking: Ranking) -> BarChart:
-    """Where an iteration's time goes, on average over the half of the iterations around the median."""
+    """The phases of an iteration, on average over the half of the iterations around the median."""
     phases = [name for name in PHASES if name != "iteration_s"]
     bars = []
     for run in runs:
@@ -143,7 +137,7 @@ def remark_of(run: RunLog) -> str:
     return "" if status == "ok" else str(status)
 
 
-#: What `--plot-kind` takes.
+#: Values of `--plot-kind`.
 KINDS = (
     "loss",
     *(f"loss-by-{cost}" for cost in COSTS),
@@ -196,7 +190,7 @@ def _finite(columns: Sequence[Numbers]) -> Numbers:
 
 
 def limits(columns: Sequence[Numbers], broken: bool, highest: float = math.inf) -> tuple[float, float] | None:
-    """What is shown: `columns`, with headroom where other runs broke down, and no more than `highest`."""
+    """The ends of an axis for `columns`, with headroom where other runs broke down, and no more than `highest`."""
     values = _finite(columns)
     if not values.size or values.min() == values.max():
         return None

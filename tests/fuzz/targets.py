@@ -196,10 +196,8 @@ def edges(data: bytes) -> None:
 def left_behind() -> dict[str, bytes]:
     """The files of a run's folder, its checkpoint included, by path."""
     with sandbox(_BETWEEN_RANKS) as folder, _light(), _quiet():
-        assert (
-            run(["train", "--problem", "quadratic:10", "--iterations", "4", "--checkpoint-every", "1", "--out", "run"])
-            == 0
-        )
+        command = "train --problem quadratic:10 --iterations 4 --checkpoint-every 1 --out run"
+        assert run(command.split()) == 0
         paths = sorted(path for path in (folder / "run").rglob("*") if path.is_file())
         return {str(path.relative_to(folder / "run")): path.read_bytes() for path in paths}
 

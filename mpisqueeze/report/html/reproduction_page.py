@@ -21,7 +21,7 @@ def reproduction_page(path: Path, about: dict[str, Any]) -> Page:
     """The page of all claims.
 
     Args:
-        path: of the reproduction, in which its runs are.
+        path: the reproduction's folder, in which its runs are.
         about: claims.json's object.
 
     Raises:
