@@ -132,6 +132,8 @@ PREDICT = "predict --dimension 10 -n 2"
         ("bench comm root -m 64 -i 1 --tree=", "--tree: "),
         ("report run --html=", "--html: "),
         ("info --compressor=", "--compressor: "),
+        # A file that becomes a folder meanwhile.
+        (f"{QUADRATIC} --iterations 1 --out new --json new", "--json: new cannot be written: Is a directory"),
         # Numbers beyond any patience or memory.
         (f"bench kernels -m 64 -i {MANY_DIGITS}", "-i: "),
         ("bench kernels -m 64 -x 1000001", "-x: must be a whole number from"),
@@ -165,12 +167,12 @@ def test_odd_command_lines(folder: Path, capsys: pytest.CaptureFixture[str], com
     ("file", "key", "value", "says"),
     [
         ("config.json", "compressor", 3, "run/config.json has 3 as 'compressor', not text"),
-        ("config.json", "tree", "oak", "run/config.json has 'oak' as 'tree', not one of flat"),
-        ("config.json", "ranks", 2**53, "as 'ranks', not a whole number from 1 to 1000000"),
+        ("config.json", "tree", "oak", "run/config.json has 'oak' as 'tree', not one of binary, "),
+        ("config.json", "ranks", 2**53, "as 'ranks', not a whole number from 1 to 1e+06"),
         ("config.json", "parts", [], "run/config.json has [] as 'parts', not an object"),
         ("environment.json", "lab", "x", "run/environment.json has 'x' as 'lab', not an object"),
         ("environment.json", "hosts", [None], "has None as 'hosts[0]'"),
-        ("summary.json", "times", {}, "run/summary.json has no 'times.compute_s'"),
+        ("summary.json", "times", {"comm_s": {}}, "run/summary.json has no 'times.comm_s.median'"),
         ("summary.json", "reason", ["a"], "has ['a'] as 'reason', not text"),
         ("summary.json", "bytes_sent", 10**400, "as 'bytes_sent', not a whole number"),
         ("summary.json", "evaluation", {"test_loss": "x"}, "has 'x' as 'evaluation.test_loss', not a number"),
