@@ -61,7 +61,9 @@ def test_every_kind_is_drawn_in_the_terminal_and_in_files(
     plot = out[max(out.rindex(title) for title in ("Training", "Test", "Where", "Time of") if title in out) :]
     assert max(map(cell_len, plot.splitlines())) <= 64
     assert "doublesqueeze/onebit" in plot
-    for name, begins in (("p.png", b"\x89PNG"), ("p.pdf", b"%PDF"), ("p.svg", b"<svg")):
+    formats = (("p.svg", b"<svg"), ("p.png", b"\x89PNG"), ("p.pdf", b"%PDF"))
+    # Every kind is a specification, which one of them shows to become a file of any format.
+    for name, begins in formats if kind == "loss" else formats[:1]:
         assert run([*options, "--plot", name]) == 0
         assert Path(name).read_bytes().startswith(begins)
         assert Path(name).stat().st_size > 5000

@@ -265,16 +265,6 @@ def test_bad_options_of_report_are_refused(options: list[str], says: str, capsys
     assert says in capsys.readouterr().err
 
 
-def test_plots_are_written() -> None:
-    write_run(Path("a"), [100.0, 8, 6, 5, 4, 3, 2, 2, 1, 0.5])
-    write_run(Path("b"), [10.0, None, 1e30], algorithm="csgd", nbytes=10, status="diverged")
-    write_run(Path("c"), [10.0, 5.0, 0.0], algorithm="memsgd", nbytes=0)
-    assert run(["report", "a", "b", "c", "--plot", "p.svg"]) == 0
-    svg = Path("p.svg").read_text()
-    for label in ("csgd (diverged)", "iteration", "bytes sent by all ranks", "training time (s)"):
-        assert f">{label}</text>" in svg, label
-
-
 def test_report_loads_neither_mpi_nor_what_draws() -> None:
     write_run(Path("a"), [2.0, 1.0])
     code = (
