@@ -13,8 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 from rich.text import Text
 
-from mpisqueeze.data.download import Watcher
-from mpisqueeze.data.published import File
+from mpisqueeze.data.published import File, Watcher
 from mpisqueeze.quantities import counted, size
 from mpisqueeze.report.training_view import LineProgress
 

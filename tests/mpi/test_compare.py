@@ -10,18 +10,17 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Finished
+from conftest import Finished, start, wait_for
 from parts import payload_bytes
 
 from mpisqueeze.cli.app import run
-from mpisqueeze.launch.launcher import Launcher, make_plan
+from mpisqueeze.launch import Launcher
 from mpisqueeze.runs.presets import PRESETS
 
 Run = Callable[..., Finished]
@@ -200,15 +199,11 @@ def test_a_signal_ends_the_run_and_skips_the_rest(
     launcher: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = [sys.executable, "-m", "mpisqueeze", "compare", "sgd", "memsgd", "--problem", f"{PLUGINS}:Slow"]
-    plan = make_plan(launcher, 2, [*command, "--iterations", "100k", "--out", "c"], os.environ)
-    process = subprocess.Popen(
-        plan.arguments, env={**os.environ, **plan.settings}, cwd=tmp_path, stdout=subprocess.PIPE, text=True
-    )
+    options = ["--iterations", "100k", "--out", "c"]
+    process = start(launcher, 2, [*command, *options], tmp_path, subprocess.PIPE, None)
     try:
         log = tmp_path / "c" / "01-sgd" / "iterations.jsonl"
-        deadline = time.monotonic() + 30
-        while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_for(lambda: log.exists() and log.stat().st_size, "iterations")
         # While it runs, or if it is killed now, the folder can be read.
         monkeypatch.chdir(tmp_path)
         assert run(["report", "c"]) == 0
