@@ -9,6 +9,7 @@ import numpy as np
 
 from mpisqueeze import __version__
 from mpisqueeze.comm.signals import Signal
+from mpisqueeze.language import label_of
 from mpisqueeze.record.figures import Floats, summarized
 from mpisqueeze.record.folder import finite
 from mpisqueeze.record.types import SCHEMA_VERSION
@@ -38,9 +39,9 @@ def traffic(sent: int, messages: int, iterations: int, ranks: int, full_vector: 
 
 
 def algorithm_of(config: Mapping[str, Any]) -> str:
-    """The name of a run's algorithm in tables: its spec, or the name of a plug-in."""
-    part = config.get("parts", {}).get("algorithm", {})
-    return str(config["algorithm"] if part.get("origin") == "built-in" else part.get("name", config["algorithm"]))
+    """The label of a run's algorithm in tables."""
+    name = config.get("parts", {}).get("algorithm", {}).get("name")
+    return label_of(name, config["algorithm"]) if name else str(config["algorithm"])
 
 
 def summary_of(

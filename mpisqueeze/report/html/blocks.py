@@ -122,7 +122,7 @@ Block = Paragraph | Items | Code | Facts | Tiles | Table | Plot | Folded | Verdi
 
 
 @dataclass(frozen=True)
-class Section:
+class Chapter:
     """A part of a page, which its table of contents lists; no title is given to an introduction."""
 
     title: str
@@ -140,7 +140,7 @@ class Page:
 
     title: str
     lead: str
-    sections: Sequence[Section] = field(default_factory=list)
+    sections: Sequence[Chapter] = field(default_factory=list)
     badge: str = ""
 
     @property

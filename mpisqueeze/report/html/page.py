@@ -1,6 +1,6 @@
 """A page: sections of text, tables and plots, rendered as one HTML file.
 
-    page = Page("Title", "What it is about.", [Section("First", [Paragraph("…"), Table(…), Plot(chart)])])
+    page = Page("Title", "What it is about.", [Chapter("First", [Paragraph("…"), Table(…), Plot(chart)])])
     write_text(render(page), "page.html")
 
 The file refers to nothing outside itself, and its own policy forbids the browser to load anything or to run any other

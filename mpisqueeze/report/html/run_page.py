@@ -18,12 +18,12 @@ from mpisqueeze.report.comparison_table import Shown, in_unit
 from mpisqueeze.report.html.blocks import (
     Block,
     Cell,
+    Chapter,
     Folded,
     Items,
     Page,
     Paragraph,
     Plot,
-    Section,
     Table,
     Tile,
     Tiles,
@@ -46,12 +46,12 @@ def runs_page(runs: Sequence[RunLog], ranking: Ranking, calibration: Calibration
     single = len(runs) == 1
     summary = _single_summary(runs[0]) if single else _summary(runs, ranking, styles)
     sections = [
-        Section("", summary),
-        Section("Training loss", _loss(runs, ranking, bool(done))),
-        Section("Test", _test(runs, ranking)),
-        Section("Time", _time(runs, ranking, calibration)),
-        Section("Settings", settings(runs, styles)),
-        Section("Environment", environment(runs)),
+        Chapter("", summary),
+        Chapter("Training loss", _loss(runs, ranking, bool(done))),
+        Chapter("Test", _test(runs, ranking)),
+        Chapter("Time", _time(runs, ranking, calibration)),
+        Chapter("Settings", settings(runs, styles)),
+        Chapter("Environment", environment(runs)),
     ]
     unwell = Counter(status_of(run.summary) for run in runs if run.summary["status"] != "ok")
     badge = ", ".join(f"{count} {status}" for status, count in unwell.items())
