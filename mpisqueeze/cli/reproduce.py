@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from contextlib import closing
 from typing import Annotated
 
 import typer
@@ -50,6 +50,7 @@ def reproduce(
     from mpisqueeze.reproduce.claims import select
     from mpisqueeze.reproduce.engine import check_claims, check_tasks, plan_tasks
     from mpisqueeze.runs.interrupts import Interrupts
+    from mpisqueeze.runs.view import View
 
     world = join()
     tasks = world.collectively(
@@ -57,24 +58,15 @@ def reproduce(
     )
     world.on_root(output.check)
     world.on_root(lambda: check_path(settings.out) if settings.out else None)
-    folder: RunFolder | None = None
-    view: ClaimsView | None = None
-
-    def open_folder() -> str:
-        nonlocal folder
-        folder = RunFolder(settings.out or timed_path("reproduce", world.size))
-        return str(folder.path)
-
+    view = View()
     with Interrupts() as interrupts:
         check_tasks(tasks, world)
-        path = world.on_root(open_folder)
-        if world.is_root:
+        path = world.on_root(lambda: settings.out or timed_path("reproduce", world.size))
+        folder = world.collectively(lambda: RunFolder(path) if world.is_root else None)
+        if folder:
             view = ClaimsView(output.console, output.live, len(tasks), interrupts.hand_on)
-        try:
-            verdicts, stopped = check_claims(tasks, world, Path(path), scale, interrupts, folder, view)
-        finally:
-            if view:
-                view.close()
+        with closing(view):
+            verdicts, stopped = check_claims(tasks, world, path, scale, interrupts, folder, view)
     if world.is_root and verdicts:
         output.print(claims_report(verdicts))
         try:
@@ -82,7 +74,7 @@ def reproduce(
         except UsageError as missing:
             output.remark(f"no page: it {missing.message}")
         else:
-            write_text(render(reproduction_page(Path(path), read_claims(Path(path)))), f"{path}/{PAGE}")
+            write_text(render(reproduction_page(path, read_claims(path))), f"{path}/{PAGE}")
             output.remark(f"page: {path}/{PAGE}")
     output.remark(f"folder: {path}")
     output.json(verdicts)

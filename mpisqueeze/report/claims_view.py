@@ -13,7 +13,7 @@ from rich.text import Text
 from mpisqueeze.quantities import counted, duration
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.tables import make_table
-from mpisqueeze.reproduce.view import ClaimsWatcher
+from mpisqueeze.runs.view import View
 
 if TYPE_CHECKING:
     from mpisqueeze.record.iterations import Progress
@@ -24,7 +24,7 @@ STYLES = {"PASS": "bold green", "FAIL": "bold red", "SKIPPED": "yellow"}
 _INTERVAL = 0.2
 
 
-class ClaimsView(ClaimsWatcher):
+class ClaimsView(View):
     """Shows all claims, and their runs.
 
     Args:

@@ -18,7 +18,7 @@ from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.comparison_table import STATUS_STYLES
 from mpisqueeze.report.tables import make_table
 from mpisqueeze.report.training_view import mpi, panel, problem
-from mpisqueeze.runs.view import Watcher
+from mpisqueeze.runs.view import View
 
 if TYPE_CHECKING:
     from mpisqueeze.record.iterations import Progress
@@ -41,7 +41,7 @@ class _Row:
     pace: str = ""
 
 
-class CompareView(Watcher):
+class CompareView(View):
     """Watches all runs of a comparison, one after the other.
 
     Args:
@@ -63,7 +63,6 @@ class CompareView(Watcher):
         self._drawn = 0.0
 
     def run_begins(self, index: int) -> None:
-        """Run `index` is about to be set up."""
         self._current = index
         self._rows[index].state = "running"
 
@@ -95,7 +94,6 @@ class CompareView(Watcher):
         self._refresh()
 
     def run_ended(self, index: int, run: RunLog) -> None:
-        """Run `index` has ended, or was skipped."""
         summary, row = run.summary, self._rows[index]
         self._current = index
         row.state = summary["status"]
