@@ -6,11 +6,9 @@ import os
 from contextlib import closing
 from typing import Annotated, Any
 
-import typer
-
 from mpisqueeze.cli.completion import pairs as complete_pairs
 from mpisqueeze.cli.completion import presets as complete_presets
-from mpisqueeze.cli.options import ConfigOption, TargetLossOption, check_target_loss, command, in_comparison
+from mpisqueeze.cli.options import ConfigOption, TargetLossOption, arguments, check_target_loss, command, in_comparison
 from mpisqueeze.cli.output import Output
 from mpisqueeze.errors import ExitCode
 from mpisqueeze.runs.presets import PRESETS
@@ -29,12 +27,7 @@ def compare(
     output: Output,
     pairs: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="PAIR…",
-            help="ALGORITHM or ALGORITHM/COMPRESSOR; either may be FILE.py:Class.",
-            show_default=False,
-            autocompletion=complete_pairs,
-        ),
+        arguments("PAIR…", "ALGORITHM or ALGORITHM/COMPRESSOR; either may be FILE.py:Class.", complete_pairs),
     ] = None,
     preset: Annotated[
         str | None,

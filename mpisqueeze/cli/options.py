@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mpisqueeze.cli.completion import names_for, offering
+from mpisqueeze.cli.completion import Completer, names_for, offering, parts
 from mpisqueeze.cli.output import COLORS, Output
 from mpisqueeze.errors import UsageError
 from mpisqueeze.quantities import parse_size
@@ -35,6 +35,18 @@ _METAVARS = {int: "COUNT", float: "NUMBER", str: "SPEC", Path: "PATH"}
 in_comparison, in_network, in_method, in_run, in_output = (
     partial(typer.Option, rich_help_panel=group) for group in (COMPARISON, NETWORK, METHOD, RUN, OUTPUT)
 )
+
+
+def arguments(metavar: str, help: str, completer: Completer | None = None) -> Any:
+    """`typer.Argument` of names; help says what their default is."""
+    return typer.Argument(metavar=metavar, help=help, show_default=False, autocompletion=completer)
+
+
+def compressors(group: str | None, help: str, **about: Any) -> Any:
+    """`typer.Option` of a compressor, or of several."""
+    return typer.Option(rich_help_panel=group, help=help, metavar="SPEC", autocompletion=parts("compressors"), **about)
+
+
 ConfigOption = Annotated[
     Path | None,
     in_run(

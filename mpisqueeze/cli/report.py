@@ -6,9 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from mpisqueeze.cli.options import TargetLossOption, check_target_loss, command, in_output
+from mpisqueeze.cli.options import TargetLossOption, arguments, check_target_loss, command, in_output
 from mpisqueeze.cli.output import TERMINAL, Output
 from mpisqueeze.errors import ExitCode, UsageError
 from mpisqueeze.files import write_text
@@ -20,10 +18,7 @@ def report(
     output: Output,
     runs: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="RUN…",
-            help="Run folders; a comparison's folder stands for its runs, a reproduction's for its claims.",
-        ),
+        arguments("RUN…", "Run folders; a comparison's folder stands for its runs, a reproduction's for its claims."),
     ],
     target_loss: TargetLossOption = None,
     plot_kind: Annotated[

@@ -5,9 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from typing import Annotated
 
-import typer
-
-from mpisqueeze.cli.options import command, in_run
+from mpisqueeze.cli.options import arguments, command, in_run
 from mpisqueeze.cli.output import Output
 from mpisqueeze.errors import ExitCode, UsageError
 from mpisqueeze.files import write_text
@@ -25,12 +23,7 @@ def reproduce(
     settings: Settings,
     output: Output,
     claims: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="CLAIM…",
-            help="Names, FILE.toml, or all. Without any: a list of them.",
-            show_default=False,
-        ),
+        list[str] | None, arguments("CLAIM…", "Names, FILE.toml, or all. Without any: a list of them.")
     ] = None,
     scale: Annotated[str, in_run(help="laptop: minutes on two cores. gpu: the talks' own sizes.")] = "laptop",
 ) -> int:
