@@ -58,7 +58,7 @@ class RunLog:
 
     @property
     def gossips(self) -> bool:
-        """Whether the ranks have models of their own, as far as the log measured their distance."""
+        """The ranks have models of their own, as far as the log measured their distance."""
         return bool(np.isfinite(self.columns["consensus"]).any())
 
 

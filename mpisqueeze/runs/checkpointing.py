@@ -58,7 +58,7 @@ def check_state(run: Run) -> None:
 
 
 def _declares_memory(thing: Any) -> bool:
-    """Whether a plug-in, and not what it is built on, has `memory`."""
+    """A plug-in, and not what it is built on, has `memory`."""
     own = [cls for cls in type(thing).__mro__ if not cls.__module__.startswith("mpisqueeze.")]
     return any("memory" in vars(cls) for cls in own)
 
@@ -126,12 +126,12 @@ class Checkpointer:
 
     @property
     def overdue(self) -> bool:
-        """Whether it is time by the clock; rank 0 tells the others."""
+        """It is time by the clock; rank 0 tells the others."""
         seconds = self.interval.seconds
         return seconds is not None and time.monotonic() - self._last >= seconds
 
     def due(self, iteration: int) -> bool:
-        """Whether it is time by the count."""
+        """It is time by the count."""
         count = self.interval.iterations
         return count is not None and iteration % count == 0
 
@@ -200,7 +200,7 @@ def continued(config: Settings, given: Mapping[str, Any]) -> Settings:
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run begins.
+    """The place in a run where its iterations begin.
 
     Attributes:
         iteration: the last one that is done; 0 for a run from the start.

@@ -83,6 +83,15 @@ def make_compressor(spec: str, dtype: Any, xp: Any = np) -> Callable[[int, int],
     return lambda dimension, seed: adapt(part.cls(dimension, xp, dtype, seed, **part.options), dimension, xp, dtype)
 
 
+def compressed_by(compressor: Compressor, v: np.ndarray, t: int) -> np.ndarray:
+    """D(C(v)) in iteration t, by plain encoding and decoding."""
+    payload, out = np.empty(compressor.payload_bytes, np.uint8), np.empty_like(v)
+    compressor.iteration = t
+    compressor.encode(v, payload)
+    compressor.decode(payload, out)
+    return out
+
+
 def make_algorithm(
     name: str,
     spec: str,
