@@ -63,6 +63,8 @@ PLUGINS = Path(__file__).parent / "mpi" / "plugins.py"
         (["--threads", "65"], ["--threads", "1 to 64", "got '65'"]),
         (["--threads", "two"], ["--threads"]),
         (["--color", "sometimes"], ["--color", "never"]),
+        (["--timeout", "-1s"], ["--timeout", "a time above 0"]),
+        (["--timeout", "0s"], ["--timeout", "a time above 0"]),
         (["--json", "no/such/folder/x.json"], ["--json"]),
         (["--no-such-option"], ["--no-such-option"]),
         (["--problem", "nowhere.py:Thing"], ["--problem", "nowhere.py"]),
@@ -78,7 +80,8 @@ def test_bad_input_is_one_line_that_names_the_option(
 ) -> None:
     if options == ["--device", "cuda"] and gpu_count()[0]:
         pytest.skip("there is a GPU")
-    line = refused("train", *options)
+    # What a run says before its first iteration is no part of the result.
+    line = refused("train", "--json", "-", *options)
     assert all(text in line for text in says), line
     assert not list(Path().glob("results/*/iterations.jsonl"))
 

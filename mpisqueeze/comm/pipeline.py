@@ -197,55 +197,38 @@ class Inbox:
             return False
         return all(self._message(message)[1].Test() for message in range(i, i + n))
 
-    def next(self) -> Any:
-        """The next payload, once it is there; valid until the next call."""
-        i, slots = self._i, self._slots
-        done, fences = i - 1 - self._behind, self._fences
+    def next(self, count: int = 1) -> list[Any]:
+        """The next payloads, as many each time, once they are there; valid until the next call."""
+        i, fences = self._i, self._fences
         if fences and i:
             fences[(i - 1) % len(fences)].set()
-        if 0 <= done < self._count - slots:
+        # Those handed out last are done with, so that their buffers are free.
+        for done in range(max(0, i - count - self._behind), min(i - self._behind, self._count - self._slots)):
             if fences:
                 fences[done % len(fences)].wait()
-            # This payload is done with, so that its buffer is free.
-            self._message(done + slots)[1].Start()
-        network = self.network
-        wire, request = self._message(i)
-        request.Wait()
-        wire.pull()
-        network.counter.bytes_received += wire.nbytes
-        network.clock.lap(Phase.COMM)
-        self._i = i + 1
-        return wire.array
-
-    def add_up(self, section: Payload) -> bool:
-        """Add up all ranks' payloads of the next section, in rank order; whether that is their mean already."""
-        world = self.network.world
-        if section.combines and self._holds_sections:
-            payloads = self._next_section()
-            payloads.insert(world.rank, section.payload)
-            section.combine(payloads)
-            return True
-        for rank in range(world.size):
-            section.accumulate(section.payload if rank == world.rank else self.next(), rank == 0)
-        return False
-
-    def _next_section(self) -> list[Any]:
-        """The next section's payloads of all sources, once they are there; valid until the next call."""
-        i, n, slots = self._i, self._sources, self._slots
-        # The section handed out last is done with, so that its buffers are free.
-        for before in range(max(0, i - n), i):
-            if before + slots < self._count:
-                self._message(before + slots)[1].Start()
+            self._message(done + self._slots)[1].Start()
         network, found = self.network, []
-        for message in range(i, i + n):
+        for message in range(i, i + count):
             wire, request = self._message(message)
             request.Wait()
             wire.pull()
             network.counter.bytes_received += wire.nbytes
             found.append(wire.array)
         network.clock.lap(Phase.COMM)
-        self._i = i + n
+        self._i = i + count
         return found
+
+    def add_up(self, section: Payload) -> bool:
+        """Add up all ranks' payloads of the next section, in rank order; whether that is their mean already."""
+        world = self.network.world
+        if section.combines and self._holds_sections:
+            payloads = self.next(self._sources)
+            payloads.insert(world.rank, section.payload)
+            section.combine(payloads)
+            return True
+        for rank in range(world.size):
+            section.accumulate(section.payload if rank == world.rank else self.next()[0], rank == 0)
+        return False
 
     def close(self) -> None:
         """Free the persistent requests."""

@@ -101,9 +101,6 @@ def _allocates_nothing(
     raise AssertionError(text)
 
 
-# -- compressors
-
-
 def _compressor(part: Part, dimension: int, dtype: np.dtype[Any], seed: int = 1) -> Compressor:
     made = part.cls(dimension, np, dtype, seed, **part.options)
     contracts.check_compressor(part, made)
@@ -253,23 +250,6 @@ def _coding_allocates_nothing(part: Part) -> None:
     _allocates_nothing(part, works, vector.nbytes)
 
 
-COMPRESSOR_CHECKS: list[tuple[str, Callable[[Part], None]]] = [
-    ("the payload's size is known beforehand", _payload_size_is_stated),
-    ("encode keeps the vector", _vector_is_kept),
-    ("encode fills the payload, the same from the same seed", _payload_is_filled),
-    ("decode overwrites out, with finite numbers", _out_is_overwritten),
-    ("any rank decodes any payload", _anyone_decodes),
-    ("error feedback keeps what decoding lost, to the bit", _error_feedback_balances),
-    ("a NaN or an infinity never encodes", _nan_is_refused),
-    ("it is unbiased if it says so", _unbiased_is_true),
-    ("its bound holds", _bound_holds),
-    ("an iteration allocates no vector", _coding_allocates_nothing),
-]
-
-
-# -- problems
-
-
 def _problem(part: Part, rank: int, size: int, dtype: np.dtype[Any]) -> Any:
     options = dict(part.options)
     if getattr(part.cls, "needs_data", False):
@@ -383,21 +363,6 @@ def _gradient_allocates_nothing(part: Part) -> None:
         raise Doubt("gradient gives a new one each time; keep a buffer for it")
 
 
-PROBLEM_CHECKS: list[tuple[str, Callable[[Part], None]]] = [
-    ("every rank starts at the same point", _start_is_common),
-    ("gradient gives a loss and a vector, and keeps x", _gradient_is_sound),
-    ("the gradient has the run's dtype", _dtype_is_kept),
-    ("the gradient is a function of (seed, rank, iteration)", _gradient_repeats),
-    ("the gradient is the loss's", _loss_and_gradient_agree),
-    ("evaluate gives numbers", _evaluation_is_numbers),
-    ("evaluate is a function of x, and changes nothing", _evaluation_is_pure),
-    ("an iteration allocates no vector", _gradient_allocates_nothing),
-]
-
-
-# -- algorithms
-
-
 @contextmanager
 def _algorithm(
     part: Part, dtype: np.dtype[Any], dimension: int, compressor: str = "identity"
@@ -463,10 +428,33 @@ def _step_allocates_nothing(part: Part) -> None:
             _allocates_nothing(part, {f"a step with {compressor}": work}, vector.nbytes)
 
 
-ALGORITHM_CHECKS: list[tuple[str, Callable[[Part], None]]] = [
-    ("on one rank, without compression, it minimises a quadratic", _step_descends),
-    ("its steps are reproducible", _steps_repeat),
-    ("an iteration allocates no vector", _step_allocates_nothing),
-]
-
-CHECKS = {"compressor": COMPRESSOR_CHECKS, "problem": PROBLEM_CHECKS, "algorithm": ALGORITHM_CHECKS}
+#: The checks of each kind of part, with what each holds a part to.
+CHECKS: dict[str, list[tuple[str, Callable[[Part], None]]]] = {
+    "compressor": [
+        ("the payload's size is known beforehand", _payload_size_is_stated),
+        ("encode keeps the vector", _vector_is_kept),
+        ("encode fills the payload, the same from the same seed", _payload_is_filled),
+        ("decode overwrites out, with finite numbers", _out_is_overwritten),
+        ("any rank decodes any payload", _anyone_decodes),
+        ("error feedback keeps what decoding lost, to the bit", _error_feedback_balances),
+        ("a NaN or an infinity never encodes", _nan_is_refused),
+        ("it is unbiased if it says so", _unbiased_is_true),
+        ("its bound holds", _bound_holds),
+        ("an iteration allocates no vector", _coding_allocates_nothing),
+    ],
+    "problem": [
+        ("every rank starts at the same point", _start_is_common),
+        ("gradient gives a loss and a vector, and keeps x", _gradient_is_sound),
+        ("the gradient has the run's dtype", _dtype_is_kept),
+        ("the gradient is a function of (seed, rank, iteration)", _gradient_repeats),
+        ("the gradient is the loss's", _loss_and_gradient_agree),
+        ("evaluate gives numbers", _evaluation_is_numbers),
+        ("evaluate is a function of x, and changes nothing", _evaluation_is_pure),
+        ("an iteration allocates no vector", _gradient_allocates_nothing),
+    ],
+    "algorithm": [
+        ("on one rank, without compression, it minimises a quadratic", _step_descends),
+        ("its steps are reproducible", _steps_repeat),
+        ("an iteration allocates no vector", _step_allocates_nothing),
+    ],
+}

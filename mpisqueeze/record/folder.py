@@ -64,11 +64,6 @@ def slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", text)[:_SLUG].strip("-")
 
 
-def default_path(algorithm: str, compressor: str, ranks: int) -> Path:
-    """`results/<UTC time>-<algorithm>-<compressor>-n<N>`, with a number behind it where that is taken."""
-    return timed_path(f"{slug(algorithm)}-{slug(compressor)}", ranks)
-
-
 def timed_path(name: str, ranks: int) -> Path:
     """`results/<UTC time>-<name>-n<N>`, with a number behind it where that is taken."""
     time = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")

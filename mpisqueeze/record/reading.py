@@ -62,32 +62,27 @@ class RunLog:
         return bool(np.isfinite(self.columns["consensus"]).any())
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """A comparison that was read: its folder, and the target loss that was given, or None."""
-
-    path: Path
-    target_loss: float | None
-
-
-def read_runs(paths: Sequence[Path]) -> tuple[list[RunLog], list[Comparison]]:
+def read_runs(paths: Sequence[Path]) -> tuple[list[RunLog], list[float | None]]:
     """The runs in `paths`, a comparison's folder standing for its runs, each under a name of its own.
+
+    Returns:
+        The runs, and of each comparison the target loss that was given to it, or None.
 
     Raises:
         UsageError: a folder or a file is missing or damaged; says which, and how.
     """
     runs: list[RunLog] = []
-    comparisons = []
+    targets: list[float | None] = []
     for path in paths:
         if not os.path.isdir(path):
             raise _wrong(path, "is not a folder" if os.path.exists(path) else "is not there")
         if os.path.isfile(path / COMPARISON):
-            found, comparison = _read_comparison(path)
+            found, target_loss = _read_comparison(path)
             runs += found
-            comparisons.append(comparison)
+            targets.append(target_loss)
         else:
             runs.append(read_run(path))
-    return _named_apart(runs), comparisons
+    return _named_apart(runs), targets
 
 
 def read_run(path: Path, name: str | None = None) -> RunLog:
@@ -126,7 +121,7 @@ def _completed(known: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]
     return {**known, **summary, "times": {**known["times"], **summary.get("times", {})}}
 
 
-def _read_comparison(path: Path) -> tuple[list[RunLog], Comparison]:
+def _read_comparison(path: Path) -> tuple[list[RunLog], float | None]:
     """Its runs in the order of the comparison; one that was killed names runs that had not begun."""
     about = _object(path / COMPARISON, ComparisonFile)
     recorded = {summary["name"]: summary for summary in about["summaries"]}
@@ -139,7 +134,7 @@ def _read_comparison(path: Path) -> tuple[list[RunLog], Comparison]:
             runs.append(folderless(name, _whole(path / COMPARISON, recorded[name])))
     if not runs:
         raise _wrong(path, "is a comparison whose first run had not begun")
-    return runs, Comparison(path, about["given_target_loss"])
+    return runs, about["given_target_loss"]
 
 
 def _whole(path: Path, summary: dict[str, Any]) -> dict[str, Any]:

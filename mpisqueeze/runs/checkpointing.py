@@ -39,28 +39,15 @@ FREE = ("iterations", "epochs", "checkpoint_every", "data_dir", "out", "eval_eve
 LOGS = ("iterations.jsonl", "ranks.jsonl", "evaluations.jsonl")
 
 
-# -- what belongs to a run
-
-
 def check_state(run: Run) -> None:
-    """Raise UsageError for a plug-in that does not say what it remembers."""
-    for part, option, thing in (
-        (run.plan.algorithm, "--algorithm", _remembering(run)),
-        (run.plan.problem, "--problem", run.problem),
-    ):
-        known = option == "--problem" or _declares_memory(thing)
-        if part.is_plugin and not known:
-            raise UsageError(
-                f"{part.name} does not say what it remembers from one iteration to the next: give it the attribute "
-                "`memory`, the names of its arrays, or () for none",
-                "--checkpoint-every",
-            )
-
-
-def _declares_memory(thing: Any) -> bool:
-    """A plug-in, and not what it is built on, has `memory`."""
-    own = [cls for cls in type(thing).__mro__ if not cls.__module__.startswith("mpisqueeze.")]
-    return any("memory" in vars(cls) for cls in own)
+    """Raise UsageError for a plug-in's algorithm that does not say what it remembers."""
+    own = [cls for cls in type(_remembering(run)).__mro__ if not cls.__module__.startswith("mpisqueeze.")]
+    if run.plan.algorithm.is_plugin and not any("memory" in vars(cls) for cls in own):
+        raise UsageError(
+            f"{run.plan.algorithm.name} does not say what it remembers from one iteration to the next: give it the "
+            "attribute `memory`, the names of its arrays, or () for none",
+            "--checkpoint-every",
+        )
 
 
 def _remembering(run: Run) -> Any:
@@ -68,10 +55,11 @@ def _remembering(run: Run) -> Any:
     return run.algorithm.part if isinstance(run.algorithm, AdaptedAlgorithm) else run.algorithm
 
 
-def _slots(thing: Any, prefix: str) -> Iterator[tuple[str, Any, str]]:
-    """(key, object, attribute) of all that it remembers."""
-    for name in getattr(thing, "memory", ()):
-        yield f"{prefix}.{name.lstrip('_')}", thing, name
+def _slots(run: Run) -> Iterator[tuple[str, Any, str]]:
+    """(key, object, attribute) of all that a run's parts remember."""
+    for thing, prefix in ((_remembering(run), "algorithm"), (run.problem, "problem")):
+        for name in getattr(thing, "memory", ()):
+            yield f"{prefix}.{name.lstrip('_')}", thing, name
 
 
 def _arrays(run: Run, momentum: Any) -> dict[str, Any]:
@@ -79,7 +67,7 @@ def _arrays(run: Run, momentum: Any) -> dict[str, Any]:
     found: dict[str, Any] = {"x": run.x}
     if momentum is not None:
         found["momentum"] = momentum
-    for key, thing, name in (*_slots(_remembering(run), "algorithm"), *_slots(run.problem, "problem")):
+    for key, thing, name in _slots(run):
         value = getattr(thing, name)
         if isinstance(value, list):
             found |= {f"{key}.{i}": item for i, item in enumerate(value)}
@@ -100,12 +88,9 @@ def _put_back(run: Run, momentum: Any, saved: dict[str, np.ndarray]) -> None:
     for key, value in saved.items():
         if hasattr(live[key], "dtype"):
             live[key][...] = run.device.xp.asarray(value)
-    for key, thing, name in (*_slots(_remembering(run), "algorithm"), *_slots(run.problem, "problem")):
+    for key, thing, name in _slots(run):
         if key in saved and not hasattr(live[key], "dtype"):
             setattr(thing, name, saved[key].item())
-
-
-# -- saving it
 
 
 class Checkpointer:
@@ -171,9 +156,6 @@ def fixed_settings(plan: Plan) -> dict[str, Any]:
     """The settings that a continued run must share."""
     settings = {key: value for key, value in plan.as_json().items() if key not in FREE}
     return json.loads(json.dumps(settings, default=str))
-
-
-# -- taking it up again
 
 
 def resumed_config(path: Path) -> Settings:

@@ -18,7 +18,7 @@ from mpisqueeze.data import load_dataset
 from mpisqueeze.errors import UsageError
 from mpisqueeze.parts import contracts
 from mpisqueeze.parts.registry import Part
-from mpisqueeze.record.folder import RunFolder, check_path, default_path, dumps
+from mpisqueeze.record.folder import RunFolder, check_path, dumps, slug, timed_path
 from mpisqueeze.runs.plan import NO_OVERLAP_ON_GPU, Plan
 from mpisqueeze.settings import DEFAULT_EPOCHS
 from mpisqueeze.topology import Topology
@@ -160,7 +160,8 @@ class Run:
 
     def _make_folder(self) -> str:
         plan = self.plan
-        path = plan.config.out or default_path(plan.algorithm.label, plan.compressor.label, self.world.size)
+        name = f"{slug(plan.algorithm.label)}-{slug(plan.compressor.label)}"
+        path = plan.config.out or timed_path(name, self.world.size)
         self.folder = RunFolder(path, self._again)
         return str(path)
 

@@ -98,12 +98,9 @@ def test_a_damaged_checkpoint_is_named_and_the_older_one_taken(
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
-        (lambda run: [shutil.rmtree(path) for path in (run / "checkpoint").iterdir()], None),
-        (lambda run: [(path / "manifest.json").write_text("[") for path in (run / "checkpoint").iterdir()], "no sound"),
-        (
-            lambda run: [(path / "rank-0000.npz").write_bytes(b"") for path in (run / "checkpoint").iterdir()],
-            "no sound",
-        ),
+        (lambda run: [shutil.rmtree(path) for path in run.glob("checkpoint/*")], None),
+        (lambda run: [path.write_text("[") for path in run.glob("checkpoint/*/manifest.json")], "no sound"),
+        (lambda run: [path.write_bytes(b"") for path in run.glob("checkpoint/*/rank-0000.npz")], "no sound"),
         (lambda run: altered(run, "lr", 0.5), "config.json has lr = 0.5, and its checkpoint 0.05"),
         (lambda run: altered(run, "algorithm", "memsgd"), "algorithm = "),
         (lambda run: altered(run, "lr", "quick"), "--lr"),
@@ -145,11 +142,6 @@ def test_a_disk_that_is_full_within_an_array_is_an_error_of_the_system(tmp_path:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
-
-
-def overwrite(run: Path, name: str, content: bytes) -> None:
-    for path in (run / "checkpoint").iterdir():
-        (path / name).write_bytes(content)
 
 
 def altered(run: Path, key: str, value: Any) -> None:
