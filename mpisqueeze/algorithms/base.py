@@ -141,11 +141,10 @@ class Setup:
 
     def identity_codec(self, part: int = 0, length: int | None = None) -> Codec:
         """Codec of full vectors, whatever the part."""
-        n = self.dimension if length is None else length
-        return Codec(Identity(n, self.network.device.xp, self.dtype, 0), self.network)
+        return Codec(Identity(length or self.dimension, self.network.device.xp, self.dtype, 0), self.network)
 
     def _codec(self, length: int | None, seed: int) -> Codec:
-        return Codec(self.make_compressor(self.dimension if length is None else length, seed), self.network)
+        return Codec(self.make_compressor(length or self.dimension, seed), self.network)
 
     def gossip_step(self) -> float:
         """The default for η, the same on every rank: 1 for a compressor without error, else (1 − α²)/2.

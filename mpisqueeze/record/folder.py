@@ -23,14 +23,6 @@ def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def dumps(value: Any) -> str:
-    """Strict JSON in one line; numbers that JSON lacks become null."""
-    try:
-        return json.dumps(value, allow_nan=False, default=_plain)
-    except ValueError:
-        return json.dumps(sanitized(value), allow_nan=False, default=_plain)
-
-
 def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else str(value)
 

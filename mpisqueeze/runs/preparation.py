@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from mpisqueeze.data import load_dataset
 from mpisqueeze.errors import UsageError
 from mpisqueeze.parts import contracts
 from mpisqueeze.parts.registry import Part
-from mpisqueeze.record.folder import RunFolder, check_path, dumps, slug, timed_path
+from mpisqueeze.record.folder import RunFolder, check_path, sanitized, slug, timed_path
 from mpisqueeze.runs.plan import NO_OVERLAP_ON_GPU, Plan
 from mpisqueeze.settings import DEFAULT_EPOCHS
 from mpisqueeze.topology import Topology
@@ -76,7 +77,7 @@ class Run:
     def write_line(self, name: str, value: Any) -> None:
         """Add a line to a log of the run folder, on rank 0."""
         if self.folder is not None:
-            self.folder.append(name, f"{dumps(value)}\n".encode())
+            self.folder.append(name, f"{json.dumps(sanitized(value))}\n".encode())
 
     def settings(self) -> dict[str, Any]:
         """The content of config.json."""
