@@ -32,14 +32,10 @@ from mpisqueeze.record.calibration import Calibration, Kernel
 from mpisqueeze.runs.pairs import parse_pair
 from mpisqueeze.topology import Topology
 
+pytestmark = pytest.mark.usefixtures("empty_folder")
 NETWORK = ["--latency", "50us", "--bandwidth", "10gbit"]
 D = 1_000_000
 HOCKNEY = Link.hockney(50e-6, 1e10)
-
-
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 def asked(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
