@@ -22,20 +22,15 @@ class Payload(Protocol):
     Attributes:
         payload_bytes: its length.
         payload: uint8 on the device, in a buffer that MPI can be handed; set by the exchange.
-        combines: at its server, whether all ranks' payloads are taken at once.
     """
 
     payload: Any
-    combines: bool
 
     @property
     def payload_bytes(self) -> int: ...
 
-    def accumulate(self, payload: Any, first: bool) -> None:
-        """At its server: add a rank's payload to the sum, or with `first` begin with it."""
-
-    def combine(self, payloads: Sequence[Any]) -> None:
-        """At its server: the mean of all ranks' payloads, added in this order, in place of their sum."""
+    def add_up(self, inbox: Inbox) -> bool:
+        """At its server: add up all ranks' payloads, in rank order; True if the sum is divided by their number, too."""
 
     def divide(self, ranks: int) -> None:
         """At its server: make the sum a mean."""
@@ -140,6 +135,7 @@ class Inbox:
 
     Attributes:
         ahead: sections that a rank may send before it has the answer to the first of them.
+        holds_sections: the window takes the payloads of all sources at once.
     """
 
     def __init__(
@@ -167,8 +163,7 @@ class Inbox:
         # A device may be behind by some of the payloads handed out, whose buffers are not free until it is done.
         self._behind = min(network.device.lookahead, slots - 1)
         self._fences = [network.device.fence() for _ in range(self._behind + 1)] if network.device.lookahead else []
-        #: The window takes the payloads of all sources at once.
-        self._holds_sections = bool(sources) and slots >= len(sources)
+        self.holds_sections = bool(sources) and slots >= len(sources)
         self._i = 0
 
     def open(self) -> list[Any]:
@@ -217,18 +212,6 @@ class Inbox:
         network.clock.lap(Phase.COMM)
         self._i = i + count
         return found
-
-    def add_up(self, section: Payload) -> bool:
-        """Add up all ranks' payloads of the next section, in rank order; whether that is their mean already."""
-        world = self.network.world
-        if section.combines and self._holds_sections:
-            payloads = self.next(self._sources)
-            payloads.insert(world.rank, section.payload)
-            section.combine(payloads)
-            return True
-        for rank in range(world.size):
-            section.accumulate(section.payload if rank == world.rank else self.next()[0], rank == 0)
-        return False
 
     def close(self) -> None:
         """Free the persistent requests."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
@@ -93,7 +94,9 @@ def read_run(path: Path, name: str | None = None) -> RunLog:
     """
     config = read_settings(path)
     columns = _columns(path / "iterations.jsonl")
-    evaluations = _evaluations(path / "evaluations.jsonl")
+    log = path / "evaluations.jsonl"
+    lines = (line for block in _blocks(log) for line in block.split(b"\n"))
+    evaluations = [_line(log, at, line, dict[str, Count | Number | None]) for at, line in enumerate(lines, 1)]
     environment = _object(path / "environment.json", Environment) if os.path.exists(path / "environment.json") else {}
     reason = "there is no summary.json: the run was killed, or is still going"
     summary = summary_of(config, environment, columns, evaluations, "killed", reason, str(path))
@@ -149,18 +152,12 @@ def _whole(path: Path, summary: dict[str, Any]) -> dict[str, Any]:
 
 def _named_apart(runs: list[RunLog]) -> list[RunLog]:
     """Runs of one name are told apart by what differs between their folders."""
-    by_name: dict[str, list[Path]] = {}
-    for run in runs:
-        if run.path:
-            by_name.setdefault(run.name, []).append(run.path)
-    where = {name: dict(zip(paths, _differences(paths), strict=True)) for name, paths in by_name.items()}
-    names = [run.name for run in runs]
-    return [
-        replace(run, name=f"{run.name} ({where[run.name][run.path]})")
-        if names.count(run.name) > 1 and run.path
-        else run
-        for run in runs
-    ]
+    found = [*runs]
+    for name, count in Counter(run.name for run in runs).items():
+        paths = {at: run.path for at, run in enumerate(runs) if run.name == name and run.path}
+        for at, where in zip(paths, _differences([*paths.values()]) if count > 1 else (), strict=False):
+            found[at] = replace(runs[at], name=f"{name} ({where})")
+    return found
 
 
 def _differences(paths: Sequence[Path]) -> list[str]:
@@ -178,12 +175,6 @@ def _object(path: Path, kind: Any, option: str = "RUN") -> dict[str, Any]:
     if not os.path.exists(path):
         raise UsageError(f"{path} is not there; a run folder has one", option)
     return read_object(path, option, kind)
-
-
-def _evaluations(path: Path) -> list[dict[str, Any]]:
-    """The lines of evaluations.jsonl."""
-    lines = (line for block in _blocks(path) for line in block.split(b"\n"))
-    return [_line(path, at, line, dict[str, Count | Number | None]) for at, line in enumerate(lines, 1)]
 
 
 def _columns(path: Path) -> dict[str, Floats]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from mpisqueeze.algorithms.base import AdaptedAlgorithm, Algorithm, Setup
@@ -58,7 +59,8 @@ class Run:
         self.eval_every = self.per_epoch if config.eval_every is None else config.eval_every
         self.x = world.collectively(self._initial_point)
         self._check_ranks_agree()
-        sizes = world.comm.allgather(world.collectively(self._try_compressor))
+        tried = partial(contracts.try_compressor, plan.compressor, self.make_compressor, self.dimension, self.device.xp)
+        sizes = world.comm.allgather(world.collectively(tried))
         if len(set(sizes)) > 1:
             raise UsageError(f"{plan.compressor.spec}: payload_bytes differs by rank: {sizes}", "--compressor")
         emulated = emulate(world, plan.link) if plan.link else None
@@ -134,18 +136,14 @@ class Run:
         if other is not None:
             raise UsageError(f"{spec}: initial_point differs between ranks 0 and {other}", "--problem")
 
-    def _try_compressor(self) -> int:
-        return contracts.try_compressor(self.plan.compressor, self.make_compressor, self.dimension, self.device.xp)
-
     def _build_algorithm(self) -> Algorithm:
         config, part = self.plan.config, self.plan.algorithm
-        make: Callable[[int, int], Compressor] = self.make_compressor
         setup = Setup(
             self.network,
             self.dimension,
             self.plan.dtype,
             config.seed,
-            make,
+            self.make_compressor,
             self.topology,
             server=config.server,
             overlap=config.overlap,
