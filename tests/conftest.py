@@ -37,6 +37,13 @@ if os.environ.get("CI"):
     settings.load_profile("ci")
 
 
+@pytest.fixture
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder of the test, with nothing in it."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
     """The first true value of `condition`, which is asked again and again."""
     deadline = time.monotonic() + seconds
@@ -44,13 +51,6 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60) -> An
         assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
         time.sleep(0.02)
     return found
-
-
-@pytest.fixture
-def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder of the test, with nothing in it."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @dataclass
