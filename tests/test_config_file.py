@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 import json
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec.toml
 import pytest
 import typer
 from hypothesis import given
@@ -26,11 +26,6 @@ from mpisqueeze.runs.plan import plan
 from mpisqueeze.runs.sources import VARIABLES, as_toml, resolve
 from mpisqueeze.settings import SETTINGS, Setting, Settings
 from mpisqueeze.topology import TOPOLOGIES
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 SHORT = ["--problem", "quadratic:10", "--iterations", "2"]
 
@@ -63,7 +58,7 @@ def test_a_default_that_is_typed_comes_first_too(capsys: pytest.CaptureFixture[s
     written("lr_schedule = 'cosine'\noverlap = true\nbatch_size = 8\n")
     options = ["--lr-schedule", "constant", "--no-overlap", "--batch-size", "16"]
     assert run(["train", "--config", "run.toml", *options, "--dump-config"]) == 0
-    found = tomllib.loads(capsys.readouterr().out)
+    found = msgspec.toml.decode(capsys.readouterr().out)
     assert (found["lr_schedule"], found["overlap"], found["batch_size"]) == ("constant", False, 16)
 
 
@@ -142,7 +137,7 @@ def test_what_is_dumped_is_read_back_exactly(**values: Any) -> None:
     found = plan(Settings(iterations=3))
     found.config.__dict__.update(values)
     text = as_toml(found)
-    assert Settings.of(tomllib.loads(text)) == Settings(iterations=3, compressor="onebit", **values)
+    assert Settings.of(msgspec.toml.decode(text)) == Settings(iterations=3, compressor="onebit", **values)
 
 
 def test_every_setting_is_dumped_with_a_word_about_it(capsys: pytest.CaptureFixture[str]) -> None:
