@@ -126,6 +126,19 @@ def start_at(dimension: int, dtype: Any) -> np.ndarray:
     return np.random.default_rng(99).standard_normal(dimension).astype(dtype)
 
 
+def step_at(algorithm: Algorithm, x: np.ndarray, t: int, lr: float = 0.1) -> np.ndarray:
+    """Iteration t, which moves x; the gradient that this rank had in it."""
+    network, found = algorithm.setup.network, list[np.ndarray]()
+
+    def gradient(point: np.ndarray) -> np.ndarray:
+        found.append(gradient_at(point, network.world.rank, t))
+        return found[0].copy()
+
+    network.iteration = t
+    algorithm.step(x, gradient, lr)
+    return found[0]
+
+
 def run_steps(algorithm: Algorithm, x: Any, steps: int, lr: float = 0.1) -> Any:
     """x, an array of the device, after `steps` iterations, in place; gradients come from the host."""
     network = algorithm.setup.network

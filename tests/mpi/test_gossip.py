@@ -20,6 +20,7 @@ from parts import (
     payload_bytes,
     run_steps,
     start_at,
+    step_at,
 )
 
 from mpisqueeze.comm.world import World
@@ -154,16 +155,8 @@ def the_mean_moves_by_the_mean_gradient() -> None:
 
             algorithm.codec.encode = noting
         for t in range(1, 6):
-            gradients: list[np.ndarray] = []
-
-            def gradient(point: np.ndarray, t: int = t, seen: list[np.ndarray] = gradients) -> np.ndarray:
-                seen.append(gradient_at(point, world.rank, t))
-                return seen[0].copy()
-
             before = mean(x)
-            algorithm.setup.network.iteration = t
-            algorithm.step(x, gradient, LR)
-            expected = before - LR * mean(gradients[0]) + mean(lost)
+            expected = before - LR * mean(step_at(algorithm, x, t)) + mean(lost)
             scale = max(comm.allgather(float(np.abs(x).max())))
             close(mean(x), expected, scale)
         algorithm.close()
@@ -177,9 +170,8 @@ def replicas_equal_their_owners_to_the_bit() -> None:
         choco: Any = make_algorithm("choco", spec, d, np.float64, world, topology=topology)
         x, z = start_at(d, np.float32), start_at(d, np.float64)
         for t in range(1, 5):
-            for algorithm, point in ((dcd, x), (choco, z)):
-                algorithm.setup.network.iteration = t
-                algorithm.step(point, lambda at, t=t: gradient_at(at, world.rank, t), LR)
+            step_at(dcd, x, t)
+            step_at(choco, z, t)
             models = comm.allgather(x)
             for index, neighbour in enumerate(dcd.exchange.neighbours):
                 assert np.array_equal(dcd.x_hat[index], models[neighbour]), (topology, spec, d, t)
