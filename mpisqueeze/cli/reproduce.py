@@ -76,15 +76,13 @@ def reproduce(
 
 def _list(output: Output) -> int:
     """Show the claims that there are."""
-    from rich import box
-    from rich.table import Table
-
+    from mpisqueeze.report.tables import make_table
     from mpisqueeze.reproduce.claims import SCALES, names, select
 
     output.check()
     found = select(names(), SCALES[0])
     if not output.alone:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table = make_table()
         table.add_column("claim", style="bold", no_wrap=True)
         table.add_column("says")
         for claim in found:
