@@ -14,7 +14,6 @@ import numpy as np
 from mpi4py import MPI
 
 from mpisqueeze.algorithms.base import AdaptedAlgorithm
-from mpisqueeze.comm.world import World
 from mpisqueeze.errors import UsageError
 from mpisqueeze.record.checkpoint import (
     DamagedError,
@@ -210,7 +209,7 @@ def load_latest(run: Run, momentum: Any) -> Start:
         problem, manifest = None, None
         try:
             manifest = read_manifest(folder)
-            check_same(manifest, run.plan, world)
+            check_same(manifest, run.plan)
             if manifest.ranks == world.size:
                 _put_back(run, momentum, read_arrays(manifest, world.rank))
         except DamagedError as error:
@@ -236,7 +235,7 @@ def _candidates(path: Path, plan: Plan) -> list[Path]:
     return found
 
 
-def check_same(manifest: Manifest, plan: Plan, world: World) -> None:
+def check_same(manifest: Manifest, plan: Plan) -> None:
     """Raise UsageError, on all ranks alike, for a checkpoint of another run."""
     wanted = fixed_settings(plan)
     saved = {key: value for key, value in upgraded(manifest.settings).items() if key not in FREE}
