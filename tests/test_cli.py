@@ -18,8 +18,10 @@ from mpisqueeze.cli.completion import part_names
 from mpisqueeze.devices.device import gpu_count
 from mpisqueeze.parts import registry
 
-pytestmark = pytest.mark.usefixtures("empty_folder")
 PLUGINS = Path(__file__).parent / "mpi" / "plugins.py"
+
+
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 @pytest.mark.parametrize(

@@ -32,10 +32,12 @@ from mpisqueeze.record.calibration import Calibration, Kernel
 from mpisqueeze.runs.pairs import parse_pair
 from mpisqueeze.topology import Topology
 
-pytestmark = pytest.mark.usefixtures("empty_folder")
 NETWORK = ["--latency", "50us", "--bandwidth", "10gbit"]
 D = 1_000_000
 HOCKNEY = Link.hockney(50e-6, 1e10)
+
+
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 def asked(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
