@@ -437,7 +437,7 @@ def test_the_mean_of_payloads_is_that_of_one_after_the_other(
     ):
         if not hasattr(kernels, mean):
             pytest.skip(f"{kernels.name} adds payloads one by one")
-        payloads = [case.encode(kernels, draws.standard_normal(d).astype(dtype), None)[1] for _ in range(count)]
+        payloads = tuple(case.encode(kernels, draws.standard_normal(d).astype(dtype), None)[1] for _ in range(count))
         expected = np.zeros(d, dtype)
         for number, payload in enumerate(payloads):
             case.decode(kernels, payload, expected, number > 0)

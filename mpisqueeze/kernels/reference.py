@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -206,25 +206,6 @@ class ReferenceKernels:
             for a, b, first, count in self._runs(start, stop, length):
                 values = self._signed(negative[a - start : b - start], scales[first : first + count], "signed")
                 self._deliver(values, out[a:b], add, factor)
-
-    def signs_mean(self, payloads: Sequence[np.ndarray], out: np.ndarray, block: int) -> None:
-        """out ← (D(p₀) + D(p₁) + …)/n, added in this order."""
-        self._mean(payloads, out, lambda payload, add: self.signs_decode(payload, out, block, add))
-
-    def quantize_mean(self, payloads: Sequence[np.ndarray], out: np.ndarray, bits: int, bucket: int) -> None:
-        """The same for `quantize_encode`'s payloads."""
-        self._mean(payloads, out, lambda payload, add: self.quantize_decode(payload, out, bits, bucket, add))
-
-    def uniform_mean(self, payloads: Sequence[np.ndarray], out: np.ndarray, bits: int, bucket: int) -> None:
-        """The same for `uniform_encode`'s payloads."""
-        self._mean(payloads, out, lambda payload, add: self.uniform_decode(payload, out, bits, bucket, add))
-
-    def _mean(
-        self, payloads: Sequence[np.ndarray], out: np.ndarray, decode: Callable[[np.ndarray, bool], None]
-    ) -> None:
-        for number, payload in enumerate(payloads):
-            decode(payload, number > 0)
-        out /= len(payloads)
 
     def _scales_and_codes(self, payload: np.ndarray, scales: int) -> tuple[np.ndarray, np.ndarray]:
         """A payload's scales, as floats, and the bit stream behind them."""
