@@ -194,12 +194,6 @@ def test_bad_input_is_said_once_and_ends_with_2(mpisqueeze_run: Run, options: li
     assert "Traceback" not in finished.err
 
 
-def test_more_ranks_than_samples_is_refused(mpisqueeze_run: Run) -> None:
-    finished = mpisqueeze_run(3, "train", "--data", "synthetic:4x2,classes=2", timeout=30)
-    assert finished.code == 2
-    assert "--data" in finished.err
-
-
 def test_an_out_folder_in_use_or_not_writable_is_refused(mpisqueeze_run: Run, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "keep").write_text("x")
