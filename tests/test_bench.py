@@ -21,11 +21,11 @@ from parts import payload_bytes
 
 from mpisqueeze.bench import kernels
 from mpisqueeze.bench.exchanges import EXCHANGES, gradient_of
-from mpisqueeze.bench.timing import Repetitions, Statistics, parse_sizes, rotated
+from mpisqueeze.bench.timing import Repetitions, TimeStatistics, parse_sizes, rotated
 from mpisqueeze.cli.app import run
 from mpisqueeze.devices.device import Device
 from mpisqueeze.errors import UsageError
-from mpisqueeze.launch.launcher import Launcher, make_plan
+from mpisqueeze.launch import Launcher, make_plan
 from mpisqueeze.parts import registry
 from mpisqueeze.quantities import grouped
 
@@ -164,12 +164,12 @@ def test_bad_sizes_are_refused(text: str) -> None:
 
 def test_statistics_of_samples() -> None:
     samples = [float(x) for x in np.random.default_rng(1).exponential(1, 57)]
-    found = Statistics.of(samples)
+    found = TimeStatistics.of(samples)
     assert found.median == statistics.median(samples)
     assert found.mean == pytest.approx(statistics.fmean(samples))
     assert found.std == pytest.approx(statistics.stdev(samples))
     assert found.p99 == pytest.approx(np.quantile(samples, 0.99))
-    assert Statistics.of([3.0]).named("x") == {
+    assert TimeStatistics.of([3.0]).named("x") == {
         "x_s": 3, "x_mean_s": 3, "x_std_s": 0, "x_p99_s": 3, "x_fastest_s": 3,
     }  # fmt: skip
 

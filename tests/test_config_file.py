@@ -21,9 +21,9 @@ from mpisqueeze.cli.compare import compare
 from mpisqueeze.cli.options import command
 from mpisqueeze.cli.output import Output
 from mpisqueeze.cli.train import train
-from mpisqueeze.runs.pairs import parse_sweep
+from mpisqueeze.runs.pairs import expand, parse_pair, parse_sweep
 from mpisqueeze.runs.plan import plan
-from mpisqueeze.runs.sources import VARIABLES, Asked, as_toml, resolve
+from mpisqueeze.runs.sources import VARIABLES, as_toml, resolve
 from mpisqueeze.settings import SETTINGS, Setting, Settings
 from mpisqueeze.topology import TOPOLOGIES
 
@@ -49,7 +49,7 @@ def written(text: str, name: str = "run.toml") -> Path:
 
 
 def settings(text: str = "", environment: dict[str, str] | None = None, **typed: Any) -> Settings:
-    return resolve(Asked(typed, written(text)), environment or {}).config
+    return resolve(typed, environment or {}, written(text)).config
 
 
 def test_the_command_line_comes_before_the_environment_and_that_before_the_file() -> None:
@@ -84,7 +84,7 @@ def test_variables_that_mean_something_else_already() -> None:
     assert settings("", others) == Settings()
     assert {*VARIABLES.values(), "data"} == SETTINGS.keys()
     written("lr = 0.25")
-    assert resolve(Asked({}), {"MPISQUEEZE_CONFIG": "run.toml"}).config.lr == 0.25
+    assert resolve({}, {"MPISQUEEZE_CONFIG": "run.toml"}).config.lr == 0.25
 
 
 def example(setting: Setting) -> Any:
@@ -109,9 +109,9 @@ def test_a_setting_that_is_declared_is_known_everywhere() -> None:
     app([text for name, setting in SETTINGS.items() for text in setting.typed(values[name])], standalone_mode=False)
     assert typed == [values]
     environment = {variable: texts[name] for variable, name in VARIABLES.items()}
-    assert resolve(Asked({}), environment).config == Settings(**values | {"data": Settings.data})
+    assert resolve({}, environment).config == Settings(**values | {"data": Settings.data})
     for name, content in {"run.json": values, "typed.json": texts}.items():
-        assert resolve(Asked({}, written(json.dumps(content, default=str), name)), {}).config == Settings(**values)
+        assert resolve({}, {}, written(json.dumps(content, default=str), name)).config == Settings(**values)
     assert plan(Settings()).as_json().keys() == {*SETTINGS, "parts"}
     for name, text in texts.items():
         if name not in ("algorithm", "out"):
@@ -264,3 +264,13 @@ def test_ranks_take_rank_zeros_settings(mpisqueeze_run: Callable[..., Any]) -> N
     assert (summary["algorithm"], summary["seed"], summary["iterations"]) == ("sgd", 5, 2)
     config = json.loads(next(Path("here").glob("*/config.json")).read_text())
     assert (config["lr"], config["checkpoint_every"]) == (0.01, None)
+
+
+def test_a_parameter_of_an_algorithm_is_swept_where_there_is_one() -> None:
+    pairs = [parse_pair(text) for text in ("dpsgd", "choco/topk:0.1", "deepsqueeze")]
+    entries = expand(pairs, [parse_sweep("eta=0.1,0.3"), parse_sweep("lr=1,2")], Settings())
+    assert [entry.name for entry in entries if "lr=1" in entry.name] == [
+        "dpsgd lr=1", "choco:eta=0.1/topk:0.1 lr=1", "choco:eta=0.3/topk:0.1 lr=1",
+        "deepsqueeze:eta=0.1/onebit lr=1", "deepsqueeze:eta=0.3/onebit lr=1",
+    ]  # fmt: skip
+    assert [entry.plan.algorithm.options for entry in entries[2:6:2]] == [{"eta": 0.1}, {"eta": 0.3}]

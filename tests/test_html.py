@@ -23,7 +23,8 @@ from test_report import write_run
 from mpisqueeze.analysis.ranking import rank_runs
 from mpisqueeze.cli.app import run
 from mpisqueeze.record.reading import RunLog, folderless, read_run
-from mpisqueeze.report.html.blocks import Cell, Page, Paragraph, Section, Table
+from mpisqueeze.report.html.blocks import Cell, Chapter, Page, Paragraph, Table
+from mpisqueeze.report.html.figures import vega
 from mpisqueeze.report.html.page import render
 from mpisqueeze.report.html.run_page import runs_page
 from mpisqueeze.report.palette import DARK_GROUND, LIGHT_GROUND, LINES
@@ -289,6 +290,20 @@ def test_mpi_is_loaded_for_the_model_but_not_started() -> None:
     assert "by bandwidth" in Path("page.html").read_text()
 
 
+def test_vega_is_kept_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    script, packed = vega()
+    assert gzip.decompress(base64.b64decode(packed)).decode() == script
+    (kept,) = (tmp_path / "mpisqueeze").iterdir()
+    for damaged in (b"", b"x", kept.read_bytes()[:1000]):
+        kept.write_bytes(damaged)
+        assert vega() == (script, packed)
+        assert gzip.decompress(kept.read_bytes()).decode() == script
+    # Where nothing can be kept.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(kept))
+    assert vega() == (script, packed)
+
+
 def test_the_page_can_take_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     write_run(Path("a"), [2.0, 1.0])
     assert run(["report", "a", "--html", "-"]) == 0
@@ -381,7 +396,7 @@ def test_what_is_no_reproduction_is_refused(options: list[str], says: str, capsy
 
 def test_tables_name_their_rows_and_columns() -> None:
     table = Table(["", "figure"], [[Cell("row", style=3), Cell("1", detail="2", best=True)]], "caption")
-    html = render(Page("t", "l", [Section("s", [table]), Section("S", [Paragraph("an anchor of its own")])]))
+    html = render(Page("t", "l", [Chapter("s", [table]), Chapter("S", [Paragraph("an anchor of its own")])]))
     assert parsed(html).ids[:2] == ["s-s", "s-s-2"]
     assert '<th scope="col" class="figures">figure</th>' in html
     assert re.search('<th scope="row" class="signed"><svg.*?</svg>row</th>', html)

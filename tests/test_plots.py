@@ -12,6 +12,8 @@ from typing import Any
 import altair
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 from test_html import with_parts
@@ -59,7 +61,9 @@ def test_every_kind_is_drawn_in_the_terminal_and_in_files(
     plot = out[max(out.rindex(title) for title in ("Training", "Test", "Where", "Time of") if title in out) :]
     assert max(map(cell_len, plot.splitlines())) <= 64
     assert "doublesqueeze/onebit" in plot
-    for name, begins in (("p.png", b"\x89PNG"), ("p.pdf", b"%PDF"), ("p.svg", b"<svg")):
+    formats = (("p.svg", b"<svg"), ("p.png", b"\x89PNG"), ("p.pdf", b"%PDF"))
+    # Every kind is a specification, which one of them shows to become a file of any format.
+    for name, begins in formats if kind == "loss" else formats[:1]:
         assert run([*options, "--plot", name]) == 0
         assert Path(name).read_bytes().startswith(begins)
         assert Path(name).stat().st_size > 5000
@@ -131,6 +135,24 @@ def test_axes_say_their_numbers_with_units(
     texts = [text.replace("\u202f", " ") for text in re.findall(">([^<>]+)</text>", Path("p.svg").read_text())]
     assert set(expected) <= set(texts), texts
     assert title in texts
+
+
+@given(
+    y=st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=30),
+    x_log=st.booleans(),
+    y_log=st.booleans(),
+    level=st.none() | st.floats(-1e9, 1e9),
+    interactive=st.booleans(),
+)
+def test_any_numbers_make_a_specification(
+    y: list[float], x_log: bool, y_log: bool, level: float | None, interactive: bool
+) -> None:
+    x = np.arange(float(len(y)))
+    series = [Series("a", x, np.array(y), 0), Series("a", x, np.array(y), 0, "points"), Series("b\udcff\x00", x, x, 1)]
+    levels = [] if level is None else [(level, "level")]
+    chart = LineChart("t", Axis("x", log=x_log), Axis("y", log=y_log), series, levels)
+    text = json.dumps(chart_spec(chart, replace(PAPER, interactive=interactive), 400), allow_nan=False)
+    assert "\\udcff" not in text
 
 
 def walk(spec: Any) -> Iterator[dict[str, Any]]:

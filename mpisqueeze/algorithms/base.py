@@ -74,21 +74,12 @@ class Codec:
 
     @property
     def fuses_mean(self) -> bool:
-        """Whether there is `decode_mean`."""
+        """There is `decode_mean`."""
         return getattr(self.compressor, "fuses_mean", False)
 
     def _give_up(self, payload: Any, error: NonFiniteError) -> None:
         payload.fill(0)
         self.network.complain(Signal.NONFINITE, str(error))
-
-
-def default_gossip_step(error: float) -> float:
-    """η for a compressor that errs by α² = `error` on normal numbers: 1 without error, else (1 − α²)/2.
-
-    It is at least 0.01, also where α² ≥ 1 and no η is safe. Theory's own bound (CHOCO, arXiv 1902.00340, Theorem 2) is
-    smaller by orders of magnitude than what works; this one held in every trial with α² < 1.
-    """
-    return 1.0 if error == 0 else max(0.01, float(f"{(1 - error) / 2:.2g}"))
 
 
 @dataclass(frozen=True)
@@ -163,8 +154,13 @@ class Setup:
         return Codec(self.make_compressor(self.dimension if length is None else length, seed), self.network)
 
     def gossip_step(self) -> float:
-        """The compressor's default for η, which is the same on every rank."""
-        return default_gossip_step(self.compressor_error)
+        """The default for η, the same on every rank: 1 for a compressor without error, else (1 − α²)/2.
+
+        It is at least 0.01, also where α² ≥ 1 and no η is safe. Theory's own bound (CHOCO, arXiv 1902.00340, Theorem 2)
+        is smaller by orders of magnitude than what works; this one held in every trial with α² < 1.
+        """
+        error = self.compressor_error
+        return 1.0 if error == 0 else max(0.01, float(f"{(1 - error) / 2:.2g}"))
 
     @cached_property
     def compressor_error(self) -> float:

@@ -64,7 +64,7 @@ def compare(
     from mpisqueeze.runs import pairs as methods
     from mpisqueeze.runs.comparing import Ledger, check_entries, compare
     from mpisqueeze.runs.interrupts import Interrupts
-    from mpisqueeze.runs.sources import Asked, resolve
+    from mpisqueeze.runs.sources import resolve
 
     def plan_all() -> list[methods.Entry]:
         check_target_loss(target_loss)
@@ -73,7 +73,7 @@ def compare(
         return methods.expand(asked_for, [methods.parse_sweep(text) for text in sweep or []], settings)
 
     world = join()
-    found = world.on_root(lambda: resolve(Asked(given, config, _UNUSED), os.environ))
+    found = world.on_root(lambda: resolve(given, os.environ, config, _UNUSED))
     settings = found.config
     with found.blamed():
         entries = world.collectively(plan_all)

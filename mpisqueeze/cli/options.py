@@ -107,13 +107,11 @@ def _option(name: str, kind: Any, flags: str, group: str, help: str, **about: An
 
 
 def _of_setting(setting: Setting, help: str) -> inspect.Parameter:
-    text, default = help.replace("[", "\\["), setting.default
-    if setting.type is bool:
-        (yes,), (no,) = setting.typed(True), setting.typed(False)
-        text += f" [dim]\\[default:\u00a0{(yes if default else no).removeprefix('--')}][/]"
-        return _option(setting.name, bool, f"{yes}/{no}", setting.group, text)
-    if default is not None:
-        text += f" [dim]\\[default:\u00a0{default}][/]"
+    is_flag = setting.type is bool
+    default = setting.typed(setting.default)[0].removeprefix("--") if is_flag else setting.default
+    text = help.replace("[", "\\[") + ("" if default is None else f" [dim]\\[default:\u00a0{default}][/]")
+    if is_flag:
+        return _option(setting.name, bool, f"{setting.option}/{setting.typed(False)[0]}", setting.group, text)
     metavar = setting.metavar or ("NAME" if setting.kind.choices else _METAVARS[setting.type])
     # As text, whatever it is, so that it is read as in a file; a path, too, which the shell completes by itself.
     return _option(

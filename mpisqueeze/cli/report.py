@@ -70,8 +70,8 @@ def report(
     if target_loss is None and len(comparisons) == 1:
         target_loss = comparisons[0].target_loss
     ranking = rank_runs(found, target_loss)
-    # Drawn before anything is shown, and by all ranks alike, as it may turn out that there is nothing to draw.
-    page = render(runs_page(found, ranking, measured)) if "html" in output.targets else ""
+    # Before anything is shown, and by all ranks alike, as it may turn out that there is nothing to draw.
+    page = runs_page(found, ranking, measured) if "html" in output.targets else None
     charts = charts_of(plot_kind, found, ranking, measured) if "plot" in output.targets else []
     if not output.speaks:
         return ExitCode.OK
@@ -82,7 +82,8 @@ def report(
     output.json(found[0].summary if single and not comparisons else summaries_of(found, ranking))
     output.csv(figures_of(ranking))
     output.markdown(columns_of(ranking), ranking.rows, notes(ranking))
-    output.write("html", lambda target: write_text(page, target))
+    if page:
+        output.write("html", lambda target: write_text(render(page), target))
     if output.targets.get("plot") == TERMINAL:
         output.print(terminal_plot(charts, output.console), soft_wrap=True)
     else:
@@ -101,8 +102,9 @@ def _report_claims(path: Path, target_loss: float | None, output: Output) -> int
         if given is not None and name not in ("json", "html"):
             raise UsageError(f"is for runs: {path} is a reproduction; report one of its folders", f"--{name}")
     about = read_claims(path)
-    page = render(reproduction_page(path, about)) if "html" in output.targets else ""
+    page = reproduction_page(path, about) if "html" in output.targets else None
     output.print(claims_report(about["claims"]))
     output.json(about["claims"])
-    output.write("html", lambda target: write_text(page, target))
+    if page:
+        output.write("html", lambda target: write_text(render(page), target))
     return ExitCode.OK

@@ -48,13 +48,13 @@ def train(
     from mpisqueeze.cli.ranks import join
     from mpisqueeze.runs.checkpointing import continued, resumed_config
     from mpisqueeze.runs.plan import plan
-    from mpisqueeze.runs.sources import Asked, Resolved, as_toml, resolve
+    from mpisqueeze.runs.sources import Resolved, as_toml, resolve
     from mpisqueeze.runs.training import train
     from mpisqueeze.runs.view import View
 
     def settings() -> Resolved:
         if resume is None:
-            return resolve(Asked(given, config), os.environ)
+            return resolve(given, os.environ, config)
         # A run that is resumed asks neither environment nor file.
         return Resolved(continued(resumed_config(resume), given))
 

@@ -80,10 +80,13 @@ class Compressor:
 
     def encode(self, vector: Any, payload: Any) -> None:
         """payload (payload_bytes,), uint8 ← C(vector); `vector` (d,) is not changed. Raises NonFiniteError."""
-        self.encode_feedback(vector, None, payload)
+        self._encode(vector, None, payload)
 
     def encode_feedback(self, vector: Any, residual: Any, payload: Any) -> None:
         """v = vector + residual; payload ← C(v); residual (d,) ← v − D(payload). Raises NonFiniteError."""
+        self._encode(vector, residual, payload)
+
+    def _encode(self, vector: Any, residual: Any, payload: Any) -> None:
         encode = getattr(self.kernels, f"{self.kernel}_encode")
         if not encode(vector, residual, payload, *self.layout, *self._rounding()):
             raise NonFiniteError(self.nonfinite_message())

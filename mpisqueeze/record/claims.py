@@ -13,7 +13,7 @@ from mpisqueeze.record.reading import RunLog, read_run
 CLAIMS = "claims.json"
 
 
-class Decision(TypedDict):
+class DecisionFacts(TypedDict):
     """A condition of a claim: in words, as an expression, with its numbers in place, and whether it holds.
 
     The last two are None where the claim was not tested.
@@ -25,7 +25,7 @@ class Decision(TypedDict):
     passed: bool | None
 
 
-class _Trial(TypedDict):
+class _RunFacts(TypedDict):
     run: str
     point: str | None
     x: Number
@@ -41,7 +41,7 @@ class _Kind(TypedDict):
     y: str
 
 
-class Figure(_Kind, total=False):
+class ChartFacts(_Kind, total=False):
     """The chart of a claim: losses, or a figure `y` over the values of the sweep."""
 
     label: str
@@ -55,13 +55,13 @@ class _Claim(TypedDict):
     note: str | None
     sweep: str | None
     reason: str | None
-    figure: Figure | None
+    figure: ChartFacts | None
     verdict: Literal["PASS", "FAIL", "SKIPPED"]
-    decisions: list[Decision]
-    runs: list[_Trial]
+    decisions: list[DecisionFacts]
+    runs: list[_RunFacts]
 
 
-class Claim(_Claim, total=False):
+class ClaimFacts(_Claim, total=False):
     """A claim with its verdict; its runs have the figures that decisions may name, too."""
 
     seconds: Seconds | None
@@ -70,7 +70,7 @@ class Claim(_Claim, total=False):
 class Claims(TypedDict):
     """claims.json."""
 
-    claims: list[Claim]
+    claims: list[ClaimFacts]
     scale: str
     ranks: Positive
     status: str
@@ -79,10 +79,12 @@ class Claims(TypedDict):
 def read_claims(path: Path) -> dict[str, Any]:
     """The object in a reproduction's folder, its claims under `claims`. Raises UsageError."""
     about = read_object(path / CLAIMS, "RUN", Claims)
-    for claim in about["claims"]:
-        for decision in claim["decisions"]:
-            if (decision["found"] is None) != (decision["passed"] is None):
-                raise UsageError(f"{path / CLAIMS} has a decision of {claim['claim']!r} that was half tested", "RUN")
+    for i, claim in enumerate(about["claims"]):
+        for j, decision in enumerate(claim["decisions"]):
+            for key, other, what in (("found", "passed", "text"), ("passed", "found", "true or false")):
+                if decision[key] is None and decision[other] is not None:
+                    where = f"claims[{i}].decisions[{j}].{key}"
+                    raise UsageError(f"{path / CLAIMS} has None as {where!r}, not {what}", "RUN")
     return about
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import msgspec
+import msgspec.inspect
 
 from mpisqueeze.errors import UsageError
 from mpisqueeze.files import read_text
@@ -26,10 +27,6 @@ Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 
 #: Bytes of the longest file that is read as a whole: a comparison's of thousands of ranks.
 _LONGEST = 1 << 28
-_WORDS = {
-    "int": "a whole number", "float": "a number", "str": "text", "bool": "true or false", "object": "a JSON object",
-    "array": "a list",
-}  # fmt: skip
 
 
 def read_object(path: Path, option: str, kind: Any) -> dict[str, Any]:
@@ -64,7 +61,7 @@ def as_type(value: Any, kind: type[T], where: str, option: str) -> T:
         except UnicodeEncodeError:
             return msgspec.convert(_printable(value), kind)
     except msgspec.ValidationError as error:
-        raise UsageError(f"{where} {complaint(error, value)}", option) from None
+        raise UsageError(f"{where} {complaint(error, _printable(value), kind)}", option) from None
 
 
 def _printable(value: Any) -> Any:
@@ -76,23 +73,61 @@ def _printable(value: Any) -> Any:
     return value.encode(errors="replace").decode() if isinstance(value, str) else value
 
 
-def complaint(error: msgspec.ValidationError, value: Any) -> str:
+def complaint(error: msgspec.ValidationError, value: Any, kind: Any) -> str:
     """The end of a message that begins with the place of the value: which field is wrong, and how."""
-    found = re.fullmatch(r"(.*?)(?: - at `\$\.?(.*)`)?", str(error), re.DOTALL)
+    found = re.fullmatch(r"(.*?)(?: - at `\$(.*)`)?", str(error), re.DOTALL)
     assert found is not None
-    text, place = found[1], found[2] or ""
-    missing = re.fullmatch("Object missing required field `(.*)`", text)
+    named = ""
+    for step in re.findall(r"[^.\[\]]+|\.{3}", found[2] or ""):
+        kind = _inside(kind, step)
+        if isinstance(value, list):
+            value, named = value[int(step)], f"{named}[{step}]"
+        else:
+            # msgspec does not tell the key where all values are alike.
+            key = next(key for key in value if not _fits(value[key], kind)) if step == "..." else step
+            value, named = value[key], f"{named}.{key}".lstrip(".")
+    missing = re.fullmatch("Object missing required field `(.*)`", found[1])
     if missing:
-        return f"has no {f'{place}.{missing[1]}'.lstrip('.')!r}"
-    wanted = re.sub(r"\w+", lambda word: _WORDS.get(word[0], word[0]), text.partition(", got")[0])
-    wanted = wanted.replace("`", "").replace(" | ", " or ").replace("Expected ", "")
-    wanted = re.sub("Invalid enum.*", "one of those that are known", wanted)
-    if not place:
-        return f"does not hold {wanted}"
-    for step in re.findall(r"[^.\[\]]+", place):
-        inner = value[int(step)] if isinstance(value, list) else value.get(step) if isinstance(value, dict) else None
-        if inner is None:
-            break
-        value = inner
+        return f"has no {f'{named}.{missing[1]}'.lstrip('.')!r}"
+    if not named:
+        return "does not hold a JSON object"
     shown = repr(value)
-    return f"has {shown if len(shown) <= 60 else f'{shown[:57]}…'} as {place!r}, not {wanted}"
+    shown = shown if len(shown) <= 60 else f"{shown[:57]}…"
+    return f"has {shown} as {named!r}, not {_words(msgspec.inspect.type_info(kind))}"
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _inside(kind: Any, step: str) -> Any:
+    """The type of the values that a type has at a key or an index."""
+    if type(None) in get_args(kind):
+        kind = get_args(kind)[0]
+    return get_args(kind)[-1] if get_args(kind) else get_type_hints(kind, include_extras=True)[step]
+
+
+def _words(info: Any) -> str:
+    """A type in words."""
+    match info:
+        case msgspec.inspect.UnionType():
+            return " or ".join(map(_words, info.types))
+        case msgspec.inspect.LiteralType():
+            return f"one of {', '.join(map(str, info.values))}"
+        case msgspec.inspect.IntType():
+            return "a whole number" if info.le is None else f"a whole number from {info.ge} to {info.le}"
+        case msgspec.inspect.FloatType():
+            return "a number" if info.le is None or info.le > 1e300 else f"a number from {info.ge:g} to {info.le:g}"
+        case msgspec.inspect.StrType():
+            return "text"
+        case msgspec.inspect.BoolType():
+            return "true or false"
+        case msgspec.inspect.NoneType():
+            return "null"
+        case msgspec.inspect.ListType() | msgspec.inspect.TupleType():
+            return "a list"
+    return "an object"

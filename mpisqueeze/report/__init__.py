@@ -1,1 +1,1 @@
-"""What a person sees of a run."""
+"""Reports of runs for people: terminal, page, charts and files."""

@@ -1,4 +1,4 @@
-"""What a plot shows, apart from how it is drawn: on a page, by matplotlib or in a terminal."""
+"""Charts as data, whether Vega or the terminal draws them."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
-    """What is along an axis.
+    """An axis of a chart.
 
     Attributes:
-        label: what the numbers are of, without their unit.
-        limits: what is shown; what lies beyond is cut off. None: all.
+        label: the quantity, without its unit.
+        limits: ends of the axis, beyond which lines are cut off; None: all is shown.
     """
 
     label: str
@@ -82,8 +82,8 @@ class LineChart:
 
     Attributes:
         levels: y of horizontal lines, with what they are called.
-        caption: what one has to know to read it.
-        measured: what the `points` are, where there are some.
+        caption: a sentence or two that readers need.
+        measured: the meaning of `points`, where there are some.
     """
 
     title: str
@@ -138,8 +138,8 @@ class BarChart:
     """Stacked bars, a row each.
 
     Attributes:
-        segments: (S,) what the segments are called.
-        mark: what the mark is called, empty where there is none.
+        segments: (S,) names of the segments.
+        mark: the name of the mark, empty where there is none.
     """
 
     title: str
@@ -165,7 +165,7 @@ def drawable(values: Numbers) -> Numbers:
 
 
 def wants_log(columns: Sequence[Numbers]) -> bool:
-    """Whether numbers span so much that a linear axis hides most of it."""
+    """Decide whether numbers span so much that a linear axis hides most of it."""
     values = drawable(np.concatenate([*columns, np.empty(0)]))
     values = values[np.isfinite(values)]
     return bool(values.size and values.min() > 0 and values.max() / values.min() > LOG_FROM)

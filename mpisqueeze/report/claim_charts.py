@@ -17,10 +17,10 @@ from mpisqueeze.report.scales import Unit
 
 
 def claim_chart(claim: dict[str, Any], logs: Sequence[RunLog | None]) -> Chart | None:
-    """What the claim's `figure` asks for; None where there is nothing to draw.
+    """The chart that the claim's `figure` asks for; None where there is nothing to draw.
 
     Args:
-        logs: of its runs, in their order.
+        logs: its runs, in their order.
     """
     figure = claim["figure"]
     if figure is None or not claim["runs"]:

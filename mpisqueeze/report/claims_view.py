@@ -117,7 +117,7 @@ def claims_report(verdicts: Sequence[dict[str, Any]]) -> RenderableType:
 
 
 def count_of(verdicts: Sequence[dict[str, Any]]) -> str:
-    """How many claims hold, in a sentence."""
+    """A sentence that says how many claims hold."""
     counts = {name: sum(verdict["verdict"] == name for verdict in verdicts) for name in STYLES}
     parts = [f"{counts['PASS']} of {counted(len(verdicts), 'claim')} hold"]
     parts += [f"{counts['FAIL']} {'does' if counts['FAIL'] == 1 else 'do'} not"] if counts["FAIL"] else []

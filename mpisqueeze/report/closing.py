@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from mpisqueeze.quantities import duration, grouped, ratio, significant, size
 from mpisqueeze.record.figures import TIMES
+from mpisqueeze.report.tables import make_table
 
-#: Times of an iteration, by their names in the log.
-PHASES = TIMES
 STATUS = {
     "ok": ("finished", "green"),
     "diverged": ("diverged", "bold red"),
@@ -44,7 +42,7 @@ def closing(summary: dict[str, Any]) -> Group:
 
 def traffic_table(summary: dict[str, Any]) -> Table:
     """The traffic beside that of plain sgd, and what was saved of the whole."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = make_table()
     table.add_column("bytes handed to MPI")
     table.add_column(Text(f"{summary['algorithm']} {summary['compressor']}"), justify="right", style="bold")
     table.add_column("plain sgd", justify="right")
@@ -78,12 +76,12 @@ def shown(value: float | None) -> str:
 def time_table(summary: dict[str, Any]) -> Table:
     """Median and p99 of each phase, of its slowest rank."""
     times = summary["times"]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = make_table()
     link = summary.get("link", "real")
     table.add_column(Text("time of the slowest rank" + ("" if link == "real" else f" ({link} link)")))
     table.add_column("median", justify="right", style="bold")
     table.add_column("p99", justify="right")
-    for name, label in PHASES.items():
+    for name, label in TIMES.items():
         table.add_row(label, duration(times[name]["median"]), duration(times[name]["p99"]))
     if summary["warmup"]:
         table.caption = f"without {summary['warmup']} warm-up iterations"

@@ -7,18 +7,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from mpisqueeze import __version__
 from mpisqueeze.quantities import counted, duration, grouped, significant, size
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.comparison_table import STATUS_STYLES
-from mpisqueeze.report.training_view import problem
+from mpisqueeze.report.tables import make_table
+from mpisqueeze.report.training_view import mpi, panel, problem
 from mpisqueeze.runs.view import Watcher
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class CompareView(Watcher):
     """Watches all runs of a comparison, one after the other.
 
     Args:
-        names: of the runs.
+        names: the runs' names.
         path: the comparison's folder.
         live: draw a table that updates in place.
         pulse: called now and then while a run iterates.
@@ -135,7 +134,7 @@ class CompareView(Watcher):
             self._live.update(Group(self._table(), Text("")), refresh=True)
 
     def _table(self) -> Table:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table = make_table()
         for title in ("#", "method", "state", "iterations", "loss", "test", "sent", "ms/it"):
             left = title in ("method", "state")
             table.add_column(title, justify="left" if left else "right", no_wrap=True, overflow="ellipsis")
@@ -157,16 +156,12 @@ class CompareView(Watcher):
 
 
 def header(run: Run, environment: dict[str, Any], runs: int, path: str) -> Panel:
-    """Where the runs take place and what they share; `run` is the first one to start."""
-    config = run.plan.config
-    library = (environment["mpi_library"] or "unknown").partition(",")[0]
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim")
-    grid.add_column()
-    grid.add_row("MPI", f"{library}, {counted(run.world.size, 'rank')} on {counted(len(environment['hosts']), 'host')}")
-    grid.add_row("device", f"{run.device.label}, {environment['kernels']} kernels; buffers: {run.device.buffers}")
-    grid.add_row("problem", problem(run))
-    together = f", one after the other: same start, data order and seed {config.seed}"
-    grid.add_row("runs", Text.assemble((str(runs), "bold"), together))
-    grid.add_row("folder", Text(path))
-    return Panel(grid, title=f"mpisqueeze {__version__} compare", title_align="left", box=box.ROUNDED, expand=False)
+    """The machines, and what the runs share; `run` is the first one to start."""
+    together = f", one after the other: same start, data order and seed {run.plan.config.seed}"
+    return panel("compare", [
+        ("MPI", mpi(run, environment)),
+        ("device", f"{run.device.label}, {environment['kernels']} kernels; buffers: {run.device.buffers}"),
+        ("problem", problem(run)),
+        ("runs", Text.assemble((str(runs), "bold"), together)),
+        ("folder", path),
+    ])  # fmt: skip

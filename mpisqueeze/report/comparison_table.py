@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.measure import Measurement
 from rich.table import Table
@@ -16,6 +15,7 @@ from mpisqueeze.analysis import columns
 from mpisqueeze.analysis.columns import Column
 from mpisqueeze.analysis.ranking import Ranking, verdict
 from mpisqueeze.quantities import duration, grouped, ratio, significant, size
+from mpisqueeze.report.tables import close_table
 
 STATUS_STYLES = {
     "ok": "green",
@@ -89,7 +89,7 @@ def figures_of(ranking: Ranking) -> list[dict[str, Any]]:
 
 
 def notes(ranking: Ranking) -> list[str]:
-    """What the columns mean, and who won."""
+    """The meaning of the columns, and the winners."""
     meaning = f"loss: {ranking.smoothing}; ×: of {ranking.reference}'s; ms/it: median"
     if ranking.target_loss is not None:
         meaning += f"; target: loss {significant(ranking.target_loss, 4)} ({ranking.target_is})"
@@ -117,7 +117,7 @@ def comparison_report(ranking: Ranking, console: Console) -> Group:
 
 
 def _table(ranking: Ranking, shown: Sequence[Shown]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = close_table()
     longest = max(len(row["name"]) for row in ranking.rows)
     for each in shown:
         key = each.column.key

@@ -29,6 +29,8 @@ SEGMENTS = (
     ("#009e73", "#1a9c76"),
     ("#cc79a7", "#b5638f"),
 )
+#: (on light, on dark ground) of words inside segments.
+INKS = (("#ffffff", "#ffffff"), ("#14181e", "#ffffff"), *(("#14181e", "#14181e"),) * 4)
 LIGHT_GROUND, DARK_GROUND = "#ffffff", "#14181e"
 
 

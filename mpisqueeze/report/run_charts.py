@@ -7,18 +7,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mpisqueeze.analysis.columns import metrics_of
 from mpisqueeze.analysis.ranking import BROKEN, Curve, Ranking, curve_of
 from mpisqueeze.errors import UsageError
 from mpisqueeze.modelling.bandwidth import ByBandwidth, times_by_bandwidth
 from mpisqueeze.quantities import counted, significant
 from mpisqueeze.record.calibration import Calibration
+from mpisqueeze.record.figures import PHASES
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.charts import Axis, Bar, BarChart, Chart, LineChart, Numbers, Series, drawable, wants_log
-from mpisqueeze.report.closing import PHASES
 from mpisqueeze.report.palette import style_of
 from mpisqueeze.report.scales import Unit
 
-#: What a run has spent up to an iteration.
+#: Costs up to an iteration: label, unit, and whether the axis is logarithmic.
 COSTS = {
     "iteration": ("iteration", Unit.COUNT, False),
     "bytes": ("bytes sent by all ranks", Unit.BYTES, True),
@@ -55,16 +56,9 @@ def loss_chart(runs: Sequence[RunLog], ranking: Ranking, cost: str) -> LineChart
     return LineChart(f"Training loss by {cost}", Axis(label, unit, log), y, series, levels)
 
 
-def metric_of(runs: Sequence[RunLog]) -> str | None:
-    """What evaluations are shown of: the accuracy where there is one, else the loss, else the first thing reported."""
-    reported = list(dict.fromkeys(key for run in runs for line in run.evaluations for key in line))
-    names = [name for name in reported if name not in ("iteration", "epoch")]
-    return next((name for name in ("test_accuracy", "test_loss") if name in names), names[0] if names else None)
-
-
 def metric_chart(runs: Sequence[RunLog], ranking: Ranking, cost: str) -> LineChart:
-    """What evaluations gave, over a cost, an entry of COSTS; without series where there were none."""
-    metric = metric_of(runs) or ""
+    """The metric over a cost, an entry of COSTS; without series where there were no evaluations."""
+    metric = next(iter(metrics_of(ranking)), "")
     label, unit, log = COSTS[cost]
     series, later = [], []
     for index, run in enumerate(runs):
@@ -89,20 +83,19 @@ def metric_chart(runs: Sequence[RunLog], ranking: Ranking, cost: str) -> LineCha
 
 
 def phase_chart(runs: Sequence[RunLog], ranking: Ranking) -> BarChart:
-    """Where an iteration's time goes, on average over the half of the iterations around the median."""
-    phases = [name for name in PHASES if name != "iteration_s"]
+    """The phases of an iteration, on average over the half of the iterations around the median."""
     bars = []
     for run in runs:
         seconds = run.columns["iteration_s"][run.summary["warmup"] :]
         if seconds.size:
             quarter = seconds.size // 4
             usual = np.argsort(seconds)[quarter : seconds.size - quarter] + run.summary["warmup"]
-            parts = [float(run.columns[name][usual].mean()) for name in phases]
+            parts = [float(run.columns[name][usual].mean()) for name in PHASES]
             bars.append(Bar(run.name, parts, float(run.columns["iteration_s"][usual].mean())))
     return BarChart(
         "Where an iteration's time goes",
         Axis("time", Unit.SECONDS),
-        [PHASES[name] for name in phases],
+        [*PHASES.values()],
         bars,
         "whole iteration",
         "Means over the half of the iterations that is neither fast nor slow, without the warm-up; of each phase's own "
@@ -143,7 +136,7 @@ def remark_of(run: RunLog) -> str:
     return "" if status == "ok" else str(status)
 
 
-#: What `--plot-kind` takes.
+#: Values of `--plot-kind`.
 KINDS = (
     "loss",
     *(f"loss-by-{cost}" for cost in COSTS),
@@ -196,7 +189,7 @@ def _finite(columns: Sequence[Numbers]) -> Numbers:
 
 
 def limits(columns: Sequence[Numbers], broken: bool, highest: float = math.inf) -> tuple[float, float] | None:
-    """What is shown: `columns`, with headroom where other runs broke down, and no more than `highest`."""
+    """The ends of an axis for `columns`, with headroom where other runs broke down, and no more than `highest`."""
     values = _finite(columns)
     if not values.size or values.min() == values.max():
         return None

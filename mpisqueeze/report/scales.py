@@ -21,7 +21,7 @@ _SPACE = " "
 
 
 class Unit(Enum):
-    """What an axis counts."""
+    """The unit of an axis."""
 
     NUMBER = "number"
     COUNT = "count"
@@ -79,7 +79,7 @@ class Scale:
         return Scale(low, high, log)
 
     def place(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Where values fall: 0 at `low`, 1 at `high`; what has no place is NaN."""
+        """Places of values: 0 at `low`, 1 at `high`, NaN where a value has none."""
         with np.errstate(all="ignore"):
             if self.log:
                 return (np.log10(np.where(values > 0, values, np.nan)) - math.log10(self.low)) / math.log10(
@@ -88,13 +88,13 @@ class Scale:
             return (values - self.low) / (self.high - self.low)
 
     def at(self, value: float) -> float:
-        """Where a value falls."""
+        """The place of one value."""
         return float(self.place(np.array([value]))[0])
 
 
 @dataclass(frozen=True)
 class Marks:
-    """What an axis is marked with.
+    """The marks of an axis.
 
     Attributes:
         ticks: (place in 0 … 1, text) of each, ascending.
@@ -109,8 +109,8 @@ def marks(scale: Scale, unit: Unit, length: float, extent: Callable[[str], float
     """As many marks as fit without touching each other, at most `most`.
 
     Args:
-        length: of the axis.
-        extent: what a text takes along it, gap included, in the same measure.
+        length: the axis's length.
+        extent: the length of a text along it, gap included.
     """
     factor, suffix = linear_unit(scale, unit)
     for count in range(most, 0, -1):

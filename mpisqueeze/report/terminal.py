@@ -1,4 +1,4 @@
-"""Where rank 0's output ends up: a terminal that takes colours and live updates, or a log that stays plain.
+"""The destination of rank 0's output: a terminal that takes colours and live updates, or a log that stays plain.
 
 Under an MPI launcher the rank's own stdout says nothing: Open MPI gives each rank a pty of size 0x0 even when
 the output lands in a file. What counts is the launcher's stdout.
@@ -26,7 +26,7 @@ _LAUNCHERS = ("mpirun", "mpiexec", "prterun", "prun", "orterun", "srun", "jsrun"
 
 
 class Size(NamedTuple):
-    """Of a terminal, in characters; 0 where unknown."""
+    """A terminal's size in characters; 0 where unknown."""
 
     columns: int
     lines: int
@@ -34,7 +34,7 @@ class Size(NamedTuple):
 
 @dataclass(frozen=True)
 class TerminalChoice:
-    """How to write to the user.
+    """The way to write to the user.
 
     `color`: styles on stdout; `live`: cursor movement, as progress bars need; `width` and `height` in
     characters; `stderr_color`: styles on stderr, which may go elsewhere than stdout.

@@ -19,11 +19,11 @@ _BLANK = 0x2800
 _LETTERS = string.ascii_lowercase + string.digits
 #: Letters tell lines apart; these are for those who see them.
 _STYLES = ("bold", "bright_blue", "yellow", "green", "magenta", "cyan", "red")
-#: Of a bar's segments.
+#: Fills of a bar's segments.
 _FILLS = (("█", "bright_blue"), ("░", "white"), ("▚", "yellow"), ("▓", "red"), ("▞", "green"), ("▪", "magenta"))
 _MARK = "┃"
 _WIDEST, _NARROWEST = 120, 30
-#: How many times each line has its letter.
+#: Letters along each line.
 _LETTERED = 4
 
 

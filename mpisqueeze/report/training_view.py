@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
-from rich.table import Table
 from rich.text import Text
 
 from mpisqueeze import __version__
-from mpisqueeze.quantities import clock, duration, format_rate, grouped, ratio, significant, size
+from mpisqueeze.quantities import clock, counted, duration, format_rate, grouped, ratio, significant, size
 from mpisqueeze.record.iterations import Progress as Point
 from mpisqueeze.record.summary import sgd_bytes
 from mpisqueeze.report.closing import closing
+from mpisqueeze.report.tables import make_list
 from mpisqueeze.runs.preparation import Run
 from mpisqueeze.runs.view import View
 
@@ -102,46 +103,49 @@ class TrainingView(View):
 
 
 def header(run: Run, environment: dict[str, Any]) -> Panel:
-    """What will run, where, and what it will send."""
-    plan, config, ranks = run.plan, run.plan.config, run.world.size
-    hosts = len(environment["hosts"])
-    plain = sgd_bytes(ranks, run.dimension * plan.dtype.itemsize)
+    """The run's settings, its machines, and what it will send."""
+    plan, config = run.plan, run.plan.config
+    plain = sgd_bytes(run.world.size, run.dimension * plan.dtype.itemsize)
     expected = run.algorithm.bytes_per_iteration()
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim")
-    grid.add_column()
     kernels = f", {environment['kernels']} kernels"
     if environment["threads"] > 1:
         kernels += f" on {environment['threads']} threads a rank"
     buffers = run.device.buffers + (f" ({run.device.buffers_reason})" if run.device.buffers_reason else "")
-    library = (environment["mpi_library"] or "unknown").partition(",")[0]
-    grid.add_row("MPI", f"{library}, {ranks} rank{_s(ranks)} on {hosts} host{_s(hosts)}")
-    if environment["link"] != "real":
-        grid.add_row("link", f"{environment['link']}: {config.link or lab_link(environment['lab'])}")
-    grid.add_row("device", f"{run.device.label}{kernels}; buffers: {buffers}")
-    grid.add_row("problem", problem(run))
     momentum = f", momentum {config.momentum:g}" if config.momentum else ""
     where = f"server {config.server}" if run.centralized else gossip(run)
-    grid.add_row(
-        "method",
-        Text.assemble((plan.algorithm.label, "bold"), " with ", (plan.compressor.spec, "bold"), f", {where}"),
-    )
-    grid.add_row(
-        "run",
-        f"{grouped(run.iterations)} iterations ({significant(run.iterations / run.per_epoch)} epochs), "
-        f"batch {config.batch_size} a rank, lr {plan.lr:g} {config.lr_schedule}{momentum}, seed {config.seed}",
-    )
+    method = Text.assemble((plan.algorithm.label, "bold"), " with ", (plan.compressor.spec, "bold"), f", {where}")
+    entries: list[tuple[str, str | Text]] = [
+        ("MPI", mpi(run, environment)),
+        ("device", f"{run.device.label}{kernels}; buffers: {buffers}"),
+        ("problem", problem(run)),
+        ("method", method),
+        ("run", f"{grouped(run.iterations)} iterations ({significant(run.iterations / run.per_epoch)} epochs), "
+                f"batch {config.batch_size} a rank, lr {plan.lr:g} {config.lr_schedule}{momentum}, seed {config.seed}"),
+    ]  # fmt: skip
+    if environment["link"] != "real":
+        entries.insert(1, ("link", f"{environment['link']}: {config.link or lab_link(environment['lab'])}"))
     if expected is not None:
         wire = Text(f"{size(expected)} an iteration, plain sgd {size(plain)}")
         if 0 < expected < plain:
             wire.append(", ").append(f"{ratio(plain / expected)} fewer", "bold green")
-        grid.add_row("wire", wire)
-    grid.add_row("folder", Text(run.path))
-    return Panel(grid, title=f"mpisqueeze {__version__} train", title_align="left", box=box.ROUNDED, expand=False)
+        entries.append(("wire", wire))
+    return panel("train", [*entries, ("folder", run.path)])
+
+
+def panel(command: str, entries: Iterable[tuple[str, str | Text]]) -> Panel:
+    """The box that a command's output begins with."""
+    title = f"mpisqueeze {__version__} {command}"
+    return Panel(make_list(entries), title=title, title_align="left", box=box.ROUNDED, expand=False)
+
+
+def mpi(run: Run, environment: dict[str, Any]) -> str:
+    """The MPI library, and how many ranks it has on how many hosts."""
+    library = (environment["mpi_library"] or "unknown").partition(",")[0]
+    return f"{library}, {counted(run.world.size, 'rank')} on {counted(len(environment['hosts']), 'host')}"
 
 
 def problem(run: Run) -> str:
-    """What is minimised: the problem, its data, its size."""
+    """The problem, its data and its size."""
     plan, config = run.plan, run.plan.config
     data = ""
     if getattr(plan.problem.cls, "needs_data", False):
@@ -160,7 +164,3 @@ def gossip(run: Run) -> str:
     eta = getattr(run.algorithm, "eta", None)
     step = f", η = {eta:g}" if eta is not None else ""
     return f"{run.topology.spec}, 1 − ρ = {significant(run.topology.spectrum().gap)}{step}"
-
-
-def _s(count: int) -> str:
-    return "" if count == 1 else "s"

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from mpisqueeze.report.charts import Axis, Bar, BarChart, Chart, LineChart, Numbers, Series, thin
+from mpisqueeze.report.charts import Axis, BarChart, Chart, LineChart, Numbers, Series, thin
 from mpisqueeze.report.labels import LETTER, fold, spread
-from mpisqueeze.report.palette import LIGHT_GROUND, LINES, MARKERS, SEGMENTS
+from mpisqueeze.report.palette import INKS, LIGHT_GROUND, LINES, MARKERS, SEGMENTS
 from mpisqueeze.report.scales import Scale, Unit, linear_unit, say
 
 Spec = dict[str, Any]
@@ -49,11 +49,15 @@ class Look:
     rule: str
     lines: Sequence[str]
     segments: Sequence[str]
+    inks: Sequence[str]
     interactive: bool = False
 
 
 PAPER = Look(
-    LIGHT_GROUND, "#1f2630", "#586271", "#dde2e8", [light for light, _ in LINES], [light for light, _ in SEGMENTS]
+    *(LIGHT_GROUND, "#1f2630", "#586271", "#dde2e8"),
+    lines=[light for light, _ in LINES],
+    segments=[light for light, _ in SEGMENTS],
+    inks=[light for light, _ in INKS],
 )
 
 
@@ -107,7 +111,8 @@ def frame(look: Look, names: Sequence[str]) -> Spec:
                 "titleFontWeight": "normal", "domainColor": look.muted, "tickColor": look.muted,
                 "gridColor": look.rule, "labelPadding": 5, "labelLimit": 300, "labelSeparation": 6,
             },
-            "legend": {"labelColor": look.text, "labelFontSize": 13, "labelLimit": 400, "symbolSize": 110},
+            "legend": {"labelColor": look.text, "labelFontSize": 13, "labelLimit": 400, "symbolSize": 110,
+                       "columnPadding": 24},
             "text": {"color": look.text, "fontSize": 13},
         },
     }  # fmt: skip
@@ -146,7 +151,7 @@ def position(axis: Axis, scale: Scale, look: Look, channel: str, field: str) -> 
 
 
 def _said(channel: str, scale: Scale, look: Look) -> str:
-    """Whether a tick of a logarithmic axis has a number: all, 1 2 5, 1 3, or powers of ten, by how much is shown."""
+    """An expression for the ticks of a logarithmic axis that have a number: all, 1 2 5, 1 3, or powers of ten alone."""
     mantissa = "round(datum.value / pow(10, floor(log(datum.value) / LN10 + 1e-9)))"
     decades = f"{math.log10(scale.high / scale.low):.3g}"
     if look.interactive:
@@ -240,7 +245,7 @@ def _lines(
         ),
         {
             **_table(tables["marks"], key + "marks"),
-            "mark": {"type": "point", "filled": True, "clip": False, "size": 95, "stroke": look.ground,
+            "mark": {"type": "point", "filled": True, "clip": False, "size": 120, "stroke": look.ground,
                      "strokeWidth": 1, "opacity": 1, "tooltip": None},
             "encoding": {**place, "shape": shape, "opacity": _opacity(look, 1, marks=True)},
         },
@@ -248,7 +253,7 @@ def _lines(
     if tables["points"]:
         layers.append({
             **_table(tables["points"], key + "points"),
-            "mark": {"type": "point", "fill": look.ground, "size": 130, "strokeWidth": 2, "opacity": 1, "clip": False,
+            "mark": {"type": "point", "fill": look.ground, "size": 150, "strokeWidth": 2, "opacity": 1, "clip": False,
                      "tooltip": None},
             "encoding": {**place, "shape": shape, "opacity": _opacity(look, 1, marks=True)},
         })  # fmt: skip
@@ -317,7 +322,7 @@ def _marked(series: Series, x: Scale, y: Scale, shift: float) -> Any:
 
 
 def _ends(series: Series, x: Scale, y: Scale) -> tuple[float, float]:
-    """Where a line ends within its plot, from 0 to 1 across and down."""
+    """The end of a line within its plot, from 0 to 1 across and down."""
     across = x.place(series.x)
     finite = np.flatnonzero(np.isfinite(series.y) & np.isfinite(across))
     if not finite.size:
@@ -366,7 +371,7 @@ def _names(
     }  # fmt: skip
     signs: Spec = {
         "data": {"name": "ends", "values": rows}, "transform": transform,
-        "mark": {"type": "point", "filled": True, "size": 95, "opacity": 1, "tooltip": None, "clip": False},
+        "mark": {"type": "point", "filled": True, "size": 120, "opacity": 1, "tooltip": None, "clip": False},
         "encoding": {"x": {"value": {"expr": left}}, **placed, "color": color, "shape": shape, "opacity": opacity},
     }  # fmt: skip
     texts: Spec = {
@@ -399,84 +404,79 @@ def names_width(chart: Chart) -> float:
 
 
 def _bars(chart: BarChart, look: Look, width: float) -> Spec:
-    """Stacked bars: a legend above, the names of long segments inside, and the mark as a stroke across each bar."""
+    """Stacked bars: a legend above, the names of long segments inside, and the mark as a stroke across each bar.
+
+    Names stand beside their bars, or in a narrow plot above them, which has to be higher for it: `narrow_height`.
+    """
     scale = chart.scale()
     x, factor = position(chart.x, scale, look, "x", "from")
-    x["scale"] |= {"zero": True}
-    colors = [look.segments[index % len(look.segments)] for index in range(len(chart.segments))]
     rows, marks = [], []
     for index, bar in enumerate(chart.bars):
-        rows += _segments(chart, bar, index, scale, factor, width)
+        begin = 0.0
+        for segment, (name, value) in enumerate(zip(chart.segments, bar.parts, strict=True)):
+            short, said = name.partition(" ")[0].rstrip(","), say(value, chart.x.unit)
+            rows.append({
+                "bar": index, "segment": name, "from": begin / factor, "to": (begin + value) / factor,
+                "middle": (begin + value / 2) / factor, "ink": look.inks[segment % len(look.inks)],
+                "share": value / scale.high, "short": short, "long": f"{short} {said}",
+                "words": speakable(f"{bar.name}: {name} {said}"),
+            })  # fmt: skip
+            begin += value
         if bar.mark is not None:
             words = f"{bar.name}: {chart.mark} {say(bar.mark, chart.x.unit)}"
             marks.append({"bar": index, "from": bar.mark / factor, "words": speakable(words), "segment": chart.mark})
+    colors = [look.segments[index % len(look.segments)] for index in range(len(chart.segments))]
     segments = [*chart.segments, *([chart.mark] if chart.mark else [])]
     color = {
         "field": "segment", "type": "nominal", "scale": {"domain": segments, "range": [*colors, look.text]},
         "legend": {"orient": "top", "title": None, "symbolType": "square",
-                   "columns": {"expr": "narrow ? 1 : 4"} if look.interactive else 4},
+                   "columns": {"expr": "narrow ? 2 : 4"} if look.interactive else 4},
     }  # fmt: skip
     names = [fold(speakable(bar.name), _BESIDE) for bar in chart.bars]
-    short = [_cut(fold(speakable(bar.name), 18)) for bar in chart.bars]
+    above = [{"bar": index, "name": speakable(bar.name)[:_BELOW]} for index, bar in enumerate(chart.bars)]
     y = {
-        "field": "bar", "type": "nominal", "scale": {"paddingInner": 0.36, "paddingOuter": 0.25},
+        "field": "bar", "type": "nominal", "scale": {"padding": 0},
         "axis": {"title": None, "domain": False, "ticks": False, "labelLineHeight": 16, "labelColor": look.text,
-                 "labelExpr": "(narrow ? short : folded)[datum.value]"},
+                 "labelExpr": "narrow ? '' : folded[datum.value]"},
     }  # fmt: skip
-    place = {"x": x, "y": y}
     step = max(_BAR + 14, *(16 * len(texts) + 10 for texts in names), 0)
+    place = {"x": x, "y": y}
+    tip = {"field": "words", "type": "nominal"}
+    room = f"width * datum.share - 12 > {0.9 * LETTER:.3g} * length"
+    inside = f"{room}(datum.long) ? datum.long : {room}(datum.short) ? datum.short : ''"
+    drawn = {"type": "text", "fontSize": 12, "tooltip": None}
     return {
-        "params": [
-            {"name": "names", "value": []}, {"name": "narrow", "value": False},
-            {"name": "folded", "value": names}, {"name": "short", "value": short},
-        ],
+        "params": [{"name": "narrow", "value": False}, {"name": "folded", "value": names}],
+        "usermeta": {"narrow_height": len(chart.bars) * (_BAR + 34)},
         "width": width,
         "height": max(1, len(chart.bars)) * step,
         "layer": [
             {
                 "data": {"values": rows},
-                "mark": {"type": "bar", "stroke": look.ground, "strokeWidth": 0.7},
-                "encoding": {**place, "x2": {"field": "to"}, "color": color,
-                             "tooltip": {"field": "words", "type": "nominal"}},
+                "mark": {"type": "bar", "stroke": look.ground, "strokeWidth": 0.7, "size": _BAR},
+                "encoding": {**place, "x2": {"field": "to"}, "color": color, "tooltip": tip},
             },
             {
-                "data": {"values": [row for row in rows if row["inside"]]},
-                "mark": {"type": "text", "fontSize": 12, "stroke": look.ground, "strokeWidth": 0},
+                "data": {"values": rows},
+                "transform": [{"calculate": inside, "as": "inside"}],
+                "mark": drawn,
                 "encoding": {
                     "y": y, "x": {**x, "field": "middle"}, "text": {"field": "inside", "type": "nominal"},
                     "color": {"field": "ink", "type": "nominal", "scale": None},
-                    "opacity": {"condition": {"test": "narrow", "value": 0}, "value": 1},
                 },
             },
-            *([{
+            {
                 "data": {"values": marks},
                 "mark": {"type": "tick", "thickness": 2.5, "size": _BAR + 8, "opacity": 1},
-                "encoding": {**place, "color": color, "tooltip": {"field": "words", "type": "nominal"}},
-            }] if marks else []),
+                "encoding": {**place, "color": color, "tooltip": tip},
+            },
+            *([{
+                "data": {"values": above},
+                "mark": {**drawn, "align": "left", "dy": -_BAR / 2 - 8},
+                "encoding": {
+                    "y": y, "x": {"value": 0}, "text": {"field": "name", "type": "nominal"},
+                    "opacity": {"condition": {"test": "narrow", "value": 1}, "value": 0},
+                },
+            }] if look.interactive else []),
         ],
     }  # fmt: skip
-
-
-def _cut(lines: list[str]) -> list[str]:
-    """At most two lines, which is what a bar has room for."""
-    return lines if len(lines) < 3 else [lines[0], f"{lines[1][:-1]}…"]
-
-
-def _segments(chart: BarChart, bar: Bar, row: int, scale: Scale, factor: float, width: float) -> list[Spec]:
-    rows, begin = [], 0.0
-    for index, (name, value) in enumerate(zip(chart.segments, bar.parts, strict=True)):
-        short = name.partition(" ")[0].rstrip(",")
-        room = width * (scale.at(begin + value) - scale.at(begin)) - 12
-        texts = (f"{short} {say(value, chart.x.unit)}", short)
-        rows.append({
-            "bar": row, "segment": name, "from": begin / factor, "to": (begin + value) / factor,
-            "middle": (begin + value / 2) / factor, "ink": _INKS[index % len(_INKS)],
-            "inside": next((text for text in texts if 0.9 * LETTER * len(text) < room), ""),
-            "words": speakable(f"{bar.name}: {name} {say(value, chart.x.unit)}"),
-        })  # fmt: skip
-        begin += value
-    return rows
-
-
-#: What is read best on the segments' colours, on either ground.
-_INKS = ("#ffffff", "#14181e", "#14181e", "#14181e", "#14181e", "#14181e")

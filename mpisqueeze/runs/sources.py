@@ -6,7 +6,7 @@ import difflib
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,21 +35,6 @@ Given = dict[str, tuple[Any, str]]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A run's settings as the command line gives them.
-
-    Attributes:
-        given: by name, those alone that were typed.
-        path: the file that --config names, or None.
-        unused: names that the command has no use for, in a file or the environment.
-    """
-
-    given: Mapping[str, Any]
-    path: Path | None = None
-    unused: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Resolved:
     """Settings from all sources.
 
@@ -69,19 +54,26 @@ class Resolved:
             raise UsageError(error.message, self.origins.get(name_of(error.option), error.option)) from error.__cause__
 
 
-def resolve(asked: Asked, environment: Mapping[str, str]) -> Resolved:
-    """The settings that are asked for, typed but not checked.
+def resolve(
+    given: Mapping[str, Any], environment: Mapping[str, str], path: Path | None = None, unused: Sequence[str] = ()
+) -> Resolved:
+    """The settings that are asked for, typed but not checked together.
+
+    Args:
+        given: those that were typed on the command line, by name.
+        path: the file that --config names, or None.
+        unused: names that the command has no use for, in a file or the environment.
 
     Raises:
         UsageError: the file or a variable is wrong; says which, where, and what is accepted.
     """
-    path, origin = asked.path, "--config"
+    origin = "--config"
     if path is None and environment.get(CONFIG_VARIABLE):
         path, origin = Path(environment[CONFIG_VARIABLE]), CONFIG_VARIABLE
     from_file = _from_file(path, origin) if path else {}
     found: Given = {}
-    for source in (from_file, _from_environment(environment), {name: (asked.given[name], "") for name in asked.given}):
-        used = {name: source[name] for name in source if name not in asked.unused}
+    for source in (from_file, _from_environment(environment), {name: (given[name], "") for name in given}):
+        used = {name: source[name] for name in source if name not in unused}
         overridden = EITHER if any(name in used for name in EITHER) else ()
         found = {name: found[name] for name in found if name not in overridden} | used
     origins = {name: blamed for name, (_, blamed) in found.items() if blamed}

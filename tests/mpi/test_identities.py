@@ -119,8 +119,8 @@ def test_the_server_of_ef21_keeps_the_mean(on_ranks: Callable[..., None], n: int
 def server_keeps_the_mean() -> None:
     """EF21's g is mean g_i after every iteration, to rounding, whatever C is."""
     world, d = World(), 1031
-    for spec in COMPRESSORS:
-        for server in ("root", "sharded"):
+    for spec in ("identity", "onebit", "qsgd:4,bucket=0", "topk:0.01", "fp16"):
+        for server in SERVERS:
             for start in ("full", "compressed"):
                 name = f"{EXAMPLES}/ef21.py:EF21,start={start}"
                 algorithm: Any = make_algorithm(name, spec, d, np.float64, world, server=server, chunk=1024)

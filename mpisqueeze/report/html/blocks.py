@@ -1,4 +1,4 @@
-"""What pages are made of: plain data, of which `page.render` makes HTML."""
+"""The blocks of a page: plain data, of which `page.render` makes HTML."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Tile:
     """A figure to see first.
 
     Attributes:
-        style: of a plot's line that it stands for, or None.
+        style: the style of the line that it stands for, or None.
     """
 
     title: str
@@ -60,12 +60,12 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Cell:
-    """Of a table.
+    """A cell of a table.
 
     Attributes:
         detail: smaller, below the text.
         best: to be shown as the best of its column.
-        style: of a plot's line, whose marker is put before the text, or None.
+        style: the style of a line whose marker is put before the text, or None.
         badge: a word to be seen behind it, such as `diverged`.
         verdict: `PASS`, `FAIL` or `SKIPPED`, shown as a badge; empty: none.
         link: the title of a section that it leads to.
@@ -85,7 +85,7 @@ class Table:
     """Rows of cells, the first of which names its row.
 
     Attributes:
-        titles: of the columns.
+        titles: headings of the columns.
         left: columns that hold words, and stand at the left; others hold figures.
     """
 
@@ -112,7 +112,7 @@ class Folded:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a claim holds: `PASS`, `FAIL` or `SKIPPED`, and the words beside it."""
+    """A verdict on a claim, `PASS`, `FAIL` or `SKIPPED`, and the words beside it."""
 
     verdict: str
     text: str
@@ -122,7 +122,7 @@ Block = Paragraph | Items | Code | Facts | Tiles | Table | Plot | Folded | Verdi
 
 
 @dataclass(frozen=True)
-class Section:
+class Chapter:
     """A part of a page, which its table of contents lists; no title is given to an introduction."""
 
     title: str
@@ -131,19 +131,19 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """What a file shows.
+    """A whole page.
 
     Attributes:
-        lead: what it is about, in a sentence.
+        lead: a sentence that introduces it.
         badge: stands beside the title, such as a run's status if it is not well; empty for none.
     """
 
     title: str
     lead: str
-    sections: Sequence[Section] = field(default_factory=list)
+    sections: Sequence[Chapter] = field(default_factory=list)
     badge: str = ""
 
     @property
     def has_plots(self) -> bool:
-        """Whether a chart is on it."""
+        """A chart is on it."""
         return any(isinstance(block, Plot) for section in self.sections for block in section.blocks)

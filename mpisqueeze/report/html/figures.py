@@ -7,9 +7,9 @@ import gzip
 import json
 import os
 import re
-from collections.abc import Sequence
+import zlib
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mpisqueeze.report.charts import BarChart, Chart
 from mpisqueeze.report.html.blocks import Table
 from mpisqueeze.report.html.numbers import numbers_of
-from mpisqueeze.report.palette import LINES, SEGMENTS
+from mpisqueeze.report.palette import INKS, LINES, SEGMENTS
 from mpisqueeze.report.scales import linear_unit, say
 from mpisqueeze.report.vega import VEGA_LITE, Look, Spec, chart_spec, names_width, speakable
 
@@ -29,16 +29,14 @@ if TYPE_CHECKING:
 _WIDTH, _NUMBERS = 1000.0, 70.0
 
 
-def _variables(letter: str, number: int) -> Sequence[str]:
-    return [f"var(--{letter}{index})" for index in range(number)]
-
-
 #: Colours are those of the style sheet, so that a chart follows the reader's choice of light or dark.
 _STILL = Look(
-    "var(--ground)", "var(--text)", "var(--muted)", "var(--rule)", _variables("c", len(LINES)),
-    _variables("b", len(SEGMENTS)),
-)  # fmt: skip
-_LIVE = Look(_STILL.ground, _STILL.text, _STILL.muted, _STILL.rule, _STILL.lines, _STILL.segments, True)
+    *("var(--ground)", "var(--text)", "var(--muted)", "var(--rule)"),
+    lines=[f"var(--c{index})" for index in range(len(LINES))],
+    segments=[f"var(--b{index})" for index in range(len(SEGMENTS))],
+    inks=[f"var(--i{index})" for index in range(len(INKS))],
+)
+_LIVE = replace(_STILL, interactive=True)
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ class Figures:
         picture = vl_convert.vegalite_to_svg(still, **options, allowed_base_urls=[])
         spec: Spec = vl_convert.vegalite_to_vega(chart_spec(chart, _LIVE, width), **options)
         del spec["$schema"]
-        spec["usermeta"] = _units(chart)
+        spec["usermeta"] = {**spec.get("usermeta", {}), **_units(chart)}
         text = json.dumps(spec, separators=(",", ":")).replace("<", "\\u003c")
         return Figure(
             key, chart.title, _about(chart), speakable(_described(chart)), Markup(_inlined(picture, key)),
@@ -95,21 +93,20 @@ def vega() -> tuple[str, str]:
     """Vega as a script, and the same compressed for a page; kept in the user's cache since bundling takes a second."""
     import vl_convert
 
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mpisqueeze"
-    bundler = version("vl-convert-python")
-    kept = cache / f"vega-{VEGA_LITE}-of-{bundler}.js.gz"
-    packed = b""
-    with suppress(OSError):
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "mpisqueeze")
+    kept = cache / f"vega-{VEGA_LITE}-of-{version('vl-convert-python')}.js.gz"
+    with suppress(OSError, EOFError, zlib.error):
         packed = kept.read_bytes()
-    if not packed:
-        bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
-        packed = gzip.compress(bundle.encode(), mtime=0)
-        with suppress(OSError):
-            cache.mkdir(parents=True, exist_ok=True)
-            beside = kept.with_suffix(f".{os.getpid()}")
-            beside.write_bytes(packed)
-            beside.replace(kept)
-    return gzip.decompress(packed).decode(), base64.b64encode(packed).decode()
+        if bundle := gzip.decompress(packed).decode():
+            return bundle, base64.b64encode(packed).decode()
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
+    packed = gzip.compress(bundle.encode(), mtime=0)
+    with suppress(OSError):
+        cache.mkdir(parents=True, exist_ok=True)
+        beside = kept.with_suffix(f".{os.getpid()}")
+        beside.write_bytes(packed)
+        beside.replace(kept)
+    return bundle, base64.b64encode(packed).decode()
 
 
 def _about(chart: Chart) -> str:

@@ -45,12 +45,12 @@
     let tip, rule;
     const hide = () => { tip?.remove(); rule?.remove(); };
     live.addEventListener("pointerleave", hide);
-    live.addEventListener("pointerdown", hide);
-    live.addEventListener("pointermove", (event) => {
+    const show = (event) => {
       hide();
       const svg = live.querySelector("svg").getBoundingClientRect(), [left, top] = view.origin();
       const at = event.clientX - svg.left - left, down = event.clientY - svg.top - top;
-      if (event.buttons || at < 0 || at > view.width() || down < -8 || down > view.height() + 8) return;
+      const dragging = event.buttons && event.pointerType !== "touch";
+      if (dragging || at < 0 || at > view.width() || down < -8 || down > view.height() + 8) return;
       const x = view.scale("x"), y = view.scale("y"), hidden = new Set(view.data("hidden_store").map((row) => row.values[0]));
       const lines = view.data("lines").filter((line) => !hidden.has(line.i));
       const seen = lines.map((line) => {
@@ -71,7 +71,9 @@
         element(row, "td", beyond || say(y.invert(up) * about.y.factor, about.y.unit));
       }
       place(figure, tip, event);
-    });
+    };
+    live.addEventListener("pointerdown", show);
+    live.addEventListener("pointermove", show);
   };
   const draw = async (figure) => {
     const live = figure.querySelector(".live"), spec = JSON.parse(figure.querySelector("script").textContent);
@@ -84,11 +86,13 @@
     };
     const options = { mode: "vega", ast: true, actions: false, defaultStyle: false, renderer: "svg", tooltip };
     const { view } = await window.vegaEmbed(live, spec, options);
+    const wide = view.height();
     // As wide as there is room, for which what stands beside the plot has to be known.
     const fit = async () => {
       const room = figure.clientWidth, narrow = matchMedia("(max-width: 720px)").matches;
       const taken = () => live.querySelector("svg").getBoundingClientRect().width;
       if (!room) return;
+      if (spec.usermeta.narrow_height) view.height(narrow ? spec.usermeta.narrow_height : wide);
       await view.signal("narrow", narrow).runAsync();
       // Beside a narrow plot there is its axis; the names below it may be wider than it is. Twice, since what stands
       // beside a plot may depend on its width.

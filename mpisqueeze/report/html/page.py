@@ -1,6 +1,6 @@
 """A page: sections of text, tables and plots, rendered as one HTML file.
 
-    page = Page("Title", "What it is about.", [Section("First", [Paragraph("…"), Table(…), Plot(chart)])])
+    page = Page("Title", "What it is about.", [Chapter("First", [Paragraph("…"), Table(…), Plot(chart)])])
     write_text(render(page), "page.html")
 
 The file refers to nothing outside itself, and its own policy forbids the browser to load anything or to run any other
@@ -20,7 +20,7 @@ from typing import Any
 from mpisqueeze import __version__
 from mpisqueeze.report.html.blocks import Cell, Page
 from mpisqueeze.report.html.figures import Figures, vega
-from mpisqueeze.report.palette import DARK_GROUND, LIGHT_GROUND, LINES, MARKERS, SEGMENTS
+from mpisqueeze.report.palette import DARK_GROUND, INKS, LIGHT_GROUND, LINES, MARKERS, SEGMENTS
 from mpisqueeze.report.plot import require
 from mpisqueeze.report.vega import speakable
 
@@ -79,8 +79,11 @@ def _colors() -> str:
     """The palette as a style sheet, on light ground, and on dark where a screen wants it."""
     rules = []
     for dark, ground in enumerate((LIGHT_GROUND, DARK_GROUND)):
-        values = [f"--c{index}:{pair[dark]};" for index, pair in enumerate(LINES)]
-        values += [f"--b{index}:{pair[dark]};" for index, pair in enumerate(SEGMENTS)]
+        values = [
+            f"--{letter}{index}:{pair[dark]};"
+            for letter, colors in (("c", LINES), ("b", SEGMENTS), ("i", INKS))
+            for index, pair in enumerate(colors)
+        ]
         rules.append(f":root{{--ground:{ground};{''.join(values)}}}")
     classes = "".join(f".c{index}{{color:var(--c{index})}}" for index in range(len(LINES)))
     return f"{rules[0]}\n@media screen and (prefers-color-scheme: dark){{{rules[1]}}}\n{classes}\n"

@@ -1,4 +1,4 @@
-"""What runs were told and what they ran on: settings and environments, once where several have them in common."""
+"""Settings and environments of runs, told once where several have them in common."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from mpisqueeze.quantities import grouped, size
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.html.blocks import Block, Cell, Code, Facts, Folded, Paragraph, Table
 
-#: Of an environment, what may differ between two runs on the same machines.
+#: Entries of an environment that may differ between two runs on the same machines.
 _FLEETING = ("started_utc", "command_line", "link", "link_model", "buffers_reason", "ranks", "devices")
 _FLEETING_OF_HOST = ("ranks", "cores")
-#: Of runs, links and commands that are one behind the other, so many are named.
+#: Runs, links and commands named in a list at most.
 _NAMED = 6
 
 
@@ -24,7 +24,7 @@ def link_of(run: RunLog) -> str:
 
 
 def settings(runs: Sequence[RunLog], styles: dict[str, int]) -> list[Block]:
-    """What all runs share, and below a table of what differs."""
+    """The settings that all runs share, below a table of those that differ."""
     known = [run for run in runs if run.config]
     if not known:
         return []
@@ -87,7 +87,7 @@ def environment(runs: Sequence[RunLog]) -> list[Block]:
 
 
 def _lasting(environment: dict[str, Any]) -> dict[str, Any]:
-    """What tells machines and versions apart."""
+    """The entries that tell machines and versions apart."""
     lasting = {key: value for key, value in environment.items() if key not in _FLEETING}
     hosts = environment.get("hosts") or []
     lasting["hosts"] = [{k: v for k, v in host.items() if k not in _FLEETING_OF_HOST} for host in hosts]
@@ -100,7 +100,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _machines(runs: Sequence[RunLog]) -> list[Block]:
-    """What runs on the same machines ran on; hosts as the one that had most ranks has them."""
+    """The machines of runs that had the same ones; hosts as the run with most ranks has them."""
     environment = max((run.environment for run in runs), key=lambda one: one.get("ranks") or 0)
     ranks = sorted({run.environment.get("ranks") or 0 for run in runs})
     versions = environment.get("versions") or {}

@@ -11,7 +11,7 @@ from mpisqueeze.record.claims import claim_logs
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.claim_charts import claim_chart
 from mpisqueeze.report.claims_view import count_of
-from mpisqueeze.report.html.blocks import Block, Cell, Folded, Page, Paragraph, Plot, Section, Table, Verdict
+from mpisqueeze.report.html.blocks import Block, Cell, Chapter, Folded, Page, Paragraph, Plot, Table, Verdict
 from mpisqueeze.report.html.provenance import environment
 
 _OUTCOMES = {True: "holds", False: "does not hold", None: "not tested"}
@@ -21,7 +21,7 @@ def reproduction_page(path: Path, about: dict[str, Any]) -> Page:
     """The page of all claims.
 
     Args:
-        path: of the reproduction, in which its runs are.
+        path: the reproduction's folder, in which its runs are.
         about: claims.json's object.
 
     Raises:
@@ -40,9 +40,9 @@ def reproduction_page(path: Path, about: dict[str, Any]) -> Page:
         for claim in claims
     ]
     table = Table(["claim", "verdict", "what it says", "what decides"], rows, left=(0, 1, 2, 3))
-    sections = [Section("Verdicts", [Paragraph(count_of(claims)), table])]
-    sections += [Section(claim["claim"], _blocks(claim, runs)) for claim, runs in zip(claims, found, strict=True)]
-    sections += [Section("Environment", environment(logs))] if logs else []
+    sections = [Chapter("Verdicts", [Paragraph(count_of(claims)), table])]
+    sections += [Chapter(claim["claim"], _blocks(claim, runs)) for claim, runs in zip(claims, found, strict=True)]
+    sections += [Chapter("Environment", environment(logs))] if logs else []
     running = {"running": "; not finished", "interrupted": "; interrupted"}.get(about["status"], "")
     lead = f"{counted(about['ranks'], 'rank')}, {about['scale']} scale, {counted(len(logs), 'run')}{running}"
     failed = sum(claim["verdict"] == "FAIL" for claim in claims)

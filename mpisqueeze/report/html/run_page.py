@@ -6,30 +6,31 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from mpisqueeze.analysis.columns import columns_of
+from mpisqueeze.analysis.columns import columns_of, metrics_of
 from mpisqueeze.analysis.ranking import BROKEN, Ranking, verdict, winners
 from mpisqueeze.modelling.bandwidth import times_by_bandwidth
 from mpisqueeze.quantities import counted, duration, grouped, ratio, significant, size
 from mpisqueeze.record.calibration import Calibration
+from mpisqueeze.record.figures import TIMES
 from mpisqueeze.record.reading import RunLog
-from mpisqueeze.report.closing import PHASES, traffic
+from mpisqueeze.report.closing import traffic
 from mpisqueeze.report.comparison_table import Shown, in_unit
 from mpisqueeze.report.html.blocks import (
     Block,
     Cell,
+    Chapter,
     Folded,
     Items,
     Page,
     Paragraph,
     Plot,
-    Section,
     Table,
     Tile,
     Tiles,
 )
 from mpisqueeze.report.html.provenance import environment, link_of, settings
 from mpisqueeze.report.palette import style_of
-from mpisqueeze.report.run_charts import bandwidth_chart, loss_chart, metric_chart, metric_of, phase_chart
+from mpisqueeze.report.run_charts import bandwidth_chart, loss_chart, metric_chart, phase_chart
 
 _STATUS = {"killed": "no end recorded"}
 
@@ -38,19 +39,19 @@ def runs_page(runs: Sequence[RunLog], ranking: Ranking, calibration: Calibration
     """The page of at least one run.
 
     Args:
-        calibration: of the network that times by bandwidth are modelled for.
+        calibration: a network's, for the latency that times by bandwidth are modelled with.
     """
     styles = {run.name: style_of(index, len(runs)) for index, run in enumerate(runs)}
     done = [run for run in runs if run.columns["loss"].size]
     single = len(runs) == 1
     summary = _single_summary(runs[0]) if single else _summary(runs, ranking, styles)
     sections = [
-        Section("", summary),
-        Section("Training loss", _loss(runs, ranking, bool(done))),
-        Section("Test", _test(runs, ranking)),
-        Section("Time", _time(runs, ranking, calibration)),
-        Section("Settings", settings(runs, styles)),
-        Section("Environment", environment(runs)),
+        Chapter("", summary),
+        Chapter("Training loss", _loss(runs, ranking, bool(done))),
+        Chapter("Test", _test(runs, ranking)),
+        Chapter("Time", _time(runs, ranking, calibration)),
+        Chapter("Settings", settings(runs, styles)),
+        Chapter("Environment", environment(runs)),
     ]
     unwell = Counter(status_of(run.summary) for run in runs if run.summary["status"] != "ok")
     badge = ", ".join(f"{count} {status}" for status, count in unwell.items())
@@ -66,7 +67,7 @@ def status_of(summary: dict[str, Any]) -> str:
 
 
 def _lead(runs: Sequence[RunLog]) -> str:
-    """What all runs share, as far as they do."""
+    """The settings that all runs share, in a line."""
 
     def shared(key: str) -> Any:
         values = {run.summary.get(key) for run in runs}
@@ -97,7 +98,7 @@ def _summary(runs: Sequence[RunLog], ranking: Ranking, styles: dict[str, int]) -
                  f"{name}{beats}", styles[name])
         )  # fmt: skip
     sound = [row for row in ranking.rows if row["status"] not in BROKEN]
-    tiles += _best_metric(runs, sound, styles)
+    tiles += _best_metric(ranking, sound, styles)
     timed = [row for row in sound if row["median_iteration_s"] is not None]
     if timed:
         best = min(timed, key=lambda row: row["median_iteration_s"])
@@ -118,7 +119,7 @@ def _summary(runs: Sequence[RunLog], ranking: Ranking, styles: dict[str, int]) -
 
 
 def _meaning(ranking: Ranking) -> str:
-    """Of the table's columns."""
+    """The meaning of the table's columns."""
     text = f"Training loss: {ranking.smoothing}. Iteration: median."
     if ranking.target_loss is not None:
         text += f" Target: loss {significant(ranking.target_loss, 4)}, {ranking.target_is}."
@@ -127,8 +128,8 @@ def _meaning(ranking: Ranking) -> str:
     return text
 
 
-def _best_metric(runs: Sequence[RunLog], sound: Sequence[dict[str, Any]], styles: dict[str, int]) -> list[Tile]:
-    metric = metric_of(runs)
+def _best_metric(ranking: Ranking, sound: Sequence[dict[str, Any]], styles: dict[str, int]) -> list[Tile]:
+    metric = next(iter(metrics_of(ranking)), None)
     values = {row["name"]: row["evaluation"].get(metric) for row in sound}
     known = {name: value for name, value in values.items() if isinstance(value, int | float)}
     if metric is None or not known:
@@ -254,6 +255,6 @@ def _time_table(runs: Sequence[RunLog]) -> Table:
     for index, run in enumerate(runs):
         times = run.summary["times"]
         if times["iteration_s"]["median"] is not None:
-            cells = [Cell(duration(times[name]["median"]), duration(times[name]["p99"])) for name in PHASES]
+            cells = [Cell(duration(times[name]["median"]), duration(times[name]["p99"])) for name in TIMES]
             rows.append([Cell(run.name, style=style_of(index, len(runs))), *cells])
-    return Table(["", *PHASES.values()], rows, "Medians. Small figures: the 99th percentile.")
+    return Table(["", *TIMES.values()], rows, "Medians. Small figures: the 99th percentile.")
