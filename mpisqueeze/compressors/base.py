@@ -48,11 +48,13 @@ class Compressor:
     payload_bytes: int
     grain: int | None = None
     first: int = 0
-    kernels: Any = None
     #: A built-in operator's kernels: `{kernel}_encode`, `{kernel}_decode` and, for some, `{kernel}_mean`.
     kernel: ClassVar[str] = ""
     #: The arguments that all of them take: those that set the payload's layout.
     layout: tuple[Any, ...] = ()
+    _kernels: Any = None
+    _encoder: Any = None
+    _decoder: Any = None
 
     def __init__(self, dimension: int, xp: Any, dtype: Any, seed: int) -> None:
         self.dimension = dimension
@@ -61,6 +63,16 @@ class Compressor:
         self.seed = seed
         self.iteration = 0
         self.kernels = kernels_for(xp, self.dtype)
+
+    @property
+    def kernels(self) -> Any:
+        """The kernel set; None for a part that has none."""
+        return self._kernels
+
+    @kernels.setter
+    def kernels(self, kernels: Any) -> None:
+        self._kernels = kernels
+        self._encoder, self._decoder = (getattr(kernels, f"{self.kernel}_{way}", None) for way in ("encode", "decode"))
 
     @property
     def key(self) -> int:
@@ -87,17 +99,16 @@ class Compressor:
         self._encode(vector, residual, payload)
 
     def _encode(self, vector: Any, residual: Any, payload: Any) -> None:
-        encode = getattr(self.kernels, f"{self.kernel}_encode")
-        if not encode(vector, residual, payload, *self.layout, *self._rounding()):
+        if not self._encoder(vector, residual, payload, *self.layout, *self._rounding()):
             raise NonFiniteError(self.nonfinite_message())
 
     def decode(self, payload: Any, out: Any) -> None:
         """out (d,) ← D(payload)."""
-        getattr(self.kernels, f"{self.kernel}_decode")(payload, out, *self.layout, False)
+        self._decoder(payload, out, *self.layout, False)
 
     def decode_add(self, payload: Any, out: Any, factor: float = 1.0) -> None:
         """out (d,) ← out + factor·D(payload)."""
-        getattr(self.kernels, f"{self.kernel}_decode")(payload, out, *self.layout, True, factor)
+        self._decoder(payload, out, *self.layout, True, factor)
 
     def decode_mean(self, payloads: Sequence[Any], out: Any) -> None:
         """out (d,) ← (D(p₀) + D(p₁) + …)/n, added in this order, in one pass over `out`. Needs `fuses_mean`."""
