@@ -258,7 +258,7 @@ def test_long_logs_make_a_short_page_that_loses_no_spike() -> None:
     runs[3].columns["loss"][123_456] = 1e6
     html = render(runs_page(runs, rank_runs(runs)))
     assert len(html.encode()) < 1_500_000
-    lines = values_of(figures_of(html)[0][1], "lines")
+    lines = values_of(figures_of(html)[0][1], "line")
     # The mean over ten iterations of a million is far above all else.
     assert max(lines[3]["y"]) > 10 * max(lines[4]["y"])
     assert all(len(line["x"]) == len(line["y"]) < 2000 for line in lines)

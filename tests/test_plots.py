@@ -107,7 +107,7 @@ def test_specifications_are_vega_lite(kind: str) -> None:
     # Altair holds them against the schema.
     for spec in [panels_spec(charts, PAPER, 300), *specs]:
         altair.Chart.from_dict(spec)
-        data = [values for values in walk(spec) if values.get("name", "").endswith("lines")]
+        data = [values for values in walk(spec) if values.get("name", "").endswith("line")]
         assert len(data) == (0 if kind == "phases" else len(spec.get("hconcat", [1])))
         for values in data:
             assert [row["i"] for row in values["values"]] == [0, 1]

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from mpisqueeze.report.scales import Scale, Unit
+from mpisqueeze.report.scales import Scale, Unit, linear_unit
 
 Numbers = NDArray[np.float64]
 
@@ -19,6 +19,8 @@ LOG_FROM = 20.0
 PLACES = 2000
 #: A run that diverges comes to numbers that no arithmetic of axes survives.
 MOST = 1e100
+#: A line of at most so many points has a marker at each.
+_FEW = 8
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,11 @@ class Axis:
     unit: Unit = Unit.NUMBER
     log: bool = False
     limits: tuple[float, float] | None = None
+
+    def title(self, scale: Scale) -> str:
+        """The label with the unit, where the numbers do not have it."""
+        unit = linear_unit(scale, self.unit)[1]
+        return f"{self.label} ({unit})" if unit else self.label
 
 
 @dataclass(frozen=True)
@@ -196,3 +203,20 @@ def thin(x: Numbers, y: Numbers, scale: Scale, buckets: int) -> NDArray[np.intp]
             offsets.add(int(np.argmin(finite)))
         kept += (begin + offset for offset in sorted(offsets))
     return inside[kept]
+
+
+def marked(series: Series, x: Scale, y: Scale, along: int, shift: float) -> NDArray[np.intp]:
+    """Indices of the points that a marker stands at: all if they are few, else the last and some before it.
+
+    Args:
+        along: how many places the line has for markers, besides its end.
+        shift: of the places, in steps (0 to 1), so that those of several lines do not meet.
+    """
+    across, up = x.place(series.x), y.place(series.y)
+    inside = np.flatnonzero(np.isfinite(across) & (across >= -0.01) & (up >= -0.01) & (up <= 1.01))
+    if inside.size <= _FEW:
+        return inside
+    wanted = (np.arange(along) + shift) / along
+    places = across[inside]
+    wanted = wanted[(wanted > places[0]) & (wanted < places[-1] - 0.02)]
+    return inside[np.unique(np.append(np.searchsorted(places, wanted), inside.size - 1))]
