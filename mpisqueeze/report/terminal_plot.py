@@ -108,11 +108,11 @@ def _lines(chart: LineChart, width: int) -> list[Text]:
                 canvas.stroke(start, end, series.style)
     for index, series in enumerate(lines):
         for point in reversed(dots(series, marked(series, x, y, _LETTERED, (index + 0.5) / len(lines)))):
-            canvas.letter(*point, letters[series.style], series.style)
+            canvas.letter(point[0], point[1], letters[series.style], series.style)
     measured = [series for series in chart.series if series.kind == "points" and series.style in letters]
     for series in measured:
         for point in dots(series, np.isfinite(x.place(series.x)) & np.isfinite(series.y)):
-            canvas.letter(*point, letters[series.style].upper(), series.style)
+            canvas.letter(point[0], point[1], letters[series.style].upper(), series.style)
 
     text = [Text(chart.y.title(y), "dim")]
     ticks = {height - 1 - min(height - 1, int(place * height)): name for place, name in side}
@@ -124,8 +124,8 @@ def _lines(chart: LineChart, width: int) -> list[Text]:
     text += _axis(margin, canvas.width, below, chart.x.title(x))
     for series in lines:
         style = _STYLES[series.style % len(_STYLES)]
-        end = (f"  {say(series.end, chart.y.unit)}", "dim")
-        text.append(Text.assemble((f"  {letters[series.style]}  ", style), series.label, end))
+        value = (f"  {say(series.end, chart.y.unit)}", "dim")
+        text.append(Text.assemble((f"  {letters[series.style]}  ", style), series.label, value))
     if measured:
         capitals = sorted({letters[series.style].upper() for series in measured})
         text.append(Text(f"  {', '.join(capitals)}  measured: {chart.measured}", "dim"))
@@ -157,9 +157,9 @@ def _bars(chart: BarChart, width: int) -> list[Text]:
         name = bar.name if cell_len(bar.name) <= margin else f"{bar.name[: margin - 1]}…"
         cells: list[tuple[str, str]] = []
         reached = 0.0
-        for fill, value in zip(_FILLS, bar.parts, strict=False):
+        for cell, value in zip(_FILLS, bar.parts, strict=False):
             reached += value
-            cells += [fill] * (round(scale.at(reached) * length) - len(cells))
+            cells += [cell] * (round(scale.at(reached) * length) - len(cells))
         if bar.mark is not None:
             at = min(length - 1, round(scale.at(bar.mark) * length))
             cells += [(" ", "")] * (at + 1 - len(cells))

@@ -199,7 +199,7 @@ def _digits(values: Numbers, count: int) -> list[float | None]:
     return [float(f"{value:.{count}g}") if np.isfinite(value) else None for value in values.tolist()]
 
 
-def layer(mark: str, style: Spec, rows: Any = None, *, name: str = "", transform: Any = None, **encoding: Spec) -> Spec:
+def layer(mark: str, style: Spec, rows: Any = None, *, name: Any = "", transform: Any = None, **encoding: Any) -> Spec:
     """A layer of marks, which may hang over the plot unless their style clips them."""
     data: Spec = {} if rows is None else {"data": {"values": rows, **({"name": name} if name else {})}}
     data |= {"transform": transform} if transform else {}
@@ -390,7 +390,7 @@ def _bars(chart: BarChart, look: Look, width: float) -> Spec:
             marks.append({"bar": index, "from": bar.mark / factor, "words": speakable(words), "segment": chart.mark})
     colors = [look.segments[index % len(look.segments)] for index in range(len(chart.segments))]
     segments = [*chart.segments, *([chart.mark] if chart.mark else [])]
-    legend = {"orient": "top", "title": None, "symbolType": "square"}
+    legend: Spec = {"orient": "top", "title": None, "symbolType": "square"}
     legend["columns"] = {"expr": "narrow ? 2 : 4"} if look.interactive else 4
     color = nominal("segment", scale={"domain": segments, "range": [*colors, look.text]}, legend=legend)
     names = [fold(speakable(bar.name), _BESIDE) for bar in chart.bars]
