@@ -8,17 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
 from mpisqueeze import __version__
 from mpisqueeze.bench import kernels
 from mpisqueeze.bench.timing import Statistics, flat
 from mpisqueeze.quantities import clock, counted, grouped, significant
-from mpisqueeze.report.training_view import LineProgress
+from mpisqueeze.report.live import Drawing, bar
 
-#: Seconds between two drawings.
-_INTERVAL = 0.2
 #: The operations of `bench kernels`, as people are shown them.
 OPERATIONS = {"encode": "encode+δ", "plain_encode": "encode", "decode": "decode+="}
 
@@ -202,10 +199,10 @@ class BenchView:
     """
 
     def __init__(self, console: Console, live: bool, columns: Sequence[Column], total: int) -> None:
-        self.console, self.live = console, live
+        self.console = console
+        self._drawing = Drawing(console, live)
         self._columns, self._hidden = _fitting(columns, console.width if live else None)
-        self._total, self._done, self._began, self._drawn = total, 0, time.monotonic(), 0.0
-        self._bar: Progress | None = None
+        self._total, self._done, self._began = total, 0, time.monotonic()
 
     def start(self, header: Sequence[str]) -> None:
         """Write what is known beforehand, and the columns' titles."""
@@ -213,19 +210,6 @@ class BenchView:
         if self._hidden:
             self.comments([f"in a wider terminal also: {', '.join(column.title for column in self._hidden)}"])
         self._write([column.title for column in self._columns], "# ", "bold")
-        if self.live:
-            self._bar = LineProgress(
-                SpinnerColumn(),
-                TextColumn("{task.fields[what]}", markup=False),
-                BarColumn(bar_width=None),
-                TextColumn("{task.fields[left]}", markup=False),
-                console=self.console,
-                transient=True,
-                # A thread that draws would take its time from what is measured.
-                auto_refresh=False,
-            )
-            self._task = self._bar.add_task("", total=self._total, what="", left="")
-            self._bar.start()
 
     def section(self, title: str) -> None:
         """Write what the lines below are about."""
@@ -238,13 +222,8 @@ class BenchView:
     def tick(self, what: str) -> None:
         """A round is done."""
         self._done += 1
-        if self._bar:
-            now = time.monotonic()
-            left = clock((now - self._began) / self._done * (self._total - self._done))
-            due = now - self._drawn > _INTERVAL
-            self._bar.update(self._task, completed=self._done, what=what, left=left, refresh=due)
-            if due:
-                self._drawn = now
+        left = clock((time.monotonic() - self._began) / self._done * (self._total - self._done))
+        self._drawing.show(lambda: bar(self._done, self._total, what, left))
 
     def comments(self, lines: Sequence[str], style: str = "dim") -> None:
         for line in lines:
@@ -252,9 +231,7 @@ class BenchView:
 
     def close(self) -> None:
         """Take the bar away; nothing is drawn afterwards."""
-        if self._bar:
-            self._bar.stop()
-            self._bar = None
+        self._drawing.close()
 
     def _write(self, cells: Sequence[str], prefix: str, style: str) -> None:
         padded = [column.padded(cell) for column, cell in zip(self._columns, cells, strict=True)]

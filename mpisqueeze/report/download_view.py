@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 from rich.text import Text
@@ -16,10 +16,16 @@ from rich.text import Text
 from mpisqueeze.data.download import Watcher
 from mpisqueeze.data.published import File
 from mpisqueeze.quantities import counted, size
-from mpisqueeze.report.training_view import LineProgress
 
 #: In a log, seconds between two lines about the same file.
 LOG_SECONDS = 10.0
+
+
+class LineProgress(Progress):
+    """A progress bar whose every refresh ends a line: Open MPI's launcher forwards nothing but whole lines."""
+
+    def get_renderable(self) -> RenderableType:
+        return Group(super().get_renderable(), Text(""))
 
 
 class DownloadView(Watcher):
@@ -79,7 +85,7 @@ class DownloadView(Watcher):
 
 
 def listing(rows: list[dict[str, Any]], root: Path) -> Table:
-    """What can be downloaded, and how much of it is there."""
+    """The table of the data sets: what can be downloaded, and how much of it is there."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, caption=f"in {root.absolute()}", caption_justify="left")
     for title in ("name", "what", "download", "there"):
         table.add_column(title, justify="right" if title == "download" else "left")
