@@ -22,7 +22,7 @@ from parts import payload_bytes
 
 from mpisqueeze.bench import comm, kernels
 from mpisqueeze.bench.exchanges import EXCHANGES, gradient_of
-from mpisqueeze.bench.timing import Repetitions, Statistics, parse_sizes, rotated
+from mpisqueeze.bench.timing import Repetitions, TimeStatistics, parse_sizes, rotated
 from mpisqueeze.cli.app import run
 from mpisqueeze.comm.world import World
 from mpisqueeze.errors import UsageError
@@ -166,12 +166,12 @@ def test_bad_sizes_are_refused(text: str) -> None:
 
 def test_statistics_of_samples() -> None:
     samples = [float(x) for x in np.random.default_rng(1).exponential(1, 57)]
-    found = Statistics.of(samples)
+    found = TimeStatistics.of(samples)
     assert found.median == statistics.median(samples)
     assert found.mean == pytest.approx(statistics.fmean(samples))
     assert found.std == pytest.approx(statistics.stdev(samples))
     assert found.p99 == pytest.approx(np.quantile(samples, 0.99))
-    assert Statistics.of([3.0]).named("x") == {
+    assert TimeStatistics.of([3.0]).named("x") == {
         "x_s": 3, "x_mean_s": 3, "x_std_s": 0, "x_p99_s": 3, "x_fastest_s": 3,
     }  # fmt: skip
 
@@ -510,7 +510,7 @@ def bench_on_a_fake_gpu() -> None:
         device: Any = FakeCudaDevice(aware)
         device.to_numpy = lambda array: array.view(np.ndarray)
         comm.choose_device = lambda *_, device=device: device  # type: ignore[assignment]
-        request = comm.Request.checked([], [], [1000], Repetitions(2, 1), True, Settings(device="cpu"))
+        request = comm.CommRequest.checked([], [], [1000], Repetitions(2, 1), True, Settings(device="cpu"))
         results = comm.Bench(request, world).run(lambda row: None, lambda what: None)
         assert all(row.wrong == 0 for row in results)
         assert ("to host" in device.events) == (not aware)

@@ -15,7 +15,7 @@ from mpisqueeze.kernels import kernels_for
 from mpisqueeze.parts.allocation import DIMENSION, excess, peak_allocation
 from mpisqueeze.parts.conformance import CHECKS, Finding, examine, find_part
 
-ALLOCATES = "it allocates no vector in an iteration"
+ALLOCATES = "an iteration allocates no vector"
 PLUGINS = """
 import numpy as np
 from mpisqueeze.algorithms.csgd import CSGD
@@ -101,7 +101,7 @@ def test_temporaries_are_seen_and_what_fills_caches_is_not() -> None:
         ("Doubles", "doubtful", "encode 1.05 MB, encode_feedback 1.05 MB"),
         ("Spares", "passed", ""),
         ("Bowl", "doubtful", "gradient"),
-        ("Small", "doubtful", "a new vector in every iteration"),
+        ("Small", "doubtful", "a new one each time"),
         ("Scaled", "doubtful", "a step with identity"),
     ],
 )

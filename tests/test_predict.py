@@ -17,14 +17,17 @@ from typing import Any
 import pytest
 from parts import make_algorithm
 
+from mpisqueeze.algorithms.base import Algorithm
 from mpisqueeze.cli.app import run
 from mpisqueeze.comm.world import World
 from mpisqueeze.costs import exchanges as cost
 from mpisqueeze.costs.link import Link, parse_link
+from mpisqueeze.errors import UsageError
 from mpisqueeze.modelling.forecast import Forecast, wins
 from mpisqueeze.modelling.methods import Method, degrees, methods_for
 from mpisqueeze.modelling.predict import Work, predict, terms_of, work_of
 from mpisqueeze.parts import registry
+from mpisqueeze.parts.registry import Part
 from mpisqueeze.record.calibration import Calibration, Kernel
 from mpisqueeze.runs.pairs import parse_pair
 from mpisqueeze.topology import Topology
@@ -260,6 +263,12 @@ def test_every_algorithm_is_in_the_default_table() -> None:
     assert len(set(map(repr, methods))) == len(methods)
     named = methods_for([parse_pair("csgd")], ["fp16", "bf16"], ("root",), "ring")
     assert [chosen.compressor_name for chosen in named] == ["identity", "fp16", "bf16"]
+
+
+def test_an_algorithm_that_names_no_route_is_refused() -> None:
+    mine = Part("mine.py:Mine", type("Mine", (Algorithm,), {}), {}, "mine.py")
+    with pytest.raises(UsageError, match="what it sends is not known"):
+        Method.of(mine, registry.compressors.find("onebit"), "root", "ring").traffic(8, D, "float32")
 
 
 def test_one_rank_is_all_compute(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from mpisqueeze.data import Dataset, load_dataset
 from mpisqueeze.data.partition import Partition, parse_partition, partition_indices
 from mpisqueeze.errors import UsageError
 from mpisqueeze.parts import registry
+from mpisqueeze.parts.allocation import peak_allocation
 from mpisqueeze.problems import classification
 from mpisqueeze.problems.base import Problem
 from mpisqueeze.problems.classification import ClassificationProblem
@@ -176,12 +177,7 @@ def test_the_hot_loop_allocates_nothing_of_batch_or_parameter_size(
 ) -> None:
     problem = make(problem_text, dtype=dtype, dataset=load_dataset(data_text, None, 0), batch_size=500)
     x = some_point(problem)
-    problem.gradient(x, 1)
-    tracemalloc.start()
-    for iteration in range(2, 5):
-        problem.gradient(x, iteration)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    peak = peak_allocation(lambda iteration: problem.gradient(x, iteration))
     buffered_ufunc_chunk = 8192 * 8
     assert peak < buffered_ufunc_chunk + 16384 < 500 * 64 * np.dtype(dtype).itemsize
 

@@ -213,6 +213,12 @@ def spoiled(old: str, new: str, file: str = "iterations.jsonl") -> Callable[[Pat
         ),
         (spoiled('"ranks": 2', '"ranks": 2.5', "config.json"), ["has 2.5 as 'ranks', not a whole number"]),
         (spoiled("float32", "float16", "config.json"), ["has 'float16' as 'dtype', not one of float32, float64"]),
+        (spoiled('"warmup": 0', '"parts": []', "config.json"), ["has [] as 'parts', not an object"]),
+        (lambda folder: (folder / "environment.json").write_text('{"hosts": [null]}'), ["has None as 'hosts[0]'"]),
+        (lambda folder: (folder / "environment.json").write_text('{"lab": {}}'), ["has no 'lab.rate'"]),
+        (spoiled('"comm_s": {"median"', '"comm_s": {"m"', "summary.json"), ["has no 'times.comm_s.median'"]),
+        (spoiled('"test_accuracy": 0.75', '"a": "x"', "summary.json"), ["has 'x' as 'evaluation.a', not a number"]),
+        (spoiled('"wall_s": null', '"wall_s": NaN', "summary.json"), ["summary.json is not JSON: it holds NaN"]),
         (
             spoiled('"wall_s": null', '"wall_s": "x"', "summary.json"),
             ["has 'x' as 'wall_s', not a number from 0 to 1e+12 or null"],
@@ -227,6 +233,18 @@ def test_a_damaged_folder_is_refused_by_file(damage: Any, says: list[str], capsy
     assert err.count("mpisqueeze: error: RUN:") == 1
     for text in says:
         assert text in err
+
+
+@pytest.mark.parametrize(("key", "what"), [("found", "text"), ("passed", "true or false"), ("text", "text")])
+def test_a_decision_that_was_tested_has_what_was_found(key: str, what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    decision = {"text": "d", "holds": "a.loss < 1", "found": "0.1 < 1", "passed": True, key: None}
+    words = dict.fromkeys(("claim", "title", "says", "source"), "x")
+    claim = {**words, "note": None, "sweep": None, "reason": None, "figure": None, "verdict": "PASS", "runs": []}
+    about = {"claims": [{**claim, "decisions": [decision]}], "scale": "laptop", "ranks": 4, "status": "done"}
+    Path("r").mkdir()
+    Path("r/claims.json").write_text(json.dumps(about))
+    assert run(["report", "r"]) == 2
+    assert f"r/claims.json has None as 'claims[0].decisions[0].{key}', not {what}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -320,3 +338,18 @@ def test_what_is_written_is_what_is_declared() -> None:
     msgspec.convert(json.loads(Path("c/compare.json").read_text()), types.Comparison)
     for line in (folder / "iterations.jsonl").read_text().splitlines():
         assert [*json.loads(line)] == [*ITERATION_LINE.__struct_fields__]
+
+
+def test_a_long_log_is_read_in_little_memory(tmp_path: Path) -> None:
+    """A hundred thousand lines of 300 bytes, none of which stays an object."""
+    folder = write_run(tmp_path / "long", [2.0, 1.0], status=None)
+    line = (folder / "iterations.jsonl").read_text().splitlines()[0]
+    (folder / "iterations.jsonl").write_text(f"{line}\n" * 100_000)
+    code = (
+        "import sys; from pathlib import Path; from resource import RUSAGE_SELF, getrusage;"
+        "from mpisqueeze.record.reading import read_run; before = getrusage(RUSAGE_SELF).ru_maxrss;"
+        "assert read_run(Path(sys.argv[1])).columns['loss'].size == 100_000;"
+        "print((getrusage(RUSAGE_SELF).ru_maxrss - before) << 10)"
+    )
+    finished = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
+    assert int(finished.stdout) < 48 << 20

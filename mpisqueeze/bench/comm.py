@@ -23,7 +23,7 @@ from mpisqueeze.bench.exchanges import BASELINE, EXCHANGES, FULL, STEPS, Case, S
 from mpisqueeze.bench.kernels import make_compressor
 from mpisqueeze.bench.timing import (
     Repetitions,
-    Statistics,
+    TimeStatistics,
     check_memory,
     command_line,
     no_garbage_collection,
@@ -61,13 +61,13 @@ _SEED = 1
 
 
 @dataclass(frozen=True)
-class Request:
-    """What `bench comm` is asked for.
+class CommRequest:
+    """The options of `bench comm`, checked.
 
     Attributes:
         exchanges: names, in the order of the rows.
         compressors: for the exchanges that take one.
-        sizes: numbers in a vector.
+        sizes: elements of a vector.
         check: compare results with the equations.
         link: to emulate; None for the network that is there.
     """
@@ -88,8 +88,8 @@ class Request:
         repetitions: Repetitions,
         check: bool,
         settings: Settings,
-    ) -> Request:
-        """From the options. Raises UsageError."""
+    ) -> CommRequest:
+        """The request for these options. Raises UsageError."""
         link = settings.link
         for name in exchanges:
             if name not in EXCHANGES:
@@ -101,7 +101,7 @@ class Request:
         default = [name for name in EXCHANGES if not (link and name.startswith("mpi-"))]
         emulated = None if link is None else parse_link(link)
         names = list(dict.fromkeys(exchanges)) or default
-        return Request(names, parts, sizes, repetitions, check, settings, emulated)
+        return CommRequest(names, parts, sizes, repetitions, check, settings, emulated)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -115,12 +115,12 @@ class Request:
 
     @property
     def rounds(self) -> int:
-        """Of all sizes together."""
+        """The number of rounds of all sizes together."""
         return sum(len(self.repetitions.rounds(size)) for size in self.sizes)
 
 
 @dataclass(frozen=True)
-class Row:
+class ExchangeRow:
     """A row of `results`: an exchange with a compressor at one size.
 
     Attributes:
@@ -141,7 +141,7 @@ class Row:
     ranks: int
     size: int
     bytes: int
-    time: Statistics
+    time: TimeStatistics
     payload_bytes: int
     payload_bytes_busiest: int
     payload_bytes_all: int
@@ -164,7 +164,7 @@ class Bench:
         UsageError, RankFailureError: on every rank alike.
     """
 
-    def __init__(self, request: Request, world: World) -> None:
+    def __init__(self, request: CommRequest, world: World) -> None:
         self.request, self.world = request, world
         self.interrupts = Interrupts()
         settings = request.settings
@@ -206,7 +206,7 @@ class Bench:
             "baseline": BASELINE,
         }
 
-    def run(self, row: Callable[[Row], None], tick: Callable[[str], None]) -> list[Row]:
+    def run(self, row: Callable[[ExchangeRow], None], tick: Callable[[str], None]) -> list[ExchangeRow]:
         """The rows, on rank 0; collective.
 
         Args:
@@ -216,7 +216,7 @@ class Bench:
         Raises:
             StoppedError: on every rank alike.
         """
-        results: list[Row] = []
+        results: list[ExchangeRow] = []
         with self.interrupts:
             for size in self.request.sizes:
                 for found in self._measure(size, tick):
@@ -227,7 +227,7 @@ class Bench:
 
     # -- one size
 
-    def _measure(self, size: int, tick: Callable[[str], None]) -> list[Row]:
+    def _measure(self, size: int, tick: Callable[[str], None]) -> list[ExchangeRow]:
         request = self.request
         stage = self.world.collectively(lambda: Stage(self.network, size, request.dtype))
         with self._cases(stage) as cases:
@@ -240,7 +240,7 @@ class Bench:
                         seconds = self._timed(case)
                         if number >= 0:
                             case.seconds.append(seconds)
-                    tick(f"{size} numbers")
+                    tick(f"{size} elements")
             for index, case in enumerate(cases):
                 # All runs together must have left ranks alike, too.
                 if request.check and case.alike and (off := count_unlike(self.world.comm, case.output())):
@@ -312,11 +312,11 @@ class Bench:
 
     # -- what came out
 
-    def _rows(self, stage: Stage, cases: list[Case], wrong: Sequence[int | None]) -> list[Row]:
+    def _rows(self, stage: Stage, cases: list[Case], wrong: Sequence[int | None]) -> list[ExchangeRow]:
         self.network.settle()
         self._raise_troubles()
         seconds = [self._slowest(case) for case in cases]
-        statistics = [Statistics.of(times) for times in seconds]
+        statistics = [TimeStatistics.of(times) for times in seconds]
         medians = [found.median for case, found in zip(cases, statistics, strict=True) if case.exchange == BASELINE]
         base = medians[0] if medians else None
         return [self._row(stage, *each, base) for each in zip(cases, seconds, statistics, wrong, strict=True)]
@@ -328,13 +328,19 @@ class Bench:
         return times.tolist()
 
     def _row(
-        self, stage: Stage, case: Case, seconds: list[float], time: Statistics, wrong: int | None, base: float | None
-    ) -> Row:
+        self,
+        stage: Stage,
+        case: Case,
+        seconds: list[float],
+        time: TimeStatistics,
+        wrong: int | None,
+        base: float | None,
+    ) -> ExchangeRow:
         self.network.counter.reset()
         self._timed(case)
         sent = self.world.comm.allgather(self.network.counter.bytes_sent)
         rate, effective = (1e-9 * nbytes / time.median for nbytes in (case.payload_bytes, stage.vector_bytes))
-        return Row(
+        return ExchangeRow(
             exchange=case.exchange,
             compressor=case.compressor,
             algorithm=case.algorithm,

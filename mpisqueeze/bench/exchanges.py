@@ -63,7 +63,7 @@ class Stage:
         return self.network.device.to_numpy(array)
 
     def all_gradients(self) -> list[np.ndarray]:
-        """Those of all ranks, on the host."""
+        """The gradients of all ranks, on the host."""
         return [gradient_of(rank, self.size, self.dtype) for rank in range(self.ranks)]
 
 
@@ -110,7 +110,7 @@ class Case:
         raise NotImplementedError
 
     def how(self) -> str | None:
-        """How its messages were arranged, for people; None where MPI decides that."""
+        """The arrangement of its messages, for people; None where MPI decides that."""
         return None
 
     def close(self) -> None:
@@ -359,7 +359,7 @@ def _sum(gradients: Sequence[np.ndarray]) -> np.ndarray:
     return total
 
 
-#: Those that take a compressor, with what carries them out.
+#: The exchanges that take a compressor, with what carries them out.
 STEPS: dict[str, str] = {
     "sharded": "a step through servers of a shard each: sgd, or doublesqueeze with the compressor",
     "root": "the same through rank 0",
@@ -371,7 +371,7 @@ FULL: dict[str, type[Case]] = {
     "mpi-gather-bcast": MpiGatherBcast,
     "mpi-alltoall-allgather": MpiAlltoallAllgather,
 }
-#: In the order in which they are shown.
+#: All exchanges, in the order in which they are shown.
 EXCHANGES = ("allreduce", *STEPS, "mpi-allreduce", "mpi-gather-bcast", "mpi-alltoall-allgather")
 #: The exchange that the others are compared with.
 BASELINE = "allreduce"

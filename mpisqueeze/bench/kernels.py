@@ -20,7 +20,7 @@ import numpy as np
 
 from mpisqueeze.bench.timing import (
     Repetitions,
-    Statistics,
+    TimeStatistics,
     check_memory,
     command_line,
     differing,
@@ -40,7 +40,7 @@ from mpisqueeze.parts.registry import Part
 from mpisqueeze.record.environment import local_environment
 from mpisqueeze.settings import Settings
 
-#: What is timed unless compressors are named.
+#: The compressors that are timed unless a user names some.
 COMPRESSORS = (
     "identity", "onebit", "onebit:1024,scale=l2", "qsgd:2", "qsgd:4", "qsgd:8", "uniform:2", "uniform:8", "ternary",
     "topk:0.01", "randomk:0.01", "clip:16", "fp16", "bf16",
@@ -53,7 +53,7 @@ _ARGUMENT = "COMPRESSOR"
 _VECTORS = 10
 #: Bytes that memory moves at a time.
 _LINE = 64
-#: Of the update that the check has fused with decoding.
+#: The factor of the update that the check has fused with decoding.
 _FACTOR = -0.1
 
 
@@ -80,11 +80,11 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Request:
-    """What `bench kernels` is asked for.
+class KernelRequest:
+    """The options of `bench kernels`, checked.
 
     Attributes:
-        sizes: numbers in a vector.
+        sizes: elements of a vector.
         check: whether results are compared with the reference.
     """
 
@@ -105,8 +105,8 @@ class Request:
         device: str,
         kernels: str,
         settings: Settings,
-    ) -> Request:
-        """From the options, `device` and `kernels` being the benchmark's own. Raises UsageError."""
+    ) -> KernelRequest:
+        """The request for these options, `device` and `kernels` being the benchmark's own. Raises UsageError."""
         check_choice("--device", device, DEVICES)
         check_choice("--kernels", kernels, KERNELS)
         dtype = np.dtype(settings.dtype)
@@ -114,11 +114,11 @@ class Request:
         variants = choose_variants(device, kernels, dtype)
         with _blaming(_ARGUMENT):
             parts = [registry.compressors.find(spec) for spec in compressors or COMPRESSORS]
-        return Request(parts, sizes, repetitions, check, dtype, variants, settings.threads)
+        return KernelRequest(parts, sizes, repetitions, check, dtype, variants, settings.threads)
 
     @property
     def rounds(self) -> int:
-        """Of all sizes, compressors and variants together."""
+        """The number of rounds of all sizes, compressors and variants together."""
         each = sum(len(self.repetitions.rounds(size)) for size in self.sizes)
         return each * len(self.compressors) * len(self.variants)
 
@@ -155,7 +155,7 @@ def _kernel_set(variant: Variant, dtype: np.dtype[Any]) -> Any:
 
 @contextmanager
 def _blaming(option: str) -> Iterator[None]:
-    """Whatever is wrong with a compressor is wrong with this option, or argument, of the command."""
+    """A context in which errors of a compressor are blamed on this option, or argument, of the command."""
     try:
         yield
     except UsageError as error:
@@ -189,7 +189,7 @@ def make_compressor(
 
 
 def count_wrong(part: Part, size: int, variant: Variant, dtype: np.dtype[Any]) -> dict[str, int]:
-    """Do each operation once; how many payload bytes and numbers differ, in a bit at least, from the reference's.
+    """Do each operation once; count payload bytes and elements that differ, in a bit at least, from the reference's.
 
     The reference does each step by its definition, with a plain encode and a plain decode: v = vector + residual,
     payload = C(v), residual = v − D(payload), out = out + factor·D(payload). It runs on the NumPy kernels, or where
@@ -206,7 +206,7 @@ def count_wrong(part: Part, size: int, variant: Variant, dtype: np.dtype[Any]) -
     residual[residual == 0] = 1
     expected, decoded = np.zeros(referee.payload_bytes, np.uint8), np.full(size, np.nan, dtype)
     given, payload, out = xp.asarray(vector), xp.full(subject.payload_bytes, 255, np.uint8), xp.zeros(size, dtype)
-    with contracts.plugin(part, _ARGUMENT, f"encoding or decoding {size} numbers"):
+    with contracts.plugin(part, _ARGUMENT, f"encoding or decoding {size} elements"):
         referee.iteration = subject.iteration = 1
         referee.encode(vector, expected)
         receiver.decode(expected, decoded)
@@ -259,7 +259,7 @@ class Workload:
         residual, out, total = (xp.full(size, 0, dtype) for _ in range(3))
         payload = xp.full(compressor.payload_bytes, 0, np.uint8)
         compressor.iteration = 1
-        with contracts.plugin(part, _ARGUMENT, f"encoding or decoding {size} numbers"):
+        with contracts.plugin(part, _ARGUMENT, f"encoding or decoding {size} elements"):
             compressor.encode(vector, payload)
             compressor.decode(payload, out)
         out -= vector
@@ -287,10 +287,10 @@ class Workload:
         return seconds
 
     def bytes_moved(self) -> dict[str, int]:
-        """What has to be read and written at the least, by operation."""
+        """The bytes that each operation has to read and write at the least."""
         compressor = self.compressor
         full, payload = compressor.dimension * compressor.dtype.itemsize, compressor.payload_bytes
-        # A sparse payload names the numbers to add to, each on a line of memory of its own.
+        # A sparse payload names the elements to add to, each on a line of memory of its own.
         touched = min(full, compressor.k * _LINE) if isinstance(compressor, TopK | RandomK) else full
         return {
             "encode": 3 * full + payload,
@@ -313,7 +313,7 @@ class Operation:
     """
 
     name: str
-    time: Statistics
+    time: TimeStatistics
     gb_s: float
     ns: float
     memory_percent: float
@@ -327,7 +327,7 @@ class Operation:
 
 
 @dataclass(frozen=True)
-class Row:
+class KernelRow:
     """A row of `results`: a compressor on a device at one size.
 
     Attributes:
@@ -349,12 +349,12 @@ class Row:
     wrong: int | None
     iterations: int
     operations: tuple[Operation, ...]
-    add: Statistics
+    add: TimeStatistics
     memory_gb_s: float
     samples: dict[str, list[float]]
 
 
-def measure(request: Request, tick: Callable[[str], None]) -> Iterator[Row]:
+def measure(request: KernelRequest, tick: Callable[[str], None]) -> Iterator[KernelRow]:
     """A row for each variant, compressor and size, as it is done.
 
     Args:
@@ -370,7 +370,9 @@ def measure(request: Request, tick: Callable[[str], None]) -> Iterator[Row]:
                 yield _measured(request, variant, part, size, tick)
 
 
-def _measured(request: Request, variant: Variant, part: Part, size: int, tick: Callable[[str], None]) -> Row:
+def _measured(
+    request: KernelRequest, variant: Variant, part: Part, size: int, tick: Callable[[str], None]
+) -> KernelRow:
     dtype = request.dtype
     wrong = count_wrong(part, size, variant, dtype) if request.check else None
     workload = Workload(part, variant.compressor(part, size, dtype), variant.device)
@@ -381,10 +383,10 @@ def _measured(request: Request, variant: Variant, part: Part, size: int, tick: C
                 if number >= 0:
                     samples[name].append(seconds)
             tick(part.spec)
-    times = {name: Statistics.of(seconds) for name, seconds in samples.items()}
+    times = {name: TimeStatistics.of(seconds) for name, seconds in samples.items()}
     moved, add = workload.bytes_moved(), times.pop("add")
     rate = moved["add"] / add.median
-    return Row(
+    return KernelRow(
         compressor=part.spec,
         device=variant.device.kind,
         kernels=variant.kernels,
@@ -414,8 +416,8 @@ def _measured(request: Request, variant: Variant, part: Part, size: int, tick: C
     )
 
 
-def context(request: Request) -> dict[str, Any]:
-    """What is known before anything is measured: the JSON's `context`."""
+def context(request: KernelRequest) -> dict[str, Any]:
+    """The JSON's `context`, as far as it is known before anything is measured."""
     environment = local_environment()
     host = environment["hosts"][0]
     return {
@@ -433,7 +435,7 @@ def context(request: Request) -> dict[str, Any]:
     }
 
 
-def with_memory(facts: dict[str, Any], results: list[Row]) -> dict[str, Any]:
+def with_memory(facts: dict[str, Any], results: list[KernelRow]) -> dict[str, Any]:
     """`context` with the in-place add's rate at the largest size, GB/s moved, by device."""
     rates: dict[str, float] = {}
     for device in dict.fromkeys(row.device for row in results):

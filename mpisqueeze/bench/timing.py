@@ -30,7 +30,7 @@ LARGEST = 2**31 - 1
 
 
 @dataclass(frozen=True)
-class Statistics:
+class TimeStatistics:
     """Statistics of a list of times, s; `std` is the samples' standard deviation, 0 for a single one."""
 
     median: float
@@ -40,11 +40,11 @@ class Statistics:
     fastest: float
 
     @staticmethod
-    def of(samples: Sequence[float]) -> Statistics:
+    def of(samples: Sequence[float]) -> TimeStatistics:
         times = np.asarray(samples, float)
         std = float(times.std(ddof=1)) if times.size > 1 else 0.0
         p99 = float(np.percentile(times, 99))
-        return Statistics(float(np.median(times)), float(times.mean()), std, p99, float(times.min()))
+        return TimeStatistics(float(np.median(times)), float(times.mean()), std, p99, float(times.min()))
 
     def named(self, name: str) -> dict[str, float]:
         """`NAME_s` is the median, beside it `NAME_mean_s`, `NAME_std_s`, `NAME_p99_s`, `NAME_fastest_s`."""
@@ -53,11 +53,11 @@ class Statistics:
 
 
 def flat(row: Any) -> dict[str, Any]:
-    """The fields of a row as JSON and CSV have them: `Statistics` by `named`, and a tuple of parts by their `flat`."""
+    """The fields of a row as JSON and CSV have them: statistics by `named`, and a tuple of parts by their `flat`."""
     found: dict[str, Any] = {}
     for item in fields(row):
         value = getattr(row, item.name)
-        if isinstance(value, Statistics):
+        if isinstance(value, TimeStatistics):
             found |= value.named(item.name)
         elif isinstance(value, tuple):
             for part in value:
@@ -74,7 +74,7 @@ def benchmark_facts(context: dict[str, Any], results: Sequence[Any]) -> dict[str
 
 @dataclass(frozen=True)
 class Repetitions:
-    """How often a size is timed.
+    """The number of times that a size is timed.
 
     Attributes:
         iterations: of every size; None: 20 of large ones, up to 200 of small ones.
@@ -86,7 +86,7 @@ class Repetitions:
 
     @staticmethod
     def checked(iterations: int | None, warmup: int) -> Repetitions:
-        """From the options. Raises UsageError."""
+        """The repetitions for these options. Raises UsageError."""
         if iterations is not None and not 1 <= iterations <= MOST:
             raise UsageError(f"must be a whole number from 1 to {MOST}, got {iterations}", "-i")
         if not 0 <= warmup <= MOST:
@@ -108,7 +108,7 @@ def parse_sizes(text: str) -> list[int]:
     Raises UsageError.
     """
     ends = text.split(":")
-    accepts = "it takes MIN:MAX or a single size, in numbers, such as 64Ki:16Mi"
+    accepts = "it takes MIN:MAX or a single size, in elements, such as 64Ki:16Mi"
     if len(ends) > 2:
         raise UsageError(f"{text!r} is no range of sizes; {accepts}", "-m")
     try:

@@ -50,7 +50,7 @@ def bench_comm(
 
     [bold]mpirun -n 8 mpisqueeze bench comm allreduce sharded root --compressor onebit -m 4Mi[/]
     """
-    from mpisqueeze.bench.comm import Bench, Request
+    from mpisqueeze.bench.comm import Bench, CommRequest
     from mpisqueeze.bench.timing import benchmark_facts
     from mpisqueeze.cli.ranks import join
     from mpisqueeze.comm.watchdog import watched
@@ -58,7 +58,9 @@ def bench_comm(
 
     asked = timing(sizes, iterations, warmup, check)
     world = join()
-    request = world.collectively(lambda: Request.checked(exchanges or [], compressor or [], **asked, settings=settings))
+    request = world.collectively(
+        lambda: CommRequest.checked(exchanges or [], compressor or [], **asked, settings=settings)
+    )
     world.on_root(output.check)
     bench = Bench(request, world)
     facts = bench.context()

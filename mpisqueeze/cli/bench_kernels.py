@@ -41,14 +41,14 @@ def bench_kernels(
     [bold]mpisqueeze bench kernels onebit topk:0.01 -m 1Mi:16Mi[/]
     """
     from mpisqueeze.bench.alone import on_root_alone
-    from mpisqueeze.bench.kernels import Request, context, measure, with_memory
+    from mpisqueeze.bench.kernels import KernelRequest, context, measure, with_memory
     from mpisqueeze.bench.timing import benchmark_facts
     from mpisqueeze.report import bench_view
 
     def work() -> int:
         output.check()
         asked = timing(sizes, iterations, warmup, check)
-        request = Request.checked(compressors or [], **asked, device=device, kernels=kernels, settings=settings)
+        request = KernelRequest.checked(compressors or [], **asked, device=device, kernels=kernels, settings=settings)
         columns = bench_view.kernel_columns([part.spec for part in request.compressors])
         view = bench_view.BenchView(output.console, output.live, columns, request.rounds)
         facts, results, variant = context(request), [], None

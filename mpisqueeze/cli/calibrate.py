@@ -38,13 +38,13 @@ def calibrate(
 
     from mpisqueeze.cli.ranks import join
     from mpisqueeze.comm.watchdog import watched
-    from mpisqueeze.modelling.calibrate import Request, calibrate
+    from mpisqueeze.modelling.calibrate import CalibrationRequest, calibrate
     from mpisqueeze.record.folder import write_json as write_atomically
     from mpisqueeze.report.calibration_view import calibration_report
 
     largest = quantity("--max-size", max_size)
     world = join()
-    request = world.collectively(lambda: Request.checked(compressor or [], largest, quick, settings))
+    request = world.collectively(lambda: CalibrationRequest.checked(compressor or [], largest, quick, settings))
     world.on_root(output.check)
     world.on_root(lambda: check_file("--out", str(out)))
     with watched(world, "a stage of the calibration") as begin:

@@ -1,4 +1,4 @@
-"""From the options of `predict` to its answer: what is missing, what does not go together, where the rest is from."""
+"""The answer to the options of `predict`; errors say what is missing and what does not go together."""
 
 from __future__ import annotations
 

@@ -159,15 +159,8 @@ def _method(run: RunLog) -> Method:
         # Nothing here sends.
         mpi4py.rc.initialize = False
     from mpisqueeze.modelling.methods import Method
-    from mpisqueeze.parts import registry
 
-    config = run.config
-    return Method.of(
-        registry.algorithms.find(config["algorithm"]),
-        registry.compressors.find(config["compressor"]),
-        config.get("server", "root"),
-        config.get("topology", "ring"),
-    )
+    return Method.ran(run.config)
 
 
 def _link(run: RunLog) -> tuple[Link | None, tuple[Any, ...]]:

@@ -53,8 +53,8 @@ _MIB = 1 << 20
 
 
 @dataclass(frozen=True)
-class Request:
-    """What `calibrate` is asked for.
+class CalibrationRequest:
+    """The options of `calibrate`, checked.
 
     Attributes:
         link: to emulate, with its text; None for the network that is there.
@@ -71,15 +71,15 @@ class Request:
     device: str
 
     @staticmethod
-    def checked(compressors: Sequence[str], max_size: int, quick: bool, settings: Settings) -> Request:
-        """From the options. Raises UsageError."""
+    def checked(compressors: Sequence[str], max_size: int, quick: bool, settings: Settings) -> CalibrationRequest:
+        """The request for these options. Raises UsageError."""
         if max_size < 2:
             raise UsageError(f"must be at least 2 bytes, for a line through two sizes, got {max_size}", "--max-size")
         # Full vectors are what everything is compared with.
         specs = dict.fromkeys(["identity", *(compressors or COMPRESSORS)])
         parts = [registry.compressors.find(spec) for spec in specs]
         link = None if settings.link is None else parse_link(settings.link)
-        return Request(link, settings.link, parts, max_size, quick, settings.dtype, settings.device)
+        return CalibrationRequest(link, settings.link, parts, max_size, quick, settings.dtype, settings.device)
 
     @property
     def sizes(self) -> list[int]:
@@ -103,7 +103,7 @@ class Request:
 class _Session:
     """All ranks, measuring together."""
 
-    request: Request
+    request: CalibrationRequest
     world: World
     network: Network
     interrupts: Interrupts
@@ -132,7 +132,7 @@ class _Session:
         return wire
 
 
-def calibrate(request: Request, world: World, say: Callable[[str], None]) -> dict[str, Any]:
+def calibrate(request: CalibrationRequest, world: World, say: Callable[[str], None]) -> dict[str, Any]:
     """The object of calibration.json, on rank 0, elsewhere an empty one; collective.
 
     Args:
@@ -207,7 +207,7 @@ def _measure_link(session: _Session) -> dict[str, Any] | None:
         "ranks": [0, partner],
         "alpha_s": fit.alpha_s,
         "bandwidth": fit.bandwidth,
-        # What keeps a port busy is a part of what a message takes in all.
+        # A port is busy for a part of a message's whole time.
         "gap_s": min(gap.alpha_s, fit.alpha_s),
         "incast_bandwidth": gap.bandwidth,
         "duplex_ratio": duplex["ratio"],

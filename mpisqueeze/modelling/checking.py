@@ -10,7 +10,6 @@ from mpisqueeze.costs.link import Link, parse_link
 from mpisqueeze.errors import UsageError
 from mpisqueeze.modelling.methods import Method
 from mpisqueeze.modelling.predict import Prediction, Work, predict, terms_of, work_of
-from mpisqueeze.parts import registry
 from mpisqueeze.record.calibration import Calibration
 from mpisqueeze.record.reading import RunLog
 
@@ -74,14 +73,11 @@ def _check(run: RunLog, given: Link | None, calibration: Calibration | None) -> 
         raise UsageError(
             f"{run.path} ran on a real network: give --calibration, or --latency and --bandwidth", "--check"
         )
-    algorithm = registry.algorithms.find(config["algorithm"])
-    compressor = registry.compressors.find(config["compressor"])
-    method = Method.of(algorithm, compressor, config.get("server", "root"), config.get("topology", "ring"))
-    dtype = config["dtype"]
-    traffic = method.traffic(config["ranks"], config["dimension"], dtype)
-    usable = calibration is not None and calibration.dtype == dtype
+    method = Method.ran(config)
+    traffic = method.traffic(config["ranks"], config["dimension"], config["dtype"])
+    usable = calibration is not None and calibration.dtype == config["dtype"]
     work = work_of(method, traffic, calibration) if calibration and usable else None
-    # As comm.exchange limits messages.
+    # This is the limit of comm.exchange.
     slow = not emulated and link.byte_s > SLOW_BYTE_S
     terms = terms_of(config["ranks"], link, config, EAGER_BYTES if slow else None)
     compute, comm, iteration = (run.summary["times"][key]["median"] for key in ("compute_s", "comm_s", "iteration_s"))

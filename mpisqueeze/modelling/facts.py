@@ -7,7 +7,7 @@ from typing import Any
 
 from mpisqueeze import __version__
 from mpisqueeze.modelling.checking import Checked
-from mpisqueeze.modelling.forecast import Cell, Forecast, Wins
+from mpisqueeze.modelling.forecast import Fastest, Forecast, Wins
 from mpisqueeze.modelling.methods import BASELINE
 from mpisqueeze.modelling.predict import Prediction
 
@@ -135,7 +135,7 @@ def _row(forecast: Forecast, index: int) -> dict[str, Any]:
     }
 
 
-def _cell(cell: Cell) -> dict[str, Any]:
+def _cell(cell: Fastest) -> dict[str, Any]:
     return {
         "bandwidth": cell.bandwidth,
         "latency_s": cell.latency_s,

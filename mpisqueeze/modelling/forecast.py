@@ -23,7 +23,7 @@ GROWTH_RANKS = (*(2**k for k in range(1, 17)), 100_000)
 
 @dataclass(frozen=True)
 class Wins:
-    """Where a method beats the baseline.
+    """The bandwidths at which a method beats the baseline.
 
     Attributes:
         between: intervals of bandwidth (bits/s), None for an end beyond what was searched.
@@ -40,10 +40,10 @@ class Wins:
 
 
 def wins(gain: Callable[[float], float]) -> Wins:
-    """Where `gain(bandwidth)` is positive, between 1 kbit/s and 10 Tbit/s.
+    """The bandwidths at which `gain(bandwidth)` is positive, between 1 kbit/s and 10 Tbit/s.
 
     It is looked at four times a decade, and each change of sign is bisected to a part in 10 000, on a logarithmic
-    scale. What crosses twice between two looks goes unseen.
+    scale. Two crossings between two looks go unseen.
     """
     decades = math.log10(FASTEST / SLOWEST)
     points = [SLOWEST * 10 ** (i / _LOOKS) for i in range(round(decades * _LOOKS) + 1)]
@@ -74,7 +74,7 @@ def _bisect(gain: Callable[[float], float], low: float, high: float, sign_at_hig
 
 
 @dataclass(frozen=True)
-class Cell:
+class Fastest:
     """The fastest method on a network; of several that tie the first."""
 
     bandwidth: float
@@ -134,7 +134,7 @@ class Forecast:
         return predict(self.methods[index], self.traffic[index], self.work[index], terms, self.compute_s)
 
     def wins(self, index: int) -> Wins:
-        """Where method `index` beats the baseline, at this latency and compute time."""
+        """The bandwidths at which method `index` beats the baseline, at this latency and compute time."""
         alike = self._alike[index]
         if alike not in self._wins:
 
@@ -146,7 +146,7 @@ class Forecast:
             self._wins[alike] = wins(gain)
         return self._wins[alike]
 
-    def cell(self, bandwidth: float, latency_s: float) -> Cell:
+    def cell(self, bandwidth: float, latency_s: float) -> Fastest:
         """The fastest method at another bandwidth (bits/s) and latency α (s)."""
         alpha = self.link.latency + self.link.gap
         part = self.link.gap / alpha if alpha else 1.0
@@ -156,7 +156,7 @@ class Forecast:
             prediction = self._predict(index, link)
             if prediction.iteration_s < best.iteration_s * (1 - _SAME):
                 best = prediction
-        return Cell(bandwidth, latency_s, best, _over(base.iteration_s, best.iteration_s))
+        return Fastest(bandwidth, latency_s, best, _over(base.iteration_s, best.iteration_s))
 
     def speedup(self, prediction: Prediction) -> float:
         """The baseline's time over a prediction's."""

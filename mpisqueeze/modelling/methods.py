@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -28,7 +28,7 @@ USUAL_COMPRESSORS = ("onebit", "qsgd:4", "topk:0.01")
 
 @dataclass(frozen=True)
 class Traffic:
-    """What one iteration puts on the wire.
+    """The payloads of one iteration.
 
     Attributes:
         exchange: `root`, `sharded`, `neighbours` or `allreduce`.
@@ -69,7 +69,7 @@ def _schedule(traffic: Traffic, terms: Terms) -> Schedule:
 
 @dataclass(frozen=True)
 class Declared:
-    """What an algorithm's class declares about the payloads that it sends.
+    """The declarations of an algorithm's class about the payloads that it sends.
 
     Attributes:
         route: `servers`, `neighbours` or `allreduce`; empty where the class does not say.
@@ -118,6 +118,13 @@ class Method:
             server if route == "servers" else None,
             topology if route == "neighbours" else None,
         )
+
+    @staticmethod
+    def ran(config: Mapping[str, Any]) -> Method:
+        """The method of a run, by its settings. Raises UsageError."""
+        algorithm = registry.algorithms.find(config["algorithm"])
+        compressor = registry.compressors.find(config["compressor"])
+        return Method.of(algorithm, compressor, config.get("server", "root"), config.get("topology", "ring"))
 
     @property
     def declared(self) -> Declared:

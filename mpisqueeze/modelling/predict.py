@@ -92,7 +92,7 @@ def _rates(part: Part, calibration: Calibration) -> Kernel | None:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of a method, in seconds an iteration unless stated otherwise.
+    """The model of an iteration with a method, in seconds unless stated otherwise.
 
     Attributes:
         wire_s: `comm_s` of the output: the exchange, without coding.

@@ -8,8 +8,8 @@ from typing import Any
 
 #: Elements of the vectors that work is measured on: long beside whatever else it may hold.
 DIMENSION = 1 << 18
-#: The part of a vector's bytes that work may allocate besides.
-_SPARE = 1 / 50
+#: The part of a vector's bytes that coding and a step may allocate.
+SPARE = 1 / 50
 #: Rounds that go first, since they may fill caches, and rounds that are measured.
 _FIRST, _MEASURED = 2, 3
 
@@ -31,7 +31,7 @@ def peak_allocation(work: Callable[[int], Any]) -> int:
         tracemalloc.stop()
 
 
-def excess(work: Callable[[int], Any], vector_bytes: int) -> int:
-    """`peak_allocation` where it is of the size of a vector of so many bytes, else 0."""
+def excess(work: Callable[[int], Any], vector_bytes: int, spare: float = SPARE) -> int:
+    """`peak_allocation` where it is more than this part of a vector of so many bytes, else 0."""
     peak = peak_allocation(work)
-    return peak if peak > vector_bytes * _SPARE else 0
+    return peak if peak > vector_bytes * spare else 0

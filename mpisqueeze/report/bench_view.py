@@ -12,7 +12,7 @@ from rich.text import Text
 
 from mpisqueeze import __version__
 from mpisqueeze.bench import kernels
-from mpisqueeze.bench.timing import Statistics, flat
+from mpisqueeze.bench.timing import TimeStatistics, flat
 from mpisqueeze.quantities import clock, counted, grouped, significant
 from mpisqueeze.report.live import Drawing, bar
 
@@ -21,7 +21,7 @@ OPERATIONS = {"encode": "encode+δ", "plain_encode": "encode", "decode": "decode
 
 
 @dataclass(frozen=True)
-class Column:
+class LineColumn:
     """A column of a table.
 
     Attributes:
@@ -47,11 +47,11 @@ class Column:
 class KernelLine:
     """A line of `bench kernels`: an operation of a row."""
 
-    row: kernels.Row
+    row: kernels.KernelRow
     operation: kernels.Operation
 
     @property
-    def time(self) -> Statistics:
+    def time(self) -> TimeStatistics:
         return self.operation.time
 
     @property
@@ -60,7 +60,7 @@ class KernelLine:
 
 
 #: The device of `bench kernels`, where a section's title cannot say it.
-VARIANT = Column("device", lambda line: line.row.variant, left=True)
+VARIANT = LineColumn("device", lambda line: line.row.variant, left=True)
 
 
 def micro(seconds: float) -> str:
@@ -88,38 +88,38 @@ def _plain(value: float) -> str:
 
 
 _TIMES = (
-    Column("p50 µs", lambda line: micro(line.time.median), 8),
-    Column("mean µs", lambda line: micro(line.time.mean), 8, spare=True),
-    Column("± σ", lambda line: micro(line.time.std), 7, spare=True),
-    Column("p99 µs", lambda line: micro(line.time.p99), 8, spare=True),
+    LineColumn("p50 µs", lambda line: micro(line.time.median), 8),
+    LineColumn("mean µs", lambda line: micro(line.time.mean), 8, spare=True),
+    LineColumn("± σ", lambda line: micro(line.time.std), 7, spare=True),
+    LineColumn("p99 µs", lambda line: micro(line.time.p99), 8, spare=True),
 )
-_WRONG = Column("#wrong", lambda line: "-" if line.wrong is None else str(line.wrong), 6)
+_WRONG = LineColumn("#wrong", lambda line: "-" if line.wrong is None else str(line.wrong), 6)
 
 
-def kernel_columns(compressors: Sequence[str]) -> list[Column]:
+def kernel_columns(compressors: Sequence[str]) -> list[LineColumn]:
     """The columns of `bench kernels`, for the lines of `kernel_lines`."""
     return [
-        Column("compressor", lambda line: line.row.compressor, max(map(len, compressors)), left=True),
-        Column("size", lambda line: numbers(line.row.size), 6),
-        Column("operation", lambda line: OPERATIONS[line.operation.name], 9, left=True),
+        LineColumn("compressor", lambda line: line.row.compressor, max(map(len, compressors)), left=True),
+        LineColumn("size", lambda line: numbers(line.row.size), 6),
+        LineColumn("operation", lambda line: OPERATIONS[line.operation.name], 9, left=True),
         *_TIMES,
-        Column("GB/s", lambda line: _rate(line.operation.gb_s), 6),
-        Column("ns/el", lambda line: significant(line.operation.ns), 6),
-        Column("%mem", lambda line: f"{line.operation.memory_percent:.0f}", 4),
-        Column("×add", lambda line: _plain(line.operation.ratio), 5),
-        Column("bits", lambda line: _plain(line.row.wire_bits), 5),
-        Column("error", lambda line: significant(line.row.relative_error) if line.row.relative_error else "0", 7),
+        LineColumn("GB/s", lambda line: _rate(line.operation.gb_s), 6),
+        LineColumn("ns/el", lambda line: significant(line.operation.ns), 6),
+        LineColumn("%mem", lambda line: f"{line.operation.memory_percent:.0f}", 4),
+        LineColumn("×add", lambda line: _plain(line.operation.ratio), 5),
+        LineColumn("bits", lambda line: _plain(line.row.wire_bits), 5),
+        LineColumn("error", lambda line: significant(line.row.relative_error) if line.row.relative_error else "0", 7),
         _WRONG,
     ]
 
 
-def kernel_lines(row: kernels.Row) -> list[KernelLine]:
+def kernel_lines(row: kernels.KernelRow) -> list[KernelLine]:
     """A line for each operation of a row."""
     return [KernelLine(row, operation) for operation in row.operations]
 
 
 def kernel_header(context: dict[str, Any]) -> list[str]:
-    """What is measured, and on what."""
+    """The lines above the table: the machine, and what the columns mean."""
     versions = context["versions"]
     return [
         f"mpisqueeze {__version__} bench kernels",
@@ -136,31 +136,31 @@ def kernel_header(context: dict[str, Any]) -> list[str]:
 
 
 def kernel_footer(context: dict[str, Any]) -> list[str]:
-    """What is known at the end."""
+    """The lines below the table."""
     rates = ", ".join(f"{device} {significant(rate)} GB/s" for device, rate in context["memory_gb_s"].items())
     return [f"memory, by in-place adds of the largest size, read and written: {rates}"]
 
 
-def comm_columns(rows: Sequence[tuple[str, str]]) -> list[Column]:
+def comm_columns(rows: Sequence[tuple[str, str]]) -> list[LineColumn]:
     """The columns of `bench comm`; `rows`: the (exchange, compressor) of each row of a size."""
     exchanges, compressors = zip(*rows, strict=True)
     return [
-        Column("bytes", lambda row: str(row.bytes), 9),
-        Column("size", lambda row: numbers(row.size), 5),
-        Column("exchange", lambda row: row.exchange, max(map(len, exchanges)), left=True),
-        Column("compressor", lambda row: row.compressor, max(map(len, compressors)), left=True),
+        LineColumn("bytes", lambda row: str(row.bytes), 9),
+        LineColumn("size", lambda row: numbers(row.size), 5),
+        LineColumn("exchange", lambda row: row.exchange, max(map(len, exchanges)), left=True),
+        LineColumn("compressor", lambda row: row.compressor, max(map(len, compressors)), left=True),
         *_TIMES,
-        Column("algbw", lambda row: _rate(row.algbw), 7),
-        Column("busbw", lambda row: _rate(row.busbw), 7),
-        Column("effective", lambda row: _rate(row.effective_busbw), 9),
-        Column("payload", lambda row: str(row.payload_bytes), 9),
-        Column("×allreduce", lambda row: "-" if row.ratio is None else _plain(row.ratio), 10),
+        LineColumn("algbw", lambda row: _rate(row.algbw), 7),
+        LineColumn("busbw", lambda row: _rate(row.busbw), 7),
+        LineColumn("effective", lambda row: _rate(row.effective_busbw), 9),
+        LineColumn("payload", lambda row: str(row.payload_bytes), 9),
+        LineColumn("×allreduce", lambda row: "-" if row.ratio is None else _plain(row.ratio), 10),
         _WRONG,
     ]
 
 
 def comm_header(context: dict[str, Any]) -> list[str]:
-    """What is measured, and on what."""
+    """The lines above the table: the machine, and what the columns mean."""
     versions = context["versions"]
     library = (context["mpi_library"] or "unknown").partition(",")[0]
     buffers = context["buffers"] + (f" ({context['buffers_reason']})" if context["buffers_reason"] else "")
@@ -198,7 +198,7 @@ class BenchView:
         live: the console is a terminal that updates in place.
     """
 
-    def __init__(self, console: Console, live: bool, columns: Sequence[Column], total: int) -> None:
+    def __init__(self, console: Console, live: bool, columns: Sequence[LineColumn], total: int) -> None:
         self.console = console
         self._drawing = Drawing(console, live)
         self._columns, self._hidden = _fitting(columns, console.width if live else None)
@@ -238,7 +238,7 @@ class BenchView:
         self.console.print(Text((prefix + " ".join(padded)).rstrip(), style), soft_wrap=True)
 
 
-def _fitting(columns: Sequence[Column], width: int | None) -> tuple[list[Column], list[Column]]:
+def _fitting(columns: Sequence[LineColumn], width: int | None) -> tuple[list[LineColumn], list[LineColumn]]:
     """(what fits into so many characters, without spare columns if all do not; what is left out)."""
     needed = 1 + sum(1 + max(column.width, len(column.title)) for column in columns)
     if width is None or needed <= width:

@@ -60,7 +60,7 @@ def through(row: Row) -> str:
 
 
 @dataclass(frozen=True)
-class Column:
+class MethodColumn:
     """A column of the main table.
 
     Attributes:
@@ -74,24 +74,24 @@ class Column:
     style: str = ""
 
 
-def _columns(facts: dict[str, Any]) -> list[Column]:
+def _columns(facts: dict[str, Any]) -> list[MethodColumn]:
     context = facts["context"]
     iteration = [
-        Column("iteration", lambda row: duration(row["iteration_s"]), "time"),
-        Column("comm", lambda row: f"{100 * row['comm_share']:.0f} %", "time", "dim"),
+        MethodColumn("iteration", lambda row: duration(row["iteration_s"]), "time"),
+        MethodColumn("comm", lambda row: f"{100 * row['comm_share']:.0f} %", "time", "dim"),
     ]
     return [
-        Column("through", through, "head"),
-        Column("comm", lambda row: duration(row["comm_s"]), "time"),
-        Column("bound", lambda row: duration(row["bound_s"]), "time", "dim"),
+        MethodColumn("through", through, "head"),
+        MethodColumn("comm", lambda row: duration(row["comm_s"]), "time"),
+        MethodColumn("bound", lambda row: duration(row["bound_s"]), "time", "dim"),
         *(iteration if context["compute_s"] > 0 or context["kernels"] == "measured" else []),
-        Column("speed-up", lambda row: ratio(row["speedup_vs_allreduce"]), "time", "cyan"),
-        Column("beats it", lambda row: where_it_wins(row["wins_between"]), "time"),
-        Column("sent", lambda row: size(row["bytes_per_iteration"]), "wire"),
-        Column("full vectors", lambda row: significant(row["full_vectors_per_iteration"]), "wire"),
-        Column("busiest port", lambda row: size(row["port_bytes"]), "wire"),
-        Column("sections", lambda row: grouped(row["chunks"]), "wire"),
-        Column("tree", lambda row: row["way"] or "—", "wire"),
+        MethodColumn("speed-up", lambda row: ratio(row["speedup_vs_allreduce"]), "time", "cyan"),
+        MethodColumn("beats it", lambda row: where_it_wins(row["wins_between"]), "time"),
+        MethodColumn("sent", lambda row: size(row["bytes_per_iteration"]), "wire"),
+        MethodColumn("full vectors", lambda row: significant(row["full_vectors_per_iteration"]), "wire"),
+        MethodColumn("busiest port", lambda row: size(row["port_bytes"]), "wire"),
+        MethodColumn("sections", lambda row: grouped(row["chunks"]), "wire"),
+        MethodColumn("tree", lambda row: row["way"] or "—", "wire"),
     ]
 
 
@@ -135,7 +135,7 @@ def _notes(facts: dict[str, Any]) -> list[Text]:
     return [Text(note, style="yellow") for note in facts["context"]["notes"]]
 
 
-def _methods(columns: Sequence[Column], groups: Sequence[list[Row]]) -> Table:
+def _methods(columns: Sequence[MethodColumn], groups: Sequence[list[Row]]) -> Table:
     table = close_table()
     names = [label(rows) for rows in groups]
     table.add_column("method", style="bold", max_width=_NAME_WIDTH, min_width=min(_NAME_WIDTH, max(map(len, names))))

@@ -82,7 +82,7 @@ def header(run: Run, environment: dict[str, Any]) -> Panel:
     buffers = run.device.buffers + (f" ({run.device.buffers_reason})" if run.device.buffers_reason else "")
     momentum = f", momentum {config.momentum:g}" if config.momentum else ""
     where = f"server {config.server}" if run.centralized else gossip(run)
-    method = Text.assemble((plan.algorithm.name, "bold"), " with ", (plan.compressor.spec, "bold"), f", {where}")
+    method = Text.assemble((plan.algorithm.label, "bold"), " with ", (plan.compressor.spec, "bold"), f", {where}")
     entries: list[tuple[str, str | Text]] = [
         ("MPI", mpi(run, environment)),
         ("device", f"{run.device.label}{kernels}; buffers: {buffers}"),

@@ -34,7 +34,7 @@ _NOT_CHOSEN = {"out", "data_dir", "device", "seed"}
 
 
 @dataclass(frozen=True)
-class Decision:
+class Criterion:
     """A sentence, and the expression that decides whether it holds."""
 
     text: str
@@ -59,8 +59,8 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """What is varied.
+class ClaimSweep:
+    """The points over which a claim's runs are repeated.
 
     Attributes:
         axis: what x is, with its unit.
@@ -75,7 +75,7 @@ class _Table(msgspec.Struct, forbid_unknown_fields=True):
     """A table of a claim's file."""
 
 
-class Figure(_Table):
+class FigureTable(_Table):
     """The plot of a claim.
 
     Attributes:
@@ -100,15 +100,15 @@ class _DecisionTable(_Table):
 class _Ranks(_Table):
     ranks: list[_Count]
 
-    def sweep(self) -> Sweep:
-        return Sweep("ranks", tuple(Point(f"n={count}", count, ranks=count) for count in sorted(self.ranks)))
+    def sweep(self) -> ClaimSweep:
+        return ClaimSweep("ranks", tuple(Point(f"n={count}", count, ranks=count) for count in sorted(self.ranks)))
 
 
 class _Bandwidths(_Table):
     bandwidths: _Texts
     latency: str = "0ms"
 
-    def sweep(self) -> Sweep:
+    def sweep(self) -> ClaimSweep:
         return _by_bandwidth(self.bandwidths, lambda text: f"latency={self.latency},bandwidth={text}")
 
 
@@ -116,12 +116,12 @@ class _Latencies(_Table):
     latencies: _Texts
     bandwidth: str
 
-    def sweep(self) -> Sweep:
+    def sweep(self) -> ClaimSweep:
         points = [
             Point(text, 1e3 * parse_time(text), _link(f"latency={text},bandwidth={self.bandwidth}"))
             for text in self.latencies
         ]
-        return Sweep("latency (ms)", tuple(sorted(points, key=lambda point: point.x)))
+        return ClaimSweep("latency (ms)", tuple(sorted(points, key=lambda point: point.x)))
 
 
 _SWEEPS = {"bandwidths": _Bandwidths, "latencies": _Latencies, "ranks": _Ranks}
@@ -132,7 +132,7 @@ class _LabTable(_Table):
     bandwidths: _Texts
 
 
-class _File(_Table):
+class _ClaimFile(_Table):
     title: str
     says: str
     source: str
@@ -145,12 +145,12 @@ class _File(_Table):
     gpu: dict[str, Any] = {}
     sweep: dict[str, Any] | None = None
     lab: _LabTable | None = None
-    figure: Figure | None = None
+    figure: FigureTable | None = None
 
 
 @dataclass(frozen=True)
-class Claim:
-    """Everything that its file says, checked.
+class StatedClaim:
+    """A claim as its file states it, checked.
 
     Attributes:
         name: the file's name without its number and ending.
@@ -170,18 +170,18 @@ class Claim:
     min_ranks: int
     seeds: tuple[int, ...]
     runs: Mapping[str, Settings]
-    sweep: Sweep | None
+    sweep: ClaimSweep | None
     hosts: int | None
-    decisions: tuple[Decision, ...]
-    figure: Figure | None
+    decisions: tuple[Criterion, ...]
+    figure: FigureTable | None
 
     def points(self, ranks: int) -> list[Point]:
-        """Those of the sweep that `ranks` ranks can run; one that varies nothing where there is no sweep."""
+        """The points of the sweep that `ranks` ranks can run; one that varies nothing where there is no sweep."""
         if self.sweep is None:
             return [Point()]
         return [point for point in self.sweep.points if (point.ranks or 1) <= ranks]
 
-    def trials(self, ranks: int) -> list[Trial]:
+    def trials(self, ranks: int) -> list[ClaimRun]:
         """All its runs, in the order in which they are to be run."""
         found = []
         for point in self.points(ranks):
@@ -189,12 +189,12 @@ class Claim:
                 for name, config in self.runs.items():
                     marks = [name, point.label, f"seed={seed}" if len(self.seeds) > 1 else ""]
                     config = replace(config, seed=seed, **dict(point.settings))
-                    found.append(Trial(" ".join(filter(None, marks)), name, point, config))
+                    found.append(ClaimRun(" ".join(filter(None, marks)), name, point, config))
         return found
 
 
 @dataclass(frozen=True)
-class Trial:
+class ClaimRun:
     """One run of a claim.
 
     Attributes:
@@ -213,11 +213,11 @@ class Trial:
 
 
 def names() -> list[str]:
-    """Of the claims that come with the package, in their order."""
+    """The names of the claims that come with the package, in their order."""
     return [_name(path) for path in sorted(FOLDER.glob("*.toml"))]
 
 
-def select(wanted: Sequence[str], scale: str) -> list[Claim]:
+def select(wanted: Sequence[str], scale: str) -> list[StatedClaim]:
     """The claims of these names or files, each once; `all` is all that come with the package. Raises UsageError."""
     check_choice("--scale", scale, SCALES)
     paths = {_name(path): path for path in sorted(FOLDER.glob("*.toml"))}
@@ -233,7 +233,7 @@ def select(wanted: Sequence[str], scale: str) -> list[Claim]:
     return [load(path, scale) for path in chosen.values()]
 
 
-def load(path: Path, scale: str) -> Claim:
+def load(path: Path, scale: str) -> StatedClaim:
     """The claim in a file. Raises UsageError naming the file and what is wrong in it."""
     try:
         facts = tomllib.loads(read_text(path, "CLAIM"))
@@ -249,15 +249,15 @@ def _name(path: Path) -> str:
     return path.stem.lstrip("0123456789").lstrip("-") or path.stem
 
 
-def _claim(name: str, facts: dict[str, Any], scale: str) -> Claim:
-    file = msgspec.convert(facts, _File)
+def _claim(name: str, facts: dict[str, Any], scale: str) -> StatedClaim:
+    file = msgspec.convert(facts, _ClaimFile)
     settings = {**file.settings, **(file.gpu if scale == "gpu" else {})}
     runs = {run: _config({**settings, **table}) for run, table in file.runs.items()}
     if file.sweep is not None and file.lab:
         raise ValueError("a claim has a sweep or a lab, not both")
     sweep = None
     if file.lab:
-        # In a lab the runs are pairs of one `compare`.
+        # The runs of a lab are pairs of one `compare`.
         plain = [replace(config, algorithm="sgd", compressor=None) for config in runs.values()]
         if any(config != plain[0] for config in plain):
             raise ValueError("lab: runs may differ by algorithm and compressor alone")
@@ -268,7 +268,7 @@ def _claim(name: str, facts: dict[str, Any], scale: str) -> Claim:
         if (file.figure.kind == "sweep") != (sweep is not None):
             raise ValueError("figure: kind is loss, or sweep where there is one")
         _known(file.figure.y, "figure")
-    return Claim(
+    return StatedClaim(
         name,
         file.title,
         file.says,
@@ -294,17 +294,17 @@ def _config(settings: dict[str, Any]) -> Settings:
     return config
 
 
-def _swept(table: dict[str, Any]) -> Sweep:
+def _swept(table: dict[str, Any]) -> ClaimSweep:
     kinds = [kind for kind in _SWEEPS if kind in table]
     if len(kinds) != 1:
         raise ValueError(f"sweep: give one of {', '.join(_SWEEPS)}")
     return msgspec.convert(table, _SWEEPS[kinds[0]]).sweep()
 
 
-def _by_bandwidth(values: Sequence[str], link: Callable[[str], str] | None) -> Sweep:
+def _by_bandwidth(values: Sequence[str], link: Callable[[str], str] | None) -> ClaimSweep:
     """The sweep over these rates; `link`: the one that is emulated for each, None where a lab shapes real ones."""
     points = [Point(text, 1e6 / parse_rate(text), _link(link(text)) if link else ()) for text in values]
-    return Sweep("1/bandwidth (s/Mbit)", tuple(sorted(points, key=lambda point: point.x)))
+    return ClaimSweep("1/bandwidth (s/Mbit)", tuple(sorted(points, key=lambda point: point.x)))
 
 
 def _link(text: str) -> tuple[tuple[str, str]]:
@@ -312,14 +312,14 @@ def _link(text: str) -> tuple[tuple[str, str]]:
     return (("link", text),)
 
 
-def _decision(item: _DecisionTable, runs: Mapping[str, Settings]) -> Decision:
+def _decision(item: _DecisionTable, runs: Mapping[str, Settings]) -> Criterion:
     expression = parse(item.holds)
     for run in expression.runs:
         if run not in runs:
             raise ValueError(f"{expression.text}: there is no run {run!r}{suggestion(run, runs)}")
     for figure in expression.figures:
         _known(figure, expression.text)
-    return Decision(item.text, expression)
+    return Criterion(item.text, expression)
 
 
 def _known(figure: str, where: str) -> None:

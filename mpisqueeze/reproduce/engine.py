@@ -16,7 +16,7 @@ from mpisqueeze.record.claims import CLAIMS
 from mpisqueeze.record.folder import RunFolder
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.record.types import SCHEMA_VERSION
-from mpisqueeze.reproduce.claims import Claim, Trial
+from mpisqueeze.reproduce.claims import ClaimRun, StatedClaim
 from mpisqueeze.reproduce.view import ClaimsWatcher
 from mpisqueeze.reproduce.virtual import LabError, run_in_lab
 from mpisqueeze.runs.comparing import Ledger, check_entries, compare
@@ -32,13 +32,13 @@ class Task:
         obstacle: why it cannot be tested here, or None.
     """
 
-    claim: Claim
-    trials: list[Trial]
+    claim: StatedClaim
+    trials: list[ClaimRun]
     entries: list[Entry]
     obstacle: str | None
 
 
-def plan_tasks(claims: Sequence[Claim], ranks: int, data_dir: Path | None, device: str) -> list[Task]:
+def plan_tasks(claims: Sequence[StatedClaim], ranks: int, data_dir: Path | None, device: str) -> list[Task]:
     """Every run of every claim, planned for `ranks` ranks. Raises UsageError naming the claim."""
     tasks = []
     for claim in claims:
@@ -182,7 +182,7 @@ def _verdict(task: Task, logs: list[RunLog], reason: str | None, ranks: int) -> 
     }
 
 
-def _row(trial: Trial, log: RunLog) -> dict[str, Any]:
+def _row(trial: ClaimRun, log: RunLog) -> dict[str, Any]:
     summary = log.summary
     return {
         "run": trial.run,

@@ -47,7 +47,7 @@ FUNCTIONS: dict[str, tuple[int, Callable[..., Any] | None]] = {
 }
 
 
-class Evidence(Protocol):
+class FigureSource(Protocol):
     """The runs that an expression is about."""
 
     constants: Mapping[str, float]
@@ -63,7 +63,7 @@ class Evidence(Protocol):
 
 
 @dataclass(frozen=True)
-class Finding:
+class Ruling:
     """The value of an expression.
 
     Attributes:
@@ -75,8 +75,8 @@ class Finding:
     shown: str
 
 
-_Truth = Callable[[Evidence], Finding]
-_Number = Callable[[Evidence], Any]
+_Truth = Callable[[FigureSource], Ruling]
+_Number = Callable[[FigureSource], Any]
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Expression:
     runs: frozenset[str]
     figures: frozenset[str]
 
-    def decide(self, evidence: Evidence) -> Finding:
+    def decide(self, evidence: FigureSource) -> Ruling:
         """Work it out."""
         with np.errstate(all="ignore"):
             return self.decision(evidence)
@@ -125,17 +125,17 @@ class _Reader:
             word, join = _JOINTS[type(node.op)]
             parts = [self.truth(value) for value in node.values]
 
-            def joined(evidence: Evidence) -> Finding:
+            def joined(evidence: FigureSource) -> Ruling:
                 found = [part(evidence) for part in parts]
-                return Finding(join(each.holds for each in found), word.join(each.shown for each in found))
+                return Ruling(join(each.holds for each in found), word.join(each.shown for each in found))
 
             return joined
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
             inner = self.truth(node.operand)
 
-            def negated(evidence: Evidence) -> Finding:
+            def negated(evidence: FigureSource) -> Ruling:
                 found = inner(evidence)
-                return Finding(not found.holds, f"not ({found.shown})")
+                return Ruling(not found.holds, f"not ({found.shown})")
 
             return negated
         if not isinstance(node, ast.Compare):
@@ -145,13 +145,13 @@ class _Reader:
         sides = [self.number(side) for side in (node.left, *node.comparators)]
         signs = [_COMPARISONS[type(op)] for op in node.ops]
 
-        def compared(evidence: Evidence) -> Finding:
+        def compared(evidence: FigureSource) -> Ruling:
             values = [side(evidence) for side in sides]
             holds, shown = True, _show(values[0])
             for (sign, compare), left, right in zip(signs, values, values[1:], strict=False):
                 holds = holds and bool(np.all(compare(left, right)))
                 shown += f" {sign if holds else f'not {sign}'} {_show(right)}"
-            return Finding(holds, shown)
+            return Ruling(holds, shown)
 
         return compared
 

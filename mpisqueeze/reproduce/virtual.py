@@ -12,13 +12,13 @@ from pathlib import Path
 from mpisqueeze.errors import UsageError
 from mpisqueeze.launch import launcher as launch
 from mpisqueeze.record.reading import RunLog, read_runs
-from mpisqueeze.reproduce.claims import Claim, Trial
+from mpisqueeze.reproduce.claims import ClaimRun, StatedClaim
 from mpisqueeze.runs.sources import CONFIG_VARIABLE, VARIABLES
 from mpisqueeze.settings import SETTINGS, Settings
 
 #: Seconds between two looks at the cluster.
 _PAUSE = 0.05
-#: What a launcher told this process of its place, and what it must not tell another launcher.
+#: Prefixes of the variables by which a launcher tells a process its place; another launcher must not see them.
 _PLACE = (
     *("OMPI_", "PMIX_", "PRTE_", "PMI_", "OPAL_", "PRRTE_", "HYDRA_", "HYDI_", "MPI_", "MV2_"),
     "MPISQUEEZE_LAUNCHED",
@@ -29,7 +29,7 @@ class LabError(Exception):
     """There was no lab, or it failed; says why."""
 
 
-def run_in_lab(claim: Claim, trials: Sequence[Trial], path: Path, wanted: Callable[[], bool]) -> list[RunLog]:
+def run_in_lab(claim: StatedClaim, trials: Sequence[ClaimRun], path: Path, wanted: Callable[[], bool]) -> list[RunLog]:
     """The runs of a claim, in the order of `trials`, which is by bandwidth and then by run.
 
     Args:
@@ -71,7 +71,7 @@ def run_in_lab(claim: Claim, trials: Sequence[Trial], path: Path, wanted: Callab
     return runs
 
 
-def _command(claim: Claim, trials: Sequence[Trial], labels: Sequence[str], path: Path) -> list[str]:
+def _command(claim: StatedClaim, trials: Sequence[ClaimRun], labels: Sequence[str], path: Path) -> list[str]:
     first = trials[0]
     pairs = []
     for trial in trials:

@@ -26,7 +26,7 @@ from table import Others, header, show
 from mpisqueeze.algorithms.base import Setup
 from mpisqueeze.bench.exchanges import LR, AllreduceCase, Case, Stage, StepCase
 from mpisqueeze.bench.kernels import make_compressor
-from mpisqueeze.bench.timing import Statistics, no_garbage_collection, rotated
+from mpisqueeze.bench.timing import TimeStatistics, no_garbage_collection, rotated
 from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.world import World
 from mpisqueeze.compressors.base import Compressor
@@ -217,15 +217,15 @@ def measure(world: World, network: Network, size: int, rounds: int) -> list[list
                     row.seconds.append(seconds)
                     row.sent = sent
     check(rows, stage, WARMUP + rounds)
-    statistics: list[Statistics] = []
+    statistics: list[TimeStatistics] = []
     for row in rows:
         times = np.array(row.seconds)
         comm.Allreduce(MPI.IN_PLACE, times, MPI.MAX)
-        statistics.append(Statistics.of(times.tolist()))
+        statistics.append(TimeStatistics.of(times.tolist()))
     sent = [comm.allgather(row.sent) for row in rows]
     for row in rows:
         row.close()
-    over: Callable[[Statistics, int], str] = lambda found, of: f"{found.median / statistics[of].median:.2f}"  # noqa: E731
+    over: Callable[[TimeStatistics, int], str] = lambda found, of: f"{found.median / statistics[of].median:.2f}"  # noqa: E731
     return [
         [
             row.name,

@@ -19,7 +19,7 @@ import torch
 from table import Others, header, show
 
 from mpisqueeze.bench.kernels import Variant
-from mpisqueeze.bench.timing import Statistics, no_garbage_collection, rotated
+from mpisqueeze.bench.timing import TimeStatistics, no_garbage_collection, rotated
 from mpisqueeze.devices.device import Device
 from mpisqueeze.parts import registry
 from mpisqueeze.quantities import parse_size
@@ -244,7 +244,7 @@ def in_turns(works: list[tuple[Callable[[], None], Callable[[], None]]], rounds:
                 work()
                 if number >= 0:
                     seconds[i].append(perf_counter() - began)
-    return [Statistics.of(times).median for times in seconds]
+    return [TimeStatistics.of(times).median for times in seconds]
 
 
 def measure(size: int, rounds: int) -> list[list[str]]:
