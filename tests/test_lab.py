@@ -260,7 +260,7 @@ def test_what_mpirun_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_launchers_harmless_warning_is_dropped(capfd: pytest.CaptureFixture[str]) -> None:
     script = """
 import sys, time
-from mpisqueeze.network.hosts import _start
+from mpisqueeze.lab.hosts import _start
 lines = ["rank's words\\n", "[head:00025] plm:ssh: Warning: setpgid(31,31) failed in parent with errno=Permission "]
 lines += ["denied(13)\\n", "[head:00025] plm:ssh: other\\n", "50 %\\r", "no newline"]
 write = f"import sys, time\\nfor text in {lines}: sys.stderr.write(text); sys.stderr.flush(); time.sleep(0.05)"

@@ -10,17 +10,10 @@ from rich.text import Text
 
 from mpisqueeze.quantities import duration, grouped, ratio, significant, size
 from mpisqueeze.record.figures import TIMES
-from mpisqueeze.report.tables import make_table
+from mpisqueeze.report.tables import STATUS, make_table
 
 #: Times of an iteration, by their names in the log.
 PHASES = TIMES
-STATUS = {
-    "ok": ("finished", "green"),
-    "diverged": ("diverged", "bold red"),
-    "interrupted": ("interrupted", "yellow"),
-    "failed": ("failed", "bold red"),
-    "killed": ("no end recorded", "yellow"),
-}
 
 
 def closing(summary: dict[str, Any]) -> Group:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -13,9 +14,8 @@ from rich.text import Text
 
 from mpisqueeze.quantities import counted, duration, grouped, significant, size
 from mpisqueeze.record.reading import RunLog
-from mpisqueeze.report.comparison_table import STATUS_STYLES
 from mpisqueeze.report.live import Drawing
-from mpisqueeze.report.tables import make_table
+from mpisqueeze.report.tables import STATUS, TableColumn, filled, make_table
 from mpisqueeze.report.training_view import mpi, panel, problem
 from mpisqueeze.runs.view import Watcher
 
@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from mpisqueeze.record.iterations import Progress
     from mpisqueeze.runs.preparation import Run
 
+#: Columns of a run's figures, by their names.
+_FIGURES = {"iterations": "iterations", "loss": "loss", "metric": "test", "sent": "sent", "pace": "ms/it"}
 #: Lines of the screen that the table's heading, what is hidden and the prompt take.
 _AROUND = 6
 
 
-@dataclass
+@dataclass(eq=False)
 class _RunLine:
     name: str
     state: str = "waiting"
@@ -119,25 +121,18 @@ class CompareView(Watcher):
         self.console.print(Text(f"{number} {self._rows[self._current].name}: {text}", style), soft_wrap=True)
 
     def _table(self) -> Table:
-        table = make_table()
-        for title in ("#", "method", "state", "iterations", "loss", "test", "sent", "ms/it"):
-            left = title in ("method", "state")
-            table.add_column(title, justify="left" if left else "right", no_wrap=True, overflow="ellipsis")
+        def status(run: _RunLine) -> Text:
+            return Text(run.state, "dim" if run.state == "waiting" else STATUS[run.state][1])
+
         fits = max(3, self.console.height - _AROUND)
         first = max(0, min(self._current - fits // 2, len(self._rows) - fits))
-        for number, row in enumerate(self._rows[first : first + fits], first + 1):
-            table.add_row(
-                str(number),
-                Text(row.name),
-                Text(row.state, STATUS_STYLES.get(row.state, "dim")),
-                row.iterations,
-                row.loss,
-                row.metric,
-                row.sent,
-                row.pace,
-                style="bold" if row.state == "running" else "",
-            )
-        return table
+        columns = [
+            TableColumn("#", lambda run: str(self._rows.index(run) + 1)),
+            TableColumn("method", attrgetter("name"), left=True),
+            TableColumn("state", status, left=True),
+            *(TableColumn(title, attrgetter(name)) for name, title in _FIGURES.items()),
+        ]
+        return filled(make_table(), columns, self._rows[first : first + fits])
 
 
 def header(run: Run, environment: dict[str, Any], runs: int, path: str) -> Panel:

@@ -17,7 +17,7 @@ _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _MANTISSAS = ((1, 1.5, 2, 3, 4, 5, 6, 8), (1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,))
 #: A logarithmic axis that spans less than this factor is marked as a linear one.
 _SHORT = 4.0
-_SPACE = "\u202f"
+_SPACE = " "
 
 
 class Unit(Enum):

@@ -13,7 +13,7 @@ from mpisqueeze.quantities import counted, duration, grouped, ratio, significant
 from mpisqueeze.record.calibration import Calibration
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.closing import PHASES, traffic
-from mpisqueeze.report.comparison_table import Shown, in_unit
+from mpisqueeze.report.comparison_table import factor, in_unit
 from mpisqueeze.report.html.blocks import (
     Block,
     Cell,
@@ -30,8 +30,7 @@ from mpisqueeze.report.html.blocks import (
 from mpisqueeze.report.html.provenance import environment, link_of, settings
 from mpisqueeze.report.palette import style_of
 from mpisqueeze.report.run_charts import bandwidth_chart, loss_chart, metric_chart, phase_chart
-
-_STATUS = {"killed": "no end recorded"}
+from mpisqueeze.report.tables import STATUS
 
 
 def runs_page(runs: Sequence[RunLog], ranking: Ranking, calibration: Calibration | None = None) -> Page:
@@ -52,17 +51,12 @@ def runs_page(runs: Sequence[RunLog], ranking: Ranking, calibration: Calibration
         Section("Settings", settings(runs, styles)),
         Section("Environment", environment(runs)),
     ]
-    unwell = Counter(status_of(run.summary) for run in runs if run.summary["status"] != "ok")
+    unwell = Counter(STATUS[run.summary["status"]][0] for run in runs if run.summary["status"] != "ok")
     badge = ", ".join(f"{count} {status}" for status, count in unwell.items())
     title = f"Comparison of {len(runs)} runs"
     if single:
         title, badge = runs[0].name, "".join(unwell)
     return Page(title, _lead(runs), [section for section in sections if section.blocks], badge)
-
-
-def status_of(summary: dict[str, Any]) -> str:
-    """In words."""
-    return _STATUS.get(summary["status"], str(summary["status"]))
 
 
 def _lead(runs: Sequence[RunLog]) -> str:
@@ -106,7 +100,7 @@ def _summary(runs: Sequence[RunLog], ranking: Ranking, styles: dict[str, int]) -
         )
     # Where the tiles say who won, nothing else needs to.
     said = [] if winners(ranking) else verdict(ranking)
-    said += (f"{row['name']} {status_of(row)}: {row['reason']}" for row in ranking.rows if row["reason"])
+    said += (f"{row['name']} {STATUS[row['status']][0]}: {row['reason']}" for row in ranking.rows if row["reason"])
     warnings = [f"{run.name}: {text}" for run in runs for text in run.summary.get("warnings") or []]
     return [
         *([Tiles(tiles)] if tiles else []),
@@ -152,11 +146,10 @@ def _ranking_table(runs: Sequence[RunLog], ranking: Ranking, styles: dict[str, i
     rows: list[list[Cell | str]] = []
     for row in ranking.rows:
         name = row["name"]
-        badge = "" if row["status"] == "ok" else status_of(row)
+        badge = "" if row["status"] == "ok" else STATUS[row["status"]][0]
         cells: list[Cell | str] = [Cell(name, style=styles[name], badge=badge)]
         for column in columns:
-            factor = Shown(column, True).cell(row) if column.relative else "—"
-            detail = "" if factor == "—" else factor
+            detail = factor(column, row).replace("—", "") if column.relative else ""
             cells.append(Cell(in_unit(column, row), detail, best=name in best[column.key]))
             if column.key == "bytes_sent":
                 cells.append(_saved(summaries[name]))
@@ -198,7 +191,7 @@ def _single_summary(run: RunLog) -> list[Block]:
     blocks: list[Block] = []
     if summary["status"] != "ok":
         reason = f": {summary['reason']}" if summary["reason"] else ""
-        blocks.append(Paragraph(f"{status_of(summary).capitalize()} after {done}{reason}", "warning"))
+        blocks.append(Paragraph(f"{STATUS[summary['status']][0].capitalize()} after {done}{reason}", "warning"))
     blocks += (Paragraph(text, "warning") for text in summary.get("warnings") or [])
     finished = [Paragraph(f"{done}{took}.", "note")] if summary["status"] == "ok" else []
     rows = [*traffic(summary), ("messages", grouped(summary["messages"]), "—")]
