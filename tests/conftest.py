@@ -32,6 +32,13 @@ if os.environ.get("CI"):
     settings.load_profile("ci")
 
 
+@pytest.fixture
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder of the test, with nothing in it."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 @dataclass
 class Finished:
     """A program that ended by itself."""
@@ -266,7 +273,8 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         assert run(list(arguments)) == 2
         out, err = capsys.readouterr()
         (line,) = [line for line in err.splitlines() if line.startswith("mpisqueeze: error:")]
-        assert "Traceback" not in out + err
+        assert out == ""
+        assert "Traceback" not in err
         return line
 
     return refuse
