@@ -1,4 +1,4 @@
-"""What a terminal shows while a command works: below all other output, drawn anew in place."""
+"""A drawing that a terminal shows below all other output while a command works, anew in place."""
 
 from __future__ import annotations
 

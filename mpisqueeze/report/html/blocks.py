@@ -59,7 +59,7 @@ class Tiles:
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """A cell of a table.
 
     Attributes:
@@ -90,7 +90,7 @@ class Table:
     """
 
     titles: Sequence[str]
-    rows: Sequence[Sequence[Cell | str]]
+    rows: Sequence[Sequence[TableCell | str]]
     caption: str = ""
     left: Sequence[int] = (0,)
 
@@ -122,7 +122,7 @@ Block = Paragraph | Items | Code | Facts | Tiles | Table | Plot | Folded | Verdi
 
 
 @dataclass(frozen=True)
-class Section:
+class PageSection:
     """A part of a page, which its table of contents lists; no title is given to an introduction."""
 
     title: str
@@ -140,7 +140,7 @@ class Page:
 
     title: str
     lead: str
-    sections: Sequence[Section] = field(default_factory=list)
+    sections: Sequence[PageSection] = field(default_factory=list)
     badge: str = ""
 
     @property

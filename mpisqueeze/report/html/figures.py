@@ -40,7 +40,7 @@ _LIVE = replace(_STILL, interactive=True)
 
 
 @dataclass(frozen=True)
-class Figure:
+class PageFigure:
     """A chart as the template takes it.
 
     Attributes:
@@ -59,13 +59,13 @@ class Figure:
     numbers: Table
 
 
-class Figures:
+class PageFigures:
     """Draws charts, numbered in the order of the page."""
 
     def __init__(self) -> None:
         self._numbers = count(1)
 
-    def drawn(self, chart: Chart) -> Figure:
+    def drawn(self, chart: Chart) -> PageFigure:
         """A chart in all its forms."""
         import vl_convert
         from markupsafe import Markup
@@ -83,7 +83,7 @@ class Figures:
         del spec["$schema"]
         spec["usermeta"] = {**spec.get("usermeta", {}), **_units(chart)}
         text = json.dumps(spec, separators=(",", ":")).replace("<", "\\u003c")
-        return Figure(
+        return PageFigure(
             key, chart.title, _about(chart), speakable(_described(chart)), Markup(_inlined(picture, key)),
             Markup(text), numbers_of(chart),
         )  # fmt: skip

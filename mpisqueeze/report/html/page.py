@@ -1,6 +1,6 @@
 """A page: sections of text, tables and plots, rendered as one HTML file.
 
-    page = Page("Title", "What it is about.", [Section("First", [Paragraph("…"), Table(…), Plot(chart)])])
+    page = Page("Title", "What it is about.", [PageSection("First", [Paragraph("…"), Table(…), Plot(chart)])])
     write_text(render(page), "page.html")
 
 The file refers to nothing outside itself, and its own policy forbids the browser to load anything or to run any other
@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from mpisqueeze import __version__
-from mpisqueeze.report.html.blocks import Cell, Page
-from mpisqueeze.report.html.figures import Figures, vega
+from mpisqueeze.report.html.blocks import Page, TableCell
+from mpisqueeze.report.html.figures import PageFigures, vega
 from mpisqueeze.report.palette import DARK_GROUND, INKS, LIGHT_GROUND, LINES, MARKERS, SEGMENTS
 from mpisqueeze.report.plot import require
 from mpisqueeze.report.vega import speakable
@@ -46,12 +46,14 @@ def render(page: Page) -> str:
         lstrip_blocks=True, finalize=finalize,
     )  # fmt: skip
     environment.filters["kind"] = lambda block: type(block).__name__
-    environment.filters["cells"] = lambda row: [cell if isinstance(cell, Cell) else Cell(cell) for cell in row]
+    environment.filters["cells"] = lambda row: [
+        cell if isinstance(cell, TableCell) else TableCell(cell) for cell in row
+    ]
     environment.filters["breakable"] = lambda text: re.split("(?<=[/,])", text)
     # Blank lines and indentation of the style sheet are for its authors.
     style = _colors() + re.sub(r"\s*\n\s*", "\n", (_HERE / "page.css").read_text(encoding="utf-8")).strip()
     script = (_HERE / "page.js").read_text(encoding="utf-8").strip()
-    figures = Figures()
+    figures = PageFigures()
     library, packed = vega() if page.has_plots else ("", "")
     scripts = " ".join(_hash(text) for text in (script, library) if text)
     policy = f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {scripts}"

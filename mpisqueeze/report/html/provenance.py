@@ -7,7 +7,7 @@ from typing import Any
 
 from mpisqueeze.quantities import grouped, size
 from mpisqueeze.record.reading import RunLog
-from mpisqueeze.report.html.blocks import Block, Cell, Code, Facts, Folded, Paragraph, Table
+from mpisqueeze.report.html.blocks import Block, Code, Facts, Folded, Paragraph, Table, TableCell
 
 #: Entries of an environment that may differ between two runs on the same machines.
 _FLEETING = ("started_utc", "command_line", "link", "link_model", "buffers_reason", "ranks", "devices")
@@ -35,8 +35,8 @@ def settings(runs: Sequence[RunLog], styles: dict[str, int]) -> list[Block]:
     blocks: list[Block] = []
     differing = [name for name in names if name not in shared]
     if differing:
-        rows: list[list[Cell | str]] = [
-            [Cell(run.name, style=styles[run.name]), *(_setting(name, run.config) for name in differing)]
+        rows: list[list[TableCell | str]] = [
+            [TableCell(run.name, style=styles[run.name]), *(_setting(name, run.config) for name in differing)]
             for run in known
         ]
         every = list(range(len(differing) + 1))

@@ -11,7 +11,7 @@ from mpisqueeze.record.claims import claim_logs
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.claim_charts import claim_chart
 from mpisqueeze.report.claims_view import count_of
-from mpisqueeze.report.html.blocks import Block, Cell, Folded, Page, Paragraph, Plot, Section, Table, Verdict
+from mpisqueeze.report.html.blocks import Block, Folded, Page, PageSection, Paragraph, Plot, Table, TableCell, Verdict
 from mpisqueeze.report.html.provenance import environment
 
 _OUTCOMES = {True: "holds", False: "does not hold", None: "not tested"}
@@ -30,19 +30,19 @@ def reproduction_page(path: Path, about: dict[str, Any]) -> Page:
     claims = about["claims"]
     found = [claim_logs(path, claim) for claim in claims]
     logs = [log for logs in found for log in logs if log is not None]
-    rows: list[list[Cell | str]] = [
+    rows: list[list[TableCell | str]] = [
         [
-            Cell(claim["claim"], link=claim["claim"]),
-            Cell("", verdict=claim["verdict"]),
+            TableCell(claim["claim"], link=claim["claim"]),
+            TableCell("", verdict=claim["verdict"]),
             claim["title"],
             _deciding(claim),
         ]
         for claim in claims
     ]
     table = Table(["claim", "verdict", "what it says", "what decides"], rows, left=(0, 1, 2, 3))
-    sections = [Section("Verdicts", [Paragraph(count_of(claims)), table])]
-    sections += [Section(claim["claim"], _blocks(claim, runs)) for claim, runs in zip(claims, found, strict=True)]
-    sections += [Section("Environment", environment(logs))] if logs else []
+    sections = [PageSection("Verdicts", [Paragraph(count_of(claims)), table])]
+    sections += [PageSection(claim["claim"], _blocks(claim, runs)) for claim, runs in zip(claims, found, strict=True)]
+    sections += [PageSection("Environment", environment(logs))] if logs else []
     running = {"running": "; not finished", "interrupted": "; interrupted"}.get(about["status"], "")
     lead = f"{counted(about['ranks'], 'rank')}, {about['scale']} scale, {counted(len(logs), 'run')}{running}"
     failed = sum(claim["verdict"] == "FAIL" for claim in claims)
@@ -64,11 +64,11 @@ def _blocks(claim: dict[str, Any], logs: Sequence[RunLog | None]) -> list[Block]
     blocks: list[Block] = [Verdict(claim["verdict"], claim["title"]), Paragraph(claim["says"])]
     if claim["reason"]:
         blocks.append(Paragraph(claim["reason"], "note" if claim["verdict"] == "SKIPPED" else "warning"))
-    rows: list[list[Cell | str]] = [
+    rows: list[list[TableCell | str]] = [
         [
             decision["text"],
             decision["found"] or decision["holds"],
-            Cell(_OUTCOMES[decision["passed"]], best=decision["passed"] is False),
+            TableCell(_OUTCOMES[decision["passed"]], best=decision["passed"] is False),
         ]
         for decision in claim["decisions"]
     ]
@@ -93,12 +93,12 @@ def _runs(claim: dict[str, Any]) -> Table:
     """A row a run."""
     swept = [claim["sweep"]] if claim["sweep"] else []
     titles = ["run", "method", "seed", *swept, "training loss", "test accuracy", "bytes an iteration", "iteration"]
-    rows: list[list[Cell | str]] = []
+    rows: list[list[TableCell | str]] = []
     for row in claim["runs"]:
         method = row["algorithm"] + ("" if row["compressor"] == "identity" else f"/{row['compressor']}")
         badge = "" if row["status"] == "ok" else row["status"]
         rows.append(
-            [Cell(row["run"], badge=badge), method, str(row["seed"]), *([f"{row['x']:g}"] if swept else []),
+            [TableCell(row["run"], badge=badge), method, str(row["seed"]), *([f"{row['x']:g}"] if swept else []),
              *(_shown(row.get(key), show) for key, show in (("loss", significant), ("test_accuracy", _four),
                                                             ("bytes", size), ("iteration_s", duration)))]
         )  # fmt: skip

@@ -16,14 +16,14 @@ from mpisqueeze.report.closing import PHASES, traffic
 from mpisqueeze.report.comparison_table import factor, in_unit
 from mpisqueeze.report.html.blocks import (
     Block,
-    Cell,
     Folded,
     Items,
     Page,
+    PageSection,
     Paragraph,
     Plot,
-    Section,
     Table,
+    TableCell,
     Tile,
     Tiles,
 )
@@ -44,12 +44,12 @@ def runs_page(runs: Sequence[RunLog], ranking: Ranking, calibration: Calibration
     single = len(runs) == 1
     summary = _single_summary(runs[0]) if single else _summary(runs, ranking, styles)
     sections = [
-        Section("", summary),
-        Section("Training loss", _loss(runs, ranking, bool(done))),
-        Section("Test", _test(runs, ranking)),
-        Section("Time", _time(runs, ranking, calibration)),
-        Section("Settings", settings(runs, styles)),
-        Section("Environment", environment(runs)),
+        PageSection("", summary),
+        PageSection("Training loss", _loss(runs, ranking, bool(done))),
+        PageSection("Test", _test(runs, ranking)),
+        PageSection("Time", _time(runs, ranking, calibration)),
+        PageSection("Settings", settings(runs, styles)),
+        PageSection("Environment", environment(runs)),
     ]
     unwell = Counter(STATUS[run.summary["status"]][0] for run in runs if run.summary["status"] != "ok")
     badge = ", ".join(f"{count} {status}" for status, count in unwell.items())
@@ -143,14 +143,14 @@ def _ranking_table(runs: Sequence[RunLog], ranking: Ranking, styles: dict[str, i
     titles = ["method"]
     for column in columns:
         titles += [column.title, "bytes saved"] if column.key == "bytes_sent" else [column.title]
-    rows: list[list[Cell | str]] = []
+    rows: list[list[TableCell | str]] = []
     for row in ranking.rows:
         name = row["name"]
         badge = "" if row["status"] == "ok" else STATUS[row["status"]][0]
-        cells: list[Cell | str] = [Cell(name, style=styles[name], badge=badge)]
+        cells: list[TableCell | str] = [TableCell(name, style=styles[name], badge=badge)]
         for column in columns:
             detail = factor(column, row).replace("—", "") if column.relative else ""
-            cells.append(Cell(in_unit(column, row), detail, best=name in best[column.key]))
+            cells.append(TableCell(in_unit(column, row), detail, best=name in best[column.key]))
             if column.key == "bytes_sent":
                 cells.append(_saved(summaries[name]))
         rows.append(cells)
@@ -160,11 +160,13 @@ def _ranking_table(runs: Sequence[RunLog], ranking: Ranking, styles: dict[str, i
     return Table(titles, rows, caption)
 
 
-def _saved(summary: dict[str, Any]) -> Cell:
+def _saved(summary: dict[str, Any]) -> TableCell:
     percent = summary.get("percent_saved_vs_sgd")
     if percent is None:
-        return Cell("—")
-    return Cell(f"{percent:.1f} %".replace("-", "−"), f"{ratio(summary['ratio_vs_sgd'])} fewer" if percent > 0 else "")
+        return TableCell("—")
+    return TableCell(
+        f"{percent:.1f} %".replace("-", "−"), f"{ratio(summary['ratio_vs_sgd'])} fewer" if percent > 0 else ""
+    )
 
 
 def _single_summary(run: RunLog) -> list[Block]:
@@ -247,6 +249,6 @@ def _time_table(runs: Sequence[RunLog]) -> Table:
     for index, run in enumerate(runs):
         times = run.summary["times"]
         if times["iteration_s"]["median"] is not None:
-            cells = [Cell(duration(times[name]["median"]), duration(times[name]["p99"])) for name in PHASES]
-            rows.append([Cell(run.name, style=style_of(index, len(runs))), *cells])
+            cells = [TableCell(duration(times[name]["median"]), duration(times[name]["p99"])) for name in PHASES]
+            rows.append([TableCell(run.name, style=style_of(index, len(runs))), *cells])
     return Table(["", *PHASES.values()], rows, "Medians. Small figures: the 99th percentile.")
