@@ -238,28 +238,19 @@ def test_long_logs_make_a_short_page_that_loses_no_spike() -> None:
     assert len(single.encode()) < 900_000
 
 
-def test_no_mpi_is_needed() -> None:
+@pytest.mark.parametrize("here", [True, False])
+def test_mpi_is_loaded_for_the_model_but_neither_needed_nor_started(here: bool) -> None:
     write_run(Path("a"), [2.0, 1.0])
     code = (
-        "import sys; sys.modules['mpi4py.MPI'] = None;"
-        "from mpisqueeze.cli.app import run; sys.exit(run('report a --html page.html --plot terminal'.split()))"
-    )
-    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert finished.returncode == 0, finished.stderr
-    text = " ".join(parsed(Path("page.html").read_text()).text)
-    assert "the MPI library that mpi4py needs does not load here" in text
-    assert "by bandwidth" not in text
-
-
-def test_mpi_is_loaded_for_the_model_but_not_started() -> None:
-    write_run(Path("a"), [2.0, 1.0])
-    code = (
-        "import sys; from mpisqueeze.cli.app import run; assert run(['report', 'a', '--html', 'page.html']) == 0;"
-        "from mpi4py import MPI; print(MPI.Is_initialized(), 'altair' in sys.modules)"
+        f"import sys; sys.modules.update({{}} if {here} else {{'mpi4py.MPI': None}});"
+        "from mpisqueeze.cli.app import run; assert run('report a --html page.html --plot terminal'.split()) == 0;"
+        "mpi = sys.modules['mpi4py.MPI']; print(bool(mpi and mpi.Is_initialized()), 'altair' in sys.modules)"
     )
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert finished.stdout.splitlines()[-1] == "False False"
-    assert "by bandwidth" in Path("page.html").read_text()
+    text = " ".join(parsed(Path("page.html").read_text()).text)
+    assert ("by bandwidth" in text) is here
+    assert ("the MPI library that mpi4py needs does not load here" in text) is not here
 
 
 def test_vega_is_kept_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -389,20 +380,22 @@ def test_lines_stand_out_from_the_ground(ground: str, which: int) -> None:
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
-def in_browser(page: Path, tmp_path: Path, script: str = "", *options: str) -> list[str]:
-    """What a browser without a window writes to its console while it shows a page.
+def in_browser(tmp_path: Path, script: str = "", width: int = 1200) -> list[str]:
+    """The lines that a browser without a window writes to its console while it shows page.html.
 
     Args:
         script: runs with the page's own, which the page's policy is made to allow.
+        width: of a frame, since such a browser has no window narrower than some 500 pixels, but a frame is.
     """
-    html = page.read_text().replace("script-src ", f"script-src {digest(script)} ".replace("'", "&#39;"))
-    changed = page.with_suffix(".changed.html")
-    changed.write_text(html.replace("</body>", f"<script>{script}</script></body>") if script else page.read_text())
+    html = Path("page.html").read_text()
+    html = html.replace("script-src ", f"script-src {digest(script)} ".replace("'", "&#39;")) if script else html
+    Path("inner.html").write_text(html.replace("</body>", f"<script>{script}</script></body>") if script else html)
+    Path("framed.html").write_text(f'<body><iframe src="inner.html" width="{width}" height="7000"></iframe></body>')
     command = [
         str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
         "--disable-background-networking", "--no-first-run", f"--user-data-dir={tmp_path / 'profile'}",
-        "--enable-logging=stderr", "--virtual-time-budget=60000", f"--screenshot={tmp_path / 'shot.png'}", *options,
-        changed.resolve().as_uri(),
+        "--enable-logging=stderr", "--virtual-time-budget=60000", f"--screenshot={tmp_path / 'shot.png'}",
+        "--window-size=1300,7100", Path("framed.html").resolve().as_uri(),
     ]  # fmt: skip
     finished = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert finished.returncode == 0, finished.stderr[-2000:]
@@ -437,8 +430,7 @@ def test_readers_can_act_on_charts(tmp_path: Path) -> None:
     write_run(Path("a"), [10.0, 8, 6, 5, 4, 3, 2, 2, 1, 0.5])
     write_run(Path("b"), [10.0, 9, 8, 7, 6, 5, 4, 3, 2, 1], algorithm="csgd", nbytes=10)
     page_of("a", "b")
-    size = "--window-size=1200,6000"
-    assert in_browser(Path("page.html"), tmp_path, "", size) == [], "a browser has nothing to complain of"
+    assert in_browser(tmp_path) == [], "a browser has nothing to complain of"
     act = """
     const act = async ([figure]) => {
       const svg = figure.querySelector(".live svg"), box = svg.getBoundingClientRect();
@@ -464,7 +456,7 @@ def test_readers_can_act_on_charts(tmp_path: Path) -> None:
       await later();
       return { tip, clicks, zooms: String(before) !== String(zoomed), back: String(before) === String(texts()) };
     };"""
-    found = told(in_browser(Path("page.html"), tmp_path, ACT + act, size))
+    found = told(in_browser(tmp_path, ACT + act))
     values = {name: float(value) for name, value in found["tip"]}
     # Halfway between the iterations 1 and 10.
     assert values == {"csgd": pytest.approx(5.5, rel=0.02), "sgd": pytest.approx(3.5, rel=0.02)}
@@ -497,13 +489,7 @@ def test_nothing_hangs_over_a_window_and_no_words_touch(width: int, tmp_path: Pa
       }
       return [innerWidth, Math.max(...over), touching];
     };"""
-    # A browser without a window has none narrower than some 500 pixels, but a frame is.
-    framed = Path("framed.html")
-    script = ACT + act
-    html = Path("page.html").read_text().replace("script-src ", f"script-src {digest(script)} ".replace("'", "&#39;"))
-    Path("inner.html").write_text(html.replace("</body>", f"<script>{script}</script></body>"))
-    framed.write_text(f'<body><iframe src="inner.html" width="{width}" height="7000"></iframe></body>')
-    inner, over, touching = told(in_browser(framed, tmp_path, "", "--window-size=1300,7100"))
+    inner, over, touching = told(in_browser(tmp_path, ACT + act, width))
     assert inner == width
     assert over <= 0.5
     assert touching == []
