@@ -1,9 +1,10 @@
-"""A page: sections of text, tables and plots, rendered as one HTML file.
+"""A page: sections of facts, tables and plots, rendered as one HTML file.
 
-    page = Page("Title", "What it is about.", [PageSection("First", [Paragraph("…"), Table(…), Plot(chart)])])
+    page = Page("Title", "What it is about.", [PageSection("First", "drawings", {"note": "…"}, [chart])])
     write_text(render(page), "page.html")
 
-The file refers to nothing outside itself, and its own policy forbids the browser to load anything or to run any other
+page.html is the frame, sections.html has a macro for each kind of section, and parts.html what they are made of. The
+file refers to nothing outside itself, and its own policy forbids the browser to load anything or to run any other
 script. It is complete without its scripts, which let readers act on the charts. All text is escaped.
 """
 
@@ -18,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from mpisqueeze import __version__
+from mpisqueeze.quantities import counted, duration
 from mpisqueeze.report.html.blocks import Page, TableCell
 from mpisqueeze.report.html.figures import PageFigures, vega
+from mpisqueeze.report.html.provenance import NAMED
 from mpisqueeze.report.palette import DARK_GROUND, INKS, LIGHT_GROUND, LINES, MARKERS, SEGMENTS
 from mpisqueeze.report.plot import require
 from mpisqueeze.report.vega import speakable
@@ -45,7 +48,7 @@ def render(page: Page) -> str:
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, finalize=finalize,
     )  # fmt: skip
-    environment.filters["kind"] = lambda block: type(block).__name__
+    environment.filters |= {"counted": counted, "duration": duration}
     environment.filters["cells"] = lambda row: [
         cell if isinstance(cell, TableCell) else TableCell(cell) for cell in row
     ]
@@ -53,15 +56,16 @@ def render(page: Page) -> str:
     # Blank lines and indentation of the style sheet are for its authors.
     style = _colors() + re.sub(r"\s*\n\s*", "\n", (_HERE / "page.css").read_text(encoding="utf-8")).strip()
     script = (_HERE / "page.js").read_text(encoding="utf-8").strip()
-    figures = PageFigures()
-    library, packed = vega() if page.has_plots else ("", "")
+    library, packed = vega() if any(section.charts for section in page.sections) else ("", "")
     scripts = " ".join(_hash(text) for text in (script, library) if text)
     policy = f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {scripts}"
+    environment.globals |= {
+        "drawn": PageFigures().drawn, "markers": MARKERS, "colors": len(LINES), "named": NAMED,
+        "anchors": _anchors([section.title for section in page.sections if section.title]),
+    }  # fmt: skip
     return environment.get_template("page.html").render(
-        page=page, version=__version__, policy=policy, style=Markup(style), script=Markup(script),
-        vega=Markup(packed), drawn=figures.drawn, markers=MARKERS, colors=len(LINES),
-        anchors=_anchors([section.title for section in page.sections if section.title]),
-    )  # fmt: skip
+        page=page, version=__version__, policy=policy, style=Markup(style), script=Markup(script), vega=Markup(packed)
+    )
 
 
 def _anchors(titles: Sequence[str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from mpisqueeze.record.claims import claim_logs
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.claim_charts import claim_chart
 from mpisqueeze.report.claims_view import count_of
-from mpisqueeze.report.html.blocks import Block, Folded, Page, PageSection, Paragraph, Plot, Table, TableCell, Verdict
+from mpisqueeze.report.html.blocks import Page, PageSection, Table, TableCell
 from mpisqueeze.report.html.provenance import environment
 
 _OUTCOMES = {True: "holds", False: "does not hold", None: "not tested"}
@@ -40,9 +40,11 @@ def reproduction_page(path: Path, about: dict[str, Any]) -> Page:
         for claim in claims
     ]
     table = Table(["claim", "verdict", "what it says", "what decides"], rows, left=(0, 1, 2, 3))
-    sections = [PageSection("Verdicts", [Paragraph(count_of(claims)), table])]
-    sections += [PageSection(claim["claim"], _blocks(claim, runs)) for claim, runs in zip(claims, found, strict=True)]
-    sections += [PageSection("Environment", environment(logs))] if logs else []
+    sections = [
+        PageSection("Verdicts", "verdicts", {"count": count_of(claims), "verdicts": table}),
+        *(_section(claim, runs) for claim, runs in zip(claims, found, strict=True)),
+        *([PageSection("Environment", "environment", environment(logs))] if logs else []),
+    ]
     running = {"running": "; not finished", "interrupted": "; interrupted"}.get(about["status"], "")
     lead = f"{counted(about['ranks'], 'rank')}, {about['scale']} scale, {counted(len(logs), 'run')}{running}"
     failed = sum(claim["verdict"] == "FAIL" for claim in claims)
@@ -60,11 +62,8 @@ def _deciding(claim: dict[str, Any]) -> str:
     return (first["found"] or first["holds"]) + (f"; {counted(others, 'other')} below" if others else "")
 
 
-def _blocks(claim: dict[str, Any], logs: Sequence[RunLog | None]) -> list[Block]:
-    blocks: list[Block] = [Verdict(claim["verdict"], claim["title"]), Paragraph(claim["says"])]
-    if claim["reason"]:
-        blocks.append(Paragraph(claim["reason"], "note" if claim["verdict"] == "SKIPPED" else "warning"))
-    rows: list[list[TableCell | str]] = [
+def _section(claim: dict[str, Any], logs: Sequence[RunLog | None]) -> PageSection:
+    rows = [
         [
             decision["text"],
             decision["found"] or decision["holds"],
@@ -72,21 +71,14 @@ def _blocks(claim: dict[str, Any], logs: Sequence[RunLog | None]) -> list[Block]
         ]
         for decision in claim["decisions"]
     ]
-    blocks.append(Table(["what decides", "found", "outcome"], rows, left=(0, 1, 2)))
+    facts = {
+        "claim": {"seconds": None, **claim},
+        "decisions": Table(["what decides", "found", "outcome"], rows, left=(0, 1, 2)),
+        "missing": sum(log is None for log in logs),
+        "runs": _runs(claim),
+    }
     chart = claim_chart(claim, logs)
-    if chart is not None:
-        blocks.append(Plot(chart))
-    missing = sum(log is None for log in logs)
-    if missing:
-        blocks.append(Paragraph(f"{counted(missing, 'run folder')} of {len(logs)} not found.", "note"))
-    if claim["note"]:
-        blocks.append(Paragraph(claim["note"], "note"))
-    if claim["runs"]:
-        took = f" in {duration(claim['seconds'])}" if claim.get("seconds") else ""
-        blocks.append(Folded(f"{counted(len(claim['runs']), 'run')}{took}", [_runs(claim)]))
-    if claim["source"]:
-        blocks.append(Paragraph(f"Source: {claim['source']}", "note"))
-    return blocks
+    return PageSection(claim["claim"], "claim", facts, [chart] if chart else [])
 
 
 def _runs(claim: dict[str, Any]) -> Table:
