@@ -120,7 +120,7 @@ def main() -> int:
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
     if options.launch:
-        from mpisqueeze.launch.launcher import launch
+        from mpisqueeze.launch import launch
 
         command = [__file__, "--most", str(options.most), *(["--json", options.json] if options.json else [])]
         return launch(options.launch, command, target=[sys.executable])

@@ -186,6 +186,11 @@ def parse_spec(text: str) -> Spec:
     return Spec(text, name, argument.strip() if colon else None, options)
 
 
+def label_of(name: str, spec: str) -> str:
+    """A part's name with the parameters that its spec gives: `ef21,start=full` for `FILE.py:EF21,start=full`."""
+    return name + re.sub(r"^(.+\.py:)?[^:,]*", "", spec)
+
+
 def resolve_parameters(spec: Spec, parameters: Sequence[Parameter]) -> dict[str, Any]:
     """The values that a spec gives to `parameters`, defaults filled in. Raises UsageError naming what is accepted.
 

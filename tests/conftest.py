@@ -20,11 +20,16 @@ from hypothesis import settings
 
 from mpisqueeze.devices.device import gpu_count
 from mpisqueeze.errors import UsageError
-from mpisqueeze.launch.launcher import Launcher, find_launcher, make_plan
+from mpisqueeze.launch import Launcher, find_launcher, make_plan
 
 HERE = Path(__file__).parent
 #: Where a test runs that needs a GPU: in the emulator, and on a GPU where there is one (`pytest -m gpu`).
 EMULATOR_AND_GPU = ["emulator", pytest.param("gpu", marks=pytest.mark.gpu)]
+
+# `nohup pytest &` and some CI have SIGINT ignored, and every program that a test starts would inherit that. A handler
+# that does nothing leaves pytest as deaf as it was told to be, and becomes the default action in those programs.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, lambda number, frame: None)
 
 # A run of CI draws the same examples each time.
 settings.register_profile("ci", derandomize=True, deadline=None)
@@ -37,6 +42,15 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder of the test, with nothing in it."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
+    """The first true value of `condition`, which is asked again and again."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.02)
+    return found
 
 
 @dataclass
@@ -203,14 +217,15 @@ class Ranks:
 
 
 @pytest.fixture(scope="session")
-def waiting_ranks(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], Ranks]]:
-    """`waiting_ranks(n)`: the n ranks that all tests share."""
-    started: dict[int, Ranks] = {}
+def waiting_ranks(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Ranks]]:
+    """`waiting_ranks(n, **variables)`: n ranks that all tests share, or all that need the emulator."""
+    started: dict[Any, Ranks] = {}
 
-    def get(n: int) -> Ranks:
-        if n not in started or not started[n].alive():
-            started[n] = Ranks(launcher, n, tmp_path_factory.mktemp(f"ranks-{n}"))
-        return started[n]
+    def get(n: int, **variables: str) -> Ranks:
+        key = (n, *sorted(variables.items()))
+        if key not in started or not started[key].alive():
+            started[key] = Ranks(launcher, n, tmp_path_factory.mktemp(f"ranks-{n}"), **variables)
+        return started[key]
 
     yield get
     for ranks in started.values():
@@ -218,9 +233,14 @@ def waiting_ranks(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) 
             ranks.end()
 
 
+def shared(alone: bool, variables: dict[str, str]) -> bool:
+    """Whether ranks that wait for calls will do: they have no other variables than the emulator's."""
+    return not alone and (not variables or "CUDA_EMULATOR" in variables)
+
+
 @pytest.fixture
 def on_ranks(
-    launcher: Launcher, waiting_ranks: Callable[[int], Ranks], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    launcher: Launcher, waiting_ranks: Callable[..., Ranks], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., None]:
     """`on_ranks(n, function, *arguments)`: call a module-level function on n ranks; it fails if it does on any.
 
@@ -236,8 +256,8 @@ def on_ranks(
         alone: bool = False,
         **variables: str,
     ) -> None:
-        if not (alone or variables):
-            waiting_ranks(n).call(function, arguments, tmp_path, timeout)
+        if shared(alone, variables):
+            waiting_ranks(n, **variables).call(function, arguments, tmp_path, timeout)
             return
         ranks = Ranks(launcher, n, tmp_path_factory.mktemp("ranks"), **variables)
         ranks.call(function, arguments, tmp_path, timeout)
@@ -248,7 +268,7 @@ def on_ranks(
 
 @pytest.fixture
 def mpisqueeze_run(
-    launcher: Launcher, waiting_ranks: Callable[[int], Ranks], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    launcher: Launcher, waiting_ranks: Callable[..., Ranks], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Finished]:
     """`mpisqueeze_run(n, "train", …)`: the program on n ranks, in an empty folder.
 
@@ -256,8 +276,8 @@ def mpisqueeze_run(
     """
 
     def run(n: int, *arguments: str, timeout: float = 120, alone: bool = False, **variables: str) -> Finished:
-        if not (alone or variables):
-            return waiting_ranks(n).program(arguments, tmp_path, tmp_path_factory.mktemp("said"), timeout)
+        if shared(alone, variables):
+            return waiting_ranks(n, **variables).program(arguments, tmp_path, tmp_path_factory.mktemp("said"), timeout)
         command = [sys.executable, "-m", "mpisqueeze", *arguments]
         return start_on_ranks(launcher, n, command, tmp_path, timeout, **variables)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from collections.abc import Iterator
@@ -14,15 +13,16 @@ from urllib.parse import urlsplit
 
 @dataclass
 class Resource:
-    """What a path answers with.
+    """The answer of a path.
 
     Attributes:
         ranges: it serves ranges.
-        announced: whether it says how long the body is.
+        announced: it says how long the body is.
         at_most: bytes of a body after which it hangs up; None: never.
         failures: codes that it answers with first.
         shift: by which a range begins later than was asked.
         pause: seconds before each kilobyte.
+        headers: further ones.
     """
 
     content: bytes
@@ -32,21 +32,22 @@ class Resource:
     failures: list[int] = field(default_factory=list)
     shift: int = 0
     pause: float = 0.0
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
 class FileServer:
-    """Resources by path, and what was asked for: (path, Range or "")."""
+    """Resources by path, and the requests: (path, Range or "")."""
 
     url: str
     resources: dict[str, Resource] = field(default_factory=dict)
     requests: list[tuple[str, str]] = field(default_factory=list)
-    sent: int = 0
 
-    def offer(self, path: str, content: bytes, **how: object) -> tuple[str, str]:
-        """Serve `content`; its address, and its SHA-256."""
-        self.resources[path] = Resource(content, **how)  # type: ignore[arg-type]
-        return self.url + path, hashlib.sha256(content).hexdigest()
+    def offer(self, folder: str, contents: dict[str, bytes], **how: object) -> str:
+        """Serve files in a folder; its address."""
+        for name, content in contents.items():
+            self.resources[f"/{folder}{name}"] = Resource(content, **how)  # type: ignore[arg-type]
+        return self.url + folder
 
 
 def _handler(server: FileServer) -> type[BaseHTTPRequestHandler]:
@@ -75,14 +76,14 @@ def _handler(server: FileServer) -> type[BaseHTTPRequestHandler]:
                 self.send_response(200)
             if resource.announced:
                 self.send_header("Content-Length", str(len(body)))
+            for name, value in resource.headers.items():
+                self.send_header(name, value)
             self.send_header("Connection", "close")
             self.end_headers()
             for start in range(0, len(body[: resource.at_most]), 1024):
                 time.sleep(resource.pause)
-                piece = body[: resource.at_most][start : start + 1024]
-                server.sent += len(piece)
                 try:
-                    self.wfile.write(piece)
+                    self.wfile.write(body[: resource.at_most][start : start + 1024])
                 except OSError:
                     return
 

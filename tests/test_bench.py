@@ -26,7 +26,7 @@ from mpisqueeze.bench.timing import Repetitions, TimeStatistics, parse_sizes, ro
 from mpisqueeze.cli.app import run
 from mpisqueeze.comm.world import World
 from mpisqueeze.errors import UsageError
-from mpisqueeze.launch.launcher import Launcher, make_plan
+from mpisqueeze.launch import Launcher, make_plan
 from mpisqueeze.parts import registry
 from mpisqueeze.quantities import grouped
 from mpisqueeze.settings import Settings

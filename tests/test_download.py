@@ -7,40 +7,41 @@ import gzip
 import hashlib
 import io
 import json
-import os
+import shutil
 import signal
 import struct
 import subprocess
 import sys
 import tarfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pooch
 import pytest
+from conftest import wait_for
 from file_server import FileServer, serving
 
 from mpisqueeze.cli import app as cli
 from mpisqueeze.data import cifar10, download, getting, load_dataset
-from mpisqueeze.data.download import DownloadError, Watcher
-from mpisqueeze.data.published import PUBLISHED, File, Published
+from mpisqueeze.data.published import PUBLISHED, DownloadError, File, Published, Watcher
 from mpisqueeze.errors import UsageError
 from mpisqueeze.report.download_view import DownloadView
 from mpisqueeze.report.terminal import TerminalChoice, make_console
 
-RECORDS = 3
 BYTES = np.random.default_rng(1).bytes(50_000)
+NOBODY = "http://127.0.0.1:1/"
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
+    """A server, and an empty current folder."""
+    monkeypatch.chdir(tmp_path)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "MPISQUEEZE_MIRROR", "MPISQUEEZE_DATA"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(download, "PAUSE_S", 0.0)
-    monkeypatch.setattr(download, "TIMEOUT_S", 5.0)
+    monkeypatch.setattr(pooch.core, "time", SimpleNamespace(sleep=lambda _: None))
     with serving() as started:
         yield started
 
@@ -49,477 +50,272 @@ class Notes(Watcher):
     """Remembers what it is told."""
 
     def __init__(self) -> None:
+        self.starts: list[int] = []
         self.notes: list[str] = []
-        self.starts: list[tuple[str, int]] = []
-        self.received = 0
+        self.note = self.notes.append
 
     def start(self, file: File, url: str, have: int) -> None:
-        self.starts.append((url, have))
-
-    def advance(self, count: int) -> None:
-        self.received += count
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
+        self.starts.append(have)
 
 
 def file_of(content: bytes, name: str = "file") -> File:
     return File(name, len(content), hashlib.sha256(content).hexdigest())
 
 
-def idx(array: np.ndarray) -> bytes:
-    head = struct.pack(f">{1 + array.ndim}I", 0x0800 + array.ndim, *array.shape)
-    return gzip.compress(head + array.tobytes(), mtime=0)
-
-
 def small_mnist() -> dict[str, bytes]:
     """Files of MNIST's names and kind, a few samples each."""
     images, labels = np.arange(40, dtype=np.uint8).reshape(5, 4, 2), np.array([9, 0, 3, 3, 1], np.uint8)
-    contents = (images, labels, images[:2], labels[:2])
-    return {file.name: idx(array) for file, array in zip(PUBLISHED["mnist"].files, contents, strict=True)}
+    contents = {}
+    for file, array in zip(PUBLISHED["mnist"].files, (images, labels, images[:2], labels[:2]), strict=True):
+        head = struct.pack(f">{1 + array.ndim}I", 0x0800 + array.ndim, *array.shape)
+        contents[file.name] = gzip.compress(head + array.tobytes(), mtime=0)
+    return contents
 
 
-def publish(monkeypatch: pytest.MonkeyPatch, name: str, contents: dict[str, bytes], *mirrors: str) -> Published:
+MNIST = small_mnist()
+IMAGES = "train-images-idx3-ubyte.gz"
+
+
+def publish(patch: pytest.MonkeyPatch, name: str, contents: dict[str, bytes], *mirrors: str) -> Published:
     """Have `name` stand for these files."""
     files = tuple(file_of(content, file) for file, content in contents.items())
     source = dataclasses.replace(PUBLISHED[name], files=files, mirrors=mirrors)
-    monkeypatch.setitem(PUBLISHED, name, source)
+    patch.setitem(PUBLISHED, name, source)
     return source
 
 
-def offer_all(server: FileServer, contents: dict[str, bytes], folder: str = "", **how: object) -> None:
-    for name, content in contents.items():
-        server.offer(f"/{folder}{name}", content, **how)
+@pytest.fixture
+def mnist(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> Published:
+    return publish(monkeypatch, "mnist", MNIST, server.offer("", MNIST))
+
+
+def get(source: Published, force: bool = False, watcher: Watcher | None = None) -> int:
+    return getting.get(source, Path(), None, force, watcher or Watcher())
 
 
 # -- a data set
 
 
-def test_a_data_set_comes_whole_and_can_be_loaded(
-    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    contents = small_mnist()
-    source = publish(monkeypatch, "mnist", contents, server.url)
-    offer_all(server, contents)
+def test_a_data_set_comes_whole_and_is_not_downloaded_again(server: FileServer, mnist: Published) -> None:
     watcher = Notes()
-    assert getting.present(source, tmp_path) == 0
-    assert getting.get(source, tmp_path, None, False, watcher) == sum(map(len, contents.values())) == watcher.received
-    assert {path.name for path in (tmp_path / "mnist").iterdir()} == {*contents, ".lock"}
-    assert getting.present(source, tmp_path) == 4
-    data = load_dataset("mnist", tmp_path, 0)
+    assert getting.present(mnist, Path()) == 0
+    assert get(mnist, watcher=watcher) == sum(map(len, MNIST.values()))
+    assert {path.name for path in Path("mnist").iterdir()} == {*MNIST, ".lock"}
+    assert getting.present(mnist, Path()) == 4
+    data = load_dataset("mnist", Path(), 0)
     assert data.train_inputs.shape == (5, 8)
     assert data.test_labels.tolist() == [9, 0]
     assert watcher.notes == []
-
-
-def test_what_is_there_is_not_downloaded_again(
-    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    contents = small_mnist()
-    source = publish(monkeypatch, "mnist", contents, server.url)
-    offer_all(server, contents)
-    getting.get(source, tmp_path, None, False, Watcher())
     server.requests.clear()
-    assert getting.get(source, tmp_path, None, False, Watcher()) == 0
-    assert server.requests == []
-    (tmp_path / "mnist" / "t10k-labels-idx1-ubyte.gz").unlink()
-    assert getting.get(source, tmp_path, None, False, Watcher()) == len(contents["t10k-labels-idx1-ubyte.gz"])
-    assert [path for path, _ in server.requests] == ["/t10k-labels-idx1-ubyte.gz"]
+    assert get(mnist) == 0
+    Path("mnist", IMAGES).unlink()
+    assert get(mnist) == len(MNIST[IMAGES])
+    assert server.requests == [(f"/{IMAGES}", "")]
 
 
-def test_a_file_of_another_origin_is_left_alone_unless_told(
-    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    contents = small_mnist()
-    source = publish(monkeypatch, "mnist", contents, server.url)
-    offer_all(server, contents)
-    path = tmp_path / "mnist" / "train-images-idx3-ubyte.gz"
+def test_a_file_of_another_origin_is_left_alone_unless_told(server: FileServer, mnist: Published) -> None:
+    path = Path("mnist", IMAGES)
     path.parent.mkdir()
-    # As long as the published one.
-    path.write_bytes(bytes(len(contents[path.name])))
+    path.write_bytes(bytes(len(MNIST[IMAGES])))
     with pytest.raises(UsageError, match=r"train-images-idx3-ubyte\.gz is there and is not .* --force") as caught:
-        getting.get(source, tmp_path, None, False, Watcher())
+        get(mnist)
     assert caught.value.option == "--data-dir"
     assert server.requests == []
     assert not any(path.read_bytes())
-    getting.get(source, tmp_path, None, True, Watcher())
-    assert path.read_bytes() == contents[path.name]
+    get(mnist, force=True)
+    assert path.read_bytes() == MNIST[IMAGES]
 
 
-def test_two_at_once_download_once(server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    contents = small_mnist()
-    source = publish(monkeypatch, "mnist", contents, server.url)
-    offer_all(server, contents, pause=0.1)
-    watchers = [Notes(), Notes()]
-    received: list[int] = []
-
-    def work(watcher: Watcher) -> None:
-        received.append(getting.get(source, tmp_path, None, False, watcher))
-
-    threads = [threading.Thread(target=work, args=(watcher,)) for watcher in watchers]
+def test_two_at_once_download_once(server: FileServer, mnist: Published) -> None:
+    server.offer("", MNIST, pause=0.1)
+    watchers, received = [Notes(), Notes()], []
+    threads = [threading.Thread(target=lambda w=w: received.append(get(mnist, watcher=w))) for w in watchers]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(received) == [0, sum(map(len, contents.values()))]
-    assert sorted(path for path, _ in server.requests) == sorted(f"/{name}" for name in contents)
+    assert sorted(received) == [0, sum(map(len, MNIST.values()))]
+    assert sorted(path for path, _ in server.requests) == sorted(f"/{name}" for name in MNIST)
     assert sum("another process" in note for watcher in watchers for note in watcher.notes) == 1
 
 
-def test_without_locks_parts_have_names_of_their_own(
-    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_locks_parts_have_names_of_their_own(mnist: Published, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_locks(*_: object) -> None:
         raise OSError(getting.errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(getting.fcntl, "flock", no_locks)
-    contents = small_mnist()
-    source = publish(monkeypatch, "mnist", contents, server.url)
-    offer_all(server, contents)
-    folder = tmp_path / "mnist"
-    folder.mkdir()
-    # Somebody else's, who is at work.
-    other = folder / "train-images-idx3-ubyte.gz.part"
-    other.write_bytes(b"theirs")
-    getting.get(source, tmp_path, None, False, Watcher())
-    assert other.read_bytes() == b"theirs"
-    assert {path.name for path in folder.iterdir()} == {*contents, ".lock", other.name}
+    theirs = Path("mnist", f"{IMAGES}.part")
+    theirs.parent.mkdir()
+    theirs.write_bytes(b"theirs")
+    get(mnist)
+    assert theirs.read_bytes() == b"theirs"
+    assert {path.name for path in theirs.parent.iterdir()} == {*MNIST, ".lock", theirs.name}
 
 
 def test_a_full_disk_is_told_before_anything_travels(
-    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: FileServer, mnist: Published, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    contents = small_mnist()
-    source = publish(monkeypatch, "mnist", contents, server.url)
-    offer_all(server, contents)
-    needed = sum(map(len, contents.values()))
-    for free in (needed, needed - 1):
-        monkeypatch.setattr(getting.shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
-        if free < needed:
-            (tmp_path / "mnist").rename(tmp_path / "before")
-            server.requests.clear()
-            with pytest.raises(UsageError, match=r"mnist takes .* MB, and .*mnist has .* MB free"):
-                getting.get(source, tmp_path, None, False, Watcher())
-            assert server.requests == []
-        else:
-            getting.get(source, tmp_path, None, False, Watcher())
+    free = sum(map(len, MNIST.values()))
+    monkeypatch.setattr(getting.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    get(mnist)
+    shutil.rmtree("mnist")
+    free -= 1
+    server.requests.clear()
+    with pytest.raises(UsageError, match=r"mnist takes .* MB, and mnist has .* MB free"):
+        get(mnist)
+    assert server.requests == []
+
+
+def test_a_disk_that_fills_up_is_told_and_keeps_the_part(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = download._Resuming.write
+
+    def full(downloader: download._Resuming, data: bytes) -> None:
+        if downloader.stream.tell() > 30_000:
+            raise OSError(28, "No space left on device")
+        write(downloader, data)
+
+    monkeypatch.setattr(download._Resuming, "write", full)
+    with pytest.raises(DownloadError, match=r"^part cannot be written: No space left on device$"):
+        fetch(server.offer("", {"file": BYTES}))
+    assert BYTES.startswith(Path("part").read_bytes())
+    assert not Path("file").exists()
 
 
 # -- a file
 
 
-def test_a_part_is_resumed_where_it_ends(server: FileServer, tmp_path: Path) -> None:
-    url, _ = server.offer("/file", BYTES)
-    part, watcher = tmp_path / "part", Notes()
-    part.write_bytes(BYTES[:30_000])
-    download.download(file_of(BYTES), [url], part, watcher)
-    assert part.read_bytes() == BYTES
-    assert server.requests == [("/file", "bytes=30000-")]
-    assert server.sent == watcher.received == 20_000
-    assert watcher.starts == [(url, 30_000)]
-
-
-def test_a_server_without_ranges_starts_again(server: FileServer, tmp_path: Path) -> None:
-    url, _ = server.offer("/file", BYTES, ranges=False)
-    part, watcher = tmp_path / "part", Notes()
-    part.write_bytes(BYTES[:30_000])
-    download.download(file_of(BYTES), [url], part, watcher)
-    assert part.read_bytes() == BYTES
-    assert watcher.starts == [(url, 0)]
-
-
-@pytest.mark.parametrize("announced", [True, False])
-def test_a_connection_that_breaks_off_is_taken_up_again(server: FileServer, tmp_path: Path, announced: bool) -> None:
-    url, _ = server.offer("/file", BYTES, at_most=20_000, announced=announced)
-    part = tmp_path / "part"
-    download.download(file_of(BYTES), [url], part, Watcher())
-    assert part.read_bytes() == BYTES
-    assert server.requests == [("/file", ""), ("/file", "bytes=20000-"), ("/file", "bytes=40000-")]
-
-
-def test_a_server_that_always_breaks_off_is_left_for_the_next_which_goes_on(server: FileServer, tmp_path: Path) -> None:
-    broken, _ = server.offer("/broken", BYTES, at_most=20_000, ranges=False)
-    whole, _ = server.offer("/whole", BYTES)
-    part, watcher = tmp_path / "part", Notes()
-    with pytest.raises(DownloadError, match=r"no place gave file: .*/broken: it ended too early$"):
-        download.download(file_of(BYTES), [broken], part, watcher)
-    assert server.requests == [("/broken", "")] + (download.ATTEMPTS - 1) * [("/broken", "bytes=20000-")]
-    assert part.read_bytes() == BYTES[:20_000]
-    download.download(file_of(BYTES), [broken, whole], part, watcher)
-    assert server.requests[-1] == ("/whole", "bytes=20000-")
-    assert part.read_bytes() == BYTES
-
-
-def test_a_part_of_other_bytes_is_given_up_for_a_fresh_start(server: FileServer, tmp_path: Path) -> None:
-    url, _ = server.offer("/file", BYTES)
-    part, watcher = tmp_path / "part", Notes()
-    part.write_bytes(bytes(30_000))
-    download.download(file_of(BYTES), [url], part, watcher)
-    assert part.read_bytes() == BYTES
-    assert server.requests == [("/file", "bytes=30000-"), ("/file", "")]
-    assert "was not the published file's" in watcher.notes[0]
-
-
-@pytest.mark.parametrize("length", [50_000, 60_000])
-def test_a_part_that_is_as_long_as_the_file_or_longer(server: FileServer, tmp_path: Path, length: int) -> None:
-    url, _ = server.offer("/file", BYTES)
-    part = tmp_path / "part"
-    part.write_bytes(BYTES[:49_000].ljust(length, b"x"))
-    download.download(file_of(BYTES), [url], part, Watcher())
-    assert part.read_bytes() == BYTES
-    assert server.requests == [("/file", "")]
-
-
-def test_a_whole_part_needs_no_server(server: FileServer, tmp_path: Path) -> None:
-    part = tmp_path / "part"
-    part.write_bytes(BYTES)
-    download.download(file_of(BYTES), [f"{server.url}nothing"], part, Watcher())
-    assert server.requests == []
-
-
-def test_wrong_bytes_are_refused_and_the_next_place_is_tried(server: FileServer, tmp_path: Path) -> None:
-    wrong, _ = server.offer("/wrong", BYTES[::-1])
-    right, _ = server.offer("/right", BYTES)
-    part, watcher = tmp_path / "part", Notes()
-    download.download(file_of(BYTES), [wrong, right], part, watcher)
-    assert part.read_bytes() == BYTES
-    assert watcher.notes == [
-        f"{wrong}: it has other bytes than the published file: their SHA-256 differs; trying the next place"
-    ]
-    part.unlink()
-    with pytest.raises(DownloadError, match="SHA-256 differs"):
-        download.download(file_of(BYTES), [wrong], part, Watcher())
-    assert not part.exists()
-
-
-@pytest.mark.parametrize(("content", "announced"), [(BYTES + b"x", True), (BYTES[:-1], True), (BYTES[:-1], False)])
-def test_a_file_of_another_length_is_refused(
-    server: FileServer, tmp_path: Path, content: bytes, announced: bool
-) -> None:
-    url, _ = server.offer("/file", content, announced=announced, ranges=False)
-    part = tmp_path / "part"
-    says = f"has {len(content)} bytes instead of 50000" if announced else "ended too early"
-    with pytest.raises(DownloadError, match=says):
-        download.download(file_of(BYTES), [url], part, Watcher())
-    # Where it says how long it is, nothing of it is taken.
-    assert part.exists() != announced
-
-
-def test_a_place_that_has_nothing_is_passed_over(server: FileServer, tmp_path: Path) -> None:
-    right, _ = server.offer("/right", BYTES)
+def fetch(mirrors: str | list[str], part: bytes | None = None) -> Notes:
+    """Download BYTES, with a part that is there."""
     watcher = Notes()
-    download.download(file_of(BYTES), [f"{server.url}missing", right], tmp_path / "part", watcher)
-    assert watcher.notes == [f"{server.url}missing: HTTP 404 Not Found; trying the next place"]
-    # Asking for it again would not bring it back.
-    assert [path for path, _ in server.requests] == ["/missing", "/right"]
+    if part is not None:
+        Path("part").write_bytes(part)
+    mirrors = [mirrors] if isinstance(mirrors, str) else mirrors
+    download.download(file_of(BYTES), mirrors, Path(), Path("part"), watcher)
+    assert Path("file").read_bytes() == BYTES
+    assert {path.name for path in Path().iterdir()} == {"file"}
+    return watcher
 
 
-def test_a_server_in_trouble_is_asked_again(server: FileServer, tmp_path: Path) -> None:
-    url, _ = server.offer("/file", BYTES, failures=[503, 429])
-    download.download(file_of(BYTES), [url], tmp_path / "part", Watcher())
-    assert len(server.requests) == 3
-    assert (tmp_path / "part").read_bytes() == BYTES
-
-
-def test_a_range_that_was_not_asked_for_is_refused(server: FileServer, tmp_path: Path) -> None:
-    url, _ = server.offer("/file", BYTES, shift=5)
-    part = tmp_path / "part"
-    part.write_bytes(BYTES[:30_000])
-    with pytest.raises(DownloadError, match="another part than it was asked for"):
-        download.download(file_of(BYTES), [url], part, Watcher())
-    assert part.read_bytes() == BYTES[:30_000]
-
-
-def test_a_server_that_falls_silent_is_given_up(
-    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("how", "part", "asked", "starts"),
+    [
+        ({}, None, [""], [0]),
+        ({}, BYTES[:30_000], ["bytes=30000-"], [30_000]),
+        ({"ranges": False}, BYTES[:30_000], ["bytes=30000-"], [0]),
+        ({"at_most": 20_480}, None, ["", "bytes=16384-", "bytes=32768-"], [0, 16384, 32768]),
+        ({"at_most": 20_480, "announced": False}, None, ["", "bytes=20480-", "bytes=40960-"], [0, 20480, 40960]),
+        ({}, bytes(30_000), ["bytes=30000-", ""], [30_000, 0]),
+        ({}, BYTES, [], []),
+        ({}, BYTES[:49_000].ljust(50_000, b"x"), [""], [0]),
+        ({}, BYTES + b"x", [""], [0]),
+        ({"failures": [503, 429]}, None, ["", "", ""], [0]),
+        ({"failures": [416]}, BYTES[:10], ["bytes=10-", ""], [0]),
+        ({"headers": {"Content-Encoding": "gzip"}}, None, [""], [0]),
+    ],
+)  # fmt: skip
+def test_a_file_is_taken_up_where_it_ends(
+    server: FileServer, how: dict[str, object], part: bytes | None, asked: list[str], starts: list[int]
 ) -> None:
-    monkeypatch.setattr(download, "TIMEOUT_S", 0.1)
-    monkeypatch.setattr(download, "ATTEMPTS", 2)
-    url, _ = server.offer("/file", BYTES, pause=1.0)
-    with pytest.raises(DownloadError, match="timed out"):
-        download.download(file_of(BYTES), [url], tmp_path / "part", Watcher())
+    watcher = fetch(server.offer("", {"file": BYTES}, **how), part)
+    assert [request for _, request in server.requests] == asked
+    assert watcher.starts == starts
+    assert watcher.notes == (
+        ["file: the part that was there was not the published file's; starting again"]
+        if part and len(part) <= len(BYTES) and not BYTES.startswith(part)
+        else []
+    )
 
 
-def test_nobody_there_is_told_in_a_line(tmp_path: Path) -> None:
-    nobody = "http://127.0.0.1:1/file"
+@pytest.mark.parametrize(
+    ("content", "how", "part", "says", "times"),
+    [
+        (None, {}, None, "HTTP 404 Not Found", 1),
+        (BYTES[::-1], {}, None, "it has other bytes than the published file: their SHA-256 differs", 1),
+        (BYTES + b"x", {}, None, "its file has 50001 bytes instead of 50000", 1),
+        (BYTES[:-1], {}, None, "its file has 49999 bytes instead of 50000", 1),
+        (BYTES + b"x", {"announced": False}, None, "its file has more than 50000 bytes", 1),
+        (BYTES, {"shift": 5}, BYTES[:30_000], "it answers with another part than it was asked for", 1),
+        (BYTES, {"at_most": 0}, None, "it ended too early", download.ATTEMPTS),
+        (BYTES[:-1], {"announced": False, "ranges": False}, None, "it ended too early", 2),
+        (BYTES, {"failures": [503] * 9}, None, "HTTP 503 Service Unavailable", download.ATTEMPTS),
+        (BYTES, {"pause": 1.0}, None, "timed out", 2),
+    ],
+)  # fmt: skip
+def test_a_mirror_that_does_not_give_it_is_left_for_the_next(
+    server: FileServer, monkeypatch: pytest.MonkeyPatch, content: bytes | None, how: dict[str, object],
+    part: bytes | None, says: str, times: int,
+) -> None:  # fmt: skip
+    if times == 2:
+        monkeypatch.setattr(download, "ATTEMPTS", 2)
+        monkeypatch.setattr(download, "TIMEOUT_S", 0.1)
+    broken = server.offer("broken/", {"file": content} if content else {}, **how)
     with pytest.raises(DownloadError) as caught:
-        download.download(file_of(BYTES), [nobody, "http://no-such-host.invalid/file"], tmp_path / "part", Watcher())
-    message = str(caught.value)
-    assert message.startswith(f"no place gave file: {nobody}: ")
-    assert "http://no-such-host.invalid/file: " in message
-    assert "\n" not in message
+        fetch(broken, part)
+    assert str(caught.value) == f"no place gave file: {broken}file: {says}"
+    assert len(server.requests) == times
+    assert not Path("file").exists()
+    fetch(server.offer("", {"file": BYTES}))
 
 
-def test_a_proxy_of_the_environment_is_used(
-    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server.offer("/file", BYTES)
-    monkeypatch.setenv("http_proxy", server.url)
+def test_the_next_mirror_goes_on(server: FileServer) -> None:
+    broken, nowhere = server.offer("broken/", {"file": BYTES}, at_most=20_480, ranges=False), "http://no-host.invalid/"
+    watcher = fetch([NOBODY, nowhere, broken, server.offer("", {"file": BYTES})])
+    assert watcher.notes[0] == f"{NOBODY}file: Connection refused; trying the next place"
+    assert watcher.notes[1].startswith(f"{nowhere}file: ")
+    assert watcher.notes[2] == f"{broken}file: it ended too early; trying the next place"
+    assert all("\n" not in note and len(note) < 120 for note in watcher.notes)
+    assert server.requests[-1] == ("/file", "bytes=16384-")
+
+
+def test_a_proxy_of_the_environment_is_used(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", server.offer("", {"file": BYTES}))
     monkeypatch.delenv("no_proxy", raising=False)
-    download.download(file_of(BYTES), ["http://no-such-host.invalid/file"], tmp_path / "part", Watcher())
+    fetch("http://no-such-host.invalid/")
     assert server.requests == [("http://no-such-host.invalid/file", "")]
-    assert (tmp_path / "part").read_bytes() == BYTES
 
 
-def test_a_part_that_cannot_be_written_is_told(server: FileServer, tmp_path: Path) -> None:
-    url, _ = server.offer("/file", BYTES)
-    with pytest.raises(DownloadError, match=r"part cannot be written: No such file or directory"):
-        download.download(file_of(BYTES), [url], tmp_path / "nowhere" / "part", Watcher())
-
-
-# -- the archive
-
-
-def cifar_contents() -> dict[str, bytes]:
-    """Batches of RECORDS images each."""
-    draws = np.random.default_rng(2)
-    contents = {}
-    for file in PUBLISHED["cifar10"].files:
-        records = draws.integers(0, 256, (RECORDS, 3073), np.uint8)
-        records[:, 0] %= 10
-        contents[file.name] = records.tobytes()
-    return contents
-
-
-def packed(members: list[tuple[tarfile.TarInfo, bytes]]) -> bytes:
+def test_an_archive_is_unpacked(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cifar10, "RECORDS", 3)
+    records = np.random.default_rng(2).integers(0, 10, (6, 3, 3073), np.uint8)
+    contents = dict(zip([file.name for file in PUBLISHED["cifar10"].files], map(bytes, records), strict=True))
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:gz") as archive:
-        for member, content in members:
+        for name, content in {"readme.html": b"x", "../outside": b"x", **contents}.items():
+            member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
-    return out.getvalue()
-
-
-def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tuple[tarfile.TarInfo, bytes]:
-    member = tarfile.TarInfo(name)
-    member.type, member.linkname = kind, target
-    return member, b""
-
-
-def publish_cifar(
-    monkeypatch: pytest.MonkeyPatch, server: FileServer, members: list[tuple[tarfile.TarInfo, bytes]]
-) -> Published:
-    """Have `cifar10` stand for an archive of these members."""
-    archive = packed(members)
-    server.offer("/cifar-10-binary.tar.gz", archive)
-    source = publish(monkeypatch, "cifar10", cifar_contents(), server.url)
-    source = dataclasses.replace(source, archive=file_of(archive, "cifar-10-binary.tar.gz"))
-    monkeypatch.setitem(PUBLISHED, "cifar10", source)
-    return source
-
-
-def batches() -> list[tuple[tarfile.TarInfo, bytes]]:
-    return [(tarfile.TarInfo(f"cifar-10-batches-bin/{name}"), content) for name, content in cifar_contents().items()]
-
-
-def test_an_archive_is_unpacked_and_can_be_loaded(
-    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = publish_cifar(monkeypatch, server, [link("cifar-10-batches-bin", "", tarfile.DIRTYPE), *batches()])
-    assert getting.get(source, tmp_path, None, False, Watcher()) == source.downloads[0].size
-    assert {path.name for path in (tmp_path / "cifar10").iterdir()} == {*cifar_contents(), ".lock"}
-    monkeypatch.setattr(cifar10, "RECORDS", RECORDS)
-    data = load_dataset("cifar10", tmp_path, 0)
-    assert len(data.train_labels) == 5 * RECORDS
-    assert bytes(data.test_inputs[0]) == cifar_contents()["test_batch.bin"][1:3073]
-    assert getting.get(source, tmp_path, None, False, Watcher()) == 0
+    packed, name = out.getvalue(), "cifar-10-binary.tar.gz"
+    source = publish(monkeypatch, "cifar10", contents, server.offer("", {name: packed}))
+    source = dataclasses.replace(source, archive=file_of(packed, name))
+    assert get(source) == len(packed)
+    assert {str(path) for path in Path().rglob("*.*")} == {f"cifar10/{name}" for name in (*contents, ".lock")}
+    assert load_dataset("cifar10", Path(), 0).test_inputs.tobytes() == records[5, :, 1:].tobytes()
+    assert get(source) == 0
     assert len(server.requests) == 1
-
-
-def test_nothing_of_an_archive_leaves_its_folder(
-    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    outside = tmp_path / "outside"
-    evil = [
-        (tarfile.TarInfo("../../outside"), b"x"),
-        (tarfile.TarInfo(str(outside)), b"x"),
-        (tarfile.TarInfo("cifar-10-batches-bin/../../../outside"), b"x"),
-        link("cifar-10-batches-bin/link", str(tmp_path)),
-        (tarfile.TarInfo("cifar-10-batches-bin/link/outside"), b"x"),
-        link("cifar-10-batches-bin/hard", "/etc/passwd", tarfile.LNKTYPE),
-        (tarfile.TarInfo("cifar-10-batches-bin/readme.html"), b"x"),
-    ]
-    source = publish_cifar(monkeypatch, server, [*evil, *batches()])
-    root = tmp_path / "data"
-    getting.get(source, root, None, False, Watcher())
-    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if not path.is_dir()} == {
-        f"data/cifar10/{name}" for name in [*cifar_contents(), ".lock"]
-    }
-
-
-@pytest.mark.parametrize("how", ["link", "device", "absent", "short"])
-def test_an_archive_without_a_plain_file_is_refused(
-    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
-    name = "cifar-10-batches-bin/data_batch_2.bin"
-    others = [member for member in batches() if member[0].name != name]
-    replaced = {
-        "link": [link(name, "/etc/passwd")],
-        "device": [link(name, "", tarfile.CHRTYPE)],
-        "absent": [],
-        "short": [(tarfile.TarInfo(name), b"short")],
-    }[how]
-    source = publish_cifar(monkeypatch, server, [*replaced, *others])
-    with pytest.raises(DownloadError, match=r"lacks cifar-10-batches-bin/data_batch_2\.bin$"):
-        getting.get(source, tmp_path, None, False, Watcher())
-    assert not os.path.lexists(tmp_path / "cifar10" / "data_batch_2.bin")
-
-
-def test_an_archive_with_other_bytes_is_refused(
-    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    members = batches()
-    members[3] = (members[3][0], bytes(len(members[3][1])))
-    source = publish_cifar(monkeypatch, server, members)
-    with pytest.raises(DownloadError, match=r"data_batch_4\.bin in the archive has other bytes"):
-        getting.get(source, tmp_path, None, False, Watcher())
-    assert not list((tmp_path / "cifar10").glob("data_batch_4.bin*"))
 
 
 # -- the command
 
 
 def test_the_command_downloads_several_and_says_so_in_plain_lines(
-    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    server: FileServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    contents = small_mnist()
     for name in ("mnist", "fashion-mnist"):
-        publish(monkeypatch, name, contents, "http://no-such-host.invalid/")
-        offer_all(server, contents, f"mirror/{name}/")
-    arguments = [
-        "data",
-        "get",
-        "mnist",
-        "fashion-mnist",
-        "--data-dir",
-        str(tmp_path),
-        "--mirror",
-        f"{server.url}mirror",
-    ]
-    assert cli.run(arguments) == 0
-    said = capsys.readouterr().out
-    assert "\x1b" not in said
-    assert "train-images-idx3-ubyte.gz  " in said
-    assert (
-        f"fashion-mnist: {sum(map(len, contents.values()))} B downloaded; 4 files in {tmp_path}/fashion-mnist" in said
-    )
-    assert cli.run(arguments[:3] + arguments[4:6]) == 0
-    assert f"mnist: there already; 4 files in {tmp_path}/mnist" in capsys.readouterr().out
-    assert cli.run(["data", "list", "--data-dir", str(tmp_path), "--json", "-"]) == 0
+        publish(monkeypatch, name, MNIST, "http://no-such-host.invalid/")
+        server.offer(f"mirror/{name}/", MNIST)
+    command, where = ["data", "get", "mnist"], ["--data-dir", "here"]
+    assert cli.run([*command, "fashion-mnist", *where, "--mirror", f"{server.url}mirror"]) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert "\x1b" not in said.out
+    assert f"{IMAGES}  " in said.out
+    size = sum(map(len, MNIST.values()))
+    assert f"fashion-mnist: {size} B downloaded; 4 files in here/fashion-mnist" in said.out
+    assert cli.run([*command, *where]) == 0
+    assert "mnist: there already; 4 files in here/mnist" in capsys.readouterr().out
+    assert cli.run(["data", "list", *where, "--json", "-"]) == 0
     listed = json.loads(capsys.readouterr().out)["data_sets"]
     assert {row["name"]: row["files_present"] for row in listed} == {"mnist": 4, "fashion-mnist": 4, "cifar10": 0}
-
-
-def test_the_mirror_of_the_environment_is_the_only_place(
-    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    contents = small_mnist()
-    publish(monkeypatch, "mnist", contents, server.url)
-    offer_all(server, contents)
-    monkeypatch.setenv("MPISQUEEZE_MIRROR", f"{server.url}elsewhere/")
-    assert cli.run(["data", "get", "mnist", "--data-dir", str(tmp_path)]) == 4
-    assert [path for path, _ in server.requests] == ["/elsewhere/mnist/train-images-idx3-ubyte.gz"]
-    assert "HTTP 404" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -543,45 +339,44 @@ def test_wrong_input_is_told_before_anything_travels(
     assert error.count("\n") == 1
 
 
-def test_offline_ends_with_a_line_and_4(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_offline_ends_with_a_line_and_4_and_the_mirror_of_the_environment_is_the_only_place(
+    server: FileServer, mnist: Published, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    publish(monkeypatch, "mnist", small_mnist(), "http://no-such-host.invalid/", "http://127.0.0.1:1/")
-    monkeypatch.delenv("MPISQUEEZE_MIRROR", raising=False)
-    assert cli.run(["data", "get", "mnist", "--data-dir", str(tmp_path)]) == 4
-    error = capsys.readouterr().err
-    assert error.startswith("mpisqueeze: error: mnist: no place gave train-images-idx3-ubyte.gz: http://no-such-host")
-    assert error.endswith(f"its files may also be copied to {tmp_path}/mnist\n")
-    assert error.count("\n") == 1
+    monkeypatch.setenv("MPISQUEEZE_MIRROR", NOBODY)
+    assert cli.run(["data", "get", "mnist"]) == 4
+    assert capsys.readouterr().err == (
+        f"mpisqueeze: error: mnist: no place gave {IMAGES}: {NOBODY}mnist/{IMAGES}: Connection refused; "
+        f"its files may also be copied to data/mnist\n"
+    )
+    assert server.requests == []
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_an_interrupted_download_goes_on_where_it_stopped(
-    server: FileServer, tmp_path: Path, number: signal.Signals, code: int
+    server: FileServer, number: signal.Signals, code: int
 ) -> None:
     first = PUBLISHED["mnist"].files[0]
-    server.offer(f"/mnist/{first.name}", bytes(first.size), pause=0.01)
-    command = [sys.executable, "-m", "mpisqueeze", "data", "get", "mnist", "--data-dir", str(tmp_path)]
-    part = tmp_path / "mnist" / f"{first.name}.part"
+    server.offer("mnist/", {first.name: bytes(first.size)}, pause=0.002)
+    command = ["data", "get", "mnist", "--mirror", server.url]
+    part = Path("data", "mnist") / f"{first.name}.part"
 
     def run_until(enough: int) -> tuple[int, str]:
         process = subprocess.Popen(
-            [*command, "--mirror", server.url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        give_up = time.monotonic() + 60
-        while not (part.exists() and part.stat().st_size > enough):
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < give_up
-            time.sleep(0.01)
+            [sys.executable, "-m", "mpisqueeze", *command],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        wait_for(lambda: part.exists() and part.stat().st_size > enough, "a part of the file")
         process.send_signal(number)
         _, error = process.communicate(timeout=60)
         return process.returncode, error
 
-    assert run_until(300_000) == (code, "mpisqueeze: stopped; the same command goes on from here\n")
+    says = "" if number == signal.SIGKILL else "mpisqueeze: stopped; the same command goes on from here\n"
+    assert run_until(100_000) == (code, says)
     have = part.stat().st_size
-    assert 300_000 < have < first.size
-    assert run_until(have + 300_000)[0] == code
+    assert 100_000 < have < first.size
+    assert run_until(have + 100_000)[0] == code
     assert server.requests[1] == (f"/mnist/{first.name}", f"bytes={have}-")
+    assert not (part.parent / first.name).exists()
 
 
 def test_a_bar_is_drawn_in_a_terminal() -> None:
@@ -590,8 +385,6 @@ def test_a_bar_is_drawn_in_a_terminal() -> None:
     view = DownloadView(console, True)
     view.start(file_of(BYTES, "some-file"), "https://host/some-file", 1000)
     view.advance(24_000)
-    assert view._bar is not None
-    assert view._bar.tasks[0].completed == 25_000
     view.done("some", Path("folder"), 1, 49_000)
     drawn = console.file.getvalue()
     assert "some-file  50.0 kB from host, the first 1.00 kB of it there" in drawn
@@ -604,8 +397,7 @@ def test_a_bar_is_drawn_in_a_terminal() -> None:
 
 def get_on_ranks(url: str, root: str) -> None:
     """On each rank: `data get mnist` from a server that has small files of its names."""
-    patch = pytest.MonkeyPatch()
-    publish(patch, "mnist", small_mnist(), url)
+    publish(pytest.MonkeyPatch(), "mnist", MNIST, url)
     assert cli.run(["data", "get", "mnist", "--data-dir", root]) == 0
     assert len(load_dataset("mnist", Path(root), 0).train_labels) == 5
 
@@ -613,15 +405,14 @@ def get_on_ranks(url: str, root: str) -> None:
 def test_under_mpirun_one_rank_downloads_and_all_wait(
     on_ranks: Callable[..., None], server: FileServer, tmp_path: Path
 ) -> None:
-    offer_all(server, small_mnist(), pause=0.05)
-    on_ranks(3, get_on_ranks, server.url, str(tmp_path / "data"))
-    assert sorted(path for path, _ in server.requests) == sorted(f"/{name}" for name in small_mnist())
+    on_ranks(3, get_on_ranks, server.offer("", MNIST, pause=0.05), str(tmp_path / "data"))
+    assert sorted(path for path, _ in server.requests) == sorted(f"/{name}" for name in MNIST)
 
 
-def test_under_mpirun_an_error_is_told_once(mpisqueeze_run: Callable[..., object], tmp_path: Path) -> None:
-    run = mpisqueeze_run(2, "data", "get", "mnist", MPISQUEEZE_MIRROR="http://127.0.0.1:1/")
-    assert run.code == 4
-    assert run.err.count("mpisqueeze: error: mnist: no place gave") == 1
-    run = mpisqueeze_run(2, "data", "get", "nothing")
-    assert run.code == 2
-    assert run.err.count("no data set 'nothing' to download") == 1
+def test_under_mpirun_an_error_is_told_once(mpisqueeze_run: Callable[..., object]) -> None:
+    for arguments, code, says in (
+        (["mnist", "--mirror", NOBODY], 4, "mpisqueeze: error: mnist: no place gave"),
+        (["nothing"], 2, "no data set 'nothing' to download"),
+    ):
+        run = mpisqueeze_run(2, "data", "get", *arguments)
+        assert (run.code, run.err.count(says)) == (code, 1)

@@ -15,7 +15,7 @@ import pytest
 from conftest import need, start_on_ranks
 from cuda_emulator.fake_cupy import SITE
 
-from mpisqueeze.launch.launcher import Launcher
+from mpisqueeze.launch import Launcher
 
 JOBS = Path(__file__).parents[1] / "jobs"
 
@@ -147,7 +147,7 @@ def test_gpu_check_runs_its_steps(launcher: Launcher, emulator_folder: Path, tmp
 def test_gpu_check_ends_in_time(launcher: Launcher, emulator_folder: Path, tmp_path: Path) -> None:
     """A step that would take longer is cut off, the next ones are left, and what there is is kept."""
     out = tmp_path / "out"
-    small = SMALL | {"SIZES": "4Ki,1Ki,64Mi", "BUDGET": "40"}
+    small = SMALL | {"SIZES": "4Ki,1Ki,64Mi", "BUDGET": "24"}
     done = gpu_check("kernels", "bits", OUT=str(out), **small, **emulated(emulator_folder))
     assert done.returncode == 1
     text = (out / "README.md").read_text()

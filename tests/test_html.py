@@ -24,7 +24,7 @@ from test_report import edit, write_run
 from mpisqueeze.analysis.ranking import rank_runs
 from mpisqueeze.cli.app import run
 from mpisqueeze.record.reading import RunLog, folderless, read_run
-from mpisqueeze.report.html.blocks import Page, PageSection, Table, TableCell
+from mpisqueeze.report.html.blocks import Chapter, Page, Table, TableCell
 from mpisqueeze.report.html.figures import vega
 from mpisqueeze.report.html.page import render
 from mpisqueeze.report.html.run_page import runs_page
@@ -356,7 +356,7 @@ def test_what_is_no_reproduction_is_refused(options: list[str], says: str, refus
 
 def test_tables_name_their_rows_and_columns() -> None:
     table = Table(["", "figure"], [[TableCell("row", style=3), TableCell("1", detail="2", best=True)]], "caption")
-    html = render(Page("t", "l", [PageSection(title, "verdicts", {"count": "", "verdicts": table}) for title in "sS"]))
+    html = render(Page("t", "l", [Chapter(title, "verdicts", {"count": "", "verdicts": table}) for title in "sS"]))
     assert parsed(html).ids[:2] == ["s-s", "s-s-2"]
     assert '<th scope="col" class="figures">figure</th>' in html
     assert re.search('<th scope="row" class="signed"><svg.*?</svg>row</th>', html)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
-from kernel_cases import DTYPES, KINDS, WAYS, Case, any_case, any_length, numbers, quantize, same_bits, signs, topk
+from kernel_cases import DTYPES, KINDS, Case, any_case, any_length, numbers, quantize, results, same_bits, signs, topk
 
 from mpisqueeze import kernels
 from mpisqueeze.kernels.reference import ReferenceKernels
@@ -31,17 +31,7 @@ def _one_thread_again() -> Any:
     _native.use_instruction_set(_native.instruction_sets()[-1])
 
 
-def results(case: Case, made: Any, v: np.ndarray, delta: np.ndarray | None) -> list[bytes]:
-    """What an encoder and its decoder leave behind; nothing where a number is refused."""
-    residual = None if delta is None else delta.copy()
-    good, payload = case.encode(made, v, residual)
-    if not good:
-        return []
-    left = [payload.tobytes(), b"" if residual is None else residual.tobytes()]
-    return left + [case.decode(made, payload, np.roll(v, 1), *how).tobytes() for how in WAYS]
-
-
-@settings(max_examples=300, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=600, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 @given(
     any_case(),
     any_length(),

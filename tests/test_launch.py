@@ -13,10 +13,22 @@ from pathlib import Path
 
 import psutil
 import pytest
+from conftest import wait_for
 
 from mpisqueeze.errors import UsageError
-from mpisqueeze.launch import launcher as module
-from mpisqueeze.launch.launcher import Flavour, Launcher, find_launcher, identify, launch, make_plan
+from mpisqueeze.launch import (
+    THREADS,
+    Flavour,
+    Launcher,
+    Plan,
+    Supervisor,
+    find_launcher,
+    finding,
+    identify,
+    launch,
+    make_plan,
+    planning,
+)
 
 VERSIONS = {
     "mpirun (Open MPI) 5.0.11": (Flavour.OPEN_MPI, 5),
@@ -36,13 +48,13 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     for name in list(os.environ):
         if name.startswith(("OMPI_", "PRTE_", "PMIX_", "I_MPI_", "SLURM_", "PBS_", "LSB_", "MPISQUEEZE_")):
             monkeypatch.delenv(name)
-    for name in module.THREADS:
+    for name in THREADS:
         monkeypatch.delenv(name, raising=False)
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setattr(sys, "executable", str(folder / "python"))
     monkeypatch.setenv("PATH", str(folder))
-    monkeypatch.setattr(module, "_loaded_mpi", lambda: (Flavour.UNKNOWN, ""))
+    monkeypatch.setattr(finding, "_loaded_mpi", lambda: (Flavour.UNKNOWN, ""))
     return folder
 
 
@@ -73,14 +85,14 @@ def test_prefers_the_interpreters_folder_over_path(bare: Path, monkeypatch: pyte
 def test_takes_the_launcher_of_the_mpi_that_mpi4py_loads(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake(bare, "mpirun", "mpirun (Open MPI) 5.0.11")
     path = fake(bare, "mpiexec.hydra", "HYDRA build details:")
-    monkeypatch.setattr(module, "_loaded_mpi", lambda: (Flavour.HYDRA, ""))
+    monkeypatch.setattr(finding, "_loaded_mpi", lambda: (Flavour.HYDRA, ""))
     assert find_launcher().path == path
 
 
 def test_looks_beside_the_loaded_library(bare: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = fake(tmp_path / "opt" / "bin", "mpirun", "mpirun (Open MPI) 5.0.11")
     library = str(tmp_path / "opt" / "lib" / "libmpi.so.40")
-    monkeypatch.setattr(module, "_loaded_mpi", lambda: (Flavour.OPEN_MPI, library))
+    monkeypatch.setattr(finding, "_loaded_mpi", lambda: (Flavour.OPEN_MPI, library))
     assert find_launcher().path == path
 
 
@@ -91,9 +103,9 @@ def test_srun_only_within_an_allocation_and_after_mpirun(bare: Path, monkeypatch
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     assert find_launcher().path == srun
     mpirun = fake(bare, "mpirun", "mpirun (Open MPI) 5.0.11")
-    monkeypatch.setattr(module, "_loaded_mpi", lambda: (Flavour.OPEN_MPI, ""))
+    monkeypatch.setattr(finding, "_loaded_mpi", lambda: (Flavour.OPEN_MPI, ""))
     assert find_launcher().path == mpirun
-    monkeypatch.setattr(module, "_loaded_mpi", lambda: (Flavour.HYDRA, ""))
+    monkeypatch.setattr(finding, "_loaded_mpi", lambda: (Flavour.HYDRA, ""))
     assert find_launcher().path == srun
 
 
@@ -112,7 +124,7 @@ def test_srun_is_told_how_the_mpi_connects(
 ) -> None:
     srun = fake(bare, "srun", f"slurm 23.02.7 {offered}")
     monkeypatch.setenv("SLURM_JOB_ID", "1")
-    monkeypatch.setattr(module, "_loaded_mpi", lambda: (flavour, ""))
+    monkeypatch.setattr(finding, "_loaded_mpi", lambda: (flavour, ""))
     assert find_launcher().pmi == find_launcher(srun).pmi == pmi
     words = make_plan(find_launcher(), 1, ["python"], {}).arguments
     assert words == [srun, "-n", "1", *([f"--mpi={pmi}"] if pmi else []), "python"]
@@ -122,7 +134,7 @@ def test_srun_is_told_how_the_mpi_connects(
 
 def test_a_launcher_of_another_mpi_is_not_taken(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mpirun = fake(bare, "mpirun", "mpirun (Open MPI) 5.0.11")
-    monkeypatch.setattr(module, "_loaded_mpi", lambda: (Flavour.HYDRA, "/opt/lib/libmpi.so.12"))
+    monkeypatch.setattr(finding, "_loaded_mpi", lambda: (Flavour.HYDRA, "/opt/lib/libmpi.so.12"))
     expected = rf"loads, /opt/lib/libmpi.so.12, but {mpirun} of Open MPI, .*'mpisqueeze\[mpich\]'"
     with pytest.raises(UsageError, match=expected):
         find_launcher()
@@ -149,81 +161,71 @@ def test_a_named_launcher(bare: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("n", "command"), [(0, ["train"]), (-1, ["train"]), (2, [])])
 def test_usage_errors_come_before_any_search(n: int, command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "find_launcher", lambda _: pytest.fail("searched"))
+    monkeypatch.setattr("mpisqueeze.launch.find_launcher", lambda _: pytest.fail("searched"))
     with pytest.raises(UsageError):
         launch(n, command)
 
 
-def settings(flavour: Flavour, n: int, environment: dict[str, str], major: int | None = None) -> dict[str, str]:
-    return make_plan(Launcher("run", flavour, major), n, ["python"], environment).settings
+def launched(flavour: Flavour, n: int, environment: dict[str, str], major: int | None = None) -> Plan:
+    return make_plan(Launcher("run", flavour, major), n, ["python"], environment)
+
+
+ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+OPEN_MPI = {"PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe", "PRTE_MCA_hwloc_default_binding_policy": "none"}
+OPEN_MPI_4 = {"OMPI_MCA_rmaps_base_oversubscribe": "1", "OMPI_MCA_hwloc_base_binding_policy": "none"}
 
 
 class TestPlan:
     @pytest.fixture(autouse=True)
     def _machine(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(module, "usable_cores", lambda: 4)
+        monkeypatch.setattr(planning, "usable_cores", lambda: 4)
         monkeypatch.setattr(os, "geteuid", lambda: 1000)
 
-    def test_open_mpi_oversubscribes_only_when_crowded(self) -> None:
-        roomy = settings(Flavour.OPEN_MPI, 4, {}, 5)
-        crowded = settings(Flavour.OPEN_MPI, 5, {}, 5)
-        assert crowded.items() - roomy.items() == {
-            ("PRTE_MCA_rmaps_default_mapping_policy", ":oversubscribe"),
-            ("PRTE_MCA_hwloc_default_binding_policy", "none"),
-            ("MPISQUEEZE_LAUNCHED_RANKS", "5"),
-        }
-        assert not any(name.startswith(("PRTE_", "OMPI_")) for name in roomy)
-
-    def test_open_mpi_4_has_other_names(self) -> None:
-        crowded = settings(Flavour.OPEN_MPI, 5, {}, 4)
-        assert crowded["OMPI_MCA_rmaps_base_oversubscribe"] == "1"
-        assert crowded["OMPI_MCA_hwloc_base_binding_policy"] == "none"
-        assert not any(name.startswith("PRTE_") for name in crowded)
-
-    def test_root_is_allowed_only_for_root(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert "OMPI_ALLOW_RUN_AS_ROOT" not in settings(Flavour.OPEN_MPI, 1, {}, 5)
+    @pytest.mark.parametrize(
+        ("flavour", "major", "crowded"),
+        [
+            (Flavour.OPEN_MPI, 5, OPEN_MPI),
+            (Flavour.OPEN_MPI, 4, OPEN_MPI_4),
+            (Flavour.OPEN_MPI, None, OPEN_MPI),
+            (Flavour.INTEL, None, {"I_MPI_PIN": "off", "I_MPI_THREAD_YIELD": "3"}),
+            (Flavour.HYDRA, None, {"MPIR_CVAR_ENABLE_HEAVY_YIELD": "1"}),
+            (Flavour.SRUN, None, {}),
+            (Flavour.UNKNOWN, None, {}),
+        ],
+    )
+    def test_more_ranks_than_cores(
+        self, monkeypatch: pytest.MonkeyPatch, flavour: Flavour, major: int | None, crowded: dict[str, str]
+    ) -> None:
+        always = dict.fromkeys(THREADS, "1") | {"MPISQUEEZE_TERMINAL": planning.own_terminal()}
+        ranks = "MPISQUEEZE_LAUNCHED_RANKS"
+        assert launched(flavour, 4, {ranks: "8"}, major).settings == always | {ranks: "4"}
+        plan = launched(flavour, 5, {}, major)
+        assert plan.settings == always | crowded | {ranks: "5"}
+        overcommit = ["--overcommit"] if flavour is Flavour.SRUN else []
+        assert plan.arguments == ["run", "-n", "5", *overcommit, "python"]
+        # The user's settings are kept.
+        own = {"OMP_NUM_THREADS": "3", **dict.fromkeys(crowded, "own")}
+        assert not launched(flavour, 9, own, major).settings.keys() & own.keys()
         monkeypatch.setattr(os, "geteuid", lambda: 0)
-        as_root = settings(Flavour.OPEN_MPI, 1, {}, 5)
-        assert as_root["OMPI_ALLOW_RUN_AS_ROOT"] == as_root["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] == "1"
-        assert "OMPI_ALLOW_RUN_AS_ROOT" not in settings(Flavour.HYDRA, 1, {})
-
-    def test_other_flavours(self) -> None:
-        assert settings(Flavour.INTEL, 5, {})["I_MPI_PIN"] == "off"
-        assert settings(Flavour.INTEL, 5, {})["I_MPI_THREAD_YIELD"] == "3"
-        assert "I_MPI_PIN" not in settings(Flavour.INTEL, 4, {})
-        plan = make_plan(Launcher("srun", Flavour.SRUN), 5, ["python"], {})
-        assert plan.arguments == ["srun", "-n", "5", "--overcommit", "python"]
-        plan = make_plan(Launcher("mpiexec", Flavour.HYDRA), 5, ["python"], {})
-        assert plan.arguments == ["mpiexec", "-n", "5", "python"]
-        assert plan.settings["MPIR_CVAR_ENABLE_HEAVY_YIELD"] == "1"
-        assert "MPIR_CVAR_ENABLE_HEAVY_YIELD" not in settings(Flavour.HYDRA, 4, {})
-
-    def test_the_users_settings_are_kept(self) -> None:
-        own = {"OMP_NUM_THREADS": "3", "PRTE_MCA_hwloc_default_binding_policy": "core", "I_MPI_PIN": "on"}
-        for flavour in Flavour:
-            assert not settings(flavour, 9, own, 5).keys() & own.keys()
-            assert settings(flavour, 9, own, 5)["OPENBLAS_NUM_THREADS"] == "1"
-
-    def test_the_number_of_ranks_is_always_stated(self) -> None:
-        assert settings(Flavour.HYDRA, 3, {"MPISQUEEZE_LAUNCHED_RANKS": "8"})["MPISQUEEZE_LAUNCHED_RANKS"] == "3"
+        root = ROOT if flavour is Flavour.OPEN_MPI else {}
+        assert launched(flavour, 4, {}, major).settings == always | root | {ranks: "4"}
 
     def test_an_allocation_of_several_hosts(self) -> None:
-        job = {"SLURM_JOB_NUM_NODES": "2", "MPISQUEEZE_DATA": "data"}
-        plan = make_plan(Launcher("mpirun", Flavour.OPEN_MPI, 5), 8, ["python"], job)
-        assert "PRTE_MCA_hwloc_default_binding_policy" not in plan.settings
+        plan = launched(Flavour.OPEN_MPI, 8, {"SLURM_JOB_NUM_NODES": "2", "MPISQUEEZE_DATA": "data"}, 5)
+        assert not OPEN_MPI.keys() & plan.settings.keys()
         exported = {plan.arguments[i + 1] for i, word in enumerate(plan.arguments) if word == "-x"}
         assert exported >= {"MPISQUEEZE_DATA", "OMP_NUM_THREADS", "MPISQUEEZE_LAUNCHED_RANKS"}
 
 
 def test_the_terminal_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "get_terminal_size", lambda _: os.terminal_size((132, 40)))
-    assert settings(Flavour.HYDRA, 1, {})["MPISQUEEZE_TERMINAL"] == "132x40"
+    assert launched(Flavour.HYDRA, 1, {}).settings["MPISQUEEZE_TERMINAL"] == "132x40"
 
     def not_a_terminal(_: int) -> os.terminal_size:
         raise OSError
 
     monkeypatch.setattr(os, "get_terminal_size", not_a_terminal)
-    assert settings(Flavour.HYDRA, 1, {})["MPISQUEEZE_TERMINAL"] == "none"
+    assert launched(Flavour.HYDRA, 1, {}).settings["MPISQUEEZE_TERMINAL"] == "none"
 
 
 def test_dry_run_prints_a_shell_line_and_runs_nothing(bare: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -251,32 +253,23 @@ def test_dry_run_prints_a_shell_line_and_runs_nothing(bare: Path, capsys: pytest
     ],
 )
 def test_a_launchers_code_for_a_killed_rank(flavour: Flavour, launchers: int, code: int) -> None:
-    supervisor = module.Supervisor(module.Plan(flavour, ["mpiexec"], {}), ["python"])
+    supervisor = Supervisor(Plan(flavour, ["mpiexec"], {}), ["python"])
     assert supervisor._named(launchers) == code
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /sys")
 def test_usable_cores_are_at_most_the_usable_threads() -> None:
-    assert 1 <= module.usable_cores() <= len(os.sched_getaffinity(0))
+    assert 1 <= planning.usable_cores() <= len(os.sched_getaffinity(0))
 
 
 # The rest needs a real launcher.
 
 
-def _launcher_or_reason() -> str:
-    try:
-        find_launcher()
-    except UsageError as error:
-        return str(error)
-    return ""
-
-
-_MISSING = _launcher_or_reason()
-needs_launcher = pytest.mark.skipif(bool(_MISSING), reason=_MISSING)
+needs_launcher = pytest.mark.usefixtures("launcher")
 
 DRIVER = """
 import sys
-from mpisqueeze.launch.launcher import launch
+from mpisqueeze.launch import launch
 grace, kill, *command = sys.argv[1:]
 sys.exit(launch(2, command, target=[sys.executable], grace_s=float(grace), kill_s=float(kill)))
 """
@@ -318,7 +311,7 @@ class Run:
         path = folder / "rank.py"
         path.write_text(script)
         self.command = [str(path), str(folder)]
-        root = str(Path(module.__file__).parents[1])
+        root = str(Path(planning.__file__).parents[2])
         self.process = subprocess.Popen(
             [sys.executable, "-c", DRIVER, str(grace_s), str(kill_s), *self.command],
             env={**os.environ, "PYTHONPATH": root},
@@ -346,13 +339,6 @@ class Run:
         for process in [*self.left_over(), self.process]:
             process.kill()
         self.process.communicate(timeout=20)
-
-
-def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 15) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}"
-        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -459,8 +445,8 @@ def test_a_signal_during_start_up_ends_the_launcher(tmp_path: Path, start: Calla
     stuck = tmp_path / "mpirun"
     stuck.write_text(f'#!/bin/sh\n[ "$1" = --version ] && exit\n: > {tmp_path}/up\nexec sleep 60\n')
     stuck.chmod(0o755)
-    driver = f"import sys; from mpisqueeze.launch.launcher import launch; sys.exit(launch(2, ['x'], {str(stuck)!r}))"
-    root = str(Path(module.__file__).parents[1])
+    driver = f"import sys; from mpisqueeze.launch import launch; sys.exit(launch(2, ['x'], {str(stuck)!r}))"
+    root = str(Path(planning.__file__).parents[2])
     process = subprocess.Popen([sys.executable, "-c", driver], env={**os.environ, "PYTHONPATH": root})
     try:
         wait_for((tmp_path / "up").exists, "the launcher to start")

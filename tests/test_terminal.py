@@ -19,7 +19,7 @@ from rich.table import Table
 
 import mpisqueeze
 from mpisqueeze.errors import UsageError
-from mpisqueeze.launch.launcher import find_launcher, make_plan
+from mpisqueeze.launch import find_launcher, make_plan
 from mpisqueeze.report import terminal
 from mpisqueeze.report.terminal import TerminalChoice, choose_terminal, make_console
 

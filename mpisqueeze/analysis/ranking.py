@@ -11,7 +11,7 @@ import numpy as np
 
 from mpisqueeze.analysis.columns import BROKEN, NUMBERS, RECORDED
 from mpisqueeze.quantities import duration, ratio, significant, size
-from mpisqueeze.record.figures import TIMES, Column
+from mpisqueeze.record.figures import TIMES, Floats
 from mpisqueeze.record.reading import RunLog
 
 #: The default target is the loss where the first run has made this part of its whole progress.
@@ -34,9 +34,9 @@ class Curve:
     """
 
     window: int
-    loss: Column
-    bytes_sent: Column
-    seconds: Column
+    loss: Floats
+    bytes_sent: Floats
+    seconds: Floats
 
     @property
     def final(self) -> float | None:
@@ -99,7 +99,7 @@ def window_of(planned: int, per_epoch: int) -> int:
     return max(1, min(per_epoch, planned // WINDOW_PART))
 
 
-def smooth(loss: Column, window: int) -> Column:
+def smooth(loss: Floats, window: int) -> Floats:
     """The mean (T,) of each iteration's loss and the `window` − 1 before it, of as many as there are at the start."""
     # Sums from and up to the borders of blocks of `window`: differences would carry a spike's rounding errors along.
     blocks = np.pad(loss, (0, -loss.size % window)).reshape(-1, window)

@@ -42,9 +42,9 @@ def data_get(
     [bold]mpisqueeze data get mnist --data-dir ~/data[/]
     """
     from mpisqueeze.bench.alone import on_root_alone
-    from mpisqueeze.data.download import DownloadError
     from mpisqueeze.data.files import data_folder
     from mpisqueeze.data.getting import choose_mirror, find_published, get
+    from mpisqueeze.data.published import DownloadError
     from mpisqueeze.report.download_view import DownloadView
 
     def work() -> int:

@@ -30,7 +30,9 @@ def lab(
 
     [bold]mpisqueeze lab -n 8 --rates 1gbit,100mbit train --algorithm doublesqueeze --server sharded[/]
     """
-    from mpisqueeze.lab.lab import Outcome, check_machine, lab_results, plan_trials, run_trial
+    from mpisqueeze.lab.cluster import Outcome, check_machine, run_trial
+    from mpisqueeze.lab.results import lab_results
+    from mpisqueeze.lab.trials import plan_trials
     from mpisqueeze.quantities import format_rate
     from mpisqueeze.report.lab_view import lab_report
 

@@ -26,6 +26,6 @@ def launch(
 
     [bold]mpisqueeze launch -n 8 train --algorithm memsgd --compressor topk:0.01[/]
     """
-    from mpisqueeze.launch.launcher import launch as start
+    from mpisqueeze.launch import launch as start
 
     return start(ranks, list(context.args), launcher, dry_run)

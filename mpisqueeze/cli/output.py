@@ -96,7 +96,11 @@ class Output:
     def write(self, name: str, write: Callable[[str], object]) -> None:
         """Have `write` write to the target of this option, if it was given."""
         if self.speaks and name in self.targets:
-            write(self.targets[name])
+            try:
+                write(self.targets[name])
+            except IsADirectoryError:
+                # The command made it meanwhile, as its run folder.
+                raise UsageError(f"{self.targets[name]} cannot be written: Is a directory", f"--{name}") from None
 
     def json(self, value: Any) -> None:
         """Write what --json asks for."""

@@ -33,6 +33,6 @@ def crop_and_flip(images: NDArray[Any], out: NDArray[Any], rng: np.random.Genera
 
 
 def _overlap(shift: int, length: int) -> tuple[slice, slice]:
-    """Where something moved back by `shift` is read from, and where it is written to."""
+    """The slices to read from and to write to when an axis of `length` is moved back by `shift`."""
     start, stop = max(0, shift), min(length, length + shift)
     return slice(start, stop), slice(start - shift, stop - shift)

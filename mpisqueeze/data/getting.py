@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import os
 import shutil
 import socket
 import tarfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 from urllib.parse import urlsplit
 
-from mpisqueeze.data.download import DownloadError, Watcher, download, is_file
-from mpisqueeze.data.published import PUBLISHED, File, Published
+from mpisqueeze.data.published import PUBLISHED, DownloadError, File, Published, Watcher
 from mpisqueeze.errors import UsageError
+from mpisqueeze.files import sha256_of
 from mpisqueeze.language import suggestion
 
 MIRROR_VARIABLE = "MPISQUEEZE_MIRROR"
 _LOCK = ".lock"
-_CHUNK = 1 << 20
 
 
 def find_published(name: str) -> Published:
@@ -86,7 +82,7 @@ def get(source: Published, root: Path, mirror: str | None, force: bool, watcher:
 
 
 def present(source: Published, root: Path) -> int:
-    """How many of a data set's files are in its folder, by their length."""
+    """The number of a data set's files that are in its folder, by their length."""
 
     def is_there(file: File) -> bool:
         try:
@@ -121,7 +117,7 @@ def _missing(source: Published, folder: Path, force: bool) -> list[File]:
     for file in source.files:
         path = folder / file.name
         if os.path.lexists(path):
-            if is_file(path, file):
+            if path.is_file() and path.stat().st_size == file.size and sha256_of(path) == file.sha256:
                 continue
             if not force:
                 raise UsageError(
@@ -141,19 +137,16 @@ def _check_room(source: Published, folder: Path, wanted: Sequence[File]) -> None
 
 
 def _get_file(source: Published, file: File, folder: Path, mirror: str | None, locked: bool, watcher: Watcher) -> None:
-    """Download a file under another name, and rename it once it is whole. Raises DownloadError, OSError."""
-    target = folder / file.name
-    if file is source.archive and is_file(target, file):
-        return
+    """Download a file of `source` into `folder`. Raises DownloadError."""
+    # Imported here because it loads requests, which looking at a folder does not need.
+    from mpisqueeze.data.download import download
+
     # A part that nobody else writes to has a name of its own where there are no locks, and is not resumed.
     unique = "" if locked else f".{socket.gethostname()}-{os.getpid()}"
     part = folder / f"{file.name}{unique}.part"
-    urls = (
-        [f"{mirror.rstrip('/')}/{source.name}/{file.name}"] if mirror else [base + file.name for base in source.mirrors]
-    )
+    mirrors = (f"{mirror.rstrip('/')}/{source.name}/",) if mirror else source.mirrors
     try:
-        download(file, urls, part, watcher)
-        _settle(part, target)
+        download(file, mirrors, folder, part, watcher)
     except DownloadError as error:
         raise DownloadError(f"{source.name}: {error}; its files may also be copied to {folder}") from None
     finally:
@@ -161,49 +154,23 @@ def _get_file(source: Published, file: File, folder: Path, mirror: str | None, l
             part.unlink(missing_ok=True)
 
 
-def _settle(part: Path, target: Path) -> None:
-    """Have the bytes on the disk before the name stands for them."""
-    with open(part, "rb") as stream:
-        os.fsync(stream.fileno())
-    os.replace(part, target)
-
-
 def _unpack(source: Published, files: Sequence[File], folder: Path) -> None:
-    """Take `files` out of the archive in `folder`, and nothing else: names within it never become paths.
-
-    Raises DownloadError, OSError.
-    """
+    """Take `files` out of the archive in `folder`, whose SHA-256 is right. Raises DownloadError, OSError."""
     assert source.archive
-    path = folder / source.archive.name
-    wanted = {f"{source.archive_folder}/{file.name}": file for file in files}
+    wanted = {f"{source.archive_folder}/{file.name}": file.name for file in files}
+    part = folder / f"{source.archive.name}.{socket.gethostname()}-{os.getpid()}.part"
     try:
-        with tarfile.open(path, "r:gz") as archive:
+        with tarfile.open(folder / source.archive.name, "r:gz") as archive:
             for member in archive:
-                name = member.name.removeprefix("./")
-                file = wanted.get(name)
-                if file is None or not member.isreg() or member.size != file.size:
-                    continue
+                name = wanted.pop(member.name, None) if member.isreg() else None
                 stream = archive.extractfile(member)
-                assert stream is not None
-                _write(stream, file, folder)
-                del wanted[name]
-    except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise DownloadError(f"{path} cannot be unpacked: {error}") from None
-    if wanted:
-        raise DownloadError(f"{path} lacks {', '.join(wanted)}")
-
-
-def _write(stream: IO[bytes], file: File, folder: Path) -> None:
-    """Write a file of an archive, whole or not at all."""
-    part = folder / f"{file.name}.{socket.gethostname()}-{os.getpid()}.part"
-    digest = hashlib.sha256()
-    try:
-        with open(part, "wb") as out:
-            while chunk := stream.read(_CHUNK):
-                digest.update(chunk)
-                out.write(chunk)
-        if digest.hexdigest() != file.sha256:
-            raise DownloadError(f"{file.name} in the archive has other bytes than the published file")
-        _settle(part, folder / file.name)
+                if name and stream:
+                    with open(part, "wb") as out:
+                        shutil.copyfileobj(stream, out)
+                        out.flush()
+                        os.fsync(out.fileno())
+                    os.replace(part, folder / name)
     finally:
         part.unlink(missing_ok=True)
+    if wanted:
+        raise DownloadError(f"{folder / source.archive.name} lacks {', '.join(wanted)}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,7 +68,7 @@ def load_idx(data_dir: Path | None, seed: int, *, name: str, mean: float, std: f
     Args:
         data_dir: see `files.data_folder`.
         name: the data set and the name of its folder.
-        mean, std: of the training set's pixels, 0…255.
+        mean, std: mean and standard deviation of the training set's pixels, 0…255.
 
     Raises:
         UsageError: a file is missing, damaged, or at odds with another.
@@ -82,15 +81,9 @@ def load_idx(data_dir: Path | None, seed: int, *, name: str, mean: float, std: f
         expected = f"images of {train.shape[1]}×{train.shape[2]} pixels, as in {train_path}"
         raise bad_file(test_path, expected, f"{test.shape[1]}×{test.shape[2]}")
 
-    def rows(images: NDArray[Any]) -> NDArray[Any]:
-        return images.reshape(len(images), -1)
-
+    inputs = [images.reshape(len(images), -1) for images in (train, test)]
     return Dataset(
-        name,
-        rows(train),
-        train_labels,
-        rows(test),
-        test_labels,
+        *(name, inputs[0], train_labels, inputs[1], test_labels),
         classes=_CLASSES,
         image=(1, *train.shape[1:]),
         **standardisation(mean, std),

@@ -1,8 +1,7 @@
-"""How the training samples spread over the ranks (`--partition`)."""
+"""The spread of the training samples over the ranks (`--partition`)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,27 +18,13 @@ Indices = NDArray[np.int64]
 _ALPHA_LOW, _ALPHA_HIGH = 1e-3, 1e6
 
 
-@dataclass(frozen=True)
-class PartitionScheme:
-    """A way to partition that `--partition` knows by name."""
-
-    name: str
-    summary: str
-    parameters: Sequence[Parameter] = ()
-
-
-PARTITIONS: dict[str, PartitionScheme] = {
-    scheme.name: scheme
-    for scheme in (
-        PartitionScheme("iid", "a random split, equal shares up to one sample"),
-        PartitionScheme("label", "sorted by label and cut into equal pieces: each rank sees one or a few classes"),
-        PartitionScheme(
-            "dirichlet",
-            "dirichlet:ALPHA, each class in random shares; small ALPHA: few classes a rank, large: even",
-            (Parameter("alpha", real(_ALPHA_LOW, _ALPHA_HIGH), required=True),),
-        ),
-    )
+#: The schemes by name, with a summary.
+PARTITIONS = {
+    "iid": "a random split, equal shares up to one sample",
+    "label": "sorted by label and cut into equal parts: each rank sees one or a few classes",
+    "dirichlet": "dirichlet:ALPHA, each class in random shares; small ALPHA: few classes a rank, large: even",
 }
+_ALPHA = Parameter("alpha", real(_ALPHA_LOW, _ALPHA_HIGH), required=True)
 
 
 @dataclass(frozen=True)
@@ -60,14 +45,14 @@ def parse_partition(text: str) -> Partition:
         if spec.name not in PARTITIONS:
             known = "iid, label, dirichlet:ALPHA"
             raise UsageError(f"no partition {spec.name!r}{suggestion(spec.name, PARTITIONS)}; known: {known}")
-        values: dict[str, Any] = resolve_parameters(spec, PARTITIONS[spec.name].parameters)
+        values: dict[str, Any] = resolve_parameters(spec, [_ALPHA] if spec.name == "dirichlet" else [])
     except UsageError as error:
         raise UsageError(error.message, "--partition") from None
     return Partition(spec.name, **values)
 
 
 def partition_indices(labels: NDArray[np.int32], size: int, partition: Partition, seed: int) -> list[Indices]:
-    """Which training samples each rank holds: disjoint, together all of them, at least one a rank.
+    """The training samples of each rank: disjoint, together all of them, at least one a rank.
 
     Args:
         labels: (samples,), of the training set.

@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Stream(IntEnum):
-    """What a stream is for: the first number of its key, so that no two uses share random numbers."""
+    """The use of a stream: the first number of its key, so that no two uses share random numbers."""
 
     PARTITION = 1
     SAMPLING = 2

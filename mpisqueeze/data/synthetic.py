@@ -45,7 +45,7 @@ def load_synthetic(
 
     Args:
         data_dir: does not matter.
-        seed: of the centres and the noise.
+        seed: the seed for the centres and the noise.
         shape: features, training samples; k² features are a k×k image, 3k² one in colour. The test set has a
             fifth as many samples, and at least one of each class.
         classes: number of clusters; the classes are equally frequent up to one sample.
@@ -75,8 +75,4 @@ def load_synthetic(
     return Dataset("synthetic", train_inputs, train_labels, test_inputs, test_labels, classes, image=image)
 
 
-SYNTHETIC = DataSource(
-    "synthetic",
-    "Gaussian clusters, synthetic:FEATURESxSAMPLES",
-    load_synthetic,
-)
+SYNTHETIC = DataSource("synthetic", "Gaussian clusters, synthetic:FEATURESxSAMPLES", load_synthetic)

@@ -1,4 +1,4 @@
-"""What runs inside a lab's namespaces: process 1, which builds the cluster, starts the ranks and reads the counters.
+"""The inside of a lab's namespaces: process 1 builds the cluster, starts the ranks and reads the counters.
 
 `mpisqueeze lab` starts it under `unshare`. Each host is a child with network, UTS, IPC, mount and PID namespaces of its
 own, and lives until this process ends; then the kernel ends all of them.
@@ -16,7 +16,6 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -59,46 +58,35 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Host:
-    """A host of the cluster, as process 1 sees it.
+    """The host of a rank, as process 1 of the cluster sees it; `pid` is its own process 1."""
 
-    Args:
-        rank: of the rank that it is for.
-        configure: called in the host, as soon as it has its interfaces.
-
-    Attributes:
-        pid: its own process 1.
-    """
-
-    def __init__(self, rank: int, configure: Callable[[], None]) -> None:
+    def __init__(self, links: Links, rank: int) -> None:
         self.rank = rank
-        # One byte each way: its process id is known, its interfaces are there; then, what became of it.
-        self._news, news = os.pipe()
-        go, self._go = os.pipe()
+        # It tells its process id, is told that its interfaces are there, and tells whether they are configured.
+        self._line, theirs = socket.socketpair()
         between = os.fork()
         if not between:
-            os.close(self._news)
-            os.close(self._go)
-            _become_host(rank, configure, go, news)
-        os.close(go)
-        os.close(news)
+            self._line.close()
+            _become_host(links, rank, theirs)
+        theirs.close()
         os.waitpid(between, 0)
-        told = os.read(self._news, 4096).decode()
+        told = self._line.recv(4096).decode()
         if not told.isdigit():
             raise OSError(told)
         self.pid = int(told)
 
     def start(self) -> None:
         """Let it configure its interfaces."""
-        os.write(self._go, b".")
+        self._line.send(b".")
 
     def wait(self) -> None:
         """Wait until it is configured; raises OSError."""
-        told = os.read(self._news, 4096).decode()
+        told = self._line.recv(4096).decode()
         if told != "ready":
             raise OSError(told or f"{host_name(self.rank)} died")
 
     def counters(self) -> dict[str, int]:
-        """Bytes that its shaped interface has sent and received, Ethernet headers included."""
+        """The bytes that its shaped interface has sent and received, Ethernet headers included."""
         for line in Path(f"/proc/{self.pid}/net/dev").read_text().splitlines():
             name, _, numbers = line.partition(":")
             if name.strip() == LINK:
@@ -107,28 +95,28 @@ class Host:
         raise OSError(f"{host_name(self.rank)} has no {LINK}")
 
 
-def _become_host(rank: int, configure: Callable[[], None], go: int, news: int) -> NoReturn:
+def _become_host(links: Links, rank: int, line: socket.socket) -> NoReturn:
     """In a child: make the namespaces and, in a child of its own, be the host's process 1 until the end."""
     try:
         _check(_libc.unshare(_NEW_HOST), "unshare")
         init = os.fork()
         if init:
-            os.write(news, str(init).encode())
+            line.send(str(init).encode())
             os._exit(0)
         socket.sethostname(host_name(rank))
         _mount("proc", "/proc", "proc")
         _mount("tmpfs", str(FOLDER), "tmpfs")
         _mount("sysfs", "/sys", "sysfs")
         _write_agent()  # Open MPI 4's daemons insist on it, although only the head node uses it
-        os.read(go, 1)
-        configure()
-        os.write(news, b"ready")
+        line.recv(1)
+        _configure(links, rank)
+        line.send(b"ready")
         # Whatever loses its parent here becomes a child of this process, and must not stay as a zombie.
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         while True:
             signal.pause()
     except BaseException as error:
-        os.write(news, str(error).encode()[:4096])
+        line.send(str(error).encode()[:4096])
     os._exit(1)
 
 
@@ -146,7 +134,7 @@ def build(links: Links) -> list[Host]:
         names.write_text(names_file(links.hosts))
         if Path("/etc/hosts").exists():
             _check(_libc.mount(bytes(names), b"/etc/hosts", None, _MS_BIND, None), "mount /etc/hosts")
-        hosts = [Host(rank, lambda rank=rank: _configure(links, rank)) for rank in range(links.hosts)]  # type: ignore[misc]
+        hosts = [Host(links, rank) for rank in range(links.hosts)]
         _batch("ip", switch_commands(links, [host.pid for host in hosts]))
         _batch("tc", port_commands(links))
         for host in hosts:
@@ -178,22 +166,20 @@ def _configure(links: Links, rank: int) -> None:
 def _check_kernel(links: Links) -> None:
     """Try each part once, so that what is missing is named."""
     probes = [
-        (["ip", "link", "add", "probe", "type", "veth", "peer", "name", "probe1"], "veth interfaces", None),
-        (["ip", "link", "add", "probe2", "type", "bridge"], "bridges", None),
-        (["tc", "qdisc", "add", "dev", "probe", "root", "tbf", "rate", "1mbit", "burst", "9000", "limit", "9000"],
-         "the tbf queue that shapes a rate", "--rate"),
-    ]  # fmt: skip
-    if links.delay:
-        probes.append(
-            (["tc", "qdisc", "add", "dev", "probe1", "root", *delay_queue(links).split()],
-             "the netem queue that makes a delay", "--delay"),
-        )  # fmt: skip
-    for command, part, option in probes:
-        result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        ("ip link add probe type veth peer name probe1", "veth interfaces", None),
+        ("ip link add probe2 type bridge", "bridges", None),
+        (
+            "tc qdisc add dev probe root tbf rate 1mbit burst 9000 limit 9000",
+            "the tbf queue that shapes a rate",
+            "--rate",
+        ),
+        (f"tc qdisc add dev probe1 root {delay_queue(links)}", "the netem queue that makes a delay", "--delay"),
+    ]
+    for command, part, option in probes if links.delay else probes[:-1]:
+        result = subprocess.run(command.split(), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         if result.returncode:
             raise UsageError(f"this machine's kernel lacks {part} ({_reason(result.stderr)})", option)
-    for name in ("probe", "probe2"):
-        _batch("ip", [f"link delete {name}"])
+    _batch("ip", ["link delete probe", "link delete probe2"])
 
 
 def _batch(tool: str, lines: list[str]) -> None:
@@ -234,7 +220,7 @@ def _start(command: list[str], variables: dict[str, str]) -> int:
 
 
 def _relay(source: int) -> None:
-    """Pass on what mpirun and the ranks write to stderr, but for noise."""
+    """Pass on the stderr of mpirun and the ranks, but for noise."""
     held = b""
     while chunk := os.read(source, 1 << 16):
         held = _NOISE.sub(b"", held + chunk)

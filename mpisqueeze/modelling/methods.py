@@ -132,7 +132,7 @@ class Method:
 
     @property
     def compressor_name(self) -> str:
-        return self.compressor.name if self.compressor.is_plugin else self.compressor.spec
+        return self.compressor.label
 
     def traffic(self, ranks: int, dimension: int, dtype: str) -> Traffic:
         """The traffic of one iteration on `ranks` ranks. Raises UsageError of `--topology`."""

@@ -18,7 +18,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from mpisqueeze.errors import UsageError, describe, describe_value
-from mpisqueeze.language import Parameter, parameters_of, parse_spec, resolve_parameters, suggestion
+from mpisqueeze.language import Parameter, label_of, parameters_of, parse_spec, resolve_parameters, suggestion
 
 _PLUGIN = re.compile(r"(?P<file>.+\.py):(?P<spec>(?P<name>[A-Za-z_]\w*)([:,].*)?)")
 
@@ -42,7 +42,7 @@ class Part:
     @property
     def label(self) -> str:
         """Its name in tables and folders, with its parameters as they were given."""
-        return self.name + re.sub(r"^(.+\.py:)?[^:,]*", "", self.spec)
+        return label_of(self.name, self.spec)
 
     @property
     def is_plugin(self) -> bool:

@@ -148,21 +148,21 @@ class _Memory(msgspec.Struct):
     add_s_per_element: _Amount
 
 
-class _Row(msgspec.Struct):
+class _KernelTimes(msgspec.Struct):
     compressor: str
     plain_encode_s_per_element: _Amount
     encode_s_per_element: _Amount
     decode_add_s_per_element: _Amount
 
 
-class _File(msgspec.Struct):
+class _CalibrationFile(msgspec.Struct):
     """calibration.json: of all that `calibrate` writes, the part that `predict` reads."""
 
     ranks: Ranks
     link: _Link | None
     memory: _Memory
     dtype: str
-    kernels: list[_Row]
+    kernels: list[_KernelTimes]
 
 
 def read_calibration(path: Path) -> Calibration:
@@ -174,7 +174,7 @@ def read_calibration(path: Path) -> Calibration:
         raise UsageError(f"{path} {what}", "--calibration")
     if version != SCHEMA_VERSION:
         raise UsageError(f"{path} has schema_version {version!r}; this version reads {SCHEMA_VERSION}", "--calibration")
-    file = as_type(value, _File, f"{path}", "--calibration")
+    file = as_type(value, _CalibrationFile, f"{path}", "--calibration")
     link = None
     if file.link is not None:
         gap = min(file.link.gap_s, file.link.alpha_s)

@@ -13,7 +13,7 @@ from mpisqueeze.record.reading import RunLog, read_run
 CLAIMS = "claims.json"
 
 
-class Decision(TypedDict):
+class DecisionFacts(TypedDict):
     """A condition of a claim: in words, as an expression, with its numbers in place, and whether it holds.
 
     The last two are None where the claim was not tested.
@@ -25,7 +25,7 @@ class Decision(TypedDict):
     passed: bool | None
 
 
-class _Trial(TypedDict):
+class _RunFacts(TypedDict):
     run: str
     point: str | None
     x: Number
@@ -41,7 +41,7 @@ class _Kind(TypedDict):
     y: str
 
 
-class Figure(_Kind, total=False):
+class ChartFacts(_Kind, total=False):
     """The chart of a claim: losses, or a figure `y` over the values of the sweep."""
 
     label: str
@@ -55,13 +55,13 @@ class _Claim(TypedDict):
     note: str | None
     sweep: str | None
     reason: str | None
-    figure: Figure | None
+    figure: ChartFacts | None
     verdict: Literal["PASS", "FAIL", "SKIPPED"]
-    decisions: list[Decision]
-    runs: list[_Trial]
+    decisions: list[DecisionFacts]
+    runs: list[_RunFacts]
 
 
-class Claim(_Claim, total=False):
+class ClaimFacts(_Claim, total=False):
     """A claim with its verdict; its runs have the figures that decisions may name, too."""
 
     seconds: Seconds | None
@@ -70,7 +70,7 @@ class Claim(_Claim, total=False):
 class Claims(TypedDict):
     """claims.json."""
 
-    claims: list[Claim]
+    claims: list[ClaimFacts]
     scale: str
     ranks: Positive
     status: str

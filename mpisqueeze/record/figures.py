@@ -24,7 +24,7 @@ from mpisqueeze.record.folder import finite
 if TYPE_CHECKING:
     from mpisqueeze.runs.training import Loop
 
-Column = NDArray[np.float64]
+Floats = NDArray[np.float64]
 Unit = Literal["s", "bytes", "count", ""]
 
 #: Values that a log may hold. Bytes, messages and seconds are not negative.
@@ -69,7 +69,7 @@ class Figure:
         """Whether it is a whole number."""
         return self.unit in ("bytes", "count")
 
-    def written(self, values: Column) -> list[Any]:
+    def written(self, values: Floats) -> list[Any]:
         """The numbers as the log has them: whole ones as such, and times to the nanosecond."""
         if self.whole:
             return values.astype(np.int64).tolist()
@@ -91,6 +91,16 @@ def _norm(vector: Any) -> float:
     return math.nan if vector is None else math.sqrt(float(vector.dot(vector)))
 
 
+#: The parts of an iteration.
+_PHASES = (
+    _phase(Phase.COMPUTE, "compute (gradient)"),
+    _phase(Phase.WAIT, "wait (barrier)"),
+    _phase(Phase.ENCODE, "encode"),
+    _phase(Phase.COMM, "communicate"),
+    _phase(Phase.DECODE, "decode, reduce"),
+    _phase(Phase.UPDATE, "update"),
+)
+
 #: In the order of the log's fields.
 FIGURES: tuple[Figure, ...] = (
     Figure("loss", "training loss", "", np.mean, attrgetter("loss"), required=True),
@@ -98,12 +108,7 @@ FIGURES: tuple[Figure, ...] = (
     _count("bytes_sent", "bytes sent", "bytes", over_iterations="total", heading="bytes", required=True),
     _count("bytes_received", "bytes received", "bytes", per_rank=True),
     _count("messages", "messages", "count", over_iterations="total", required=True),
-    _phase(Phase.COMPUTE, "compute (gradient)"),
-    _phase(Phase.WAIT, "wait (barrier)"),
-    _phase(Phase.ENCODE, "encode"),
-    _phase(Phase.COMM, "communicate"),
-    _phase(Phase.DECODE, "decode, reduce"),
-    _phase(Phase.UPDATE, "update"),
+    *_PHASES,
     Figure("iteration_s", "iteration", "s", np.max, lambda loop: loop.ended - loop.began, "spread", "ms/it", True),
     Figure("residual_norm", "norm of the residual", "", np.mean, lambda loop: _norm(loop.run.algorithm.residual())),
     Figure("consensus", "mean ‖x_i − x̄‖²", "", np.mean, lambda loop: loop.distance()),
@@ -111,6 +116,7 @@ FIGURES: tuple[Figure, ...] = (
 
 #: Those of iterations.jsonl.
 LOGGED = tuple(figure for figure in FIGURES if not figure.per_rank)
+PHASES = {figure.name: figure.title for figure in _PHASES}
 #: Times whose spread over the iterations summary.json has.
 TIMES = {figure.name: figure.title for figure in LOGGED if figure.over_iterations == "spread"}
 
@@ -129,12 +135,12 @@ READ_LINE = msgspec.defstruct(
 )
 
 
-def no_columns() -> dict[str, Column]:
+def no_columns() -> dict[str, Floats]:
     """The columns of a run without iterations."""
     return {figure.name: np.empty(0) for figure in LOGGED}
 
 
-def summarized(columns: Mapping[str, Column], warmup: int) -> dict[str, Any]:
+def summarized(columns: Mapping[str, Floats], warmup: int) -> dict[str, Any]:
     """The figures in summary.json; the first `warmup` iterations count for totals alone."""
     found: dict[str, Any] = {"times": {name: statistics(columns[name][warmup:]) for name in TIMES}}
     for figure in LOGGED:
@@ -148,7 +154,7 @@ def summarized(columns: Mapping[str, Column], warmup: int) -> dict[str, Any]:
     return found
 
 
-def statistics(values: Column) -> dict[str, float | None]:
+def statistics(values: Floats) -> dict[str, float | None]:
     """Median, 99th percentile and total."""
     if not values.size:
         return {"median": None, "p99": None, "total": 0.0}

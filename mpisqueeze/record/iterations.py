@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from mpisqueeze.record.figures import FIGURES, ITERATION_LINE, LOGGED, RANK_LINE, Column
+from mpisqueeze.record.figures import FIGURES, ITERATION_LINE, LOGGED, RANK_LINE, Floats
 from mpisqueeze.record.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Recorder:
         self.last: Progress | None = None
 
     @property
-    def columns(self) -> dict[str, Column]:
+    def columns(self) -> dict[str, Floats]:
         """On rank 0, what the log has of each figure in LOGGED, of all iterations that were written."""
         return {name: np.array(values) for name, values in self._columns.items()}
 
@@ -72,7 +72,7 @@ class Recorder:
         self._rows.extend([measure(loop) for measure in _MEASURES])
         self._count += 1
 
-    def restore(self, columns: Mapping[str, Column], by_rank: Sequence[Sequence[int]], iteration: int) -> None:
+    def restore(self, columns: Mapping[str, Floats], by_rank: Sequence[Sequence[int]], iteration: int) -> None:
         """On all ranks: go on after `iteration`; on rank 0 with the log's columns and each rank's bytes up to there."""
         self._first = iteration + 1
         if self.world.is_root and iteration:
@@ -123,7 +123,7 @@ class Recorder:
         assert self.folder is not None
         self.folder.append(name, self._encoder.encode_lines([*map(line, *columns)]))
 
-    def _take(self, values: Sequence[Column]) -> None:
+    def _take(self, values: Sequence[Floats]) -> None:
         """Keep iterations of the log, and where the run stands after them."""
         for column, some in zip(self._columns.values(), values, strict=True):
             column.frombytes(np.ascontiguousarray(some, np.float64).tobytes())

@@ -15,10 +15,9 @@ import numpy as np
 
 from mpisqueeze.errors import UsageError
 from mpisqueeze.record.decoding import Count, Number, as_type, parsed, read_object
-from mpisqueeze.record.figures import LOGGED, READ_LINE, Column, no_columns, summarized
+from mpisqueeze.record.figures import LOGGED, READ_LINE, Floats, no_columns, summarized
 from mpisqueeze.record.summary import algorithm_of, summary_of
-from mpisqueeze.record.types import Comparison as ComparisonFile
-from mpisqueeze.record.types import Config, Environment, Summary
+from mpisqueeze.record.types import ComparisonFile, Config, Environment, Summary
 from mpisqueeze.settings import upgraded
 
 COMPARISON = "compare.json"
@@ -52,7 +51,7 @@ class RunLog:
     summary: dict[str, Any]
     planned: int
     per_epoch: int
-    columns: dict[str, Column]
+    columns: dict[str, Floats]
     evaluations: list[dict[str, Any]]
     config: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
@@ -192,7 +191,7 @@ def _evaluations(path: Path) -> list[dict[str, Any]]:
     return [_line(path, at, line, dict[str, Count | Number | None]) for at, line in enumerate(lines, 1)]
 
 
-def _columns(path: Path) -> dict[str, Column]:
+def _columns(path: Path) -> dict[str, Floats]:
     """The figures of iterations.jsonl, of which no more than a block's lines are objects at any time."""
     columns = [array("d") for _ in LOGGED]
     for lines in _blocks(path):

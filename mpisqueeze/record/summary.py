@@ -9,13 +9,13 @@ import numpy as np
 
 from mpisqueeze import __version__
 from mpisqueeze.comm.signals import Signal
-from mpisqueeze.record.figures import Column, summarized
+from mpisqueeze.language import label_of
+from mpisqueeze.record.figures import Floats, summarized
 from mpisqueeze.record.folder import finite
-from mpisqueeze.record.iterations import Recorder
 from mpisqueeze.record.types import SCHEMA_VERSION
 
 if TYPE_CHECKING:
-    from mpisqueeze.runs.preparation import Run
+    from mpisqueeze.runs.training import Loop
 
 
 def sgd_bytes(ranks: int, full_vector: int) -> int:
@@ -39,15 +39,15 @@ def traffic(sent: int, messages: int, iterations: int, ranks: int, full_vector: 
 
 
 def algorithm_of(config: Mapping[str, Any]) -> str:
-    """The name of a run's algorithm in tables: its spec, or the name of a plug-in."""
-    part = config.get("parts", {}).get("algorithm", {})
-    return str(config["algorithm"] if part.get("origin") == "built-in" else part.get("name", config["algorithm"]))
+    """The label of a run's algorithm in tables."""
+    name = config.get("parts", {}).get("algorithm", {}).get("name")
+    return label_of(name, config["algorithm"]) if name else str(config["algorithm"])
 
 
 def summary_of(
     config: Mapping[str, Any],
     environment: Mapping[str, Any],
-    columns: Mapping[str, Column],
+    columns: Mapping[str, Floats],
     evaluations: Sequence[Mapping[str, Any]],
     status: str,
     reason: str | None,
@@ -105,12 +105,9 @@ def _by_rank(counts: list[list[int]]) -> list[dict[str, int]]:
 
 
 def summarize(
-    run: Run,
-    recorder: Recorder,
-    evaluations: list[dict[str, Any]],
+    loop: Loop,
     status: str,
     reason: str | None,
-    stopped_by: int,
     wall_s: float,
     environment: Mapping[str, Any],
     interfaces: list[list[int]] | None,
@@ -120,17 +117,17 @@ def summarize(
     The busiest port's bytes are those that one rank sent or received, whichever is more. `interfaces` is what each
     rank's network interface itself counted meanwhile, if it was asked, sent and received.
     """
-    plan, algorithm = run.plan, run.algorithm
-    columns = recorder.columns
+    run, recorder = loop.run, loop.recorder
+    plan, algorithm, columns = run.plan, run.algorithm, recorder.columns
     done = columns["loss"].size
     full_vector = run.dimension * plan.dtype.itemsize
     schedule = getattr(algorithm, "schedule", None)
     payload = getattr(algorithm, "payload_bytes", None) or full_vector
     return {
-        **summary_of(run.settings(), environment, columns, evaluations, status, reason, run.path),
+        **summary_of(run.settings(), environment, columns, loop.evaluations, status, reason, run.path),
         "mpisqueeze": __version__,
         "warnings": run.warnings,
-        "signal": {Signal.INTERRUPT: "SIGINT", Signal.TERMINATE: "SIGTERM"}.get(Signal(stopped_by)),
+        "signal": {Signal.INTERRUPT: "SIGINT", Signal.TERMINATE: "SIGTERM"}.get(Signal(loop.stopped_by)),
         "server": plan.config.server if run.centralized else None,
         "topology": None if run.centralized else plan.config.topology,
         "eta": getattr(algorithm, "eta", None),

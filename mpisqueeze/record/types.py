@@ -52,7 +52,7 @@ class Config(_RunConfig, total=False):
     parts: Parts
 
 
-class Host(TypedDict, total=False):
+class HostFacts(TypedDict, total=False):
     """A machine: `cores` of it that `ranks` ranks may use."""
 
     hostname: str | None
@@ -91,7 +91,7 @@ class Environment(TypedDict, total=False):
     git_commit: str | None
     versions: dict[str, str | None]
     variables: dict[str, str | None]
-    hosts: list[Host]
+    hosts: list[HostFacts]
     ranks: Count | None
     mpi_library: str | None
     mpi_library_path: str | None
@@ -110,12 +110,12 @@ class Environment(TypedDict, total=False):
     link_model: LinkModel | None
 
 
-class _Statistics(TypedDict):
+class _Quantiles(TypedDict):
     median: Seconds | None
     p99: Seconds | None
 
 
-class Statistics(_Statistics, total=False):
+class TimeFacts(_Quantiles, total=False):
     """Statistics of a time over the iterations, without the warm-up, s."""
 
     total: Seconds | None
@@ -158,7 +158,7 @@ class Summary(_Ended, total=False):
     evaluation: dict[str, Number | None] | None
     test_loss: Number | None
     test_accuracy: Number | None
-    times: dict[str, Statistics]
+    times: dict[str, TimeFacts]
     wall_s: Seconds | None
     run_folder: str | None
     schema_version: int
@@ -183,7 +183,7 @@ class Summary(_Ended, total=False):
     resumed_after: list[Count]
 
 
-class Entry(TypedDict):
+class EntryFacts(TypedDict):
     """A run of a comparison: what it is called, and where it is in the comparison's folder."""
 
     name: str
@@ -194,9 +194,9 @@ class Named(TypedDict):
     name: str
 
 
-class Comparison(TypedDict):
+class ComparisonFile(TypedDict):
     """compare.json; a run's summary is read where it has no folder."""
 
-    runs: list[Entry]
+    runs: list[EntryFacts]
     given_target_loss: Number | None
     summaries: list[Named]

@@ -12,9 +12,6 @@ from mpisqueeze.quantities import duration, grouped, ratio, significant, size
 from mpisqueeze.record.figures import TIMES
 from mpisqueeze.report.tables import STATUS, make_table
 
-#: Times of an iteration, by their names in the log.
-PHASES = TIMES
-
 
 def closing(summary: dict[str, Any]) -> Group:
     """Bytes against plain SGD, where the time went, what came out."""
@@ -76,7 +73,7 @@ def time_table(summary: dict[str, Any]) -> Table:
     table.add_column(Text("time of the slowest rank" + ("" if link == "real" else f" ({link} link)")))
     table.add_column("median", justify="right", style="bold")
     table.add_column("p99", justify="right")
-    for name, label in PHASES.items():
+    for name, label in TIMES.items():
         table.add_row(label, duration(times[name]["median"]), duration(times[name]["p99"]))
     if summary["warmup"]:
         table.caption = f"without {summary['warmup']} warm-up iterations"

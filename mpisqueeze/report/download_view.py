@@ -13,8 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 from rich.text import Text
 
-from mpisqueeze.data.download import Watcher
-from mpisqueeze.data.published import File
+from mpisqueeze.data.published import File, Watcher
 from mpisqueeze.quantities import counted, size
 
 #: In a log, seconds between two lines about the same file.
@@ -85,7 +84,7 @@ class DownloadView(Watcher):
 
 
 def listing(rows: list[dict[str, Any]], root: Path) -> Table:
-    """The table of the data sets: what can be downloaded, and how much of it is there."""
+    """The data sets that can be downloaded, and how much of each is there."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, caption=f"in {root.absolute()}", caption_justify="left")
     for title in ("name", "what", "download", "there"):
         table.add_column(title, justify="right" if title == "download" else "left")

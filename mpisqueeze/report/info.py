@@ -19,7 +19,7 @@ from mpisqueeze.devices.device import gpu_count
 from mpisqueeze.errors import UsageError
 from mpisqueeze.kernels import kernels_for
 from mpisqueeze.language import Parameter
-from mpisqueeze.launch.launcher import find_launcher
+from mpisqueeze.launch import find_launcher
 from mpisqueeze.parts import registry
 from mpisqueeze.quantities import size
 from mpisqueeze.record.environment import collect_environment
@@ -64,7 +64,7 @@ def collect_info(world: World) -> dict[str, Any]:
         "cpu_kernels": kernels_for(np, np.float32).name,
         **listed,
         "data": [{"name": source.name, "summary": source.summary} for source in DATASETS.values()],
-        "partitions": [{"name": scheme.name, "summary": scheme.summary} for scheme in PARTITIONS.values()],
+        "partitions": [{"name": name, "summary": summary} for name, summary in PARTITIONS.items()],
         "schedules": [{"name": name, "summary": summary} for name, summary in SCHEDULES.items()],
     }
 

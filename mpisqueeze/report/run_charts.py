@@ -13,9 +13,9 @@ from mpisqueeze.errors import UsageError
 from mpisqueeze.modelling.bandwidth import ByBandwidth, times_by_bandwidth
 from mpisqueeze.quantities import counted, significant
 from mpisqueeze.record.calibration import Calibration
+from mpisqueeze.record.figures import PHASES
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.charts import Axis, Bar, BarChart, Chart, LineChart, Numbers, Series, value_axis
-from mpisqueeze.report.closing import PHASES
 from mpisqueeze.report.palette import style_of
 from mpisqueeze.report.scales import Unit
 
@@ -76,19 +76,18 @@ def metric_chart(runs: Sequence[RunLog], ranking: Ranking, cost: str) -> LineCha
 
 def phase_chart(runs: Sequence[RunLog], ranking: Ranking) -> BarChart:
     """The phases of an iteration, on average over the half of the iterations around the median."""
-    phases = [name for name in PHASES if name != "iteration_s"]
     bars = []
     for run in runs:
         seconds = run.columns["iteration_s"][run.summary["warmup"] :]
         if seconds.size:
             quarter = seconds.size // 4
             usual = np.argsort(seconds)[quarter : seconds.size - quarter] + run.summary["warmup"]
-            parts = [float(run.columns[name][usual].mean()) for name in phases]
+            parts = [float(run.columns[name][usual].mean()) for name in PHASES]
             bars.append(Bar(run.name, parts, float(run.columns["iteration_s"][usual].mean())))
     return BarChart(
         "Where an iteration's time goes",
         Axis("time", Unit.SECONDS),
-        [PHASES[name] for name in phases],
+        [*PHASES.values()],
         bars,
         "whole iteration",
         "Means over the half of the iterations that is neither fast nor slow, without the warm-up; of each phase's own "

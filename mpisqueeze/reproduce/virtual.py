@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from mpisqueeze import launch
 from mpisqueeze.errors import UsageError
-from mpisqueeze.launch import launcher as launch
 from mpisqueeze.record.reading import RunLog, read_runs
 from mpisqueeze.reproduce.claims import ClaimRun, StatedClaim
 from mpisqueeze.runs.sources import CONFIG_VARIABLE, VARIABLES

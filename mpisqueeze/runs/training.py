@@ -416,12 +416,8 @@ def _train(plan: Plan, world: World, view: View, again: bool, watchdog: Watchdog
         summary = None
         if run.folder is not None:
             reason = trouble.message if trouble else None
-            summary = sanitized(
-                summarize(
-                    run, recorder, loop.evaluations, status, reason, loop.stopped_by, wall, environment, interfaces
-                )
-                | {"resumed_after": past.resumed_after}
-            )
+            facts = summarize(loop, status, reason, wall, environment, interfaces)
+            summary = sanitized({**facts, "resumed_after": past.resumed_after})
             run.folder.write_json("summary.json", summary)
             run.folder.close()
             view.finish(summary)

@@ -32,7 +32,7 @@ import numpy as np
 import settings
 from programs import NOT_STARTED, Clock, Started, kill, launcher, versions
 
-from mpisqueeze.launch.launcher import Launcher
+from mpisqueeze.launch import Launcher
 
 #: Seconds from a kill to the end of the last process.
 LIMIT = 15.0

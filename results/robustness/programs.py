@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mpisqueeze.comm.launched import RANK_VARIABLES
-from mpisqueeze.launch.launcher import Launcher, find_launcher, make_plan, program
+from mpisqueeze.launch import Launcher, find_launcher, make_plan, program
 
 #: What each process of a run has in its environment, so that those are found whose parents are gone.
 MARK = "ROBUSTNESS_RUN"

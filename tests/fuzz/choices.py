@@ -1,22 +1,12 @@
-"""Turning bytes into choices, so that a fuzzer that knows bytes alone builds files, options and programs."""
+"""Turning bytes into choices, so that a fuzzer that knows bytes alone builds options and programs."""
 
 from __future__ import annotations
 
-import copy
-import json
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 T = TypeVar("T")
 
-#: Values that files hold where others belong.
-ODD: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 2, 7, 100, 2**31, 2**53 + 1, 2**63, 2**64, 10**400, -(10**30),
-    0.0, -0.0, 0.5, -2.5, 1e-320, 1e-30, 1e30, 1e308, -1e308, float("nan"), float("inf"), float("-inf"),
-    "", " ", "x", "0", "nan", "sgd", "onebit", "identity", "float32", "ok", "[bold]", "[/]", "\x00", "\n", "\x1b[31m",
-    "\ud800", "é∞", "..", "../..", "/etc/passwd", "a" * 300, "<script>", "=1+1",
-    [], {}, [[]], [None], [1, "x"], {"": None}, {"a": [1]}, {"name": "x"}, ["x"] * 3,
-)  # fmt: skip
 #: Texts that options are made of, and near misses.
 WORDS: tuple[str, ...] = (
     "", " ", "-", "--", "0", "1", "-1", "2", "3", "10", "1.5", "1e3", "1e400", "nan", "inf", "-inf", "true", "false",
@@ -77,29 +67,3 @@ class Choices:
         part = self._data[self._at : self._at + size]
         self._at += len(part)
         return part.decode(errors="surrogateescape")
-
-    def edited(self, value: Any) -> Any:
-        """A copy of a JSON value with a few odd places."""
-        value = copy.deepcopy(value)
-        for _ in range(1 + self.number(3)):
-            value = self._edit(value)
-        return value
-
-    def _edit(self, value: Any) -> Any:
-        inner = isinstance(value, dict | list) and value
-        if inner and self.number(8):
-            keys: Sequence[Any] = sorted(value) if isinstance(value, dict) else range(len(value))
-            key = self.pick(keys)
-            if self.number(16) == 0:
-                del value[key]
-            else:
-                value[key] = self._edit(value[key])
-            return value
-        if isinstance(value, dict) and self.number(4) == 0:
-            return {**value, str(self.pick(ODD)): self.pick(ODD)}
-        return copy.deepcopy(self.pick(ODD)) if self.number(4) else self.text()
-
-
-def as_json(value: Any) -> bytes:
-    """JSON as Python writes it, lone surrogates, NaN and all."""
-    return json.dumps(value).encode()

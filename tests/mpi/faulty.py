@@ -5,17 +5,21 @@ And algorithms that do when all is done.
 
 from __future__ import annotations
 
+import atexit
 import os
 import resource
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mpi4py import MPI
 
 from mpisqueeze.algorithms.doublesqueeze import DoubleSqueeze
+from mpisqueeze.comm import launched, watchdog
 
 D, WHEN = 1000, 30
 
@@ -125,6 +129,53 @@ class AllStop(Faulty):
 
     def fault(self, g: Any) -> None:
         pass
+
+
+class StopsBefore(Faulty):
+    """Rank 1 is stopped while the run is set up."""
+
+    def __init__(self, rank: int, *more: Any) -> None:
+        super().__init__(rank, *more)
+        if rank == 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+
+class StopsAfter(Faulty):
+    """Rank 1 is stopped when all is done, but for the end of MPI."""
+
+    def __init__(self, rank: int, *more: Any) -> None:
+        super().__init__(rank, *more)
+        if rank == 1:
+            atexit.register(os.kill, os.getpid(), signal.SIGSTOP)
+
+
+class StopsEncoding:
+    """A compressor that stops rank 1 in the fifth call of a benchmark."""
+
+    unbiased = True
+    calls = 0
+
+    def __init__(self, dimension: int, xp: Any, dtype: Any, seed: int) -> None:
+        self.payload_bytes = dimension * dtype.itemsize
+
+    def encode(self, vector: Any, payload: Any) -> None:
+        payload[:] = vector.view(np.uint8)
+        StopsEncoding.calls += 1
+        if StopsEncoding.calls == 5 and MPI.COMM_WORLD.rank == 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    def decode(self, payload: Any, out: Any) -> None:
+        out[:] = payload.view(out.dtype)
+
+
+# The program reads its limits before it makes an object of a class: two seconds in place of minutes.
+for name, module, limit in (
+    ("StopsBefore", watchdog, "SETUP_S"),
+    ("StopsEncoding", watchdog, "STAGE_S"),
+    ("StopsAfter", launched, "EXIT_S"),
+):
+    if any(word.endswith(f":{name}") for word in sys.argv):
+        setattr(module, limit, 2)
 
 
 class StopsAtTheEnd(DoubleSqueeze):

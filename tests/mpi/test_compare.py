@@ -10,18 +10,17 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Finished
+from conftest import Finished, start, wait_for
 from parts import payload_bytes
 
 from mpisqueeze.cli.app import run
-from mpisqueeze.launch.launcher import Launcher, make_plan
+from mpisqueeze.launch import Launcher
 from mpisqueeze.runs.presets import PRESETS
 
 Run = Callable[..., Finished]
@@ -159,6 +158,9 @@ def test_a_wrong_pair_is_refused_before_any_run(mpisqueeze_run: Run, tmp_path: P
         (["sgd", "--sweep", "lr=1,1"], ["--sweep", "twice"]),
         (["sgd", "--sweep", "lr=1", "--sweep", "lr=2"], ["--sweep", "twice"]),
         (["sgd", "--sweep", "algorithm=csgd"], ["--sweep", "pairs"]),
+        (["choco:eta=0.5", "--sweep", "eta=0.1,0.2"], ["PAIR choco:eta=0.5", "eta"]),
+        (["choco", "--sweep", "eta=0.1,fast"], ["PAIR choco", "eta", "fast"]),
+        (["dpsgd", "--sweep", "eta=0.1,0.2"], ["--sweep", "eta", "choco"]),
         (["memsgd/onebit", "--sweep", "compressor=ternary"], ["PAIR memsgd/onebit", "--sweep"]),
         (["sgd", "--algorithm", "csgd"], ["--algorithm"]),
         (["sgd", "--data", "mnist", "--data-dir", "nowhere"], ["--data-dir", "nowhere"]),
@@ -189,15 +191,11 @@ def test_a_signal_ends_the_run_and_skips_the_rest(
     launcher: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = [sys.executable, "-m", "mpisqueeze", "compare", "sgd", "memsgd", "--problem", f"{PLUGINS}:Slow"]
-    plan = make_plan(launcher, 2, [*command, "--iterations", "100k", "--out", "c"], os.environ)
-    process = subprocess.Popen(
-        plan.arguments, env={**os.environ, **plan.settings}, cwd=tmp_path, stdout=subprocess.PIPE, text=True
-    )
+    options = ["--iterations", "100k", "--out", "c"]
+    process = start(launcher, 2, [*command, *options], tmp_path, subprocess.PIPE, None)
     try:
         log = tmp_path / "c" / "01-sgd" / "iterations.jsonl"
-        deadline = time.monotonic() + 30
-        while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_for(lambda: log.exists() and log.stat().st_size, "iterations")
         # While it runs, or if it is killed now, the folder can be read.
         monkeypatch.chdir(tmp_path)
         assert run(["report", "c"]) == 0

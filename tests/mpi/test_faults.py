@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -13,16 +12,16 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import Finished
+from conftest import Finished, start, wait_for
 from faulty import WHEN
 
-from mpisqueeze.launch.launcher import Launcher, make_plan
+from mpisqueeze.launch import Launcher
 
 Run = Callable[..., Finished]
 FAULTY = Path(__file__).with_name("faulty.py")
 #: Seconds from a fault on that all ranks have to end.
 LIMIT = 15.0
-QUICK = ("--problem", "quadratic:50", "--lr", "0.05", "--iterations", "20")
+QUICK = "--problem quadratic:50 --lr 0.05 --iterations 20"
 
 
 @pytest.mark.parametrize(
@@ -32,9 +31,9 @@ QUICK = ("--problem", "quadratic:50", "--lr", "0.05", "--iterations", "20")
         ("Dies", (), (4, 9, 137), "signal 9"),
         ("Raises", (), (4,), f"rank 1, iteration {WHEN}: RuntimeError('out of luck')"),
         ("NotANumber", (), (3,), f"rank 1, iteration {WHEN}"),
-        ("Sleeps", ("--timeout", "3s"), (4,), f"rank 1 did not come to the end of the gradient; iteration {WHEN}"),
-        ("Stops", ("--timeout", "3s"), (4,), f"rank 1 gave no sign of life; iteration {WHEN} takes longer"),
-        ("RootStops", ("--timeout", "3s"), (4,), f"rank 0 gave no sign of life; iteration {WHEN} takes longer"),
+        ("Sleeps", ("--timeout", "2s"), (4,), f"rank 1 did not come to the end of the gradient; iteration {WHEN}"),
+        ("Stops", ("--timeout", "2s"), (4,), f"rank 1 gave no sign of life; iteration {WHEN} takes longer"),
+        ("RootStops", ("--timeout", "2s"), (4,), f"rank 0 gave no sign of life; iteration {WHEN} takes longer"),
         ("FullDisk", (), (4,), "File too large"),
         ("FullDisk", ("--checkpoint-every", "35"), (4,), "File too large"),
         ("FolderGone", (), (4,), "the run folder was removed"),
@@ -58,7 +57,7 @@ def test_a_fault_ends_all_ranks(
     assert expected in finished.err + finished.out
     assert finished.err.count("mpisqueeze: rank") <= 1
     assert ("Traceback" in finished.err) == (fault == "Raises")
-    assert took < LIMIT + (3 if "--timeout" in options else 0)
+    assert took < LIMIT + (2 if "--timeout" in options else 0)
     # Without a barrier, lines are gathered every 32 iterations only.
     if fault == "FolderGone" or "--no-barrier" in options:
         return
@@ -73,93 +72,36 @@ def test_ranks_do_not_outlive_their_launcher(mpisqueeze_run: Run, tmp_path: Path
     command = ("train", "--problem", f"{FAULTY}:LauncherDies", "--iterations", "1000", "--out", "run")
     mpisqueeze_run(2, *command, alone=True)
     left = int((tmp_path / "pid-1").read_text())
-    deadline = time.monotonic() + LIMIT
-    while psutil.pid_exists(left) and psutil.Process(left).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline, "the rank goes on without its launcher"
-        time.sleep(0.1)
-
-
-def test_a_rank_that_stops_at_the_end(mpisqueeze_run: Run) -> None:
-    command = ("train", *QUICK, "--algorithm", f"{FAULTY}:StopsAtTheEnd", "--timeout", "3s")
-    finished = mpisqueeze_run(3, *command, timeout=3 + 2 * LIMIT, alone=True)
-    assert finished.code == 4, finished.err
-    assert finished.err.count("mpisqueeze: rank 1 gave no sign of life; iteration 20 takes longer") == 1
-    assert finished.err.count("mpisqueeze:") == 1
-
-
-def test_a_rank_that_stops_before_the_beginning(mpisqueeze_run: Run, tmp_path: Path) -> None:
-    """The set-up has five minutes, here three seconds."""
-    (tmp_path / "mine.py").write_text(
-        "import os, signal\n"
-        "from faulty import Faulty\n"
-        "from mpisqueeze.comm import watchdog\n"
-        "watchdog.SETUP_S = 3.0\n"
-        "class Stops(Faulty):\n"
-        "    def __init__(self, rank, *more):\n"
-        "        super().__init__(rank, *more)\n"
-        "        if rank == 1:\n"
-        "            os.kill(os.getpid(), signal.SIGSTOP)\n"
-    )
-    arguments = ("train", "--problem", "mine.py:Stops", "--timeout", "1s")
-    finished = mpisqueeze_run(2, *arguments, timeout=3 + 2 * LIMIT, PYTHONPATH=str(FAULTY.parent))
-    assert finished.code == 4, finished.err
-    assert "mpisqueeze: rank 1 gave no sign of life; setting up takes longer than 3 s" in finished.err
-
-
-def test_a_rank_that_stops_when_all_is_done(mpisqueeze_run: Run, tmp_path: Path) -> None:
-    """All have five minutes to end MPI together, here two seconds."""
-    (tmp_path / "mine.py").write_text(
-        "import atexit, os, signal\n"
-        "from faulty import Faulty\n"
-        "from mpisqueeze.comm import launched\n"
-        "launched.EXIT_S = 2\n"
-        "class Stops(Faulty):\n"
-        "    def __init__(self, rank, *more):\n"
-        "        super().__init__(rank, *more)\n"
-        "        if rank == 1:\n"
-        "            atexit.register(os.kill, os.getpid(), signal.SIGSTOP)\n"
-        "    def fault(self, g):\n"
-        "        pass\n"
-    )
-    arguments = ("train", "--problem", "mine.py:Stops", "--iterations", "3", "--out", "run")
-    finished = mpisqueeze_run(2, *arguments, timeout=3 + 2 * LIMIT, PYTHONPATH=str(FAULTY.parent))
-    assert finished.code == 128 + signal.SIGALRM, finished.err
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "ok"
+    wait_for(lambda: not psutil.pid_exists(left) or psutil.Process(left).status() == psutil.STATUS_ZOMBIE, "the rank")
 
 
 @pytest.mark.parametrize(
-    ("command", "calls", "what"),
+    ("command", "code", "says"),
     [
-        (("bench", "comm", "root", "-m", "64", "-i", "1000", "--compressor"), 30, "a round of the benchmark"),
-        (("calibrate", "--quick", "--out", "c.json", "--compressor"), 5, "a stage of the calibration"),
+        # Five minutes, half an hour and five minutes are two seconds here.
+        ("train --timeout 1s --problem FILE:StopsBefore", 4, "rank 1 gave no sign of life; setting up takes longer"),
+        ("bench comm root -m 64 -i 1000 --compressor FILE:StopsEncoding", 4, "a round of the benchmark takes longer"),
+        pytest.param(
+            *("calibrate --quick --out c.json --compressor FILE:StopsEncoding", 4, "a stage of the calibration takes"),
+            marks=pytest.mark.slow,
+        ),
+        (f"train {QUICK} --timeout 2s --algorithm FILE:StopsAtTheEnd", 4, "rank 1 gave no sign of life; iteration 20"),
+        ("train --iterations 3 --out run --problem FILE:StopsAfter", 128 + signal.SIGALRM, ""),
     ],
 )
-def test_a_rank_that_stops_in_a_benchmark(
-    mpisqueeze_run: Run, tmp_path: Path, command: tuple[str, ...], calls: int, what: str
+def test_a_rank_that_stops_outside_of_the_iterations(
+    mpisqueeze_run: Run, tmp_path: Path, command: str, code: int, says: str
 ) -> None:
-    """A round has half an hour, here three seconds."""
-    (tmp_path / "mine.py").write_text(
-        "import os, signal\n"
-        "from mpi4py import MPI\n"
-        "from mpisqueeze.comm import watchdog\n"
-        "from plugins import Halves\n"
-        "watchdog.STAGE_S = 3.0\n"
-        "class Stops(Halves):\n"
-        "    calls = 0\n"
-        "    def encode(self, vector, payload):\n"
-        "        super().encode(vector, payload)\n"
-        "        Stops.calls += 1\n"
-        f"        if Stops.calls == {calls} and MPI.COMM_WORLD.rank == 1:\n"
-        "            os.kill(os.getpid(), signal.SIGSTOP)\n"
-    )
-    arguments = (*command, "mine.py:Stops")
-    finished = mpisqueeze_run(2, *arguments, timeout=3 + 2 * LIMIT, PYTHONPATH=str(FAULTY.parent))
-    assert finished.code == 4, finished.err
-    assert f"mpisqueeze: rank 1 gave no sign of life; {what} takes longer than 3 s" in finished.err
+    finished = mpisqueeze_run(2, *command.replace("FILE", str(FAULTY)).split(), timeout=3 + 2 * LIMIT, alone=True)
+    assert finished.code == code, finished.err
+    assert says in finished.err
+    assert finished.err.count("mpisqueeze:") == (code == 4)
+    if code != 4:
+        assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "ok"
 
 
 def test_a_signal_when_all_is_done_keeps_nothing_from_being_written(mpisqueeze_run: Run, tmp_path: Path) -> None:
-    command = ("train", *QUICK, "--algorithm", f"{FAULTY}:ToldAtTheEnd", "--out", "run")
+    command = ("train", *QUICK.split(), "--algorithm", f"{FAULTY}:ToldAtTheEnd", "--out", "run")
     finished = mpisqueeze_run(2, *command, alone=True)
     assert finished.code == 0, finished.err
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
@@ -170,12 +112,9 @@ def test_a_signal_when_all_is_done_keeps_nothing_from_being_written(mpisqueeze_r
 def test_a_job_that_was_suspended_goes_on(launcher: Launcher, tmp_path: Path) -> None:
     """It was suspended for longer than --timeout, and no rank blames another."""
     command = [sys.executable, "-m", "mpisqueeze", "train", "--problem", f"{FAULTY}:AllStop", "--iterations", "40"]
-    plan = make_plan(launcher, 2, [*command, "--timeout", "3s"], os.environ)
-    process = subprocess.Popen(plan.arguments, env={**os.environ, **plan.settings}, cwd=tmp_path)
+    process = start(launcher, 2, [*command, "--timeout", "3s"], tmp_path, None, None)
     try:
-        deadline = time.monotonic() + 60
-        while len(list(tmp_path.glob("pid-*"))) < 2 and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_for(lambda: len(list(tmp_path.glob("pid-*"))) == 2, "both ranks")
         time.sleep(6)
         for rank in range(2):
             os.kill(int((tmp_path / f"pid-{rank}").read_text()), signal.SIGCONT)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from conftest import Finished, start_on_ranks
 
-from mpisqueeze.launch.launcher import Flavour, Launcher, identify
+from mpisqueeze.launch import Flavour, Launcher, identify
 
 PREFIX = Path(sys.prefix) / "mpich"
 LIBRARY = PREFIX / "lib" / "libmpi.so.12"

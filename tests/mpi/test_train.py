@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Finished
+from conftest import Finished, start, wait_for
 from parts import payload_bytes
 
-from mpisqueeze.launch.launcher import Launcher, make_plan
+from mpisqueeze.launch import Launcher
 from mpisqueeze.parts import registry
 
 Run = Callable[..., Finished]
@@ -371,19 +371,10 @@ def test_a_signal_to_a_rank_stops_all_after_the_iteration(
 ) -> None:
     """The ranks are told, as by `launch` and SLURM, finish their iteration and close the log."""
     command = [sys.executable, "-m", "mpisqueeze", "train", "--problem", f"{PLUGINS}:Slow", "--iterations", "100k"]
-    plan = make_plan(launcher, 2, [*command, "--out", "run"], os.environ)
-    process = subprocess.Popen(
-        plan.arguments,
-        env={**os.environ, **plan.settings},
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
+    process = start(launcher, 2, [*command, "--out", "run"], tmp_path, subprocess.DEVNULL, subprocess.PIPE)
     try:
         log = tmp_path / "run" / "iterations.jsonl"
-        deadline = time.monotonic() + 30
-        while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_for(lambda: log.exists() and log.stat().st_size, "iterations")
         rank = int((tmp_path / "pid.1").read_text())
         os.kill(rank, number)
         assert process.wait(timeout=20) == code

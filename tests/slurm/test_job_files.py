@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,35 +18,19 @@ import numpy as np
 import one_node
 import psutil
 import pytest
-from conftest import start_on_ranks
+from conftest import start_on_ranks, wait_for
 from test_checkpoint import same_runs
 
-from mpisqueeze.launch.launcher import Flavour, Launcher
+from mpisqueeze.launch import Flavour, Launcher
 
 HERE = Path(__file__).parent
 JOBS = HERE.parents[1] / "jobs"
 SHORT = ("--problem", "quadratic:101", "--iterations", "5")
 LONG = (
-    *(
-        "--problem",
-        "quadratic:101",
-        "--iterations",
-        "300",
-        "--eval-every",
-        "70",
-        "--link",
-        "latency=6ms,bandwidth=1gbit",
-    ),
-    *("--algorithm", "doublesqueeze", "--compressor", "onebit", "--momentum", "0.5", "--lr", "0.05"),
+    *("--problem", "quadratic:101", "--iterations", "300", "--eval-every", "70"),
+    *("--link", "latency=6ms,bandwidth=1gbit", "--momentum", "0.5", "--lr", "0.05"),
+    *("--algorithm", "doublesqueeze", "--compressor", "onebit"),
 )
-
-
-def until(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        time.sleep(0.05)
-    return found
 
 
 @dataclass
@@ -84,7 +68,7 @@ class Cluster:
             going = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED")
             return [] if any(facts["JobState"] in going for facts in found) else found
 
-        return until(over, f"job {job} to end, which said: {self.said(job)}", seconds)
+        return wait_for(over, f"job {job} to end, which said: {self.said(job)}", seconds)
 
     def completed(self, job: str, seconds: float = 60) -> dict[str, str]:
         """The facts of a job that ends well."""
@@ -133,7 +117,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             return "idle" in asked.stdout
 
         try:
-            until(idle, "the node to be idle", 20)
+            wait_for(idle, "the node to be idle", 20)
         except AssertionError:
             logs = "".join(path.read_text(errors="replace") for path in folder.glob("*.out"))
             pytest.fail(f"SLURM did not start:\n{logs}")
@@ -245,14 +229,16 @@ def test_a_run_in_pieces_ends_as_one_that_was_never_stopped(
     run = cluster.results(job)
 
     def reaches(iteration: int) -> None:
-        until(lambda: any(int(path.name) >= iteration for path in run.glob("checkpoint/*[0-9]")), f"{run} {iteration}")
+        wait_for(
+            lambda: any(int(path.name) >= iteration for path in run.glob("checkpoint/*[0-9]")), f"{run} {iteration}"
+        )
 
     def starts_again(times: int) -> None:
         def waits() -> bool:
             (facts,) = cluster.facts(job)
             return (facts["JobState"], facts["Reason"], facts["Restarts"]) == ("PENDING", "BeginTime", str(times))
 
-        until(waits, f"job {job} to be requeued, which said: {cluster.said(job)}")
+        wait_for(waits, f"job {job} to be requeued, which said: {cluster.said(job)}")
         # It would wait for 5 s, and must for one: what slurmd has just ended is told by the second.
         time.sleep(1.2)
         cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
@@ -318,12 +304,12 @@ def test_nothing_of_the_cluster_outlives_who_started_it(tmp_path: Path) -> None:
 
     try:
         cluster = Cluster(Path(folder), tmp_path, os.environ | {"SLURM_CONF": f"{folder}/slurm.conf"})
-        until(lambda: submitted(cluster), "SLURM to take a job")
-        until(lambda: those() >= {"slurmctld", "slurmd", "munged", "sleep"}, "the job to run")
+        wait_for(lambda: submitted(cluster), "SLURM to take a job")
+        wait_for(lambda: those() >= {"slurmctld", "slurmd", "munged", "sleep"}, "the job to run")
     finally:
         holder.kill()
         holder.wait()
-    until(lambda: not those() and not Path(folder).exists(), "all to be gone", 20)
+    wait_for(lambda: not those() and not Path(folder).exists(), "all to be gone", 20)
 
 
 def submitted(cluster: Cluster) -> bool:

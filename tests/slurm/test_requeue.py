@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import wait_for
 
 JOBS = Path(__file__).parents[2] / "jobs"
 #: The ranks: they note their arguments, save a checkpoint if told to, wait for a signal if told to, and exit.
@@ -87,10 +88,7 @@ def test_exit_codes(tmp_path: Path, code: int, saves: bool, restarts: int, again
 def test_signals(tmp_path: Path, sent: signal.Signals, code: int, saves: bool, again: bool) -> None:
     job = start(tmp_path, CODE=str(code), SAVES="yes" if saves else "", WAITS="yes")
     try:
-        deadline = time.monotonic() + 30
-        while not (tmp_path / "ready").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_for((tmp_path / "ready").exists, "the job to start")
         job.send_signal(sent)
         if sent is signal.SIGTERM:
             # The script does not pass this one on: SLURM sends it to all.

@@ -61,7 +61,7 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class PageSection:
+class Chapter:
     """A part of a page, which its table of contents lists; no title is given to an introduction.
 
     Attributes:
@@ -86,5 +86,5 @@ class Page:
 
     title: str
     lead: str
-    sections: Sequence[PageSection] = field(default_factory=list)
+    sections: Sequence[Chapter] = field(default_factory=list)
     badge: str = ""

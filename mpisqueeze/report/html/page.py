@@ -1,6 +1,6 @@
 """A page: sections of facts, tables and plots, rendered as one HTML file.
 
-    page = Page("Title", "What it is about.", [PageSection("First", "drawings", {"note": "…"}, [chart])])
+    page = Page("Title", "What it is about.", [Chapter("First", "drawings", {"note": "…"}, [chart])])
     write_text(render(page), "page.html")
 
 page.html is the frame, sections.html has a macro for each kind of section, and parts.html what they are made of. The

@@ -11,7 +11,7 @@ from mpisqueeze.record.claims import claim_logs
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.claim_charts import claim_chart
 from mpisqueeze.report.claims_view import count_of
-from mpisqueeze.report.html.blocks import Page, PageSection, Table, TableCell
+from mpisqueeze.report.html.blocks import Chapter, Page, Table, TableCell
 from mpisqueeze.report.html.provenance import environment
 
 _OUTCOMES = {True: "holds", False: "does not hold", None: "not tested"}
@@ -41,9 +41,9 @@ def reproduction_page(path: Path, about: dict[str, Any]) -> Page:
     ]
     table = Table(["claim", "verdict", "what it says", "what decides"], rows, left=(0, 1, 2, 3))
     sections = [
-        PageSection("Verdicts", "verdicts", {"count": count_of(claims), "verdicts": table}),
+        Chapter("Verdicts", "verdicts", {"count": count_of(claims), "verdicts": table}),
         *(_section(claim, runs) for claim, runs in zip(claims, found, strict=True)),
-        *([PageSection("Environment", "environment", environment(logs))] if logs else []),
+        *([Chapter("Environment", "environment", environment(logs))] if logs else []),
     ]
     running = {"running": "; not finished", "interrupted": "; interrupted"}.get(about["status"], "")
     lead = f"{counted(about['ranks'], 'rank')}, {about['scale']} scale, {counted(len(logs), 'run')}{running}"
@@ -62,7 +62,7 @@ def _deciding(claim: dict[str, Any]) -> str:
     return (first["found"] or first["holds"]) + (f"; {counted(others, 'other')} below" if others else "")
 
 
-def _section(claim: dict[str, Any], logs: Sequence[RunLog | None]) -> PageSection:
+def _section(claim: dict[str, Any], logs: Sequence[RunLog | None]) -> Chapter:
     rows = [
         [
             decision["text"],
@@ -78,7 +78,7 @@ def _section(claim: dict[str, Any], logs: Sequence[RunLog | None]) -> PageSectio
         "runs": _runs(claim),
     }
     chart = claim_chart(claim, logs)
-    return PageSection(claim["claim"], "claim", facts, [chart] if chart else [])
+    return Chapter(claim["claim"], "claim", facts, [chart] if chart else [])
 
 
 def _runs(claim: dict[str, Any]) -> Table:

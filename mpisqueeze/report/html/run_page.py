@@ -11,11 +11,12 @@ from mpisqueeze.analysis.ranking import BROKEN, Ranking, verdict, winners
 from mpisqueeze.modelling.bandwidth import times_by_bandwidth
 from mpisqueeze.quantities import counted, duration, grouped, ratio, significant, size
 from mpisqueeze.record.calibration import Calibration
+from mpisqueeze.record.figures import TIMES
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.charts import Chart
-from mpisqueeze.report.closing import PHASES, traffic
+from mpisqueeze.report.closing import traffic
 from mpisqueeze.report.comparison_table import factor, in_unit
-from mpisqueeze.report.html.blocks import Page, PageSection, Table, TableCell, Tile
+from mpisqueeze.report.html.blocks import Chapter, Page, Table, TableCell, Tile
 from mpisqueeze.report.html.provenance import environment, link_of, settings
 from mpisqueeze.report.palette import style_of
 from mpisqueeze.report.run_charts import bandwidth_chart, loss_chart, metric_chart, phase_chart
@@ -35,8 +36,8 @@ def runs_page(runs: Sequence[RunLog], ranking: Ranking, calibration: Calibration
         _loss(runs, ranking),
         _test(runs, ranking),
         _time(runs, ranking, calibration),
-        PageSection("Settings", "settings", settings(runs, styles)),
-        PageSection("Environment", "environment", environment(runs)),
+        Chapter("Settings", "settings", settings(runs, styles)),
+        Chapter("Environment", "environment", environment(runs)),
     ]
     unwell = Counter(STATUS[run.summary["status"]][0] for run in runs if run.summary["status"] != "ok")
     badge = ", ".join(f"{count} {status}" for status, count in unwell.items())
@@ -67,7 +68,7 @@ def _lead(runs: Sequence[RunLog]) -> str:
     return "; ".join(parts)
 
 
-def _comparison(runs: Sequence[RunLog], ranking: Ranking, styles: dict[str, int]) -> PageSection:
+def _comparison(runs: Sequence[RunLog], ranking: Ranking, styles: dict[str, int]) -> Chapter:
     reference = ranking.row(ranking.reference)
     tiles = []
     for winner in winners(ranking):
@@ -90,7 +91,7 @@ def _comparison(runs: Sequence[RunLog], ranking: Ranking, styles: dict[str, int]
     said += (f"{row['name']} {STATUS[row['status']][0]}: {row['reason']}" for row in ranking.rows if row["reason"])
     warnings = [f"{run.name}: {text}" for run in runs for text in run.summary.get("warnings") or []]
     facts = {"tiles": tiles, "ranking": _ranking_table(runs, ranking, styles), "meaning": _meaning(ranking)}
-    return PageSection("", "comparison", {**facts, "said": said, "warnings": warnings})
+    return Chapter("", "comparison", {**facts, "said": said, "warnings": warnings})
 
 
 def _meaning(ranking: Ranking) -> str:
@@ -151,7 +152,7 @@ def _saved(summary: dict[str, Any]) -> TableCell:
     )
 
 
-def _single(run: RunLog) -> PageSection:
+def _single(run: RunLog) -> Chapter:
     summary = run.summary
     saved = summary["percent_saved_vs_sgd"]
     tiles = []
@@ -182,10 +183,10 @@ def _single(run: RunLog) -> PageSection:
         "finished": f"{done}{took}." if well else "",
         "sent": Table(["bytes handed to MPI by all ranks", run.name, "plain sgd"], rows),
     }
-    return PageSection("", "single", facts)
+    return Chapter("", "single", facts)
 
 
-def _loss(runs: Sequence[RunLog], ranking: Ranking) -> PageSection:
+def _loss(runs: Sequence[RunLog], ranking: Ranking) -> Chapter:
     charts = [loss_chart(runs, ranking, cost) for cost in ("iteration", "bytes", "time")]
     charts = [chart for chart in charts if chart.is_drawn]
     note = ""
@@ -197,17 +198,17 @@ def _loss(runs: Sequence[RunLog], ranking: Ranking) -> PageSection:
     elif ranking.windows[1] > 1:
         note = f"Lines: {ranking.smoothing.replace('of the last', 'of')}."
         note += " Faint: each iteration by itself." if len(runs) == 1 else ""
-    return PageSection("Training loss", "drawings", {"note": note}, charts)
+    return Chapter("Training loss", "drawings", {"note": note}, charts)
 
 
-def _test(runs: Sequence[RunLog], ranking: Ranking) -> PageSection | None:
+def _test(runs: Sequence[RunLog], ranking: Ranking) -> Chapter | None:
     charts = [metric_chart(runs, ranking, cost) for cost in ("iteration", "bytes")]
     charts = [chart for chart in charts if chart.is_drawn]
     note = "Of gossip methods the mean of the ranks’ models is tested." if ranking.gossips else ""
-    return PageSection("Test", "drawings", {"note": note}, charts) if charts else None
+    return Chapter("Test", "drawings", {"note": note}, charts) if charts else None
 
 
-def _time(runs: Sequence[RunLog], ranking: Ranking, calibration: Calibration | None) -> PageSection | None:
+def _time(runs: Sequence[RunLog], ranking: Ranking, calibration: Calibration | None) -> Chapter | None:
     phases = phase_chart(runs, ranking)
     if not phases.bars:
         return None
@@ -223,7 +224,7 @@ def _time(runs: Sequence[RunLog], ranking: Ranking, calibration: Calibration | N
         "phases": _time_table(runs),
         "left_out": by_bandwidth.left_out,
     }
-    return PageSection("Time", "times", facts, charts)
+    return Chapter("Time", "times", facts, charts)
 
 
 def _time_table(runs: Sequence[RunLog]) -> Table:
@@ -232,6 +233,6 @@ def _time_table(runs: Sequence[RunLog]) -> Table:
     for index, run in enumerate(runs):
         times = run.summary["times"]
         if times["iteration_s"]["median"] is not None:
-            cells = [TableCell(duration(times[name]["median"]), duration(times[name]["p99"])) for name in PHASES]
+            cells = [TableCell(duration(times[name]["median"]), duration(times[name]["p99"])) for name in TIMES]
             rows.append([TableCell(run.name, style=style_of(index, len(runs))), *cells])
-    return Table(["", *PHASES.values()], rows, "Medians. Small figures: the 99th percentile.")
+    return Table(["", *TIMES.values()], rows, "Medians. Small figures: the 99th percentile.")

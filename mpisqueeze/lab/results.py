@@ -1,0 +1,91 @@
+"""The JSON object of `lab`: times beside their bound, and counted bytes beside those of the interfaces."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+import mpisqueeze
+from mpisqueeze.lab.cluster import Outcome
+from mpisqueeze.lab.shaping import host_name
+from mpisqueeze.lab.trials import Trial
+from mpisqueeze.record.figures import statistics
+from mpisqueeze.record.reading import RunLog
+from mpisqueeze.record.types import SCHEMA_VERSION
+
+
+def lab_results(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """The JSON object of `lab`, in bytes, seconds and bits per second.
+
+    `results` has an object a run, whose `hosts` compare what the run counted with what its hosts' interfaces did over
+    the same iterations, where the run has measured that; `commands` has an object a trial, with the interfaces' bytes
+    while its command ran.
+    """
+    links = outcomes[0].trial.links
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "context": {
+            "rate": [outcome.trial.links.rate for outcome in outcomes],
+            "delay": links.delay,
+            "mtu": links.mtu,
+            "hosts": links.hosts,
+            "versions": {
+                "mpisqueeze": mpisqueeze.__version__,
+                "python": platform.python_version(),
+                "kernel": platform.release(),
+            },
+        },
+        "results": [_result(outcome.trial, run) for outcome in outcomes for run in outcome.runs],
+        "commands": [
+            {
+                "rate": outcome.trial.links.rate,
+                "exit_code": int(outcome.code),
+                "run_folder": str(outcome.trial.folder) if outcome.trial.folder else None,
+                "hosts": [
+                    {"rank": rank, "host": host_name(rank), **counters} for rank, counters in enumerate(outcome.traffic)
+                ],
+            }
+            for outcome in outcomes
+        ],
+    }
+
+
+def _result(trial: Trial, run: RunLog) -> dict[str, Any]:
+    summary = run.summary
+    times = {name: summary["times"][name]["median"] for name in ("comm_s", "iteration_s")}
+    port_bytes = summary.get("port_bytes_per_iteration")
+    bound = None if port_bytes is None else 8 * port_bytes / trial.links.rate
+    exchange = sum(run.columns[name] for name in ("encode_s", "comm_s", "decode_s"))
+    return {
+        "name": run.name,
+        "algorithm": summary["algorithm"],
+        "server": summary["server"],
+        "compressor": summary["compressor"],
+        "ranks": summary["ranks"],
+        "rate": trial.links.rate,
+        "status": summary["status"],
+        "comm_s": times["comm_s"],
+        "bound_s": bound,
+        "ratio": times["comm_s"] / bound if times["comm_s"] and bound else None,
+        "exchange_s": statistics(exchange[summary["warmup"] :])["median"],  # type: ignore[index]
+        "iteration_s": times["iteration_s"],
+        "final_loss": summary["final_loss"],
+        "hosts": _compared(summary),
+    }
+
+
+def _compared(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each rank's counted bytes beside those of its interface; None for what the run has not measured."""
+    keys = ("bytes_sent", "bytes_received")
+    counted = {entry["rank"]: entry for entry in summary.get("bytes_by_rank") or []}
+    measured = {entry["rank"]: entry for entry in summary.get("interface_bytes_by_rank") or []}
+    return [
+        {
+            "rank": rank,
+            "host": host_name(rank),
+            **{key: counted.get(rank, {}).get(key) for key in keys},
+            **{f"interface_{key}": measured.get(rank, {}).get(key) for key in keys},
+        }
+        for rank in range(summary["ranks"])
+    ]

@@ -1,0 +1,96 @@
+"""Plan a launch: the launcher's command line, and the settings that a laptop, a container or root needs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mpisqueeze.devices.cores import usable_cores
+from mpisqueeze.launch.finding import Flavour, Launcher
+
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+_OPEN_MPI_4 = {"OMPI_MCA_rmaps_base_oversubscribe": "1", "OMPI_MCA_hwloc_base_binding_policy": "none"}
+#: Settings for more ranks than cores. Waiting ranks of MPICH and Intel MPI yield by sched_yield, which keeps a core
+#: busy; by YIELD they sleep a moment.
+_CROWDED = {
+    Flavour.OPEN_MPI: {
+        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+        "PRTE_MCA_hwloc_default_binding_policy": "none",
+    },
+    Flavour.HYDRA: {"MPIR_CVAR_ENABLE_HEAVY_YIELD": "1"},
+    Flavour.INTEL: {"I_MPI_PIN": "off", "I_MPI_THREAD_YIELD": "3"},
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A command line, and the variables set on top of the user's own."""
+
+    flavour: Flavour
+    arguments: list[str]
+    settings: dict[str, str]
+
+    def shell(self) -> str:
+        """The plan as one line for a POSIX shell."""
+        assignments = [f"{name}={shlex.quote(value)}" for name, value in self.settings.items()]
+        return " ".join([*assignments, shlex.join(self.arguments)])
+
+
+def make_plan(launcher: Launcher, n: int, started: Sequence[str], environment: Mapping[str, str]) -> Plan:
+    """The launcher's command line for `n` ranks of `started`, and the settings that this machine needs.
+
+    A variable that is set in `environment` stays as it is; only MPISQUEEZE_LAUNCHED_RANKS, which states a
+    fact about this launch, is always written.
+    """
+    hosts = _hosts(environment)
+    crowded = n > usable_cores() * hosts
+    wanted = {**dict.fromkeys(THREADS, "1"), "MPISQUEEZE_TERMINAL": own_terminal()}
+    flags: list[str] = []
+    if launcher.flavour is Flavour.OPEN_MPI and os.geteuid() == 0:
+        wanted |= AS_ROOT
+    if crowded:
+        old = launcher.major is not None and launcher.major < 5
+        wanted |= _OPEN_MPI_4 if old else _CROWDED.get(launcher.flavour, {})
+    if launcher.flavour is Flavour.SRUN:
+        flags += [f"--mpi={launcher.pmi}"] if launcher.pmi else []
+        flags += ["--overcommit"] if crowded else []
+    settings = {name: value for name, value in wanted.items() if name not in environment}
+    settings["MPISQUEEZE_LAUNCHED_RANKS"] = str(n)
+    if launcher.flavour is Flavour.OPEN_MPI and hosts > 1:
+        # Open MPI hands only its own variables to other hosts, unless told by name.
+        theirs = {name for name in environment if name.startswith("MPISQUEEZE_")}
+        for name in sorted(theirs | {*THREADS, "MPISQUEEZE_TERMINAL", "MPISQUEEZE_LAUNCHED_RANKS"}):
+            flags += ["-x", name]
+    return Plan(launcher.flavour, [launcher.path, "-n", str(n), *flags, *started], settings)
+
+
+def program() -> list[str]:
+    """The command that is mpisqueeze here: its script, since `-m` would find a source tree in the current folder."""
+    script = Path(sys.executable).with_name("mpisqueeze")
+    return [sys.executable, str(script)] if script.is_file() else [sys.executable, "-m", "mpisqueeze"]
+
+
+def own_terminal() -> str:
+    """`COLUMNSxLINES` of the terminal on stdout, or `none`; ranks cannot see it through their own pty."""
+    try:
+        size = os.get_terminal_size(1)
+    except OSError:
+        return "none"
+    return f"{size.columns}x{size.lines}"
+
+
+def _hosts(environment: Mapping[str, str]) -> int:
+    """The number of machines that the batch system gave to this job; 1 outside of a job."""
+    for name in ("SLURM_JOB_NUM_NODES", "SLURM_NNODES"):
+        if environment.get(name, "").isdigit():
+            return max(1, int(environment[name]))
+    if "PBS_NODEFILE" in environment:
+        with contextlib.suppress(OSError):
+            return max(1, len(set(Path(environment["PBS_NODEFILE"]).read_text().split())))
+    return max(1, len(environment.get("LSB_MCPU_HOSTS", "").split()) // 2)

@@ -1,0 +1,243 @@
+"""Run a planned launch: pass the user's signals to the ranks, and see to it that nothing stays behind."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from mpisqueeze.errors import ExitCode
+from mpisqueeze.launch.finding import Flavour
+from mpisqueeze.launch.planning import Plan
+
+GRACE_S = 10.0  # for ranks to finish an iteration and write a checkpoint
+KILL_S = 5.0  # for the launcher to end after SIGTERM
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass
+class Supervisor:
+    """Runs a plan and stands between the user's signals and the launcher.
+
+    SIGINT, SIGTERM and SIGHUP (as SIGTERM) go to the ranks of this machine once; a second one, or `grace_s`
+    seconds without an exit, ends the launcher, and `kill_s` seconds later everything it started is killed. Before
+    the ranks are prepared for it, SIGINT ends the launcher at once. SIGUSR1 is passed on each time and ends nothing
+    by itself.
+
+    Attributes:
+        plan: what to run.
+        started: the ranks' command line, by which they are found among the launcher's descendants.
+        name: the user's name for this command.
+        death_signal: sent to the launcher, on Linux, if this process is killed.
+        popen: further arguments of subprocess.Popen.
+        ended_by: the signal that asked for the end.
+        deadline: of the present stage, on the monotonic clock.
+        family: all that the launcher started, kept because a dead launcher has no descendants.
+    """
+
+    plan: Plan
+    started: Sequence[str]
+    grace_s: float = GRACE_S
+    kill_s: float = KILL_S
+    name: str = "launch"
+    death_signal: signal.Signals = signal.SIGTERM
+    popen: Mapping[str, Any] = field(default_factory=dict)
+
+    ended_by: int | None = field(default=None, init=False)
+    deadline: float | None = field(default=None, init=False)
+    terminating: bool = field(default=False, init=False)
+    family: set[psutil.Process] = field(default_factory=set, init=False)
+
+    def run(self) -> int:
+        """Run the plan to its end.
+
+        The exit code is 130 after SIGINT and 143 after another signal, 4 where a rank died of one, 128 plus the
+        number where the launcher did, and the launcher's own otherwise.
+        """
+        with self._signals() as wake:
+            process = subprocess.Popen(
+                self.plan.arguments,
+                env={**os.environ, **self.plan.settings},
+                # A terminal may be read by its own session only; a pipe or a file is passed on.
+                stdin=subprocess.DEVNULL if os.isatty(0) else None,
+                start_new_session=True,
+                preexec_fn=_in_child(self.death_signal),
+                **self.popen,
+            )
+            try:
+                while process.poll() is None:
+                    timeout = None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+                    arrived = wake.recv(4096) if select.select([wake], [], [], timeout)[0] else b""
+                    for number in arrived:
+                        self._handle(process, number)
+                    if self.deadline is not None and time.monotonic() >= self.deadline:
+                        self._escalate(process)
+            finally:
+                if process.poll() is None or process.returncode < 0:
+                    self._kill(process)
+                    process.wait()
+        if self.ended_by is not None:
+            return ExitCode.INTERRUPTED if self.ended_by == signal.SIGINT else ExitCode.TERMINATED
+        return self._named(process.returncode if process.returncode >= 0 else 128 - process.returncode)
+
+    def _named(self, code: int) -> int:
+        """The exit code for a launcher's: FAILED, with a word about it, where a rank died of a signal."""
+        if code in set(ExitCode):
+            return code
+        flavour = self.plan.flavour
+        # Hydra ends with the signal's number, or with those of several ranks in one, bit by bit; Intel's with 255.
+        if (flavour is Flavour.HYDRA and 1 < code < signal.NSIG) or (flavour is Flavour.INTEL and code == 255):
+            self._say(f"a rank was ended by a signal; the launcher's code is {code}")
+        elif code - 128 in set(signal.Signals):
+            self._say(f"a rank was ended by {signal.Signals(code - 128).name}")
+        else:
+            return code
+        return ExitCode.FAILED
+
+    def _say(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            print(f"mpisqueeze {self.name}: {text}", file=sys.stderr, flush=True)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[socket.socket]:
+        """A socket that receives the number of each signal, a byte; SIGCHLD, too, which ends a wait for others."""
+        # SIGINT is taken even where a shell's `&` had it ignored: mpirun itself does so, and the signal was
+        # sent on purpose. An ignored SIGHUP is nohup's promise and stays ignored.
+        caught = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            caught.append(signal.SIGHUP)
+
+        read_end, write_end = socket.socketpair()
+        with read_end, write_end:
+            read_end.setblocking(False)
+            write_end.setblocking(False)
+            old_wake = signal.set_wakeup_fd(write_end.fileno(), warn_on_full_buffer=False)
+            old = {number: signal.signal(number, lambda *_: None) for number in caught}
+            try:
+                yield read_end
+            finally:
+                for number, handler in old.items():
+                    signal.signal(number, handler)
+                signal.set_wakeup_fd(old_wake)
+
+    def _handle(self, process: subprocess.Popen[bytes], number: int) -> None:
+        if number == signal.SIGCHLD:
+            return
+        if number == signal.SIGUSR1:
+            self._pass_on(process, number)
+        elif self.ended_by is not None:
+            self._escalate(process)
+        else:
+            self._begin_the_end(process, number)
+
+    def _begin_the_end(self, process: subprocess.Popen[bytes], number: int) -> None:
+        self.ended_by = number
+        if self._pass_on(process, signal.SIGTERM if number == signal.SIGHUP else number):
+            self.deadline = time.monotonic() + self.grace_s
+            name = signal.Signals(number).name
+            self._say(f"{name} passed on to the ranks; again, or in {self.grace_s:g} s, ends them at once")
+        else:
+            self._escalate(process)
+
+    def _pass_on(self, process: subprocess.Popen[bytes], number: int) -> bool:
+        """Send a signal to the ranks of this machine; False if there are none yet, or none that it would not end."""
+        if self.plan.flavour is Flavour.SRUN:
+            # Ranks are no descendants of srun, which passes on every signal but SIGINT.
+            process.send_signal(signal.SIGTERM if number == signal.SIGINT else number)
+            return True
+        ranks = self._ranks(process)
+        if number == signal.SIGINT and not any(_prepared(rank.pid) for rank in ranks):
+            # While it starts, each rank's Python would show a traceback.
+            return False
+        for rank in ranks:
+            with contextlib.suppress(psutil.Error):
+                rank.send_signal(number)
+        return bool(ranks)
+
+    def _ranks(self, process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+        """The outermost descendants of the launcher that run the started command."""
+        ranks: list[psutil.Process] = []
+        pending = _children(process.pid)
+        while pending:
+            child = pending.pop()
+            try:
+                # Without the first word, which a launcher may have resolved to another path.
+                is_rank = child.cmdline()[1:] == [*self.started[1:]]
+                pending += [] if is_rank else child.children()
+            except psutil.Error:
+                continue
+            if is_rank:
+                ranks.append(child)
+        return ranks
+
+    def _escalate(self, process: subprocess.Popen[bytes]) -> None:
+        """Ask the launcher to end; once it had `kill_s` seconds for that, kill all it started."""
+        if not self.terminating:
+            self.terminating = True
+            self.family.update(_children(process.pid, recursive=True))
+            process.terminate()
+            self.deadline = time.monotonic() + self.kill_s
+        elif self.deadline is not None and time.monotonic() >= self.deadline:
+            self._kill(process)
+            self.deadline = None
+
+    def _kill(self, process: subprocess.Popen[bytes]) -> None:
+        """Kill the launcher, its session, and what Hydra moved to other sessions."""
+        self.family.update(_children(process.pid, recursive=True))
+        for pid in psutil.pids():
+            with contextlib.suppress(OSError, psutil.Error):
+                if os.getsid(pid) == process.pid != pid:
+                    self.family.add(psutil.Process(pid))
+        if process.poll() is None:
+            process.kill()
+        for member in self.family:
+            with contextlib.suppress(psutil.Error):
+                member.kill()
+
+
+def _prepared(pid: int) -> bool:
+    """Whether SIGTERM would not just end a process: it can stop in good order. True where that cannot be known."""
+    bit = 1 << (signal.SIGTERM - 1)
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith(("SigCgt:", "SigIgn:")) and int(line.split()[1], 16) & bit:
+                return True
+        return False
+    return not Path("/proc/self/status").exists()
+
+
+def _children(pid: int, recursive: bool = False) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=recursive)
+    except psutil.Error:
+        return []
+
+
+def _in_child(death_signal: signal.Signals) -> Callable[[], None] | None:
+    """A function for the child to call before it becomes the launcher; on Linux it ties its life to this process."""
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        prctl = ctypes.CDLL(None).prctl
+    except (OSError, AttributeError):
+        return None
+    parent = os.getpid()
+
+    def prepare() -> None:
+        prctl(_PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
+        if os.getppid() != parent:  # died between fork and prctl
+            os._exit(ExitCode.TERMINATED)
+
+    return prepare
