@@ -274,8 +274,8 @@ def test_times_by_bandwidth_are_the_cost_models_with_what_was_measured_beside() 
 def test_a_report_loads_no_program_of_a_users_own() -> None:
     Path("mine.py").write_text("raise SystemExit('this must not run')")
     path = write_run(Path("a"), [2.0, 1.0], compressor="mine.py:C")
-    origins = {"algorithm": "built-in", "compressor": "mine.py"}
-    edit(path / "config.json", parts={kind: {"name": "any", "origin": origin} for kind, origin in origins.items()})
+    parts = {"algorithm": {"name": "sgd", "origin": "built-in"}, "compressor": {"name": "C", "origin": "mine.py"}}
+    edit(path / "config.json", parts=parts)
     runs, _ = read_runs([path])
     assert times_by_bandwidth(runs).left_out == ["sgd/mine.py:C: its compressor is not built in"]
 

@@ -43,7 +43,8 @@ def write_run(
 ) -> Path:
     """A run folder in which every iteration sends `nbytes` and takes `seconds`; no summary where `status` is None."""
     path.mkdir(parents=True)
-    parts = {kind: {"name": "any", "origin": "built-in"} for kind in ("algorithm", "compressor")}
+    names = {"algorithm": algorithm, "compressor": compressor}
+    parts = {kind: {"name": name, "origin": "built-in"} for kind, name in names.items()}
     config = {
         "algorithm": algorithm, "compressor": compressor, "dtype": "float32", "warmup": 0, "ranks": 2, "dimension": 10,
         "iterations": planned or len(losses), "iterations_per_epoch": 4, "parts": parts, "server": "root",
