@@ -15,8 +15,8 @@ from rich.text import Text
 from mpisqueeze.quantities import counted, duration, grouped, significant, size
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.live import Drawing
-from mpisqueeze.report.tables import STATUS, TableColumn, filled, make_table
-from mpisqueeze.report.training_view import mpi, panel, problem
+from mpisqueeze.report.tables import STATUS, TableColumn, filled, make_table, panel
+from mpisqueeze.report.training_view import mpi, problem
 from mpisqueeze.runs.view import Watcher
 
 if TYPE_CHECKING:

@@ -9,8 +9,11 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.measure import Measurement
+from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
+
+from mpisqueeze import __version__
 
 _UNBOUNDED = 10_000
 #: Words and style of each status of a run.
@@ -97,3 +100,9 @@ def make_list(entries: Iterable[tuple[str, str | Text]]) -> Table:
     for name, text in entries:
         grid.add_row(name, Text(text) if isinstance(text, str) else text)
     return grid
+
+
+def panel(command: str, entries: Iterable[tuple[str, str | Text]]) -> Panel:
+    """The box that a command's output begins with."""
+    title = f"mpisqueeze {__version__} {command}"
+    return Panel(make_list(entries), title=title, title_align="left", box=box.ROUNDED, expand=False)

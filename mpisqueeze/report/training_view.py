@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from mpisqueeze import __version__
 from mpisqueeze.quantities import clock, counted, duration, format_rate, grouped, ratio, significant, size
 from mpisqueeze.record.iterations import Progress
 from mpisqueeze.record.summary import sgd_bytes
 from mpisqueeze.report.closing import closing
 from mpisqueeze.report.live import Drawing, bar
-from mpisqueeze.report.tables import make_list
+from mpisqueeze.report.tables import panel
 from mpisqueeze.runs.preparation import Run
 from mpisqueeze.runs.view import View
 
@@ -99,12 +96,6 @@ def header(run: Run, environment: dict[str, Any]) -> Panel:
             wire.append(", ").append(f"{ratio(plain / expected)} fewer", "bold green")
         entries.append(("wire", wire))
     return panel("train", [*entries, ("folder", run.path)])
-
-
-def panel(command: str, entries: Iterable[tuple[str, str | Text]]) -> Panel:
-    """The box that a command's output begins with."""
-    title = f"mpisqueeze {__version__} {command}"
-    return Panel(make_list(entries), title=title, title_align="left", box=box.ROUNDED, expand=False)
 
 
 def mpi(run: Run, environment: dict[str, Any]) -> str:
