@@ -93,9 +93,7 @@ def _kernels(facts: dict[str, Any]) -> Table:
     columns = [TableColumn("ns an element", itemgetter("compressor"), left=True, style="bold")]
     for title, key in (("encode, feedback", "encode"), ("encode", "plain_encode"), ("decode, add", "decode_add")):
         columns += _kernel(title, key)
-    columns.append(
-        TableColumn("payload", lambda row: f"{significant(8 * row['payload_bytes'] / row['elements'])} bits")
-    )
+    bits = TableColumn("payload", lambda row: f"{significant(8 * row['payload_bytes'] / row['elements'])} bits")
     return filled(make_table(), [*columns, bits], facts["kernels"])
 
 
