@@ -13,15 +13,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from mpisqueeze import __version__
 from mpisqueeze.quantities import counted, duration
+from mpisqueeze.record.folder import slug
 from mpisqueeze.report.html.blocks import Page, TableCell
-from mpisqueeze.report.html.figures import PageFigures, vega
+from mpisqueeze.report.html.figures import drawn, vega
 from mpisqueeze.report.html.provenance import NAMED
 from mpisqueeze.report.palette import DARK_GROUND, INKS, LIGHT_GROUND, LINES, MARKERS, SEGMENTS
 from mpisqueeze.report.plot import require
@@ -59,26 +59,15 @@ def render(page: Page) -> str:
     library, packed = vega() if any(section.charts for section in page.sections) else ("", "")
     scripts = " ".join(_hash(text) for text in (script, library) if text)
     policy = f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {scripts}"
+    numbers = count(1)
+    titles = [chapter.title for chapter in page.sections if chapter.title]
     environment.globals |= {
-        "drawn": PageFigures().drawn, "markers": MARKERS, "colors": len(LINES), "named": NAMED,
-        "anchors": _anchors([section.title for section in page.sections if section.title]),
+        "drawn": lambda chart: drawn(chart, f"p{next(numbers)}"), "markers": MARKERS, "colors": len(LINES),
+        "named": NAMED, "anchors": {title: f"s{number}-{slug(title)}" for number, title in enumerate(titles, 1)},
     }  # fmt: skip
     return environment.get_template("page.html").render(
         page=page, version=__version__, policy=policy, style=Markup(style), script=Markup(script), vega=Markup(packed)
     )
-
-
-def _anchors(titles: Sequence[str]) -> dict[str, str]:
-    """An id of its own for each section."""
-    found: dict[str, str] = {}
-    for title in titles:
-        base = name = "s-" + (re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "section")
-        for number in count(2):
-            if name not in found.values():
-                break
-            name = f"{base}-{number}"
-        found[title] = name
-    return found
 
 
 def _colors() -> str:

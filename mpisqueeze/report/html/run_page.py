@@ -154,15 +154,12 @@ def _saved(summary: dict[str, Any]) -> TableCell:
 
 def _single(run: RunLog) -> Chapter:
     summary = run.summary
-    saved = summary["percent_saved_vs_sgd"]
     tiles = []
-    if saved is not None:
-        title = "Bytes saved against plain sgd"
-        fewer = f", {ratio(summary['ratio_vs_sgd'])} fewer" if saved > 0 else ""
-        plain = size(summary["sgd_bytes_sent"])
-        tiles.append(
-            Tile(title, f"{saved:.1f} %".replace("-", "−"), f"{size(summary['bytes_sent'])}, not {plain}{fewer}")
-        )
+    saved = _saved(summary)
+    if saved.text != "—":
+        detail = f"{size(summary['bytes_sent'])}, not {size(summary['sgd_bytes_sent'])}"
+        fewer = f", {saved.detail}" if saved.detail else ""
+        tiles.append(Tile("Bytes saved against plain sgd", saved.text, f"{detail}{fewer}"))
     loss = summary["final_loss"]
     tiles.append(Tile("Training loss", "—" if loss is None else significant(loss, 4), "of the last iteration"))
     for name, value in list((summary["evaluation"] or {}).items())[:3]:
