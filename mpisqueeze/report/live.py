@@ -44,7 +44,7 @@ def bar(done: float, total: float, *texts: str | Text) -> Table:
     """A progress bar with texts behind it, as wide as the terminal."""
     row = Table.grid(padding=(0, 1), expand=True)
     row.add_column(ratio=1)
-    for _ in texts:
-        row.add_column(no_wrap=True)
-    row.add_row(ProgressBar(total=total, completed=done), *texts)
+    row.add_column(no_wrap=True, overflow="ellipsis")
+    words = Text("  ").join(Text(text) if isinstance(text, str) else text for text in texts if text)
+    row.add_row(ProgressBar(total=total, completed=done), words)
     return row
