@@ -39,21 +39,24 @@ class Codec:
 
     def encode(self, vector: Any, payload: Any, first: int = 0) -> None:
         """payload ← C(vector), a section that begins at `first` of the vector."""
-        self._encode(self.compressor.encode, first, vector, payload)
+        self._encode(vector, None, payload, first)
 
     def encode_feedback(self, vector: Any, residual: Any, payload: Any, first: int = 0) -> None:
         """v = vector + residual; payload ← C(v); residual ← v − D(payload)."""
-        self._encode(self.compressor.encode_feedback, first, vector, residual, payload)
+        self._encode(vector, residual, payload, first)
 
-    def _encode(self, encode: Callable[..., None], first: int, *vectors: Any) -> None:
-        """Fill the payload, the last of the vectors, or zero it where one of them holds a NaN."""
-        self.compressor.iteration, self.compressor.first = self.network.iteration, first
+    def _encode(self, vector: Any, residual: Any, payload: Any, first: int) -> None:
+        compressor, network = self.compressor, self.network
+        compressor.iteration, compressor.first = network.iteration, first
         try:
-            encode(*vectors)
+            if residual is None:
+                compressor.encode(vector, payload)
+            else:
+                compressor.encode_feedback(vector, residual, payload)
         except NonFiniteError as error:
-            vectors[-1].fill(0)
-            self.network.complain(Signal.NONFINITE, str(error))
-        self.network.clock.lap(Phase.ENCODE)
+            payload.fill(0)
+            network.complain(Signal.NONFINITE, str(error))
+        network.clock.lap(Phase.ENCODE)
 
     def decode(self, payload: Any, out: Any) -> None:
         """out ← D(payload)."""

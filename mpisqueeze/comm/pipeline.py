@@ -111,9 +111,9 @@ class Outbox:
             self._finish(index)
 
     def _begin(self, count: int) -> None:
-        send = self._moves.send
-        for i in range(self._begun, min(count, len(self._sections))):
-            send(self._sections[i])
+        sections, send = self._sections, self._moves.send
+        for i in range(self._begun, min(count, len(sections))):
+            send(sections[i])
             if self._pushes and (wire := self._wires[i]) is not None:
                 wire.begin_push()
         self._begun = count
@@ -164,15 +164,15 @@ class Inbox:
         self._behind = min(network.device.lookahead, slots - 1)
         self._fences = [network.device.fence() for _ in range(self._behind + 1)] if network.device.lookahead else []
         self.holds_sections = bool(sources) and slots >= len(sources)
+        self._first = [self._message(i)[1] for i in range(min(slots, self._count))]
         self._i = 0
 
     def open(self) -> list[Any]:
         """Post the first receives of an exchange; gives the last of them, one of each source."""
         self._i = 0
-        first = [self._message(i)[1] for i in range(min(self._slots, self._count))]
-        for request in first:
+        for request in self._first:
             request.Start()
-        return first[-self._sources :]
+        return self._first[-self._sources :]
 
     def _message(self, i: int) -> tuple[Wire, Any]:
         """The wire that message i arrives in, and its request."""
@@ -219,3 +219,4 @@ class Inbox:
             request.Free()
         self._requests.clear()
         self._short.clear()
+        self._first.clear()

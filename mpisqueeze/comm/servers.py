@@ -58,7 +58,7 @@ class ServerPipeline:
         behind = [(rank + k) % size for k in range(1, size)]
         #: Servers of this rank, in the order in which it takes their answers.
         self._servers = [s for s in reversed(behind) if s < len(up)]
-        self._to_server = {s: [network.sender(wire.mpi, s, _UP) for wire in self._up[s]] for s in self._servers}
+        self._to_server = {s: [[network.sender(wire.mpi, s, _UP)] for wire in self._up[s]] for s in self._servers}
         self._passing: dict[int, list[list[Any]]] = {}
         self._from_server: dict[int, list[Any]] = {}
         for s, wires in enumerate(self._down):
@@ -68,9 +68,12 @@ class ServerPipeline:
             if parent is not None:
                 source = (parent + s) % size
                 self._from_server[s] = [network.receiver(wire.mpi, source, _DOWN) for wire in wires]
-        self._sends = [*chain(*self._to_server.values()), *chain(*chain(*self._passing.values()))]
+        self._sends = list(chain(*chain(*self._to_server.values(), *self._passing.values())))
+        self._receives = list(chain(*self._from_server.values()))
+        self._last = [requests[-1] for requests in self._from_server.values() if requests]
         #: The sections of the part that this rank serves, and the answers to them.
         self._sections, self._answered = (up[rank], down[rank]) if rank < len(up) else ((), ())
+        self._replying = list(zip(self._down[rank], self._passing[rank], strict=True)) if rank < len(up) else []
         others = [r for r in range(size) if r != rank] if self._sections else []
         # Part 0 is the longest: its sections set the pace.
         sizes = [section.payload_bytes for section in self._sections or up[0]]
@@ -93,7 +96,7 @@ class ServerPipeline:
             items: list[tuple[Payload, Wire | None, Any]] = []
             for s in reversed(range(len(up))):
                 for j, section in enumerate(up[s]):
-                    leaves = (None, None) if s == rank else (self._up[s][j], self._to_server[s][j])
+                    leaves = (None, None) if s == rank else (self._up[s][j], self._to_server[s][j][0])
                     items.append((section, *leaves))
             self.departure = Departure(network, items, self._post, self._advance)
             #: Payloads that leave before those of the own part.
@@ -109,8 +112,10 @@ class ServerPipeline:
         if self.departure:
             self.departure.finish(moves)
         else:
-            self._outbox.open(moves, len(self._order[0]))
-            self._own.open(moves, 1)
+            if self._servers:
+                self._outbox.open(moves, len(self._order[0]))
+            if self._sections:
+                self._own.open(moves, 1)
             self._prepared = 0
             network.gate.enter()
             self._post()
@@ -128,20 +133,19 @@ class ServerPipeline:
         network.clock.lap(Phase.COMM)
         if self.departure:
             self.departure.close_books()
+            self._served, self._taken = 0, dict.fromkeys(self._servers, 0)
 
     def _post(self) -> list[Any]:
         """Post the first receives; gives those that are filled last."""
-        self._served, self._taken = 0, dict.fromkeys(self._servers, 0)
-        for requests in self._from_server.values():
-            for request in requests:
-                request.Start()
-        return [*self._inbox.open(), *(requests[-1] for requests in self._from_server.values() if requests)]
+        for request in self._receives:
+            request.Start()
+        return [*self._inbox.open(), *self._last]
 
     def _send_up(self, j: int) -> None:
         for s in self._order[j]:
             self._outbox.ready(self._prepared)
             self._prepared += 1
-            start(self.network, self._to_server[s][j : j + 1], self._up[s][j])
+            start(self.network, self._to_server[s][j], self._up[s][j])
         self.network.clock.lap(Phase.COMM)
 
     def _serve(self, moves: Moves, j: int) -> None:
@@ -160,7 +164,7 @@ class ServerPipeline:
         if not is_mean:
             reply.divide(network.world.size)
         moves.answer(reply)
-        wire, requests = self._down[network.world.rank][j], self._passing[network.world.rank][j]
+        wire, requests = self._replying[j]
         if self._copies:
             # A device decodes an answer while it is copied; a host decodes it when it is on its way.
             if requests:
@@ -210,6 +214,6 @@ class ServerPipeline:
             self.departure.close()
         self.network.device.synchronize()
         self._inbox.close()
-        for request in (*self._sends, *chain(*self._from_server.values())):
+        for request in (*self._sends, *self._receives):
             request.Free()
-        self._sends, self._from_server = [], {}
+        self._sends, self._receives = [], []
