@@ -305,7 +305,7 @@ class Bench:
                 self._timed(case)
             if feasible:
                 expected = partial(case.expected, gradients, _CHECKED_RUNS)
-                counts.append(count_wrong(self.world, case.output(), expected, case.alike))
+                counts.append(count_wrong(self.world, case.output(), expected))
             else:
                 counts.append(0 if case.alike else None)
         return counts
