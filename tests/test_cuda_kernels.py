@@ -17,8 +17,9 @@ import pytest
 from kernel_cases import (
     DTYPES,
     PLAIN,
-    WAYS,
     Case,
+    Place,
+    assert_same,
     clip,
     copy,
     half,
@@ -35,7 +36,6 @@ from mpisqueeze.kernels.cuda import OPTIONS, SAMPLED, SAMPLES, CudaKernels, cuda
 from mpisqueeze.kernels.reference import ReferenceKernels
 from mpisqueeze.parts import registry
 
-GUARD = 0xA5
 BLOCKS = [1, 3, 8, 64, 100, 512, 1000, 1024, 1032, 70000, 0]
 BLOCKWISE = [
     case
@@ -69,19 +69,6 @@ class Gpu:
     def emulated(self) -> bool:
         return self.cupy.__version__ == "emulated"
 
-    def array(self, values: np.ndarray, offset: int) -> tuple[Any, Any]:
-        """(guarded memory, `values` inside it, `offset` items off a multiple of 16 bytes)."""
-        before = 64 + offset * values.itemsize
-        memory = np.full(before + values.nbytes + 64, GUARD, np.uint8)
-        memory[before : before + values.nbytes] = values.view(np.uint8)
-        held = self.cupy.asarray(memory)
-        return held, held[before : before + values.nbytes].view(values.dtype)
-
-    def intact(self, held: Any, inside: Any) -> bool:
-        memory = held.get()
-        before = inside.data.ptr - held.data.ptr
-        return bool((memory[:before] == GUARD).all() and (memory[before + inside.nbytes :] == GUARD).all())
-
 
 @pytest.fixture(scope="module")
 def gpu(cuda: Any) -> Gpu:
@@ -107,39 +94,9 @@ def check(
     offset: int = 0,
     shift: int = 0,
 ) -> None:
-    """Encode and decode with both kernel sets; `offset` moves vectors by so many numbers, `shift` payloads by bytes."""
-    where = f"{case} {kind} n={n} {dtype} feedback={feedback} offset={offset} shift={shift}"
-    reference, kernels = ReferenceKernels(dtype), gpu.kernels[dtype]
     vector, residual = vectors(kind, n, dtype)
-    memory = residual.copy()
-    with np.errstate(all="ignore"):
-        fine, expected = case.encode(reference, vector, memory if feedback else None)
-
-    payload_held, payload = gpu.array(np.full(expected.size, 0x77, np.uint8), shift)
-    vector_held, given_vector = gpu.array(vector, offset)
-    memory_held, given_memory = gpu.array(residual, offset)
-    done, _ = case.encode(kernels, given_vector, given_memory if feedback else None, payload)
-    assert done is fine, where
-    for held, inside in ((payload_held, payload), (vector_held, given_vector), (memory_held, given_memory)):
-        assert gpu.intact(held, inside), f"wrote outside: {where}"
-    assert given_vector.get().tobytes() == vector.tobytes(), f"vector changed: {where}"
-    if not fine:
-        return
-    same = expected == payload.get()
-    assert same.all(), f"payload, first at byte {int(np.argmin(same))}: {where}"
-    assert given_memory.get().tobytes() == memory.tobytes(), f"residual: {where}"
-
-    base = np.random.default_rng(1).standard_normal(n).astype(dtype)
-    for how in WAYS:
-        out = base.copy()
-        with np.errstate(all="ignore"):
-            case.decode(reference, expected, out, *how)
-        source_held, source = gpu.array(expected, shift)
-        out_held, given_out = gpu.array(base, offset)
-        case.decode(kernels, source, given_out, *how)
-        assert given_out.get().tobytes() == out.tobytes(), f"decode {how}: {where}"
-        assert gpu.intact(out_held, given_out), f"decode wrote outside: {where}"
-        assert source_held.get().tobytes() == gpu.array(expected, shift)[0].get().tobytes(), where
+    sets = [("cuda", gpu.kernels[dtype], gpu.cupy)]
+    assert_same(case, vector, residual if feedback else None, sets, offset, shift)
 
 
 def check_lengths(gpu: Gpu, cases: list[Case], dtype: np.dtype[Any], lengths: list[int]) -> None:
@@ -189,7 +146,7 @@ def test_kernels_match_for_long_vectors(gpu: Gpu, dtype: np.dtype[Any]) -> None:
 @each_dtype
 def test_sections_make_the_whole_payload(gpu: Gpu, dtype: np.dtype[Any]) -> None:
     """Cut at multiples of its grain, a vector gives the same numbers section by section as at once, on the host."""
-    d, offset = 5003, 1
+    d = 5003
     rng = np.random.default_rng(3)
     vector, delta = numbers(rng, d, dtype, "wide"), numbers(rng, d, dtype, "normal")
     for spec in COMPRESSORS:
@@ -205,9 +162,7 @@ def test_sections_make_the_whole_payload(gpu: Gpu, dtype: np.dtype[Any]) -> None
         length = whole.grain * max(1, 600 // whole.grain)
         if whole.grain & (whole.grain - 1) == 0:
             length = 1 << (length.bit_length() - 1)
-        _, given = gpu.array(vector, offset)
-        _, residual = gpu.array(delta, offset)
-        _, out = gpu.array(np.zeros(d, dtype), offset)
+        given, residual, out = map(Place(gpu.cupy, 1).vector, (vector, delta, np.zeros(d, dtype)))
         payloads, start = gpu.cupy.zeros(whole.payload_bytes + 64, np.uint8), 0
         sections = {n: part.cls(n, gpu.cupy, dtype, 5, **part.options) for n in {length, d % length or length}}
         for first in range(0, d, length):
@@ -342,9 +297,9 @@ def test_the_emulator_reports_a_barrier_that_some_threads_miss(gpu: Gpu) -> None
 def test_the_emulator_reports_an_access_that_is_not_aligned(gpu: Gpu) -> None:
     source = 'extern "C" __global__ void wide(const float* from, float* to) { *(float4*)to = *(const float4*)from; }'
     wide = emulated_kernel(gpu, source, "wide")
-    out = gpu.array(np.zeros(4, np.float32), 0)[1]
+    out = Place(gpu.cupy).vector(np.zeros(4, np.float32))
     for offset in range(4):
-        values = gpu.array(np.arange(4, dtype=np.float32), offset)[1]
+        values = Place(gpu.cupy, offset).vector(np.arange(4, dtype=np.float32))
         if offset:
             with pytest.raises(RuntimeError, match="not aligned"):
                 wide((1,), (1,), (values, out))
