@@ -384,7 +384,7 @@ class Lab:
         return self.finish()
 
     def processes(self) -> list[psutil.Process]:
-        """What runs of this lab, in whatever namespace."""
+        """The processes of this lab, in whatever namespace."""
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):

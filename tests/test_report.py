@@ -209,7 +209,7 @@ def spoiled(old: str, new: str, file: str = "iterations.jsonl") -> Callable[[Pat
         (lambda folder: (folder / "evaluations.jsonl").write_text('{"a": 1}\n{"a": []}\n'), ["line 2", "a number"]),
         (
             spoiled('"ranks": 2', '"ranks": 0', "config.json"),
-            ["has 0 as 'ranks', not a whole number from 1 to 1e+06"],
+            ["has 0 as 'ranks', not a whole number from 1 to 1000000"],
         ),
         (spoiled('"ranks": 2', '"ranks": 2.5', "config.json"), ["has 2.5 as 'ranks', not a whole number"]),
         (spoiled("float32", "float16", "config.json"), ["has 'float16' as 'dtype', not one of float32, float64"]),

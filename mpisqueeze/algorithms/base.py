@@ -74,7 +74,7 @@ class Codec:
 
     @property
     def fuses_mean(self) -> bool:
-        """Whether there is `decode_mean`."""
+        """There is `decode_mean`."""
         return getattr(self.compressor, "fuses_mean", False)
 
     def _give_up(self, payload: Any, error: NonFiniteError) -> None:

@@ -48,7 +48,7 @@ class Section:
 
     @classmethod
     def owns(cls, name: str) -> bool:
-        """Whether an attribute of a section has that name, so that no vector of an algorithm can."""
+        """A section has an attribute of that name, so that no vector of an algorithm can have it."""
         return name in cls.__annotations__ or hasattr(cls, name)
 
     @property

@@ -130,7 +130,7 @@ class Outbox:
 
 
 class Inbox:
-    """Where a server receives its part's payloads: a window of buffers, filled section by section in rank order.
+    """A server's window of buffers, into which its part's payloads are received, section by section in rank order.
 
     Args:
         sizes: bytes of each section's payload, in the order of sending; the last one may be shorter than the others, or
@@ -180,7 +180,7 @@ class Inbox:
         return first[-self._sources :]
 
     def _message(self, i: int) -> tuple[Wire, Any]:
-        """Where message i arrives, and by which request."""
+        """The wire that message i arrives in, and its request."""
         short = self._short.get(i)
         if short is not None:
             return short
@@ -188,9 +188,9 @@ class Inbox:
         return self._wires[n], self._requests[n]
 
     def arrived(self) -> bool:
-        """Whether the next section's payloads of all sources are there, as far as that can be said without waiting.
+        """The next section's payloads of all sources are there, as far as that can be said without waiting.
 
-        What `open` gave is left alone, since somebody else may be looking at it.
+        The requests that `open` gave are left alone, since somebody else may be testing them.
         """
         i, n = self._i, self._sources
         if i + 2 * n > min(self._slots, self._count):

@@ -1,4 +1,4 @@
-"""What a data set is once it is in memory, and how a named one is declared."""
+"""A data set in memory, and the declaration of a named one."""
 
 from __future__ import annotations
 

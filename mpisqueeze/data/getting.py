@@ -82,7 +82,7 @@ def get(source: Published, root: Path, mirror: str | None, force: bool, watcher:
 
 
 def present(source: Published, root: Path) -> int:
-    """How many of a data set's files are in its folder, by their length."""
+    """The number of a data set's files that are in its folder, by their length."""
 
     def is_there(file: File) -> bool:
         try:

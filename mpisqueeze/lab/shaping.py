@@ -99,7 +99,7 @@ def host_name(rank: int) -> str:
 
 
 def address(rank: int) -> IPv4Address:
-    """Where a rank's host is reached by the others, over the shaped links."""
+    """The address at which the others reach a rank's host, over the shaped links."""
     return _FIRST_LINK + rank
 
 

@@ -114,7 +114,7 @@ def _folder(command: list[str], hosts: int) -> tuple[list[str], Path]:
 
 
 def _option(command: Sequence[str], name: str) -> tuple[int, str] | None:
-    """Where an option with a value stands in a command, and the value."""
+    """The place and the value of an option in a command."""
     for at, word in enumerate(command):
         if word.startswith(f"{name}="):
             return at, word.partition("=")[2]

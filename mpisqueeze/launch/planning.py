@@ -86,7 +86,7 @@ def own_terminal() -> str:
 
 
 def _hosts(environment: Mapping[str, str]) -> int:
-    """How many machines the batch system gave to this job; 1 outside of a job."""
+    """The number of machines that the batch system gave to this job; 1 outside of a job."""
     for name in ("SLURM_JOB_NUM_NODES", "SLURM_NNODES"):
         if environment.get(name, "").isdigit():
             return max(1, int(environment[name]))

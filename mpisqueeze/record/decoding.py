@@ -118,9 +118,10 @@ def _words(info: Any) -> str:
             return " or ".join(map(_words, info.types))
         case msgspec.inspect.LiteralType():
             return f"one of {', '.join(map(str, info.values))}"
-        case msgspec.inspect.IntType() | msgspec.inspect.FloatType():
-            noun = "a whole number" if isinstance(info, msgspec.inspect.IntType) else "a number"
-            return noun if info.le is None or info.le > 1e300 else f"{noun} from {info.ge:g} to {info.le:g}"
+        case msgspec.inspect.IntType():
+            return "a whole number" if info.le is None else f"a whole number from {info.ge} to {info.le}"
+        case msgspec.inspect.FloatType():
+            return "a number" if info.le is None or info.le > 1e300 else f"a number from {info.ge:g} to {info.le:g}"
         case msgspec.inspect.StrType():
             return "text"
         case msgspec.inspect.BoolType():

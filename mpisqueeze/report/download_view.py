@@ -78,7 +78,7 @@ class DownloadView(Watcher):
 
 
 def listing(rows: list[dict[str, Any]], root: Path) -> Table:
-    """What can be downloaded, and how much of it is there."""
+    """The data sets that can be downloaded, and how much of each is there."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, caption=f"in {root.absolute()}", caption_justify="left")
     for title in ("name", "what", "download", "there"):
         table.add_column(title, justify="right" if title == "download" else "left")

@@ -161,7 +161,7 @@ def test_odd_command_lines(folder: Path, capsys: pytest.CaptureFixture[str], com
     [
         ("config.json", "compressor", 3, "run/config.json has 3 as 'compressor', not text"),
         ("config.json", "tree", "oak", "run/config.json has 'oak' as 'tree', not one of binary, "),
-        ("config.json", "ranks", 2**53, "as 'ranks', not a whole number from 1 to 1e+06"),
+        ("config.json", "ranks", 2**53, "as 'ranks', not a whole number from 1 to 1000000"),
         ("config.json", "parts", [], "run/config.json has [] as 'parts', not an object"),
         ("environment.json", "lab", "x", "run/environment.json has 'x' as 'lab', not an object"),
         ("environment.json", "hosts", [None], "has None as 'hosts[0]'"),
