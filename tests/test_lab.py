@@ -25,7 +25,7 @@ from mpisqueeze.errors import ExitCode, UsageError
 from mpisqueeze.lab import cluster as outside
 from mpisqueeze.lab import hosts as inside
 from mpisqueeze.lab import shaping
-from mpisqueeze.lab.cluster import Outcome, check_machine
+from mpisqueeze.lab.cluster import TrialOutcome, check_machine
 from mpisqueeze.lab.results import lab_results
 from mpisqueeze.lab.shaping import Links
 from mpisqueeze.lab.trials import Trial, plan_trials
@@ -271,7 +271,7 @@ sys.exit(_start([sys.executable, "-c", write], {}))
 
 
 class TestResults:
-    def outcome(self, **known: Any) -> Outcome:
+    def outcome(self, **known: Any) -> TrialOutcome:
         """A run of two iterations after one of warm-up, at 100 Mbit/s."""
         config = {"algorithm": "sgd", "compressor": "identity", "server": "root", "ranks": 2, "dtype": "float32",
                   "dimension": 10, "iterations_per_epoch": 1, "warmup": 1}  # fmt: skip
@@ -290,7 +290,7 @@ class TestResults:
         (trial,) = plan("env", any_program=True, hosts=2)
         run = RunLog("sgd", None, summary, 3, 1, columns, [])
         traffic = [{"bytes_sent": 1500, "bytes_received": 1400}, {"bytes_sent": 1400, "bytes_received": 1500}]
-        return Outcome(trial, 0, traffic, [run])
+        return TrialOutcome(trial, 0, traffic, [run])
 
     def shown(self, facts: dict[str, Any]) -> str:
         console = Console(width=100, color_system=None)

@@ -48,7 +48,7 @@ class DownloadError(Exception):
     """A data set could not be had; the message is one line for the user."""
 
 
-class Watcher:
+class DownloadWatcher:
     """Receives the progress of a download; this one ignores it."""
 
     def start(self, file: File, url: str, have: int) -> None:

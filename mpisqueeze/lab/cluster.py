@@ -45,7 +45,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrialOutcome:
     """The outcome of a trial.
 
     Attributes:
@@ -86,7 +86,7 @@ def check_machine() -> Machine:
 
 
 def _is_rank() -> bool:
-    """Whether a launcher started this process as one of its ranks; a batch job's own shell is none."""
+    """True if a launcher started this process as one of its ranks; a batch job's own shell is none."""
     alone = os.environ.get("SLURM_STEP_NUM_TASKS", "1") == "1"
     others = any(name.startswith(("OMPI_COMM_WORLD_", "PMIX_RANK", "PMI_RANK", "MV2_COMM_")) for name in os.environ)
     return launched_rank() is not None and (others or not alone)
@@ -112,7 +112,7 @@ def _namespaces() -> tuple[str, ...]:
     )
 
 
-def run_trial(trial: Trial, machine: Machine, to_stderr: bool = False) -> Outcome:
+def run_trial(trial: Trial, machine: Machine, to_stderr: bool = False) -> TrialOutcome:
     """Run a command on a cluster of its own, as `launch` runs one on this machine.
 
     Args:
@@ -133,7 +133,7 @@ def run_trial(trial: Trial, machine: Machine, to_stderr: bool = False) -> Outcom
         }
         root = str(Path(mpisqueeze.__file__).resolve().parents[1])
         inside = [sys.executable, "-c", _INSIDE, root, json.dumps(settings), str(report)]
-        plan = launch.Plan(launch.Flavour.OPEN_MPI, [*machine.unshare, *inside], {})
+        plan = launch.LaunchPlan(launch.Flavour.OPEN_MPI, [*machine.unshare, *inside], {})
         supervisor = launch.Supervisor(
             plan,
             trial.command,
@@ -151,7 +151,7 @@ def run_trial(trial: Trial, machine: Machine, to_stderr: bool = False) -> Outcom
     if "interfaces" not in told and code not in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
         print(f"mpisqueeze: the lab ended with {code} before its command did", file=sys.stderr, flush=True)
         code = ExitCode.FAILED
-    return Outcome(trial, code, told.get("interfaces", []), _runs(trial.folder))
+    return TrialOutcome(trial, code, told.get("interfaces", []), _runs(trial.folder))
 
 
 def variables(trial: Trial, launcher: launch.Launcher, to_stderr: bool = False) -> dict[str, str]:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 from rich.text import Text
 
-from mpisqueeze.data.published import File, Watcher
+from mpisqueeze.data.published import DownloadWatcher, File
 from mpisqueeze.quantities import counted, size
 from mpisqueeze.report.training_view import LineProgress
 
@@ -21,7 +21,7 @@ from mpisqueeze.report.training_view import LineProgress
 LOG_SECONDS = 10.0
 
 
-class DownloadView(Watcher):
+class DownloadView(DownloadWatcher):
     """Writes to `console`; `live` draws a bar that updates in place."""
 
     def __init__(self, console: Console, live: bool) -> None:
