@@ -103,7 +103,7 @@ def _list(output: Output) -> int:
         table.add_column("claim", style="bold", no_wrap=True)
         table.add_column("says")
         for claim in found:
-            table.add_row(claim.name, claim.says)
+            table.add_row(claim.name, claim.file.says)
         output.print(table)
-    output.json([{"claim": claim.name, "title": claim.title, "says": claim.says} for claim in found])
+    output.json([{"claim": claim.name, "title": claim.file.title, "says": claim.file.says} for claim in found])
     return ExitCode.OK

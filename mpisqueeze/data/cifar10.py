@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpisqueeze.data.dataset import Dataset, DataSource, standardisation
-from mpisqueeze.data.files import bad_file, data_folder, find_file, how_to_get, open_data, read_up_to
+from mpisqueeze.data.files import check_labels, data_folder, find_file, how_to_get, open_data, read_rest
 
 RECORDS = 10_000
 _FEATURES = 3 * 32 * 32
@@ -28,14 +28,10 @@ def read_batch(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
     """
     size = RECORDS * (1 + _FEATURES)
     with open_data(path) as stream:
-        data = read_up_to(stream, size + 1)
-    if len(data) != size:
-        found = f"{len(data)} bytes" if len(data) < size else "more"
-        raise bad_file(path, f"{RECORDS} records of {1 + _FEATURES} bytes, {size} in all", found)
+        data = read_rest(path, stream, size, f"{RECORDS} records of {1 + _FEATURES} bytes, {size} in all")
     records = np.frombuffer(data, dtype=np.uint8).reshape(RECORDS, 1 + _FEATURES)
     labels = records[:, 0].astype(np.int32)
-    if labels.max() >= _CLASSES:
-        raise bad_file(path, f"labels 0…{_CLASSES - 1}", f"the label {labels.max()}")
+    check_labels(path, labels, _CLASSES)
     return records[:, 1:], labels
 
 

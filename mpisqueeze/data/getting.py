@@ -83,14 +83,8 @@ def get(source: Published, root: Path, mirror: str | None, force: bool, watcher:
 
 def present(source: Published, root: Path) -> int:
     """The number of a data set's files that are in its folder, by their length."""
-
-    def is_there(file: File) -> bool:
-        try:
-            return (root / source.name / file.name).stat().st_size == file.size
-        except OSError:
-            return False
-
-    return sum(map(is_there, source.files))
+    paths = {root / source.name / file.name: file.size for file in source.files}
+    return sum(os.path.isfile(path) and os.path.getsize(path) == size for path, size in paths.items())
 
 
 @contextmanager

@@ -14,7 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpisqueeze.data.dataset import Dataset, DataSource, standardisation
-from mpisqueeze.data.files import bad_file, data_folder, find_file, how_to_get, open_data, read_up_to
+from mpisqueeze.data.files import (
+    bad_file,
+    check_labels,
+    data_folder,
+    find_file,
+    how_to_get,
+    open_data,
+    read_rest,
+    read_up_to,
+)  # fmt: skip
 
 _UNSIGNED_BYTE = 8
 _CLASSES = 10
@@ -39,10 +48,7 @@ def read_idx(path: Path, axes: int) -> NDArray[np.uint8]:
         extent = "×".join(map(str, shape))
         if size == 0:
             raise bad_file(path, "at least one value", f"the shape {extent}")
-        values = read_up_to(stream, size + 1)
-    if len(values) != size:
-        count = f"{len(values)} bytes" if len(values) < size else "more"
-        raise bad_file(path, f"{size} bytes behind the header ({extent})", count)
+        values = read_rest(path, stream, size, f"{size} bytes behind the header ({extent})")
     return np.frombuffer(values, dtype=np.uint8).reshape(shape)
 
 
@@ -57,8 +63,7 @@ def _read_split(
     images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
     if len(images) != len(labels):
         raise bad_file(labels_path, f"{len(images)} labels, as many as {images_path} has images", str(len(labels)))
-    if labels.max() >= _CLASSES:
-        raise bad_file(labels_path, f"labels 0…{_CLASSES - 1}", f"the label {labels.max()}")
+    check_labels(labels_path, labels, _CLASSES)
     return images, labels.astype(np.int32), images_path
 
 

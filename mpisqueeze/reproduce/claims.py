@@ -132,7 +132,17 @@ class _LabTable(_Table):
     bandwidths: _Texts
 
 
-class _ClaimFile(_Table):
+class ClaimFile(_Table):
+    """A claim as its file states it.
+
+    Attributes:
+        title, says, source, note: for people.
+        runs: the settings of each, besides those of all.
+        min_ranks: with fewer it says nothing.
+        seeds: each run is repeated with each of them.
+        gpu: settings of all runs at that scale.
+    """
+
     title: str
     says: str
     source: str
@@ -150,30 +160,24 @@ class _ClaimFile(_Table):
 
 @dataclass(frozen=True)
 class StatedClaim:
-    """A claim as its file states it, checked.
+    """A claim, checked.
 
     Attributes:
         name: the file's name without its number and ending.
-        title, says, source, note: for people.
-        min_ranks: with fewer it says nothing.
-        seeds: each run is repeated with each of them.
         runs: the settings of each, by its name, without what belongs to a sweep or a seed.
         sweep: None where nothing is varied.
-        hosts: of the virtual cluster that it runs in; None for the ranks at hand.
     """
 
     name: str
-    title: str
-    says: str
-    source: str
-    note: str
-    min_ranks: int
-    seeds: tuple[int, ...]
+    file: ClaimFile
     runs: Mapping[str, Settings]
     sweep: ClaimSweep | None
-    hosts: int | None
     decisions: tuple[Criterion, ...]
-    figure: FigureTable | None
+
+    @property
+    def hosts(self) -> int | None:
+        """The hosts of the virtual cluster that it runs in; None for the ranks at hand."""
+        return self.file.lab.hosts if self.file.lab else None
 
     def points(self, ranks: int) -> list[Point]:
         """The points of the sweep that `ranks` ranks can run; one that varies nothing where there is no sweep."""
@@ -185,9 +189,9 @@ class StatedClaim:
         """All its runs, in the order in which they are to be run."""
         found = []
         for point in self.points(ranks):
-            for seed in self.seeds:
+            for seed in self.file.seeds:
                 for name, config in self.runs.items():
-                    marks = [name, point.label, f"seed={seed}" if len(self.seeds) > 1 else ""]
+                    marks = [name, point.label, f"seed={seed}" if len(self.file.seeds) > 1 else ""]
                     config = replace(config, seed=seed, **dict(point.settings))
                     found.append(ClaimRun(" ".join(filter(None, marks)), name, point, config))
         return found
@@ -250,7 +254,7 @@ def _name(path: Path) -> str:
 
 
 def _claim(name: str, facts: dict[str, Any], scale: str) -> StatedClaim:
-    file = msgspec.convert(facts, _ClaimFile)
+    file = msgspec.convert(facts, ClaimFile)
     settings = {**file.settings, **(file.gpu if scale == "gpu" else {})}
     runs = {run: _config({**settings, **table}) for run, table in file.runs.items()}
     if file.sweep is not None and file.lab:
@@ -268,20 +272,7 @@ def _claim(name: str, facts: dict[str, Any], scale: str) -> StatedClaim:
         if (file.figure.kind == "sweep") != (sweep is not None):
             raise ValueError("figure: kind is loss, or sweep where there is one")
         _known(file.figure.y, "figure")
-    return StatedClaim(
-        name,
-        file.title,
-        file.says,
-        file.source,
-        file.note,
-        file.min_ranks,
-        tuple(file.seeds),
-        runs,
-        sweep,
-        file.lab.hosts if file.lab else None,
-        tuple(_decision(item, runs) for item in file.decisions),
-        file.figure,
-    )
+    return StatedClaim(name, file, runs, sweep, tuple(_decision(item, runs) for item in file.decisions))
 
 
 def _config(settings: dict[str, Any]) -> Settings:

@@ -43,8 +43,8 @@ def plan_tasks(claims: Sequence[StatedClaim], ranks: int, data_dir: Path | None,
     tasks = []
     for claim in claims:
         obstacle = None
-        if ranks < claim.min_ranks:
-            obstacle = f"needs {claim.min_ranks} ranks at least, and these are {ranks}"
+        if ranks < claim.file.min_ranks:
+            obstacle = f"needs {claim.file.min_ranks} ranks at least, and these are {ranks}"
         trials = [] if obstacle else claim.trials(ranks)
         trials = [replace(t, config=replace(t.config, data_dir=data_dir, device=device)) for t in trials]
         try:
@@ -148,14 +148,14 @@ def _verdict(task: Task, logs: list[RunLog], reason: str | None, ranks: int) -> 
     `decisions` has an object for each: `text`, `holds` (the expression), `found` (with the numbers in place), `passed`.
     `runs` has an object a run: its name, point, seed, folder, status and figures.
     """
-    claim, figure = task.claim, task.claim.figure
+    claim, file, figure = task.claim, task.claim.file, task.claim.file.figure
     about: dict[str, Any] = {
         "claim": claim.name,
-        "title": claim.title,
-        "says": claim.says,
-        "source": claim.source,
-        "note": claim.note or None,
-        "seeds": list(claim.seeds),
+        "title": file.title,
+        "says": file.says,
+        "source": file.source,
+        "note": file.note or None,
+        "seeds": file.seeds,
         "sweep": claim.sweep.axis if claim.sweep else None,
         "figure": figure and {"kind": figure.kind, "y": figure.y, "label": FIGURES[figure.y].label},
     }
