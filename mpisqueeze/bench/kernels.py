@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from mpisqueeze.bench.timing import (
     differing,
     no_garbage_collection,
     rotated,
+    seconds_of,
 )
 from mpisqueeze.compressors.base import Compressor, adapt
 from mpisqueeze.compressors.randomk import RandomK
@@ -275,15 +275,11 @@ class Workload:
     def round(self, number: int) -> dict[str, float]:
         """Seconds of each operation, done once."""
         self.compressor.iteration += 1
-        synchronize, seconds = self._device.synchronize, {}
+        seconds = {}
         for name in rotated(OPERATIONS, number):
             prepare, work = self.operations[name]
             prepare()
-            synchronize()
-            began = perf_counter()
-            work()
-            synchronize()
-            seconds[name] = perf_counter() - began
+            seconds[name] = seconds_of(work, self._device)
         return seconds
 
     def bytes_moved(self) -> dict[str, int]:

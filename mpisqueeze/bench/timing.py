@@ -5,14 +5,16 @@ from __future__ import annotations
 import gc
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from time import perf_counter
 from typing import Any, TypeVar
 
 import numpy as np
 import psutil
 
+from mpisqueeze.devices.device import Device
 from mpisqueeze.errors import UsageError
 from mpisqueeze.quantities import parse_size
 
@@ -129,6 +131,15 @@ def rotated(items: Sequence[T], number: int) -> Iterator[T]:
     start = number % len(items)
     yield from items[start:]
     yield from items[:start]
+
+
+def seconds_of(work: Callable[[], Any], device: Device) -> float:
+    """Seconds that `work` takes, with nothing else queued on the device."""
+    device.synchronize()
+    began = perf_counter()
+    work()
+    device.synchronize()
+    return perf_counter() - began
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from mpi4py import MPI
 
 from mpisqueeze import __version__
 from mpisqueeze.bench.kernels import Workload, make_compressor
+from mpisqueeze.bench.timing import seconds_of
 from mpisqueeze.comm.emulated import emulate
 from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.placement import choose_device
@@ -341,14 +343,8 @@ def _measure_allreduce(session: _Session) -> list[dict[str, Any]]:
         wire = session.wire(size)
         wire.array.fill(0)
         buffer = [wire.mpi[0], size // dtype.itemsize, kind]
-        times = []
-        for _ in range(request.repetitions + 1):
-            world.comm.Barrier()
-            began = time.perf_counter()
-            world.comm.Allreduce(MPI.IN_PLACE, buffer, MPI.SUM)
-            times.append(time.perf_counter() - began)
-        session.meet()
-        rows.append({"size": size, **_slowest(world, times[1:])})
+        allreduce = partial(world.comm.Allreduce, MPI.IN_PLACE, buffer, MPI.SUM)
+        rows.append({"size": size, **_repeat(session, allreduce, world.comm.Barrier)})
     return rows
 
 
@@ -394,29 +390,19 @@ def _measure_kernel(session: _Session, part: Part) -> dict[str, Any]:
     return row
 
 
-def _repeat(session: _Session, work: Callable[[], Any], before: Callable[[], Any] | None = None) -> dict[str, Any]:
+def _repeat(session: _Session, work: Callable[[], Any], before: Callable[[], Any] = lambda: None) -> dict[str, Any]:
     """Time `work` on all ranks at once; the slowest one's times. Collective."""
-    world, device = session.world, session.network.device
 
     def measure() -> list[float]:
         times = []
         for _ in range(session.request.repetitions + 1):
-            if before:
-                before()
-            device.synchronize()
-            began = time.perf_counter()
-            work()
-            device.synchronize()
-            times.append(time.perf_counter() - began)
+            before()
+            times.append(seconds_of(work, session.network.device))
         return times[1:]
 
     session.meet()
-    return _slowest(world, world.collectively(measure))
-
-
-def _slowest(world: World, times: list[float]) -> dict[str, Any]:
-    """The statistics of the rank with the largest median; collective."""
-    return max(world.comm.allgather(_timed(times)), key=lambda row: row["time_s"])
+    times = session.world.collectively(measure)
+    return max(session.world.comm.allgather(_timed(times)), key=lambda row: row["time_s"])
 
 
 def _timed(times: Sequence[float]) -> dict[str, Any]:
