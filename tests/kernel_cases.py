@@ -251,39 +251,26 @@ def numbers(rng: np.random.Generator, d: int, dtype: np.dtype[Any], kind: str) -
     """d elements of some kind; fp16 can represent those of every kind up to `one block`."""
     limits = np.finfo(dtype)
     v = rng.standard_normal(d)
-    if kind == "zeros":
-        v *= 0
-    elif kind == "signed zeros":
-        v = np.copysign(0, v)
-    elif kind == "sparse":
-        v *= rng.random(d) < 0.05
-    elif kind == "ties":
-        v = np.round(v)
-    elif kind == "subnormal":
-        return rng.integers(-100, 101, d).astype(dtype) * limits.smallest_subnormal
-    elif kind == "tiny":
-        v *= limits.tiny
-    elif kind == "wide":
-        v *= 2.0 ** rng.integers(-40, 13, d)
-    elif kind == "small halves":
-        v *= 2e-6
-    elif kind == "one block":
-        v[rng.random(d) < 0.5] *= 0
-        v[d // 2 :] = -3.5
-    elif kind == "halves":
-        v *= 3e4
-    elif kind == "huge":
-        v = np.clip(v, -3, 3) * (limits.max / 2.0 ** rng.integers(2, 40))
-    elif kind == "largest":
-        v *= limits.max / 8
-    elif kind == "mixed":
-        v = np.copysign(2.0 ** rng.uniform(limits.minexp - limits.nmant, limits.maxexp - 1, d), v)
-    elif kind in ("nan", "inf"):
-        v[rng.integers(d)] = -np.inf if kind == "inf" else np.nan
-    else:
-        assert kind == "normal"
+    kinds: dict[str, Callable[[], np.ndarray]] = {
+        "normal": lambda: v,
+        "zeros": lambda: v * 0,
+        "signed zeros": lambda: np.copysign(0, v),
+        "sparse": lambda: v * (rng.random(d) < 0.05),
+        "ties": lambda: np.round(v),
+        "subnormal": lambda: rng.integers(-100, 101, d).astype(dtype) * limits.smallest_subnormal,
+        "tiny": lambda: v * limits.tiny,
+        "wide": lambda: v * 2.0 ** rng.integers(-40, 13, d),
+        "small halves": lambda: v * 2e-6,
+        "one block": lambda: np.where(np.arange(d) < d // 2, v * (rng.random(d) < 0.5), -3.5),
+        "halves": lambda: v * 3e4,
+        "huge": lambda: np.clip(v, -3, 3) * (limits.max / 2.0 ** rng.integers(2, 40)),
+        "largest": lambda: v * (limits.max / 8),
+        "mixed": lambda: np.copysign(2.0 ** rng.uniform(limits.minexp - limits.nmant, limits.maxexp - 1, d), v),
+        "nan": lambda: np.where(np.arange(d) == rng.integers(d), np.nan, v),
+        "inf": lambda: np.where(np.arange(d) == rng.integers(d), -np.inf, v),
+    }
     with np.errstate(over="ignore"):
-        return v.astype(dtype)
+        return kinds[kind]().astype(dtype)
 
 
 FINITE_KINDS = [
