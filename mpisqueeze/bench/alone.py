@@ -12,8 +12,7 @@ from mpisqueeze.errors import ExitCode
 def on_root_alone(work: Callable[[], int]) -> int:
     """The exit code of `work`, done by rank 0 or by a process without MPI, while other ranks sleep.
 
-    Raises:
-        UsageError, RankFailureError: as `work` does, on every rank alike.
+    Errors of `work` are raised on every rank alike.
     """
     if launched_rank() is None:
         return work()

@@ -65,10 +65,8 @@ class CommRequest:
     """The options of `bench comm`, checked.
 
     Attributes:
-        exchanges: names, in the order of the rows.
         compressors: for the exchanges that take one.
         sizes: elements of a vector.
-        check: compare results with the equations.
         link: to emulate; None for the network that is there.
     """
 
@@ -132,7 +130,6 @@ class ExchangeRow:
         algbw, busbw: GB/s of payload; `effective_…`: of full vectors in the same time.
         ratio: time over that of the baseline, or None.
         wrong: elements of all ranks that differ from the equations', None where that is not known.
-        how: how messages were arranged, or None.
     """
 
     exchange: str

@@ -85,7 +85,6 @@ class KernelRequest:
 
     Attributes:
         sizes: elements of a vector.
-        check: whether results are compared with the reference.
     """
 
     compressors: list[Part]
@@ -351,13 +350,10 @@ class KernelRow:
 
 
 def measure(request: KernelRequest, tick: Callable[[str], None]) -> Iterator[KernelRow]:
-    """A row for each variant, compressor and size, as it is done.
+    """A row for each variant, compressor and size, as it is done. Raises UsageError of a broken plug-in.
 
     Args:
         tick: called after each round, with what is being timed.
-
-    Raises:
-        UsageError: a plug-in breaks its contract.
     """
     use_threads(request.threads)
     for variant in request.variants:

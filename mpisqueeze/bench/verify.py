@@ -16,7 +16,6 @@ def count_wrong(world: World, found: np.ndarray, compute: Callable[[], Callable[
     """The number of elements, over all ranks, in which `found` differs from what it must be; collective.
 
     Args:
-        found: of this rank.
         compute: called on rank 0; gives what each rank must have, by its number.
     """
     comm = world.comm

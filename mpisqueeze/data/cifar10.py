@@ -21,11 +21,7 @@ _PIXEL_MEAN, _PIXEL_STD = 120.708, 64.150
 
 
 def read_batch(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """The images, (10 000, 3 072), and labels, (10 000,), of one file.
-
-    Raises:
-        UsageError: the file cannot be read, has another length, or holds a label above 9.
-    """
+    """The images, (10 000, 3 072), and labels, (10 000,), of one file. Raises UsageError where it is damaged."""
     size = RECORDS * (1 + _FEATURES)
     with open_data(path) as stream:
         data = read_rest(path, stream, size, f"{RECORDS} records of {1 + _FEATURES} bytes, {size} in all")
@@ -38,10 +34,7 @@ def read_batch(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
 def load_cifar10(data_dir: Path | None, seed: int) -> Dataset:
     """50 000 training and 10 000 test images of 3 072 features, channel by channel; `seed` does not matter.
 
-    The files are looked for in DATA_DIR/cifar10, DATA_DIR and DATA_DIR/cifar-10-batches-bin.
-
-    Raises:
-        UsageError: a file is missing or damaged.
+    The files are looked for in DATA_DIR/cifar10, DATA_DIR and DATA_DIR/cifar-10-batches-bin. Raises UsageError.
     """
     root = data_folder(data_dir)
     folders = [root / "cifar10", root, root / "cifar-10-batches-bin"]

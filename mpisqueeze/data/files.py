@@ -34,16 +34,11 @@ def how_to_get(name: str, data_dir: Path | None) -> str:
 
 
 def find_file(what: str, folders: Sequence[Path], names: Sequence[str], hint: str = "") -> Path:
-    """The first of `folders` × `names` that is a file.
+    """The first of `folders` × `names` that is a file. Raises UsageError with every place that was looked at.
 
     Args:
-        what: the data set, for the message.
-        folders: where to look, in order of preference.
         names: spellings of the file's name, in order of preference.
         hint: what else to say when there is none.
-
-    Raises:
-        UsageError: there is none; names the file and every place.
     """
     for folder in folders:
         for name in names:

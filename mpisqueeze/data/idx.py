@@ -68,15 +68,10 @@ def _read_split(
 
 
 def load_idx(data_dir: Path | None, seed: int, *, name: str, mean: float, std: float) -> Dataset:
-    """The data set `name` from the four IDX files under DATA_DIR/NAME or DATA_DIR; `seed` does not matter.
+    """The data set `name` from four IDX files in DATA_DIR/NAME or DATA_DIR, whatever the seed. Raises UsageError.
 
     Args:
-        data_dir: see `files.data_folder`.
-        name: the data set and the name of its folder.
         mean, std: mean and standard deviation of the training set's pixels, 0…255.
-
-    Raises:
-        UsageError: a file is missing, damaged, or at odds with another.
     """
     root = data_folder(data_dir)
     folders, hint = [root / name, root], how_to_get(name, data_dir)

@@ -49,9 +49,7 @@ class TrialOutcome:
     """The outcome of a trial.
 
     Attributes:
-        code: its exit code.
         traffic: `bytes_sent` and `bytes_received` of each host's interface, by rank, while the command ran.
-        runs: the runs that it left behind.
     """
 
     trial: Trial
@@ -61,11 +59,7 @@ class TrialOutcome:
 
 
 def check_machine() -> Machine:
-    """Find out what this machine has for a lab.
-
-    Raises:
-        UsageError: something is missing; says what, and how to get it.
-    """
+    """Find out what this machine has for a lab. Raises UsageError that says what is missing, and how to get it."""
     if not sys.platform.startswith("linux"):
         raise UsageError(f"a lab is made of Linux's network namespaces, and this is {platform.system()}")
     if _is_rank():
@@ -113,13 +107,10 @@ def _namespaces() -> tuple[str, ...]:
 
 
 def run_trial(trial: Trial, machine: Machine, to_stderr: bool = False) -> TrialOutcome:
-    """Run a command on a cluster of its own, as `launch` runs one on this machine.
+    """Run a command on a cluster of its own, as `launch` runs one on this machine. Raises UsageError.
 
     Args:
         to_stderr: send what the ranks write to stdout to stderr.
-
-    Raises:
-        UsageError: the cluster cannot be built.
     """
     report = os.memfd_create("lab")
     try:

@@ -48,7 +48,6 @@ def launch(
 
     Args:
         n: number of ranks, at least 1.
-        command: the mpisqueeze command with its options.
         launcher: `auto` or None, a launcher's name, or a path to one.
         dry_run: print the launcher's command line, with its settings in front, and run nothing.
         target: a program to start in place of the mpisqueeze script.

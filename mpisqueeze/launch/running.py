@@ -37,11 +37,9 @@ class Supervisor:
     by itself.
 
     Attributes:
-        plan: what to run.
         started: the ranks' command line, by which they are found among the launcher's descendants.
         name: the user's name for this command.
         death_signal: sent to the launcher, on Linux, if this process is killed.
-        popen: further arguments of subprocess.Popen.
         ended_by: the signal that asked for the end.
         deadline: of the present stage, on the monotonic clock.
         family: all that the launcher started, kept because a dead launcher has no descendants.

@@ -89,7 +89,6 @@ class Forecast:
     Args:
         methods: the first is the baseline.
         link: its latency and gap keep their ratio where others are looked at.
-        calibration: for kernel rates, or None.
 
     Attributes:
         results: a prediction for each method, in their order.

@@ -172,15 +172,12 @@ def degrees(spec: str, ranks: int) -> tuple[int, int]:
 def methods_for(
     pairs: Sequence[Pair], compressors: Sequence[str], servers: Sequence[str], topology: str
 ) -> list[Method]:
-    """The methods that are asked for, with the baseline at the front.
+    """The methods that are asked for, with the baseline at the front. Raises UsageError.
 
     Args:
         pairs: none: every built-in algorithm.
         compressors: for pairs that name none; none: the usual ones.
         servers: `root`, `sharded` or both, for the algorithms that have one.
-
-    Raises:
-        UsageError: an unknown name, or a compressor for an algorithm that takes none.
     """
     for spec in compressors:
         registry.compressors.find(spec)

@@ -47,8 +47,6 @@ class Point:
 
     Attributes:
         label: in the names of its runs; empty where nothing is swept.
-        x: where it stands.
-        settings: of a run.
         ranks: how many take part; None for all.
     """
 

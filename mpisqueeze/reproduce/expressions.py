@@ -67,7 +67,6 @@ class Ruling:
     """The value of an expression.
 
     Attributes:
-        holds: it is true.
         shown: its comparisons with the numbers in place, for people: `0.981 ≥ 0.979`.
     """
 
@@ -80,8 +79,6 @@ class Expression:
     """A checked expression.
 
     Attributes:
-        text: as it was written.
-        tree: its syntax.
         runs, figures: the names in it.
     """
 
