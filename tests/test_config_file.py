@@ -21,7 +21,7 @@ from mpisqueeze.cli.compare import compare
 from mpisqueeze.cli.options import command
 from mpisqueeze.cli.output import Output
 from mpisqueeze.cli.train import train
-from mpisqueeze.runs.pairs import parse_sweep
+from mpisqueeze.runs.pairs import expand, parse_pair, parse_sweep
 from mpisqueeze.runs.plan import plan
 from mpisqueeze.runs.sources import VARIABLES, as_toml, resolve
 from mpisqueeze.settings import SETTINGS, Setting, Settings
@@ -264,3 +264,13 @@ def test_ranks_take_rank_zeros_settings(mpisqueeze_run: Callable[..., Any]) -> N
     assert (summary["algorithm"], summary["seed"], summary["iterations"]) == ("sgd", 5, 2)
     config = json.loads(next(Path("here").glob("*/config.json")).read_text())
     assert (config["lr"], config["checkpoint_every"]) == (0.01, None)
+
+
+def test_a_parameter_of_an_algorithm_is_swept_where_there_is_one() -> None:
+    pairs = [parse_pair(text) for text in ("dpsgd", "choco/topk:0.1", "deepsqueeze")]
+    entries = expand(pairs, [parse_sweep("eta=0.1,0.3"), parse_sweep("lr=1,2")], Settings())
+    assert [entry.name for entry in entries if "lr=1" in entry.name] == [
+        "dpsgd lr=1", "choco:eta=0.1/topk:0.1 lr=1", "choco:eta=0.3/topk:0.1 lr=1",
+        "deepsqueeze:eta=0.1/onebit lr=1", "deepsqueeze:eta=0.3/onebit lr=1",
+    ]  # fmt: skip
+    assert [entry.plan.algorithm.options for entry in entries[2:6:2]] == [{"eta": 0.1}, {"eta": 0.3}]

@@ -21,7 +21,7 @@ from mpisqueeze.settings import SETTINGS, Settings, moved, name_of, option_of
 _PLUGIN = re.compile(r".+?\.py:[A-Za-z_]\w*([:,][^/]*)?(?=/|$)")
 #: Settings that pairs or the comparison itself give.
 _NOT_SWEPT = {
-    "algorithm": "name algorithms as pairs, such as choco:eta=0.1 choco:eta=0.3",
+    "algorithm": "name algorithms as pairs, or sweep their parameters, such as eta=0.1,0.3",
     "out": "each run has its own folder within --out",
 }
 
@@ -37,7 +37,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Sweep:
-    """The values, as text, that a setting takes in turn."""
+    """The values, as text, that a setting takes in turn, or a parameter of algorithms such as choco's `eta`."""
 
     setting: str
     values: tuple[str, ...]
@@ -84,10 +84,6 @@ def parse_sweep(text: str) -> Sweep:
     setting = name_of(name.strip())
     if setting in _NOT_SWEPT:
         raise UsageError(f"{name} cannot be swept: {_NOT_SWEPT[setting]}", "--sweep")
-    if setting not in SETTINGS:
-        options = [option_of(item).removeprefix("--") for item in SETTINGS if item not in _NOT_SWEPT]
-        near = moved(setting) or suggestion(name.strip().removeprefix("--"), options)
-        raise UsageError(f"train has no option {name!r}{near}; known: {', '.join(options)}", "--sweep")
     values = tuple(value.strip() for value in rest.split(";" if ";" in rest else ","))
     if not equals or not all(values):
         raise UsageError(f"{text!r} is not OPTION=V1,V2,…", "--sweep")
@@ -109,16 +105,25 @@ def expand(pairs: Sequence[Pair], sweeps: Sequence[Sweep], base: Settings) -> li
 
     Raises:
         UsageError: whatever `plan` says of any of them, blamed on the pair or the sweep that it comes from; an option
-            swept twice; no pair at all.
+            that is none, or is swept twice; no pair at all.
     """
     if not pairs:
         raise UsageError("name at least one ALGORITHM/COMPRESSOR, or a --preset", "PAIR")
     for setting, times in Counter(sweep.setting for sweep in sweeps).items():
         if times > 1:
             raise UsageError(f"{option_of(setting)} is swept twice", "--sweep")
+    for sweep in sweeps:
+        if not any(_applies(sweep.setting, pair) for pair in pairs):
+            options = [option_of(item).removeprefix("--") for item in SETTINGS if item not in _NOT_SWEPT]
+            near = moved(sweep.setting) or suggestion(sweep.setting.replace("_", "-"), options)
+            raise UsageError(
+                f"neither train nor an algorithm of these pairs has an option {sweep.setting!r}{near}; "
+                f"known: {', '.join(options)}",
+                "--sweep",
+            )
     planned = []
     for pair in pairs:
-        applied = [sweep for sweep in sweeps if sweep.setting != "compressor" or _takes_compressor(pair)]
+        applied = [sweep for sweep in sweeps if _applies(sweep.setting, pair)]
         for values in itertools.product(*(sweep.values for sweep in applied)):
             swept = {sweep.setting: value for sweep, value in zip(applied, values, strict=True)}
             planned.append((_planned(pair, swept, base), swept))
@@ -134,9 +139,12 @@ def expand(pairs: Sequence[Pair], sweeps: Sequence[Sweep], base: Settings) -> li
     return entries
 
 
-def _takes_compressor(pair: Pair) -> bool:
+def _applies(setting: str, pair: Pair) -> bool:
+    """Whether sweeping it changes the pair. Raises UsageError where the pair names a compressor of its own."""
     with _blaming(pair, {}):
         algorithm = registry.algorithms.find(pair.algorithm)
+    if setting != "compressor":
+        return setting in SETTINGS or setting in algorithm.options
     if not getattr(algorithm.cls, "compresses", True):
         return False
     if pair.compressor:
@@ -145,9 +153,13 @@ def _takes_compressor(pair: Pair) -> bool:
 
 
 def _planned(pair: Pair, swept: dict[str, str], base: Settings) -> Plan:
+    algorithm = pair.algorithm
+    for name, text in swept.items():
+        if name not in SETTINGS:
+            algorithm += f"{',' if ':' in algorithm else ':'}{name}={text}"
     with _blaming(pair, swept):
-        values = {name: SETTINGS[name].checked(text) for name, text in swept.items()}
-        return plan(replace(base, **{"algorithm": pair.algorithm, "compressor": pair.compressor, **values}))
+        values = {name: SETTINGS[name].checked(text) for name, text in swept.items() if name in SETTINGS}
+        return plan(replace(base, **{"algorithm": algorithm, "compressor": pair.compressor, **values}))
 
 
 @contextmanager
@@ -174,5 +186,6 @@ def _label(made: Plan, swept: dict[str, str]) -> str:
     parts = [made.algorithm.label]
     if getattr(made.algorithm.cls, "compresses", True):
         parts.append(made.compressor.label)
-    settings = [f"{option_of(name)[2:]}={value}" for name, value in swept.items() if name != "compressor"]
+    shown = SETTINGS.keys() - {"compressor"}
+    settings = [f"{option_of(name)[2:]}={value}" for name, value in swept.items() if name in shown]
     return " ".join(["/".join(parts), *settings])
