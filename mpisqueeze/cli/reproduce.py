@@ -48,7 +48,8 @@ def reproduce(
     from mpisqueeze.report.html.page import check_page, render
     from mpisqueeze.report.html.reproduction_page import reproduction_page
     from mpisqueeze.reproduce.claims import select
-    from mpisqueeze.reproduce.engine import check_claims, check_tasks, plan_tasks
+    from mpisqueeze.reproduce.engine import check_claims, plan_tasks
+    from mpisqueeze.runs.comparing import check_entries
     from mpisqueeze.runs.interrupts import Interrupts
 
     world = join()
@@ -66,7 +67,8 @@ def reproduce(
         return str(folder.path)
 
     with Interrupts() as interrupts:
-        check_tasks(tasks, world)
+        # The first run of each claim is built once, so that missing data are known before anything starts.
+        check_entries([entry for task in tasks for entry in task.entries[:1]], world)
         path = world.on_root(open_folder)
         if world.is_root:
             view = ClaimsView(output.console, output.live, len(tasks), interrupts.hand_on)

@@ -34,14 +34,6 @@ _NOT_CHOSEN = {"out", "data_dir", "device", "seed"}
 
 
 @dataclass(frozen=True)
-class Criterion:
-    """A sentence, and the expression that decides whether it holds."""
-
-    text: str
-    holds: Expression
-
-
-@dataclass(frozen=True)
 class Point:
     """A point of a sweep.
 
@@ -90,7 +82,9 @@ _Seed = Annotated[int, msgspec.Meta(ge=0)]
 _Texts = Annotated[list[str], msgspec.Meta(min_length=1)]
 
 
-class _DecisionTable(_Table):
+class DecisionTable(_Table):
+    """A sentence, and the expression that decides whether it holds."""
+
     text: str
     holds: str
 
@@ -145,7 +139,7 @@ class ClaimFile(_Table):
     says: str
     source: str
     runs: Annotated[dict[str, dict[str, Any]], msgspec.Meta(min_length=1)]
-    decisions: Annotated[list[_DecisionTable], msgspec.Meta(min_length=1)]
+    decisions: Annotated[list[DecisionTable], msgspec.Meta(min_length=1)]
     note: str = ""
     min_ranks: int = 2
     seeds: Annotated[list[_Seed], msgspec.Meta(min_length=1)] = msgspec.field(default_factory=lambda: [1])
@@ -164,13 +158,14 @@ class StatedClaim:
         name: the file's name without its number and ending.
         runs: the settings of each, by its name, without what belongs to a sweep or a seed.
         sweep: None where nothing is varied.
+        decisions: the expressions of the file's, in their order.
     """
 
     name: str
     file: ClaimFile
     runs: Mapping[str, Settings]
     sweep: ClaimSweep | None
-    decisions: tuple[Criterion, ...]
+    decisions: tuple[Expression, ...]
 
     @property
     def hosts(self) -> int | None:
@@ -270,7 +265,7 @@ def _claim(name: str, facts: dict[str, Any], scale: str) -> StatedClaim:
         if (file.figure.kind == "sweep") != (sweep is not None):
             raise ValueError("figure: kind is loss, or sweep where there is one")
         _known(file.figure.y, "figure")
-    return StatedClaim(name, file, runs, sweep, tuple(_decision(item, runs) for item in file.decisions))
+    return StatedClaim(name, file, runs, sweep, tuple(_decision(item.holds, runs) for item in file.decisions))
 
 
 def _config(settings: dict[str, Any]) -> Settings:
@@ -301,14 +296,14 @@ def _link(text: str) -> tuple[tuple[str, str]]:
     return (("link", text),)
 
 
-def _decision(item: _DecisionTable, runs: Mapping[str, Settings]) -> Criterion:
-    expression = parse(item.holds)
+def _decision(text: str, runs: Mapping[str, Settings]) -> Expression:
+    expression = parse(text)
     for run in expression.runs:
         if run not in runs:
             raise ValueError(f"{expression.text}: there is no run {run!r}{suggestion(run, runs)}")
     for figure in expression.figures:
         _known(figure, expression.text)
-    return Criterion(item.text, expression)
+    return expression
 
 
 def _known(figure: str, where: str) -> None:

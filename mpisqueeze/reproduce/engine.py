@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from mpisqueeze.record.types import SCHEMA_VERSION
 from mpisqueeze.reproduce.claims import ClaimRun, StatedClaim
 from mpisqueeze.reproduce.view import ClaimsWatcher
 from mpisqueeze.reproduce.virtual import LabError, run_in_lab
-from mpisqueeze.runs.comparing import Ledger, check_entries, compare
+from mpisqueeze.runs.comparing import Ledger, compare
 from mpisqueeze.runs.interrupts import Interrupts
 from mpisqueeze.runs.pairs import Entry
 
@@ -53,15 +54,6 @@ def plan_tasks(claims: Sequence[StatedClaim], ranks: int, data_dir: Path | None,
             raise UsageError(f"{error} (claim {claim.name})", error.option) from error.__cause__
         tasks.append(Task(claim, trials, entries, obstacle))
     return tasks
-
-
-def check_tasks(tasks: Sequence[Task], world: World) -> None:
-    """Build the first run of each claim once, so that missing data are known before the first one starts; collective.
-
-    Raises UsageError on all ranks alike.
-    """
-    for task in tasks:
-        check_entries(task.entries[:1], world)
 
 
 def check_claims(
@@ -100,10 +92,7 @@ def check_claims(
         if stopped:
             write("interrupted")
             return verdicts, stopped
-
-        def judge(task: Task = task, logs: list[RunLog] = logs, reason: str | None = reason) -> dict[str, Any]:
-            return _verdict(task, logs, reason, world.size) if world.is_root else {}
-
+        judge = partial(_verdict, task, logs, reason, world.size) if world.is_root else dict[str, Any]
         found = world.collectively(judge)
         if view:
             found["seconds"] = time.monotonic() - began
@@ -160,8 +149,8 @@ def _verdict(task: Task, logs: list[RunLog], reason: str | None, ranks: int) -> 
         "figure": figure and {"kind": figure.kind, "y": figure.y, "label": FIGURES[figure.y].label},
     }
     decisions: list[dict[str, Any]] = [
-        {"text": decision.text, "holds": decision.holds.text, "found": None, "passed": None}
-        for decision in claim.decisions
+        {"text": stated.text, "holds": decision.text, "found": None, "passed": None}
+        for stated, decision in zip(file.decisions, claim.decisions, strict=True)
     ]
     if reason is not None:
         return about | {"verdict": "SKIPPED", "reason": reason, "decisions": decisions, "runs": []}
@@ -171,7 +160,7 @@ def _verdict(task: Task, logs: list[RunLog], reason: str | None, ranks: int) -> 
         by_run[trial.run][points.index(trial.point)].append(log)
     evidence = Evidence(by_run, [point.x for point in points], ranks)
     for decision, row in zip(claim.decisions, decisions, strict=True):
-        finding = decision.holds.decide(evidence)
+        finding = decision.decide(evidence)
         row["found"], row["passed"] = finding.shown, finding.holds
     failed = [log for log in logs if log.summary["status"] in ("failed", "killed", "skipped")]
     return about | {
