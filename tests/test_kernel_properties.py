@@ -56,20 +56,25 @@ def examples(draw: st.DrawFn) -> tuple[Case, np.ndarray, np.ndarray | None]:
     return case, arrays[0], arrays[1] if len(arrays) > 1 else None
 
 
-@settings(max_examples=400, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-@given(examples(), st.integers(0, 3), st.integers(0, 9))
+@settings(max_examples=800, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(examples(), st.integers(0, 3), st.integers(0, 15), st.booleans())
 def test_all_kernel_sets_give_the_same_bits(
-    cuda: Any, example: tuple[Case, np.ndarray, np.ndarray | None], offset: int, shift: int
+    cuda: Any, example: tuple[Case, np.ndarray, np.ndarray | None], offset: int, shift: int, backwards: bool
 ) -> None:
     case, v, delta = example
-    if cuda.__version__ == "emulated" and case.block:
+    emulated = cuda.__version__ == "emulated"
+    if emulated and case.block:
         # A short block takes a warp of its own, which is slow to emulate.
         v = v[: MOST_WARPS * case.block]
         delta = None if delta is None else delta[: v.size]
+    if emulated:
+        cuda.settings.backwards = backwards
     note(f"{case} d={v.size} {v.dtype}")
     try:
         assert_same(case, v, delta, kernel_sets(v.dtype, cuda), offset, shift)
     finally:
+        if emulated:
+            cuda.settings.backwards = False
         if _native:
             _native.use_instruction_set(_native.instruction_sets()[-1])
 
