@@ -277,7 +277,6 @@ FINITE_KINDS = [
     *("normal", "zeros", "signed zeros", "sparse", "ties", "subnormal", "tiny", "wide"),
     *("small halves", "one block", "halves", "huge", "largest", "mixed"),
 ]
-KINDS = [*FINITE_KINDS, "nan", "inf"]
 
 
 def same_bits(a: np.ndarray, b: np.ndarray) -> bool:

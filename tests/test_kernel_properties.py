@@ -23,21 +23,29 @@ try:
 except ImportError:
     _native = None
 
+#: Elements that a thread is given at least; so few that short vectors are cut into parts.
+PART = 100
 #: Warps that one example may have emulated.
 MOST_WARPS = 600
 
 
-def kernel_sets(dtype: np.dtype[Any], cupy: Any) -> Iterator[tuple[str, Any, Any]]:
+#: (kernel, vector, residual or None)
+Example = tuple[Case, np.ndarray, np.ndarray | None]
+
+
+def kernel_sets(dtype: np.dtype[Any], cupy: Any, threads: int) -> Iterator[tuple[str, Any, Any]]:
     """(name, kernels, array module) of all kernel sets but the reference."""
     for level in _native.instruction_sets() if _native else ():
         _native.use_instruction_set(level)
-        yield level, NativeKernels(dtype), np
+        for count in {1, threads}:
+            _native.use_threads(count, PART)
+            yield f"{level}, {count} threads", NativeKernels(dtype), np
     yield "cuda", CudaKernels(dtype), cupy
 
 
 @st.composite
-def examples(draw: st.DrawFn) -> tuple[Case, np.ndarray, np.ndarray | None]:
-    """(kernel, vector, residual or None): any elements, some of them chosen to cause trouble."""
+def examples(draw: st.DrawFn) -> Example:
+    """Any elements, some of them chosen to cause trouble."""
     case, d, dtype = draw(any_case()), draw(any_length()), draw(st.sampled_from(DTYPES))
     kinds = st.sampled_from(FINITE_KINDS)
     kind = draw(kinds)
@@ -57,9 +65,14 @@ def examples(draw: st.DrawFn) -> tuple[Case, np.ndarray, np.ndarray | None]:
 
 
 @settings(max_examples=800, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-@given(examples(), st.integers(0, 3), st.integers(0, 15), st.booleans())
+@given(examples(), st.integers(0, 3), st.integers(0, 15), st.booleans(), st.integers(1, 9))
 def test_all_kernel_sets_give_the_same_bits(
-    cuda: Any, example: tuple[Case, np.ndarray, np.ndarray | None], offset: int, shift: int, backwards: bool
+    cuda: Any,
+    example: tuple[Case, np.ndarray, np.ndarray | None],
+    offset: int,
+    shift: int,
+    backwards: bool,
+    threads: int,
 ) -> None:
     case, v, delta = example
     emulated = cuda.__version__ == "emulated"
@@ -71,11 +84,12 @@ def test_all_kernel_sets_give_the_same_bits(
         cuda.settings.backwards = backwards
     note(f"{case} d={v.size} {v.dtype}")
     try:
-        assert_same(case, v, delta, kernel_sets(v.dtype, cuda), offset, shift)
+        assert_same(case, v, delta, kernel_sets(v.dtype, cuda, threads), offset, shift)
     finally:
         if emulated:
             cuda.settings.backwards = False
         if _native:
+            _native.use_threads(1)
             _native.use_instruction_set(_native.instruction_sets()[-1])
 
 
