@@ -183,9 +183,9 @@ def test_every_item_comes_first_in_turn() -> None:
 
 
 def test_repetitions_are_more_for_small_sizes_unless_told() -> None:
-    default = Repetitions.checked(None, 3)
+    default = Repetitions(None, 3)
     assert default.of(16 << 20) == 20 < default.of(256 << 10) < default.of(1) == 200
-    assert list(Repetitions.checked(2, 3).rounds(1)) == [-3, -2, -1, 0, 1]
+    assert list(Repetitions(2, 3).rounds(1)) == [-3, -2, -1, 0, 1]
 
 
 # -- kernels

@@ -86,14 +86,12 @@ class Repetitions:
     iterations: int | None
     warmup: int
 
-    @staticmethod
-    def checked(iterations: int | None, warmup: int) -> Repetitions:
-        """The repetitions for these options. Raises UsageError."""
-        if iterations is not None and not 1 <= iterations <= MOST:
-            raise UsageError(f"must be a whole number from 1 to {MOST}, got {iterations}", "-i")
-        if not 0 <= warmup <= MOST:
-            raise UsageError(f"must be a whole number from 0 to {MOST}, got {warmup}", "-x")
-        return Repetitions(iterations, warmup)
+    def __post_init__(self) -> None:
+        """Raises UsageError."""
+        if self.iterations is not None and not 1 <= self.iterations <= MOST:
+            raise UsageError(f"must be a whole number from 1 to {MOST}, got {self.iterations}", "-i")
+        if not 0 <= self.warmup <= MOST:
+            raise UsageError(f"must be a whole number from 0 to {MOST}, got {self.warmup}", "-x")
 
     def of(self, size: int) -> int:
         """Timed repetitions of a vector of `size` elements."""

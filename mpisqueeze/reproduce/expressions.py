@@ -11,10 +11,11 @@ import ast
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from mpisqueeze.analysis.evidence import Evidence
 from mpisqueeze.quantities import significant
 
 _COMPARISONS: dict[type[ast.cmpop], tuple[str, Callable[[Any, Any], Any]]] = {
@@ -47,21 +48,6 @@ FUNCTIONS: dict[str, tuple[int, Callable[..., Any] | None]] = {
 }
 
 
-class FigureSource(Protocol):
-    """The runs that an expression is about."""
-
-    constants: Mapping[str, float]
-
-    def figure(self, run: str, name: str) -> Any:
-        """A run's figure: a float, or an array (P,) over a sweep of P points; NaN for what it does not have."""
-
-    def slope(self, values: Any) -> float:
-        """The slope of the straight line through a swept figure."""
-
-    def gap(self, one: str, other: str) -> float:
-        """The distance between two runs' losses, see FUNCTIONS."""
-
-
 @dataclass(frozen=True)
 class Ruling:
     """The value of an expression.
@@ -87,13 +73,13 @@ class Expression:
     runs: frozenset[str]
     figures: frozenset[str]
 
-    def decide(self, evidence: FigureSource) -> Ruling:
+    def decide(self, evidence: Evidence) -> Ruling:
         """Work it out."""
         with np.errstate(all="ignore"):
             return _truth(self.tree, evidence)
 
 
-class _Names:
+class _Names(Evidence):
     """Evidence in which everything is 1, and which notes the names that it is asked for."""
 
     constants: Mapping[str, float] = dict.fromkeys(CONSTANTS, 1.0)
@@ -127,7 +113,7 @@ def parse(text: str) -> Expression:
     return Expression(text.strip(), tree, frozenset(names.runs), frozenset(names.figures))
 
 
-def _truth(node: ast.expr, evidence: FigureSource) -> Ruling:
+def _truth(node: ast.expr, evidence: Evidence) -> Ruling:
     """The ruling of a syntax tree, all of which is looked at. Raises ValueError for what is not in the language."""
     match node:
         case ast.BoolOp():
@@ -150,7 +136,7 @@ def _truth(node: ast.expr, evidence: FigureSource) -> Ruling:
     raise ValueError(f"{ast.unparse(node)} is no comparison")
 
 
-def _number(node: ast.expr, evidence: FigureSource) -> Any:
+def _number(node: ast.expr, evidence: Evidence) -> Any:
     """A float, or an array over a sweep."""
     match node:
         case ast.Constant(value=value):
