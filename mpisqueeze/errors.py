@@ -41,7 +41,7 @@ class RankFailureError(Exception):
         alone: whether only this rank knows of the error, so that it must end the others.
     """
 
-    def __init__(self, message: str, details: str, alone: bool = False) -> None:
+    def __init__(self, message: str, details: str = "", alone: bool = False) -> None:
         super().__init__(message)
         self.details = details
         self.alone = alone

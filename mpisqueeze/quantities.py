@@ -73,22 +73,24 @@ def significant(value: float, digits: int = 3) -> str:
     return f"{value:.{decimals}f}"
 
 
+def _prefixed(value: float, units: tuple[str, ...]) -> tuple[float, str]:
+    """The value in the first unit, each 1000 of the one before, that needs no more than three digits."""
+    power = 0
+    while abs(value) >= 999.5 and power < len(units) - 1:
+        value, power = value / 1000, power + 1
+    return value, units[power]
+
+
 def size(nbytes: float) -> str:
     """Bytes with a decimal prefix: `512 B`, `1.21 MB`."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if abs(nbytes) < 999.5 or unit == "TB":
-            return f"{nbytes:.0f} B" if unit == "B" else f"{significant(nbytes)} {unit}"
-        nbytes /= 1000
-    raise AssertionError
+    value, unit = _prefixed(nbytes, ("B", "kB", "MB", "GB", "TB"))
+    return f"{value:.0f} B" if unit == "B" else f"{significant(value)} {unit}"
 
 
 def format_rate(bits_per_s: float) -> str:
     """Bits per second with a decimal prefix and no trailing zeros: `100 Mbit/s`, `3.1 Gbit/s`."""
-    for unit in ("bit", "kbit", "Mbit", "Gbit", "Tbit"):
-        if abs(bits_per_s) < 999.5 or unit == "Tbit":
-            break
-        bits_per_s /= 1000
-    figures = significant(bits_per_s)
+    value, unit = _prefixed(bits_per_s, ("bit", "kbit", "Mbit", "Gbit", "Tbit"))
+    figures = significant(value)
     return f"{figures.rstrip('0').rstrip('.') if '.' in figures else figures} {unit}/s"
 
 

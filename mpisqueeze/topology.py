@@ -32,17 +32,11 @@ TOPOLOGIES = {
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Eigenvalues λ_k of W, the largest of which is λ_1 = 1.
+    """Eigenvalues λ_k of W, the largest of which is λ_1 = 1."""
 
-    Attributes:
-        rho: ρ = max_{k≥2} |λ_k|; 0 for a single rank.
-        smallest: λ_min.
-        mu: μ = max_{k≥2} |λ_k − 1|, as in DCD's condition.
-    """
-
-    rho: float
-    smallest: float
-    mu: float
+    rho: float  # ρ = max_{k≥2} |λ_k|; 0 for a single rank
+    smallest: float  # λ_min
+    mu: float  # μ = max_{k≥2} |λ_k − 1|, as in DCD's condition
 
     @property
     def gap(self) -> float:
@@ -89,10 +83,9 @@ class Topology:
 
     def neighbours(self, rank: int) -> list[int]:
         """The ranks that `rank` exchanges with, ascending, without itself."""
-        found = self._cache.get(rank)
-        if found is None:
-            found = self._cache[rank] = sorted(set(self._find(rank)) - {rank})
-        return found
+        if rank not in self._cache:
+            self._cache[rank] = sorted(set(self._find(rank)) - {rank})
+        return self._cache[rank]
 
     def degree(self, rank: int) -> int:
         """The number of neighbours, which is rank 0's in a graph that looks the same from each rank."""

@@ -17,19 +17,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_gpu import FakeCudaDevice
 from parts import payload_bytes
 
-from mpisqueeze.bench import comm, kernels
+from mpisqueeze.bench import kernels
 from mpisqueeze.bench.exchanges import EXCHANGES, gradient_of
 from mpisqueeze.bench.timing import Repetitions, TimeStatistics, parse_sizes, rotated
 from mpisqueeze.cli.app import run
-from mpisqueeze.comm.world import World
+from mpisqueeze.devices.device import Device
 from mpisqueeze.errors import UsageError
 from mpisqueeze.launch import Launcher, make_plan
 from mpisqueeze.parts import registry
 from mpisqueeze.quantities import grouped
-from mpisqueeze.settings import Settings
 
 HAS_NATIVE = kernels._native_kernels(np.dtype(np.float32)) is not None
 PLUGINS = '''
@@ -278,22 +276,23 @@ def test_a_wrong_kernel_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(["bench", "kernels", "onebit", "-m", "1000", "-i", "1", "--kernels", "native"]) == 4
 
 
-def test_a_device_computes_on_its_own_arrays() -> None:
-    class Gpu(FakeCudaDevice):
-        def to_numpy(self, array: Any) -> np.ndarray:
-            return array.view(np.ndarray)
+def test_a_device_is_waited_for_before_a_clock_is_read() -> None:
+    events: list[str] = []
 
-    device = Gpu(True)
+    class Gpu(Device):
+        def synchronize(self) -> None:
+            events.append("synchronize")
+
+    device = Gpu()
     variant = kernels.Variant(device, "cuda")
     dtype = np.dtype(np.float32)
     for text in ("onebit", "topk:0.1"):
         part = registry.compressors.find(text)
         assert sum(kernels.count_wrong(part, 1000, variant, dtype).values()) == 0
         workload = kernels.Workload(part, variant.compressor(part, 1000, dtype), device)
-        device.events.clear()
+        events.clear()
         assert workload.round(0).keys() == set(kernels.OPERATIONS)
-        # Before each clock is read.
-        assert device.events == ["synchronize"] * 2 * len(kernels.OPERATIONS)
+        assert events == ["synchronize"] * 2 * len(kernels.OPERATIONS)
 
 
 def test_kernels_on_a_gpu_are_those_of_the_reference(
@@ -307,13 +306,14 @@ def test_kernels_on_a_gpu_are_those_of_the_reference(
     assert all((row["device"], row["kernels"], row["wrong"]) == ("cuda", "cuda", 0) for row in rows)
 
 
+@pytest.mark.parametrize(("buffers", "told"), [("staged", "HOST-STAGED"), ("device", "DEVICE")])
 def test_exchanges_on_a_gpu_follow_their_equations(
-    mpisqueeze_run: Callable[..., Any], cuda_variables: dict[str, str]
+    mpisqueeze_run: Callable[..., Any], cuda_variables: dict[str, str], buffers: str, told: str
 ) -> None:
-    options = ["-m", "1500", "-i", "2", "--device", "cuda", "--buffers", "staged", "--json", "-"]
+    options = ["-m", "1500", "-i", "2", "--device", "cuda", "--buffers", buffers, "--json", "-"]
     finished = mpisqueeze_run(2, "bench", "comm", *options, **cuda_variables)
     assert finished.code == 0, finished.err
-    assert finished.json["context"]["buffers"] == "HOST-STAGED"
+    assert finished.json["context"]["buffers"] == told
     assert all(row["wrong"] == 0 for row in finished.json["results"])
 
 
@@ -354,7 +354,7 @@ def test_stdout_carries_nothing_else(target: str, capsys: pytest.CaptureFixture[
         ("kernels qsdg:4", "COMPRESSOR: |did you mean 'qsgd'"),
         ("kernels qsgd:9", "COMPRESSOR: |2 to 8"),
         ("kernels nowhere.py:Thing", "COMPRESSOR: |nowhere.py"),
-        ("kernels mine.py:Raises -m 10", "COMPRESSOR: |on purpose"),
+        ("kernels mine.py:Raises -m 10 --json -", "COMPRESSOR: |on purpose"),
         ("kernels -m small", "-m: |MIN:MAX"),
         ("kernels -m 2147483647 --dtype float64", "-m: |GB"),
         ("kernels -i 0", "-i: |from 1 to"),
@@ -498,22 +498,6 @@ def test_an_emulated_link_holds_every_exchange(mpisqueeze_run: Callable[..., Any
         # A server answers once it has heard all; both ports of two ranks are busy at a time.
         least = 0.002 * (2 if row["exchange"] in ("root", "sharded") else 1)
         assert row["time_s"] >= least + 8 * row["payload_bytes_busiest"] / 200e6 * 0.9, row
-
-
-def test_exchanges_of_device_memory(on_ranks: Callable[..., None]) -> None:
-    on_ranks(2, bench_on_a_fake_gpu)
-
-
-def bench_on_a_fake_gpu() -> None:
-    world = World()
-    for aware in (True, False):
-        device: Any = FakeCudaDevice(aware)
-        device.to_numpy = lambda array: array.view(np.ndarray)
-        comm.choose_device = lambda *_, device=device: device  # type: ignore[assignment]
-        request = comm.CommRequest.checked([], [], [1000], Repetitions(2, 1), True, Settings(device="cpu"))
-        results = comm.Bench(request, world).run(lambda row: None, lambda what: None)
-        assert all(row.wrong == 0 for row in results)
-        assert ("to host" in device.events) == (not aware)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ PIXELS = {"length": 400.0, "extent": lambda text: 8.0 * len(text) + 10}
 
 
 def texts(low: float, high: float, log: bool, unit: Unit, most: int = 9) -> list[str]:
-    return [text for _, text in marks(Scale(low, high, log), unit, **PIXELS, most=most).ticks]
+    return [text for _, text in marks(Scale(low, high, log), unit, **PIXELS, most=most)]
 
 
 @pytest.mark.parametrize(
@@ -30,7 +31,7 @@ def texts(low: float, high: float, log: bool, unit: Unit, most: int = 9) -> list
         (1e7, 1e11, True, Unit.RATE, ["10 Mbit/s", "100 Mbit/s", "1 Gbit/s", "10 Gbit/s", "100 Gbit/s"]),
         (7e3, 6e7, True, Unit.BYTES, ["10 kB", "100 kB", "1 MB", "10 MB"]),
         (2e-4, 0.12, True, Unit.SECONDS, ["300 µs", "1 ms", "3 ms", "10 ms", "30 ms", "100 ms"]),
-        (0, 1.7e-3, False, Unit.SECONDS, ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0", "1.2", "1.4", "1.6"]),
+        (0, 1.7e-3, False, Unit.SECONDS, ["0", "0.2", "0.4", "0.6", "0.8", "1", "1.2", "1.4", "1.6"]),
         (1e-9, 1e3, True, Unit.NUMBER, ["10⁻⁹", "10⁻⁷", "10⁻⁵", "0.001", "0.1", "10", "1000"]),
     ],
 )
@@ -53,20 +54,20 @@ def test_marks_never_touch_lie_on_their_axis_and_are_what_they_say(
 ) -> None:
     scale = Scale(low, low * factor, log)
     found = marks(scale, unit, length, PIXELS["extent"], most)
-    assert len(found.ticks) <= most
-    places = [place for place, _ in found.ticks]
+    assert len(found) <= most
+    places = [place for place, _ in found]
     assert all(-1e-6 <= place <= 1 + 1e-6 for place in places)
-    for (left, first), (right, second) in zip(found.ticks[:-1], found.ticks[1:], strict=True):
+    for (left, first), (right, second) in pairwise(found):
         assert (right - left) * length >= (PIXELS["extent"](first) + PIXELS["extent"](second)) / 2
         assert first != second
 
 
 def test_marks_fall_where_their_numbers_are() -> None:
     scale = Scale(0.02, 300, True)
-    for place, text in marks(scale, Unit.NUMBER, 1000, lambda text: 20).ticks:
+    for place, text in marks(scale, Unit.NUMBER, 1000, lambda text: 20):
         assert scale.at(float(text)) == pytest.approx(place)
     linear = Scale(-3.2, 17, False)
-    for place, text in marks(linear, Unit.NUMBER, 1000, lambda text: 20).ticks:
+    for place, text in marks(linear, Unit.NUMBER, 1000, lambda text: 20):
         assert linear.at(float(text)) == pytest.approx(place)
 
 

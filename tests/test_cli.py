@@ -20,10 +20,7 @@ from mpisqueeze.parts import registry
 PLUGINS = Path(__file__).parent / "mpi" / "plugins.py"
 
 
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs write to the current folder."""
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,6 @@ def compile_copy(cuda: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         from mpisqueeze.kernels.cuda import CudaKernels, _module
 
         _module.cache_clear()
-        compiled._own_folder.cache_clear()
         before = len(cuda.cuda.compiler.compiled)
         v, payload = cuda.asarray(np.arange(5, dtype=np.float32)), cuda.zeros(20, np.uint8)
         copy().encode(CudaKernels(np.dtype(np.float32)), v, None, payload)

@@ -388,7 +388,7 @@ def test_a_bar_is_drawn_in_a_terminal() -> None:
     view.done("some", Path("folder"), 1, 49_000)
     drawn = console.file.getvalue()
     assert "some-file  50.0 kB from host, the first 1.00 kB of it there" in drawn
-    assert "25.0/50.0 kB" in drawn
+    assert "25.0 kB of 50.0 kB" in drawn
     assert "some: 49.0 kB downloaded; 1 file in folder, SHA-256 right" in drawn.splitlines()[-1]
 
 

@@ -329,11 +329,13 @@ def test_the_mean_of_payloads_is_that_of_one_after_the_other(
         for case in (signs(block, False), quantize(3, block, "l2"), uniform(5, block)):
             if not hasattr(kernels, f"{case.kernel}_mean"):
                 pytest.skip(f"{kernels.name} adds payloads one by one")
-            payloads = [case.encode(kernels, draws.standard_normal(d).astype(dtype), None)[1] for _ in range(count)]
+            payloads = tuple(
+                case.encode(kernels, draws.standard_normal(d).astype(dtype), None)[1] for _ in range(count)
+            )
             expected = np.zeros(d, dtype)
             for number, payload in enumerate(payloads):
                 case.decode(kernels, payload, expected, number > 0)
             expected /= count
             out = np.full(d, np.nan, dtype)
-            getattr(kernels, f"{case.kernel}_mean")(payloads, out, *case.decode_arguments(d))
+            getattr(kernels, f"{case.kernel}_mean")(tuple(payloads), out, *case.decode_arguments(d))
             assert np.array_equal(out, expected), (case, count, d)

@@ -11,8 +11,7 @@ import mpisqueeze
 PACKAGE = Path(mpisqueeze.__file__).parent
 HEADLESS = {"As", "By", "From", "How", "In", "Not", "Of", "Those", "What", "When", "Where", "Whether", "Which", "Who"}
 #: Folders and files that are yet to be gone through.
-LATER = ["analysis", "record", "report"]
-LATER += ["settings.py"]
+LATER = ["record", "settings.py"]
 LATER += [f"runs/{name}.py" for name in ("checkpointing", "comparing", "pairs", "plan", "view")]
 FILES = {str(path.relative_to(PACKAGE)): path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py"))}
 NODES = {name: list(ast.walk(ast.parse(text))) for name, text in FILES.items()}

@@ -25,6 +25,7 @@ from mpisqueeze.record.reading import read_run
 from mpisqueeze.runs.pairs import expand, parse_pair, parse_sweep
 from mpisqueeze.settings import Settings
 
+pytestmark = pytest.mark.usefixtures("empty_folder")
 PLUGINS = Path(__file__).parent / "mpi" / "plugins.py"
 TIMES = ("compute_s", "wait_s", "encode_s", "comm_s", "decode_s", "update_s")
 
@@ -42,11 +43,20 @@ def write_run(
 ) -> Path:
     """A run folder in which every iteration sends `nbytes` and takes `seconds`; no summary where `status` is None."""
     path.mkdir(parents=True)
+    names = {"algorithm": algorithm, "compressor": compressor}
+    parts = {kind: {"name": name, "origin": "built-in"} for kind, name in names.items()}
     config = {
         "algorithm": algorithm, "compressor": compressor, "dtype": "float32", "warmup": 0, "ranks": 2, "dimension": 10,
-        "iterations": planned or len(losses), "iterations_per_epoch": 4,
+        "iterations": planned or len(losses), "iterations_per_epoch": 4, "parts": parts, "server": "root",
+        "topology": "ring", "problem": "mlp", "data": "digits", "seed": 12345,
     }  # fmt: skip
     (path / "config.json").write_text(json.dumps(config))
+    environment = {
+        "started_utc": "2026-01-02T03:04:05+00:00", "command_line": "mpisqueeze train", "mpi_library": "Open MPI, x",
+        "link": "real", "versions": {"mpisqueeze": "0.1.0"}, "variables": {"OMP_NUM_THREADS": "1"},
+        "hosts": [{"hostname": "node1", "ranks": 2, "cores": 2, "memory_bytes": 10**9, "cpu_model": "a CPU"}],
+    }  # fmt: skip
+    (path / "environment.json").write_text(json.dumps(environment))
     lines = [
         {"iteration": t, "loss": loss, "bytes_sent": nbytes, "messages": 2, **dict.fromkeys(TIMES, 0.1)}
         | {"iteration_s": seconds}
@@ -62,9 +72,9 @@ def write_run(
     return path
 
 
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def edit(path: Path, **changes: Any) -> None:
+    """Change entries of a JSON file."""
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 def test_smoothing_is_a_trailing_mean() -> None:
@@ -213,7 +223,7 @@ def spoiled(old: str, new: str, file: str = "iterations.jsonl") -> Callable[[Pat
         ),
         (spoiled('"ranks": 2', '"ranks": 2.5', "config.json"), ["has 2.5 as 'ranks', not a whole number"]),
         (spoiled("float32", "float16", "config.json"), ["has 'float16' as 'dtype', not one of float32, float64"]),
-        (spoiled('"warmup": 0', '"parts": []', "config.json"), ["has [] as 'parts', not an object"]),
+        (spoiled('"parts": {', '"parts": [], "x": {', "config.json"), ["has [] as 'parts', not an object"]),
         (lambda folder: (folder / "environment.json").write_text('{"hosts": [null]}'), ["has None as 'hosts[0]'"]),
         (lambda folder: (folder / "environment.json").write_text('{"lab": {}}'), ["has no 'lab.rate'"]),
         (spoiled('"comm_s": {"median"', '"comm_s": {"m"', "summary.json"), ["has no 'times.comm_s.median'"]),
@@ -225,14 +235,10 @@ def spoiled(old: str, new: str, file: str = "iterations.jsonl") -> Callable[[Pat
         ),
     ],
 )
-def test_a_damaged_folder_is_refused_by_file(damage: Any, says: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_folder_is_refused_by_file(damage: Any, says: list[str], refused: Callable[..., str]) -> None:
     damage(write_run(Path("a"), [2.0, 1.0]))
-    assert run(["report", "a"]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.count("mpisqueeze: error: RUN:") == 1
-    for text in says:
-        assert text in err
+    line = refused("report", "a")
+    assert all(text in line for text in ["RUN:", *says])
 
 
 @pytest.mark.parametrize(("key", "what"), [("found", "text"), ("passed", "true or false"), ("text", "text")])
@@ -259,10 +265,9 @@ def test_a_decision_that_was_tested_has_what_was_found(key: str, what: str, caps
         ([], "RUN"),
     ],
 )
-def test_bad_options_of_report_are_refused(options: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_options_of_report_are_refused(options: list[str], says: str, refused: Callable[..., str]) -> None:
     write_run(Path("a"), [2.0, 1.0])
-    assert run(["report", *options]) == 2
-    assert says in capsys.readouterr().err
+    assert says in refused("report", *options)
 
 
 def test_report_loads_neither_mpi_nor_what_draws() -> None:

@@ -84,7 +84,7 @@ def test_a_terminal_gets_what_it_takes_and_a_log_nothing(
 
 def test_a_launcher_out_of_sight_counts_as_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
-    monkeypatch.setattr(terminal, "_tty_size", lambda _: terminal.Size(0, 0))
+    monkeypatch.setattr(terminal, "_tty_size", lambda _: os.terminal_size((0, 0)))
     monkeypatch.setattr(terminal, "_ancestors", lambda: iter([(5, "prted"), (2, "sshd")]))
     assert not choose_terminal().live
     monkeypatch.delenv("OMPI_COMM_WORLD_RANK")

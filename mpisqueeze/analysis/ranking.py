@@ -25,7 +25,7 @@ _ORDER = {"ok": 0, "interrupted": 1, "killed": 1, "diverged": 2, "failed": 3, "s
 
 @dataclass(frozen=True)
 class Curve:
-    """How a run's loss fell, per iteration (T,).
+    """A run's loss and what it cost, per iteration (T,).
 
     Attributes:
         loss: smoothed by a trailing mean over `window` iterations.

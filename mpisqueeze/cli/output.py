@@ -14,7 +14,7 @@ from mpisqueeze.language import check_choice
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from mpisqueeze.report.markdown_export import Column
+    from mpisqueeze.report.tables import TableColumn
     from mpisqueeze.report.terminal import TerminalChoice
 
 COLORS = ("auto", "always", "never")
@@ -114,7 +114,7 @@ class Output:
 
         self.write("csv", lambda target: write_csv(rows, target))
 
-    def markdown(self, columns: Sequence[Column], rows: Sequence[Any], notes: Sequence[str]) -> None:
+    def markdown(self, columns: Sequence[TableColumn], rows: Sequence[Any], notes: Sequence[str]) -> None:
         """Write what --markdown asks for."""
         from mpisqueeze.report.markdown_export import write_markdown
 

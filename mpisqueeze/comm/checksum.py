@@ -6,6 +6,7 @@ MPI trusts its transport. The 4 bytes of the checksum are a message of their own
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,13 +24,29 @@ class DamagedPayloadError(Exception):
 
 
 class _Followed:
-    """A persistent request followed by that of its checksum."""
+    """A persistent request followed by that of its checksum.
 
-    def __init__(self, request: Any, payload: Any, number: Any, follower: Any) -> None:
-        self._request, self._payload = request, payload
-        self._number, self._follower = number, follower
+    Args:
+        make: MPI's `Send_init` or `Recv_init`, for the checksum.
+        request: the payload's request.
+        payload: the payload (uint8, on the host).
+        peer, tag: the other rank, and the payload's tag.
+        counter: counter of this rank's bytes.
+    """
+
+    def __init__(
+        self, make: Callable[..., Any], request: Any, payload: Any, peer: int, tag: int, counter: Counter
+    ) -> None:
+        self._request, self._payload, self._peer, self._counter = request, payload, peer, counter
+        self._number = np.zeros(1, np.uint32)
+        self._follower = make([self._number, NBYTES, MPI.BYTE], peer, TAG + tag)
         #: MPI's own request, for the thread that tests requests in the background.
         self.request = getattr(request, "request", request)
+
+    def Start(self) -> None:
+        """Start both."""
+        self._request.Start()
+        self._follower.Start()
 
     def Wait(self) -> None:
         """Wait for both."""
@@ -43,18 +60,12 @@ class _Followed:
 
 
 class CheckedSend(_Followed):
-    """A send of a payload (uint8, on the host) and then of its checksum."""
-
-    def __init__(self, request: Any, comm: MPI.Comm, payload: Any, target: int, tag: int, counter: Counter) -> None:
-        number = np.zeros(1, np.uint32)
-        super().__init__(request, payload, number, comm.Send_init([number, NBYTES, MPI.BYTE], target, TAG + tag))
-        self._counter = counter
+    """A send of a payload and then of its checksum."""
 
     def Start(self) -> None:
         """Start both; the payload must not change before `Wait`."""
         self._number[0] = zlib.crc32(self._payload)
-        self._request.Start()
-        self._follower.Start()
+        super().Start()
         self._counter.bytes_sent += NBYTES
         self._counter.messages += 1
 
@@ -62,24 +73,15 @@ class CheckedSend(_Followed):
 class CheckedReceive(_Followed):
     """A receive of a payload and of its checksum; `Wait` compares them."""
 
-    def __init__(self, request: Any, comm: MPI.Comm, payload: Any, source: int, tag: int, counter: Counter) -> None:
-        number = np.zeros(1, np.uint32)
-        super().__init__(request, payload, number, comm.Recv_init([number, NBYTES, MPI.BYTE], source, TAG + tag))
-        self._counter, self._source = counter, source
-
-    def Start(self) -> None:
-        """Start both."""
-        self._request.Start()
-        self._follower.Start()
-
     def Wait(self) -> None:
         """Wait for both, and compare. Raises DamagedPayloadError."""
         super().Wait()
         self._counter.bytes_received += NBYTES
-        if zlib.crc32(self._payload) != self._number[0]:
+        found = zlib.crc32(self._payload)
+        if found != self._number[0]:
             raise DamagedPayloadError(
-                f"a payload of {len(self._payload)} bytes from rank {self._source} was damaged on the way: its "
-                f"checksum is {zlib.crc32(self._payload):08x}, and that of what was sent {int(self._number[0]):08x}"
+                f"a payload of {len(self._payload)} bytes from rank {self._peer} was damaged on the way: its "
+                f"checksum is {found:08x}, and that of what was sent {int(self._number[0]):08x}"
             )
 
     def Test(self) -> bool:

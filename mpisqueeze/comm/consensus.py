@@ -11,12 +11,7 @@ from mpisqueeze.comm.world import World
 
 
 class Consensus:
-    """The mean model x̄ over the ranks, on the host. It takes two vectors of memory per rank.
-
-    Args:
-        world: the ranks.
-        dimension, dtype: length and dtype of the models.
-    """
+    """The mean model x̄ over the ranks, on the host. It takes two vectors of memory per rank."""
 
     def __init__(self, world: World, dimension: int, dtype: Any) -> None:
         self._comm, self._size = world.comm, world.size

@@ -12,6 +12,7 @@ messages that have started by now: no later call can start an earlier one, so th
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import heapq
 import mmap
@@ -108,14 +109,6 @@ class EmulatedLink:
         _fence()
         self._world.comm.Barrier()
 
-    def sender(self, request: Any, target: int, tag: int, nbytes: int) -> HeldSend:
-        """The persistent send `request`, timed by this link."""
-        return HeldSend(self, request, target, tag, nbytes)
-
-    def receiver(self, request: Any, source: int, tag: int) -> HeldReceive:
-        """The persistent receive `request`, timed by this link."""
-        return HeldReceive(self, request, source, tag)
-
     def send(self, target: int, tag: int, nbytes: int) -> float:
         """Book this rank's port for a message, tell its receiver, and return the time (s) when the port is free."""
         start = max(time.monotonic(), self._send_free)
@@ -139,11 +132,9 @@ class EmulatedLink:
 
     def arrival(self, key: tuple[int, int, int]) -> float | None:
         """A message's time of arrival (s), or None while it is not known."""
-        found = self._arrivals.get(key)
-        if found is None:
+        if key not in self._arrivals:
             self._book()
-            found = self._arrivals.get(key)
-        return found
+        return self._arrivals.get(key)
 
     def forget(self, key: tuple[int, int, int]) -> None:
         """Drop a received message's time of arrival."""
@@ -271,7 +262,5 @@ def _fence() -> None:
 def _precise_sleep() -> None:
     """Set this thread's timer slack to the minimum; Linux otherwise wakes sleepers up to 50 µs late."""
     if sys.platform.startswith("linux"):
-        try:
+        with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
-        except (OSError, AttributeError):
-            return

@@ -32,12 +32,9 @@ def estimate(world: World) -> Link:
     """
     found = _known.get(world.comm.py2f())
     if found is None:
-        found = _known[world.comm.py2f()] = _measure(world) if world.hosts > 1 else _memory(world)
+        in_memory = Link(0.0, CROWDED_S if world.load > 1 else CALL_S, MEMORY_BYTE_S)
+        found = _known[world.comm.py2f()] = _measure(world) if world.hosts > 1 else in_memory
     return found
-
-
-def _memory(world: World) -> Link:
-    return Link(0.0, CROWDED_S if world.load > 1 else CALL_S, MEMORY_BYTE_S)
 
 
 def _measure(world: World) -> Link:

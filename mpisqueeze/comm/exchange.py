@@ -8,7 +8,7 @@ from typing import Any
 
 from mpisqueeze.comm.checksum import CheckedReceive, CheckedSend
 from mpisqueeze.comm.counters import Counter
-from mpisqueeze.comm.emulated import ALIGNMENT_S, EmulatedLink
+from mpisqueeze.comm.emulated import ALIGNMENT_S, EmulatedLink, HeldReceive, HeldSend
 from mpisqueeze.comm.estimate import EAGER_BYTES, SLOW_BYTE_S, estimate
 from mpisqueeze.comm.world import Signal, World
 from mpisqueeze.costs.sections import Terms
@@ -23,21 +23,13 @@ class HaltError(Exception):
 
 @dataclass(frozen=True)
 class Trouble:
-    """An error on a rank.
-
-    Attributes:
-        signal: NONFINITE or ERROR.
-        iteration: iteration of the error.
-        message: message for the user.
-        option: option at fault in a usage error, else None.
-        details: traceback of an exception, else empty.
-    """
+    """An error on a rank, with the signal NONFINITE or ERROR, and a message for the user."""
 
     signal: int
     iteration: int
     message: str
-    option: str | None = None
-    details: str = ""
+    option: str | None = None  # at fault in a usage error
+    details: str = ""  # traceback of an exception
 
 
 class Gate:
@@ -80,10 +72,12 @@ class Gate:
         if self.barrier:
             if self._settle is not None:
                 self._settle()
-            agreed = self.meet()
-            self.clock.lap(Phase.WAIT)
-            if agreed >= Signal.NONFINITE:
-                raise HaltError
+            self._admit(self.meet())
+
+    def _admit(self, agreed: int) -> None:
+        self.clock.lap(Phase.WAIT)
+        if agreed >= Signal.NONFINITE:
+            raise HaltError
 
     def propose(self) -> Any:
         """Start an agreement without waiting; `confirm` must follow. Returns MPI's request, None without a barrier."""
@@ -102,9 +96,7 @@ class Gate:
             self.met = True
             self.agreed = self.world.proposed(self._proposal)
             self._proposal = None
-            self.clock.lap(Phase.WAIT)
-            if self.agreed >= Signal.NONFINITE:
-                raise HaltError
+            self._admit(self.agreed)
 
 
 class Network:
@@ -170,21 +162,19 @@ class Network:
 
     def sender(self, buffer: Sequence[Any], target: int, tag: int) -> Any:
         """A persistent send of a buffer specification: `Start`, `Wait`, `Free`."""
-        request: Any = self.world.comm.Send_init(buffer, target, tag)
+        start = self.world.comm.Send_init
+        request: Any = start(buffer, target, tag)
         if self.emulated:
-            request = self.emulated.sender(request, target, tag, int(buffer[0].nbytes))
-        if self.checksum:
-            return CheckedSend(request, self.world.comm, buffer[0], target, tag, self.counter)
-        return request
+            request = HeldSend(self.emulated, request, target, tag, int(buffer[0].nbytes))
+        return CheckedSend(start, request, buffer[0], target, tag, self.counter) if self.checksum else request
 
     def receiver(self, buffer: Sequence[Any], source: int, tag: int) -> Any:
         """A persistent receive into a buffer specification: `Start`, `Wait`, `Cancel`, `Free`."""
-        request: Any = self.world.comm.Recv_init(buffer, source, tag)
+        start = self.world.comm.Recv_init
+        request: Any = start(buffer, source, tag)
         if self.emulated:
-            request = self.emulated.receiver(request, source, tag)
-        if self.checksum:
-            return CheckedReceive(request, self.world.comm, buffer[0], source, tag, self.counter)
-        return request
+            request = HeldReceive(self.emulated, request, source, tag)
+        return CheckedReceive(start, request, buffer[0], source, tag, self.counter) if self.checksum else request
 
     def complain(self, signal: int, message: str, option: str | None = None, details: str = "") -> None:
         """Report an error: raise this rank's signal, and keep the first error as `trouble`."""

@@ -26,11 +26,10 @@ class InterfaceMeter:
         self._before = self._read()
 
     def start(self) -> None:
-        """Start counting."""
         self._before = self._read()
 
     def stop(self) -> None:
-        """Stop counting, once all ranks have received everything; collective."""
+        """Count what came since `start`, once all ranks have received everything; collective."""
         self._world.comm.Barrier()
         self.total = [
             total + now - then for total, now, then in zip(self.total, self._read(), self._before, strict=True)

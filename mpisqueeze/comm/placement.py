@@ -6,7 +6,7 @@ import os
 
 from mpisqueeze.comm.cuda_aware import collectives_take_device_memory, cuda_awareness
 from mpisqueeze.comm.world import World
-from mpisqueeze.devices.cores import usable_cores
+from mpisqueeze.devices.cores import logical_cores, usable_cores
 from mpisqueeze.devices.device import CudaDevice, Device, gpu_count
 from mpisqueeze.errors import UsageError
 
@@ -45,10 +45,7 @@ def threads_of_rank(world: World) -> int:
 
     It is OMP_NUM_THREADS if that is set, else a fair share of the cores that this rank may use.
     """
-    try:
-        mine = frozenset(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS, which binds nothing
-        mine = frozenset({0})
+    mine = logical_cores()
     everyone = world.comm.allgather((world.host, mine))
     wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     if wanted.isdigit() and int(wanted) > 0:

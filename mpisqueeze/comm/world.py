@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 from mpi4py import MPI
 
 from mpisqueeze.comm.signals import Signal
+from mpisqueeze.devices.cores import logical_cores
 from mpisqueeze.errors import RankFailureError, UsageError
 
 __all__ = ["RankFailureError", "Signal", "World"]
@@ -27,29 +26,11 @@ PAUSE = 50e-6
 REST = 5e-3
 
 
-@dataclass(frozen=True)
-class _Problem:
-    usage: bool
-    message: str
-    option: str | None
-    details: str
-
-
-def _my_cores() -> int:
-    """A bit mask of the logical cores that this process may use."""
-    try:
-        return sum(1 << core for core in os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS, which binds nothing
-        return (1 << (os.cpu_count() or 1)) - 1
-
-
 class World:
     """The ranks of a communicator that belongs to this program, so that its messages never meet a plug-in's.
 
     Attributes:
         comm: communicator for exchanges and for uncounted metrics.
-        rank, size: this rank, and the number of ranks.
-        is_root: whether this is rank 0.
         local_rank: index of this rank among those of its host.
         host: lowest rank on this rank's host.
         hosts: number of hosts.
@@ -65,7 +46,8 @@ class World:
         node = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank = node.rank
         self.host: int = node.bcast(self.rank)
-        self.load: float = self.comm.allreduce(node.size / node.allreduce(_my_cores(), MPI.BOR).bit_count(), MPI.MAX)
+        cores: set[int] = set().union(*node.allgather(logical_cores()))
+        self.load: float = self.comm.allreduce(node.size / len(cores), MPI.MAX)
         node.Free()
         self.hosts: int = self.comm.allreduce(int(self.local_rank == 0))
         self.leave_together_s = 0.0
@@ -131,22 +113,20 @@ class World:
             UsageError: the lowest failing rank raised one.
             RankFailureError: it raised another error.
         """
-        problem = None
+        failure: UsageError | RankFailureError | None = None
         result: T
         try:
             result = work()
         except UsageError as error:
-            problem = _Problem(True, error.message, error.option, "")
+            failure = UsageError(error.message, error.option)
         except OSError as error:
             # A full disk is no fault of the program's, and needs no traceback.
-            problem = _Problem(False, str(error), None, "")
+            failure = RankFailureError(f"rank {self.rank}: {error}")
         except (Exception, SystemExit) as error:
-            problem = _Problem(False, repr(error), None, traceback.format_exc())
-        for rank, found in enumerate(self.comm.allgather(problem)):
+            failure = RankFailureError(f"rank {self.rank}: {error!r}", traceback.format_exc())
+        for found in self.comm.allgather(failure):
             if found is not None:
-                if found.usage:
-                    raise UsageError(found.message, found.option)
-                raise RankFailureError(f"rank {rank}: {found.message}", found.details)
+                raise found
         return result
 
     def on_root(self, work: Callable[[], T]) -> T:

@@ -48,6 +48,13 @@ class Compressor:
     payload_bytes: int
     grain: int | None = None
     first: int = 0
+    #: A built-in operator's kernels: `{kernel}_encode`, `{kernel}_decode` and, for some, `{kernel}_mean`.
+    kernel: ClassVar[str] = ""
+    #: The arguments that all of them take: those that set the payload's layout.
+    layout: tuple[Any, ...] = ()
+    _kernels: Any = None
+    _encoder: Any = None
+    _decoder: Any = None
 
     def __init__(self, dimension: int, xp: Any, dtype: Any, seed: int) -> None:
         self.dimension = dimension
@@ -56,6 +63,16 @@ class Compressor:
         self.seed = seed
         self.iteration = 0
         self.kernels = kernels_for(xp, self.dtype)
+
+    @property
+    def kernels(self) -> Any:
+        """The kernel set; None for a part that has none."""
+        return self._kernels
+
+    @kernels.setter
+    def kernels(self, kernels: Any) -> None:
+        self._kernels = kernels
+        self._encoder, self._decoder = (getattr(kernels, f"{self.kernel}_{way}", None) for way in ("encode", "decode"))
 
     @property
     def key(self) -> int:
@@ -69,42 +86,38 @@ class Compressor:
         """An upper bound on E‖C(v) − v‖² / ‖v‖² over all v, or None."""
         return None
 
-    # A built-in operator supplies these two.
-
-    def _encode(self, vector: Any, residual: Any, payload: Any) -> bool:
-        """Call one of the kernels' `*_encode`."""
-        raise NotImplementedError
-
-    def _decode(self, payload: Any, out: Any, add: bool, factor: float = 1.0) -> None:
-        """Call one of the kernels' `*_decode`."""
-        raise NotImplementedError
+    def _rounding(self) -> tuple[Any, ...]:
+        """Arguments of the encoding kernel that the decoding one does not need."""
+        return ()
 
     def encode(self, vector: Any, payload: Any) -> None:
         """payload (payload_bytes,), uint8 ← C(vector); `vector` (d,) is not changed. Raises NonFiniteError."""
-        if not self._encode(vector, None, payload):
-            raise NonFiniteError(self.nonfinite_message())
+        self._encode(vector, None, payload)
 
     def encode_feedback(self, vector: Any, residual: Any, payload: Any) -> None:
         """v = vector + residual; payload ← C(v); residual (d,) ← v − D(payload). Raises NonFiniteError."""
-        if not self._encode(vector, residual, payload):
+        self._encode(vector, residual, payload)
+
+    def _encode(self, vector: Any, residual: Any, payload: Any) -> None:
+        if not self._encoder(vector, residual, payload, *self.layout, *self._rounding()):
             raise NonFiniteError(self.nonfinite_message())
 
     def decode(self, payload: Any, out: Any) -> None:
         """out (d,) ← D(payload)."""
-        self._decode(payload, out, False)
+        self._decoder(payload, out, *self.layout, False)
 
     def decode_add(self, payload: Any, out: Any, factor: float = 1.0) -> None:
         """out (d,) ← out + factor·D(payload)."""
-        self._decode(payload, out, True, factor)
+        self._decoder(payload, out, *self.layout, True, factor)
 
     def decode_mean(self, payloads: Sequence[Any], out: Any) -> None:
         """out (d,) ← (D(p₀) + D(p₁) + …)/n, added in this order, in one pass over `out`. Needs `fuses_mean`."""
-        raise NotImplementedError
+        getattr(self.kernels, f"{self.kernel}_mean")(tuple(payloads), out, *self.layout)
 
     @property
     def fuses_mean(self) -> bool:
-        """True if `decode_mean` exists and is faster than decoding the payloads one by one."""
-        return False
+        """True if there is a kernel for `decode_mean`."""
+        return hasattr(self.kernels, f"{self.kernel}_mean")
 
     def nonfinite_message(self) -> str:
         """The message of NonFiniteError."""

@@ -17,20 +17,15 @@ class Clip(Compressor):
     """
 
     name = "clip"
+    kernel = "clip"
     grain = 8
     summary = "the top bits of each float32: clip:BITS; d·BITS/8 bytes"
 
     def __init__(self, dimension: int, xp: Any, dtype: Any, seed: int, *, bits: Annotated[int, integer(9, 31)]) -> None:
         super().__init__(dimension, xp, dtype, seed)
-        self.bits = bits
+        self.bits, self.layout = bits, (bits,)
         self.payload_bytes = -(-dimension * bits // 8)
 
     def bound(self) -> float:
         """4^(9−BITS): a normal number loses less than 2^(9−BITS) of itself."""
         return 4.0 ** (9 - self.bits)
-
-    def _encode(self, vector: Any, residual: Any, payload: Any) -> bool:
-        return self.kernels.clip_encode(vector, residual, payload, self.bits)
-
-    def _decode(self, payload: Any, out: Any, add: bool, factor: float = 1.0) -> None:
-        self.kernels.clip_decode(payload, out, self.bits, add, factor)

@@ -14,9 +14,10 @@ class FP16(Compressor):
     """
 
     name = "fp16"
+    kernel = "half"
     grain = 8
     summary = "IEEE half precision; 2d bytes"
-    bfloat = False
+    layout = (False,)  # not bfloat16
 
     def __init__(self, dimension: int, xp: Any, dtype: Any, seed: int) -> None:
         super().__init__(dimension, xp, dtype, seed)
@@ -25,12 +26,6 @@ class FP16(Compressor):
     def bound(self) -> float:
         """4⁻¹¹: a normal number errs by at most 2⁻¹¹ of itself."""
         return 4.0**-11
-
-    def _encode(self, vector: Any, residual: Any, payload: Any) -> bool:
-        return self.kernels.half_encode(vector, residual, payload, self.bfloat)
-
-    def _decode(self, payload: Any, out: Any, add: bool, factor: float = 1.0) -> None:
-        self.kernels.half_decode(payload, out, self.bfloat, add, factor)
 
 
 class BF16(FP16):
@@ -41,7 +36,7 @@ class BF16(FP16):
 
     name = "bf16"
     summary = "bfloat16; 2d bytes"
-    bfloat = True
+    layout = (True,)
 
     def bound(self) -> float:
         """4⁻⁹: a normal number errs by at most 2⁻⁹ of itself."""

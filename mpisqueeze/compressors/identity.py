@@ -11,6 +11,7 @@ class Identity(Compressor):
     """C(v) = v. Payload: d values."""
 
     name = "identity"
+    kernel = "copy"
     summary = "no compression; 4d bytes"
     unbiased = True
     grain = 8
@@ -21,9 +22,3 @@ class Identity(Compressor):
 
     def bound(self) -> float:
         return 0.0
-
-    def _encode(self, vector: Any, residual: Any, payload: Any) -> bool:
-        return self.kernels.copy_encode(vector, residual, payload)
-
-    def _decode(self, payload: Any, out: Any, add: bool, factor: float = 1.0) -> None:
-        self.kernels.copy_decode(payload, out, add, factor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 from mpisqueeze.compressors.base import Compressor, block_grain
@@ -21,6 +20,7 @@ class OneBit(Compressor):
     """
 
     name = "onebit"
+    kernel = "signs"
     summary = "signs and a scale a block: onebit[:BLOCK][,scale=l1|l2]; d/8 + 4⌈d/BLOCK⌉ bytes"
 
     def __init__(
@@ -34,7 +34,7 @@ class OneBit(Compressor):
         scale: Annotated[str, choice("l1", "l2")] = "l1",
     ) -> None:
         super().__init__(dimension, xp, dtype, seed)
-        self.block, self.l2 = block, scale == "l2"
+        self.layout, self.l2 = (block,), scale == "l2"
         self.length, blocks = blocks_of(dimension, block)
         self.grain = block_grain(block, dimension)
         self.payload_bytes = -(-dimension // 8) + blocks * self.dtype.itemsize
@@ -43,15 +43,5 @@ class OneBit(Compressor):
         """l1: 1 − 1/n, since ‖v‖₁ ≥ ‖v‖₂. l2: 2(1 − 1/√n), which is no contraction on sparse v."""
         return 2 * (1 - self.length**-0.5) if self.l2 else 1 - 1 / self.length
 
-    def _encode(self, vector: Any, residual: Any, payload: Any) -> bool:
-        return self.kernels.signs_encode(vector, residual, payload, self.block, self.l2)
-
-    def _decode(self, payload: Any, out: Any, add: bool, factor: float = 1.0) -> None:
-        self.kernels.signs_decode(payload, out, self.block, add, factor)
-
-    def decode_mean(self, payloads: Sequence[Any], out: Any) -> None:
-        self.kernels.signs_mean(payloads, out, self.block)
-
-    @property
-    def fuses_mean(self) -> bool:
-        return hasattr(self.kernels, "signs_mean")
+    def _rounding(self) -> tuple[Any, ...]:
+        return (self.l2,)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 from mpisqueeze.compressors.base import Compressor, block_grain
@@ -23,13 +22,14 @@ class QSGD(Compressor):
     """
 
     name = "qsgd"
+    kernel = "quantize"
     summary = "stochastic levels of the l2 norm: qsgd:BITS[,bucket=B]; d·BITS/8 + 4⌈d/B⌉ bytes"
     unbiased = True
     norm = "l2"
 
     def __init__(self, dimension: int, xp: Any, dtype: Any, seed: int, *, bits: Bits, bucket: Bucket = 512) -> None:
         super().__init__(dimension, xp, dtype, seed)
-        self.bits, self.bucket = bits, bucket
+        self.bits, self.layout = bits, (bits, bucket)
         self.length, buckets = blocks_of(dimension, bucket)
         self.grain = block_grain(bucket, dimension, random=True)
         self.payload_bytes = -(-dimension * bits // 8) + buckets * self.dtype.itemsize
@@ -39,15 +39,5 @@ class QSGD(Compressor):
         levels = (1 << (self.bits - 1)) - 1
         return min(self.length / levels**2, math.sqrt(self.length) / levels)
 
-    def _encode(self, vector: Any, residual: Any, payload: Any) -> bool:
-        return self.kernels.quantize_encode(vector, residual, payload, self.bits, self.bucket, self.norm, self.key)
-
-    def _decode(self, payload: Any, out: Any, add: bool, factor: float = 1.0) -> None:
-        self.kernels.quantize_decode(payload, out, self.bits, self.bucket, add, factor)
-
-    def decode_mean(self, payloads: Sequence[Any], out: Any) -> None:
-        self.kernels.quantize_mean(payloads, out, self.bits, self.bucket)
-
-    @property
-    def fuses_mean(self) -> bool:
-        return hasattr(self.kernels, "quantize_mean")
+    def _rounding(self) -> tuple[Any, ...]:
+        return self.norm, self.key

@@ -17,11 +17,13 @@ class RandomK(Compressor):
     """
 
     name = "randomk"
+    kernel = "randomk"
     summary = "seeded random positions: randomk:RATIO[,unbiased]; 4k + 8 bytes, k = ⌈RATIO·d⌉"
 
     def __init__(self, dimension: int, xp: Any, dtype: Any, seed: int, *, ratio: Ratio, unbiased: bool = False) -> None:
         super().__init__(dimension, xp, dtype, seed)
         self.k = count_of(dimension, ratio)
+        self.layout = (self.k,)
         self.scaled = unbiased
         self.unbiased = unbiased or self.k == dimension
         self.payload_bytes = 8 + self.k * self.dtype.itemsize
@@ -29,8 +31,5 @@ class RandomK(Compressor):
     def bound(self) -> float:
         return self.dimension / self.k - 1 if self.scaled else 1 - self.k / self.dimension
 
-    def _encode(self, vector: Any, residual: Any, payload: Any) -> bool:
-        return self.kernels.randomk_encode(vector, residual, payload, self.k, self.key, self.scaled)
-
-    def _decode(self, payload: Any, out: Any, add: bool, factor: float = 1.0) -> None:
-        self.kernels.randomk_decode(payload, out, self.k, add, factor)
+    def _rounding(self) -> tuple[Any, ...]:
+        return self.key, self.scaled

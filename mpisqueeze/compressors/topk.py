@@ -34,18 +34,14 @@ class TopK(Compressor):
     """
 
     name = "topk"
+    kernel = "topk"
     summary = "the largest magnitudes: topk:RATIO; 8k bytes, k = ⌈RATIO·d⌉"
 
     def __init__(self, dimension: int, xp: Any, dtype: Any, seed: int, *, ratio: Ratio) -> None:
         super().__init__(dimension, xp, dtype, seed)
         self.k = count_of(dimension, ratio)
+        self.layout = (self.k,)
         self.payload_bytes = self.k * (self.dtype.itemsize + 4)
 
     def bound(self) -> float:
         return 1 - self.k / self.dimension
-
-    def _encode(self, vector: Any, residual: Any, payload: Any) -> bool:
-        return self.kernels.topk_encode(vector, residual, payload, self.k)
-
-    def _decode(self, payload: Any, out: Any, add: bool, factor: float = 1.0) -> None:
-        self.kernels.topk_decode(payload, out, self.k, add, factor)

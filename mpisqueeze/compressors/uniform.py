@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 from mpisqueeze.compressors.base import Compressor, block_grain
@@ -22,12 +21,13 @@ class Uniform(Compressor):
     """
 
     name = "uniform"
+    kernel = "uniform"
     summary = "stochastic levels between min and max: uniform:BITS[,bucket=B]; d·BITS/8 + 8⌈d/B⌉ bytes"
     unbiased = True
 
     def __init__(self, dimension: int, xp: Any, dtype: Any, seed: int, *, bits: Bits, bucket: Bucket = 512) -> None:
         super().__init__(dimension, xp, dtype, seed)
-        self.bits, self.bucket = bits, bucket
+        self.bits, self.layout = bits, (bits, bucket)
         self.length, buckets = blocks_of(dimension, bucket)
         self.grain = block_grain(bucket, dimension, random=True)
         self.payload_bytes = -(-dimension * bits // 8) + 2 * buckets * self.dtype.itemsize
@@ -37,15 +37,5 @@ class Uniform(Compressor):
         levels = (1 << self.bits) - 1
         return self.length / (2 * levels**2) if self.length > 1 else 0.0
 
-    def _encode(self, vector: Any, residual: Any, payload: Any) -> bool:
-        return self.kernels.uniform_encode(vector, residual, payload, self.bits, self.bucket, self.key)
-
-    def _decode(self, payload: Any, out: Any, add: bool, factor: float = 1.0) -> None:
-        self.kernels.uniform_decode(payload, out, self.bits, self.bucket, add, factor)
-
-    def decode_mean(self, payloads: Sequence[Any], out: Any) -> None:
-        self.kernels.uniform_mean(payloads, out, self.bits, self.bucket)
-
-    @property
-    def fuses_mean(self) -> bool:
-        return hasattr(self.kernels, "uniform_mean")
+    def _rounding(self) -> tuple[Any, ...]:
+        return (self.key,)

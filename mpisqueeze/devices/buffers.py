@@ -10,9 +10,12 @@ turns, so wires and fences wait only where they must:
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from mpi4py import MPI
+
+if TYPE_CHECKING:
+    from mpisqueeze.devices.streams import CudaLanes
 
 
 class Fence:
@@ -54,42 +57,19 @@ class Wire:
 
     def push(self) -> None:
         """Call `begin_push` and `finish_push`."""
+        self.begin_push()
+        self.finish_push()
 
     def pull(self) -> None:
         """Copy what MPI wrote to `array`; work queued from now on sees it."""
 
 
-class Lanes(Protocol):
-    """The streams of a device that wires need. Work goes to its current stream, copies go to others."""
-
-    def fence(self) -> Fence:
-        """A fence for the current stream."""
-
-    def event(self) -> Any:
-        """An event for `to_host`, with a method `synchronize`."""
-
-    def to_host(self, source: Any, target: int, nbytes: int, done: Any) -> None:
-        """Copy to pinned memory behind the work queued so far, and record `done` behind the copy."""
-
-    def to_device(self, source: int, target: Any, nbytes: int) -> None:
-        """Copy from pinned memory in front of the work queued from now on."""
-
-    def faulty(self) -> bool:
-        """True if an encode has met an element that is not finite; its payload must not be sent."""
-
-
-class _Pushed(Wire):
-    immediate = False
-
-    def push(self) -> None:
-        self.begin_push()
-        self.finish_push()
-
-
-class DeviceWire(_Pushed):
+class DeviceWire(Wire):
     """Device memory that MPI reads and writes directly."""
 
-    def __init__(self, array: Any, lanes: Lanes) -> None:
+    immediate = False
+
+    def __init__(self, array: Any, lanes: CudaLanes) -> None:
         super().__init__(array)
         self._lanes = lanes
         self._filled = lanes.fence()
@@ -108,10 +88,12 @@ class DeviceWire(_Pushed):
             self._filled.wait()
 
 
-class StagedWire(_Pushed):
+class StagedWire(Wire):
     """Device memory that MPI cannot read, with pinned host memory (uint8, same length) beside it."""
 
-    def __init__(self, array: Any, host: Any, lanes: Lanes) -> None:
+    immediate = False
+
+    def __init__(self, array: Any, host: Any, lanes: CudaLanes) -> None:
         super().__init__(array)
         self.host = host
         self.mpi = [host, self.nbytes, MPI.BYTE]

@@ -87,18 +87,14 @@ class CudaDevice(Device):
         cupy.cuda.Device(index).use()
         properties = cupy.cuda.runtime.getDeviceProperties(index)
         self.label = f"{properties['name'].decode()} (GPU {index})"
-        self._hand_out(aware, reason, collectives)
+        self.aware, self.collectives = aware, aware if collectives is None else aware and collectives
+        self.buffers, self.buffers_reason = "DEVICE" if aware else "HOST-STAGED", reason
+        if aware:
+            self.coding = Coding(self.coding.element_s, self.coding.section_s)
         #: Flags by error message.
         self._flags: dict[str, Any] = {}
         self._kernels: dict[Any, Any] = {}
-        self.lanes: Any = CudaLanes(cupy, self._faulty)
-
-    def _hand_out(self, aware: bool, reason: str, collectives: bool | None) -> None:
-        self.aware, self.collectives = aware, aware if collectives is None else aware and collectives
-        self.buffers = "DEVICE" if aware else "HOST-STAGED"
-        self.buffers_reason = reason
-        if aware:
-            self.coding = Coding(self.coding.element_s, self.coding.section_s)
+        self.lanes = CudaLanes(cupy, self._faulty)
 
     def synchronize(self) -> None:
         self.xp.cuda.get_current_stream().synchronize()
@@ -107,11 +103,8 @@ class CudaDevice(Device):
         array = self.xp.empty(nbytes, np.uint8)
         if self.collectives if collective else self.aware:
             return DeviceWire(array, self.lanes)
-        return StagedWire(array, self._pinned(nbytes), self.lanes)
-
-    def _pinned(self, nbytes: int) -> np.ndarray:
-        memory = self.xp.cuda.alloc_pinned_memory(max(nbytes, 1))
-        return np.frombuffer(memory, np.uint8, nbytes)
+        pinned = self.xp.cuda.alloc_pinned_memory(max(nbytes, 1))
+        return StagedWire(array, np.frombuffer(pinned, np.uint8, nbytes), self.lanes)
 
     def fence(self) -> Fence:
         return self.lanes.fence()

@@ -27,10 +27,11 @@ class StreamFence(Fence):
 
 
 class CudaLanes:
-    """`buffers.Lanes` with a stream for copies to the host and one for copies from it, beside the current one.
+    """A stream for copies to the host and one for copies from it, beside the current one.
 
     Args:
-        faulty: function that returns True if an encode has met an element that is not finite.
+        faulty: function that returns True if an encode has met an element that is not finite; its payload must not be
+            sent.
     """
 
     def __init__(self, cupy: Any, faulty: Callable[[], bool]) -> None:
@@ -41,12 +42,15 @@ class CudaLanes:
         self._turn = self.event()
 
     def fence(self) -> StreamFence:
+        """A fence for the current stream."""
         return StreamFence(self._cupy)
 
     def event(self) -> Any:
+        """An event for `to_host`, with a method `synchronize`."""
         return self._cupy.cuda.Event(disable_timing=True)
 
     def to_host(self, source: Any, target: int, nbytes: int, done: Any) -> None:
+        """Copy to pinned memory behind the work queued so far, and record `done` behind the copy."""
         down, turn = self._down, self._turn
         turn.record()
         down.wait_event(turn)
@@ -54,6 +58,7 @@ class CudaLanes:
         done.record(down)
 
     def to_device(self, source: int, target: Any, nbytes: int) -> None:
+        """Copy from pinned memory in front of the work queued from now on."""
         up, turn = self._up, self._turn
         target.copy_from_host_async(source, nbytes, up)
         turn.record(up)

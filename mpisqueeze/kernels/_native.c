@@ -209,7 +209,7 @@ FUNCTION(signs_decode) {
            a.loops->signs_decode(a.payload.buf, a.vector.buf, a.d, block, add, factor));
 }
 
-/* (payloads, out, block[, bits]): a mean of the payloads of a tuple, each of `size` bytes. */
+/* (payloads, out, [bits, ]block): a mean of the payloads of a tuple, each of `size` bytes. */
 static PyObject *mean(PyObject *const *args, Py_ssize_t given, Py_ssize_t wanted, int kind) {
     struct arrays a;
     Py_buffer *views = NULL;
@@ -230,8 +230,8 @@ static PyObject *mean(PyObject *const *args, Py_ssize_t given, Py_ssize_t wanted
         goto end;
     a.d = a.vector.len / a.vector.itemsize;
     a.loops = &active[a.vector.itemsize == 8];
-    if (whole(args[2], "block", 0, INT64_MAX / 16, &block) < 0 ||
-        (kind && whole(args[3], "bits", kind == 1 ? 2 : 1, 8, &bits) < 0))
+    if (whole(args[given - 1], "block", 0, INT64_MAX / 16, &block) < 0 ||
+        (kind && whole(args[2], "bits", kind == 1 ? 2 : 1, 8, &bits) < 0))
         goto end;
     const int64_t scales = kind == 2 ? 2 : 1;
     const int64_t size = scales * blocks_of(a.d, block) * a.vector.itemsize + stream_bytes(a.d, bits);

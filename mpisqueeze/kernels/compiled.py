@@ -8,7 +8,6 @@ the folder cannot be used, kernels are compiled in each process.
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import os
 import stat
@@ -71,11 +70,7 @@ def cache_folder() -> Path | None:
 
     None where it cannot be made, or where another user could write to it, since its content is executed.
     """
-    return _own_folder(os.environ.get("XDG_CACHE_HOME", ""))
-
-
-@functools.cache
-def _own_folder(caches: str) -> Path | None:
+    caches = os.environ.get("XDG_CACHE_HOME", "")
     try:
         base = Path(caches) if os.path.isabs(caches) else Path.home() / ".cache"
         folder = base / "mpisqueeze" / "kernels"

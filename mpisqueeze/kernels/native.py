@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 import mpisqueeze.kernels._native as _native
@@ -28,15 +26,8 @@ class NativeKernels(ReferenceKernels):
     randomk_encode, randomk_decode = _native.randomk_encode, _native.randomk_decode
     clip_encode, clip_decode = _native.clip_encode, _native.clip_decode
     half_encode, half_decode = _native.half_encode, _native.half_decode
-
-    def signs_mean(self, payloads: Sequence[np.ndarray], out: np.ndarray, block: int) -> None:
-        _native.signs_mean(tuple(payloads), out, block)
-
-    def quantize_mean(self, payloads: Sequence[np.ndarray], out: np.ndarray, bits: int, bucket: int) -> None:
-        _native.quantize_mean(tuple(payloads), out, bucket, bits)
-
-    def uniform_mean(self, payloads: Sequence[np.ndarray], out: np.ndarray, bits: int, bucket: int) -> None:
-        _native.uniform_mean(tuple(payloads), out, bucket, bits)
+    # out ← (D(p₀) + D(p₁) + …)/n for a tuple of payloads, added in this order.
+    signs_mean, quantize_mean, uniform_mean = _native.signs_mean, _native.quantize_mean, _native.uniform_mean
 
     def topk_encode(self, vector: np.ndarray, residual: np.ndarray | None, payload: np.ndarray, k: int) -> bool:
         room = -(-_native.topk_scratch(vector.size, k, self.dtype.itemsize) // self.dtype.itemsize)

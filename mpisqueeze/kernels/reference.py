@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from mpisqueeze.kernels import random
 
+Residual = np.ndarray | None
 #: Elements in a tile, the part of a vector worked on at a time: its scratch stays in a core's cache.
 TILE = 1 << 17
 #: The longest run that one halving sum takes.
@@ -103,7 +104,7 @@ class ReferenceKernels:
                 yield start, end, block, 1
                 start = end
 
-    def _compensated(self, vector: np.ndarray, residual: np.ndarray | None) -> np.ndarray:
+    def _compensated(self, vector: np.ndarray, residual: Residual) -> np.ndarray:
         """v = vector + residual, written over the residual; the vector itself without error feedback."""
         if residual is None:
             return vector
@@ -134,7 +135,7 @@ class ReferenceKernels:
 
     # -- identity
 
-    def copy_encode(self, vector: np.ndarray, residual: np.ndarray | None, payload: np.ndarray) -> bool:
+    def copy_encode(self, vector: np.ndarray, residual: Residual, payload: np.ndarray) -> bool:
         """Copy the elements. Payload: d values."""
         values = payload.view(self.dtype)
         if residual is None:
@@ -151,9 +152,7 @@ class ReferenceKernels:
 
     # -- signs
 
-    def signs_encode(
-        self, vector: np.ndarray, residual: np.ndarray | None, payload: np.ndarray, block: int, l2: bool
-    ) -> bool:
+    def signs_encode(self, vector: np.ndarray, residual: Residual, payload: np.ndarray, block: int, l2: bool) -> bool:
         """sign(v)·s with one s per block. Payload: a scale per block, then a bit per element, 1 = negative."""
         length, blocks = blocks_of(vector.size, block)
         scales, stream = self._scales_and_codes(payload, blocks)
@@ -207,25 +206,6 @@ class ReferenceKernels:
                 values = self._signed(negative[a - start : b - start], scales[first : first + count], "signed")
                 self._deliver(values, out[a:b], add, factor)
 
-    def signs_mean(self, payloads: Sequence[np.ndarray], out: np.ndarray, block: int) -> None:
-        """out ← (D(p₀) + D(p₁) + …)/n, added in this order."""
-        self._mean(payloads, out, lambda payload, add: self.signs_decode(payload, out, block, add))
-
-    def quantize_mean(self, payloads: Sequence[np.ndarray], out: np.ndarray, bits: int, bucket: int) -> None:
-        """The same for `quantize_encode`'s payloads."""
-        self._mean(payloads, out, lambda payload, add: self.quantize_decode(payload, out, bits, bucket, add))
-
-    def uniform_mean(self, payloads: Sequence[np.ndarray], out: np.ndarray, bits: int, bucket: int) -> None:
-        """The same for `uniform_encode`'s payloads."""
-        self._mean(payloads, out, lambda payload, add: self.uniform_decode(payload, out, bits, bucket, add))
-
-    def _mean(
-        self, payloads: Sequence[np.ndarray], out: np.ndarray, decode: Callable[[np.ndarray, bool], None]
-    ) -> None:
-        for number, payload in enumerate(payloads):
-            decode(payload, number > 0)
-        out /= len(payloads)
-
     def _scales_and_codes(self, payload: np.ndarray, scales: int) -> tuple[np.ndarray, np.ndarray]:
         """A payload's scales, as floats, and the bit stream behind them."""
         end = scales * self.dtype.itemsize
@@ -245,14 +225,7 @@ class ReferenceKernels:
     # -- quantization
 
     def quantize_encode(
-        self,
-        vector: np.ndarray,
-        residual: np.ndarray | None,
-        payload: np.ndarray,
-        bits: int,
-        bucket: int,
-        norm: str,
-        key: int,
+        self, vector: np.ndarray, residual: Residual, payload: np.ndarray, bits: int, bucket: int, norm: str, key: int
     ) -> bool:
         """norm·sign·(level/s), s = 2^(bits−1) − 1, stochastic rounding of |v|/norm·s; `norm` is l2 or max.
 
@@ -288,9 +261,8 @@ class ReferenceKernels:
             codes |= np.left_shift(negative, bits - 1, out=negative)
             self._pack(codes, bits, stream, start)
             if residual is not None:
-                for a, b, first, count in self._runs(start, stop, length):
-                    part = slice(a - start, b - start)
-                    residual[a:b] -= self._lookup(codes[part], table, norms[first : first + count])
+                for elements, values in self._decoded(codes, start, length, table, norms):
+                    residual[elements] -= values
         return True
 
     def _round_stochastically(self, levels: np.ndarray, start: int, key: int) -> np.ndarray:
@@ -311,12 +283,23 @@ class ReferenceKernels:
         levels = np.arange(half).astype(self.dtype) / self.dtype.type(half - 1)
         return np.concatenate([levels, -levels])
 
-    def _lookup(self, codes: np.ndarray, table: np.ndarray, scales: np.ndarray) -> np.ndarray:
-        """table[code]·scale, row by row."""
-        values = np.take(table, codes, out=self.scratch("signed", codes.size), mode="clip")
-        rows = values.reshape(scales.size, -1)
-        np.multiply(rows, scales[:, None], out=rows)
-        return values
+    def _decoded(
+        self,
+        codes: np.ndarray,
+        start: int,
+        length: int,
+        table: np.ndarray,
+        scales: np.ndarray,
+        low: np.ndarray | None = None,
+    ) -> Iterator[tuple[slice, np.ndarray]]:
+        """(elements, table[code]·scale [+ low]) for the codes of a tile that begins at `start`, block by block."""
+        for a, b, first, count in self._runs(start, start + codes.size, length):
+            values = np.take(table, codes[a - start : b - start], out=self.scratch("signed", b - a), mode="clip")
+            rows = values.reshape(count, -1)
+            np.multiply(rows, scales[first : first + count, None], out=rows)
+            if low is not None:
+                rows += low[first : first + count, None]
+            yield slice(a, b), values
 
     def quantize_decode(
         self, payload: np.ndarray, out: np.ndarray, bits: int, bucket: int, add: bool, factor: float = 1.0
@@ -326,18 +309,11 @@ class ReferenceKernels:
         table = self._quantize_table(bits)
         for start, stop in self._tiles(out.size, length):
             codes = self._unpack(stream, bits, start, stop)
-            for a, b, first, count in self._runs(start, stop, length):
-                values = self._lookup(codes[a - start : b - start], table, norms[first : first + count])
-                self._deliver(values, out[a:b], add, factor)
+            for elements, values in self._decoded(codes, start, length, table, norms):
+                self._deliver(values, out[elements], add, factor)
 
     def uniform_encode(
-        self,
-        vector: np.ndarray,
-        residual: np.ndarray | None,
-        payload: np.ndarray,
-        bits: int,
-        bucket: int,
-        key: int,
+        self, vector: np.ndarray, residual: Residual, payload: np.ndarray, bits: int, bucket: int, key: int
     ) -> bool:
         """lo + code/(2^bits − 1)·(hi − lo), stochastic rounding. Payload: lo, hi for each bucket, then the codes."""
         length, buckets = blocks_of(vector.size, bucket)
@@ -364,11 +340,8 @@ class ReferenceKernels:
             codes = self._round_stochastically(levels, start, key)
             self._pack(codes, bits, stream, start)
             if residual is not None:
-                for a, b, first, count in self._runs(start, stop, length):
-                    values = self._lookup(codes[a - start : b - start], table, spans[first : first + count])
-                    rows = values.reshape(count, -1)
-                    rows += low[first : first + count, None]
-                    residual[a:b] -= values
+                for elements, values in self._decoded(codes, start, length, table, spans, low):
+                    residual[elements] -= values
         return True
 
     def _uniform_table(self, bits: int) -> np.ndarray:
@@ -384,11 +357,8 @@ class ReferenceKernels:
         table = self._uniform_table(bits)
         for start, stop in self._tiles(out.size, length):
             codes = self._unpack(stream, bits, start, stop)
-            for a, b, first, count in self._runs(start, stop, length):
-                values = self._lookup(codes[a - start : b - start], table, spans[first : first + count])
-                rows = values.reshape(count, -1)
-                rows += low[first : first + count, None]
-                self._deliver(values, out[a:b], add, factor)
+            for elements, values in self._decoded(codes, start, length, table, spans, low):
+                self._deliver(values, out[elements], add, factor)
 
     def _pack(self, codes: np.ndarray, bits: int, stream: np.ndarray, start: int) -> None:
         """Write uint8 `codes` of `bits` bits into the stream from element `start` on, a multiple of 8."""
@@ -432,7 +402,7 @@ class ReferenceKernels:
 
     # -- sparsification
 
-    def topk_encode(self, vector: np.ndarray, residual: np.ndarray | None, payload: np.ndarray, k: int) -> bool:
+    def topk_encode(self, vector: np.ndarray, residual: Residual, payload: np.ndarray, k: int) -> bool:
         """The k largest |v|, ties to the lowest index. Payload: k values, then their int32 indices, ascending.
 
         Scratch: d elements, for a selection (introselect) that never sorts the whole vector.
@@ -469,13 +439,7 @@ class ReferenceKernels:
             out[positions] = values
 
     def randomk_encode(
-        self,
-        vector: np.ndarray,
-        residual: np.ndarray | None,
-        payload: np.ndarray,
-        k: int,
-        key: int,
-        unbiased: bool,
+        self, vector: np.ndarray, residual: Residual, payload: np.ndarray, k: int, key: int, unbiased: bool
     ) -> bool:
         """k seeded positions; `unbiased` scales their values by d/k. Payload: the key as 8 bytes, then k values."""
         v = self._compensated(vector, residual)
@@ -498,7 +462,7 @@ class ReferenceKernels:
 
     # -- float formats
 
-    def clip_encode(self, vector: np.ndarray, residual: np.ndarray | None, payload: np.ndarray, bits: int) -> bool:
+    def clip_encode(self, vector: np.ndarray, residual: Residual, payload: np.ndarray, bits: int) -> bool:
         """Keep the top `bits` bits of each element as float32. Payload: a stream of `bits` bits per element."""
         v = self._compensated(vector, residual)
         for start, stop in self._tiles(v.size, 1):
@@ -548,7 +512,7 @@ class ReferenceKernels:
             octets[:] = np.packbits(spread, axis=1, bitorder="little")
         return octets.view("<u4").reshape(n).astype(np.uint32, copy=False)
 
-    def half_encode(self, vector: np.ndarray, residual: np.ndarray | None, payload: np.ndarray, bfloat: bool) -> bool:
+    def half_encode(self, vector: np.ndarray, residual: Residual, payload: np.ndarray, bfloat: bool) -> bool:
         """Round to nearest even in fp16, or with `bfloat` from float32 to bf16. Payload: d 16-bit floats."""
         v = self._compensated(vector, residual)
         codes = payload.view("<u2")

@@ -98,8 +98,8 @@ def times_by_bandwidth(runs: Sequence[RunLog], calibration: Calibration | None =
         compute.setdefault(_work(item.run), []).append(_time(item.run, "compute_s"))
         groups.setdefault(item.key, []).append(item)
     names = _names(groups)
-    decades = math.log10(FASTEST / SLOWEST)
-    bandwidths = [SLOWEST * 10 ** (decades * k / (_POINTS * decades)) for k in range(round(_POINTS * decades) + 1)]
+    points = round(_POINTS * math.log10(FASTEST / SLOWEST))
+    bandwidths = [SLOWEST * 10 ** (k / _POINTS) for k in range(points + 1)]
     methods, elsewhere = [], 0
     for key, members in groups.items():
         gradient = median(compute[_work(members[0].run)])
@@ -222,15 +222,15 @@ def _work(run: RunLog) -> tuple[Any, ...]:
 
 
 def _names(groups: dict[tuple[Any, ...], list[_Ran]]) -> dict[tuple[Any, ...], str]:
-    """A name for each method: its run's, or the method's where there are several."""
-    names = {}
-    for key, members in groups.items():
-        method = members[0].method
-        label = method.algorithm.label
-        label += "" if method.compressor_name == "identity" else f"/{method.compressor_name}"
-        label += " sharded" if method.server == "sharded" else ""
-        names[key] = members[0].run.name if len(members) == 1 else label
-    for key, name in list(names.items()):
-        if list(names.values()).count(name) > 1:
-            names[key] = groups[key][0].run.name
-    return names
+    """A name for each method: its own where it has several runs and no other method's is the same, else a run's."""
+    labels = {key: _label(members[0].method) for key, members in groups.items()}
+    own = [label for key, label in labels.items() if len(groups[key]) > 1]
+    return {
+        key: labels[key] if len(members) > 1 and own.count(labels[key]) == 1 else members[0].run.name
+        for key, members in groups.items()
+    }
+
+
+def _label(method: Method) -> str:
+    compressor = "" if method.compressor_name == "identity" else f"/{method.compressor_name}"
+    return f"{method.algorithm.label}{compressor}{' sharded' if method.server == 'sharded' else ''}"

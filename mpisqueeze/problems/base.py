@@ -39,7 +39,7 @@ class Problem(ABC):
     Attributes:
         name: name of a built-in problem for `--problem`.
         summary: a line about it for `info`.
-        needs_data: whether it takes the keywords `dataset`, `batch_size` and `partition`, see `samples.TrainingShare`.
+        needs_data: whether it takes the keywords `dataset`, `batch_size` and `partition`, see `samples.training_share`.
         takes_batch_size: whether it takes the keyword `batch_size`.
         dimension: d ≥ 1, the length of x; the same on every rank.
         default_lr: default of `--lr`; 0.3 if missing.

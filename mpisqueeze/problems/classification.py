@@ -1,18 +1,17 @@
-"""Base of the classifiers with hand-written gradients: batches, the loss, the test set."""
+"""Base of the classifiers with hand-written gradients: dense layers, batches, the loss, the test set."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from mpisqueeze.data.dataset import Dataset
 from mpisqueeze.data.partition import Partition
 from mpisqueeze.problems.base import Array, Problem, copy_to
-from mpisqueeze.problems.samples import TrainingShare
+from mpisqueeze.problems.samples import training_share
 
 _TEST_ROWS = 1024
 
@@ -51,91 +50,116 @@ class SoftmaxCrossEntropy:
 
 
 class ClassificationProblem(Problem):
-    """Softmax cross-entropy of a model on this rank's part of a data set, mean over a batch.
+    """Softmax cross-entropy of dense layers on this rank's part of a data set, mean over a batch.
 
-    This rank's training samples and the test set are kept in device memory, in the data set's dtype. A model consists
-    of three methods, `make_activations`, `forward` and `backward`, which write into buffers made once.
+    A_l = relu(A_{l−1} W_l + b_l) from the batch A₀, (n, features), to the logits, which have no relu. x is W₁
+    (inputs × outputs, row by row), b₁, W₂, b₂, …. This rank's training samples and the test set are kept in device
+    memory, in the data set's dtype.
 
     Args:
-        dataset, batch_size, partition: see `samples.TrainingShare`.
+        hidden: the widths of the hidden layers.
+        dataset, batch_size, partition: see `samples.training_share`.
 
     Raises:
-        UsageError: as `samples.TrainingShare`.
+        UsageError: as `samples.training_share`.
     """
 
     needs_data = True
 
     def __init__(
-        self,
-        rank: int,
-        size: int,
-        seed: int,
-        xp: Any,
-        dtype: DTypeLike,
-        *,
-        dataset: Dataset,
-        batch_size: int,
-        partition: Partition,
+        self, *run: Any, hidden: tuple[int, ...], dataset: Dataset, batch_size: int, partition: Partition
     ) -> None:
-        super().__init__(rank, size, seed, xp, dtype)
-        share = TrainingShare(dataset, batch_size, partition, rank, size, seed)
-        self.features, self.classes = dataset.features, dataset.classes
-        self.iterations_per_epoch = share.iterations_per_epoch
+        super().__init__(*run)
+        xp = self.xp
+        mine, self._sampler, self.iterations_per_epoch = training_share(
+            dataset, batch_size, partition, self.rank, self.size, self.seed
+        )
+        self._widths = (dataset.features, *hidden, dataset.classes)
+        self.dimension = sum((inputs + 1) * outputs for inputs, outputs in pairwise(self._widths))
         self._scale, self._offset = dataset.scale, dataset.offset
-        self._train_inputs = xp.asarray(share.inputs)
-        self._train_labels = xp.asarray(share.labels, dtype=np.int64)
+        self._train_inputs = xp.asarray(dataset.train_inputs[mine])
+        self._train_labels = xp.asarray(dataset.train_labels[mine], dtype=np.int64)
         self._test_inputs = xp.asarray(dataset.test_inputs)
         self._test_labels = xp.asarray(dataset.test_labels, dtype=np.int64)
 
-        self._sampler = share.sampler
         self._indices = xp.empty(batch_size, np.int64)
-        self._inputs = xp.empty((batch_size, self.features), self.dtype)
+        self._inputs = xp.empty((batch_size, dataset.features), self.dtype)
         stored = self._train_inputs.dtype
         self._stored_batch = self._inputs if stored == self.dtype else xp.empty(self._inputs.shape, stored)
         self._labels = xp.empty(batch_size, np.int64)
-        self._one_hot = xp.eye(self.classes, dtype=self.dtype)
-        self._targets = xp.empty((batch_size, self.classes), self.dtype)
-        self._cross_entropy = SoftmaxCrossEntropy(batch_size, self.classes, xp, self.dtype)
+        self._one_hot = xp.eye(dataset.classes, dtype=self.dtype)
+        self._targets = xp.empty((batch_size, dataset.classes), self.dtype)
+        self._cross_entropy = SoftmaxCrossEntropy(batch_size, dataset.classes, xp, self.dtype)
+        self._activations = self.make_activations(batch_size)
+        # The derivatives by the hidden layers' outputs.
+        self._deltas = self.make_activations(batch_size)[:-1]
+        self._gradient = xp.empty(self.dimension, self.dtype)
         # Without mode="clip" NumPy buffers the output; CuPy knows no mode and buffers nothing.
         self._take_options = {"mode": "clip"} if xp is np else {}
 
-    def _allocate_for_training(self) -> None:
-        """Make the buffers of the training loop; a subclass calls this once its `dimension` is known."""
-        self._activations = self.make_activations(len(self._indices))
-        self._gradient = self.xp.empty(self.dimension, self.dtype)
+    def layers(self, x: Array) -> list[tuple[Array, Array]]:
+        """Views of each layer's weights, (inputs, outputs), and biases, (outputs,), in a vector like x."""
+        layers, start = [], 0
+        for inputs, outputs in pairwise(self._widths):
+            middle = start + inputs * outputs
+            layers.append((x[start:middle].reshape(inputs, outputs), x[middle : middle + outputs]))
+            start = middle + outputs
+        return layers
 
-    @abstractmethod
     def make_activations(self, rows: int) -> list[Array]:
         """Buffers for `forward` on up to `rows` rows: each layer's output, (rows, width), the logits last."""
+        return [self.xp.empty((rows, width), self.dtype) for width in self._widths[1:]]
 
-    @abstractmethod
     def forward(self, x: Array, inputs: Array, activations: Sequence[Array]) -> None:
-        """Fill `activations`, each (n, width), with the model's outputs at x for `inputs`, (n, features)."""
-
-    @abstractmethod
-    def backward(
-        self, x: Array, inputs: Array, activations: Sequence[Array], logits_derivative: Array, gradient: Array
-    ) -> None:
-        """Fill `gradient`, (d,), from the activations and the derivative by the logits, (n, classes).
-
-        Both may be overwritten.
-        """
+        """Fill `activations`, each (n, width), with the layers' outputs at x for `inputs`, (n, features)."""
+        xp, below = self.xp, inputs
+        for (weights, biases), output in zip(self.layers(x), activations, strict=True):
+            xp.dot(below, weights, out=output)
+            xp.add(output, biases, out=output)
+            if output is not activations[-1]:
+                xp.maximum(output, 0, out=output)
+            below = output
 
     def gradient(self, x: Array, iteration: int) -> tuple[float, Array]:
+        return self.differentiate(x, iteration)
+
+    def differentiate(
+        self, x: Array, iteration: int, ready: Callable[[Array, int], None] | None = None
+    ) -> tuple[float, Array]:
+        """The loss and its gradient, which is reported to `ready` layer by layer."""
         self._load_batch(iteration)
         with np.errstate(all="ignore"):
             self.forward(x, self._inputs, self._activations)
             loss, derivative = self._cross_entropy(self._activations[-1], self._targets)
-            self.backward(x, self._inputs, self._activations, derivative, self._gradient)
+            self._backward(x, derivative, ready)
         return loss, self._gradient
+
+    def _backward(self, x: Array, delta: Array, ready: Callable[[Array, int], None] | None) -> None:
+        """Fill the gradient from the activations and the derivative by the logits, `delta`, (n, classes)."""
+        xp, layers, gradients, start = self.xp, self.layers(x), self.layers(self._gradient), self.dimension
+        for layer in reversed(range(len(layers))):
+            below = self._activations[layer - 1] if layer else self._inputs
+            weights_gradient, biases_gradient = gradients[layer]
+            xp.dot(below.T, delta, out=weights_gradient)
+            xp.sum(delta, axis=0, out=biases_gradient)
+            start -= weights_gradient.size + biases_gradient.size
+            if ready is not None:
+                ready(self._gradient, start)
+            if layer:
+                weights, _ = layers[layer]
+                xp.dot(delta, weights.T, out=self._deltas[layer - 1])
+                delta = self._deltas[layer - 1]
+                # relu's outputs are ≥ 0, so their sign is its derivative.
+                xp.sign(below, out=below)
+                xp.multiply(delta, below, out=delta)
 
     def evaluate(self, x: Array) -> dict[str, float]:
         """`test_loss`, the mean cross-entropy, and `test_accuracy`, 0 … 1, over the whole test set."""
         xp, samples = self.xp, len(self._test_labels)
         rows = min(samples, _TEST_ROWS)
         activations = self.make_activations(rows)
-        inputs = xp.empty((rows, self.features), self.dtype)
-        cross_entropy = SoftmaxCrossEntropy(rows, self.classes, xp, self.dtype)
+        inputs = xp.empty((rows, self._widths[0]), self.dtype)
+        cross_entropy = SoftmaxCrossEntropy(rows, self._widths[-1], xp, self.dtype)
         loss, correct = 0.0, 0
         for start in range(0, samples, rows):
             labels = self._test_labels[start : start + rows]

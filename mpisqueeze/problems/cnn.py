@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from mpisqueeze.problems.images import ImageProblem
 
 
@@ -17,8 +15,3 @@ class CNN(ImageProblem):
     summary = "two convolutions and two linear layers: cnn[,augment=on|off][,compile][,bf16], needs torch"
     halvings = 2
     batch_norm = False
-
-    def make_module(self, channels: int, height: int, width: int, classes: int) -> Any:
-        from mpisqueeze.problems.neural.architectures import cnn
-
-        return cnn(channels, height, width, classes)

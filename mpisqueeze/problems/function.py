@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from mpisqueeze.data.seeding import Stream, generator
 from mpisqueeze.errors import UsageError, describe
@@ -44,27 +43,16 @@ class FunctionProblem(NeuralProblem):
     function: ClassVar[Callable[..., Any]]
     origin: ClassVar[str]  # FILE.py:function
 
-    def __init__(
-        self,
-        rank: int,
-        size: int,
-        seed: int,
-        xp: Any,
-        dtype: DTypeLike,
-        *,
-        batch_size: int,
-        compile: bool = False,
-        bf16: bool = False,
-    ) -> None:
-        super().__init__(rank, size, seed, xp, dtype)
+    def __init__(self, *run: Any, batch_size: int, compile: bool = False, bf16: bool = False) -> None:
+        super().__init__(*run)
         self.check_installed()
         import torch
 
         from mpisqueeze.problems.neural.network import TorchNetwork, seeded
 
         function = type(self).function
-        with seeded(derive_key(seed, Stream.INITIAL_POINT)), self._blamed("the call with (rank, size, seed)"):
-            made = function(rank, size, seed)
+        with seeded(derive_key(self.seed, Stream.INITIAL_POINT)), self._blamed("the call with (rank, size, seed)"):
+            made = function(self.rank, self.size, self.seed)
         if not isinstance(made, tuple | list) or len(made) not in (3, 4):
             count = f" of {len(made)}" if isinstance(made, tuple | list) else ""
             raise self._wrong(f"{_RETURNS}, not a {type(made).__name__}{count}")
@@ -73,19 +61,17 @@ class FunctionProblem(NeuralProblem):
             raise self._wrong(f"{_RETURNS}; its model is a {type(module).__name__}, not a torch.nn.Module")
         if not callable(loss):
             raise self._wrong(f"{_RETURNS}; its loss is a {type(loss).__name__}, which cannot be called")
-        self._data = self._samples("data", data)
-        self._test = self._samples("test", test[0]) if test else None
+        samples, self._data = self._samples("data", data)
+        self._test_samples, self._test = self._samples("test", test[0]) if test else (0, self._data)
 
         try:
-            self._network = TorchNetwork(module, loss, xp, self.dtype, compiled=compile, bf16=bf16)
+            self._network = TorchNetwork(module, loss, self.xp, self.dtype, compiled=compile, bf16=bf16)
         except UsageError as error:
             raise self._wrong(error.message) if error.option == "--problem" else error from None
-        self._loss = loss
         self.dimension = self._network.dimension
-        self.iterations_per_epoch = max(1, len(self._data) // batch_size)
-        self._sampler = BatchSampler(len(self._data), batch_size, seed, rank)
-        drawn = generator(seed, Stream.STATISTICS).permutation(len(self._data))[:STATISTICS_SAMPLES]
-        self._statistics = drawn
+        self.iterations_per_epoch = max(1, samples // batch_size)
+        self._sampler = BatchSampler(samples, batch_size, self.seed, self.rank)
+        self._statistics = generator(self.seed, Stream.STATISTICS).permutation(samples)[:STATISTICS_SAMPLES]
         self._try_batch()
         if compile:
             self._try_compiled()
@@ -94,30 +80,29 @@ class FunctionProblem(NeuralProblem):
         return self._drawn(self._data, self._sampler.batch(iteration))
 
     def evaluate(self, x: Any) -> dict[str, float]:
-        if self._test is None:
+        if not self._test_samples:
             return {}
-        losses, hits = [], []
-        statistics = (self._drawn(self._data, indices)[0] for indices in batches_of(self._statistics))
-        with self._network.evaluating(x, statistics) as module:
-            for indices in batches_of(np.arange(len(self._test))):
-                inputs, targets = self._drawn(self._test, indices)
-                outputs = module(inputs)
-                losses.append(len(indices) * float(self._loss(outputs, targets)))
-                if _are_classes(outputs, targets):
-                    hits.append(int((outputs.argmax(1) == targets).sum()))
-        found = {"test_loss": sum(losses) / len(self._test)}
-        return found | {"test_accuracy": sum(hits) / len(self._test)} if hits else found
+        return self._figures(
+            x,
+            (self._drawn(self._data, indices)[0] for indices in batches_of(self._statistics)),
+            ((len(drawn), *self._drawn(self._test, drawn)) for drawn in batches_of(np.arange(self._test_samples))),
+        )
 
-    def _drawn(self, samples: Any, indices: np.ndarray) -> tuple[Any, Any]:
-        inputs, targets = self._network.moved(samples.batch(indices))
+    def _drawn(self, batch: Callable[[np.ndarray], Any], indices: np.ndarray) -> tuple[Any, Any]:
+        inputs, targets = self._network.moved(batch(indices))
         return inputs, targets
 
-    def _samples(self, what: str, data: Any) -> Any:
+    def _samples(self, what: str, data: Any) -> tuple[int, Callable[[np.ndarray], Any]]:
+        """The number of samples in `data`, and a function from their indices to a batch."""
+        import torch
+        from torch.utils.data import default_collate
+
         if isinstance(data, tuple | list) and len(data) == 2 and all(hasattr(part, "shape") for part in data):
             lengths = [part.shape[0] if part.shape else 0 for part in data]
             if lengths[0] != lengths[1] or not lengths[0]:
                 raise self._wrong(f"the inputs and targets of its {what} have {lengths[0]} and {lengths[1]} rows")
-            return _Pair(*data)
+            tensors = [torch.as_tensor(part) for part in data]
+            return lengths[0], lambda drawn: [t.index_select(0, torch.from_numpy(drawn).to(t.device)) for t in tensors]
         indexed = hasattr(data, "__len__") and hasattr(data, "__getitem__")
         if isinstance(data, tuple | list) or hasattr(data, "shape") or not indexed:
             raise self._wrong(
@@ -126,7 +111,7 @@ class FunctionProblem(NeuralProblem):
             )
         if not len(data):
             raise self._wrong(f"its {what} is empty")
-        return _Collated(data)
+        return len(data), lambda drawn: default_collate([data[int(i)] for i in drawn])
 
     def _try_batch(self) -> None:
         """Pass a first batch through model and loss, so that errors show before training."""
@@ -134,14 +119,13 @@ class FunctionProblem(NeuralProblem):
 
         from mpisqueeze.problems.neural.network import seeded
 
-        network = self._network
-        with seeded(0), network.stream():
+        with seeded(0), self._network.stream():
             with self._blamed("data: a batch of (input, target) pairs"):
                 inputs, targets = self.batch(1)
             with self._blamed("model(inputs)"):
-                outputs = network.module(inputs)
+                outputs = self._network.module(inputs)
             with self._blamed("loss(outputs, targets)"):
-                value = self._loss(outputs, targets)
+                value = self._network.loss(outputs, targets)
         if not isinstance(value, torch.Tensor) or value.numel() != 1:
             found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)[:80]
             raise self._wrong(f"its loss must give a tensor of one number, not {found}")
@@ -157,40 +141,6 @@ class FunctionProblem(NeuralProblem):
 
     def _wrong(self, what: str) -> UsageError:
         return UsageError(f"{self.origin}: {what}", "--problem")
-
-
-def _are_classes(outputs: Any, targets: Any) -> bool:
-    shapes = getattr(outputs, "ndim", 0), getattr(targets, "ndim", 0)
-    return shapes == (2, 1) and not targets.is_floating_point() and len(outputs) == len(targets)
-
-
-class _Pair:
-    def __init__(self, inputs: Any, targets: Any) -> None:
-        import torch
-
-        self._parts = [torch.as_tensor(part) for part in (inputs, targets)]
-
-    def __len__(self) -> int:
-        return len(self._parts[0])
-
-    def batch(self, indices: np.ndarray) -> list[Any]:
-        import torch
-
-        rows = torch.from_numpy(indices)
-        return [part.index_select(0, rows.to(part.device)) for part in self._parts]
-
-
-class _Collated:
-    def __init__(self, data: Any) -> None:
-        self._data = data
-
-    def __len__(self) -> int:
-        return len(self._data)
-
-    def batch(self, indices: np.ndarray) -> Any:
-        from torch.utils.data import default_collate
-
-        return default_collate([self._data[int(i)] for i in indices])
 
 
 def problem_of(function: Callable[..., Any]) -> type[FunctionProblem]:

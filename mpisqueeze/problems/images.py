@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from mpisqueeze.data.augmentation import crop_and_flip
 from mpisqueeze.data.dataset import Dataset
@@ -16,7 +15,7 @@ from mpisqueeze.errors import UsageError
 from mpisqueeze.kernels.random import derive_key
 from mpisqueeze.language import choice
 from mpisqueeze.problems.neural.problem import STATISTICS_SAMPLES, NeuralProblem, batches_of
-from mpisqueeze.problems.samples import TrainingShare
+from mpisqueeze.problems.samples import training_share
 
 
 class ImageProblem(NeuralProblem):
@@ -28,13 +27,13 @@ class ImageProblem(NeuralProblem):
     every rank.
 
     Args:
-        dataset, batch_size, partition: see `samples.TrainingShare`; the samples are images.
+        dataset, batch_size, partition: see `samples.training_share`; the samples are images.
         augment: auto (photographs only), on or off.
         compile, bf16: see `network.TorchNetwork`.
 
     Raises:
         UsageError: the data are not images, or too small ones; torch lacks what is asked for; or as
-            `samples.TrainingShare`.
+            `samples.training_share`.
     """
 
     needs_data = True
@@ -44,12 +43,7 @@ class ImageProblem(NeuralProblem):
 
     def __init__(
         self,
-        rank: int,
-        size: int,
-        seed: int,
-        xp: Any,
-        dtype: DTypeLike,
-        *,
+        *run: Any,
         dataset: Dataset,
         batch_size: int,
         partition: Partition,
@@ -57,40 +51,37 @@ class ImageProblem(NeuralProblem):
         compile: bool = False,
         bf16: bool = False,
     ) -> None:
-        super().__init__(rank, size, seed, xp, dtype)
+        super().__init__(*run)
         self._image = self._checked_image(dataset, batch_size)
         self.check_installed()
         import torch
 
+        from mpisqueeze.problems.neural import architectures
         from mpisqueeze.problems.neural.network import TorchNetwork, seeded
 
-        with seeded(derive_key(seed, Stream.INITIAL_POINT)):
-            module = self.make_module(*self._image, dataset.classes)
+        with seeded(derive_key(self.seed, Stream.INITIAL_POINT)):
+            module = getattr(architectures, self.name)(*self._image, dataset.classes)
         self._network = TorchNetwork(
-            module, torch.nn.functional.cross_entropy, xp, self.dtype, compiled=compile, bf16=bf16
+            module, torch.nn.functional.cross_entropy, self.xp, self.dtype, compiled=compile, bf16=bf16
         )
         self.dimension = self._network.dimension
 
-        share = TrainingShare(dataset, batch_size, partition, rank, size, seed)
-        self.iterations_per_epoch = share.iterations_per_epoch
-        self._sampler, self._train_inputs = share.sampler, share.inputs
-        self._train_labels = share.labels.astype(np.int64)
+        mine, self._sampler, self.iterations_per_epoch = training_share(
+            dataset, batch_size, partition, self.rank, self.size, self.seed
+        )
+        self._train_inputs, self._train_labels = dataset.train_inputs[mine], dataset.train_labels[mine].astype(np.int64)
         self._scale, self._offset = dataset.scale, dataset.offset
         self._augments = dataset.natural if augment == "auto" else augment == "on"
         self._test_inputs, self._test_labels = dataset.test_inputs, dataset.test_labels.astype(np.int64)
-        drawn = generator(seed, Stream.STATISTICS).permutation(len(dataset.train_labels))[:STATISTICS_SAMPLES]
+        drawn = generator(self.seed, Stream.STATISTICS).permutation(len(dataset.train_labels))[:STATISTICS_SAMPLES]
         self._statistics_inputs = dataset.train_inputs[drawn]
 
-        self._stored = np.empty((batch_size, *self._image), share.inputs.dtype)
+        self._stored = np.empty((batch_size, *self._image), self._train_inputs.dtype)
         self._augmented = np.empty_like(self._stored) if self._augments else self._stored
         self._labels = np.empty(batch_size, np.int64)
         self._inputs = self._empty(batch_size)
         if compile:
             self._try_compiled()
-
-    @abstractmethod
-    def make_module(self, channels: int, height: int, width: int, classes: int) -> Any:
-        """The torch module, (n, channels, height, width) → (n, classes), initialised by torch's generator."""
 
     def batch(self, iteration: int) -> tuple[Any, Any]:
         stored, drawn = self._stored, self._sampler.batch(iteration)
@@ -101,17 +92,12 @@ class ImageProblem(NeuralProblem):
         return self._scaled(self._augmented, self._inputs), self._network.moved(self._labels)
 
     def evaluate(self, x: Any) -> dict[str, float]:
-        """`test_loss`, the mean cross-entropy, and `test_accuracy`, 0 … 1, over the whole test set."""
-        from torch.nn.functional import cross_entropy
-
-        loss, correct, samples = 0.0, 0, len(self._test_labels)
-        statistics = (self._scaled(images) for images in batches_of(self._statistics_inputs))
-        with self._network.evaluating(x, statistics) as module:
-            for images, answers in zip(batches_of(self._test_inputs), batches_of(self._test_labels), strict=True):
-                outputs, labels = module(self._scaled(images)), self._network.moved(answers)
-                loss += float(cross_entropy(outputs, labels, reduction="sum"))
-                correct += int((outputs.argmax(1) == labels).sum())
-        return {"test_loss": loss / samples, "test_accuracy": correct / samples}
+        tests = zip(batches_of(self._test_inputs), batches_of(self._test_labels), strict=True)
+        return self._figures(
+            x,
+            (self._scaled(images) for images in batches_of(self._statistics_inputs)),
+            ((len(images), self._scaled(images), self._network.moved(labels)) for images, labels in tests),
+        )
 
     def _scaled(self, images: NDArray[Any], out: Any = None) -> Any:
         """Stored images as the module's input, (n, channels, height, width), on the device."""

@@ -6,7 +6,7 @@ import math
 from typing import Annotated, Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from mpisqueeze.data.seeding import Stream, generator
 from mpisqueeze.language import integer, real
@@ -39,26 +39,22 @@ class Quadratic(Problem):
 
     def __init__(
         self,
-        rank: int,
-        size: int,
-        seed: int,
-        xp: Any,
-        dtype: DTypeLike,
-        *,
+        *run: Any,
         dimension: Annotated[int, integer(1, accepts="a size ≥ 1 such as 10M")],
         condition: Annotated[float, real(1)] = 10.0,
         noise: Annotated[float, real(0)] = 0.0,
         spread: Annotated[float, real(0)] = 1.0,
     ) -> None:
-        super().__init__(rank, size, seed, xp, dtype)
+        super().__init__(*run)
+        xp, rank, size = self.xp, self.rank, self.size
         self.dimension = dimension
         self._noise = noise
         a, b = (np.empty(dimension, self.dtype) for _ in range(2))
         spread_out = size > 1 and spread > 0
         b_rank = np.empty(dimension, self.dtype) if spread_out else b
         shift = spread * (2 * rank - (size - 1)) / math.sqrt((size * size - 1) / 3) if spread_out else 0.0
-        b_draws = generator(seed, Stream.QUADRATIC, 0)
-        u_draws = generator(seed, Stream.QUADRATIC, 1)
+        b_draws = generator(self.seed, Stream.QUADRATIC, 0)
+        u_draws = generator(self.seed, Stream.QUADRATIC, 1)
         decay = -math.log(condition) / max(1, dimension - 1)
         self._floor = 0.0
         for start in range(0, dimension, _BLOCK):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from mpisqueeze.problems.images import ImageProblem
 
 _SPEC = "[,augment=on|off][,compile][,bf16], needs torch"
@@ -20,11 +18,6 @@ class ResNet18(ImageProblem):
     summary = f"ResNet-18 for small images, 11.17 M parameters: resnet18{_SPEC}"
     halvings = 3
 
-    def make_module(self, channels: int, height: int, width: int, classes: int) -> Any:
-        from mpisqueeze.problems.neural.architectures import resnet18
-
-        return resnet18(channels, classes)
-
 
 class ResNet20(ImageProblem):
     """The CIFAR-10 network of He et al. 2016 (arXiv 1512.03385, §4.2), n = 3. 269 722 parameters on CIFAR-10.
@@ -35,8 +28,3 @@ class ResNet20(ImageProblem):
     name = "resnet20"
     summary = f"He et al.'s ResNet-20 for CIFAR-10, 0.27 M parameters: resnet20{_SPEC}"
     halvings = 2
-
-    def make_module(self, channels: int, height: int, width: int, classes: int) -> Any:
-        from mpisqueeze.problems.neural.architectures import resnet20
-
-        return resnet20(channels, classes)

@@ -33,43 +33,33 @@ class BatchSampler:
         while filled < size:
             permutation, first = divmod(start + filled, samples)
             count = min(size - filled, samples - first)
-            self._shuffle(permutation)
+            if permutation != self._permutation:
+                self._order[:] = self._sorted
+                generator(self._seed, Stream.SAMPLING, self._rank, permutation).shuffle(self._order)
+                self._permutation = permutation
             self._batch[filled : filled + count] = self._order[first : first + count]
             filled += count
         return self._batch
 
-    def _shuffle(self, permutation: int) -> None:
-        if permutation != self._permutation:
-            self._order[:] = self._sorted
-            generator(self._seed, Stream.SAMPLING, self._rank, permutation).shuffle(self._order)
-            self._permutation = permutation
 
+def training_share(
+    dataset: Dataset, batch_size: int, partition: Partition, rank: int, size: int, seed: int
+) -> tuple[NDArray[np.int64], BatchSampler, int]:
+    """(indices of this rank's training samples, sampler of batches of them, iterations in an epoch).
 
-class TrainingShare:
-    """This rank's part of a training set, on the host and in the data set's dtype.
+    An epoch has at least one iteration, and as many on every rank.
 
     Args:
-        dataset: the whole data set; the training samples of other ranks are not kept.
+        dataset: the whole data set.
         batch_size: samples per rank and iteration, ≥ 1.
         partition: assignment of training samples to ranks.
         rank, size, seed: those of the run.
 
-    Attributes:
-        inputs: this rank's samples, (n, features).
-        labels: their labels, (n,).
-        sampler: sampler of batches of them.
-        iterations_per_epoch: iterations in an epoch, ≥ 1, the same on every rank.
-
     Raises:
         UsageError: fewer training samples than ranks, or a batch size below 1.
     """
-
-    def __init__(
-        self, dataset: Dataset, batch_size: int, partition: Partition, rank: int, size: int, seed: int
-    ) -> None:
-        if batch_size < 1:
-            raise UsageError(f"must be at least 1, got {batch_size}", "--batch-size")
-        mine = partition_indices(dataset.train_labels, size, partition, seed)[rank]
-        self.inputs, self.labels = dataset.train_inputs[mine], dataset.train_labels[mine]
-        self.sampler = BatchSampler(len(mine), batch_size, seed, rank)
-        self.iterations_per_epoch = max(1, len(dataset.train_labels) // (size * batch_size))
+    if batch_size < 1:
+        raise UsageError(f"must be at least 1, got {batch_size}", "--batch-size")
+    mine = partition_indices(dataset.train_labels, size, partition, seed)[rank]
+    sampler = BatchSampler(len(mine), batch_size, seed, rank)
+    return mine, sampler, max(1, len(dataset.train_labels) // (size * batch_size))

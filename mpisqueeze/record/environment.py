@@ -16,6 +16,7 @@ import psutil
 
 import mpisqueeze
 from mpisqueeze.comm import library
+from mpisqueeze.devices.cores import logical_cores
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -98,16 +99,12 @@ def _software() -> dict[str, Any]:
 
 
 def _machine() -> dict[str, Any]:
-    try:
-        cores = sorted(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS
-        cores = list(range(os.cpu_count() or 1))
     return {
         "hostname": platform.node(),
         "cpu_model": _cpu_model(),
         "memory_bytes": psutil.virtual_memory().total,
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "cores": cores,
+        "cores": sorted(logical_cores()),
     }
 
 

@@ -3,47 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
 from mpisqueeze import __version__
 from mpisqueeze.bench import kernels
 from mpisqueeze.bench.timing import TimeStatistics, flat
 from mpisqueeze.quantities import clock, counted, grouped, significant
-from mpisqueeze.report.training_view import LineProgress
+from mpisqueeze.report.live import Drawing, bar
+from mpisqueeze.report.tables import TableColumn
 
-#: Seconds between two drawings.
-_INTERVAL = 0.2
 #: The operations of `bench kernels`, as people are shown them.
 OPERATIONS = {"encode": "encode+δ", "plain_encode": "encode", "decode": "decode+="}
-
-
-@dataclass(frozen=True)
-class LineColumn:
-    """A column of a table.
-
-    Attributes:
-        title: its heading.
-        cell: the text for a line of the table.
-        width: of the cells, at least.
-        left: whether they are flush left.
-        spare: a narrow terminal is shown the table without this column.
-    """
-
-    title: str
-    cell: Callable[[Any], str]
-    width: int = 0
-    left: bool = False
-    spare: bool = False
-
-    def padded(self, text: str) -> str:
-        width = max(self.width, len(self.title))
-        return text.ljust(width) if self.left else text.rjust(width)
 
 
 @dataclass(frozen=True)
@@ -63,7 +38,7 @@ class KernelLine:
 
 
 #: The device of `bench kernels`, where a section's title cannot say it.
-VARIANT = LineColumn("device", lambda line: line.row.variant, left=True)
+VARIANT = TableColumn("device", lambda line: line.row.variant, left=True)
 
 
 def micro(seconds: float) -> str:
@@ -91,27 +66,27 @@ def _plain(value: float) -> str:
 
 
 _TIMES = (
-    LineColumn("p50 µs", lambda line: micro(line.time.median), 8),
-    LineColumn("mean µs", lambda line: micro(line.time.mean), 8, spare=True),
-    LineColumn("± σ", lambda line: micro(line.time.std), 7, spare=True),
-    LineColumn("p99 µs", lambda line: micro(line.time.p99), 8, spare=True),
+    TableColumn("p50 µs", lambda line: micro(line.time.median), 8),
+    TableColumn("mean µs", lambda line: micro(line.time.mean), 8, part="spare"),
+    TableColumn("± σ", lambda line: micro(line.time.std), 7, part="spare"),
+    TableColumn("p99 µs", lambda line: micro(line.time.p99), 8, part="spare"),
 )
-_WRONG = LineColumn("#wrong", lambda line: "-" if line.wrong is None else str(line.wrong), 6)
+_WRONG = TableColumn("#wrong", lambda line: "-" if line.wrong is None else str(line.wrong), 6)
 
 
-def kernel_columns(compressors: Sequence[str]) -> list[LineColumn]:
+def kernel_columns(compressors: Sequence[str]) -> list[TableColumn]:
     """The columns of `bench kernels`, for the lines of `kernel_lines`."""
     return [
-        LineColumn("compressor", lambda line: line.row.compressor, max(map(len, compressors)), left=True),
-        LineColumn("size", lambda line: numbers(line.row.size), 6),
-        LineColumn("operation", lambda line: OPERATIONS[line.operation.name], 9, left=True),
+        TableColumn("compressor", lambda line: line.row.compressor, max(map(len, compressors)), left=True),
+        TableColumn("size", lambda line: numbers(line.row.size), 6),
+        TableColumn("operation", lambda line: OPERATIONS[line.operation.name], 9, left=True),
         *_TIMES,
-        LineColumn("GB/s", lambda line: _rate(line.operation.gb_s), 6),
-        LineColumn("ns/el", lambda line: significant(line.operation.ns), 6),
-        LineColumn("%mem", lambda line: f"{line.operation.memory_percent:.0f}", 4),
-        LineColumn("×add", lambda line: _plain(line.operation.ratio), 5),
-        LineColumn("bits", lambda line: _plain(line.row.wire_bits), 5),
-        LineColumn("error", lambda line: significant(line.row.relative_error) if line.row.relative_error else "0", 7),
+        TableColumn("GB/s", lambda line: _rate(line.operation.gb_s), 6),
+        TableColumn("ns/el", lambda line: significant(line.operation.ns), 6),
+        TableColumn("%mem", lambda line: f"{line.operation.memory_percent:.0f}", 4),
+        TableColumn("×add", lambda line: _plain(line.operation.ratio), 5),
+        TableColumn("bits", lambda line: _plain(line.row.wire_bits), 5),
+        TableColumn("error", lambda line: significant(line.row.relative_error) if line.row.relative_error else "0", 7),
         _WRONG,
     ]
 
@@ -144,20 +119,20 @@ def kernel_footer(context: dict[str, Any]) -> list[str]:
     return [f"memory, by in-place adds of the largest size, read and written: {rates}"]
 
 
-def comm_columns(rows: Sequence[tuple[str, str]]) -> list[LineColumn]:
+def comm_columns(rows: Sequence[tuple[str, str]]) -> list[TableColumn]:
     """The columns of `bench comm`; `rows`: the (exchange, compressor) of each row of a size."""
     exchanges, compressors = zip(*rows, strict=True)
     return [
-        LineColumn("bytes", lambda row: str(row.bytes), 9),
-        LineColumn("size", lambda row: numbers(row.size), 5),
-        LineColumn("exchange", lambda row: row.exchange, max(map(len, exchanges)), left=True),
-        LineColumn("compressor", lambda row: row.compressor, max(map(len, compressors)), left=True),
+        TableColumn("bytes", lambda row: str(row.bytes), 9),
+        TableColumn("size", lambda row: numbers(row.size), 5),
+        TableColumn("exchange", lambda row: row.exchange, max(map(len, exchanges)), left=True),
+        TableColumn("compressor", lambda row: row.compressor, max(map(len, compressors)), left=True),
         *_TIMES,
-        LineColumn("algbw", lambda row: _rate(row.algbw), 7),
-        LineColumn("busbw", lambda row: _rate(row.busbw), 7),
-        LineColumn("effective", lambda row: _rate(row.effective_busbw), 9),
-        LineColumn("payload", lambda row: str(row.payload_bytes), 9),
-        LineColumn("×allreduce", lambda row: "-" if row.ratio is None else _plain(row.ratio), 10),
+        TableColumn("algbw", lambda row: _rate(row.algbw), 7),
+        TableColumn("busbw", lambda row: _rate(row.busbw), 7),
+        TableColumn("effective", lambda row: _rate(row.effective_busbw), 9),
+        TableColumn("payload", lambda row: str(row.payload_bytes), 9),
+        TableColumn("×allreduce", lambda row: "-" if row.ratio is None else _plain(row.ratio), 10),
         _WRONG,
     ]
 
@@ -201,11 +176,11 @@ class BenchView:
         live: the console is a terminal that updates in place.
     """
 
-    def __init__(self, console: Console, live: bool, columns: Sequence[LineColumn], total: int) -> None:
-        self.console, self.live = console, live
+    def __init__(self, console: Console, live: bool, columns: Sequence[TableColumn], total: int) -> None:
+        self.console = console
+        self._drawing = Drawing(console, live)
         self._columns, self._hidden = _fitting(columns, console.width if live else None)
-        self._total, self._done, self._began, self._drawn = total, 0, time.monotonic(), 0.0
-        self._bar: Progress | None = None
+        self._total, self._done, self._began = total, 0, time.monotonic()
 
     def start(self, header: Sequence[str]) -> None:
         """Write what is known beforehand, and the columns' titles."""
@@ -213,19 +188,6 @@ class BenchView:
         if self._hidden:
             self.comments([f"in a wider terminal also: {', '.join(column.title for column in self._hidden)}"])
         self._write([column.title for column in self._columns], "# ", "bold")
-        if self.live:
-            self._bar = LineProgress(
-                SpinnerColumn(),
-                TextColumn("{task.fields[what]}", markup=False),
-                BarColumn(bar_width=None),
-                TextColumn("{task.fields[left]}", markup=False),
-                console=self.console,
-                transient=True,
-                # A thread that draws would take its time from what is measured.
-                auto_refresh=False,
-            )
-            self._task = self._bar.add_task("", total=self._total, what="", left="")
-            self._bar.start()
 
     def section(self, title: str) -> None:
         """Write what the lines below are about."""
@@ -233,18 +195,13 @@ class BenchView:
 
     def line(self, line: Any) -> None:
         """Write a line of the table."""
-        self._write([column.cell(line) for column in self._columns], "  ", "bold red" if line.wrong else "")
+        self._write([str(column.cell(line)) for column in self._columns], "  ", "bold red" if line.wrong else "")
 
     def tick(self, what: str) -> None:
         """A round is done."""
         self._done += 1
-        if self._bar:
-            now = time.monotonic()
-            left = clock((now - self._began) / self._done * (self._total - self._done))
-            due = now - self._drawn > _INTERVAL
-            self._bar.update(self._task, completed=self._done, what=what, left=left, refresh=due)
-            if due:
-                self._drawn = now
+        left = clock((time.monotonic() - self._began) / self._done * (self._total - self._done))
+        self._drawing.show(lambda: bar(self._done, self._total, what, left))
 
     def comments(self, lines: Sequence[str], style: str = "dim") -> None:
         for line in lines:
@@ -252,21 +209,27 @@ class BenchView:
 
     def close(self) -> None:
         """Take the bar away; nothing is drawn afterwards."""
-        if self._bar:
-            self._bar.stop()
-            self._bar = None
+        self._drawing.close()
 
     def _write(self, cells: Sequence[str], prefix: str, style: str) -> None:
-        padded = [column.padded(cell) for column, cell in zip(self._columns, cells, strict=True)]
+        padded = [_padded(column, cell) for column, cell in zip(self._columns, cells, strict=True)]
         self.console.print(Text((prefix + " ".join(padded)).rstrip(), style), soft_wrap=True)
 
 
-def _fitting(columns: Sequence[LineColumn], width: int | None) -> tuple[list[LineColumn], list[LineColumn]]:
+def _width(column: TableColumn) -> int:
+    return max(column.width, len(column.title))
+
+
+def _padded(column: TableColumn, text: str) -> str:
+    return text.ljust(_width(column)) if column.left else text.rjust(_width(column))
+
+
+def _fitting(columns: Sequence[TableColumn], width: int | None) -> tuple[list[TableColumn], list[TableColumn]]:
     """(what fits into so many characters, without spare columns if all do not; what is left out)."""
-    needed = 1 + sum(1 + max(column.width, len(column.title)) for column in columns)
+    needed = 1 + sum(1 + _width(column) for column in columns)
     if width is None or needed <= width:
         return list(columns), []
-    return [c for c in columns if not c.spare], [c for c in columns if c.spare]
+    return [c for c in columns if not c.part], [c for c in columns if c.part]
 
 
 def failures(results: Sequence[Any], keys: Sequence[str]) -> list[str]:

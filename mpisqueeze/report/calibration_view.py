@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import Any
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from mpisqueeze import __version__
 from mpisqueeze.quantities import counted, duration, format_rate, grouped, ratio, significant
-from mpisqueeze.report.tables import make_list, make_table
+from mpisqueeze.report.tables import TableColumn, filled, make_table, panel
 
 #: Message sizes to show: each power of 16.
 _SHOWN = {16**k for k in range(8)}
@@ -57,8 +56,7 @@ def _panel(facts: dict[str, Any]) -> Panel:
             entries.append(("", f"no larger messages than {_bytes(link['stopped_at'])}: they take too long"))
     add, copy = significant(memory["add_gb_s"]), significant(memory["copy_gb_s"])
     entries.append(("memory", f"in-place add {add} GB/s, copy {copy} GB/s a rank, all ranks at once"))
-    title = f"mpisqueeze {__version__} calibrate"
-    return Panel(make_list(entries), title=title, title_align="left", box=box.ROUNDED, expand=False)
+    return panel("calibrate", entries)
 
 
 def _rate(bandwidth: float | None) -> str:
@@ -68,24 +66,19 @@ def _rate(bandwidth: float | None) -> str:
 def _messages(facts: dict[str, Any]) -> Table:
     """One-way times by size beside what the line says."""
     link = facts["link"]
-    table = make_table()
-    for title in ("message", "one way", "±", "α + mβ", "into rank 0, each", "allreduce"):
-        table.add_column(title, justify="right")
     byte_s = 8 / link["bandwidth"] if link["bandwidth"] else 0.0
     flood = {point["size"]: point["per_message_s"] for point in link["incast"]}
     together = {row["size"]: row["time_s"] for row in facts["allreduce"] or []}
     mine = [point for point in link["ping_pong"] if point["ranks"] == link["ranks"]]
-    for point in mine:
-        if point["size"] in _SHOWN or point is mine[-1]:
-            table.add_row(
-                _bytes(point["size"]),
-                duration(point["time_s"]),
-                f"{100 * point['spread']:.0f} %",
-                duration(link["alpha_s"] + point["size"] * byte_s),
-                duration(flood.get(point["size"])),
-                duration(together.get(point["size"])),
-            )
-    return table
+    columns = [
+        TableColumn("message", lambda point: _bytes(point["size"])),
+        TableColumn("one way", lambda point: duration(point["time_s"])),
+        TableColumn("±", lambda point: f"{100 * point['spread']:.0f} %"),
+        TableColumn("α + mβ", lambda point: duration(link["alpha_s"] + point["size"] * byte_s)),
+        TableColumn("into rank 0, each", lambda point: duration(flood.get(point["size"]))),
+        TableColumn("allreduce", lambda point: duration(together.get(point["size"]))),
+    ]
+    return filled(make_table(), columns, [point for point in mine if point["size"] in _SHOWN or point is mine[-1]])
 
 
 def _bytes(nbytes: int) -> str:
@@ -97,14 +90,15 @@ def _bytes(nbytes: int) -> str:
 
 def _kernels(facts: dict[str, Any]) -> Table:
     """ns an element, of the slowest rank while all compress."""
-    table = make_table()
-    table.add_column("ns an element", style="bold")
-    for title in ("encode, feedback", "±", "encode", "±", "decode, add", "±", "payload"):
-        table.add_column(title, justify="right", style="dim" if title == "±" else "")
-    for row in facts["kernels"]:
-        cells = []
-        for key in ("encode", "plain_encode", "decode_add"):
-            cells += [significant(1e9 * row[f"{key}_s_per_element"]), f"{100 * row[f'{key}_spread']:.0f} %"]
-        bits = 8 * row["payload_bytes"] / row["elements"]
-        table.add_row(row["compressor"], *cells, f"{significant(bits)} bits")
-    return table
+    columns = [TableColumn("ns an element", itemgetter("compressor"), left=True, style="bold")]
+    for title, key in (("encode, feedback", "encode"), ("encode", "plain_encode"), ("decode, add", "decode_add")):
+        columns += _kernel(title, key)
+    bits = TableColumn("payload", lambda row: f"{significant(8 * row['payload_bytes'] / row['elements'])} bits")
+    return filled(make_table(), [*columns, bits], facts["kernels"])
+
+
+def _kernel(title: str, key: str) -> list[TableColumn]:
+    return [
+        TableColumn(title, lambda row: significant(1e9 * row[f"{key}_s_per_element"])),
+        TableColumn("±", lambda row: f"{100 * row[f'{key}_spread']:.0f} %", style="dim"),
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -9,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from mpisqueeze.report.scales import Scale, Unit
+from mpisqueeze.report.scales import Scale, Unit, linear_unit
 
 Numbers = NDArray[np.float64]
 
@@ -19,6 +20,10 @@ LOG_FROM = 20.0
 PLACES = 2000
 #: A run that diverges comes to numbers that no arithmetic of axes survives.
 MOST = 1e100
+#: A loss that diverges is cut off at so many times the largest of the runs that did not.
+_HEADROOM = 1.5
+#: A line of at most so many points has a marker at each.
+_FEW = 8
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,11 @@ class Axis:
     unit: Unit = Unit.NUMBER
     log: bool = False
     limits: tuple[float, float] | None = None
+
+    def title(self, scale: Scale) -> str:
+        """The label with the unit, where the numbers do not have it."""
+        unit = linear_unit(scale, self.unit)[1]
+        return f"{self.label} ({unit})" if unit else self.label
 
 
 @dataclass(frozen=True)
@@ -164,11 +174,24 @@ def drawable(values: Numbers) -> Numbers:
     return np.where(size < 1 / MOST, 0.0, values)
 
 
-def wants_log(columns: Sequence[Numbers]) -> bool:
-    """Decide whether numbers span so much that a linear axis hides most of it."""
-    values = drawable(np.concatenate([*columns, np.empty(0)]))
+def value_axis(label: str, lines: Sequence[Series], sound: Sequence[Numbers], highest: float = math.inf) -> Axis:
+    """The axis of losses or of a metric, with some room at the top for runs that broke down, which may leave it.
+
+    Args:
+        lines: all that are drawn.
+        sound: the values of those that did not break down, or of a part of them. Where all did, they are shown whole.
+        highest: the largest value that there can be.
+    """
+    values = drawable(np.concatenate([*(sound or [line.y for line in lines]), np.empty(0)]))
     values = values[np.isfinite(values)]
-    return bool(values.size and values.min() > 0 and values.max() / values.min() > LOG_FROM)
+    if not values.size or values.min() == values.max():
+        return Axis(label)
+    low, high = float(values.min()), float(values.max())
+    log = highest == math.inf and low > 0 and high / low > LOG_FROM
+    if sound and len(sound) < len(lines):
+        high = high * _HEADROOM if log else low + _HEADROOM * (high - low)
+    shown = Scale(low, high, log).padded(0.05)
+    return Axis(label, log=log, limits=(shown.low, min(shown.high, highest)))
 
 
 def thin(x: Numbers, y: Numbers, scale: Scale, buckets: int) -> NDArray[np.intp]:
@@ -196,3 +219,20 @@ def thin(x: Numbers, y: Numbers, scale: Scale, buckets: int) -> NDArray[np.intp]
             offsets.add(int(np.argmin(finite)))
         kept += (begin + offset for offset in sorted(offsets))
     return inside[kept]
+
+
+def marked(series: Series, x: Scale, y: Scale, along: int, shift: float) -> NDArray[np.intp]:
+    """Indices of the points that a marker stands at: all if they are few, else the last and some before it.
+
+    Args:
+        along: how many places the line has for markers, besides its end.
+        shift: of the places, in steps (0 to 1), so that those of several lines do not meet.
+    """
+    across, up = x.place(series.x), y.place(series.y)
+    inside = np.flatnonzero(np.isfinite(across) & (across >= -0.01) & (up >= -0.01) & (up <= 1.01))
+    if inside.size <= _FEW:
+        return inside
+    wanted = (np.arange(along) + shift) / along
+    places = across[inside]
+    wanted = wanted[(wanted > places[0]) & (wanted < places[-1] - 0.02)]
+    return inside[np.unique(np.append(np.searchsorted(places, wanted), inside.size - 1))]

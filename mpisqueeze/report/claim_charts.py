@@ -10,9 +10,9 @@ import numpy as np
 
 from mpisqueeze.analysis.ranking import BROKEN, curve_of
 from mpisqueeze.record.reading import RunLog
-from mpisqueeze.report.charts import Axis, Chart, LineChart, Numbers, Series, wants_log
+from mpisqueeze.report.charts import Axis, Chart, LineChart, Numbers, Series, value_axis
 from mpisqueeze.report.palette import style_of
-from mpisqueeze.report.run_charts import COSTS, limits
+from mpisqueeze.report.run_charts import COSTS
 from mpisqueeze.report.scales import Unit
 
 
@@ -70,9 +70,7 @@ def _losses(claim: dict[str, Any], logs: Sequence[RunLog | None], styles: dict[s
         series.append(Series(name, np.arange(1.0, shortest + 1), middle, style, remark=remark))
         if not broken:
             sound.append(middle)
-    lines = [line for line in series if line.kind == "line"]
-    seen = sound or [line.y for line in lines]
-    y = Axis("training loss, smoothed", log=wants_log(seen), limits=limits(seen, len(sound) < len(lines)))
+    y = value_axis("training loss, smoothed", [line for line in series if line.kind == "line"], sound)
     label, unit, log = COSTS["iteration"]
     return LineChart("Training loss by iteration", Axis(label, unit, log), y, series, caption=_seeds(claim))
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.text import Text
 
 from mpisqueeze.quantities import counted, duration
 from mpisqueeze.record.reading import RunLog
+from mpisqueeze.report.live import Drawing
 from mpisqueeze.report.tables import make_table
 from mpisqueeze.reproduce.view import ClaimsWatcher
 
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from mpisqueeze.runs.preparation import Run
 
 STYLES = {"PASS": "bold green", "FAIL": "bold red", "SKIPPED": "yellow"}
-#: Seconds between two drawings.
-_INTERVAL = 0.2
 
 
 class ClaimsView(ClaimsWatcher):
@@ -35,19 +32,15 @@ class ClaimsView(ClaimsWatcher):
 
     def __init__(self, console: Console, live: bool, claims: int, pulse: Callable[[], None]) -> None:
         self.console, self.claims, self.pulse = console, claims, pulse
-        self._live = Live(console=console, auto_refresh=False, transient=True) if live else None
+        self._drawing = Drawing(console, live)
         self._claim, self._number, self._runs, self._run = "", 0, 0, 0
         self._planned, self._done = 0, 0
-        self._drawn = 0.0
-        if self._live:
-            self._live.start()
 
     def claim_begins(self, number: int, name: str, runs: int) -> None:
         self._claim, self._number, self._runs, self._run = name, number, runs, 0
         self._planned = self._done = 0
-        if self._live:
-            self._refresh(now=True)
-        elif runs:
+        self._drawing.show(self._line, now=True)
+        if runs and not self._drawing:
             self.console.print(Text(f"{self._at} {name}: {counted(runs, 'run')}", "dim"), soft_wrap=True)
 
     def run_begins(self, index: int) -> None:
@@ -55,12 +48,12 @@ class ClaimsView(ClaimsWatcher):
 
     def start(self, run: Run, environment: dict[str, Any]) -> None:
         self._planned = run.iterations
-        self._refresh()
+        self._drawing.show(self._line)
 
     def progress(self, progress: Progress) -> None:
         self.pulse()
         self._done = progress.iteration
-        self._refresh()
+        self._drawing.show(self._line)
 
     def run_ended(self, index: int, run: RunLog) -> None:
         if run.summary["status"] in ("failed", "interrupted"):
@@ -80,21 +73,16 @@ class ClaimsView(ClaimsWatcher):
 
     def close(self) -> None:
         """Take the live line away; nothing is drawn afterwards."""
-        if self._live:
-            self._live.stop()
+        self._drawing.close()
 
     @property
     def _at(self) -> str:
         return f"[{self._number + 1}/{self.claims}]"
 
-    def _refresh(self, now: bool = False) -> None:
-        if self._live and (now or time.monotonic() - self._drawn > _INTERVAL):
-            self._drawn = time.monotonic()
-            part = f"run {self._run + 1}/{self._runs}" if self._runs else ""
-            part += f", iteration {self._done}/{self._planned}" if self._planned else ""
-            # Open MPI's launcher forwards nothing but whole lines, so that the last one has to be empty.
-            line = Text.assemble(f"{self._at} ", (self._claim, "bold"), f"  {part}")
-            self._live.update(Group(line, Text("")), refresh=True)
+    def _line(self) -> Text:
+        part = f"run {self._run + 1}/{self._runs}" if self._runs else ""
+        part += f", iteration {self._done}/{self._planned}" if self._planned else ""
+        return Text.assemble(f"{self._at} ", (self._claim, "bold"), f"  {part}")
 
 
 def claims_report(verdicts: Sequence[dict[str, Any]]) -> RenderableType:
@@ -105,7 +93,9 @@ def claims_report(verdicts: Sequence[dict[str, Any]]) -> RenderableType:
     table.add_column("found", overflow="fold")
     table.add_column("verdict", no_wrap=True)
     for verdict in verdicts:
-        table.add_row(verdict["claim"], Text(verdict["title"], "bold"), "", _mark(verdict["verdict"]))
+        table.add_row(
+            verdict["claim"], Text(verdict["title"], "bold"), "", Text(verdict["verdict"], STYLES[verdict["verdict"]])
+        )
         for decision in verdict["decisions"]:
             if decision["passed"] is not None:
                 outcome = Text("holds", "green") if decision["passed"] else Text("does not hold", "red")
@@ -123,7 +113,3 @@ def count_of(verdicts: Sequence[dict[str, Any]]) -> str:
     parts += [f"{counts['FAIL']} {'does' if counts['FAIL'] == 1 else 'do'} not"] if counts["FAIL"] else []
     parts += [f"{counts['SKIPPED']} could not be tested here"] if counts["SKIPPED"] else []
     return ", ".join(parts) + "."
-
-
-def _mark(verdict: str) -> Text:
-    return Text(verdict, STYLES[verdict])

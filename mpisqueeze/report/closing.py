@@ -10,15 +10,7 @@ from rich.text import Text
 
 from mpisqueeze.quantities import duration, grouped, ratio, significant, size
 from mpisqueeze.record.figures import TIMES
-from mpisqueeze.report.tables import make_table
-
-STATUS = {
-    "ok": ("finished", "green"),
-    "diverged": ("diverged", "bold red"),
-    "interrupted": ("interrupted", "yellow"),
-    "failed": ("failed", "bold red"),
-    "killed": ("no end recorded", "yellow"),
-}
+from mpisqueeze.report.tables import STATUS, make_table
 
 
 def closing(summary: dict[str, Any]) -> Group:

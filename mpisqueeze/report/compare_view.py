@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, Group
-from rich.live import Live
+from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from mpisqueeze.quantities import counted, duration, grouped, significant, size
 from mpisqueeze.record.reading import RunLog
-from mpisqueeze.report.comparison_table import STATUS_STYLES
-from mpisqueeze.report.tables import make_table
-from mpisqueeze.report.training_view import mpi, panel, problem
+from mpisqueeze.report.live import Drawing
+from mpisqueeze.report.tables import STATUS, TableColumn, filled, make_table, panel
+from mpisqueeze.report.training_view import mpi, problem
 from mpisqueeze.runs.view import Watcher
 
 if TYPE_CHECKING:
     from mpisqueeze.record.iterations import Progress
     from mpisqueeze.runs.preparation import Run
 
+#: Columns of a run's figures, by their names.
+_FIGURES = {"iterations": "iterations", "loss": "loss", "metric": "test", "sent": "sent", "pace": "ms/it"}
 #: Lines of the screen that the table's heading, what is hidden and the prompt take.
 _AROUND = 6
-#: Seconds between two drawings, but for those that show a run's end.
-_INTERVAL = 0.2
 
 
-@dataclass
-class _Row:
+@dataclass(eq=False)
+class _RunLine:
     name: str
     state: str = "waiting"
     iterations: str = ""
@@ -55,12 +54,10 @@ class CompareView(Watcher):
         self, console: Console, live: bool, names: Sequence[str], path: str, pulse: Callable[[], None]
     ) -> None:
         self.console, self.path, self.pulse = console, path, pulse
-        self._rows = [_Row(name) for name in names]
-        self._live = Live(console=console, auto_refresh=False, transient=True) if live else None
-        self._current = 0
-        self._planned = 0
+        self._rows = [_RunLine(name) for name in names]
+        self._drawing = Drawing(console, live)
+        self._current = self._planned = 0
         self._introduced = False
-        self._drawn = 0.0
 
     def run_begins(self, index: int) -> None:
         """Run `index` is about to be set up."""
@@ -72,13 +69,11 @@ class CompareView(Watcher):
         if not self._introduced:
             self._introduced = True
             self.console.print(header(run, environment, len(self._rows), self.path))
-            if self._live:
-                self._live.start()
-        if not self._live:
+        if not self._drawing:
             self._say(counted(run.iterations, "iteration"))
         for warning in run.warnings:
             self._say(f"warning: {warning}", "yellow")
-        self._refresh()
+        self._drawing.show(self._table)
 
     def progress(self, progress: Progress) -> None:
         self.pulse()
@@ -86,13 +81,13 @@ class CompareView(Watcher):
         row.iterations = f"{progress.iteration}/{self._planned}"
         row.loss, row.sent = significant(progress.loss), size(progress.bytes_sent)
         row.pace = significant(1e3 * progress.seconds_per_iteration)
-        self._refresh()
+        self._drawing.show(self._table)
 
     def evaluation(self, line: dict[str, Any]) -> None:
         values = {key: value for key, value in line.items() if key not in ("iteration", "epoch")}
         name = "test_accuracy" if "test_accuracy" in values else next(iter(values))
         self._rows[self._current].metric = f"{name} {significant(values[name])}"
-        self._refresh()
+        self._drawing.show(self._table)
 
     def run_ended(self, index: int, run: RunLog) -> None:
         """Run `index` has ended, or was skipped."""
@@ -106,7 +101,7 @@ class CompareView(Watcher):
             row.loss = "—" if loss is None else significant(loss)
             row.sent = size(summary["bytes_sent"])
             row.pace = "" if pace is None else significant(1e3 * pace)
-        if not self._live:
+        if not self._drawing:
             parts = [summary["status"]]
             if summary["iterations"]:
                 parts += [f"after {row.iterations} iterations"] if summary["status"] != "ok" else []
@@ -115,44 +110,29 @@ class CompareView(Watcher):
                 parts += [duration(summary["wall_s"])] if summary["wall_s"] is not None else []
             parts += [summary["reason"].splitlines()[0]] if summary["reason"] else []
             self._say("  ".join(part for part in parts if part))
-        self._refresh(now=True)
+        self._drawing.show(self._table, now=True)
 
     def close(self) -> None:
         """Take the live table away; nothing is drawn afterwards."""
-        if self._live:
-            self._live.stop()
+        self._drawing.close()
 
     def _say(self, text: str, style: str = "") -> None:
         number = f"[{self._current + 1}/{len(self._rows)}]"
         self.console.print(Text(f"{number} {self._rows[self._current].name}: {text}", style), soft_wrap=True)
 
-    def _refresh(self, now: bool = False) -> None:
-        due = now or time.monotonic() - self._drawn > _INTERVAL
-        if self._live and self._live.is_started and due:
-            self._drawn = time.monotonic()
-            # Open MPI's launcher forwards nothing but whole lines, so that the last one has to be empty.
-            self._live.update(Group(self._table(), Text("")), refresh=True)
-
     def _table(self) -> Table:
-        table = make_table()
-        for title in ("#", "method", "state", "iterations", "loss", "test", "sent", "ms/it"):
-            left = title in ("method", "state")
-            table.add_column(title, justify="left" if left else "right", no_wrap=True, overflow="ellipsis")
+        def status(run: _RunLine) -> Text:
+            return Text(run.state, "dim" if run.state == "waiting" else STATUS[run.state][1])
+
         fits = max(3, self.console.height - _AROUND)
         first = max(0, min(self._current - fits // 2, len(self._rows) - fits))
-        for number, row in enumerate(self._rows[first : first + fits], first + 1):
-            table.add_row(
-                str(number),
-                Text(row.name),
-                Text(row.state, STATUS_STYLES.get(row.state, "dim")),
-                row.iterations,
-                row.loss,
-                row.metric,
-                row.sent,
-                row.pace,
-                style="bold" if row.state == "running" else "",
-            )
-        return table
+        columns = [
+            TableColumn("#", lambda run: str(self._rows.index(run) + 1)),
+            TableColumn("method", attrgetter("name"), left=True),
+            TableColumn("state", status, left=True),
+            *(TableColumn(title, attrgetter(name)) for name, title in _FIGURES.items()),
+        ]
+        return filled(make_table(), columns, self._rows[first : first + fits])
 
 
 def header(run: Run, environment: dict[str, Any], runs: int, path: str) -> Panel:

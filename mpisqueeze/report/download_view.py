@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 from rich.text import Text
 
 from mpisqueeze.data.published import DownloadWatcher, File
-from mpisqueeze.quantities import counted, size
-from mpisqueeze.report.training_view import LineProgress
+from mpisqueeze.quantities import clock, counted, size
+from mpisqueeze.report.live import Drawing, bar
+from mpisqueeze.report.tables import TableColumn, filled
 
 #: In a log, seconds between two lines about the same file.
 LOG_SECONDS = 10.0
@@ -25,38 +26,30 @@ class DownloadView(DownloadWatcher):
     """Writes to `console`; `live` draws a bar that updates in place."""
 
     def __init__(self, console: Console, live: bool) -> None:
-        self.console, self._live = console, live
-        self._bar: Progress | None = None
+        self.console = console
+        self._drawing = Drawing(console, live)
         self._file: File | None = None
-        self._have, self._said = 0, 0.0
+        self._resumed = self._have = 0
+        self._began = self._said = 0.0
 
     def start(self, file: File, url: str, have: int) -> None:
-        self._file, self._have, self._said = file, have, time.monotonic()
+        self._file, self._resumed, self._have = file, have, have
+        self._began = self._said = time.monotonic()
         resumed = f", the first {size(have)} of it there" if have else ""
         self._print(f"{file.name}  {size(file.size)} from {urlsplit(url).hostname}{resumed}")
-        if not self._live:
-            return
-        self.close()
-        self._bar = LineProgress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=None),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            console=self.console,
-            transient=True,
-            refresh_per_second=5,
-        )
-        self._task = self._bar.add_task(file.name, total=file.size, completed=have)
-        self._bar.start()
 
     def advance(self, count: int) -> None:
         self._have += count
-        if self._bar:
-            self._bar.update(self._task, completed=self._have)
-        elif self._file and time.monotonic() - self._said > LOG_SECONDS:
-            self._said = time.monotonic()
-            self._print(f"{self._file.name}  {size(self._have)} of {size(self._file.size)}")
+        file, now = self._file, time.monotonic()
+        if not file:
+            return
+        come = f"{size(self._have)} of {size(file.size)}"
+        rate = (self._have - self._resumed) / max(now - self._began, 1e-6)
+        left = clock((file.size - self._have) / rate) if rate else ""
+        self._drawing.show(lambda: bar(self._have, file.size, Text(come, "green"), f"{size(rate)}/s", left))
+        if not self._drawing and now - self._said > LOG_SECONDS:
+            self._said = now
+            self._print(f"{file.name}  {come}")
 
     def note(self, text: str) -> None:
         self._print(text, "yellow")
@@ -69,9 +62,7 @@ class DownloadView(DownloadWatcher):
 
     def close(self) -> None:
         """Take the bar away."""
-        if self._bar:
-            self._bar.stop()
-            self._bar = None
+        self._drawing.close()
 
     def _print(self, text: str, style: str = "") -> None:
         self.console.print(Text(text, style), soft_wrap=True)
@@ -79,11 +70,17 @@ class DownloadView(DownloadWatcher):
 
 def listing(rows: list[dict[str, Any]], root: Path) -> Table:
     """The data sets that can be downloaded, and how much of each is there."""
+
+    def there(row: dict[str, Any]) -> Text:
+        present, files = row["files_present"], row["files"]
+        some = f"{present} of {files} files" if present else "no"
+        return Text("yes", "green") if present == files else Text(some, "dim")
+
+    columns = [
+        TableColumn("name", itemgetter("name"), left=True, style="bold"),
+        TableColumn("what", itemgetter("summary"), left=True, folds=True),
+        TableColumn("download", lambda row: size(row["download_bytes"])),
+        TableColumn("there", there, left=True),
+    ]
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, caption=f"in {root.absolute()}", caption_justify="left")
-    for title in ("name", "what", "download", "there"):
-        table.add_column(title, justify="right" if title == "download" else "left")
-    for row in rows:
-        there, files = row["files_present"], row["files"]
-        state = Text("yes", "green") if there == files else Text(f"{there} of {files} files" if there else "no", "dim")
-        table.add_row(Text(row["name"], "bold"), row["summary"], size(row["download_bytes"]), state)
-    return table
+    return filled(table, columns, rows)

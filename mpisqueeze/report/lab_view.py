@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -10,8 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mpisqueeze.quantities import counted, duration, format_rate, ratio, significant, size
-from mpisqueeze.report.comparison_table import STATUS_STYLES
-from mpisqueeze.report.tables import close_table
+from mpisqueeze.report.tables import STATUS, TableColumn, close_table, filled
 
 _KEYS = ("bytes_sent", "bytes_received")
 
@@ -41,32 +41,25 @@ def _heading(context: dict[str, Any]) -> Text:
 
 def _times(results: Sequence[dict[str, Any]]) -> Table:
     """The time of an exchange, and the least that its busiest port needs."""
-    table = close_table()
+
+    def status(run: dict[str, Any]) -> Text:
+        return Text(run["status"], STATUS[run["status"]][1])
+
     broken = any(run["status"] != "ok" for run in results)
-    table.add_column("rate", no_wrap=True)
-    table.add_column("algorithm", style="bold")
-    table.add_column("server")
-    table.add_column("compressor", overflow="fold", min_width=10)
-    if broken:
-        table.add_column("status")
-    for title in ("N", "comm", "bound", "×", "exchange", "loss"):
-        table.add_column(title, justify="right", no_wrap=True, style="cyan" if title == "×" else "")
-    for run in results:
-        loss = run["final_loss"]
-        table.add_row(
-            format_rate(run["rate"]),
-            run["algorithm"],
-            run["server"] or "—",
-            run["compressor"],
-            *([Text(run["status"], STATUS_STYLES[run["status"]])] if broken else []),
-            str(run["ranks"]),
-            duration(run["comm_s"]),
-            duration(run["bound_s"]),
-            ratio(run["ratio"]),
-            duration(run["exchange_s"]),
-            "—" if loss is None else significant(loss, 4),
-        )
-    return table
+    columns = [
+        TableColumn("rate", lambda run: format_rate(run["rate"]), left=True),
+        TableColumn("algorithm", itemgetter("algorithm"), left=True, style="bold", folds=True),
+        TableColumn("server", lambda run: run["server"] or "—", left=True, folds=True),
+        TableColumn("compressor", itemgetter("compressor"), 10, left=True, folds=True),
+        *([TableColumn("status", status, left=True)] if broken else []),
+        TableColumn("N", lambda run: str(run["ranks"])),
+        TableColumn("comm", lambda run: duration(run["comm_s"])),
+        TableColumn("bound", lambda run: duration(run["bound_s"])),
+        TableColumn("×", lambda run: ratio(run["ratio"]), style="cyan"),
+        TableColumn("exchange", lambda run: duration(run["exchange_s"])),
+        TableColumn("loss", lambda run: "—" if run["final_loss"] is None else significant(run["final_loss"], 4)),
+    ]
+    return filled(close_table(), columns, results)
 
 
 def _hosts(hosts: Sequence[dict[str, Any]], runs: Sequence[dict[str, Any]]) -> Table:

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 from mpisqueeze.files import write_text
+from mpisqueeze.report.tables import TableColumn
 
 
-class Column(Protocol):
-    """A column: its heading, the text of a row's cell, and whether that is words, which stand at the left."""
-
-    @property
-    def title(self) -> str: ...
-    @property
-    def cell(self) -> Callable[[Any], str]: ...
-    @property
-    def left(self) -> bool: ...
-
-
-def write_markdown(columns: Sequence[Column], rows: Sequence[Any], notes: Sequence[str], target: str) -> None:
+def write_markdown(columns: Sequence[TableColumn], rows: Sequence[Any], notes: Sequence[str], target: str) -> None:
     """Write a table with a line a row, and notes below it.
 
     Args:
         target: a file, or `-` for stdout.
     """
     rules = ["---" if column.left else "--:" for column in columns]
-    cells = [[column.cell(row) for column in columns] for row in rows]
+    cells = [[str(column.cell(row)) for column in columns] for row in rows]
     lines = [[column.title for column in columns], rules, *cells]
     table = "\n".join(f"| {' | '.join(_escaped(cell) for cell in line)} |" for line in lines)
     write_text(f"{table}\n\n" + "".join(f"- {_escaped(note)}\n" for note in notes), target)

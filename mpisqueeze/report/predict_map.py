@@ -14,7 +14,7 @@ from mpisqueeze.report.palette import MARKERS
 from mpisqueeze.report.plot import draw_spec
 from mpisqueeze.report.predict_view import compact, key_of, winners
 from mpisqueeze.report.scales import Scale, Unit
-from mpisqueeze.report.vega import PAPER, Spec, frame, position, speakable
+from mpisqueeze.report.vega import PAPER, Spec, frame, layer, nominal, position, speakable
 
 #: Cells across and down, and the distance between two that have their speed-up written in.
 _GRID, _EVERY = 33, 4
@@ -50,12 +50,9 @@ def _spec(rows: list[dict[str, Any]], legend: list[tuple[str, str, str]], contex
     x, _ = position(Axis("bandwidth", Unit.RATE, True), Scale(BANDWIDTHS[0], BANDWIDTHS[-1], True), PAPER, "x", "x")
     y, _ = position(Axis("latency α", Unit.SECONDS, True), Scale(LATENCIES[0], LATENCIES[-1], True), PAPER, "y", "y")
     names = [speakable(f"{letter}  {name}") for letter, _, name in legend]
-    color = {
-        "field": "i", "type": "nominal",
-        "scale": {"domain": list(range(len(legend))), "range": [color for _, color, _ in legend]},
-        "legend": {"orient": "bottom", "title": None, "columns": 2, "labelExpr": "names[datum.value]",
-                   "symbolType": "square", "symbolOpacity": 1},
-    }  # fmt: skip
+    legend_at = {"orient": "bottom", "title": None, "columns": 2, "symbolType": "square", "symbolOpacity": 1}
+    colors = {"domain": list(range(len(legend))), "range": [color for _, color, _ in legend]}
+    color = nominal("i", scale=colors, legend={**legend_at, "labelExpr": "names[datum.value]"})
     here = {
         "x": min(max(context["bandwidth"], BANDWIDTHS[0]), BANDWIDTHS[-1]),
         "y": min(max(context["latency_s"], LATENCIES[0]), LATENCIES[-1]),
@@ -71,23 +68,17 @@ def _spec(rows: list[dict[str, Any]], legend: list[tuple[str, str, str]], contex
         "width": _WIDTH,
         "height": _HEIGHT,
         "layer": [
-            {
-                "data": {"values": rows},
-                "mark": {"type": "rect", "clip": True, "opacity": 1},
-                "encoding": {"x": {**x, "field": "left"}, "x2": {"field": "right"}, "y": {**y, "field": "low"},
-                             "y2": {"field": "high"}, "color": color},
-            },
-            {
-                "data": {"values": [row for row in rows if row["said"]]},
-                "mark": {"type": "text", "fontSize": 12},
-                "encoding": {"x": x, "y": y, "text": {"field": "said", "type": "nominal"},
-                             "color": {"value": "#000000"}},
-            },
-            {
-                "data": {"values": [here]},
-                "mark": {"type": "point", "shape": MARKERS[6], "size": 220, "filled": True, "color": "#000000",
-                         "stroke": "#ffffff", "strokeWidth": 1, "opacity": 1},
-                "encoding": {"x": x, "y": y},
-            },
+            layer(
+                "rect", {"clip": True}, rows, x={**x, "field": "left"}, x2={"field": "right"}, y={**y, "field": "low"},
+                y2={"field": "high"}, color=color,
+            ),
+            layer(
+                "text", {"fontSize": 12, "color": "#000000"}, [row for row in rows if row["said"]], x=x, y=y,
+                text=nominal("said"),
+            ),
+            layer(
+                "point", {"shape": MARKERS[6], "size": 220, "filled": True, "color": "#000000", "stroke": "#ffffff",
+                          "strokeWidth": 1}, [here], x=x, y=y,
+            ),
         ],
     }  # fmt: skip

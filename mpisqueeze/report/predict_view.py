@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from mpisqueeze.modelling.facts import BANDWIDTHS, LATENCIES, alike
 from mpisqueeze.modelling.methods import BASELINE
 from mpisqueeze.quantities import duration, format_rate, grouped, ratio, significant, size
-from mpisqueeze.report.tables import close_table
+from mpisqueeze.report.tables import TableColumn, close_table, filled, fitting
 
 #: Ranks that the table of growth shows.
 _SHOWN_RANKS = (2, 8, 64, 1024, 16_384, 100_000)
@@ -22,7 +21,6 @@ _SHOWN_RANKS = (2, 8, 64, 1024, 16_384, 100_000)
 COLORS = ("#bbbbbb", "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _NAME_WIDTH = 26
-_UNBOUNDED = 10_000
 
 Row = dict[str, Any]
 """A row of `results`, of `cells` or of `growth`."""
@@ -59,54 +57,38 @@ def through(row: Row) -> str:
 # -- the table of methods
 
 
-@dataclass(frozen=True)
-class MethodColumn:
-    """A column of the main table.
-
-    Attributes:
-        part: `head`, `time` or `wire`. A table that is too wide is shown as two, of times and of bytes, each behind
-            the head.
-    """
-
-    title: str
-    cell: Callable[[Row], str]
-    part: str
-    style: str = ""
-
-
-def _columns(facts: dict[str, Any]) -> list[MethodColumn]:
+def _columns(facts: dict[str, Any]) -> list[TableColumn]:
+    """The columns of the main table, each row of which is the rows of methods that cost the same."""
     context = facts["context"]
+
+    def column(title: str, cell: Callable[[Row], str], part: str, style: str = "", left: bool = False) -> TableColumn:
+        return TableColumn(title, lambda rows: cell(rows[0]), left=left, style=style, part=part)
+
     iteration = [
-        MethodColumn("iteration", lambda row: duration(row["iteration_s"]), "time"),
-        MethodColumn("comm", lambda row: f"{100 * row['comm_share']:.0f} %", "time", "dim"),
+        column("iteration", lambda row: duration(row["iteration_s"]), "time"),
+        column("comm", lambda row: f"{100 * row['comm_share']:.0f} %", "time", "dim"),
     ]
     return [
-        MethodColumn("through", through, "head"),
-        MethodColumn("comm", lambda row: duration(row["comm_s"]), "time"),
-        MethodColumn("bound", lambda row: duration(row["bound_s"]), "time", "dim"),
+        TableColumn("method", label, _NAME_WIDTH, left=True, style="bold", folds=True),
+        column("through", through, "", left=True),
+        column("comm", lambda row: duration(row["comm_s"]), "time"),
+        column("bound", lambda row: duration(row["bound_s"]), "time", "dim"),
         *(iteration if context["compute_s"] > 0 or context["kernels"] == "measured" else []),
-        MethodColumn("speed-up", lambda row: ratio(row["speedup_vs_allreduce"]), "time", "cyan"),
-        MethodColumn("beats it", lambda row: where_it_wins(row["wins_between"]), "time"),
-        MethodColumn("sent", lambda row: size(row["bytes_per_iteration"]), "wire"),
-        MethodColumn("full vectors", lambda row: significant(row["full_vectors_per_iteration"]), "wire"),
-        MethodColumn("busiest port", lambda row: size(row["port_bytes"]), "wire"),
-        MethodColumn("sections", lambda row: grouped(row["chunks"]), "wire"),
-        MethodColumn("tree", lambda row: row["way"] or "—", "wire"),
+        column("speed-up", lambda row: ratio(row["speedup_vs_allreduce"]), "time", "cyan"),
+        column("beats it", lambda row: where_it_wins(row["wins_between"]), "time", left=True),
+        column("sent", lambda row: size(row["bytes_per_iteration"]), "wire"),
+        column("full vectors", lambda row: significant(row["full_vectors_per_iteration"]), "wire"),
+        column("busiest port", lambda row: size(row["port_bytes"]), "wire"),
+        column("sections", lambda row: grouped(row["chunks"]), "wire"),
+        column("tree", lambda row: row["way"] or "—", "wire", left=True),
     ]
 
 
 def forecast_report(facts: dict[str, Any], console: Console) -> Group:
     """The forecast for a terminal or a log; `console`: whose width decides whether the table is parted."""
-    columns, groups = _columns(facts), alike(facts["results"])
-    tables = [_methods(columns, groups)]
-    if Measurement.get(console, console.options.update_width(_UNBOUNDED), tables[0]).maximum > console.width:
-        tables = [
-            _methods([column for column in columns if column.part in ("head", part)], groups)
-            for part in ("time", "wire")
-        ]
     return Group(
         _heading(facts["context"]),
-        *tables,
+        *fitting(_columns(facts), alike(facts["results"]), console),
         Text(
             f"modelled, seconds an iteration; bound: bytes of the busiest port over the bandwidth; speed-up: over "
             f"{facts['context']['baseline']}; beats it: at this latency, by bandwidth"
@@ -133,18 +115,6 @@ def _heading(context: dict[str, Any]) -> Text:
 
 def _notes(facts: dict[str, Any]) -> list[Text]:
     return [Text(note, style="yellow") for note in facts["context"]["notes"]]
-
-
-def _methods(columns: Sequence[MethodColumn], groups: Sequence[list[Row]]) -> Table:
-    table = close_table()
-    names = [label(rows) for rows in groups]
-    table.add_column("method", style="bold", max_width=_NAME_WIDTH, min_width=min(_NAME_WIDTH, max(map(len, names))))
-    for column in columns:
-        left = column.part == "head" or column.title in ("beats it", "tree")
-        table.add_column(column.title, justify="left" if left else "right", style=column.style, no_wrap=True)
-    for name, rows in zip(names, groups, strict=True):
-        table.add_row(Text(name), *(Text(column.cell(rows[0])) for column in columns))
-    return table
 
 
 # -- the map of the fastest
@@ -240,26 +210,36 @@ def plain_rows(facts: dict[str, Any]) -> list[dict[str, Any]]:
 
 def check_report(facts: dict[str, Any]) -> Group:
     """Measured beside modelled, for a terminal or a log."""
-    table = close_table()
-    table.add_column("run", style="bold", overflow="fold")
-    for title in ("through", "N", "link"):
-        table.add_column(title, justify="right" if title == "N" else "left", overflow="fold")
+
+    def link(row: Row) -> str:
+        """`1ms, 100mbit` for `latency=1ms,bandwidth=100mbit`."""
+        return row["link"].replace("latency=", "").replace("bandwidth=", "").replace("gap=", "gap ").replace(",", ", ")
+
+    columns = [
+        TableColumn("run", itemgetter("run"), left=True, style="bold", folds=True),
+        TableColumn("through", through, left=True, folds=True),
+        TableColumn("N", lambda row: grouped(row["ranks"]), folds=True),
+        TableColumn("link", link, left=True, folds=True),
+    ]
     whole = any(row["iteration_s"] is not None for row in facts["results"])
-    figures = ("comm", "iteration") if whole else ("comm",)
-    for figure in figures:
-        for title in (figure, "modelled", ""):
-            table.add_column(title, justify="right", no_wrap=True, style="" if title else "cyan")
-    for row in facts["results"]:
-        # `1ms, 100mbit` for `latency=1ms,bandwidth=100mbit`.
-        link = row["link"].replace("latency=", "").replace("bandwidth=", "").replace("gap=", "gap ").replace(",", ", ")
-        cells = []
-        for figure in figures:
-            off = row[f"{figure}_difference_percent"]
-            cells += [duration(row[f"measured_{figure}_s"]), duration(row[f"{figure}_s"])]
-            cells.append("—" if off is None else f"{off:+.0f} %")
-        table.add_row(row["run"], through(row), grouped(row["ranks"]), link, *cells)
+    for figure in ("comm", "iteration") if whole else ("comm",):
+        columns += _checked(figure)
     about = (
         "comm, iteration: measured, the slowest rank's median; modelled: what the cost model says of it, and by "
         "how much that is off; it knows no waiting for a core or a slow neighbour"
     )
-    return Group(table, Text(about), *_notes(facts))
+    return Group(filled(close_table(), columns, facts["results"]), Text(about), *_notes(facts))
+
+
+def _checked(figure: str) -> list[TableColumn]:
+    """The columns of a figure: measured, modelled, and by how much the model is off."""
+
+    def off(row: Row) -> str:
+        percent = row[f"{figure}_difference_percent"]
+        return "—" if percent is None else f"{percent:+.0f} %"
+
+    return [
+        TableColumn(figure, lambda row: duration(row[f"measured_{figure}_s"])),
+        TableColumn("modelled", lambda row: duration(row[f"{figure}_s"])),
+        TableColumn("", off, style="cyan"),
+    ]

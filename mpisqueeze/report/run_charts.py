@@ -15,7 +15,7 @@ from mpisqueeze.quantities import counted, significant
 from mpisqueeze.record.calibration import Calibration
 from mpisqueeze.record.figures import PHASES
 from mpisqueeze.record.reading import RunLog
-from mpisqueeze.report.charts import Axis, Bar, BarChart, Chart, LineChart, Numbers, Series, drawable, wants_log
+from mpisqueeze.report.charts import Axis, Bar, BarChart, Chart, LineChart, Numbers, Series, value_axis
 from mpisqueeze.report.palette import style_of
 from mpisqueeze.report.scales import Unit
 
@@ -25,8 +25,6 @@ COSTS = {
     "bytes": ("bytes sent by all ranks", Unit.BYTES, True),
     "time": ("training time", Unit.SECONDS, False),
 }
-#: A loss that diverges is cut off at so many times the largest of the runs that did not.
-_HEADROOM = 1.5
 #: The evaluations of this first part of a run do not stretch the axis, if so many others are there.
 _WARM, _ENOUGH = 0.1, 5
 
@@ -34,7 +32,7 @@ _WARM, _ENOUGH = 0.1, 5
 def loss_chart(runs: Sequence[RunLog], ranking: Ranking, cost: str) -> LineChart:
     """Smoothed training loss over a cost, an entry of COSTS; of a single run also every iteration's own."""
     label, unit, log = COSTS[cost]
-    series, sound = [], []
+    faint, lines, sound = [], [], []
     for index, run in enumerate(runs):
         style = style_of(index, len(runs))
         curve = curve_of(run)
@@ -42,18 +40,15 @@ def loss_chart(runs: Sequence[RunLog], ranking: Ranking, cost: str) -> LineChart
         if not _shown(x, log):
             continue
         if len(runs) == 1 and curve.window > 1:
-            series.append(Series.of_curve("each iteration", x, run.columns["loss"], style, log, kind="faint"))
-        series.append(Series.of_curve(run.name, x, curve.loss, style, log, remark=remark_of(run)))
+            faint.append(Series.of_curve("each iteration", x, run.columns["loss"], style, log, kind="faint"))
+        lines.append(Series.of_curve(run.name, x, curve.loss, style, log, remark=remark_of(run)))
         if run.summary["status"] not in BROKEN:
             sound.append(curve.loss)
-    broken = bool(sound) and len(sound) < len([s for s in series if s.kind == "line"])
-    # Where all runs broke down, it is seen how.
-    seen = sound or [line.y for line in series]
-    y = Axis("training loss", log=wants_log(seen), limits=limits(seen, broken))
     # Of a run by itself nothing is counted up to the target.
     target = ranking.target_loss if len(runs) > 1 or ranking.target_is == "given" else None
     levels = [] if target is None else [(target, f"target {significant(target)}")]
-    return LineChart(f"Training loss by {cost}", Axis(label, unit, log), y, series, levels)
+    y = value_axis("training loss", lines, sound)
+    return LineChart(f"Training loss by {cost}", Axis(label, unit, log), y, [*faint, *lines], levels)
 
 
 def metric_chart(runs: Sequence[RunLog], ranking: Ranking, cost: str) -> LineChart:
@@ -62,7 +57,6 @@ def metric_chart(runs: Sequence[RunLog], ranking: Ranking, cost: str) -> LineCha
     label, unit, log = COSTS[cost]
     series, later = [], []
     for index, run in enumerate(runs):
-        style = style_of(index, len(runs))
         lines = [line for line in run.evaluations if isinstance(line.get(metric), int | float)]
         # A log that was cut off may lack the iterations before its last evaluation.
         lines = [line for line in lines if line.get("iteration", -1) in range(run.columns["loss"].size + 1)]
@@ -71,15 +65,13 @@ def metric_chart(runs: Sequence[RunLog], ranking: Ranking, cost: str) -> LineCha
         y = np.array([float(line[metric]) for line in lines])
         if not _shown(x, log):
             continue
-        series.append(Series(run.name, x, y, style, remark=remark_of(run)))
+        series.append(Series(run.name, x, y, style_of(index, len(runs)), remark=remark_of(run)))
         if run.summary["status"] not in BROKEN:
             warm = at >= _WARM * run.columns["loss"].size
             later.append(y[warm] if warm.sum() >= _ENOUGH else y)
-    broken = bool(later) and len(later) < len(series)
     name = (metric or "evaluations").replace("_", " ")
-    bounded = metric.endswith("accuracy")
-    axis = Axis(name, log=not bounded and wants_log(later), limits=limits(later, broken, 1.0 if bounded else math.inf))
-    return LineChart(f"{name.capitalize()} by {cost}", Axis(label, unit, log), axis, series)
+    y_axis = value_axis(name, series, later, 1.0 if metric.endswith("accuracy") else math.inf)
+    return LineChart(f"{name.capitalize()} by {cost}", Axis(label, unit, log), y_axis, series)
 
 
 def phase_chart(runs: Sequence[RunLog], ranking: Ranking) -> BarChart:
@@ -181,22 +173,3 @@ def _costs(curve: Curve) -> dict[str, Numbers]:
 def _shown(x: Numbers, log: bool) -> bool:
     """Some of it is on the axis: one rank sends no bytes."""
     return bool((x > 0).any() if log else x.size)
-
-
-def _finite(columns: Sequence[Numbers]) -> Numbers:
-    values = drawable(np.concatenate([*columns, np.empty(0)]))
-    return values[np.isfinite(values)]
-
-
-def limits(columns: Sequence[Numbers], broken: bool, highest: float = math.inf) -> tuple[float, float] | None:
-    """The ends of an axis for `columns`, with headroom where other runs broke down, and no more than `highest`."""
-    values = _finite(columns)
-    if not values.size or values.min() == values.max():
-        return None
-    low, high = float(values.min()), float(values.max())
-    room = _HEADROOM if broken else 1.0
-    if wants_log(columns):
-        margin = (high / low) ** 0.05
-        return low / margin, min(high * room * margin, highest)
-    margin = 0.05 * (high - low)
-    return low - margin, min(low + room * (high - low) + margin, highest)

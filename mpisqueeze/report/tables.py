@@ -2,12 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
+
+from mpisqueeze import __version__
+
+_UNBOUNDED = 10_000
+#: Words and style of each status of a run.
+STATUS = {
+    "ok": ("finished", "green"),
+    "running": ("running", "bold"),
+    "diverged": ("diverged", "bold red"),
+    "interrupted": ("interrupted", "yellow"),
+    "failed": ("failed", "bold red"),
+    "killed": ("no end recorded", "yellow"),
+    "skipped": ("skipped", ""),
+}
+
+
+@dataclass(frozen=True)
+class TableColumn:
+    """A column of a table.
+
+    Attributes:
+        title: its heading.
+        cell: the text for a row.
+        width: of the cells, in characters, at least.
+        left: whether its cells are words, which stand at the left.
+        style: of its cells.
+        part: a table that is too wide is shown as one for each part; columns without a part are in all of them.
+        folds: whether it is made narrower, down to `width`, where the table is too wide.
+    """
+
+    title: str
+    cell: Callable[[Any], str | Text]
+    width: int = 0
+    left: bool = False
+    style: str = ""
+    part: str = ""
+    folds: bool = False
 
 
 def make_table(**options: Any) -> Table:
@@ -20,6 +61,37 @@ def close_table(title: str | None = None) -> Table:
     return make_table(padding=(0, 1, 0, 0), title=title, title_style="bold")
 
 
+def filled(table: Table, columns: Sequence[TableColumn], rows: Iterable[Any]) -> Table:
+    """The table with a line for each row. Markup in cells stays as it is."""
+    lines = [[Text(cell) if isinstance(cell := column.cell(row), str) else cell for column in columns] for row in rows]
+    for index, column in enumerate(columns):
+        longest = max((line[index].cell_len for line in lines), default=0)
+        table.add_column(
+            column.title,
+            justify="left" if column.left else "right",
+            style=column.style,
+            no_wrap=not column.folds,
+            overflow="fold",
+            min_width=min(column.width, longest) if column.folds else column.width,
+        )
+    for line in lines:
+        table.add_row(*line)
+    return table
+
+
+def fitting(columns: Sequence[TableColumn], rows: Sequence[Any], console: Console) -> list[Table]:
+    """One close table, or one for each part of the columns where it does not fit into the console."""
+    whole = filled(close_table(), columns, rows)
+    needed = Measurement.get(console, console.options.update_width(_UNBOUNDED), whole).maximum
+    for column, made in zip(columns, whole.columns, strict=True):
+        if column.folds:
+            needed -= max(len(str(cell)) for cell in made.cells) - (made.min_width or 0)
+    if needed <= console.width:
+        return [whole]
+    parts = dict.fromkeys(column.part for column in columns if column.part)
+    return [filled(close_table(), [c for c in columns if c.part in ("", part)], rows) for part in parts]
+
+
 def make_list(entries: Iterable[tuple[str, str | Text]]) -> Table:
     """(name, text) a line, the names dim; a line without a name goes on with the one above. Markup stays as it is."""
     grid = Table.grid(padding=(0, 2))
@@ -28,3 +100,9 @@ def make_list(entries: Iterable[tuple[str, str | Text]]) -> Table:
     for name, text in entries:
         grid.add_row(name, Text(text) if isinstance(text, str) else text)
     return grid
+
+
+def panel(command: str, entries: Iterable[tuple[str, str | Text]]) -> Panel:
+    """The box that a command's output begins with."""
+    title = f"mpisqueeze {__version__} {command}"
+    return Panel(make_list(entries), title=title, title_align="left", box=box.ROUNDED, expand=False)

@@ -6,13 +6,10 @@ the output lands in a file. What counts is the launcher's stdout.
 
 from __future__ import annotations
 
-import fcntl
 import os
-import struct
-import termios
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from rich.console import Console
 
@@ -23,13 +20,6 @@ LOG_WIDTH = 100
 _HEIGHT = 25
 
 _LAUNCHERS = ("mpirun", "mpiexec", "prterun", "prun", "orterun", "srun", "jsrun", "aprun")
-
-
-class Size(NamedTuple):
-    """A terminal's size in characters; 0 where unknown."""
-
-    columns: int
-    lines: int
 
 
 @dataclass(frozen=True)
@@ -112,13 +102,12 @@ def _wants_color(color: str, on_terminal: bool) -> bool:
     return on_terminal
 
 
-def _width(terminal: Size | None) -> int:
+def _width(terminal: os.terminal_size | None) -> int:
+    """Characters of a line; 0, as that of some terminals, is unknown."""
     columns = os.environ.get("COLUMNS", "")
     if columns.isascii() and columns.isdigit() and int(columns) > 0:
         return int(columns)
-    if terminal is None:
-        return LOG_WIDTH
-    return terminal.columns or LOG_WIDTH
+    return (terminal.columns if terminal else 0) or LOG_WIDTH
 
 
 def _in_batch() -> bool:
@@ -134,32 +123,30 @@ def _in_batch() -> bool:
     return "LSB_JOBID" in environment and environment.get("LSB_INTERACTIVE") != "Y"
 
 
-def _terminal(descriptor: int) -> Size | None:
+def _terminal(descriptor: int) -> os.terminal_size | None:
     """The terminal that really receives what goes to stdout (1) or stderr (2), or None."""
     told = os.environ.get("MPISQUEEZE_TERMINAL")
     if told and descriptor == 1:
         columns, x, lines = told.partition("x")
-        return Size(int(columns), int(lines)) if x and columns.isdigit() and lines.isdigit() else None
+        return os.terminal_size((int(columns), int(lines))) if x and columns.isdigit() and lines.isdigit() else None
     own = _tty_size(descriptor)
     if own is not None and own.columns > 0:  # a pty that a launcher made for the rank has no size
         return own
     if not any(name in os.environ for name in RANK_VARIABLES):
         return own
-    launcher = _launcher_pid()
+    # None if the launcher runs on another host or is out of sight.
+    launcher = next((pid for pid, name in _ancestors() if name.startswith(_LAUNCHERS)), None)
     return None if launcher is None else _tty_size_of_process(launcher, descriptor)
 
 
-def _tty_size(descriptor: int) -> Size | None:
+def _tty_size(descriptor: int) -> os.terminal_size | None:
     try:
-        if not os.isatty(descriptor):
-            return None
-        lines, columns, _, _ = struct.unpack("4H", fcntl.ioctl(descriptor, termios.TIOCGWINSZ, b"\0" * 8))
+        return os.get_terminal_size(descriptor)
     except OSError:
         return None
-    return Size(columns, lines)
 
 
-def _tty_size_of_process(pid: int, descriptor: int) -> Size | None:
+def _tty_size_of_process(pid: int, descriptor: int) -> os.terminal_size | None:
     path = f"/proc/{pid}/fd/{descriptor}"
     try:
         # The name is checked first because opening a pipe would make this process one of its readers.
@@ -172,14 +159,6 @@ def _tty_size_of_process(pid: int, descriptor: int) -> Size | None:
         return _tty_size(tty)
     finally:
         os.close(tty)
-
-
-def _launcher_pid() -> int | None:
-    """The MPI launcher among this process's ancestors; None if it runs on another host or is out of sight."""
-    for pid, name in _ancestors():
-        if name.startswith(_LAUNCHERS):
-            return pid
-    return None
 
 
 def _ancestors() -> Iterator[tuple[int, str]]:

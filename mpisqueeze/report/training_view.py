@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from typing import Any
 
-from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Console
 from rich.panel import Panel
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
-from mpisqueeze import __version__
 from mpisqueeze.quantities import clock, counted, duration, format_rate, grouped, ratio, significant, size
-from mpisqueeze.record.iterations import Progress as Point
+from mpisqueeze.record.iterations import Progress
 from mpisqueeze.record.summary import sgd_bytes
 from mpisqueeze.report.closing import closing
-from mpisqueeze.report.tables import make_list
+from mpisqueeze.report.live import Drawing, bar
+from mpisqueeze.report.tables import panel
 from mpisqueeze.runs.preparation import Run
 from mpisqueeze.runs.view import View
 
@@ -26,19 +23,12 @@ LOG_PARTS = 10
 LOG_SECONDS = 30.0
 
 
-class LineProgress(Progress):
-    """A progress bar whose every refresh ends a line: Open MPI's launcher forwards nothing but whole lines."""
-
-    def get_renderable(self) -> RenderableType:
-        return Group(super().get_renderable(), Text(""))
-
-
 class TrainingView(View):
     """Writes to `console`; `live` draws a progress bar that updates in place."""
 
     def __init__(self, console: Console, live: bool) -> None:
-        self.console, self.live = console, live
-        self._bar: Progress | None = None
+        self.console = console
+        self._drawing = Drawing(console, live)
         self._iterations = 0
         self._began = self._said = 0.0
         self._next = 0
@@ -50,44 +40,21 @@ class TrainingView(View):
         self.console.print(header(run, environment))
         for warning in run.warnings:
             self.console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
-        if self.live:
-            self._bar = LineProgress(
-                SpinnerColumn(),
-                BarColumn(bar_width=None),
-                TextColumn("{task.completed}/{task.total}", markup=False),
-                TextColumn("{task.fields[loss]}", style="bold", markup=False),
-                TextColumn("{task.fields[evaluated]}", style="cyan", markup=False),
-                TextColumn("{task.fields[sent]}", style="green", markup=False),
-                TextColumn("{task.fields[pace]}", markup=False),
-                console=self.console,
-                transient=True,
-                refresh_per_second=5,
-            )
-            self._task = self._bar.add_task("", total=run.iterations, loss="", evaluated="", sent="", pace="")
-            self._bar.start()
+        self._drawing.show(lambda: bar(0, run.iterations, f"0/{run.iterations}"))
 
-    def progress(self, progress: Point) -> None:
-        elapsed = time.monotonic() - self._began
-        eta = elapsed / progress.iteration * (self._iterations - progress.iteration)
+    def progress(self, progress: Progress) -> None:
+        done, now = progress.iteration, time.monotonic()
+        eta = (now - self._began) / done * (self._iterations - done)
         loss, sent = f"loss {significant(progress.loss)}", f"{size(progress.bytes_sent)} sent"
         pace = f"{duration(progress.seconds_per_iteration)}/it  ETA {clock(eta)}"
-        if self._bar is not None:
-            self._bar.update(
-                self._task,
-                completed=progress.iteration,
-                loss=loss,
-                evaluated=self._evaluated,
-                sent=sent,
-                pace=pace,
-            )
-            return
-        now = time.monotonic()
-        if progress.iteration >= self._next or now - self._said > LOG_SECONDS:
-            parts = [f"iteration {progress.iteration}/{self._iterations}", loss, self._evaluated, sent, pace]
+        words = Text(loss, "bold"), Text(self._evaluated, "cyan"), Text(sent, "green"), pace
+        self._drawing.show(lambda: bar(done, self._iterations, f"{done}/{self._iterations}", *words))
+        if not self._drawing and (done >= self._next or now - self._said > LOG_SECONDS):
+            parts = [f"iteration {done}/{self._iterations}", loss, self._evaluated, sent, pace]
             self.console.print("  ".join(part for part in parts if part), soft_wrap=True)
             self._said = now
             step = max(1, self._iterations // LOG_PARTS)
-            self._next = (progress.iteration // step + 1) * step
+            self._next = (done // step + 1) * step
 
     def remark(self, text: str) -> None:
         self.console.print(text, soft_wrap=True)
@@ -97,8 +64,7 @@ class TrainingView(View):
         self._evaluated = "  ".join(f"{key} {significant(value)}" for key, value in values.items())
 
     def finish(self, summary: dict[str, Any]) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._drawing.close()
         self.console.print(closing(summary))
 
 
@@ -130,12 +96,6 @@ def header(run: Run, environment: dict[str, Any]) -> Panel:
             wire.append(", ").append(f"{ratio(plain / expected)} fewer", "bold green")
         entries.append(("wire", wire))
     return panel("train", [*entries, ("folder", run.path)])
-
-
-def panel(command: str, entries: Iterable[tuple[str, str | Text]]) -> Panel:
-    """The box that a command's output begins with."""
-    title = f"mpisqueeze {__version__} {command}"
-    return Panel(make_list(entries), title=title, title_align="left", box=box.ROUNDED, expand=False)
 
 
 def mpi(run: Run, environment: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mpisqueeze.report.charts import Axis, BarChart, Chart, LineChart, Numbers, Series, thin
+from mpisqueeze.report.charts import Axis, BarChart, Chart, LineChart, Numbers, Series, marked, thin
 from mpisqueeze.report.labels import LETTER, fold, spread
 from mpisqueeze.report.palette import INKS, LIGHT_GROUND, LINES, MARKERS, SEGMENTS
 from mpisqueeze.report.scales import Scale, Unit, linear_unit, say
@@ -25,8 +25,8 @@ Spec = dict[str, Any]
 VEGA_LITE = "6.1"
 #: Places along a line's axis that it is thinned to at most, and points of all lines of a chart together.
 _PLACES, _BUDGET = 300, 6000
-#: Markers along a line, besides the one at its end; a line of at most _FEW points has one at each.
-_ALONG, _FEW = 5, 8
+#: Markers along a line, besides the one at its end.
+_ALONG = 5
 #: Pixels.
 HEIGHT, _LINE, _BAR = 300, 17, 24
 _NAMES_AT = 26
@@ -68,24 +68,21 @@ def speakable(text: str) -> str:
 
 def chart_spec(chart: Chart, look: Look, width: float) -> Spec:
     """A chart whose plot is `width` pixels wide, with the names of its lines at their ends."""
-    names = [speakable(line.label) for line in chart.lines] if isinstance(chart, LineChart) else []
     if isinstance(chart, BarChart):
-        view = _bars(chart, look, width)
-    else:
-        view = _lines(chart, look, width, _indices([chart]))
-    return {**frame(look, names), **view}
+        return {**frame(look, []), **_bars(chart, look, width)}
+    names = [speakable(line.label) for line in chart.lines]
+    return {**frame(look, names), **_lines(chart, look, width, _indices([chart]))}
 
 
 def panels_spec(charts: Sequence[Chart], look: Look, width: float) -> Spec:
     """Charts side by side, each `width` pixels wide, above one legend."""
+    lines = [chart for chart in charts if isinstance(chart, LineChart)]
     if len(charts) == 1:
         return chart_spec(charts[0], look, width)
-    lines = [chart for chart in charts if isinstance(chart, LineChart)]
     indices = _indices(lines)
-    found = {indices[line.name, line.style]: line for chart in lines for line in chart.in_end_order()}
+    names = {(line.name, line.style): speakable(line.label) for chart in lines for line in chart.lines}
     views = [_lines(chart, look, width, indices, str(at), len(charts) + 1) for at, chart in enumerate(lines)]
-    names = [speakable(found[index].label) if index in found else "" for index in range(len(indices))]
-    return {**frame(look, names), "hconcat": views, "spacing": 28}
+    return {**frame(look, [names[key] for key in indices]), "hconcat": views, "spacing": 28}
 
 
 def _indices(charts: Sequence[LineChart]) -> dict[tuple[str, int], int]:
@@ -113,6 +110,7 @@ def frame(look: Look, names: Sequence[str]) -> Spec:
             },
             "legend": {"labelColor": look.text, "labelFontSize": 13, "labelLimit": 400, "symbolSize": 110,
                        "columnPadding": 24},
+            "mark": {"opacity": 1, "tooltip": None},
             "text": {"color": look.text, "fontSize": 13},
         },
     }  # fmt: skip
@@ -120,9 +118,12 @@ def frame(look: Look, names: Sequence[str]) -> Spec:
 
 def position(axis: Axis, scale: Scale, look: Look, channel: str, field: str) -> tuple[Spec, float]:
     """A position, `channel` being x or y, and the factor by which its data are divided."""
-    factor, unit = linear_unit(scale, axis.unit)
-    title = f"{axis.label} ({unit})" if unit else axis.label
-    drawn: Spec = {"title": speakable(title), "labelExpr": _label(axis, scale, look, channel), "labelFlush": False}
+    factor, _ = linear_unit(scale, axis.unit)
+    drawn: Spec = {
+        "title": speakable(axis.title(scale)),
+        "labelExpr": _label(axis, scale, look, channel),
+        "labelFlush": False,
+    }
     if scale.log:
         # With more of them, Vega marks what is no round number.
         drawn["tickCount"] = 10
@@ -198,6 +199,18 @@ def _digits(values: Numbers, count: int) -> list[float | None]:
     return [float(f"{value:.{count}g}") if np.isfinite(value) else None for value in values.tolist()]
 
 
+def layer(mark: str, style: Spec, rows: Any = None, *, name: Any = "", transform: Any = None, **encoding: Any) -> Spec:
+    """A layer of marks, which may hang over the plot unless their style clips them."""
+    data: Spec = {} if rows is None else {"data": {"values": rows, **({"name": name} if name else {})}}
+    data |= {"transform": transform} if transform else {}
+    return {**data, "mark": {"type": mark, "clip": False, **style}, "encoding": encoding}
+
+
+def nominal(field: str, **more: Any) -> Spec:
+    """An encoding by names or numbers of things."""
+    return {"field": field, "type": "nominal", **more}
+
+
 def _lines(
     chart: LineChart, look: Look, width: float, indices: dict[tuple[str, int], int], key: str = "", columns: int = 0
 ) -> Spec:
@@ -207,7 +220,7 @@ def _lines(
     y, up = position(chart.y, y_scale, look, "y", "y")
     count = max(1, len(indices))
     places = min(_PLACES, max(30, _BUDGET // (3 * max(1, len(chart.series)))))
-    tables: dict[str, list[tuple[int, Numbers, Numbers]]] = {"lines": [], "faint": [], "marks": [], "points": []}
+    tables: dict[str, list[tuple[int, Numbers, Numbers]]] = {"faint": [], "line": [], "marks": [], "points": []}
     for series in chart.series:
         index = indices.get((series.name, series.style), 0)
         heights = series.y
@@ -216,67 +229,48 @@ def _lines(
             heights = np.where(heights > 0, heights, np.where(np.isnan(heights), np.nan, y_scale.low / 1e9))
         heights = np.where(np.isposinf(heights), np.nan, heights)
         kept = thin(series.x, series.y, x_scale, places)
-        kind = {"line": "lines"}.get(series.kind, series.kind)
-        tables[kind].append((index, series.x[kept] / across, heights[kept] / up))
+        tables[series.kind].append((index, series.x[kept] / across, heights[kept] / up))
         if series.kind == "line":
-            at = _marked(series, x_scale, y_scale, (index + 0.5) / count)
+            at = marked(series, x_scale, y_scale, _ALONG, (index + 0.5) / count)
             tables["marks"].append((index, series.x[at] / across, heights[at] / up))
-    domain = list(range(count))
     colors = [look.lines[style % len(look.lines)] for _, style in indices] or [look.text]
     shapes = [MARKERS[style % len(MARKERS)] for _, style in indices] or [MARKERS[0]]
     legend: Spec | None = None
     if columns:
         legend = {"orient": "bottom", "title": None, "columns": columns, "symbolOpacity": 1}
         legend["labelExpr"] = "names[datum.value]"
-    color = {"field": "i", "type": "nominal", "scale": {"domain": domain, "range": colors}, "legend": legend}
-    shape = {"field": "i", "type": "nominal", "scale": {"domain": domain, "range": shapes}, "legend": legend}
-    place = {"x": x, "y": y, "color": color}
+    color, shape = (
+        nominal("i", scale={"domain": list(range(count)), "range": values}, legend=legend)
+        for values in (colors, shapes)
+    )
+    stroke = {"clip": True, "strokeJoin": "round", "invalid": "break-paths-filter-domains"}
+    line = {"x": x, "y": y, "color": color, "detail": {"field": "s"}, "order": {"value": 0}}
+    point = {"x": x, "y": y, "color": color, "shape": shape, "opacity": _opacity(look, 1, marks=True)}
     layers: list[Spec] = [
-        *(
-            {
-                **_table(tables[kind], key + kind),
-                "mark": {"type": "line", "clip": True, "strokeWidth": thickness, "strokeJoin": "round",
-                         "invalid": "break-paths-filter-domains", "tooltip": None},
-                "encoding": {**place, "detail": {"field": "s"}, "order": {"value": 0},
-                             "opacity": _opacity(look, opacity)},
-            }
-            for kind, thickness, opacity in (("faint", 1, 0.28), ("lines", 1.9, 1))
-            if tables[kind]
-        ),
-        {
-            **_table(tables["marks"], key + "marks"),
-            "mark": {"type": "point", "filled": True, "clip": False, "size": 120, "stroke": look.ground,
-                     "strokeWidth": 1, "opacity": 1, "tooltip": None},
-            "encoding": {**place, "shape": shape, "opacity": _opacity(look, 1, marks=True)},
-        },
-    ]  # fmt: skip
-    if tables["points"]:
-        layers.append({
-            **_table(tables["points"], key + "points"),
-            "mark": {"type": "point", "fill": look.ground, "size": 150, "strokeWidth": 2, "opacity": 1, "clip": False,
-                     "tooltip": None},
-            "encoding": {**place, "shape": shape, "opacity": _opacity(look, 1, marks=True)},
-        })  # fmt: skip
+        {**_table(tables[kind], key + kind), **layer(mark, style, **encoding)}
+        for kind, mark, style, encoding in (
+            ("faint", "line", {**stroke, "strokeWidth": 1}, {**line, "opacity": _opacity(look, 0.28)}),
+            ("line", "line", {**stroke, "strokeWidth": 1.9}, {**line, "opacity": _opacity(look, 1)}),
+            ("marks", "point", {"filled": True, "size": 120, "stroke": look.ground, "strokeWidth": 1}, point),
+            ("points", "point", {"fill": look.ground, "size": 150, "strokeWidth": 2}, point),
+        )
+        if tables[kind] or kind == "marks"
+    ]
     if not any(np.isfinite(series.y).any() for series in chart.series):
-        layers.append({
-            "data": {"values": [{}]},
-            "mark": {"type": "text", "text": "nothing to show", "color": look.muted},
-            "encoding": {"x": {"value": width / 2}, "y": {"value": HEIGHT / 2}},
-        })  # fmt: skip
+        middle = {"x": {"value": width / 2}, "y": {"value": HEIGHT / 2}}
+        layers.append(layer("text", {"text": "nothing to show", "color": look.muted}, [{}], **middle))
     layers += _levels(chart, look, width, y, up)
     if not columns:
         layers += _names(chart, look, indices, x_scale, y_scale, color, shape)
     if look.interactive:
         drag = "[pointerdown[event.pointerType !== 'touch'], window:pointerup] > window:pointermove!"
-        layers[0]["params"] = [{
-            "name": "zoom", "bind": "scales",
-            "select": {"type": "interval", "translate": drag, "zoom": "wheel![event.ctrlKey || event.metaKey]"},
-        }]  # fmt: skip
+        select = {"type": "interval", "translate": drag, "zoom": "wheel![event.ctrlKey || event.metaKey]"}
+        layers[0]["params"] = [{"name": "zoom", "bind": "scales", "select": select}]
     return {"width": width, "height": HEIGHT, "layer": layers}
 
 
 def _opacity(look: Look, value: float, marks: bool = False) -> Spec:
-    """As `value` says, or nothing for a line that a reader has hidden; nor for marks that have left the plot."""
+    """Opacity `value`, but nothing of a line that a reader has hidden, nor of marks that have left the plot."""
     if not look.interactive:
         return {"value": value}
     across, up = "scale('x', datum.x)", "scale('y', datum.y)"
@@ -289,39 +283,17 @@ def _levels(chart: LineChart, look: Look, width: float, y: Spec, factor: float) 
     """Horizontal lines with their names at the right, on a halo since other lines pass there."""
     if not chart.levels:
         return []
-    data = {"values": [{"y": value / factor, "name": speakable(name)} for value, name in chart.levels]}
-    right = {"expr": "width"} if look.interactive else width
+    rows = [{"y": value / factor, "name": speakable(name)} for value, name in chart.levels]
+    words = {"align": "right", "dx": -4, "dy": -8, "color": look.muted, "fontSize": 12, "clip": True}
+    halo = {"stroke": look.ground, "strokeWidth": 4, "strokeJoin": "round"}
+    right = {"value": {"expr": "width"} if look.interactive else width}
     return [
-        {
-            "data": data,
-            "mark": {"type": "rule", "strokeDash": [2, 4], "color": look.muted, "clip": True},
-            "encoding": {"y": y},
-        },
-        *(
-            {
-                "data": data,
-                "mark": {"type": "text", "align": "right", "dx": -4, "dy": -8, "color": look.muted, "fontSize": 12,
-                         "clip": True, **halo},
-                "encoding": {"y": y, "x": {"value": right}, "text": {"field": "name"}},
-            }
-            for halo in ({"stroke": look.ground, "strokeWidth": 4, "strokeJoin": "round"}, {})
-        ),
-    ]  # fmt: skip
+        layer("rule", {"strokeDash": [2, 4], "color": look.muted, "clip": True}, rows, y=y),
+        *(layer("text", {**words, **more}, rows, x=right, y=y, text={"field": "name"}) for more in (halo, {})),
+    ]
 
 
-def _marked(series: Series, x: Scale, y: Scale, shift: float) -> Any:
-    """Indices of the points that have a marker: the last and a few along, `shift` (0 to 1) of a step from others'."""
-    across, up = x.place(series.x), y.place(series.y)
-    inside = np.flatnonzero(np.isfinite(across) & (across >= -0.01) & (up >= -0.01) & (up <= 1.01))
-    if inside.size <= _FEW:
-        return inside
-    wanted = (np.arange(_ALONG) + shift) / _ALONG
-    places = across[inside]
-    wanted = wanted[(wanted > places[0]) & (wanted < places[-1] - 0.02)]
-    return inside[np.unique(np.append(np.searchsorted(places, wanted), inside.size - 1))]
-
-
-def _ends(series: Series, x: Scale, y: Scale) -> tuple[float, float]:
+def _end(series: Series, x: Scale, y: Scale) -> tuple[float, float]:
     """The end of a line within its plot, from 0 to 1 across and down."""
     across = x.place(series.x)
     finite = np.flatnonzero(np.isfinite(series.y) & np.isfinite(across))
@@ -339,59 +311,50 @@ def _names(
     A click on a name hides its line, and another one shows it again.
     """
     lines = chart.in_end_order()
-    wide = [fold(speakable(line.label), _BESIDE) for line in lines]
-    narrow = [fold(speakable(line.label), _BELOW) for line in lines]
-    ends = [_ends(line, x, y) for line in lines]
-    heights = [_LINE * len(texts) + 2.0 for texts in wide]
+    ends = [_end(line, x, y) for line in lines]
+    folded = [[fold(speakable(line.label), letters) for letters in (_BESIDE, _BELOW)] for line in lines]
+    heights = [_LINE * len(wide) + 2.0 for wide, _ in folded]
     middles = spread([HEIGHT * down for _, down in ends], heights, 0.0, max(float(HEIGHT), sum(heights)))
     rows, below = [], HEIGHT + 66.0
-    for line, (across, down), middle, beside, under in zip(lines, ends, middles, wide, narrow, strict=True):
+    for line, (across, down), middle, (wide, narrow) in zip(lines, ends, middles, folded, strict=True):
         near = across > 0.99 and abs(HEIGHT * down - middle) < _LEAD
         rows.append({
-            "i": indices[line.name, line.style], "wide": beside, "narrow": under, "beside": round(middle, 1),
-            "below": below + _LINE * (len(under) - 1) / 2, "end": round(HEIGHT * down, 1) if near else None,
+            "i": indices[line.name, line.style], "wide": wide, "narrow": narrow, "beside": round(middle, 1),
+            "below": below + _LINE * (len(narrow) - 1) / 2, "end": round(HEIGHT * down, 1) if near else None,
         })  # fmt: skip
-        below += _LINE * len(under) + 7
-    left = f"(narrow ? 8 : width + {_NAMES_AT})"
-    placed = {"y": {"field": "at", "type": "quantitative", "scale": None, "axis": None}}
-    transform = [{"calculate": "narrow ? datum.below : datum.beside", "as": "at"}]
+        below += _LINE * len(narrow) + 7
+    at = {"x": {"value": {"expr": f"(narrow ? 8 : width + {_NAMES_AT})"}}, "y": _pixels("at")}
     faded = {"condition": {"param": "hidden", "empty": False, "value": 0.3}, "value": 1}
     opacity = faded if look.interactive else {"value": 1}
     reach: Spec = {"test": "isValid(datum.end) && !narrow", "value": 0.6}
     if look.interactive:
         reach["test"] += " && !isDefined(zoom.x) && !isDefined(zoom.y)"
-    leads: Spec = {
-        "data": {"name": "ends", "values": rows},
-        "mark": {"type": "rule", "strokeWidth": 1, "clip": False},
-        "encoding": {
-            "x": {"value": {"expr": "width + 6"}}, "x2": {"value": {"expr": f"width + {_NAMES_AT - 8}"}},
-            "y": {"field": "end", "type": "quantitative", "scale": None, "axis": None}, "y2": {"field": "beside"},
-            "color": color, "opacity": {"condition": reach, "value": 0},
-        },
-    }  # fmt: skip
-    signs: Spec = {
-        "data": {"name": "ends", "values": rows}, "transform": transform,
-        "mark": {"type": "point", "filled": True, "size": 120, "opacity": 1, "tooltip": None, "clip": False},
-        "encoding": {"x": {"value": {"expr": left}}, **placed, "color": color, "shape": shape, "opacity": opacity},
-    }  # fmt: skip
-    texts: Spec = {
-        "name": "names",
-        "data": {"name": "ends", "values": rows},
-        "transform": [*transform, {"calculate": "narrow ? datum.narrow : datum.wide", "as": "text"}],
-        "mark": {"type": "text", "align": "left", "baseline": "middle", "dx": 12, "clip": False, "lineHeight": _LINE,
-                 "dy": {"expr": f"-{_LINE / 2} * (length(datum.text) - 1)"}, "tooltip": None,
-                 **({"cursor": "pointer"} if look.interactive else {})},
-        "encoding": {
-            "x": {"value": {"expr": left}}, **placed, "text": {"field": "text", "type": "nominal"},
-            "opacity": opacity,
-        },
-    }  # fmt: skip
+    words: Spec = {"align": "left", "baseline": "middle", "dx": 12, "lineHeight": _LINE}
+    words["dy"] = {"expr": f"-{_LINE / 2} * (length(datum.text) - 1)"}
+    calculated = [
+        {"calculate": f"narrow ? datum.{narrow} : datum.{wide}", "as": name}
+        for name, wide, narrow in (("at", "beside", "below"), ("text", "wide", "narrow"))
+    ]
+    leads = layer(
+        "rule", {"strokeWidth": 1}, rows, name="ends", color=color, opacity={"condition": reach, "value": 0},
+        x={"value": {"expr": "width + 6"}}, x2={"value": {"expr": f"width + {_NAMES_AT - 8}"}},
+        y=_pixels("end"), y2={"field": "beside"},
+    )  # fmt: skip
+    signs = layer(
+        "point", {"filled": True, "size": 120}, rows, name="ends", transform=calculated, color=color, shape=shape,
+        opacity=opacity, **at,
+    )  # fmt: skip
+    texts = layer("text", words, rows, name="ends", transform=calculated, text=nominal("text"), opacity=opacity, **at)
     if look.interactive:
-        texts["params"] = [{
-            "name": "hidden",
-            "select": {"type": "point", "fields": ["i"], "on": "@names_marks:click", "toggle": "true", "clear": False},
-        }]  # fmt: skip
+        select = {"type": "point", "fields": ["i"], "on": "@names_marks:click", "toggle": "true", "clear": False}
+        texts["mark"]["cursor"] = "pointer"
+        texts |= {"name": "names", "params": [{"name": "hidden", "select": select}]}
     return [leads, signs, texts]
+
+
+def _pixels(field: str) -> Spec:
+    """A height that is given in pixels."""
+    return {"field": field, "type": "quantitative", "scale": None, "axis": None}
 
 
 def names_width(chart: Chart) -> float:
@@ -427,56 +390,35 @@ def _bars(chart: BarChart, look: Look, width: float) -> Spec:
             marks.append({"bar": index, "from": bar.mark / factor, "words": speakable(words), "segment": chart.mark})
     colors = [look.segments[index % len(look.segments)] for index in range(len(chart.segments))]
     segments = [*chart.segments, *([chart.mark] if chart.mark else [])]
-    color = {
-        "field": "segment", "type": "nominal", "scale": {"domain": segments, "range": [*colors, look.text]},
-        "legend": {"orient": "top", "title": None, "symbolType": "square",
-                   "columns": {"expr": "narrow ? 2 : 4"} if look.interactive else 4},
-    }  # fmt: skip
+    legend: Spec = {"orient": "top", "title": None, "symbolType": "square"}
+    legend["columns"] = {"expr": "narrow ? 2 : 4"} if look.interactive else 4
+    color = nominal("segment", scale={"domain": segments, "range": [*colors, look.text]}, legend=legend)
     names = [fold(speakable(bar.name), _BESIDE) for bar in chart.bars]
     above = [{"bar": index, "name": speakable(bar.name)[:_BELOW]} for index, bar in enumerate(chart.bars)]
-    y = {
-        "field": "bar", "type": "nominal", "scale": {"padding": 0},
-        "axis": {"title": None, "domain": False, "ticks": False, "labelLineHeight": 16, "labelColor": look.text,
-                 "labelExpr": "narrow ? '' : folded[datum.value]"},
-    }  # fmt: skip
+    y = nominal("bar", scale={"padding": 0}, axis={
+        "title": None, "domain": False, "ticks": False, "labelLineHeight": 16, "labelColor": look.text,
+        "labelExpr": "narrow ? '' : folded[datum.value]",
+    })  # fmt: skip
     step = max(_BAR + 14, *(16 * len(texts) + 10 for texts in names), 0)
-    place = {"x": x, "y": y}
-    tip = {"field": "words", "type": "nominal"}
     room = f"width * datum.share - 12 > {0.9 * LETTER:.3g} * length"
-    inside = f"{room}(datum.long) ? datum.long : {room}(datum.short) ? datum.short : ''"
-    drawn = {"type": "text", "fontSize": 12, "tooltip": None}
+    inside = {"calculate": f"{room}(datum.long) ? datum.long : {room}(datum.short) ? datum.short : ''", "as": "inside"}
+    place = {"x": x, "y": y, "color": color, "tooltip": nominal("words")}
+    layers = [
+        layer("bar", {"stroke": look.ground, "strokeWidth": 0.7, "size": _BAR}, rows, x2={"field": "to"}, **place),
+        layer(
+            "text", {"fontSize": 12}, rows, transform=[inside], x={**x, "field": "middle"}, y=y, text=nominal("inside"),
+            color=nominal("ink", scale=None),
+        ),
+        layer("tick", {"thickness": 2.5, "size": _BAR + 8}, marks, **place),
+    ]  # fmt: skip
+    if look.interactive:
+        shown = {"condition": {"test": "narrow", "value": 1}, "value": 0}
+        style = {"fontSize": 12, "align": "left", "dy": -_BAR / 2 - 8}
+        layers.append(layer("text", style, above, x={"value": 0}, y=y, text=nominal("name"), opacity=shown))
     return {
         "params": [{"name": "narrow", "value": False}, {"name": "folded", "value": names}],
         "usermeta": {"narrow_height": len(chart.bars) * (_BAR + 34)},
         "width": width,
         "height": max(1, len(chart.bars)) * step,
-        "layer": [
-            {
-                "data": {"values": rows},
-                "mark": {"type": "bar", "stroke": look.ground, "strokeWidth": 0.7, "size": _BAR},
-                "encoding": {**place, "x2": {"field": "to"}, "color": color, "tooltip": tip},
-            },
-            {
-                "data": {"values": rows},
-                "transform": [{"calculate": inside, "as": "inside"}],
-                "mark": drawn,
-                "encoding": {
-                    "y": y, "x": {**x, "field": "middle"}, "text": {"field": "inside", "type": "nominal"},
-                    "color": {"field": "ink", "type": "nominal", "scale": None},
-                },
-            },
-            {
-                "data": {"values": marks},
-                "mark": {"type": "tick", "thickness": 2.5, "size": _BAR + 8, "opacity": 1},
-                "encoding": {**place, "color": color, "tooltip": tip},
-            },
-            *([{
-                "data": {"values": above},
-                "mark": {**drawn, "align": "left", "dy": -_BAR / 2 - 8},
-                "encoding": {
-                    "y": y, "x": {"value": 0}, "text": {"field": "name", "type": "nominal"},
-                    "opacity": {"condition": {"test": "narrow", "value": 1}, "value": 0},
-                },
-            }] if look.interactive else []),
-        ],
-    }  # fmt: skip
+        "layer": layers,
+    }

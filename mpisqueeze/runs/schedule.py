@@ -31,15 +31,9 @@ def parse_schedule(text: str) -> LrSchedule:
         return _step(spec)
     if spec.argument is not None or spec.options:
         raise UsageError(f"{spec.name} takes no parameters, got {text!r}", "--lr-schedule")
-    return _cosine if spec.name == "cosine" else _constant
-
-
-def _constant(iteration: int, iterations: int, per_epoch: int) -> float:
-    return 1.0
-
-
-def _cosine(iteration: int, iterations: int, per_epoch: int) -> float:
-    return 0.5 * (1 + math.cos(math.pi * (iteration - 1) / iterations))
+    if spec.name == "cosine":
+        return lambda iteration, iterations, per_epoch: 0.5 * (1 + math.cos(math.pi * (iteration - 1) / iterations))
+    return lambda iteration, iterations, per_epoch: 1.0
 
 
 def _step(spec: Spec) -> LrSchedule:
@@ -53,8 +47,4 @@ def _step(spec: Spec) -> LrSchedule:
             f"{spec.text!r}: write step:EPOCHS:FACTOR, both positive numbers, for example step:30:0.1",
             "--lr-schedule",
         ) from None
-
-    def schedule(iteration: int, iterations: int, per_epoch: int) -> float:
-        return factor ** ((iteration - 1) // max(1, round(epochs * per_epoch)))
-
-    return schedule
+    return lambda iteration, iterations, per_epoch: factor ** ((iteration - 1) // max(1, round(epochs * per_epoch)))

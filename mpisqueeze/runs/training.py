@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -40,9 +41,9 @@ from mpisqueeze.runs.preparation import Run
 from mpisqueeze.runs.view import View
 from mpisqueeze.settings import DEFAULT_TIMEOUT, parse_interval, parse_timeout
 
-#: Without a barrier, iterations between two agreements of the ranks, at most.
+#: Most iterations between two agreements of the ranks, without a barrier.
 MEET_EVERY = 32
-#: And seconds, roughly: so long a signal waits to be heeded, and the log to be written.
+#: About the most seconds between them: a signal, or the log, may have to wait so long.
 MEET_S = 0.2
 
 
@@ -51,7 +52,7 @@ class Loop:
 
     Attributes:
         x: this rank's parameters (d).
-        loss, lr: of the iteration that runs, or was over last; so are `clock`, `counter`, and `began` and `ended` (s).
+        loss, lr, clock, counter, began, ended: those of the current iteration or, between two, of the last one.
         stopped_by: the signal that interrupted the run, or Signal.NONE.
         evaluations: on rank 0, the lines of evaluations.jsonl.
     """
@@ -60,11 +61,9 @@ class Loop:
     began: float
     ended: float
 
-    def __init__(
-        self, run: Run, recorder: Recorder, view: View, interrupts: Interrupts, watchdog: Watchdog | None
-    ) -> None:
+    def __init__(self, run: Run, recorder: Recorder, view: View, interrupts: Interrupts, watchdog: Watchdog) -> None:
         self.run, self.recorder, self.view = run, recorder, view
-        self._interrupts, self._watchdog = interrupts, watchdog
+        self._interrupts, self.watchdog = interrupts, watchdog
         self.world, self.network, self.config = run.world, run.network, run.plan.config
         self.x = run.x
         self.clock, self.counter = run.network.clock, run.network.counter
@@ -73,10 +72,10 @@ class Loop:
         self.stopped_by: int = Signal.NONE
         self.evaluations: list[dict[str, Any]] = []
         self.meter = interface_meter(run.world)
-        #: The last iteration that is done before the first one here.
+        #: The last iteration of earlier launches, 0 without one.
         self.done = 0
         self.checkpointer: Checkpointer | None = None
-        #: Where the gradient's numbers begin that the algorithm was told of.
+        #: The first of the gradient's elements that were reported to the algorithm.
         self._final = run.dimension
         self._check = GradientCheck(run.plan.problem, run.dimension, run.device.xp, run.plan.dtype)
         self._consensus = None
@@ -91,25 +90,18 @@ class Loop:
         # A run that diverges says so itself, and NumPy need not.
         with np.errstate(over="ignore", invalid="ignore"):
             try:
-                if not self.done:
-                    self._evaluate(0)
-                self._iterations()
-            except HaltError:
-                pass
-            except (OSError, DamagedPayloadError) as error:
-                raise self._alone(error) from error
-            try:
+                with contextlib.suppress(HaltError):
+                    if not self.done:
+                        self._evaluate(0)
+                    self._iterations()
                 self.recorder.flush()
-            except OSError as error:
-                raise self._alone(error) from error
-        self._begin()
+            except (OSError, DamagedPayloadError) as error:
+                # A full disk or a damaged payload is known to this rank alone.
+                where = f"rank {self.world.rank}, iteration {self.network.iteration}"
+                raise RankFailureError(f"{where}: {error}", alone=True) from error
+        self.watchdog.beat()
         troubles = [trouble for trouble in self.world.comm.allgather(self._located()) if trouble]
         return max(troubles, key=lambda trouble: trouble.signal, default=None)
-
-    def _alone(self, error: Exception) -> RankFailureError:
-        """The failure that this rank alone knows of and has to end the others for: a full disk, a damaged payload."""
-        where = f"rank {self.world.rank}, iteration {self.network.iteration}"
-        return RankFailureError(f"{where}: {error}", "", alone=True)
 
     def _located(self) -> Trouble | None:
         trouble = self.network.trouble
@@ -128,7 +120,7 @@ class Loop:
         self._meet_at, self._met, self._met_at = 0, self.done, time.perf_counter()
         for t in range(self.done + 1, run.iterations + 1):
             network.iteration = t
-            self._begin()
+            self.watchdog.beat()
             self.lr = lr = run.plan.lr * schedule(t, run.iterations, run.per_epoch)
             counter.reset()
             gate.agreed, gate.met = Signal.NONE, False
@@ -179,22 +171,17 @@ class Loop:
         self._met, self._met_at = iteration, now
         self._meet_at = iteration + max(1, min(MEET_EVERY, int(MEET_S / max(each, 1e-9))))
 
-    def _begin(self) -> None:
-        """Something begins that may take as long as --timeout says."""
-        if self._watchdog:
-            self._watchdog.beat()
-
     def _scheduled(self, iteration: int) -> bool:
-        """An evaluation is due, whenever the run ends."""
+        """True if an evaluation is due after this iteration, whenever the run ends."""
         return bool(self.run.eval_every) and iteration % self.run.eval_every == 0
 
     def _save(self, iteration: int, last: bool, agreed: int) -> None:
-        """Save the run where that is due, and see to what is being saved; collective."""
+        """Save the run if that is due, and complete earlier saving; collective."""
         checkpointer = self.checkpointer
         if checkpointer is None:
             return
         if last or agreed == Signal.CHECKPOINT or checkpointer.due(iteration):
-            self._begin()
+            self.watchdog.beat()
             self.recorder.flush()
             checkpointer.take(iteration)
             checkpointer.settle(wait=last)
@@ -208,17 +195,15 @@ class Loop:
         in dist-EF-SGDM, arXiv 1905.10936, there with Nesterov's look-ahead). The mean of the ranks' m is then the
         momentum of the mean gradient, so that without compression this is momentum SGD.
 
-        With `ready`, numbers at its end are told of as soon as they are final, the last ones first.
+        With `ready`, its elements are reported as soon as they are final, the last ones first.
 
-        Where it fails it is 0, so that this rank sends what the others wait for and tells them when they next meet;
-        without a barrier they may not meet for long, and it raises.
+        After an error it is 0, so that this rank sends the payloads that the others wait for, and reports the error
+        when they next meet. Without a barrier that may take long, and the error is raised.
         """
         network, part = self.network, self.run.plan.problem
         self.loss = math.nan
-        watchdog = self._watchdog
         try:
-            if watchdog:
-                watchdog.busy = True
+            self.watchdog.busy = True
             self._final = self.run.dimension
             if ready is None:
                 found = self.run.problem.gradient(x, network.iteration)
@@ -237,8 +222,7 @@ class Loop:
             network.complain(Signal.ERROR, repr(error), details=traceback.format_exc())
             return self._no_gradient()
         finally:
-            if watchdog:
-                watchdog.busy = False
+            self.watchdog.busy = False
         self._adjust(x, g, slice(0, self._final))
         if not math.isfinite(self.loss):
             network.complain(Signal.NONFINITE, f"the loss was {self.loss}")
@@ -246,7 +230,7 @@ class Loop:
         return g
 
     def _adjust(self, x: Any, g: Any, numbers: slice) -> None:
-        """Weight decay, clipping and momentum, in place, for some of the gradient's numbers; for clipping, all."""
+        """Apply weight decay, clipping and momentum in place to a slice of the gradient; clipping needs all of it."""
         config, g = self.config, g[numbers]
         if self._decay is not None:
             decay = self._decay[numbers]
@@ -264,22 +248,19 @@ class Loop:
             g[...] = momentum
 
     def _tell_ready(self, x: Any, ready: Ready, g: Any, start: int) -> None:
-        """A problem's numbers g[start:] are final: the algorithm may have them. Raises UsageError for a plug-in's."""
+        """Hand the final elements g[start:] to the algorithm. Raises UsageError if a plug-in breaks its contract."""
         if self._check(g) is not g or not 0 <= start <= self._final:
             what = f"gradient_in_parts told of {g.dtype} numbers from {start} on, after {self._final}"
             raise broken(self.run.plan.problem, "--problem", what)
         self._adjust(x, g, slice(start, self._final))
         self._final = start
         self.network.clock.lap(Phase.COMPUTE)
-        watchdog = self._watchdog
-        if watchdog:
-            watchdog.busy = False
+        self.watchdog.busy = False
         ready(g, start)
-        if watchdog:
-            watchdog.busy = True
+        self.watchdog.busy = True
 
     def distance(self) -> float:
-        """‖x_i − x̄‖² where it is asked for, else NaN; collective."""
+        """‖x_i − x̄‖² in the iterations of --consensus-every, else NaN; collective."""
         every = self.config.consensus_every
         if self._consensus is None or not every or self.network.iteration % every:
             return math.nan
@@ -293,17 +274,14 @@ class Loop:
         return self.run.device.xp.zeros_like(self.x)
 
     def _check_first(self, g: Any) -> None:
-        """At x₀, which is finite, a NaN is the plug-in's own; later on it is a divergence."""
+        """Refuse a NaN at x₀, which is the plug-in's fault; a later one is a divergence."""
         if not (math.isfinite(self.loss) and bool(self.run.device.xp.isfinite(g).all())):
             raise broken(self.run.plan.problem, "--problem", "gradient gave a NaN or an infinity at the initial point")
 
     def _evaluate(self, iteration: int) -> None:
-        """Rank 0 evaluates the common x, or x̄, and all ranks learn whether each is finite; no part of any iteration.
-
-        Collective.
-        """
+        """Evaluate the common x, or x̄, on rank 0, and check on each that x is finite; collective."""
         network, xp = self.network, self.run.device.xp
-        self._begin()
+        self.watchdog.beat()
         if not bool(xp.isfinite(self.x).all()):
             network.complain(Signal.NONFINITE, "a parameter was NaN or infinite")
         self._meet()
@@ -318,20 +296,17 @@ class Loop:
                 values = {str(name): float(value) for name, value in (evaluate(x) or {}).items()}
             except (Exception, SystemExit) as error:
                 network.complain(Signal.ERROR, repr(error), details=traceback.format_exc())
-            else:
-                self._record_evaluation(iteration, values)
+                values = {}
+            if values:
+                line = {"iteration": iteration, "epoch": round(iteration / self.run.per_epoch, 6), **values}
+                self.evaluations.append(line)
+                self.run.write_line("evaluations.jsonl", line)
+                self.view.evaluation(line)
         self._meet()
 
     def _meet(self) -> None:
         if self.network.gate.meet() >= Signal.NONFINITE:
             raise HaltError
-
-    def _record_evaluation(self, iteration: int, values: dict[str, float]) -> None:
-        if values:
-            line = {"iteration": iteration, "epoch": round(iteration / self.run.per_epoch, 6), **values}
-            self.evaluations.append(line)
-            self.run.write_line("evaluations.jsonl", line)
-            self.view.evaluation(line)
 
 
 def failure_of(trouble: Trouble | None) -> UsageError | RankFailureError | None:
@@ -352,23 +327,20 @@ def train(plan: Plan, world: World, view: View, again: bool = False) -> dict[str
     Raises:
         UsageError, RankFailureError: on every rank alike; the run folder, if there is one yet, is complete up to there.
     """
-    timeout = parse_timeout(plan.config.timeout or DEFAULT_TIMEOUT)
-    watchdog = Watchdog(world, timeout) if math.isfinite(timeout) else None
+    watchdog = Watchdog(world, parse_timeout(plan.config.timeout or DEFAULT_TIMEOUT))
     try:
         return _train(plan, world, view, again, watchdog)
     except OSError as error:
         # A full disk, or a folder that is gone, is seen by this rank alone.
         raise RankFailureError(f"rank {world.rank}: {error}", "", alone=True) from error
     finally:
-        if watchdog:
-            watchdog.close()
+        watchdog.close()
 
 
-def _train(plan: Plan, world: World, view: View, again: bool, watchdog: Watchdog | None) -> dict[str, Any]:
+def _train(plan: Plan, world: World, view: View, again: bool, watchdog: Watchdog) -> dict[str, Any]:
     use_threads(plan.config.threads)
     run = Run(plan, world, again)
-    if watchdog:
-        watchdog.iteration = lambda: run.network.iteration
+    watchdog.iteration = lambda: run.network.iteration
     kernels = kernels_for(run.device.xp, plan.dtype)
     environment = collect_environment(world.comm)
     labels = world.comm.gather(run.device.label)
@@ -387,8 +359,7 @@ def _train(plan: Plan, world: World, view: View, again: bool, watchdog: Watchdog
     interrupts = Interrupts()
     loop = Loop(run, recorder, view, interrupts, watchdog)
     past, remarks = _resume(loop) if again else (Past(), [])
-    if watchdog:
-        watchdog.beat()
+    watchdog.beat()
     if run.folder is not None:
         run.folder.write_json("config.json", run.settings())
         run.folder.write_json("environment.json", environment)

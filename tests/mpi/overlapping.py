@@ -8,17 +8,23 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import faulty
 import numpy as np
+from parts import make_algorithm
+
+from mpisqueeze.comm.emulated import CAPACITY
+from mpisqueeze.comm.world import World
 
 D, WHEN = 4096, 5
 
 
 class InQuarters:
-    """½‖x − r‖², its gradient told of in quarters, the last one first."""
+    """½‖x − r‖², its gradient told of in quarters, the last one first; `fault` spoils the third of rank 1, once."""
+
+    fault_at = D // 4
 
     def __init__(self, rank: int, size: int, seed: int, xp: Any, dtype: Any) -> None:
         self.rank, self.dtype, self.dimension = rank, np.dtype(dtype), D
-        self.now = 0
 
     def initial_point(self) -> Any:
         return np.zeros(D, self.dtype)
@@ -27,50 +33,41 @@ class InQuarters:
         return self.gradient_in_parts(x, iteration, lambda g, start: None)
 
     def gradient_in_parts(self, x: Any, iteration: int, ready: Callable[[Any, int], None]) -> tuple[float, Any]:
-        g = np.full(D, np.nan, self.dtype)
-        self.now = iteration
+        g, faulty = np.full(D, np.nan, self.dtype), iteration == WHEN and self.rank == 1
         for start in range(D - D // 4, -1, -D // 4):
             g[start : start + D // 4] = x[start : start + D // 4] - self.rank
-            self.fault(g, start)
+            if faulty and start == self.fault_at:
+                self.fault(g[start:])
             ready(g, start)
-        return self.loss(), g
+        return self.loss(faulty), g
 
-    def loss(self) -> float:
+    def loss(self, faulty: bool) -> float:
         return 1.0
 
     def evaluate(self, x: Any) -> dict[str, float]:
         return {"mean": float(x.mean())}
 
-    def fault(self, g: Any, start: int) -> None:
-        """May raise, or spoil g."""
-
-    def is_time(self, start: int) -> bool:
-        return self.now == WHEN and self.rank == 1 and start == D // 4
+    def fault(self, g: Any) -> None:
+        """Nothing is wrong here."""
 
 
 class Raises(InQuarters):
-    def fault(self, g: Any, start: int) -> None:
-        if self.is_time(start):
-            raise RuntimeError("out of luck")
+    fault = faulty.Raises.fault
 
 
-class RaisesBefore(InQuarters):
+class RaisesBefore(Raises):
     """Before it has told of anything, while others wait behind their first quarter."""
 
-    def fault(self, g: Any, start: int) -> None:
-        if self.now == WHEN and self.rank == 1:
-            raise RuntimeError("out of luck")
+    fault_at = D - D // 4
 
 
 class NotANumber(InQuarters):
-    def fault(self, g: Any, start: int) -> None:
-        if self.is_time(start):
-            g[start] = np.nan
+    fault = faulty.NotANumber.fault
 
 
 class LossIsNotANumber(InQuarters):
-    def loss(self) -> float:
-        return np.nan if self.now == WHEN and self.rank == 1 else 1.0
+    def loss(self, faulty: bool) -> float:
+        return np.nan if faulty else 1.0
 
 
 class Rises(InQuarters):
@@ -84,31 +81,20 @@ class Rises(InQuarters):
 
 
 class Sleeps(InQuarters):
-    def fault(self, g: Any, start: int) -> None:
-        if self.is_time(start):
-            time.sleep(1000)
+    fault = faulty.Sleeps.fault
 
 
 class Dies(InQuarters):
-    def fault(self, g: Any, start: int) -> None:
-        if self.is_time(start):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
-class Interrupted(InQuarters):
-    def fault(self, g: Any, start: int) -> None:
-        if self.is_time(start):
-            os.kill(os.getpid(), signal.SIGINT)
+    fault = faulty.Dies.fault
 
 
 class Damages(InQuarters):
-    """From here on this rank's checksums are wrong, as if its messages were damaged."""
+    fault = faulty.Damages.fault
 
-    def fault(self, g: Any, start: int) -> None:
-        from faulty import Damages
 
-        if self.is_time(start):
-            Damages(self.rank, 1, 0, np, self.dtype).fault(g)
+class Interrupted(InQuarters):
+    def fault(self, g: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def torch_net(rank: int, size: int, seed: int) -> Any:
@@ -140,10 +126,6 @@ def before_the_gradient_ends(server: str) -> None:
 
     What the last to fill of a server's buffers and of a worker's wait for is left alone until the gradient is there.
     """
-    from parts import make_algorithm
-
-    from mpisqueeze.comm.world import World
-
     world = World()
     algorithm = make_algorithm("csgd", "identity", D, np.float32, world, chunk=D, overlap=True, server=server)
     counter = algorithm.setup.network.counter
@@ -180,11 +162,6 @@ def before_the_gradient_ends(server: str) -> None:
 
 def more_sections_than_a_link_holds() -> None:
     """Nobody waits for what he himself keeps others from: both directions of a link are full."""
-    from parts import make_algorithm
-
-    from mpisqueeze.comm.emulated import CAPACITY
-    from mpisqueeze.comm.world import World
-
     world, d = World(), 64 * 3 * CAPACITY
     link = "latency=10us,bandwidth=100gbit"
     algorithm = make_algorithm("csgd", "identity", d, np.float32, world, chunk=256, link=link, overlap=True)

@@ -1,4 +1,4 @@
-"""The image classifiers; all their randomness comes from torch's generator."""
+"""The image classifiers: a function for each problem, by its name; all randomness comes from torch's generator."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ def resnet(channels: int, classes: int, widths: tuple[int, ...], blocks: int, pr
     return _initialised(model)
 
 
-def resnet18(channels: int, classes: int) -> nn.Sequential:
+def resnet18(channels: int, height: int, width: int, classes: int) -> nn.Sequential:
     return resnet(channels, classes, (64, 128, 256, 512), 2, projection=True)
 
 
-def resnet20(channels: int, classes: int) -> nn.Sequential:
+def resnet20(channels: int, height: int, width: int, classes: int) -> nn.Sequential:
     return resnet(channels, classes, (16, 32, 64), 3, projection=False)
 
 

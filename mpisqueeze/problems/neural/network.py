@@ -40,9 +40,7 @@ class TorchNetwork:
         bf16: whether to compute in bfloat16 where `torch.autocast` does; x and its gradient stay float32.
 
     Attributes:
-        dimension: d.
         gradient: (d,), the result of the last `differentiate`.
-        device: torch's device of xp's arrays.
 
     Raises:
         UsageError: the module has no parameters to train, or uninitialised ones; xp is CuPy and torch sees no GPU; bf16
@@ -67,7 +65,7 @@ class TorchNetwork:
         self.dtype = torch.float64 if dtype == np.float64 else torch.float32
         self._xp, self._bf16 = xp, bf16
         self.module = module.to(device=self.device, dtype=self.dtype)
-        self._loss = loss.to(device=self.device, dtype=self.dtype) if isinstance(loss, nn.Module) else loss
+        self.loss = loss.to(device=self.device, dtype=self.dtype) if isinstance(loss, nn.Module) else loss
         self._parameters = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
         if not self._parameters:
             raise UsageError("the module has no parameters to train", "--problem")
@@ -99,7 +97,7 @@ class TorchNetwork:
         self._seed(key)
         self._flat_gradient.zero_()
         with self._precision():
-            loss = self._loss(self._train(inputs), targets)
+            loss = self.loss(self._train(inputs), targets)
         if ready is None:
             loss.backward()
             return float(loss.detach())

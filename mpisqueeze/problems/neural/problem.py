@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +30,7 @@ def batches_of(samples: Any) -> list[Any]:
 class NeuralProblem(Problem):
     """The loss of a torch module on batches, and its gradient by backpropagation.
 
-    A subclass makes `_network` and sets `dimension` in its constructor, and implements `batch` and `evaluate`.
+    A subclass makes `_network` and sets `dimension` in its constructor, and implements `batch`.
     """
 
     #: He et al.'s 0.1 for batches of 128 (arXiv 1512.03385, §4.2), scaled to 4 ranks of 16 samples.
@@ -39,7 +39,6 @@ class NeuralProblem(Problem):
 
     @classmethod
     def check_installed(cls) -> None:
-        """Raise UsageError if torch is missing or does not load."""
         try:
             import torch  # noqa: F401
         except ImportError as error:
@@ -49,7 +48,6 @@ class NeuralProblem(Problem):
 
     @classmethod
     def limit_threads(cls, threads: int) -> None:
-        """Let torch compute with `threads` threads."""
         import torch
 
         torch.set_num_threads(threads)
@@ -58,11 +56,12 @@ class NeuralProblem(Problem):
         return self._network.initial_point()
 
     def gradient(self, x: Array, iteration: int) -> tuple[float, Array]:
-        return self._differentiate(x, iteration, None)
+        return self.gradient_in_parts(x, iteration)
 
-    def _differentiate(
-        self, x: Array, iteration: int, ready: Callable[[Array, int], None] | None
+    def gradient_in_parts(
+        self, x: Array, iteration: int, ready: Callable[[Array, int], None] | None = None
     ) -> tuple[float, Array]:
+        """Compute `gradient`, and report its tail while backpropagation goes on."""
         network = self._network
         with network.stream():
             inputs, targets = self.batch(iteration)
@@ -71,13 +70,8 @@ class NeuralProblem(Problem):
 
     @classmethod
     def check_parts(cls, options: dict[str, Any]) -> None:
-        """Raise UsageError if the gradient cannot be reported in parts."""
         if options.get("compile"):
             raise UsageError("torch.compile gives the gradient in one piece: leave out compile=true", "--overlap")
-
-    def gradient_in_parts(self, x: Array, iteration: int, ready: Callable[[Array, int], None]) -> tuple[float, Array]:
-        """Compute `gradient`, and report its tail while backpropagation goes on."""
-        return self._differentiate(x, iteration, ready)
 
     def _try_compiled(self) -> None:
         """Compute a first gradient, so that compiling is not part of an iteration. Raises UsageError."""
@@ -89,3 +83,25 @@ class NeuralProblem(Problem):
     @abstractmethod
     def batch(self, iteration: int) -> tuple[Any, Any]:
         """The inputs and targets of this rank's batch, on the device; overwritten by the next call."""
+
+    def _figures(self, x: Array, statistics: Iterable[Any], tests: Iterable[tuple[int, Any, Any]]) -> dict[str, float]:
+        """`test_loss`, the mean over samples, and for classes `test_accuracy`, 0 … 1.
+
+        Args:
+            x: the parameters, (d,).
+            statistics: batches of inputs for batch norm's statistics.
+            tests: (number of samples, inputs, targets) of each batch of the test set.
+        """
+        losses, samples, hits, classes = 0.0, 0, 0, True
+        with self._network.evaluating(x, statistics) as module:
+            for count, inputs, targets in tests:
+                outputs = module(inputs)
+                losses += count * float(self._network.loss(outputs, targets))
+                samples += count
+                shapes = getattr(outputs, "ndim", 0), getattr(targets, "ndim", 0)
+                if shapes == (2, 1) and not targets.is_floating_point() and len(outputs) == len(targets):
+                    hits += int((outputs.argmax(1) == targets).sum())
+                else:
+                    classes = False
+        found = {"test_loss": losses / samples}
+        return found | {"test_accuracy": hits / samples} if classes else found

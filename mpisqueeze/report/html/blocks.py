@@ -1,65 +1,16 @@
-"""The blocks of a page: plain data, of which `page.render` makes HTML."""
+"""The content of a page: sections, each with facts that a macro of sections.html shows, and tables and charts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from mpisqueeze.report.charts import Chart
 
 
 @dataclass(frozen=True)
-class Paragraph:
-    """Running text; `note` sets it back, `warning` makes it stand out."""
-
-    text: str
-    kind: str = ""
-
-
-@dataclass(frozen=True)
-class Items:
-    """A list of sentences."""
-
-    texts: Sequence[str]
-
-
-@dataclass(frozen=True)
-class Code:
-    """A command, or another text whose line ends and blanks count."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Facts:
-    """Names with their values, in columns."""
-
-    pairs: Sequence[tuple[str, str]]
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A figure to see first.
-
-    Attributes:
-        style: the style of the line that it stands for, or None.
-    """
-
-    title: str
-    figure: str
-    detail: str = ""
-    style: int | None = None
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """Figures side by side."""
-
-    tiles: Sequence[Tile]
-
-
-@dataclass(frozen=True)
-class Cell:
+class TableCell:
     """A cell of a table.
 
     Attributes:
@@ -90,43 +41,38 @@ class Table:
     """
 
     titles: Sequence[str]
-    rows: Sequence[Sequence[Cell | str]]
+    rows: Sequence[Sequence[TableCell | str]]
     caption: str = ""
     left: Sequence[int] = (0,)
 
 
 @dataclass(frozen=True)
-class Plot:
-    """A chart with its title, its caption and, folded away, its numbers."""
+class Tile:
+    """A figure to see first.
 
-    chart: Chart
-
-
-@dataclass(frozen=True)
-class Folded:
-    """Blocks that are shown on request; a printed page has them."""
+    Attributes:
+        style: the style of the line that it stands for, or None.
+    """
 
     title: str
-    blocks: Sequence[Block]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A verdict on a claim, `PASS`, `FAIL` or `SKIPPED`, and the words beside it."""
-
-    verdict: str
-    text: str
-
-
-Block = Paragraph | Items | Code | Facts | Tiles | Table | Plot | Folded | Verdict
+    figure: str
+    detail: str = ""
+    style: int | None = None
 
 
 @dataclass(frozen=True)
 class Chapter:
-    """A part of a page, which its table of contents lists; no title is given to an introduction."""
+    """A part of a page, which its table of contents lists; no title is given to an introduction.
+
+    Attributes:
+        macro: of sections.html, which shows it.
+        facts: what the macro is given, besides the charts.
+    """
 
     title: str
-    blocks: Sequence[Block]
+    macro: str
+    facts: Mapping[str, Any]
+    charts: Sequence[Chart] = ()
 
 
 @dataclass(frozen=True)
@@ -142,8 +88,3 @@ class Page:
     lead: str
     sections: Sequence[Chapter] = field(default_factory=list)
     badge: str = ""
-
-    @property
-    def has_plots(self) -> bool:
-        """A chart is on it."""
-        return any(isinstance(block, Plot) for section in self.sections for block in section.blocks)

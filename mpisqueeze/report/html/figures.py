@@ -9,21 +9,16 @@ import os
 import re
 import zlib
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
-from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mpisqueeze.report.charts import BarChart, Chart
-from mpisqueeze.report.html.blocks import Table
 from mpisqueeze.report.html.numbers import numbers_of
 from mpisqueeze.report.palette import INKS, LINES, SEGMENTS
 from mpisqueeze.report.scales import linear_unit, say
 from mpisqueeze.report.vega import VEGA_LITE, Look, Spec, chart_spec, names_width, speakable
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
 
 #: Pixels that a page has for a chart, and that numbers take beside it.
 _WIDTH, _NUMBERS = 1000.0, 70.0
@@ -39,54 +34,34 @@ _STILL = Look(
 _LIVE = replace(_STILL, interactive=True)
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A chart as the template takes it.
+def drawn(chart: Chart, key: str) -> dict[str, Any]:
+    """A chart as the template takes it: `about` it, `described` in words, `still` (SVG), `spec` (Vega) and `numbers`.
 
-    Attributes:
+    Args:
         key: its id on the page.
-        described: in words.
-        still: the picture, an SVG.
-        spec: for the browser, JSON of Vega.
     """
+    import vl_convert
+    from markupsafe import Markup
 
-    key: str
-    title: str
-    about: str
-    described: str
-    still: Markup
-    spec: Markup
-    numbers: Table
-
-
-class Figures:
-    """Draws charts, numbered in the order of the page."""
-
-    def __init__(self) -> None:
-        self._numbers = count(1)
-
-    def drawn(self, chart: Chart) -> Figure:
-        """A chart in all its forms."""
-        import vl_convert
-        from markupsafe import Markup
-
-        key = f"p{next(self._numbers)}"
-        width = _WIDTH - _NUMBERS - 1.15 * names_width(chart)
-        options: dict[str, Any] = {"vl_version": VEGA_LITE}
-        still = chart_spec(chart, _STILL, width)
-        # The reader's font may be wider than the one that is measured here.
-        spare = 0.15 * names_width(chart)
-        side = "left" if isinstance(chart, BarChart) else "right"
-        still["padding"] = {**dict.fromkeys(("left", "top", "bottom", "right"), 6), side: 6 + spare}
-        picture = vl_convert.vegalite_to_svg(still, **options, allowed_base_urls=[])
-        spec: Spec = vl_convert.vegalite_to_vega(chart_spec(chart, _LIVE, width), **options)
-        del spec["$schema"]
-        spec["usermeta"] = {**spec.get("usermeta", {}), **_units(chart)}
-        text = json.dumps(spec, separators=(",", ":")).replace("<", "\\u003c")
-        return Figure(
-            key, chart.title, _about(chart), speakable(_described(chart)), Markup(_inlined(picture, key)),
-            Markup(text), numbers_of(chart),
-        )  # fmt: skip
+    width = _WIDTH - _NUMBERS - 1.15 * names_width(chart)
+    options: dict[str, Any] = {"vl_version": VEGA_LITE}
+    still = chart_spec(chart, _STILL, width)
+    # The reader's font may be wider than the one that is measured here.
+    spare = 0.15 * names_width(chart)
+    side = "left" if isinstance(chart, BarChart) else "right"
+    still["padding"] = {**dict.fromkeys(("left", "top", "bottom", "right"), 6), side: 6 + spare}
+    picture = vl_convert.vegalite_to_svg(still, **options, allowed_base_urls=[])
+    spec: Spec = vl_convert.vegalite_to_vega(chart_spec(chart, _LIVE, width), **options)
+    del spec["$schema"]
+    spec["usermeta"] = {**spec.get("usermeta", {}), **_units(chart)}
+    return {
+        "key": key,
+        "about": _about(chart),
+        "described": speakable(_described(chart)),
+        "still": Markup(_inlined(picture, key)),
+        "spec": Markup(json.dumps(spec, separators=(",", ":")).replace("<", "\\u003c")),
+        "numbers": numbers_of(chart),
+    }
 
 
 def vega() -> tuple[str, str]:

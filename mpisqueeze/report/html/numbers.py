@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mpisqueeze.report.charts import BarChart, Chart, LineChart, Numbers, Series
-from mpisqueeze.report.html.blocks import Cell, Table
+from mpisqueeze.report.html.blocks import Table, TableCell
 from mpisqueeze.report.scales import Unit, say
 
 #: Places at which lines are compared.
@@ -17,7 +17,7 @@ _COMPARED = 6
 
 def numbers_of(chart: Chart) -> Table:
     """The table of a chart: its bars, or its lines at a few places."""
-    rows: list[Sequence[Cell | str]] = []
+    rows: list[Sequence[TableCell | str]] = []
     x = chart.x.unit
     if isinstance(chart, BarChart):
         for bar in chart.bars:
@@ -33,7 +33,7 @@ def numbers_of(chart: Chart) -> Table:
     places = np.unique(longest[spaced[spaced < longest.size]])
     titles = [f"at {say(float(place), x)}" for place in places]
     for series in chart.lines:
-        name = Cell(series.label, style=series.style)
+        name = TableCell(series.label, style=series.style)
         if shared:
             values = [float(series.y[at]) if at >= 0 else math.nan for at in _known(series.x, places)]
             rows.append([name, *(say(value, chart.y.unit) for value in values)])
@@ -42,7 +42,7 @@ def numbers_of(chart: Chart) -> Table:
     titles = titles if shared else ["first", "lowest", "highest", "last"]
     for series in (series for series in chart.series if series.kind == "points"):
         points = list(zip(series.x.tolist(), series.y.tolist(), strict=True))[: len(titles)]
-        name = Cell(f"{series.label}, measured", style=series.style)
+        name = TableCell(f"{series.label}, measured", style=series.style)
         rows.append([name, *(_at(*point, chart) for point in points), *[""] * (len(titles) - len(points))])
     return Table([chart.y.label, *titles], rows)
 
@@ -55,7 +55,7 @@ def _known(x: Numbers, places: Numbers) -> list[int]:
     return np.where(places <= x[-1], at, -1).tolist()
 
 
-def _extremes(series: Series, chart: LineChart) -> list[Cell | str]:
+def _extremes(series: Series, chart: LineChart) -> list[TableCell | str]:
     finite = np.flatnonzero(np.isfinite(series.y))
     if not finite.size:
         return ["—"] * 4
@@ -63,5 +63,5 @@ def _extremes(series: Series, chart: LineChart) -> list[Cell | str]:
     return [_at(float(series.x[at]), float(series.y[at]), chart) for at in (finite[0], lowest, highest, finite[-1])]
 
 
-def _at(x: float, y: float, chart: LineChart) -> Cell:
-    return Cell(say(y, chart.y.unit), f"at {say(x, chart.x.unit)}")
+def _at(x: float, y: float, chart: LineChart) -> TableCell:
+    return TableCell(say(y, chart.y.unit), f"at {say(x, chart.x.unit)}")

@@ -52,7 +52,7 @@
       const dragging = event.buttons && event.pointerType !== "touch";
       if (dragging || at < 0 || at > view.width() || down < -8 || down > view.height() + 8) return;
       const x = view.scale("x"), y = view.scale("y"), hidden = new Set(view.data("hidden_store").map((row) => row.values[0]));
-      const lines = view.data("lines").filter((line) => !hidden.has(line.i));
+      const lines = view.data("line").filter((line) => !hidden.has(line.i));
       const seen = lines.map((line) => {
         const points = line.x.flatMap((value, k) => line.y[k] === null ? [] : [[x(value), y(line.y[k])]]);
         return [view.signal("names")[line.i], height(points, at)];

@@ -1,9 +1,10 @@
-"""A page: sections of text, tables and plots, rendered as one HTML file.
+"""A page: sections of facts, tables and plots, rendered as one HTML file.
 
-    page = Page("Title", "What it is about.", [Chapter("First", [Paragraph("…"), Table(…), Plot(chart)])])
+    page = Page("Title", "What it is about.", [Chapter("First", "drawings", {"note": "…"}, [chart])])
     write_text(render(page), "page.html")
 
-The file refers to nothing outside itself, and its own policy forbids the browser to load anything or to run any other
+page.html is the frame, sections.html has a macro for each kind of section, and parts.html what they are made of. The
+file refers to nothing outside itself, and its own policy forbids the browser to load anything or to run any other
 script. It is complete without its scripts, which let readers act on the charts. All text is escaped.
 """
 
@@ -12,14 +13,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from mpisqueeze import __version__
-from mpisqueeze.report.html.blocks import Cell, Page
-from mpisqueeze.report.html.figures import Figures, vega
+from mpisqueeze.quantities import counted, duration
+from mpisqueeze.record.folder import slug
+from mpisqueeze.report.html.blocks import Page, TableCell
+from mpisqueeze.report.html.figures import drawn, vega
+from mpisqueeze.report.html.provenance import NAMED
 from mpisqueeze.report.palette import DARK_GROUND, INKS, LIGHT_GROUND, LINES, MARKERS, SEGMENTS
 from mpisqueeze.report.plot import require
 from mpisqueeze.report.vega import speakable
@@ -45,34 +48,26 @@ def render(page: Page) -> str:
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, finalize=finalize,
     )  # fmt: skip
-    environment.filters["kind"] = lambda block: type(block).__name__
-    environment.filters["cells"] = lambda row: [cell if isinstance(cell, Cell) else Cell(cell) for cell in row]
+    environment.filters |= {"counted": counted, "duration": duration}
+    environment.filters["cells"] = lambda row: [
+        cell if isinstance(cell, TableCell) else TableCell(cell) for cell in row
+    ]
     environment.filters["breakable"] = lambda text: re.split("(?<=[/,])", text)
     # Blank lines and indentation of the style sheet are for its authors.
     style = _colors() + re.sub(r"\s*\n\s*", "\n", (_HERE / "page.css").read_text(encoding="utf-8")).strip()
     script = (_HERE / "page.js").read_text(encoding="utf-8").strip()
-    figures = Figures()
-    library, packed = vega() if page.has_plots else ("", "")
+    library, packed = vega() if any(section.charts for section in page.sections) else ("", "")
     scripts = " ".join(_hash(text) for text in (script, library) if text)
     policy = f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {scripts}"
+    numbers = count(1)
+    titles = [chapter.title for chapter in page.sections if chapter.title]
+    environment.globals |= {
+        "drawn": lambda chart: drawn(chart, f"p{next(numbers)}"), "markers": MARKERS, "colors": len(LINES),
+        "named": NAMED, "anchors": {title: f"s{number}-{slug(title)}" for number, title in enumerate(titles, 1)},
+    }  # fmt: skip
     return environment.get_template("page.html").render(
-        page=page, version=__version__, policy=policy, style=Markup(style), script=Markup(script),
-        vega=Markup(packed), drawn=figures.drawn, markers=MARKERS, colors=len(LINES),
-        anchors=_anchors([section.title for section in page.sections if section.title]),
-    )  # fmt: skip
-
-
-def _anchors(titles: Sequence[str]) -> dict[str, str]:
-    """An id of its own for each section."""
-    found: dict[str, str] = {}
-    for title in titles:
-        base = name = "s-" + (re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "section")
-        for number in count(2):
-            if name not in found.values():
-                break
-            name = f"{base}-{number}"
-        found[title] = name
-    return found
+        page=page, version=__version__, policy=policy, style=Markup(style), script=Markup(script), vega=Markup(packed)
+    )
 
 
 def _colors() -> str:

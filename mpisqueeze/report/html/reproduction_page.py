@@ -11,7 +11,7 @@ from mpisqueeze.record.claims import claim_logs
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.claim_charts import claim_chart
 from mpisqueeze.report.claims_view import count_of
-from mpisqueeze.report.html.blocks import Block, Cell, Chapter, Folded, Page, Paragraph, Plot, Table, Verdict
+from mpisqueeze.report.html.blocks import Chapter, Page, Table, TableCell
 from mpisqueeze.report.html.provenance import environment
 
 _OUTCOMES = {True: "holds", False: "does not hold", None: "not tested"}
@@ -30,19 +30,21 @@ def reproduction_page(path: Path, about: dict[str, Any]) -> Page:
     claims = about["claims"]
     found = [claim_logs(path, claim) for claim in claims]
     logs = [log for logs in found for log in logs if log is not None]
-    rows: list[list[Cell | str]] = [
+    rows: list[list[TableCell | str]] = [
         [
-            Cell(claim["claim"], link=claim["claim"]),
-            Cell("", verdict=claim["verdict"]),
+            TableCell(claim["claim"], link=claim["claim"]),
+            TableCell("", verdict=claim["verdict"]),
             claim["title"],
             _deciding(claim),
         ]
         for claim in claims
     ]
     table = Table(["claim", "verdict", "what it says", "what decides"], rows, left=(0, 1, 2, 3))
-    sections = [Chapter("Verdicts", [Paragraph(count_of(claims)), table])]
-    sections += [Chapter(claim["claim"], _blocks(claim, runs)) for claim, runs in zip(claims, found, strict=True)]
-    sections += [Chapter("Environment", environment(logs))] if logs else []
+    sections = [
+        Chapter("Verdicts", "verdicts", {"count": count_of(claims), "verdicts": table}),
+        *(_section(claim, runs) for claim, runs in zip(claims, found, strict=True)),
+        *([Chapter("Environment", "environment", environment(logs))] if logs else []),
+    ]
     running = {"running": "; not finished", "interrupted": "; interrupted"}.get(about["status"], "")
     lead = f"{counted(about['ranks'], 'rank')}, {about['scale']} scale, {counted(len(logs), 'run')}{running}"
     failed = sum(claim["verdict"] == "FAIL" for claim in claims)
@@ -60,45 +62,35 @@ def _deciding(claim: dict[str, Any]) -> str:
     return (first["found"] or first["holds"]) + (f"; {counted(others, 'other')} below" if others else "")
 
 
-def _blocks(claim: dict[str, Any], logs: Sequence[RunLog | None]) -> list[Block]:
-    blocks: list[Block] = [Verdict(claim["verdict"], claim["title"]), Paragraph(claim["says"])]
-    if claim["reason"]:
-        blocks.append(Paragraph(claim["reason"], "note" if claim["verdict"] == "SKIPPED" else "warning"))
-    rows: list[list[Cell | str]] = [
+def _section(claim: dict[str, Any], logs: Sequence[RunLog | None]) -> Chapter:
+    rows = [
         [
             decision["text"],
             decision["found"] or decision["holds"],
-            Cell(_OUTCOMES[decision["passed"]], best=decision["passed"] is False),
+            TableCell(_OUTCOMES[decision["passed"]], best=decision["passed"] is False),
         ]
         for decision in claim["decisions"]
     ]
-    blocks.append(Table(["what decides", "found", "outcome"], rows, left=(0, 1, 2)))
+    facts = {
+        "claim": {"seconds": None, **claim},
+        "decisions": Table(["what decides", "found", "outcome"], rows, left=(0, 1, 2)),
+        "missing": sum(log is None for log in logs),
+        "runs": _runs(claim),
+    }
     chart = claim_chart(claim, logs)
-    if chart is not None:
-        blocks.append(Plot(chart))
-    missing = sum(log is None for log in logs)
-    if missing:
-        blocks.append(Paragraph(f"{counted(missing, 'run folder')} of {len(logs)} not found.", "note"))
-    if claim["note"]:
-        blocks.append(Paragraph(claim["note"], "note"))
-    if claim["runs"]:
-        took = f" in {duration(claim['seconds'])}" if claim.get("seconds") else ""
-        blocks.append(Folded(f"{counted(len(claim['runs']), 'run')}{took}", [_runs(claim)]))
-    if claim["source"]:
-        blocks.append(Paragraph(f"Source: {claim['source']}", "note"))
-    return blocks
+    return Chapter(claim["claim"], "claim", facts, [chart] if chart else [])
 
 
 def _runs(claim: dict[str, Any]) -> Table:
     """A row a run."""
     swept = [claim["sweep"]] if claim["sweep"] else []
     titles = ["run", "method", "seed", *swept, "training loss", "test accuracy", "bytes an iteration", "iteration"]
-    rows: list[list[Cell | str]] = []
+    rows: list[list[TableCell | str]] = []
     for row in claim["runs"]:
         method = row["algorithm"] + ("" if row["compressor"] == "identity" else f"/{row['compressor']}")
         badge = "" if row["status"] == "ok" else row["status"]
         rows.append(
-            [Cell(row["run"], badge=badge), method, str(row["seed"]), *([f"{row['x']:g}"] if swept else []),
+            [TableCell(row["run"], badge=badge), method, str(row["seed"]), *([f"{row['x']:g}"] if swept else []),
              *(_shown(row.get(key), show) for key, show in (("loss", significant), ("test_accuracy", _four),
                                                             ("bytes", size), ("iteration_s", duration)))]
         )  # fmt: skip

@@ -13,26 +13,14 @@ from mpisqueeze.quantities import counted, duration, grouped, ratio, significant
 from mpisqueeze.record.calibration import Calibration
 from mpisqueeze.record.figures import TIMES
 from mpisqueeze.record.reading import RunLog
+from mpisqueeze.report.charts import Chart
 from mpisqueeze.report.closing import traffic
-from mpisqueeze.report.comparison_table import Shown, in_unit
-from mpisqueeze.report.html.blocks import (
-    Block,
-    Cell,
-    Chapter,
-    Folded,
-    Items,
-    Page,
-    Paragraph,
-    Plot,
-    Table,
-    Tile,
-    Tiles,
-)
+from mpisqueeze.report.comparison_table import factor, in_unit
+from mpisqueeze.report.html.blocks import Chapter, Page, Table, TableCell, Tile
 from mpisqueeze.report.html.provenance import environment, link_of, settings
 from mpisqueeze.report.palette import style_of
 from mpisqueeze.report.run_charts import bandwidth_chart, loss_chart, metric_chart, phase_chart
-
-_STATUS = {"killed": "no end recorded"}
+from mpisqueeze.report.tables import STATUS
 
 
 def runs_page(runs: Sequence[RunLog], ranking: Ranking, calibration: Calibration | None = None) -> Page:
@@ -42,28 +30,21 @@ def runs_page(runs: Sequence[RunLog], ranking: Ranking, calibration: Calibration
         calibration: a network's, for the latency that times by bandwidth are modelled with.
     """
     styles = {run.name: style_of(index, len(runs)) for index, run in enumerate(runs)}
-    done = [run for run in runs if run.columns["loss"].size]
     single = len(runs) == 1
-    summary = _single_summary(runs[0]) if single else _summary(runs, ranking, styles)
     sections = [
-        Chapter("", summary),
-        Chapter("Training loss", _loss(runs, ranking, bool(done))),
-        Chapter("Test", _test(runs, ranking)),
-        Chapter("Time", _time(runs, ranking, calibration)),
-        Chapter("Settings", settings(runs, styles)),
-        Chapter("Environment", environment(runs)),
+        _single(runs[0]) if single else _comparison(runs, ranking, styles),
+        _loss(runs, ranking),
+        _test(runs, ranking),
+        _time(runs, ranking, calibration),
+        Chapter("Settings", "settings", settings(runs, styles)),
+        Chapter("Environment", "environment", environment(runs)),
     ]
-    unwell = Counter(status_of(run.summary) for run in runs if run.summary["status"] != "ok")
+    unwell = Counter(STATUS[run.summary["status"]][0] for run in runs if run.summary["status"] != "ok")
     badge = ", ".join(f"{count} {status}" for status, count in unwell.items())
     title = f"Comparison of {len(runs)} runs"
     if single:
         title, badge = runs[0].name, "".join(unwell)
-    return Page(title, _lead(runs), [section for section in sections if section.blocks], badge)
-
-
-def status_of(summary: dict[str, Any]) -> str:
-    """In words."""
-    return _STATUS.get(summary["status"], str(summary["status"]))
+    return Page(title, _lead(runs), [section for section in sections if section and section.facts], badge)
 
 
 def _lead(runs: Sequence[RunLog]) -> str:
@@ -87,7 +68,7 @@ def _lead(runs: Sequence[RunLog]) -> str:
     return "; ".join(parts)
 
 
-def _summary(runs: Sequence[RunLog], ranking: Ranking, styles: dict[str, int]) -> list[Block]:
+def _comparison(runs: Sequence[RunLog], ranking: Ranking, styles: dict[str, int]) -> Chapter:
     reference = ranking.row(ranking.reference)
     tiles = []
     for winner in winners(ranking):
@@ -107,15 +88,10 @@ def _summary(runs: Sequence[RunLog], ranking: Ranking, styles: dict[str, int]) -
         )
     # Where the tiles say who won, nothing else needs to.
     said = [] if winners(ranking) else verdict(ranking)
-    said += (f"{row['name']} {status_of(row)}: {row['reason']}" for row in ranking.rows if row["reason"])
+    said += (f"{row['name']} {STATUS[row['status']][0]}: {row['reason']}" for row in ranking.rows if row["reason"])
     warnings = [f"{run.name}: {text}" for run in runs for text in run.summary.get("warnings") or []]
-    return [
-        *([Tiles(tiles)] if tiles else []),
-        _ranking_table(runs, ranking, styles),
-        Paragraph(_meaning(ranking), "note"),
-        *([Items(said)] if said else []),
-        *([Folded(f"Warnings ({len(warnings)})", [Items(warnings)])] if warnings else []),
-    ]
+    facts = {"tiles": tiles, "ranking": _ranking_table(runs, ranking, styles), "meaning": _meaning(ranking)}
+    return Chapter("", "comparison", {**facts, "said": said, "warnings": warnings})
 
 
 def _meaning(ranking: Ranking) -> str:
@@ -150,15 +126,14 @@ def _ranking_table(runs: Sequence[RunLog], ranking: Ranking, styles: dict[str, i
     titles = ["method"]
     for column in columns:
         titles += [column.title, "bytes saved"] if column.key == "bytes_sent" else [column.title]
-    rows: list[list[Cell | str]] = []
+    rows: list[list[TableCell | str]] = []
     for row in ranking.rows:
         name = row["name"]
-        badge = "" if row["status"] == "ok" else status_of(row)
-        cells: list[Cell | str] = [Cell(name, style=styles[name], badge=badge)]
+        badge = "" if row["status"] == "ok" else STATUS[row["status"]][0]
+        cells: list[TableCell | str] = [TableCell(name, style=styles[name], badge=badge)]
         for column in columns:
-            factor = Shown(column, True).cell(row) if column.relative else "—"
-            detail = "" if factor == "—" else factor
-            cells.append(Cell(in_unit(column, row), detail, best=name in best[column.key]))
+            detail = factor(column, row).replace("—", "") if column.relative else ""
+            cells.append(TableCell(in_unit(column, row), detail, best=name in best[column.key]))
             if column.key == "bytes_sent":
                 cells.append(_saved(summaries[name]))
         rows.append(cells)
@@ -168,24 +143,23 @@ def _ranking_table(runs: Sequence[RunLog], ranking: Ranking, styles: dict[str, i
     return Table(titles, rows, caption)
 
 
-def _saved(summary: dict[str, Any]) -> Cell:
+def _saved(summary: dict[str, Any]) -> TableCell:
     percent = summary.get("percent_saved_vs_sgd")
     if percent is None:
-        return Cell("—")
-    return Cell(f"{percent:.1f} %".replace("-", "−"), f"{ratio(summary['ratio_vs_sgd'])} fewer" if percent > 0 else "")
+        return TableCell("—")
+    return TableCell(
+        f"{percent:.1f} %".replace("-", "−"), f"{ratio(summary['ratio_vs_sgd'])} fewer" if percent > 0 else ""
+    )
 
 
-def _single_summary(run: RunLog) -> list[Block]:
+def _single(run: RunLog) -> Chapter:
     summary = run.summary
-    saved = summary["percent_saved_vs_sgd"]
     tiles = []
-    if saved is not None:
-        title = "Bytes saved against plain sgd"
-        fewer = f", {ratio(summary['ratio_vs_sgd'])} fewer" if saved > 0 else ""
-        plain = size(summary["sgd_bytes_sent"])
-        tiles.append(
-            Tile(title, f"{saved:.1f} %".replace("-", "−"), f"{size(summary['bytes_sent'])}, not {plain}{fewer}")
-        )
+    saved = _saved(summary)
+    if saved.text != "—":
+        detail = f"{size(summary['bytes_sent'])}, not {size(summary['sgd_bytes_sent'])}"
+        fewer = f", {saved.detail}" if saved.detail else ""
+        tiles.append(Tile("Bytes saved against plain sgd", saved.text, f"{detail}{fewer}"))
     loss = summary["final_loss"]
     tiles.append(Tile("Training loss", "—" if loss is None else significant(loss, 4), "of the last iteration"))
     for name, value in list((summary["evaluation"] or {}).items())[:3]:
@@ -196,57 +170,58 @@ def _single_summary(run: RunLog) -> list[Block]:
         tiles.append(Tile("Iteration", duration(times["median"]), f"median; p99 {duration(times['p99'])}"))
     done = f"{grouped(summary['iterations'])} of {grouped(run.planned)} iterations"
     took = f" in {duration(summary['wall_s'])}" if summary["wall_s"] is not None else ""
-    blocks: list[Block] = []
-    if summary["status"] != "ok":
-        reason = f": {summary['reason']}" if summary["reason"] else ""
-        blocks.append(Paragraph(f"{status_of(summary).capitalize()} after {done}{reason}", "warning"))
-    blocks += (Paragraph(text, "warning") for text in summary.get("warnings") or [])
-    finished = [Paragraph(f"{done}{took}.", "note")] if summary["status"] == "ok" else []
+    reason = f": {summary['reason']}" if summary["reason"] else ""
+    well = summary["status"] == "ok"
     rows = [*traffic(summary), ("messages", grouped(summary["messages"]), "—")]
-    sent = Table(["bytes handed to MPI by all ranks", run.name, "plain sgd"], rows)
-    return [*blocks, Tiles(tiles), *finished, sent]
+    facts = {
+        "failure": "" if well else f"{STATUS[summary['status']][0].capitalize()} after {done}{reason}",
+        "warnings": summary.get("warnings") or [],
+        "tiles": tiles,
+        "finished": f"{done}{took}." if well else "",
+        "sent": Table(["bytes handed to MPI by all ranks", run.name, "plain sgd"], rows),
+    }
+    return Chapter("", "single", facts)
 
 
-def _loss(runs: Sequence[RunLog], ranking: Ranking, any_done: bool) -> list[Block]:
-    if not any_done:
-        return [Paragraph("No run has an iteration.", "note")]
+def _loss(runs: Sequence[RunLog], ranking: Ranking) -> Chapter:
     charts = [loss_chart(runs, ranking, cost) for cost in ("iteration", "bytes", "time")]
-    # A mean over as few iterations as this is what it is.
-    shown = f"Lines: {ranking.smoothing.replace('the last', 'so many')}." if ranking.windows[1] > 1 else ""
-    shown = shown.replace("mean loss of so many", "mean loss of")
-    shown += " Faint: each iteration by itself." if shown and len(runs) == 1 else ""
     charts = [chart for chart in charts if chart.is_drawn]
-    if not charts:
-        return [Paragraph("It takes two iterations to draw a line.", "note")]
-    texts = [Paragraph(shown, "note")] if shown else []
-    return [*texts, *(Plot(chart) for chart in charts)]
+    note = ""
+    if not any(run.columns["loss"].size for run in runs):
+        note = "No run has an iteration."
+    elif not charts:
+        note = "It takes two iterations to draw a line."
+    # A mean over as few iterations as this is what it is.
+    elif ranking.windows[1] > 1:
+        note = f"Lines: {ranking.smoothing.replace('of the last', 'of')}."
+        note += " Faint: each iteration by itself." if len(runs) == 1 else ""
+    return Chapter("Training loss", "drawings", {"note": note}, charts)
 
 
-def _test(runs: Sequence[RunLog], ranking: Ranking) -> list[Block]:
+def _test(runs: Sequence[RunLog], ranking: Ranking) -> Chapter | None:
     charts = [metric_chart(runs, ranking, cost) for cost in ("iteration", "bytes")]
     charts = [chart for chart in charts if chart.is_drawn]
-    if not charts:
-        return []
-    gossip = "Of gossip methods the mean of the ranks’ models is tested."
-    return [*([Paragraph(gossip, "note")] if ranking.gossips else []), *(Plot(chart) for chart in charts)]
+    note = "Of gossip methods the mean of the ranks’ models is tested." if ranking.gossips else ""
+    return Chapter("Test", "drawings", {"note": note}, charts) if charts else None
 
 
-def _time(runs: Sequence[RunLog], ranking: Ranking, calibration: Calibration | None) -> list[Block]:
-    chart = phase_chart(runs, ranking)
-    if not chart.bars:
-        return []
-    blocks: list[Block] = [Plot(chart), _time_table(runs)]
+def _time(runs: Sequence[RunLog], ranking: Ranking, calibration: Calibration | None) -> Chapter | None:
+    phases = phase_chart(runs, ranking)
+    if not phases.bars:
+        return None
+    charts: list[Chart] = [phases]
     links = {str(run.environment.get("link", "real")) for run in runs}
-    if links != {"real"}:
-        words = {"emulated": "an emulated link", "lab": "a lab’s virtual cluster", "real": "the real network"}
-        known = " and ".join(words.get(link, link) for link in sorted(links))
-        blocks.insert(0, Paragraph(f"Times are those of {known}.", "note"))
+    words = {"emulated": "an emulated link", "lab": "a lab’s virtual cluster", "real": "the real network"}
+    known = " and ".join(words.get(link, link) for link in sorted(links))
     by_bandwidth = times_by_bandwidth(runs, calibration)
     if by_bandwidth.methods:
-        blocks.append(Plot(bandwidth_chart(by_bandwidth, len(runs))))
-    if by_bandwidth.left_out:
-        blocks.append(Folded("Not modelled", [Items(by_bandwidth.left_out)]))
-    return blocks
+        charts.append(bandwidth_chart(by_bandwidth, len(runs)))
+    facts = {
+        "note": "" if links == {"real"} else f"Times are those of {known}.",
+        "phases": _time_table(runs),
+        "left_out": by_bandwidth.left_out,
+    }
+    return Chapter("Time", "times", facts, charts)
 
 
 def _time_table(runs: Sequence[RunLog]) -> Table:
@@ -255,6 +230,6 @@ def _time_table(runs: Sequence[RunLog]) -> Table:
     for index, run in enumerate(runs):
         times = run.summary["times"]
         if times["iteration_s"]["median"] is not None:
-            cells = [Cell(duration(times[name]["median"]), duration(times[name]["p99"])) for name in TIMES]
-            rows.append([Cell(run.name, style=style_of(index, len(runs))), *cells])
+            cells = [TableCell(duration(times[name]["median"]), duration(times[name]["p99"])) for name in TIMES]
+            rows.append([TableCell(run.name, style=style_of(index, len(runs))), *cells])
     return Table(["", *TIMES.values()], rows, "Medians. Small figures: the 99th percentile.")
