@@ -240,7 +240,7 @@ class Setting:
             raise ValueError(f"must be {self.kind.accepts}, got {describe_value(value)}{near}") from None
 
     def checked(self, value: Any) -> Any:
-        """As `convert`, but raises UsageError, which names the option."""
+        """The value as `convert` has it. Raises UsageError, which names the option."""
         try:
             return self.convert(value)
         except ValueError as error:

@@ -65,6 +65,11 @@ class Finished:
     def json(self) -> Any:
         return json.loads(self.out)
 
+    def well(self) -> Finished:
+        """Itself; it must have ended well."""
+        assert self.code == 0, self.err + self.out
+        return self
+
 
 @pytest.fixture(scope="session")
 def launcher() -> Launcher:

@@ -61,8 +61,9 @@ def test_a_quick_calibration_on_an_emulated_link_is_read_by_predict(
 ) -> None:
     options = ["--quick", "--link", "latency=4ms,bandwidth=400mbit,gap=1ms", "--compressor", "onebit"]
     options += ["--max-size", "256Ki"]
-    finished = mpisqueeze_run(3, "calibrate", *options, "--out", "measured.json", "--json", "-", "--color", "never")
-    assert finished.code == 0, finished.err
+    finished = mpisqueeze_run(
+        3, "calibrate", *options, "--out", "measured.json", "--json", "-", "--color", "never"
+    ).well()
     path = tmp_path / "measured.json"
     facts = json.loads(path.read_text())
     assert finished.json == facts

@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 import json
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec.toml
 import pytest
 import typer
 from hypothesis import given
@@ -27,18 +27,12 @@ from mpisqueeze.runs.sources import VARIABLES, as_toml, resolve
 from mpisqueeze.settings import SETTINGS, Setting, Settings
 from mpisqueeze.topology import TOPOLOGIES
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 SHORT = ["--problem", "quadratic:10", "--iterations", "2"]
 
 
 @pytest.fixture(autouse=True)
-def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def no_settings(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No settings but the test's own."""
-    monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith("MPISQUEEZE_")]:
         monkeypatch.delenv(name)
 
@@ -64,7 +58,7 @@ def test_a_default_that_is_typed_comes_first_too(capsys: pytest.CaptureFixture[s
     written("lr_schedule = 'cosine'\noverlap = true\nbatch_size = 8\n")
     options = ["--lr-schedule", "constant", "--no-overlap", "--batch-size", "16"]
     assert run(["train", "--config", "run.toml", *options, "--dump-config"]) == 0
-    found = tomllib.loads(capsys.readouterr().out)
+    found = msgspec.toml.decode(capsys.readouterr().out)
     assert (found["lr_schedule"], found["overlap"], found["batch_size"]) == ("constant", False, 16)
 
 
@@ -143,7 +137,7 @@ def test_what_is_dumped_is_read_back_exactly(**values: Any) -> None:
     found = plan(Settings(iterations=3))
     found.config.__dict__.update(values)
     text = as_toml(found)
-    assert Settings.of(tomllib.loads(text)) == Settings(iterations=3, compressor="onebit", **values)
+    assert Settings.of(msgspec.toml.decode(text)) == Settings(iterations=3, compressor="onebit", **values)
 
 
 def test_every_setting_is_dumped_with_a_word_about_it(capsys: pytest.CaptureFixture[str]) -> None:
@@ -179,33 +173,35 @@ def test_every_setting_is_dumped_with_a_word_about_it(capsys: pytest.CaptureFixt
         ("a = " + "[" * 100000, ["--config: run.toml is not TOML"]),
     ],
 )
-def test_what_is_wrong_in_a_file_is_named(text: str, says: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    written(text)
-    refused(["train", "--config", "run.toml"], says, capsys)
+def test_what_is_wrong_in_a_file_is_named(text: str, says: list[str], refused: Callable[..., str]) -> None:
+    line = refused("train", "--config", str(written(text)))
+    assert all(text in line for text in says), line
+    assert os.listdir() == ["run.toml"]
 
 
 @pytest.mark.parametrize(
     ("variable", "value", "says"),
     [
-        ("LR", "fast", ["MPISQUEEZE_LR: must be a positive number, got 'fast'"]),
-        ("LR", "-1", ["MPISQUEEZE_LR: must be a positive number"]),
-        ("BATCH_SIZE", "4KB", ["MPISQUEEZE_BATCH_SIZE: must be a whole number from 1 to 2147483647, got '4KB'"]),
-        ("OVERLAP", "perhaps", ["MPISQUEEZE_OVERLAP: must be true or false, got 'perhaps'"]),
-        ("ALGORITHM", "sdg", ["MPISQUEEZE_ALGORITHM: unknown algorithm 'sdg'; did you mean 'sgd'?"]),
-        ("BATCHSIZE", "4", ["MPISQUEEZE_BATCHSIZE: is no setting; did you mean MPISQUEEZE_BATCH_SIZE?"]),
-        ("CONFIG", "nowhere.toml", ["MPISQUEEZE_CONFIG: nowhere.toml cannot be read: No such file"]),
+        ("LR", "fast", "must be a positive number, got 'fast'"),
+        ("LR", "-1", "must be a positive number"),
+        ("BATCH_SIZE", "4KB", "must be a whole number from 1 to 2147483647, got '4KB'"),
+        ("OVERLAP", "perhaps", "must be true or false, got 'perhaps'"),
+        ("ALGORITHM", "sdg", "unknown algorithm 'sdg'; did you mean 'sgd'?"),
+        ("BATCHSIZE", "4", "is no setting; did you mean MPISQUEEZE_BATCH_SIZE?"),
+        ("CONFIG", "nowhere.toml", "nowhere.toml cannot be read: No such file"),
     ],
 )
 def test_what_is_wrong_in_a_variable_is_named(
-    variable: str, value: str, says: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    variable: str, value: str, says: str, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(f"MPISQUEEZE_{variable}", value)
-    refused(["train"], says, capsys)
+    assert f"MPISQUEEZE_{variable}: {says}" in refused("train")
     if variable == "LR":
-        refused(["compare", "sgd"], says, capsys)
+        assert f"MPISQUEEZE_{variable}: {says}" in refused("compare", "sgd")
+    assert not os.listdir()
 
 
-def test_files_that_are_none(capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_that_are_none(refused: Callable[..., str]) -> None:
     Path("bytes.toml").write_bytes(b"lr = 0.1 # \xff")
     written("[1]", "list.json")
     written("{", "half.json")
@@ -218,39 +214,30 @@ def test_files_that_are_none(capsys: pytest.CaptureFixture[str]) -> None:
         "half.json": "is not JSON",
         "/dev/zero": "is too long",
     }.items():
-        refused(["train", "--config", name], [f"--config: {name} {says}"], capsys)
+        assert f"--config: {name} {says}" in refused("train", "--config", name)
 
 
-def refused(arguments: list[str], says: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit code 2, one line that says so, and nothing left behind."""
-    before = sorted(os.listdir())
-    assert run([*arguments, "--color", "never"]) == 2
-    out, err = capsys.readouterr()
-    assert len([line for line in err.splitlines() if line.startswith("mpisqueeze: error:")]) == 1, err
-    assert all(text in err for text in says), err
-    assert "Traceback" not in err + out
-    assert sorted(os.listdir()) == before
-
-
-def test_a_run_is_repeated_from_its_config_json(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_is_repeated_from_its_config_json(
+    capsys: pytest.CaptureFixture[str], refused: Callable[..., str]
+) -> None:
     assert run(["train", *SHORT, "--lr", "0.01", "--seed", "9", "--out", "one", "--json", "-"]) == 0
     first = json.loads(capsys.readouterr().out)
     assert run(["train", "--config", "one/config.json", "--out", "two", "--json", "-"]) == 0
     second = json.loads(capsys.readouterr().out)
     assert (second["final_loss"], second["seed"], second["run_folder"]) == (first["final_loss"], 9, "two")
-    refused(["train", "--config", "one"], ["one is a folder", "one/config.json"], capsys)
-    refused(["train", "--resume", "one", "--config", "one/config.json"], ["--resume", "leave out --config"], capsys)
+    assert "one is a folder; its settings are one/config.json" in refused("train", "--config", "one")
+    assert "leave out --config" in refused("train", "--resume", "one", "--config", "one/config.json")
 
 
 def test_a_resumed_run_has_its_own_settings(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run(["train", *SHORT, "--checkpoint-every", "1", "--out", "one"]) == 0
     monkeypatch.setenv("MPISQUEEZE_LR", "fast")
     assert run(["train", "--resume", "one", "--iterations", "3", "--json", "-"]) == 0
     assert json.loads(Path("one/config.json").read_text())["lr"] == Settings(lr=0.3).lr
     capsys.readouterr()
-    refused(["train", "--resume", "one", "--lr-schedule", "constant"], ["leave out --lr-schedule"], capsys)
+    assert "leave out --lr-schedule" in refused("train", "--resume", "one", "--lr-schedule", "constant")
 
 
 def test_ranks_take_rank_zeros_settings(mpisqueeze_run: Callable[..., Any]) -> None:
@@ -258,8 +245,7 @@ def test_ranks_take_rank_zeros_settings(mpisqueeze_run: Callable[..., Any]) -> N
     written("algorithm = 'dpsgd'\nproblem = 'quadratic:10'\niterations = 2\ncheckpoint_every = '1'\nlr = 0.01\n")
     finished = mpisqueeze_run(
         2, "compare", "sgd", "--config", "run.toml", "--json", "-", "--out", "here", MPISQUEEZE_SEED="5"
-    )
-    assert finished.code == 0, finished.err
+    ).well()
     (summary,) = finished.json
     assert (summary["algorithm"], summary["seed"], summary["iterations"]) == ("sgd", 5, 2)
     config = json.loads(next(Path("here").glob("*/config.json")).read_text())

@@ -90,8 +90,7 @@ def emulated(folder: Path) -> dict[str, str]:
 
 def test_messages_there_and_back(launcher: Launcher, emulator_folder: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(JOBS / "device_messages.py"), "--most", "65536", "--json", "messages.json"]
-    finished = start_on_ranks(launcher, 2, command, tmp_path, 120, **emulated(emulator_folder))
-    assert finished.code == 0, finished.err
+    start_on_ranks(launcher, 2, command, tmp_path, 120, **emulated(emulator_folder)).well()
     results = json.loads((tmp_path / "messages.json").read_text())["results"]
     assert [found["wrong"] for found in results] == [0] * len(results)
     assert max(found["bytes"] for found in results) == 65536

@@ -188,7 +188,7 @@ def test_several_crossings_make_several_intervals() -> None:
     assert wins(lambda b: -1.0).break_even is None
 
 
-KERNEL = Kernel(encode=1e-9, encode_feedback=2e-9, decode_add=0.5e-9)
+KERNEL = Kernel("onebit", encode=1e-9, encode_feedback=2e-9, decode_add=0.5e-9)
 CALIBRATION = Calibration(Path("c.json"), 4, None, 0.25e-9, "float32", {"identity": KERNEL, "onebit": KERNEL})
 
 

@@ -39,22 +39,20 @@ class Codec:
 
     def encode(self, vector: Any, payload: Any, first: int = 0) -> None:
         """payload ← C(vector), a section that begins at `first` of the vector."""
-        compressor = self.compressor
-        compressor.iteration, compressor.first = self.network.iteration, first
-        try:
-            compressor.encode(vector, payload)
-        except NonFiniteError as error:
-            self._give_up(payload, error)
-        self.network.clock.lap(Phase.ENCODE)
+        self._encode(self.compressor.encode, first, vector, payload)
 
     def encode_feedback(self, vector: Any, residual: Any, payload: Any, first: int = 0) -> None:
         """v = vector + residual; payload ← C(v); residual ← v − D(payload)."""
-        compressor = self.compressor
-        compressor.iteration, compressor.first = self.network.iteration, first
+        self._encode(self.compressor.encode_feedback, first, vector, residual, payload)
+
+    def _encode(self, encode: Callable[..., None], first: int, *vectors: Any) -> None:
+        """Fill the payload, the last of the vectors, or zero it where one of them holds a NaN."""
+        self.compressor.iteration, self.compressor.first = self.network.iteration, first
         try:
-            compressor.encode_feedback(vector, residual, payload)
+            encode(*vectors)
         except NonFiniteError as error:
-            self._give_up(payload, error)
+            vectors[-1].fill(0)
+            self.network.complain(Signal.NONFINITE, str(error))
         self.network.clock.lap(Phase.ENCODE)
 
     def decode(self, payload: Any, out: Any) -> None:
@@ -76,10 +74,6 @@ class Codec:
     def fuses_mean(self) -> bool:
         """There is `decode_mean`."""
         return getattr(self.compressor, "fuses_mean", False)
-
-    def _give_up(self, payload: Any, error: NonFiniteError) -> None:
-        payload.fill(0)
-        self.network.complain(Signal.NONFINITE, str(error))
 
 
 @dataclass(frozen=True)
@@ -147,11 +141,10 @@ class Setup:
 
     def identity_codec(self, part: int = 0, length: int | None = None) -> Codec:
         """Codec of full vectors, whatever the part."""
-        n = self.dimension if length is None else length
-        return Codec(Identity(n, self.network.device.xp, self.dtype, 0), self.network)
+        return Codec(Identity(length or self.dimension, self.network.device.xp, self.dtype, 0), self.network)
 
     def _codec(self, length: int | None, seed: int) -> Codec:
-        return Codec(self.make_compressor(self.dimension if length is None else length, seed), self.network)
+        return Codec(self.make_compressor(length or self.dimension, seed), self.network)
 
     def gossip_step(self) -> float:
         """The default for η, the same on every rank: 1 for a compressor without error, else (1 − α²)/2.

@@ -44,13 +44,7 @@ class D2(GossipAlgorithm):
             self._started = True
         x -= g
         self.g_prev[:] = g
-        self.booked()
-        self.codec.encode(x, self.exchange.out)
-        self.exchange.send()
-        x *= self.w
-        self.booked()
-        self.add_decoded(x)
-        self.booked()
+        self.combine(x)
 
     def doubts(self) -> list[str]:
         smallest = self.setup.topology.spectrum().smallest

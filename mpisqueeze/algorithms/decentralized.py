@@ -62,6 +62,16 @@ class GossipAlgorithm(Algorithm):
             self.add_weighted(total, self.shares[index], self._decoded)
             clock.lap(Phase.DECODE)
 
+    def combine(self, x: Any) -> None:
+        """x_i ← Σ_j W_ij x_j, sent by the codec."""
+        self.booked()
+        self.codec.encode(x, self.exchange.out)
+        self.exchange.send()
+        x *= self.w
+        self.booked()
+        self.add_decoded(x)
+        self.booked()
+
     def booked(self, phase: Phase = Phase.UPDATE) -> None:
         """Book the time since the last lap."""
         self.setup.network.clock.lap(phase)

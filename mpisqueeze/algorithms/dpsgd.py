@@ -29,7 +29,12 @@ class DPSGD(GossipAlgorithm):
     def step(self, x: Any, gradient: Gradient, lr: float) -> None:
         gamma = x.dtype.type(lr)
         self.exchange.expect()
-        if self.while_combining:
+        if not self.while_combining:
+            g = gradient(x)
+            g *= gamma
+            x -= g
+            self.combine(x)
+        else:
             self.codec.encode(x, self.exchange.out)
             self.exchange.send(overlap=True)
             g = gradient(x)
@@ -39,14 +44,4 @@ class DPSGD(GossipAlgorithm):
             self.add_decoded(x)
             g *= gamma
             x -= g
-        else:
-            g = gradient(x)
-            g *= gamma
-            x -= g
             self.booked()
-            self.codec.encode(x, self.exchange.out)
-            self.exchange.send()
-            x *= self.w
-            self.booked()
-            self.add_decoded(x)
-        self.booked()

@@ -7,7 +7,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from mpisqueeze.algorithms.base import Codec, Gradient, Setup
-from mpisqueeze.comm.pipeline import Moves
+from mpisqueeze.comm.pipeline import Inbox, Moves
 from mpisqueeze.comm.servers import ServerPipeline
 from mpisqueeze.costs.sections import choose_sections
 from mpisqueeze.devices.clock import Phase
@@ -76,16 +76,18 @@ class Section:
 
     # What the exchange does with a section at its server.
 
-    def accumulate(self, payload: Any, first: bool) -> None:
-        """Add a rank's payload to the sum, or with `first` begin with it."""
-        if first:
-            self.codec.decode(payload, self.total)
-        else:
-            self.codec.decode_add(payload, self.total)
-
-    def combine(self, payloads: Sequence[Any]) -> None:
-        """The mean of all ranks' payloads, added in this order, in place of their sum."""
-        self.codec.decode_mean(payloads, self.total)
+    def add_up(self, inbox: Inbox) -> bool:
+        """Add up all ranks' payloads, in rank order; True if the sum is divided by their number, too."""
+        world = self.codec.network.world
+        if self.combines and inbox.holds_sections:
+            payloads = inbox.next(world.size - 1)
+            payloads.insert(world.rank, self.payload)
+            self.codec.decode_mean(payloads, self.total)
+            return True
+        for rank in range(world.size):
+            decode = self.codec.decode_add if rank else self.codec.decode
+            decode(self.payload if rank == world.rank else inbox.next()[0], self.total)
+        return False
 
     def divide(self, ranks: int) -> None:
         """Make the sum a mean."""

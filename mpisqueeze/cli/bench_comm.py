@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from mpisqueeze.cli.bench import CheckOption, IterationsOption, SizesOption, WarmupOption, timing
-from mpisqueeze.cli.completion import offering, parts
-from mpisqueeze.cli.options import command, in_method
+from mpisqueeze.cli.completion import offering
+from mpisqueeze.cli.options import arguments, command, compressors
 from mpisqueeze.cli.output import Output
 from mpisqueeze.errors import ExitCode
-from mpisqueeze.settings import Settings
+from mpisqueeze.settings import METHOD, Settings
+
+_OURS = ("allreduce", "sharded", "root", "ring")
+_MPIS = ("mpi-allreduce", "mpi-gather-bcast", "mpi-alltoall-allgather")
 
 
 @command(
@@ -23,23 +24,15 @@ def bench_comm(
     output: Output,
     exchanges: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="EXCHANGE…",
-            help="allreduce, sharded, root, ring; MPI alone: mpi-allreduce, mpi-gather-bcast, mpi-alltoall-allgather. "
-            "Default: all.",
-            show_default=False,
-            autocompletion=offering(
-                ("allreduce", "sharded", "root", "ring", "mpi-allreduce", "mpi-gather-bcast", "mpi-alltoall-allgather")
-            ),
+        arguments(
+            "EXCHANGE…",
+            f"{', '.join(_OURS)}; MPI alone: {', '.join(_MPIS)}. Default: all.",
+            offering((*_OURS, *_MPIS)),
         ),
     ] = None,
     compressor: Annotated[
         list[str] | None,
-        in_method(
-            help="For sharded, root and ring; repeat it. Default: identity and onebit.",
-            metavar="SPEC",
-            autocompletion=parts("compressors"),
-        ),
+        compressors(METHOD, "For sharded, root and ring; repeat it. Default: identity and onebit."),
     ] = None,
     sizes: SizesOption = "1Ki:4Mi",
     iterations: IterationsOption = None,

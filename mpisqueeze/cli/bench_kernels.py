@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from mpisqueeze.cli.bench import CheckOption, IterationsOption, SizesOption, WarmupOption, timing
 from mpisqueeze.cli.completion import parts
-from mpisqueeze.cli.options import command, in_run
+from mpisqueeze.cli.options import arguments, command, in_run
 from mpisqueeze.cli.output import Output
 from mpisqueeze.errors import ExitCode
 from mpisqueeze.settings import Settings
@@ -20,12 +18,7 @@ def bench_kernels(
     output: Output,
     compressors: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="COMPRESSOR…",
-            help="SPEC or FILE.py:Class. Default: all built-in ones.",
-            show_default=False,
-            autocompletion=parts("compressors"),
-        ),
+        arguments("COMPRESSOR…", "SPEC or FILE.py:Class. Default: all built-in ones.", parts("compressors")),
     ] = None,
     sizes: SizesOption = "64Ki:16Mi",
     iterations: IterationsOption = None,

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from mpisqueeze.cli.completion import parts
-from mpisqueeze.cli.options import command, in_output, in_run, quantity
+from mpisqueeze.cli.options import command, compressors, in_output, in_run, quantity
 from mpisqueeze.cli.output import Output, check_file
 from mpisqueeze.errors import ExitCode
-from mpisqueeze.settings import Settings
+from mpisqueeze.settings import RUN, Settings
 
 
 @command(("link", "dtype", "device"))
@@ -20,12 +19,7 @@ def calibrate(
         "calibration.json"
     ),
     compressor: Annotated[
-        list[str] | None,
-        in_run(
-            help="Measure these compressors instead of all; repeat it.",
-            metavar="SPEC",
-            autocompletion=parts("compressors"),
-        ),
+        list[str] | None, compressors(RUN, "Measure these compressors instead of all; repeat it.")
     ] = None,
     max_size: Annotated[str, in_run(help="Bytes of the largest message.", metavar="SIZE")] = "16Mi",
     quick: Annotated[bool, in_run("--quick", help="A rougher answer in a few seconds.")] = False,

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
-from mpisqueeze.cli.options import command
+from mpisqueeze.cli.options import arguments, command
 from mpisqueeze.cli.output import Output
 from mpisqueeze.errors import ExitCode
 
@@ -16,7 +14,7 @@ _MARKS = {"passed": ("passed  ", "green"), "failed": ("FAILED  ", "bold red"), "
 @command(to=())
 def check(
     output: Output,
-    part: Annotated[str, typer.Argument(metavar="FILE.py:Class", help="A problem, a compressor or an algorithm.")],
+    part: Annotated[str, arguments("FILE.py:Class", "A problem, a compressor or an algorithm.")],
 ) -> int:
     """Run the conformance tests that the built-in parts pass on a part of your own; exit code 2 if one fails."""
     from rich.text import Text

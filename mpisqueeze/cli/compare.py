@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from contextlib import closing
 from typing import Annotated, Any
-
-import typer
 
 from mpisqueeze.cli.completion import pairs as complete_pairs
 from mpisqueeze.cli.completion import presets as complete_presets
-from mpisqueeze.cli.options import ConfigOption, TargetLossOption, check_target_loss, command, in_comparison
+from mpisqueeze.cli.options import ConfigOption, TargetLossOption, arguments, check_target_loss, command, in_comparison
 from mpisqueeze.cli.output import Output
 from mpisqueeze.errors import ExitCode
 from mpisqueeze.runs.presets import PRESETS
@@ -29,12 +27,7 @@ def compare(
     output: Output,
     pairs: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="PAIR…",
-            help="ALGORITHM or ALGORITHM/COMPRESSOR; either may be FILE.py:Class.",
-            show_default=False,
-            autocompletion=complete_pairs,
-        ),
+        arguments("PAIR…", "ALGORITHM or ALGORITHM/COMPRESSOR; either may be FILE.py:Class.", complete_pairs),
     ] = None,
     preset: Annotated[
         str | None,
@@ -65,6 +58,7 @@ def compare(
     from mpisqueeze.runs.comparing import Ledger, check_entries, compare
     from mpisqueeze.runs.interrupts import Interrupts
     from mpisqueeze.runs.sources import resolve
+    from mpisqueeze.runs.view import View
 
     def plan_all() -> list[methods.Entry]:
         check_target_loss(target_loss)
@@ -79,34 +73,27 @@ def compare(
         entries = world.collectively(plan_all)
         world.on_root(output.check)
         world.on_root(lambda: check_path(settings.out) if settings.out else None)
-    ledger: Ledger | None = None
-    view: CompareView | None = None
-
-    def open_ledger() -> str:
-        nonlocal ledger
-        ledger = Ledger(settings.out or timed_path("compare", world.size), entries, world.size, target_loss)
-        return str(ledger.folder.path)
-
+    view = View()
     with Interrupts() as interrupts:
         with found.blamed():
             check_entries(entries, world)
-            path = world.on_root(open_ledger)
+            path = world.on_root(lambda: settings.out or timed_path("compare", world.size))
+            ledger = world.collectively(
+                lambda: Ledger(path, entries, world.size, target_loss) if world.is_root else None
+            )
         if ledger:
             names = [entry.name for entry in entries]
-            view = CompareView(output.console, output.live, names, path, interrupts.hand_on)
-        try:
-            outcome = compare(entries, world, Path(path), interrupts, ledger, view)
-        finally:
-            if view:
-                view.close()
+            view = CompareView(output.console, output.live, names, f"{path}", interrupts.hand_on)
+        with closing(view):
+            statuses, stopped_by = compare(entries, world, path, interrupts, ledger, view)
     if ledger:
         output.print(comparison_report(ledger.ranking(), output.console))
         output.remark(f"comparison: {path}")
         output.json(ledger.summaries())
-    if outcome.stopped_by:
-        return stop_code(outcome.stopped_by)
+    if stopped_by:
+        return stop_code(stopped_by)
     # One run that went well is a comparison that did.
     for status in ("ok", "diverged"):
-        if status in outcome.statuses:
+        if status in statuses:
             return status_code(status)
     return ExitCode.FAILED

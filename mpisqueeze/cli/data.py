@@ -6,10 +6,8 @@ import signal
 import sys
 from typing import Annotated, Any
 
-import typer
-
 from mpisqueeze.cli.completion import offering
-from mpisqueeze.cli.options import command, in_run
+from mpisqueeze.cli.options import arguments, command, in_run
 from mpisqueeze.cli.output import Output
 from mpisqueeze.errors import ExitCode
 from mpisqueeze.settings import Settings
@@ -21,12 +19,7 @@ def data_get(
     output: Output,
     names: Annotated[
         list[str],
-        typer.Argument(
-            metavar="NAME…",
-            help="mnist, fashion-mnist or cifar10.",
-            show_default=False,
-            autocompletion=offering(("mnist", "fashion-mnist", "cifar10")),
-        ),
+        arguments("NAME…", "mnist, fashion-mnist or cifar10.", offering(("mnist", "fashion-mnist", "cifar10"))),
     ],
     mirror: Annotated[
         str | None,

@@ -52,7 +52,7 @@ def ended(command: Callable[[], int | None]) -> int:
         return abort_others(ExitCode.FAILED)
     except StoppedError as stopped:
         # All ranks know.
-        return stop_code(stopped.signal)
+        return stop_code(*stopped.args)
     except Exception as error:
         if hasattr(error, "format_message"):
             return _refuse(error.format_message(), rank, getattr(error, "ctx", None))

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from mpisqueeze.cli.completion import offering, parts
-from mpisqueeze.cli.options import command, quantity
+from mpisqueeze.cli.completion import offering
+from mpisqueeze.cli.options import command, compressors, quantity
 from mpisqueeze.cli.output import Output
 from mpisqueeze.errors import ExitCode, UsageError
 from mpisqueeze.settings import TOPOLOGIES
@@ -31,15 +31,7 @@ def info(
     dimension: Annotated[
         str | None, typer.Option(help="Length of the vectors, for the bytes of an iteration.", metavar="D")
     ] = None,
-    compressor: Annotated[
-        str | None,
-        typer.Option(
-            help="How they are compressed.",
-            metavar="SPEC",
-            show_default="identity",
-            autocompletion=parts("compressors"),
-        ),
-    ] = None,
+    compressor: Annotated[str | None, compressors(None, "How they are compressed.", show_default="identity")] = None,
 ) -> int:
     """Show MPI, CUDA-awareness, devices, versions, and every algorithm, compressor, problem and data set."""
     facts: dict[str, Any]

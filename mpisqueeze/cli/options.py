@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mpisqueeze.cli.completion import names_for, offering
+from mpisqueeze.cli.completion import Completer, names_for, offering, parts
 from mpisqueeze.cli.output import COLORS, Output
 from mpisqueeze.errors import UsageError
 from mpisqueeze.quantities import parse_size
@@ -29,12 +29,25 @@ _TARGETS = {
     "html": ("FILE|-", "Write a page of tables and plots, complete in itself."),
     "plot": ("FILE", "Draw into a .png, .svg or .pdf file, or here with `terminal`."),
 }
+_COLOR = f"{', '.join(COLORS[:-1])} or {COLORS[-1]}."
 _METAVARS = {int: "COUNT", float: "NUMBER", str: "SPEC", Path: "PATH"}
 
 #: `typer.Option` of a group.
 in_comparison, in_network, in_method, in_run, in_output = (
     partial(typer.Option, rich_help_panel=group) for group in (COMPARISON, NETWORK, METHOD, RUN, OUTPUT)
 )
+
+
+def arguments(metavar: str, help: str, completer: Completer | None = None) -> Any:
+    """`typer.Argument` of names; help says what their default is."""
+    return typer.Argument(metavar=metavar, help=help, show_default=False, autocompletion=completer)
+
+
+def compressors(group: str | None, help: str, **about: Any) -> Any:
+    """`typer.Option` of a compressor, or of several."""
+    return typer.Option(rich_help_panel=group, help=help, metavar="SPEC", autocompletion=parts("compressors"), **about)
+
+
 ConfigOption = Annotated[
     Path | None,
     in_run(
@@ -82,8 +95,12 @@ def command(
         parameters = [
             *(_of_setting(SETTINGS[name], says.get(name, SETTINGS[name].help)) for name in names),
             *(parameter for name, parameter in own.items() if name not in ("given", "settings", "output")),
-            *(_of_target(target, says.get(target, _TARGETS[target][1])) for target in targets),
-            _color(),
+            *(
+                _option(f"{target}_to", str, f"--{target}", OUTPUT, says.get(target, help), metavar=metavar)
+                for target, (metavar, help) in _TARGETS.items()
+                if target in targets
+            ),
+            _option("color", str, "--color", OUTPUT, _COLOR, metavar="WHEN", autocompletion=offering(COLORS)),
         ]
         parameters = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in sorted(parameters, key=_place)]
         run.__signature__ = inspect.Signature(parameters, return_annotation=int)  # type: ignore[attr-defined]
@@ -117,15 +134,6 @@ def _of_setting(setting: Setting, help: str) -> inspect.Parameter:
     return _option(
         setting.name, str, setting.option, setting.group, text, metavar=metavar, autocompletion=names_for(setting)
     )
-
-
-def _of_target(name: str, help: str) -> inspect.Parameter:
-    return _option(f"{name}_to", str, f"--{name}", OUTPUT, help, metavar=_TARGETS[name][0])
-
-
-def _color() -> inspect.Parameter:
-    help = f"{', '.join(COLORS[:-1])} or {COLORS[-1]}."
-    return _option("color", str, "--color", OUTPUT, help, metavar="WHEN", autocompletion=offering(COLORS))
 
 
 def quantity(option: str, text: str | None, parse: Callable[[str], Any] = parse_size) -> Any:

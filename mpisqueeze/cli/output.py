@@ -124,17 +124,13 @@ class Output:
 def check_file(option: str, path: str) -> None:
     """Raise UsageError unless a file of this name can be written, or made."""
     folder = os.path.dirname(os.path.realpath(path))
-    if not os.path.isdir(folder) or not os.access(folder, os.W_OK) or not _is_name(path):
-        raise UsageError(f"{path or repr(path)} cannot be written", option)
-
-
-def _is_name(path: str) -> bool:
-    if not path:
-        return False
+    writable = bool(path) and os.path.isdir(folder) and os.access(folder, os.W_OK)
     try:
         os.stat(path)
+        writable = writable and not os.path.isdir(path) and os.access(path, os.W_OK)
     except FileNotFoundError:
-        return True
+        pass
     except (OSError, ValueError):
-        return False
-    return not os.path.isdir(path) and os.access(path, os.W_OK)
+        writable = False
+    if not writable:
+        raise UsageError(f"{path or repr(path)} cannot be written", option)

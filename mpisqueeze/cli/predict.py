@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from mpisqueeze.cli.completion import offering, parts
+from mpisqueeze.cli.completion import offering
 from mpisqueeze.cli.completion import pairs as complete_pairs
-from mpisqueeze.cli.options import command, in_comparison, in_method, in_network, quantity
+from mpisqueeze.cli.options import arguments, command, compressors, in_comparison, in_method, in_network, quantity
 from mpisqueeze.cli.output import TERMINAL, Output
 from mpisqueeze.errors import ExitCode, UsageError
 from mpisqueeze.quantities import parse_rate, parse_time
-from mpisqueeze.settings import SERVERS, Settings
+from mpisqueeze.settings import METHOD, SERVERS, Settings
 
 if TYPE_CHECKING:
     from mpisqueeze.modelling.asking import Question
@@ -30,11 +28,8 @@ def predict(
     output: Output,
     pairs: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="PAIR…",
-            help="ALGORITHM or ALGORITHM/COMPRESSOR. Default: all. With --check: run folders.",
-            show_default=False,
-            autocompletion=complete_pairs,
+        arguments(
+            "PAIR…", "ALGORITHM or ALGORITHM/COMPRESSOR. Default: all. With --check: run folders.", complete_pairs
         ),
     ] = None,
     ranks: Annotated[str | None, in_network("-n", "--ranks", help="Ranks, up to a million.", metavar="N")] = None,
@@ -53,10 +48,7 @@ def predict(
     ] = None,
     dimension: Annotated[str | None, in_method(help="Parameters of the model.", metavar="D")] = None,
     compute: Annotated[str | None, in_method(help="Time of a gradient: 30ms. Default: 0.", metavar="TIME")] = None,
-    compressor: Annotated[
-        list[str] | None,
-        in_method(help="For pairs that name none; repeat it.", metavar="SPEC", autocompletion=parts("compressors")),
-    ] = None,
+    compressor: Annotated[list[str] | None, compressors(METHOD, "For pairs that name none; repeat it.")] = None,
     server: Annotated[
         str, in_method(help="root, sharded or both.", autocompletion=offering((*SERVERS, "both")))
     ] = "both",

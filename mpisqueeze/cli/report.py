@@ -6,9 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from mpisqueeze.cli.options import TargetLossOption, check_target_loss, command, in_output
+from mpisqueeze.cli.options import TargetLossOption, arguments, check_target_loss, command, in_output
 from mpisqueeze.cli.output import TERMINAL, Output
 from mpisqueeze.errors import ExitCode, UsageError
 from mpisqueeze.files import write_text
@@ -20,10 +18,7 @@ def report(
     output: Output,
     runs: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="RUN…",
-            help="Run folders; a comparison's folder stands for its runs, a reproduction's for its claims.",
-        ),
+        arguments("RUN…", "Run folders; a comparison's folder stands for its runs, a reproduction's for its claims."),
     ],
     target_loss: TargetLossOption = None,
     plot_kind: Annotated[
@@ -66,9 +61,9 @@ def report(
             raise UsageError(f"{reproductions[0]} is a reproduction, which is reported by itself", "RUN")
         return _report_claims(reproductions[0], target_loss, output)
     measured = read_calibration(calibration) if calibration else None
-    found, comparisons = read_runs(runs)
-    if target_loss is None and len(comparisons) == 1:
-        target_loss = comparisons[0].target_loss
+    found, targets = read_runs(runs)
+    if target_loss is None and len(targets) == 1:
+        target_loss = targets[0]
     ranking = rank_runs(found, target_loss)
     # Before anything is shown, and by all ranks alike, as it may turn out that there is nothing to draw.
     page = runs_page(found, ranking, measured) if "html" in output.targets else None
@@ -79,7 +74,7 @@ def report(
     if single:
         output.print(closing(found[0].summary))
     output.print(comparison_report(ranking, output.console))
-    output.json(found[0].summary if single and not comparisons else summaries_of(found, ranking))
+    output.json(found[0].summary if single and not targets else summaries_of(found, ranking))
     output.csv(figures_of(ranking))
     output.markdown(columns_of(ranking), ranking.rows, notes(ranking))
     if page:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from contextlib import closing
 from typing import Annotated
 
-import typer
-
-from mpisqueeze.cli.options import command, in_run
+from mpisqueeze.cli.options import arguments, command, in_run
 from mpisqueeze.cli.output import Output
 from mpisqueeze.errors import ExitCode, UsageError
 from mpisqueeze.files import write_text
@@ -25,12 +23,7 @@ def reproduce(
     settings: Settings,
     output: Output,
     claims: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="CLAIM…",
-            help="Names, FILE.toml, or all. Without any: a list of them.",
-            show_default=False,
-        ),
+        list[str] | None, arguments("CLAIM…", "Names, FILE.toml, or all. Without any: a list of them.")
     ] = None,
     scale: Annotated[str, in_run(help="laptop: minutes on two cores. gpu: the talks' own sizes.")] = "laptop",
 ) -> int:
@@ -51,6 +44,7 @@ def reproduce(
     from mpisqueeze.reproduce.engine import check_claims, plan_tasks
     from mpisqueeze.runs.comparing import check_entries
     from mpisqueeze.runs.interrupts import Interrupts
+    from mpisqueeze.runs.view import View
 
     world = join()
     tasks = world.collectively(
@@ -58,25 +52,16 @@ def reproduce(
     )
     world.on_root(output.check)
     world.on_root(lambda: check_path(settings.out) if settings.out else None)
-    folder: RunFolder | None = None
-    view: ClaimsView | None = None
-
-    def open_folder() -> str:
-        nonlocal folder
-        folder = RunFolder(settings.out or timed_path("reproduce", world.size))
-        return str(folder.path)
-
+    view = View()
     with Interrupts() as interrupts:
         # The first run of each claim is built once, so that missing data are known before anything starts.
         check_entries([entry for task in tasks for entry in task.entries[:1]], world)
-        path = world.on_root(open_folder)
-        if world.is_root:
+        path = world.on_root(lambda: settings.out or timed_path("reproduce", world.size))
+        folder = world.collectively(lambda: RunFolder(path) if world.is_root else None)
+        if folder:
             view = ClaimsView(output.console, output.live, len(tasks), interrupts.hand_on)
-        try:
-            verdicts, stopped = check_claims(tasks, world, Path(path), scale, interrupts, folder, view)
-        finally:
-            if view:
-                view.close()
+        with closing(view):
+            verdicts, stopped = check_claims(tasks, world, path, scale, interrupts, folder, view)
     if world.is_root and verdicts:
         output.print(claims_report(verdicts))
         try:
@@ -84,7 +69,7 @@ def reproduce(
         except UsageError as missing:
             output.remark(f"no page: it {missing.message}")
         else:
-            write_text(render(reproduction_page(Path(path), read_claims(Path(path)))), f"{path}/{PAGE}")
+            write_text(render(reproduction_page(path, read_claims(path))), f"{path}/{PAGE}")
             output.remark(f"page: {path}/{PAGE}")
     output.remark(f"folder: {path}")
     output.json(verdicts)
@@ -93,15 +78,13 @@ def reproduce(
 
 def _list(output: Output) -> int:
     """Show the claims that there are."""
-    from rich import box
-    from rich.table import Table
-
+    from mpisqueeze.report.tables import make_table
     from mpisqueeze.reproduce.claims import SCALES, names, select
 
     output.check()
     found = select(names(), SCALES[0])
     if not output.alone:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table = make_table()
         table.add_column("claim", style="bold", no_wrap=True)
         table.add_column("says")
         for claim in found:

@@ -22,20 +22,15 @@ class Payload(Protocol):
     Attributes:
         payload_bytes: its length.
         payload: uint8 on the device, in a buffer that MPI can be handed; set by the exchange.
-        combines: at its server, whether all ranks' payloads are taken at once.
     """
 
     payload: Any
-    combines: bool
 
     @property
     def payload_bytes(self) -> int: ...
 
-    def accumulate(self, payload: Any, first: bool) -> None:
-        """At its server: add a rank's payload to the sum, or with `first` begin with it."""
-
-    def combine(self, payloads: Sequence[Any]) -> None:
-        """At its server: the mean of all ranks' payloads, added in this order, in place of their sum."""
+    def add_up(self, inbox: Inbox) -> bool:
+        """At its server: add up all ranks' payloads, in rank order; True if the sum is divided by their number, too."""
 
     def divide(self, ranks: int) -> None:
         """At its server: make the sum a mean."""
@@ -140,6 +135,7 @@ class Inbox:
 
     Attributes:
         ahead: sections that a rank may send before it has the answer to the first of them.
+        holds_sections: the window takes the payloads of all sources at once.
     """
 
     def __init__(
@@ -167,8 +163,7 @@ class Inbox:
         # A device may be behind by some of the payloads handed out, whose buffers are not free until it is done.
         self._behind = min(network.device.lookahead, slots - 1)
         self._fences = [network.device.fence() for _ in range(self._behind + 1)] if network.device.lookahead else []
-        #: The window takes the payloads of all sources at once.
-        self._holds_sections = bool(sources) and slots >= len(sources)
+        self.holds_sections = bool(sources) and slots >= len(sources)
         self._i = 0
 
     def open(self) -> list[Any]:
@@ -197,54 +192,25 @@ class Inbox:
             return False
         return all(self._message(message)[1].Test() for message in range(i, i + n))
 
-    def next(self) -> Any:
-        """The next payload, once it is there; valid until the next call."""
-        i, slots = self._i, self._slots
-        done, fences = i - 1 - self._behind, self._fences
+    def next(self, count: int = 1) -> list[Any]:
+        """The next payloads, as many each time, once they are there; valid until the next call."""
+        i, fences = self._i, self._fences
         if fences and i:
             fences[(i - 1) % len(fences)].set()
-        if 0 <= done < self._count - slots:
+        # Those handed out last are done with, so that their buffers are free.
+        for done in range(max(0, i - count - self._behind), min(i - self._behind, self._count - self._slots)):
             if fences:
                 fences[done % len(fences)].wait()
-            # This payload is done with, so that its buffer is free.
-            self._message(done + slots)[1].Start()
-        network = self.network
-        wire, request = self._message(i)
-        request.Wait()
-        wire.pull()
-        network.counter.bytes_received += wire.nbytes
-        network.clock.lap(Phase.COMM)
-        self._i = i + 1
-        return wire.array
-
-    def add_up(self, section: Payload) -> bool:
-        """Add up all ranks' payloads of the next section, in rank order; whether that is their mean already."""
-        world = self.network.world
-        if section.combines and self._holds_sections:
-            payloads = self._next_section()
-            payloads.insert(world.rank, section.payload)
-            section.combine(payloads)
-            return True
-        for rank in range(world.size):
-            section.accumulate(section.payload if rank == world.rank else self.next(), rank == 0)
-        return False
-
-    def _next_section(self) -> list[Any]:
-        """The next section's payloads of all sources, once they are there; valid until the next call."""
-        i, n, slots = self._i, self._sources, self._slots
-        # The section handed out last is done with, so that its buffers are free.
-        for before in range(max(0, i - n), i):
-            if before + slots < self._count:
-                self._message(before + slots)[1].Start()
+            self._message(done + self._slots)[1].Start()
         network, found = self.network, []
-        for message in range(i, i + n):
+        for message in range(i, i + count):
             wire, request = self._message(message)
             request.Wait()
             wire.pull()
             network.counter.bytes_received += wire.nbytes
             found.append(wire.array)
         network.clock.lap(Phase.COMM)
-        self._i = i + n
+        self._i = i + count
         return found
 
     def close(self) -> None:

@@ -156,7 +156,7 @@ class ServerPipeline:
         if j < len(self._sections):
             if not self.departure:
                 self._own.ready(j)
-            is_mean = self._inbox.add_up(self._sections[j])
+            is_mean = self._sections[j].add_up(self._inbox)
         if not is_mean:
             reply.divide(network.world.size)
         moves.answer(reply)

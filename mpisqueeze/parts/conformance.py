@@ -101,9 +101,6 @@ def _allocates_nothing(
     raise AssertionError(text)
 
 
-# -- compressors
-
-
 def _compressor(part: Part, dimension: int, dtype: np.dtype[Any], seed: int = 1) -> Compressor:
     made = part.cls(dimension, np, dtype, seed, **part.options)
     contracts.check_compressor(part, made)
@@ -253,23 +250,6 @@ def _coding_allocates_nothing(part: Part) -> None:
     _allocates_nothing(part, works, vector.nbytes)
 
 
-COMPRESSOR_CHECKS: list[tuple[str, Callable[[Part], None]]] = [
-    ("the payload's size is known beforehand", _payload_size_is_stated),
-    ("encode keeps the vector", _vector_is_kept),
-    ("encode fills the payload, the same from the same seed", _payload_is_filled),
-    ("decode overwrites out, with finite numbers", _out_is_overwritten),
-    ("any rank decodes any payload", _anyone_decodes),
-    ("error feedback keeps what decoding lost, to the bit", _error_feedback_balances),
-    ("a NaN or an infinity never encodes", _nan_is_refused),
-    ("it is unbiased if it says so", _unbiased_is_true),
-    ("its bound holds", _bound_holds),
-    ("an iteration allocates no vector", _coding_allocates_nothing),
-]
-
-
-# -- problems
-
-
 def _problem(part: Part, rank: int, size: int, dtype: np.dtype[Any]) -> Any:
     options = dict(part.options)
     if getattr(part.cls, "needs_data", False):
@@ -319,9 +299,7 @@ def _dtype_is_kept(part: Part) -> None:
 
 def _gradient_repeats(part: Part) -> None:
     for what, problem, x in _problems(part):
-        first = problem.gradient(x, 1)[1].copy()
-        problem.gradient(x, 2)
-        if not np.array_equal(first, problem.gradient(x, 1)[1]):
+        if not _repeats(problem, x):
             raise Doubt(f"the gradient is not a function of (seed, rank, iteration); no run can be resumed ({what})")
 
 
@@ -368,8 +346,10 @@ def _evaluation_is_pure(part: Part) -> None:
 
 
 def _repeats(problem: Any, x: np.ndarray) -> bool:
-    first = problem.gradient(x, 2)[1].copy()
-    return np.array_equal(first, problem.gradient(x, 2)[1])
+    """The gradient of an iteration is the same the second time, after that of another."""
+    first = problem.gradient(x, 1)[1].copy()
+    problem.gradient(x, 2)
+    return np.array_equal(first, problem.gradient(x, 1)[1])
 
 
 def _gradient_allocates_nothing(part: Part) -> None:
@@ -381,21 +361,6 @@ def _gradient_allocates_nothing(part: Part) -> None:
         _allocates_nothing(part, {"gradient": lambda t: problem.gradient(x, t)}, x.nbytes, 0.5)
     elif not np.shares_memory(problem.gradient(x, 1)[1], problem.gradient(x, 2)[1]):
         raise Doubt("gradient gives a new one each time; keep a buffer for it")
-
-
-PROBLEM_CHECKS: list[tuple[str, Callable[[Part], None]]] = [
-    ("every rank starts at the same point", _start_is_common),
-    ("gradient gives a loss and a vector, and keeps x", _gradient_is_sound),
-    ("the gradient has the run's dtype", _dtype_is_kept),
-    ("the gradient is a function of (seed, rank, iteration)", _gradient_repeats),
-    ("the gradient is the loss's", _loss_and_gradient_agree),
-    ("evaluate gives numbers", _evaluation_is_numbers),
-    ("evaluate is a function of x, and changes nothing", _evaluation_is_pure),
-    ("an iteration allocates no vector", _gradient_allocates_nothing),
-]
-
-
-# -- algorithms
 
 
 @contextmanager
@@ -463,10 +428,33 @@ def _step_allocates_nothing(part: Part) -> None:
             _allocates_nothing(part, {f"a step with {compressor}": work}, vector.nbytes)
 
 
-ALGORITHM_CHECKS: list[tuple[str, Callable[[Part], None]]] = [
-    ("on one rank, without compression, it minimises a quadratic", _step_descends),
-    ("its steps are reproducible", _steps_repeat),
-    ("an iteration allocates no vector", _step_allocates_nothing),
-]
-
-CHECKS = {"compressor": COMPRESSOR_CHECKS, "problem": PROBLEM_CHECKS, "algorithm": ALGORITHM_CHECKS}
+#: The checks of each kind of part, with what each holds a part to.
+CHECKS: dict[str, list[tuple[str, Callable[[Part], None]]]] = {
+    "compressor": [
+        ("the payload's size is known beforehand", _payload_size_is_stated),
+        ("encode keeps the vector", _vector_is_kept),
+        ("encode fills the payload, the same from the same seed", _payload_is_filled),
+        ("decode overwrites out, with finite numbers", _out_is_overwritten),
+        ("any rank decodes any payload", _anyone_decodes),
+        ("error feedback keeps what decoding lost, to the bit", _error_feedback_balances),
+        ("a NaN or an infinity never encodes", _nan_is_refused),
+        ("it is unbiased if it says so", _unbiased_is_true),
+        ("its bound holds", _bound_holds),
+        ("an iteration allocates no vector", _coding_allocates_nothing),
+    ],
+    "problem": [
+        ("every rank starts at the same point", _start_is_common),
+        ("gradient gives a loss and a vector, and keeps x", _gradient_is_sound),
+        ("the gradient has the run's dtype", _dtype_is_kept),
+        ("the gradient is a function of (seed, rank, iteration)", _gradient_repeats),
+        ("the gradient is the loss's", _loss_and_gradient_agree),
+        ("evaluate gives numbers", _evaluation_is_numbers),
+        ("evaluate is a function of x, and changes nothing", _evaluation_is_pure),
+        ("an iteration allocates no vector", _gradient_allocates_nothing),
+    ],
+    "algorithm": [
+        ("on one rank, without compression, it minimises a quadratic", _step_descends),
+        ("its steps are reproducible", _steps_repeat),
+        ("an iteration allocates no vector", _step_allocates_nothing),
+    ],
+}

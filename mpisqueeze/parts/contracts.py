@@ -34,8 +34,23 @@ def broken(part: Part, option: str, what: str) -> UsageError:
     return UsageError(f"{part.spec} breaks its contract: {what}", option)
 
 
-def _is_count(value: Any, low: int = 1) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) >= low
+def _need_methods(part: Part, option: str, thing: Any, *names: str) -> None:
+    for name in names:
+        if not callable(getattr(thing, name, None)):
+            raise broken(part, option, f"it has no method {name}")
+
+
+def _need_count(part: Part, option: str, thing: Any, name: str, default: int | None = None) -> int:
+    value: Any = getattr(thing, name, default)
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+        raise broken(part, option, f"{name} must be a whole number ≥ 1, not {value!r}")
+    return int(value)
+
+
+def _need_shape(part: Part, method: str, array: Any, shape: tuple[int, ...]) -> None:
+    if getattr(array, "shape", None) != shape:
+        found = f"shape {array.shape}" if hasattr(array, "shape") else f"a {type(array).__name__}"
+        raise broken(part, "--problem", f"{method} gave {found}, not an array of shape {shape}")
 
 
 def check_installed(part: Part, option: str) -> None:
@@ -56,25 +71,16 @@ def default_compressor(part: Part) -> str:
 
 def check_problem(part: Part, problem: Any) -> None:
     """Raise UsageError unless `problem` keeps the contract of a problem, as far as that shows."""
-    for method in ("initial_point", "gradient"):
-        if not callable(getattr(problem, method, None)):
-            raise broken(part, "--problem", f"it has no method {method}")
-    dimension: Any = getattr(problem, "dimension", None)
-    if not _is_count(dimension):
-        raise broken(part, "--problem", f"dimension must be a whole number ≥ 1, not {dimension!r}")
+    _need_methods(part, "--problem", problem, "initial_point", "gradient")
+    dimension = _need_count(part, "--problem", problem, "dimension")
     if dimension >= 2**31:
         raise UsageError(f"{part.spec}: {dimension} parameters are more than an int32 index reaches", "--problem")
-    per_epoch = getattr(problem, "iterations_per_epoch", 1)
-    if not _is_count(per_epoch):
-        raise broken(part, "--problem", f"iterations_per_epoch must be a whole number ≥ 1, not {per_epoch!r}")
+    _need_count(part, "--problem", problem, "iterations_per_epoch", 1)
 
 
 def checked_point(part: Part, x: Any, dimension: int, xp: Any, dtype: np.dtype[Any]) -> Any:
     """A contiguous copy of an initial point in the run's dtype. Raises UsageError for a wrong shape or a NaN."""
-    shape = getattr(x, "shape", None)
-    if shape != (dimension,):
-        found = f"shape {shape}" if shape is not None else f"a {type(x).__name__}"
-        raise broken(part, "--problem", f"initial_point gave {found}, not an array of shape ({dimension},)")
+    _need_shape(part, "initial_point", x, (dimension,))
     with plugin(part, "--problem", "the conversion of initial_point()"):
         x = xp.array(_real(part, "initial_point", xp.asarray(x)), dtype=dtype)
     if not bool(xp.isfinite(x).all()):
@@ -111,9 +117,7 @@ class GradientCheck:
 
     def __call__(self, g: Any) -> Any:
         """The gradient (d) in the run's dtype, contiguous. Raises UsageError."""
-        if getattr(g, "shape", None) != self.shape:
-            found = f"shape {g.shape}" if hasattr(g, "shape") else f"a {type(g).__name__}"
-            raise broken(self.part, "--problem", f"gradient gave {found}, not an array of shape {self.shape}")
+        _need_shape(self.part, "gradient", g, self.shape)
         if g.dtype != self.dtype or not isinstance(g, self.xp.ndarray) or not g.flags.c_contiguous:
             if self._converted is None:
                 self._converted = self.xp.empty(self.shape, self.dtype)
@@ -124,18 +128,14 @@ class GradientCheck:
 
 def check_compressor(part: Part, compressor: Any) -> None:
     """Raise UsageError unless `compressor` keeps the contract of a compressor, as far as that shows."""
-    for method in ("encode", "decode"):
-        if not callable(getattr(compressor, method, None)):
-            raise broken(part, "--compressor", f"it has no method {method}")
+    _need_methods(part, "--compressor", compressor, "encode", "decode")
     if not isinstance(getattr(compressor, "unbiased", None), bool):
         raise broken(part, "--compressor", "unbiased must be True or False")
     if isinstance(compressor, Compressor) and not all(
         hasattr(compressor, name) for name in ("dimension", "xp", "dtype")
     ):
         raise broken(part, "--compressor", "its __init__ does not call that of its base class")
-    payload_bytes = getattr(compressor, "payload_bytes", None)
-    if not _is_count(payload_bytes):
-        raise broken(part, "--compressor", f"payload_bytes must be a whole number ≥ 1, not {payload_bytes!r}")
+    _need_count(part, "--compressor", compressor, "payload_bytes")
 
 
 def check_algorithm(part: Part, algorithm: Any) -> None:

@@ -106,13 +106,13 @@ def _huber(errors: np.ndarray, width: float) -> np.ndarray:
     return np.where(size <= width, size**2 / 2, width * (size - width / 2))
 
 
-@dataclass(frozen=True)
-class Kernel:
+class Kernel(msgspec.Struct):
     """Seconds an element that a compressor takes, on the slowest of ranks that all compress at once."""
 
-    encode: float
-    encode_feedback: float
-    decode_add: float
+    compressor: str
+    encode: _Amount = msgspec.field(name="plain_encode_s_per_element")
+    encode_feedback: _Amount = msgspec.field(name="encode_s_per_element")
+    decode_add: _Amount = msgspec.field(name="decode_add_s_per_element")
 
 
 @dataclass(frozen=True)
@@ -148,13 +148,6 @@ class _Memory(msgspec.Struct):
     add_s_per_element: _Amount
 
 
-class _KernelTimes(msgspec.Struct):
-    compressor: str
-    plain_encode_s_per_element: _Amount
-    encode_s_per_element: _Amount
-    decode_add_s_per_element: _Amount
-
-
 class _CalibrationFile(msgspec.Struct):
     """calibration.json: of all that `calibrate` writes, the part that `predict` reads."""
 
@@ -162,7 +155,7 @@ class _CalibrationFile(msgspec.Struct):
     link: _Link | None
     memory: _Memory
     dtype: str
-    kernels: list[_KernelTimes]
+    kernels: list[Kernel]
 
 
 def read_calibration(path: Path) -> Calibration:
@@ -179,8 +172,5 @@ def read_calibration(path: Path) -> Calibration:
     if file.link is not None:
         gap = min(file.link.gap_s, file.link.alpha_s)
         link = Link(file.link.alpha_s - gap, gap, 8 / (file.link.bandwidth or math.inf))
-    kernels = {
-        row.compressor: Kernel(row.plain_encode_s_per_element, row.encode_s_per_element, row.decode_add_s_per_element)
-        for row in file.kernels
-    }
+    kernels = {row.compressor: row for row in file.kernels}
     return Calibration(path, file.ranks, link, file.memory.add_s_per_element, file.dtype, kernels)

@@ -11,8 +11,8 @@ import hashlib
 import json
 import os
 import shutil
-import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -136,9 +136,8 @@ class Writer:
     def __init__(self, run: Path, rank: int) -> None:
         self._folder, self._rank = run / FOLDER, rank
         self._copies: dict[str, NDArray[Any]] = {}
-        self._thread: threading.Thread | None = None
-        self._failure: OSError | None = None
-        self._digest = ""
+        self._thread = ThreadPoolExecutor(1, "mpisqueeze checkpoint")
+        self._written: Future[str] = Future()
         self.pending: int | None = None
 
     def begin(self, iteration: int, arrays: Arrays) -> None:
@@ -148,43 +147,33 @@ class Writer:
             if copy is None or copy.shape != array.shape or copy.dtype != array.dtype:
                 copy = self._copies[name] = np.empty_like(array)
             copy[...] = array
-        self.pending, self._failure = iteration, None
-        self._thread = threading.Thread(target=self._write, name="mpisqueeze checkpoint", args=(set(arrays),))
-        self._thread.start()
+        self.pending = iteration
+        self._written = self._thread.submit(self._write, self._part, sorted(arrays))
 
     @property
     def busy(self) -> bool:
-        """Whether the thread is still at it."""
-        return self._thread is not None and self._thread.is_alive()
+        """The thread is still at it."""
+        return not self._written.done()
 
     def finish(self) -> str:
-        """Wait for the thread; the SHA-256 of the file. Raises the OSError that kept it from being written."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        if self._failure is not None:
-            raise self._failure
-        return self._digest
+        """Wait for the thread; the SHA-256 of the file. Raises the error that kept it from being written."""
+        return self._written.result()
 
-    def folder_of(self, iteration: int) -> Path:
-        """Where a checkpoint is written to before it is valid."""
-        return self._folder / f"{iteration:08}.part"
+    @property
+    def _part(self) -> Path:
+        """The folder that is written to before the checkpoint is valid."""
+        return self._folder / f"{self.pending:08}.part"
 
-    def _write(self, names: set[str]) -> None:
-        assert self.pending is not None
-        try:
-            folder = self.folder_of(self.pending)
-            folder.mkdir(parents=True, exist_ok=True)
-            path = folder / file_of(self._rank)
-            write_npz(path, {name: self._copies[name] for name in sorted(names)})
-            self._digest = sha256_of(path)
-        except OSError as error:
-            self._failure = error
+    def _write(self, folder: Path, names: Sequence[str]) -> str:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / file_of(self._rank)
+        write_npz(path, {name: self._copies[name] for name in names})
+        return sha256_of(path)
 
     def publish(self, settings: dict[str, Any], log: dict[str, int], record: Past, digests: list[str]) -> None:
         """On rank 0: make the checkpoint valid that all ranks have written, and drop all but the last ones."""
         assert self.pending is not None
-        part = self.folder_of(self.pending)
+        part = self._part
         files = {file_of(rank): digest for rank, digest in enumerate(digests)}
         manifest = Manifest(part, self.pending, len(digests), settings, log, record, files)
         body = {key: msgspec.to_builtins(getattr(manifest, key)) for key in _BODY}
@@ -193,17 +182,12 @@ class Writer:
         if os.path.exists(final):
             shutil.rmtree(final)
         os.replace(part, final)
-        self._sync()
+        # The new name is to survive a crash of the machine.
+        handle = os.open(self._folder, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
         for old in checkpoints(self._folder.parent)[KEPT:]:
             shutil.rmtree(old, ignore_errors=True)
-
-    def _sync(self) -> None:
-        """Have the folder's new name survive a crash of the machine."""
-        handle = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def discard_unfinished(run: Path) -> None:

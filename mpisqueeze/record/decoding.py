@@ -108,7 +108,11 @@ def _inside(kind: Any, step: str) -> Any:
     """The type of the values that a type has at a key or an index."""
     if type(None) in get_args(kind):
         kind = get_args(kind)[0]
-    return get_args(kind)[-1] if get_args(kind) else get_type_hints(kind, include_extras=True)[step]
+    if get_args(kind):
+        return get_args(kind)[-1]
+    if issubclass(kind, msgspec.Struct):
+        return next(field.type for field in msgspec.structs.fields(kind) if field.encode_name == step)
+    return get_type_hints(kind, include_extras=True)[step]
 
 
 def _words(info: Any) -> str:

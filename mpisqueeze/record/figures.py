@@ -66,7 +66,7 @@ class Figure:
 
     @property
     def whole(self) -> bool:
-        """Whether it is a whole number."""
+        """It is a whole number."""
         return self.unit in ("bytes", "count")
 
     def written(self, values: Floats) -> list[Any]:

@@ -23,14 +23,6 @@ def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def dumps(value: Any) -> str:
-    """Strict JSON in one line; numbers that JSON lacks become null."""
-    try:
-        return json.dumps(value, allow_nan=False, default=_plain)
-    except ValueError:
-        return json.dumps(sanitized(value), allow_nan=False, default=_plain)
-
-
 def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else str(value)
 
@@ -62,11 +54,6 @@ _SLUG = 100
 def slug(text: str) -> str:
     """`text` as part of a file's name: letters, digits, dots and dashes."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", text)[:_SLUG].strip("-")
-
-
-def default_path(algorithm: str, compressor: str, ranks: int) -> Path:
-    """`results/<UTC time>-<algorithm>-<compressor>-n<N>`, with a number behind it where that is taken."""
-    return timed_path(f"{slug(algorithm)}-{slug(compressor)}", ranks)
 
 
 def timed_path(name: str, ranks: int) -> Path:

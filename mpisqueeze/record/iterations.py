@@ -30,7 +30,7 @@ _PORT = [_AT["bytes_sent"], _AT["bytes_received"]]
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands, for the live view."""
+    """The state of a run, for the live view."""
 
     iteration: int
     loss: float

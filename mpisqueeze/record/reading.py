@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
@@ -58,36 +59,31 @@ class RunLog:
 
     @property
     def gossips(self) -> bool:
-        """Whether the ranks have models of their own, as far as the log measured their distance."""
+        """The ranks have models of their own, as far as the log measured their distance."""
         return bool(np.isfinite(self.columns["consensus"]).any())
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """A comparison that was read: its folder, and the target loss that was given, or None."""
-
-    path: Path
-    target_loss: float | None
-
-
-def read_runs(paths: Sequence[Path]) -> tuple[list[RunLog], list[Comparison]]:
+def read_runs(paths: Sequence[Path]) -> tuple[list[RunLog], list[float | None]]:
     """The runs in `paths`, a comparison's folder standing for its runs, each under a name of its own.
+
+    Returns:
+        The runs, and of each comparison the target loss that was given to it, or None.
 
     Raises:
         UsageError: a folder or a file is missing or damaged; says which, and how.
     """
     runs: list[RunLog] = []
-    comparisons = []
+    targets: list[float | None] = []
     for path in paths:
         if not os.path.isdir(path):
             raise _wrong(path, "is not a folder" if os.path.exists(path) else "is not there")
         if os.path.isfile(path / COMPARISON):
-            found, comparison = _read_comparison(path)
+            found, target_loss = _read_comparison(path)
             runs += found
-            comparisons.append(comparison)
+            targets.append(target_loss)
         else:
             runs.append(read_run(path))
-    return _named_apart(runs), comparisons
+    return _named_apart(runs), targets
 
 
 def read_run(path: Path, name: str | None = None) -> RunLog:
@@ -98,7 +94,9 @@ def read_run(path: Path, name: str | None = None) -> RunLog:
     """
     config = read_settings(path)
     columns = _columns(path / "iterations.jsonl")
-    evaluations = _evaluations(path / "evaluations.jsonl")
+    log = path / "evaluations.jsonl"
+    lines = (line for block in _blocks(log) for line in block.split(b"\n"))
+    evaluations = [_line(log, at, line, dict[str, Count | Number | None]) for at, line in enumerate(lines, 1)]
     environment = _object(path / "environment.json", Environment) if os.path.exists(path / "environment.json") else {}
     reason = "there is no summary.json: the run was killed, or is still going"
     summary = summary_of(config, environment, columns, evaluations, "killed", reason, str(path))
@@ -126,7 +124,7 @@ def _completed(known: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]
     return {**known, **summary, "times": {**known["times"], **summary.get("times", {})}}
 
 
-def _read_comparison(path: Path) -> tuple[list[RunLog], Comparison]:
+def _read_comparison(path: Path) -> tuple[list[RunLog], float | None]:
     """Its runs in the order of the comparison; one that was killed names runs that had not begun."""
     about = _object(path / COMPARISON, ComparisonFile)
     recorded = {summary["name"]: summary for summary in about["summaries"]}
@@ -139,7 +137,7 @@ def _read_comparison(path: Path) -> tuple[list[RunLog], Comparison]:
             runs.append(folderless(name, _whole(path / COMPARISON, recorded[name])))
     if not runs:
         raise _wrong(path, "is a comparison whose first run had not begun")
-    return runs, Comparison(path, about["given_target_loss"])
+    return runs, about["given_target_loss"]
 
 
 def _whole(path: Path, summary: dict[str, Any]) -> dict[str, Any]:
@@ -154,18 +152,12 @@ def _whole(path: Path, summary: dict[str, Any]) -> dict[str, Any]:
 
 def _named_apart(runs: list[RunLog]) -> list[RunLog]:
     """Runs of one name are told apart by what differs between their folders."""
-    by_name: dict[str, list[Path]] = {}
-    for run in runs:
-        if run.path:
-            by_name.setdefault(run.name, []).append(run.path)
-    where = {name: dict(zip(paths, _differences(paths), strict=True)) for name, paths in by_name.items()}
-    names = [run.name for run in runs]
-    return [
-        replace(run, name=f"{run.name} ({where[run.name][run.path]})")
-        if names.count(run.name) > 1 and run.path
-        else run
-        for run in runs
-    ]
+    found = [*runs]
+    for name, count in Counter(run.name for run in runs).items():
+        paths = {at: run.path for at, run in enumerate(runs) if run.name == name and run.path}
+        for at, where in zip(paths, _differences([*paths.values()]) if count > 1 else (), strict=False):
+            found[at] = replace(runs[at], name=f"{name} ({where})")
+    return found
 
 
 def _differences(paths: Sequence[Path]) -> list[str]:
@@ -183,12 +175,6 @@ def _object(path: Path, kind: Any, option: str = "RUN") -> dict[str, Any]:
     if not os.path.exists(path):
         raise UsageError(f"{path} is not there; a run folder has one", option)
     return read_object(path, option, kind)
-
-
-def _evaluations(path: Path) -> list[dict[str, Any]]:
-    """The lines of evaluations.jsonl."""
-    lines = (line for block in _blocks(path) for line in block.split(b"\n"))
-    return [_line(path, at, line, dict[str, Count | Number | None]) for at, line in enumerate(lines, 1)]
 
 
 def _columns(path: Path) -> dict[str, Floats]:

@@ -20,12 +20,6 @@ class PartName(TypedDict):
     origin: str
 
 
-class Parts(TypedDict, total=False):
-    algorithm: PartName
-    compressor: PartName
-    problem: PartName
-
-
 class _RunConfig(TypedDict):
     algorithm: str
     compressor: str
@@ -49,7 +43,7 @@ class Config(_RunConfig, total=False):
     warmup: Count
     batch_size: Positive
     seed: int | Number | None
-    parts: Parts
+    parts: dict[str, PartName]
 
 
 class HostFacts(TypedDict, total=False):

@@ -12,7 +12,7 @@ from mpisqueeze.quantities import counted, duration
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.live import Drawing
 from mpisqueeze.report.tables import make_table
-from mpisqueeze.reproduce.view import ClaimsWatcher
+from mpisqueeze.runs.view import View
 
 if TYPE_CHECKING:
     from mpisqueeze.record.iterations import Progress
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 STYLES = {"PASS": "bold green", "FAIL": "bold red", "SKIPPED": "yellow"}
 
 
-class ClaimsView(ClaimsWatcher):
+class ClaimsView(View):
     """Shows all claims, and their runs.
 
     Args:

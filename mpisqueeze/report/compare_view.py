@@ -17,7 +17,7 @@ from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.live import Drawing
 from mpisqueeze.report.tables import STATUS, TableColumn, filled, make_table, panel
 from mpisqueeze.report.training_view import mpi, problem
-from mpisqueeze.runs.view import Watcher
+from mpisqueeze.runs.view import View
 
 if TYPE_CHECKING:
     from mpisqueeze.record.iterations import Progress
@@ -40,7 +40,7 @@ class _RunLine:
     pace: str = ""
 
 
-class CompareView(Watcher):
+class CompareView(View):
     """Watches all runs of a comparison, one after the other.
 
     Args:
@@ -60,7 +60,6 @@ class CompareView(Watcher):
         self._introduced = False
 
     def run_begins(self, index: int) -> None:
-        """Run `index` is about to be set up."""
         self._current = index
         self._rows[index].state = "running"
 
@@ -90,7 +89,6 @@ class CompareView(Watcher):
         self._drawing.show(self._table)
 
     def run_ended(self, index: int, run: RunLog) -> None:
-        """Run `index` has ended, or was skipped."""
         summary, row = run.summary, self._rows[index]
         self._current = index
         row.state = summary["status"]

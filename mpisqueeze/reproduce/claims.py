@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import msgspec
+import msgspec.toml
 
 from mpisqueeze.analysis import evidence
 from mpisqueeze.costs.link import parse_link
@@ -21,11 +20,6 @@ from mpisqueeze.reproduce.expressions import Expression, parse
 from mpisqueeze.runs.pairs import Entry
 from mpisqueeze.runs.plan import plan
 from mpisqueeze.settings import SETTINGS, Settings
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 FOLDER = Path(__file__).parent / "claims"
 SCALES = ("laptop", "gpu")
@@ -233,7 +227,7 @@ def select(wanted: Sequence[str], scale: str) -> list[StatedClaim]:
 def load(path: Path, scale: str) -> StatedClaim:
     """The claim in a file. Raises UsageError naming the file and what is wrong in it."""
     try:
-        facts = tomllib.loads(read_text(path, "CLAIM"))
+        facts = msgspec.toml.decode(read_text(path, "CLAIM"))
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not TOML: {error}", "CLAIM") from None
     try:

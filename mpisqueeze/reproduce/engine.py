@@ -18,11 +18,11 @@ from mpisqueeze.record.folder import RunFolder
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.record.types import SCHEMA_VERSION
 from mpisqueeze.reproduce.claims import ClaimRun, StatedClaim
-from mpisqueeze.reproduce.view import ClaimsWatcher
 from mpisqueeze.reproduce.virtual import LabError, run_in_lab
 from mpisqueeze.runs.comparing import Ledger, compare
 from mpisqueeze.runs.interrupts import Interrupts
 from mpisqueeze.runs.pairs import Entry
+from mpisqueeze.runs.view import View
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,14 @@ def check_claims(
     scale: str,
     interrupts: Interrupts,
     folder: RunFolder | None,
-    view: ClaimsWatcher | None,
+    view: View,
 ) -> tuple[list[dict[str, Any]], Signal]:
     """Put all claims to the test; collective.
 
     Args:
         path: of the whole reproduction, on every rank.
         interrupts: entered.
-        folder, view: on rank 0.
+        folder: on rank 0.
 
     Returns:
         On rank 0 an object a claim, see `_verdict`, without those that a signal kept from being tested; the signal.
@@ -86,15 +86,14 @@ def check_claims(
         stopped = Signal(world.agree(interrupts.wish))
         if not stopped:
             began = time.monotonic()
-            if view:
-                view.claim_begins(number, task.claim.name, len(task.entries))
+            view.claim_begins(number, task.claim.name, len(task.entries))
             logs, reason, stopped = _run(task, world, path / task.claim.name, interrupts, view)
         if stopped:
             write("interrupted")
             return verdicts, stopped
         judge = partial(_verdict, task, logs, reason, world.size) if world.is_root else dict[str, Any]
         found = world.collectively(judge)
-        if view:
+        if world.is_root:
             found["seconds"] = time.monotonic() - began
             verdicts.append(found)
             write("running")
@@ -104,7 +103,7 @@ def check_claims(
 
 
 def _run(
-    task: Task, world: World, path: Path, interrupts: Interrupts, view: ClaimsWatcher | None
+    task: Task, world: World, path: Path, interrupts: Interrupts, view: View
 ) -> tuple[list[RunLog], str | None, Signal]:
     """The runs of a claim, on rank 0, in the order of its trials; why there are none; a signal that ended them."""
     if task.obstacle:
@@ -112,8 +111,8 @@ def _run(
     if task.claim.hosts is not None:
         return _run_in_lab(task, world, path, interrupts)
     ledger = world.collectively(lambda: Ledger(path, task.entries, world.size, None) if world.is_root else None)
-    outcome = compare(task.entries, world, path, interrupts, ledger, view)
-    return (ledger.runs if ledger else []), None, Signal(outcome.stopped_by)
+    _, stopped = compare(task.entries, world, path, interrupts, ledger, view)
+    return (ledger.runs if ledger else []), None, stopped
 
 
 def _run_in_lab(

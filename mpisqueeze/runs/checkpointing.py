@@ -14,7 +14,6 @@ import numpy as np
 from mpi4py import MPI
 
 from mpisqueeze.algorithms.base import AdaptedAlgorithm
-from mpisqueeze.comm.world import World
 from mpisqueeze.errors import UsageError
 from mpisqueeze.record.checkpoint import (
     DamagedError,
@@ -39,28 +38,15 @@ FREE = ("iterations", "epochs", "checkpoint_every", "data_dir", "out", "eval_eve
 LOGS = ("iterations.jsonl", "ranks.jsonl", "evaluations.jsonl")
 
 
-# -- what belongs to a run
-
-
 def check_state(run: Run) -> None:
-    """Raise UsageError for a plug-in that does not say what it remembers."""
-    for part, option, thing in (
-        (run.plan.algorithm, "--algorithm", _remembering(run)),
-        (run.plan.problem, "--problem", run.problem),
-    ):
-        known = option == "--problem" or _declares_memory(thing)
-        if part.is_plugin and not known:
-            raise UsageError(
-                f"{part.name} does not say what it remembers from one iteration to the next: give it the attribute "
-                "`memory`, the names of its arrays, or () for none",
-                "--checkpoint-every",
-            )
-
-
-def _declares_memory(thing: Any) -> bool:
-    """Whether a plug-in, and not what it is built on, has `memory`."""
-    own = [cls for cls in type(thing).__mro__ if not cls.__module__.startswith("mpisqueeze.")]
-    return any("memory" in vars(cls) for cls in own)
+    """Raise UsageError for a plug-in's algorithm that does not say what it remembers."""
+    own = [cls for cls in type(_remembering(run)).__mro__ if not cls.__module__.startswith("mpisqueeze.")]
+    if run.plan.algorithm.is_plugin and not any("memory" in vars(cls) for cls in own):
+        raise UsageError(
+            f"{run.plan.algorithm.name} does not say what it remembers from one iteration to the next: give it the "
+            "attribute `memory`, the names of its arrays, or () for none",
+            "--checkpoint-every",
+        )
 
 
 def _remembering(run: Run) -> Any:
@@ -68,10 +54,11 @@ def _remembering(run: Run) -> Any:
     return run.algorithm.part if isinstance(run.algorithm, AdaptedAlgorithm) else run.algorithm
 
 
-def _slots(thing: Any, prefix: str) -> Iterator[tuple[str, Any, str]]:
-    """(key, object, attribute) of all that it remembers."""
-    for name in getattr(thing, "memory", ()):
-        yield f"{prefix}.{name.lstrip('_')}", thing, name
+def _slots(run: Run) -> Iterator[tuple[str, Any, str]]:
+    """(key, object, attribute) of all that a run's parts remember."""
+    for thing, prefix in ((_remembering(run), "algorithm"), (run.problem, "problem")):
+        for name in getattr(thing, "memory", ()):
+            yield f"{prefix}.{name.lstrip('_')}", thing, name
 
 
 def _arrays(run: Run, momentum: Any) -> dict[str, Any]:
@@ -79,7 +66,7 @@ def _arrays(run: Run, momentum: Any) -> dict[str, Any]:
     found: dict[str, Any] = {"x": run.x}
     if momentum is not None:
         found["momentum"] = momentum
-    for key, thing, name in (*_slots(_remembering(run), "algorithm"), *_slots(run.problem, "problem")):
+    for key, thing, name in _slots(run):
         value = getattr(thing, name)
         if isinstance(value, list):
             found |= {f"{key}.{i}": item for i, item in enumerate(value)}
@@ -100,12 +87,9 @@ def _put_back(run: Run, momentum: Any, saved: dict[str, np.ndarray]) -> None:
     for key, value in saved.items():
         if hasattr(live[key], "dtype"):
             live[key][...] = run.device.xp.asarray(value)
-    for key, thing, name in (*_slots(_remembering(run), "algorithm"), *_slots(run.problem, "problem")):
+    for key, thing, name in _slots(run):
         if key in saved and not hasattr(live[key], "dtype"):
             setattr(thing, name, saved[key].item())
-
-
-# -- saving it
 
 
 class Checkpointer:
@@ -126,12 +110,12 @@ class Checkpointer:
 
     @property
     def overdue(self) -> bool:
-        """Whether it is time by the clock; rank 0 tells the others."""
+        """It is time by the clock; rank 0 tells the others."""
         seconds = self.interval.seconds
         return seconds is not None and time.monotonic() - self._last >= seconds
 
     def due(self, iteration: int) -> bool:
-        """Whether it is time by the count."""
+        """It is time by the count."""
         count = self.interval.iterations
         return count is not None and iteration % count == 0
 
@@ -173,9 +157,6 @@ def fixed_settings(plan: Plan) -> dict[str, Any]:
     return json.loads(json.dumps(settings, default=str))
 
 
-# -- taking it up again
-
-
 def resumed_config(path: Path) -> Settings:
     """The settings of the run in a folder, as it was told them. Raises UsageError."""
     settings = read_settings(path, "--resume")
@@ -200,7 +181,7 @@ def continued(config: Settings, given: Mapping[str, Any]) -> Settings:
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run begins.
+    """The place in a run where its iterations begin.
 
     Attributes:
         iteration: the last one that is done; 0 for a run from the start.
@@ -228,7 +209,7 @@ def load_latest(run: Run, momentum: Any) -> Start:
         problem, manifest = None, None
         try:
             manifest = read_manifest(folder)
-            check_same(manifest, run.plan, world)
+            check_same(manifest, run.plan)
             if manifest.ranks == world.size:
                 _put_back(run, momentum, read_arrays(manifest, world.rank))
         except DamagedError as error:
@@ -254,7 +235,7 @@ def _candidates(path: Path, plan: Plan) -> list[Path]:
     return found
 
 
-def check_same(manifest: Manifest, plan: Plan, world: World) -> None:
+def check_same(manifest: Manifest, plan: Plan) -> None:
     """Raise UsageError, on all ranks alike, for a checkpoint of another run."""
     wanted = fixed_settings(plan)
     saved = {key: value for key, value in upgraded(manifest.settings).items() if key not in FREE}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ from mpisqueeze.runs.pairs import Entry, blamed
 from mpisqueeze.runs.plan import Plan
 from mpisqueeze.runs.preparation import Run
 from mpisqueeze.runs.training import train
-from mpisqueeze.runs.view import View, Watcher
+from mpisqueeze.runs.view import View
 from mpisqueeze.settings import name_of
 
 T = TypeVar("T")
@@ -57,6 +57,7 @@ class Ledger:
             summary = summary_of(config, {}, no_columns(), [], status, reason, None)
             run = folderless(entry.name, summary)
         self.runs.append(run)
+        self.write("running")
         return run
 
     def ranking(self) -> Ranking:
@@ -67,11 +68,7 @@ class Ledger:
         return summaries_of(self.runs, self.ranking()) if self.runs else []
 
     def write(self, status: str) -> None:
-        """Replace compare.json.
-
-        Args:
-            status: `running`, `done` or `interrupted`.
-        """
+        """Replace compare.json; the status is `running`, `done` or `interrupted`."""
         about = {
             "schema_version": SCHEMA_VERSION,
             "mpisqueeze": __version__,
@@ -82,19 +79,6 @@ class Ledger:
             "summaries": self.summaries(),
         }
         self.folder.write_json(COMPARISON, about | (self.ranking().as_json() if self.runs else {}))
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a comparison ended, on every rank.
-
-    Attributes:
-        statuses: of the runs, in their order.
-        stopped_by: Signal.INTERRUPT or Signal.TERMINATE if a signal ended it, else Signal.NONE.
-    """
-
-    statuses: list[str]
-    stopped_by: int
 
 
 class _Trial(Run):
@@ -129,8 +113,8 @@ def compare(
     path: Path,
     interrupts: Interrupts,
     ledger: Ledger | None,
-    view: Watcher | None,
-) -> Outcome:
+    view: View,
+) -> tuple[list[str], Signal]:
     """Run all entries, one after the other; collective.
 
     A run that diverges or fails on all ranks alike ends itself and not the others; a signal ends the current one and
@@ -139,26 +123,27 @@ def compare(
     Args:
         path: the comparison's folder, on every rank.
         interrupts: entered.
-        ledger, view: on rank 0.
+        ledger: on rank 0.
+
+    Returns:
+        On every rank the statuses of the runs, in their order, and the signal that ended the comparison, if any.
     """
     statuses: list[str] = []
     stopped_by = Signal.NONE
-
     for index, entry in enumerate(entries):
         stopped_by = stopped_by or Signal(world.agree(interrupts.wish))
         if stopped_by:
             status, reason = "skipped", None
         else:
-            if view:
-                view.run_begins(index)
+            view.run_begins(index)
             config = replace(entry.plan.config, out=path / entry.folder)
-            run_one = partial(_run_one, replace(entry.plan, config=config), view=view or View())
+            run_one = partial(_run_one, replace(entry.plan, config=config), view=view)
             status, reason, stopped_by = _alike(world, entry, run_one)
         statuses.append(status)
         world.collectively(partial(_book, ledger, view, index, status, reason))
     if ledger:
         ledger.write("interrupted" if stopped_by else "done")
-    return Outcome(statuses, stopped_by)
+    return statuses, stopped_by
 
 
 def _alike(world: World, entry: Entry, work: Callable[[World], T]) -> T:
@@ -190,12 +175,10 @@ def _alike(world: World, entry: Entry, work: Callable[[World], T]) -> T:
     return world.comm.bcast(world.collectively(repeat))
 
 
-def _book(ledger: Ledger | None, view: Watcher | None, index: int, status: str, reason: str | None) -> None:
+def _book(ledger: Ledger | None, view: View, index: int, status: str, reason: str | None) -> None:
     """Write down and show, on rank 0, how run `index` ended."""
-    if ledger and view:
-        run = ledger.add(ledger.entries[index], status, reason)
-        ledger.write("running")
-        view.run_ended(index, run)
+    if ledger:
+        view.run_ended(index, ledger.add(ledger.entries[index], status, reason))
 
 
 def _run_one(plan: Plan, world: World, view: View) -> tuple[str, str | None, Signal]:

@@ -31,15 +31,7 @@ def note_early() -> None:
 
 
 class StoppedError(Exception):
-    """A signal came to one of the ranks, and all of them know of it.
-
-    Attributes:
-        signal: Signal.INTERRUPT or Signal.TERMINATE.
-    """
-
-    def __init__(self, signal: Signal) -> None:
-        super().__init__(signal)
-        self.signal = signal
+    """A signal came to one of the ranks, and all of them know of it: Signal.INTERRUPT or Signal.TERMINATE."""
 
 
 class Interrupts:

@@ -140,7 +140,7 @@ def expand(pairs: Sequence[Pair], sweeps: Sequence[Sweep], base: Settings) -> li
 
 
 def _applies(setting: str, pair: Pair) -> bool:
-    """Whether sweeping it changes the pair. Raises UsageError where the pair names a compressor of its own."""
+    """Sweeping it changes the pair. Raises UsageError where the pair names a compressor of its own."""
     with _blaming(pair, {}):
         algorithm = registry.algorithms.find(pair.algorithm)
     if setting != "compressor":

@@ -50,12 +50,9 @@ class Plan:
             "compressor": self.compressor.spec,
             "data": self.config.data if getattr(self.problem.cls, "needs_data", False) else None,
             "parts": {
-                part: {"name": found.name, "origin": found.origin, "parameters": found.options}
-                for part, found in (
-                    ("algorithm", self.algorithm),
-                    ("compressor", self.compressor),
-                    ("problem", self.problem),
-                )
+                kind: {"name": part.name, "origin": part.origin, "parameters": part.options}
+                for kind, part in vars(self).items()
+                if isinstance(part, Part)
             },
         }
 

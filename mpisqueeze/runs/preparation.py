@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from mpisqueeze.algorithms.base import AdaptedAlgorithm, Algorithm, Setup
@@ -18,7 +20,7 @@ from mpisqueeze.data import load_dataset
 from mpisqueeze.errors import UsageError
 from mpisqueeze.parts import contracts
 from mpisqueeze.parts.registry import Part
-from mpisqueeze.record.folder import RunFolder, check_path, default_path, dumps
+from mpisqueeze.record.folder import RunFolder, check_path, sanitized, slug, timed_path
 from mpisqueeze.runs.plan import NO_OVERLAP_ON_GPU, Plan
 from mpisqueeze.settings import DEFAULT_EPOCHS
 from mpisqueeze.topology import Topology
@@ -57,7 +59,8 @@ class Run:
         self.eval_every = self.per_epoch if config.eval_every is None else config.eval_every
         self.x = world.collectively(self._initial_point)
         self._check_ranks_agree()
-        sizes = world.comm.allgather(world.collectively(self._try_compressor))
+        tried = partial(contracts.try_compressor, plan.compressor, self.make_compressor, self.dimension, self.device.xp)
+        sizes = world.comm.allgather(world.collectively(tried))
         if len(set(sizes)) > 1:
             raise UsageError(f"{plan.compressor.spec}: payload_bytes differs by rank: {sizes}", "--compressor")
         emulated = emulate(world, plan.link) if plan.link else None
@@ -76,7 +79,7 @@ class Run:
     def write_line(self, name: str, value: Any) -> None:
         """Add a line to a log of the run folder, on rank 0."""
         if self.folder is not None:
-            self.folder.append(name, f"{dumps(value)}\n".encode())
+            self.folder.append(name, f"{json.dumps(sanitized(value))}\n".encode())
 
     def settings(self) -> dict[str, Any]:
         """The content of config.json."""
@@ -133,18 +136,14 @@ class Run:
         if other is not None:
             raise UsageError(f"{spec}: initial_point differs between ranks 0 and {other}", "--problem")
 
-    def _try_compressor(self) -> int:
-        return contracts.try_compressor(self.plan.compressor, self.make_compressor, self.dimension, self.device.xp)
-
     def _build_algorithm(self) -> Algorithm:
         config, part = self.plan.config, self.plan.algorithm
-        make: Callable[[int, int], Compressor] = self.make_compressor
         setup = Setup(
             self.network,
             self.dimension,
             self.plan.dtype,
             config.seed,
-            make,
+            self.make_compressor,
             self.topology,
             server=config.server,
             overlap=config.overlap,
@@ -160,7 +159,8 @@ class Run:
 
     def _make_folder(self) -> str:
         plan = self.plan
-        path = plan.config.out or default_path(plan.algorithm.label, plan.compressor.label, self.world.size)
+        name = f"{slug(plan.algorithm.label)}-{slug(plan.compressor.label)}"
+        path = plan.config.out or timed_path(name, self.world.size)
         self.folder = RunFolder(path, self._again)
         return str(path)
 

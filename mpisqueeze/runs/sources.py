@@ -5,23 +5,19 @@ from __future__ import annotations
 import difflib
 import json
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec.toml
+
 from mpisqueeze.errors import UsageError
 from mpisqueeze.files import read_text
 from mpisqueeze.language import suggestion
 from mpisqueeze.runs.plan import Plan
 from mpisqueeze.settings import DEFAULT_EPOCHS, EITHER, SETTINGS, Setting, Settings, moved, name_of, upgraded
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 PREFIX = "MPISQUEEZE_"
 #: Names the file, as --config does.
@@ -103,7 +99,7 @@ def _read(path: Path, option: str) -> dict[str, Any]:
     text = read_text(path, option)
     is_json = path.suffix == ".json"
     try:
-        found = json.loads(text) if is_json else tomllib.loads(text)
+        found = json.loads(text) if is_json else msgspec.toml.decode(text)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not {'JSON' if is_json else 'TOML'}: {error}", option) from None
     if not isinstance(found, dict):

@@ -1,4 +1,4 @@
-"""The interface of views of a run, which live on rank 0, and a view that shows nothing."""
+"""The interface of what is shown on rank 0 while runs go on, and a view that shows nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ if TYPE_CHECKING:
 
 
 class View:
-    """A silent view, and the interface of the others."""
+    """A silent view, and the interface of the others: of a run, of a comparison's runs in turn, of claims in turn."""
+
+    def claim_begins(self, number: int, name: str, runs: int) -> None:
+        """Claim `number`, counted from 0, is about to be tested with so many runs."""
+
+    def run_begins(self, index: int) -> None:
+        """Run `index` is about to be set up."""
 
     def start(self, run: Run, environment: dict[str, Any]) -> None:
         """Before the first iteration."""
@@ -28,12 +34,11 @@ class View:
     def finish(self, summary: dict[str, Any]) -> None:
         """After the last iteration, whatever the status."""
 
-
-class Watcher(View):
-    """A silent view of several runs, one after the other, and the interface of the others."""
-
-    def run_begins(self, index: int) -> None:
-        """Run `index` is about to be set up."""
-
     def run_ended(self, index: int, run: RunLog) -> None:
         """Run `index` has ended, or was skipped."""
+
+    def claim_ended(self, verdict: dict[str, Any]) -> None:
+        """The verdict of a claim is known: an object of claims.json."""
+
+    def close(self) -> None:
+        """Nothing more is to be shown."""

@@ -83,6 +83,15 @@ def make_compressor(spec: str, dtype: Any, xp: Any = np) -> Callable[[int, int],
     return lambda dimension, seed: adapt(part.cls(dimension, xp, dtype, seed, **part.options), dimension, xp, dtype)
 
 
+def compressed_by(compressor: Compressor, v: np.ndarray, t: int) -> np.ndarray:
+    """D(C(v)) in iteration t, by plain encoding and decoding."""
+    payload, out = np.empty(compressor.payload_bytes, np.uint8), np.empty_like(v)
+    compressor.iteration = t
+    compressor.encode(v, payload)
+    compressor.decode(payload, out)
+    return out
+
+
 def make_algorithm(
     name: str,
     spec: str,
@@ -115,6 +124,19 @@ def gradient_at(x: np.ndarray, rank: int, t: int) -> np.ndarray:
 def start_at(dimension: int, dtype: Any) -> np.ndarray:
     """The common x₀."""
     return np.random.default_rng(99).standard_normal(dimension).astype(dtype)
+
+
+def step_at(algorithm: Algorithm, x: np.ndarray, t: int, lr: float = 0.1) -> np.ndarray:
+    """Iteration t, which moves x; the gradient that this rank had in it."""
+    network, found = algorithm.setup.network, list[np.ndarray]()
+
+    def gradient(point: np.ndarray) -> np.ndarray:
+        found.append(gradient_at(point, network.world.rank, t))
+        return found[0].copy()
+
+    network.iteration = t
+    algorithm.step(x, gradient, lr)
+    return found[0]
 
 
 def run_steps(algorithm: Algorithm, x: Any, steps: int, lr: float = 0.1) -> Any:

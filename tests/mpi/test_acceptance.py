@@ -18,8 +18,7 @@ def test_gossip_does_what_the_talks_say(mpisqueeze_run: Callable[..., Finished])
         "choco/uniform:2,bucket=0",
         "doublesqueeze/onebit",
     ]
-    finished = mpisqueeze_run(8, "compare", *pairs, "--epochs", "20", "--json", "-")
-    assert finished.code == 0, finished.err
+    finished = mpisqueeze_run(8, "compare", *pairs, "--epochs", "20", "--json", "-").well()
     sgd, dpsgd, dcd, naive, coarse, deepsqueeze, choco, doublesqueeze = finished.json
     assert abs(dpsgd["test_accuracy"] - sgd["test_accuracy"]) <= 0.02
     assert abs(dcd["test_accuracy"] - dpsgd["test_accuracy"]) <= 0.02

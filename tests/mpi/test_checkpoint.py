@@ -53,17 +53,14 @@ def test_every_algorithm_goes_on_as_if_nothing_had_been(mpisqueeze_run: Run, tmp
     """Momentum, residuals, replicas, x̂, y, gradients of before, and ECD's t."""
     more = ("--self-weight", "0.5") if algorithm == "d2" else ()
     options = ("--algorithm", algorithm, "--momentum", "0.5", *LENGTH, *more, "--save-model")
-    whole = mpisqueeze_run(3, "train", *options, "--iterations", "23", "--out", "whole")
-    assert whole.code == 0, whole.err
-    part = mpisqueeze_run(
+    mpisqueeze_run(3, "train", *options, "--iterations", "23", "--out", "whole").well()
+    mpisqueeze_run(
         3, "train", *options, "--iterations", "16", "--checkpoint-every", "6", "--out", "part", "--per-rank"
-    )
-    assert part.code == 0, part.err
+    ).well()
     assert sorted(path.name for path in (tmp_path / "part" / "checkpoint").iterdir()) == ["00000012", "00000016"]
     # As if it had been killed in iteration 14.
     shutil.rmtree(tmp_path / "part" / "checkpoint" / "00000016")
-    rest = mpisqueeze_run(3, "train", "--resume", "part", "--iterations", "23")
-    assert rest.code == 0, rest.err
+    rest = mpisqueeze_run(3, "train", "--resume", "part", "--iterations", "23").well()
     assert "resumed after iteration 12" in rest.out
     same_runs(tmp_path / "whole", tmp_path / "part")
     ranks = [json.loads(line) for line in (tmp_path / "part" / "ranks.jsonl").read_text().splitlines()]
@@ -76,8 +73,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory, launcher: Any) -> Path:
     """A run of 12 iterations on two ranks with checkpoints at 8 and 12."""
     folder = tmp_path_factory.mktemp("saved")
     arguments = ("train", *LENGTH, "--iterations", "12", "--checkpoint-every", "4", "--out", "run", "--save-model")
-    finished = start_on_ranks(launcher, 2, [sys.executable, "-m", "mpisqueeze", *arguments], folder, timeout=120)
-    assert finished.code == 0, finished.err
+    start_on_ranks(launcher, 2, [sys.executable, "-m", "mpisqueeze", *arguments], folder, timeout=120).well()
     return folder / "run"
 
 
@@ -87,8 +83,7 @@ def test_a_damaged_checkpoint_is_named_and_the_older_one_taken(
     run = shutil.copytree(saved, tmp_path / "run")
     file = run / "checkpoint" / "00000012" / "rank-0001.npz"
     file.write_bytes(file.read_bytes()[:-100])
-    finished = mpisqueeze_run(2, "train", "--resume", "run")
-    assert finished.code == 0, finished.err
+    finished = mpisqueeze_run(2, "train", "--resume", "run").well()
     assert "checkpoint 00000012 cannot be used" in finished.out
     assert "rank-0001.npz is truncated or was altered" in finished.out
     assert "resumed after iteration 8" in finished.out
@@ -98,12 +93,9 @@ def test_a_damaged_checkpoint_is_named_and_the_older_one_taken(
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
-        (lambda run: [shutil.rmtree(path) for path in (run / "checkpoint").iterdir()], None),
-        (lambda run: [(path / "manifest.json").write_text("[") for path in (run / "checkpoint").iterdir()], "no sound"),
-        (
-            lambda run: [(path / "rank-0000.npz").write_bytes(b"") for path in (run / "checkpoint").iterdir()],
-            "no sound",
-        ),
+        (lambda run: [shutil.rmtree(path) for path in run.glob("checkpoint/*")], None),
+        (lambda run: [path.write_text("[") for path in run.glob("checkpoint/*/manifest.json")], "no sound"),
+        (lambda run: [path.write_bytes(b"") for path in run.glob("checkpoint/*/rank-0000.npz")], "no sound"),
         (lambda run: altered(run, "lr", 0.5), "config.json has lr = 0.5, and its checkpoint 0.05"),
         (lambda run: altered(run, "algorithm", "memsgd"), "algorithm = "),
         (lambda run: altered(run, "lr", "quick"), "--lr"),
@@ -145,11 +137,6 @@ def test_a_disk_that_is_full_within_an_array_is_an_error_of_the_system(tmp_path:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
-
-
-def overwrite(run: Path, name: str, content: bytes) -> None:
-    for path in (run / "checkpoint").iterdir():
-        (path / name).write_bytes(content)
 
 
 def altered(run: Path, key: str, value: Any) -> None:
@@ -195,18 +182,17 @@ def test_a_plug_in_must_say_what_it_remembers(mpisqueeze_run: Run, tmp_path: Pat
     assert silent.code == 2
     assert "`memory`" in silent.err
     options = ("train", *LENGTH, "--algorithm", "mine.py:Frank", "--save-model")
-    assert mpisqueeze_run(2, *options, "--iterations", "9", "--out", "whole").code == 0
-    assert mpisqueeze_run(2, *options, "--iterations", "5", "--out", "part", "--checkpoint-every", "5").code == 0
-    finished = mpisqueeze_run(2, "train", "--resume", "part", "--iterations", "9")
-    assert finished.code == 0, finished.err
+    mpisqueeze_run(2, *options, "--iterations", "9", "--out", "whole").well()
+    mpisqueeze_run(2, *options, "--iterations", "5", "--out", "part", "--checkpoint-every", "5").well()
+    mpisqueeze_run(2, "train", "--resume", "part", "--iterations", "9").well()
     same_runs(tmp_path / "whole", tmp_path / "part")
 
 
 def test_a_run_of_an_earlier_version_goes_on(mpisqueeze_run: Run, tmp_path: Path) -> None:
     """One whose η was a setting of its own: it is told of and resumed as the run that it is."""
     options = ("train", *LENGTH, "--algorithm", "choco:eta=0.3", "--compressor", "topk:0.1", "--save-model")
-    assert mpisqueeze_run(2, *options, "--iterations", "9", "--out", "whole").code == 0
-    assert mpisqueeze_run(2, *options, "--iterations", "5", "--out", "part", "--checkpoint-every", "5").code == 0
+    mpisqueeze_run(2, *options, "--iterations", "9", "--out", "whole").well()
+    mpisqueeze_run(2, *options, "--iterations", "5", "--out", "part", "--checkpoint-every", "5").well()
     former = {"algorithm": "choco", "eta": 0.3, "order": "atc", "memory_lr": "outside"}
     config = tmp_path / "part" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), **former}))
@@ -216,7 +202,6 @@ def test_a_run_of_an_earlier_version_goes_on(mpisqueeze_run: Run, tmp_path: Path
     body["settings"] |= {**former, "parts": {"algorithm": {"name": "choco", "origin": "built-in", "parameters": {}}}}
     manifest.write_text(json.dumps({**version, **body, "sha256": _digest_of(body)}))
     assert "choco:eta=0.3/topk:0.1" in mpisqueeze_run(1, "report", "part").out
-    finished = mpisqueeze_run(2, "train", "--resume", "part", "--iterations", "9")
-    assert finished.code == 0, finished.err
+    mpisqueeze_run(2, "train", "--resume", "part", "--iterations", "9").well()
     assert json.loads(config.read_text())["algorithm"] == "choco:eta=0.3"
     same_runs(tmp_path / "whole", tmp_path / "part")

@@ -40,8 +40,7 @@ def test_all_pairs_share_start_data_and_seed(mpisqueeze_run: Run, tmp_path: Path
     """sgd twice is one run twice, doublesqueeze without compression is sgd, and train alone gives the same again."""
     options = ("--epochs", "1", "--batch-size", "7", "--seed", "5", "--save-model")
     pairs = ("sgd", "memsgd/qsgd:2", "sgd", "doublesqueeze/identity", f"memsgd/{PLUGINS}:Halves")
-    finished = mpisqueeze_run(3, "compare", *pairs, *options, "--out", "all", "--json", "all.json")
-    assert finished.code == 0, finished.err
+    finished = mpisqueeze_run(3, "compare", *pairs, *options, "--out", "all", "--json", "all.json").well()
     folders = ["01-sgd", "02-memsgd-qsgd-2", "03-sgd", "04-doublesqueeze-identity", "05-memsgd-Halves"]
     assert sorted(path.name for path in (tmp_path / "all").iterdir()) == [*folders, "compare.json"]
     logs = [losses(tmp_path / "all" / folder) for folder in folders]
@@ -53,8 +52,7 @@ def test_all_pairs_share_start_data_and_seed(mpisqueeze_run: Run, tmp_path: Path
     assert logs[1][0] == logs[0][0], "the first loss is that of the common start and batch"
     assert logs[1] != logs[0]
 
-    alone = mpisqueeze_run(3, "train", *options, "--algorithm", "memsgd", "--compressor", "qsgd:2", "--out", "alone")
-    assert alone.code == 0, alone.err
+    mpisqueeze_run(3, "train", *options, "--algorithm", "memsgd", "--compressor", "qsgd:2", "--out", "alone").well()
     assert losses(tmp_path / "alone") == logs[1]
     assert np.array_equal(np.load(tmp_path / "alone" / "model.npz")["x"], models[1])
 
@@ -119,8 +117,7 @@ def test_a_failing_run_leaves_the_others_alone(mpisqueeze_run: Run, tmp_path: Pa
     plugin = f"{PLUGINS}:RaisesLater"
     finished = mpisqueeze_run(
         3, "compare", "sgd", "memsgd/topk:0.5", "--problem", plugin, "--sweep", "iterations=5,20", "--out", "c"
-    )
-    assert finished.code == 0, finished.err
+    ).well()
     about = json.loads((tmp_path / "c" / "compare.json").read_text())
     assert [summary["status"] for summary in about["summaries"]] == ["ok", "failed"] * 2
     assert [summary["iterations"] for summary in about["summaries"]] == [5, 6] * 2
@@ -179,8 +176,7 @@ def test_bad_input_names_the_argument(
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_run(name: str, mpisqueeze_run: Run, tmp_path: Path) -> None:
-    finished = mpisqueeze_run(2, "compare", "--preset", name, "--epochs", "0.2", "--out", "c", "--json", "-")
-    assert finished.code == 0, finished.err
+    finished = mpisqueeze_run(2, "compare", "--preset", name, "--epochs", "0.2", "--out", "c", "--json", "-").well()
     assert [summary["status"] for summary in finished.json] == ["ok"] * len(PRESETS[name])
     gossips = any(summary["algorithm"] == "dpsgd" for summary in finished.json)
     assert ("its own model" in finished.err) == gossips
@@ -225,10 +221,8 @@ def test_a_report_under_a_launcher_writes_once_and_fails_together(
         "    def initial_point(self): return self.xp.zeros(2)\n"
         "    def gradient(self, x, iteration): return float(x @ x), x + 1\n"
     )
-    train = mpisqueeze_run(2, "train", "--problem", "plain.py:P", "--iterations", "5", "--out", "a")
-    assert train.code == 0, train.err
-    finished = mpisqueeze_run(2, "report", "a", "--html", "a.html", "--plot", "terminal", timeout=30)
-    assert finished.code == 0, finished.err
+    mpisqueeze_run(2, "train", "--problem", "plain.py:P", "--iterations", "5", "--out", "a").well()
+    finished = mpisqueeze_run(2, "report", "a", "--html", "a.html", "--plot", "terminal", timeout=30).well()
     assert finished.out.count("Training loss by bytes") == 1
     assert "by bandwidth" in (tmp_path / "a.html").read_text()
     options = ["--html", "b.html", "--plot", "terminal", "--plot-kind", "test-by-time"]

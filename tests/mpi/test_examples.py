@@ -26,8 +26,7 @@ def test_an_algorithm_with_an_option(mpisqueeze_run: Run, tmp_path: Path, server
     d, n, iterations = 650 * 10, 3, 20
     options = ("--problem", "mlp:64", "--iterations", str(iterations), "--server", server, "--warmup", "0")
     pairs = ("sgd", "./ef21.py:EF21/identity", "./ef21.py:EF21/topk:0.1", "./ef21.py:EF21,start=compressed/topk:0.1")
-    finished = mpisqueeze_run(n, "compare", *pairs, *options, "--out", "all", "--json", "-", "--save-model")
-    assert finished.code == 0, finished.err
+    finished = mpisqueeze_run(n, "compare", *pairs, *options, "--out", "all", "--json", "-", "--save-model").well()
     found = {run["name"]: run for run in finished.json}
     assert list(found) == ["sgd", "ef21/identity", "ef21/topk:0.1", "ef21,start=compressed/topk:0.1"]
     d = found["sgd"]["dimension"]
@@ -43,9 +42,8 @@ def test_an_algorithm_with_an_option(mpisqueeze_run: Run, tmp_path: Path, server
     np.testing.assert_allclose(x[1], x[0], atol=1e-5)
 
     train = ("train", *options, "--algorithm", "./ef21.py:EF21", "--compressor", "topk:0.1", "--save-model")
-    assert mpisqueeze_run(n, *train, "--out", "part", "--checkpoint-every", "7", "--iterations", "7").code == 0
-    resumed = mpisqueeze_run(n, "train", "--resume", "part", "--iterations", str(iterations))
-    assert resumed.code == 0, resumed.err
+    mpisqueeze_run(n, *train, "--out", "part", "--checkpoint-every", "7", "--iterations", "7").well()
+    mpisqueeze_run(n, "train", "--resume", "part", "--iterations", str(iterations)).well()
     assert np.array_equal(*(np.load(tmp_path / run / "model.npz")["x"] for run in ("all/03-ef21-topk-0.1", "part")))
 
 
@@ -68,8 +66,7 @@ def test_a_compressor_without_a_kernel(mpisqueeze_run: Run) -> None:
     checked = mpisqueeze_run(1, "check", "sparse_sign.py:SparseSign,block=64")
     assert checked.code == 0, checked.out
     pairs = ("sgd", "doublesqueeze/sparse_sign.py:SparseSign,block=64", "doublesqueeze/sparse_sign.py:SparseSign")
-    finished = mpisqueeze_run(2, "compare", *pairs, "--epochs", "5", "--json", "-")
-    assert finished.code == 0, finished.err
+    finished = mpisqueeze_run(2, "compare", *pairs, "--epochs", "5", "--json", "-").well()
     sgd, *squeezed = finished.json
     d = sgd["dimension"]
     for run, block in zip(squeezed, (64, 128), strict=True):

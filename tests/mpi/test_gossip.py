@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -11,12 +13,14 @@ import pytest
 from parts import (
     COMPRESSORS,
     GOSSIP,
+    compressed_by,
     gradient_at,
     make_algorithm,
     make_compressor,
     payload_bytes,
     run_steps,
     start_at,
+    step_at,
 )
 
 from mpisqueeze.comm.world import World
@@ -30,16 +34,18 @@ UNCOMPRESSED = ("dpsgd", "d2")
 LR = 0.1
 
 
+def cases(graphs: Sequence[str], methods: Sequence[str], world: World) -> Iterator[tuple[Topology, str, str]]:
+    """(graph, compressor, method), full vectors for those that send them."""
+    for graph, spec, name in product(graphs, COMPRESSORS, methods):
+        if spec == "identity" or name.partition(":")[0] not in UNCOMPRESSED:
+            yield Topology(graph, world.size), spec, name
+
+
 def close(actual: Any, expected: Any, scale: float = 1.0) -> None:
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-11 * (1 + scale))
 
 
-@pytest.mark.parametrize("n", RANKS)
-def test_without_compression_they_are_dpsgd(on_ranks: Callable[..., None], n: int) -> None:
-    on_ranks(n, uncompressed_iterates)
-
-
-def uncompressed_iterates() -> None:
+def without_compression_they_are_dpsgd() -> None:
     world = World()
     d, steps = 37, 6
     for graph in GRAPHS:
@@ -67,29 +73,18 @@ def with_lazy_mixing(topology: Topology, eta: float, d: int, steps: int) -> np.n
     return X
 
 
-@pytest.mark.parametrize("n", RANKS)
-def test_every_algorithm_follows_its_equations(on_ranks: Callable[..., None], n: int) -> None:
-    on_ranks(n, distributed_equals_serial)
-
-
-def distributed_equals_serial() -> None:
+def every_algorithm_follows_its_equations() -> None:
     world = World()
-    for graph in ("ring", "star", "torus"):
-        topology = Topology(graph, world.size)
-        for d in DIMENSIONS:
-            for spec in COMPRESSORS:
-                for method in [*GOSSIP, "dpsgd:order=awc"]:
-                    name, _, order = method.partition(":order=")
-                    if name in UNCOMPRESSED and spec != "identity":
-                        continue
-                    algorithm: Any = make_algorithm(method, spec, d, np.float64, world, topology=topology)
-                    eta = getattr(algorithm, "eta", 1.0)
-                    x = run_steps(algorithm, start_at(d, np.float64), 4)
-                    expected = serially(name, order or "atc", spec, topology, d, 4, eta)
-                    scale = np.abs(expected).max()
-                    np.testing.assert_allclose(
-                        x, expected[world.rank], rtol=0, atol=1e-9 * (1 + scale), err_msg=f"{name} {spec} {graph} {d}"
-                    )
+    for d, (topology, spec, method) in product(
+        DIMENSIONS, cases(("ring", "star", "torus"), [*GOSSIP, "dpsgd:order=awc"], world)
+    ):
+        name, _, order = method.partition(":order=")
+        algorithm: Any = make_algorithm(method, spec, d, np.float64, world, topology=topology)
+        eta = getattr(algorithm, "eta", 1.0)
+        x = run_steps(algorithm, start_at(d, np.float64), 4)
+        expected = serially(name, order or "atc", spec, topology, d, 4, eta)
+        atol = 1e-9 * (1 + np.abs(expected).max())
+        np.testing.assert_allclose(x, expected[world.rank], rtol=0, atol=atol, err_msg=f"{name} {spec} {topology} {d}")
 
 
 def serially(name: str, order: str, spec: str, topology: Topology, d: int, steps: int, eta: float) -> np.ndarray:
@@ -99,13 +94,7 @@ def serially(name: str, order: str, spec: str, topology: Topology, d: int, steps
     compressors = [make_compressor(spec, np.float64)(d, derive_key(3, 1, i)) for i in range(n)]
 
     def C(V: np.ndarray, t: int) -> np.ndarray:  # noqa: N802
-        out = np.empty_like(V)
-        for i, compressor in enumerate(compressors):
-            payload = np.empty(compressor.payload_bytes, np.uint8)
-            compressor.iteration = t
-            compressor.encode(V[i], payload)
-            compressor.decode(payload, out[i])
-        return out
+        return np.array([compressed_by(compressor, v, t) for compressor, v in zip(compressors, V, strict=True)])
 
     X = np.tile(start_at(d, np.float64), (n, 1))
     Y, delta, x_hat, S = X.copy(), np.zeros((n, d)), np.zeros((n, d)), np.zeros((n, d))
@@ -141,12 +130,7 @@ def serially(name: str, order: str, spec: str, topology: Topology, d: int, steps
     return X
 
 
-@pytest.mark.parametrize("n", RANKS)
-def test_the_mean_moves_by_the_mean_gradient(on_ranks: Callable[..., None], n: int) -> None:
-    on_ranks(n, mean_moves)
-
-
-def mean_moves() -> None:
+def the_mean_moves_by_the_mean_gradient() -> None:
     """dpsgd, d2, deepsqueeze, choco: x̄ moves by −γ mean g; dcd: by −γ mean g + mean(C(z) − z)."""
     world = World()
     comm = world.comm
@@ -154,107 +138,64 @@ def mean_moves() -> None:
     def mean(v: np.ndarray) -> np.ndarray:
         return sum(comm.allgather(v)) / world.size
 
-    for graph in ("ring", "star", "exponential"):
-        topology = Topology(graph, world.size)
-        for spec in COMPRESSORS:
-            for name in ("dpsgd", "d2", "deepsqueeze", "choco", "dcd"):
-                if name in UNCOMPRESSED and spec != "identity":
-                    continue
-                d = 37
-                algorithm: Any = make_algorithm(name, spec, d, np.float64, world, topology=topology)
-                x = start_at(d, np.float64)
-                lost = np.zeros(d)
-                if name == "dcd":
-                    encode = algorithm.codec.encode
+    d, methods = 37, ("dpsgd", "d2", "deepsqueeze", "choco", "dcd")
+    for topology, spec, name in cases(("ring", "star", "exponential"), methods, world):
+        algorithm: Any = make_algorithm(name, spec, d, np.float64, world, topology=topology)
+        x = start_at(d, np.float64)
+        lost = np.zeros(d)
+        if name == "dcd":
+            encode, decode = algorithm.codec.encode, make_compressor(spec, np.float64)(d, 0).decode
 
-                    def noting(
-                        z: np.ndarray, payload: np.ndarray, encode: Any = encode, lost: np.ndarray = lost
-                    ) -> None:
-                        encode(z, payload)
-                        decoded = np.empty_like(z)
-                        make_compressor(spec, np.float64)(d, 0).decode(payload, decoded)  # noqa: B023
-                        lost[:] = decoded - z
+            def noting(
+                z: np.ndarray, payload: np.ndarray, encode: Any = encode, decode: Any = decode, lost: Any = lost
+            ) -> None:
+                encode(z, payload)
+                decode(payload, lost)
+                lost -= z
 
-                    algorithm.codec.encode = noting
-                for t in range(1, 6):
-                    gradients: list[np.ndarray] = []
-
-                    def gradient(point: np.ndarray, t: int = t, seen: list[np.ndarray] = gradients) -> np.ndarray:
-                        seen.append(gradient_at(point, world.rank, t))
-                        return seen[0].copy()
-
-                    before = mean(x)
-                    algorithm.setup.network.iteration = t
-                    algorithm.step(x, gradient, LR)
-                    expected = before - LR * mean(gradients[0]) + mean(lost)
-                    scale = max(comm.allgather(float(np.abs(x).max())))
-                    close(mean(x), expected, scale)
-                algorithm.close()
+            algorithm.codec.encode = noting
+        for t in range(1, 6):
+            before = mean(x)
+            expected = before - LR * mean(step_at(algorithm, x, t)) + mean(lost)
+            scale = max(comm.allgather(float(np.abs(x).max())))
+            close(mean(x), expected, scale)
+        algorithm.close()
 
 
-@pytest.mark.parametrize("n", RANKS)
-def test_replicas_equal_their_owners_to_the_bit(on_ranks: Callable[..., None], n: int) -> None:
-    on_ranks(n, replicas)
-
-
-def replicas() -> None:
+def replicas_equal_their_owners_to_the_bit() -> None:
     world = World()
     comm = world.comm
-    for graph in ("ring", "star", "torus"):
-        topology = Topology(graph, world.size)
-        for spec in COMPRESSORS:
-            for d in DIMENSIONS:
-                dcd: Any = make_algorithm("dcd", spec, d, np.float32, world, topology=topology)
-                choco: Any = make_algorithm("choco", spec, d, np.float64, world, topology=topology)
-                x, z = start_at(d, np.float32), start_at(d, np.float64)
-                for t in range(1, 5):
-                    for algorithm, point in ((dcd, x), (choco, z)):
-                        algorithm.setup.network.iteration = t
-                        algorithm.step(point, lambda at, t=t: gradient_at(at, world.rank, t), LR)
-                    models = comm.allgather(x)
-                    for index, neighbour in enumerate(dcd.exchange.neighbours):
-                        assert np.array_equal(dcd.x_hat[index], models[neighbour]), (graph, spec, d, t)
-                    estimates = np.array(comm.allgather(choco.x_hat))
-                    close(choco.s, topology.matrix()[world.rank] @ estimates, np.abs(estimates).max())
-                dcd.close()
-                choco.close()
+    for d, (topology, spec, _) in product(DIMENSIONS, cases(("ring", "star", "torus"), ["dcd"], world)):
+        dcd: Any = make_algorithm("dcd", spec, d, np.float32, world, topology=topology)
+        choco: Any = make_algorithm("choco", spec, d, np.float64, world, topology=topology)
+        x, z = start_at(d, np.float32), start_at(d, np.float64)
+        for t in range(1, 5):
+            step_at(dcd, x, t)
+            step_at(choco, z, t)
+            models = comm.allgather(x)
+            for index, neighbour in enumerate(dcd.exchange.neighbours):
+                assert np.array_equal(dcd.x_hat[index], models[neighbour]), (topology, spec, d, t)
+            estimates = np.array(comm.allgather(choco.x_hat))
+            close(choco.s, topology.matrix()[world.rank] @ estimates, np.abs(estimates).max())
+        dcd.close()
+        choco.close()
 
 
-@pytest.mark.parametrize("n", RANKS)
-def test_each_neighbour_gets_one_payload(on_ranks: Callable[..., None], n: int) -> None:
-    on_ranks(n, payloads)
-
-
-def payloads() -> None:
+def each_neighbour_gets_one_payload() -> None:
     world = World()
-    for graph in GRAPHS:
-        topology = Topology(graph, world.size)
-        for spec in COMPRESSORS:
-            for name in GOSSIP:
-                if name in UNCOMPRESSED and spec != "identity":
-                    continue
-                algorithm = make_algorithm(name, spec, 37, np.float32, world, topology=topology)
-                counter = algorithm.setup.network.counter
-                counter.reset()
-                run_steps(algorithm, start_at(37, np.float32), 1)
-                c = payload_bytes(spec, 37, 4)
-                degree = topology.degree(world.rank)
-                assert (counter.messages, counter.bytes_sent, counter.bytes_received) == (
-                    degree,
-                    degree * c,
-                    degree * c,
-                )
-                assert sum(world.comm.allgather(counter.bytes_sent)) == algorithm.bytes_per_iteration()
+    for topology, spec, name in cases(GRAPHS, GOSSIP, world):
+        algorithm = make_algorithm(name, spec, 37, np.float32, world, topology=topology)
+        counter = algorithm.setup.network.counter
+        counter.reset()
+        run_steps(algorithm, start_at(37, np.float32), 1)
+        c, degree = payload_bytes(spec, 37, 4), topology.degree(world.rank)
+        assert (counter.messages, counter.bytes_sent, counter.bytes_received) == (degree, degree * c, degree * c)
+        assert sum(world.comm.allgather(counter.bytes_sent)) == algorithm.bytes_per_iteration()
     if world.size >= 3:
         assert Topology("ring", world.size).degree(world.rank) == 2
 
 
-@pytest.mark.parametrize("n", [2, 3, 6])
-def test_a_complete_graph_without_compression_averages_as_sgd(on_ranks: Callable[..., None], n: int) -> None:
-    on_ranks(n, complete_graph)
-
-
-def complete_graph() -> None:
+def a_complete_graph_without_compression_averages_as_sgd() -> None:
     world = World()
     expected = run_steps(make_algorithm("sgd", "identity", 37, np.float64, world), start_at(37, np.float64), 5)
     graph = Topology("complete", world.size)
@@ -264,15 +205,8 @@ def complete_graph() -> None:
     close(x, expected)
 
 
-@pytest.mark.parametrize("n", [3])
-def test_memory_a_rank_is_the_state_of_the_table(on_ranks: Callable[..., None], n: int) -> None:
-    on_ranks(n, memory)
-
-
-def memory() -> None:
+def memory_a_rank_is_the_state_of_the_table() -> None:
     """Vectors of d that an algorithm on a ring of 3 holds, beside payloads, a decoded vector and a scratch."""
-    import tracemalloc
-
     world, d = World(), 1 << 18
     states = {"dpsgd": 0, "dpsgd-naive": 0, "dcd": 2, "ecd": 3, "deepsqueeze": 1, "choco": 2, "d2": 2}
     for name, vectors in states.items():
@@ -289,12 +223,7 @@ def memory() -> None:
         algorithm.close()
 
 
-@pytest.mark.parametrize("n", [2, 3])
-def test_awc_exchanges_while_the_gradient_is_computed(on_ranks: Callable[..., None], n: int) -> None:
-    on_ranks(n, overlapped)
-
-
-def overlapped() -> None:
+def awc_exchanges_while_the_gradient_is_computed() -> None:
     """A message far above the eager limit has arrived when a gradient that never enters MPI is done."""
     world, d = World(), 1 << 20
     for order, early in (("awc", True), ("atc", False)):
@@ -310,3 +239,30 @@ def overlapped() -> None:
             algorithm.step(x, slow, LR)
             assert algorithm.exchange.progress.early is early, (order, t)
         algorithm.close()
+
+
+@pytest.mark.parametrize("n", RANKS)
+@pytest.mark.parametrize(
+    "identity",
+    [
+        without_compression_they_are_dpsgd,
+        every_algorithm_follows_its_equations,
+        the_mean_moves_by_the_mean_gradient,
+        replicas_equal_their_owners_to_the_bit,
+        each_neighbour_gets_one_payload,
+    ],
+)
+def test_identities(on_ranks: Callable[..., None], identity: Callable[[], None], n: int) -> None:
+    on_ranks(n, identity)
+
+
+@pytest.mark.parametrize(
+    ("identity", "n"),
+    [
+        *((a_complete_graph_without_compression_averages_as_sgd, n) for n in [2, 3, 6]),
+        (memory_a_rank_is_the_state_of_the_table, 3),
+        *((awc_exchanges_while_the_gradient_is_computed, n) for n in [2, 3]),
+    ],
+)
+def test_identities_on_some_graphs(on_ranks: Callable[..., None], identity: Callable[[], None], n: int) -> None:
+    on_ranks(n, identity)

@@ -36,8 +36,7 @@ def runs(folder: Path) -> dict[str, tuple[list[dict[str, Any]], Any, dict[str, A
 def with_and_without(mpisqueeze_run: Run, tmp_path: Path, n: int, *options: str) -> dict[str, Any]:
     """Compare with `options` and both ways; the summaries of the overlapped runs, which must not differ otherwise."""
     for out, more in (("plain", ()), ("overlap", ("--overlap",))):
-        finished = mpisqueeze_run(n, "compare", *options, "--save-model", "--out", out, *more)
-        assert finished.code == 0, finished.err
+        mpisqueeze_run(n, "compare", *options, "--save-model", "--out", out, *more).well()
     plain, overlapped = runs(tmp_path / "plain"), runs(tmp_path / "overlap")
     assert plain.keys() == overlapped.keys()
     assert plain
@@ -142,8 +141,7 @@ def test_a_run_interrupted_in_a_gradient_goes_on_as_if_nothing_had_been(
         finished = mpisqueeze_run(3, *arguments, "--iterations", "40")
         assert finished.code == (130 if out == "part" else 0), finished.err
     assert WHEN <= len((tmp_path / "part" / "iterations.jsonl").read_text().splitlines()) <= WHEN + 2
-    rest = mpisqueeze_run(3, "train", "--resume", "part")
-    assert rest.code == 0, rest.err
+    mpisqueeze_run(3, "train", "--resume", "part").well()
     same_runs(tmp_path / "whole", tmp_path / "part")
 
 

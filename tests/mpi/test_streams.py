@@ -160,7 +160,7 @@ def through_an_inbox(aware: bool, patch: pytest.MonkeyPatch) -> bool:
     out = network.device.xp.zeros((count, nbytes), np.uint8)
     inbox.open()
     for i in range(count):
-        out[i] = inbox.next()
+        out[i] = inbox.next()[0]
     found = out.get()
     inbox.close()
     return world.comm.bcast(bool((found == np.arange(1, count + 1)[:, None]).all()))

@@ -213,8 +213,7 @@ def whole(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run that nothing disturbs."""
     folder = tmp_path_factory.mktemp("whole")
     command = [sys.executable, "-m", "mpisqueeze", "train", *LONG, "--save-model", "--out", "run"]
-    finished = start_on_ranks(launcher, 2, command, folder, timeout=120)
-    assert finished.code == 0, finished.err
+    start_on_ranks(launcher, 2, command, folder, timeout=120).well()
     return folder / "run"
 
 
