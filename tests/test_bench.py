@@ -181,9 +181,9 @@ def test_every_item_comes_first_in_turn() -> None:
 
 
 def test_repetitions_are_more_for_small_sizes_unless_told() -> None:
-    default = Repetitions.checked(None, 3)
+    default = Repetitions(None, 3)
     assert default.of(16 << 20) == 20 < default.of(256 << 10) < default.of(1) == 200
-    assert list(Repetitions.checked(2, 3).rounds(1)) == [-3, -2, -1, 0, 1]
+    assert list(Repetitions(2, 3).rounds(1)) == [-3, -2, -1, 0, 1]
 
 
 # -- kernels
@@ -354,7 +354,7 @@ def test_stdout_carries_nothing_else(target: str, capsys: pytest.CaptureFixture[
         ("kernels qsdg:4", "COMPRESSOR: |did you mean 'qsgd'"),
         ("kernels qsgd:9", "COMPRESSOR: |2 to 8"),
         ("kernels nowhere.py:Thing", "COMPRESSOR: |nowhere.py"),
-        ("kernels mine.py:Raises -m 10", "COMPRESSOR: |on purpose"),
+        ("kernels mine.py:Raises -m 10 --json -", "COMPRESSOR: |on purpose"),
         ("kernels -m small", "-m: |MIN:MAX"),
         ("kernels -m 2147483647 --dtype float64", "-m: |GB"),
         ("kernels -i 0", "-i: |from 1 to"),

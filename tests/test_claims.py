@@ -138,7 +138,7 @@ def test_the_claims_of_the_package() -> None:
         assert {trial.run for trial in trials} == set(claim.runs)
         for number, trial in enumerate(trials):
             assert trial.entry(number).plan.config.seed == trial.config.seed
-        for text in (claim.title, claim.says, claim.source):
+        for text in (claim.file.title, claim.file.says, claim.file.source):
             assert text == text.strip()
             assert text
     assert len(names()) == len(list(FOLDER.glob("*.toml")))

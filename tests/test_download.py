@@ -26,7 +26,7 @@ from file_server import FileServer, serving
 
 from mpisqueeze.cli import app as cli
 from mpisqueeze.data import cifar10, download, getting, load_dataset
-from mpisqueeze.data.published import PUBLISHED, DownloadError, File, Published, Watcher
+from mpisqueeze.data.published import PUBLISHED, DownloadError, DownloadWatcher, File, Published
 from mpisqueeze.errors import UsageError
 from mpisqueeze.report.download_view import DownloadView
 from mpisqueeze.report.terminal import TerminalChoice, make_console
@@ -46,7 +46,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServ
         yield started
 
 
-class Notes(Watcher):
+class Notes(DownloadWatcher):
     """Remembers what it is told."""
 
     def __init__(self) -> None:
@@ -89,8 +89,8 @@ def mnist(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> Published:
     return publish(monkeypatch, "mnist", MNIST, server.offer("", MNIST))
 
 
-def get(source: Published, force: bool = False, watcher: Watcher | None = None) -> int:
-    return getting.get(source, Path(), None, force, watcher or Watcher())
+def get(source: Published, force: bool = False, watcher: DownloadWatcher | None = None) -> int:
+    return getting.get(source, Path(), None, force, watcher or DownloadWatcher())
 
 
 # -- a data set

@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
-from kernel_cases import DTYPES, FINITE_KINDS, UNSET, WAYS, Case, any_case, any_length, numbers
+from kernel_cases import DTYPES, FINITE_KINDS, Case, any_case, any_length, assert_same, numbers
 
 from mpisqueeze.kernels.cuda import CudaKernels
-from mpisqueeze.kernels.reference import ReferenceKernels
 
 try:
     from mpisqueeze.kernels import _native
@@ -24,49 +23,29 @@ try:
 except ImportError:
     _native = None
 
+#: Elements that a thread is given at least; so few that short vectors are cut into parts.
+PART = 100
 #: Warps that one example may have emulated.
 MOST_WARPS = 600
 
 
-class Place:
-    """Memory of an array module in which arrays begin at any address.
-
-    Args:
-        xp: numpy, or cupy.
-        offset: offset of vectors, in elements.
-        shift: offset of payloads, in bytes.
-    """
-
-    def __init__(self, xp: Any, offset: int, shift: int) -> None:
-        self.xp, self.offset, self.shift = xp, offset, shift
-
-    def vector(self, values: np.ndarray) -> Any:
-        return self._put(values, self.offset * values.itemsize)
-
-    def payload(self, values: np.ndarray) -> Any:
-        return self._put(values, self.shift)
-
-    def _put(self, values: np.ndarray, before: int) -> Any:
-        memory = np.full(before + values.nbytes, UNSET, np.uint8)
-        memory[before:] = values.view(np.uint8)
-        return self.xp.asarray(memory)[before:].view(values.dtype)
+#: (kernel, vector, residual or None)
+Example = tuple[Case, np.ndarray, np.ndarray | None]
 
 
-def on_host(array: Any) -> bytes:
-    return (array.get() if hasattr(array, "get") else array).tobytes()
-
-
-def kernel_sets(dtype: np.dtype[Any], cupy: Any) -> Iterator[tuple[str, Any, Any]]:
+def kernel_sets(dtype: np.dtype[Any], cupy: Any, threads: int) -> Iterator[tuple[str, Any, Any]]:
     """(name, kernels, array module) of all kernel sets but the reference."""
     for level in _native.instruction_sets() if _native else ():
         _native.use_instruction_set(level)
-        yield level, NativeKernels(dtype), np
+        for count in {1, threads}:
+            _native.use_threads(count, PART)
+            yield f"{level}, {count} threads", NativeKernels(dtype), np
     yield "cuda", CudaKernels(dtype), cupy
 
 
 @st.composite
-def examples(draw: st.DrawFn) -> tuple[Case, np.ndarray, np.ndarray | None]:
-    """(kernel, vector, residual or None): any elements, some of them chosen to cause trouble."""
+def examples(draw: st.DrawFn) -> Example:
+    """Any elements, some of them chosen to cause trouble."""
     case, d, dtype = draw(any_case()), draw(any_length()), draw(st.sampled_from(DTYPES))
     kinds = st.sampled_from(FINITE_KINDS)
     kind = draw(kinds)
@@ -85,42 +64,32 @@ def examples(draw: st.DrawFn) -> tuple[Case, np.ndarray, np.ndarray | None]:
     return case, arrays[0], arrays[1] if len(arrays) > 1 else None
 
 
-@settings(max_examples=400, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-@given(examples(), st.integers(0, 3), st.integers(0, 9))
+@settings(max_examples=800, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(examples(), st.integers(0, 3), st.integers(0, 15), st.booleans(), st.integers(1, 9))
 def test_all_kernel_sets_give_the_same_bits(
-    cuda: Any, example: tuple[Case, np.ndarray, np.ndarray | None], offset: int, shift: int
+    cuda: Any,
+    example: tuple[Case, np.ndarray, np.ndarray | None],
+    offset: int,
+    shift: int,
+    backwards: bool,
+    threads: int,
 ) -> None:
     case, v, delta = example
-    if cuda.__version__ == "emulated" and case.block:
+    emulated = cuda.__version__ == "emulated"
+    if emulated and case.block:
         # A short block takes a warp of its own, which is slow to emulate.
         v = v[: MOST_WARPS * case.block]
         delta = None if delta is None else delta[: v.size]
+    if emulated:
+        cuda.settings.backwards = backwards
     note(f"{case} d={v.size} {v.dtype}")
-    reference = ReferenceKernels(v.dtype)
-    expected_delta = None if delta is None else delta.copy()
-    base = np.roll(v[::-1], 1).copy()
-    with np.errstate(all="ignore"):
-        good, payload = case.encode(reference, v, expected_delta)
-        expected = [case.decode(reference, payload, base.copy(), *how) for how in WAYS] if good else []
     try:
-        for name, kernels, xp in kernel_sets(v.dtype, cuda):
-            place = Place(xp, offset, shift)
-            given_v, given_delta = place.vector(v), None if delta is None else place.vector(delta)
-            filled = place.payload(np.full(payload.size, 255 - UNSET, np.uint8))
-            assert case.encode(kernels, given_v, given_delta, filled)[0] is good, name
-            assert on_host(given_v) == v.tobytes(), f"{name} changed the vector"
-            if not good:
-                continue
-            assert on_host(filled) == payload.tobytes(), f"{name}: payload"
-            assert expected_delta is None or on_host(given_delta) == expected_delta.tobytes(), f"{name}: residual"
-            for how, decoded in zip(WAYS, expected, strict=True):
-                out = case.decode(kernels, filled, place.vector(base), *how)
-                # The processor chooses which of two NaNs a sum keeps.
-                out, nan = np.frombuffer(on_host(out), v.dtype), np.isnan(decoded)
-                assert np.array_equal(np.isnan(out), nan), f"{name}: decode {how}"
-                assert out[~nan].tobytes() == decoded[~nan].tobytes(), f"{name}: decode {how}"
+        assert_same(case, v, delta, kernel_sets(v.dtype, cuda, threads), offset, shift)
     finally:
+        if emulated:
+            cuda.settings.backwards = False
         if _native:
+            _native.use_threads(1)
             _native.use_instruction_set(_native.instruction_sets()[-1])
 
 

@@ -1,4 +1,4 @@
-"""Threads of the compiled kernels: the same bits for any number of them, none where none was asked for, and forks."""
+"""Threads of the compiled kernels: long vectors, none where none was asked for, callers at once, and forks."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, note, settings
-from hypothesis import strategies as st
-from kernel_cases import DTYPES, KINDS, Case, any_case, any_length, numbers, quantize, results, same_bits, signs, topk
+from kernel_cases import DTYPES, Case, quantize, results, same_bits, signs, topk
 
 from mpisqueeze import kernels
 from mpisqueeze.kernels.reference import ReferenceKernels
@@ -29,40 +27,6 @@ def _one_thread_again() -> Any:
     yield
     kernels.use_threads(1)
     _native.use_instruction_set(_native.instruction_sets()[-1])
-
-
-@settings(max_examples=600, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-@given(
-    any_case(),
-    any_length(),
-    st.sampled_from(DTYPES),
-    st.sampled_from(KINDS),
-    st.booleans(),
-    st.integers(0, 2**32),
-    st.sampled_from(_native.instruction_sets()),
-    st.lists(st.integers(2, 9), min_size=1, max_size=3),
-)
-def test_any_number_of_threads_gives_the_same_bits(
-    case: Case,
-    d: int,
-    dtype: np.dtype[Any],
-    kind: str,
-    feedback: bool,
-    seed: int,
-    level: str,
-    counts: list[int],
-) -> None:
-    note(f"{case} d={d}")
-    rng = np.random.default_rng(seed)
-    v = numbers(rng, d, dtype, kind)
-    delta = numbers(rng, d, dtype, "normal") if feedback else None
-    made = NativeKernels(dtype)
-    with np.errstate(all="ignore"):
-        expected = results(case, ReferenceKernels(dtype), v, delta)
-    _native.use_instruction_set(level)
-    for count in [1, *counts]:
-        _native.use_threads(count, PART)
-        assert results(case, made, v, delta) == expected, count
 
 
 @pytest.mark.parametrize("case", [signs(0, False), signs(0, True), quantize(4, 0, "l2"), topk(0.01)], ids=str)

@@ -20,7 +20,7 @@ from mpisqueeze.launch import (
     THREADS,
     Flavour,
     Launcher,
-    Plan,
+    LaunchPlan,
     Supervisor,
     find_launcher,
     finding,
@@ -166,7 +166,7 @@ def test_usage_errors_come_before_any_search(n: int, command: list[str], monkeyp
         launch(n, command)
 
 
-def launched(flavour: Flavour, n: int, environment: dict[str, str], major: int | None = None) -> Plan:
+def launched(flavour: Flavour, n: int, environment: dict[str, str], major: int | None = None) -> LaunchPlan:
     return make_plan(Launcher("run", flavour, major), n, ["python"], environment)
 
 
@@ -253,7 +253,7 @@ def test_dry_run_prints_a_shell_line_and_runs_nothing(bare: Path, capsys: pytest
     ],
 )
 def test_a_launchers_code_for_a_killed_rank(flavour: Flavour, launchers: int, code: int) -> None:
-    supervisor = Supervisor(Plan(flavour, ["mpiexec"], {}), ["python"])
+    supervisor = Supervisor(LaunchPlan(flavour, ["mpiexec"], {}), ["python"])
     assert supervisor._named(launchers) == code
 
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from mpisqueeze.bench.timing import (
     command_line,
     no_garbage_collection,
     rotated,
+    seconds_of,
 )
 from mpisqueeze.bench.verify import count_unlike, count_wrong
 from mpisqueeze.comm.emulated import emulate
@@ -65,10 +65,8 @@ class CommRequest:
     """The options of `bench comm`, checked.
 
     Attributes:
-        exchanges: names, in the order of the rows.
         compressors: for the exchanges that take one.
         sizes: elements of a vector.
-        check: compare results with the equations.
         link: to emulate; None for the network that is there.
     """
 
@@ -132,7 +130,6 @@ class ExchangeRow:
         algbw, busbw: GB/s of payload; `effective_…`: of full vectors in the same time.
         ratio: time over that of the baseline, or None.
         wrong: elements of all ranks that differ from the equations', None where that is not known.
-        how: how messages were arranged, or None.
     """
 
     exchange: str
@@ -282,17 +279,12 @@ class Bench:
         """Seconds of a run on this rank, once all have come. Raises StoppedError on all of them for a signal."""
         case.prepare()
         self.interrupts.agree(self.world)
-        synchronize = self.device.synchronize
-        synchronize()
-        began = perf_counter()
         try:
-            case.run()
+            return seconds_of(case.run, self.device)
         except Exception as error:
             # The others wait for what this rank will not send.
             what = f"rank {self.world.rank}, {case.exchange} with {case.compressor}: {error!r}"
             raise RankFailureError(what, traceback.format_exc(), alone=True) from error
-        synchronize()
-        return perf_counter() - began
 
     def _check(self, stage: Stage, cases: list[Case]) -> list[int | None]:
         """The number of elements of all ranks that differ from the equations', by case; None where it is not known."""
@@ -305,7 +297,7 @@ class Bench:
                 self._timed(case)
             if feasible:
                 expected = partial(case.expected, gradients, _CHECKED_RUNS)
-                counts.append(count_wrong(self.world, case.output(), expected, case.alike))
+                counts.append(count_wrong(self.world, case.output(), expected))
             else:
                 counts.append(0 if case.alike else None)
         return counts

@@ -71,7 +71,6 @@ class Case:
     """One exchange of one vector, to be timed again and again.
 
     Attributes:
-        exchange: its name.
         compressor: its spec; `identity` where full vectors travel.
         algorithm: whose step it is; None for a collective of MPI alone.
         payload_bytes: of a rank's whole vector as it is sent.

@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from mpisqueeze.bench.timing import (
     differing,
     no_garbage_collection,
     rotated,
+    seconds_of,
 )
 from mpisqueeze.compressors.base import Compressor, adapt
 from mpisqueeze.compressors.randomk import RandomK
@@ -85,7 +85,6 @@ class KernelRequest:
 
     Attributes:
         sizes: elements of a vector.
-        check: whether results are compared with the reference.
     """
 
     compressors: list[Part]
@@ -275,15 +274,11 @@ class Workload:
     def round(self, number: int) -> dict[str, float]:
         """Seconds of each operation, done once."""
         self.compressor.iteration += 1
-        synchronize, seconds = self._device.synchronize, {}
+        seconds = {}
         for name in rotated(OPERATIONS, number):
             prepare, work = self.operations[name]
             prepare()
-            synchronize()
-            began = perf_counter()
-            work()
-            synchronize()
-            seconds[name] = perf_counter() - began
+            seconds[name] = seconds_of(work, self._device)
         return seconds
 
     def bytes_moved(self) -> dict[str, int]:
@@ -355,13 +350,10 @@ class KernelRow:
 
 
 def measure(request: KernelRequest, tick: Callable[[str], None]) -> Iterator[KernelRow]:
-    """A row for each variant, compressor and size, as it is done.
+    """A row for each variant, compressor and size, as it is done. Raises UsageError of a broken plug-in.
 
     Args:
         tick: called after each round, with what is being timed.
-
-    Raises:
-        UsageError: a plug-in breaks its contract.
     """
     use_threads(request.threads)
     for variant in request.variants:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import gc
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from time import perf_counter
 from typing import Any, TypeVar
 
 import numpy as np
 import psutil
 
+from mpisqueeze.devices.device import Device
 from mpisqueeze.errors import UsageError
 from mpisqueeze.quantities import parse_size
 
@@ -84,14 +86,12 @@ class Repetitions:
     iterations: int | None
     warmup: int
 
-    @staticmethod
-    def checked(iterations: int | None, warmup: int) -> Repetitions:
-        """The repetitions for these options. Raises UsageError."""
-        if iterations is not None and not 1 <= iterations <= MOST:
-            raise UsageError(f"must be a whole number from 1 to {MOST}, got {iterations}", "-i")
-        if not 0 <= warmup <= MOST:
-            raise UsageError(f"must be a whole number from 0 to {MOST}, got {warmup}", "-x")
-        return Repetitions(iterations, warmup)
+    def __post_init__(self) -> None:
+        """Raises UsageError."""
+        if self.iterations is not None and not 1 <= self.iterations <= MOST:
+            raise UsageError(f"must be a whole number from 1 to {MOST}, got {self.iterations}", "-i")
+        if not 0 <= self.warmup <= MOST:
+            raise UsageError(f"must be a whole number from 0 to {MOST}, got {self.warmup}", "-x")
 
     def of(self, size: int) -> int:
         """Timed repetitions of a vector of `size` elements."""
@@ -129,6 +129,15 @@ def rotated(items: Sequence[T], number: int) -> Iterator[T]:
     start = number % len(items)
     yield from items[start:]
     yield from items[:start]
+
+
+def seconds_of(work: Callable[[], Any], device: Device) -> float:
+    """Seconds that `work` takes, with nothing else queued on the device."""
+    device.synchronize()
+    began = perf_counter()
+    work()
+    device.synchronize()
+    return perf_counter() - began
 
 
 @contextmanager

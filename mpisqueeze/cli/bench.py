@@ -38,5 +38,5 @@ def timing(sizes: str, iterations: str | None, warmup: int, check: str) -> dict[
     known = {"on": True, "1": True, "off": False, "0": False}
     if check not in known:
         raise UsageError(f"{check!r} is neither on nor off", "-c")
-    repetitions = Repetitions.checked(quantity("-i", iterations), warmup)
+    repetitions = Repetitions(quantity("-i", iterations), warmup)
     return {"sizes": parse_sizes(sizes), "repetitions": repetitions, "check": known[check]}

@@ -30,7 +30,7 @@ def lab(
 
     [bold]mpisqueeze lab -n 8 --rates 1gbit,100mbit train --algorithm doublesqueeze --server sharded[/]
     """
-    from mpisqueeze.lab.cluster import Outcome, check_machine, run_trial
+    from mpisqueeze.lab.cluster import TrialOutcome, check_machine, run_trial
     from mpisqueeze.lab.results import lab_results
     from mpisqueeze.lab.trials import plan_trials
     from mpisqueeze.quantities import format_rate
@@ -39,7 +39,7 @@ def lab(
     output.check()
     trials = plan_trials(ranks, rate, rates, delay, mtu, list(context.args), any_program, output.color)
     machine = check_machine()
-    outcomes: list[Outcome] = []
+    outcomes: list[TrialOutcome] = []
     for number, trial in enumerate(trials, 1):
         if len(trials) > 1:
             output.print(f"[{number}/{len(trials)}] {format_rate(trial.links.rate)}", style="bold")

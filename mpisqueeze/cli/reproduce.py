@@ -41,7 +41,8 @@ def reproduce(
     from mpisqueeze.report.html.page import check_page, render
     from mpisqueeze.report.html.reproduction_page import reproduction_page
     from mpisqueeze.reproduce.claims import select
-    from mpisqueeze.reproduce.engine import check_claims, check_tasks, plan_tasks
+    from mpisqueeze.reproduce.engine import check_claims, plan_tasks
+    from mpisqueeze.runs.comparing import check_entries
     from mpisqueeze.runs.interrupts import Interrupts
     from mpisqueeze.runs.view import View
 
@@ -53,7 +54,8 @@ def reproduce(
     world.on_root(lambda: check_path(settings.out) if settings.out else None)
     view = View()
     with Interrupts() as interrupts:
-        check_tasks(tasks, world)
+        # The first run of each claim is built once, so that missing data are known before anything starts.
+        check_entries([entry for task in tasks for entry in task.entries[:1]], world)
         path = world.on_root(lambda: settings.out or timed_path("reproduce", world.size))
         folder = world.collectively(lambda: RunFolder(path) if world.is_root else None)
         if folder:
@@ -86,7 +88,7 @@ def _list(output: Output) -> int:
         table.add_column("claim", style="bold", no_wrap=True)
         table.add_column("says")
         for claim in found:
-            table.add_row(claim.name, claim.says)
+            table.add_row(claim.name, claim.file.says)
         output.print(table)
-    output.json([{"claim": claim.name, "title": claim.title, "says": claim.says} for claim in found])
+    output.json([{"claim": claim.name, "title": claim.file.title, "says": claim.file.says} for claim in found])
     return ExitCode.OK

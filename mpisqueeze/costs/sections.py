@@ -49,9 +49,6 @@ class Terms:
     """The inputs to the choice of sections; the same on all ranks, so that they agree.
 
     Attributes:
-        ranks: N.
-        link: cost of messages.
-        coding: cost of encoding and decoding.
         chunk_bytes: the user's limit to a message's bytes (`--chunk`), or None.
         message_bytes: limit to a message's bytes, from `--chunk` or for a slow real network, or None.
         tree: the user's choice (`--tree`), or None.
@@ -91,7 +88,6 @@ def choose_sections(
     """The fastest sections and tree for an exchange, by the cost model.
 
     Args:
-        dimension: length of the vector.
         grains: grains of the payloads to the servers and back, see `Compressor.grain`; None if a payload stays whole.
         up_bytes, down_bytes: bytes of a whole vector's payload to the servers and back.
         by_root: whether rank 0 is the server; else every rank serves its shard.

@@ -18,11 +18,7 @@ DATASETS: dict[str, DataSource] = {source.name: source for source in (DIGITS, MN
 
 
 def check_data_spec(spec_text: str) -> tuple[DataSource, dict[str, object]]:
-    """The source and the parameters that the value of `--data` names, without reading anything.
-
-    Raises:
-        UsageError: of `--data`; no such data set, or parameters that it does not accept.
-    """
+    """The source and the parameters that the value of `--data` names, without reading anything. Raises UsageError."""
     try:
         spec = parse_spec(spec_text)
         if spec.name not in DATASETS:
@@ -35,16 +31,11 @@ def check_data_spec(spec_text: str) -> tuple[DataSource, dict[str, object]]:
 
 
 def load_dataset(spec_text: str, data_dir: Path | None, seed: int) -> Dataset:
-    """The data set that `spec_text`, the value of `--data`, names.
+    """The data set that `spec_text`, the value of `--data`, names. Raises UsageError.
 
     Args:
-        spec_text: `NAME[:ARG][,key=value…]`.
         data_dir: the value of `--data-dir`; None means $MPISQUEEZE_DATA, else `data` in the current folder.
         seed: the run's; only generated data depend on it.
-
-    Raises:
-        UsageError: of `--data` (unknown, or a wrong parameter) or `--data-dir` (a file is missing or
-            damaged).
     """
     source, parameters = check_data_spec(spec_text)
     try:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpisqueeze.data.dataset import Dataset, DataSource, standardisation
-from mpisqueeze.data.files import bad_file, data_folder, find_file, how_to_get, open_data, read_up_to
+from mpisqueeze.data.files import check_labels, data_folder, find_file, how_to_get, open_data, read_rest
 
 RECORDS = 10_000
 _FEATURES = 3 * 32 * 32
@@ -21,31 +21,20 @@ _PIXEL_MEAN, _PIXEL_STD = 120.708, 64.150
 
 
 def read_batch(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """The images, (10 000, 3 072), and labels, (10 000,), of one file.
-
-    Raises:
-        UsageError: the file cannot be read, has another length, or holds a label above 9.
-    """
+    """The images, (10 000, 3 072), and labels, (10 000,), of one file. Raises UsageError where it is damaged."""
     size = RECORDS * (1 + _FEATURES)
     with open_data(path) as stream:
-        data = read_up_to(stream, size + 1)
-    if len(data) != size:
-        found = f"{len(data)} bytes" if len(data) < size else "more"
-        raise bad_file(path, f"{RECORDS} records of {1 + _FEATURES} bytes, {size} in all", found)
+        data = read_rest(path, stream, size, f"{RECORDS} records of {1 + _FEATURES} bytes, {size} in all")
     records = np.frombuffer(data, dtype=np.uint8).reshape(RECORDS, 1 + _FEATURES)
     labels = records[:, 0].astype(np.int32)
-    if labels.max() >= _CLASSES:
-        raise bad_file(path, f"labels 0…{_CLASSES - 1}", f"the label {labels.max()}")
+    check_labels(path, labels, _CLASSES)
     return records[:, 1:], labels
 
 
 def load_cifar10(data_dir: Path | None, seed: int) -> Dataset:
     """50 000 training and 10 000 test images of 3 072 features, channel by channel; `seed` does not matter.
 
-    The files are looked for in DATA_DIR/cifar10, DATA_DIR and DATA_DIR/cifar-10-batches-bin.
-
-    Raises:
-        UsageError: a file is missing or damaged.
+    The files are looked for in DATA_DIR/cifar10, DATA_DIR and DATA_DIR/cifar-10-batches-bin. Raises UsageError.
     """
     root = data_folder(data_dir)
     folders = [root / "cifar10", root, root / "cifar-10-batches-bin"]

@@ -43,8 +43,7 @@ class Dataset:
     def subset(self, samples: int | None, test_samples: int | None, seed: int) -> Dataset:
         """The first of a seeded permutation of the training set, and of the test set; None leaves a set as it is.
 
-        Raises:
-            UsageError: of `--samples` or `--test-samples`: more than there are.
+        Raises UsageError where more are asked for than there are.
         """
         parts: dict[str, Any] = {}
         for key, (option, count, kind) in enumerate(

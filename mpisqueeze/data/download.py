@@ -16,7 +16,7 @@ import pooch
 import requests
 
 from mpisqueeze import __version__
-from mpisqueeze.data.published import DownloadError, File, Watcher
+from mpisqueeze.data.published import DownloadError, DownloadWatcher, File
 
 #: Seconds without a byte after which a server is given up.
 TIMEOUT_S = 30.0
@@ -37,7 +37,7 @@ class _RefusedError(Exception):
     """A mirror does not give the file, and would not if it were asked again."""
 
 
-def download(file: File, mirrors: Sequence[str], folder: Path, part: Path, watcher: Watcher) -> None:
+def download(file: File, mirrors: Sequence[str], folder: Path, part: Path, watcher: DownloadWatcher) -> None:
     """Put `file` into `folder`, whole or not at all.
 
     Args:
@@ -69,7 +69,7 @@ def download(file: File, mirrors: Sequence[str], folder: Path, part: Path, watch
 class _Resuming:
     """Completes `part`; pooch calls it again after a RequestException, and where the bytes are wrong."""
 
-    def __init__(self, file: File, part: Path, watcher: Watcher) -> None:
+    def __init__(self, file: File, part: Path, watcher: DownloadWatcher) -> None:
         self.file, self.part, self.watcher = file, part, watcher
         self.began: int | None = None  # the byte at which the answer begins that completed the file
 

@@ -11,11 +11,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from mpisqueeze.errors import UsageError
 
 DATA_VARIABLE = "MPISQUEEZE_DATA"
 _GZIP_MAGIC = b"\x1f\x8b"
-_CHUNK = 1 << 20
+_PART = 1 << 20
 
 
 def data_folder(data_dir: Path | None) -> Path:
@@ -32,16 +34,11 @@ def how_to_get(name: str, data_dir: Path | None) -> str:
 
 
 def find_file(what: str, folders: Sequence[Path], names: Sequence[str], hint: str = "") -> Path:
-    """The first of `folders` × `names` that is a file.
+    """The first of `folders` × `names` that is a file. Raises UsageError with every place that was looked at.
 
     Args:
-        what: the data set, for the message.
-        folders: where to look, in order of preference.
         names: spellings of the file's name, in order of preference.
         hint: what else to say when there is none.
-
-    Raises:
-        UsageError: there is none; names the file and every place.
     """
     for folder in folders:
         for name in names:
@@ -82,12 +79,23 @@ def open_data(path: Path) -> Iterator[io.BufferedIOBase]:
 def read_up_to(stream: io.BufferedIOBase, count: int) -> bytearray:
     """At most `count` bytes; takes memory for what is there, since `count` may come from a damaged header."""
     data = bytearray()
-    while len(data) < count:
-        chunk = stream.read(min(_CHUNK, count - len(data)))
-        if not chunk:
-            break
-        data += chunk
+    while part := stream.read(min(_PART, count - len(data))):
+        data += part
     return data
+
+
+def read_rest(path: Path, stream: io.BufferedIOBase, count: int, expected: str) -> bytearray:
+    """The `count` bytes with which the file ends. Raises UsageError where there are fewer or more."""
+    data = read_up_to(stream, count + 1)
+    if len(data) != count:
+        raise bad_file(path, expected, f"{len(data)} bytes" if len(data) < count else "more")
+    return data
+
+
+def check_labels(path: Path, labels: np.ndarray, classes: int) -> None:
+    """Raise UsageError for a label that is none of 0 … classes − 1."""
+    if labels.max() >= classes:
+        raise bad_file(path, f"labels 0…{classes - 1}", f"the label {labels.max()}")
 
 
 def bad_file(path: Path, expected: str, found: str) -> UsageError:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from mpisqueeze.data.published import PUBLISHED, DownloadError, File, Published, Watcher
+from mpisqueeze.data.published import PUBLISHED, DownloadError, DownloadWatcher, File, Published
 from mpisqueeze.errors import UsageError
 from mpisqueeze.files import sha256_of
 from mpisqueeze.language import suggestion
@@ -45,7 +45,7 @@ def choose_mirror(option: str | None) -> str | None:
     return given
 
 
-def get(source: Published, root: Path, mirror: str | None, force: bool, watcher: Watcher) -> int:
+def get(source: Published, root: Path, mirror: str | None, force: bool, watcher: DownloadWatcher) -> int:
     """Complete the folder of a data set below `root`; the bytes that were downloaded, 0 where nothing was missing.
 
     Of several processes that do this at once, one does and the others wait for it.
@@ -83,18 +83,12 @@ def get(source: Published, root: Path, mirror: str | None, force: bool, watcher:
 
 def present(source: Published, root: Path) -> int:
     """The number of a data set's files that are in its folder, by their length."""
-
-    def is_there(file: File) -> bool:
-        try:
-            return (root / source.name / file.name).stat().st_size == file.size
-        except OSError:
-            return False
-
-    return sum(map(is_there, source.files))
+    paths = {root / source.name / file.name: file.size for file in source.files}
+    return sum(os.path.isfile(path) and os.path.getsize(path) == size for path, size in paths.items())
 
 
 @contextmanager
-def _alone(folder: Path, watcher: Watcher) -> Iterator[bool]:
+def _alone(folder: Path, watcher: DownloadWatcher) -> Iterator[bool]:
     """Keep other processes out of `folder`; False where its file system knows no locks. Raises OSError."""
     with open(folder / _LOCK, "ab") as lock:
         try:
@@ -136,7 +130,9 @@ def _check_room(source: Published, folder: Path, wanted: Sequence[File]) -> None
                          "--data-dir")  # fmt: skip
 
 
-def _get_file(source: Published, file: File, folder: Path, mirror: str | None, locked: bool, watcher: Watcher) -> None:
+def _get_file(
+    source: Published, file: File, folder: Path, mirror: str | None, locked: bool, watcher: DownloadWatcher
+) -> None:
     """Download a file of `source` into `folder`. Raises DownloadError."""
     # Imported here because it loads requests, which looking at a folder does not need.
     from mpisqueeze.data.download import download

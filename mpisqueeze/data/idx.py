@@ -14,7 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpisqueeze.data.dataset import Dataset, DataSource, standardisation
-from mpisqueeze.data.files import bad_file, data_folder, find_file, how_to_get, open_data, read_up_to
+from mpisqueeze.data.files import (
+    bad_file,
+    check_labels,
+    data_folder,
+    find_file,
+    how_to_get,
+    open_data,
+    read_rest,
+    read_up_to,
+)  # fmt: skip
 
 _UNSIGNED_BYTE = 8
 _CLASSES = 10
@@ -39,10 +48,7 @@ def read_idx(path: Path, axes: int) -> NDArray[np.uint8]:
         extent = "×".join(map(str, shape))
         if size == 0:
             raise bad_file(path, "at least one value", f"the shape {extent}")
-        values = read_up_to(stream, size + 1)
-    if len(values) != size:
-        count = f"{len(values)} bytes" if len(values) < size else "more"
-        raise bad_file(path, f"{size} bytes behind the header ({extent})", count)
+        values = read_rest(path, stream, size, f"{size} bytes behind the header ({extent})")
     return np.frombuffer(values, dtype=np.uint8).reshape(shape)
 
 
@@ -57,21 +63,15 @@ def _read_split(
     images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
     if len(images) != len(labels):
         raise bad_file(labels_path, f"{len(images)} labels, as many as {images_path} has images", str(len(labels)))
-    if labels.max() >= _CLASSES:
-        raise bad_file(labels_path, f"labels 0…{_CLASSES - 1}", f"the label {labels.max()}")
+    check_labels(labels_path, labels, _CLASSES)
     return images, labels.astype(np.int32), images_path
 
 
 def load_idx(data_dir: Path | None, seed: int, *, name: str, mean: float, std: float) -> Dataset:
-    """The data set `name` from the four IDX files under DATA_DIR/NAME or DATA_DIR; `seed` does not matter.
+    """The data set `name` from four IDX files in DATA_DIR/NAME or DATA_DIR, whatever the seed. Raises UsageError.
 
     Args:
-        data_dir: see `files.data_folder`.
-        name: the data set and the name of its folder.
         mean, std: mean and standard deviation of the training set's pixels, 0…255.
-
-    Raises:
-        UsageError: a file is missing, damaged, or at odds with another.
     """
     root = data_folder(data_dir)
     folders, hint = [root / name, root], how_to_get(name, data_dir)

@@ -52,19 +52,12 @@ def parse_partition(text: str) -> Partition:
 
 
 def partition_indices(labels: NDArray[np.int32], size: int, partition: Partition, seed: int) -> list[Indices]:
-    """The training samples of each rank: disjoint, together all of them, at least one a rank.
+    """The training samples of each rank: disjoint, together all of them, at least one a rank. Raises UsageError.
 
     Args:
         labels: (samples,), of the training set.
         size: number of ranks.
-        partition: the scheme.
         seed: the run's; the result is a function of the arguments alone, so every rank computes the same.
-
-    Returns:
-        An array of sample indices for each rank.
-
-    Raises:
-        UsageError: fewer samples than ranks.
     """
     if len(labels) < size:
         raise UsageError(f"{len(labels)} training samples cannot be spread over {size} ranks", "--data")

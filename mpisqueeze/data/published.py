@@ -24,9 +24,7 @@ class Published:
 
     Attributes:
         name: the name for `--data`, and of its folder below the data folder.
-        page: its makers' description.
         mirrors: addresses that end with /, below which its files are; in order of preference.
-        files: the files in its folder.
         archive: a .tar.gz that is downloaded in their place, with the files in `archive_folder`.
     """
 
@@ -48,7 +46,7 @@ class DownloadError(Exception):
     """A data set could not be had; the message is one line for the user."""
 
 
-class Watcher:
+class DownloadWatcher:
     """Receives the progress of a download; this one ignores it."""
 
     def start(self, file: File, url: str, have: int) -> None:

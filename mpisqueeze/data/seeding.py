@@ -27,7 +27,6 @@ def generator(seed: int, stream: Stream, *key: int) -> np.random.Generator:
 
     Args:
         seed: the run's seed, ≥ 0.
-        stream: the use.
         key: whole numbers ≥ 0, such as a rank and an iteration.
     """
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(int(stream), *key))))

@@ -41,17 +41,12 @@ def load_synthetic(
     shape: Annotated[tuple[int, int], Kind(_shape, "FEATURESxSAMPLES, two sizes ≥ 1 such as 64x10k")],
     classes: Annotated[int, integer(2, 1_000_000, "a whole number ≥ 2")] = 10,
 ) -> Dataset:
-    """Clusters of unit variance whose centres lie about 4√2 apart at any number of features.
+    """Clusters of unit variance whose centres lie about 4√2 apart at any number of features. Raises UsageError.
 
     Args:
-        data_dir: does not matter.
-        seed: the seed for the centres and the noise.
         shape: features, training samples; k² features are a k×k image, 3k² one in colour. The test set has a
             fifth as many samples, and at least one of each class.
         classes: number of clusters; the classes are equally frequent up to one sample.
-
-    Raises:
-        UsageError: fewer samples than classes, or more than fits in memory.
     """
     features, samples = shape
     if samples < classes:

@@ -45,13 +45,11 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrialOutcome:
     """The outcome of a trial.
 
     Attributes:
-        code: its exit code.
         traffic: `bytes_sent` and `bytes_received` of each host's interface, by rank, while the command ran.
-        runs: the runs that it left behind.
     """
 
     trial: Trial
@@ -61,11 +59,7 @@ class Outcome:
 
 
 def check_machine() -> Machine:
-    """Find out what this machine has for a lab.
-
-    Raises:
-        UsageError: something is missing; says what, and how to get it.
-    """
+    """Find out what this machine has for a lab. Raises UsageError that says what is missing, and how to get it."""
     if not sys.platform.startswith("linux"):
         raise UsageError(f"a lab is made of Linux's network namespaces, and this is {platform.system()}")
     if _is_rank():
@@ -86,7 +80,7 @@ def check_machine() -> Machine:
 
 
 def _is_rank() -> bool:
-    """Whether a launcher started this process as one of its ranks; a batch job's own shell is none."""
+    """True if a launcher started this process as one of its ranks; a batch job's own shell is none."""
     alone = os.environ.get("SLURM_STEP_NUM_TASKS", "1") == "1"
     others = any(name.startswith(("OMPI_COMM_WORLD_", "PMIX_RANK", "PMI_RANK", "MV2_COMM_")) for name in os.environ)
     return launched_rank() is not None and (others or not alone)
@@ -112,14 +106,11 @@ def _namespaces() -> tuple[str, ...]:
     )
 
 
-def run_trial(trial: Trial, machine: Machine, to_stderr: bool = False) -> Outcome:
-    """Run a command on a cluster of its own, as `launch` runs one on this machine.
+def run_trial(trial: Trial, machine: Machine, to_stderr: bool = False) -> TrialOutcome:
+    """Run a command on a cluster of its own, as `launch` runs one on this machine. Raises UsageError.
 
     Args:
         to_stderr: send what the ranks write to stdout to stderr.
-
-    Raises:
-        UsageError: the cluster cannot be built.
     """
     report = os.memfd_create("lab")
     try:
@@ -133,7 +124,7 @@ def run_trial(trial: Trial, machine: Machine, to_stderr: bool = False) -> Outcom
         }
         root = str(Path(mpisqueeze.__file__).resolve().parents[1])
         inside = [sys.executable, "-c", _INSIDE, root, json.dumps(settings), str(report)]
-        plan = launch.Plan(launch.Flavour.OPEN_MPI, [*machine.unshare, *inside], {})
+        plan = launch.LaunchPlan(launch.Flavour.OPEN_MPI, [*machine.unshare, *inside], {})
         supervisor = launch.Supervisor(
             plan,
             trial.command,
@@ -151,7 +142,7 @@ def run_trial(trial: Trial, machine: Machine, to_stderr: bool = False) -> Outcom
     if "interfaces" not in told and code not in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
         print(f"mpisqueeze: the lab ended with {code} before its command did", file=sys.stderr, flush=True)
         code = ExitCode.FAILED
-    return Outcome(trial, code, told.get("interfaces", []), _runs(trial.folder))
+    return TrialOutcome(trial, code, told.get("interfaces", []), _runs(trial.folder))
 
 
 def variables(trial: Trial, launcher: launch.Launcher, to_stderr: bool = False) -> dict[str, str]:

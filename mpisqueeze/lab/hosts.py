@@ -96,7 +96,7 @@ class Host:
 
 
 def _become_host(links: Links, rank: int, line: socket.socket) -> NoReturn:
-    """In a child: make the namespaces and, in a child of its own, be the host's process 1 until the end."""
+    """Make the namespaces in a child and, in a child of its own, be the host's process 1 until the end."""
     try:
         _check(_libc.unshare(_NEW_HOST), "unshare")
         init = os.fork()

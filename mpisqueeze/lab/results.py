@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import mpisqueeze
-from mpisqueeze.lab.cluster import Outcome
+from mpisqueeze.lab.cluster import TrialOutcome
 from mpisqueeze.lab.shaping import host_name
 from mpisqueeze.lab.trials import Trial
 from mpisqueeze.record.figures import statistics
@@ -15,7 +15,7 @@ from mpisqueeze.record.reading import RunLog
 from mpisqueeze.record.types import SCHEMA_VERSION
 
 
-def lab_results(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def lab_results(outcomes: Sequence[TrialOutcome]) -> dict[str, Any]:
     """The JSON object of `lab`, in bytes, seconds and bits per second.
 
     `results` has an object a run, whose `hosts` compare what the run counted with what its hosts' interfaces did over

@@ -53,7 +53,6 @@ class Links:
     """The link of every host to the switch.
 
     Attributes:
-        hosts: how many hosts there are.
         rate: bits per second, of whole Ethernet frames as a network card sends them, each way.
         delay: seconds that a packet takes from host to host, besides.
         mtu: bytes of the largest IP packet.

@@ -22,7 +22,6 @@ class Trial:
     """One command on one cluster.
 
     Attributes:
-        links: the cluster's links.
         label: their rate as the user wrote it.
         command: run by every rank.
         folder: holds the command's runs afterwards, None if it leaves none.
@@ -44,15 +43,12 @@ def plan_trials(
     any_program: bool = False,
     color: str = "auto",
 ) -> list[Trial]:
-    """The trials of a lab, one for each rate.
+    """The trials of a lab, one for each rate. Raises UsageError.
 
     Args:
         rate, rates: one rate, or several behind commas; one of them is given.
         command: an mpisqueeze command with its options, or with `any_program` a program with its arguments.
         color: for a command that has no `--color` of its own.
-
-    Raises:
-        UsageError: one of them cannot be.
     """
     if not 1 <= hosts <= MAX_HOSTS:
         raise UsageError(f"the number of hosts must be 1 to {MAX_HOSTS}, got {hosts}", "-n")

@@ -13,15 +13,15 @@ from collections.abc import Sequence
 from mpisqueeze.errors import ExitCode, UsageError
 from mpisqueeze.files import write_text
 from mpisqueeze.launch.finding import Flavour, Launcher, find_launcher, identify
-from mpisqueeze.launch.planning import AS_ROOT, THREADS, Plan, make_plan, own_terminal, program
+from mpisqueeze.launch.planning import AS_ROOT, THREADS, LaunchPlan, make_plan, own_terminal, program
 from mpisqueeze.launch.running import GRACE_S, KILL_S, Supervisor
 
 __all__ = [
     "AS_ROOT",
     "THREADS",
     "Flavour",
+    "LaunchPlan",
     "Launcher",
-    "Plan",
     "Supervisor",
     "find_launcher",
     "identify",
@@ -48,7 +48,6 @@ def launch(
 
     Args:
         n: number of ranks, at least 1.
-        command: the mpisqueeze command with its options.
         launcher: `auto` or None, a launcher's name, or a path to one.
         dry_run: print the launcher's command line, with its settings in front, and run nothing.
         target: a program to start in place of the mpisqueeze script.

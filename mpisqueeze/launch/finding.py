@@ -135,7 +135,7 @@ def _none_found(candidates: Sequence[Launcher], flavour: Flavour, library: str, 
 
 
 def _may_start(launcher: Flavour, library: Flavour) -> bool:
-    """Whether a launcher of another flavour than the library's may do all the same."""
+    """True if a launcher of another flavour than the library's may do all the same."""
     hydra = {Flavour.HYDRA, Flavour.INTEL}
     unsure = {Flavour.SRUN, Flavour.UNKNOWN}
     return launcher in unsure or library is Flavour.UNKNOWN or {launcher, library} <= hydra

@@ -29,7 +29,7 @@ _CROWDED = {
 
 
 @dataclass(frozen=True)
-class Plan:
+class LaunchPlan:
     """A command line, and the variables set on top of the user's own."""
 
     flavour: Flavour
@@ -42,7 +42,7 @@ class Plan:
         return " ".join([*assignments, shlex.join(self.arguments)])
 
 
-def make_plan(launcher: Launcher, n: int, started: Sequence[str], environment: Mapping[str, str]) -> Plan:
+def make_plan(launcher: Launcher, n: int, started: Sequence[str], environment: Mapping[str, str]) -> LaunchPlan:
     """The launcher's command line for `n` ranks of `started`, and the settings that this machine needs.
 
     A variable that is set in `environment` stays as it is; only MPISQUEEZE_LAUNCHED_RANKS, which states a
@@ -67,7 +67,7 @@ def make_plan(launcher: Launcher, n: int, started: Sequence[str], environment: M
         theirs = {name for name in environment if name.startswith("MPISQUEEZE_")}
         for name in sorted(theirs | {*THREADS, "MPISQUEEZE_TERMINAL", "MPISQUEEZE_LAUNCHED_RANKS"}):
             flags += ["-x", name]
-    return Plan(launcher.flavour, [launcher.path, "-n", str(n), *flags, *started], settings)
+    return LaunchPlan(launcher.flavour, [launcher.path, "-n", str(n), *flags, *started], settings)
 
 
 def program() -> list[str]:

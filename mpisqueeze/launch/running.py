@@ -20,7 +20,7 @@ import psutil
 
 from mpisqueeze.errors import ExitCode
 from mpisqueeze.launch.finding import Flavour
-from mpisqueeze.launch.planning import Plan
+from mpisqueeze.launch.planning import LaunchPlan
 
 GRACE_S = 10.0  # for ranks to finish an iteration and write a checkpoint
 KILL_S = 5.0  # for the launcher to end after SIGTERM
@@ -37,17 +37,15 @@ class Supervisor:
     by itself.
 
     Attributes:
-        plan: what to run.
         started: the ranks' command line, by which they are found among the launcher's descendants.
         name: the user's name for this command.
         death_signal: sent to the launcher, on Linux, if this process is killed.
-        popen: further arguments of subprocess.Popen.
         ended_by: the signal that asked for the end.
         deadline: of the present stage, on the monotonic clock.
         family: all that the launcher started, kept because a dead launcher has no descendants.
     """
 
-    plan: Plan
+    plan: LaunchPlan
     started: Sequence[str]
     grace_s: float = GRACE_S
     kill_s: float = KILL_S
@@ -208,7 +206,7 @@ class Supervisor:
 
 
 def _prepared(pid: int) -> bool:
-    """Whether SIGTERM would not just end a process: it can stop in good order. True where that cannot be known."""
+    """True if a process handles SIGTERM, so that it can stop in good order, or where that cannot be known."""
     bit = 1 << (signal.SIGTERM - 1)
     with contextlib.suppress(OSError, ValueError, IndexError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():

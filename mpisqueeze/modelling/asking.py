@@ -58,6 +58,9 @@ def forecast(pairs: Sequence[Pair], question: Question) -> Forecast:
         raise UsageError("is needed: how many parameters the model has, such as --dimension 25M", "--dimension")
     _within("--dimension", question.dimension, MAX_DIMENSION)
     link = link_of(question, calibration)
+    if link is None and calibration and calibration.link is None:
+        raise UsageError(f"{calibration.path} was measured on a single rank and knows no network: {_LACKING}",
+                         "--calibration")  # fmt: skip
     if link is None:
         raise UsageError(_LACKING, "--latency" if question.latency is None else "--bandwidth")
     servers = SERVERS if question.server == _BOTH else (question.server,)
@@ -73,9 +76,6 @@ def link_of(question: Question, calibration: Calibration | None) -> Link | None:
     UsageError.
     """
     measured = calibration.link if calibration else None
-    if calibration and measured is None and None in (question.latency, question.bandwidth):
-        raise UsageError(f"{calibration.path} was measured on a single rank and knows no network: {_LACKING}",
-                         "--calibration")  # fmt: skip
     bandwidth = question.bandwidth
     if bandwidth is None and measured and measured.byte_s:
         bandwidth = 8 / measured.byte_s
@@ -116,13 +116,7 @@ def check(paths: Sequence[Path], question: Question) -> tuple[list[Checked], lis
         raise UsageError("name run folders to check: predict --check RUN…", "--check")
     calibration = read_calibration(question.calibration) if question.calibration else None
     runs, _ = read_runs(paths)
-    link = link_of(question, calibration) if _says_something(question, calibration) else None
-    checked, skipped = check_runs(runs, link, calibration)
+    checked, skipped = check_runs(runs, link_of(question, calibration), calibration)
     if not checked:
         raise UsageError(f"there is nothing to check: {'; '.join(skipped)}", "--check")
     return checked, skipped
-
-
-def _says_something(question: Question, calibration: Calibration | None) -> bool:
-    given = question.latency is not None and question.bandwidth is not None
-    return given or (calibration is not None and calibration.link is not None)

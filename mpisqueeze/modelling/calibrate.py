@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from mpi4py import MPI
 
 from mpisqueeze import __version__
 from mpisqueeze.bench.kernels import Workload, make_compressor
+from mpisqueeze.bench.timing import seconds_of
 from mpisqueeze.comm.emulated import emulate
 from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.placement import choose_device
@@ -46,8 +48,6 @@ SLOWEST_S = 0.5
 MOST_PARTNERS = 3
 #: Messages that each sender of an incast has on its way, at first and at most; large ones fewer.
 _FEW, _MANY, _SMALL = 4, 16, 4 << 10
-#: Seconds between two looks of a rank that others keep waiting.
-_PAUSE = 5e-4
 _PING, _FLOOD = 21, 22
 _MIB = 1 << 20
 
@@ -111,9 +111,7 @@ class _Session:
 
     def meet(self) -> None:
         """Wait for all ranks without taking a core. Raises StoppedError on all of them once one was told to stop."""
-        met = self.world.comm.Ibarrier()
-        while not met.Test():
-            time.sleep(_PAUSE)
+        self.world.rest()
         self.interrupts.agree(self.world)
 
     def between(self, partner: int, measure: Callable[[int], list[float]]) -> list[float]:
@@ -240,7 +238,7 @@ def _ping_pong(session: _Session, partner: int) -> Iterator[dict[str, Any]]:
         warm = expected < SLOWEST_S / 4
         leads = session.world.is_root
         times = session.between(partner, lambda peer: _rounds(session, peer, size, rounds, warm, leads))  # noqa: B023
-        point = _timed({"size": size}, [seconds / 2 for seconds in times])
+        point = {"size": size, **_timed([seconds / 2 for seconds in times])}
         yield point
         expected = point["time_s"]
         if expected > SLOWEST_S:
@@ -305,25 +303,20 @@ def _incast(session: _Session, fit: Fit) -> Iterator[dict[str, Any]]:
 def _flood(session: _Session, size: int, count: int) -> float:
     """Each rank but 0 sends `count` messages to it at once; on rank 0 the seconds until it has them all."""
     network, world = session.network, session.world
-    wire = session.wire(size)
-    if world.is_root:
-        wires = [wire, *(session.wire(size) for _ in range(count * (world.size - 1) - 1))]
-        sources = [source for source in range(1, world.size) for _ in range(count)]
-        requests = [network.receiver(w.mpi, source, _FLOOD) for w, source in zip(wires, sources, strict=True)]
-        for request in requests:
-            request.Start()
-        world.comm.Barrier()
-        began = time.perf_counter()
-    else:
-        requests = [network.sender(wire.mpi, 0, _FLOOD) for _ in range(count)]
-        world.comm.Barrier()
-        began = time.perf_counter()
-        for request in requests:
-            request.Start()
-    for request in requests:
+    sources = [source for source in range(1, world.size) for _ in range(count)] if world.is_root else []
+    wires = [session.wire(size) for _ in sources or [0]]
+    receives = [network.receiver(wire.mpi, source, _FLOOD) for wire, source in zip(wires, sources, strict=False)]
+    sends = [] if world.is_root else [network.sender(wires[0].mpi, 0, _FLOOD) for _ in range(count)]
+    for request in receives:
+        request.Start()
+    world.comm.Barrier()
+    began = time.perf_counter()
+    for request in sends:
+        request.Start()
+    for request in [*receives, *sends]:
         request.Wait()
     seconds = time.perf_counter() - began
-    for request in requests:
+    for request in [*receives, *sends]:
         request.Free()
     return seconds
 
@@ -332,10 +325,8 @@ def _duplex(session: _Session, partner: int, points: list[dict[str, Any]]) -> di
     """Ranks 0 and `partner` send to each other at once; ratio: over one direction's time, 1 to 2; collective."""
     point = [p for p in points if p["time_s"] < SLOWEST_S / 4 or p is points[0]][-1]
     size, count = point["size"], session.request.repetitions
-    both = _timed(
-        {"size": size}, session.between(partner, lambda peer: _rounds(session, peer, size, count, True, True))
-    )
-    return {**both, "one_direction_s": point["time_s"], "ratio": both["time_s"] / point["time_s"]}
+    both = _timed(session.between(partner, lambda peer: _rounds(session, peer, size, count, True, True)))
+    return {"size": size, **both, "one_direction_s": point["time_s"], "ratio": both["time_s"] / point["time_s"]}
 
 
 def _measure_allreduce(session: _Session) -> list[dict[str, Any]]:
@@ -352,14 +343,8 @@ def _measure_allreduce(session: _Session) -> list[dict[str, Any]]:
         wire = session.wire(size)
         wire.array.fill(0)
         buffer = [wire.mpi[0], size // dtype.itemsize, kind]
-        times = []
-        for _ in range(request.repetitions + 1):
-            world.comm.Barrier()
-            began = time.perf_counter()
-            world.comm.Allreduce(MPI.IN_PLACE, buffer, MPI.SUM)
-            times.append(time.perf_counter() - began)
-        session.meet()
-        rows.append(_slowest(world, {"size": size}, times[1:]))
+        allreduce = partial(world.comm.Allreduce, MPI.IN_PLACE, buffer, MPI.SUM)
+        rows.append({"size": size, **_repeat(session, allreduce, world.comm.Barrier)})
     return rows
 
 
@@ -405,36 +390,25 @@ def _measure_kernel(session: _Session, part: Part) -> dict[str, Any]:
     return row
 
 
-def _repeat(session: _Session, work: Callable[[], Any], before: Callable[[], Any] | None = None) -> dict[str, Any]:
+def _repeat(session: _Session, work: Callable[[], Any], before: Callable[[], Any] = lambda: None) -> dict[str, Any]:
     """Time `work` on all ranks at once; the slowest one's times. Collective."""
-    world, device = session.world, session.network.device
 
     def measure() -> list[float]:
         times = []
         for _ in range(session.request.repetitions + 1):
-            if before:
-                before()
-            device.synchronize()
-            began = time.perf_counter()
-            work()
-            device.synchronize()
-            times.append(time.perf_counter() - began)
+            before()
+            times.append(seconds_of(work, session.network.device))
         return times[1:]
 
     session.meet()
-    return _slowest(world, {}, world.collectively(measure))
+    times = session.world.collectively(measure)
+    return max(session.world.comm.allgather(_timed(times)), key=lambda row: row["time_s"])
 
 
-def _slowest(world: World, about: dict[str, Any], times: list[float]) -> dict[str, Any]:
-    """The statistics of the rank with the largest median; collective."""
-    return max(world.comm.allgather(_timed(about, times)), key=lambda row: row["time_s"])
-
-
-def _timed(about: dict[str, Any], times: Sequence[float]) -> dict[str, Any]:
+def _timed(times: Sequence[float]) -> dict[str, Any]:
     """Median and fastest (s), and half of the interquartile range over the median."""
     low, median, high = np.percentile(times, [25, 50, 75])
     return {
-        **about,
         "time_s": float(median),
         "fastest_s": float(min(times)),
         "spread": float((high - low) / 2 / median),

@@ -19,8 +19,6 @@ class Checked:
     """A run and its prediction.
 
     Attributes:
-        link_text: the name of the run's link.
-        link: the link of the prediction.
         kernels: whether coding is in the prediction.
         comm_s, iteration_s: measured, medians over iterations of the slowest rank's time.
     """

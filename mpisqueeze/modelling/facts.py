@@ -7,7 +7,7 @@ from typing import Any
 
 from mpisqueeze import __version__
 from mpisqueeze.modelling.checking import Checked
-from mpisqueeze.modelling.forecast import Fastest, Forecast, Wins
+from mpisqueeze.modelling.forecast import Forecast, Wins
 from mpisqueeze.modelling.methods import BASELINE
 from mpisqueeze.modelling.predict import Prediction
 
@@ -65,7 +65,7 @@ def check_facts(checked: Sequence[Checked], skipped: Sequence[str], calibration:
 def map_cells(forecast: Forecast, bandwidths: Iterable[float], latencies: Iterable[float]) -> list[dict[str, Any]]:
     """The fastest method for each latency and bandwidth, in this order."""
     bandwidths = list(bandwidths)
-    return [_cell(forecast.cell(bandwidth, latency)) for latency in latencies for bandwidth in bandwidths]
+    return [_cell(forecast, bandwidth, latency) for latency in latencies for bandwidth in bandwidths]
 
 
 def alike(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
@@ -135,14 +135,15 @@ def _row(forecast: Forecast, index: int) -> dict[str, Any]:
     }
 
 
-def _cell(cell: Fastest) -> dict[str, Any]:
+def _cell(forecast: Forecast, bandwidth: float, latency_s: float) -> dict[str, Any]:
+    best, speedup = forecast.fastest(bandwidth, latency_s)
     return {
-        "bandwidth": cell.bandwidth,
-        "latency_s": cell.latency_s,
-        **_names(cell.best),
-        "comm_s": cell.best.wire_s,
-        "iteration_s": cell.best.iteration_s,
-        "speedup_vs_allreduce": cell.speedup,
+        "bandwidth": bandwidth,
+        "latency_s": latency_s,
+        **_names(best),
+        "comm_s": best.wire_s,
+        "iteration_s": best.iteration_s,
+        "speedup_vs_allreduce": speedup,
     }
 
 

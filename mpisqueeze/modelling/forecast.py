@@ -73,23 +73,12 @@ def _bisect(gain: Callable[[float], float], low: float, high: float, sign_at_hig
     return math.sqrt(low * high)
 
 
-@dataclass(frozen=True)
-class Fastest:
-    """The fastest method on a network; of several that tie the first."""
-
-    bandwidth: float
-    latency_s: float
-    best: Prediction
-    speedup: float
-
-
 class Forecast:
     """The methods on one network, and on others like it.
 
     Args:
         methods: the first is the baseline.
         link: its latency and gap keep their ratio where others are looked at.
-        calibration: for kernel rates, or None.
 
     Attributes:
         results: a prediction for each method, in their order.
@@ -146,8 +135,11 @@ class Forecast:
             self._wins[alike] = wins(gain)
         return self._wins[alike]
 
-    def cell(self, bandwidth: float, latency_s: float) -> Fastest:
-        """The fastest method at another bandwidth (bits/s) and latency α (s)."""
+    def fastest(self, bandwidth: float, latency_s: float) -> tuple[Prediction, float]:
+        """The fastest method at another bandwidth (bits/s) and latency α (s), of several that tie the first.
+
+        Beside it the baseline's time over its own.
+        """
         alpha = self.link.latency + self.link.gap
         part = self.link.gap / alpha if alpha else 1.0
         link = Link(latency_s * (1 - part), latency_s * part, 8 / bandwidth)
@@ -156,7 +148,7 @@ class Forecast:
             prediction = self._predict(index, link)
             if prediction.iteration_s < best.iteration_s * (1 - _SAME):
                 best = prediction
-        return Fastest(bandwidth, latency_s, best, _over(base.iteration_s, best.iteration_s))
+        return best, _over(base.iteration_s, best.iteration_s)
 
     def speedup(self, prediction: Prediction) -> float:
         """The baseline's time over a prediction's."""

@@ -49,49 +49,18 @@ class Traffic:
     grains: tuple[int | None, int | None] = (None, None)
     degree: int = 0
 
+    @lru_cache(maxsize=1 << 16)  # noqa: B019 - small, and asked for again and again
     def schedule(self, terms: Terms) -> Schedule:
         """The schedule that the exchange would choose on these terms, with its time."""
-        return _schedule(self, terms)
-
-
-@lru_cache(maxsize=1 << 16)
-def _schedule(traffic: Traffic, terms: Terms) -> Schedule:
-    link, limit = terms.link, terms.message_bytes
-    if traffic.ranks == 1:
-        return Schedule(0.0, 0.0)
-    if traffic.exchange == "allreduce":
-        return exchanges.allreduce(link, traffic.ranks, traffic.up)
-    if traffic.exchange == "neighbours":
-        return exchanges.neighbours(link, traffic.degree, traffic.up, -(-traffic.up // limit) if limit else 1)
-    by_root = traffic.exchange == "root"
-    return choose_sections(terms, traffic.dimension, traffic.grains, traffic.up, traffic.down, by_root).schedule
-
-
-@dataclass(frozen=True)
-class Declared:
-    """The declarations of an algorithm's class about the payloads that it sends.
-
-    Attributes:
-        route: `servers`, `neighbours` or `allreduce`; empty where the class does not say.
-        up, down: whether ranks compress what they send, and whether servers compress their answer.
-        feedback: whether it encodes with error feedback.
-    """
-
-    route: str
-    up: bool
-    down: bool
-    feedback: bool
-
-    @staticmethod
-    def by(cls: Any) -> Declared:
-        """Read the class attributes of an algorithm, which need not be built on ours."""
-        compresses = bool(getattr(cls, "compresses", True))
-        return Declared(
-            getattr(cls, "route", ""),
-            bool(getattr(cls, "compresses_up", compresses)),
-            bool(getattr(cls, "compresses_down", False)),
-            getattr(cls, "residual", Algorithm.residual) is not Algorithm.residual,
-        )
+        link, limit = terms.link, terms.message_bytes
+        if self.ranks == 1:
+            return Schedule(0.0, 0.0)
+        if self.exchange == "allreduce":
+            return exchanges.allreduce(link, self.ranks, self.up)
+        if self.exchange == "neighbours":
+            return exchanges.neighbours(link, self.degree, self.up, -(-self.up // limit) if limit else 1)
+        by_root = self.exchange == "root"
+        return choose_sections(terms, self.dimension, self.grains, self.up, self.down, by_root).schedule
 
 
 @dataclass(frozen=True)
@@ -111,7 +80,7 @@ class Method:
     @staticmethod
     def of(algorithm: Part, compressor: Part, server: str, topology: str) -> Method:
         """Keep `server` or `topology` only where the algorithm has one."""
-        route = Declared.by(algorithm.cls).route
+        route = getattr(algorithm.cls, "route", "")
         return Method(
             algorithm,
             compressor,
@@ -127,8 +96,21 @@ class Method:
         return Method.of(algorithm, compressor, config.get("server", "root"), config.get("topology", "ring"))
 
     @property
-    def declared(self) -> Declared:
-        return Declared.by(self.algorithm.cls)
+    def route(self) -> str:
+        """`servers`, `neighbours` or `allreduce`; empty where the class, which may not be built on ours, has none."""
+        return getattr(self.algorithm.cls, "route", "")
+
+    @property
+    def compressed(self) -> tuple[bool, bool]:
+        """(True if ranks compress what they send, True if servers compress their answer)."""
+        cls = self.algorithm.cls
+        up = getattr(cls, "compresses_up", getattr(cls, "compresses", True))
+        return bool(up), bool(getattr(cls, "compresses_down", False))
+
+    @property
+    def feedback(self) -> bool:
+        """True if it encodes with error feedback."""
+        return getattr(self.algorithm.cls, "residual", Algorithm.residual) is not Algorithm.residual
 
     @property
     def compressor_name(self) -> str:
@@ -136,11 +118,11 @@ class Method:
 
     def traffic(self, ranks: int, dimension: int, dtype: str) -> Traffic:
         """The traffic of one iteration on `ranks` ranks. Raises UsageError of `--topology`."""
-        route, kind = self.declared.route, np.dtype(dtype)
+        route, kind = self.route, np.dtype(dtype)
         if route == "servers":
             return self._through_servers(ranks, dimension, kind)
         if route == "neighbours":
-            nbytes, _ = self._payload(dimension, kind, self.declared.up)
+            nbytes, _ = self._payload(dimension, kind, self.compressed[0])
             largest, together = degrees(self.topology or "ring", ranks)
             return Traffic("neighbours", ranks, dimension, nbytes, together * nbytes, degree=largest)
         if route == "allreduce":
@@ -156,16 +138,15 @@ class Method:
         """Parts differ by one element at most, as `Setup.parts` cuts them."""
         servers = ranks if self.server == "sharded" else 1
         share, longer = divmod(dimension, servers)
-        ways = (self.declared.up, self.declared.down)
         up, down = (
             sum(
                 count * self._payload(length, dtype, compressed)[0]
                 for length, count in ((share + 1, longer), (share, servers - longer))
                 if length and count
             )
-            for compressed in ways
+            for compressed in self.compressed
         )
-        up_grain, down_grain = (self._payload(dimension, dtype, compressed)[1] for compressed in ways)
+        up_grain, down_grain = (self._payload(dimension, dtype, compressed)[1] for compressed in self.compressed)
         exchange, total = self.server or SERVERS[0], (ranks - 1) * (up + down)
         return Traffic(exchange, ranks, dimension, up, total, down, (up_grain, down_grain))
 
@@ -191,15 +172,12 @@ def degrees(spec: str, ranks: int) -> tuple[int, int]:
 def methods_for(
     pairs: Sequence[Pair], compressors: Sequence[str], servers: Sequence[str], topology: str
 ) -> list[Method]:
-    """The methods that are asked for, with the baseline at the front.
+    """The methods that are asked for, with the baseline at the front. Raises UsageError.
 
     Args:
         pairs: none: every built-in algorithm.
         compressors: for pairs that name none; none: the usual ones.
         servers: `root`, `sharded` or both, for the algorithms that have one.
-
-    Raises:
-        UsageError: an unknown name, or a compressor for an algorithm that takes none.
     """
     for spec in compressors:
         registry.compressors.find(spec)

@@ -56,18 +56,18 @@ def work_of(method: Method, traffic: Traffic, calibration: Calibration) -> Work 
     rates, full = (_rates(part, calibration) for part in (method.compressor, registry.compressors.find("identity")))
     if rates is None or full is None:
         return None
-    d, n, add, declared = traffic.dimension, traffic.ranks, calibration.add_s, method.declared
-    up, down = rates if declared.up else full, rates if declared.down else full
-    encode = _encode(up, declared.feedback) * d
+    d, n, add, (compresses, answers) = traffic.dimension, traffic.ranks, calibration.add_s, method.compressed
+    up, down = rates if compresses else full, rates if answers else full
+    encode = _encode(up, method.feedback) * d
     update = 2 * add * d
     if traffic.exchange == "allreduce":
         # MPI adds what it receives, (N − 1)/N of a vector, and the sum is divided by N.
         return Work(encode, add * d * (1 + (n - 1) / n), 0.0, update)
     if traffic.exchange == "neighbours":
-        return Work(encode, (traffic.degree + declared.up) * (up.decode_add + 2 * add) * d, 0.0, update)
+        return Work(encode, (traffic.degree + compresses) * (up.decode_add + 2 * add) * d, 0.0, update)
     served = d if traffic.exchange == "root" else d / n
     added = (n * up.decode_add + add) * served
-    answered = _encode(down, declared.feedback) * served if declared.down else 0.0
+    answered = _encode(down, method.feedback) * served if answers else 0.0
     return Work(encode + answered, added + down.decode_add * d, added + answered)
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mpisqueeze.data.published import File, Watcher
+from mpisqueeze.data.published import DownloadWatcher, File
 from mpisqueeze.quantities import clock, counted, size
 from mpisqueeze.report.live import Drawing, bar
 from mpisqueeze.report.tables import TableColumn, filled
@@ -22,7 +22,7 @@ from mpisqueeze.report.tables import TableColumn, filled
 LOG_SECONDS = 10.0
 
 
-class DownloadView(Watcher):
+class DownloadView(DownloadWatcher):
     """Writes to `console`; `live` draws a bar that updates in place."""
 
     def __init__(self, console: Console, live: bool) -> None:

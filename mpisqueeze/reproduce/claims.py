@@ -28,21 +28,11 @@ _NOT_CHOSEN = {"out", "data_dir", "device", "seed"}
 
 
 @dataclass(frozen=True)
-class Criterion:
-    """A sentence, and the expression that decides whether it holds."""
-
-    text: str
-    holds: Expression
-
-
-@dataclass(frozen=True)
 class Point:
     """A point of a sweep.
 
     Attributes:
         label: in the names of its runs; empty where nothing is swept.
-        x: where it stands.
-        settings: of a run.
         ranks: how many take part; None for all.
     """
 
@@ -86,7 +76,9 @@ _Seed = Annotated[int, msgspec.Meta(ge=0)]
 _Texts = Annotated[list[str], msgspec.Meta(min_length=1)]
 
 
-class _DecisionTable(_Table):
+class DecisionTable(_Table):
+    """A sentence, and the expression that decides whether it holds."""
+
     text: str
     holds: str
 
@@ -126,12 +118,22 @@ class _LabTable(_Table):
     bandwidths: _Texts
 
 
-class _ClaimFile(_Table):
+class ClaimFile(_Table):
+    """A claim as its file states it.
+
+    Attributes:
+        title, says, source, note: for people.
+        runs: the settings of each, besides those of all.
+        min_ranks: with fewer it says nothing.
+        seeds: each run is repeated with each of them.
+        gpu: settings of all runs at that scale.
+    """
+
     title: str
     says: str
     source: str
     runs: Annotated[dict[str, dict[str, Any]], msgspec.Meta(min_length=1)]
-    decisions: Annotated[list[_DecisionTable], msgspec.Meta(min_length=1)]
+    decisions: Annotated[list[DecisionTable], msgspec.Meta(min_length=1)]
     note: str = ""
     min_ranks: int = 2
     seeds: Annotated[list[_Seed], msgspec.Meta(min_length=1)] = msgspec.field(default_factory=lambda: [1])
@@ -144,30 +146,25 @@ class _ClaimFile(_Table):
 
 @dataclass(frozen=True)
 class StatedClaim:
-    """A claim as its file states it, checked.
+    """A claim, checked.
 
     Attributes:
         name: the file's name without its number and ending.
-        title, says, source, note: for people.
-        min_ranks: with fewer it says nothing.
-        seeds: each run is repeated with each of them.
         runs: the settings of each, by its name, without what belongs to a sweep or a seed.
         sweep: None where nothing is varied.
-        hosts: of the virtual cluster that it runs in; None for the ranks at hand.
+        decisions: the expressions of the file's, in their order.
     """
 
     name: str
-    title: str
-    says: str
-    source: str
-    note: str
-    min_ranks: int
-    seeds: tuple[int, ...]
+    file: ClaimFile
     runs: Mapping[str, Settings]
     sweep: ClaimSweep | None
-    hosts: int | None
-    decisions: tuple[Criterion, ...]
-    figure: FigureTable | None
+    decisions: tuple[Expression, ...]
+
+    @property
+    def hosts(self) -> int | None:
+        """The hosts of the virtual cluster that it runs in; None for the ranks at hand."""
+        return self.file.lab.hosts if self.file.lab else None
 
     def points(self, ranks: int) -> list[Point]:
         """The points of the sweep that `ranks` ranks can run; one that varies nothing where there is no sweep."""
@@ -179,9 +176,9 @@ class StatedClaim:
         """All its runs, in the order in which they are to be run."""
         found = []
         for point in self.points(ranks):
-            for seed in self.seeds:
+            for seed in self.file.seeds:
                 for name, config in self.runs.items():
-                    marks = [name, point.label, f"seed={seed}" if len(self.seeds) > 1 else ""]
+                    marks = [name, point.label, f"seed={seed}" if len(self.file.seeds) > 1 else ""]
                     config = replace(config, seed=seed, **dict(point.settings))
                     found.append(ClaimRun(" ".join(filter(None, marks)), name, point, config))
         return found
@@ -244,7 +241,7 @@ def _name(path: Path) -> str:
 
 
 def _claim(name: str, facts: dict[str, Any], scale: str) -> StatedClaim:
-    file = msgspec.convert(facts, _ClaimFile)
+    file = msgspec.convert(facts, ClaimFile)
     settings = {**file.settings, **(file.gpu if scale == "gpu" else {})}
     runs = {run: _config({**settings, **table}) for run, table in file.runs.items()}
     if file.sweep is not None and file.lab:
@@ -262,20 +259,7 @@ def _claim(name: str, facts: dict[str, Any], scale: str) -> StatedClaim:
         if (file.figure.kind == "sweep") != (sweep is not None):
             raise ValueError("figure: kind is loss, or sweep where there is one")
         _known(file.figure.y, "figure")
-    return StatedClaim(
-        name,
-        file.title,
-        file.says,
-        file.source,
-        file.note,
-        file.min_ranks,
-        tuple(file.seeds),
-        runs,
-        sweep,
-        file.lab.hosts if file.lab else None,
-        tuple(_decision(item, runs) for item in file.decisions),
-        file.figure,
-    )
+    return StatedClaim(name, file, runs, sweep, tuple(_decision(item.holds, runs) for item in file.decisions))
 
 
 def _config(settings: dict[str, Any]) -> Settings:
@@ -306,14 +290,14 @@ def _link(text: str) -> tuple[tuple[str, str]]:
     return (("link", text),)
 
 
-def _decision(item: _DecisionTable, runs: Mapping[str, Settings]) -> Criterion:
-    expression = parse(item.holds)
+def _decision(text: str, runs: Mapping[str, Settings]) -> Expression:
+    expression = parse(text)
     for run in expression.runs:
         if run not in runs:
             raise ValueError(f"{expression.text}: there is no run {run!r}{suggestion(run, runs)}")
     for figure in expression.figures:
         _known(figure, expression.text)
-    return Criterion(item.text, expression)
+    return expression
 
 
 def _known(figure: str, where: str) -> None:

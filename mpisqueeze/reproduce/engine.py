@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from mpisqueeze.record.reading import RunLog
 from mpisqueeze.record.types import SCHEMA_VERSION
 from mpisqueeze.reproduce.claims import ClaimRun, StatedClaim
 from mpisqueeze.reproduce.virtual import LabError, run_in_lab
-from mpisqueeze.runs.comparing import Ledger, check_entries, compare
+from mpisqueeze.runs.comparing import Ledger, compare
 from mpisqueeze.runs.interrupts import Interrupts
 from mpisqueeze.runs.pairs import Entry
 from mpisqueeze.runs.view import View
@@ -43,8 +44,8 @@ def plan_tasks(claims: Sequence[StatedClaim], ranks: int, data_dir: Path | None,
     tasks = []
     for claim in claims:
         obstacle = None
-        if ranks < claim.min_ranks:
-            obstacle = f"needs {claim.min_ranks} ranks at least, and these are {ranks}"
+        if ranks < claim.file.min_ranks:
+            obstacle = f"needs {claim.file.min_ranks} ranks at least, and these are {ranks}"
         trials = [] if obstacle else claim.trials(ranks)
         trials = [replace(t, config=replace(t.config, data_dir=data_dir, device=device)) for t in trials]
         try:
@@ -53,15 +54,6 @@ def plan_tasks(claims: Sequence[StatedClaim], ranks: int, data_dir: Path | None,
             raise UsageError(f"{error} (claim {claim.name})", error.option) from error.__cause__
         tasks.append(Task(claim, trials, entries, obstacle))
     return tasks
-
-
-def check_tasks(tasks: Sequence[Task], world: World) -> None:
-    """Build the first run of each claim once, so that missing data are known before the first one starts; collective.
-
-    Raises UsageError on all ranks alike.
-    """
-    for task in tasks:
-        check_entries(task.entries[:1], world)
 
 
 def check_claims(
@@ -99,10 +91,7 @@ def check_claims(
         if stopped:
             write("interrupted")
             return verdicts, stopped
-
-        def judge(task: Task = task, logs: list[RunLog] = logs, reason: str | None = reason) -> dict[str, Any]:
-            return _verdict(task, logs, reason, world.size) if world.is_root else {}
-
+        judge = partial(_verdict, task, logs, reason, world.size) if world.is_root else dict[str, Any]
         found = world.collectively(judge)
         if world.is_root:
             found["seconds"] = time.monotonic() - began
@@ -147,20 +136,20 @@ def _verdict(task: Task, logs: list[RunLog], reason: str | None, ranks: int) -> 
     `decisions` has an object for each: `text`, `holds` (the expression), `found` (with the numbers in place), `passed`.
     `runs` has an object a run: its name, point, seed, folder, status and figures.
     """
-    claim, figure = task.claim, task.claim.figure
+    claim, file, figure = task.claim, task.claim.file, task.claim.file.figure
     about: dict[str, Any] = {
         "claim": claim.name,
-        "title": claim.title,
-        "says": claim.says,
-        "source": claim.source,
-        "note": claim.note or None,
-        "seeds": list(claim.seeds),
+        "title": file.title,
+        "says": file.says,
+        "source": file.source,
+        "note": file.note or None,
+        "seeds": file.seeds,
         "sweep": claim.sweep.axis if claim.sweep else None,
         "figure": figure and {"kind": figure.kind, "y": figure.y, "label": FIGURES[figure.y].label},
     }
     decisions: list[dict[str, Any]] = [
-        {"text": decision.text, "holds": decision.holds.text, "found": None, "passed": None}
-        for decision in claim.decisions
+        {"text": stated.text, "holds": decision.text, "found": None, "passed": None}
+        for stated, decision in zip(file.decisions, claim.decisions, strict=True)
     ]
     if reason is not None:
         return about | {"verdict": "SKIPPED", "reason": reason, "decisions": decisions, "runs": []}
@@ -170,7 +159,7 @@ def _verdict(task: Task, logs: list[RunLog], reason: str | None, ranks: int) -> 
         by_run[trial.run][points.index(trial.point)].append(log)
     evidence = Evidence(by_run, [point.x for point in points], ranks)
     for decision, row in zip(claim.decisions, decisions, strict=True):
-        finding = decision.holds.decide(evidence)
+        finding = decision.decide(evidence)
         row["found"], row["passed"] = finding.shown, finding.holds
     failed = [log for log in logs if log.summary["status"] in ("failed", "killed", "skipped")]
     return about | {

@@ -11,10 +11,11 @@ import ast
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from mpisqueeze.analysis.evidence import Evidence
 from mpisqueeze.quantities import significant
 
 _COMPARISONS: dict[type[ast.cmpop], tuple[str, Callable[[Any, Any], Any]]] = {
@@ -47,27 +48,11 @@ FUNCTIONS: dict[str, tuple[int, Callable[..., Any] | None]] = {
 }
 
 
-class FigureSource(Protocol):
-    """The runs that an expression is about."""
-
-    constants: Mapping[str, float]
-
-    def figure(self, run: str, name: str) -> Any:
-        """A run's figure: a float, or an array (P,) over a sweep of P points; NaN for what it does not have."""
-
-    def slope(self, values: Any) -> float:
-        """The slope of the straight line through a swept figure."""
-
-    def gap(self, one: str, other: str) -> float:
-        """The distance between two runs' losses, see FUNCTIONS."""
-
-
 @dataclass(frozen=True)
 class Ruling:
     """The value of an expression.
 
     Attributes:
-        holds: it is true.
         shown: its comparisons with the numbers in place, for people: `0.981 ≥ 0.979`.
     """
 
@@ -75,28 +60,45 @@ class Ruling:
     shown: str
 
 
-_Truth = Callable[[FigureSource], Ruling]
-_Number = Callable[[FigureSource], Any]
-
-
 @dataclass(frozen=True)
 class Expression:
     """A checked expression.
 
     Attributes:
-        text: as it was written.
         runs, figures: the names in it.
     """
 
     text: str
-    decision: _Truth
+    tree: ast.expr
     runs: frozenset[str]
     figures: frozenset[str]
 
-    def decide(self, evidence: FigureSource) -> Ruling:
+    def decide(self, evidence: Evidence) -> Ruling:
         """Work it out."""
         with np.errstate(all="ignore"):
-            return self.decision(evidence)
+            return _truth(self.tree, evidence)
+
+
+class _Names(Evidence):
+    """Evidence in which everything is 1, and which notes the names that it is asked for."""
+
+    constants: Mapping[str, float] = dict.fromkeys(CONSTANTS, 1.0)
+
+    def __init__(self) -> None:
+        self.runs: set[str] = set()
+        self.figures: set[str] = set()
+
+    def figure(self, run: str, name: str) -> float:
+        self.runs.add(run)
+        self.figures.add(name)
+        return 1.0
+
+    def slope(self, values: Any) -> float:
+        return 1.0
+
+    def gap(self, one: str, other: str) -> float:
+        self.runs |= {one, other}
+        return 1.0
 
 
 def parse(text: str) -> Expression:
@@ -105,92 +107,64 @@ def parse(text: str) -> Expression:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"{text!r} is no expression: {error}") from None
-    reader = _Reader()
-    decision = reader.truth(tree)
-    return Expression(text.strip(), decision, frozenset(reader.runs), frozenset(reader.figures))
+    names = _Names()
+    with np.errstate(all="ignore"):
+        _truth(tree, names)
+    return Expression(text.strip(), tree, frozenset(names.runs), frozenset(names.figures))
 
 
-class _Reader:
-    """Turns a syntax tree into functions of the evidence, and notes the names of runs and figures in it.
-
-    Raises ValueError for whatever is not in the language.
-    """
-
-    def __init__(self) -> None:
-        self.runs: set[str] = set()
-        self.figures: set[str] = set()
-
-    def truth(self, node: ast.expr) -> _Truth:
-        if isinstance(node, ast.BoolOp):
+def _truth(node: ast.expr, evidence: Evidence) -> Ruling:
+    """The ruling of a syntax tree, all of which is looked at. Raises ValueError for what is not in the language."""
+    match node:
+        case ast.BoolOp():
             word, join = _JOINTS[type(node.op)]
-            parts = [self.truth(value) for value in node.values]
-
-            def joined(evidence: FigureSource) -> Ruling:
-                found = [part(evidence) for part in parts]
-                return Ruling(join(each.holds for each in found), word.join(each.shown for each in found))
-
-            return joined
-        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-            inner = self.truth(node.operand)
-
-            def negated(evidence: FigureSource) -> Ruling:
-                found = inner(evidence)
-                return Ruling(not found.holds, f"not ({found.shown})")
-
-            return negated
-        if not isinstance(node, ast.Compare):
-            raise ValueError(f"{ast.unparse(node)} is no comparison")
-        if not all(type(op) in _COMPARISONS for op in node.ops):
-            raise ValueError(f"{ast.unparse(node)}: comparisons are < <= > >= ==")
-        sides = [self.number(side) for side in (node.left, *node.comparators)]
-        signs = [_COMPARISONS[type(op)] for op in node.ops]
-
-        def compared(evidence: FigureSource) -> Ruling:
-            values = [side(evidence) for side in sides]
+            parts = [_truth(value, evidence) for value in node.values]
+            return Ruling(join(part.holds for part in parts), word.join(part.shown for part in parts))
+        case ast.UnaryOp(op=ast.Not()):
+            inner = _truth(node.operand, evidence)
+            return Ruling(not inner.holds, f"not ({inner.shown})")
+        case ast.Compare():
+            if not all(type(op) in _COMPARISONS for op in node.ops):
+                raise ValueError(f"{ast.unparse(node)}: comparisons are < <= > >= ==")
+            values = [_number(side, evidence) for side in (node.left, *node.comparators)]
             holds, shown = True, _show(values[0])
-            for (sign, compare), left, right in zip(signs, values, values[1:], strict=False):
+            for op, left, right in zip(node.ops, values, values[1:], strict=False):
+                sign, compare = _COMPARISONS[type(op)]
                 holds = holds and bool(np.all(compare(left, right)))
                 shown += f" {sign if holds else f'not {sign}'} {_show(right)}"
             return Ruling(holds, shown)
+    raise ValueError(f"{ast.unparse(node)} is no comparison")
 
-        return compared
 
-    def number(self, node: ast.expr) -> _Number:
-        match node:
-            case ast.Constant(value=value):
-                if isinstance(value, bool) or not isinstance(value, int | float):
-                    raise ValueError(f"{value!r} is no number")
-                return lambda evidence: float(value)
-            case ast.Name(id=name) if name in CONSTANTS:
-                return lambda evidence: evidence.constants[name]
-            case ast.Attribute(value=ast.Name(id=run), attr=figure):
-                self.runs.add(run)
-                self.figures.add(figure)
-                return lambda evidence: evidence.figure(run, figure)
-            case ast.BinOp(op=op) if type(op) in _OPERATIONS:
-                left, right, operation = self.number(node.left), self.number(node.right), _OPERATIONS[type(op)]
-                return lambda evidence: operation(left(evidence), right(evidence))
-            case ast.UnaryOp(op=ast.USub(), operand=operand):
-                inner = self.number(operand)
-                return lambda evidence: -inner(evidence)
-            case ast.Call(func=ast.Name(id=name), keywords=[]):
-                return self.call(node, name)
-        raise ValueError(f"{ast.unparse(node)} is not understood; constants are {', '.join(CONSTANTS)}")
-
-    def call(self, node: ast.Call, name: str) -> _Number:
-        count, function = FUNCTIONS.get(name, (None, None))
-        if count != len(node.args):
-            raise ValueError(f"{ast.unparse(node)}: functions are {', '.join(FUNCTIONS)}")
-        if name == "gap":
-            names = [argument.id for argument in node.args if isinstance(argument, ast.Name)]
-            if len(names) != count:
-                raise ValueError(f"{ast.unparse(node)}: gap takes two runs")
-            self.runs.update(names)
-            return lambda evidence: evidence.gap(*names)
-        arguments = [self.number(argument) for argument in node.args]
-        if function is None:
-            return lambda evidence: evidence.slope(arguments[0](evidence))
-        return lambda evidence: function(*(argument(evidence) for argument in arguments))
+def _number(node: ast.expr, evidence: Evidence) -> Any:
+    """A float, or an array over a sweep."""
+    match node:
+        case ast.Constant(value=value):
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ValueError(f"{value!r} is no number")
+            try:
+                return float(value)
+            except OverflowError:
+                raise ValueError(f"{ast.unparse(node):.20}… is no number that can be computed with") from None
+        case ast.Name(id=name) if name in CONSTANTS:
+            return evidence.constants[name]
+        case ast.Attribute(value=ast.Name(id=run), attr=figure):
+            return evidence.figure(run, figure)
+        case ast.BinOp() if type(node.op) in _OPERATIONS:
+            return _OPERATIONS[type(node.op)](_number(node.left, evidence), _number(node.right, evidence))
+        case ast.UnaryOp(op=ast.USub()):
+            return -_number(node.operand, evidence)
+        case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]):
+            count, function = FUNCTIONS.get(name, (None, None))
+            if count != len(arguments):
+                raise ValueError(f"{ast.unparse(node)}: functions are {', '.join(FUNCTIONS)}")
+            if name == "gap":
+                runs = [argument.id for argument in arguments if isinstance(argument, ast.Name)]
+                if len(runs) != count:
+                    raise ValueError(f"{ast.unparse(node)}: gap takes two runs")
+                return evidence.gap(*runs)
+            return (function or evidence.slope)(*(_number(argument, evidence) for argument in arguments))
+    raise ValueError(f"{ast.unparse(node)} is not understood; constants are {', '.join(CONSTANTS)}")
 
 
 def _show(value: Any) -> str:

@@ -30,14 +30,11 @@ class LabError(Exception):
 
 
 def run_in_lab(claim: StatedClaim, trials: Sequence[ClaimRun], path: Path, wanted: Callable[[], bool]) -> list[RunLog]:
-    """The runs of a claim, in the order of `trials`, which is by bandwidth and then by run.
+    """The runs of a claim, in the order of `trials`, which is by bandwidth and then by run. Raises LabError.
 
     Args:
         path: where a folder for each bandwidth is made, and `lab.log` with all output.
         wanted: whether to stop it and come back.
-
-    Raises:
-        LabError: this machine allows no lab, or it failed.
     """
     path.mkdir(parents=True)
     labels = list(dict.fromkeys(trial.point.label for trial in trials))

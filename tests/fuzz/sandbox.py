@@ -28,41 +28,32 @@ _CHANGES = {
 }
 _FOLDER = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+#: (folder, events that may happen in it, what was seen outside) of the sandboxes that are open, and None in between.
+_OPEN: list[tuple[str, tuple[str, ...], list[str]] | None] = [None]
 
 
 class EscapedError(AssertionError):
     """Something happened outside of the sandbox, or something that may happen nowhere."""
 
 
-class _Eye:
-    """An audit hook; Python never takes one away, so that there is one for the whole process."""
-
-    def __init__(self) -> None:
-        self.inside = ""
-        self.allowed: tuple[str, ...] = ()
-        self.seen: list[str] = []
-
-    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if not self.inside:
-            return
-        if event in _FORBIDDEN and event not in self.allowed:
-            self.seen.append(f"{event} {arguments!r:.200}")
-        if event in _CHANGES:
-            if event == "open" and not (isinstance(arguments[2], int) and arguments[2] & _WRITING):
-                return
-            for at in _CHANGES[event]:
-                self._look(event, arguments[at])
-
-    def _look(self, event: str, path: Any) -> None:
-        if isinstance(path, int) or path is None:
-            return
-        with contextlib.suppress(ValueError):
-            where = os.path.abspath(os.fsdecode(path))
-            if not where.startswith((self.inside, "/dev/null", "/proc/")):
-                self.seen.append(f"{event} {where}")
+def _watch(event: str, arguments: tuple[Any, ...]) -> None:
+    if _OPEN[-1] is None:
+        return
+    inside, allowed, seen = _OPEN[-1]
+    if event in _FORBIDDEN and event not in allowed:
+        seen.append(f"{event} {arguments!r:.200}")
+    if event == "open" and not (isinstance(arguments[2], int) and arguments[2] & _WRITING):
+        return
+    for path in [arguments[at] for at in _CHANGES.get(event, ())]:
+        if isinstance(path, str | bytes | os.PathLike):
+            with contextlib.suppress(ValueError):
+                where = os.path.abspath(os.fsdecode(path))
+                if not where.startswith((inside, "/dev/null", "/proc/")):
+                    seen.append(f"{event} {where}")
 
 
-_EYE: _Eye | None = None
+# Python never takes an audit hook away.
+sys.addaudithook(_watch)
 
 
 @contextlib.contextmanager
@@ -75,24 +66,20 @@ def sandbox(allowed: tuple[str, ...] = ()) -> Iterator[Path]:
     Args:
         allowed: events that may happen.
     """
-    global _EYE
-    if _EYE is None:
-        _EYE = _Eye()
-        sys.addaudithook(_EYE)
-    before, outer = Path.cwd(), (_EYE.inside, _EYE.allowed, _EYE.seen)
+    before, seen = Path.cwd(), list[str]()
     # Modules are loaded when they are needed.
     caching, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    _EYE.inside = ""
+    _OPEN.append(None)
     path = Path(tempfile.mkdtemp(prefix="fuzz-", dir=_FOLDER))
     try:
         os.chdir(path)
-        _EYE.inside, _EYE.allowed, _EYE.seen = f"{path}{os.sep}", allowed, []
+        _OPEN[-1] = (f"{path}{os.sep}", allowed, seen)
         yield path
     finally:
-        seen, _EYE.inside = _EYE.seen, ""
+        _OPEN[-1] = None
         sys.dont_write_bytecode = caching
         os.chdir(before)
         shutil.rmtree(path, ignore_errors=True)
-        _EYE.inside, _EYE.allowed, _EYE.seen = outer
+        _OPEN.pop()
     if seen:
         raise EscapedError("; ".join(seen[:3]))

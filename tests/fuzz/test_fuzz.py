@@ -47,13 +47,6 @@ def test_nothing_but_an_error_of_use_comes_of(name: str) -> None:
     tried(check)()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", targets.TARGETS)
-def test_no_seed_finds_anything(name: str) -> None:
-    for seed in targets.SEEDS[name]:
-        targets.TARGETS[name](seed)
-
-
 def test_the_sandbox_sees_what_it_is_there_for(tmp_path: Path) -> None:
     with pytest.raises(EscapedError, match=r"open .*here"), sandbox():
         (tmp_path / "here").write_text("outside")

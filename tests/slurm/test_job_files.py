@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import one_node
-import psutil
 import pytest
 from conftest import start_on_ranks, wait_for
 from test_checkpoint import same_runs
@@ -282,35 +281,3 @@ def test_srun_that_connects_no_ranks_is_refused(cluster: Cluster) -> None:
     assert (facts["JobState"], facts["ExitCode"]) == ("FAILED", "2:0")
     assert cluster.said(job).count("srun started 2 ranks, but the MPI that mpi4py loads") == 1
     assert not cluster.results(job).exists()
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(bool(one_node.missing()), reason="SLURM is not installed")
-def test_nothing_of_the_cluster_outlives_who_started_it(tmp_path: Path) -> None:
-    folder = tempfile.mkdtemp(prefix="mpisqueeze-slurm-", dir="/tmp")
-    program = (
-        "import subprocess, sys\n"
-        f"subprocess.Popen([sys.executable, {one_node.__file__!r}, {folder!r}], stdin=subprocess.PIPE)\n"
-        "sys.stdin.read()"
-    )
-    holder = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE)
-
-    def those() -> set[str]:
-        """The names of processes that have to do with the folder."""
-        found = [process.info for process in psutil.process_iter(["name", "cmdline", "environ"])]
-        words = [(facts["name"], *(facts["cmdline"] or ()), *(facts["environ"] or {}).values()) for facts in found]
-        return {name for name, *rest in words if folder in " ".join(rest)}
-
-    try:
-        cluster = Cluster(Path(folder), tmp_path, os.environ | {"SLURM_CONF": f"{folder}/slurm.conf"})
-        wait_for(lambda: submitted(cluster), "SLURM to take a job")
-        wait_for(lambda: those() >= {"slurmctld", "slurmd", "munged", "sleep"}, "the job to run")
-    finally:
-        holder.kill()
-        holder.wait()
-    wait_for(lambda: not those() and not Path(folder).exists(), "all to be gone", 20)
-
-
-def submitted(cluster: Cluster) -> bool:
-    command = ["sbatch", "--wrap", "srun sleep 1234"]
-    return subprocess.run(command, env=cluster.environment, cwd=cluster.here, capture_output=True).returncode == 0
