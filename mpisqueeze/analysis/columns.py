@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mpisqueeze.record.figures import LOGGED, Figure
 
-if TYPE_CHECKING:
-    from mpisqueeze.analysis.ranking import Ranking
-
+#: The rows of a ranking.
+Rows = Sequence[Mapping[str, Any]]
 #: Statuses of runs that show no way to any loss.
 BROKEN = ("diverged", "failed", "skipped")
 
@@ -45,9 +44,9 @@ class Column:
             return None
         return row[self.key] if self.key in row else row["evaluation"].get(self.key)
 
-    def best_of(self, ranking: Ranking) -> list[str]:
+    def best_of(self, rows: Rows) -> list[str]:
         """Names of the runs with the best value; none where there is nothing to choose from."""
-        sound = {row["name"]: self.of(row) for row in ranking.rows if row["status"] not in BROKEN}
+        sound = {row["name"]: self.of(row) for row in rows if row["status"] not in BROKEN}
         known = {name: value for name, value in sound.items() if value is not None}
         if not self.best or len(known) < 2:
             return []
@@ -79,22 +78,22 @@ _REST = [column for name, column in RECORDED.items() if name not in _FIRST]
 NUMBERS = [_LOSS, RECORDED["bytes_sent"], *_TO_TARGET, RECORDED["iteration_s"], *_REST]
 
 
-def columns_of(ranking: Ranking) -> list[Column]:
+def columns_of(rows: Rows, has_target: bool) -> list[Column]:
     """The columns with a heading that these runs fill."""
     return [
-        *_HEAD[: 3 if any(row["status"] != "ok" for row in ranking.rows) else 2],
+        *_HEAD[: 3 if any(row["status"] != "ok" for row in rows) else 2],
         _LOSS,
-        *map(_measured, metrics_of(ranking)),
+        *map(_measured, metrics_of(rows)),
         RECORDED["bytes_sent"],
-        *(_TO_TARGET if ranking.target_loss is not None else []),
+        *(_TO_TARGET if has_target else []),
         RECORDED["iteration_s"],
         *(column for column in _REST if column.heading),
     ]
 
 
-def metrics_of(ranking: Ranking) -> list[str]:
+def metrics_of(rows: Rows) -> list[str]:
     """The test metric to show: the accuracy where there is one, else the loss, else whatever the problem reports."""
-    reported = list(dict.fromkeys(name for row in ranking.rows for name in row["evaluation"]))
+    reported = list(dict.fromkeys(name for row in rows for name in row["evaluation"]))
     for preferred in ("test_accuracy", "test_loss"):
         if preferred in reported:
             return [preferred]

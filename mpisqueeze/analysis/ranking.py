@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mpisqueeze.analysis.columns import BROKEN, NUMBERS, RECORDED
+from mpisqueeze.analysis.columns import BROKEN, NUMBERS, RECORDED, Column, columns_of
 from mpisqueeze.quantities import duration, ratio, significant, size
 from mpisqueeze.record.figures import TIMES, Floats
 from mpisqueeze.record.reading import RunLog
@@ -88,6 +88,11 @@ class Ranking:
         if high == 1:
             return "loss of the last iteration"
         return f"mean loss of the last {low if low == high else f'{low} to {high}'} iterations"
+
+    @property
+    def columns(self) -> list[Column]:
+        """The columns with a heading that its rows fill."""
+        return columns_of(self.rows, self.target_loss is not None)
 
     def row(self, name: str) -> dict[str, Any]:
         return next(row for row in self.rows if row["name"] == name)

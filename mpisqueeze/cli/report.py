@@ -45,7 +45,7 @@ def report(
     from mpisqueeze.record.claims import CLAIMS
     from mpisqueeze.record.reading import read_runs
     from mpisqueeze.report.closing import closing
-    from mpisqueeze.report.comparison_table import columns_of, comparison_report, figures_of, notes
+    from mpisqueeze.report.comparison_table import comparison_report, figures_of, notes, table_columns
     from mpisqueeze.report.html.page import render
     from mpisqueeze.report.html.run_page import runs_page
     from mpisqueeze.report.plot import draw
@@ -76,7 +76,7 @@ def report(
     output.print(comparison_report(ranking, output.console))
     output.json(found[0].summary if single and not targets else summaries_of(found, ranking))
     output.csv(figures_of(ranking))
-    output.markdown(columns_of(ranking), ranking.rows, notes(ranking))
+    output.markdown(table_columns(ranking), ranking.rows, notes(ranking))
     if page:
         output.write("html", lambda target: write_text(render(page), target))
     if output.targets.get("plot") == TERMINAL:

@@ -10,12 +10,9 @@ turns, so wires and fences wait only where they must:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mpi4py import MPI
-
-if TYPE_CHECKING:
-    from mpisqueeze.devices.streams import CudaLanes
 
 
 class Fence:
@@ -65,11 +62,15 @@ class Wire:
 
 
 class DeviceWire(Wire):
-    """Device memory that MPI reads and writes directly."""
+    """Device memory that MPI reads and writes directly.
+
+    Args:
+        lanes: the device's, see `devices.streams.CudaLanes`.
+    """
 
     immediate = False
 
-    def __init__(self, array: Any, lanes: CudaLanes) -> None:
+    def __init__(self, array: Any, lanes: Any) -> None:
         super().__init__(array)
         self._lanes = lanes
         self._filled = lanes.fence()
@@ -93,7 +94,7 @@ class StagedWire(Wire):
 
     immediate = False
 
-    def __init__(self, array: Any, host: Any, lanes: CudaLanes) -> None:
+    def __init__(self, array: Any, host: Any, lanes: Any) -> None:
         super().__init__(array)
         self.host = host
         self.mpi = [host, self.nbytes, MPI.BYTE]

@@ -12,17 +12,15 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mpisqueeze.devices.clock import Phase
+from mpisqueeze.comm.counters import Counter
+from mpisqueeze.devices.clock import Phase, PhaseClock
 from mpisqueeze.record.folder import finite
-
-if TYPE_CHECKING:
-    from mpisqueeze.runs.training import Loop
 
 Floats = NDArray[np.float64]
 Unit = Literal["s", "bytes", "count", ""]
@@ -30,6 +28,29 @@ Unit = Literal["s", "bytes", "count", ""]
 #: Values that a log may hold. Bytes, messages and seconds are not negative.
 Value = Annotated[float, msgspec.Meta(ge=-1.7e308, le=1.7e308)] | None
 Amount = Annotated[float, msgspec.Meta(ge=0, le=1e30)]
+
+
+class Measured(Protocol):
+    """An iteration that is over, as its rank knows it: figures are measured of this.
+
+    Attributes:
+        run: with its `algorithm`.
+        x: this rank's parameters (d).
+        loss, lr: this rank's loss, and γ.
+        began, ended: s, by this rank's clock.
+    """
+
+    run: Any
+    x: Any
+    loss: float
+    lr: float
+    clock: PhaseClock
+    counter: Counter
+    began: float
+    ended: float
+
+    def distance(self) -> float:
+        """‖x_i − x̄‖², NaN where it is not asked for; collective."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +74,7 @@ class Figure:
     title: str
     unit: Unit
     over_ranks: Callable[..., Any]
-    of: Callable[[Loop], float]
+    of: Callable[[Measured], float]
     over_iterations: Literal["total", "last", "median", "spread", ""] = ""
     heading: str = ""
     required: bool = False
@@ -77,7 +98,7 @@ class Figure:
 
 
 def _phase(phase: Phase, title: str) -> Figure:
-    def of(loop: Loop) -> float:
+    def of(loop: Measured) -> float:
         return loop.clock.seconds[phase]
 
     return Figure(f"{phase.name.lower()}_s", title, "s", np.max, of, "spread", required=True)

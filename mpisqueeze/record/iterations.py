@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from mpisqueeze.record.figures import FIGURES, ITERATION_LINE, LOGGED, RANK_LINE, Floats
+from mpisqueeze.record.figures import FIGURES, ITERATION_LINE, LOGGED, RANK_LINE, Floats, Measured
 from mpisqueeze.record.folder import RunFolder
 
 if TYPE_CHECKING:
     from mpisqueeze.comm.world import World
-    from mpisqueeze.runs.training import Loop
 
 #: Rows that a rank keeps before all of them gather.
 CAPACITY = 1024
@@ -67,7 +66,7 @@ class Recorder:
         """On rank 0, what the log has of each figure in LOGGED, of all iterations that were written."""
         return {name: np.array(values) for name, values in self._columns.items()}
 
-    def add(self, loop: Loop) -> None:
+    def add(self, loop: Measured) -> None:
         """Keep the row of the iteration that is over."""
         self._rows.extend([measure(loop) for measure in _MEASURES])
         self._count += 1

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from mpisqueeze import __version__
-from mpisqueeze.comm.signals import Signal
 from mpisqueeze.language import label_of
 from mpisqueeze.record.figures import Floats, summarized
 from mpisqueeze.record.folder import finite
 from mpisqueeze.record.types import SCHEMA_VERSION
-
-if TYPE_CHECKING:
-    from mpisqueeze.runs.training import Loop
 
 
 def sgd_bytes(ranks: int, full_vector: int) -> int:
@@ -97,48 +92,4 @@ def summary_of(
         **figures,
         "wall_s": None,
         "run_folder": path,
-    }
-
-
-def _by_rank(counts: list[list[int]]) -> list[dict[str, int]]:
-    return [{"rank": rank, "bytes_sent": sent, "bytes_received": got} for rank, (sent, got) in enumerate(counts)]
-
-
-def summarize(
-    loop: Loop,
-    status: str,
-    reason: str | None,
-    wall_s: float,
-    environment: Mapping[str, Any],
-    interfaces: list[list[int]] | None,
-) -> dict[str, Any]:
-    """summary.json's object, on rank 0.
-
-    The busiest port's bytes are those that one rank sent or received, whichever is more. `interfaces` is what each
-    rank's network interface itself counted meanwhile, if it was asked, sent and received.
-    """
-    run, recorder = loop.run, loop.recorder
-    plan, algorithm, columns = run.plan, run.algorithm, recorder.columns
-    done = columns["loss"].size
-    full_vector = run.dimension * plan.dtype.itemsize
-    schedule = getattr(algorithm, "schedule", None)
-    payload = getattr(algorithm, "payload_bytes", None) or full_vector
-    return {
-        **summary_of(run.settings(), environment, columns, loop.evaluations, status, reason, run.path),
-        "mpisqueeze": __version__,
-        "warnings": run.warnings,
-        "signal": {Signal.INTERRUPT: "SIGINT", Signal.TERMINATE: "SIGTERM"}.get(Signal(loop.stopped_by)),
-        "server": plan.config.server if run.centralized else None,
-        "topology": None if run.centralized else plan.config.topology,
-        "eta": getattr(algorithm, "eta", None),
-        "link": environment["link"],
-        "port_bytes_per_iteration": int(recorder.by_rank.max()) / done if done else None,
-        "bytes_by_rank": _by_rank(recorder.by_rank.tolist()),
-        "interface_bytes_by_rank": None if interfaces is None else _by_rank(interfaces),
-        "chunks": schedule.sections if schedule else None,
-        "tree": (schedule.way or None) if schedule else None,
-        "payload_bytes": payload,
-        "full_vectors_formula": getattr(algorithm, "formula", "") or None,
-        "compression": payload / full_vector,
-        "wall_s": wall_s,
     }

@@ -22,10 +22,10 @@ _STYLES = {"position": "dim", "name": "bold"}
 _NAME_WIDTH = 28
 
 
-def columns_of(ranking: Ranking) -> list[TableColumn]:
+def table_columns(ranking: Ranking) -> list[TableColumn]:
     """The columns that these runs fill: each figure followed by its factor, the value over the first run's."""
     shown = []
-    for column in columns.columns_of(ranking):
+    for column in ranking.columns:
         key, part = column.key, "" if column.kind == "head" else column.kind
         text, name, style = partial(_cell, column), key == "name", _STYLES.get(key, "")
         shown.append(
@@ -86,7 +86,7 @@ def notes(ranking: Ranking) -> list[str]:
 
 def comparison_report(ranking: Ranking, console: Console) -> Group:
     """The ranking for a terminal or a log: one table, or two where one would be too wide."""
-    tables = fitting(columns_of(ranking), ranking.rows, console)
+    tables = fitting(table_columns(ranking), ranking.rows, console)
     return Group(*tables, *(Text(note) for note in notes(ranking)))
 
 

@@ -53,7 +53,7 @@ def loss_chart(runs: Sequence[RunLog], ranking: Ranking, cost: str) -> LineChart
 
 def metric_chart(runs: Sequence[RunLog], ranking: Ranking, cost: str) -> LineChart:
     """The metric over a cost, an entry of COSTS; without series where there were no evaluations."""
-    metric = next(iter(metrics_of(ranking)), "")
+    metric = next(iter(metrics_of(ranking.rows)), "")
     label, unit, log = COSTS[cost]
     series, later = [], []
     for index, run in enumerate(runs):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
+from mpisqueeze import __version__
 from mpisqueeze.algorithms.base import Ready
 from mpisqueeze.comm.checksum import DamagedPayloadError
 from mpisqueeze.comm.consensus import Consensus
@@ -33,7 +34,7 @@ from mpisqueeze.record.environment import collect_environment
 from mpisqueeze.record.folder import sanitized
 from mpisqueeze.record.iterations import Recorder
 from mpisqueeze.record.reading import RunLog, read_run
-from mpisqueeze.record.summary import summarize
+from mpisqueeze.record.summary import summary_of
 from mpisqueeze.runs.checkpointing import LOGS, Checkpointer, Start, load_latest
 from mpisqueeze.runs.interrupts import Interrupts
 from mpisqueeze.runs.plan import Plan
@@ -387,7 +388,7 @@ def _train(plan: Plan, world: World, view: View, again: bool, watchdog: Watchdog
         summary = None
         if run.folder is not None:
             reason = trouble.message if trouble else None
-            facts = summarize(loop, status, reason, wall, environment, interfaces)
+            facts = _summarize(loop, status, reason, wall, environment, interfaces)
             summary = sanitized({**facts, "resumed_after": past.resumed_after})
             run.folder.write_json("summary.json", summary)
             run.folder.close()
@@ -450,3 +451,47 @@ def _save_model(run: Run, x: Any) -> None:
         temporary = run.folder.path / "model.npz.part"
         write_npz(temporary, {"x": everyone})
         os.replace(temporary, run.folder.path / "model.npz")
+
+
+def _by_rank(counts: list[list[int]]) -> list[dict[str, int]]:
+    return [{"rank": rank, "bytes_sent": sent, "bytes_received": got} for rank, (sent, got) in enumerate(counts)]
+
+
+def _summarize(
+    loop: Loop,
+    status: str,
+    reason: str | None,
+    wall_s: float,
+    environment: dict[str, Any],
+    interfaces: list[list[int]] | None,
+) -> dict[str, Any]:
+    """summary.json's object, on rank 0.
+
+    The busiest port's bytes are those that one rank sent or received, whichever is more. `interfaces` is what each
+    rank's network interface itself counted meanwhile, if it was asked, sent and received.
+    """
+    run, recorder = loop.run, loop.recorder
+    plan, algorithm, columns = run.plan, run.algorithm, recorder.columns
+    done = columns["loss"].size
+    full_vector = run.dimension * plan.dtype.itemsize
+    schedule = getattr(algorithm, "schedule", None)
+    payload = getattr(algorithm, "payload_bytes", None) or full_vector
+    return {
+        **summary_of(run.settings(), environment, columns, loop.evaluations, status, reason, run.path),
+        "mpisqueeze": __version__,
+        "warnings": run.warnings,
+        "signal": {Signal.INTERRUPT: "SIGINT", Signal.TERMINATE: "SIGTERM"}.get(Signal(loop.stopped_by)),
+        "server": plan.config.server if run.centralized else None,
+        "topology": None if run.centralized else plan.config.topology,
+        "eta": getattr(algorithm, "eta", None),
+        "link": environment["link"],
+        "port_bytes_per_iteration": int(recorder.by_rank.max()) / done if done else None,
+        "bytes_by_rank": _by_rank(recorder.by_rank.tolist()),
+        "interface_bytes_by_rank": None if interfaces is None else _by_rank(interfaces),
+        "chunks": schedule.sections if schedule else None,
+        "tree": (schedule.way or None) if schedule else None,
+        "payload_bytes": payload,
+        "full_vectors_formula": getattr(algorithm, "formula", "") or None,
+        "compression": payload / full_vector,
+        "wall_s": wall_s,
+    }

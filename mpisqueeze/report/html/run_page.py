@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from mpisqueeze.analysis.columns import columns_of, metrics_of
+from mpisqueeze.analysis.columns import metrics_of
 from mpisqueeze.analysis.ranking import BROKEN, Ranking, verdict, winners
 from mpisqueeze.modelling.bandwidth import times_by_bandwidth
 from mpisqueeze.quantities import counted, duration, grouped, ratio, significant, size
@@ -105,7 +105,7 @@ def _meaning(ranking: Ranking) -> str:
 
 
 def _best_metric(ranking: Ranking, sound: Sequence[dict[str, Any]], styles: dict[str, int]) -> list[Tile]:
-    metric = next(iter(metrics_of(ranking)), None)
+    metric = next(iter(metrics_of(ranking.rows)), None)
     values = {row["name"]: row["evaluation"].get(metric) for row in sound}
     known = {name: value for name, value in values.items() if isinstance(value, int | float)}
     if metric is None or not known:
@@ -121,8 +121,8 @@ def _best_metric(ranking: Ranking, sound: Sequence[dict[str, Any]], styles: dict
 def _ranking_table(runs: Sequence[RunLog], ranking: Ranking, styles: dict[str, int]) -> Table:
     """The terminal's table, its factors below their figures, and bytes saved against plain sgd besides."""
     summaries = {run.name: run.summary for run in runs}
-    columns = [column for column in columns_of(ranking) if column.kind != "head"]
-    best = {column.key: column.best_of(ranking) for column in columns}
+    columns = [column for column in ranking.columns if column.kind != "head"]
+    best = {column.key: column.best_of(ranking.rows) for column in columns}
     titles = ["method"]
     for column in columns:
         titles += [column.title, "bytes saved"] if column.key == "bytes_sent" else [column.title]
