@@ -55,7 +55,7 @@ class Section:
     def payload_bytes(self) -> int:
         return self.codec.payload_bytes
 
-    # What the moves of an algorithm are made of.
+    # The operations that an algorithm's moves are made of.
 
     def encode(self, vector: Any) -> None:
         """payload ← C(vector); `vector` is kept."""
@@ -74,7 +74,7 @@ class Section:
         """out ← out + factor·D(payload)."""
         self.codec.decode_add(self.payload, out, factor)
 
-    # What the exchange does with a section at its server.
+    # The steps of the exchange at the section's server.
 
     def add_up(self, inbox: Inbox) -> bool:
         """Add up all ranks' payloads, in rank order; True if the sum is divided by their number, too."""
@@ -199,7 +199,7 @@ class ServerExchange:
 
         def ready(g: Any, start: int) -> None:
             nonlocal count, failure
-            # What computes the gradient is not to meet our errors: they would look like its own.
+            # Code that computes the gradient must not meet our errors: they would look like its own.
             if failure is not None:
                 return
             try:

@@ -197,7 +197,7 @@ class Inbox:
         i, fences = self._i, self._fences
         if fences and i:
             fences[(i - 1) % len(fences)].set()
-        # Those handed out last are done with, so that their buffers are free.
+        # The payloads handed out last are done with, so that their buffers are free.
         for done in range(max(0, i - count - self._behind), min(i - self._behind, self._count - self._slots)):
             if fences:
                 fences[done % len(fences)].wait()

@@ -45,7 +45,7 @@ class ProgressThread:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="mpisqueeze progress", daemon=True)
             self._thread.start()
-        # Of a held request the thread tests MPI's own; its owner waits for the emulated link.
+        # The thread tests MPI's own request behind a held one; its owner waits for the emulated link.
         self._requests = [getattr(request, "request", request) for request in requests]
         self.early = self._wanted = False
         self._returned.clear()
