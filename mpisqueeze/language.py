@@ -91,7 +91,7 @@ def choice(*names: str) -> Kind:
 #: A keyword that stands alone (`unbiased`) or as `unbiased=true|false`.
 flag = Kind(lambda text: choice("true", "false")(text) == "true", "true or false")
 
-#: What a bare annotation stands for.
+#: The kinds that bare annotations stand for.
 _KINDS: dict[Any, Kind] = {
     int: Kind(parse_size, "a whole number"),
     float: real(),
@@ -152,7 +152,7 @@ def _kind_of(argument: inspect.Parameter, names: dict[str, Any]) -> Kind | None:
     return _KINDS.get(kinds[0] if len(kinds) == 1 else annotation)
 
 
-#: What stands behind a colon, where it has a name.
+#: A parameter behind the colon that is given by its name.
 _NAMED = re.compile(r"\s*([A-Za-z_]\w*)\s*=\s*(.*\S)\s*", re.DOTALL)
 
 

@@ -260,3 +260,5 @@ def test_a_parameter_of_an_algorithm_is_swept_where_there_is_one() -> None:
         "deepsqueeze:eta=0.1/onebit lr=1", "deepsqueeze:eta=0.3/onebit lr=1",
     ]  # fmt: skip
     assert [entry.plan.algorithm.options for entry in entries[2:6:2]] == [{"eta": 0.1}, {"eta": 0.3}]
+    full_vectors = expand(pairs[:1], [parse_sweep("compressor=onebit,ternary")], Settings())
+    assert [entry.name for entry in full_vectors] == ["dpsgd"]

@@ -135,7 +135,7 @@ FIGURES: tuple[Figure, ...] = (
     Figure("consensus", "mean ‖x_i − x̄‖²", "", np.mean, lambda loop: loop.distance()),
 )
 
-#: Those of iterations.jsonl.
+#: The figures of iterations.jsonl.
 LOGGED = tuple(figure for figure in FIGURES if not figure.per_rank)
 PHASES = {figure.name: figure.title for figure in _PHASES}
 #: Times whose spread over the iterations summary.json has.

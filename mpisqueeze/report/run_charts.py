@@ -44,7 +44,7 @@ def loss_chart(runs: Sequence[RunLog], ranking: Ranking, cost: str) -> LineChart
         lines.append(Series.of_curve(run.name, x, curve.loss, style, log, remark=remark_of(run)))
         if run.summary["status"] not in BROKEN:
             sound.append(curve.loss)
-    # Of a run by itself nothing is counted up to the target.
+    # Nothing is counted up to the target for a run by itself.
     target = ranking.target_loss if len(runs) > 1 or ranking.target_is == "given" else None
     levels = [] if target is None else [(target, f"target {significant(target)}")]
     y = value_axis("training loss", lines, sound)

@@ -101,7 +101,8 @@ def preset(name: str) -> list[str]:
 def expand(pairs: Sequence[Pair], sweeps: Sequence[Sweep], base: Settings) -> list[Entry]:
     """Every pair with every combination of swept values, planned and named, in the order given.
 
-    An algorithm that sends full vectors runs once where the compressor is swept, as the others' baseline.
+    An algorithm that sends full vectors runs once where the compressor is swept, as the others' baseline; so does one
+    without the parameter that is swept.
 
     Raises:
         UsageError: whatever `plan` says of any of them, blamed on the pair or the sweep that it comes from; an option
@@ -112,8 +113,9 @@ def expand(pairs: Sequence[Pair], sweeps: Sequence[Sweep], base: Settings) -> li
     for setting, times in Counter(sweep.setting for sweep in sweeps).items():
         if times > 1:
             raise UsageError(f"{option_of(setting)} is swept twice", "--sweep")
+    applied = [[sweep for sweep in sweeps if _applies(sweep.setting, pair)] for pair in pairs]
     for sweep in sweeps:
-        if not any(_applies(sweep.setting, pair) for pair in pairs):
+        if sweep.setting not in SETTINGS and not any(sweep in own for own in applied):
             options = [option_of(item).removeprefix("--") for item in SETTINGS if item not in _NOT_SWEPT]
             near = moved(sweep.setting) or suggestion(sweep.setting.replace("_", "-"), options)
             raise UsageError(
@@ -122,10 +124,9 @@ def expand(pairs: Sequence[Pair], sweeps: Sequence[Sweep], base: Settings) -> li
                 "--sweep",
             )
     planned = []
-    for pair in pairs:
-        applied = [sweep for sweep in sweeps if _applies(sweep.setting, pair)]
-        for values in itertools.product(*(sweep.values for sweep in applied)):
-            swept = {sweep.setting: value for sweep, value in zip(applied, values, strict=True)}
+    for pair, own in zip(pairs, applied, strict=True):
+        for values in itertools.product(*(sweep.values for sweep in own)):
+            swept = {sweep.setting: value for sweep, value in zip(own, values, strict=True)}
             planned.append((_planned(pair, swept, base), swept))
     labels = [_label(made, swept) for made, swept in planned]
     entries = []

@@ -105,7 +105,7 @@ def _read(path: Path, option: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UsageError(f"{path} does not hold a JSON object", option)
     if "iterations_per_epoch" in found:
-        # Of a finished run both lengths are known, and what it had no use for is null.
+        # A finished run knows both lengths, and a setting that it had no use for is null.
         either = ("epochs",) if found.get("iterations") is not None else ()
         found = upgraded({key: found[key] for key in found if key not in (*_OF_THE_RUN, *either)})
     return {key: value for key, value in found.items() if value is not None or not is_json}
