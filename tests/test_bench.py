@@ -512,13 +512,15 @@ def test_a_signal_to_a_rank_ends_all(launcher: Launcher, tmp_path: Path, number:
         env={**os.environ, **plan.settings},
         cwd=tmp_path,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.STDOUT,
         text=True,
     )
     try:
         assert process.stdout is not None
-        while "#wrong" not in process.stdout.readline().split():
-            pass  # the titles: ranks are about to begin
+        said = [""]
+        while "#wrong" not in said[-1].split():  # the titles: ranks are about to begin
+            said.append(process.stdout.readline())
+            assert said[-1], f"ended with {process.wait(20)} before it began: {''.join(said)}"
         time.sleep(0.5)
         rank = next(tmp_path.glob("pid.*"))
         os.kill(int(rank.suffix[1:]), number)
