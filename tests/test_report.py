@@ -104,7 +104,7 @@ def test_costs_are_counted_up_to_the_first_iteration_at_the_target() -> None:
     assert rows["csgd"]["bytes_to_target"] == 70
     assert rows["csgd"]["time_to_target_s"] == pytest.approx(2.8)
     assert rows["csgd"]["relative"]["bytes_to_target"] == pytest.approx(0.14)
-    assert rows["csgd"]["relative"]["median_iteration_s"] == pytest.approx(0.8)
+    assert rows["csgd"]["relative"]["elapsed_s_per_iteration"] == pytest.approx(0.8)
     assert rows["csgd"]["relative"]["smoothed_loss"] is None, "the first run's loss is 0"
     assert rows["memsgd"]["bytes_to_target"] is None
     assert rows["memsgd"]["relative"]["time_to_target_s"] is None
