@@ -66,7 +66,7 @@ class InTurn(Jitter):
     slow_s = 0.05
 
     def is_slow(self, iteration: int) -> bool:
-        return self.rank == (iteration if iteration <= 12 else iteration * self.size // 2) % self.size
+        return self.rank == (iteration if iteration <= 16 else iteration * self.size // 2) % self.size
 
 
 def paused(function: Callable[..., Any]) -> Callable[..., Any]:
