@@ -191,6 +191,8 @@ class Loop:
             return
         if due:
             self.watchdog.beat()
+            # Without a barrier, a rank may have met an error that the others do not know of yet.
+            self._meet()
             self.recorder.flush()
         with self.stopwatch.paused():
             if due:

@@ -246,7 +246,7 @@ def test_an_exception_on_one_rank_ends_all_with_4(mpisqueeze_run: Run, tmp_path:
     for i, options in enumerate(((), ("--no-barrier",), ("--algorithm", "dpsgd:order=awc"))):
         began = time.monotonic()
         problem = ("--problem", f"{PLUGINS}:RaisesLater", "--iterations", "90", "--out", f"run{i}")
-        finished = mpisqueeze_run(3, "train", *problem, *options, timeout=30)
+        finished = mpisqueeze_run(3, "train", *problem, *options, "--checkpoint-every", "9", timeout=30)
         assert finished.code == 4, finished.err
         assert time.monotonic() - began < 15
         assert finished.err.count("Traceback") == 1
@@ -255,6 +255,7 @@ def test_an_exception_on_one_rank_ends_all_with_4(mpisqueeze_run: Run, tmp_path:
         assert summary["status"] == "failed"
         assert "rank 1, iteration 7" in summary["reason"]
         assert summary["iterations"] == len(lines(tmp_path / f"run{i}" / "iterations.jsonl")) >= 6
+        assert not list((tmp_path / f"run{i}" / "checkpoint").glob("*[0-9]"))
         # Without a barrier, the others hear of it when they meet next.
         assert summary["iterations"] <= 6 + (MEET_EVERY if options else 0)
 
