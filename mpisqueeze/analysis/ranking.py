@@ -38,11 +38,11 @@ _ORDER = {"ok": 0, "interrupted": 1, "killed": 1, "diverged": 2, "failed": 3, "s
 
 @dataclass(frozen=True)
 class Target:
-    """What costs are counted up to.
+    """The loss or metric up to which costs are counted.
 
     Attributes:
         name: of an evaluated metric; empty for the smoothed training loss.
-        value: the loss or metric to reach.
+        value: to reach.
         source: where it comes from, for people.
     """
 
@@ -51,10 +51,15 @@ class Target:
     source: str = "given"
 
     def __str__(self) -> str:
-        return f"{self.name or 'loss'} {significant(self.value, 4)}"
+        return self.said(4)
+
+    def said(self, digits: int) -> str:
+        """`loss 0.2530`, `test_accuracy 0.9500`."""
+        return f"{self.name or 'loss'} {significant(self.value, digits)}"
 
     @staticmethod
     def given(target: GivenTarget | None) -> Target | None:
+        """The target as a file has it."""
         return Target(target["name"].replace(SMOOTHED, ""), target["value"]) if target else None
 
     def as_json(self) -> GivenTarget:

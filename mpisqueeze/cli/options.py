@@ -154,7 +154,7 @@ def quantity(option: str, text: str | None, parse: Callable[[str], Any] = parse_
 
 
 def target_of(target: str | None, target_loss: float | None) -> Target | None:
-    """What costs are to be counted up to, by `--target` or `--target-loss`. Raises UsageError."""
+    """The target that costs are counted up to, by `--target` or `--target-loss`. Raises UsageError."""
     from mpisqueeze.analysis.ranking import Target
 
     if target_loss is not None:

@@ -13,7 +13,7 @@ from mpisqueeze.language import check_choice
 from mpisqueeze.modelling.checking import Checked, check_runs
 from mpisqueeze.modelling.forecast import Forecast
 from mpisqueeze.modelling.methods import methods_for
-from mpisqueeze.modelling.targets import Measured, measure
+from mpisqueeze.modelling.targets import NeededIterations, measure
 from mpisqueeze.record.calibration import Calibration, read_calibration
 from mpisqueeze.record.reading import read_runs
 from mpisqueeze.runs.pairs import Pair
@@ -83,7 +83,7 @@ def forecast(pairs: Sequence[Pair], question: Question) -> Forecast:
     return Forecast(methods, ranks, dimension, dtype, link, compute, usable, left_out, measured)
 
 
-def _measured(pairs: Sequence[Pair], question: Question) -> Measured | None:
+def _measured(pairs: Sequence[Pair], question: Question) -> NeededIterations | None:
     """The iterations of runs, if there are some. Raises UsageError for options that these answer."""
     if not question.runs:
         if question.target:

@@ -54,7 +54,7 @@ def cost_of(measured: Any) -> str:
 
 
 def _unknown(forecast: Forecast, calibration: str | None) -> Iterator[str]:
-    """What the times leave out."""
+    """Warnings of what the times leave out."""
     if not forecast.computes:
         yield "compute time not included: give --compute"
     if calibration is None:
@@ -68,7 +68,7 @@ def _unknown(forecast: Forecast, calibration: str | None) -> Iterator[str]:
 
 
 def _cautions(forecast: Forecast, winners: Iterable[dict[str, Any]]) -> Iterator[str]:
-    """What the times of iterations do not say about convergence."""
+    """Warnings of what the time of an iteration does not say about convergence."""
     if forecast.left_out:
         yield f"left out, since shown to fail: {', '.join(forecast.left_out)}; name a pair to see it"
     failing = [method.name for method in forecast.methods if method.shown_to_fail]

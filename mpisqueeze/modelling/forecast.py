@@ -11,7 +11,7 @@ import numpy as np
 from mpisqueeze.costs.link import Link
 from mpisqueeze.modelling.methods import Method, Traffic
 from mpisqueeze.modelling.predict import Prediction, Work, predict, terms_of, work_of
-from mpisqueeze.modelling.targets import Measured
+from mpisqueeze.modelling.targets import NeededIterations
 from mpisqueeze.record.calibration import Calibration
 
 #: Bits a second between which a break-even point is searched, and points a decade at which the search looks first.
@@ -101,7 +101,7 @@ class Forecast:
         compute_s: float | None,
         calibration: Calibration | None,
         left_out: Sequence[str] = (),
-        measured: Measured | None = None,
+        measured: NeededIterations | None = None,
     ) -> None:
         self.left_out, self.measured, self.computes = left_out, measured, compute_s is not None
         self.methods, self.link, self.compute_s = list(methods), link, compute_s or 0.0

@@ -22,8 +22,8 @@ _REPEATED = ("seed", "out")
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What runs needed.
+class NeededIterations:
+    """The iterations that runs needed.
 
     Attributes:
         methods: of the runs, with the baseline at the front.
@@ -41,7 +41,7 @@ class Measured:
     compute_s: float | None
 
 
-def measure(paths: Sequence[Path], target: Target | None) -> Measured:
+def measure(paths: Sequence[Path], target: Target | None) -> NeededIterations:
     """Count the iterations to the target, the default one where none is given.
 
     Runs of a method that differ by the seed count as their median, and the best of its other settings counts.
@@ -76,7 +76,7 @@ def measure(paths: Sequence[Path], target: Target | None) -> Measured:
     times = [run.summary["times"]["compute_s"]["median"] for run in runs]
     known = [seconds for seconds in times if seconds is not None]
     config = runs[0].config
-    return Measured(
+    return NeededIterations(
         [methods[key] for key in order], [iterations[key] for key in order], ranking.target,
         config["ranks"], config["dimension"], config["dtype"], median(known) if known else None,
     )  # fmt: skip

@@ -190,7 +190,7 @@ class Named(TypedDict):
 
 
 class GivenTarget(TypedDict):
-    """What costs are counted up to, as the command line had it: a metric's name, or `smoothed_loss`."""
+    """The target that costs are counted up to, as the command line had it: a metric's name, or `smoothed_loss`."""
 
     name: str
     value: Number

@@ -10,6 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from mpisqueeze.analysis.ranking import Target
 from mpisqueeze.modelling.facts import BANDWIDTHS, LATENCIES, alike
 from mpisqueeze.modelling.methods import BASELINE
 from mpisqueeze.quantities import duration, format_rate, grouped, ratio, significant, size
@@ -69,7 +70,7 @@ def _columns(facts: dict[str, Any]) -> list[TableColumn]:
         column("comm", lambda row: f"{100 * row['comm_share']:.0f} %", "time", "dim"),
     ]
     to_target = [
-        column("iterations", lambda row: _or_missed(row["iterations_to_target"], significant), "time"),
+        column("iterations", lambda row: _or_missed(row["iterations_to_target"], "{:.10g}".format), "time"),
         column("to target", lambda row: _or_missed(row["time_to_target_s"], duration), "time"),
     ]
     return [
@@ -98,9 +99,7 @@ def forecast_report(facts: dict[str, Any], console: Console) -> Group:
     target = facts["context"]["target"]
     what = "modelled, seconds an iteration"
     if target:
-        name = target["name"].replace("smoothed_loss", "loss")
-        what = f"modelled, iterations measured; target: {name} {significant(target['value'], 4)}"
-        what += f" ({facts['context']['target_is']})"
+        what = f"modelled, iterations measured; target: {Target.given(target)} ({facts['context']['target_is']})"
     return Group(
         _heading(facts["context"]),
         *fitting(_columns(facts), alike(facts["results"]), console),
