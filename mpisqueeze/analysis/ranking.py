@@ -154,27 +154,26 @@ def smooth(loss: Floats, reach: int) -> Floats:
     """
     broken = np.flatnonzero(~np.isfinite(loss))
     size = int(broken[0]) if broken.size else loss.size
-    at = np.arange(size)
-    sides = np.minimum(reach, at // EARLY_PART)
-    first = at - sides
-    length = np.minimum(at + sides, size - 1) - first + 1
     # The windows of full length are slices, which are faster than indices.
     begin = min(size, EARLY_PART * reach)
     end = max(begin, size - reach)
     edges, full, start = np.r_[0:begin, end:size], 2 * reach + 1, begin - reach
-    first, rest = first[edges], length[edges]
+    sides = np.minimum(reach, edges // EARLY_PART)
+    first, length = edges - sides, np.minimum(sides, size - 1 - edges) + sides + 1
     # Each window is a row of blocks, whose lengths are powers of two. Differences of running sums would carry the
     # rounding errors of a spike along.
     total, blocks, width = np.zeros(size), loss[:size], 1
     while width <= min(full, size):
-        within = np.flatnonzero(rest & width)
+        within = np.flatnonzero(length & width)
         total[edges[within]] += blocks[first[within]]
         first[within] += width
         if full & width and end > begin:
             total[begin:end] += blocks[start : start + end - begin]
             start += width
         blocks, width = blocks[:-width] + blocks[width:], 2 * width
-    return np.concatenate([total / length, loss[size:]])
+    total[edges] /= length
+    total[begin:end] /= full
+    return np.concatenate([total, loss[size:]])
 
 
 def curve_of(run: RunLog) -> Curve:
