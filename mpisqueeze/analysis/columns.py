@@ -61,7 +61,7 @@ def _recorded(figure: Figure) -> Column:
     key = f"median_{figure.name}" if figure.over_iterations == "spread" else figure.name
     kind, best = ("cost", "") if figure.unit == "bytes" else ("quality", "min" if figure.unit == "s" else "")
     return Column(key, figure.heading, figure.title, figure.unit, kind, bool(figure.heading), best,
-                  advises=figure.over_iterations == "spread")  # fmt: skip
+                  advises=figure.unit == "s")  # fmt: skip
 
 
 #: Columns of the recorded figures that a summary has, by the figure's name.
