@@ -309,11 +309,11 @@ def test_no_failing_method_wins_unless_it_is_named(capsys: pytest.CaptureFixture
 
 
 def finished_runs() -> list[str]:
-    """Runs on 2 ranks: sgd reaches 0.5 of 4.0 after 3 iterations, choco after 9 and 6, ecd never."""
+    """Runs on 2 ranks: sgd reaches 0.5 of 4.0 after 3 iterations, choco after 9 and 6, ecd never: it diverges."""
     write_run(Path("r/a"), [4.0, 2, 0.5, 0.4])
     write_run(Path("r/b"), [4.0] * 8 + [0.5], algorithm="choco", compressor="topk:0.5")
     write_run(Path("r/c"), [4.0] * 5 + [0.5], algorithm="choco", compressor="topk:0.5")
-    write_run(Path("r/d"), [4.0] * 5, algorithm="ecd", compressor="qsgd:4")
+    write_run(Path("r/d"), [4.0, 0.1, 4.0], algorithm="ecd", compressor="qsgd:4", status="diverged")
     return [word for name in "abcd" for word in ("--runs", f"r/{name}")]
 
 
@@ -346,7 +346,8 @@ def test_runs_tell_ranks_dimension_and_gradient(capsys: pytest.CaptureFixture[st
     assert run([*command, "x.json", "-n", "64"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     for text in ("modelled, iterations measured; target: loss 0.5000 (given)", "missed",
-                 "iterations were measured on 2 ranks with d = 10", "fastest to the target by latency"):  # fmt: skip
+                 "iterations were measured on 2 ranks with d = 10", "at ρ = 0.9968 a difference between models",
+                 "and ρ was 0 in the runs", "fastest to the target by latency"):  # fmt: skip
         assert text in shown
 
 

@@ -60,7 +60,7 @@ class Target:
     @staticmethod
     def given(target: GivenTarget | None) -> Target | None:
         """The target as a file has it."""
-        return Target(target["name"].replace(SMOOTHED, ""), target["value"]) if target else None
+        return Target("" if target["name"] == SMOOTHED else target["name"], target["value"]) if target else None
 
     def as_json(self) -> GivenTarget:
         return {"name": self.name or SMOOTHED, "value": self.value}

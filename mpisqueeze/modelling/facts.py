@@ -12,6 +12,7 @@ from mpisqueeze.modelling.forecast import Forecast, Wins
 from mpisqueeze.modelling.methods import BASELINE, spectrum_of
 from mpisqueeze.modelling.predict import Prediction
 from mpisqueeze.quantities import grouped, significant
+from mpisqueeze.topology import Spectrum
 
 SCHEMA_VERSION = 1
 #: The map's bandwidths (bits/s), across, and latencies (s), down.
@@ -24,7 +25,8 @@ def forecast_facts(forecast: Forecast, calibration: str | None) -> dict[str, Any
     link, measured = forecast.link, forecast.measured
     rows = [_row(forecast, index) for index in range(len(forecast.results))]
     cells = map_cells(forecast, BANDWIDTHS, LATENCIES)
-    rows.sort(key=lambda row: math.inf if row[cost_of(measured)] is None else row[cost_of(measured)])
+    cost = "time_to_target_s" if measured else "iteration_s"
+    rows.sort(key=lambda row: math.inf if row[cost] is None else row[cost])
     return _modelled(
         {
             "ranks": forecast.ranks,
@@ -48,11 +50,6 @@ def forecast_facts(forecast: Forecast, calibration: str | None) -> dict[str, Any
     )
 
 
-def cost_of(measured: Any) -> str:
-    """The field that methods are ranked by."""
-    return "time_to_target_s" if measured else "iteration_s"
-
-
 def _unknown(forecast: Forecast, calibration: str | None) -> Iterator[str]:
     """Warnings of what the times leave out."""
     if not forecast.computes:
@@ -71,27 +68,34 @@ def _cautions(forecast: Forecast, winners: Iterable[dict[str, Any]]) -> Iterator
     """Warnings of what the time of an iteration does not say about convergence."""
     if forecast.left_out:
         yield f"left out, since shown to fail: {', '.join(forecast.left_out)}; name a pair to see it"
-    failing = [method.name for method in forecast.methods if method.shown_to_fail]
-    measured = forecast.measured
-    if measured:
-        if (measured.ranks, measured.dimension) != (forecast.ranks, forecast.dimension):
+    measured, ranks = forecast.measured, forecast.ranks
+    graphs = dict.fromkeys(row["topology"] for row in winners if row["topology"] and ranks > 1)
+    spectra = {graph: spectrum for graph in graphs if (spectrum := spectrum_of(graph, ranks))}
+    if measured is None:
+        failing = [method.name for method in forecast.methods if method.shown_to_fail]
+        if failing:
+            yield f"shown to fail, however fast an iteration is: {', '.join(dict.fromkeys(failing))}"
+        for graph, spectrum in spectra.items():
             yield (
-                f"iterations were measured on {grouped(measured.ranks)} ranks with d = {grouped(measured.dimension)}; "
-                "others may take more or fewer"
+                f"gossip on {graph} wins by the time of an iteration alone: at {_mixing(spectrum)}, and iterations to "
+                "a target grow with 1/(1 − ρ), most where ranks' data differ (arXiv 2003.10422); --runs counts them"
             )
-        return
-    if failing:
-        yield f"shown to fail, however fast an iteration is: {', '.join(dict.fromkeys(failing))}"
-    graphs = dict.fromkeys(row["topology"] for row in winners if row["topology"] and row["ranks"] > 1)
-    for graph in graphs:
-        spectrum = spectrum_of(graph, forecast.ranks)
-        if spectrum:
-            yield (
-                f"gossip on {graph} wins by the time of an iteration alone: at ρ = {significant(spectrum.rho, 4)} a "
-                f"difference between models takes {significant(max(1.0, spectrum.mixing_time))} iterations to fall to "
-                "1/e, and iterations to a target grow with 1/(1 − ρ), most where ranks' data differ (arXiv "
-                "2003.10422); --runs counts them"
-            )
+    elif (measured.ranks, measured.dimension) != (ranks, forecast.dimension):
+        yield (
+            f"iterations were measured on {grouped(measured.ranks)} ranks with d = {grouped(measured.dimension)}; "
+            "others may take more or fewer"
+        )
+        for graph, spectrum in spectra.items():
+            before = spectrum_of(graph, measured.ranks)
+            was = f", and ρ was {significant(before.rho)} in the runs" if before else ""
+            yield f"gossip on {graph} wins with the runs' iterations: here, at {_mixing(spectrum)}{was}"
+
+
+def _mixing(spectrum: Spectrum) -> str:
+    """The consequence of ρ for the models."""
+    iterations, gap = max(1.0, spectrum.mixing_time), spectrum.gap
+    rho = significant(spectrum.rho, 4) if gap > 1e-3 else f"1 − {significant(gap)}"
+    return f"ρ = {rho} a difference between models takes {significant(iterations)} iterations to fall to 1/e"
 
 
 def check_facts(checked: Sequence[Checked], skipped: Sequence[str], calibration: str | None) -> dict[str, Any]:

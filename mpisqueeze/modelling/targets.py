@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from mpisqueeze.analysis.ranking import Target, check_evaluated, rank_runs
+from mpisqueeze.analysis.ranking import BROKEN, Target, check_evaluated, rank_runs
 from mpisqueeze.errors import UsageError
 from mpisqueeze.modelling.methods import BASELINE, Method
 from mpisqueeze.parts import registry
@@ -62,7 +62,9 @@ def measure(paths: Sequence[Path], target: Target | None) -> NeededIterations:
     needed: dict[tuple[str | None, ...], dict[str, list[float]]] = {}
     methods: dict[tuple[str | None, ...], Method] = {}
     for run in runs:
-        count = ranking.row(run.name)["iterations_to_target"]
+        # A run that broke down later has shown no way to get there.
+        broken = run.summary["status"] in BROKEN
+        count = None if broken else ranking.row(run.name)["iterations_to_target"]
         settings = json.dumps({key: value for key, value in run.config.items() if key not in _REPEATED})
         for method in _told(run):
             key = (method.algorithm.spec, method.compressor.spec, method.server, method.topology)
