@@ -17,12 +17,14 @@ import numpy as np
 import pytest
 
 from mpisqueeze.analysis.columns import RECORDED
+from mpisqueeze.analysis.evidence import FIGURES
 from mpisqueeze.analysis.ranking import Target, curve_of, default_target, rank_runs, reach_of, smooth, verdict
 from mpisqueeze.cli.app import run
 from mpisqueeze.errors import UsageError
 from mpisqueeze.record import types
-from mpisqueeze.record.figures import ITERATION_LINE
+from mpisqueeze.record.figures import ITERATION_LINE, pace
 from mpisqueeze.record.reading import RunLog, read_run
+from mpisqueeze.report.run_charts import loss_chart
 from mpisqueeze.runs.pairs import expand, parse_pair, parse_sweep
 from mpisqueeze.settings import Settings
 
@@ -42,8 +44,12 @@ def write_run(
     status: str | None = "ok",
     planned: int | None = None,
     per_epoch: int = 4,
+    clock: float | None = None,
 ) -> Path:
-    """A run folder in which every iteration sends `nbytes` and takes `seconds`; no summary where `status` is None."""
+    """A run folder in which every iteration sends `nbytes` and takes `seconds`; no summary where `status` is None.
+
+    With `clock`, elapsed time grows by that in an iteration; else it is of a version that did not record it.
+    """
     path.mkdir(parents=True)
     names = {"algorithm": algorithm, "compressor": compressor}
     parts = {kind: {"name": name, "origin": "built-in"} for kind, name in names.items()}
@@ -61,7 +67,7 @@ def write_run(
     (path / "environment.json").write_text(json.dumps(environment))
     lines = [
         {"iteration": t, "loss": loss, "bytes_sent": nbytes, "messages": 2, **dict.fromkeys(TIMES, 0.1)}
-        | {"iteration_s": seconds}
+        | {"iteration_s": seconds, **({} if clock is None else {"elapsed_s": clock * t})}
         for t, loss in enumerate(losses, 1)
     ]
     (path / "iterations.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
@@ -191,10 +197,10 @@ def test_what_is_shown_to_fail_has_no_fastest_iteration() -> None:
     naive = write_run(Path("b"), [4.0, 3.0], algorithm="dpsgd-naive", compressor="qsgd:8", nbytes=1, seconds=0.1)
     edit(naive / "summary.json", shown_to_fail=True)
     ranking = rank_runs([read_run(Path(name)) for name in "ab"], Target("", 3.0))
-    assert RECORDED["iteration_s"].best_of(ranking.rows) == []
+    assert RECORDED["elapsed_s"].best_of(ranking.rows) == []
     write_run(Path("c"), [4.0, 3.0], algorithm="csgd", compressor="qsgd:8", seconds=0.2)
     ranking = rank_runs([read_run(Path(name)) for name in "abc"], Target("", 3.0))
-    assert RECORDED["iteration_s"].best_of(ranking.rows) == ["csgd/qsgd:8"]
+    assert RECORDED["elapsed_s"].best_of(ranking.rows) == ["csgd/qsgd:8"]
     # What was measured to a target is a fact.
     assert "Least time to the target loss 3.000: dpsgd-naive/qsgd:8" in " ".join(verdict(ranking))
 
@@ -213,10 +219,49 @@ def test_costs_are_counted_up_to_the_first_iteration_at_the_target() -> None:
     assert rows["csgd"]["bytes_to_target"] == 70
     assert rows["csgd"]["time_to_target_s"] == pytest.approx(2.8)
     assert rows["csgd"]["relative"]["bytes_to_target"] == pytest.approx(0.14)
-    assert rows["csgd"]["relative"]["median_iteration_s"] == pytest.approx(0.8)
+    assert rows["csgd"]["relative"]["elapsed_s_per_iteration"] == pytest.approx(0.8)
     assert rows["csgd"]["relative"]["smoothed_loss"] is None, "the first run's loss is 0"
     assert rows["memsgd"]["bytes_to_target"] is None
     assert rows["memsgd"]["relative"]["time_to_target_s"] is None
+
+
+def test_costs_in_time_are_by_the_clock_and_not_by_sums(capsys: pytest.CaptureFixture[str]) -> None:
+    """Gossip whose ranks overlap: its iterations add up to more than those of sgd, and it is there first."""
+    losses: list[float | None] = [10.0, 8, 6, 5, 4, 3, 2, 2, 1, 0]
+    write_run(Path("a"), losses, seconds=0.5, clock=0.45)
+    write_run(Path("b"), losses, algorithm="dpsgd", seconds=0.7, clock=0.4)
+    runs = [read_run(Path(name)) for name in "ab"]
+    ranking = rank_runs(runs, Target("", 4.0))
+    found = {row["name"]: (row["time_to_target_s"], row["elapsed_s_per_iteration"]) for row in ranking.rows}
+    assert found == {"sgd": pytest.approx((2.25, 0.45)), "dpsgd": pytest.approx((2.0, 0.4))}
+    assert [run.summary["elapsed_s"] for run in runs] == pytest.approx([4.5, 4.0])
+    assert FIGURES["epoch_s"].of(runs[1]) == pytest.approx(4 * 0.4)
+    assert loss_chart(runs, ranking, "time").series[1].x == pytest.approx(0.4 * np.arange(1, 11))
+    assert run(["report", "a", "b", "--target-loss", "4"]) == 0
+    out = capsys.readouterr().out
+    assert "Least time to the target loss 4.000: dpsgd, 2.00 s" in out
+    assert "No elapsed time" not in out
+
+    # An older version's logs have sums alone, which is said.
+    for name, algorithm, seconds in (("c", "sgd", 0.5), ("d", "dpsgd", 0.7)):
+        write_run(Path(name), losses, algorithm=algorithm, seconds=seconds)
+    assert run(["report", "c", "d", "--target-loss", "4", "--html", "page.html"]) == 0
+    out = capsys.readouterr().out
+    assert "Least time to the target loss 4.000: sgd, 2.50 s" in out
+    for text in (out, Path("page.html").read_text()):
+        assert "No elapsed time was recorded, and times are sums of the slowest rank's: sgd, dpsgd." in (
+            text.replace("&#39;", "'")
+        )
+
+
+def test_the_pace_leaves_out_the_warm_up_and_a_stall() -> None:
+    seconds = np.array([9.0, *[1.0, 3.0] * 10])
+    elapsed = np.cumsum(seconds)
+    assert pace(elapsed, 1) == 2.0
+    elapsed[15:] += 100
+    assert pace(elapsed, 1) == 2.0
+    assert pace(elapsed[:3], 0) == 3.0
+    assert pace(elapsed[:1], 1) is None
 
 
 def test_the_default_target_is_95_percent_of_the_first_good_runs_progress() -> None:

@@ -73,7 +73,7 @@ class Curve:
     Attributes:
         loss: smoothed over `reach` iterations on either side.
         bytes_sent: of all ranks, up to and with the iteration.
-        seconds: sum of `iteration_s`, the slowest rank's time, up to and with the iteration; warm-up included.
+        seconds: `elapsed_s`, the last rank's clock after the iteration; warm-up included.
     """
 
     reach: int
@@ -100,6 +100,7 @@ class Ranking:
         reference: the first run's name.
         gossips: some of the runs are decentralized.
         curves: by the run's name.
+        summed: names of runs of older versions, whose times are sums of `iteration_s`.
     """
 
     target: Target | None
@@ -108,6 +109,7 @@ class Ranking:
     reference: str
     gossips: bool
     curves: Mapping[str, Curve]
+    summed: list[str]
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -129,6 +131,13 @@ class Ranking:
     def metric(self) -> str:
         """The evaluated metric to draw: the target's, else the accuracy or what there is; empty if there is none."""
         return (self.target.name if self.target else "") or next(iter(metrics_of(self.rows)), "")
+
+    @property
+    def doubt_on_times(self) -> str:
+        """A sentence on runs that recorded no elapsed time; empty where all did."""
+        if not self.summed:
+            return ""
+        return f"No elapsed time was recorded, and times are sums of the slowest rank's: {', '.join(self.summed)}."
 
     @property
     def columns(self) -> list[Column]:
@@ -182,7 +191,7 @@ def curve_of(run: RunLog) -> Curve:
     columns = run.columns
     with np.errstate(all="ignore"):
         loss = smooth(columns["loss"], reach)
-    return Curve(reach, loss, np.cumsum(columns["bytes_sent"]), np.cumsum(columns["iteration_s"]))
+    return Curve(reach, loss, np.cumsum(columns["bytes_sent"]), columns["elapsed_s"])
 
 
 def evaluated(run: RunLog, metric: str) -> tuple[NDArray[np.intp], Floats]:
@@ -261,7 +270,8 @@ def rank_runs(runs: Sequence[RunLog], target: Target | None = None) -> Ranking:
     reaches = [curves[run.name].reach for run in runs if curves[run.name].loss.size] or [0]
     for position, row in enumerate(rows, 1):
         row["position"] = position
-    return Ranking(target, (min(reaches), max(reaches)), rows, runs[0].name, any(run.gossips for run in runs), curves)
+    gossips, summed = any(run.gossips for run in runs), [run.name for run in runs if run.summed]
+    return Ranking(target, (min(reaches), max(reaches)), rows, runs[0].name, gossips, curves, summed)
 
 
 def _row(run: RunLog, curve: Curve, target: Target | None) -> dict[str, Any]:
@@ -280,7 +290,7 @@ def _row(run: RunLog, curve: Curve, target: Target | None) -> dict[str, Any]:
         "time_to_target_s": None if hit is None else _cost(curve.seconds, hit),
         "iterations_to_target": hit,
         **{
-            column.key: summary["times"][name]["median"] if name in TIMES else summary.get(name)
+            column.key: summary["times"][name]["median"] if name in TIMES else summary.get(column.key)
             for name, column in RECORDED.items()
         },
         "run_folder": summary["run_folder"],
