@@ -115,6 +115,20 @@ def test_figures_are_medians_over_seeds() -> None:
     assert dict(evidence.constants) == {"N": 8.0, "d": 10.0}
 
 
+def test_figures_of_gossip_and_of_quadratics() -> None:
+    """The consensus distance is a mean over the last tenth; where a model diverged there is none."""
+    near, far = log([1.0] * 20), log([1.0] * 20)
+    near.columns["consensus"][:] = [9.0] * 18 + [1.0, 3.0]
+    near.summary["evaluation"] = {"distance": 4.0}
+    far.columns["consensus"][:] = math.nan
+    far.summary["evaluation"] = None
+    evidence = Evidence({"near": [[near]], "far": [[far]]}, [0.0], 8)
+    assert evidence.figure("near", "consensus") == 2.0
+    assert evidence.figure("near", "distance") == 4.0
+    assert math.isnan(evidence.figure("far", "consensus"))
+    assert math.isnan(evidence.figure("far", "distance"))
+
+
 def test_figures_over_a_sweep_and_the_distance_of_losses() -> None:
     runs = {
         "a": [[log([4.0, 2.0])], [log([4.0, 3.0])]],
@@ -167,6 +181,7 @@ def test_selection() -> None:
         ("[runs.sgd]", "[sweep]\nranks = [2]\nbandwidths = ['1mbit']\n[runs.sgd]", "give one of"),
         ("[runs.sgd]", "[sweep]\nbandwidths = ['fast']\n[runs.sgd]", "fast"),
         ("[runs.sgd]", "[figure]\nkind = 'sweep'\n[runs.sgd]", "kind is loss"),
+        ("[runs.sgd]", "[figure]\nkind = 'loss'\nruns = ['sdg']\n[runs.sgd]", "figure: there is no run 'sdg'"),
         ("[runs.sgd]", "[sweep]\nlatencies = ['1ms']\n[runs.sgd]", "missing required field `bandwidth`"),
         ("[runs.sgd]", "[lab]\nhosts = 2\nbandwidths = []\n[runs.sgd]", "length >= 1 - at `lab.bandwidths`"),
         ("[runs.sgd]", "[runs.sgd", "is not TOML"),
