@@ -59,7 +59,8 @@ def test_expressions() -> None:
     assert decide("a.loss >= b.loss - 0.01", a_loss=0.97, b_loss=0.98) == (True, "0.970 ≥ 0.970")
     assert decide("a.loss >= b.loss - 0.01", a_loss=0.96, b_loss=0.98) == (False, "0.960 not ≥ 0.970")
     assert decide("a.c == 2 * (N - 1) / 7", a_c=2.0)[0]
-    assert not decide("a.c == 2", a_c=2 + 1e-6)[0]
+    assert decide("a.c == 2", a_c=2 + 1e-6) == (False, "2.000001000 not = 2.000000000")
+    assert decide("3 <= a.c <= 4", a_c=2.0) == (False, "3.00 not ≤ 2.00 ≤ 4.00")
     assert decide("a.c > 5 or 1 <= -a.c + 4 < 3", a_c=2.0) == (True, "2.00 not > 5.00 or 1.00 ≤ 2.00 < 3.00")
     assert decide("not a.c > 5 and abs(-3) == 3", a_c=2.0)[0]
     assert decide("gap(a, b) < 0.1", a_b=0.05)[0]
