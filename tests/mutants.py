@@ -124,7 +124,7 @@ MUTANTS = (
         "server-does-not-compress",
         "the server of csgd-double answers with full vectors",
         (("algorithms/csgd_double.py", "compresses_down = True", "compresses_down = False"),),
-        ("traffic", "double-compression"),
+        ("traffic",),
         (IDENTITIES,),
     ),
     Mutant(
