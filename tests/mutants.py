@@ -387,25 +387,17 @@ def verdicts(folder: Path, claims: Sequence[str]) -> dict[str, str]:
 
 
 def failing_tests(folder: Path, files: Sequence[str]) -> list[str]:
-    """The functions of these test files of which one fails for the package below `folder`, until the first of each."""
+    """The first test in each of these files that fails for the package below `folder`."""
+    options = ["-q", "-x", "-rfE", "--tb=no", "-p", "no:cacheprovider", "-c", str(HERE.parent / "pyproject.toml")]
     failed = []
     for name in files:
-        program = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-x",
-            "-rf",
-            "--tb=no",
-            "-p",
-            "no:cacheprovider",
-            str(HERE / name),
-        ]
+        # Python looks for modules in the current folder first.
         told = subprocess.run(
-            program, env=environment(folder), cwd=HERE.parent, capture_output=True, text=True, check=False
+            [sys.executable, "-m", "pytest", *options, str(HERE / name)],
+            env=environment(folder), cwd=folder, capture_output=True, text=True, check=False,
         ).stdout  # fmt: skip
-        failed += [f"{name}: {found}" for found in re.findall(r"^(?:FAILED|ERROR) \S*?::([^\s]*)", told, re.MULTILINE)]
+        found = re.search(r"^(?:FAILED|ERROR) .*?::(\S+)", told, re.MULTILINE)
+        failed += [f"{name}: {found[1]}"] if found else []
     return failed
 
 
