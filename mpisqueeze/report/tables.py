@@ -26,6 +26,13 @@ STATUS = {
     "killed": ("no end recorded", "yellow"),
     "skipped": ("skipped", ""),
 }
+#: Behind a figure that is by definition, in a table of figures that are counted; a note below says so.
+DEFINED = "†"
+
+
+def defined(bytes_are: str) -> str:
+    """` by definition` behind bytes that are not counted, else nothing."""
+    return "" if bytes_are == "counted" else f" {bytes_are}"
 
 
 @dataclass(frozen=True)

@@ -163,9 +163,8 @@ def resumed_config(path: Path) -> Settings:
     missing = sorted(SETTINGS.keys() - settings)
     if missing:
         raise UsageError(f"{path}/config.json has no {missing[0]!r}: it is of another version", "--resume")
-    values = {key: value for key, value in settings.items() if key in SETTINGS}
-    if settings["data"] is None:
-        del values["data"]
+    # What the run had no use for is null.
+    values = {key: value for key, value in settings.items() if key in SETTINGS and value is not None}
     values |= {"out": str(path), "epochs": None}
     try:
         return Settings.of(values)

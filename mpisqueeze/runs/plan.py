@@ -20,6 +20,15 @@ from mpisqueeze.topology import Topology
 
 NO_OVERLAP_ON_GPU = "is for gradients on a CPU: use --device cpu"
 
+#: Settings that algorithms of one route alone have a use for.
+ROUTES = {"server": "servers", "tree": "servers", "topology": "neighbours", "self_weight": "neighbours"}
+
+
+def applies(setting: str, algorithm: Part) -> bool:
+    """Whether an algorithm may have a use for a setting; a plug-in may not say how its payloads travel."""
+    route = getattr(algorithm.cls, "route", "")
+    return not route or ROUTES.get(setting, route) == route
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -43,10 +52,15 @@ class Plan:
         assert self.config.lr is not None
         return self.config.lr
 
+    def used(self, setting: str) -> Any:
+        """A setting's value; None where the algorithm says that it exchanges in another way."""
+        return getattr(self.config, setting) if applies(setting, self.algorithm) else None
+
     def as_json(self) -> dict[str, Any]:
-        """Every setting, resolved as far as the command line goes."""
+        """Every setting, resolved as far as the command line goes; None where the algorithm has no use for it."""
         return {
             **asdict(self.config),
+            **{setting: self.used(setting) for setting in ROUTES},
             "compressor": self.compressor.spec,
             "data": self.config.data if getattr(self.problem.cls, "needs_data", False) else None,
             "parts": {

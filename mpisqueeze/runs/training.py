@@ -92,6 +92,7 @@ class Loop:
         with np.errstate(over="ignore", invalid="ignore"):
             try:
                 with contextlib.suppress(HaltError):
+                    self.meter.start()
                     if not self.done:
                         self._evaluate(0)
                     self._iterations()
@@ -101,6 +102,7 @@ class Loop:
                 where = f"rank {self.world.rank}, iteration {self.network.iteration}"
                 raise RankFailureError(f"{where}: {error}", alone=True) from error
         self.watchdog.beat()
+        self.meter.stop()
         troubles = [trouble for trouble in self.world.comm.allgather(self._located()) if trouble]
         return max(troubles, key=lambda trouble: trouble.signal, default=None)
 
@@ -125,8 +127,6 @@ class Loop:
             self.lr = lr = run.plan.lr * schedule(t, run.iterations, run.per_epoch)
             counter.reset()
             gate.agreed, gate.met = Signal.NONE, False
-            if self.meter:
-                self.meter.start()
             if self._interrupts.number:
                 gate.tell(self._interrupts.wish)
             elif root and self.checkpointer and self.checkpointer.overdue:
@@ -137,8 +137,6 @@ class Loop:
             algorithm.step(self.x, self._gradient, lr)
             self.began, self.ended = began, clock.stop(Phase.UPDATE)
             network.settle()
-            if self.meter:
-                self.meter.stop()
             recorder.add(self)
             # An algorithm of a user's own may exchange nothing in an iteration.
             if not gate.met and (gate.barrier or t >= self._meet_at):
@@ -181,13 +179,15 @@ class Loop:
         checkpointer = self.checkpointer
         if checkpointer is None:
             return
-        if last or agreed == Signal.CHECKPOINT or checkpointer.due(iteration):
-            self.watchdog.beat()
-            self.recorder.flush()
-            checkpointer.take(iteration)
+        due = last or agreed == Signal.CHECKPOINT or checkpointer.due(iteration)
+        if not (due or agreed):
+            return
+        with self.meter.paused():
+            if due:
+                self.watchdog.beat()
+                self.recorder.flush()
+                checkpointer.take(iteration)
             checkpointer.settle(wait=last)
-        elif agreed:
-            checkpointer.settle()
 
     def _gradient(self, x: Any, ready: Ready | None = None) -> Any:
         """This rank's gradient at x, with weight decay, clipping and momentum; its loss is kept for the log.
@@ -265,7 +265,8 @@ class Loop:
         every = self.config.consensus_every
         if self._consensus is None or not every or self.network.iteration % every:
             return math.nan
-        return self._consensus.distance(self.run.device.to_numpy(self.x))
+        with self.meter.paused():
+            return self._consensus.distance(self.run.device.to_numpy(self.x))
 
     def _no_gradient(self) -> Any:
         trouble = self._located()
@@ -281,6 +282,10 @@ class Loop:
 
     def _evaluate(self, iteration: int) -> None:
         """Evaluate the common x, or x̄, on rank 0, and check on each that x is finite; collective."""
+        with self.meter.paused():
+            self._evaluate_here(iteration)
+
+    def _evaluate_here(self, iteration: int) -> None:
         network, xp = self.network, self.run.device.xp
         self.watchdog.beat()
         if not bool(xp.isfinite(self.x).all()):
@@ -384,7 +389,7 @@ def _train(plan: Plan, world: World, view: View, again: bool, watchdog: Watchdog
         if plan.config.save_model:
             _save_model(run, loop.x)
         run.algorithm.close()
-        interfaces = world.comm.gather(loop.meter.total) if loop.meter else None
+        interfaces = loop.meter.by_host()
         summary = None
         if run.folder is not None:
             reason = trouble.message if trouble else None
@@ -463,12 +468,11 @@ def _summarize(
     reason: str | None,
     wall_s: float,
     environment: dict[str, Any],
-    interfaces: list[list[int]] | None,
+    interfaces: list[dict[str, Any]] | None,
 ) -> dict[str, Any]:
-    """summary.json's object, on rank 0.
+    """summary.json's object, on rank 0; `interfaces` is what the hosts' network interfaces counted meanwhile.
 
-    The busiest port's bytes are those that one rank sent or received, whichever is more. `interfaces` is what each
-    rank's network interface itself counted meanwhile, if it was asked, sent and received.
+    The busiest port's bytes are those that one rank sent or received, whichever is more.
     """
     run, recorder = loop.run, loop.recorder
     plan, algorithm, columns = run.plan, run.algorithm, recorder.columns
@@ -481,13 +485,13 @@ def _summarize(
         "mpisqueeze": __version__,
         "warnings": run.warnings,
         "signal": {Signal.INTERRUPT: "SIGINT", Signal.TERMINATE: "SIGTERM"}.get(Signal(loop.stopped_by)),
-        "server": plan.config.server if run.centralized else None,
+        "server": run.server,
         "topology": None if run.centralized else plan.config.topology,
         "eta": getattr(algorithm, "eta", None),
         "link": environment["link"],
         "port_bytes_per_iteration": int(recorder.by_rank.max()) / done if done else None,
         "bytes_by_rank": _by_rank(recorder.by_rank.tolist()),
-        "interface_bytes_by_rank": None if interfaces is None else _by_rank(interfaces),
+        "interface_bytes_by_host": interfaces,
         "chunks": schedule.sections if schedule else None,
         "tree": (schedule.way or None) if schedule else None,
         "payload_bytes": payload,

@@ -14,13 +14,13 @@ from mpisqueeze.record.calibration import Calibration
 from mpisqueeze.record.figures import TIMES
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.charts import Chart
-from mpisqueeze.report.closing import traffic
-from mpisqueeze.report.comparison_table import factor, in_unit
+from mpisqueeze.report.closing import traffic, traffic_note, traffic_title
+from mpisqueeze.report.comparison_table import factor, in_unit, meaning_of_marks
 from mpisqueeze.report.html.blocks import Chapter, Page, Table, TableCell, Tile
 from mpisqueeze.report.html.provenance import environment, link_of, settings
 from mpisqueeze.report.palette import style_of
 from mpisqueeze.report.run_charts import bandwidth_chart, loss_chart, metric_chart, phase_chart
-from mpisqueeze.report.tables import STATUS
+from mpisqueeze.report.tables import STATUS, defined
 
 
 def runs_page(runs: Sequence[RunLog], ranking: Ranking, calibration: Calibration | None = None) -> Page:
@@ -96,9 +96,12 @@ def _comparison(runs: Sequence[RunLog], ranking: Ranking, styles: dict[str, int]
 
 def _meaning(ranking: Ranking) -> str:
     """The meaning of the table's columns."""
-    text = f"Training loss: {ranking.smoothing}. Iteration: median."
+    text = f"Training loss: {ranking.smoothing}. Iteration: median, without warm-up."
     if ranking.target_loss is not None:
-        text += f" Target: loss {significant(ranking.target_loss, 4)}, {ranking.target_is}."
+        text += (
+            f" Target: loss {significant(ranking.target_loss, 4)}, {ranking.target_is}. Time to target: with warm-up."
+        )
+    text += f" {meaning_of_marks(ranking)}".rstrip()
     if ranking.gossips:
         text += " Of gossip methods, a loss is the mean over ranks, each with its own model; their average is tested."
     return text
@@ -157,7 +160,7 @@ def _single(run: RunLog) -> Chapter:
     tiles = []
     saved = _saved(summary)
     if saved.text != "—":
-        detail = f"{size(summary['bytes_sent'])}, not {size(summary['sgd_bytes_sent'])}"
+        detail = f"{size(summary['bytes_sent'])}{defined(summary['bytes'])}, not {size(summary['sgd_bytes_sent'])}"
         fewer = f", {saved.detail}" if saved.detail else ""
         tiles.append(Tile("Bytes saved against plain sgd", saved.text, f"{detail}{fewer}"))
     loss = summary["final_loss"]
@@ -178,7 +181,7 @@ def _single(run: RunLog) -> Chapter:
         "warnings": summary.get("warnings") or [],
         "tiles": tiles,
         "finished": f"{done}{took}." if well else "",
-        "sent": Table(["bytes handed to MPI by all ranks", run.name, "plain sgd"], rows),
+        "sent": Table([f"{traffic_title(summary)}, all ranks", run.name, "plain sgd"], rows, traffic_note(summary)),
     }
     return Chapter("", "single", facts)
 
