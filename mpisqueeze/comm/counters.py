@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 BytesAre = Literal["counted", "by definition"]
-"""Bytes are counted where MPI is handed a buffer of one's own; by definition where a library's collective moves them."""
+"""Bytes are counted where MPI is handed a message; by definition where a collective of its library moves them."""
 
 
 class Counter:

@@ -64,13 +64,13 @@ class InterfaceMeter:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave out what ranks exchange in the block, such as an evaluation's metrics; after an error it stays stopped."""
+        """Leave out what ranks exchange in the block, as for an evaluation; after an error it stays stopped."""
         self.stop()
         yield
         self.start()
 
     def by_host(self) -> list[dict[str, Any]] | None:
-        """On rank 0 an entry for each host, in the order of their first ranks; None elsewhere and where one has none."""
+        """On rank 0 an entry for each host, in the order of their first ranks; None elsewhere and if one is blind."""
         sent, received = self._total
         mine = {"rank": self._world.rank, "host": self._host, "interfaces": self.names}
         entries = self._world.comm.gather({**mine, "bytes_sent": sent, "bytes_received": received})

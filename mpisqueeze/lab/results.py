@@ -20,8 +20,8 @@ def lab_results(outcomes: Sequence[TrialOutcome]) -> dict[str, Any]:
 
     `results` has an object a run, whose `hosts` compare what the run counted with what its hosts' interfaces did over
     the same iterations, where the run has measured that. `bound_s` is the time of the run's own bytes through the
-    busiest port; where they are by definition, those are what some rank of any all-reduce sends, and
-    `interface_bound_s` is the time of the bytes that the busiest interface counted. `commands` has an object a trial, with the interfaces' bytes
+    busiest port; where they are by definition, some rank of any all-reduce sends as many. `interface_bound_s` is the
+    time of the bytes that the busiest interface counted. `commands` has an object a trial, with the interfaces' bytes
     while its command ran.
     """
     links = outcomes[0].trial.links

@@ -17,7 +17,7 @@ from mpisqueeze.report.charts import Chart
 from mpisqueeze.report.closing import traffic, traffic_note, traffic_title
 from mpisqueeze.report.comparison_table import factor, in_unit, meaning_of_marks
 from mpisqueeze.report.html.blocks import Chapter, Page, Table, TableCell, Tile
-from mpisqueeze.report.html.provenance import environment, link_of, settings
+from mpisqueeze.report.html.provenance import NAMED, environment, settings
 from mpisqueeze.report.palette import style_of
 from mpisqueeze.report.run_charts import bandwidth_chart, loss_chart, metric_chart, phase_chart
 from mpisqueeze.report.tables import STATUS, defined
@@ -62,7 +62,7 @@ def _lead(runs: Sequence[RunLog]) -> str:
         parts.append(f"{grouped(dimension)} parameters of {shared('dtype') or 'mixed types'}")
     if ranks:
         parts.append(counted(ranks, "rank") + (f" on {counted(hosts, 'host')}" if hosts else ""))
-    links = {link_of(run) for run in runs if run.environment.get("link", "real") != "real"}
+    links = {run.network for run in runs if run.environment.get("link", "real") != "real"}
     if links:
         parts.append(f"link: {links.pop()}" if len(links) == 1 else f"{len(links)} links, emulated or of a lab")
     return "; ".join(parts)
@@ -213,14 +213,13 @@ def _time(runs: Sequence[RunLog], ranking: Ranking, calibration: Calibration | N
     if not phases.bars:
         return None
     charts: list[Chart] = [phases]
-    links = {str(run.environment.get("link", "real")) for run in runs}
-    words = {"emulated": "an emulated link", "lab": "a lab’s virtual cluster", "real": "the real network"}
-    known = " and ".join(words.get(link, link) for link in sorted(links))
+    networks = sorted({run.network for run in runs})
+    known = f"Networks: {'; '.join(networks)}" if len(networks) <= NAMED else f"{len(networks)} networks"
     by_bandwidth = times_by_bandwidth(runs, calibration)
     if by_bandwidth.methods:
         charts.append(bandwidth_chart(by_bandwidth, len(runs)))
     facts = {
-        "note": "" if links == {"real"} else f"Times are those of {known}.",
+        "note": f"Network: {networks[0]}." if len(networks) == 1 else f"{known}.",
         "phases": _time_table(runs),
         "left_out": by_bandwidth.left_out,
     }
