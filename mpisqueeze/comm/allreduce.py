@@ -67,26 +67,26 @@ def steps(way: str, rank: int, size: int, length: int) -> Iterator[Step]:
 
 
 @dataclass(frozen=True)
-class Traffic:
-    """What a rank sends and receives in an all-reduce, empty messages left out."""
+class RankTraffic:
+    """The bytes and messages of a rank in an all-reduce; empty messages are left out."""
 
     bytes_sent: int
     bytes_received: int
     messages: int
 
 
-def _traffic(rounds: Iterable[Step], itemsize: int) -> Traffic:
+def _traffic(rounds: Iterable[Step], itemsize: int) -> RankTraffic:
     sent, received = zip(*((step.sent, step.received) for step in rounds), strict=True)
     lengths = [part.stop - part.start for part in sent]
-    return Traffic(
+    return RankTraffic(
         itemsize * sum(lengths), itemsize * sum(part.stop - part.start for part in received), sum(map(bool, lengths))
     )
 
 
-def _definition(nbytes: int, size: int) -> list[Traffic]:
+def _definition(nbytes: int, size: int) -> list[RankTraffic]:
     """2(N − 1)/N of the vector a rank; bytes that N does not divide go to the first ranks, so that the sum is exact."""
     share, rest = divmod(2 * (size - 1) * nbytes, size)
-    return [Traffic(share + (rank < rest), share + (rank < rest), 2 * (size - 1)) for rank in range(size)]
+    return [RankTraffic(share + (rank < rest), share + (rank < rest), 2 * (size - 1)) for rank in range(size)]
 
 
 class _Rounds:

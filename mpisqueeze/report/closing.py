@@ -51,12 +51,12 @@ def traffic(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     """(what, of this run, of plain sgd over the same iterations) of the whole run, and of an iteration."""
     done, sent, plain = summary["iterations"], summary["bytes_sent"], summary["sgd_bytes_sent"]
     rows = [("whole run", size(sent), size(plain))]
+    interfaces = summary.get("interface_bytes_by_host")
+    if interfaces:
+        rows.append(("  at the hosts' interfaces", size(sum(host["bytes_sent"] for host in interfaces)), ""))
     if done:
         vectors = shown(summary["full_vectors_per_iteration"]), significant(2.0 * (summary["ranks"] - 1))
         rows += [("an iteration", size(sent / done), size(plain / done)), ("full vectors an iteration", *vectors)]
-    interfaces = summary.get("interface_bytes_by_host")
-    if interfaces:
-        rows.append(("at the hosts' interfaces", size(sum(host["bytes_sent"] for host in interfaces)), ""))
     if summary["full_vectors_formula"]:
         c = f"{summary['full_vectors_formula']}, c = {shown(summary['compression'])}"
         rows.append(("the talk's count, N workers", c, "2N"))
@@ -64,12 +64,12 @@ def traffic(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def traffic_title(summary: dict[str, Any]) -> str:
-    """What the bytes of `traffic` are."""
+    """The heading of `traffic`, which says whether its bytes are counted."""
     return f"bytes{defined(summary['bytes']) or ' handed to MPI'}"
 
 
 def traffic_note(summary: dict[str, Any]) -> str:
-    """What the other figures of `traffic` are."""
+    """The note below `traffic`, on the figures that are not counted by the run."""
     notes = ["plain sgd: by definition"]
     if defined(summary["bytes"]):
         notes = ["what MPI_Allreduce moves is the MPI library's choice"]

@@ -110,7 +110,7 @@ def forecast_report(facts: dict[str, Any], console: Console) -> Group:
 
 
 def _sum_of(facts: dict[str, Any]) -> str:
-    """What an iteration is made of, where kernels were measured."""
+    """The parts of an iteration, where kernels were measured."""
     if facts["context"]["kernels"] != "measured":
         return ""
     return "kernels: encode, decode, update; iteration: compute, comm and kernels, less what sections hide; "

@@ -79,6 +79,8 @@ def header(run: Run, environment: dict[str, Any]) -> Panel:
     buffers = run.device.buffers + (f" ({run.device.buffers_reason})" if run.device.buffers_reason else "")
     momentum = f", momentum {config.momentum:g}" if config.momentum else ""
     where = "no server" if run.server is None else f"server {run.server}"
+    if run.server == "sharded" and plan.compressor.name != "identity":
+        where += ", each shard compressed by itself"
     where = where if run.centralized else gossip(run)
     method = Text.assemble((plan.algorithm.label, "bold"), " with ", (plan.compressor.spec, "bold"), f", {where}")
     entries: list[tuple[str, str | Text]] = [

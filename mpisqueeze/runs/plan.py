@@ -25,7 +25,7 @@ ROUTES = {"server": "servers", "tree": "servers", "topology": "neighbours", "sel
 
 
 def applies(setting: str, algorithm: Part) -> bool:
-    """Whether an algorithm may have a use for a setting; a plug-in may not say how its payloads travel."""
+    """True unless the algorithm says that it exchanges in a way that has no use for the setting."""
     route = getattr(algorithm.cls, "route", "")
     return not route or ROUTES.get(setting, route) == route
 
