@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mpisqueeze.comm import interface
-from mpisqueeze.comm.interface import InterfaceMeter
+from mpisqueeze.comm.interface import InterfaceMeter, interface_meter, interfaces
 from mpisqueeze.errors import UsageError
 
 
@@ -29,13 +29,15 @@ def world(hosts: int = 1, local_rank: int = 0) -> Any:
 
 @pytest.fixture(autouse=True)
 def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two cards below a bond that counts their bytes again, and a loopback."""
+    """Two cards below a bond that counts their bytes again, a card below another one, and a loopback."""
     monkeypatch.setattr(interface, "_FOLDER", tmp_path)
-    for name in ("lo", "bond0", "eno1", "eno2"):
+    for name in ("lo", "bond0", "eno1", "eno2", "vf"):
         (tmp_path / name / "statistics").mkdir(parents=True)
-        if name.startswith("eno"):
+        if name not in ("lo", "bond0"):
             (tmp_path / name / "device").mkdir()
         carry(tmp_path, name, 0, 0)
+    for below, above in (("eno1", "bond0"), ("eno2", "bond0"), ("vf", "eno1")):
+        (tmp_path / below / "master").symlink_to(tmp_path / above)
 
 
 def carry(folder: Path, name: str, sent: int, received: int) -> None:
@@ -44,10 +46,9 @@ def carry(folder: Path, name: str, sent: int, received: int) -> None:
 
 
 def test_cards_are_added_up_and_pauses_left_out(tmp_path: Path) -> None:
-    meter = InterfaceMeter(world(), None)
-    assert meter.names == [], "ranks of one host talk through memory"
-    assert interface.physical() == ["eno1", "eno2"]
-    meter = InterfaceMeter(world(hosts=2), None)
+    cards = interfaces(world(hosts=2), None)
+    assert cards == ["eno1", "eno2"]
+    meter = InterfaceMeter(world(), cards)
     carry(tmp_path, "eno1", 1000, 2000)
     meter.start()
     carry(tmp_path, "eno1", 1500, 2100)
@@ -57,18 +58,12 @@ def test_cards_are_added_up_and_pauses_left_out(tmp_path: Path) -> None:
     carry(tmp_path, "eno1", 9004, 9001)
     meter.stop()
     carry(tmp_path, "eno1", 99_999, 99_999)
-    assert meter.by_host() is None, "the other host's counters are not there"
-    (entry,) = InterfaceMeter.by_host(_seen_alone(meter)) or ()
-    assert (entry["interfaces"], entry["bytes_sent"], entry["bytes_received"]) == (["eno1", "eno2"], 534, 108)
-
-
-def _seen_alone(meter: InterfaceMeter) -> InterfaceMeter:
-    meter._world = world()
-    return meter
+    (entry,) = meter.by_host() or ()
+    assert (entry["interfaces"], entry["bytes_sent"], entry["bytes_received"]) == (cards, 534, 108)
 
 
 def test_a_pause_that_ends_in_an_error_counts_no_more(tmp_path: Path) -> None:
-    meter = InterfaceMeter(world(), "lo")
+    meter = InterfaceMeter(world(), ["lo"])
     meter.start()
     carry(tmp_path, "lo", 10, 10)
     with pytest.raises(ZeroDivisionError), meter.paused():
@@ -79,8 +74,26 @@ def test_a_pause_that_ends_in_an_error_counts_no_more(tmp_path: Path) -> None:
     assert (entry["bytes_sent"], entry["bytes_received"]) == (10, 10)
 
 
-def test_one_rank_of_a_host_reads_and_a_wrong_name_is_told() -> None:
-    assert InterfaceMeter(world(local_rank=1), "eno1").names == []
+def test_ranks_of_one_host_need_no_interface(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MPISQUEEZE_INTERFACE", raising=False)
+    assert interfaces(world(), None) == []
+    assert InterfaceMeter(world(), []).by_host() is None
+    assert InterfaceMeter(world(local_rank=1), ["eno1"]).by_host() is None, "a host's first rank reads"
+
+
+def test_a_host_without_a_card_leaves_all_without_a_meter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MPISQUEEZE_INTERFACE", raising=False)
+    ranks = world(hosts=2)
+    ranks.collectively = lambda work: work()
+    ranks.comm.allgather = lambda mine: [mine, False]
+    meter = interface_meter(ranks)
+    ranks.comm.Barrier = None
+    meter.start()
+    meter.stop()
+    assert meter.by_host() is None
+
+
+def test_a_wrong_name_is_told() -> None:
     with pytest.raises(UsageError, match="has no network interface 'eth7'") as error:
-        InterfaceMeter(world(), "eth7")
+        interfaces(world(), "eth7")
     assert error.value.option == "MPISQUEEZE_INTERFACE"

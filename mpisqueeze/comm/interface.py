@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,27 +23,17 @@ class InterfaceMeter:
     a card several packets as one frame (segmentation offload), most drivers and every virtual interface count that
     frame's headers once. RDMA passes these counters by.
 
-    Building it is collective, as are `start`, `stop`, `paused` and `by_host`. Without an interface it counts nothing
-    and costs nothing.
+    Its methods are collective. Without interfaces it counts nothing and costs nothing.
 
     Args:
-        name: the interface on every host; None for all physical ones, where ranks are on several hosts.
-
-    Raises:
-        UsageError: a host has no interface of that name.
-
-    Attributes:
-        names: the interfaces that this rank reads: those of its host, on the host's first rank.
+        names: interfaces of this rank's host; empty on all ranks or on none.
     """
 
-    def __init__(self, world: World, name: str | None) -> None:
-        self._world, self._host = world, os.uname().nodename
-        found = [name] if name else physical() if world.hosts > 1 else []
-        if name and not (_FOLDER / name).exists():
-            raise UsageError(f"{self._host} has no network interface {name!r}", VARIABLE)
-        self.names = found if world.local_rank == 0 else []
-        files = [[_FOLDER / one / "statistics" / f"{way}_bytes" for one in self.names] for way in ("tx", "rx")]
-        self._files, self._used = files, bool(found)
+    def __init__(self, world: World, names: Sequence[str]) -> None:
+        self._world, self._used = world, bool(names)
+        # A host's first rank reads.
+        self._names = list(names) if world.local_rank == 0 else []
+        self._files = [[_FOLDER / name / "statistics" / f"{way}_bytes" for name in self._names] for way in ("tx", "rx")]
         #: None while it is stopped.
         self._before: list[int] | None = None
         self._total = [0, 0]
@@ -70,22 +60,29 @@ class InterfaceMeter:
         self.start()
 
     def by_host(self) -> list[dict[str, Any]] | None:
-        """On rank 0 an entry for each host, in the order of their first ranks; None elsewhere and if one is blind."""
+        """On rank 0 an entry for each host, in the order of their first ranks; None elsewhere and without one."""
         sent, received = self._total
-        mine = {"rank": self._world.rank, "host": self._host, "interfaces": self.names}
-        entries = self._world.comm.gather({**mine, "bytes_sent": sent, "bytes_received": received})
-        found = [entry for entry in entries or () if entry["interfaces"]]
-        return found if found and len(found) == self._world.hosts else None
+        about = {"rank": self._world.rank, "host": os.uname().nodename, "interfaces": self._names}
+        entries = self._world.comm.gather({**about, "bytes_sent": sent, "bytes_received": received})
+        return [entry for entry in entries or () if entry["interfaces"]] or None
 
     def _read(self) -> list[int]:
         return [sum(int(file.read_text()) for file in files) for files in self._files]
 
 
-def physical() -> list[str]:
-    """This host's network cards: no loopback, bridge, bond or other interface whose bytes pass a second one, too."""
-    return sorted(folder.name for folder in _FOLDER.glob("*") if (folder / "device").exists())
+def interfaces(world: World, name: str | None) -> list[str]:
+    """The interfaces of this rank's host that count: the one of this name, else where ranks are on several hosts its
+    network cards. Raises UsageError."""
+    if name:
+        if not (_FOLDER / name).exists():
+            raise UsageError(f"{os.uname().nodename} has no network interface {name!r}", VARIABLE)
+        return [name]
+    # No loopback, bridge or bond, and no card below another one, which counts its bytes again.
+    cards = (path for path in _FOLDER.glob("*") if (path / "device").exists() and world.hosts > 1)
+    return sorted(path.name for path in cards if not (path / "master" / "device").exists())
 
 
 def interface_meter(world: World) -> InterfaceMeter:
-    """The meter of the interface that the environment names, or of all physical ones. Raises UsageError."""
-    return world.collectively(lambda: InterfaceMeter(world, os.environ.get(VARIABLE) or None))
+    """The meter of the interface that the environment names, or of all network cards; collective. Raises UsageError."""
+    found = world.collectively(lambda: interfaces(world, os.environ.get(VARIABLE) or None))
+    return InterfaceMeter(world, found if all(world.comm.allgather(bool(found))) else [])

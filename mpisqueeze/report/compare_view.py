@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mpisqueeze.runs.preparation import Run
 
 #: Columns of a run's figures, by their names.
-_FIGURES = {"iterations": "iterations", "loss": "loss", "metric": "test", "sent": "bytes", "pace": "ms/it"}
+_FIGURES = {"iterations": "iterations", "loss": "loss", "metric": "test", "sent": "sent", "pace": "ms/it"}
 #: Lines of the screen that the table's heading, what is hidden and the prompt take.
 _AROUND = 6
 
@@ -80,7 +80,7 @@ class CompareView(View):
         self.pulse()
         row = self._rows[self._current]
         row.iterations = f"{progress.iteration}/{self._planned}"
-        row.loss, row.sent = significant(progress.loss), f"{size(progress.bytes_sent)} sent{row.defined}"
+        row.loss, row.sent = significant(progress.loss), f"{size(progress.bytes_sent)}{row.defined}"
         row.pace = significant(1e3 * progress.seconds_per_iteration)
         self._drawing.show(self._table)
 
@@ -99,13 +99,13 @@ class CompareView(View):
             loss = summary["final_loss"]
             row.iterations = grouped(summary["iterations"])
             row.loss = "—" if loss is None else significant(loss)
-            row.sent = f"{size(summary['bytes_sent'])} sent{row.defined}"
+            row.sent = f"{size(summary['bytes_sent'])}{row.defined}"
             row.pace = "" if pace is None else significant(1e3 * pace)
         if not self._drawing:
             parts = [summary["status"]]
             if summary["iterations"]:
                 parts += [f"after {row.iterations} iterations"] if summary["status"] != "ok" else []
-                parts += [f"loss {row.loss}", row.metric, row.sent]
+                parts += [f"loss {row.loss}", row.metric, f"{size(summary['bytes_sent'])} sent{row.defined}"]
                 parts += [f"{row.pace} ms/it"] if row.pace else []
                 parts += [duration(summary["wall_s"])] if summary["wall_s"] is not None else []
             parts += [summary["reason"].splitlines()[0]] if summary["reason"] else []
