@@ -90,7 +90,7 @@ def figures_of(ranking: Ranking) -> list[dict[str, Any]]:
 
 def notes(ranking: Ranking) -> list[str]:
     """The meaning of the columns, and the winners."""
-    meaning = f"loss: {ranking.smoothing}; ×: of {ranking.reference}'s; ms/it: median, without warm-up"
+    meaning = f"loss: {ranking.smoothing}; ×: of {ranking.reference}'s; ms/it: elapsed, without warm-up"
     if ranking.target_loss is not None:
         meaning += (
             f"; target: loss {significant(ranking.target_loss, 4)} ({ranking.target_is}); time to it: with warm-up"
@@ -102,6 +102,7 @@ def notes(ranking: Ranking) -> list[str]:
         meaning,
         *([marks] if marks else []),
         *(gossip if ranking.gossips else []),
+        *filter(None, [ranking.doubt_on_times]),
         *(verdict(ranking) if len(ranking.rows) > 1 else []),
         *(f"{row['name']} {row['status']}: {row['reason'].splitlines()[0]}" for row in ranking.rows if row["reason"]),
     ]

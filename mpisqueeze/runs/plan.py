@@ -56,12 +56,19 @@ class Plan:
         """A setting's value; None where the algorithm says that it exchanges in another way."""
         return getattr(self.config, setting) if applies(setting, self.algorithm) else None
 
+    @property
+    def barrier(self) -> bool:
+        """All ranks meet before each exchange; by default not where they gossip."""
+        chosen = self.config.barrier
+        return bool(getattr(self.algorithm.cls, "centralized", True)) if chosen is None else chosen
+
     def as_json(self) -> dict[str, Any]:
         """Every setting, resolved as far as the command line goes; None where the algorithm has no use for it."""
         return {
             **asdict(self.config),
             **{setting: self.used(setting) for setting in ROUTES},
             "compressor": self.compressor.spec,
+            "barrier": self.barrier,
             "data": self.config.data if getattr(self.problem.cls, "needs_data", False) else None,
             "parts": {
                 kind: {"name": part.name, "origin": part.origin, "parameters": part.options}
