@@ -564,7 +564,7 @@ def test_a_network_is_called_what_it_is(kind: str, hosts: int | None, details: d
 
 
 def test_a_run_of_a_lab_is_checked_as_one(capsys: pytest.CaptureFixture[str]) -> None:
-    write_run(Path("a"), 0.01, link=None)
+    timed_run(Path("a"), 0.01, link=None)
     environment = {"link": "lab", "lab": {"rate": 1e9, "delay": 0.0, "mtu": 1500, "hosts": ["host0"]}}
     Path("a/environment.json").write_text(json.dumps(environment))
     (row,) = asked(capsys, "--check", "a", "--latency", "1ms", "--bandwidth", "1gbit")["results"]
