@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -43,6 +44,7 @@ try:
 except ImportError:
     INSTRUCTION_SETS = ()
 
+PLUGINS = Path(__file__).parent / "mpi" / "plugins.py"
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
@@ -281,3 +283,21 @@ def test_positions_and_pairs_of_them_are_equally_likely(d: int, k: int) -> None:
     agrees(np.diagonal(pairs), k / d)
     if k > 1:
         agrees(pairs[~np.eye(d, dtype=bool)], k * (k - 1) / (d * (d - 1)))
+
+
+def test_a_run_draws_the_numbers_of_the_definition(mpisqueeze_run: Callable[..., Any], tmp_path: Path) -> None:
+    """The model after some iterations of `csgd-double` on 3 ranks, with the seed of the command line."""
+    seed, steps, ranks, lr, d = 2**40 + 7, 9, 3, 0.3, 7
+    problem = ("--problem", f"{PLUGINS}:Quadratic", "--lr", str(lr), "--iterations", str(steps), "--seed", str(seed))
+    method = ("--algorithm", "csgd-double", "--compressor", "uniform:1", "--dtype", "float64", "--save-model")
+    mpisqueeze_run(ranks, "train", *problem, *method, "--out", "run").well()
+
+    def compressed(v: np.ndarray, compressor_seed: int, iteration: int) -> np.ndarray:
+        return v.min() + (v.max() - v.min()) * np.array(uniform_codes(v, 1, key_of(compressor_seed, iteration)))
+
+    x = np.zeros(d)
+    for t in range(1, steps + 1):
+        sent = [compressed(x - np.arange(d) - rank, stream(seed, WORKER, rank), t) for rank in range(ranks)]
+        x = x - lr * compressed(sum(sent) / ranks, stream(seed, SERVER), t)
+    model = np.load(tmp_path / "run" / "model.npz")["x"]
+    np.testing.assert_allclose(model, np.tile(x, (ranks, 1)), rtol=1e-12)
