@@ -51,8 +51,10 @@ INLINE NAME(words) NAME(encode_lanes)(enum NAME(code) kind, NAME(vec) x, uint32_
     const NAME(vec) levels = NAME(splat)(s.fraction.levels * (REAL)(1 << FIRST_BITS)), divisor = NAME(splat)(s.divisor);
     if (kind == NAME(UNIFORM))
         return NAME(round_stochastically)((x - NAME(splat)(s.low)) / divisor * levels, index, s.key, equal);
-    /* A float64 square can underflow, so that the norm is smaller than the element. */
-    NAME(vec) level = NAME(lesser)(NAME(absolutes)(x) / divisor * levels, levels);
+    NAME(vec) level = NAME(absolutes)(x) / divisor * levels;
+    /* Squares are added in float64. Those of float64 can underflow, so that the norm is smaller than the element. */
+    if (REAL_BITS == 64)
+        level = NAME(lesser)(level, levels);
     NAME(words) code = NAME(round_stochastically)(level, index, s.key, equal);
     return NAME(set_where)(code, NAME(less)(x, NAME(splat)(0)), s.sign);
 }
@@ -71,23 +73,22 @@ INLINE int NAME(rest_is_below)(REAL rest, uint64_t state) {
 }
 
 /* The code of one element, by as many bits of u as it takes. */
-INLINE uint32_t NAME(encode_one)(enum NAME(code) kind, REAL x, uint32_t index, const struct NAME(scale) *s) {
-    REAL level = (kind == NAME(UNIFORM) ? x - s->low : NAME(absolute)(x)) / s->divisor * s->fraction.levels;
-    if (kind == NAME(QUANTIZE) && level > s->fraction.levels)
-        level = s->fraction.levels;
+INLINE uint32_t NAME(encode_one)(enum NAME(code) kind, REAL x, uint32_t index, struct NAME(scale) s) {
+    REAL level = (kind == NAME(UNIFORM) ? x - s.low : NAME(absolute)(x)) / s.divisor * s.fraction.levels;
+    if (kind == NAME(QUANTIZE) && level > s.fraction.levels)
+        level = s.fraction.levels;
     const REAL scaled = level * (REAL)(1 << FIRST_BITS);
-    const uint32_t hash = hash32(index, (uint32_t)s->key, (uint32_t)(s->key >> 32));
+    const uint32_t hash = hash32(index, (uint32_t)s.key, (uint32_t)(s.key >> 32));
     const uint32_t fixed = (uint32_t)scaled, sum = fixed + (~hash >> (32 - FIRST_BITS));
     uint32_t code = sum >> FIRST_BITS;
     if (!(~sum << (32 - FIRST_BITS)))
-        code += NAME(rest_is_below)(scaled - (REAL)fixed, s->key ^ index);
-    return kind == NAME(QUANTIZE) && x < 0 ? code | s->sign : code;
+        code += NAME(rest_is_below)(scaled - (REAL)fixed, s.key ^ index);
+    return kind == NAME(QUANTIZE) && x < 0 ? code | s.sign : code;
 }
 
 /* Rare: one of 2^FIRST_BITS elements asks for it. */
 static __attribute__((noinline, cold)) void NAME(encode_exactly)(enum NAME(code) kind, const REAL *v, int64_t n,
-                                                                 int64_t index, const struct NAME(scale) *s,
-                                                                 uint8_t *codes) {
+                                                                 int64_t index, struct NAME(scale) s, uint8_t *codes) {
     for (int64_t i = 0; i < n; i++)
         codes[i] = (uint8_t)NAME(encode_one)(kind, v[i], (uint32_t)(index + i), s);
 }
@@ -115,7 +116,7 @@ INLINE void NAME(encode_run)(enum NAME(code) kind, const REAL *v, int64_t n, int
         }
     }
     if (__builtin_expect(NAME(noted)(equal), 0))
-        NAME(encode_exactly)(kind, v, n, index, &s, codes);
+        NAME(encode_exactly)(kind, v, n, index, s, codes);
 }
 
 INLINE struct NAME(scale) NAME(scale_of)(enum NAME(code) kind, int bits, uint64_t key) {

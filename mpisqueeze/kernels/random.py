@@ -55,7 +55,7 @@ def hash32(index: np.ndarray, key: int, scratch: np.ndarray) -> np.ndarray:
 
 
 def rest_is_below(rest: float, state: int) -> bool:
-    """Whether the bits of u that splitmix64 makes from `state` are below `rest` in [0, 1), as a binary fraction."""
+    """True if the bits of u that splitmix64 makes from `state` are, as a binary fraction, below `rest` in [0, 1)."""
     while rest:
         state = splitmix64(state)
         rest, bits = math.modf(rest * 2.0**64)
