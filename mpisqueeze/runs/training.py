@@ -28,6 +28,7 @@ from mpisqueeze.devices.clock import Phase
 from mpisqueeze.errors import UsageError
 from mpisqueeze.kernels import kernels_for, threads_of, use_threads
 from mpisqueeze.parts.contracts import GradientCheck, broken, loss_and_gradient
+from mpisqueeze.parts.failing import shown_to_fail
 from mpisqueeze.record.arrays import write_npz
 from mpisqueeze.record.checkpoint import Past
 from mpisqueeze.record.environment import collect_environment
@@ -491,6 +492,7 @@ def _summarize(
         **summary_of(run.settings(), environment, columns, loop.evaluations, status, reason, run.path),
         "mpisqueeze": __version__,
         "warnings": run.warnings,
+        "shown_to_fail": shown_to_fail(plan.algorithm, plan.compressor),
         "signal": {Signal.INTERRUPT: "SIGINT", Signal.TERMINATE: "SIGTERM"}.get(Signal(loop.stopped_by)),
         "server": plan.config.server if run.centralized else None,
         "topology": None if run.centralized else plan.config.topology,
