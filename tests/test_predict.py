@@ -22,7 +22,7 @@ from mpisqueeze.algorithms.base import Algorithm
 from mpisqueeze.cli.app import run
 from mpisqueeze.comm.world import World
 from mpisqueeze.costs import exchanges as cost
-from mpisqueeze.costs.link import Link, parse_link
+from mpisqueeze.costs.link import Link, network_name, parse_link
 from mpisqueeze.errors import UsageError
 from mpisqueeze.modelling.forecast import Forecast, wins
 from mpisqueeze.modelling.methods import Method, degrees, methods_for
@@ -541,8 +541,45 @@ def test_check_holds_the_model_against_runs(capsys: pytest.CaptureFixture[str]) 
 def test_runs_on_a_real_network_need_to_be_told_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     timed_run(Path("a"), 0.01, link=None)
     assert run(["predict", "--check", "a"]) == 2
-    assert "a ran on a real network: give --calibration" in capsys.readouterr().err
+    assert "what the network of a was like (real network): give --calibration" in capsys.readouterr().err
     (row,) = asked(capsys, "--check", "a", "--latency", "1ms", "--bandwidth", "1gbit")["results"]
-    assert row["link"] == "real"
+    assert row["link"] == "real network"
     # As the exchange limits messages on a slow network.
     assert row["chunks"] >= row["port_bytes"] / 3 / (16 << 10)
+
+
+@pytest.mark.parametrize(
+    ("kind", "hosts", "details", "name"),
+    [
+        ("real", 1, {}, "shared memory of one host"),
+        ("real", 4, {}, "network between 4 hosts"),
+        ("real", None, {}, "real network"),
+        ("lab", 4, {"lab": {"rate": 1e8, "delay": 5e-3}}, "lab, 100 Mbit/s, 5.00 ms delay"),
+        ("lab", 4, {}, "lab"),
+        ("emulated", 1, {"given": "latency=1ms"}, "emulated, latency=1ms"),
+    ],
+)
+def test_a_network_is_called_what_it_is(kind: str, hosts: int | None, details: dict[str, Any], name: str) -> None:
+    assert network_name(kind, hosts, **details) == name
+
+
+def test_a_run_of_a_lab_is_checked_as_one(capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(Path("a"), 0.01, link=None)
+    environment = {"link": "lab", "lab": {"rate": 1e9, "delay": 0.0, "mtu": 1500, "hosts": ["host0"]}}
+    Path("a/environment.json").write_text(json.dumps(environment))
+    (row,) = asked(capsys, "--check", "a", "--latency", "1ms", "--bandwidth", "1gbit")["results"]
+    assert row["link"] == "lab, 1 Gbit/s"
+
+
+def test_kernels_have_a_column_where_they_take_time(capsys: pytest.CaptureFixture[str]) -> None:
+    """The columns add up: without sections nothing is hidden, and an iteration is compute, comm and kernels."""
+    calibration_file()
+    command = ["predict", "dpsgd", "-n", "8", "--dimension", "1M", "--latency", "1ms", "--bandwidth", "1gbit"]
+    assert run([*command, "--compute", "30ms"]) == 0
+    assert "kernels " not in capsys.readouterr().out
+    assert run([*command, "--compute", "30ms", "--calibration", "c.json"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any("kernels" in line and "iteration" in line for line in lines)
+    for row in asked(capsys, *command[1:], "--compute", "30ms", "--calibration", "c.json")["results"]:
+        parts = ("compute_s", "comm_s", "encode_s", "decode_s", "update_s")
+        assert row["iteration_s"] == pytest.approx(sum(row[part] for part in parts))

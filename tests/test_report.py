@@ -279,6 +279,44 @@ def test_the_default_target_is_95_percent_of_the_first_good_runs_progress() -> N
     assert uphill.value == 2.0
 
 
+def test_bytes_by_definition_are_marked_wherever_they_stand(capsys: pytest.CaptureFixture[str]) -> None:
+    """A run says what its bytes are; by versions that did not, `allreduce` counted its messages on emulated links."""
+    write_run(Path("a"), [10.0, 1.0], algorithm="allreduce")
+    write_run(Path("b"), [10.0, 1.0], algorithm="csgd", nbytes=123_000)
+    write_run(Path("c"), [10.0, 1.0], algorithm="mine")
+    edit(Path("c/config.json"), bytes="by definition")
+    edit(Path("c/summary.json"), bytes="by definition")
+    write_run(Path("d"), [10.0, 1.0], algorithm="allreduce", nbytes=456)
+    edit(Path("d/config.json"), link="latency=1ms,bandwidth=1gbit")
+    Path("d/summary.json").unlink()
+    rows = {run.path: run.summary["bytes"] for run in map(read_run, map(Path, "abcd"))}
+    assert [*rows.values()] == ["by definition", "counted", "by definition", "counted"]
+    command = ["report", "a", "b", "c", "d"]
+    exports = ["--markdown", "t.md", "--csv", "t.csv", "--json", "t.json", "--html", "t.html"]
+    assert run([*command, *exports]) == 0
+    for text in (capsys.readouterr().out, Path("t.md").read_text(), Path("t.html").read_text()):
+        assert "200 B†" in text
+        assert "246 kB" in text
+        assert "246 kB†" not in text
+        assert "912 B†" not in text
+        assert re.search("† Bytes of (allreduce.*, mine|mine, allreduce.*): by definition", " ".join(text.split()))
+    rows_of_csv = csv.DictReader(io.StringIO(Path("t.csv").read_text()))
+    assert [row["bytes"] for row in rows_of_csv].count("by definition") == 2
+    assert [entry["bytes"] for entry in json.loads(Path("t.json").read_text())] == [*rows.values()]
+    assert "bytes by definition" in shown_alone("a", capsys)
+    assert "bytes handed to MPI" in shown_alone("b", capsys)
+
+
+def shown_alone(path: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """The closing tables of a run."""
+    from rich.console import Console
+
+    from mpisqueeze.report.closing import closing
+
+    Console(width=100).print(closing(read_run(Path(path)).summary))
+    return capsys.readouterr().out
+
+
 def test_broken_runs_come_last_and_win_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     write_run(Path("a"), [9.0] * 9 + [5.0])
     write_run(Path("b"), [1.0, 1.0], algorithm="csgd", nbytes=1, seconds=0.01, status="diverged")
@@ -452,6 +490,16 @@ def test_pairs_part_at_the_compressor(tmp_path: Path) -> None:
     for text in ("", "/", "sgd/", "/onebit"):
         with pytest.raises(UsageError, match="PAIR"):
             parse_pair(text)
+
+
+def test_a_swept_server_or_graph_leaves_those_without_one_alone() -> None:
+    pairs = [parse_pair(text) for text in ("sgd", "allreduce", "dpsgd")]
+    servers = expand(pairs, [parse_sweep("server=root,sharded")], Settings())
+    assert [entry.name for entry in servers] == ["sgd server=root", "sgd server=sharded", "allreduce", "dpsgd"]
+    graphs = expand(pairs, [parse_sweep("topology=ring,star")], Settings())
+    assert [entry.name for entry in graphs] == ["sgd", "allreduce", "dpsgd topology=ring", "dpsgd topology=star"]
+    told = [(entry.plan.as_json()["server"], entry.plan.as_json()["topology"]) for entry in servers[1:]]
+    assert told == [("sharded", None), (None, None), (None, "ring")]
 
 
 def test_sweeps_make_a_grid_with_names_and_folders_of_their_own() -> None:

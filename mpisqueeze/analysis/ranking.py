@@ -286,6 +286,7 @@ def _row(run: RunLog, curve: Curve, target: Target | None) -> dict[str, Any]:
         "final_loss": summary["final_loss"],
         "evaluation": summary["evaluation"] or {},
         "iterations": summary["iterations"],
+        "bytes": summary["bytes"],
         "bytes_to_target": None if hit is None else int(_cost(curve.bytes_sent, hit)),
         "time_to_target_s": None if hit is None else _cost(curve.seconds, hit),
         "iterations_to_target": hit,
@@ -348,7 +349,10 @@ def winners(ranking: Ranking) -> list[Winner]:
     ):
         best = min(able, key=lambda row: row[figure])
         known = best is not reference and reference[figure]
-        found.append(Winner(title, best, show(best[figure]), best[figure] / reference[figure] if known else None))
+        cost = show(best[figure])
+        if figure == "bytes_to_target" and best["bytes"] != "counted":
+            cost += f" {best['bytes']}"
+        found.append(Winner(title, best, cost, best[figure] / reference[figure] if known else None))
     return found
 
 

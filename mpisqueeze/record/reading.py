@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from mpisqueeze.costs.link import network_name
 from mpisqueeze.errors import UsageError
 from mpisqueeze.record.decoding import Count, Number, as_type, parsed, read_object
 from mpisqueeze.record.figures import LOGGED, READ_LINE, Floats, no_columns, summarized
@@ -60,6 +61,13 @@ class RunLog:
     config: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     summed: bool = False
+
+    @property
+    def network(self) -> str:
+        """The network that it ran on, for people."""
+        kind, given = self.environment.get("link", "real"), self.config.get("link")
+        kind = "emulated" if given else kind
+        return network_name(kind, self.summary.get("hosts"), self.environment.get("lab"), given)
 
     @property
     def gossips(self) -> bool:

@@ -4,6 +4,7 @@ from typing import Annotated, Literal, TypedDict
 
 import msgspec
 
+from mpisqueeze.comm.counters import BytesAre
 from mpisqueeze.record.decoding import Count, Dimension, Number, Positive, Ranks, Ratio, Seconds
 
 SCHEMA_VERSION = 1
@@ -43,6 +44,7 @@ class Config(_RunConfig, total=False):
     warmup: Count
     batch_size: Positive
     seed: int | Number | None
+    bytes: BytesAre
     parts: dict[str, PartName]
 
 
@@ -121,6 +123,13 @@ class RankBytes(TypedDict):
     bytes_received: Count
 
 
+class HostBytes(RankBytes):
+    """A host with its first rank, and the names of the interfaces that counted."""
+
+    host: str
+    interfaces: list[str]
+
+
 class _Ended(TypedDict):
     status: Status
 
@@ -140,6 +149,7 @@ class Summary(_Ended, total=False):
     dtype: DType
     iterations: Count
     warmup: Count
+    bytes: BytesAre
     bytes_sent: Count
     messages: Count
     sgd_bytes_sent: Count
@@ -173,7 +183,7 @@ class Summary(_Ended, total=False):
     bytes_saved_vs_sgd: int
     port_bytes_per_iteration: Ratio | None
     bytes_by_rank: list[RankBytes]
-    interface_bytes_by_rank: list[RankBytes] | None
+    interface_bytes_by_host: list[HostBytes] | None
     chunks: Count | None
     tree: str | None
     payload_bytes: Count | None

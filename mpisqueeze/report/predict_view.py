@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any
@@ -73,15 +74,17 @@ def _columns(facts: dict[str, Any]) -> list[TableColumn]:
         column("iterations", lambda row: _or_missed(row["iterations_to_target"], "{:.10g}".format), "time"),
         column("to target", lambda row: _or_missed(row["time_to_target_s"], duration), "time"),
     ]
+    kernels = [column("kernels", lambda row: duration(kernels_s(row)), "time")]
     return [
         TableColumn("method", label, _NAME_WIDTH, left=True, style="bold", folds=True),
         column("through", through, "", left=True),
         column("comm", lambda row: duration(row["comm_s"]), "time"),
         column("bound", lambda row: duration(row["bound_s"]), "time", "dim"),
+        *(kernels if any(map(kernels_s, facts["results"])) else []),
         *(iteration if context["compute_s"] > 0 or context["kernels"] == "measured" else []),
         *(to_target if context["target"] else []),
-        column("speed-up", lambda row: ratio(row["speedup_vs_allreduce"]), "time", "cyan"),
-        column("beats it", lambda row: where_it_wins(row["wins_between"]), "time", left=True),
+        column("speed-up", lambda row: ratio(row["speedup_vs_allreduce"]), "gain", "cyan"),
+        column("beats it", lambda row: where_it_wins(row["wins_between"]), "gain", left=True),
         column("sent", lambda row: size(row["bytes_per_iteration"]), "wire"),
         column("full vectors", lambda row: significant(row["full_vectors_per_iteration"]), "wire"),
         column("busiest port", lambda row: size(row["port_bytes"]), "wire"),
@@ -94,6 +97,11 @@ def _or_missed(value: float | None, show: Callable[[float], str]) -> str:
     return "missed" if value is None else show(value)
 
 
+def kernels_s(row: Row) -> float:
+    """Seconds of encoding, decoding and the update, a server's included, hidden behind messages or not."""
+    return row["encode_s"] + row["decode_s"] + row["update_s"]
+
+
 def forecast_report(facts: dict[str, Any], console: Console) -> Group:
     """The forecast for a terminal or a log; `console`: whose width decides whether the table is parted."""
     target = facts["context"]["target"]
@@ -104,7 +112,7 @@ def forecast_report(facts: dict[str, Any], console: Console) -> Group:
         _heading(facts["context"]),
         *fitting(_columns(facts), alike(facts["results"]), console),
         Text(
-            f"{what}; bound: bytes of the busiest port over the bandwidth; speed-up: over "
+            f"{what}; bound: bytes of the busiest port over the bandwidth; {_sum_of(facts)}speed-up: over "
             f"{facts['context']['baseline']}; beats it: at this latency, by bandwidth"
         ),
         *_notes(facts),
@@ -113,6 +121,13 @@ def forecast_report(facts: dict[str, Any], console: Console) -> Group:
         Text(""),
         _growth(facts),
     )
+
+
+def _sum_of(facts: dict[str, Any]) -> str:
+    """The parts of an iteration, where kernels were measured."""
+    if facts["context"]["kernels"] != "measured":
+        return ""
+    return "kernels: encode, decode, update; iteration: compute, comm and kernels, less what sections hide; "
 
 
 def _heading(context: dict[str, Any]) -> Text:
@@ -232,7 +247,8 @@ def check_report(facts: dict[str, Any]) -> Group:
 
     def link(row: Row) -> str:
         """`1ms, 100mbit` for `latency=1ms,bandwidth=100mbit`."""
-        return row["link"].replace("latency=", "").replace("bandwidth=", "").replace("gap=", "gap ").replace(",", ", ")
+        text = row["link"].replace("latency=", "").replace("bandwidth=", "").replace("gap=", "gap ")
+        return re.sub(", *", ", ", text)
 
     columns = [
         TableColumn("run", itemgetter("run"), left=True, style="bold", folds=True),

@@ -18,6 +18,7 @@ from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.charts import Axis, Bar, BarChart, Chart, LineChart, Numbers, Series, value_axis
 from mpisqueeze.report.palette import style_of
 from mpisqueeze.report.scales import Unit
+from mpisqueeze.report.tables import defined
 
 #: Costs up to an iteration: label, unit, and whether the axis is logarithmic.
 COSTS = {
@@ -31,7 +32,7 @@ _WARM, _ENOUGH = 0.1, 5
 
 def loss_chart(runs: Sequence[RunLog], ranking: Ranking, cost: str) -> LineChart:
     """Smoothed training loss over a cost, an entry of COSTS; of a single run also every iteration's own."""
-    label, unit, log = COSTS[cost]
+    label, unit, log = _axis(cost, runs)
     faint, lines, sound = [], [], []
     for index, run in enumerate(runs):
         style = style_of(index, len(runs))
@@ -60,7 +61,7 @@ def _levels(runs: Sequence[RunLog], ranking: Ranking, metric: str) -> list[tuple
 def metric_chart(runs: Sequence[RunLog], ranking: Ranking, cost: str) -> LineChart:
     """The metric over a cost, an entry of COSTS; without series where there were no evaluations."""
     metric = ranking.metric
-    label, unit, log = COSTS[cost]
+    label, unit, log = _axis(cost, runs)
     series, later = [], []
     for index, run in enumerate(runs):
         at, y = evaluated(run, metric)
@@ -167,6 +168,13 @@ def charts_of(
         missing = "evaluation" if what == "test" else "iteration"
         raise UsageError(f"no run has an {missing} to draw{' that sent bytes' * (cost == 'bytes')}", "--plot-kind")
     return charts
+
+
+def _axis(cost: str, runs: Sequence[RunLog]) -> tuple[str, Unit, bool]:
+    """An entry of COSTS, whose label names runs with bytes by definition."""
+    label, unit, log = COSTS[cost]
+    names = [run.name for run in runs if defined(run.summary["bytes"])]
+    return label + (f" ({', '.join(names)}: by definition)" if names and unit is Unit.BYTES else ""), unit, log
 
 
 def _costs(curve: Curve) -> dict[str, Numbers]:

@@ -14,13 +14,13 @@ from mpisqueeze.record.calibration import Calibration
 from mpisqueeze.record.figures import TIMES
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.charts import Chart
-from mpisqueeze.report.closing import traffic
-from mpisqueeze.report.comparison_table import factor, in_unit
+from mpisqueeze.report.closing import traffic, traffic_note, traffic_title
+from mpisqueeze.report.comparison_table import factor, in_unit, meaning_of_marks
 from mpisqueeze.report.html.blocks import Chapter, Page, Table, TableCell, Tile
-from mpisqueeze.report.html.provenance import environment, link_of, settings
+from mpisqueeze.report.html.provenance import NAMED, environment, settings
 from mpisqueeze.report.palette import style_of
 from mpisqueeze.report.run_charts import bandwidth_chart, loss_chart, metric_chart, phase_chart
-from mpisqueeze.report.tables import STATUS
+from mpisqueeze.report.tables import STATUS, defined
 
 
 def runs_page(runs: Sequence[RunLog], ranking: Ranking, calibration: Calibration | None = None) -> Page:
@@ -62,7 +62,7 @@ def _lead(runs: Sequence[RunLog]) -> str:
         parts.append(f"{grouped(dimension)} parameters of {shared('dtype') or 'mixed types'}")
     if ranks:
         parts.append(counted(ranks, "rank") + (f" on {counted(hosts, 'host')}" if hosts else ""))
-    links = {link_of(run) for run in runs if run.environment.get("link", "real") != "real"}
+    links = {run.network for run in runs if run.environment.get("link", "real") != "real"}
     if links:
         parts.append(f"link: {links.pop()}" if len(links) == 1 else f"{len(links)} links, emulated or of a lab")
     return "; ".join(parts)
@@ -103,6 +103,7 @@ def _meaning(ranking: Ranking) -> str:
     failing = [row["name"] for row in ranking.rows if row["shown_to_fail"]]
     if failing:
         text += f" Shown to fail, and not among the fastest iterations: {', '.join(failing)}."
+    text += f" {meaning_of_marks(ranking)}".rstrip()
     if ranking.gossips:
         text += " Of gossip methods, a loss is the mean over ranks, each with its own model; their average is tested."
     return text
@@ -161,7 +162,7 @@ def _single(run: RunLog) -> Chapter:
     tiles = []
     saved = _saved(summary)
     if saved.text != "—":
-        detail = f"{size(summary['bytes_sent'])}, not {size(summary['sgd_bytes_sent'])}"
+        detail = f"{size(summary['bytes_sent'])}{defined(summary['bytes'])}, not {size(summary['sgd_bytes_sent'])}"
         fewer = f", {saved.detail}" if saved.detail else ""
         tiles.append(Tile("Bytes saved against plain sgd", saved.text, f"{detail}{fewer}"))
     loss = summary["final_loss"]
@@ -183,7 +184,7 @@ def _single(run: RunLog) -> Chapter:
         "warnings": summary.get("warnings") or [],
         "tiles": tiles,
         "finished": f"{done}{took}." if well else "",
-        "sent": Table(["bytes handed to MPI by all ranks", run.name, "plain sgd"], rows),
+        "sent": Table([f"{traffic_title(summary)}, all ranks", run.name, "plain sgd"], rows, traffic_note(summary)),
     }
     return Chapter("", "single", facts)
 
@@ -215,13 +216,12 @@ def _time(runs: Sequence[RunLog], ranking: Ranking, calibration: Calibration | N
     if not phases.bars:
         return None
     charts: list[Chart] = [phases]
-    links = {str(run.environment.get("link", "real")) for run in runs}
-    words = {"emulated": "an emulated link", "lab": "a lab’s virtual cluster", "real": "the real network"}
-    known = " and ".join(words.get(link, link) for link in sorted(links))
+    networks = sorted({run.network for run in runs})
+    known = f"Networks: {'; '.join(networks)}" if len(networks) <= NAMED else f"{len(networks)} networks"
     by_bandwidth = times_by_bandwidth(runs, calibration)
     if by_bandwidth.methods:
         charts.append(bandwidth_chart(by_bandwidth, len(runs)))
-    notes = ["" if links == {"real"} else f"Times are those of {known}.", ranking.doubt_on_times]
+    notes = [f"Network: {networks[0]}." if len(networks) == 1 else f"{known}.", ranking.doubt_on_times]
     facts = {
         "note": " ".join(filter(None, notes)),
         "phases": _time_table(runs),
