@@ -45,6 +45,7 @@ class Mutant:
 IDENTITIES = "mpi/test_identities.py"
 GOSSIP = "mpi/test_gossip.py"
 KERNELS = "test_kernels.py"
+RANDOMNESS = "test_randomness.py"
 LINK = "mpi/test_link.py"
 
 MUTANTS = (
@@ -172,14 +173,14 @@ MUTANTS = (
             ),
         ),
         ("one-bit", "averaging"),
-        (KERNELS, IDENTITIES),
+        (RANDOMNESS, IDENTITIES),
     ),
     Mutant(
         "key-without-rank",
         "the same random numbers on each rank",
         (("algorithms/base.py", "derive_key(self.seed, 1, rank, *", "derive_key(self.seed, 1, *"),),
         ("one-bit", "averaging"),
-        (IDENTITIES,),
+        (RANDOMNESS, IDENTITIES),
     ),
     Mutant(
         "top-k-smallest",

@@ -266,15 +266,25 @@ class ReferenceKernels:
         return True
 
     def _round_stochastically(self, levels: np.ndarray, start: int, key: int) -> np.ndarray:
-        """⌊level⌋, or one more with the fractional part as probability, in uint8; `levels` is overwritten."""
-        n = levels.size
-        index, scratch = self.scratch("index", n, np.uint32), self.scratch("hash", n, np.uint32)
+        """⌊level⌋, or one more with the fractional part as probability, in uint8; `levels` is overwritten.
+
+        One more if u, see `random`, is below the fractional part. Levels are fixed-point numbers here; a sum that ends
+        in ones has a u that begins as the fractional part does.
+        """
+        n, ones = levels.size, (1 << random.FIRST_BITS) - 1
+        index, fixed = self.scratch("index", n, np.uint32), self.scratch("hash", n, np.uint32)
         index[:] = np.arange(start, start + n, dtype=np.uint32)
-        draws = random.uniform(index, key, scratch, self.scratch("draws", n))
+        draws = random.hash32(index, key, fixed)
+        np.right_shift(draws, 32 - random.FIRST_BITS, out=draws)
+        np.subtract(ones, draws, out=draws)
+        np.multiply(levels, self.dtype.type(ones + 1), out=levels)
+        np.copyto(fixed, levels, casting="unsafe")
+        draws += fixed
         codes = self.scratch("codes", n, np.uint8)
-        np.copyto(codes, levels, casting="unsafe")
-        np.subtract(levels, codes, out=levels)
-        codes += np.less(draws, levels, out=self.scratch("negative", n, np.bool_)).view(np.uint8)
+        np.right_shift(draws, random.FIRST_BITS, out=codes, casting="unsafe")
+        np.bitwise_and(draws, ones, out=draws)
+        for i in np.flatnonzero(np.equal(draws, ones, out=self.scratch("negative", n, np.bool_))):
+            codes[i] += random.rest_is_below(float(levels[i]) - int(fixed[i]), key ^ (start + int(i)))
         return codes
 
     def _quantize_table(self, bits: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from parts import (
     COMPRESSORS,
     DIMENSIONS,
     EXAMPLES,
+    SEED,
     compressed_by,
     gradient_at,
     make_algorithm,
@@ -22,10 +23,10 @@ from parts import (
     start_at,
     step_at,
 )
+from random_numbers import SERVER, WORKER, key_of, stream
 
 from mpisqueeze.comm.world import World
 from mpisqueeze.costs.exchanges import Tree
-from mpisqueeze.kernels.random import derive_key
 
 STEPS = 5
 RANKS = [1, pytest.param(2, marks=pytest.mark.slow), 3, 4]
@@ -59,20 +60,16 @@ def every_algorithm_follows_its_equations() -> None:
 
 def serially(name: str, spec: str, d: int, size: int, where: str = "root", lr: float = 0.1) -> np.ndarray:
     """The equations of the algorithms for all ranks in one loop, by plain encodes and decodes, part by part."""
-    make = make_compressor(spec, np.float32)
     parts = [part for part in np.array_split(np.arange(d), size if where == "sharded" else 1) if part.size]
-    workers = [
-        [make(part.size, derive_key(3, 1, r, *([s] if s else []))) for s, part in enumerate(parts)] for r in range(size)
-    ]
-    server = [make(part.size, derive_key(3, 2, s)) for s, part in enumerate(parts)]
+    compressors = [make_compressor(spec, np.float32)(part.size, 0) for part in parts]
     x, gamma = start_at(d, np.float32), np.float32(lr)
     name, inside, _ = name.partition(":lr=inside")
     delta, delta_bar = np.zeros((size, d), np.float32), np.zeros(d, np.float32)
 
-    def compressed(compressors: list[Any], v: np.ndarray, t: int) -> np.ndarray:
+    def compressed(v: np.ndarray, role: int, rank: int, t: int) -> np.ndarray:
         result = np.empty_like(v)
-        for compressor, part in zip(compressors, parts, strict=True):
-            result[part] = compressed_by(compressor, v[part], t)
+        for s, (compressor, part) in enumerate(zip(compressors, parts, strict=True)):
+            result[part] = compressed_by(compressor, v[part], key_of(stream(SEED, role, rank, s), t))
         return result
 
     for t in range(1, STEPS + 1):
@@ -81,17 +78,17 @@ def serially(name: str, spec: str, d: int, size: int, where: str = "root", lr: f
             g = gradient_at(x, r, t)
             if name in ("memsgd", "doublesqueeze"):
                 v = (gamma * g if inside else g) + delta[r]
-                q = compressed(workers[r], v, t)
+                q = compressed(v, WORKER, r, t)
                 delta[r] = v - q
             else:
-                q = compressed(workers[r], g, t)
+                q = compressed(g, WORKER, r, t)
             total = total + q if r else q
         mean = total / np.float32(size)
         if name == "csgd-double":
-            mean = compressed(server, mean, t)
+            mean = compressed(mean, SERVER, 0, t)
         elif name == "doublesqueeze":
             v_bar = mean + delta_bar
-            mean = compressed(server, v_bar, t)
+            mean = compressed(v_bar, SERVER, 0, t)
             delta_bar = v_bar - mean
         x = x - (mean if inside else gamma * mean)
     return x
