@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +104,23 @@ def test_a_run_is_reproducible_and_ranks_share_its_start(mpisqueeze_run: Run, tm
     assert not np.array_equal(a, c)
 
 
+def torch_trained(problem: Any, rates: list[float]) -> np.ndarray:
+    """x after torch's clipping and SGD with weight decay and momentum, a step for each rate."""
+    import torch
+
+    x = torch.nn.Parameter(torch.from_numpy(problem.initial_point().copy()))
+    optimizer = torch.optim.SGD([x], lr=1, momentum=0.9, weight_decay=0.1)
+    for t, optimizer.param_groups[0]["lr"] in enumerate(rates, 1):
+        x.grad = torch.from_numpy(problem.gradient(x.detach().numpy(), t)[1].copy())
+        torch.nn.utils.clip_grad_norm_([x], 0.5)
+        optimizer.step()
+    return x.detach().numpy()
+
+
 def test_regularisation_and_schedules_reach_the_update(mpisqueeze_run: Run, tmp_path: Path) -> None:
-    """x ← x − γ_t (clip(g) + …), followed in NumPy on one rank."""
+    """m ← βm + clip(g) + λx, x ← x − γ_t m on one rank, followed in NumPy and, where it is, by torch's own optimizer."""
     options = ("--weight-decay", "0.1", "--clip-norm", "0.5", "--lr-schedule", "step:0.05:0.5", "--dtype", "float64")
+    options += ("--momentum", "0.9")
     finished = mpisqueeze_run(
         1, "train", "--problem", "quadratic:9", "--iterations", "11", "--algorithm", "sgd", "--lr", "0.2",
         "--out", "run", "--save-model", *options,
@@ -115,10 +130,18 @@ def test_regularisation_and_schedules_reach_the_update(mpisqueeze_run: Run, tmp_
     problem = part.cls(0, 1, 1, np, np.dtype(np.float64), **part.options)
     x = problem.initial_point()
     rates = [0.2 * 0.5 ** ((t - 1) // 5) for t in range(1, 12)]
+    m = np.zeros_like(x)
+    clipped = 0
     for t, lr in enumerate(rates, 1):
-        g = problem.gradient(x, t)[1] + 0.1 * x
-        x = x - lr * g * min(1, 0.5 / np.linalg.norm(g))
-    assert np.load(tmp_path / "run" / "model.npz")["x"][0] == pytest.approx(x, rel=1e-12)
+        g = problem.gradient(x, t)[1]
+        clipped += np.linalg.norm(g) > 0.5
+        m = 0.9 * m + g * min(1, 0.5 / np.linalg.norm(g)) + 0.1 * x
+        x = x - lr * m
+    assert 0 < clipped < len(rates)
+    found = np.load(tmp_path / "run" / "model.npz")["x"][0]
+    assert found == pytest.approx(x, rel=1e-12)
+    if find_spec("torch"):
+        assert found == pytest.approx(torch_trained(problem, rates), rel=1e-5)
     assert [line["lr"] for line in lines(tmp_path / "run" / "iterations.jsonl")] == pytest.approx(rates)
 
 
