@@ -12,7 +12,7 @@ WORDS: tuple[str, ...] = (
     "", " ", "-", "--", "0", "1", "-1", "2", "3", "10", "1.5", "1e3", "1e400", "nan", "inf", "-inf", "true", "false",
     "4Ki", "1k", "9" * 30, "9" * 400, "9" * 400 + ".5", "1G", "9999999999G", "5ms", "0s", "1h", "1ns", "10us",
     "9" * 400 + "s", "1mbit", "2.5gbit/s", "0bit", "9" * 400 + "bit", "٣", "½", "é", "\ud800", "\x00", "\n", "x" * 300,
-    "identity", "onebit", "onebit:0", "onebit:7,scale=l2", "qsgd:2", "qsgd:8,bucket=0", "qsgd:4,bucket=1T", "uniform:1",
+    "identity", "onebit", "onebit:0", "onebit:7,scale=l2", "onebit:8,scale=two", "qsgd:2", "qsgd:8,bucket=0", "qsgd:4,bucket=1T", "uniform:1",
     "ternary", "ternary,bucket=3", "topk:0.5", "topk:1e-9", "randomk:0.1,unbiased", "clip:9", "fp16", "bf16",
     "sgd", "csgd", "csgd-double", "memsgd", "doublesqueeze", "allreduce", "dpsgd", "dpsgd-naive", "dcd", "ecd",
     "deepsqueeze", "choco", "d2", "choco:eta=0.3", "dpsgd:order=awc", "memsgd:lr=inside", "choco:x=1", "choco:eta=",

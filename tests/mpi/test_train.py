@@ -118,7 +118,7 @@ def torch_trained(problem: Any, rates: list[float]) -> np.ndarray:
 
 
 def test_regularisation_and_schedules_reach_the_update(mpisqueeze_run: Run, tmp_path: Path) -> None:
-    """m ← βm + clip(g) + λx, x ← x − γ_t m on one rank, followed in NumPy and, where it is, by torch's own optimizer."""
+    """m ← βm + clip(g) + λx, x ← x − γ_t m on one rank, followed in NumPy, and by torch's optimizer where that is."""
     options = ("--weight-decay", "0.1", "--clip-norm", "0.5", "--lr-schedule", "step:0.05:0.5", "--dtype", "float64")
     options += ("--momentum", "0.9")
     finished = mpisqueeze_run(
