@@ -116,7 +116,9 @@ class Settings:
         None, "Evaluate on so many of the test set, drawn likewise. Default: all.", integer(1)
     )
     partition: str = _problem(
-        "iid", "iid, label or dirichlet:ALPHA: how samples spread over ranks.", names=("iid", "label", "dirichlet:")
+        "iid",
+        "iid, label or dirichlet:ALPHA[,balanced]: how samples spread over ranks.",
+        names=("iid", "label", "dirichlet:"),
     )
 
     iterations: int | None = _run(None, "Length of the run.", integer(1))

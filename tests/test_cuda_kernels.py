@@ -87,7 +87,14 @@ def test_kernels_match_for_long_vectors(gpu: Gpu, dtype: np.dtype[Any]) -> None:
     for scale in ("l1", "two"):
         check(gpu, signs(0, scale), "normal", 1024 * 1024 + 77, dtype)
     if not gpu.emulated:
-        for case in (signs(1024), signs(1024, "two"), quantize(4, 512, "l2"), topk(0.01), randomk(0.01, True), clip(16)):
+        for case in (
+            signs(1024),
+            signs(1024, "two"),
+            quantize(4, 512, "l2"),
+            topk(0.01),
+            randomk(0.01, True),
+            clip(16),
+        ):
             check(gpu, case, "normal", 5_000_011, dtype)
 
 

@@ -195,9 +195,7 @@ def test_zeros_decode_to_zeros(kernel_set: Callable[[Any], Any]) -> None:
         ("two", [0, 0, -3, 3, 3]),
     ],
 )
-def test_signs_scale_and_sign_of_zero(
-    kernel_set: Callable[[Any], Any], scale: str, expected: list[float]
-) -> None:
+def test_signs_scale_and_sign_of_zero(kernel_set: Callable[[Any], Any], scale: str, expected: list[float]) -> None:
     v = np.array([0.0, -0.0, -3.0, 5.0, 1.0], np.float32)
     _, payload = signs(3, scale).encode(kernel_set(np.float32), v, None)
     decoded = signs(3, scale).decode(kernel_set(np.float32), payload, np.empty_like(v), False)

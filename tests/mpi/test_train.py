@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -18,7 +19,10 @@ import numpy as np
 import pytest
 from conftest import Finished, start, wait_for
 from parts import payload_bytes
+from problem_cases import make
 
+from mpisqueeze.data import load_dataset
+from mpisqueeze.data.partition import parse_partition, partition_indices
 from mpisqueeze.launch import Launcher
 from mpisqueeze.parts import registry
 
@@ -143,6 +147,47 @@ def test_regularisation_and_schedules_reach_the_update(mpisqueeze_run: Run, tmp_
     if find_spec("torch"):
         assert found == pytest.approx(torch_trained(problem, rates), rel=1e-5)
     assert [line["lr"] for line in lines(tmp_path / "run" / "iterations.jsonl")] == pytest.approx(rates)
+
+
+@pytest.mark.parametrize(
+    ("partition", "options"),
+    [
+        ("dirichlet:0.3", ("sgd",)),
+        ("dirichlet:0.3", ("sgd", "--overlap")),
+        ("dirichlet:0.3", ("dpsgd",)),
+        ("dirichlet:0.3,balanced", ("sgd",)),
+        ("iid", ("sgd",)),
+    ],
+)
+def test_the_mean_over_ranks_is_that_over_all_samples(
+    mpisqueeze_run: Run, tmp_path: Path, partition: str, options: tuple[str, ...]
+) -> None:
+    """x₀ − x̄₁ = γ∇f and the loss are those of one rank that has every sample, however unequal the shares are.
+
+    A batch takes each sample of a rank equally often, so that nothing is left to chance.
+    """
+
+    def counts(seed: int) -> list[int]:
+        labels = load_dataset("synthetic:5x50", None, seed).train_labels
+        return [len(part) for part in partition_indices(labels, 3, parse_partition(partition), seed)]
+
+    seeds = (s for s in range(100) if math.lcm(*counts(s)) < 20_000)
+    seed = next(s for s in seeds if max(counts(s)) > 2 * min(counts(s)) or partition != "dirichlet:0.3")
+    data = load_dataset("synthetic:5x50", None, seed)
+    finished = mpisqueeze_run(
+        3, "train", "--problem", "mlp:4", "--data", "synthetic:5x50", "--partition", partition, "--seed", str(seed),
+        "--iterations", "1", "--batch-size", str(math.lcm(*counts(seed))), "--lr", "0.5", "--dtype", "float64",
+        "--save-model", "--out", "run", "--algorithm", *options,
+    )  # fmt: skip
+    assert finished.code == 0, finished.err
+    shares = f"{min(counts(seed))} to {max(counts(seed))} samples a rank"
+    assert (shares in " ".join(finished.out.split())) == (partition == "dirichlet:0.3")
+    alone = make("mlp:4", seed=seed, dataset=data, batch_size=50)
+    x = alone.initial_point()
+    loss, gradient = alone.gradient(x, 1)
+    moved = np.load(tmp_path / "run" / "model.npz")["x"].mean(axis=0)
+    assert (x - moved) / 0.5 == pytest.approx(gradient, abs=1e-12)
+    assert lines(tmp_path / "run" / "iterations.jsonl")[0]["loss"] == pytest.approx(loss, rel=1e-12)
 
 
 @pytest.mark.parametrize("options", [("sgd",), ("allreduce",), ("sgd", "--server", "sharded"), ("dpsgd",)])
