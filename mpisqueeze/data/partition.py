@@ -22,8 +22,8 @@ _ALPHA_LOW, _ALPHA_HIGH = 1e-3, 1e6
 PARTITIONS = {
     "iid": "a random split, equal shares up to one sample",
     "label": "sorted by label and cut into equal parts: each rank sees one or a few classes",
-    "dirichlet": "dirichlet:ALPHA[,balanced], each class in random shares, uneven for small ALPHA; ranks weigh as their "
-    "samples do, or have as many (balanced)",
+    "dirichlet": "dirichlet:ALPHA[,balanced], each class in random shares, uneven for small ALPHA; ranks weigh as "
+    "their samples do, or have as many (balanced)",
 }
 _DIRICHLET = (Parameter("alpha", real(_ALPHA_LOW, _ALPHA_HIGH), required=True), Parameter("balanced", flag, False))
 
