@@ -115,7 +115,7 @@ def problem(run: Run) -> str:
 
 
 def shares(run: Run) -> str:
-    """How many samples ranks have, where they are weighed by more than one sample's difference; else empty."""
+    """The smallest and the largest number of samples on a rank, where they differ by more than one; else empty."""
     if None in run.samples or max(run.samples) - min(run.samples) < 2:
         return ""
     return f"{grouped(min(run.samples))} to {grouped(max(run.samples))} samples a rank, which weigh its gradient"
