@@ -93,7 +93,9 @@ class Settings:
         None, "NAME[:ARG][,key=value…] or FILE.py:Class. Default: onebit; uniform:8 for dcd and ecd."
     )
     server: str = _method(
-        "root", "root: rank 0 is the server. sharded: every rank, of 1/N of the vector.", choice(*SERVERS)
+        "root",
+        "root: rank 0 is the server. sharded: every rank, of 1/N of the vector, which is compressed by itself.",
+        choice(*SERVERS),
     )
     topology: str = _method(
         "ring", f"Gossip graph: {', '.join(TOPOLOGIES)} or file:EDGES.", names=(*TOPOLOGIES, "file:")

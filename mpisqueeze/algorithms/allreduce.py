@@ -34,7 +34,7 @@ class Allreduce(Algorithm):
         network.clock.lap(Phase.UPDATE)
 
     def bytes_per_iteration(self) -> int:
-        return 2 * (self.setup.size - 1) * self.setup.dimension * self.setup.dtype.itemsize
+        return self.exchange.total_bytes
 
     def doubts(self) -> list[str]:
         network = self.setup.network

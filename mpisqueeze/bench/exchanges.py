@@ -20,6 +20,7 @@ from mpisqueeze.algorithms.dpsgd import DPSGD
 from mpisqueeze.algorithms.sgd import SGD
 from mpisqueeze.bench import serial
 from mpisqueeze.comm.allreduce import AllreduceExchange
+from mpisqueeze.comm.counters import BytesAre
 from mpisqueeze.comm.exchange import Network
 from mpisqueeze.compressors.base import Compressor
 
@@ -78,11 +79,13 @@ class Case:
             2(n − 1)/n where all get a sum, here also where a server's answer stands for it, and for a payload to each
             neighbour their number.
         alike: all ranks end with the same output.
+        bytes_are: the source of the bytes that the counter gets.
     """
 
     algorithm: str | None = None
     compressor = "identity"
     alike = True
+    bytes_are: BytesAre = "counted"
 
     def __init__(self, stage: Stage, exchange: str) -> None:
         self.stage, self.exchange = stage, exchange
@@ -202,6 +205,7 @@ class AllreduceCase(Case):
     def __init__(self, stage: Stage, exchange: str) -> None:
         super().__init__(stage, exchange)
         self._exchange = AllreduceExchange(stage.network, stage.size, stage.dtype)
+        self.bytes_are = stage.network.counter.bytes_are
         self._factor = stage.dtype.type(LR / stage.ranks)
         self._x = stage.start.copy()
 
@@ -230,7 +234,9 @@ class AllreduceCase(Case):
 
 
 class _Collective(Case):
-    """MPI's own calls and nothing else."""
+    """MPI's own calls and nothing else; what they move is the library's choice."""
+
+    bytes_are = "by definition"
 
     def __init__(self, stage: Stage, exchange: str) -> None:
         super().__init__(stage, exchange)

@@ -87,10 +87,16 @@ class Run:
         if self.folder is not None:
             self.folder.append(name, f"{json.dumps(sanitized(value))}\n".encode())
 
+    @property
+    def server(self) -> str | None:
+        """`root` or `sharded`; None for an algorithm without servers, as far as it says."""
+        return self.plan.used("server") if self.centralized else None
+
     def settings(self) -> dict[str, Any]:
         """The content of config.json."""
         return {
             **self.plan.as_json(),
+            "bytes": self.network.counter.bytes_are,
             "iterations": self.iterations,
             "epochs": self.iterations / self.per_epoch,
             "iterations_per_epoch": self.per_epoch,

@@ -250,6 +250,28 @@ def allreduce_counts_its_definition() -> None:
         run_steps(algorithm, start_at(d, np.float32), 1)
         assert abs(counter.bytes_sent - 2 * (world.size - 1) / world.size * 4 * d) < 1
         assert sum(world.comm.allgather(counter.bytes_sent)) == 2 * (world.size - 1) * 4 * d
+        assert counter.bytes_are == ("by definition" if world.size > 1 else "counted")
+
+
+def an_allreduce_in_messages_is_counted() -> None:
+    """On an emulated link the messages are ours. Six ranks fold two in by recursive doubling: 12 vectors, not 10."""
+    world = World()
+    spy, size = Spy(world.comm), world.size
+    world.comm = spy  # type: ignore[assignment]
+    for link in ("latency=500us", "bandwidth=100mbit"):
+        for d in DIMENSIONS:
+            algorithm = make_algorithm("allreduce", "identity", d, np.float32, world, link=link)
+            counter = algorithm.setup.network.counter
+            counter.reset()
+            spy.sent.clear()
+            run_steps(algorithm, start_at(d, np.float32), 1)
+            assert counter.bytes_are == "counted"
+            assert (counter.bytes_sent, counter.messages) == (sum(spy.sent), len(spy.sent))
+            total = sum(spy.comm.allgather(counter.bytes_sent))
+            assert total == sum(spy.comm.allgather(counter.bytes_received)) == algorithm.bytes_per_iteration()
+            assert total >= 2 * (size - 1) * 4 * d
+            if size == 6 and link == "latency=500us":
+                assert total == (2 * 2 + 4 * 2) * 4 * d
 
 
 @pytest.mark.parametrize("n", RANKS)
@@ -264,7 +286,12 @@ def allreduce_counts_its_definition() -> None:
         residuals_hold_what_the_payload_does_not,
         counted_bytes_are_the_bytes_handed_to_mpi,
         allreduce_counts_its_definition,
+        an_allreduce_in_messages_is_counted,
     ],
 )
 def test_identities(on_ranks: Callable[..., None], identity: Callable[[], None], n: int) -> None:
     on_ranks(n, identity)
+
+
+def test_folded_ranks_are_counted(on_ranks: Callable[..., None]) -> None:
+    on_ranks(6, an_allreduce_in_messages_is_counted)
