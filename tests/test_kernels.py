@@ -46,7 +46,7 @@ needs_native = pytest.mark.skipif(not INSTRUCTION_SETS, reason="the native kerne
 BLOCKS = [0, 1, 3, 64, 512, 1000, 1024, 70_000]
 CASES = [
     *PLAIN,
-    *(signs(block, l2) for block in BLOCKS for l2 in (False, True)),
+    *(signs(block, scale) for block in BLOCKS for scale in ("l1", "l2", "two")),
     *(quantize(bits, 512, "l2") for bits in range(2, 9)),
     *(quantize(bits, bucket, "l2") for bits, bucket in ((2, 0), (3, 1), (4, 3), (5, 1000), (8, 70_000))),
     *(quantize(bits, bucket, "max") for bits, bucket in ((2, 512), (2, 0), (8, 3), (6, 1000))),
@@ -74,7 +74,7 @@ def test_a_sum_of_more_than_a_run_of_runs(kernel_set: Callable[[Any], Any], dtyp
     """More than 1024² numbers in a block need a third level of halving sums."""
     d = (1 << 20) + 5000
     v = np.random.default_rng(0).standard_normal(d).astype(dtype)
-    for case in (signs(0, False), signs(0, True), quantize(4, 0, "l2")):
+    for case in (signs(0), signs(0, "l2"), signs(0, "two"), quantize(4, 0, "l2")):
         payload = case.encode(kernel_set(dtype), v, None)[1]
         assert same_bits(payload, case.encode(ReferenceKernels(dtype), v, None)[1])
         if case.label == "signs:0:l1":
@@ -188,18 +188,50 @@ def test_zeros_decode_to_zeros(kernel_set: Callable[[Any], Any]) -> None:
         assert not case.decode(kernel_set(np.float32), payload, np.ones_like(v), False).any(), case
 
 
-@pytest.mark.parametrize("l2", [False, True])
-def test_signs_scale_and_sign_of_zero(kernel_set: Callable[[Any], Any], l2: bool) -> None:
+@pytest.mark.parametrize(
+    ("scale", "expected"),
+    [
+        ("l1", [1, 1, -1, 3, 3]),
+        ("l2", [3**0.5, 3**0.5, -(3**0.5), 13**0.5, 13**0.5]),
+        ("two", [0, 0, -3, 3, 3]),
+    ],
+)
+def test_signs_scale_and_sign_of_zero(kernel_set: Callable[[Any], Any], scale: str, expected: list[float]) -> None:
     v = np.array([0.0, -0.0, -3.0, 5.0, 1.0], np.float32)
-    _, payload = signs(3, l2).encode(kernel_set(np.float32), v, None)
-    first, second = (np.sqrt(3.0), np.sqrt(13.0)) if l2 else (1.0, 3.0)
-    decoded = signs(3, l2).decode(kernel_set(np.float32), payload, np.empty_like(v), False)
-    assert decoded == pytest.approx([first, first, -first, second, second])
+    _, payload = signs(3, scale).encode(kernel_set(np.float32), v, None)
+    decoded = signs(3, scale).decode(kernel_set(np.float32), payload, np.empty_like(v), False)
+    assert decoded == pytest.approx(expected)
+
+
+@each_dtype
+@pytest.mark.parametrize("kind", ["normal", "sparse", "signed zeros"])
+def test_two_scales_are_the_means_on_either_side_of_zero(
+    kernel_set: Callable[[Any], Any], dtype: np.dtype[Any], kind: str
+) -> None:
+    """They are in the payload as they are, 0 where a side is empty, and no single scale comes nearer to v."""
+    kernels = kernel_set(dtype)
+    for d, block in itertools.product((1, 9, 3001), (24, 1000, 0)):
+        v = numbers(np.random.default_rng(d), d, dtype, kind)
+        v[d // 2 :] = abs(v[d // 2 :])
+        decoded = {}
+        for scale in ("two", "l1"):
+            _, payload = signs(block, scale).encode(kernels, v, None)
+            decoded[scale] = signs(block, scale).decode(kernels, payload, np.empty_like(v), False)
+            if scale == "two":
+                blocks = -(-d // (block or d))
+                means = payload[: 2 * blocks * dtype.itemsize].view(dtype).reshape(blocks, 2)
+        for i, (above, below) in enumerate(means):
+            part = v[i * (block or d) : (i + 1) * (block or d)].astype(np.longdouble)
+            for mean, side in ((above, part[part >= 0]), (below, part[part < 0])):
+                assert mean == pytest.approx(float(side.mean()) if side.size else 0, rel=1e-5)
+                assert not np.signbit(mean) or mean < 0
+        errors = {scale: np.linalg.norm((v - found).astype(float)) for scale, found in decoded.items()}
+        assert errors["two"] <= errors["l1"] * (1 + 1e-5)
 
 
 def test_signs_payload_bits(kernel_set: Callable[[Any], Any]) -> None:
     v = np.array([-1, 1, -1, 1, 1, 1, 1, 1, -1], np.float32)
-    _, payload = signs(0, False).encode(kernel_set(np.float32), v, None)
+    _, payload = signs(0).encode(kernel_set(np.float32), v, None)
     assert payload[:4].view(np.float32)[0] == 1
     assert payload[4:].tolist() == [0b101, 1]
 
@@ -317,7 +349,7 @@ def test_the_mean_of_payloads_is_that_of_one_after_the_other(
     kernels = kernel_set(dtype)
     for count, d, block in itertools.product((1, 2, 5), (1, 7, 2048, 5000), (0, 24, 1000, 1024)):
         draws = np.random.default_rng(d)
-        for case in (signs(block, False), quantize(3, block, "l2"), uniform(5, block)):
+        for case in (signs(block), signs(block, "two"), quantize(3, block, "l2"), uniform(5, block)):
             if not hasattr(kernels, f"{case.kernel}_mean"):
                 pytest.skip(f"{kernels.name} adds payloads one by one")
             payloads = tuple(

@@ -37,6 +37,10 @@ INLINE NAME(vec) NAME(negate_where)(NAME(vec) x, NAME(mask) where) {
     const __m512i sign = _mm512_set1_epi32((int)0x80000000u);
     return (NAME(vec))_mm512_mask_xor_epi32((__m512i)x, where, (__m512i)x, sign);
 }
+/* y where the mask is set, else x. */
+INLINE NAME(vec) NAME(blend)(NAME(vec) x, NAME(vec) y, NAME(mask) where) {
+    return _mm512_mask_blend_ps(where, x, y);
+}
 /* ~(x ^ y) */
 INLINE NAME(words) NAME(xnor)(NAME(words) x, NAME(words) y) {
     return (NAME(words))_mm512_ternarylogic_epi32((__m512i)x, (__m512i)y, (__m512i)y, 0xc3);
@@ -85,6 +89,9 @@ INLINE int NAME(noted)(NAME(words) seen) {
 }
 INLINE NAME(vec) NAME(negate_where)(NAME(vec) x, NAME(mask) where) {
     return (NAME(vec))((NAME(words))x ^ (where & 0x80000000u));
+}
+INLINE NAME(vec) NAME(blend)(NAME(vec) x, NAME(vec) y, NAME(mask) where) {
+    return _mm256_blendv_ps(x, y, (__m256)where);
 }
 INLINE NAME(words) NAME(xnor)(NAME(words) x, NAME(words) y) { return ~(x ^ y); }
 INLINE uint32_t NAME(reach)(NAME(words) w, uint32_t least) {

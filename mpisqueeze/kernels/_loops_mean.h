@@ -39,9 +39,8 @@ static int NAME(mean_of)(const uint8_t *const *payloads, int count, void *out, i
     return 1;
 }
 
-static int NAME(signs_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int bits) {
-    (void)bits;
-    return NAME(mean_of)(payloads, count, out, d, block, 1, 1, NAME(signs_decode_part));
+static int NAME(signs_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int two) {
+    return NAME(mean_of)(payloads, count, out, d, block, 1 + two, 1, NAME(signs_decode_part));
 }
 
 static int NAME(quantize_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block,

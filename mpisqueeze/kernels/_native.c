@@ -186,40 +186,40 @@ FUNCTION(copy_decode) {
            a.loops->copy_decode(a.payload.buf, a.vector.buf, a.d, add, factor));
 }
 
-static int signs_size(const struct arrays *a, int64_t block) {
-    return payload_is(a, blocks_of(a->d, block) * a->vector.itemsize + stream_bytes(a->d, 1));
+static int signs_size(const struct arrays *a, int64_t block, int two) {
+    return payload_is(a, (1 + two) * blocks_of(a->d, block) * a->vector.itemsize + stream_bytes(a->d, 1));
 }
 
 FUNCTION(signs_encode) {
     struct arrays a;
     int64_t block;
-    int l2;
-    ENCODE(encoder_arrays(&a, args, given, 5) < 0 || whole(args[3], "block", 0, INT64_MAX / 16, &block) < 0 ||
-               truth(args[4], &l2) < 0 || signs_size(&a, block) < 0,
-           a.loops->signs_encode(a.vector.buf, a.delta, a.d, a.payload.buf, block, l2));
+    int two, l2;
+    ENCODE(encoder_arrays(&a, args, given, 6) < 0 || whole(args[3], "block", 0, INT64_MAX / 16, &block) < 0 ||
+               truth(args[4], &two) < 0 || truth(args[5], &l2) < 0 || signs_size(&a, block, two) < 0,
+           a.loops->signs_encode(a.vector.buf, a.delta, a.d, a.payload.buf, block, two, l2));
 }
 
 FUNCTION(signs_decode) {
     struct arrays a;
     int64_t block;
-    int add;
+    int two, add;
     double factor;
-    DECODE(decoder_arrays(&a, args, given, 5) < 0 || whole(args[2], "block", 0, INT64_MAX / 16, &block) < 0 ||
-               adding(args, given, 3, &add, &factor) < 0 || signs_size(&a, block) < 0,
-           a.loops->signs_decode(a.payload.buf, a.vector.buf, a.d, block, add, factor));
+    DECODE(decoder_arrays(&a, args, given, 6) < 0 || whole(args[2], "block", 0, INT64_MAX / 16, &block) < 0 ||
+               truth(args[3], &two) < 0 || adding(args, given, 4, &add, &factor) < 0 || signs_size(&a, block, two) < 0,
+           a.loops->signs_decode(a.payload.buf, a.vector.buf, a.d, block, two, add, factor));
 }
 
-/* (payloads, out, [bits, ]block): a mean of the payloads of a tuple, each of `size` bytes. */
-static PyObject *mean(PyObject *const *args, Py_ssize_t given, Py_ssize_t wanted, int kind) {
+/* (payloads, out, bits, block), or of signs (payloads, out, block, two): a mean of the payloads of a tuple. */
+static PyObject *mean(PyObject *const *args, Py_ssize_t given, int kind) {
     struct arrays a;
     Py_buffer *views = NULL;
     const uint8_t **payloads = NULL;
     Py_ssize_t count = 0, held = 0;
     int64_t block, bits = 1;
-    int good = 0;
+    int two = kind == 2, good = 0;
     memset(&a, 0, sizeof a);
-    if (given != wanted) {
-        PyErr_Format(PyExc_TypeError, "expected %zd arguments, got %zd", wanted, given);
+    if (given != 4) {
+        PyErr_Format(PyExc_TypeError, "expected 4 arguments, got %zd", given);
         return NULL;
     }
     if (!PyTuple_Check(args[0]) || !(count = PyTuple_GET_SIZE(args[0])) || count > INT_MAX) {
@@ -230,11 +230,10 @@ static PyObject *mean(PyObject *const *args, Py_ssize_t given, Py_ssize_t wanted
         goto end;
     a.d = a.vector.len / a.vector.itemsize;
     a.loops = &active[a.vector.itemsize == 8];
-    if (whole(args[given - 1], "block", 0, INT64_MAX / 16, &block) < 0 ||
-        (kind && whole(args[2], "bits", kind == 1 ? 2 : 1, 8, &bits) < 0))
+    if (whole(args[kind ? 3 : 2], "block", 0, INT64_MAX / 16, &block) < 0 ||
+        (kind ? whole(args[2], "bits", kind == 1 ? 2 : 1, 8, &bits) : truth(args[3], &two)) < 0)
         goto end;
-    const int64_t scales = kind == 2 ? 2 : 1;
-    const int64_t size = scales * blocks_of(a.d, block) * a.vector.itemsize + stream_bytes(a.d, bits);
+    const int64_t size = (1 + two) * blocks_of(a.d, block) * a.vector.itemsize + stream_bytes(a.d, bits);
     views = PyMem_Calloc((size_t)count, sizeof *views);
     payloads = PyMem_Calloc((size_t)count, sizeof *payloads);
     if (!views || !payloads) {
@@ -255,7 +254,7 @@ static PyObject *mean(PyObject *const *args, Py_ssize_t given, Py_ssize_t wanted
     Py_BEGIN_ALLOW_THREADS;
     good = (kind == 0   ? a.loops->signs_mean
             : kind == 1 ? a.loops->quantize_mean
-                        : a.loops->uniform_mean)(payloads, (int)count, a.vector.buf, a.d, block, (int)bits);
+                        : a.loops->uniform_mean)(payloads, (int)count, a.vector.buf, a.d, block, kind ? (int)bits : two);
     Py_END_ALLOW_THREADS;
     if (!good)
         PyErr_NoMemory();
@@ -270,9 +269,9 @@ end:
     Py_RETURN_NONE;
 }
 
-FUNCTION(signs_mean) { return mean(args, given, 3, 0); }
-FUNCTION(quantize_mean) { return mean(args, given, 4, 1); }
-FUNCTION(uniform_mean) { return mean(args, given, 4, 2); }
+FUNCTION(signs_mean) { return mean(args, given, 0); }
+FUNCTION(quantize_mean) { return mean(args, given, 1); }
+FUNCTION(uniform_mean) { return mean(args, given, 2); }
 
 static int is_l2(PyObject *norm, int *l2) {
     if (PyUnicode_Check(norm)) {

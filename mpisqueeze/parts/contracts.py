@@ -76,6 +76,8 @@ def check_problem(part: Part, problem: Any) -> None:
     if dimension >= 2**31:
         raise UsageError(f"{part.spec}: {dimension} parameters are more than an int32 index reaches", "--problem")
     _need_count(part, "--problem", problem, "iterations_per_epoch", 1)
+    if getattr(problem, "training_samples", None) is not None:
+        _need_count(part, "--problem", problem, "training_samples")
 
 
 def checked_point(part: Part, x: Any, dimension: int, xp: Any, dtype: np.dtype[Any]) -> Any:

@@ -206,7 +206,7 @@ class Loop:
             checkpointer.settle(wait=last)
 
     def _gradient(self, x: Any, ready: Ready | None = None) -> Any:
-        """This rank's gradient at x, with weight decay, clipping and momentum; its loss is kept for the log.
+        """This rank's gradient at x, weighed, with clipping, weight decay and momentum; its loss is kept for the log.
 
         Momentum is heavy ball on each rank's own gradient, m ← βm + g, and the algorithm exchanges m (worker-side, as
         in dist-EF-SGDM, arXiv 1905.10936, there with Nesterov's look-ahead). The mean of the ranks' m is then the
@@ -231,7 +231,7 @@ class Loop:
                 found = self.run.problem.gradient_in_parts(x, network.iteration, tell)
             loss, g = loss_and_gradient(part, found)
             g = self._check(g)
-            self.loss = loss
+            self.loss = loss * self.run.weight
             if network.iteration == 1 and part.is_plugin:
                 self._check_first(g)
         except UsageError as error:
@@ -249,16 +249,21 @@ class Loop:
         return g
 
     def _adjust(self, x: Any, g: Any, numbers: slice) -> None:
-        """Apply weight decay, clipping and momentum in place to a slice of the gradient; clipping needs all of it."""
+        """Apply clipping, this rank's weight, weight decay and momentum in place to a slice of the gradient.
+
+        Clipping needs all of it. The order is that of torch's `clip_grad_norm_` before a step of its SGD.
+        """
         config, g = self.config, g[numbers]
-        if self._decay is not None:
-            decay = self._decay[numbers]
-            self.run.device.xp.multiply(x[numbers], x.dtype.type(config.weight_decay), out=decay)
-            g += decay
         if config.clip_norm is not None:
             norm = math.sqrt(float(g.dot(g)))
             if norm > config.clip_norm:
                 g *= g.dtype.type(config.clip_norm / norm)
+        if self.run.weight != 1:
+            g *= g.dtype.type(self.run.weight)
+        if self._decay is not None:
+            decay = self._decay[numbers]
+            self.run.device.xp.multiply(x[numbers], x.dtype.type(config.weight_decay), out=decay)
+            g += decay
         if self.momentum is not None:
             momentum = self.momentum[numbers]
             momentum *= x.dtype.type(config.momentum)

@@ -25,6 +25,7 @@ COMPRESSORS = [
     "onebit",
     "onebit:0",
     "onebit:7,scale=l2",
+    "onebit:24,scale=two",
     "qsgd:2",
     "qsgd:4,bucket=0",
     "qsgd:8,bucket=33",
@@ -63,7 +64,7 @@ def payload_bytes(spec: str, d: int, itemsize: int) -> int:
     if name == "identity":
         return itemsize * d
     if name == "onebit":
-        return math.ceil(d / 8) + itemsize * blocks(int(argument or 1024))
+        return math.ceil(d / 8) + (1 + (keys.get("scale") == "two")) * itemsize * blocks(int(argument or 1024))
     if name == "qsgd":
         return math.ceil(d * int(argument) / 8) + itemsize * blocks(bucket)
     if name == "uniform":
