@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mpisqueeze.devices.cores import usable_cores
 from mpisqueeze.launch.finding import Flavour, Launcher
+from mpisqueeze.streams import results_descriptor
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
@@ -79,7 +80,7 @@ def program() -> list[str]:
 def own_terminal() -> str:
     """`COLUMNSxLINES` of the terminal on stdout, or `none`; ranks cannot see it through their own pty."""
     try:
-        size = os.get_terminal_size(1)
+        size = os.get_terminal_size(results_descriptor())
     except OSError:
         return "none"
     return f"{size.columns}x{size.lines}"
