@@ -22,8 +22,10 @@ from mpisqueeze.cli.predict import predict
 from mpisqueeze.cli.report import report
 from mpisqueeze.cli.reproduce import reproduce
 from mpisqueeze.cli.train import train
+from mpisqueeze.cli.warned import warned_once
 from mpisqueeze.comm.launched import end_in_time, launched_rank
 from mpisqueeze.comm.library import unsuited_launcher
+from mpisqueeze.errors import ExitCode
 from mpisqueeze.streams import reserve, show_everything
 
 PROGRAM = "mpisqueeze"
@@ -86,10 +88,14 @@ def main(arguments: list[str] | None = None) -> None:
 
         # Starting MPI takes longer than the command, and nothing in this process will miss it.
         mpi4py.rc.initialize = False
-    code = run(arguments)
+    with warned_once() as warned:
+        code = run(arguments)
     # What plug-ins and libraries print as they end is no result either.
     reserve()
     end_in_time()
+    # All ranks come to these ends together.
+    if warned and code in (ExitCode.OK, ExitCode.DIVERGED):
+        warned.tell()
     sys.exit(code)
 
 
