@@ -22,6 +22,7 @@ from mpisqueeze import __version__
 from mpisqueeze.bench.kernels import Workload, make_compressor
 from mpisqueeze.bench.timing import seconds_of
 from mpisqueeze.comm.emulated import emulate
+from mpisqueeze.comm.estimate import shared_cores
 from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.placement import choose_device
 from mpisqueeze.comm.world import World
@@ -48,7 +49,9 @@ SLOWEST_S = 0.5
 MOST_PARTNERS = 3
 #: Messages that each sender of an incast has on its way, at first and at most; large ones fewer.
 _FEW, _MANY, _SMALL = 4, 16, 4 << 10
-_PING, _FLOOD = 21, 22
+_PING, _FLOOD, _ROUND, _NOTHING = 21, 22, 23, 24
+#: Ranks that each rank sends to when all send at once, and seconds between two looks for what has arrived.
+_TARGETS, _PAUSE_S = 3, 1e-3
 _MIB = 1 << 20
 
 
@@ -198,6 +201,7 @@ def _measure_link(session: _Session) -> dict[str, Any] | None:
     gap = fit_line([point["size"] for point in flood], [point["per_message_s"] for point in flood])
     session.say(f"both directions at once between ranks 0 and {partner}")
     duplex = _duplex(session, partner, slowest)
+    processor = _measure_processor(session, fit)
     largest = slowest[-1]["size"]
     return {
         "kind": "emulated" if request.link else "lab" if os.environ.get("MPISQUEEZE_LAB") else "real",
@@ -207,6 +211,7 @@ def _measure_link(session: _Session) -> dict[str, Any] | None:
         "bandwidth": fit.bandwidth,
         # A port is busy for a part of a message's whole time.
         "gap_s": min(gap.alpha_s, fit.alpha_s),
+        "processor": processor,
         "incast_bandwidth": gap.bandwidth,
         "duplex_ratio": duplex["ratio"],
         "largest_size": largest,
@@ -327,6 +332,99 @@ def _duplex(session: _Session, partner: int, points: list[dict[str, Any]]) -> di
     size, count = point["size"], session.request.repetitions
     both = _timed(session.between(partner, lambda peer: _rounds(session, peer, size, count, True, True)))
     return {"size": size, **both, "one_direction_s": point["time_s"], "ratio": both["time_s"] / point["time_s"]}
+
+
+def _measure_processor(session: _Session, fit: Fit) -> dict[str, Any]:
+    """What messages cost processors, with all ranks at work at once; collective.
+
+    o and O are from the CPU time of all ranks while each sends small, then large messages to a few others and sleeps
+    until they are there, so that it is work and no waiting that counts, and programs beside it count little. w is the
+    median time of a round, in which each rank sends a byte to the next and waits for the one before, beyond α.
+    """
+    request, world = session.request, session.world
+    session.say("all ranks at once: processor time of messages, and rounds")
+    targets = min(_TARGETS, world.size - 1)
+    few = int(max(1, min(_MANY, request.budget_s * 10 / max(fit.alpha_s * targets, 1e-9))))
+    look_s = float(np.median(world.comm.allgather(_look_s(session))))
+    most = request.budget_s * 5 / max(fit.byte_s * targets * _FEW, 1e-15)
+    large = int(max(2, min(_MIB, request.max_size, most)))
+    points = []
+    for size, count in ((1, few), (large, _FEW)):
+        times = [_all_at_once(session, size, count, targets, look_s) for _ in range(request.repetitions + 1)][1:]
+        messages = world.size * targets * count
+        points.append(float(np.median(np.sum(world.comm.allgather(times), axis=0))) / messages)
+        session.meet()
+    message_s = max(points[0], 0.0)
+    rounds = [_one_round(session) for _ in range(20 * request.repetitions)]
+    slowest = np.max(world.comm.allgather(rounds), axis=0)
+    session.meet()
+    ranks, cores = shared_cores(world)
+    return {
+        "message_s": message_s,
+        "byte_s": max(points[1] - message_s, 0.0) / large,
+        "wake_s": max(float(np.median(slowest)) - fit.alpha_s, 0.0),
+        "ranks": ranks,
+        "cores": cores,
+        "large_size": large,
+    }
+
+
+def _look_s(session: _Session) -> float:
+    """CPU time (s) of a look for a message that is not there, and of the sleep after it; all ranks at once."""
+    world = session.world
+    receive = session.network.receiver(session.wire(1).mpi, (world.rank + 1) % world.size, _NOTHING)
+    receive.Start()
+    world.comm.Barrier()
+    began, looks = time.process_time(), 50
+    for _ in range(looks):
+        receive.Test()
+        time.sleep(_PAUSE_S)
+    seconds = (time.process_time() - began) / looks
+    session.meet()
+    receive.Cancel()
+    receive.Wait()
+    receive.Free()
+    return seconds
+
+
+def _all_at_once(session: _Session, size: int, count: int, targets: int, look_s: float) -> float:
+    """CPU time (s) of this rank while each sends `count` messages to each of the `targets` next ones, without looks."""
+    network, world = session.network, session.world
+    others = [(step, number) for step in range(1, targets + 1) for number in range(count)]
+    out = session.wire(size)
+    requests = [
+        network.receiver(session.wire(size).mpi, (world.rank - step) % world.size, _FLOOD) for step, _ in others
+    ] + [network.sender(out.mpi, (world.rank + step) % world.size, _FLOOD) for step, _ in others]
+    world.comm.Barrier()
+    began, looks = time.process_time(), 0
+    for request in requests:
+        request.Start()
+    for request in requests:
+        while not request.Test():
+            looks += 1
+            time.sleep(_PAUSE_S)
+        request.Wait()
+    seconds = time.process_time() - began - looks * look_s
+    for request in requests:
+        request.Free()
+    return seconds
+
+
+def _one_round(session: _Session) -> float:
+    """Seconds until this rank has sent a byte to the next one and heard from the one before, all at once."""
+    network, world = session.network, session.world
+    send = network.sender(session.wire(1).mpi, (world.rank + 1) % world.size, _ROUND)
+    receive = network.receiver(session.wire(1).mpi, (world.rank - 1) % world.size, _ROUND)
+    world.comm.Barrier()
+    began = time.perf_counter()
+    receive.Start()
+    send.Start()
+    receive.Wait()
+    send.Wait()
+    seconds = time.perf_counter() - began
+    send.Free()
+    receive.Free()
+    return seconds
 
 
 def _measure_allreduce(session: _Session) -> list[dict[str, Any]]:

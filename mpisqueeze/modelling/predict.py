@@ -1,12 +1,12 @@
 """The time of an iteration on a network that is described, not there: a model, of which nothing was run.
 
-    iteration = compute + exchange + update        exchange = max(wire, codec) + min(wire, codec)/K
+    iteration = compute + exchange + L·update        exchange = max(wire, L·codec) + min(wire, L·codec)/K
 
 `wire` is the exchange's time by `costs.exchanges`, in the schedule that the exchange itself would choose. `codec` is
 the time of encoding and decoding from the first element to the last: a rank's encoding, what its server adds up and
 encodes, and the decoding of the answer. In an exchange of K sections the codec works on one while others travel, so
-that all but a K-th of the shorter one is hidden behind the longer. Without measured kernel rates codec and update are
-left out.
+that all but a K-th of the shorter one is hidden behind the longer. Where L ranks share a core, their work adds up.
+Without measured kernel rates codec and update are left out.
 
 An algorithm that sends its model before it has the gradient (`dpsgd:order=awc`) hides a part of `wire` behind
 `compute`; the model does not.
@@ -37,12 +37,14 @@ class Work:
         encode, decode: in all, from the first element to the last.
         server: the part of both that workers wait for while their server does it.
         update: of the model.
+        library: the time of MPI's own all-reduce, where it was measured, over that of the model's.
     """
 
     encode: float = 0.0
     decode: float = 0.0
     server: float = 0.0
     update: float = 0.0
+    library: float = 1.0
 
 
 def work_of(method: Method, traffic: Traffic, calibration: Calibration) -> Work | None:
@@ -61,8 +63,9 @@ def work_of(method: Method, traffic: Traffic, calibration: Calibration) -> Work 
     encode = _encode(up, method.feedback) * d
     update = 2 * add * d
     if traffic.exchange == "allreduce":
-        # MPI adds what it receives, (N − 1)/N of a vector, and the sum is divided by N.
-        return Work(encode, add * d * (1 + (n - 1) / n), 0.0, update)
+        # The sum is divided by N. What MPI adds is in its measured time, else (N − 1)/N of a vector.
+        library = calibration.library(traffic.up)
+        return Work(encode, add * d * (1 if library else 1 + (n - 1) / n), 0.0, update, library or 1.0)
     if traffic.exchange == "neighbours":
         return Work(encode, (traffic.degree + compresses) * (up.decode_add + 2 * add) * d, 0.0, update)
     served = d if traffic.exchange == "root" else d / n
@@ -95,6 +98,7 @@ class Prediction:
     """The model of an iteration with a method, in seconds unless stated otherwise.
 
     Attributes:
+        link: the network, and the processors that ranks share.
         wire_s: `comm_s` of the output: the exchange, without coding.
         exchange_s: with coding, as far as it is not hidden.
         bound_s: what the busiest port needs for its bytes.
@@ -106,15 +110,19 @@ class Prediction:
     schedule: Schedule
     work: Work
     compute_s: float
-    bound_s: float
+    link: Link
+
+    @property
+    def bound_s(self) -> float:
+        return self.schedule.bound(self.link)
 
     @property
     def wire_s(self) -> float:
-        return self.schedule.seconds
+        return self.schedule.seconds * self.work.library
 
     @property
     def exchange_s(self) -> float:
-        codec = self.work.encode + self.work.decode
+        codec = self.link.load * (self.work.encode + self.work.decode)
         # Gossip cuts a payload that is encoded already.
         sections = self.schedule.sections if self.traffic.exchange in SERVERS else 1
         return max(self.wire_s, codec) + min(self.wire_s, codec) / sections
@@ -126,13 +134,14 @@ class Prediction:
 
     @property
     def iteration_s(self) -> float:
-        return self.compute_s + self.exchange_s + self.work.update
+        return self.compute_s + self.exchange_s + self.link.load * self.work.update
 
 
-def predict(method: Method, traffic: Traffic, work: Work, terms: Terms, compute_s: float) -> Prediction:
-    """One iteration on the network that `terms` describes."""
-    schedule = traffic.schedule(terms)
-    return Prediction(method, traffic, schedule, work, compute_s, schedule.bound(terms.link))
+def predict(
+    method: Method, traffic: Traffic, work: Work, terms: Terms, compute_s: float, schedule: Schedule | None = None
+) -> Prediction:
+    """One iteration on the network that `terms` describes, in the schedule that the exchange chooses unless given."""
+    return Prediction(method, traffic, schedule or traffic.schedule(terms), work, compute_s, terms.link)
 
 
 def terms_of(ranks: int, link: Link, config: Mapping[str, Any] | None = None, limit: int | None = None) -> Terms:

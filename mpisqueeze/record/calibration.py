@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 
-from mpisqueeze.costs.link import Link
+from mpisqueeze.costs.exchanges import allreduce
+from mpisqueeze.costs.link import Link, Processor
 from mpisqueeze.errors import UsageError
 from mpisqueeze.quantities import SLOWEST
 from mpisqueeze.record.decoding import Ranks, as_type, read_object
@@ -122,10 +123,12 @@ class Calibration:
     Attributes:
         path: as it was given.
         ranks: it was measured on.
-        link: between them; None of a single rank.
+        link: between them, with the processors that they share; None of a single rank.
+        given: the emulated link's text, or None for a network that is there.
         add_s: seconds an element of an in-place add.
         dtype: of the vectors that kernels were measured on.
         kernels: by the compressor's spec.
+        allreduce: (bytes, s) of MPI_Allreduce, ascending.
     """
 
     path: Path
@@ -134,6 +137,26 @@ class Calibration:
     add_s: float
     dtype: str
     kernels: dict[str, Kernel]
+    given: str | None = None
+    allreduce: tuple[tuple[float, float], ...] = ()
+
+    def library(self, nbytes: float) -> float | None:
+        """The time of MPI_Allreduce over that of the model's all-reduce here, at about this size; None if unknown."""
+        if self.link is None or not self.allreduce:
+            return None
+        ratios = [seconds / allreduce(self.link, self.ranks, size).seconds for size, seconds in self.allreduce]
+        sizes = [math.log(size) for size, _ in self.allreduce]
+        return math.exp(float(np.interp(math.log(nbytes), sizes, np.log(ratios))))
+
+
+class _Processor(msgspec.Struct):
+    """What `Processor` of `costs.link` has."""
+
+    message_s: _Amount
+    byte_s: _Amount
+    wake_s: _Amount
+    ranks: Ranks
+    cores: Ranks
 
 
 class _Link(msgspec.Struct):
@@ -142,6 +165,13 @@ class _Link(msgspec.Struct):
     alpha_s: _Amount
     gap_s: _Amount
     bandwidth: Annotated[float, msgspec.Meta(ge=SLOWEST, le=1e30)] | None
+    given: str | None = None
+    processor: _Processor | None = None
+
+
+class _Allreduce(msgspec.Struct):
+    size: Annotated[float, msgspec.Meta(gt=0)]
+    time_s: Annotated[float, msgspec.Meta(gt=0, le=1e30)]
 
 
 class _Memory(msgspec.Struct):
@@ -156,6 +186,7 @@ class _CalibrationFile(msgspec.Struct):
     memory: _Memory
     dtype: str
     kernels: list[Kernel]
+    allreduce: list[_Allreduce] | None = None
 
 
 def read_calibration(path: Path) -> Calibration:
@@ -171,6 +202,9 @@ def read_calibration(path: Path) -> Calibration:
     link = None
     if file.link is not None:
         gap = min(file.link.gap_s, file.link.alpha_s)
-        link = Link(file.link.alpha_s - gap, gap, 8 / (file.link.bandwidth or math.inf))
+        processor = Processor(**msgspec.structs.asdict(file.link.processor)) if file.link.processor else None
+        link = Link(file.link.alpha_s - gap, gap, 8 / (file.link.bandwidth or math.inf), processor=processor)
     kernels = {row.compressor: row for row in file.kernels}
-    return Calibration(path, file.ranks, link, file.memory.add_s_per_element, file.dtype, kernels)
+    given = file.link.given if file.link else None
+    together = tuple(sorted((row.size, row.time_s) for row in file.allreduce or ()))
+    return Calibration(path, file.ranks, link, file.memory.add_s_per_element, file.dtype, kernels, given, together)
