@@ -21,7 +21,10 @@ def lab_report(facts: dict[str, Any]) -> Group:
     parts: list[RenderableType] = [_heading(facts["context"])]
     if facts["results"]:
         parts.append(_times(facts["results"]))
-        parts.append(Text("medians; bound: bytes through the busiest port / rate; exchange: encode, comm and decode"))
+        parts.append(
+            Text("medians; exchange: encode, comm and decode; bound: bytes through the busiest port, but for the burst that an "
+            "idle port passes at once, / rate; ×: exchange over bound")
+        )
     traffic = [command for command in facts["commands"] if command["hosts"]]
     for command in traffic:
         if len(facts["commands"]) > 1:
@@ -54,9 +57,9 @@ def _times(results: Sequence[dict[str, Any]]) -> Table:
         *([TableColumn("status", status, left=True)] if broken else []),
         TableColumn("N", lambda run: str(run["ranks"])),
         TableColumn("comm", lambda run: duration(run["comm_s"])),
+        TableColumn("exchange", lambda run: duration(run["exchange_s"])),
         TableColumn("bound", lambda run: duration(run["bound_s"])),
         TableColumn("×", lambda run: ratio(run["ratio"]), style="cyan"),
-        TableColumn("exchange", lambda run: duration(run["exchange_s"])),
         TableColumn("loss", lambda run: "—" if run["final_loss"] is None else significant(run["final_loss"], 4)),
     ]
     return filled(close_table(), columns, results)
