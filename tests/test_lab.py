@@ -433,6 +433,17 @@ class TestCluster:
         assert "50 Mbit/s  sgd        root    identity" in done.out
         assert "\x1b" not in done.out
 
+    def test_no_iteration_beats_its_bound(self, cluster: Lab) -> None:
+        """Of each exchange's 4 kB the first 2 pass in a bucket's burst, so that it takes less than 3.2 ms."""
+        options = ["--problem", "quadratic:1000", "--iterations", "40", "--algorithm", "dpsgd", "--barrier"]
+        done = cluster.run("-n", "2", "--rate", "10mbit", "--json", "-", "--", "train", *options, "--out", "run")
+        assert done.code == 0, done.err
+        (run,) = done.json["results"]
+        lines = map(json.loads, (cluster.folder / "run" / "iterations.jsonl").read_text().splitlines())
+        fastest = min(sum(line[f"{phase}_s"] for phase in ("encode", "comm", "decode")) for line in lines)
+        assert run["bound_s"] == pytest.approx(8 * (4_000 - Links(2, 10e6).burst) / 10e6)
+        assert run["bound_s"] <= fastest
+
     def test_a_link_is_as_fast_as_it_is_said_to_be(self, cluster: Lab) -> None:
         """sgd's 200 kB from and to each of two workers at 20 Mbit/s: 160 ms each way at the root's port alone."""
         options = ["--problem", "quadratic:50000", "--iterations", "6", "--algorithm", "sgd", "--batch-size", "1"]

@@ -145,7 +145,9 @@ def through_root(
     else:
         seconds = _pipeline(first, period, sections, sections_ahead(ranks, sections, up_bytes))
     messages = (ranks - 1) * ((1 if whole_up else sections) + sections)
-    return Schedule(max(seconds, _work(link, ranks, messages, (ranks - 1) * (up_bytes + down_bytes))), port, sections, way)
+    return Schedule(
+        max(seconds, _work(link, ranks, messages, (ranks - 1) * (up_bytes + down_bytes))), port, sections, way
+    )
 
 
 @lru_cache(maxsize=256)
