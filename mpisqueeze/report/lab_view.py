@@ -23,8 +23,8 @@ def lab_report(facts: dict[str, Any]) -> Group:
         parts.append(_times(facts["results"]))
         parts.append(
             Text(
-                "medians; exchange: encode, comm and decode; bound: bytes through the busiest port, but for the burst that an "
-                "idle port passes at once, / rate; ×: exchange over bound"
+                "medians; exchange: encode, comm and decode; bound: bytes through the busiest port, but for the burst "
+                "that an idle port passes at once, / rate; ×: exchange over bound"
             )
         )
     traffic = [command for command in facts["commands"] if command["hosts"]]
