@@ -50,8 +50,9 @@ MOST_PARTNERS = 3
 #: Messages that each sender of an incast has on its way, at first and at most; large ones fewer.
 _FEW, _MANY, _SMALL = 4, 16, 4 << 10
 _PING, _FLOOD, _ROUND, _NOTHING = 21, 22, 23, 24
-#: Ranks that each rank sends to when all send at once, and seconds between two looks for what has arrived.
-_TARGETS, _PAUSE_S = 3, 1e-3
+#: Ranks that each rank sends to when all send at once, and seconds between two looks for what has arrived: at least,
+#: and as a part of the time that the messages are expected to take.
+_TARGETS, _PAUSE_S, _PAUSES = 3, 1e-3, 8
 _MIB = 1 << 20
 
 
@@ -350,9 +351,10 @@ def _measure_processor(session: _Session, fit: Fit) -> dict[str, Any]:
     large = int(max(2, min(_MIB, request.max_size, most)))
     points = []
     for size, count in ((1, few), (large, _FEW)):
-        times = [_all_at_once(session, size, count, targets, look_s) for _ in range(request.repetitions + 1)][1:]
+        pause = max(_PAUSE_S, (fit.alpha_s + targets * count * size * fit.byte_s) / _PAUSES)
+        times = [_all_at_once(session, size, count, targets, look_s, pause) for _ in range(request.repetitions + 1)]
         messages = world.size * targets * count
-        points.append(float(np.median(np.sum(world.comm.allgather(times), axis=0))) / messages)
+        points.append(float(np.median(np.sum(world.comm.allgather(times[1:]), axis=0))) / messages)
         session.meet()
     message_s = max(points[0], 0.0)
     rounds = [_one_round(session) for _ in range(20 * request.repetitions)]
@@ -387,7 +389,7 @@ def _look_s(session: _Session) -> float:
     return seconds
 
 
-def _all_at_once(session: _Session, size: int, count: int, targets: int, look_s: float) -> float:
+def _all_at_once(session: _Session, size: int, count: int, targets: int, look_s: float, pause: float) -> float:
     """CPU time (s) of this rank while each sends `count` messages to each of the `targets` next ones, without looks."""
     network, world = session.network, session.world
     others = [(step, number) for step in range(1, targets + 1) for number in range(count)]
@@ -402,7 +404,7 @@ def _all_at_once(session: _Session, size: int, count: int, targets: int, look_s:
     for request in requests:
         while not request.Test():
             looks += 1
-            time.sleep(_PAUSE_S)
+            time.sleep(pause)
         request.Wait()
     seconds = time.process_time() - began - looks * look_s
     for request in requests:

@@ -16,13 +16,13 @@ from mpisqueeze.comm.estimate import EAGER_BYTES, SLOW_BYTE_S
 from mpisqueeze.costs import exchanges
 from mpisqueeze.costs.exchanges import Schedule
 from mpisqueeze.costs.link import Link, parse_link
+from mpisqueeze.costs.sections import Terms
 from mpisqueeze.errors import UsageError
 from mpisqueeze.lab.shaping import Links
 from mpisqueeze.modelling.methods import Method, Traffic
 from mpisqueeze.modelling.predict import Prediction, Work, predict, terms_of, work_of
 from mpisqueeze.record.calibration import Calibration
 from mpisqueeze.record.reading import RunLog
-from mpisqueeze.settings import SERVERS
 
 #: Seconds that a rank keeps a core which others wait for: a tick of Linux at 250 Hz.
 SLICE_S = 4e-3
@@ -116,7 +116,7 @@ def _check(run: RunLog, given: Link | None, calibration: Calibration | None) -> 
     compute, comm, iteration = (run.summary["times"][key]["median"] for key in ("compute_s", "comm_s", "iteration_s"))
     # A gradient longer than a slice was measured while others had the core by turns.
     own = compute if compute <= SLICE_S else max(SLICE_S, compute / link.load)
-    prediction = predict(method, traffic, work or Work(), terms, own * link.load, _ran(run, traffic, terms.link))
+    prediction = predict(method, traffic, work or Work(), terms, own * link.load, _ran(run, traffic, terms))
     alone = min(SLICE_S, own + prediction.work.encode + prediction.work.decode + prediction.work.update)
     barrier = 0.0
     if config.get("barrier", True):
@@ -124,10 +124,10 @@ def _check(run: RunLog, given: Link | None, calibration: Calibration | None) -> 
     return Checked(run, emulated or "real", link, work is not None, prediction, alone, barrier, comm, iteration)
 
 
-def _ran(run: RunLog, traffic: Traffic, link: Link) -> Schedule | None:
-    """The time of the sections and the tree that a run with servers had; None where its summary has none."""
-    sections = run.summary.get("chunks")
-    way = run.summary.get("tree") or ""
-    if not sections or traffic.exchange not in SERVERS or (traffic.exchange == "root") != bool(way):
-        return None
-    return traffic.cost(link, sections, way)
+def _ran(run: RunLog, traffic: Traffic, terms: Terms) -> Schedule:
+    """The time of the sections and the tree that a run had; of the model's choice where its summary has none."""
+    sections, way = run.summary.get("chunks"), run.summary.get("tree") or ""
+    if not sections or (traffic.exchange == "root") != bool(way):
+        chosen = traffic.schedule(terms)
+        sections, way = chosen.sections, chosen.way
+    return traffic.cost(terms.link, sections, way)
