@@ -27,6 +27,7 @@ from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.placement import choose_device
 from mpisqueeze.comm.world import World
 from mpisqueeze.costs.link import Link, parse_link
+from mpisqueeze.costs.sections import SHORTEST
 from mpisqueeze.devices.buffers import Wire
 from mpisqueeze.errors import UsageError
 from mpisqueeze.parts import registry
@@ -475,19 +476,26 @@ def _measure_memory(session: _Session) -> dict[str, Any]:
 def _measure_kernel(session: _Session, part: Part) -> dict[str, Any]:
     """Encoding with and without error feedback, and decoding to add, on all ranks at once; collective.
 
-    The slowest rank's medians count, s an element.
+    The slowest rank's medians count, s an element; and `call_s`, of decoding the shortest section.
     """
-    request, world, device, d = session.request, session.world, session.network.device, KERNEL_ELEMENTS
     session.say(f"kernels: {part.spec}")
-    dtype = np.dtype(request.dtype)
-    compressor = world.collectively(lambda: make_compressor(part, d, device.xp, dtype, 1, option="--compressor"))
-    workload = world.collectively(lambda: Workload(part, compressor, device, world.rank))
-    row = {"compressor": part.spec, "elements": d, "payload_bytes": compressor.payload_bytes}
+    operations, payload_bytes = _workload(session, part, KERNEL_ELEMENTS)
+    row = {"compressor": part.spec, "elements": KERNEL_ELEMENTS, "payload_bytes": payload_bytes}
     for name, operation in (("encode", "encode"), ("plain_encode", "plain_encode"), ("decode_add", "decode")):
-        before, work = workload.operations[operation]
+        before, work = operations[operation]
         timed = _repeat(session, work, before)
-        row |= {f"{name}_s_per_element": timed["time_s"] / d, f"{name}_spread": timed["spread"]}
+        row |= {f"{name}_s_per_element": timed["time_s"] / KERNEL_ELEMENTS, f"{name}_spread": timed["spread"]}
+    before, work = _workload(session, part, SHORTEST)[0]["decode"]
+    row["call_s"] = _repeat(session, work, before)["time_s"]
     return row
+
+
+def _workload(session: _Session, part: Part, elements: int) -> tuple[dict[str, Any], int]:
+    """The operations of a compressor on a vector of `elements`, and its payload's bytes; collective."""
+    world, device, dtype = session.world, session.network.device, np.dtype(session.request.dtype)
+    compressor = world.collectively(lambda: make_compressor(part, elements, device.xp, dtype, 1, option="--compressor"))
+    workload = world.collectively(lambda: Workload(part, compressor, device, world.rank))
+    return workload.operations, compressor.payload_bytes
 
 
 def _repeat(session: _Session, work: Callable[[], Any], before: Callable[[], Any] = lambda: None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from mpisqueeze.algorithms.base import Algorithm
 from mpisqueeze.costs import exchanges
-from mpisqueeze.costs.exchanges import Schedule
+from mpisqueeze.costs.exchanges import Schedule, Tree
 from mpisqueeze.costs.link import Link
 from mpisqueeze.costs.sections import Terms, choose_sections
 from mpisqueeze.errors import UsageError
@@ -61,12 +61,20 @@ class Traffic:
         return self.cost(terms.link, -(-self.up // limit) if cut and limit else 1)
 
     def cost(self, link: Link, sections: int = 1, way: str = "") -> Schedule:
-        """The time of a schedule on `link`. The first B bytes through an idle port with a burst B take none."""
+        """The time of a schedule on `link`, whose idle ports pass a burst in no time.
+
+        So do the first bytes into the busiest port, and those of a root's last answer at each port on its way, which
+        is idle between answers. An all-reduce is left as it is: the library's is measured, bursts included.
+        """
         made = self._cost(link, sections, way)
-        if not link.burst:
+        if not link.burst or self.exchange == "allreduce":
             return made
+        saved = link.burst
+        if self.exchange == "root":
+            sends, hops = Tree(way, self.ranks).paths[0]
+            saved += min(hops * link.burst, sends * self.down / sections)
         least = self._cost(replace(link, byte_s=0.0), sections, way).seconds
-        return replace(made, seconds=max(least, made.seconds - link.burst * link.byte_s))
+        return replace(made, seconds=max(least, made.seconds - saved * link.byte_s))
 
     def _cost(self, link: Link, sections: int, way: str) -> Schedule:
         if self.ranks == 1:

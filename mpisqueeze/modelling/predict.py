@@ -37,6 +37,7 @@ class Work:
         encode, decode: in all, from the first element to the last.
         server: the part of both that workers wait for while their server does it.
         update: of the model.
+        section: of both, beside what their elements take, in each section of the exchange.
         library: the time of MPI's own all-reduce, where it was measured, over that of the model's.
     """
 
@@ -44,6 +45,7 @@ class Work:
     decode: float = 0.0
     server: float = 0.0
     update: float = 0.0
+    section: float = 0.0
     library: float = 1.0
 
 
@@ -65,13 +67,17 @@ def work_of(method: Method, traffic: Traffic, calibration: Calibration) -> Work 
     if traffic.exchange == "allreduce":
         # The sum is divided by N. What MPI adds is in its measured time, else (N − 1)/N of a vector.
         library = calibration.library(traffic.up)
-        return Work(encode, add * d * (1 if library else 1 + (n - 1) / n), 0.0, update, library or 1.0)
+        return Work(encode, add * d * (1 if library else 1 + (n - 1) / n), 0.0, update, library=library or 1.0)
     if traffic.exchange == "neighbours":
         return Work(encode, (traffic.degree + compresses) * (up.decode_add + 2 * add) * d, 0.0, update)
     served = d if traffic.exchange == "root" else d / n
     added = (n * up.decode_add + add) * served
     answered = _encode(down, method.feedback) * served if answers else 0.0
-    return Work(encode + answered, added + down.decode_add * d, added + answered)
+    # A section is encoded, added up, answered and applied; sharded, each rank has sections of all parts.
+    calls = 4 if traffic.exchange == "root" else 2 * n + 2
+    return Work(
+        encode + answered, added + down.decode_add * d, added + answered, section=calls * max(up.call, down.call)
+    )
 
 
 def _encode(kernel: Kernel, feedback: bool) -> float:
@@ -122,14 +128,15 @@ class Prediction:
 
     @property
     def exchange_s(self) -> float:
-        codec = self.link.load * (self.work.encode + self.work.decode)
         # Gossip cuts a payload that is encoded already.
         sections = self.schedule.sections if self.traffic.exchange in SERVERS else 1
+        codec = self.link.load * (self.work.encode + self.work.decode + sections * self.work.section)
         return max(self.wire_s, codec) + min(self.wire_s, codec) / sections
 
     @property
     def waited_s(self) -> float:
-        own = self.work.encode + self.work.decode - self.work.server
+        # Of the calls for a section a worker makes a half.
+        own = self.work.encode + self.work.decode - self.work.server + self.schedule.sections * self.work.section / 2
         return max(0.0, self.exchange_s - own)
 
     @property

@@ -108,12 +108,13 @@ def _huber(errors: np.ndarray, width: float) -> np.ndarray:
 
 
 class Kernel(msgspec.Struct):
-    """Seconds an element that a compressor takes, on the slowest of ranks that all compress at once."""
+    """Seconds an element that a compressor takes, on the slowest of ranks that all compress at once, and a call."""
 
     compressor: str
     encode: _Amount = msgspec.field(name="plain_encode_s_per_element")
     encode_feedback: _Amount = msgspec.field(name="encode_s_per_element")
     decode_add: _Amount = msgspec.field(name="decode_add_s_per_element")
+    call: _Amount = msgspec.field(name="call_s", default=0.0)
 
 
 @dataclass(frozen=True)

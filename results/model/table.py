@@ -49,7 +49,7 @@ def rows(kind: str, ranks: int, rate: str, folder: Path) -> Iterator[dict[str, A
     if not calibration.exists():
         folder.mkdir(parents=True, exist_ok=True)
         chosen = [word for spec in COMPRESSORS for word in ("--compressor", spec)]
-        mpisqueeze(*start, "calibrate", "--max-size", "2Mi", *chosen, *link, "--out", str(calibration))
+        mpisqueeze(*start, "calibrate", *chosen, *link, "--out", str(calibration))
     for dimension, (server, methods) in product(DIMENSIONS, METHODS.items()):
         runs = folder / f"{dimension}-{server}"
         if not runs.exists():
