@@ -337,7 +337,7 @@ def _duplex(session: _Session, partner: int, points: list[dict[str, Any]]) -> di
 
 
 def _measure_processor(session: _Session, fit: Fit) -> dict[str, Any]:
-    """What messages cost processors, with all ranks at work at once; collective.
+    """The work of messages for processors, with all ranks at work at once; collective.
 
     o and O are from the CPU time of all ranks while each sends small, then large messages to a few others and sleeps
     until they are there, so that it is work and no waiting that counts, and programs beside it count little. w is the

@@ -151,7 +151,7 @@ class Calibration:
 
 
 class _Processor(msgspec.Struct):
-    """What `Processor` of `costs.link` has."""
+    """The fields of `Processor` of `costs.link`."""
 
     message_s: _Amount
     byte_s: _Amount
