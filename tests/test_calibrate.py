@@ -87,6 +87,7 @@ def test_a_quick_calibration_on_an_emulated_link_is_read_by_predict(
     assert [row["compressor"] for row in facts["kernels"]] == ["identity", "onebit"]
     assert all(row[key] > 0 for row in facts["kernels"] for key in row if key.endswith("_s_per_element"))
     assert facts["memory"]["add_gb_s"] > 0
+    assert 0 < facts["section_s"] < 0.01
     assert facts["environment"]["versions"]["mpisqueeze"]
     calibration = read_calibration(path)
     assert calibration.link is not None

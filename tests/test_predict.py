@@ -230,18 +230,19 @@ def test_kernels_overlap_with_the_wire() -> None:
     assert all(prediction.work == Work() for prediction in forecast.results)
 
 
-def test_each_section_takes_its_calls() -> None:
-    """Of 5 µs each: to encode, add up, answer and apply; sharded the first and the last for each part."""
-    slow = replace(CALIBRATION, kernels={name: Kernel(name, 0, 0, 0, 5e-6) for name in ("identity", "onebit")})
-    for server, calls in (("root", 4), ("sharded", 2 * 8 + 2)):
+def test_each_section_takes_its_time() -> None:
+    """20 µs on a rank that sends, serves and applies it; sharded over 8, a rank serves one of eight that it sends."""
+    slow = replace(CALIBRATION, add_s=0.0, kernels={"onebit": Kernel("onebit", 0, 0, 0)}, section_s=20e-6)
+    slow.kernels["identity"] = slow.kernels["onebit"]
+    for server, each in (("root", 1), ("sharded", 4.5)):
         chosen = method("doublesqueeze/onebit", server)
         traffic = chosen.traffic(8, D, "float32")
         work = work_of(chosen, traffic, slow)
         assert work is not None
-        assert work.section == pytest.approx(calls * 5e-6)
         schedule = traffic.cost(Link(0.0, 0.0, 0.0), 100, "flat")
-        made = predict(chosen, traffic, replace(work, decode=0.0), terms_of(8, HOCKNEY), 0.0, schedule)
-        assert made.exchange_s == pytest.approx(100 * calls * 5e-6)
+        made = predict(chosen, traffic, work, terms_of(8, HOCKNEY), 0.0, schedule)
+        assert made.exchange_s == pytest.approx(100 * each * 20e-6)
+        assert made.waited_s == pytest.approx(50 * each * 20e-6)
 
 
 def test_work_of_ranks_that_share_a_core_adds_up() -> None:
@@ -268,7 +269,7 @@ def test_what_messages_cost_processors_moves_break_even_points() -> None:
     gains, wins = [], []
     for each in (link, busy):
         few = Forecast([method("allreduce"), small], 4, 20_000, "float32", each, 0.0, None)
-        gains.append(few.speedup(few.results[1]))
+        gains.append(few.results[0].iteration_s / few.results[1].iteration_s)
         wins.append(Forecast([method("allreduce"), signs], 4, 300_000, "float32", each, 0.0, None).wins(1).between)
     assert gains[1] < 0.5 * gains[0]
     ((low, high),) = wins[0]

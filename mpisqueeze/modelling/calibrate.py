@@ -19,6 +19,8 @@ import numpy as np
 from mpi4py import MPI
 
 from mpisqueeze import __version__
+from mpisqueeze.algorithms.base import Setup
+from mpisqueeze.algorithms.doublesqueeze import DoubleSqueeze
 from mpisqueeze.bench.kernels import Workload, make_compressor
 from mpisqueeze.bench.timing import seconds_of
 from mpisqueeze.comm.emulated import emulate
@@ -26,8 +28,8 @@ from mpisqueeze.comm.estimate import shared_cores
 from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.placement import choose_device
 from mpisqueeze.comm.world import World
+from mpisqueeze.compressors.onebit import OneBit
 from mpisqueeze.costs.link import Link, parse_link
-from mpisqueeze.costs.sections import SHORTEST
 from mpisqueeze.devices.buffers import Wire
 from mpisqueeze.errors import UsageError
 from mpisqueeze.parts import registry
@@ -36,6 +38,7 @@ from mpisqueeze.record.calibration import SCHEMA_VERSION, Fit, fit_line
 from mpisqueeze.record.environment import collect_environment
 from mpisqueeze.runs.interrupts import Interrupts
 from mpisqueeze.settings import Settings
+from mpisqueeze.topology import Topology
 
 #: One sensible spec of each built-in compressor, and what `predict` shows by itself.
 COMPRESSORS = (
@@ -44,6 +47,8 @@ COMPRESSORS = (
 )  # fmt: skip
 #: Length of the vectors that kernels are measured on.
 KERNEL_ELEMENTS = 1 << 20
+#: Sections in which a step is timed, beside one.
+_SECTIONS = 64
 #: Sizes grow no further once a message takes this long, s.
 SLOWEST_S = 0.5
 #: Ranks that rank 0 plays ping-pong with.
@@ -153,6 +158,7 @@ def calibrate(request: CalibrationRequest, world: World, say: Callable[[str], No
         link = _measure_link(session)
         allreduce = None if emulated or world.size == 1 else _measure_allreduce(session)
         memory = _measure_memory(session)
+        section_s = _measure_section(session)
         kernels = [_measure_kernel(session, part) for part in request.compressors]
     if not world.is_root:
         return {}
@@ -170,6 +176,7 @@ def calibrate(request: CalibrationRequest, world: World, say: Callable[[str], No
         "link": link,
         "allreduce": allreduce,
         "memory": memory,
+        "section_s": section_s,
         "kernels": kernels,
     }
 
@@ -476,26 +483,44 @@ def _measure_memory(session: _Session) -> dict[str, Any]:
 def _measure_kernel(session: _Session, part: Part) -> dict[str, Any]:
     """Encoding with and without error feedback, and decoding to add, on all ranks at once; collective.
 
-    The slowest rank's medians count, s an element; and `call_s`, of decoding the shortest section.
+    The slowest rank's medians count, s an element.
     """
+    request, world, device, d = session.request, session.world, session.network.device, KERNEL_ELEMENTS
     session.say(f"kernels: {part.spec}")
-    operations, payload_bytes = _workload(session, part, KERNEL_ELEMENTS)
-    row = {"compressor": part.spec, "elements": KERNEL_ELEMENTS, "payload_bytes": payload_bytes}
+    dtype = np.dtype(request.dtype)
+    compressor = world.collectively(lambda: make_compressor(part, d, device.xp, dtype, 1, option="--compressor"))
+    workload = world.collectively(lambda: Workload(part, compressor, device, world.rank))
+    row = {"compressor": part.spec, "elements": d, "payload_bytes": compressor.payload_bytes}
     for name, operation in (("encode", "encode"), ("plain_encode", "plain_encode"), ("decode_add", "decode")):
-        before, work = operations[operation]
+        before, work = workload.operations[operation]
         timed = _repeat(session, work, before)
-        row |= {f"{name}_s_per_element": timed["time_s"] / KERNEL_ELEMENTS, f"{name}_spread": timed["spread"]}
-    before, work = _workload(session, part, SHORTEST)[0]["decode"]
-    row["call_s"] = _repeat(session, work, before)["time_s"]
+        row |= {f"{name}_s_per_element": timed["time_s"] / d, f"{name}_spread": timed["spread"]}
     return row
 
 
-def _workload(session: _Session, part: Part, elements: int) -> tuple[dict[str, Any], int]:
-    """The operations of a compressor on a vector of `elements`, and its payload's bytes; collective."""
-    world, device, dtype = session.world, session.network.device, np.dtype(session.request.dtype)
-    compressor = world.collectively(lambda: make_compressor(part, elements, device.xp, dtype, 1, option="--compressor"))
-    workload = world.collectively(lambda: Workload(part, compressor, device, world.rank))
-    return workload.operations, compressor.payload_bytes
+def _measure_section(session: _Session) -> float:
+    """The time (s) that an exchange spends on a section whatever its length, without messages; collective.
+
+    The difference of a step of `doublesqueeze` in many sections and in one, of each rank alone, all at once.
+    """
+    session.say("sections")
+    device, dtype = session.network.device, np.dtype(session.request.dtype)
+    make = partial(_one_bit, device.xp, dtype)
+    elements = _SECTIONS * make(1, 1).grain
+    chunk = make(elements // _SECTIONS, 1).payload_bytes
+    alone, times, counts = World(MPI.COMM_SELF), [], []
+    g, x = device.xp.ones(elements, dtype), device.xp.zeros(elements, dtype)
+    for chunk_bytes in (None, chunk):
+        network = Network(alone, device, chunk_bytes=chunk_bytes)
+        algorithm = DoubleSqueeze(Setup(network, elements, dtype, 1, make, Topology("ring", 1)))
+        times.append(_repeat(session, partial(algorithm.step, x, lambda _: g, 0.1))["time_s"])
+        counts.append(algorithm.schedule.sections)
+        algorithm.close()
+    return max(times[1] - times[0], 0.0) / (counts[1] - counts[0])
+
+
+def _one_bit(xp: Any, dtype: Any, dimension: int, seed: int) -> Any:
+    return OneBit(dimension, xp, dtype, seed)
 
 
 def _repeat(session: _Session, work: Callable[[], Any], before: Callable[[], Any] = lambda: None) -> dict[str, Any]:

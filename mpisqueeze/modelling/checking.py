@@ -118,8 +118,9 @@ def _check(run: RunLog, given: Link | None, calibration: Calibration | None) -> 
     own = compute if compute <= SLICE_S else max(SLICE_S, compute / link.load)
     prediction = predict(method, traffic, work or Work(), terms, own * link.load, _ran(run, traffic, terms))
     alone = min(SLICE_S, own + prediction.work.encode + prediction.work.decode + prediction.work.update)
-    barrier = 0.0
-    if config.get("barrier", True):
+    meets, barrier = config.get("barrier"), 0.0
+    # Gossip has none unless it was asked for.
+    if meets or (meets is None and method.route != "neighbours"):
         barrier = ALIGNMENT_S * link.load if emulated else exchanges.allreduce(link, traffic.ranks, _AGREEMENT).seconds
     return Checked(run, emulated or "real", link, work is not None, prediction, alone, barrier, comm, iteration)
 

@@ -73,11 +73,9 @@ def work_of(method: Method, traffic: Traffic, calibration: Calibration) -> Work 
     served = d if traffic.exchange == "root" else d / n
     added = (n * up.decode_add + add) * served
     answered = _encode(down, method.feedback) * served if answers else 0.0
-    # A section is encoded, added up, answered and applied; sharded, each rank has sections of all parts.
-    calls = 4 if traffic.exchange == "root" else 2 * n + 2
-    return Work(
-        encode + answered, added + down.decode_add * d, added + answered, section=calls * max(up.call, down.call)
-    )
+    # Sharded, a rank has one section to serve for N to send and to apply.
+    section = calibration.section_s * (1 if traffic.exchange == "root" else (n + 1) / 2)
+    return Work(encode + answered, added + down.decode_add * d, added + answered, section=section)
 
 
 def _encode(kernel: Kernel, feedback: bool) -> float:
@@ -135,7 +133,7 @@ class Prediction:
 
     @property
     def waited_s(self) -> float:
-        # Of the calls for a section a worker makes a half.
+        # Half of a section's time is its server's.
         own = self.work.encode + self.work.decode - self.work.server + self.schedule.sections * self.work.section / 2
         return max(0.0, self.exchange_s - own)
 

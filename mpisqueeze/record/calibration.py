@@ -108,13 +108,12 @@ def _huber(errors: np.ndarray, width: float) -> np.ndarray:
 
 
 class Kernel(msgspec.Struct):
-    """Seconds an element that a compressor takes, on the slowest of ranks that all compress at once, and a call."""
+    """Seconds an element that a compressor takes, on the slowest of ranks that all compress at once."""
 
     compressor: str
     encode: _Amount = msgspec.field(name="plain_encode_s_per_element")
     encode_feedback: _Amount = msgspec.field(name="encode_s_per_element")
     decode_add: _Amount = msgspec.field(name="decode_add_s_per_element")
-    call: _Amount = msgspec.field(name="call_s", default=0.0)
 
 
 @dataclass(frozen=True)
@@ -130,6 +129,7 @@ class Calibration:
         dtype: of the vectors that kernels were measured on.
         kernels: by the compressor's spec.
         allreduce: (bytes, s) of MPI_Allreduce, ascending.
+        section_s: seconds that an exchange spends on a section, whatever its length.
     """
 
     path: Path
@@ -140,6 +140,7 @@ class Calibration:
     kernels: dict[str, Kernel]
     given: str | None = None
     allreduce: tuple[tuple[float, float], ...] = ()
+    section_s: float = 0.0
 
     def library(self, nbytes: float) -> float | None:
         """The time of MPI_Allreduce over that of the model's all-reduce here, at about this size; None if unknown."""
@@ -188,6 +189,7 @@ class _CalibrationFile(msgspec.Struct):
     dtype: str
     kernels: list[Kernel]
     allreduce: list[_Allreduce] | None = None
+    section_s: _Amount = 0.0
 
 
 def read_calibration(path: Path) -> Calibration:
@@ -208,4 +210,5 @@ def read_calibration(path: Path) -> Calibration:
     kernels = {row.compressor: row for row in file.kernels}
     given = file.link.given if file.link else None
     together = tuple(sorted((row.size, row.time_s) for row in file.allreduce or ()))
-    return Calibration(path, file.ranks, link, file.memory.add_s_per_element, file.dtype, kernels, given, together)
+    add_s = file.memory.add_s_per_element
+    return Calibration(path, file.ranks, link, add_s, file.dtype, kernels, given, together, file.section_s)
