@@ -47,8 +47,8 @@ COMPRESSORS = (
 )  # fmt: skip
 #: Length of the vectors that kernels are measured on.
 KERNEL_ELEMENTS = 1 << 20
-#: Sections in which a step is timed, beside one.
-_SECTIONS = 64
+#: Sections in which a step is timed, beside one, and elements of each: a block of `onebit`.
+_SECTIONS, _SECTION_ELEMENTS = 64, 1024
 #: Sizes grow no further once a message takes this long, s.
 SLOWEST_S = 0.5
 #: Ranks that rank 0 plays ping-pong with.
@@ -506,8 +506,7 @@ def _measure_section(session: _Session) -> float:
     session.say("sections")
     device, dtype = session.network.device, np.dtype(session.request.dtype)
     make = partial(_one_bit, device.xp, dtype)
-    elements = _SECTIONS * make(1, 1).grain
-    chunk = make(elements // _SECTIONS, 1).payload_bytes
+    elements, chunk = _SECTIONS * _SECTION_ELEMENTS, make(_SECTION_ELEMENTS, 1).payload_bytes
     alone, times, counts = World(MPI.COMM_SELF), [], []
     g, x = device.xp.ones(elements, dtype), device.xp.zeros(elements, dtype)
     for chunk_bytes in (None, chunk):
