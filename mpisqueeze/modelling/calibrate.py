@@ -513,7 +513,7 @@ def _measure_section(session: _Session) -> float:
         network = Network(alone, device, chunk_bytes=chunk_bytes)
         algorithm = DoubleSqueeze(Setup(network, elements, dtype, 1, make, Topology("ring", 1)))
         times.append(_repeat(session, partial(algorithm.step, x, lambda _: g, 0.1))["time_s"])
-        counts.append(algorithm.schedule.sections)
+        counts.append(len(algorithm.exchange.up[0]))
         algorithm.close()
     return max(times[1] - times[0], 0.0) / (counts[1] - counts[0])
 
