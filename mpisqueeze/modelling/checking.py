@@ -56,7 +56,7 @@ class Checked:
         """The time that the log books as communication: on a worker also the coding that its server does meanwhile."""
         if not self.kernels:
             return self.prediction.wire_s
-        return self.prediction.waited_s + (self.prediction.link.load - 1) * self.alone_s
+        return self.prediction.waited_s((self.prediction.link.load - 1) * self.alone_s)
 
     @property
     def predicted_iteration_s(self) -> float | None:

@@ -106,7 +106,6 @@ class Prediction:
         wire_s: `comm_s` of the output: the exchange, without coding.
         exchange_s: with coding, as far as it is not hidden.
         bound_s: what the busiest port needs for its bytes.
-        waited_s: what a worker's log would count as `comm_s`: the exchange without the coding that it does itself.
     """
 
     method: Method
@@ -126,16 +125,23 @@ class Prediction:
 
     @property
     def exchange_s(self) -> float:
+        return self._exchange(self.link.load)
+
+    def _exchange(self, load: float) -> float:
         # Gossip cuts a payload that is encoded already.
         sections = self.schedule.sections if self.traffic.exchange in SERVERS else 1
-        codec = self.link.load * (self.work.encode + self.work.decode + sections * self.work.section)
+        codec = load * (self.work.encode + self.work.decode + sections * self.work.section)
         return max(self.wire_s, codec) + min(self.wire_s, codec) / sections
 
-    @property
-    def waited_s(self) -> float:
+    def waited_s(self, others_s: float = 0.0) -> float:
+        """The time that a worker's log would count as `comm_s`: the exchange without the coding that it does itself.
+
+        Args:
+            others_s: work of the ranks that it shares a core with, for which it waits meanwhile.
+        """
         # Half of a section's time is its server's.
         own = self.work.encode + self.work.decode - self.work.server + self.schedule.sections * self.work.section / 2
-        return max(0.0, self.exchange_s - own)
+        return max(0.0, self._exchange(1.0) - own + others_s, self.exchange_s - own)
 
     @property
     def iteration_s(self) -> float:
