@@ -230,6 +230,12 @@ def test_kernels_overlap_with_the_wire() -> None:
     assert all(prediction.work == Work() for prediction in forecast.results)
 
 
+def test_short_vectors_are_added_as_fast_as_they_were_measured() -> None:
+    measured = replace(CALIBRATION, adds=((1e4, 1e-10), (1e6, 3e-10)))
+    assert [measured.add(n) for n in (100, 1e4, 1e5, 1e6, 1e9)] == pytest.approx([1e-10, 1e-10, 2e-10, 3e-10, 3e-10])
+    assert CALIBRATION.add(100) == CALIBRATION.add_s
+
+
 def test_each_section_takes_its_time() -> None:
     """20 µs on a rank that sends, serves and applies it; sharded over 8, a rank serves one of eight that it sends."""
     slow = replace(CALIBRATION, add_s=0.0, kernels={"onebit": Kernel("onebit", 0, 0, 0)}, section_s=20e-6)

@@ -45,6 +45,8 @@ COMPRESSORS = (
     "identity", "onebit", "qsgd:4", "qsgd:8", "uniform:2", "uniform:8", "ternary", "topk:0.01", "randomk:0.01",
     "clip:16", "fp16", "bf16",
 )  # fmt: skip
+#: Lengths of vectors whose in-place addition is measured beside that of long ones.
+ADDED = (1 << 16, 1 << 18, 1 << 20)
 #: Length of the vectors that kernels are measured on.
 KERNEL_ELEMENTS = 1 << 20
 #: Sections in which a step is timed, beside one, and elements of each: a block of `onebit`.
@@ -466,8 +468,9 @@ def _measure_memory(session: _Session) -> dict[str, Any]:
     elements = (4 if request.quick else 16) * KERNEL_ELEMENTS
     session.say(f"memory: {elements:,} {request.dtype}".replace(",", " "))
     a, b = xp.ones(elements, dtype), xp.ones(elements, dtype)
-    add = _repeat(session, lambda: xp.add(a, b, out=a))
-    copy = _repeat(session, lambda: xp.copyto(a, b))
+    lengths = [n for n in ADDED if n < elements]
+    adds = [_repeat(session, partial(xp.add, a[:n], b[:n], out=a[:n])) for n in (*lengths, elements)]
+    copy, add = _repeat(session, lambda: xp.copyto(a, b)), adds[-1]
     return {
         "elements": elements,
         "add_s_per_element": add["time_s"] / elements,
@@ -477,6 +480,10 @@ def _measure_memory(session: _Session) -> dict[str, Any]:
         # Two vectors read and one written; one read and one written.
         "add_gb_s": 3e-9 * elements * dtype.itemsize / add["time_s"],
         "copy_gb_s": 2e-9 * elements * dtype.itemsize / copy["time_s"],
+        # Shorter ones stay in a cache.
+        "shorter": [
+            {"elements": n, "add_s_per_element": row["time_s"] / n} for n, row in zip(lengths, adds, strict=False)
+        ],
     }
 
 

@@ -60,7 +60,12 @@ def work_of(method: Method, traffic: Traffic, calibration: Calibration) -> Work 
     rates, full = (_rates(part, calibration) for part in (method.compressor, registry.compressors.find("identity")))
     if rates is None or full is None:
         return None
-    d, n, add, (compresses, answers) = traffic.dimension, traffic.ranks, calibration.add_s, method.compressed
+    d, n, add, (compresses, answers) = (
+        traffic.dimension,
+        traffic.ranks,
+        calibration.add(traffic.dimension),
+        method.compressed,
+    )
     up, down = rates if compresses else full, rates if answers else full
     encode = _encode(up, method.feedback) * d
     update = 2 * add * d

@@ -125,7 +125,7 @@ class Calibration:
         ranks: it was measured on.
         link: between them, with the processors that they share; None of a single rank.
         given: the emulated link's text, or None for a network that is there.
-        add_s: seconds an element of an in-place add.
+        add_s: seconds an element of an in-place add of vectors that no cache holds.
         dtype: of the vectors that kernels were measured on.
         kernels: by the compressor's spec.
         allreduce: (bytes, s) of MPI_Allreduce, ascending.
@@ -141,6 +141,15 @@ class Calibration:
     given: str | None = None
     allreduce: tuple[tuple[float, float], ...] = ()
     section_s: float = 0.0
+    #: (elements, s an element) of an in-place add, ascending.
+    adds: tuple[tuple[float, float], ...] = ()
+
+    def add(self, elements: float) -> float:
+        """Seconds an element of an in-place add of vectors of this length."""
+        if not self.adds:
+            return self.add_s
+        lengths, seconds = zip(*self.adds, strict=True)
+        return float(np.interp(math.log(elements), np.log(lengths), seconds))
 
     def library(self, nbytes: float) -> float | None:
         """The time of MPI_Allreduce over that of the model's all-reduce here, at about this size; None if unknown."""
@@ -176,8 +185,15 @@ class _Allreduce(msgspec.Struct):
     time_s: Annotated[float, msgspec.Meta(gt=0, le=1e30)]
 
 
+class _Added(msgspec.Struct):
+    elements: Annotated[float, msgspec.Meta(gt=0)]
+    add_s_per_element: _Amount
+
+
 class _Memory(msgspec.Struct):
     add_s_per_element: _Amount
+    elements: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    shorter: list[_Added] = []
 
 
 class _CalibrationFile(msgspec.Struct):
@@ -210,5 +226,10 @@ def read_calibration(path: Path) -> Calibration:
     kernels = {row.compressor: row for row in file.kernels}
     given = file.link.given if file.link else None
     together = tuple(sorted((row.size, row.time_s) for row in file.allreduce or ()))
-    add_s = file.memory.add_s_per_element
-    return Calibration(path, file.ranks, link, add_s, file.dtype, kernels, given, together, file.section_s)
+    memory = file.memory
+    add_s = memory.add_s_per_element
+    adds = tuple((row.elements, row.add_s_per_element) for row in memory.shorter)
+    return Calibration(
+        path, file.ranks, link, add_s, file.dtype, kernels, given, together, file.section_s,
+        (*adds, (memory.elements, add_s)),
+    )  # fmt: skip
