@@ -100,8 +100,8 @@ def test_any_text_is_an_expression_or_a_value_error(text: str) -> None:
 
 def log(loss: list[float], status: str = "ok", **summary: Any) -> RunLog:
     columns = {**no_columns(), **{name: np.zeros(len(loss)) for name in no_columns()}, "loss": np.array(loss)}
-    times = {name: {"median": 0.5} for name in ("iteration_s", "comm_s")}
-    facts = {"status": status, "dimension": 10, "times": times, **summary}
+    times = {"comm_s": {"median": 0.5}}
+    facts = {"status": status, "dimension": 10, "times": times, "elapsed_s_per_iteration": 0.5, **summary}
     return RunLog("x", None, facts, len(loss), 4, columns, [])
 
 

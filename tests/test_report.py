@@ -16,12 +16,14 @@ import msgspec
 import numpy as np
 import pytest
 
+from mpisqueeze.analysis.evidence import FIGURES
 from mpisqueeze.analysis.ranking import default_target, rank_runs, smooth, window_of
 from mpisqueeze.cli.app import run
 from mpisqueeze.errors import UsageError
 from mpisqueeze.record import types
-from mpisqueeze.record.figures import ITERATION_LINE
+from mpisqueeze.record.figures import ITERATION_LINE, pace
 from mpisqueeze.record.reading import read_run
+from mpisqueeze.report.run_charts import loss_chart
 from mpisqueeze.runs.pairs import expand, parse_pair, parse_sweep
 from mpisqueeze.settings import Settings
 
@@ -40,8 +42,12 @@ def write_run(
     seconds: float = 0.5,
     status: str | None = "ok",
     planned: int | None = None,
+    clock: float | None = None,
 ) -> Path:
-    """A run folder in which every iteration sends `nbytes` and takes `seconds`; no summary where `status` is None."""
+    """A run folder in which every iteration sends `nbytes` and takes `seconds`; no summary where `status` is None.
+
+    With `clock`, elapsed time grows by that in an iteration; else it is of a version that did not record it.
+    """
     path.mkdir(parents=True)
     names = {"algorithm": algorithm, "compressor": compressor}
     parts = {kind: {"name": name, "origin": "built-in"} for kind, name in names.items()}
@@ -59,7 +65,7 @@ def write_run(
     (path / "environment.json").write_text(json.dumps(environment))
     lines = [
         {"iteration": t, "loss": loss, "bytes_sent": nbytes, "messages": 2, **dict.fromkeys(TIMES, 0.1)}
-        | {"iteration_s": seconds}
+        | {"iteration_s": seconds, **({} if clock is None else {"elapsed_s": clock * t})}
         for t, loss in enumerate(losses, 1)
     ]
     (path / "iterations.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
@@ -104,10 +110,49 @@ def test_costs_are_counted_up_to_the_first_iteration_at_the_target() -> None:
     assert rows["csgd"]["bytes_to_target"] == 70
     assert rows["csgd"]["time_to_target_s"] == pytest.approx(2.8)
     assert rows["csgd"]["relative"]["bytes_to_target"] == pytest.approx(0.14)
-    assert rows["csgd"]["relative"]["median_iteration_s"] == pytest.approx(0.8)
+    assert rows["csgd"]["relative"]["elapsed_s_per_iteration"] == pytest.approx(0.8)
     assert rows["csgd"]["relative"]["smoothed_loss"] is None, "the first run's loss is 0"
     assert rows["memsgd"]["bytes_to_target"] is None
     assert rows["memsgd"]["relative"]["time_to_target_s"] is None
+
+
+def test_costs_in_time_are_by_the_clock_and_not_by_sums(capsys: pytest.CaptureFixture[str]) -> None:
+    """Gossip whose ranks overlap: its iterations add up to more than those of sgd, and it is there first."""
+    losses: list[float | None] = [10.0, 8, 6, 5, 4, 3, 2, 2, 1, 0]
+    write_run(Path("a"), losses, seconds=0.5, clock=0.45)
+    write_run(Path("b"), losses, algorithm="dpsgd", seconds=0.7, clock=0.4)
+    runs = [read_run(Path(name)) for name in "ab"]
+    ranking = rank_runs(runs, target_loss=4.0)
+    found = {row["name"]: (row["time_to_target_s"], row["elapsed_s_per_iteration"]) for row in ranking.rows}
+    assert found == {"sgd": pytest.approx((2.25, 0.45)), "dpsgd": pytest.approx((2.0, 0.4))}
+    assert [run.summary["elapsed_s"] for run in runs] == pytest.approx([4.5, 4.0])
+    assert FIGURES["epoch_s"].of(runs[1]) == pytest.approx(4 * 0.4)
+    assert loss_chart(runs, ranking, "time").series[1].x == pytest.approx(0.4 * np.arange(1, 11))
+    assert run(["report", "a", "b", "--target-loss", "4"]) == 0
+    out = capsys.readouterr().out
+    assert "Least time to the target loss 4.000: dpsgd, 2.00 s" in out
+    assert "No elapsed time" not in out
+
+    # An older version's logs have sums alone, which is said.
+    for name, algorithm, seconds in (("c", "sgd", 0.5), ("d", "dpsgd", 0.7)):
+        write_run(Path(name), losses, algorithm=algorithm, seconds=seconds)
+    assert run(["report", "c", "d", "--target-loss", "4", "--html", "page.html"]) == 0
+    out = capsys.readouterr().out
+    assert "Least time to the target loss 4.000: sgd, 2.50 s" in out
+    for text in (out, Path("page.html").read_text()):
+        assert "No elapsed time was recorded, and times are sums of the slowest rank's: sgd, dpsgd." in (
+            text.replace("&#39;", "'")
+        )
+
+
+def test_the_pace_leaves_out_the_warm_up_and_a_stall() -> None:
+    seconds = np.array([9.0, *[1.0, 3.0] * 10])
+    elapsed = np.cumsum(seconds)
+    assert pace(elapsed, 1) == 2.0
+    elapsed[15:] += 100
+    assert pace(elapsed, 1) == 2.0
+    assert pace(elapsed[:3], 0) == 3.0
+    assert pace(elapsed[:1], 1) is None
 
 
 def test_the_default_target_is_95_percent_of_the_first_good_runs_progress() -> None:

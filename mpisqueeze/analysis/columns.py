@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mpisqueeze.record.figures import LOGGED, Figure
+from mpisqueeze.record.figures import LOGGED, Figure, per_iteration
 
 #: The rows of a ranking.
 Rows = Sequence[Mapping[str, Any]]
@@ -55,7 +55,8 @@ class Column:
 
 
 def _recorded(figure: Figure) -> Column:
-    key = f"median_{figure.name}" if figure.over_iterations == "spread" else figure.name
+    keys = {"spread": f"median_{figure.name}", "clock": per_iteration(figure.name)}
+    key = keys.get(figure.over_iterations, figure.name)
     kind, best = ("cost", "") if figure.unit == "bytes" else ("quality", "min" if figure.unit == "s" else "")
     return Column(key, figure.heading, figure.title, figure.unit, kind, bool(figure.heading), best)
 
@@ -72,10 +73,10 @@ _TO_TARGET = [
     Column("bytes_to_target", "to target", "bytes to target", "bytes", "cost"),
     Column("time_to_target_s", "time to it", "time to target", "s", "cost"),
 ]
-_FIRST = ("bytes_sent", "iteration_s")
+_FIRST = ("bytes_sent", "elapsed_s")
 _REST = [column for name, column in RECORDED.items() if name not in _FIRST]
 #: The columns with numbers that every ranking has.
-NUMBERS = [_LOSS, RECORDED["bytes_sent"], *_TO_TARGET, RECORDED["iteration_s"], *_REST]
+NUMBERS = [_LOSS, RECORDED["bytes_sent"], *_TO_TARGET, RECORDED["elapsed_s"], *_REST]
 
 
 def columns_of(rows: Rows, has_target: bool) -> list[Column]:
@@ -86,7 +87,7 @@ def columns_of(rows: Rows, has_target: bool) -> list[Column]:
         *map(_measured, metrics_of(rows)),
         RECORDED["bytes_sent"],
         *(_TO_TARGET if has_target else []),
-        RECORDED["iteration_s"],
+        RECORDED["elapsed_s"],
         *(column for column in _REST if column.heading),
     ]
 

@@ -30,7 +30,7 @@ class Curve:
     Attributes:
         loss: smoothed by a trailing mean over `window` iterations.
         bytes_sent: of all ranks, up to and with the iteration.
-        seconds: sum of `iteration_s`, the slowest rank's time, up to and with the iteration; warm-up included.
+        seconds: `elapsed_s`, the last rank's clock after the iteration; warm-up included.
     """
 
     window: int
@@ -64,6 +64,7 @@ class Ranking:
             `relative` (of each relative column, the value over the first run's) and `run_folder`.
         reference: the first run's name.
         gossips: some of the runs are decentralized.
+        summed: names of runs of older versions, whose times are sums of `iteration_s`.
     """
 
     target_loss: float | None
@@ -72,6 +73,7 @@ class Ranking:
     rows: list[dict[str, Any]]
     reference: str
     gossips: bool
+    summed: list[str]
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -88,6 +90,13 @@ class Ranking:
         if high == 1:
             return "loss of the last iteration"
         return f"mean loss of the last {low if low == high else f'{low} to {high}'} iterations"
+
+    @property
+    def doubt_on_times(self) -> str:
+        """A sentence on runs that recorded no elapsed time; empty where all did."""
+        if not self.summed:
+            return ""
+        return f"No elapsed time was recorded, and times are sums of the slowest rank's: {', '.join(self.summed)}."
 
     @property
     def columns(self) -> list[Column]:
@@ -124,7 +133,7 @@ def curve_of(run: RunLog) -> Curve:
     columns = run.columns
     with np.errstate(all="ignore"):
         loss = smooth(columns["loss"], window)
-    return Curve(window, loss, np.cumsum(columns["bytes_sent"]), np.cumsum(columns["iteration_s"]))
+    return Curve(window, loss, np.cumsum(columns["bytes_sent"]), columns["elapsed_s"])
 
 
 def default_target(curve: Curve) -> float | None:
@@ -156,9 +165,8 @@ def rank_runs(runs: Sequence[RunLog], target_loss: float | None = None) -> Ranki
     windows = [curves[run.name].window for run in runs if curves[run.name].loss.size] or [1]
     for position, row in enumerate(rows, 1):
         row["position"] = position
-    return Ranking(
-        target_loss, target_is, (min(windows), max(windows)), rows, runs[0].name, any(run.gossips for run in runs)
-    )
+    gossips, summed = any(run.gossips for run in runs), [run.name for run in runs if run.summed]
+    return Ranking(target_loss, target_is, (min(windows), max(windows)), rows, runs[0].name, gossips, summed)
 
 
 def _row(run: RunLog, curve: Curve, target: float | None) -> dict[str, Any]:
@@ -176,7 +184,7 @@ def _row(run: RunLog, curve: Curve, target: float | None) -> dict[str, Any]:
         "time_to_target_s": None if hit is None else float(curve.seconds[hit]),
         "iterations_to_target": None if hit is None else hit + 1,
         **{
-            column.key: summary["times"][name]["median"] if name in TIMES else summary.get(name)
+            column.key: summary["times"][name]["median"] if name in TIMES else summary.get(column.key)
             for name, column in RECORDED.items()
         },
         "run_folder": summary["run_folder"],

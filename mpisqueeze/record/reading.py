@@ -42,9 +42,10 @@ class RunLog:
         planned: the iterations that the run was to have.
         per_epoch: iterations of an epoch.
         columns: the figures of iterations.jsonl by name, each (T,) for the T iterations done; NaN for null and for
-            what an older version did not record.
+            what an older version did not record, but for `elapsed_s`.
         evaluations: the lines of evaluations.jsonl.
         config, environment: config.json's and environment.json's objects, empty where there is none.
+        summed: an older version recorded no `elapsed_s`, for which sums of `iteration_s` stand.
     """
 
     name: str
@@ -56,11 +57,12 @@ class RunLog:
     evaluations: list[dict[str, Any]]
     config: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
+    summed: bool = False
 
     @property
     def gossips(self) -> bool:
-        """The ranks have models of their own, as far as the log measured their distance."""
-        return bool(np.isfinite(self.columns["consensus"]).any())
+        """The ranks have models of their own, as far as the summary tells, or the log measured their distance."""
+        return bool(self.summary.get("topology")) or bool(np.isfinite(self.columns["consensus"]).any())
 
 
 def read_runs(paths: Sequence[Path]) -> tuple[list[RunLog], list[float | None]]:
@@ -94,6 +96,8 @@ def read_run(path: Path, name: str | None = None) -> RunLog:
     """
     config = read_settings(path)
     columns = _columns(path / "iterations.jsonl")
+    unknown = np.isnan(columns["elapsed_s"])
+    columns["elapsed_s"] = np.where(unknown, np.cumsum(columns["iteration_s"]), columns["elapsed_s"])
     log = path / "evaluations.jsonl"
     lines = (line for block in _blocks(log) for line in block.split(b"\n"))
     evaluations = [_line(log, at, line, dict[str, Count | Number | None]) for at, line in enumerate(lines, 1)]
@@ -106,7 +110,8 @@ def read_run(path: Path, name: str | None = None) -> RunLog:
     # Full vectors need no mention.
     label += "" if config["compressor"] == "identity" else f"/{config['compressor']}"
     planned, per_epoch = config["iterations"], config["iterations_per_epoch"]
-    return RunLog(name or label, path, summary, planned, per_epoch, columns, evaluations, config, environment)
+    summed = bool(unknown.any())
+    return RunLog(name or label, path, summary, planned, per_epoch, columns, evaluations, config, environment, summed)
 
 
 def read_settings(path: Path, option: str = "RUN") -> dict[str, Any]:

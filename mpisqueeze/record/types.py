@@ -153,6 +153,8 @@ class Summary(_Ended, total=False):
     test_loss: Number | None
     test_accuracy: Number | None
     times: dict[str, TimeFacts]
+    elapsed_s: Seconds | None
+    elapsed_s_per_iteration: Seconds | None
     wall_s: Seconds | None
     run_folder: str | None
     schema_version: int

@@ -71,7 +71,7 @@ def figures_of(ranking: Ranking) -> list[dict[str, Any]]:
 
 def notes(ranking: Ranking) -> list[str]:
     """The meaning of the columns, and the winners."""
-    meaning = f"loss: {ranking.smoothing}; ×: of {ranking.reference}'s; ms/it: median"
+    meaning = f"loss: {ranking.smoothing}; ×: of {ranking.reference}'s; ms/it: elapsed, without warm-up"
     if ranking.target_loss is not None:
         meaning += f"; target: loss {significant(ranking.target_loss, 4)} ({ranking.target_is})"
     # Ranks whose models drift apart fit their own samples better than any common model does.
@@ -79,6 +79,7 @@ def notes(ranking: Ranking) -> list[str]:
     return [
         meaning,
         *(gossip if ranking.gossips else []),
+        *filter(None, [ranking.doubt_on_times]),
         *(verdict(ranking) if len(ranking.rows) > 1 else []),
         *(f"{row['name']} {row['status']}: {row['reason'].splitlines()[0]}" for row in ranking.rows if row["reason"]),
     ]

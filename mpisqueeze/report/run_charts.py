@@ -91,7 +91,7 @@ def phase_chart(runs: Sequence[RunLog], ranking: Ranking) -> BarChart:
         bars,
         "whole iteration",
         "Means over the half of the iterations that is neither fast nor slow, without the warm-up; of each phase's own "
-        "slowest rank, so that they may add up to more than the iteration.",
+        "slowest rank, so that they may add up to more than the iteration. Elapsed time is less where ranks overlap.",
     )
 
 

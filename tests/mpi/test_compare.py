@@ -116,11 +116,14 @@ def test_a_failing_run_leaves_the_others_alone(mpisqueeze_run: Run, tmp_path: Pa
     """The problem raises on rank 1 in iteration 7: a failure that all ranks learn of."""
     plugin = f"{PLUGINS}:RaisesLater"
     finished = mpisqueeze_run(
-        3, "compare", "sgd", "memsgd/topk:0.5", "--problem", plugin, "--sweep", "iterations=5,20", "--out", "c"
+        3, "compare", "dpsgd", "memsgd/topk:0.5", "--problem", plugin, "--sweep", "iterations=5,20", "--out", "c"
     ).well()
     about = json.loads((tmp_path / "c" / "compare.json").read_text())
     assert [summary["status"] for summary in about["summaries"]] == ["ok", "failed"] * 2
-    assert [summary["iterations"] for summary in about["summaries"]] == [5, 6] * 2
+    # Gossip has no barrier, and the others learn of it when they meet next.
+    done = [summary["iterations"] for summary in about["summaries"]]
+    assert done == [5, done[1], 5, 6]
+    assert 6 <= done[1] <= 20
     assert "ValueError('on purpose')" in finished.out
     assert finished.err.count("Traceback") == 2
     diverged = mpisqueeze_run(2, "compare", "sgd", "csgd", *SMALL, "--lr", "1e12")

@@ -80,11 +80,11 @@ def _comparison(runs: Sequence[RunLog], ranking: Ranking, styles: dict[str, int]
         )  # fmt: skip
     sound = [row for row in ranking.rows if row["status"] not in BROKEN]
     tiles += _best_metric(ranking, sound, styles)
-    timed = [row for row in sound if row["median_iteration_s"] is not None]
+    timed = [row for row in sound if row["elapsed_s_per_iteration"] is not None]
     if timed:
-        best = min(timed, key=lambda row: row["median_iteration_s"])
+        best = min(timed, key=lambda row: row["elapsed_s_per_iteration"])
         tiles.append(
-            Tile("Fastest iteration", duration(best["median_iteration_s"]), best["name"], styles[best["name"]])
+            Tile("Fastest iteration", duration(best["elapsed_s_per_iteration"]), best["name"], styles[best["name"]])
         )
     # Where the tiles say who won, nothing else needs to.
     said = [] if winners(ranking) else verdict(ranking)
@@ -96,7 +96,7 @@ def _comparison(runs: Sequence[RunLog], ranking: Ranking, styles: dict[str, int]
 
 def _meaning(ranking: Ranking) -> str:
     """The meaning of the table's columns."""
-    text = f"Training loss: {ranking.smoothing}. Iteration: median."
+    text = f"Training loss: {ranking.smoothing}. Iteration: elapsed time, without the warm-up; time to target with it."
     if ranking.target_loss is not None:
         text += f" Target: loss {significant(ranking.target_loss, 4)}, {ranking.target_is}."
     if ranking.gossips:
@@ -165,9 +165,10 @@ def _single(run: RunLog) -> Chapter:
     for name, value in list((summary["evaluation"] or {}).items())[:3]:
         if isinstance(value, int | float):
             tiles.append(Tile(name.replace("_", " ").capitalize(), significant(value, 4), "of the last evaluation"))
-    times = summary["times"]["iteration_s"]
-    if times["median"] is not None:
-        tiles.append(Tile("Iteration", duration(times["median"]), f"median; p99 {duration(times['p99'])}"))
+    pace, times = summary["elapsed_s_per_iteration"], summary["times"]["iteration_s"]
+    if pace is not None:
+        slowest = f"slowest rank: median {duration(times['median'])}, p99 {duration(times['p99'])}"
+        tiles.append(Tile("Iteration", duration(pace), slowest))
     done = f"{grouped(summary['iterations'])} of {grouped(run.planned)} iterations"
     took = f" in {duration(summary['wall_s'])}" if summary["wall_s"] is not None else ""
     reason = f": {summary['reason']}" if summary["reason"] else ""
@@ -216,8 +217,9 @@ def _time(runs: Sequence[RunLog], ranking: Ranking, calibration: Calibration | N
     by_bandwidth = times_by_bandwidth(runs, calibration)
     if by_bandwidth.methods:
         charts.append(bandwidth_chart(by_bandwidth, len(runs)))
+    notes = ["" if links == {"real"} else f"Times are those of {known}.", ranking.doubt_on_times]
     facts = {
-        "note": "" if links == {"real"} else f"Times are those of {known}.",
+        "note": " ".join(filter(None, notes)),
         "phases": _time_table(runs),
         "left_out": by_bandwidth.left_out,
     }
