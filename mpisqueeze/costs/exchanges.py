@@ -174,17 +174,19 @@ def sharded(link: Link, ranks: int, up_bytes: float, down_bytes: float, sections
     """Every rank serves 1/N of the vector: N − 1 shards out and in, then N − 1 answers out and in.
 
     T = K(N − 1)(τ(u/N/K) + τ(d/N/K)) + 2l, the pairwise all-to-all and all-gather of Thakur et al. §§4, 5. It is longer
-    where the latency leaves ports idle because no more than A sections are on their way, as through a root.
+    where the latency leaves ports idle because no more than A sections are on their way, as through a root, and since a
+    rank serves a section when it has all answers but the last: two sections take l + (N − 1)τ(d/N/K) at the least.
     """
     if ranks == 1:
         return Schedule(0.0, 0.0)
     messages = ranks * sections
-    both = link.message(up_bytes / messages) + link.message(down_bytes / messages)
+    up, down = link.message(up_bytes / messages), link.message(down_bytes / messages)
     port = (ranks - 1) / ranks * (up_bytes + down_bytes)
-    period = (ranks - 1) * both
+    both = (ranks - 1) * (up + down)
+    period = max(both, (link.hop + (ranks - 1) * down) / 2)
     ahead = sections_ahead(ranks, sections, up_bytes / ranks)
     work = _work(link, ranks, 2 * (ranks - 1) * messages, ranks * port)
-    return Schedule(max(_pipeline(period + 2 * link.hop, period, sections, ahead), work), port, sections)
+    return Schedule(max(_pipeline(both + 2 * link.hop, period, sections, ahead), work), port, sections)
 
 
 def _work(link: Link, ranks: int, messages: float, nbytes: float) -> float:
