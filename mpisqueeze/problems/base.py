@@ -88,7 +88,7 @@ class Problem(ABC):
 
 
 def address_of(array: Array) -> int:
-    """Where an array begins in its device's memory."""
+    """The address of an array's first element in its device's memory."""
     return array.data.ptr if hasattr(array.data, "ptr") else array.ctypes.data
 
 
