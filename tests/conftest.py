@@ -37,6 +37,12 @@ if os.environ.get("CI"):
     settings.load_profile("ci")
 
 
+@pytest.fixture(autouse=True)
+def own_session_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder for the session of an mpirun that a test starts without `launch`: see `launch.session_folder`."""
+    monkeypatch.setenv("PRTE_MCA_prte_local_tmpdir_base", str(tmp_path_factory.mktemp("session")))
+
+
 @pytest.fixture
 def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder of the test, with nothing in it."""

@@ -303,6 +303,30 @@ time.sleep(60)
 """
 
 
+LEFT_BEHIND = """
+import os, sys
+from pathlib import Path
+from mpisqueeze.launch import launch
+for pid in range(os.getpid(), os.getpid() + 1000):
+    folder = Path(os.environ["TMPDIR"], f"ompi.{pid}")
+    folder.mkdir()
+    for name in ("pmix.vm.tool", f"pmix.vm.tool.{pid}"):
+        (folder / name).touch()
+before = sorted(os.listdir(os.environ["TMPDIR"]))
+code = launch(1, ["-c", ""], target=[sys.executable])
+assert sorted(os.listdir(os.environ["TMPDIR"])) == before
+sys.exit(code)
+"""
+
+
+@needs_launcher
+def test_what_a_killed_launcher_left_behind_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions' folders are named after process numbers, which come again."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.delenv("PRTE_MCA_prte_local_tmpdir_base")
+    subprocess.run([sys.executable, "-c", LEFT_BEHIND], check=True, timeout=60)
+
+
 class Run:
     """`launch` in a process of its own, with two ranks of a script that report in `folder`."""
 

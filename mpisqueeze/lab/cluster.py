@@ -161,7 +161,8 @@ def variables(trial: Trial, launcher: launch.Launcher, to_stderr: bool = False) 
         # Only the head node can enter the others.
         "tree": ("OMPI_MCA_plm_rsh_no_tree_spawn=1", "PRTE_MCA_plm_ssh_no_tree_spawn=1"),
         "control": (f"OMPI_MCA_oob_tcp_if_include={CONTROL}", f"PRTE_MCA_prte_if_include={CONTROL}"),
-        "files": (f"OMPI_MCA_orte_tmpdir_base={FOLDER}", f"PRTE_MCA_prte_tmpdir_base={FOLDER}"),
+        "files": (f"OMPI_MCA_orte_local_tmpdir_base={FOLDER}", f"PRTE_MCA_prte_local_tmpdir_base={FOLDER}"),
+        "hosts' files": (f"OMPI_MCA_orte_remote_tmpdir_base={FOLDER}", f"PRTE_MCA_prte_remote_tmpdir_base={FOLDER}"),
         "map": ("OMPI_MCA_rmaps_base_mapping_policy=node", "PRTE_MCA_rmaps_default_mapping_policy=node"),
         "bind": ("OMPI_MCA_hwloc_base_binding_policy=none", "PRTE_MCA_hwloc_default_binding_policy=none"),
     }

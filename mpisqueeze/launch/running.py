@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ from mpisqueeze.launch.planning import LaunchPlan
 GRACE_S = 10.0  # for ranks to finish an iteration and write a checkpoint
 KILL_S = 5.0  # for the launcher to end after SIGTERM
 _PR_SET_PDEATHSIG = 1
+#: Name the folder in which Open MPI 5 makes its session's folder: on this machine, and on all.
+_SESSIONS = ("PRTE_MCA_prte_local_tmpdir_base", "PRTE_MCA_prte_tmpdir_base")
 
 
 @dataclass
@@ -64,10 +67,10 @@ class Supervisor:
         The exit code is 130 after SIGINT and 143 after another signal, 4 where a rank died of one, 128 plus the
         number where the launcher did, and the launcher's own otherwise.
         """
-        with self._signals() as wake:
+        with self._signals() as wake, session_folder(self.plan) as settings:
             process = subprocess.Popen(
                 self.plan.arguments,
-                env={**os.environ, **self.plan.settings},
+                env={**os.environ, **self.plan.settings, **settings},
                 # A terminal may be read by its own session only; a pipe or a file is passed on.
                 stdin=subprocess.DEVNULL if os.isatty(0) else None,
                 start_new_session=True,
@@ -203,6 +206,20 @@ class Supervisor:
         for member in self.family:
             with contextlib.suppress(psutil.Error):
                 member.kill()
+
+
+@contextlib.contextmanager
+def session_folder(plan: LaunchPlan) -> Iterator[dict[str, str]]:
+    """Variables that give a launch by Open MPI a folder of its own for its session, which is removed at the end.
+
+    By default mpirun makes /tmp/ompi.PID. A killed mpirun leaves it there, and a later one that gets the same PID
+    does not start.
+    """
+    if plan.flavour is not Flavour.OPEN_MPI or any(name in os.environ for name in _SESSIONS):
+        yield {}
+        return
+    with tempfile.TemporaryDirectory(prefix="mpisqueeze-", ignore_cleanup_errors=True) as folder:
+        yield {_SESSIONS[0]: folder}
 
 
 def _prepared(pid: int) -> bool:
