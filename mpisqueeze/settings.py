@@ -154,7 +154,11 @@ class Settings:
     tree: str | None = _run(
         None, f"How a root's answer reaches all: {', '.join(TREES)}. Default: by the cost model.", choice(*TREES)
     )
-    barrier: bool = _run(True, "Meet before each exchange, so that waiting is not booked as communication.")
+    barrier: bool | None = _run(
+        None,
+        "Meet before each exchange, so that waiting is not booked as communication. Default: not with gossip, whose "
+        "ranks wait for their neighbours alone.",
+    )
     overlap: bool = _run(
         False, "sgd … doublesqueeze: send each section of the gradient while the rest of it is computed."
     )
@@ -170,8 +174,11 @@ class Settings:
         None, "Iterations between evaluations; 0: only before and after. Default: an epoch.", integer(0)
     )
     out: Path | None = _output(None, "Run folder, new or empty. Default: results/<time>-<algorithm>-<compressor>-n<N>.")
-    consensus_every: int = _output(
-        1, "Gossip: iterations between measurements of the consensus distance; 0: never.", integer(0)
+    consensus_every: int | None = _output(
+        None,
+        "Gossip: iterations between measurements of the consensus distance, at which all ranks meet; 0: never. "
+        "Default: as --eval-every.",
+        integer(0),
     )
     per_rank: bool = _output(False, "Log every rank in ranks.jsonl.")
     save_model: bool = _output(False, "Write model.npz: x, every rank's parameters.")

@@ -22,7 +22,7 @@ PROGRAM = """
 import importlib.util, sys, types
 name = "mpisqueeze.record.figures"
 path = importlib.util.find_spec(name).origin
-figures, end, derived = open(path, encoding="utf-8").read().partition("\\n)\\n\\n#: Those of iterations.jsonl")
+figures, end, derived = open(path, encoding="utf-8").read().partition("\\n)\\n\\n#: The figures of iterations.jsonl")
 assert end
 module = sys.modules[name] = types.ModuleType(name)
 exec(compile(figures + sys.argv[1] + end + derived, path, "exec"), vars(module))

@@ -9,7 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mpisqueeze.analysis.ranking import curve_of
+from mpisqueeze.record.figures import per_iteration
 from mpisqueeze.record.reading import RunLog
+
+#: Seconds an iteration by the clock.
+PACE = per_iteration("elapsed_s")
 
 
 class Measure(NamedTuple):
@@ -27,8 +31,14 @@ def _time(key: str, label: str) -> Measure:
     return Measure(label, lambda run: run.summary["times"][key]["median"])
 
 
+def _consensus(run: RunLog) -> float | None:
+    values = run.columns["consensus"]
+    last = values[-max(1, values.size // 10) :]
+    return float(last.mean()) if last.size and np.isfinite(last).all() else None
+
+
 def _epoch(run: RunLog) -> float | None:
-    seconds = run.summary["times"]["iteration_s"]["median"]
+    seconds = run.summary[PACE]
     return None if seconds is None else seconds * run.per_epoch
 
 
@@ -41,11 +51,15 @@ FIGURES: dict[str, Measure] = {
     ),
     "test_loss": _summary("test_loss", "test loss"),
     "test_accuracy": _summary("test_accuracy", "test accuracy"),
+    "distance": Measure(
+        "distance of the mean model to the minimum", lambda run: (run.summary["evaluation"] or {}).get("distance")
+    ),
+    "consensus": Measure("mean ‖x_i − x̄‖² in the last tenth of the iterations", _consensus),
     "diverged": Measure("diverged (part of the seeds)", lambda run: float(run.summary["status"] == "diverged")),
     "full_vectors": _summary("full_vectors_per_iteration", "full vectors an iteration"),
     "bytes": _summary("bytes_sent_per_iteration", "bytes an iteration"),
     "c": _summary("compression", "payload over full vector, c"),
-    "iteration_s": _time("iteration_s", "time of an iteration (s)"),
+    "iteration_s": _summary(PACE, "time of an iteration (s)"),
     "comm_s": _time("comm_s", "time of an exchange (s)"),
     "epoch_s": Measure("time of an epoch (s)", _epoch),
 }

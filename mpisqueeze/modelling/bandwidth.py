@@ -105,7 +105,7 @@ def times_by_bandwidth(runs: Sequence[RunLog], calibration: Calibration | None =
         gradient = median(compute[_work(members[0].run)])
         modelled = [(rate, _modelled(members, replace(link, byte_s=8 / rate), gradient)) for rate in bandwidths]
         measured = sorted(
-            (8 / item.link.byte_s, _time(item.run, "iteration_s"))
+            (8 / item.link.byte_s, float(item.run.summary["elapsed_s_per_iteration"] or 0.0))
             for item in members
             if item.link and item.link.byte_s and latency in (None, item.latency)
         )
@@ -232,5 +232,4 @@ def _names(groups: dict[tuple[Any, ...], list[_Ran]]) -> dict[tuple[Any, ...], s
 
 
 def _label(method: Method) -> str:
-    compressor = "" if method.compressor_name == "identity" else f"/{method.compressor_name}"
-    return f"{method.algorithm.label}{compressor}{' sharded' if method.server == 'sharded' else ''}"
+    return f"{method.name}{' sharded' if method.server == 'sharded' else ''}"

@@ -23,10 +23,12 @@ from mpisqueeze.devices.clock import Phase, PhaseClock
 from mpisqueeze.record.folder import finite
 
 Floats = NDArray[np.float64]
+#: Parts of a run over which its pace is the median.
+TENTHS = 10
 Unit = Literal["s", "bytes", "count", ""]
 
 #: Values that a log may hold. Bytes, messages and seconds are not negative.
-Value = Annotated[float, msgspec.Meta(ge=-1.7e308, le=1.7e308)] | None
+Value = Annotated[float, msgspec.Meta(ge=-1.7e308, le=1.7e308)]
 Amount = Annotated[float, msgspec.Meta(ge=0, le=1e30)]
 
 
@@ -38,6 +40,7 @@ class Measured(Protocol):
         x: this rank's parameters (d).
         loss, lr: this rank's loss, and γ.
         began, ended: s, by this rank's clock.
+        elapsed: s of training until then, without pauses.
     """
 
     run: Any
@@ -48,6 +51,7 @@ class Measured(Protocol):
     counter: Counter
     began: float
     ended: float
+    elapsed: float
 
     def distance(self) -> float:
         """‖x_i − x̄‖², NaN where it is not asked for; collective."""
@@ -64,7 +68,8 @@ class Figure:
         over_ranks: makes one number out of those of the ranks: `np.max` for times, whose slowest rank decides.
         of: measures it on a rank when an iteration is over; NaN where there is none. May be collective.
         over_iterations: how the summary has it: as `total`, `last` or `median`; as `spread`, for times, an object of
-            `median`, `p99` and `total` under `times`; or not at all. Medians and spreads leave the warm-up out.
+            `median`, `p99` and `total` under `times`; as `clock`, for times that run on, the last one and `pace`; or
+            not at all. Medians, spreads and paces leave the warm-up out.
         heading: of its column where runs are compared; empty for a figure that only the CSV file has.
         required: a log without it is damaged.
         per_rank: it is in ranks.jsonl alone.
@@ -75,7 +80,7 @@ class Figure:
     unit: Unit
     over_ranks: Callable[..., Any]
     of: Callable[[Measured], float]
-    over_iterations: Literal["total", "last", "median", "spread", ""] = ""
+    over_iterations: Literal["total", "last", "median", "spread", "clock", ""] = ""
     heading: str = ""
     required: bool = False
     per_rank: bool = False
@@ -83,7 +88,8 @@ class Figure:
     @property
     def kind(self) -> Any:
         """The type of its field."""
-        return Amount if self.required and self.unit else Value
+        kind = Amount if self.unit else Value
+        return kind if self.required and self.unit else kind | None
 
     @property
     def whole(self) -> bool:
@@ -130,7 +136,9 @@ FIGURES: tuple[Figure, ...] = (
     _count("bytes_received", "bytes received", "bytes", per_rank=True),
     _count("messages", "messages", "count", over_iterations="total", required=True),
     *_PHASES,
-    Figure("iteration_s", "iteration", "s", np.max, lambda loop: loop.ended - loop.began, "spread", "ms/it", True),
+    Figure("iteration_s", "iteration", "s", np.max, lambda loop: loop.ended - loop.began, "spread", required=True),
+    # The last rank's clock: where ranks overlap, the slowest rank's iterations add up to more.
+    Figure("elapsed_s", "iteration, by the clock", "s", np.max, attrgetter("elapsed"), "clock", "ms/it"),
     Figure("residual_norm", "norm of the residual", "", np.mean, lambda loop: _norm(loop.run.algorithm.residual())),
     Figure("consensus", "mean ‖x_i − x̄‖²", "", np.mean, lambda loop: loop.distance()),
 )
@@ -168,11 +176,29 @@ def summarized(columns: Mapping[str, Floats], warmup: int) -> dict[str, Any]:
         values = columns[figure.name]
         if figure.over_iterations == "total":
             found[figure.name] = int(values.sum()) if figure.whole else finite(float(values.sum()))
-        elif figure.over_iterations == "last":
+        elif figure.over_iterations in ("last", "clock"):
             found[figure.name] = finite(float(values[-1])) if values.size else None
+            if figure.over_iterations == "clock":
+                found[per_iteration(figure.name)] = pace(values, warmup)
         elif figure.over_iterations == "median":
             found[figure.name] = finite(float(np.median(values[warmup:]))) if values[warmup:].size else None
     return found
+
+
+def per_iteration(name: str) -> str:
+    """The summary's name for the pace of a figure that runs on."""
+    return f"{name}_per_iteration"
+
+
+def pace(elapsed: Floats, warmup: int) -> float | None:
+    """Seconds an iteration after the warm-up, by the clock (T,): the median over tenths of the run, so that a stall of
+    the machine does not count, while what ranks gain and lose by overlapping does. None without an iteration."""
+    count = elapsed.size - warmup
+    if count < 1:
+        return None
+    ends = np.linspace(0, count, min(TENTHS, count) + 1).astype(np.intp)
+    seconds = np.diff(np.concatenate([[0.0], elapsed])[warmup + ends])
+    return finite(float(np.median(seconds / np.diff(ends))))
 
 
 def statistics(values: Floats) -> dict[str, float | None]:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 CAPACITY = 1024
 #: Seconds after which rank 0 asks for rows, so that a killed run loses no more than these.
 INTERVAL = 0.2
+#: Iterations whose pace the live view shows.
+RECENT = 100
 
 _MEASURES = tuple(figure.of for figure in FIGURES)
 _AT = {figure.name: at for at, figure in enumerate(FIGURES)}
@@ -127,6 +129,8 @@ class Recorder:
         for column, some in zip(self._columns.values(), values, strict=True):
             column.frombytes(np.ascontiguousarray(some, np.float64).tobytes())
         columns = self._columns
-        pace = float(np.median(columns["iteration_s"][-100:]))
         done = len(columns["loss"])
+        elapsed = columns["elapsed_s"]
+        before = elapsed[-RECENT - 1] if done > RECENT else 0.0
+        pace = (elapsed[-1] - before) / min(done, RECENT)
         self.last = Progress(done, columns["loss"][-1], int(self.by_rank[:, 0].sum()), pace)

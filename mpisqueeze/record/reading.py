@@ -18,10 +18,12 @@ from mpisqueeze.errors import UsageError
 from mpisqueeze.record.decoding import Count, Number, as_type, parsed, read_object
 from mpisqueeze.record.figures import LOGGED, READ_LINE, Floats, no_columns, summarized
 from mpisqueeze.record.summary import algorithm_of, summary_of
-from mpisqueeze.record.types import ComparisonFile, Config, Environment, Summary
+from mpisqueeze.record.types import ComparisonFile, Config, Environment, GivenTarget, Summary
 from mpisqueeze.settings import upgraded
 
 COMPARISON = "compare.json"
+#: The name of a target that is a smoothed training loss.
+SMOOTHED = "smoothed_loss"
 #: Bytes of a log that are decoded at once; no line is longer.
 _BLOCK = 1 << 20
 
@@ -42,9 +44,10 @@ class RunLog:
         planned: the iterations that the run was to have.
         per_epoch: iterations of an epoch.
         columns: the figures of iterations.jsonl by name, each (T,) for the T iterations done; NaN for null and for
-            what an older version did not record.
+            what an older version did not record, but for `elapsed_s`.
         evaluations: the lines of evaluations.jsonl.
         config, environment: config.json's and environment.json's objects, empty where there is none.
+        summed: an older version recorded no `elapsed_s`, for which sums of `iteration_s` stand.
     """
 
     name: str
@@ -56,31 +59,32 @@ class RunLog:
     evaluations: list[dict[str, Any]]
     config: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
+    summed: bool = False
 
     @property
     def gossips(self) -> bool:
-        """The ranks have models of their own, as far as the log measured their distance."""
-        return bool(np.isfinite(self.columns["consensus"]).any())
+        """The ranks have models of their own, as far as the summary tells, or the log measured their distance."""
+        return bool(self.summary.get("topology")) or bool(np.isfinite(self.columns["consensus"]).any())
 
 
-def read_runs(paths: Sequence[Path]) -> tuple[list[RunLog], list[float | None]]:
+def read_runs(paths: Sequence[Path]) -> tuple[list[RunLog], list[GivenTarget | None]]:
     """The runs in `paths`, a comparison's folder standing for its runs, each under a name of its own.
 
     Returns:
-        The runs, and of each comparison the target loss that was given to it, or None.
+        The runs, and of each comparison the target that was given to it, or None.
 
     Raises:
         UsageError: a folder or a file is missing or damaged; says which, and how.
     """
     runs: list[RunLog] = []
-    targets: list[float | None] = []
+    targets: list[GivenTarget | None] = []
     for path in paths:
         if not os.path.isdir(path):
             raise _wrong(path, "is not a folder" if os.path.exists(path) else "is not there")
         if os.path.isfile(path / COMPARISON):
-            found, target_loss = _read_comparison(path)
+            found, target = _read_comparison(path)
             runs += found
-            targets.append(target_loss)
+            targets.append(target)
         else:
             runs.append(read_run(path))
     return _named_apart(runs), targets
@@ -94,6 +98,8 @@ def read_run(path: Path, name: str | None = None) -> RunLog:
     """
     config = read_settings(path)
     columns = _columns(path / "iterations.jsonl")
+    unknown = np.isnan(columns["elapsed_s"])
+    columns["elapsed_s"] = np.where(unknown, np.cumsum(columns["iteration_s"]), columns["elapsed_s"])
     log = path / "evaluations.jsonl"
     lines = (line for block in _blocks(log) for line in block.split(b"\n"))
     evaluations = [_line(log, at, line, dict[str, Count | Number | None]) for at, line in enumerate(lines, 1)]
@@ -106,7 +112,8 @@ def read_run(path: Path, name: str | None = None) -> RunLog:
     # Full vectors need no mention.
     label += "" if config["compressor"] == "identity" else f"/{config['compressor']}"
     planned, per_epoch = config["iterations"], config["iterations_per_epoch"]
-    return RunLog(name or label, path, summary, planned, per_epoch, columns, evaluations, config, environment)
+    summed = bool(unknown.any())
+    return RunLog(name or label, path, summary, planned, per_epoch, columns, evaluations, config, environment, summed)
 
 
 def read_settings(path: Path, option: str = "RUN") -> dict[str, Any]:
@@ -124,7 +131,7 @@ def _completed(known: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]
     return {**known, **summary, "times": {**known["times"], **summary.get("times", {})}}
 
 
-def _read_comparison(path: Path) -> tuple[list[RunLog], float | None]:
+def _read_comparison(path: Path) -> tuple[list[RunLog], GivenTarget | None]:
     """Its runs in the order of the comparison; one that was killed names runs that had not begun."""
     about = _object(path / COMPARISON, ComparisonFile)
     recorded = {summary["name"]: summary for summary in about["summaries"]}
@@ -137,7 +144,10 @@ def _read_comparison(path: Path) -> tuple[list[RunLog], float | None]:
             runs.append(folderless(name, _whole(path / COMPARISON, recorded[name])))
     if not runs:
         raise _wrong(path, "is a comparison whose first run had not begun")
-    return runs, about["given_target_loss"]
+    target: GivenTarget | None = about.get("given_target")
+    if about.get("given_target_loss") is not None:
+        target = {"name": SMOOTHED, "value": about["given_target_loss"]}
+    return runs, target
 
 
 def _whole(path: Path, summary: dict[str, Any]) -> dict[str, Any]:

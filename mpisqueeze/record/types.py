@@ -153,12 +153,15 @@ class Summary(_Ended, total=False):
     test_loss: Number | None
     test_accuracy: Number | None
     times: dict[str, TimeFacts]
+    elapsed_s: Seconds | None
+    elapsed_s_per_iteration: Seconds | None
     wall_s: Seconds | None
     run_folder: str | None
     schema_version: int
     mpisqueeze: str | None
     signal: str | None
     warnings: list[str] | None
+    shown_to_fail: bool | None
     topology: str | None
     eta: Number | None
     link: str | None
@@ -188,9 +191,20 @@ class Named(TypedDict):
     name: str
 
 
-class ComparisonFile(TypedDict):
-    """compare.json; a run's summary is read where it has no folder."""
+class GivenTarget(TypedDict):
+    """The target that costs are counted up to, as the command line had it: a metric's name, or `smoothed_loss`."""
 
+    name: str
+    value: Number
+
+
+class _Compared(TypedDict):
     runs: list[EntryFacts]
-    given_target_loss: Number | None
     summaries: list[Named]
+
+
+class ComparisonFile(_Compared, total=False):
+    """compare.json; a run's summary is read where it has no folder. Older files have `given_target_loss`."""
+
+    given_target: GivenTarget | None
+    given_target_loss: Number | None

@@ -92,7 +92,7 @@ class CompareView(View):
         summary, row = run.summary, self._rows[index]
         self._current = index
         row.state = summary["status"]
-        pace = summary["times"]["iteration_s"]["median"]
+        pace = summary["elapsed_s_per_iteration"]
         if summary["iterations"]:
             loss = summary["final_loss"]
             row.iterations = grouped(summary["iterations"])

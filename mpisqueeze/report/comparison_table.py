@@ -54,15 +54,16 @@ def in_unit(column: Column, row: Mapping[str, Any]) -> str:
 def figures_of(ranking: Ranking) -> list[dict[str, Any]]:
     """The ranking in full for a spreadsheet: bytes and seconds, and `relative_…` over those of the first run."""
     metrics = list(dict.fromkeys(name for row in ranking.rows for name in row["evaluation"]))
-    plain = ("final_loss", "iterations", "iterations_to_target")
+    plain = ("shown_to_fail", "final_loss", "iterations", "iterations_to_target")
     keys = ["position", *WORDS, *(column.key for column in columns.NUMBERS), *plain]
     relative = [column.key for column in columns.NUMBERS if column.relative]
+    target = ranking.target.as_json() if ranking.target else dict.fromkeys(("name", "value"))
     return [
         {
             **{key: row[key] for key in keys},
             **{f"relative_{key}": row["relative"][key] for key in relative},
             **{metric: row["evaluation"].get(metric) for metric in metrics},
-            "target_loss": ranking.target_loss,
+            **{f"target_{key}": value for key, value in target.items()},
             "run_folder": row["run_folder"],
         }
         for row in ranking.rows
@@ -71,14 +72,15 @@ def figures_of(ranking: Ranking) -> list[dict[str, Any]]:
 
 def notes(ranking: Ranking) -> list[str]:
     """The meaning of the columns, and the winners."""
-    meaning = f"loss: {ranking.smoothing}; ×: of {ranking.reference}'s; ms/it: median"
-    if ranking.target_loss is not None:
-        meaning += f"; target: loss {significant(ranking.target_loss, 4)} ({ranking.target_is})"
+    meaning = f"loss: {ranking.smoothing}; ×: of {ranking.reference}'s; ms/it: elapsed, without warm-up"
+    if ranking.target:
+        meaning += f"; target: {ranking.target} ({ranking.target.source})"
     # Ranks whose models drift apart fit their own samples better than any common model does.
     gossip = ["gossip: a loss is the mean over ranks, each with its own model; what was tested is their average"]
     return [
         meaning,
         *(gossip if ranking.gossips else []),
+        *filter(None, [ranking.doubt_on_times]),
         *(verdict(ranking) if len(ranking.rows) > 1 else []),
         *(f"{row['name']} {row['status']}: {row['reason'].splitlines()[0]}" for row in ranking.rows if row["reason"]),
     ]

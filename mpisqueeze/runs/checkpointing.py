@@ -33,7 +33,17 @@ if TYPE_CHECKING:
     from mpisqueeze.runs.preparation import Run
 
 #: Settings that a continued run may have of its own; `parts` says again what the specs of the parts say.
-FREE = ("iterations", "epochs", "checkpoint_every", "data_dir", "out", "eval_every", "timeout", "parts")
+FREE = (
+    "iterations",
+    "epochs",
+    "checkpoint_every",
+    "data_dir",
+    "out",
+    "eval_every",
+    "consensus_every",
+    "timeout",
+    "parts",
+)
 #: Files that grow as a run goes.
 LOGS = ("iterations.jsonl", "ranks.jsonl", "evaluations.jsonl")
 

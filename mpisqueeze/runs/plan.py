@@ -43,11 +43,18 @@ class Plan:
         assert self.config.lr is not None
         return self.config.lr
 
+    @property
+    def barrier(self) -> bool:
+        """All ranks meet before each exchange; by default not where they gossip."""
+        chosen = self.config.barrier
+        return bool(getattr(self.algorithm.cls, "centralized", True)) if chosen is None else chosen
+
     def as_json(self) -> dict[str, Any]:
         """Every setting, resolved as far as the command line goes."""
         return {
             **asdict(self.config),
             "compressor": self.compressor.spec,
+            "barrier": self.barrier,
             "data": self.config.data if getattr(self.problem.cls, "needs_data", False) else None,
             "parts": {
                 kind: {"name": part.name, "origin": part.origin, "parameters": part.options}

@@ -38,7 +38,7 @@ class Run:
     Attributes:
         problem, x (d): this rank's.
         threads: how many this rank may compute with.
-        iterations, per_epoch, eval_every: in iterations.
+        iterations, per_epoch, eval_every, consensus_every: in iterations.
         warnings: what this run does not promise, above all that it converges.
         path: the run folder's, on every rank; `folder` is open on rank 0 only.
     """
@@ -57,6 +57,7 @@ class Run:
         epochs = config.epochs or DEFAULT_EPOCHS
         self.iterations = config.iterations or max(1, math.ceil(epochs * self.per_epoch - 1e-9))
         self.eval_every = self.per_epoch if config.eval_every is None else config.eval_every
+        self.consensus_every = self.eval_every if config.consensus_every is None else config.consensus_every
         self.x = world.collectively(self._initial_point)
         self._check_ranks_agree()
         tried = partial(contracts.try_compressor, plan.compressor, self.make_compressor, self.dimension, self.device.xp)
@@ -64,7 +65,7 @@ class Run:
         if len(set(sizes)) > 1:
             raise UsageError(f"{plan.compressor.spec}: payload_bytes differs by rank: {sizes}", "--compressor")
         emulated = emulate(world, plan.link) if plan.link else None
-        self.network = Network(world, self.device, config.barrier, emulated, config.chunk, config.tree, config.checksum)
+        self.network = Network(world, self.device, plan.barrier, emulated, config.chunk, config.tree, config.checksum)
         self.topology = world.collectively(lambda: Topology(config.topology, world.size, config.self_weight))
         self.algorithm: Algorithm = world.collectively(self._build_algorithm)
         self.warnings: list[str] = world.on_root(self._doubts)
@@ -89,6 +90,7 @@ class Run:
             "epochs": self.iterations / self.per_epoch,
             "iterations_per_epoch": self.per_epoch,
             "eval_every": self.eval_every,
+            "consensus_every": self.consensus_every,
             "ranks": self.world.size,
             "dimension": self.dimension,
             "out": self.path,

@@ -28,6 +28,7 @@ from mpisqueeze.devices.clock import Phase
 from mpisqueeze.errors import UsageError
 from mpisqueeze.kernels import kernels_for, threads_of, use_threads
 from mpisqueeze.parts.contracts import GradientCheck, broken, loss_and_gradient
+from mpisqueeze.parts.failing import shown_to_fail
 from mpisqueeze.record.arrays import write_npz
 from mpisqueeze.record.checkpoint import Past
 from mpisqueeze.record.environment import collect_environment
@@ -39,6 +40,7 @@ from mpisqueeze.runs.checkpointing import LOGS, Checkpointer, Start, load_latest
 from mpisqueeze.runs.interrupts import Interrupts
 from mpisqueeze.runs.plan import Plan
 from mpisqueeze.runs.preparation import Run
+from mpisqueeze.runs.stopwatch import Stopwatch
 from mpisqueeze.runs.view import View
 from mpisqueeze.settings import DEFAULT_TIMEOUT, parse_interval, parse_timeout
 
@@ -53,7 +55,8 @@ class Loop:
 
     Attributes:
         x: this rank's parameters (d).
-        loss, lr, clock, counter, began, ended: those of the current iteration or, between two, of the last one.
+        loss, lr, clock, counter, began, ended, elapsed: those of the current iteration or, between two, of the last
+            one; `elapsed` also of earlier launches.
         stopped_by: the signal that interrupted the run, or Signal.NONE.
         evaluations: on rank 0, the lines of evaluations.jsonl.
     """
@@ -69,7 +72,8 @@ class Loop:
         self.x = run.x
         self.clock, self.counter = run.network.clock, run.network.counter
         self.loss = self.lr = math.nan
-        self.began = self.ended = 0.0
+        self.began = self.ended = self.elapsed = 0.0
+        self.stopwatch = Stopwatch(run.world.comm)
         self.stopped_by: int = Signal.NONE
         self.evaluations: list[dict[str, Any]] = []
         self.meter = interface_meter(run.world)
@@ -119,6 +123,7 @@ class Loop:
             self._evaluate(self.done)
         #: Without a barrier: the iteration of the next agreement, and that and the time of the last one.
         self._meet_at, self._met, self._met_at = 0, self.done, time.perf_counter()
+        self.stopwatch.start(self.elapsed)
         for t in range(self.done + 1, run.iterations + 1):
             network.iteration = t
             self.watchdog.beat()
@@ -136,6 +141,7 @@ class Loop:
             began = clock.start()
             algorithm.step(self.x, self._gradient, lr)
             self.began, self.ended = began, clock.stop(Phase.UPDATE)
+            self.elapsed = self.stopwatch.at(self.ended)
             network.settle()
             if self.meter:
                 self.meter.stop()
@@ -181,13 +187,18 @@ class Loop:
         checkpointer = self.checkpointer
         if checkpointer is None:
             return
-        if last or agreed == Signal.CHECKPOINT or checkpointer.due(iteration):
+        due = last or agreed == Signal.CHECKPOINT or checkpointer.due(iteration)
+        if not (due or agreed):
+            return
+        if due:
             self.watchdog.beat()
+            # Without a barrier, a rank may have met an error that the others do not know of yet.
+            self._meet()
             self.recorder.flush()
-            checkpointer.take(iteration)
+        with self.stopwatch.paused():
+            if due:
+                checkpointer.take(iteration)
             checkpointer.settle(wait=last)
-        elif agreed:
-            checkpointer.settle()
 
     def _gradient(self, x: Any, ready: Ready | None = None) -> Any:
         """This rank's gradient at x, with weight decay, clipping and momentum; its loss is kept for the log.
@@ -199,10 +210,12 @@ class Loop:
         With `ready`, its elements are reported as soon as they are final, the last ones first.
 
         After an error it is 0, so that this rank sends the payloads that the others wait for, and reports the error
-        when they next meet. Without a barrier that may take long, and the error is raised.
+        when they next meet: before the exchange or, without a barrier, at most MEET_EVERY iterations later.
         """
         network, part = self.network, self.run.plan.problem
         self.loss = math.nan
+        if network.gate.signal >= Signal.ERROR:
+            return self.run.device.xp.zeros_like(x)
         try:
             self.watchdog.busy = True
             self._final = self.run.dimension
@@ -219,10 +232,10 @@ class Loop:
                 self._check_first(g)
         except UsageError as error:
             network.complain(Signal.ERROR, error.message, option=error.option or "--problem")
-            return self._no_gradient()
+            return self.run.device.xp.zeros_like(x)
         except (Exception, SystemExit) as error:
             network.complain(Signal.ERROR, repr(error), details=traceback.format_exc())
-            return self._no_gradient()
+            return self.run.device.xp.zeros_like(x)
         finally:
             self.watchdog.busy = False
         self._adjust(x, g, slice(0, self._final))
@@ -263,17 +276,11 @@ class Loop:
 
     def distance(self) -> float:
         """‖x_i − x̄‖² in the iterations of --consensus-every, else NaN; collective."""
-        every = self.config.consensus_every
+        every = self.run.consensus_every
         if self._consensus is None or not every or self.network.iteration % every:
             return math.nan
-        return self._consensus.distance(self.run.device.to_numpy(self.x))
-
-    def _no_gradient(self) -> Any:
-        trouble = self._located()
-        assert trouble is not None
-        if not self.network.gate.barrier:
-            raise RankFailureError(trouble.message, trouble.details, alone=True)
-        return self.run.device.xp.zeros_like(self.x)
+        with self.stopwatch.paused():
+            return self._consensus.distance(self.run.device.to_numpy(self.x))
 
     def _check_first(self, g: Any) -> None:
         """Refuse a NaN at x₀, which is the plug-in's fault; a later one is a divergence."""
@@ -282,6 +289,10 @@ class Loop:
 
     def _evaluate(self, iteration: int) -> None:
         """Evaluate the common x, or x̄, on rank 0, and check on each that x is finite; collective."""
+        with self.stopwatch.paused():
+            self._evaluate_here(iteration)
+
+    def _evaluate_here(self, iteration: int) -> None:
         network, xp = self.network, self.run.device.xp
         self.watchdog.beat()
         if not bool(xp.isfinite(self.x).all()):
@@ -416,6 +427,7 @@ def _resume(loop: Loop) -> tuple[Past, list[str]]:
     past = start.manifest.record if start.manifest else Past()
     loop.recorder.restore(log.columns if log else {}, past.bytes_by_rank, start.iteration)
     loop.evaluations = log.evaluations if log else []
+    loop.elapsed = world.comm.bcast(float(log.columns["elapsed_s"][-1]) if log and start.iteration else 0.0)
     resumed_after = [*past.resumed_after, start.iteration] if start.manifest else []
     return Past(past.wall_s, resumed_after), start.remarks
 
@@ -481,6 +493,7 @@ def _summarize(
         **summary_of(run.settings(), environment, columns, loop.evaluations, status, reason, run.path),
         "mpisqueeze": __version__,
         "warnings": run.warnings,
+        "shown_to_fail": shown_to_fail(plan.algorithm, plan.compressor),
         "signal": {Signal.INTERRUPT: "SIGINT", Signal.TERMINATE: "SIGTERM"}.get(Signal(loop.stopped_by)),
         "server": plan.config.server if run.centralized else None,
         "topology": None if run.centralized else plan.config.topology,

@@ -75,7 +75,7 @@ def training(random: Random, algorithm: str, neural: bool) -> list[str]:
         (0.2, ["--weight-decay", "0.001"]),
         (0.0 if overlap else 0.2, ["--clip-norm", "5"]),
         (0.2, ["--lr-schedule", random.choice(["cosine", "step:1:0.5"])]),
-        (0.2, ["--no-barrier"]),
+        (0.3, [random.choice(["--barrier", "--no-barrier"])]),
         (0.2, ["--checksum"]),
         (0.3, ["--per-rank"]),
         (0.2, ["--threads", "2"]),

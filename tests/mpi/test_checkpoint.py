@@ -20,6 +20,7 @@ from mpisqueeze.errors import UsageError
 from mpisqueeze.record.arrays import write_npz
 from mpisqueeze.record.checkpoint import _digest_of
 from mpisqueeze.record.folder import check_path
+from mpisqueeze.record.reading import read_run
 
 Run = Callable[..., Finished]
 LENGTH = ("--problem", "quadratic:101", "--lr", "0.05", "--eval-every", "7")
@@ -39,6 +40,9 @@ def same_runs(one: Path, other: Path) -> None:
     for key in ("bytes_sent", "messages", "bytes_by_rank", "final_loss", "iterations", "evaluation", "status"):
         assert first[key] == second[key], key
     assert first["times"]["iteration_s"]["total"] > 0
+    for path in (one, other):
+        elapsed = read_run(path).columns["elapsed_s"]
+        assert (np.diff(elapsed, prepend=0.0) > 0).all()
 
 
 #: Those that remember something of a kind of its own; the others are slow tests.
@@ -196,10 +200,17 @@ def test_a_run_of_an_earlier_version_goes_on(mpisqueeze_run: Run, tmp_path: Path
     former = {"algorithm": "choco", "eta": 0.3, "order": "atc", "memory_lr": "outside"}
     config = tmp_path / "part" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), **former}))
+    # Nor was there elapsed time.
+    log = tmp_path / "part" / "iterations.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    for line in lines:
+        del line["elapsed_s"]
+    log.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     manifest = tmp_path / "part" / "checkpoint" / "00000005" / "manifest.json"
     body = json.loads(manifest.read_text())
     version = {key: body.pop(key) for key in ("schema_version", "sha256")}
     body["settings"] |= {**former, "parts": {"algorithm": {"name": "choco", "origin": "built-in", "parameters": {}}}}
+    body["log"]["iterations.jsonl"] = log.stat().st_size
     manifest.write_text(json.dumps({**version, **body, "sha256": _digest_of(body)}))
     assert "choco:eta=0.3/topk:0.1" in mpisqueeze_run(1, "report", "part").out
     mpisqueeze_run(2, "train", "--resume", "part", "--iterations", "9").well()

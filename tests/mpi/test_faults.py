@@ -38,9 +38,14 @@ QUICK = "--problem quadratic:50 --lr 0.05 --iterations 20"
         ("FullDisk", ("--checkpoint-every", "35"), (4,), "File too large"),
         ("FolderGone", (), (4,), "the run folder was removed"),
         ("Damages", ("--checksum",), (4,), "from rank 1 was damaged on the way"),
+        # Gossip has no barrier.
+        ("Dies", ("--algorithm", "dpsgd"), (4, 9, 137), "signal 9"),
+        ("Raises", ("--algorithm", "choco"), (4,), f"rank 1, iteration {WHEN}: RuntimeError('out of luck')"),
+        ("NotANumber", ("--algorithm", "dpsgd"), (3,), f"rank 1, iteration {WHEN}"),
+        ("Stops", ("--algorithm", "dpsgd", "--timeout", "2s"), (4,), "rank 1 gave no sign of life; iteration"),
         # Found by two ranks at once.
         pytest.param(
-            *("Damages", ("--checksum", "--no-barrier", "--algorithm", "dpsgd"), (4,)),
+            *("Damages", ("--checksum", "--algorithm", "dpsgd"), (4,)),
             "from rank 1 was damaged on the way",
             marks=pytest.mark.slow,
         ),
@@ -59,7 +64,7 @@ def test_a_fault_ends_all_ranks(
     assert ("Traceback" in finished.err) == (fault == "Raises")
     assert took < LIMIT + (2 if "--timeout" in options else 0)
     # Without a barrier, lines are gathered every 32 iterations only.
-    if fault == "FolderGone" or "--no-barrier" in options:
+    if fault == "FolderGone" or "--algorithm" in options:
         return
     lines = (tmp_path / "run" / "iterations.jsonl").read_text().splitlines()
     # The last one may be cut where the disk was full.

@@ -20,13 +20,14 @@ from parts import payload_bytes
 
 from mpisqueeze.launch import Launcher
 from mpisqueeze.parts import registry
+from mpisqueeze.runs.training import MEET_EVERY
 
 Run = Callable[..., Finished]
 SMALL = ("--problem", "quadratic:101", "--iterations", "12", "--lr", "0.5")
 PLUGINS = Path(__file__).with_name("plugins.py")
 ITERATION_FIELDS = [
     "iteration", "epoch", "loss", "lr", "bytes_sent", "messages", "compute_s", "wait_s", "encode_s", "comm_s",
-    "decode_s", "update_s", "iteration_s", "residual_norm", "consensus",
+    "decode_s", "update_s", "iteration_s", "elapsed_s", "residual_norm", "consensus",
 ]  # fmt: skip
 
 
@@ -71,6 +72,10 @@ def test_the_run_folder_holds_what_it_should(mpisqueeze_run: Run, tmp_path: Path
         assert line["consensus"] is None
         assert line["residual_norm"] > 0
     assert sum(line["bytes_sent"] for line in log) == summary["bytes_sent"]
+    elapsed = [line["elapsed_s"] for line in log]
+    assert elapsed == sorted(elapsed)
+    assert summary["elapsed_s"] == pytest.approx(elapsed[-1])
+    assert summary["elapsed_s_per_iteration"] == pytest.approx(np.median(np.diff(elapsed)[2:]))
     ranks = lines(folder / "ranks.jsonl")
     assert [(line["iteration"], line["rank"]) for line in ranks] == [(t, r) for t in range(1, 13) for r in range(n)]
     for t in range(12):
@@ -78,7 +83,8 @@ def test_the_run_folder_holds_what_it_should(mpisqueeze_run: Run, tmp_path: Path
         assert (
             sum(row["bytes_sent"] for row in rows) == sum(row["bytes_received"] for row in rows) == log[t]["bytes_sent"]
         )
-        assert max(row["iteration_s"] for row in rows) == pytest.approx(log[t]["iteration_s"])
+        for name in ("iteration_s", "elapsed_s"):
+            assert max(row[name] for row in rows) == pytest.approx(log[t][name])
         assert np.mean([row["loss"] for row in rows]) == pytest.approx(log[t]["loss"])
     assert [line["iteration"] for line in lines(folder / "evaluations.jsonl")] == [0, 5, 10, 12]
     config = json.loads((folder / "config.json").read_text())
@@ -250,12 +256,18 @@ def test_an_exception_on_one_rank_ends_all_with_4(mpisqueeze_run: Run, tmp_path:
     for i, options in enumerate(((), ("--no-barrier",), ("--algorithm", "dpsgd:order=awc"))):
         began = time.monotonic()
         problem = ("--problem", f"{PLUGINS}:RaisesLater", "--iterations", "90", "--out", f"run{i}")
-        finished = mpisqueeze_run(3, "train", *problem, *options, timeout=30)
+        finished = mpisqueeze_run(3, "train", *problem, *options, "--checkpoint-every", "9", timeout=30)
         assert finished.code == 4, finished.err
         assert time.monotonic() - began < 15
         assert finished.err.count("Traceback") == 1
         assert finished.err.count("ValueError: on purpose") >= 1
-        assert len(lines(tmp_path / "run0" / "iterations.jsonl")) == 6
+        summary = json.loads((tmp_path / f"run{i}" / "summary.json").read_text())
+        assert summary["status"] == "failed"
+        assert "rank 1, iteration 7" in summary["reason"]
+        assert summary["iterations"] == len(lines(tmp_path / f"run{i}" / "iterations.jsonl")) >= 6
+        assert not list((tmp_path / f"run{i}" / "checkpoint").glob("*[0-9]"))
+        # Without a barrier, the others hear of it when they meet next.
+        assert summary["iterations"] <= 6 + (MEET_EVERY if options else 0)
 
 
 def test_gossip_measures_consensus_and_keeps_every_model(mpisqueeze_run: Run, tmp_path: Path) -> None:
@@ -318,7 +330,8 @@ def test_own_problem_and_compressor_in_double_precision(mpisqueeze_run: Run, tmp
 
 def test_own_algorithms_run_and_their_failures_are_shared(mpisqueeze_run: Run, tmp_path: Path) -> None:
     problem = ("--problem", f"{PLUGINS}:Quadratic", "--iterations", "60", "--lr", "0.3", "--save-model", "--json", "-")
-    alone = mpisqueeze_run(3, "train", "--algorithm", f"{PLUGINS}:Alone", *problem, "--out", "alone")
+    apart = ("--algorithm", f"{PLUGINS}:Alone", "--consensus-every", "1")
+    alone = mpisqueeze_run(3, "train", *apart, *problem, "--out", "alone")
     summed = mpisqueeze_run(3, "train", "--algorithm", f"{PLUGINS}:Summed", *problem, "--out", "summed")
     assert (alone.code, summed.code) == (0, 0), alone.err + summed.err
     assert (alone.json["bytes_sent"], summed.json["bytes_sent"]) == (0, 60 * 2 * 2 * 4 * 7)
@@ -332,13 +345,17 @@ def test_own_algorithms_run_and_their_failures_are_shared(mpisqueeze_run: Run, t
     assert "rank 1, iteration 7" in finished.err
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code", "algorithm"), [(signal.SIGINT, 130, "doublesqueeze"), (signal.SIGTERM, 143, "dpsgd")]
+)
 def test_a_signal_to_a_rank_stops_all_after_the_iteration(
-    launcher: Launcher, tmp_path: Path, number: int, code: int
+    launcher: Launcher, tmp_path: Path, number: int, code: int, algorithm: str
 ) -> None:
     """The ranks are told, as by `launch` and SLURM, finish their iteration and close the log."""
     command = [sys.executable, "-m", "mpisqueeze", "train", "--problem", f"{PLUGINS}:Slow", "--iterations", "100k"]
-    process = start(launcher, 2, [*command, "--out", "run"], tmp_path, subprocess.DEVNULL, subprocess.PIPE)
+    process = start(
+        launcher, 2, [*command, "--out", "run", "--algorithm", algorithm], tmp_path, subprocess.DEVNULL, subprocess.PIPE
+    )
     try:
         log = tmp_path / "run" / "iterations.jsonl"
         wait_for(lambda: log.exists() and log.stat().st_size, "iterations")

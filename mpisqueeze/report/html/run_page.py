@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from mpisqueeze.analysis.columns import metrics_of
+from mpisqueeze.analysis.columns import RECORDED, rises
 from mpisqueeze.analysis.ranking import BROKEN, Ranking, verdict, winners
 from mpisqueeze.modelling.bandwidth import times_by_bandwidth
 from mpisqueeze.quantities import counted, duration, grouped, ratio, significant, size
@@ -70,21 +70,22 @@ def _lead(runs: Sequence[RunLog]) -> str:
 
 def _comparison(runs: Sequence[RunLog], ranking: Ranking, styles: dict[str, int]) -> Chapter:
     reference = ranking.row(ranking.reference)
+    target = ranking.target.said(3) if ranking.target else ""
     tiles = []
     for winner in winners(ranking):
         name = winner.row["name"]
         beats = "" if winner.relative is None else f", {ratio(winner.relative)} that of {reference['name']}"
         tiles.append(
-            Tile(f"{winner.title} to loss {significant(ranking.target_loss or 0.0, 3)}", winner.cost,
+            Tile(f"{winner.title} to {target.replace('_', ' ')}", winner.cost,
                  f"{name}{beats}", styles[name])
         )  # fmt: skip
     sound = [row for row in ranking.rows if row["status"] not in BROKEN]
     tiles += _best_metric(ranking, sound, styles)
-    timed = [row for row in sound if row["median_iteration_s"] is not None]
-    if timed:
-        best = min(timed, key=lambda row: row["median_iteration_s"])
+    fastest = RECORDED["elapsed_s"].best_of(ranking.rows)
+    if fastest:
+        best = ranking.row(fastest[0])
         tiles.append(
-            Tile("Fastest iteration", duration(best["median_iteration_s"]), best["name"], styles[best["name"]])
+            Tile("Fastest iteration", duration(best["elapsed_s_per_iteration"]), best["name"], styles[best["name"]])
         )
     # Where the tiles say who won, nothing else needs to.
     said = [] if winners(ranking) else verdict(ranking)
@@ -96,21 +97,24 @@ def _comparison(runs: Sequence[RunLog], ranking: Ranking, styles: dict[str, int]
 
 def _meaning(ranking: Ranking) -> str:
     """The meaning of the table's columns."""
-    text = f"Training loss: {ranking.smoothing}. Iteration: median."
-    if ranking.target_loss is not None:
-        text += f" Target: loss {significant(ranking.target_loss, 4)}, {ranking.target_is}."
+    text = f"Training loss: {ranking.smoothing}. Iteration: elapsed time, without the warm-up; time to target with it."
+    if ranking.target:
+        text += f" Target: {ranking.target}, {ranking.target.source}."
+    failing = [row["name"] for row in ranking.rows if row["shown_to_fail"]]
+    if failing:
+        text += f" Shown to fail, and not among the fastest iterations: {', '.join(failing)}."
     if ranking.gossips:
         text += " Of gossip methods, a loss is the mean over ranks, each with its own model; their average is tested."
     return text
 
 
 def _best_metric(ranking: Ranking, sound: Sequence[dict[str, Any]], styles: dict[str, int]) -> list[Tile]:
-    metric = next(iter(metrics_of(ranking.rows)), None)
+    metric = ranking.metric
     values = {row["name"]: row["evaluation"].get(metric) for row in sound}
     known = {name: value for name, value in values.items() if isinstance(value, int | float)}
-    if metric is None or not known:
+    if not known:
         return []
-    more = metric.endswith("accuracy")
+    more = rises(metric)
     best = max(known.values()) if more else min(known.values())
     names = [name for name, value in known.items() if value == best]
     rest = f" and {len(names) - 1} more" if len(names) > 1 else ""
@@ -165,9 +169,10 @@ def _single(run: RunLog) -> Chapter:
     for name, value in list((summary["evaluation"] or {}).items())[:3]:
         if isinstance(value, int | float):
             tiles.append(Tile(name.replace("_", " ").capitalize(), significant(value, 4), "of the last evaluation"))
-    times = summary["times"]["iteration_s"]
-    if times["median"] is not None:
-        tiles.append(Tile("Iteration", duration(times["median"]), f"median; p99 {duration(times['p99'])}"))
+    pace, times = summary["elapsed_s_per_iteration"], summary["times"]["iteration_s"]
+    if pace is not None:
+        slowest = f"slowest rank: median {duration(times['median'])}, p99 {duration(times['p99'])}"
+        tiles.append(Tile("Iteration", duration(pace), slowest))
     done = f"{grouped(summary['iterations'])} of {grouped(run.planned)} iterations"
     took = f" in {duration(summary['wall_s'])}" if summary["wall_s"] is not None else ""
     reason = f": {summary['reason']}" if summary["reason"] else ""
@@ -192,8 +197,8 @@ def _loss(runs: Sequence[RunLog], ranking: Ranking) -> Chapter:
     elif not charts:
         note = "It takes two iterations to draw a line."
     # A mean over as few iterations as this is what it is.
-    elif ranking.windows[1] > 1:
-        note = f"Lines: {ranking.smoothing.replace('of the last', 'of')}."
+    elif ranking.reaches[1]:
+        note = f"Lines: {ranking.smoothing}."
         note += " Faint: each iteration by itself." if len(runs) == 1 else ""
     return Chapter("Training loss", "drawings", {"note": note}, charts)
 
@@ -216,8 +221,9 @@ def _time(runs: Sequence[RunLog], ranking: Ranking, calibration: Calibration | N
     by_bandwidth = times_by_bandwidth(runs, calibration)
     if by_bandwidth.methods:
         charts.append(bandwidth_chart(by_bandwidth, len(runs)))
+    notes = ["" if links == {"real"} else f"Times are those of {known}.", ranking.doubt_on_times]
     facts = {
-        "note": "" if links == {"real"} else f"Times are those of {known}.",
+        "note": " ".join(filter(None, notes)),
         "phases": _time_table(runs),
         "left_out": by_bandwidth.left_out,
     }
