@@ -145,7 +145,7 @@ MUTANTS = (
     Mutant(
         "allreduce-not-divided",
         "allreduce moves by the sum",
-        (("algorithms/allreduce.py", "total /= self.setup.size", "pass"),),
+        (("algorithms/allreduce.py", "-lr / self._size", "-lr"),),
         ("one-bit", "mean-model"),
         (IDENTITIES,),
     ),
