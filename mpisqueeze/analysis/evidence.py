@@ -32,7 +32,7 @@ def _time(key: str, label: str) -> Measure:
 
 
 def _consensus(run: RunLog) -> float | None:
-    """Of the iterations that it was measured in: the mean of the last tenth."""
+    """Mean over the last tenth of the iterations in which it was measured."""
     values = run.columns["consensus"]
     values = values[~np.isnan(values)]
     return float(values[-max(1, values.size // 10) :].mean()) if values.size else None

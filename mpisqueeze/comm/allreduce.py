@@ -91,7 +91,7 @@ def _definition(nbytes: int, size: int) -> list[RankTraffic]:
 
 
 def _counted(network: Network, nbytes: int, itemsize: int) -> list[RankTraffic]:
-    """The traffic of each rank in messages of our own."""
+    """Traffic of each rank in messages of our own."""
     size = network.world.size
     way = exchanges.allreduce(network.link, size, nbytes).way
     return [_traffic(steps(way, rank, size, nbytes // itemsize), itemsize) for rank in range(size)]
