@@ -19,7 +19,9 @@ def lab_results(outcomes: Sequence[TrialOutcome]) -> dict[str, Any]:
     """The JSON object of `lab`, in bytes, seconds and bits per second.
 
     `results` has an object a run, whose `hosts` compare what the run counted with what its hosts' interfaces did over
-    the same iterations, where the run has measured that; `commands` has an object a trial, with the interfaces' bytes
+    the same iterations, where the run has measured that. `bound_s` is the time of the run's own bytes through the
+    busiest port; where they are by definition, some rank of any all-reduce sends as many. `interface_bound_s` is the
+    time of the bytes that the busiest interface counted. `commands` has an object a trial, with the interfaces' bytes
     while its command ran.
     """
     links = outcomes[0].trial.links
@@ -57,6 +59,9 @@ def _result(trial: Trial, run: RunLog) -> dict[str, Any]:
     port_bytes = summary.get("port_bytes_per_iteration")
     # Through an idle port the first bytes, as many as its burst, take no time.
     bound = None if port_bytes is None else 8 * max(0, port_bytes - trial.links.burst) / trial.links.rate
+    hosts = _compared(summary)
+    passed = [host[key] for host in hosts for key in host if key.startswith("interface_")]
+    busiest = max(passed) / summary["iterations"] if summary["iterations"] and None not in passed else None
     columns = sum(run.columns[name] for name in ("encode_s", "comm_s", "decode_s"))
     exchange = statistics(columns[summary["warmup"] :])["median"]  # type: ignore[index]
     return {
@@ -68,13 +73,15 @@ def _result(trial: Trial, run: RunLog) -> dict[str, Any]:
         "rate": trial.links.rate,
         "status": summary["status"],
         "comm_s": times["comm_s"],
+        "bytes": summary["bytes"],
         "bound_s": bound,
+        "interface_bound_s": None if busiest is None else 8 * busiest / trial.links.rate,
         # A rank that codes while messages travel waits for less than they take.
         "ratio": exchange / bound if exchange and bound else None,
         "exchange_s": exchange,
         "iteration_s": times["iteration_s"],
         "final_loss": summary["final_loss"],
-        "hosts": _compared(summary),
+        "hosts": hosts,
     }
 
 
@@ -82,7 +89,7 @@ def _compared(summary: dict[str, Any]) -> list[dict[str, Any]]:
     """Each rank's counted bytes beside those of its interface; None for what the run has not measured."""
     keys = ("bytes_sent", "bytes_received")
     counted = {entry["rank"]: entry for entry in summary.get("bytes_by_rank") or []}
-    measured = {entry["rank"]: entry for entry in summary.get("interface_bytes_by_rank") or []}
+    measured = {entry["rank"]: entry for entry in summary.get("interface_bytes_by_host") or []}
     return [
         {
             "rank": rank,

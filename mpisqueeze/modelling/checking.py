@@ -70,13 +70,13 @@ def check_runs(
     """Predict each run from its own config.json, with its median compute time.
 
     Args:
-        given: the link by the command line or a calibration, for runs on a real network.
+        given: the link by the command line or a calibration, for runs on no emulated one.
 
     Returns:
         the runs that could be predicted, and why each of the others could not.
 
     Raises:
-        UsageError: a run was on a real network and nothing says what that was like, or its parts are not found.
+        UsageError: nothing says what a run's network was like, or its parts are not found.
     """
     checked, skipped = [], []
     for run in runs:
@@ -98,9 +98,8 @@ def _check(run: RunLog, given: Link | None, calibration: Calibration | None) -> 
     if link and lab and not emulated:
         link = replace(link, burst=Links(config["ranks"], lab["rate"], lab["delay"], lab["mtu"]).burst)
     if link is None:
-        raise UsageError(
-            f"{run.path} ran on a real network: give --calibration, or --latency and --bandwidth", "--check"
-        )
+        unknown = f"nothing says what the network of {run.path} was like ({run.network})"
+        raise UsageError(f"{unknown}: give --calibration, or --latency and --bandwidth", "--check")
     if calibration and calibration.link and calibration.given == emulated:
         link = replace(link, processor=calibration.link.processor)
     method = Method.ran(config)
@@ -122,7 +121,7 @@ def _check(run: RunLog, given: Link | None, calibration: Calibration | None) -> 
     # Gossip has none unless it was asked for.
     if meets or (meets is None and method.route != "neighbours"):
         barrier = ALIGNMENT_S * link.load if emulated else exchanges.allreduce(link, traffic.ranks, _AGREEMENT).seconds
-    return Checked(run, emulated or "real", link, work is not None, prediction, alone, barrier, comm, iteration)
+    return Checked(run, emulated or run.network, link, work is not None, prediction, alone, barrier, comm, iteration)
 
 
 def _ran(run: RunLog, traffic: Traffic, terms: Terms) -> Schedule:

@@ -54,8 +54,9 @@ def work_of(method: Method, traffic: Traffic, calibration: Calibration) -> Work 
 
     Decoding is taken to add. A root adds N payloads of d elements, sharded every rank N of d/N; the sum is divided
     by N, and the answer added to the model as it is decoded, so that there is no further update. A gossip rank adds
-    a payload for each neighbour and, where it compresses, its own, with a multiplication and an addition each. Its
-    update, and that of an all-reduce, is two passes over the model. A pass takes as long as an in-place add.
+    a payload for each neighbour and, where it compresses, its own, with a multiplication and an addition each, and its
+    update is two passes over the model. An all-reduce adds its sum to the model in one. A pass takes as long as an
+    in-place add.
     """
     rates, full = (_rates(part, calibration) for part in (method.compressor, registry.compressors.find("identity")))
     if rates is None or full is None:
@@ -68,13 +69,13 @@ def work_of(method: Method, traffic: Traffic, calibration: Calibration) -> Work 
     )
     up, down = rates if compresses else full, rates if answers else full
     encode = _encode(up, method.feedback) * d
-    update = 2 * add * d
     if traffic.exchange == "allreduce":
-        # The sum is divided by N. What MPI adds is in its measured time, else (N − 1)/N of a vector.
+        # MPI adds what it receives, (N − 1)/N of a vector; its measured time has that.
         library = calibration.library(traffic.up)
-        return Work(encode, add * d * (1 if library else 1 + (n - 1) / n), 0.0, update, library=library or 1.0)
+        added = 0.0 if library else add * d * (n - 1) / n
+        return Work(0.0, added, added, full.decode_add * d, library=library or 1.0)
     if traffic.exchange == "neighbours":
-        return Work(encode, (traffic.degree + compresses) * (up.decode_add + 2 * add) * d, 0.0, update)
+        return Work(encode, (traffic.degree + compresses) * (up.decode_add + 2 * add) * d, 0.0, 2 * add * d)
     served = d if traffic.exchange == "root" else d / n
     added = (n * up.decode_add + add) * served
     answered = _encode(down, method.feedback) * served if answers else 0.0

@@ -6,19 +6,16 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from mpi4py import MPI
+from mpi4py import MPI
 
 
 class Stopwatch:
-    """This rank's seconds of training; collective, but for `at`.
+    """This rank's seconds of training.
 
-    Ranks on several hosts have clocks of their own, so each reads its own from a common barrier on. A pause begins when
-    the last rank has reached it, since until then that rank trains and the others wait for it, and ends when all leave
-    it. Ranks come out of a barrier some microseconds apart; a pause has a barrier at both ends, so that a rank which
-    always leaves late gains nothing by it.
+    Ranks on several hosts have clocks of their own, so each reads its own, and all are set to the same time where ranks
+    meet anyway: at the start, and after each pause. A rank that leaves such a meeting late reads less than the others;
+    the largest of all ranks' times is that of the first one to leave.
     """
 
     def __init__(self, comm: MPI.Comm) -> None:
@@ -26,7 +23,7 @@ class Stopwatch:
         self._zero = math.nan
 
     def start(self, elapsed_s: float = 0.0) -> None:
-        """Start when all ranks are here, with the time of earlier launches."""
+        """Set all ranks' clocks to this time once all are here; collective."""
         self._comm.Barrier()
         self._zero = time.perf_counter() - elapsed_s
 
@@ -36,9 +33,10 @@ class Stopwatch:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Stop from when all ranks are here until all have done what is in the block."""
-        self._comm.Barrier()
-        began = time.perf_counter()
+        """Stop until all ranks have done what is in the block; collective.
+
+        The clock stops when the last rank comes: until then that rank trains, and the others wait for it.
+        """
+        stopped_at = self._comm.allreduce(self.at(time.perf_counter()), MPI.MAX)
         yield
-        self._comm.Barrier()
-        self._zero += time.perf_counter() - began
+        self.start(stopped_at)

@@ -26,14 +26,12 @@ from mpisqueeze.settings import Settings
 D = 64
 #: A pause of the run: an evaluation, a checkpoint or a measurement of the consensus distance takes at least so long.
 PAUSE_S = 0.03
-#: The iteration after which there is the last pause but those at the end.
-LAST_PAUSE = 11
-TRIES = 4
+#: Iterations between measurements of the consensus distance and evaluations, and between checkpoints.
+EVALUATED, SAVED = 8, 11
+TRIES = 6
 #: Moments of `time.perf_counter`, which the ranks of a host share: this rank's gradients begin, and iterations end.
 begun: list[float] = []
 ended: list[float] = []
-#: The first moment of a pause of this rank, by the iteration that it follows.
-pauses: dict[int, float] = {}
 
 
 class Jitter:
@@ -70,10 +68,9 @@ class InTurn(Jitter):
 
 
 def paused(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, in which this rank rests from training for a while, and notes when it began to."""
+    """`function`, in which this rank rests from training for a while."""
 
     def call(*arguments: Any) -> Any:
-        pauses.setdefault(len(begun), time.perf_counter())
         time.sleep(PAUSE_S)
         return function(*arguments)
 
@@ -108,34 +105,32 @@ def outer_clock(methods: list[str]) -> None:
 
 def deviation(world: World, method: str, barrier: bool) -> float:
     """By how much `elapsed_s` is off, in a run with pauses of all kinds; its median over iterations."""
-    for kept in (begun, ended, pauses):
-        kept.clear()
+    begun.clear()
+    ended.clear()
     name, _, server = method.partition(" ")
     with TemporaryDirectory() as folder:
         config = Settings(
             algorithm=name, problem=f"{__file__}:Jitter", iterations=16, lr=0.01, barrier=barrier,
-            server=server or "root", checkpoint_every="11", consensus_every=8, eval_every=8, self_weight=0.5,
+            server=server or "root", checkpoint_every=f"{SAVED}", consensus_every=EVALUATED, eval_every=EVALUATED,
+            self_weight=0.5,
             out=Path(world.comm.bcast(folder)) / "run",
         )  # fmt: skip
         made = plan(config)
         # The class of this module, and not of the one that a path stands for.
         train(replace(made, problem=replace(made.problem, cls=Jitter)), world, View())
-        everyone = world.comm.gather((begun, ended, [*pauses.items()]))
+        everyone = world.comm.gather((begun, ended))
         return world.comm.bcast(compare(config.out, everyone, method, barrier) if everyone else None)
 
 
 def compare(folder: Path, ranks: Sequence[Any], method: str, barrier: bool) -> float:
-    """Hold the log against the moments at which the ranks began and ended their gradients and began their pauses.
+    """Hold the log against the moments at which ranks began gradients and ended iterations.
 
-    A pause lasts from when the first rank is in it, which is when all have come, to when the first one trains again.
+    A pause lasts from when the last rank has come to it, to when the first one trains again.
     """
     log = [json.loads(line) for line in (folder / "iterations.jsonl").read_text().splitlines()]
     starts, ends = (np.array([rank[i] for rank in ranks]) for i in range(2))
-    differences, excluded = [], 0.0
-    for t, line in enumerate(log, 1):
-        if t > LAST_PAUSE:
-            differences.append(line["elapsed_s"] / (ends[:, t - 1].max() - starts[:, 0].min() - excluded) - 1)
-        elif began := [moment for rank in ranks for after, moment in rank[2] if after == t]:
-            excluded += starts[:, t].min() - min(began)
-    print(f"{method}, barrier {barrier}: {median(differences):+.4f}, and {excluded:.2f} s of pauses")
-    return median(differences)
+    paused_s = sum(starts[:, t].min() - ends[:, t - 1].max() for t in (EVALUATED, SAVED))
+    outer = ends[:, SAVED:].max(axis=0) - starts[:, 0].min() - paused_s
+    found = median(line["elapsed_s"] for line in log[SAVED:]) / median(outer) - 1
+    print(f"{method}, barrier {barrier}: {found:+.4f} of {median(outer):.2f} s, and {paused_s:.2f} s of pauses")
+    return found
