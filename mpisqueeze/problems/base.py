@@ -79,8 +79,9 @@ class Problem(ABC):
 
         Returns:
             The loss f_r(x; batch) as a Python float, and its gradient, (d,), of the run's dtype. The gradient's buffer
-            belongs to the problem and is valid until the next call; the caller may overwrite it. Where x has diverged,
-            both are inf or NaN, without an exception or a warning.
+            belongs to the problem and is valid until the next call, and the caller overwrites it: what it holds after
+            the call is lost. The same buffer each time saves a copy. Where x has diverged, both are inf or NaN, without
+            an exception or a warning.
         """
 
     def evaluate(self, x: Array) -> dict[str, float]:
@@ -89,6 +90,11 @@ class Problem(ABC):
         Neither x nor the gradient's buffer is changed.
         """
         return {}
+
+
+def address_of(array: Array) -> int:
+    """The address of an array's first element in its device's memory."""
+    return array.data.ptr if hasattr(array.data, "ptr") else array.ctypes.data
 
 
 def copy_to(buffer: Array, host: np.ndarray) -> None:
