@@ -46,8 +46,13 @@ def physical_cores() -> int:
 
 
 def usable_cores() -> int:
-    """Number of physical cores, or of whole ones that a quota grants, whichever is less; at least 1."""
-    return max(1, int(min(physical_cores(), granted([cpu_quotas()]))))
+    """Number of physical cores, as far as quotas grant this process their time."""
+    return whole_cores(physical_cores(), granted([cpu_quotas()]))
+
+
+def whole_cores(cores: int, quota: float) -> int:
+    """The number of cores, or of whole ones that a quota is worth, whichever is less; at least 1."""
+    return max(1, int(min(cores, quota)))
 
 
 def granted(processes: Sequence[tuple[Quota, ...]]) -> float:
