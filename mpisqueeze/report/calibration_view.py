@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mpisqueeze.costs.link import network_name
-from mpisqueeze.quantities import duration, format_rate, grouped, ratio, significant
+from mpisqueeze.quantities import counted, duration, format_rate, grouped, ratio, significant
 from mpisqueeze.record.environment import ranks_on_hosts
 from mpisqueeze.report.tables import TableColumn, filled, make_table, panel
 
