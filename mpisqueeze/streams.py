@@ -140,8 +140,9 @@ def reserve() -> Callable[[], None]:
             try:
                 stream.flush()
             except OSError:
-                # Whoever wrote it has met the same error. What is left must not end up in another file.
+                # Whoever wrote it has met the same error. What is left must not end up in the next file of that number.
                 discard(stream)
+                stream.flush()
         sys.stdout, _results = before, None
         os.dup2(kept, STDOUT)
         os.close(kept)

@@ -44,7 +44,7 @@ class Warned(logging.Handler):
         every: list[dict[Place, str]] = mpi.COMM_WORLD.gather(self._texts) or [{}]
         shown = set(every[0])
         for rank, texts in enumerate(every):
-            for place in texts.keys() - shown:
+            for place in (place for place in texts if place not in shown):
                 others = f" and others of {len(every)}" if any(place in other for other in every[rank + 1 :]) else ""
                 sys.stderr.write(f"rank {rank}{others}: {texts[place]}")
             shown |= texts.keys()
