@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mpisqueeze.compressors.base import Compressor
+from mpisqueeze.compressors.base import Compressor, adapt
 from mpisqueeze.costs.exchanges import Schedule
 from mpisqueeze.errors import UsageError, describe, describe_value
 from mpisqueeze.parts.registry import Part
@@ -138,6 +138,19 @@ def check_compressor(part: Part, compressor: Any) -> None:
     ):
         raise broken(part, "--compressor", "its __init__ does not call that of its base class")
     _need_count(part, "--compressor", compressor, "payload_bytes")
+
+
+def make_compressor(part: Part, dimension: int, xp: Any, dtype: np.dtype[Any], seed: int) -> Compressor:
+    """A compressor of a part, with all that the contract lets it leave out. Raises UsageError."""
+    made = part.cls(dimension, xp, dtype, seed, **part.options)
+    check_compressor(part, made)
+    return adapt(made, dimension, xp, dtype)
+
+
+def says_what_it_carries(part: Part) -> bool:
+    """An algorithm names what it carries from one iteration to the next; a plug-in must do so itself."""
+    own = [cls for cls in part.cls.__mro__ if not (part.is_plugin and cls.__module__.startswith("mpisqueeze."))]
+    return any(name in vars(cls) for cls in own for name in ("memory", "state"))
 
 
 def check_algorithm(part: Part, algorithm: Any) -> None:
