@@ -22,6 +22,7 @@ from mpisqueeze.kernels import kernels_for
 from mpisqueeze.parts import contracts, registry
 from mpisqueeze.parts.allocation import DIMENSION, SPARE, excess
 from mpisqueeze.parts.registry import Part
+from mpisqueeze.parts.state import copied, put_back
 from mpisqueeze.quantities import size
 from mpisqueeze.topology import Topology
 
@@ -306,14 +307,27 @@ def _gradient_repeats(part: Part) -> None:
 def _loss_and_gradient_agree(part: Part) -> None:
     problem = _problem(part, 0, 1, DTYPES[1])
     x = np.array(problem.initial_point(), np.float64)
-    g = np.array(problem.gradient(x, 1)[1], np.float64)
+    start = copied(problem)
+
+    def at(point: np.ndarray) -> tuple[float, np.ndarray]:
+        put_back(problem, start)
+        loss, g = problem.gradient(point, 1)
+        return float(loss), np.array(g, np.float64)
+
+    g = at(x)[1]
     norm = float(np.linalg.norm(g))
     if norm == 0:
         return
-    step = 1e-5 / norm
-    slope = (float(problem.gradient(x + step * g, 1)[0]) - float(problem.gradient(x - step * g, 1)[0])) / (2 * step)
-    if abs(slope - norm**2) > 1e-3 * norm**2:
-        raise Doubt(f"along the gradient the loss changes by {slope:.6g}, not by ‖g‖² = {norm**2:.6g}")
+    # A gradient with elements that are wrong, but not too long, shows along other directions.
+    directions = {"the gradient": g / norm} | {
+        f"random direction {i}": u / np.linalg.norm(u)
+        for i, u in enumerate(np.random.default_rng(0).standard_normal((3, x.size)), 1)
+    }
+    step = 1e-5
+    for name, u in directions.items():
+        slope, expected = (at(x + step * u)[0] - at(x - step * u)[0]) / (2 * step), float(g @ u)
+        if abs(slope - expected) > 1e-3 * norm / (1 if u is directions["the gradient"] else x.size**0.5):
+            raise Doubt(f"along {name} the loss changes by {slope:.6g} a unit, and the gradient says {expected:.6g}")
 
 
 def _evaluation_is_numbers(part: Part) -> None:
@@ -331,12 +345,16 @@ def _evaluation_is_pure(part: Part) -> None:
         evaluate = getattr(problem, "evaluate", None)
         if evaluate is None:
             return
+        start = copied(problem)
         loss, gradient = problem.gradient(x, 2)
-        before, expected = x.copy(), gradient.copy()
+        before, expected, state = x.copy(), gradient.copy(), copied(problem)
         first = evaluate(x)
         assert np.array_equal(x, before), f"evaluate changed x ({what})"
         assert np.array_equal(gradient, expected), f"evaluate changed the gradient's buffer ({what})"
         evaluate(x + 1)
+        changed = [name for name, value in copied(problem).items() if not np.array_equal(value, state.get(name))]
+        assert not changed, f"evaluate changed {changed[0]} ({what})"
+        put_back(problem, start)
         again_loss, again = problem.gradient(x, 2)
         same = float(loss) == float(again_loss) and np.array_equal(again, expected)
         if not same and _repeats(problem, x):
@@ -347,8 +365,10 @@ def _evaluation_is_pure(part: Part) -> None:
 
 def _repeats(problem: Any, x: np.ndarray) -> bool:
     """The gradient of an iteration is the same the second time, after that of another."""
+    start = copied(problem)
     first = problem.gradient(x, 1)[1].copy()
     problem.gradient(x, 2)
+    put_back(problem, start)
     return np.array_equal(first, problem.gradient(x, 1)[1])
 
 

@@ -13,6 +13,7 @@ from mpisqueeze.compressors.base import Compressor
 from mpisqueeze.costs.exchanges import Schedule
 from mpisqueeze.errors import UsageError, describe, describe_value
 from mpisqueeze.parts.registry import Part
+from mpisqueeze.parts.state import carried
 
 
 @contextmanager
@@ -69,6 +70,13 @@ def default_compressor(part: Part) -> str:
     return default
 
 
+def check_state(part: Part, option: str, thing: Any) -> None:
+    """Raise UsageError unless what a part carries over can be saved."""
+    for name, value in carried(thing).items():
+        if getattr(value, "dtype", np.asarray(value).dtype).kind not in "biufc":
+            raise broken(part, option, f"{name} must be an array of numbers, not {describe_value(value)}")
+
+
 def check_problem(part: Part, problem: Any) -> None:
     """Raise UsageError unless `problem` keeps the contract of a problem, as far as that shows."""
     _need_methods(part, "--problem", problem, "initial_point", "gradient")
@@ -76,6 +84,7 @@ def check_problem(part: Part, problem: Any) -> None:
     if dimension >= 2**31:
         raise UsageError(f"{part.spec}: {dimension} parameters are more than an int32 index reaches", "--problem")
     _need_count(part, "--problem", problem, "iterations_per_epoch", 1)
+    check_state(part, "--problem", problem)
 
 
 def checked_point(part: Part, x: Any, dimension: int, xp: Any, dtype: np.dtype[Any]) -> Any:
@@ -136,6 +145,7 @@ def check_compressor(part: Part, compressor: Any) -> None:
     ):
         raise broken(part, "--compressor", "its __init__ does not call that of its base class")
     _need_count(part, "--compressor", compressor, "payload_bytes")
+    check_state(part, "--compressor", compressor)
 
 
 def check_algorithm(part: Part, algorithm: Any) -> None:
@@ -155,6 +165,7 @@ def check_algorithm(part: Part, algorithm: Any) -> None:
             raise broken(part, "--algorithm", f"{name} must be {what}, not {describe_value(value)}")
     if not part.is_plugin:
         return
+    check_state(part, "--algorithm", algorithm)
     with plugin(part, "--algorithm", "bytes_per_iteration()"):
         expected = getattr(algorithm, "bytes_per_iteration", lambda: None)()
     if expected is not None and not (

@@ -20,6 +20,7 @@ from mpisqueeze.data import load_dataset
 from mpisqueeze.errors import UsageError
 from mpisqueeze.parts import contracts
 from mpisqueeze.parts.registry import Part
+from mpisqueeze.parts.state import carried
 from mpisqueeze.record.folder import RunFolder, check_path, sanitized, slug, timed_path
 from mpisqueeze.runs.plan import NO_OVERLAP_ON_GPU, Plan
 from mpisqueeze.settings import DEFAULT_EPOCHS
@@ -38,6 +39,7 @@ class Run:
     Attributes:
         problem, x (d): this rank's.
         threads: how many this rank may compute with.
+        stateful: a plug-in's compressors that carry something over, in the order in which they were made.
         iterations, per_epoch, eval_every, consensus_every: in iterations.
         warnings: what this run does not promise, above all that it converges.
         path: the run folder's, on every rank; `folder` is open on rank 0 only.
@@ -51,6 +53,7 @@ class Run:
         if config.overlap and self.device.kind != "cpu":
             raise UsageError(NO_OVERLAP_ON_GPU, "--overlap")
         self.threads = threads_of_rank(world)
+        self.stateful: list[Any] = []
         self.problem = world.collectively(self._build_problem)
         self.dimension = int(self.problem.dimension)
         self.per_epoch = min(world.comm.allgather(int(getattr(self.problem, "iterations_per_epoch", 100))))
@@ -102,6 +105,8 @@ class Run:
         with contracts.plugin(part, "--compressor", "__init__(dimension, xp, dtype, seed)"):
             made = part.cls(dimension, self.device.xp, self.plan.dtype, seed, **part.options)
             contracts.check_compressor(part, made)
+            if carried(made):
+                self.stateful.append(made)
             return adapt(made, dimension, self.device.xp, self.plan.dtype)
 
     def _build_problem(self) -> Any:
@@ -156,8 +161,14 @@ class Run:
             return made if isinstance(made, Algorithm) else AdaptedAlgorithm(setup, made)
 
     def _doubts(self) -> list[str]:
-        with contracts.plugin(self.plan.algorithm, "--algorithm", "doubts()"):
-            return [str(doubt) for doubt in self.algorithm.doubts()]
+        found: list[str] = []
+        for part, option, thing in (
+            (self.plan.algorithm, "--algorithm", self.algorithm),
+            (self.plan.problem, "--problem", self.problem),
+        ):
+            with contracts.plugin(part, option, "doubts()"):
+                found += [str(doubt) for doubt in getattr(thing, "doubts", list)()]
+        return found
 
     def _make_folder(self) -> str:
         plan = self.plan
