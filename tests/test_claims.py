@@ -59,7 +59,8 @@ def test_expressions() -> None:
     assert decide("a.loss >= b.loss - 0.01", a_loss=0.97, b_loss=0.98) == (True, "0.970 ≥ 0.970")
     assert decide("a.loss >= b.loss - 0.01", a_loss=0.96, b_loss=0.98) == (False, "0.960 not ≥ 0.970")
     assert decide("a.c == 2 * (N - 1) / 7", a_c=2.0)[0]
-    assert not decide("a.c == 2", a_c=2 + 1e-6)[0]
+    assert decide("a.c == 2", a_c=2 + 1e-6) == (False, "2.000001000 not = 2.000000000")
+    assert decide("3 <= a.c <= 4", a_c=2.0) == (False, "3.00 not ≤ 2.00 ≤ 4.00")
     assert decide("a.c > 5 or 1 <= -a.c + 4 < 3", a_c=2.0) == (True, "2.00 not > 5.00 or 1.00 ≤ 2.00 < 3.00")
     assert decide("not a.c > 5 and abs(-3) == 3", a_c=2.0)[0]
     assert decide("gap(a, b) < 0.1", a_b=0.05)[0]
@@ -115,6 +116,20 @@ def test_figures_are_medians_over_seeds() -> None:
     assert dict(evidence.constants) == {"N": 8.0, "d": 10.0}
 
 
+def test_figures_of_gossip_and_of_quadratics() -> None:
+    """The consensus distance is a mean over the last tenth of where it was measured; where it was not there is none."""
+    near, far = log([1.0] * 20), log([1.0] * 20)
+    near.columns["consensus"][:] = [9.0, math.nan] * 9 + [1.0, math.nan]
+    near.summary["evaluation"] = {"distance": 4.0}
+    far.columns["consensus"][:] = math.nan
+    far.summary["evaluation"] = None
+    evidence = Evidence({"near": [[near]], "far": [[far]]}, [0.0], 8)
+    assert evidence.figure("near", "consensus") == 1.0
+    assert evidence.figure("near", "distance") == 4.0
+    assert math.isnan(evidence.figure("far", "consensus"))
+    assert math.isnan(evidence.figure("far", "distance"))
+
+
 def test_figures_over_a_sweep_and_the_distance_of_losses() -> None:
     runs = {
         "a": [[log([4.0, 2.0])], [log([4.0, 3.0])]],
@@ -167,6 +182,7 @@ def test_selection() -> None:
         ("[runs.sgd]", "[sweep]\nranks = [2]\nbandwidths = ['1mbit']\n[runs.sgd]", "give one of"),
         ("[runs.sgd]", "[sweep]\nbandwidths = ['fast']\n[runs.sgd]", "fast"),
         ("[runs.sgd]", "[figure]\nkind = 'sweep'\n[runs.sgd]", "kind is loss"),
+        ("[runs.sgd]", "[figure]\nkind = 'loss'\nruns = ['sdg']\n[runs.sgd]", "figure: there is no run 'sdg'"),
         ("[runs.sgd]", "[sweep]\nlatencies = ['1ms']\n[runs.sgd]", "missing required field `bandwidth`"),
         ("[runs.sgd]", "[lab]\nhosts = 2\nbandwidths = []\n[runs.sgd]", "length >= 1 - at `lab.bandwidths`"),
         ("[runs.sgd]", "[runs.sgd", "is not TOML"),

@@ -333,6 +333,16 @@ def test_a_reproduction_has_its_page(capsys: pytest.CaptureFixture[str]) -> None
     assert len(figures_of(html)) == 2
 
 
+def test_a_claim_may_draw_some_of_its_runs() -> None:
+    file = reproduction(Path("rep")) / "claims.json"
+    claims = json.loads(file.read_text())
+    claims["claims"][0]["figure"]["runs"] = ["a"]
+    file.write_text(json.dumps(claims))
+    text = " ".join(" ".join(page_of("rep")[0].text).split())
+    assert "at 1 at 2 at 3 a 4.000 3.500 1.000" in text
+    assert "b (diverged)" not in text
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

@@ -312,8 +312,10 @@ class TestResults:
         def by_rank(*sent: int) -> list[dict[str, int]]:
             return [{"rank": r, "bytes_sent": b, "bytes_received": 2 * b} for r, b in enumerate(sent)]
 
-        known = {"bytes_by_rank": by_rank(1000, 200), "interface_bytes_by_rank": by_rank(1050, 210)}
+        known = {"bytes_by_rank": by_rank(1000, 200), "interface_bytes_by_host": by_rank(1050, 210)}
         facts = lab_results([self.outcome(**known)])
+        # Three iterations; 2100 bytes received at the busiest.
+        assert facts["results"][0]["interface_bound_s"] == pytest.approx(700 * 8 / 1e8)
         assert facts["results"][0]["hosts"][1] == {
             "rank": 1, "host": "host1", "bytes_sent": 200, "bytes_received": 400,
             "interface_bytes_sent": 210, "interface_bytes_received": 420,
@@ -325,6 +327,25 @@ class TestResults:
         text = self.shown(lab_results([replace(outcome, runs=outcome.runs * 2)]))
         assert "2.00 kB" in text
         assert "2.10 kB" in text
+
+    def test_bytes_by_definition_are_told_apart_from_counted_ones(self) -> None:
+        def both(**known: Any) -> TrialOutcome:
+            by_rank = [{"rank": rank, "bytes_sent": 1000, "bytes_received": 1000} for rank in (0, 1)]
+            folded = [{**entry, "bytes_sent": 1810} for entry in by_rank]
+            return self.outcome(
+                bytes_by_rank=by_rank, interface_bytes_by_host=folded, port_bytes_per_iteration=1000 / 3, **known
+            )
+
+        defined, counted = both(bytes="by definition"), both()
+        facts = lab_results([replace(defined, runs=[*defined.runs, *counted.runs])])
+        first, second = facts["results"]
+        assert (first["bytes"], second["bytes"]) == ("by definition", "counted")
+        assert first["interface_bound_s"] / first["bound_s"] == pytest.approx(1.81)
+        text = self.shown(facts)
+        assert text.count("†") == 2, "the bound, and what the mark means"
+        # The hosts' table holds the counters against what was counted, and nothing else.
+        assert "1.00 kB  1.81 kB  81.0 %" in text
+        assert "†  " not in self.shown(lab_results([counted]))
 
 
 # The rest needs namespaces.
@@ -447,6 +468,27 @@ class TestCluster:
                 # Headers, and acknowledgements of what comes the other way.
                 assert 1.005 < host[f"interface_{key}"] / counted < 1.1
                 assert whole[key] >= host[f"interface_{key}"]
+
+    def test_an_allreduce_moves_no_less_than_its_definition(self, cluster: Lab) -> None:
+        """On three hosts a rank is folded in, or the vector goes round; either way, 2(N − 1) vectors at the least."""
+        options = ["--problem", "quadratic:20000", "--iterations", "8", "--algorithm", "allreduce", "--eval-every", "0"]
+        done = cluster.run("-n", "3", "--rate", "100mbit", "--json", "-", "--", "train", *options)
+        assert done.code == 0, done.err
+        assert "by definition" in done.err
+        (run,) = done.json["results"]
+        assert run["bytes"] == "by definition"
+        assert sum(host["interface_bytes_sent"] for host in run["hosts"]) > 8 * 4 * 80_000
+        assert run["interface_bound_s"] > run["bound_s"]
+
+    def test_the_interfaces_leave_out_what_measures(self, cluster: Lab) -> None:
+        """An evaluation and a consensus distance move two vectors more a rank and iteration than gossip itself."""
+        options = ["--problem", "quadratic:100000", "--iterations", "6", "--algorithm", "dpsgd", "--no-barrier"]
+        each = ["--eval-every", "1", "--consensus-every", "1"]
+        done = cluster.run("-n", "3", "--rate", "100mbit", "--json", "-", "--", "train", *options, *each)
+        assert done.code == 0, done.err
+        (run,) = done.json["results"]
+        for host in run["hosts"]:
+            assert 1 < host["interface_bytes_sent"] / host["bytes_sent"] < 1.1
 
     def test_a_sweep(self, cluster: Lab) -> None:
         pairs = ["sgd", "doublesqueeze", "--problem", "quadratic:1000", "--iterations", "4"]

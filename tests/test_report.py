@@ -16,13 +16,14 @@ import msgspec
 import numpy as np
 import pytest
 
+from mpisqueeze.analysis.columns import RECORDED
 from mpisqueeze.analysis.evidence import FIGURES
-from mpisqueeze.analysis.ranking import default_target, rank_runs, smooth, window_of
+from mpisqueeze.analysis.ranking import Target, curve_of, default_target, rank_runs, reach_of, smooth, verdict
 from mpisqueeze.cli.app import run
 from mpisqueeze.errors import UsageError
 from mpisqueeze.record import types
 from mpisqueeze.record.figures import ITERATION_LINE, pace
-from mpisqueeze.record.reading import read_run
+from mpisqueeze.record.reading import RunLog, read_run
 from mpisqueeze.report.run_charts import loss_chart
 from mpisqueeze.runs.pairs import expand, parse_pair, parse_sweep
 from mpisqueeze.settings import Settings
@@ -42,6 +43,7 @@ def write_run(
     seconds: float = 0.5,
     status: str | None = "ok",
     planned: int | None = None,
+    per_epoch: int = 4,
     clock: float | None = None,
 ) -> Path:
     """A run folder in which every iteration sends `nbytes` and takes `seconds`; no summary where `status` is None.
@@ -53,7 +55,7 @@ def write_run(
     parts = {kind: {"name": name, "origin": "built-in"} for kind, name in names.items()}
     config = {
         "algorithm": algorithm, "compressor": compressor, "dtype": "float32", "warmup": 0, "ranks": 2, "dimension": 10,
-        "iterations": planned or len(losses), "iterations_per_epoch": 4, "parts": parts, "server": "root",
+        "iterations": planned or len(losses), "iterations_per_epoch": per_epoch, "parts": parts, "server": "root",
         "topology": "ring", "problem": "mlp", "data": "digits", "seed": 12345,
     }  # fmt: skip
     (path / "config.json").write_text(json.dumps(config))
@@ -83,17 +85,124 @@ def edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def test_smoothing_is_a_trailing_mean() -> None:
-    loss = np.array([4.0, 2.0, 6.0, 0.0, 1.0])
-    assert smooth(loss, 1).tolist() == loss.tolist()
-    assert smooth(loss, 3) == pytest.approx([4, 3, 4, 8 / 3, 7 / 3])
-    assert smooth(loss, 9) == pytest.approx([4, 3, 4, 3, 13 / 5])
-    assert smooth(loss[:0], 3).size == 0
-    spiked = np.array([1e17, 1.0, 1.0, 1.0])
-    assert smooth(spiked, 2)[-1] == 1.0
-    assert window_of(planned=110, per_epoch=11) == 11
-    assert window_of(planned=55, per_epoch=11) == 5
-    assert window_of(planned=5, per_epoch=100) == 1
+@pytest.mark.parametrize("reach", [0, 1, 3, 10, 40])
+@pytest.mark.parametrize("size", [0, 1, 2, 7, 8, 9, 50, 333])
+def test_smoothing_is_a_centred_mean(size: int, reach: int) -> None:
+    """Each window by hand: an eighth of the iterations before at most, and towards the end as many as there are."""
+    loss = np.random.default_rng(1).normal(size=size)
+    sides = [min(reach, t // 8) for t in range(size)]
+    expected = [loss[t - side : t + side + 1].mean() for t, side in enumerate(sides)]
+    assert smooth(loss, reach) == pytest.approx(np.array(expected))
+
+
+def test_smoothing_keeps_spikes_and_breakdowns_where_they_are() -> None:
+    spiked = np.array([*[1e17] * 3, *[1.0] * 97])
+    assert smooth(spiked, 4)[20:].tolist() == [1.0] * 80, "no rounding error is carried along"
+    for broken in (np.nan, np.inf):
+        loss = np.array([*np.linspace(4, 2, 60), broken, 9.0])
+        smoothed = smooth(loss, 5)
+        assert smoothed[:60].tolist() == smooth(loss[:60], 5).tolist(), "the last windows end before it"
+        assert smoothed[60:] == pytest.approx(loss[60:], nan_ok=True)
+    assert reach_of(planned=220, per_epoch=11) == 11
+    assert reach_of(planned=110, per_epoch=11) == 5
+    assert reach_of(planned=19, per_epoch=100) == 0
+
+
+def decay(size: int, scale: float, noise: float = 0.0) -> np.ndarray:
+    """0.2 + 2·exp(−t/scale), with normal noise of a part of the whole fall."""
+    return 0.2 + 2 * np.exp(-np.arange(size) / scale) + 2 * noise * np.random.default_rng(7).standard_normal(size)
+
+
+@pytest.mark.parametrize(
+    ("size", "scale"), [(100, 20), (400, 20), (1000, 150), (1000, 700), (4000, 200), (20_000, 4000)]
+)
+@pytest.mark.parametrize("part", [0.5, 0.9, 0.95])
+def test_a_known_curve_crosses_its_target_where_it_does(size: int, scale: float, part: float) -> None:
+    """Within 2 % of the true iteration, where a trailing mean is 5 to 70 % late."""
+    true = decay(size, scale)
+    target = true[0] - part * (true[0] - true[-1])
+    where = int(np.flatnonzero(true <= target)[0])
+    for noise in (0.0, 0.002 * np.sqrt(scale / 150)):
+        smoothed = smooth(decay(size, scale, noise), reach_of(size, size))
+        found = int(np.flatnonzero(smoothed <= target)[0])
+        assert abs(found - where) <= max(1, 0.02 * where)
+
+
+def test_the_default_target_of_a_known_curve(tmp_path: Path) -> None:
+    """From the run's folder on: 95 % of the whole fall, bytes and seconds up to there."""
+    losses = decay(1000, 150, 0.002)
+    run_log = read_run(write_run(tmp_path / "a", losses.tolist(), per_epoch=1000))
+    row = rank_runs([run_log]).rows[0]
+    true = decay(1000, 150)
+    where = int(np.flatnonzero(true <= true[-1] + 0.05 * (true[0] - true[-1]))[0]) + 1
+    assert row["iterations_to_target"] == pytest.approx(where, rel=0.02)
+    assert row["bytes_to_target"] == 100 * row["iterations_to_target"]
+    assert row["time_to_target_s"] == pytest.approx(0.5 * row["iterations_to_target"])
+
+
+@pytest.mark.parametrize(("size", "scale"), [(1000, 150), (4000, 200)])
+def test_a_smoothed_curve_has_no_knee(size: int, scale: float) -> None:
+    """The smoothed logarithm of an exponential is as straight as its own everywhere but in the last half window."""
+    reach = reach_of(size, size)
+    slope = np.diff(np.log(smooth(decay(size, scale) - 0.2, reach)))
+    inner = slope[8 : size - reach - 1]
+    assert inner * scale == pytest.approx(-1, abs=0.5), "windows grow by two iterations at once"
+    wide = np.convolve(inner, np.ones(50) / 50, "valid")
+    assert wide * scale == pytest.approx(-1, abs=0.06)
+    last = smooth(decay(size, scale), reach)[-1]
+    assert last == pytest.approx(decay(size, scale)[-reach - 1 :].mean()), "the end is the mean of the last ones"
+
+
+def test_evaluations_count_from_the_first_that_meets_the_target() -> None:
+    def evaluated(name: str, accuracies: list[float], losses: list[float]) -> RunLog:
+        path = write_run(Path(name), [4.0] * 100)
+        lines = [
+            {"iteration": 10 * i, "epoch": i, "test_accuracy": accuracy, "test_loss": loss, "score": accuracy}
+            for i, (accuracy, loss) in enumerate(zip(accuracies, losses, strict=True))
+        ]
+        (path / "evaluations.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        return read_run(path, name)
+
+    runs = [evaluated("a", [0.1, 0.7, 0.5, 0.9], [4, 2, 3, 1]), evaluated("b", [0.8, 0.6, 0.6, 0.6], [1, 1, 1, 1])]
+
+    def hits(name: str, value: float) -> list[int | None]:
+        ranking = rank_runs(runs, Target(name, value))
+        return [ranking.row(name)["iterations_to_target"] for name in "ab"]
+
+    assert hits("test_accuracy", 0.6) == [10, 0]
+    assert hits("test_accuracy", 0.85) == [30, None]
+    assert hits("test_loss", 2.5) == [10, 0]
+    assert hits("score", 0.85) == [30, None], "it rises from where it starts"
+    row = rank_runs(runs, Target("test_accuracy", 0.6)).row("b")
+    assert (row["bytes_to_target"], row["time_to_target_s"]) == (0, 0.0)
+    # Four evaluations would round costs to a quarter of the run; a hundred do not.
+    assert default_target(runs, {run.name: curve_of(run) for run in runs}).name == ""  # type: ignore[union-attr]
+    fine = evaluated("c", [0.0] * 101, np.linspace(5, 1, 101).tolist())
+    fine.evaluations[:] = [{**line, "iteration": i} for i, line in enumerate(fine.evaluations)]
+    ranking = rank_runs([fine])
+    assert ranking.target == Target("test_loss", pytest.approx(1.2), "95 % of the progress of c, on evaluations")  # type: ignore[arg-type]
+    assert ranking.rows[0]["iterations_to_target"] == 95
+
+
+@pytest.mark.parametrize("pair", [["--target", "bleu=3"], ["--target", "test_accuracy"], ["--target", "=3"],
+                                  ["--target", "test_accuracy=0.5", "--target-loss", "3"]])  # fmt: skip
+def test_targets_that_are_none(pair: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(Path("a"), [4.0, 2.0])
+    assert run(["report", "a", *pair]) == 2
+    assert "--target" in capsys.readouterr().err
+
+
+def test_what_is_shown_to_fail_has_no_fastest_iteration() -> None:
+    write_run(Path("a"), [4.0, 2.0])
+    naive = write_run(Path("b"), [4.0, 3.0], algorithm="dpsgd-naive", compressor="qsgd:8", nbytes=1, seconds=0.1)
+    edit(naive / "summary.json", shown_to_fail=True)
+    ranking = rank_runs([read_run(Path(name)) for name in "ab"], Target("", 3.0))
+    assert RECORDED["elapsed_s"].best_of(ranking.rows) == []
+    write_run(Path("c"), [4.0, 3.0], algorithm="csgd", compressor="qsgd:8", seconds=0.2)
+    ranking = rank_runs([read_run(Path(name)) for name in "abc"], Target("", 3.0))
+    assert RECORDED["elapsed_s"].best_of(ranking.rows) == ["csgd/qsgd:8"]
+    # What was measured to a target is a fact.
+    assert "Least time to the target loss 3.000: dpsgd-naive/qsgd:8" in " ".join(verdict(ranking))
 
 
 def test_costs_are_counted_up_to_the_first_iteration_at_the_target() -> None:
@@ -101,7 +210,7 @@ def test_costs_are_counted_up_to_the_first_iteration_at_the_target() -> None:
     full = write_run(Path("full"), [10.0, 8, 6, 5, 4, 3, 2, 2, 1, 0], nbytes=100, seconds=0.5)
     small = write_run(Path("small"), [10.0, 9, 8, 7, 6, 5, 4, 3, 2, 1], algorithm="csgd", nbytes=10, seconds=0.4)
     never = write_run(Path("never"), [10.0] * 10, algorithm="memsgd", nbytes=10)
-    ranking = rank_runs([read_run(path) for path in (full, small, never)], target_loss=4.0)
+    ranking = rank_runs([read_run(path) for path in (full, small, never)], Target("", 4.0))
     rows = {row["name"]: row for row in ranking.rows}
     assert [row["name"] for row in ranking.rows] == ["sgd", "csgd", "memsgd"]
     assert rows["sgd"]["iterations_to_target"] == 5
@@ -122,7 +231,7 @@ def test_costs_in_time_are_by_the_clock_and_not_by_sums(capsys: pytest.CaptureFi
     write_run(Path("a"), losses, seconds=0.5, clock=0.45)
     write_run(Path("b"), losses, algorithm="dpsgd", seconds=0.7, clock=0.4)
     runs = [read_run(Path(name)) for name in "ab"]
-    ranking = rank_runs(runs, target_loss=4.0)
+    ranking = rank_runs(runs, Target("", 4.0))
     found = {row["name"]: (row["time_to_target_s"], row["elapsed_s_per_iteration"]) for row in ranking.rows}
     assert found == {"sgd": pytest.approx((2.25, 0.45)), "dpsgd": pytest.approx((2.0, 0.4))}
     assert [run.summary["elapsed_s"] for run in runs] == pytest.approx([4.5, 4.0])
@@ -160,14 +269,52 @@ def test_the_default_target_is_95_percent_of_the_first_good_runs_progress() -> N
     write_run(Path("b"), [10.0] * 4 + [2.0] * 6, algorithm="csgd")
     runs = [read_run(Path(name)) for name in "ab"]
     ranking = rank_runs(runs)
-    assert ranking.target_loss == pytest.approx(2.0 + 0.05 * 8.0)
+    assert ranking.target
+    assert ranking.target.value == pytest.approx(2.0 + 0.05 * 8.0)
     assert ranking.reference == "sgd"
-    assert "95 %" in ranking.target_is
-    assert "csgd" in ranking.target_is
-    from mpisqueeze.analysis.ranking import curve_of
+    assert "95 %" in ranking.target.source
+    assert "csgd" in ranking.target.source
+    uphill = rank_runs([read_run(write_run(Path("c"), [1.0, 2.0]))]).target
+    assert uphill
+    assert uphill.value == 2.0
 
-    uphill = curve_of(read_run(write_run(Path("c"), [1.0, 2.0])))
-    assert default_target(uphill) == 2.0
+
+def test_bytes_by_definition_are_marked_wherever_they_stand(capsys: pytest.CaptureFixture[str]) -> None:
+    """A run says what its bytes are; by versions that did not, `allreduce` counted its messages on emulated links."""
+    write_run(Path("a"), [10.0, 1.0], algorithm="allreduce")
+    write_run(Path("b"), [10.0, 1.0], algorithm="csgd", nbytes=123_000)
+    write_run(Path("c"), [10.0, 1.0], algorithm="mine")
+    edit(Path("c/config.json"), bytes="by definition")
+    edit(Path("c/summary.json"), bytes="by definition")
+    write_run(Path("d"), [10.0, 1.0], algorithm="allreduce", nbytes=456)
+    edit(Path("d/config.json"), link="latency=1ms,bandwidth=1gbit")
+    Path("d/summary.json").unlink()
+    rows = {run.path: run.summary["bytes"] for run in map(read_run, map(Path, "abcd"))}
+    assert [*rows.values()] == ["by definition", "counted", "by definition", "counted"]
+    command = ["report", "a", "b", "c", "d"]
+    exports = ["--markdown", "t.md", "--csv", "t.csv", "--json", "t.json", "--html", "t.html"]
+    assert run([*command, *exports]) == 0
+    for text in (capsys.readouterr().out, Path("t.md").read_text(), Path("t.html").read_text()):
+        assert "200 B†" in text
+        assert "246 kB" in text
+        assert "246 kB†" not in text
+        assert "912 B†" not in text
+        assert re.search("† Bytes of (allreduce.*, mine|mine, allreduce.*): by definition", " ".join(text.split()))
+    rows_of_csv = csv.DictReader(io.StringIO(Path("t.csv").read_text()))
+    assert [row["bytes"] for row in rows_of_csv].count("by definition") == 2
+    assert [entry["bytes"] for entry in json.loads(Path("t.json").read_text())] == [*rows.values()]
+    assert "bytes by definition" in shown_alone("a", capsys)
+    assert "bytes handed to MPI" in shown_alone("b", capsys)
+
+
+def shown_alone(path: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """The closing tables of a run."""
+    from rich.console import Console
+
+    from mpisqueeze.report.closing import closing
+
+    Console(width=100).print(closing(read_run(Path(path)).summary))
+    return capsys.readouterr().out
 
 
 def test_broken_runs_come_last_and_win_nothing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -343,6 +490,16 @@ def test_pairs_part_at_the_compressor(tmp_path: Path) -> None:
     for text in ("", "/", "sgd/", "/onebit"):
         with pytest.raises(UsageError, match="PAIR"):
             parse_pair(text)
+
+
+def test_a_swept_server_or_graph_leaves_those_without_one_alone() -> None:
+    pairs = [parse_pair(text) for text in ("sgd", "allreduce", "dpsgd")]
+    servers = expand(pairs, [parse_sweep("server=root,sharded")], Settings())
+    assert [entry.name for entry in servers] == ["sgd server=root", "sgd server=sharded", "allreduce", "dpsgd"]
+    graphs = expand(pairs, [parse_sweep("topology=ring,star")], Settings())
+    assert [entry.name for entry in graphs] == ["sgd", "allreduce", "dpsgd topology=ring", "dpsgd topology=star"]
+    told = [(entry.plan.as_json()["server"], entry.plan.as_json()["topology"]) for entry in servers[1:]]
+    assert told == [("sharded", None), (None, None), (None, "ring")]
 
 
 def test_sweeps_make_a_grid_with_names_and_folders_of_their_own() -> None:

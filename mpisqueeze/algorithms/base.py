@@ -60,12 +60,18 @@ class Codec:
 
     def decode(self, payload: Any, out: Any) -> None:
         """out ← D(payload)."""
-        self.compressor.decode(payload, out)
+        try:
+            self.compressor.decode(payload, out)
+        except NonFiniteError as error:
+            self.network.complain(Signal.NONFINITE, str(error))
         self.network.clock.lap(Phase.DECODE)
 
     def decode_add(self, payload: Any, out: Any, factor: float = 1.0) -> None:
         """out ← out + factor·D(payload)."""
-        self.compressor.decode_add(payload, out, factor)
+        try:
+            self.compressor.decode_add(payload, out, factor)
+        except NonFiniteError as error:
+            self.network.complain(Signal.NONFINITE, str(error))
         self.network.clock.lap(Phase.DECODE)
 
     def decode_mean(self, payloads: Sequence[Any], out: Any) -> None:
@@ -164,6 +170,10 @@ class Setup:
         return gaussian_error(self.make_compressor(self.dimension, 0))
 
 
+#: Values of `Algorithm.fails_with`, and the compressors that they stand for.
+FAILING = {"biased": "a biased compressor", "lossy": "any compressor but identity"}
+
+
 class Algorithm:
     """One step of distributed SGD.
 
@@ -177,6 +187,7 @@ class Algorithm:
         overlaps: it can send the gradient's sections while it is computed.
         route: how its payloads travel: `servers`, `neighbours` or `allreduce`; empty where `predict` cannot know.
         formula: the talks' count of full vectors per iteration, for N workers and a server apart from them.
+        fails_with: a key of FAILING: the compressors with which the talks show it to fail; empty where they do not.
         memory: the names of the attributes that carry over from one iteration to the next, besides x: arrays, lists of
             arrays, numbers or None. A checkpoint holds them. A plug-in that does not say is not checkpointed.
     """
@@ -190,6 +201,7 @@ class Algorithm:
     default_compressor: ClassVar[str] = "onebit"
     route: ClassVar[str] = ""
     formula: ClassVar[str] = ""
+    fails_with: ClassVar[str] = ""
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup

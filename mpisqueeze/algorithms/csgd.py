@@ -16,6 +16,7 @@ class CSGD(ServerAlgorithm):
 
     name = "csgd"
     summary = "single compression: mean C(g), full vectors down"
+    fails_with = "biased"
     formula = "N(1+c)"
     compresses_down = False
 

@@ -17,6 +17,7 @@ class NaiveDPSGD(GossipAlgorithm):
 
     name = "dpsgd-naive"
     summary = "gossip of compressed models: naive compression, for comparison"
+    fails_with = "lossy"
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup, setup.worker_codec())

@@ -27,6 +27,7 @@ class Column:
         relative: whether the first run's is what others are measured in.
         best: `min` or `max`; empty where there is nothing to win.
         sound: whether it says nothing of runs that broke down.
+        advises: whether its best is no winner where the method is shown to fail: a fast iteration is not a fast run.
     """
 
     key: str
@@ -37,6 +38,7 @@ class Column:
     relative: bool = True
     best: str = "min"
     sound: bool = False
+    advises: bool = False
 
     def of(self, row: Mapping[str, Any]) -> Any:
         """The value of a row; None where it has none."""
@@ -46,7 +48,8 @@ class Column:
 
     def best_of(self, rows: Rows) -> list[str]:
         """Names of the runs with the best value; none where there is nothing to choose from."""
-        sound = {row["name"]: self.of(row) for row in rows if row["status"] not in BROKEN}
+        able = (row for row in rows if row["status"] not in BROKEN and not (self.advises and row["shown_to_fail"]))
+        sound = {row["name"]: self.of(row) for row in able}
         known = {name: value for name, value in sound.items() if value is not None}
         if not self.best or len(known) < 2:
             return []
@@ -58,7 +61,8 @@ def _recorded(figure: Figure) -> Column:
     keys = {"spread": f"median_{figure.name}", "clock": per_iteration(figure.name)}
     key = keys.get(figure.over_iterations, figure.name)
     kind, best = ("cost", "") if figure.unit == "bytes" else ("quality", "min" if figure.unit == "s" else "")
-    return Column(key, figure.heading, figure.title, figure.unit, kind, bool(figure.heading), best)
+    return Column(key, figure.heading, figure.title, figure.unit, kind, bool(figure.heading), best,
+                  advises=figure.unit == "s")  # fmt: skip
 
 
 #: Columns of the recorded figures that a summary has, by the figure's name.
@@ -79,12 +83,12 @@ _REST = [column for name, column in RECORDED.items() if name not in _FIRST]
 NUMBERS = [_LOSS, RECORDED["bytes_sent"], *_TO_TARGET, RECORDED["elapsed_s"], *_REST]
 
 
-def columns_of(rows: Rows, has_target: bool) -> list[Column]:
-    """The columns with a heading that these runs fill."""
+def columns_of(rows: Rows, has_target: bool, metric: str) -> list[Column]:
+    """The columns with a heading that these runs fill, with the usual metric and this one."""
     return [
         *_HEAD[: 3 if any(row["status"] != "ok" for row in rows) else 2],
         _LOSS,
-        *map(_measured, metrics_of(rows)),
+        *map(_measured, dict.fromkeys([*metrics_of(rows), *([metric] if metric else [])])),
         RECORDED["bytes_sent"],
         *(_TO_TARGET if has_target else []),
         RECORDED["elapsed_s"],
@@ -101,7 +105,12 @@ def metrics_of(rows: Rows) -> list[str]:
     return reported[:1]
 
 
+def rises(metric: str) -> bool:
+    """It is an accuracy, which is the better the larger it is."""
+    return metric.endswith("accuracy")
+
+
 def _measured(name: str) -> Column:
     title = name.replace("_", " ")
-    best = "max" if name.endswith("accuracy") else "min" if name.endswith("loss") else ""
+    best = "max" if rises(name) else "min" if name.endswith("loss") else ""
     return Column(name, title.replace("accuracy", "acc"), title, relative=False, best=best, sound=True)

@@ -31,6 +31,13 @@ def _time(key: str, label: str) -> Measure:
     return Measure(label, lambda run: run.summary["times"][key]["median"])
 
 
+def _consensus(run: RunLog) -> float | None:
+    """Mean over the last tenth of the iterations in which it was measured."""
+    values = run.columns["consensus"]
+    values = values[~np.isnan(values)]
+    return float(values[-max(1, values.size // 10) :].mean()) if values.size else None
+
+
 def _epoch(run: RunLog) -> float | None:
     seconds = run.summary[PACE]
     return None if seconds is None else seconds * run.per_epoch
@@ -45,6 +52,10 @@ FIGURES: dict[str, Measure] = {
     ),
     "test_loss": _summary("test_loss", "test loss"),
     "test_accuracy": _summary("test_accuracy", "test accuracy"),
+    "distance": Measure(
+        "distance of the mean model to the minimum", lambda run: (run.summary["evaluation"] or {}).get("distance")
+    ),
+    "consensus": Measure("mean ‖x_i − x̄‖², towards the end", _consensus),
     "diverged": Measure("diverged (part of the seeds)", lambda run: float(run.summary["status"] == "diverged")),
     "full_vectors": _summary("full_vectors_per_iteration", "full vectors an iteration"),
     "bytes": _summary("bytes_sent_per_iteration", "bytes an iteration"),

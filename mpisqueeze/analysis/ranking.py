@@ -1,26 +1,69 @@
-"""Comparing finished runs: smoothed losses, a target loss, what it cost to get there, and who did it for least."""
+"""Comparing finished runs: smoothed losses, a target, what it cost to get there, and who did it for least."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mpisqueeze.analysis.columns import BROKEN, NUMBERS, RECORDED, Column, columns_of
+from mpisqueeze.analysis.columns import (
+    BROKEN,
+    NUMBERS,
+    RECORDED,
+    Column,
+    columns_of,
+    metrics_of,
+    rises,
+)
+from mpisqueeze.errors import UsageError
 from mpisqueeze.quantities import duration, ratio, significant, size
 from mpisqueeze.record.figures import TIMES, Floats
-from mpisqueeze.record.reading import RunLog
+from mpisqueeze.record.reading import SMOOTHED, RunLog
+from mpisqueeze.record.types import GivenTarget
 
-#: The default target is the loss where the first run has made this part of its whole progress.
+#: The default target is where the first run has made this part of its whole progress.
 PROGRESS = 0.95
-#: The smoothing window is an epoch, but at most this part of the run.
-WINDOW_PART = 10
+#: The default target is one of these metrics where each run has that many evaluations: fewer round costs coarsely.
+LOSSES, EVALUATIONS = ("test_loss", "objective"), 100
+#: The smoothing reaches an epoch to either side, but at most this part of the run, and of the iterations before.
+WHOLE_PART, EARLY_PART = 20, 8
 
 #: Runs are ranked within these groups, in this order.
 _ORDER = {"ok": 0, "interrupted": 1, "killed": 1, "diverged": 2, "failed": 3, "skipped": 4}
+
+
+@dataclass(frozen=True)
+class Target:
+    """The loss or metric up to which costs are counted.
+
+    Attributes:
+        name: of an evaluated metric; empty for the smoothed training loss.
+        value: to reach.
+        source: where it comes from, for people.
+    """
+
+    name: str
+    value: float
+    source: str = "given"
+
+    def __str__(self) -> str:
+        return self.said(4)
+
+    def said(self, digits: int) -> str:
+        """`loss 0.2530`, `test_accuracy 0.9500`."""
+        return f"{self.name or 'loss'} {significant(self.value, digits)}"
+
+    @staticmethod
+    def given(target: GivenTarget | None) -> Target | None:
+        """The target as a file has it."""
+        return Target("" if target["name"] == SMOOTHED else target["name"], target["value"]) if target else None
+
+    def as_json(self) -> GivenTarget:
+        return {"name": self.name or SMOOTHED, "value": self.value}
 
 
 @dataclass(frozen=True)
@@ -28,12 +71,12 @@ class Curve:
     """A run's loss and what it cost, per iteration (T,).
 
     Attributes:
-        loss: smoothed by a trailing mean over `window` iterations.
+        loss: smoothed over `reach` iterations on either side.
         bytes_sent: of all ranks, up to and with the iteration.
         seconds: `elapsed_s`, the last rank's clock after the iteration; warm-up included.
     """
 
-    window: int
+    reach: int
     loss: Floats
     bytes_sent: Floats
     seconds: Floats
@@ -43,42 +86,35 @@ class Curve:
         """The smoothed loss after the last iteration; None without one, or if it is not finite."""
         return float(self.loss[-1]) if self.loss.size and math.isfinite(self.loss[-1]) else None
 
-    def reaches(self, target: float | None) -> int | None:
-        """The index of the first iteration whose smoothed loss is at most `target`; None if there is none."""
-        if target is None:
-            return None
-        hits = np.flatnonzero(self.loss <= target)
-        return int(hits[0]) if hits.size else None
-
 
 @dataclass(frozen=True)
 class Ranking:
     """Runs compared.
 
     Attributes:
-        target_loss: the loss that costs are counted to; None if no run gave one.
-        target_is: where it comes from, for people.
-        windows: the smallest and the largest smoothing window, in iterations.
-        rows: an object a run, best first: `position name status reason smoothed_loss final_loss evaluation iterations
-            bytes_to_target time_to_target_s iterations_to_target`, the keys of RECORDED (medians without warm-up),
-            `relative` (of each relative column, the value over the first run's) and `run_folder`.
+        target: what costs are counted to; None if no run gave one.
+        reaches: the smallest and the largest reach of the smoothing, in iterations.
+        rows: an object a run, best first: `position name status reason shown_to_fail smoothed_loss final_loss
+            evaluation iterations bytes_to_target time_to_target_s iterations_to_target`, the keys of RECORDED (medians
+            without warm-up), `relative` (of each relative column, the value over the first run's) and `run_folder`.
         reference: the first run's name.
         gossips: some of the runs are decentralized.
+        curves: by the run's name.
         summed: names of runs of older versions, whose times are sums of `iteration_s`.
     """
 
-    target_loss: float | None
-    target_is: str
-    windows: tuple[int, int]
+    target: Target | None
+    reaches: tuple[int, int]
     rows: list[dict[str, Any]]
     reference: str
     gossips: bool
+    curves: Mapping[str, Curve]
     summed: list[str]
 
     def as_json(self) -> dict[str, Any]:
         return {
-            "target_loss": self.target_loss,
-            "target_is": self.target_is,
+            "target": self.target.as_json() if self.target else None,
+            "target_is": self.target.source if self.target else None,
             "smoothing": self.smoothing,
             "reference": self.reference,
             "ranking": self.rows,
@@ -86,10 +122,15 @@ class Ranking:
 
     @property
     def smoothing(self) -> str:
-        low, high = self.windows
-        if high == 1:
-            return "loss of the last iteration"
-        return f"mean loss of the last {low if low == high else f'{low} to {high}'} iterations"
+        low, high = self.reaches
+        if high == 0:
+            return "of the iteration by itself"
+        return f"mean over {low if low == high else f'{low} to {high}'} iterations on either side"
+
+    @property
+    def metric(self) -> str:
+        """The evaluated metric to draw: the target's, else the accuracy or what there is; empty if there is none."""
+        return (self.target.name if self.target else "") or next(iter(metrics_of(self.rows)), "")
 
     @property
     def doubt_on_times(self) -> str:
@@ -101,94 +142,165 @@ class Ranking:
     @property
     def columns(self) -> list[Column]:
         """The columns with a heading that its rows fill."""
-        return columns_of(self.rows, self.target_loss is not None)
+        return columns_of(self.rows, self.target is not None, self.metric)
 
     def row(self, name: str) -> dict[str, Any]:
         return next(row for row in self.rows if row["name"] == name)
 
 
-def window_of(planned: int, per_epoch: int) -> int:
-    """Iterations that the smoothing averages: an epoch, in which each sample counts once, but at most a tenth of the
-    run."""
-    return max(1, min(per_epoch, planned // WINDOW_PART))
+def reach_of(planned: int, per_epoch: int) -> int:
+    """Iterations that the smoothing reaches to either side: an epoch, in which each sample counts once, but at most a
+    20th of the run."""
+    return min(per_epoch, planned // WHOLE_PART)
 
 
-def smooth(loss: Floats, window: int) -> Floats:
-    """The mean (T,) of each iteration's loss and the `window` − 1 before it, of as many as there are at the start."""
-    # Sums from and up to the borders of blocks of `window`: differences would carry a spike's rounding errors along.
-    blocks = np.pad(loss, (0, -loss.size % window)).reshape(-1, window)
-    smoothed = np.cumsum(blocks, axis=1).reshape(-1)[: loss.size]
-    before = np.cumsum(blocks[:, ::-1], axis=1)[:, ::-1]
-    # A window that begins with a block is that block.
-    before[:, 0] = 0.0
-    smoothed[window - 1 :] += before.reshape(-1)[: max(0, loss.size - window + 1)]
-    smoothed[: window - 1] /= np.arange(1, min(window - 1, loss.size) + 1)
-    smoothed[window - 1 :] /= window
-    return smoothed
+def smooth(loss: Floats, reach: int) -> Floats:
+    """The mean (T,) over each iteration and as many before as after it, so that a curve is not late.
+
+    That is `reach` iterations to either side, but no more than an eighth of those before, in which an exponential or
+    a power of the iteration hardly bends. Towards the end there are as many after as there are. Values from the first
+    that is not finite on stay as they are, and no mean holds them.
+    """
+    broken = np.flatnonzero(~np.isfinite(loss))
+    size = int(broken[0]) if broken.size else loss.size
+    # The windows of full length are slices, which are faster than indices.
+    begin = min(size, EARLY_PART * reach)
+    end = max(begin, size - reach)
+    edges, full, start = np.r_[0:begin, end:size], 2 * reach + 1, begin - reach
+    sides = np.minimum(reach, edges // EARLY_PART)
+    first, length = edges - sides, np.minimum(sides, size - 1 - edges) + sides + 1
+    # Each window is a row of blocks, whose lengths are powers of two. Differences of running sums would carry the
+    # rounding errors of a spike along.
+    total, blocks, width = np.zeros(size), loss[:size], 1
+    while width <= min(full, size):
+        within = np.flatnonzero(length & width)
+        total[edges[within]] += blocks[first[within]]
+        first[within] += width
+        if full & width and end > begin:
+            total[begin:end] += blocks[start : start + end - begin]
+            start += width
+        blocks, width = blocks[:-width] + blocks[width:], 2 * width
+    total[edges] /= length
+    total[begin:end] /= full
+    return np.concatenate([total, loss[size:]])
 
 
 def curve_of(run: RunLog) -> Curve:
     """The run's loss against what it cost."""
-    window = window_of(run.planned, run.per_epoch)
+    reach = reach_of(run.planned, run.per_epoch)
     columns = run.columns
     with np.errstate(all="ignore"):
-        loss = smooth(columns["loss"], window)
-    return Curve(window, loss, np.cumsum(columns["bytes_sent"]), columns["elapsed_s"])
+        loss = smooth(columns["loss"], reach)
+    return Curve(reach, loss, np.cumsum(columns["bytes_sent"]), columns["elapsed_s"])
 
 
-def default_target(curve: Curve) -> float | None:
-    """The loss where a run has made 95 % of its progress from the first iteration to its end."""
-    if curve.final is None or not math.isfinite(curve.loss[0]):
+def evaluated(run: RunLog, metric: str) -> tuple[NDArray[np.intp], Floats]:
+    """(iterations (E,) after which there was a value, values (E,)) of a run's evaluations of a metric."""
+    # A log that was cut off may lack the iterations before its last evaluation.
+    done = range(run.columns["loss"].size + 1)
+    lines = [line for line in run.evaluations if isinstance(line.get(metric), int | float)]
+    lines = [line for line in lines if line.get("iteration", -1) in done]
+    at = np.array([line["iteration"] for line in lines], np.intp)
+    return at, np.array([line[metric] for line in lines], float)
+
+
+def default_target(runs: Sequence[RunLog], curves: Mapping[str, Curve]) -> Target | None:
+    """The loss where the first run that ended well has made 95 % of its progress from its beginning to its end.
+
+    It is the loss of evaluations where each run that ended well has EVALUATIONS of them, else the smoothed loss.
+    """
+    ended = [run for run in runs if run.summary["status"] == "ok"]
+    if not ended:
         return None
-    return curve.final + (1 - PROGRESS) * max(0.0, float(curve.loss[0]) - curve.final)
+    source = f"{100 * PROGRESS:g} % of the progress of {ended[0].name}"
+    for name in LOSSES:
+        if min(evaluated(run, name)[0].size for run in ended) >= EVALUATIONS:
+            values = evaluated(ended[0], name)[1]
+            return Target(name, _progressed(values[0], values[-1]), f"{source}, on evaluations")
+    curve = curves[ended[0].name]
+    if curve.final is None:
+        return None
+    return Target("", _progressed(curve.loss[0], curve.final), source)
 
 
-def rank_runs(runs: Sequence[RunLog], target_loss: float | None = None) -> Ranking:
+def _progressed(first: float, last: float) -> float:
+    return float(last + (1 - PROGRESS) * max(0.0, first - last))
+
+
+def check_evaluated(runs: Sequence[RunLog], target: Target | None) -> None:
+    """Raise UsageError where no run was evaluated for the target's metric."""
+    names = {name for run in runs for line in run.evaluations for name in line} - {"iteration", "epoch"}
+    if target and target.name and target.name not in names:
+        raise UsageError(f"no run evaluates {target.name!r}; evaluated: {', '.join(sorted(names)) or 'nothing'}",
+                         "--target")  # fmt: skip
+
+
+def reached(run: RunLog, curve: Curve, target: Target | None) -> int | None:
+    """The iterations until a run is at the target; None where it never is.
+
+    Nothing is interpolated: the first evaluation, or the first iteration's smoothed loss, that meets it counts. An
+    accuracy has to rise to it and a loss to fall; another metric moves there from where it starts.
+    """
+    if target is None:
+        return None
+    at, values = np.arange(1, curve.loss.size + 1), curve.loss
+    up = rises(target.name)
+    if target.name:
+        at, values = evaluated(run, target.name)
+        up = up or (not target.name.endswith("loss") and bool((values[:1] < target.value).any()))
+    met = values >= target.value if up else values <= target.value
+    return int(at[met][0]) if met.any() else None
+
+
+def rank_runs(runs: Sequence[RunLog], target: Target | None = None) -> Ranking:
     """Compare at least one run; the first one is what the others are measured against.
 
     Args:
-        target_loss: None for `default_target` of the first run that ended well.
+        target: None for `default_target`.
     """
     curves = {run.name: curve_of(run) for run in runs}
-    target_is = "given"
-    if target_loss is None:
-        ended = [run.name for run in runs if run.summary["status"] == "ok"]
-        target_loss = default_target(curves[ended[0]]) if ended else None
-        target_is = f"{100 * PROGRESS:g} % of the progress of {ended[0]}" if target_loss is not None else "none"
-    rows = [_row(run, curves[run.name], target_loss) for run in runs]
+    target = target or default_target(runs, curves)
+    rows = [_row(run, curves[run.name], target) for run in runs]
     first = rows[0]
     for row in rows:
         row["relative"] = {
             column.key: _relative(row[column.key], first[column.key]) for column in NUMBERS if column.relative
         }
     rows.sort(key=lambda row: (_ORDER[row["status"]], _sortable(row["smoothed_loss"])))
-    windows = [curves[run.name].window for run in runs if curves[run.name].loss.size] or [1]
+    reaches = [curves[run.name].reach for run in runs if curves[run.name].loss.size] or [0]
     for position, row in enumerate(rows, 1):
         row["position"] = position
     gossips, summed = any(run.gossips for run in runs), [run.name for run in runs if run.summed]
-    return Ranking(target_loss, target_is, (min(windows), max(windows)), rows, runs[0].name, gossips, summed)
+    return Ranking(target, (min(reaches), max(reaches)), rows, runs[0].name, gossips, curves, summed)
 
 
-def _row(run: RunLog, curve: Curve, target: float | None) -> dict[str, Any]:
-    summary, hit = run.summary, curve.reaches(target)
+def _row(run: RunLog, curve: Curve, target: Target | None) -> dict[str, Any]:
+    summary, hit = run.summary, reached(run, curve, target)
     return {
         "position": 0,
         "name": run.name,
         "status": summary["status"],
         "reason": summary["reason"],
+        "shown_to_fail": bool(summary.get("shown_to_fail")),
         "smoothed_loss": curve.final,
         "final_loss": summary["final_loss"],
         "evaluation": summary["evaluation"] or {},
         "iterations": summary["iterations"],
-        "bytes_to_target": None if hit is None else int(curve.bytes_sent[hit]),
-        "time_to_target_s": None if hit is None else float(curve.seconds[hit]),
-        "iterations_to_target": None if hit is None else hit + 1,
+        "bytes": summary["bytes"],
+        "bytes_to_target": None if hit is None else int(_cost(curve.bytes_sent, hit)),
+        "time_to_target_s": None if hit is None else _cost(curve.seconds, hit),
+        "iterations_to_target": hit,
         **{
             column.key: summary["times"][name]["median"] if name in TIMES else summary.get(column.key)
             for name, column in RECORDED.items()
         },
         "run_folder": summary["run_folder"],
     }
+
+
+def _cost(so_far: Floats, iterations: int) -> float:
+    """The cost of a run's first iterations; nothing before the first."""
+    return float(so_far[iterations - 1]) if iterations else 0.0
 
 
 def _relative(value: float | None, first: float | None) -> float | None:
@@ -237,15 +349,18 @@ def winners(ranking: Ranking) -> list[Winner]:
     ):
         best = min(able, key=lambda row: row[figure])
         known = best is not reference and reference[figure]
-        found.append(Winner(title, best, show(best[figure]), best[figure] / reference[figure] if known else None))
+        cost = show(best[figure])
+        if figure == "bytes_to_target" and best["bytes"] != "counted":
+            cost += f" {best['bytes']}"
+        found.append(Winner(title, best, cost, best[figure] / reference[figure] if known else None))
     return found
 
 
 def verdict(ranking: Ranking) -> list[str]:
     """A sentence each on the run that reached the target loss with the fewest bytes, and in the least time."""
-    if ranking.target_loss is None:
-        return ["No run ended well, so that there is no target loss to compare costs at; give --target-loss."]
-    where = f"the target loss {significant(ranking.target_loss, 4)}"
+    if ranking.target is None:
+        return ["No run ended well, so that there is no target to compare costs at; give --target or --target-loss."]
+    where = f"the target {ranking.target}"
     reference = ranking.row(ranking.reference)
     sentences = []
     for winner in winners(ranking):

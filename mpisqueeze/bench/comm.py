@@ -18,7 +18,7 @@ import numpy as np
 from mpi4py import MPI
 
 from mpisqueeze.algorithms.base import Setup
-from mpisqueeze.bench.exchanges import BASELINE, EXCHANGES, FULL, STEPS, Case, Stage, StepCase
+from mpisqueeze.bench.exchanges import BASELINE, DIRECT, EXCHANGES, FULL, STEPS, Case, Stage, StepCase
 from mpisqueeze.bench.kernels import make_compressor
 from mpisqueeze.bench.timing import (
     Repetitions,
@@ -30,6 +30,7 @@ from mpisqueeze.bench.timing import (
     seconds_of,
 )
 from mpisqueeze.bench.verify import count_unlike, count_wrong
+from mpisqueeze.comm.counters import BytesAre
 from mpisqueeze.comm.emulated import emulate
 from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.placement import choose_device
@@ -93,10 +94,12 @@ class CommRequest:
             if name not in EXCHANGES:
                 known = f"known: {', '.join(EXCHANGES)}"
                 raise UsageError(f"unknown exchange {name!r}{suggestion(name, EXCHANGES)}; {known}", "EXCHANGE")
-            if link and name.startswith("mpi-"):
-                raise UsageError(f"{name} is MPI's own and passes by an emulated link; use `mpisqueeze lab`", "--link")
+            if link and name in DIRECT:
+                raise UsageError(
+                    f"{name} calls MPI itself and passes by an emulated link; use `mpisqueeze lab`", "--link"
+                )
         parts = [registry.compressors.find(spec) for spec in dict.fromkeys(compressors or COMPRESSORS)]
-        default = [name for name in EXCHANGES if not (link and name.startswith("mpi-"))]
+        default = [name for name in EXCHANGES if not (link and name in DIRECT)]
         emulated = None if link is None else parse_link(link)
         names = list(dict.fromkeys(exchanges)) or default
         return CommRequest(names, parts, sizes, repetitions, check, settings, emulated)
@@ -125,7 +128,8 @@ class ExchangeRow:
         algorithm: whose step it is; None for a collective of MPI alone.
         bytes: of a vector of `size` elements.
         time: the slowest rank's.
-        payload_bytes: that a rank sends, mean over ranks; `…_busiest`: the most; `…_all`: all ranks together.
+        payload_bytes: that a rank sends, mean over ranks; `…_busiest`: the most; `…_all`: all ranks together; `…_are`:
+            `counted`, or `by definition` of one of MPI's own collectives.
         vector_payload_bytes: of a rank's whole vector as it is sent.
         algbw, busbw: GB/s of payload; `effective_…`: of full vectors in the same time.
         ratio: time over that of the baseline, or None.
@@ -142,6 +146,7 @@ class ExchangeRow:
     payload_bytes: int
     payload_bytes_busiest: int
     payload_bytes_all: int
+    payload_bytes_are: BytesAre
     vector_payload_bytes: int
     algbw: float
     busbw: float
@@ -343,6 +348,7 @@ class Bench:
             payload_bytes=round(sum(sent) / len(sent)),
             payload_bytes_busiest=max(sent),
             payload_bytes_all=sum(sent),
+            payload_bytes_are=case.bytes_are,
             vector_payload_bytes=case.payload_bytes,
             algbw=rate,
             busbw=rate * case.bus_factor,

@@ -8,7 +8,15 @@ from typing import Annotated, Any
 
 from mpisqueeze.cli.completion import pairs as complete_pairs
 from mpisqueeze.cli.completion import presets as complete_presets
-from mpisqueeze.cli.options import ConfigOption, TargetLossOption, arguments, check_target_loss, command, in_comparison
+from mpisqueeze.cli.options import (
+    ConfigOption,
+    TargetLossOption,
+    TargetOption,
+    arguments,
+    command,
+    in_comparison,
+    target_of,
+)
 from mpisqueeze.cli.output import Output
 from mpisqueeze.errors import ExitCode
 from mpisqueeze.runs.presets import PRESETS
@@ -42,6 +50,7 @@ def compare(
             metavar="OPTION=V1,V2,…",
         ),
     ] = None,
+    target: TargetOption = None,
     target_loss: TargetLossOption = None,
     config: ConfigOption = None,
 ) -> int:
@@ -61,7 +70,6 @@ def compare(
     from mpisqueeze.runs.view import View
 
     def plan_all() -> list[methods.Entry]:
-        check_target_loss(target_loss)
         texts = [*([] if preset is None else methods.preset(preset)), *(pairs or [])]
         asked_for = [methods.parse_pair(text) for text in texts]
         return methods.expand(asked_for, [methods.parse_sweep(text) for text in sweep or []], settings)
@@ -70,17 +78,16 @@ def compare(
     found = world.on_root(lambda: resolve(given, os.environ, config, _UNUSED))
     settings = found.config
     with found.blamed():
+        asked = world.collectively(lambda: target_of(target, target_loss))
         entries = world.collectively(plan_all)
         world.on_root(output.check)
         world.on_root(lambda: check_path(settings.out) if settings.out else None)
     view = View()
     with Interrupts() as interrupts:
         with found.blamed():
-            check_entries(entries, world)
+            check_entries(entries, world, asked)
             path = world.on_root(lambda: settings.out or timed_path("compare", world.size))
-            ledger = world.collectively(
-                lambda: Ledger(path, entries, world.size, target_loss) if world.is_root else None
-            )
+            ledger = world.collectively(lambda: Ledger(path, entries, world.size, asked) if world.is_root else None)
         if ledger:
             names = [entry.name for entry in entries]
             view = CompareView(output.console, output.live, names, f"{path}", interrupts.hand_on)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial, wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,9 @@ from mpisqueeze.cli.output import COLORS, Output
 from mpisqueeze.errors import UsageError
 from mpisqueeze.quantities import parse_size
 from mpisqueeze.settings import METHOD, OUTPUT, PROBLEM, RUN, SETTINGS, Setting, Settings
+
+if TYPE_CHECKING:
+    from mpisqueeze.analysis.ranking import Target
 
 COMPARISON, NETWORK = "Comparison", "Network"
 #: The order of an option's group in help; options that are in none come first.
@@ -60,6 +63,12 @@ TargetLossOption = Annotated[
     float | None,
     in_comparison(
         help="Count bytes and time up to this smoothed loss. Default: 95 % of the first run's progress.", metavar="LOSS"
+    ),
+]
+TargetOption = Annotated[
+    str | None,
+    in_comparison(
+        help="Count them up to the first evaluation that meets this, such as test_accuracy=0.95.", metavar="NAME=VALUE"
     ),
 ]
 
@@ -144,7 +153,23 @@ def quantity(option: str, text: str | None, parse: Callable[[str], Any] = parse_
         raise UsageError(str(error), option) from None
 
 
-def check_target_loss(target_loss: float | None) -> None:
-    """Raise UsageError for a --target-loss that no loss can be compared with."""
-    if target_loss is not None and not math.isfinite(target_loss):
-        raise UsageError(f"must be a number, got {target_loss}", "--target-loss")
+def target_of(target: str | None, target_loss: float | None) -> Target | None:
+    """The target that costs are counted up to, by `--target` or `--target-loss`. Raises UsageError."""
+    from mpisqueeze.analysis.ranking import Target
+
+    if target_loss is not None:
+        if target is not None:
+            raise UsageError("does not go with --target: give one of them", "--target-loss")
+        if not math.isfinite(target_loss):
+            raise UsageError(f"must be a number, got {target_loss}", "--target-loss")
+        return Target("", target_loss)
+    if target is None:
+        return None
+    name, _, text = target.partition("=")
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not name or not math.isfinite(value):
+        raise UsageError(f"{target!r} is not NAME=VALUE, such as test_accuracy=0.95", "--target")
+    return Target(name, value)

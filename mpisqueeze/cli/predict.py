@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 from mpisqueeze.cli.completion import offering
 from mpisqueeze.cli.completion import pairs as complete_pairs
-from mpisqueeze.cli.options import arguments, command, compressors, in_comparison, in_method, in_network, quantity
+from mpisqueeze.cli.options import (
+    TargetLossOption,
+    TargetOption,
+    arguments,
+    command,
+    compressors,
+    in_comparison,
+    in_method,
+    in_network,
+    quantity,
+    target_of,
+)
 from mpisqueeze.cli.output import TERMINAL, Output
 from mpisqueeze.errors import ExitCode, UsageError
 from mpisqueeze.quantities import parse_rate, parse_time
@@ -52,9 +63,19 @@ def predict(
     server: Annotated[
         str, in_method(help="root, sharded or both.", autocompletion=offering((*SERVERS, "both")))
     ] = "both",
+    runs: Annotated[
+        list[Path] | None,
+        in_comparison(
+            help="Compare the time to a target: the iterations that these run folders, or comparisons, needed, by the "
+            "modelled time of one; repeat it.",
+            metavar="RUN",
+        ),
+    ] = None,
+    target: TargetOption = None,
+    target_loss: TargetLossOption = None,
     check: Annotated[bool, in_comparison("--check", help="Hold the model against finished runs.")] = False,
 ) -> int:
-    """Model an iteration on another network, with break-even points; needs no MPI and no run.
+    """Model an iteration on another network, with break-even points; needs no MPI.
 
     [bold]mpisqueeze predict -n 64 --dimension 25M --latency 50us --bandwidth 10gbit --compute 30ms[/]
     """
@@ -76,6 +97,8 @@ def predict(
         server=server,
         topology=settings.topology,
         dtype=settings.dtype,
+        runs=runs or [],
+        target=target_of(target, target_loss),
     )
     output.check()
     if check:
@@ -85,7 +108,7 @@ def predict(
     made = forecast([parse_pair(text) for text in pairs or []], question)
     if not output.speaks:
         return ExitCode.OK
-    facts = forecast_facts(made, _path_of(question), question.compute is not None)
+    facts = forecast_facts(made, _path_of(question))
     output.print(predict_view.forecast_report(facts, output.console))
     output.json(facts)
     output.csv(predict_view.plain_rows(facts))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from mpisqueeze.cli.options import TargetLossOption, arguments, check_target_loss, command, in_output
+from mpisqueeze.cli.options import TargetLossOption, TargetOption, arguments, command, in_output, target_of
 from mpisqueeze.cli.output import TERMINAL, Output
 from mpisqueeze.errors import ExitCode, UsageError
 from mpisqueeze.files import write_text
 from mpisqueeze.language import check_choice
+
+if TYPE_CHECKING:
+    from mpisqueeze.analysis.ranking import Target
 
 
 @command(to=("json", "csv", "markdown", "html", "plot"))
@@ -20,6 +23,7 @@ def report(
         list[Path],
         arguments("RUN…", "Run folders; a comparison's folder stands for its runs, a reproduction's for its claims."),
     ],
+    target: TargetOption = None,
     target_loss: TargetLossOption = None,
     plot_kind: Annotated[
         str,
@@ -40,7 +44,7 @@ def report(
 
     [bold]mpisqueeze report results/* --html report.html --plot loss.pdf[/]
     """
-    from mpisqueeze.analysis.ranking import rank_runs, summaries_of
+    from mpisqueeze.analysis.ranking import Target, check_evaluated, rank_runs, summaries_of
     from mpisqueeze.record.calibration import read_calibration
     from mpisqueeze.record.claims import CLAIMS
     from mpisqueeze.record.reading import read_runs
@@ -53,18 +57,19 @@ def report(
     from mpisqueeze.report.terminal_plot import terminal_plot
 
     output.check()
-    check_target_loss(target_loss)
+    asked = target_of(target, target_loss)
     check_choice("--plot-kind", plot_kind, KINDS)
     reproductions = [path for path in runs if os.path.isfile(path / CLAIMS)]
     if reproductions:
         if len(runs) > 1:
             raise UsageError(f"{reproductions[0]} is a reproduction, which is reported by itself", "RUN")
-        return _report_claims(reproductions[0], target_loss, output)
+        return _report_claims(reproductions[0], asked, output)
     measured = read_calibration(calibration) if calibration else None
     found, targets = read_runs(runs)
-    if target_loss is None and len(targets) == 1:
-        target_loss = targets[0]
-    ranking = rank_runs(found, target_loss)
+    check_evaluated(found, asked)
+    if asked is None and len(targets) == 1:
+        asked = Target.given(targets[0])
+    ranking = rank_runs(found, asked)
     # Before anything is shown, and by all ranks alike, as it may turn out that there is nothing to draw.
     page = runs_page(found, ranking, measured) if "html" in output.targets else None
     charts = charts_of(plot_kind, found, ranking, measured) if "plot" in output.targets else []
@@ -86,14 +91,15 @@ def report(
     return ExitCode.OK
 
 
-def _report_claims(path: Path, target_loss: float | None, output: Output) -> int:
+def _report_claims(path: Path, target: Target | None, output: Output) -> int:
     """Report a folder of `reproduce`."""
     from mpisqueeze.record.claims import read_claims
     from mpisqueeze.report.claims_view import claims_report
     from mpisqueeze.report.html.page import render
     from mpisqueeze.report.html.reproduction_page import reproduction_page
 
-    for name, given in (*output.targets.items(), ("target-loss", target_loss)):
+    option = "target" if target and target.name else "target-loss"
+    for name, given in (*output.targets.items(), (option, target)):
         if given is not None and name not in ("json", "html"):
             raise UsageError(f"is for runs: {path} is a reproduction; report one of its folders", f"--{name}")
     about = read_claims(path)

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+BytesAre = Literal["counted", "by definition"]
+"""Bytes are counted where MPI is handed a message; by definition where a collective of its library moves them."""
+
 
 class Counter:
-    """Payload bytes and messages of one rank since the last `reset`: no self-delivery, no envelope, no metrics."""
+    """Payload bytes and messages of one rank since the last `reset`: no self-delivery, no envelope, no metrics.
 
-    __slots__ = ("bytes_received", "bytes_sent", "messages")
+    Attributes:
+        bytes_are: `by definition` once an exchange was built that leaves payloads to a collective of the MPI library.
+    """
+
+    __slots__ = ("bytes_are", "bytes_received", "bytes_sent", "messages")
 
     def __init__(self) -> None:
+        self.bytes_are: BytesAre = "counted"
         self.reset()
 
     def reset(self) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from mpisqueeze.errors import UsageError
 from mpisqueeze.language import parse_spec, suggestion
-from mpisqueeze.quantities import parse_rate, parse_time
+from mpisqueeze.quantities import duration, format_rate, parse_rate, parse_time
 
 _ACCEPTED = "latency=TIME,bandwidth=RATE[,gap=TIME], such as latency=5ms,bandwidth=1gbit"
 
@@ -33,6 +35,25 @@ class Link:
     def message(self, nbytes: float) -> float:
         """τ: time (s) that a message occupies a port."""
         return self.gap + nbytes * self.byte_s
+
+
+def network_name(kind: str, hosts: int | None, lab: Mapping[str, Any] | None = None, given: str | None = None) -> str:
+    """A network for people.
+
+    Args:
+        kind: `real`, `lab` or `emulated`, as environment.json has it.
+        hosts: that ranks were on; None where that is not known.
+        lab: the links of a virtual cluster, with `rate` and perhaps `delay`.
+        given: the emulated link.
+    """
+    if kind == "real":
+        if hosts is None:
+            return "real network"
+        return "shared memory of one host" if hosts == 1 else f"network between {hosts} hosts"
+    if kind == "lab" and lab:
+        delay = f", {duration(lab['delay'])} delay" if lab.get("delay") else ""
+        return f"lab, {format_rate(lab['rate'])}{delay}"
+    return f"{kind}, {given}" if given else kind
 
 
 def parse_link(text: str) -> Link:

@@ -19,7 +19,9 @@ def lab_results(outcomes: Sequence[TrialOutcome]) -> dict[str, Any]:
     """The JSON object of `lab`, in bytes, seconds and bits per second.
 
     `results` has an object a run, whose `hosts` compare what the run counted with what its hosts' interfaces did over
-    the same iterations, where the run has measured that; `commands` has an object a trial, with the interfaces' bytes
+    the same iterations, where the run has measured that. `bound_s` is the time of the run's own bytes through the
+    busiest port; where they are by definition, some rank of any all-reduce sends as many. `interface_bound_s` is the
+    time of the bytes that the busiest interface counted. `commands` has an object a trial, with the interfaces' bytes
     while its command ran.
     """
     links = outcomes[0].trial.links
@@ -56,6 +58,9 @@ def _result(trial: Trial, run: RunLog) -> dict[str, Any]:
     times = {name: summary["times"][name]["median"] for name in ("comm_s", "iteration_s")}
     port_bytes = summary.get("port_bytes_per_iteration")
     bound = None if port_bytes is None else 8 * port_bytes / trial.links.rate
+    hosts = _compared(summary)
+    passed = [host[key] for host in hosts for key in host if key.startswith("interface_")]
+    busiest = max(passed) / summary["iterations"] if summary["iterations"] and None not in passed else None
     exchange = sum(run.columns[name] for name in ("encode_s", "comm_s", "decode_s"))
     return {
         "name": run.name,
@@ -66,12 +71,14 @@ def _result(trial: Trial, run: RunLog) -> dict[str, Any]:
         "rate": trial.links.rate,
         "status": summary["status"],
         "comm_s": times["comm_s"],
+        "bytes": summary["bytes"],
         "bound_s": bound,
+        "interface_bound_s": None if busiest is None else 8 * busiest / trial.links.rate,
         "ratio": times["comm_s"] / bound if times["comm_s"] and bound else None,
         "exchange_s": statistics(exchange[summary["warmup"] :])["median"],  # type: ignore[index]
         "iteration_s": times["iteration_s"],
         "final_loss": summary["final_loss"],
-        "hosts": _compared(summary),
+        "hosts": hosts,
     }
 
 
@@ -79,7 +86,7 @@ def _compared(summary: dict[str, Any]) -> list[dict[str, Any]]:
     """Each rank's counted bytes beside those of its interface; None for what the run has not measured."""
     keys = ("bytes_sent", "bytes_received")
     counted = {entry["rank"]: entry for entry in summary.get("bytes_by_rank") or []}
-    measured = {entry["rank"]: entry for entry in summary.get("interface_bytes_by_rank") or []}
+    measured = {entry["rank"]: entry for entry in summary.get("interface_bytes_by_host") or []}
     return [
         {
             "rank": rank,

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mpisqueeze.analysis.ranking import Target
 from mpisqueeze.costs.link import Link
 from mpisqueeze.errors import UsageError
 from mpisqueeze.language import check_choice
 from mpisqueeze.modelling.checking import Checked, check_runs
 from mpisqueeze.modelling.forecast import Forecast
 from mpisqueeze.modelling.methods import methods_for
+from mpisqueeze.modelling.targets import NeededIterations, measure
 from mpisqueeze.record.calibration import Calibration, read_calibration
 from mpisqueeze.record.reading import read_runs
 from mpisqueeze.runs.pairs import Pair
@@ -30,6 +32,7 @@ class Question:
     Attributes:
         latency, gap, compute: s.
         bandwidth: bits/s.
+        runs: folders of runs whose iterations to `target` are counted.
     """
 
     ranks: int | None
@@ -43,6 +46,8 @@ class Question:
     server: str
     topology: str
     dtype: str
+    runs: Sequence[Path] = ()
+    target: Target | None = None
 
 
 def forecast(pairs: Sequence[Pair], question: Question) -> Forecast:
@@ -50,23 +55,48 @@ def forecast(pairs: Sequence[Pair], question: Question) -> Forecast:
     check_choice("--server", question.server, (*SERVERS, _BOTH))
     check_choice("--dtype", question.dtype, DTYPES)
     calibration = read_calibration(question.calibration) if question.calibration else None
-    ranks = question.ranks if question.ranks is not None else calibration.ranks if calibration else None
-    if ranks is None:
-        raise UsageError("is needed: how many ranks, such as -n 64", "-n")
-    _within("-n", ranks, MAX_RANKS)
-    if question.dimension is None:
-        raise UsageError("is needed: how many parameters the model has, such as --dimension 25M", "--dimension")
-    _within("--dimension", question.dimension, MAX_DIMENSION)
+    measured = _measured(pairs, question)
+    ranks = _known(
+        "-n", "how many ranks, such as -n 64", MAX_RANKS,
+        question.ranks,
+        measured.ranks if measured else None, calibration.ranks if calibration else None,
+    )  # fmt: skip
+    dimension = _known(
+        "--dimension", "how many parameters the model has, such as --dimension 25M", MAX_DIMENSION,
+        question.dimension, measured.dimension if measured else None,
+    )  # fmt: skip
     link = link_of(question, calibration)
     if link is None and calibration and calibration.link is None:
         raise UsageError(f"{calibration.path} was measured on a single rank and knows no network: {_LACKING}",
                          "--calibration")  # fmt: skip
     if link is None:
         raise UsageError(_LACKING, "--latency" if question.latency is None else "--bandwidth")
-    servers = SERVERS if question.server == _BOTH else (question.server,)
-    methods = methods_for(pairs, question.compressors, servers, question.topology)
-    usable = calibration if calibration and calibration.dtype == question.dtype else None
-    return Forecast(methods, ranks, question.dimension, question.dtype, link, question.compute or 0.0, usable)
+    dtype, compute = question.dtype, question.compute
+    left_out: list[str] = []
+    if measured:
+        methods, dtype = measured.methods, measured.dtype
+        compute = measured.compute_s if compute is None else compute
+    else:
+        servers = SERVERS if question.server == _BOTH else (question.server,)
+        methods, left_out = methods_for(pairs, question.compressors, servers, question.topology)
+    usable = calibration if calibration and calibration.dtype == dtype else None
+    return Forecast(methods, ranks, dimension, dtype, link, compute, usable, left_out, measured)
+
+
+def _measured(pairs: Sequence[Pair], question: Question) -> NeededIterations | None:
+    """The iterations of runs, if there are some. Raises UsageError for options that these answer."""
+    if not question.runs:
+        if question.target:
+            raise UsageError("is what runs have to reach: name them by --runs", "--target")
+        return None
+    for option, given in (
+        ("PAIR", bool(pairs)),
+        ("--compressor", bool(question.compressors)),
+        ("--server", question.server != _BOTH),
+    ):
+        if given:
+            raise UsageError("does not go with --runs, which takes the methods from the runs", option)
+    return measure(question.runs, question.target)
 
 
 def link_of(question: Question, calibration: Calibration | None) -> Link | None:
@@ -92,9 +122,14 @@ def link_of(question: Question, calibration: Calibration | None) -> Link | None:
     return None if bandwidth is None else Link(alpha - gap, gap, 8 / bandwidth)
 
 
-def _within(option: str, value: int, most: int) -> None:
+def _known(option: str, what: str, most: int, *values: int | None) -> int:
+    """The first value that there is. Raises UsageError where there is none, or it is not 1 to `most`."""
+    value = next((value for value in values if value is not None), None)
+    if value is None:
+        raise UsageError(f"is needed: {what}", option)
     if not 1 <= value <= most:
         raise UsageError(f"must be 1 to {most}, got {value}", option)
+    return value
 
 
 def refuse_for_check(question: Question, plot_to: str | None) -> None:
@@ -105,6 +140,8 @@ def refuse_for_check(question: Question, plot_to: str | None) -> None:
         ("--compute", question.compute is not None),
         ("--compressor", bool(question.compressors)),
         ("--plot", plot_to is not None),
+        ("--runs", bool(question.runs)),
+        ("--target", question.target is not None),
     ):
         if given:
             raise UsageError("does not go with --check, which takes it from the runs", option)

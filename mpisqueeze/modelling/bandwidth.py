@@ -232,5 +232,4 @@ def _names(groups: dict[tuple[Any, ...], list[_Ran]]) -> dict[tuple[Any, ...], s
 
 
 def _label(method: Method) -> str:
-    compressor = "" if method.compressor_name == "identity" else f"/{method.compressor_name}"
-    return f"{method.algorithm.label}{compressor}{' sharded' if method.server == 'sharded' else ''}"
+    return f"{method.name}{' sharded' if method.server == 'sharded' else ''}"

@@ -43,13 +43,13 @@ def check_runs(
     """Predict each run from its own config.json, with its median compute time.
 
     Args:
-        given: the link by the command line or a calibration, for runs on a real network.
+        given: the link by the command line or a calibration, for runs on no emulated one.
 
     Returns:
         the runs that could be predicted, and why each of the others could not.
 
     Raises:
-        UsageError: a run was on a real network and nothing says what that was like, or its parts are not found.
+        UsageError: nothing says what a run's network was like, or its parts are not found.
     """
     checked, skipped = [], []
     for run in runs:
@@ -68,9 +68,8 @@ def _check(run: RunLog, given: Link | None, calibration: Calibration | None) -> 
     emulated = config.get("link")
     link = parse_link(emulated) if emulated else given
     if link is None:
-        raise UsageError(
-            f"{run.path} ran on a real network: give --calibration, or --latency and --bandwidth", "--check"
-        )
+        unknown = f"nothing says what the network of {run.path} was like ({run.network})"
+        raise UsageError(f"{unknown}: give --calibration, or --latency and --bandwidth", "--check")
     method = Method.ran(config)
     traffic = method.traffic(config["ranks"], config["dimension"], config["dtype"])
     usable = calibration is not None and calibration.dtype == config["dtype"]
@@ -80,4 +79,4 @@ def _check(run: RunLog, given: Link | None, calibration: Calibration | None) -> 
     terms = terms_of(config["ranks"], link, config, EAGER_BYTES if slow else None)
     compute, comm, iteration = (run.summary["times"][key]["median"] for key in ("compute_s", "comm_s", "iteration_s"))
     prediction = predict(method, traffic, work or Work(), terms, compute)
-    return Checked(run, emulated or "real", link, work is not None, prediction, comm, iteration)
+    return Checked(run, emulated or run.network, link, work is not None, prediction, comm, iteration)

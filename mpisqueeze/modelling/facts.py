@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from mpisqueeze import __version__
 from mpisqueeze.modelling.checking import Checked
 from mpisqueeze.modelling.forecast import Forecast, Wins
-from mpisqueeze.modelling.methods import BASELINE
+from mpisqueeze.modelling.methods import BASELINE, spectrum_of
 from mpisqueeze.modelling.predict import Prediction
+from mpisqueeze.quantities import grouped, significant
+from mpisqueeze.topology import Spectrum
 
 SCHEMA_VERSION = 1
 #: The map's bandwidths (bits/s), across, and latencies (s), down.
@@ -17,19 +20,13 @@ BANDWIDTHS = (1e7, 2.5e7, 1e8, 2.5e8, 1e9, 2.5e9, 1e10, 2.5e10, 1e11, 4e11)
 LATENCIES = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 
 
-def forecast_facts(forecast: Forecast, calibration: str | None, compute_given: bool) -> dict[str, Any]:
-    """The object for a forecast: all of it modelled, nothing measured but the rates that it starts from."""
-    link = forecast.link
-    notes = [] if compute_given else ["compute time not included: give --compute"]
-    if calibration is None:
-        notes.append("kernel time not included: give --calibration")
-    elif not forecast.measured:
-        missing = ", ".join(forecast.missing)
-        notes.append(
-            f"kernel time not included: {calibration} has none of {missing} for {forecast.dtype}; "
-            "measure it with calibrate --compressor"
-        )
+def forecast_facts(forecast: Forecast, calibration: str | None) -> dict[str, Any]:
+    """The object for a forecast: modelled from measured rates, and from the iterations that runs needed, if any."""
+    link, measured = forecast.link, forecast.measured
     rows = [_row(forecast, index) for index in range(len(forecast.results))]
+    cells = map_cells(forecast, BANDWIDTHS, LATENCIES)
+    cost = "time_to_target_s" if measured else "iteration_s"
+    rows.sort(key=lambda row: math.inf if row[cost] is None else row[cost])
     return _modelled(
         {
             "ranks": forecast.ranks,
@@ -39,15 +36,66 @@ def forecast_facts(forecast: Forecast, calibration: str | None, compute_given: b
             "gap_s": link.gap,
             "bandwidth": 8 / link.byte_s,
             "compute_s": forecast.compute_s,
-            "kernels": "measured" if forecast.measured else "not included",
+            "kernels": "measured" if forecast.timed else "not included",
             "calibration": calibration,
             "baseline": BASELINE,
-            "notes": notes,
+            "target": measured.target.as_json() if measured else None,
+            "target_is": measured.target.source if measured else None,
+            "left_out": list(forecast.left_out),
+            "notes": [*_unknown(forecast, calibration), *_cautions(forecast, [rows[0], *cells])],
         },
-        sorted(rows, key=lambda row: row["iteration_s"]),
-        cells=map_cells(forecast, BANDWIDTHS, LATENCIES),
+        rows,
+        cells=cells,
         growth=[{**_names(made), **_some(_costs(made), _GROWTH)} for made in forecast.growth()],
     )
+
+
+def _unknown(forecast: Forecast, calibration: str | None) -> Iterator[str]:
+    """Warnings of what the times leave out."""
+    if not forecast.computes:
+        yield "compute time not included: give --compute"
+    if calibration is None:
+        yield "kernel time not included: give --calibration"
+    elif not forecast.timed:
+        missing = ", ".join(forecast.missing)
+        yield (
+            f"kernel time not included: {calibration} has none of {missing} for {forecast.dtype}; "
+            "measure it with calibrate --compressor"
+        )
+
+
+def _cautions(forecast: Forecast, winners: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """Warnings of what the time of an iteration does not say about convergence."""
+    if forecast.left_out:
+        yield f"left out, since shown to fail: {', '.join(forecast.left_out)}; name a pair to see it"
+    measured, ranks = forecast.measured, forecast.ranks
+    graphs = dict.fromkeys(row["topology"] for row in winners if row["topology"] and ranks > 1)
+    spectra = {graph: spectrum for graph in graphs if (spectrum := spectrum_of(graph, ranks))}
+    if measured is None:
+        failing = [method.name for method in forecast.methods if method.shown_to_fail]
+        if failing:
+            yield f"shown to fail, however fast an iteration is: {', '.join(dict.fromkeys(failing))}"
+        for graph, spectrum in spectra.items():
+            yield (
+                f"gossip on {graph} wins by the time of an iteration alone: at {_mixing(spectrum)}, and iterations to "
+                "a target grow with 1/(1 − ρ), most where ranks' data differ (arXiv 2003.10422); --runs counts them"
+            )
+    elif (measured.ranks, measured.dimension) != (ranks, forecast.dimension):
+        yield (
+            f"iterations were measured on {grouped(measured.ranks)} ranks with d = {grouped(measured.dimension)}; "
+            "others may take more or fewer"
+        )
+        for graph, spectrum in spectra.items():
+            before = spectrum_of(graph, measured.ranks)
+            was = f", and ρ was {significant(before.rho)} in the runs" if before else ""
+            yield f"gossip on {graph} wins with the runs' iterations: here, at {_mixing(spectrum)}{was}"
+
+
+def _mixing(spectrum: Spectrum) -> str:
+    """The consequence of ρ for the models."""
+    iterations, gap = max(1.0, spectrum.mixing_time), spectrum.gap
+    rho = significant(spectrum.rho, 4) if gap > 1e-3 else f"1 − {significant(gap)}"
+    return f"ρ = {rho} a difference between models takes {significant(iterations)} iterations to fall to 1/e"
 
 
 def check_facts(checked: Sequence[Checked], skipped: Sequence[str], calibration: str | None) -> dict[str, Any]:
@@ -73,7 +121,10 @@ def alike(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         # An all-reduce of full vectors is not a gossip of them, though a number may agree.
-        key = (row["server"], row["topology"], row["compressor"], row["iteration_s"], row["bytes_per_iteration"])
+        key = (
+            row["server"], row["topology"], row["compressor"], row["iteration_s"], row["bytes_per_iteration"],
+            row["iterations_to_target"],
+        )  # fmt: skip
         groups.setdefault(key, []).append(row)
     return list(groups.values())
 
@@ -125,11 +176,19 @@ def _costs(prediction: Prediction) -> dict[str, Any]:
 def _row(forecast: Forecast, index: int) -> dict[str, Any]:
     prediction = forecast.results[index]
     won = forecast.wins(index) if index else Wins([])
+    method, measured = prediction.method, forecast.measured
+    spectrum = spectrum_of(method.topology, forecast.ranks) if method.topology else None
+    count = measured.iterations[index] if measured else math.inf
+    reached = math.isfinite(count)
     return {
         **_names(prediction),
         **_costs(prediction),
+        "shown_to_fail": method.shown_to_fail,
+        "rho": spectrum.rho if spectrum else None,
+        "iterations_to_target": count if reached else None,
+        "time_to_target_s": forecast.cost(index, prediction) if reached else None,
         "full_vectors_per_iteration": prediction.traffic.total / forecast.vector_bytes,
-        "speedup_vs_allreduce": forecast.speedup(prediction),
+        "speedup_vs_allreduce": forecast.speedup(index),
         "break_even_bandwidth": won.break_even,
         "wins_between": [list(interval) for interval in won.between] if index else None,
     }

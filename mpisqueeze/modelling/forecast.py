@@ -11,6 +11,7 @@ import numpy as np
 from mpisqueeze.costs.link import Link
 from mpisqueeze.modelling.methods import Method, Traffic
 from mpisqueeze.modelling.predict import Prediction, Work, predict, terms_of, work_of
+from mpisqueeze.modelling.targets import NeededIterations
 from mpisqueeze.record.calibration import Calibration
 
 #: Bits a second between which a break-even point is searched, and points a decade at which the search looks first.
@@ -79,11 +80,15 @@ class Forecast:
     Args:
         methods: the first is the baseline.
         link: its latency and gap keep their ratio where others are looked at.
+        compute_s: None where it is not known, and left out.
+        left_out: names of methods that are shown to fail.
+        measured: the iterations that runs of the methods needed: what is compared is then the time to their target, and
+            not that of an iteration.
 
     Attributes:
         results: a prediction for each method, in their order.
         missing: compressors whose kernels are not in the calibration.
-        measured: whether kernel rates are in the predictions.
+        timed: whether kernel rates are in the predictions.
     """
 
     def __init__(
@@ -93,10 +98,13 @@ class Forecast:
         dimension: int,
         dtype: str,
         link: Link,
-        compute_s: float,
+        compute_s: float | None,
         calibration: Calibration | None,
+        left_out: Sequence[str] = (),
+        measured: NeededIterations | None = None,
     ) -> None:
-        self.methods, self.link, self.compute_s = list(methods), link, compute_s
+        self.left_out, self.measured, self.computes = left_out, measured, compute_s is not None
+        self.methods, self.link, self.compute_s = list(methods), link, compute_s or 0.0
         self.ranks, self.dimension, self.dtype = ranks, dimension, dtype
         self.vector_bytes = dimension * np.dtype(dtype).itemsize
         self.traffic = [method.traffic(ranks, dimension, dtype) for method in self.methods]
@@ -105,18 +113,22 @@ class Forecast:
         # A method whose kernels are not known would beat those whose are: then all go without.
         unknown = {method.compressor_name for method, found in zip(self.methods, work, strict=True) if found is None}
         self.missing = sorted(unknown) if calibration else []
-        self.measured = calibration is not None and not self.missing
-        self.work = [found if found and self.measured else Work() for found in work]
+        self.timed = calibration is not None and not self.missing
+        self.work = [found if found and self.timed else Work() for found in work]
         # The first of those that cost the same stands for them all.
-        first: dict[tuple[Traffic, Work], int] = {}
-        alike = enumerate(zip(self.traffic, self.work, strict=True))
+        first: dict[tuple[Traffic, Work, float], int] = {}
+        counts = measured.iterations if measured else [1.0] * len(pairs)
+        alike = enumerate(zip(self.traffic, self.work, counts, strict=True))
         self._alike = [first.setdefault(key, index) for index, key in alike]
         self._wins: dict[int, Wins] = {}
         self.results = [self._predict(index, link) for index in range(len(self.methods))]
 
-    @property
-    def baseline(self) -> Prediction:
-        return self.results[0]
+    def cost(self, index: int, prediction: Prediction) -> float:
+        """Time (s) of an iteration of method `index`, or to the target where iterations are known."""
+        if self.measured is None:
+            return prediction.iteration_s
+        count = self.measured.iterations[index]
+        return count * prediction.iteration_s if math.isfinite(count) else math.inf
 
     def _predict(self, index: int, link: Link) -> Prediction:
         terms = terms_of(self.ranks, link)
@@ -129,8 +141,8 @@ class Forecast:
 
             def gain(bandwidth: float) -> float:
                 link = replace(self.link, byte_s=8 / bandwidth)
-                base = self._predict(0, link).iteration_s
-                return base * (1 - _SAME) - self._predict(alike, link).iteration_s
+                base = self.cost(0, self._predict(0, link))
+                return base * (1 - _SAME) - self.cost(alike, self._predict(alike, link))
 
             self._wins[alike] = wins(gain)
         return self._wins[alike]
@@ -143,16 +155,18 @@ class Forecast:
         alpha = self.link.latency + self.link.gap
         part = self.link.gap / alpha if alpha else 1.0
         link = Link(latency_s * (1 - part), latency_s * part, 8 / bandwidth)
-        base = best = self._predict(0, link)
+        best = self._predict(0, link)
+        base = least = self.cost(0, best)
         for index in sorted(set(self._alike)):
             prediction = self._predict(index, link)
-            if prediction.iteration_s < best.iteration_s * (1 - _SAME):
-                best = prediction
-        return best, _over(base.iteration_s, best.iteration_s)
+            cost = self.cost(index, prediction)
+            if cost < least * (1 - _SAME):
+                best, least = prediction, cost
+        return best, _over(base, least)
 
-    def speedup(self, prediction: Prediction) -> float:
-        """The baseline's time over a prediction's."""
-        return _over(self.baseline.iteration_s, prediction.iteration_s)
+    def speedup(self, index: int) -> float:
+        """The baseline's time over that of method `index`."""
+        return _over(*(self.cost(i, self.results[i]) for i in (0, index)))
 
     def growth(self) -> Iterator[Prediction]:
         """`wire_s` for N = 2, 4, 8, …, for one method that compresses and one that does not from each exchange.

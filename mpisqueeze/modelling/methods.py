@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,11 @@ from mpisqueeze.costs.exchanges import Schedule
 from mpisqueeze.costs.sections import Terms, choose_sections
 from mpisqueeze.errors import UsageError
 from mpisqueeze.parts import registry
+from mpisqueeze.parts.failing import shown_to_fail
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.runs.pairs import Pair, expand
 from mpisqueeze.settings import SERVERS, Settings
-from mpisqueeze.topology import Topology
+from mpisqueeze.topology import Spectrum, Topology
 
 #: The algorithm that the others are compared with.
 BASELINE = "allreduce"
@@ -116,6 +117,16 @@ class Method:
     def compressor_name(self) -> str:
         return self.compressor.label
 
+    @property
+    def name(self) -> str:
+        """`memsgd/onebit`, or `sgd` of full vectors."""
+        compressor = self.compressor_name
+        return self.algorithm.label + ("" if compressor == "identity" else f"/{compressor}")
+
+    @cached_property
+    def shown_to_fail(self) -> bool:
+        return shown_to_fail(self.algorithm, self.compressor)
+
     def traffic(self, ranks: int, dimension: int, dtype: str) -> Traffic:
         """The traffic of one iteration on `ranks` ranks. Raises UsageError of `--topology`."""
         route, kind = self.route, np.dtype(dtype)
@@ -169,10 +180,22 @@ def degrees(spec: str, ranks: int) -> tuple[int, int]:
     return max(first, last), first + (ranks - 1) * last
 
 
+@lru_cache(maxsize=64)
+def spectrum_of(spec: str, ranks: int) -> Spectrum | None:
+    """The eigenvalues of a graph's W; None where it is too large for them. Raises UsageError of `--topology`."""
+    topology = Topology(spec, ranks)
+    try:
+        return topology.spectrum()
+    except UsageError:
+        return None
+
+
 def methods_for(
     pairs: Sequence[Pair], compressors: Sequence[str], servers: Sequence[str], topology: str
-) -> list[Method]:
-    """The methods that are asked for, with the baseline at the front. Raises UsageError.
+) -> tuple[list[Method], list[str]]:
+    """The methods that are asked for, with the baseline at the front, and those left out. Raises UsageError.
+
+    What is shown to fail is left out unless its pair is named.
 
     Args:
         pairs: none: every built-in algorithm.
@@ -188,13 +211,16 @@ def methods_for(
         specs = (compressors or _usual(cls, bool(pairs))) if takes else [pair.compressor]
         asked += [Pair(pair.text, pair.algorithm, spec) for spec in specs]
     methods: list[Method] = []
+    left_out: list[str] = []
     for pair in asked:
         (entry,) = expand([pair], [], Settings())
         for server in servers:
             method = Method.of(entry.plan.algorithm, entry.plan.compressor, server, topology)
-            if method not in methods:
+            if not pairs and method.shown_to_fail:
+                left_out += [method.name] if method.name not in left_out else []
+            elif method not in methods:
                 methods.append(method)
-    return methods
+    return methods, left_out
 
 
 def _found(pair: Pair) -> Part:

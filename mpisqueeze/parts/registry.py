@@ -136,6 +136,7 @@ _DECLARED: dict[str, tuple[Callable[[Any], bool], str]] = {
         ("compresses", "compresses_up", "needs_data", "takes_batch_size", "overlaps"),
         (lambda value: isinstance(value, bool), "True or False"),
     ),
+    "fails_with": (lambda value: value in ("", "biased", "lossy"), "biased, lossy or empty"),
     **dict.fromkeys(("check_installed", "limit_threads", "check_parts"), (callable, "a method of the class")),
     "default_lr": (lambda value: isinstance(value, int | float) and 0 < value < math.inf, "a number above 0"),
 }

@@ -42,9 +42,10 @@ class _Kind(TypedDict):
 
 
 class ChartFacts(_Kind, total=False):
-    """The chart of a claim: losses, or a figure `y` over the values of the sweep."""
+    """The chart of a claim: losses, or a figure `y` over the values of the sweep, of the named runs or of all."""
 
     label: str
+    runs: list[str]
 
 
 class _Claim(TypedDict):

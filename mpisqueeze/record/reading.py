@@ -14,14 +14,17 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from mpisqueeze.costs.link import network_name
 from mpisqueeze.errors import UsageError
 from mpisqueeze.record.decoding import Count, Number, as_type, parsed, read_object
 from mpisqueeze.record.figures import LOGGED, READ_LINE, Floats, no_columns, summarized
 from mpisqueeze.record.summary import algorithm_of, summary_of
-from mpisqueeze.record.types import ComparisonFile, Config, Environment, Summary
+from mpisqueeze.record.types import ComparisonFile, Config, Environment, GivenTarget, Summary
 from mpisqueeze.settings import upgraded
 
 COMPARISON = "compare.json"
+#: The name of a target that is a smoothed training loss.
+SMOOTHED = "smoothed_loss"
 #: Bytes of a log that are decoded at once; no line is longer.
 _BLOCK = 1 << 20
 
@@ -60,29 +63,36 @@ class RunLog:
     summed: bool = False
 
     @property
+    def network(self) -> str:
+        """The network that it ran on, for people."""
+        kind, given = self.environment.get("link", "real"), self.config.get("link")
+        kind = "emulated" if given else kind
+        return network_name(kind, self.summary.get("hosts"), self.environment.get("lab"), given)
+
+    @property
     def gossips(self) -> bool:
         """The ranks have models of their own, as far as the summary tells, or the log measured their distance."""
         return bool(self.summary.get("topology")) or bool(np.isfinite(self.columns["consensus"]).any())
 
 
-def read_runs(paths: Sequence[Path]) -> tuple[list[RunLog], list[float | None]]:
+def read_runs(paths: Sequence[Path]) -> tuple[list[RunLog], list[GivenTarget | None]]:
     """The runs in `paths`, a comparison's folder standing for its runs, each under a name of its own.
 
     Returns:
-        The runs, and of each comparison the target loss that was given to it, or None.
+        The runs, and of each comparison the target that was given to it, or None.
 
     Raises:
         UsageError: a folder or a file is missing or damaged; says which, and how.
     """
     runs: list[RunLog] = []
-    targets: list[float | None] = []
+    targets: list[GivenTarget | None] = []
     for path in paths:
         if not os.path.isdir(path):
             raise _wrong(path, "is not a folder" if os.path.exists(path) else "is not there")
         if os.path.isfile(path / COMPARISON):
-            found, target_loss = _read_comparison(path)
+            found, target = _read_comparison(path)
             runs += found
-            targets.append(target_loss)
+            targets.append(target)
         else:
             runs.append(read_run(path))
     return _named_apart(runs), targets
@@ -129,7 +139,7 @@ def _completed(known: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]
     return {**known, **summary, "times": {**known["times"], **summary.get("times", {})}}
 
 
-def _read_comparison(path: Path) -> tuple[list[RunLog], float | None]:
+def _read_comparison(path: Path) -> tuple[list[RunLog], GivenTarget | None]:
     """Its runs in the order of the comparison; one that was killed names runs that had not begun."""
     about = _object(path / COMPARISON, ComparisonFile)
     recorded = {summary["name"]: summary for summary in about["summaries"]}
@@ -142,7 +152,10 @@ def _read_comparison(path: Path) -> tuple[list[RunLog], float | None]:
             runs.append(folderless(name, _whole(path / COMPARISON, recorded[name])))
     if not runs:
         raise _wrong(path, "is a comparison whose first run had not begun")
-    return runs, about["given_target_loss"]
+    target: GivenTarget | None = about.get("given_target")
+    if about.get("given_target_loss") is not None:
+        target = {"name": SMOOTHED, "value": about["given_target_loss"]}
+    return runs, target
 
 
 def _whole(path: Path, summary: dict[str, Any]) -> dict[str, Any]:

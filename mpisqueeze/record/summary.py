@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mpisqueeze.comm.counters import BytesAre
 from mpisqueeze.language import label_of
 from mpisqueeze.record.figures import Floats, summarized
 from mpisqueeze.record.folder import finite
@@ -37,6 +38,12 @@ def algorithm_of(config: Mapping[str, Any]) -> str:
     """The label of a run's algorithm in tables."""
     name = config.get("parts", {}).get("algorithm", {}).get("name")
     return label_of(name, config["algorithm"]) if name else str(config["algorithm"])
+
+
+def bytes_are(config: Mapping[str, Any]) -> BytesAre:
+    """The source of a run's bytes; former versions did not say it, and knew one algorithm that counts nothing."""
+    former = algorithm_of(config) == "allreduce" and not config.get("link")
+    return config.get("bytes", "by definition" if former else "counted")
 
 
 def summary_of(
@@ -81,6 +88,7 @@ def summary_of(
         "iterations": done,
         "epochs": done / config["iterations_per_epoch"] if done else 0.0,
         "warmup": skipped,
+        "bytes": bytes_are(config),
         **traffic(figures["bytes_sent"], figures["messages"], done, ranks, full_vector),
         "payload_bytes": None,
         "full_vectors_formula": None,

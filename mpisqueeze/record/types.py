@@ -4,6 +4,7 @@ from typing import Annotated, Literal, TypedDict
 
 import msgspec
 
+from mpisqueeze.comm.counters import BytesAre
 from mpisqueeze.record.decoding import Count, Dimension, Number, Positive, Ranks, Ratio, Seconds
 
 SCHEMA_VERSION = 1
@@ -43,6 +44,7 @@ class Config(_RunConfig, total=False):
     warmup: Count
     batch_size: Positive
     seed: int | Number | None
+    bytes: BytesAre
     parts: dict[str, PartName]
 
 
@@ -121,6 +123,13 @@ class RankBytes(TypedDict):
     bytes_received: Count
 
 
+class HostBytes(RankBytes):
+    """A host with its first rank, and the names of the interfaces that counted."""
+
+    host: str
+    interfaces: list[str]
+
+
 class _Ended(TypedDict):
     status: Status
 
@@ -140,6 +149,7 @@ class Summary(_Ended, total=False):
     dtype: DType
     iterations: Count
     warmup: Count
+    bytes: BytesAre
     bytes_sent: Count
     messages: Count
     sgd_bytes_sent: Count
@@ -161,6 +171,7 @@ class Summary(_Ended, total=False):
     mpisqueeze: str | None
     signal: str | None
     warnings: list[str] | None
+    shown_to_fail: bool | None
     topology: str | None
     eta: Number | None
     link: str | None
@@ -172,7 +183,7 @@ class Summary(_Ended, total=False):
     bytes_saved_vs_sgd: int
     port_bytes_per_iteration: Ratio | None
     bytes_by_rank: list[RankBytes]
-    interface_bytes_by_rank: list[RankBytes] | None
+    interface_bytes_by_host: list[HostBytes] | None
     chunks: Count | None
     tree: str | None
     payload_bytes: Count | None
@@ -190,9 +201,20 @@ class Named(TypedDict):
     name: str
 
 
-class ComparisonFile(TypedDict):
-    """compare.json; a run's summary is read where it has no folder."""
+class GivenTarget(TypedDict):
+    """The target that costs are counted up to, as the command line had it: a metric's name, or `smoothed_loss`."""
 
+    name: str
+    value: Number
+
+
+class _Compared(TypedDict):
     runs: list[EntryFacts]
-    given_target_loss: Number | None
     summaries: list[Named]
+
+
+class ComparisonFile(_Compared, total=False):
+    """compare.json; a run's summary is read where it has no folder. Older files have `given_target_loss`."""
+
+    given_target: GivenTarget | None
+    given_target_loss: Number | None

@@ -15,7 +15,7 @@ from mpisqueeze.bench import kernels
 from mpisqueeze.bench.timing import TimeStatistics, flat
 from mpisqueeze.quantities import clock, counted, grouped, significant
 from mpisqueeze.report.live import Drawing, bar
-from mpisqueeze.report.tables import TableColumn
+from mpisqueeze.report.tables import DEFINED, TableColumn, defined
 
 #: The operations of `bench kernels`, as people are shown them.
 OPERATIONS = {"encode": "encode+δ", "plain_encode": "encode", "decode": "decode+="}
@@ -131,7 +131,9 @@ def comm_columns(rows: Sequence[tuple[str, str]]) -> list[TableColumn]:
         TableColumn("algbw", lambda row: _rate(row.algbw), 7),
         TableColumn("busbw", lambda row: _rate(row.busbw), 7),
         TableColumn("effective", lambda row: _rate(row.effective_busbw), 9),
-        TableColumn("payload", lambda row: str(row.payload_bytes), 9),
+        TableColumn(
+            "payload", lambda row: f"{row.payload_bytes}{DEFINED if defined(row.payload_bytes_are) else ''}", 9
+        ),
         TableColumn("×allreduce", lambda row: "-" if row.ratio is None else _plain(row.ratio), 10),
         _WRONG,
     ]
@@ -161,9 +163,11 @@ def comm_header(context: dict[str, Any]) -> list[str]:
         *lines,
         "time of the slowest rank after a barrier; sharded, root, ring: a whole step, encode with error feedback,",
         "exchange, server, decode and update, of doublesqueeze or deepsqueeze (identity: sgd, dpsgd);",
-        "allreduce: MPI_Allreduce in place, then the update; mpi-…: MPI's calls alone; ×allreduce: over its time;",
+        "allreduce: a step of allreduce; by-hand: MPI_Allreduce in place and the update in one pass, as one would",
+        "write it; mpi-…: MPI's calls alone; ×allreduce: over the time of allreduce;",
         "algbw: bytes of a rank's payload over the time, GB/s; busbw: × 2(n − 1)/n, of ring × neighbours, after",
-        "nccl-tests; effective: busbw of full vectors in this time; payload: bytes that a rank sends, mean;",
+        "nccl-tests; effective: busbw of full vectors in this time; payload: bytes that a rank sends, mean,",
+        f"{DEFINED} by the definition of MPI's collective, of which the library may move more;",
         "#wrong: numbers of all ranks that differ from the same equations on one rank",
     ]
 

@@ -10,6 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from mpisqueeze.costs.link import network_name
 from mpisqueeze.quantities import counted, duration, format_rate, grouped, ratio, significant
 from mpisqueeze.report.tables import TableColumn, filled, make_table, panel
 
@@ -36,7 +37,9 @@ def _panel(facts: dict[str, Any]) -> Panel:
         unknown = "not measured: one rank sends nothing; run it under mpirun"
         entries.append(("network", Text(unknown, style="yellow")))
     else:
-        kind = {"real": "real", "lab": "of a lab", "emulated": f"emulated, {link['given']}"}[link["kind"]]
+        pair = next(pair for pair in link["pairs"] if pair["ranks"] == link["ranks"])
+        hosts = 1 if pair["same_host"] else facts["hosts"]
+        kind = network_name(link["kind"], hosts, given=link["given"])
         fit = link["fit"]
         entries += [
             ("network", f"{kind}; between ranks {link['ranks'][0]} and {link['ranks'][1]}"),

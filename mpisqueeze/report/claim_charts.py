@@ -25,7 +25,7 @@ def claim_chart(claim: dict[str, Any], logs: Sequence[RunLog | None]) -> Chart |
     figure = claim["figure"]
     if figure is None or not claim["runs"]:
         return None
-    names = list(dict.fromkeys(row["run"] for row in claim["runs"]))
+    names = figure.get("runs") or list(dict.fromkeys(row["run"] for row in claim["runs"]))
     styles = {name: style_of(index, len(names)) for index, name in enumerate(names)}
     chart = _sweep(claim, styles) if figure["kind"] == "sweep" else _losses(claim, logs, styles)
     return chart if chart.is_drawn else None

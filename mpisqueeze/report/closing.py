@@ -10,7 +10,7 @@ from rich.text import Text
 
 from mpisqueeze.quantities import duration, grouped, ratio, significant, size
 from mpisqueeze.record.figures import TIMES
-from mpisqueeze.report.tables import STATUS, make_table
+from mpisqueeze.report.tables import STATUS, defined, make_table
 
 
 def closing(summary: dict[str, Any]) -> Group:
@@ -34,8 +34,8 @@ def closing(summary: dict[str, Any]) -> Group:
 
 def traffic_table(summary: dict[str, Any]) -> Table:
     """The traffic beside that of plain sgd, and what was saved of the whole."""
-    table = make_table()
-    table.add_column("bytes handed to MPI")
+    table = make_table(caption=traffic_note(summary), caption_justify="left")
+    table.add_column(traffic_title(summary))
     table.add_column(Text(f"{summary['algorithm']} {summary['compressor']}"), justify="right", style="bold")
     table.add_column("plain sgd", justify="right")
     table.add_column("saved", justify="right", style="green")
@@ -51,6 +51,9 @@ def traffic(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     """(what, of this run, of plain sgd over the same iterations) of the whole run, and of an iteration."""
     done, sent, plain = summary["iterations"], summary["bytes_sent"], summary["sgd_bytes_sent"]
     rows = [("whole run", size(sent), size(plain))]
+    interfaces = summary.get("interface_bytes_by_host")
+    if interfaces:
+        rows.append(("  at the hosts' interfaces", size(sum(host["bytes_sent"] for host in interfaces)), ""))
     if done:
         vectors = shown(summary["full_vectors_per_iteration"]), significant(2.0 * (summary["ranks"] - 1))
         rows += [("an iteration", size(sent / done), size(plain / done)), ("full vectors an iteration", *vectors)]
@@ -58,6 +61,21 @@ def traffic(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
         c = f"{summary['full_vectors_formula']}, c = {shown(summary['compression'])}"
         rows.append(("the talk's count, N workers", c, "2N"))
     return rows
+
+
+def traffic_title(summary: dict[str, Any]) -> str:
+    """The heading of `traffic`, which says whether its bytes are counted."""
+    return f"bytes{defined(summary['bytes']) or ' handed to MPI'}"
+
+
+def traffic_note(summary: dict[str, Any]) -> str:
+    """The note below `traffic`, on the figures that are not counted by the run."""
+    notes = ["plain sgd: by definition"]
+    if defined(summary["bytes"]):
+        notes = ["what MPI_Allreduce moves is the MPI library's choice"]
+    if summary.get("interface_bytes_by_host"):
+        notes.append("interfaces: as the kernel counts, headers included")
+    return "; ".join(notes)
 
 
 def shown(value: float | None) -> str:

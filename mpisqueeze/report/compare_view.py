@@ -15,7 +15,7 @@ from rich.text import Text
 from mpisqueeze.quantities import counted, duration, grouped, significant, size
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.live import Drawing
-from mpisqueeze.report.tables import STATUS, TableColumn, filled, make_table, panel
+from mpisqueeze.report.tables import STATUS, TableColumn, defined, filled, make_table, panel
 from mpisqueeze.report.training_view import mpi, problem
 from mpisqueeze.runs.view import View
 
@@ -37,6 +37,7 @@ class _RunLine:
     loss: str = ""
     metric: str = ""
     sent: str = ""
+    defined: str = ""
     pace: str = ""
 
 
@@ -65,6 +66,7 @@ class CompareView(View):
 
     def start(self, run: Run, environment: dict[str, Any]) -> None:
         self._planned = run.iterations
+        self._rows[self._current].defined = defined(run.network.counter.bytes_are)
         if not self._introduced:
             self._introduced = True
             self.console.print(header(run, environment, len(self._rows), self.path))
@@ -78,7 +80,7 @@ class CompareView(View):
         self.pulse()
         row = self._rows[self._current]
         row.iterations = f"{progress.iteration}/{self._planned}"
-        row.loss, row.sent = significant(progress.loss), size(progress.bytes_sent)
+        row.loss, row.sent = significant(progress.loss), f"{size(progress.bytes_sent)}{row.defined}"
         row.pace = significant(1e3 * progress.seconds_per_iteration)
         self._drawing.show(self._table)
 
@@ -97,13 +99,13 @@ class CompareView(View):
             loss = summary["final_loss"]
             row.iterations = grouped(summary["iterations"])
             row.loss = "—" if loss is None else significant(loss)
-            row.sent = size(summary["bytes_sent"])
+            row.sent = f"{size(summary['bytes_sent'])}{row.defined}"
             row.pace = "" if pace is None else significant(1e3 * pace)
         if not self._drawing:
             parts = [summary["status"]]
             if summary["iterations"]:
                 parts += [f"after {row.iterations} iterations"] if summary["status"] != "ok" else []
-                parts += [f"loss {row.loss}", row.metric, f"{row.sent} sent"]
+                parts += [f"loss {row.loss}", row.metric, f"{size(summary['bytes_sent'])} sent{row.defined}"]
                 parts += [f"{row.pace} ms/it"] if row.pace else []
                 parts += [duration(summary["wall_s"])] if summary["wall_s"] is not None else []
             parts += [summary["reason"].splitlines()[0]] if summary["reason"] else []

@@ -13,7 +13,7 @@ from mpisqueeze.analysis import columns
 from mpisqueeze.analysis.columns import Column
 from mpisqueeze.analysis.ranking import Ranking, verdict
 from mpisqueeze.quantities import duration, grouped, ratio, significant, size
-from mpisqueeze.report.tables import STATUS, TableColumn, fitting
+from mpisqueeze.report.tables import DEFINED, STATUS, TableColumn, defined, fitting
 
 #: Keys of columns that hold words.
 WORDS = ("name", "status")
@@ -37,8 +37,27 @@ def table_columns(ranking: Ranking) -> list[TableColumn]:
 
 
 def _cell(column: Column, row: Mapping[str, Any]) -> str | Text:
-    text = _shown(column.of(row), _SHOW.get(column.heading) or _UNITS[column.unit])
+    text = _marked(column, row, _SHOW.get(column.heading) or _UNITS[column.unit])
     return Text(text, STATUS[text][1]) if column.key == "status" else text
+
+
+def _marked(column: Column, row: Mapping[str, Any], show: Callable[[Any], str]) -> str:
+    """A row's value; bytes that were not counted with a mark, which `meaning_of_marks` explains."""
+    value = column.of(row)
+    return _shown(value, show) + (DEFINED if value is not None and column.unit == "bytes" and is_defined(row) else "")
+
+
+def is_defined(row: Mapping[str, Any]) -> bool:
+    """The bytes of a row are by definition."""
+    return bool(defined(row["bytes"]))
+
+
+def meaning_of_marks(ranking: Ranking) -> str:
+    """A sentence on bytes that are not counted; empty where all are."""
+    names = [row["name"] for row in ranking.rows if is_defined(row)]
+    if not names:
+        return ""
+    return f"{DEFINED} Bytes of {', '.join(names)}: by definition; what MPI_Allreduce moves is the library's choice."
 
 
 def factor(column: Column, row: Mapping[str, Any]) -> str:
@@ -48,21 +67,22 @@ def factor(column: Column, row: Mapping[str, Any]) -> str:
 
 def in_unit(column: Column, row: Mapping[str, Any]) -> str:
     """A row's value with its unit, for tables whose headings do not name it."""
-    return _shown(column.of(row), _UNITS[column.unit])
+    return _marked(column, row, _UNITS[column.unit])
 
 
 def figures_of(ranking: Ranking) -> list[dict[str, Any]]:
     """The ranking in full for a spreadsheet: bytes and seconds, and `relative_…` over those of the first run."""
     metrics = list(dict.fromkeys(name for row in ranking.rows for name in row["evaluation"]))
-    plain = ("final_loss", "iterations", "iterations_to_target")
+    plain = ("shown_to_fail", "final_loss", "iterations", "bytes", "iterations_to_target")
     keys = ["position", *WORDS, *(column.key for column in columns.NUMBERS), *plain]
     relative = [column.key for column in columns.NUMBERS if column.relative]
+    target = ranking.target.as_json() if ranking.target else dict.fromkeys(("name", "value"))
     return [
         {
             **{key: row[key] for key in keys},
             **{f"relative_{key}": row["relative"][key] for key in relative},
             **{metric: row["evaluation"].get(metric) for metric in metrics},
-            "target_loss": ranking.target_loss,
+            **{f"target_{key}": value for key, value in target.items()},
             "run_folder": row["run_folder"],
         }
         for row in ranking.rows
@@ -72,12 +92,14 @@ def figures_of(ranking: Ranking) -> list[dict[str, Any]]:
 def notes(ranking: Ranking) -> list[str]:
     """The meaning of the columns, and the winners."""
     meaning = f"loss: {ranking.smoothing}; ×: of {ranking.reference}'s; ms/it: elapsed, without warm-up"
-    if ranking.target_loss is not None:
-        meaning += f"; target: loss {significant(ranking.target_loss, 4)} ({ranking.target_is})"
+    if ranking.target:
+        meaning += f"; target: {ranking.target} ({ranking.target.source}); time to it: with warm-up"
+    marks = meaning_of_marks(ranking)
     # Ranks whose models drift apart fit their own samples better than any common model does.
     gossip = ["gossip: a loss is the mean over ranks, each with its own model; what was tested is their average"]
     return [
         meaning,
+        *([marks] if marks else []),
         *(gossip if ranking.gossips else []),
         *filter(None, [ranking.doubt_on_times]),
         *(verdict(ranking) if len(ranking.rows) > 1 else []),

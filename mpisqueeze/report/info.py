@@ -10,6 +10,7 @@ import numpy as np
 from rich.console import Group
 from rich.text import Text
 
+from mpisqueeze.algorithms.base import FAILING
 from mpisqueeze.comm.cuda_aware import collectives_take_device_memory, cuda_awareness
 from mpisqueeze.comm.library import launched_apart, other_libraries
 from mpisqueeze.comm.world import World
@@ -45,6 +46,7 @@ def collect_info(world: World) -> dict[str, Any]:
                 "parameters": [
                     {"name": p.name, "accepts": p.kind.accepts, "default": _default(p)} for p in parts.parameters(name)
                 ],
+                **_failing(parts.builtins().get(name)),
             }
             for name in parts.names()
         ]
@@ -67,6 +69,11 @@ def collect_info(world: World) -> dict[str, Any]:
         "partitions": [{"name": name, "summary": summary} for name, summary in PARTITIONS.items()],
         "schedules": [{"name": name, "summary": summary} for name, summary in SCHEDULES.items()],
     }
+
+
+def _failing(part: Any) -> dict[str, Any]:
+    """The compressors with which an algorithm is shown to fail; nothing for other parts."""
+    return {"fails_with": FAILING.get(part.fails_with)} if hasattr(part, "fails_with") else {}
 
 
 def _default(parameter: Parameter) -> str | None:
@@ -109,7 +116,8 @@ def info_report(facts: dict[str, Any]) -> Group:
                 f"\n  {p['name']}: {p['accepts']}" + ("" if p["default"] is None else f"; default {p['default']}")
                 for p in item.get("parameters", ())
             )
-            table.add_row(item["name"], Text.assemble(item["summary"], (parameters, "dim")))
+            fails = f"\n  shown to fail with {item['fails_with']}" if item.get("fails_with") else ""
+            table.add_row(item["name"], Text.assemble(item["summary"], (fails, "yellow"), (parameters, "dim")))
         parts.append(table)
     return Group(*parts)
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mpisqueeze.quantities import counted, duration, format_rate, ratio, significant, size
-from mpisqueeze.report.tables import STATUS, TableColumn, close_table, filled
+from mpisqueeze.report.tables import DEFINED, STATUS, TableColumn, close_table, defined, filled
 
 _KEYS = ("bytes_sent", "bytes_received")
 
@@ -22,13 +22,18 @@ def lab_report(facts: dict[str, Any]) -> Group:
     if facts["results"]:
         parts.append(_times(facts["results"]))
         parts.append(Text("medians; bound: bytes through the busiest port / rate; exchange: encode, comm and decode"))
+        if any(defined(run["bytes"]) for run in facts["results"]):
+            least = "the least that some port carries in any all-reduce, whatever MPI_Allreduce moves"
+            parts.append(Text(f"{DEFINED} by definition: {least}"))
     traffic = [command for command in facts["commands"] if command["hosts"]]
     for command in traffic:
         if len(facts["commands"]) > 1:
             parts.append(Text(f"\n{format_rate(command['rate'])}", "bold"))
         parts.append(_hosts(command["hosts"], [run for run in facts["results"] if run["rate"] == command["rate"]]))
     if traffic:
-        parts.append(Text("eth0: the host's own interface, headers included; command: from start to end"))
+        counts = "with acknowledgements, barriers, and a header for each frame of several packets"
+        parts.append(Text(f"eth0: the host's own interface, as its kernel counts it: {counts}"))
+        parts.append(Text("at eth0: bytes of the busiest in an iteration / rate; command: from start to end"))
     return Group(*parts)
 
 
@@ -46,6 +51,7 @@ def _times(results: Sequence[dict[str, Any]]) -> Table:
         return Text(run["status"], STATUS[run["status"]][1])
 
     broken = any(run["status"] != "ok" for run in results)
+    metered = any(run["interface_bound_s"] is not None for run in results)
     columns = [
         TableColumn("rate", lambda run: format_rate(run["rate"]), left=True),
         TableColumn("algorithm", itemgetter("algorithm"), left=True, style="bold", folds=True),
@@ -54,7 +60,8 @@ def _times(results: Sequence[dict[str, Any]]) -> Table:
         *([TableColumn("status", status, left=True)] if broken else []),
         TableColumn("N", lambda run: str(run["ranks"])),
         TableColumn("comm", lambda run: duration(run["comm_s"])),
-        TableColumn("bound", lambda run: duration(run["bound_s"])),
+        TableColumn("bound", lambda run: duration(run["bound_s"]) + (DEFINED if defined(run["bytes"]) else "")),
+        *([TableColumn("at eth0", lambda run: duration(run["interface_bound_s"]))] if metered else []),
         TableColumn("×", lambda run: ratio(run["ratio"]), style="cyan"),
         TableColumn("exchange", lambda run: duration(run["exchange_s"])),
         TableColumn("loss", lambda run: "—" if run["final_loss"] is None else significant(run["final_loss"], 4)),
@@ -65,6 +72,8 @@ def _times(results: Sequence[dict[str, Any]]) -> Table:
 def _hosts(hosts: Sequence[dict[str, Any]], runs: Sequence[dict[str, Any]]) -> Table:
     """The bytes at each host's interface while the command ran, beside those that its rank counted in iterations."""
     table = close_table()
+    # Bytes by definition would be no check of those that were counted.
+    runs = [run for run in runs if not defined(run["bytes"])] or runs
     table.add_column("\nhost", style="bold")
     for title in ("command:\neth0 sent", "\nreceived"):
         table.add_column(title, justify="right")
@@ -72,8 +81,9 @@ def _hosts(hosts: Sequence[dict[str, Any]], runs: Sequence[dict[str, Any]]) -> T
     known = {key: bool(runs) and all(host[key] is not None for run in runs for host in run["hosts"]) for key in columns}
     counts = known["bytes_sent"] and known["bytes_received"]
     measured = counts and known["interface_bytes_sent"] and known["interface_bytes_received"]
+    mark = DEFINED if any(defined(run["bytes"]) for run in runs) else ""
     for title in ("iterations:\ncounted sent", "\ncounted received") if counts else ():
-        table.add_column(title, justify="right")
+        table.add_column(title + mark, justify="right")
         for other in ("\neth0", "\nmore") if measured else ():
             table.add_column(other, justify="right", style="cyan" if other == "\nmore" else "")
     for entry in hosts:

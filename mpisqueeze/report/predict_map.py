@@ -12,7 +12,7 @@ from mpisqueeze.quantities import duration, grouped
 from mpisqueeze.report.charts import Axis
 from mpisqueeze.report.palette import MARKERS
 from mpisqueeze.report.plot import draw_spec
-from mpisqueeze.report.predict_view import compact, key_of, winners
+from mpisqueeze.report.predict_view import compact, key_of, to_the_target, winners
 from mpisqueeze.report.scales import Scale, Unit
 from mpisqueeze.report.vega import PAPER, Spec, frame, layer, nominal, position, speakable
 
@@ -58,8 +58,8 @@ def _spec(rows: list[dict[str, Any]], legend: list[tuple[str, str, str]], contex
         "y": min(max(context["latency_s"], LATENCIES[0]), LATENCIES[-1]),
     }
     title = (
-        f"modelled: fastest on {grouped(context['ranks'])} ranks, d = {grouped(context['dimension'])}, "
-        f"compute {duration(context['compute_s'])}"
+        f"modelled: fastest{to_the_target(context)} on {grouped(context['ranks'])} ranks, "
+        f"d = {grouped(context['dimension'])}, compute {duration(context['compute_s'])}"
     )
     return {
         **frame(PAPER, names),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any
@@ -10,6 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from mpisqueeze.analysis.ranking import Target
 from mpisqueeze.modelling.facts import BANDWIDTHS, LATENCIES, alike
 from mpisqueeze.modelling.methods import BASELINE
 from mpisqueeze.quantities import duration, format_rate, grouped, ratio, significant, size
@@ -68,14 +70,21 @@ def _columns(facts: dict[str, Any]) -> list[TableColumn]:
         column("iteration", lambda row: duration(row["iteration_s"]), "time"),
         column("comm", lambda row: f"{100 * row['comm_share']:.0f} %", "time", "dim"),
     ]
+    to_target = [
+        column("iterations", lambda row: _or_missed(row["iterations_to_target"], "{:.10g}".format), "time"),
+        column("to target", lambda row: _or_missed(row["time_to_target_s"], duration), "time"),
+    ]
+    kernels = [column("kernels", lambda row: duration(kernels_s(row)), "time")]
     return [
         TableColumn("method", label, _NAME_WIDTH, left=True, style="bold", folds=True),
         column("through", through, "", left=True),
         column("comm", lambda row: duration(row["comm_s"]), "time"),
         column("bound", lambda row: duration(row["bound_s"]), "time", "dim"),
+        *(kernels if any(map(kernels_s, facts["results"])) else []),
         *(iteration if context["compute_s"] > 0 or context["kernels"] == "measured" else []),
-        column("speed-up", lambda row: ratio(row["speedup_vs_allreduce"]), "time", "cyan"),
-        column("beats it", lambda row: where_it_wins(row["wins_between"]), "time", left=True),
+        *(to_target if context["target"] else []),
+        column("speed-up", lambda row: ratio(row["speedup_vs_allreduce"]), "gain", "cyan"),
+        column("beats it", lambda row: where_it_wins(row["wins_between"]), "gain", left=True),
         column("sent", lambda row: size(row["bytes_per_iteration"]), "wire"),
         column("full vectors", lambda row: significant(row["full_vectors_per_iteration"]), "wire"),
         column("busiest port", lambda row: size(row["port_bytes"]), "wire"),
@@ -84,13 +93,26 @@ def _columns(facts: dict[str, Any]) -> list[TableColumn]:
     ]
 
 
+def _or_missed(value: float | None, show: Callable[[float], str]) -> str:
+    return "missed" if value is None else show(value)
+
+
+def kernels_s(row: Row) -> float:
+    """Seconds of encoding, decoding and the update, a server's included, hidden behind messages or not."""
+    return row["encode_s"] + row["decode_s"] + row["update_s"]
+
+
 def forecast_report(facts: dict[str, Any], console: Console) -> Group:
     """The forecast for a terminal or a log; `console`: whose width decides whether the table is parted."""
+    target = facts["context"]["target"]
+    what = "modelled, seconds an iteration"
+    if target:
+        what = f"modelled, iterations measured; target: {Target.given(target)} ({facts['context']['target_is']})"
     return Group(
         _heading(facts["context"]),
         *fitting(_columns(facts), alike(facts["results"]), console),
         Text(
-            f"modelled, seconds an iteration; bound: bytes of the busiest port over the bandwidth; speed-up: over "
+            f"{what}; bound: bytes of the busiest port over the bandwidth; {_sum_of(facts)}speed-up: over "
             f"{facts['context']['baseline']}; beats it: at this latency, by bandwidth"
         ),
         *_notes(facts),
@@ -99,6 +121,13 @@ def forecast_report(facts: dict[str, Any], console: Console) -> Group:
         Text(""),
         _growth(facts),
     )
+
+
+def _sum_of(facts: dict[str, Any]) -> str:
+    """The parts of an iteration, where kernels were measured."""
+    if facts["context"]["kernels"] != "measured":
+        return ""
+    return "kernels: encode, decode, update; iteration: compute, comm and kernels, less what sections hide; "
 
 
 def _heading(context: dict[str, Any]) -> Text:
@@ -143,8 +172,8 @@ def _heat_map(facts: dict[str, Any]) -> list[RenderableType]:
     cells, here = facts["cells"], facts["context"]
     legend = winners(facts["results"], cells)
     table = Table(
-        box=None, pad_edge=False, padding=(0, 0), title="fastest by latency and bandwidth", title_justify="left",
-        title_style="bold",
+        box=None, pad_edge=False, padding=(0, 0), title=f"fastest{to_the_target(here)} by latency and bandwidth",
+        title_justify="left", title_style="bold",
     )  # fmt: skip
     table.add_column("", justify="right", no_wrap=True)
     for bandwidth in BANDWIDTHS:
@@ -170,6 +199,11 @@ def _plain_duration(seconds: float) -> str:
     """`10 ms`, without needless zeros."""
     figures, _, unit = duration(seconds).partition(" ")
     return f"{figures.rstrip('0').rstrip('.') if '.' in figures else figures} {unit}"
+
+
+def to_the_target(context: dict[str, Any]) -> str:
+    """The words that say what is fastest, if it is not the iteration."""
+    return " to the target" if context["target"] else ""
 
 
 def compact(value: float) -> str:
@@ -213,7 +247,8 @@ def check_report(facts: dict[str, Any]) -> Group:
 
     def link(row: Row) -> str:
         """`1ms, 100mbit` for `latency=1ms,bandwidth=100mbit`."""
-        return row["link"].replace("latency=", "").replace("bandwidth=", "").replace("gap=", "gap ").replace(",", ", ")
+        text = row["link"].replace("latency=", "").replace("bandwidth=", "").replace("gap=", "gap ")
+        return re.sub(", *", ", ", text)
 
     columns = [
         TableColumn("run", itemgetter("run"), left=True, style="bold", folds=True),

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mpisqueeze.analysis.columns import metrics_of
-from mpisqueeze.analysis.ranking import BROKEN, Curve, Ranking, curve_of
+from mpisqueeze.analysis.columns import rises
+from mpisqueeze.analysis.ranking import BROKEN, Curve, Ranking, evaluated
 from mpisqueeze.errors import UsageError
 from mpisqueeze.modelling.bandwidth import ByBandwidth, times_by_bandwidth
 from mpisqueeze.quantities import counted, significant
@@ -18,6 +18,7 @@ from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.charts import Axis, Bar, BarChart, Chart, LineChart, Numbers, Series, value_axis
 from mpisqueeze.report.palette import style_of
 from mpisqueeze.report.scales import Unit
+from mpisqueeze.report.tables import defined
 
 #: Costs up to an iteration: label, unit, and whether the axis is logarithmic.
 COSTS = {
@@ -31,38 +32,40 @@ _WARM, _ENOUGH = 0.1, 5
 
 def loss_chart(runs: Sequence[RunLog], ranking: Ranking, cost: str) -> LineChart:
     """Smoothed training loss over a cost, an entry of COSTS; of a single run also every iteration's own."""
-    label, unit, log = COSTS[cost]
+    label, unit, log = _axis(cost, runs)
     faint, lines, sound = [], [], []
     for index, run in enumerate(runs):
         style = style_of(index, len(runs))
-        curve = curve_of(run)
+        curve = ranking.curves[run.name]
         x = _costs(curve)[cost]
         if not _shown(x, log):
             continue
-        if len(runs) == 1 and curve.window > 1:
+        if len(runs) == 1 and curve.reach:
             faint.append(Series.of_curve("each iteration", x, run.columns["loss"], style, log, kind="faint"))
         lines.append(Series.of_curve(run.name, x, curve.loss, style, log, remark=remark_of(run)))
         if run.summary["status"] not in BROKEN:
             sound.append(curve.loss)
-    # Nothing is counted up to the target for a run by itself.
-    target = ranking.target_loss if len(runs) > 1 or ranking.target_is == "given" else None
-    levels = [] if target is None else [(target, f"target {significant(target)}")]
     y = value_axis("training loss", lines, sound)
+    levels = _levels(runs, ranking, "")
     return LineChart(f"Training loss by {cost}", Axis(label, unit, log), y, [*faint, *lines], levels)
+
+
+def _levels(runs: Sequence[RunLog], ranking: Ranking, metric: str) -> list[tuple[float, str]]:
+    """The target, if it is of this metric; nothing is counted up to that of a run by itself, unless it was given."""
+    target = ranking.target
+    if target is None or target.name != metric or not (len(runs) > 1 or target.source == "given"):
+        return []
+    return [(target.value, f"target {significant(target.value)}")]
 
 
 def metric_chart(runs: Sequence[RunLog], ranking: Ranking, cost: str) -> LineChart:
     """The metric over a cost, an entry of COSTS; without series where there were no evaluations."""
-    metric = next(iter(metrics_of(ranking.rows)), "")
-    label, unit, log = COSTS[cost]
+    metric = ranking.metric
+    label, unit, log = _axis(cost, runs)
     series, later = [], []
     for index, run in enumerate(runs):
-        lines = [line for line in run.evaluations if isinstance(line.get(metric), int | float)]
-        # A log that was cut off may lack the iterations before its last evaluation.
-        lines = [line for line in lines if line.get("iteration", -1) in range(run.columns["loss"].size + 1)]
-        at = np.array([line["iteration"] for line in lines], np.intp)
-        x = np.concatenate([[0.0], _costs(curve_of(run))[cost]])[at]
-        y = np.array([float(line[metric]) for line in lines])
+        at, y = evaluated(run, metric)
+        x = np.concatenate([[0.0], _costs(ranking.curves[run.name])[cost]])[at]
         if not _shown(x, log):
             continue
         series.append(Series(run.name, x, y, style_of(index, len(runs)), remark=remark_of(run)))
@@ -70,8 +73,9 @@ def metric_chart(runs: Sequence[RunLog], ranking: Ranking, cost: str) -> LineCha
             warm = at >= _WARM * run.columns["loss"].size
             later.append(y[warm] if warm.sum() >= _ENOUGH else y)
     name = (metric or "evaluations").replace("_", " ")
-    y_axis = value_axis(name, series, later, 1.0 if metric.endswith("accuracy") else math.inf)
-    return LineChart(f"{name.capitalize()} by {cost}", Axis(label, unit, log), y_axis, series)
+    y_axis = value_axis(name, series, later, 1.0 if rises(metric) else math.inf)
+    levels = _levels(runs, ranking, metric or "evaluations")
+    return LineChart(f"{name.capitalize()} by {cost}", Axis(label, unit, log), y_axis, series, levels)
 
 
 def phase_chart(runs: Sequence[RunLog], ranking: Ranking) -> BarChart:
@@ -164,6 +168,13 @@ def charts_of(
         missing = "evaluation" if what == "test" else "iteration"
         raise UsageError(f"no run has an {missing} to draw{' that sent bytes' * (cost == 'bytes')}", "--plot-kind")
     return charts
+
+
+def _axis(cost: str, runs: Sequence[RunLog]) -> tuple[str, Unit, bool]:
+    """An entry of COSTS, whose label names runs with bytes by definition."""
+    label, unit, log = COSTS[cost]
+    names = [run.name for run in runs if defined(run.summary["bytes"])]
+    return label + (f" ({', '.join(names)}: by definition)" if names and unit is Unit.BYTES else ""), unit, log
 
 
 def _costs(curve: Curve) -> dict[str, Numbers]:

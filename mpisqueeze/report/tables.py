@@ -26,6 +26,13 @@ STATUS = {
     "killed": ("no end recorded", "yellow"),
     "skipped": ("skipped", ""),
 }
+#: Behind a figure that is by definition, in a table of figures that are counted; a note below says so.
+DEFINED = "†"
+
+
+def defined(bytes_are: str) -> str:
+    """` by definition` behind bytes that are not counted, else nothing."""
+    return "" if bytes_are == "counted" else f" {bytes_are}"
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,7 @@ class TableColumn:
         width: of the cells, in characters, at least.
         left: whether its cells are words, which stand at the left.
         style: of its cells.
-        part: a table that is too wide is shown as one for each part; columns without a part are in all of them.
+        part: a table that is too wide is parted between parts; columns without a part are in all of its tables.
         folds: whether it is made narrower, down to `width`, where the table is too wide.
     """
 
@@ -80,16 +87,28 @@ def filled(table: Table, columns: Sequence[TableColumn], rows: Iterable[Any]) ->
 
 
 def fitting(columns: Sequence[TableColumn], rows: Sequence[Any], console: Console) -> list[Table]:
-    """One close table, or one for each part of the columns where it does not fit into the console."""
-    whole = filled(close_table(), columns, rows)
-    needed = Measurement.get(console, console.options.update_width(_UNBOUNDED), whole).maximum
-    for column, made in zip(columns, whole.columns, strict=True):
+    """Close tables, each with as many parts of the columns as fit into the console, and with one at least."""
+    groups: list[list[TableColumn]] = []
+    named: list[str] = []
+    for part in dict.fromkeys(column.part for column in columns if column.part) or [""]:
+        more = [column for column in columns if column.part in ("", *named, part)]
+        if groups and _width(more, rows, console) <= console.width:
+            groups[-1] = more
+            named.append(part)
+        else:
+            groups.append([column for column in columns if column.part in ("", part)])
+            named = [part]
+    return [filled(close_table(), group, rows) for group in groups]
+
+
+def _width(columns: Sequence[TableColumn], rows: Sequence[Any], console: Console) -> int:
+    """Characters that a close table needs, its columns that fold as narrow as they may be."""
+    table = filled(close_table(), columns, rows)
+    needed = Measurement.get(console, console.options.update_width(_UNBOUNDED), table).maximum
+    for column, made in zip(columns, table.columns, strict=True):
         if column.folds:
             needed -= max(len(str(cell)) for cell in made.cells) - (made.min_width or 0)
-    if needed <= console.width:
-        return [whole]
-    parts = dict.fromkeys(column.part for column in columns if column.part)
-    return [filled(close_table(), [c for c in columns if c.part in ("", part)], rows) for part in parts]
+    return needed
 
 
 def make_list(entries: Iterable[tuple[str, str | Text]]) -> Table:

@@ -14,7 +14,7 @@ from mpisqueeze.record.iterations import Progress
 from mpisqueeze.record.summary import sgd_bytes
 from mpisqueeze.report.closing import closing
 from mpisqueeze.report.live import Drawing, bar
-from mpisqueeze.report.tables import panel
+from mpisqueeze.report.tables import defined, panel
 from mpisqueeze.runs.preparation import Run
 from mpisqueeze.runs.view import View
 
@@ -32,10 +32,10 @@ class TrainingView(View):
         self._iterations = 0
         self._began = self._said = 0.0
         self._next = 0
-        self._evaluated = ""
+        self._evaluated = self._defined = ""
 
     def start(self, run: Run, environment: dict[str, Any]) -> None:
-        self._iterations = run.iterations
+        self._iterations, self._defined = run.iterations, defined(run.network.counter.bytes_are)
         self._began = self._said = time.monotonic()
         self.console.print(header(run, environment))
         for warning in run.warnings:
@@ -45,7 +45,7 @@ class TrainingView(View):
     def progress(self, progress: Progress) -> None:
         done, now = progress.iteration, time.monotonic()
         eta = (now - self._began) / done * (self._iterations - done)
-        loss, sent = f"loss {significant(progress.loss)}", f"{size(progress.bytes_sent)} sent"
+        loss, sent = f"loss {significant(progress.loss)}", f"{size(progress.bytes_sent)} sent{self._defined}"
         pace = f"{duration(progress.seconds_per_iteration)}/it  ETA {clock(eta)}"
         words = Text(loss, "bold"), Text(self._evaluated, "cyan"), Text(sent, "green"), pace
         self._drawing.show(lambda: bar(done, self._iterations, f"{done}/{self._iterations}", *words))
@@ -78,12 +78,16 @@ def header(run: Run, environment: dict[str, Any]) -> Panel:
         kernels += f" on {environment['threads']} threads a rank"
     buffers = run.device.buffers + (f" ({run.device.buffers_reason})" if run.device.buffers_reason else "")
     momentum = f", momentum {config.momentum:g}" if config.momentum else ""
-    where = f"server {config.server}" if run.centralized else gossip(run)
+    where = "no server" if run.server is None else f"server {run.server}"
+    if run.server == "sharded" and plan.compressor.name != "identity":
+        where += ", each shard compressed by itself"
+    where = where if run.centralized else gossip(run)
     method = Text.assemble((plan.algorithm.label, "bold"), " with ", (plan.compressor.spec, "bold"), f", {where}")
     entries: list[tuple[str, str | Text]] = [
         ("MPI", mpi(run, environment)),
         ("device", f"{run.device.label}{kernels}; buffers: {buffers}"),
         ("problem", problem(run)),
+        *([("shares", shares(run))] if shares(run) else []),
         ("method", method),
         ("run", f"{grouped(run.iterations)} iterations ({significant(run.iterations / run.per_epoch)} epochs), "
                 f"batch {config.batch_size} a rank, lr {plan.lr:g} {config.lr_schedule}{momentum}, seed {config.seed}"),
@@ -91,7 +95,7 @@ def header(run: Run, environment: dict[str, Any]) -> Panel:
     if environment["link"] != "real":
         entries.insert(1, ("link", f"{environment['link']}: {config.link or lab_link(environment['lab'])}"))
     if expected is not None:
-        wire = Text(f"{size(expected)} an iteration, plain sgd {size(plain)}")
+        wire = Text(f"{size(expected)} an iteration{defined(run.network.counter.bytes_are)}, plain sgd {size(plain)}")
         if 0 < expected < plain:
             wire.append(", ").append(f"{ratio(plain / expected)} fewer", "bold green")
         entries.append(("wire", wire))
@@ -111,6 +115,13 @@ def problem(run: Run) -> str:
     if getattr(plan.problem.cls, "needs_data", False):
         data = f" on {config.data}" if config.samples is None else f" on {grouped(config.samples)} of {config.data}"
     return f"{config.problem}{data}, d = {grouped(run.dimension)} {config.dtype}, partition {plan.partition}"
+
+
+def shares(run: Run) -> str:
+    """The smallest and the largest number of samples on a rank, where they differ by more than one; else empty."""
+    if None in run.samples or max(run.samples) - min(run.samples) < 2:
+        return ""
+    return f"{grouped(min(run.samples))} to {grouped(max(run.samples))} samples a rank, which weigh its gradient"
 
 
 def lab_link(lab: dict[str, Any]) -> str:

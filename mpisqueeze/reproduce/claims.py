@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -65,10 +65,12 @@ class FigureTable(_Table):
     Attributes:
         kind: `loss` by iteration, or `sweep`.
         y: the figure that is drawn over a sweep.
+        runs: those that are drawn; all of them where none is named.
     """
 
     kind: Literal["loss", "sweep"]
     y: str = "loss"
+    runs: list[str] = []
 
 
 _Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -259,6 +261,7 @@ def _claim(name: str, facts: dict[str, Any], scale: str) -> StatedClaim:
         if (file.figure.kind == "sweep") != (sweep is not None):
             raise ValueError("figure: kind is loss, or sweep where there is one")
         _known(file.figure.y, "figure")
+        _are_runs(file.figure.runs, runs, "figure")
     return StatedClaim(name, file, runs, sweep, tuple(_decision(item.holds, runs) for item in file.decisions))
 
 
@@ -292,12 +295,16 @@ def _link(text: str) -> tuple[tuple[str, str]]:
 
 def _decision(text: str, runs: Mapping[str, Settings]) -> Expression:
     expression = parse(text)
-    for run in expression.runs:
-        if run not in runs:
-            raise ValueError(f"{expression.text}: there is no run {run!r}{suggestion(run, runs)}")
+    _are_runs(expression.runs, runs, expression.text)
     for figure in expression.figures:
         _known(figure, expression.text)
     return expression
+
+
+def _are_runs(names: Iterable[str], runs: Mapping[str, Settings], where: str) -> None:
+    for run in names:
+        if run not in runs:
+            raise ValueError(f"{where}: there is no run {run!r}{suggestion(run, runs)}")
 
 
 def _known(figure: str, where: str) -> None:

@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from mpisqueeze import __version__
 from mpisqueeze.analysis.evidence import FIGURES, Evidence
 from mpisqueeze.comm.world import Signal, World
@@ -145,7 +147,7 @@ def _verdict(task: Task, logs: list[RunLog], reason: str | None, ranks: int) -> 
         "note": file.note or None,
         "seeds": file.seeds,
         "sweep": claim.sweep.axis if claim.sweep else None,
-        "figure": figure and {"kind": figure.kind, "y": figure.y, "label": FIGURES[figure.y].label},
+        "figure": figure and {**msgspec.structs.asdict(figure), "label": FIGURES[figure.y].label},
     }
     decisions: list[dict[str, Any]] = [
         {"text": stated.text, "holds": decision.text, "found": None, "passed": None}

@@ -127,12 +127,15 @@ def _truth(node: ast.expr, evidence: Evidence) -> Ruling:
             if not all(type(op) in _COMPARISONS for op in node.ops):
                 raise ValueError(f"{ast.unparse(node)}: comparisons are < <= > >= ==")
             values = [_number(side, evidence) for side in (node.left, *node.comparators)]
-            holds, shown = True, _show(values[0])
-            for op, left, right in zip(node.ops, values, values[1:], strict=False):
-                sign, compare = _COMPARISONS[type(op)]
-                holds = holds and bool(np.all(compare(left, right)))
-                shown += f" {sign if holds else f'not {sign}'} {_show(right)}"
-            return Ruling(holds, shown)
+            signs, compares = zip(*(_COMPARISONS[type(op)] for op in node.ops), strict=True)
+            pairs = zip(compares, values, values[1:], strict=False)
+            held = [bool(np.all(compare(left, right))) for compare, left, right in pairs]
+            # What should be equal may differ in a late digit.
+            digits = 10 if "=" in [sign for sign, well in zip(signs, held, strict=True) if not well] else 3
+            shown = _show(values[0], digits)
+            for sign, well, right in zip(signs, held, values[1:], strict=True):
+                shown += f" {sign if well else f'not {sign}'} {_show(right, digits)}"
+            return Ruling(all(held), shown)
     raise ValueError(f"{ast.unparse(node)} is no comparison")
 
 
@@ -167,6 +170,6 @@ def _number(node: ast.expr, evidence: Evidence) -> Any:
     raise ValueError(f"{ast.unparse(node)} is not understood; constants are {', '.join(CONSTANTS)}")
 
 
-def _show(value: Any) -> str:
-    numbers = [significant(number, 3) for number in np.atleast_1d(value)]
+def _show(value: Any, digits: int) -> str:
+    numbers = [significant(number, digits) for number in np.atleast_1d(value)]
     return numbers[0] if len(numbers) == 1 else f"({', '.join(numbers)})"

@@ -29,7 +29,7 @@ from mpisqueeze.record.checkpoint import (
     read_manifest,
 )
 from mpisqueeze.record.reading import read_settings
-from mpisqueeze.runs.plan import Plan
+from mpisqueeze.runs.plan import Plan, applies
 from mpisqueeze.settings import EITHER, SETTINGS, Interval, Settings, upgraded
 
 if TYPE_CHECKING:
@@ -200,9 +200,8 @@ def resumed_config(path: Path) -> Settings:
     missing = sorted(SETTINGS.keys() - settings)
     if missing:
         raise UsageError(f"{path}/config.json has no {missing[0]!r}: it is of another version", "--resume")
-    values = {key: value for key, value in settings.items() if key in SETTINGS}
-    if settings["data"] is None:
-        del values["data"]
+    # What the run had no use for is null.
+    values = {key: value for key, value in settings.items() if key in SETTINGS and value is not None}
     values |= {"out": str(path), "epochs": None}
     try:
         return Settings.of(values)
@@ -275,7 +274,9 @@ def _candidates(path: Path, plan: Plan) -> list[Path]:
 def check_same(manifest: Manifest, plan: Plan) -> None:
     """Raise UsageError, on all ranks alike, for a checkpoint of another run."""
     wanted = fixed_settings(plan)
-    saved = {key: value for key, value in upgraded(manifest.settings).items() if key not in FREE}
+    # Former versions noted what the algorithm has no use for, too.
+    used = {key: value for key, value in upgraded(manifest.settings).items() if applies(key, plan.algorithm)}
+    saved = {key: value for key, value in used.items() if key not in FREE}
     for key in sorted({*wanted, *saved}):
         if wanted.get(key) != saved.get(key):
             raise UsageError(

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mpisqueeze import __version__
-from mpisqueeze.analysis.ranking import Ranking, rank_runs, summaries_of
+from mpisqueeze.analysis.ranking import Ranking, Target, rank_runs, summaries_of
 from mpisqueeze.comm.world import RankFailureError, Signal, World
 from mpisqueeze.errors import UsageError
+from mpisqueeze.parts import contracts
 from mpisqueeze.record.figures import no_columns
 from mpisqueeze.record.folder import RunFolder
 from mpisqueeze.record.reading import COMPARISON, RunLog, folderless, read_run
@@ -35,15 +36,15 @@ class Ledger:
 
     Args:
         path: the comparison's folder, new or empty.
-        target_loss: as given, or None.
+        target: as given, or None.
 
     Raises:
         UsageError: the folder cannot be made.
     """
 
-    def __init__(self, path: Path, entries: Sequence[Entry], ranks: int, target_loss: float | None) -> None:
+    def __init__(self, path: Path, entries: Sequence[Entry], ranks: int, target: Target | None) -> None:
         self.folder = RunFolder(path)
-        self.entries, self.ranks, self.target_loss = entries, ranks, target_loss
+        self.entries, self.ranks, self.target = entries, ranks, target
         self.runs: list[RunLog] = []
         self.write("running")
 
@@ -62,7 +63,7 @@ class Ledger:
 
     def ranking(self) -> Ranking:
         """The ranking of the runs so far, of which there is one at least."""
-        return rank_runs(self.runs, self.target_loss)
+        return rank_runs(self.runs, self.target)
 
     def summaries(self) -> list[dict[str, Any]]:
         return summaries_of(self.runs, self.ranking()) if self.runs else []
@@ -74,7 +75,7 @@ class Ledger:
             "mpisqueeze": __version__,
             "status": status,
             "ranks": self.ranks,
-            "given_target_loss": self.target_loss,
+            "given_target": self.target.as_json() if self.target else None,
             "runs": [{"name": entry.name, "folder": entry.folder, "swept": entry.swept} for entry in self.entries],
             "summaries": self.summaries(),
         }
@@ -88,8 +89,11 @@ class _Trial(Run):
         return ""
 
 
-def check_entries(entries: Sequence[Entry], world: World) -> None:
+def check_entries(entries: Sequence[Entry], world: World, target: Target | None = None) -> None:
     """Build each run once and let it go, so that a wrong one is known before the first one starts; collective.
+
+    Args:
+        target: whose metric each problem has to evaluate.
 
     Raises:
         UsageError: naming the pair or the sweep to blame, on every rank alike.
@@ -97,14 +101,27 @@ def check_entries(entries: Sequence[Entry], world: World) -> None:
     """
     for entry in entries:
         try:
-            _alike(world, entry, partial(_try, entry.plan))
+            _alike(world, entry, partial(_try, entry.plan, target))
         except UsageError as error:
             swept = {name_of(option): value for option, value in entry.swept.items()}
             raise blamed(error, entry.name, swept) from error.__cause__
 
 
-def _try(plan: Plan, world: World) -> None:
-    _Trial(plan, world).algorithm.close()
+def _try(plan: Plan, target: Target | None, world: World) -> None:
+    trial = _Trial(plan, world)
+    trial.algorithm.close()
+    if target and target.name:
+        world.on_root(lambda: _check_metric(trial, target.name))
+
+
+def _check_metric(trial: Run, metric: str) -> None:
+    """Evaluate the initial point, since a problem tells its metrics by that alone. Raises UsageError."""
+    part = trial.plan.problem
+    evaluate = getattr(trial.problem, "evaluate", None)
+    with contracts.plugin(part, "--problem", "evaluate(x)"):
+        known = sorted(evaluate(trial.x) or {}) if evaluate else []
+    if metric not in known:
+        raise UsageError(f"{part.spec} evaluates {', '.join(known) or 'nothing'}, not {metric!r}", "--target")
 
 
 def compare(

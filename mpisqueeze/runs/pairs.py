@@ -14,7 +14,7 @@ from mpisqueeze.errors import UsageError
 from mpisqueeze.language import check_choice, suggestion
 from mpisqueeze.parts import registry
 from mpisqueeze.record.folder import slug
-from mpisqueeze.runs.plan import Plan, plan
+from mpisqueeze.runs.plan import Plan, applies, plan
 from mpisqueeze.runs.presets import PRESETS
 from mpisqueeze.settings import SETTINGS, Settings, moved, name_of, option_of
 
@@ -102,7 +102,7 @@ def expand(pairs: Sequence[Pair], sweeps: Sequence[Sweep], base: Settings) -> li
     """Every pair with every combination of swept values, planned and named, in the order given.
 
     An algorithm that sends full vectors runs once where the compressor is swept, as the others' baseline; so does one
-    without the parameter that is swept.
+    without the parameter that is swept, or without a server where `server` is.
 
     Raises:
         UsageError: whatever `plan` says of any of them, blamed on the pair or the sweep that it comes from; an option
@@ -145,7 +145,7 @@ def _applies(setting: str, pair: Pair) -> bool:
     with _blaming(pair, {}):
         algorithm = registry.algorithms.find(pair.algorithm)
     if setting != "compressor":
-        return setting in SETTINGS or setting in algorithm.options
+        return setting in algorithm.options or (setting in SETTINGS and applies(setting, algorithm))
     if not getattr(algorithm.cls, "compresses", True):
         return False
     if pair.compressor:

@@ -20,6 +20,15 @@ from mpisqueeze.topology import Topology
 
 NO_OVERLAP_ON_GPU = "is for gradients on a CPU: use --device cpu"
 
+#: Settings that algorithms of one route alone have a use for.
+ROUTES = {"server": "servers", "tree": "servers", "topology": "neighbours", "self_weight": "neighbours"}
+
+
+def applies(setting: str, algorithm: Part) -> bool:
+    """True unless the algorithm says that it exchanges in a way that has no use for the setting."""
+    route = getattr(algorithm.cls, "route", "")
+    return not route or ROUTES.get(setting, route) == route
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -43,6 +52,10 @@ class Plan:
         assert self.config.lr is not None
         return self.config.lr
 
+    def used(self, setting: str) -> Any:
+        """A setting's value; None where the algorithm says that it exchanges in another way."""
+        return getattr(self.config, setting) if applies(setting, self.algorithm) else None
+
     @property
     def barrier(self) -> bool:
         """All ranks meet before each exchange; by default not where they gossip."""
@@ -50,9 +63,10 @@ class Plan:
         return bool(getattr(self.algorithm.cls, "centralized", True)) if chosen is None else chosen
 
     def as_json(self) -> dict[str, Any]:
-        """Every setting, resolved as far as the command line goes."""
+        """Every setting, resolved as far as the command line goes; None where the algorithm has no use for it."""
         return {
             **asdict(self.config),
+            **{setting: self.used(setting) for setting in ROUTES},
             "compressor": self.compressor.spec,
             "barrier": self.barrier,
             "data": self.config.data if getattr(self.problem.cls, "needs_data", False) else None,

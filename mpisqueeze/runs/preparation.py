@@ -40,6 +40,8 @@ class Run:
         problem, x (d): this rank's.
         threads: how many this rank may compute with.
         stateful: a plug-in's compressors that carry something over, in the order in which they were made.
+        samples: the number of training samples on each rank, or None.
+        weight: w_r of this rank's loss and gradient, see `problems.base.Problem`.
         iterations, per_epoch, eval_every, consensus_every: in iterations.
         warnings: what this run does not promise, above all that it converges.
         path: the run folder's, on every rank; `folder` is open on rank 0 only.
@@ -56,6 +58,9 @@ class Run:
         self.stateful: list[Any] = []
         self.problem = world.collectively(self._build_problem)
         self.dimension = int(self.problem.dimension)
+        self.samples = world.comm.allgather(getattr(self.problem, "training_samples", None))
+        mine = self.samples[world.rank]
+        self.weight = 1.0 if None in self.samples else mine * world.size / sum(self.samples)
         self.per_epoch = min(world.comm.allgather(int(getattr(self.problem, "iterations_per_epoch", 100))))
         epochs = config.epochs or DEFAULT_EPOCHS
         self.iterations = config.iterations or max(1, math.ceil(epochs * self.per_epoch - 1e-9))
@@ -85,10 +90,16 @@ class Run:
         if self.folder is not None:
             self.folder.append(name, f"{json.dumps(sanitized(value))}\n".encode())
 
+    @property
+    def server(self) -> str | None:
+        """`root` or `sharded`; None for an algorithm without servers, as far as it says."""
+        return self.plan.used("server") if self.centralized else None
+
     def settings(self) -> dict[str, Any]:
         """The content of config.json."""
         return {
             **self.plan.as_json(),
+            "bytes": self.network.counter.bytes_are,
             "iterations": self.iterations,
             "epochs": self.iterations / self.per_epoch,
             "iterations_per_epoch": self.per_epoch,

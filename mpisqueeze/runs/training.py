@@ -8,6 +8,7 @@ import math
 import os
 import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -28,6 +29,7 @@ from mpisqueeze.devices.clock import Phase
 from mpisqueeze.errors import UsageError
 from mpisqueeze.kernels import kernels_for, threads_of, use_threads
 from mpisqueeze.parts.contracts import GradientCheck, broken, loss_and_gradient
+from mpisqueeze.parts.failing import shown_to_fail
 from mpisqueeze.record.arrays import write_npz
 from mpisqueeze.record.checkpoint import Past
 from mpisqueeze.record.environment import collect_environment
@@ -95,6 +97,7 @@ class Loop:
         with np.errstate(over="ignore", invalid="ignore"):
             try:
                 with contextlib.suppress(HaltError):
+                    self.meter.start()
                     if not self.done:
                         self._evaluate(0)
                     self._iterations()
@@ -104,6 +107,7 @@ class Loop:
                 where = f"rank {self.world.rank}, iteration {self.network.iteration}"
                 raise RankFailureError(f"{where}: {error}", alone=True) from error
         self.watchdog.beat()
+        self.meter.stop()
         troubles = [trouble for trouble in self.world.comm.allgather(self._located()) if trouble]
         return max(troubles, key=lambda trouble: trouble.signal, default=None)
 
@@ -129,8 +133,6 @@ class Loop:
             self.lr = lr = run.plan.lr * schedule(t, run.iterations, run.per_epoch)
             counter.reset()
             gate.agreed, gate.met = Signal.NONE, False
-            if self.meter:
-                self.meter.start()
             if self._interrupts.number:
                 gate.tell(self._interrupts.wish)
             elif root and self.checkpointer and self.checkpointer.overdue:
@@ -142,8 +144,6 @@ class Loop:
             self.began, self.ended = began, clock.stop(Phase.UPDATE)
             self.elapsed = self.stopwatch.at(self.ended)
             network.settle()
-            if self.meter:
-                self.meter.stop()
             recorder.add(self)
             # An algorithm of a user's own may exchange nothing in an iteration.
             if not gate.met and (gate.barrier or t >= self._meet_at):
@@ -181,6 +181,12 @@ class Loop:
         """True if an evaluation is due after this iteration, whenever the run ends."""
         return bool(self.run.eval_every) and iteration % self.run.eval_every == 0
 
+    @contextlib.contextmanager
+    def _paused(self) -> Iterator[None]:
+        """Neither the clock nor the interfaces count what is done in the block; collective."""
+        with self.stopwatch.paused(), self.meter.paused():
+            yield
+
     def _save(self, iteration: int, last: bool, agreed: int) -> None:
         """Save the run if that is due, and complete earlier saving; collective."""
         checkpointer = self.checkpointer
@@ -194,13 +200,13 @@ class Loop:
             # Without a barrier, a rank may have met an error that the others do not know of yet.
             self._meet()
             self.recorder.flush()
-        with self.stopwatch.paused():
+        with self._paused():
             if due:
                 checkpointer.take(iteration)
             checkpointer.settle(wait=last)
 
     def _gradient(self, x: Any, ready: Ready | None = None) -> Any:
-        """This rank's gradient at x, with weight decay, clipping and momentum; its loss is kept for the log.
+        """This rank's gradient at x, weighed, with clipping, weight decay and momentum; its loss is kept for the log.
 
         Momentum is heavy ball on each rank's own gradient, m ← βm + g, and the algorithm exchanges m (worker-side, as
         in dist-EF-SGDM, arXiv 1905.10936, there with Nesterov's look-ahead). The mean of the ranks' m is then the
@@ -224,8 +230,9 @@ class Loop:
                 tell = partial(self._tell_ready, x, ready)
                 found = self.run.problem.gradient_in_parts(x, network.iteration, tell)
             loss, g = loss_and_gradient(part, found)
-            g = self._check(g)
-            self.loss = loss
+            # What has left in parts stays where it is.
+            g = g if ready is not None and self._check.fits(g, x) else self._check(g, x)
+            self.loss = loss * self.run.weight
             if network.iteration == 1 and part.is_plugin:
                 self._check_first(g)
         except UsageError as error:
@@ -243,16 +250,21 @@ class Loop:
         return g
 
     def _adjust(self, x: Any, g: Any, numbers: slice) -> None:
-        """Apply weight decay, clipping and momentum in place to a slice of the gradient; clipping needs all of it."""
+        """Apply clipping, this rank's weight, weight decay and momentum in place to a slice of the gradient.
+
+        Clipping needs all of it. The order is that of torch's `clip_grad_norm_` before a step of its SGD.
+        """
         config, g = self.config, g[numbers]
-        if self._decay is not None:
-            decay = self._decay[numbers]
-            self.run.device.xp.multiply(x[numbers], x.dtype.type(config.weight_decay), out=decay)
-            g += decay
         if config.clip_norm is not None:
             norm = math.sqrt(float(g.dot(g)))
             if norm > config.clip_norm:
                 g *= g.dtype.type(config.clip_norm / norm)
+        if self.run.weight != 1:
+            g *= g.dtype.type(self.run.weight)
+        if self._decay is not None:
+            decay = self._decay[numbers]
+            self.run.device.xp.multiply(x[numbers], x.dtype.type(config.weight_decay), out=decay)
+            g += decay
         if self.momentum is not None:
             momentum = self.momentum[numbers]
             momentum *= x.dtype.type(config.momentum)
@@ -262,7 +274,7 @@ class Loop:
 
     def _tell_ready(self, x: Any, ready: Ready, g: Any, start: int) -> None:
         """Hand the final elements g[start:] to the algorithm. Raises UsageError if a plug-in breaks its contract."""
-        if self._check(g) is not g or not 0 <= start <= self._final:
+        if not self._check.fits(g, x) or not 0 <= start <= self._final:
             what = f"gradient_in_parts told of {g.dtype} numbers from {start} on, after {self._final}"
             raise broken(self.run.plan.problem, "--problem", what)
         self._adjust(x, g, slice(start, self._final))
@@ -277,7 +289,7 @@ class Loop:
         every = self.run.consensus_every
         if self._consensus is None or not every or self.network.iteration % every:
             return math.nan
-        with self.stopwatch.paused():
+        with self._paused():
             return self._consensus.distance(self.run.device.to_numpy(self.x))
 
     def _check_first(self, g: Any) -> None:
@@ -287,7 +299,7 @@ class Loop:
 
     def _evaluate(self, iteration: int) -> None:
         """Evaluate the common x, or x̄, on rank 0, and check on each that x is finite; collective."""
-        with self.stopwatch.paused():
+        with self._paused():
             self._evaluate_here(iteration)
 
     def _evaluate_here(self, iteration: int) -> None:
@@ -397,7 +409,7 @@ def _train(plan: Plan, world: World, view: View, again: bool, watchdog: Watchdog
         if plan.config.save_model:
             _save_model(run, loop.x)
         run.algorithm.close()
-        interfaces = world.comm.gather(loop.meter.total) if loop.meter else None
+        interfaces = loop.meter.by_host()
         summary = None
         if run.folder is not None:
             reason = trouble.message if trouble else None
@@ -477,12 +489,11 @@ def _summarize(
     reason: str | None,
     wall_s: float,
     environment: dict[str, Any],
-    interfaces: list[list[int]] | None,
+    interfaces: list[dict[str, Any]] | None,
 ) -> dict[str, Any]:
-    """summary.json's object, on rank 0.
+    """summary.json's object, on rank 0; `interfaces` is what the hosts' network interfaces counted meanwhile.
 
-    The busiest port's bytes are those that one rank sent or received, whichever is more. `interfaces` is what each
-    rank's network interface itself counted meanwhile, if it was asked, sent and received.
+    The busiest port's bytes are those that one rank sent or received, whichever is more.
     """
     run, recorder = loop.run, loop.recorder
     plan, algorithm, columns = run.plan, run.algorithm, recorder.columns
@@ -494,14 +505,15 @@ def _summarize(
         **summary_of(run.settings(), environment, columns, loop.evaluations, status, reason, run.path),
         "mpisqueeze": __version__,
         "warnings": run.warnings,
+        "shown_to_fail": shown_to_fail(plan.algorithm, plan.compressor),
         "signal": {Signal.INTERRUPT: "SIGINT", Signal.TERMINATE: "SIGTERM"}.get(Signal(loop.stopped_by)),
-        "server": plan.config.server if run.centralized else None,
+        "server": run.server,
         "topology": None if run.centralized else plan.config.topology,
         "eta": getattr(algorithm, "eta", None),
         "link": environment["link"],
         "port_bytes_per_iteration": int(recorder.by_rank.max()) / done if done else None,
         "bytes_by_rank": _by_rank(recorder.by_rank.tolist()),
-        "interface_bytes_by_rank": None if interfaces is None else _by_rank(interfaces),
+        "interface_bytes_by_host": interfaces,
         "chunks": schedule.sections if schedule else None,
         "tree": (schedule.way or None) if schedule else None,
         "payload_bytes": payload,

@@ -197,7 +197,7 @@ def test_a_run_of_an_earlier_version_goes_on(mpisqueeze_run: Run, tmp_path: Path
     options = ("train", *LENGTH, "--algorithm", "choco:eta=0.3", "--compressor", "topk:0.1", "--save-model")
     mpisqueeze_run(2, *options, "--iterations", "9", "--out", "whole").well()
     mpisqueeze_run(2, *options, "--iterations", "5", "--out", "part", "--checkpoint-every", "5").well()
-    former = {"algorithm": "choco", "eta": 0.3, "order": "atc", "memory_lr": "outside"}
+    former = {"algorithm": "choco", "eta": 0.3, "order": "atc", "memory_lr": "outside", "server": "root"}
     config = tmp_path / "part" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), **former}))
     # Nor was there elapsed time.

@@ -67,8 +67,8 @@ def test_all_pairs_share_start_data_and_seed(mpisqueeze_run: Run, tmp_path: Path
     for summary, folder, log in zip(summaries, folders, logs, strict=True):
         written = json.loads((tmp_path / "all" / folder / "summary.json").read_text())
         assert {key: summary[key] for key in written} == written
-        window = min(written["iterations"] // 10, round(written["iterations"] / written["epochs"]))
-        assert summary["smoothed_loss"] == pytest.approx(np.mean(log[-window:]))
+        reach = min(written["iterations"] // 20, round(written["iterations"] / written["epochs"]))
+        assert summary["smoothed_loss"] == pytest.approx(np.mean(log[-reach - 1 :]))
 
 
 def test_sweeps_divergence_and_exports(
@@ -105,11 +105,35 @@ def test_sweeps_divergence_and_exports(
     out, err = capsys.readouterr()
     table = list(csv.DictReader(io.StringIO(out)))
     assert [line["name"] for line in table] == [row["name"] for row in about["ranking"]]
-    assert [float(line["target_loss"]) for line in table] == [40.0] * 8
+    assert [(line["target_name"], float(line["target_value"])) for line in table] == [("smoothed_loss", 40.0)] * 8
     for line, row in zip(table, about["ranking"], strict=True):
         assert line["bytes_to_target"] == str(row["bytes_to_target"] or "")
     assert (empty_folder / "grid.md").read_text().count("| diverged |") == 4
     assert "Fewest bytes to the target loss 40.00" in err
+
+
+def test_a_target_is_counted_on_evaluations(mpisqueeze_run: Run, tmp_path: Path) -> None:
+    options = (*SMALL, "--eval-every", "2", "--out", "c", "--json", "-")
+    finished = mpisqueeze_run(2, "compare", "sgd", "csgd/topk:0.1", "csgd/qsgd:4", *options, "--target", "distance=7")
+    summaries = finished.well().json
+    for summary, path in zip(summaries, sorted((tmp_path / "c").glob("0*")), strict=True):
+        met = [line["iteration"] for line in lines(path / "evaluations.jsonl") if line["distance"] <= 7]
+        assert met[:1] != [0], "the start is not there yet"
+        log = lines(path / "iterations.jsonl")
+        assert summary["bytes_to_target"] == (sum(line["bytes_sent"] for line in log[: met[0]]) if met else None)
+    assert summaries[0]["bytes_to_target"]
+    assert [summary["shown_to_fail"] for summary in summaries] == [False, True, False]
+    about = json.loads((tmp_path / "c" / "compare.json").read_text())
+    assert about["given_target"] == {"name": "distance", "value": 7.0}
+    assert run(["report", str(tmp_path / "c"), "--json", str(tmp_path / "again.json")]) == 0
+    assert json.loads((tmp_path / "again.json").read_text()) == summaries
+
+
+def test_a_metric_that_the_problem_does_not_have_is_told_before_training(mpisqueeze_run: Run, tmp_path: Path) -> None:
+    finished = mpisqueeze_run(2, "compare", "sgd", *SMALL, "--out", "c", "--target", "test_accuracy=0.9")
+    assert finished.code == 2
+    assert "--target: quadratic:101 evaluates distance, objective, not 'test_accuracy'" in finished.err
+    assert not (tmp_path / "c").exists()
 
 
 def test_a_failing_run_leaves_the_others_alone(mpisqueeze_run: Run, tmp_path: Path) -> None:

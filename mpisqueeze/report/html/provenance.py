@@ -16,13 +16,6 @@ _FLEETING_OF_HOST = ("ranks", "cores")
 NAMED = 6
 
 
-def link_of(run: RunLog) -> str:
-    lab = run.environment.get("lab")
-    if run.config.get("link"):
-        return f"emulated, {run.config['link']}"
-    return f"lab, {lab['rate'] / 1e6:g} Mbit/s" if lab else "real"
-
-
 def settings(runs: Sequence[RunLog], styles: dict[str, int]) -> dict[str, Any]:
     """The settings that all runs share, a table of those that differ, and the names of those that are not given."""
     known = [run for run in runs if run.config]
@@ -100,7 +93,7 @@ def _machines(runs: Sequence[RunLog]) -> dict[str, Any]:
         ("MPI", str(environment.get("mpi_library") or "unknown").partition(",")[0]),
         ("ranks", ", ".join(map(_text, ranks))),
         *((name, environment.get(name)) for name in ("device", "buffers", "kernels")),
-        ("link", _some(sorted({link_of(run) for run in runs}))),
+        ("link", _some(sorted({run.network for run in runs}))),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items() if version)),
         ("commit", environment.get("git_commit") or "unknown"),
     ]

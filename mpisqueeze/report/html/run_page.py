@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from mpisqueeze.analysis.columns import metrics_of
+from mpisqueeze.analysis.columns import RECORDED, rises
 from mpisqueeze.analysis.ranking import BROKEN, Ranking, verdict, winners
 from mpisqueeze.modelling.bandwidth import times_by_bandwidth
 from mpisqueeze.quantities import counted, duration, grouped, ratio, significant, size
@@ -14,13 +14,13 @@ from mpisqueeze.record.calibration import Calibration
 from mpisqueeze.record.figures import TIMES
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.charts import Chart
-from mpisqueeze.report.closing import traffic
-from mpisqueeze.report.comparison_table import factor, in_unit
+from mpisqueeze.report.closing import traffic, traffic_note, traffic_title
+from mpisqueeze.report.comparison_table import factor, in_unit, meaning_of_marks
 from mpisqueeze.report.html.blocks import Chapter, Page, Table, TableCell, Tile
-from mpisqueeze.report.html.provenance import environment, link_of, settings
+from mpisqueeze.report.html.provenance import NAMED, environment, settings
 from mpisqueeze.report.palette import style_of
 from mpisqueeze.report.run_charts import bandwidth_chart, loss_chart, metric_chart, phase_chart
-from mpisqueeze.report.tables import STATUS
+from mpisqueeze.report.tables import STATUS, defined
 
 
 def runs_page(runs: Sequence[RunLog], ranking: Ranking, calibration: Calibration | None = None) -> Page:
@@ -62,7 +62,7 @@ def _lead(runs: Sequence[RunLog]) -> str:
         parts.append(f"{grouped(dimension)} parameters of {shared('dtype') or 'mixed types'}")
     if ranks:
         parts.append(counted(ranks, "rank") + (f" on {counted(hosts, 'host')}" if hosts else ""))
-    links = {link_of(run) for run in runs if run.environment.get("link", "real") != "real"}
+    links = {run.network for run in runs if run.environment.get("link", "real") != "real"}
     if links:
         parts.append(f"link: {links.pop()}" if len(links) == 1 else f"{len(links)} links, emulated or of a lab")
     return "; ".join(parts)
@@ -70,19 +70,20 @@ def _lead(runs: Sequence[RunLog]) -> str:
 
 def _comparison(runs: Sequence[RunLog], ranking: Ranking, styles: dict[str, int]) -> Chapter:
     reference = ranking.row(ranking.reference)
+    target = ranking.target.said(3) if ranking.target else ""
     tiles = []
     for winner in winners(ranking):
         name = winner.row["name"]
         beats = "" if winner.relative is None else f", {ratio(winner.relative)} that of {reference['name']}"
         tiles.append(
-            Tile(f"{winner.title} to loss {significant(ranking.target_loss or 0.0, 3)}", winner.cost,
+            Tile(f"{winner.title} to {target.replace('_', ' ')}", winner.cost,
                  f"{name}{beats}", styles[name])
         )  # fmt: skip
     sound = [row for row in ranking.rows if row["status"] not in BROKEN]
     tiles += _best_metric(ranking, sound, styles)
-    timed = [row for row in sound if row["elapsed_s_per_iteration"] is not None]
-    if timed:
-        best = min(timed, key=lambda row: row["elapsed_s_per_iteration"])
+    fastest = RECORDED["elapsed_s"].best_of(ranking.rows)
+    if fastest:
+        best = ranking.row(fastest[0])
         tiles.append(
             Tile("Fastest iteration", duration(best["elapsed_s_per_iteration"]), best["name"], styles[best["name"]])
         )
@@ -97,20 +98,24 @@ def _comparison(runs: Sequence[RunLog], ranking: Ranking, styles: dict[str, int]
 def _meaning(ranking: Ranking) -> str:
     """The meaning of the table's columns."""
     text = f"Training loss: {ranking.smoothing}. Iteration: elapsed time, without the warm-up; time to target with it."
-    if ranking.target_loss is not None:
-        text += f" Target: loss {significant(ranking.target_loss, 4)}, {ranking.target_is}."
+    if ranking.target:
+        text += f" Target: {ranking.target}, {ranking.target.source}."
+    failing = [row["name"] for row in ranking.rows if row["shown_to_fail"]]
+    if failing:
+        text += f" Shown to fail, and not among the fastest iterations: {', '.join(failing)}."
+    text += f" {meaning_of_marks(ranking)}".rstrip()
     if ranking.gossips:
         text += " Of gossip methods, a loss is the mean over ranks, each with its own model; their average is tested."
     return text
 
 
 def _best_metric(ranking: Ranking, sound: Sequence[dict[str, Any]], styles: dict[str, int]) -> list[Tile]:
-    metric = next(iter(metrics_of(ranking.rows)), None)
+    metric = ranking.metric
     values = {row["name"]: row["evaluation"].get(metric) for row in sound}
     known = {name: value for name, value in values.items() if isinstance(value, int | float)}
-    if metric is None or not known:
+    if not known:
         return []
-    more = metric.endswith("accuracy")
+    more = rises(metric)
     best = max(known.values()) if more else min(known.values())
     names = [name for name, value in known.items() if value == best]
     rest = f" and {len(names) - 1} more" if len(names) > 1 else ""
@@ -157,7 +162,7 @@ def _single(run: RunLog) -> Chapter:
     tiles = []
     saved = _saved(summary)
     if saved.text != "—":
-        detail = f"{size(summary['bytes_sent'])}, not {size(summary['sgd_bytes_sent'])}"
+        detail = f"{size(summary['bytes_sent'])}{defined(summary['bytes'])}, not {size(summary['sgd_bytes_sent'])}"
         fewer = f", {saved.detail}" if saved.detail else ""
         tiles.append(Tile("Bytes saved against plain sgd", saved.text, f"{detail}{fewer}"))
     loss = summary["final_loss"]
@@ -179,7 +184,7 @@ def _single(run: RunLog) -> Chapter:
         "warnings": summary.get("warnings") or [],
         "tiles": tiles,
         "finished": f"{done}{took}." if well else "",
-        "sent": Table(["bytes handed to MPI by all ranks", run.name, "plain sgd"], rows),
+        "sent": Table([f"{traffic_title(summary)}, all ranks", run.name, "plain sgd"], rows, traffic_note(summary)),
     }
     return Chapter("", "single", facts)
 
@@ -193,8 +198,8 @@ def _loss(runs: Sequence[RunLog], ranking: Ranking) -> Chapter:
     elif not charts:
         note = "It takes two iterations to draw a line."
     # A mean over as few iterations as this is what it is.
-    elif ranking.windows[1] > 1:
-        note = f"Lines: {ranking.smoothing.replace('of the last', 'of')}."
+    elif ranking.reaches[1]:
+        note = f"Lines: {ranking.smoothing}."
         note += " Faint: each iteration by itself." if len(runs) == 1 else ""
     return Chapter("Training loss", "drawings", {"note": note}, charts)
 
@@ -211,13 +216,12 @@ def _time(runs: Sequence[RunLog], ranking: Ranking, calibration: Calibration | N
     if not phases.bars:
         return None
     charts: list[Chart] = [phases]
-    links = {str(run.environment.get("link", "real")) for run in runs}
-    words = {"emulated": "an emulated link", "lab": "a lab’s virtual cluster", "real": "the real network"}
-    known = " and ".join(words.get(link, link) for link in sorted(links))
+    networks = sorted({run.network for run in runs})
+    known = f"Networks: {'; '.join(networks)}" if len(networks) <= NAMED else f"{len(networks)} networks"
     by_bandwidth = times_by_bandwidth(runs, calibration)
     if by_bandwidth.methods:
         charts.append(bandwidth_chart(by_bandwidth, len(runs)))
-    notes = ["" if links == {"real"} else f"Times are those of {known}.", ranking.doubt_on_times]
+    notes = [f"Network: {networks[0]}." if len(networks) == 1 else f"{known}.", ranking.doubt_on_times]
     facts = {
         "note": " ".join(filter(None, notes)),
         "phases": _time_table(runs),
