@@ -145,7 +145,7 @@ MUTANTS = (
     Mutant(
         "allreduce-not-divided",
         "allreduce moves by the sum",
-        (("algorithms/allreduce.py", "total /= self.setup.size", "pass"),),
+        (("algorithms/allreduce.py", "-lr / self._size", "-lr"),),
         ("one-bit", "mean-model"),
         (IDENTITIES,),
     ),
@@ -202,8 +202,8 @@ MUTANTS = (
         (
             (
                 "kernels/reference.py",
-                'self._block_statistic(v, length, "sq" if l2 else "l1", part)',
-                'self._block_statistic(v, length, "sq" if l2 else "max", part); part *= length',
+                'self._block_statistic(v, length, "sq" if l2 else "l1", sums)',
+                'self._block_statistic(v, length, "sq" if l2 else "max", sums); sums *= length',
             ),
         ),
         ("double-compression", "one-bit"),

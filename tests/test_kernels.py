@@ -17,6 +17,7 @@ from kernel_cases import (
     PLAIN,
     Case,
     clip,
+    copy,
     half,
     kept,
     numbers,
@@ -178,6 +179,29 @@ def test_nonfinite_is_refused(kernel_set: Callable[[Any], Any], dtype: np.dtype[
             for case in CASES:
                 for vector, residual in ((v, None), (clean, v.copy()), (v, clean.copy())):
                     assert not case.encode(kernels, vector, residual)[0], case
+
+
+@each_dtype
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_full_vector_is_looked_at_where_it_lies(
+    kernel_set: Callable[[Any], Any], dtype: np.dtype[Any], bad: float
+) -> None:
+    """Encoding a vector onto itself changes nothing, and decoding tells of an element that nobody encoded."""
+    rng, kernels = np.random.default_rng(0), kernel_set(dtype)
+    for d, place in ((1, 0), (2050, 2049), (2050, 3)):
+        v, base = numbers(rng, d, dtype, "normal"), numbers(rng, d, dtype, "normal")
+        before, payload = v.copy(), v.view(np.uint8)
+        assert kernels.copy_encode(v, None, payload)
+        assert same_bits(v, before)
+        for add in (False, True):
+            assert kernels.copy_decode(payload, base.copy(), add, -0.3)
+        v[place] = bad
+        with np.errstate(all="ignore"):
+            assert not kernels.copy_encode(v, None, payload)
+            for add in (False, True):
+                out = base.copy()
+                assert not kernels.copy_decode(payload, out, add, -0.3)
+                assert np.array_equal(out, base + dtype.type(-0.3) * v if add else v, equal_nan=True)
 
 
 def test_zeros_decode_to_zeros(kernel_set: Callable[[Any], Any]) -> None:
@@ -345,11 +369,11 @@ def test_clip_masks_bits(kernel_set: Callable[[Any], Any]) -> None:
 def test_the_mean_of_payloads_is_that_of_one_after_the_other(
     kernel_set: Callable[[Any], Any], dtype: np.dtype[Any]
 ) -> None:
-    """To the bit, on every kernel set that has it, for all three that have codes in a row."""
+    """To the bit, on every kernel set that has it, for full vectors and all three that have codes in a row."""
     kernels = kernel_set(dtype)
     for count, d, block in itertools.product((1, 2, 5), (1, 7, 2048, 5000), (0, 24, 1000, 1024)):
         draws = np.random.default_rng(d)
-        for case in (signs(block), signs(block, "two"), quantize(3, block, "l2"), uniform(5, block)):
+        for case in (copy(), signs(block), signs(block, "two"), quantize(3, block, "l2"), uniform(5, block)):
             if not hasattr(kernels, f"{case.kernel}_mean"):
                 pytest.skip(f"{kernels.name} adds payloads one by one")
             payloads = tuple(

@@ -18,7 +18,7 @@ import numpy as np
 from mpi4py import MPI
 
 from mpisqueeze.algorithms.base import Setup
-from mpisqueeze.bench.exchanges import BASELINE, EXCHANGES, FULL, STEPS, Case, Stage, StepCase
+from mpisqueeze.bench.exchanges import BASELINE, DIRECT, EXCHANGES, FULL, STEPS, Case, Stage, StepCase
 from mpisqueeze.bench.kernels import make_compressor
 from mpisqueeze.bench.timing import (
     Repetitions,
@@ -94,10 +94,12 @@ class CommRequest:
             if name not in EXCHANGES:
                 known = f"known: {', '.join(EXCHANGES)}"
                 raise UsageError(f"unknown exchange {name!r}{suggestion(name, EXCHANGES)}; {known}", "EXCHANGE")
-            if link and name.startswith("mpi-"):
-                raise UsageError(f"{name} is MPI's own and passes by an emulated link; use `mpisqueeze lab`", "--link")
+            if link and name in DIRECT:
+                raise UsageError(
+                    f"{name} calls MPI itself and passes by an emulated link; use `mpisqueeze lab`", "--link"
+                )
         parts = [registry.compressors.find(spec) for spec in dict.fromkeys(compressors or COMPRESSORS)]
-        default = [name for name in EXCHANGES if not (link and name.startswith("mpi-"))]
+        default = [name for name in EXCHANGES if not (link and name in DIRECT)]
         emulated = None if link is None else parse_link(link)
         names = list(dict.fromkeys(exchanges)) or default
         return CommRequest(names, parts, sizes, repetitions, check, settings, emulated)

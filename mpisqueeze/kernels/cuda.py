@@ -166,8 +166,9 @@ class CudaKernels:
         self._quads("copy.cu", "copy_encode", n, vector, _pointer(residual), np.int64(n), target, self._fault())
         return self._finish(payload, target)
 
-    def copy_decode(self, payload: Any, out: Any, add: bool, factor: float = 1.0) -> None:
-        self._decode("copy", payload, out, add, factor)
+    def copy_decode(self, payload: Any, out: Any, add: bool, factor: float = 1.0) -> bool:
+        self._decode("copy", payload, out, add, factor, self._fault())
+        return self._finish(payload, payload)
 
     # -- one scale a block
 

@@ -145,7 +145,7 @@ class ReferenceKernels:
     # -- identity
 
     def copy_encode(self, vector: np.ndarray, residual: Residual, payload: np.ndarray) -> bool:
-        """Copy the elements. Payload: d values."""
+        """Copy the elements. Payload: d values; it may be the vector itself, which is then only looked at."""
         values = payload.view(self.dtype)
         if residual is None:
             np.copyto(values, vector)
@@ -154,10 +154,14 @@ class ReferenceKernels:
             residual.fill(0)
         return bool(np.isfinite(values).all())
 
-    def copy_decode(self, payload: np.ndarray, out: np.ndarray, add: bool, factor: float = 1.0) -> None:
-        values = payload.view(self.dtype)
+    def copy_decode(self, payload: np.ndarray, out: np.ndarray, add: bool, factor: float = 1.0) -> bool:
+        """Copy or add the elements; False if one was not finite, since not every vector that is sent was encoded."""
+        values, finite = payload.view(self.dtype), True
         for start in range(0, out.size, TILE):
-            self._deliver(values[start : start + TILE], out[start : start + TILE], add, factor)
+            tile = values[start : start + TILE]
+            self._deliver(tile, out[start : start + TILE], add, factor)
+            finite = finite and bool(np.isfinite(tile).all())
+        return finite
 
     # -- signs
 

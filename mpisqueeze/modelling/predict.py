@@ -50,8 +50,9 @@ def work_of(method: Method, traffic: Traffic, calibration: Calibration) -> Work 
 
     Decoding is taken to add. A root adds N payloads of d elements, sharded every rank N of d/N; the sum is divided
     by N, and the answer added to the model as it is decoded, so that there is no further update. A gossip rank adds
-    a payload for each neighbour and, where it compresses, its own, with a multiplication and an addition each. Its
-    update, and that of an all-reduce, is two passes over the model. A pass takes as long as an in-place add.
+    a payload for each neighbour and, where it compresses, its own, with a multiplication and an addition each, and its
+    update is two passes over the model. An all-reduce adds its sum to the model in one. A pass takes as long as an
+    in-place add.
     """
     rates, full = (_rates(part, calibration) for part in (method.compressor, registry.compressors.find("identity")))
     if rates is None or full is None:
@@ -59,12 +60,12 @@ def work_of(method: Method, traffic: Traffic, calibration: Calibration) -> Work 
     d, n, add, (compresses, answers) = traffic.dimension, traffic.ranks, calibration.add_s, method.compressed
     up, down = rates if compresses else full, rates if answers else full
     encode = _encode(up, method.feedback) * d
-    update = 2 * add * d
     if traffic.exchange == "allreduce":
-        # MPI adds what it receives, (N − 1)/N of a vector, and the sum is divided by N.
-        return Work(encode, add * d * (1 + (n - 1) / n), 0.0, update)
+        # MPI adds what it receives, (N − 1)/N of a vector.
+        added = add * d * (n - 1) / n
+        return Work(0.0, added, added, full.decode_add * d)
     if traffic.exchange == "neighbours":
-        return Work(encode, (traffic.degree + compresses) * (up.decode_add + 2 * add) * d, 0.0, update)
+        return Work(encode, (traffic.degree + compresses) * (up.decode_add + 2 * add) * d, 0.0, 2 * add * d)
     served = d if traffic.exchange == "root" else d / n
     added = (n * up.decode_add + add) * served
     answered = _encode(down, method.feedback) * served if answers else 0.0

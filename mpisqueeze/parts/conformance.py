@@ -17,10 +17,11 @@ from mpisqueeze.compressors.base import Compressor, NonFiniteError
 from mpisqueeze.data import load_dataset
 from mpisqueeze.data.partition import parse_partition
 from mpisqueeze.errors import ExitCode, UsageError, describe
-from mpisqueeze.parts import contracts, registry, state
+from mpisqueeze.parts import contracts, registry
 from mpisqueeze.parts.allocation import DIMENSION, allocates_nothing
 from mpisqueeze.parts.findings import Check, Doubt, Finding
 from mpisqueeze.parts.registry import Part
+from mpisqueeze.parts.state import copied, put_back
 
 if TYPE_CHECKING:
     from mpisqueeze.comm.world import World
@@ -219,9 +220,9 @@ def _encoding_repeats(part: Part) -> None:
     _, vector = next(_vectors(1000, DTYPES[0]))
     compressor = _compressor(part, vector.size, vector.dtype)
     own = getattr(compressor, "part", compressor)
-    before = state.copied(own)
+    before = copied(own)
     first, second = (_encoded(compressor, vector, 0, t) for t in (1, 2))
-    state.put_back(own, before)
+    put_back(own, before)
     again = _encoded(compressor, vector, 0, 1)
     if not np.array_equal(first, again):
         assert not before, f"a replay with its {', '.join(before)} put back gives another payload"
@@ -382,7 +383,7 @@ def _gradient_is_sound(part: Part) -> None:
         before = x.copy()
         for iteration in (1, 2):
             loss, g = problem.gradient(x, iteration)
-            contracts.GradientCheck(part, problem.dimension, np, x.dtype)(g)
+            contracts.GradientCheck(part, problem.dimension, np, x.dtype)(g, x)
             assert np.isfinite(float(loss)), f"the loss at the initial point is {loss} ({what})"
             assert np.isfinite(g).all(), f"the gradient at the initial point holds a NaN or an infinity ({what})"
         assert np.array_equal(x, before), f"gradient changed x ({what})"
@@ -399,22 +400,36 @@ def _gradient_repeats(part: Part) -> None:
     for what, problem, x in _problems(part):
         if not _repeats(problem, x):
             raise Doubt(
-                f"an iteration that is computed again gives another gradient ({what}), so that a resumed run goes "
-                "elsewhere: make its randomness a function of (seed, rank, iteration), or give it `state`"
+                f"an iteration that is computed again gives another gradient, or once that was overwritten ({what}): "
+                "a resumed run goes elsewhere. Make its randomness a function of (seed, rank, iteration), or give it "
+                "`state`"
             )
 
 
 def _loss_and_gradient_agree(part: Part) -> None:
     problem = _problem(part, 0, 1, DTYPES[1])
     x = np.array(problem.initial_point(), np.float64)
-    g = np.array(problem.gradient(x, 1)[1], np.float64)
+    start = copied(problem)
+
+    def at(point: np.ndarray) -> tuple[float, np.ndarray]:
+        put_back(problem, start)
+        loss, g = problem.gradient(point, 1)
+        return float(loss), np.array(g, np.float64)
+
+    g = at(x)[1]
     norm = float(np.linalg.norm(g))
     if norm == 0:
         return
-    step = 1e-5 / norm
-    slope = (float(problem.gradient(x + step * g, 1)[0]) - float(problem.gradient(x - step * g, 1)[0])) / (2 * step)
-    if abs(slope - norm**2) > 1e-3 * norm**2:
-        raise Doubt(f"along the gradient the loss changes by {slope:.6g}, not by ‖g‖² = {norm**2:.6g}")
+    # A gradient with elements that are wrong, but not too long, shows along other directions.
+    directions = {"the gradient": g / norm} | {
+        f"random direction {i}": u / np.linalg.norm(u)
+        for i, u in enumerate(np.random.default_rng(0).standard_normal((3, x.size)), 1)
+    }
+    step = 1e-5
+    for name, u in directions.items():
+        slope, expected = (at(x + step * u)[0] - at(x - step * u)[0]) / (2 * step), float(g @ u)
+        if abs(slope - expected) > 1e-3 * norm / (1 if u is directions["the gradient"] else x.size**0.5):
+            raise Doubt(f"along {name} the loss changes by {slope:.6g} a unit, and the gradient says {expected:.6g}")
 
 
 def _evaluation_is_numbers(part: Part) -> None:
@@ -432,12 +447,16 @@ def _evaluation_is_pure(part: Part) -> None:
         evaluate = getattr(problem, "evaluate", None)
         if evaluate is None:
             return
+        start = copied(problem)
         loss, gradient = problem.gradient(x, 2)
-        before, expected = x.copy(), gradient.copy()
+        before, expected, carried = x.copy(), gradient.copy(), copied(problem)
         first = evaluate(x)
         assert np.array_equal(x, before), f"evaluate changed x ({what})"
         assert np.array_equal(gradient, expected), f"evaluate changed the gradient's buffer ({what})"
         evaluate(x + 1)
+        changed = [name for name, value in copied(problem).items() if not np.array_equal(value, carried[name])]
+        assert not changed, f"evaluate changed {changed[0]} ({what})"
+        put_back(problem, start)
         again_loss, again = problem.gradient(x, 2)
         same = float(loss) == float(again_loss) and np.array_equal(again, expected)
         if not same and _repeats(problem, x):
@@ -447,11 +466,13 @@ def _evaluation_is_pure(part: Part) -> None:
 
 
 def _repeats(problem: Any, x: np.ndarray) -> bool:
-    """The gradient of an iteration is the same the second time, with what the problem carries over put back."""
-    before = state.copied(problem)
+    """The gradient of an iteration is the same the second time, after that of another, which was overwritten."""
+    before = copied(problem)
     first = problem.gradient(x, 1)[1].copy()
-    problem.gradient(x, 2)
-    state.put_back(problem, before)
+    other = problem.gradient(x, 2)[1]
+    if other is not x and other.dtype.kind == "f" and other.flags.writeable:
+        other.fill(np.nan)
+    put_back(problem, before)
     return np.array_equal(first, problem.gradient(x, 1)[1])
 
 

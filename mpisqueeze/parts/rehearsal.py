@@ -141,9 +141,15 @@ def _target(rank: int) -> np.ndarray:
     return np.random.default_rng([7, rank]).standard_normal(ELEMENTS)
 
 
+def _gradient(target: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """x ↦ x − b_r, in the same array each time."""
+    g = np.empty_like(target)
+    return lambda x: np.subtract(x, target, out=g)
+
+
 @dataclass(frozen=True)
 class _Course:
-    """What came of STEPS + MIXING iterations without compression.
+    """The outcome of STEPS + MIXING iterations without compression.
 
     Attributes:
         x: this rank's parameters (d) in the end.
@@ -167,11 +173,11 @@ def _course(part: Part, world: World, dtype: np.dtype[Any]) -> _Course:
     target = _target(world.rank).astype(dtype)
     x, alone = np.full(ELEMENTS, 3, dtype), np.full(ELEMENTS, 3, dtype)
     everyone = np.empty((world.size, ELEMENTS), dtype)
-    alike, sent = 0, []
+    alike, sent, gradient = 0, [], _gradient(target)
     with rehearsal(part, world, dtype) as found:
         for t in range(1, STEPS + MIXING + 1):
             lr = 0.1 if t <= STEPS else 1e-3
-            found.step(t, x, lambda point: point - target, lr)
+            found.step(t, x, gradient, lr)
             alone -= dtype.type(lr) * (alone - target)
             sent.append(found.network.counter.bytes_sent)
             world.comm.Allgather(x, everyone)
@@ -240,14 +246,14 @@ def _walk(part: Part, world: World, steps: int, again_after: int | None = None) 
         again_after: the iteration after which another instance goes on, with x and what the part says that it carries.
     """
     dtype, compressor = DTYPES[0], contracts.default_compressor(part)
-    target, x = _target(world.rank).astype(dtype), np.full(ELEMENTS, 3, dtype)
+    gradient, x = _gradient(_target(world.rank).astype(dtype)), np.full(ELEMENTS, 3, dtype)
     saved: dict[str, np.ndarray] = {}
     for first, last in ((1, steps),) if again_after is None else ((1, again_after), (again_after + 1, steps)):
         with rehearsal(part, world, dtype, ELEMENTS, compressor) as found:
             if first > 1:
                 state.put_back(found.algorithm, saved)
             for t in range(first, last + 1):
-                found.step(t, x, lambda point: point - target, 0.05)
+                found.step(t, x, gradient, 0.05)
             saved = state.copied(found.algorithm)
     return x
 

@@ -19,7 +19,9 @@ class Problem(ABC):
     mean over the samples of all. The caller of `gradient` multiplies by w_r.
 
     A plug-in need not derive from this class: `__init__`, `dimension`, `initial_point` and `gradient` as described here
-    are enough. `iterations_per_epoch` and `evaluate` are optional, and so are two class methods: `check_installed()`
+    are enough. `iterations_per_epoch` and `evaluate` are optional, and so is `doubts()`, sentences about what a user
+    should know before training. What a problem carries from one iteration to the next besides x is `state`, a
+    dictionary of arrays by name, see `parts.state`. Optional, too, are two class methods: `check_installed()`
     raises UsageError if a package that the problem needs is missing, and `limit_threads(count)` is called before
     construction with the number of threads that this rank may use.
 
@@ -79,8 +81,9 @@ class Problem(ABC):
 
         Returns:
             The loss f_r(x; batch) as a Python float, and its gradient, (d,), of the run's dtype. The gradient's buffer
-            belongs to the problem and is valid until the next call; the caller may overwrite it. Where x has diverged,
-            both are inf or NaN, without an exception or a warning.
+            belongs to the problem and is valid until the next call, and the caller overwrites it: what it holds after
+            the call is lost. The same buffer each time saves a copy. Where x has diverged, both are inf or NaN, without
+            an exception or a warning.
         """
 
     def evaluate(self, x: Array) -> dict[str, float]:
@@ -89,6 +92,11 @@ class Problem(ABC):
         Neither x nor the gradient's buffer is changed.
         """
         return {}
+
+
+def address_of(array: Array) -> int:
+    """The address of an array's first element in its device's memory."""
+    return array.data.ptr if hasattr(array.data, "ptr") else array.ctypes.data
 
 
 def copy_to(buffer: Array, host: np.ndarray) -> None:

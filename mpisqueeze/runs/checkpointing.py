@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,9 @@ from mpi4py import MPI
 
 from mpisqueeze.algorithms.base import AdaptedAlgorithm
 from mpisqueeze.errors import UsageError
+from mpisqueeze.parts import state
+from mpisqueeze.parts.contracts import loss_and_gradient
+from mpisqueeze.problems.base import copy_to
 from mpisqueeze.record.checkpoint import (
     DamagedError,
     Manifest,
@@ -64,42 +67,69 @@ def _remembering(run: Run) -> Any:
     return run.algorithm.part if isinstance(run.algorithm, AdaptedAlgorithm) else run.algorithm
 
 
-def _slots(run: Run) -> Iterator[tuple[str, Any, str]]:
-    """(key, object, attribute) of all that a run's parts remember."""
-    for thing, prefix in ((_remembering(run), "algorithm"), (run.problem, "problem")):
-        for name in getattr(thing, "memory", ()):
-            yield f"{prefix}.{name.lstrip('_')}", thing, name
+def _parts(run: Run) -> dict[str, Any]:
+    """Everything of a run that may carry something from one iteration to the next, by its name in a checkpoint."""
+    compressors = {f"compressor{i}": compressor for i, compressor in enumerate(run.stateful)}
+    return {"algorithm": _remembering(run), "problem": run.problem, **compressors}
+
+
+def _vectors(run: Run, momentum: Any) -> dict[str, Any]:
+    return {"x": run.x} if momentum is None else {"x": run.x, "momentum": momentum}
 
 
 def _arrays(run: Run, momentum: Any) -> dict[str, Any]:
     """Arrays and numbers of a run, by key; the arrays are the live ones."""
-    found: dict[str, Any] = {"x": run.x}
-    if momentum is not None:
-        found["momentum"] = momentum
-    for key, thing, name in _slots(run):
-        value = getattr(thing, name)
-        if isinstance(value, list):
-            found |= {f"{key}.{i}": item for i, item in enumerate(value)}
-        elif value is not None:
-            found[key] = value
+    found = _vectors(run, momentum)
+    for prefix, part in _parts(run).items():
+        found |= {f"{prefix}.{key}": value for key, value in state.carried(part).items()}
     return found
 
 
 def _put_back(run: Run, momentum: Any, saved: dict[str, np.ndarray]) -> None:
     """Give a run what was saved. Raises DamagedError if that is not of this run."""
-    live = _arrays(run, momentum)
-    if set(live) != set(saved):
-        raise DamagedError(f"it holds {', '.join(sorted(saved))} and not {', '.join(sorted(live))}")
-    for key, value in saved.items():
-        shape, dtype = np.shape(live[key]), getattr(live[key], "dtype", value.dtype)
-        if value.shape != shape or value.dtype != dtype:
-            raise DamagedError(f"its {key} is {value.dtype} {value.shape} and not {dtype} {shape}")
-    for key, value in saved.items():
-        if hasattr(live[key], "dtype"):
-            live[key][...] = run.device.xp.asarray(value)
-    for key, thing, name in _slots(run):
-        if key in saved and not hasattr(live[key], "dtype"):
-            setattr(thing, name, saved[key].item())
+    vectors, parts = _vectors(run, momentum), _parts(run)
+    mine = {key: value for key, value in saved.items() if key.partition(".")[0] not in parts}
+    try:
+        state.check_same(vectors, mine)
+        for prefix, part in parts.items():
+            keys = [key for key in saved if key.startswith(f"{prefix}.")]
+            state.put_back(part, {key.removeprefix(f"{prefix}."): saved[key] for key in keys})
+    except ValueError as error:
+        raise DamagedError(str(error)) from None
+    for key, value in mine.items():
+        copy_to(vectors[key], value)
+
+
+def replay_doubts(run: Run, iteration: int) -> list[str]:
+    """A sentence if a plug-in's problem gives something else when an iteration is computed again; collective.
+
+    A problem that raises an error raises it in training, too.
+    """
+    part = run.plan.problem
+    found = None
+    if part.is_plugin:
+        try:
+            before = state.copied(run.problem)
+            first, second = (_computed(run, iteration, before) for _ in range(2))
+            differs = sorted(key for key in first.keys() | second.keys() if first.get(key) != second.get(key))
+            if differs:
+                found = (
+                    f"{part.spec}: iteration {iteration}, computed twice, gives another {differs[0]}, so that a "
+                    "resumed run may not repeat this one to the bit: its randomness must be a function of (seed, rank, "
+                    "iteration), and what it carries over must be in `state`"
+                )
+        except (Exception, SystemExit):
+            found = None
+    return [text for text in run.world.comm.allgather(found) if text][:1]
+
+
+def _computed(run: Run, iteration: int, before: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The bits of what an iteration computes at x; its traces are removed as far as the problem says what they are."""
+    loss, g = loss_and_gradient(run.plan.problem, run.problem.gradient(run.x, iteration))
+    found = {"loss": np.float64(loss).tobytes(), "gradient": state.to_host(g).tobytes()}
+    found |= {key: array.tobytes() for key, array in state.copied(run.problem).items()}
+    state.put_back(run.problem, before)
+    return found
 
 
 class Checkpointer:
@@ -133,10 +163,7 @@ class Checkpointer:
         """Copy everything and have it written. Raises RankFailureError if what was begun before cannot be written."""
         self.settle(wait=True)
         run = self.run
-        host = {
-            key: run.device.to_numpy(value) if hasattr(value, "dtype") else np.array(value)
-            for key, value in _arrays(run, self._momentum).items()
-        }
+        host = {key: state.to_host(value) for key, value in _arrays(run, self._momentum).items()}
         if run.folder is not None:
             self._publish = partial(
                 self._writer.publish, fixed_settings(run.plan), run.folder.sizes(LOGS), self._past()

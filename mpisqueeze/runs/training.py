@@ -37,7 +37,7 @@ from mpisqueeze.record.folder import sanitized
 from mpisqueeze.record.iterations import Recorder
 from mpisqueeze.record.reading import RunLog, read_run
 from mpisqueeze.record.summary import summary_of
-from mpisqueeze.runs.checkpointing import LOGS, Checkpointer, Start, load_latest
+from mpisqueeze.runs.checkpointing import LOGS, Checkpointer, Start, load_latest, replay_doubts
 from mpisqueeze.runs.interrupts import Interrupts
 from mpisqueeze.runs.plan import Plan
 from mpisqueeze.runs.preparation import Run
@@ -230,7 +230,8 @@ class Loop:
                 tell = partial(self._tell_ready, x, ready)
                 found = self.run.problem.gradient_in_parts(x, network.iteration, tell)
             loss, g = loss_and_gradient(part, found)
-            g = self._check(g)
+            # What has left in parts stays where it is.
+            g = g if ready is not None and self._check.fits(g, x) else self._check(g, x)
             self.loss = loss * self.run.weight
             if network.iteration == 1 and part.is_plugin:
                 self._check_first(g)
@@ -273,7 +274,7 @@ class Loop:
 
     def _tell_ready(self, x: Any, ready: Ready, g: Any, start: int) -> None:
         """Hand the final elements g[start:] to the algorithm. Raises UsageError if a plug-in breaks its contract."""
-        if self._check(g) is not g or not 0 <= start <= self._final:
+        if not self._check.fits(g, x) or not 0 <= start <= self._final:
             what = f"gradient_in_parts told of {g.dtype} numbers from {start} on, after {self._final}"
             raise broken(self.run.plan.problem, "--problem", what)
         self._adjust(x, g, slice(start, self._final))
@@ -382,6 +383,9 @@ def _train(plan: Plan, world: World, view: View, again: bool, watchdog: Watchdog
     loop = Loop(run, recorder, view, interrupts, watchdog)
     past, remarks = _resume(loop) if again else (Past(), [])
     watchdog.beat()
+    if plan.config.checkpoint_every is not None:
+        run.warnings += replay_doubts(run, min(loop.done + 1, run.iterations))
+        watchdog.beat()
     if run.folder is not None:
         run.folder.write_json("config.json", run.settings())
         run.folder.write_json("environment.json", environment)

@@ -31,6 +31,8 @@ from mpisqueeze.costs.exchanges import Tree
 STEPS = 5
 RANKS = [1, pytest.param(2, marks=pytest.mark.slow), 3, 4]
 SERVERS = ["root", "sharded"]
+#: The tag of payloads to a server.
+UP = 1
 
 
 def identity_compression_gives_the_iterates_of_sgd() -> None:
@@ -189,13 +191,20 @@ class SpyRequest:
 
 
 class Spy:
-    """A communicator that notes the bytes of every message that it is handed to send."""
+    """A communicator that notes every buffer, and the bytes of every message, that it is handed to send."""
 
     def __init__(self, comm: Any) -> None:
         self.comm = comm
         self.sent: list[int] = []
+        self.buffers: list[np.ndarray] = []
+
+    def Allreduce(self, send: Any, receive: Any, op: Any) -> None:  # noqa: N802
+        self.buffers.append(receive[0])
+        self.comm.Allreduce(send, receive, op)
 
     def Send_init(self, buffer: Any, dest: int, tag: int) -> SpyRequest:  # noqa: N802
+        if tag == UP:
+            self.buffers.append(buffer[0])
         assert dest != self.comm.rank
         assert memoryview(buffer[0]).nbytes == buffer[1]
         return SpyRequest(self.comm.Send_init(buffer, dest, tag), self.sent, buffer[1])
@@ -236,6 +245,32 @@ def counted_bytes_are_the_bytes_handed_to_mpi() -> None:
             assert counter.bytes_received == received + sum(down[s] for s in range(len(parts)) if s != me)
             total = sum(spy.comm.allgather(counter.bytes_sent))
             assert total == (size - 1) * (sum(up) + sum(down)) == algorithm.bytes_per_iteration()
+
+
+def full_vectors_leave_from_the_gradient() -> None:
+    """What is sent in full is not copied before, whether a problem has one buffer or a new one each time."""
+    world, d, lr = World(), 1031, 0.1
+    spy, me = Spy(world.comm), world.rank
+    world.comm = spy  # type: ignore[assignment]
+    for name, server in (("sgd", "root"), ("sgd", "sharded"), ("allreduce", "root")):
+        algorithm: Any = make_algorithm(name, "identity", d, np.float32, world, server=server, chunk=1024)
+        x, expected = start_at(d, np.float32), start_at(d, np.float32)
+        kept = np.empty_like(x)
+        for t in range(1, 5):
+            spy.buffers.clear()
+            g = kept if t < 3 else np.empty_like(x)
+            g[:] = gradient_at(x, me, t)
+            mean = sum(gradient_at(expected, rank, t) for rank in range(world.size)) / np.float32(world.size)
+            expected -= np.float32(lr) * mean
+            algorithm.setup.network.iteration = t
+            algorithm.step(x, lambda _, g=g: g, lr)
+            # The agreement of ranks is an all-reduce, too.
+            sent = [buffer for buffer in spy.buffers if buffer.nbytes > 64]
+            assert all(np.shares_memory(buffer, g) for buffer in sent), (name, server, t)
+            bound = t in (1, 3, 4) or name == "allreduce"
+            assert bool(sent) == (bound and world.size > 1 and not (server == "root" and name == "sgd" and not me))
+            np.testing.assert_allclose(x, expected, rtol=1e-5, atol=1e-6)
+        algorithm.close()
 
 
 def allreduce_counts_its_definition() -> None:
@@ -282,6 +317,7 @@ def an_allreduce_in_messages_is_counted() -> None:
         doublesqueeze_moves_by_what_the_gradients_say,
         residuals_hold_what_the_payload_does_not,
         counted_bytes_are_the_bytes_handed_to_mpi,
+        full_vectors_leave_from_the_gradient,
         allreduce_counts_its_definition,
         an_allreduce_in_messages_is_counted,
     ],

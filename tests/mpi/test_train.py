@@ -302,12 +302,22 @@ def test_a_diverged_run_with_an_infinite_metric_gives_valid_json(mpisqueeze_run:
 
 def test_a_nan_on_one_rank_is_a_divergence_that_names_it(mpisqueeze_run: Run) -> None:
     gossip = ("--algorithm", "dpsgd:order=awc")
-    for options in ((), ("--no-barrier",), ("--algorithm", "allreduce"), gossip):
+    for options in ((), ("--no-barrier",), gossip):
         finished = mpisqueeze_run(
             3, "train", "--problem", f"{PLUGINS}:NaNLater", "--iterations", "90", "--json", "-", *options
         )
         assert finished.code == 3, finished.err
         assert "rank 2, iteration 30" in finished.json["reason"]
+
+
+@pytest.mark.parametrize("options", [(), ("--no-barrier",), ("--link", "latency=50us,bandwidth=1gbit")])
+def test_a_nan_in_the_sum_of_an_allreduce_is_found_in_its_iteration(mpisqueeze_run: Run, options: Any) -> None:
+    finished = mpisqueeze_run(
+        3, "train", "--algorithm", "allreduce", "--problem", f"{PLUGINS}:NaNLater", "--iterations", "90",
+        "--json", "-", *options,
+    )  # fmt: skip
+    assert finished.code == 3, finished.err
+    assert "iteration 30: the sum of all ranks' gradients holds a NaN or an infinity" in finished.json["reason"]
 
 
 def test_an_exception_on_one_rank_ends_all_with_4(mpisqueeze_run: Run, tmp_path: Path) -> None:
