@@ -13,7 +13,7 @@ from mpisqueeze.compressors.base import Compressor, adapt
 from mpisqueeze.costs.exchanges import Schedule
 from mpisqueeze.errors import UsageError, describe, describe_value
 from mpisqueeze.parts.registry import Part
-from mpisqueeze.parts.state import carried
+from mpisqueeze.parts.state import carried, copied, put_back
 from mpisqueeze.problems.base import address_of
 
 
@@ -174,6 +174,20 @@ def says_what_it_carries(part: Part) -> bool:
     """An algorithm names what it carries from one iteration to the next; a plug-in must do so itself."""
     own = [cls for cls in part.cls.__mro__ if not (part.is_plugin and cls.__module__.startswith("mpisqueeze."))]
     return any(name in vars(cls) for cls in own for name in ("memory", "state"))
+
+
+def encoding_repeats(compressor: Compressor, vector: Any) -> bool:
+    """An iteration encoded again, after another, gives the same payload once what is carried over is put back."""
+    own = getattr(compressor, "part", compressor)
+    before = copied(own)
+    payloads: list[Any] = []
+    for iteration in (1, 2, 1):
+        compressor.iteration = iteration
+        if payloads and iteration == 1:
+            put_back(own, before)
+        payloads.append(compressor.xp.zeros(compressor.payload_bytes, np.uint8))
+        compressor.encode(vector, payloads[-1])
+    return bool((payloads[0] == payloads[-1]).all())
 
 
 def check_algorithm(part: Part, algorithm: Any) -> None:

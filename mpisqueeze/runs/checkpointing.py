@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -15,8 +16,7 @@ from mpi4py import MPI
 
 from mpisqueeze.algorithms.base import AdaptedAlgorithm
 from mpisqueeze.errors import UsageError
-from mpisqueeze.parts import state
-from mpisqueeze.parts.contracts import loss_and_gradient
+from mpisqueeze.parts import contracts, state
 from mpisqueeze.problems.base import copy_to
 from mpisqueeze.record.checkpoint import (
     DamagedError,
@@ -53,8 +53,7 @@ LOGS = ("iterations.jsonl", "ranks.jsonl", "evaluations.jsonl")
 
 def check_state(run: Run) -> None:
     """Raise UsageError for a plug-in's algorithm that does not say what it remembers."""
-    own = [cls for cls in type(_remembering(run)).__mro__ if not cls.__module__.startswith("mpisqueeze.")]
-    if run.plan.algorithm.is_plugin and not any("memory" in vars(cls) for cls in own):
+    if not contracts.says_what_it_carries(run.plan.algorithm):
         raise UsageError(
             f"{run.plan.algorithm.name} does not say what it remembers from one iteration to the next: give it the "
             "attribute `memory`, the names of its arrays, or () for none",
@@ -101,31 +100,47 @@ def _put_back(run: Run, momentum: Any, saved: dict[str, np.ndarray]) -> None:
 
 
 def replay_doubts(run: Run, iteration: int) -> list[str]:
-    """A sentence if a plug-in's problem gives something else when an iteration is computed again; collective.
+    """Sentences about a plug-in's problem or compressor that gives something else when it is asked again; collective.
 
-    A problem that raises an error raises it in training, too.
+    One that raises an error raises it in training, too.
     """
-    part = run.plan.problem
-    found = None
-    if part.is_plugin:
-        try:
-            before = state.copied(run.problem)
-            first, second = (_computed(run, iteration, before) for _ in range(2))
-            differs = sorted(key for key in first.keys() | second.keys() if first.get(key) != second.get(key))
-            if differs:
-                found = (
-                    f"{part.spec}: iteration {iteration}, computed twice, gives another {differs[0]}, so that a "
-                    "resumed run may not repeat this one to the bit: its randomness must be a function of (seed, rank, "
-                    "iteration), and what it carries over must be in `state`"
-                )
-        except (Exception, SystemExit):
-            found = None
-    return [text for text in run.world.comm.allgather(found) if text][:1]
+    plan, comm = run.plan, run.world.comm
+    found = []
+    for part, replayed in ((plan.problem, _other_result), (plan.compressor, _other_payload)):
+        differs = None
+        if part.is_plugin:
+            with contextlib.suppress(Exception, SystemExit):
+                differs = replayed(run, iteration)
+        if differs := next(filter(None, comm.allgather(differs)), None):
+            found.append(
+                f"{part.spec}: iteration {iteration}, computed twice, gives another {differs}, so that a resumed run "
+                "may not repeat this one to the bit: its randomness must be a function of (seed, rank, iteration), and "
+                "what it carries over must be in `state`"
+            )
+    return found
+
+
+def _other_result(run: Run, iteration: int) -> str | None:
+    """The name of something that differs when a problem's iteration is computed twice."""
+    before = state.copied(run.problem)
+    first, second = (_computed(run, iteration, before) for _ in range(2))
+    return next((key for key in sorted({*first, *second}) if first.get(key) != second.get(key)), None)
+
+
+def _other_payload(run: Run, iteration: int) -> str | None:
+    """`payload` if it differs when an iteration is encoded twice, by a compressor that the run does not use."""
+    stateful, run.stateful = run.stateful, []
+    try:
+        compressor = run.make_compressor(run.dimension, 0)
+    finally:
+        run.stateful = stateful
+    vector = run.device.xp.asarray(np.random.default_rng(0).standard_normal(run.dimension).astype(run.plan.dtype))
+    return None if contracts.encoding_repeats(compressor, vector) else "payload"
 
 
 def _computed(run: Run, iteration: int, before: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The bits of what an iteration computes at x; its traces are removed as far as the problem says what they are."""
-    loss, g = loss_and_gradient(run.plan.problem, run.problem.gradient(run.x, iteration))
+    loss, g = contracts.loss_and_gradient(run.plan.problem, run.problem.gradient(run.x, iteration))
     found = {"loss": np.float64(loss).tobytes(), "gradient": state.to_host(g).tobytes()}
     found |= {key: array.tobytes() for key, array in state.copied(run.problem).items()}
     state.put_back(run.problem, before)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import broken_parts
+import numpy as np
 import pytest
 from broken_parts import SAYS
 from conftest import HERE, Finished
@@ -91,6 +92,26 @@ def test_an_algorithm_is_launched_on_ranks(mpisqueeze_run: Run, capfd: pytest.Ca
     assert out.count("FAILED") == 1
     assert f"{SAYS['RaisesOnRank1'][1]}" in out
     assert "; the others wait for it" in out
+
+
+def test_a_compressor_that_carries_something_over_is_warned_of_or_saved(mpisqueeze_run: Run, tmp_path: Any) -> None:
+    """Without `state` a run with checkpoints says that it may not be repeated; with it, resuming is exact."""
+    options = ("--problem", "quadratic:37", "--algorithm", "doublesqueeze", "--save-model", "--checkpoint-every", "5")
+
+    def warnings(name: str, iterations: int, out: str) -> list[str]:
+        part = ("--compressor", f"{BROKEN}:{name}", "--iterations", str(iterations), "--out", out)
+        return [
+            text
+            for text in mpisqueeze_run(2, "train", *options, *part, "--json", "-").well().json["warnings"]
+            if "computed twice" in text
+        ]
+
+    assert [f"{BROKEN}:OwnGenerator: iteration 1, computed twice, gives another payload" in text for text in
+            warnings("OwnGenerator", 5, "warned")] == [True]  # fmt: skip
+    assert warnings("Counts", 11, "whole") == warnings("Counts", 5, "part") == []
+    mpisqueeze_run(2, "train", "--resume", "part", "--iterations", "11").well()
+    whole, part = (np.load(tmp_path / out / "model.npz")["x"] for out in ("whole", "part"))
+    assert np.array_equal(whole, part)
 
 
 def test_an_error_of_a_file_is_told_with_its_line(refused: Any, empty_folder: Any) -> None:
