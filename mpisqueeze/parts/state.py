@@ -1,4 +1,4 @@
-"""What a part carries from one iteration to the next besides x, as arrays by name.
+"""The state that a part carries from one iteration to the next besides x, as arrays by name.
 
 A part says so by `state`, a dictionary of arrays, or by `memory`, the names of attributes that are arrays, lists of
 arrays, numbers or None. What was saved is copied into these arrays; where `state` is a property with a setter, it is
@@ -19,7 +19,7 @@ _STATE = "state."
 
 def carried(part: Any) -> dict[str, Any]:
     """Arrays and numbers by name; the arrays are the live ones."""
-    found = {}
+    found: dict[str, Any] = {}
     for name in getattr(part, "memory", ()):
         key, value = name.lstrip("_"), getattr(part, name)
         if isinstance(value, list):

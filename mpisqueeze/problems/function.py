@@ -97,7 +97,9 @@ class FunctionProblem(NeuralProblem):
     def _seed(self, stream: Stream, *key: int) -> None:
         from mpisqueeze.problems.neural.network import seed_generators
 
-        seed_generators(derive_key(self.seed, stream, *key))
+        derived = derive_key(self.seed, stream, *key)
+        seed_generators(derived)
+        self._network.seed(derived)
 
     def _evaluated(self, x: Any, statistics: list[Any], tests: list[Any]) -> dict[str, float]:
         """Figures at x from batches of samples, by their indices."""

@@ -114,8 +114,8 @@ def replay_doubts(run: Run, iteration: int) -> list[str]:
             differs = sorted(key for key in first.keys() | second.keys() if first.get(key) != second.get(key))
             if differs:
                 found = (
-                    f"{part.spec}: iteration {iteration}, computed twice, gives another {differs[0]}, so that a resumed "
-                    "run may not repeat this one to the bit: its randomness must be a function of (seed, rank, "
+                    f"{part.spec}: iteration {iteration}, computed twice, gives another {differs[0]}, so that a "
+                    "resumed run may not repeat this one to the bit: its randomness must be a function of (seed, rank, "
                     "iteration), and what it carries over must be in `state`"
                 )
         except (Exception, SystemExit):
@@ -124,7 +124,7 @@ def replay_doubts(run: Run, iteration: int) -> list[str]:
 
 
 def _computed(run: Run, iteration: int, before: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The bits of what an iteration computes at x, whose traces are removed as far as the problem says what they are."""
+    """The bits of what an iteration computes at x; what the problem says that it carries over is put back."""
     loss, g = loss_and_gradient(run.plan.problem, run.problem.gradient(run.x, iteration))
     found = {"loss": np.float64(loss).tobytes(), "gradient": state.to_host(g).tobytes()}
     found |= {key: array.tobytes() for key, array in state.copied(run.problem).items()}

@@ -115,7 +115,7 @@ def slots_of(module: nn.Module) -> list[Slot]:
         own = parameters[id(parameter)]
         if any(step == 0 and length > 1 for step, length in zip(parameter.stride(), parameter.shape, strict=True)):
             raise UsageError(
-                f"{own.path} repeats one number in memory (expand): give it memory by clone()", "--problem"
+                f"{own.path} repeats an element in memory (expand): give it its own by clone()", "--problem"
             )
         same = [own]
         for place in places:
@@ -178,7 +178,7 @@ def _bytes_of(tensor: torch.Tensor) -> np.ndarray:
 
 
 class Carried:
-    """What modules carry from one iteration to the next besides x: buffers, and other attributes that are tensors.
+    """The state of modules besides x: buffers, and other attributes that are tensors.
 
     Numbers that are attributes of a user's own modules count where they have changed. Tensors in lists and dicts, and
     those of a graph, which a forward pass makes anew, do not.
