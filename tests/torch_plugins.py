@@ -279,9 +279,13 @@ class Remembering(nn.Module):
     def __init__(self, how: str) -> None:
         super().__init__()
         self.how, self.linear = how, nn.Linear(8, 2)
-        self.register_buffer("scale", torch.ones(()))
+        # A number may be all that there is.
+        if how == "number":
+            self.scale = 1
+        else:
+            self.register_buffer("scale", torch.ones(()))
         self.register_buffer("later", None)
-        self.mean, self.steps, self.list = torch.ones(()), 0, [1.0]
+        self.mean, self.steps, self.list = 1 if how == "number" else torch.ones(()), 0, [1.0]
         self.norm: nn.Module = nn.Identity()
         if how == "spectral":
             self.linear = nn.utils.parametrizations.spectral_norm(self.linear)

@@ -323,13 +323,13 @@ def _loss_and_gradient_agree(part: Part) -> None:
         return
     # A gradient with elements that are wrong, but not too long, shows along other directions.
     random = np.random.default_rng(0).standard_normal((3, x.size)) * (norm / x.size**0.5)
-    for name, u in ("the gradient", g), *(("a random vector", u) for u in random):
+    for name, what, u in ("the gradient", "‖g‖²", g), *(("a random vector u", "g·u", u) for u in random):
         step = 1e-5 / float(np.linalg.norm(u))
         slope = (at(x + step * u)[0] - at(x - step * u)[0]) / (2 * step)
         # What is expected of g·u where both are random.
         scale = norm**2 / (1 if u is g else x.size**0.5)
         if abs(slope - g @ u) > 1e-3 * scale:
-            raise Doubt(f"along {name} u the loss changes by {slope:.6g}, and the gradient says g·u = {g @ u:.6g}")
+            raise Doubt(f"along {name} the loss changes by {slope:.6g}, not by {what} = {g @ u:.6g}")
 
 
 def _evaluation_is_numbers(part: Part) -> None:

@@ -239,6 +239,7 @@ def test_a_plug_in_s_state_is_saved_and_what_is_missing_in_it_is_told(mpisqueeze
         "    def __init__(self, dimension, xp, dtype, seed):\n"
         "        self.payload_bytes, self.dtype = dimension * dtype.itemsize, dtype\n"
         "        self.state = {'last': np.zeros(dimension, dtype)}\n"
+        "        self.memory = np.zeros(dimension)  # its own\n"
         "    def encode(self, vector, payload):\n"
         "        payload.view(self.dtype)[:] = vector + self.state['last'] / 8\n"
         "        self.state['last'][:] = vector\n"

@@ -79,7 +79,9 @@ class TorchNetwork:
     ) -> None:
         if bf16 and dtype != np.float32:
             raise UsageError(f"bf16 is a way to compute with float32, not {dtype}", "--dtype")
-        check_ready(module)
+        for part in (module, loss):
+            if isinstance(part, nn.Module):
+                check_ready(part)
         self.device = _device_of(xp)
         self.dtype = torch.float64 if dtype == np.float64 else torch.float32
         self._xp, self._bf16 = xp, bf16

@@ -196,6 +196,7 @@ class Carried:
         }
         self._in_x = {(id(place.owner), place.name) for slot in slots for place in slot.places}
         self._first = {path: dict(vars(owner)) for path, owner in self._owners.items()}
+        self._first_names = self._tensors().keys()
 
     def read(self) -> dict[str, np.ndarray]:
         """Arrays by name, on the host; not necessarily copies."""
@@ -206,7 +207,13 @@ class Carried:
         return found
 
     def write(self, saved: Mapping[str, np.ndarray]) -> None:
-        """Give the modules what `read` found. What they did not have then, they lose."""
+        """Give the modules what `read` found. What they did not have then, they lose.
+
+        Raises:
+            ValueError: that is of other modules.
+        """
+        if self._first_names and not self._first_names & saved.keys():
+            raise ValueError(f"it has nothing for {', '.join(sorted(self._first_names))}")
         for place, value, first in self._numbers():
             wanted = saved[place.path].item() if place.path in saved else first
             if value != wanted:
