@@ -418,15 +418,14 @@ def _loss_and_gradient_agree(part: Part) -> None:
     if norm == 0:
         return
     # A gradient with elements that are wrong, but not too long, shows along other directions.
-    directions = {"the gradient": g / norm} | {
-        f"random direction {i}": u / np.linalg.norm(u)
-        for i, u in enumerate(np.random.default_rng(0).standard_normal((3, x.size)), 1)
-    }
-    step = 1e-5
-    for name, u in directions.items():
-        slope, expected = (at(x + step * u)[0] - at(x - step * u)[0]) / (2 * step), float(g @ u)
-        if abs(slope - expected) > 1e-3 * norm / (1 if u is directions["the gradient"] else x.size**0.5):
-            raise Doubt(f"along {name} the loss changes by {slope:.6g} a unit, and the gradient says {expected:.6g}")
+    random = np.random.default_rng(0).standard_normal((3, x.size)) * (norm / x.size**0.5)
+    for name, what, u in ("the gradient", "‖g‖²", g), *(("a random vector u", "g·u", u) for u in random):
+        step = 1e-5 / float(np.linalg.norm(u))
+        slope = (at(x + step * u)[0] - at(x - step * u)[0]) / (2 * step)
+        # What is expected of g·u where both are random.
+        scale = norm**2 / (1 if u is g else x.size**0.5)
+        if abs(slope - g @ u) > 1e-3 * scale:
+            raise Doubt(f"along {name} the loss changes by {slope:.6g}, not by {what} = {g @ u:.6g}")
 
 
 def _evaluation_is_numbers(part: Part) -> None:

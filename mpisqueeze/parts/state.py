@@ -1,4 +1,4 @@
-"""What a part carries from one iteration to the next besides x, as arrays by name.
+"""The state that a part carries from one iteration to the next besides x, as arrays by name.
 
 A part says so by `state`, a dictionary of arrays, or by `memory`, the names of attributes that are arrays, lists of
 arrays, numbers or None. What was saved is copied into these arrays; where `state` is a property with a setter, it is
@@ -20,14 +20,13 @@ _STATE = "state."
 def carried(part: Any) -> dict[str, Any]:
     """Arrays and numbers by name; the arrays are the live ones."""
     found: dict[str, Any] = {}
-    for name in getattr(part, "memory", ()):
-        key, value = name.lstrip("_"), getattr(part, name)
+    for key, name in _memory(part).items():
+        value = getattr(part, name)
         if isinstance(value, list):
             found |= {f"{key}.{i}": item for i, item in enumerate(value)}
         elif value is not None:
             found[key] = value
     state = getattr(part, "state", None)
-    # Whatever else a plug-in may call so is its own.
     return found | {f"{_STATE}{key}": value for key, value in (state.items() if isinstance(state, Mapping) else ())}
 
 
@@ -43,23 +42,29 @@ def to_host(value: Any) -> np.ndarray:
 
 def put_back(part: Any, saved: Mapping[str, np.ndarray]) -> None:
     """Give a part what it carried. Raises ValueError, before any change, if that is of another part."""
-    live, assigned = carried(part), {}
-    if getattr(getattr(type(part), "state", None), "fset", None):
-        assigned = {key: value for key, value in saved.items() if key.startswith(_STATE)}
-        # Names may come and go, but not all of them.
-        if assigned:
-            saved = {key: value for key, value in saved.items() if key not in assigned}
-            live = {key: value for key, value in live.items() if not key.startswith(_STATE)}
+    live = carried(part)
+    assigned = {key: value for key, value in saved.items() if key.startswith(_STATE)}
+    settable = getattr(getattr(type(part), "state", None), "fset", None) is not None
+    if settable:
+        saved = {key: value for key, value in saved.items() if key not in assigned}
+        live = {key: value for key, value in live.items() if not key.startswith(_STATE)}
     check_same(live, saved)
     for key, value in saved.items():
         if hasattr(live[key], "dtype"):
             copy_to(live[key], value)
-    for name in getattr(part, "memory", ()):
-        key = name.lstrip("_")
+    for key, name in _memory(part).items():
         if key in saved and not hasattr(live[key], "dtype"):
             setattr(part, name, saved[key].item())
-    if assigned:
+    if settable:
         part.state = {key.removeprefix(_STATE): value for key, value in assigned.items()}
+
+
+def _memory(part: Any) -> dict[str, str]:
+    """The attributes named in `memory` by their names without a leading underscore."""
+    names = getattr(part, "memory", ())
+    # Whatever else a plug-in may call so is its own.
+    named = isinstance(names, tuple | list) and all(isinstance(name, str) for name in names)
+    return {name.lstrip("_"): name for name in names} if named else {}
 
 
 def check_same(live: Mapping[str, Any], saved: Mapping[str, np.ndarray]) -> None:

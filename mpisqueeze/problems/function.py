@@ -97,7 +97,9 @@ class FunctionProblem(NeuralProblem):
     def _seed(self, stream: Stream, *key: int) -> None:
         from mpisqueeze.problems.neural.network import seed_generators
 
-        seed_generators(derive_key(self.seed, stream, *key))
+        derived = derive_key(self.seed, stream, *key)
+        seed_generators(derived)
+        self._network.seed(derived)
 
     def _evaluated(self, x: Any, statistics: list[Any], tests: list[Any]) -> dict[str, float]:
         """Figures at x from batches of samples, by their indices."""
@@ -135,7 +137,7 @@ class FunctionProblem(NeuralProblem):
         if isinstance(data, DataLoader):
             data, collate = data.dataset, data.collate_fn
             self._remarks.append(
-                f"of the DataLoader, {what}'s samples and collate_fn are taken: --batch-size draws them"
+                f"of the DataLoader of {what}, data set and collate_fn are used; batches are drawn by --batch-size"
             )
         indexed = hasattr(data, "__len__") and hasattr(data, "__getitem__")
         if isinstance(data, tuple | list | torch.Tensor | np.ndarray) or not indexed:
@@ -179,7 +181,7 @@ class FunctionProblem(NeuralProblem):
             raise self._wrong("its loss does not depend on the model's parameters")
         with self._blamed("the backward pass" if iteration == 1 else "the backward pass of a second batch"):
             value.backward()
-        with self._blamed(""):
+        with self._blamed("a look at the parameters"):
             network.check_places()
 
     def _try_evaluation(self, x: Any) -> None:

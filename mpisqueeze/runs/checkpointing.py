@@ -139,7 +139,7 @@ def _other_payload(run: Run, iteration: int) -> str | None:
 
 
 def _computed(run: Run, iteration: int, before: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The bits of what an iteration computes at x; its traces are removed as far as the problem says what they are."""
+    """The bits of what an iteration computes at x; what the problem says that it carries over is put back."""
     loss, g = contracts.loss_and_gradient(run.plan.problem, run.problem.gradient(run.x, iteration))
     found = {"loss": np.float64(loss).tobytes(), "gradient": state.to_host(g).tobytes()}
     found |= {key: array.tobytes() for key, array in state.copied(run.problem).items()}

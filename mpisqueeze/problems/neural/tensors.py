@@ -115,7 +115,7 @@ def slots_of(module: nn.Module) -> list[Slot]:
         own = parameters[id(parameter)]
         if any(step == 0 and length > 1 for step, length in zip(parameter.stride(), parameter.shape, strict=True)):
             raise UsageError(
-                f"{own.path} repeats one number in memory (expand): give it memory by clone()", "--problem"
+                f"{own.path} repeats an element in memory (expand): give it its own by clone()", "--problem"
             )
         same = [own]
         for place in places:
@@ -178,7 +178,7 @@ def _bytes_of(tensor: torch.Tensor) -> np.ndarray:
 
 
 class Carried:
-    """What modules carry from one iteration to the next besides x: buffers, and other attributes that are tensors.
+    """The state of modules besides x: buffers, and other attributes that are tensors.
 
     Numbers that are attributes of a user's own modules count where they have changed. Tensors in lists and dicts, and
     those of a graph, which a forward pass makes anew, do not.
@@ -196,6 +196,7 @@ class Carried:
         }
         self._in_x = {(id(place.owner), place.name) for slot in slots for place in slot.places}
         self._first = {path: dict(vars(owner)) for path, owner in self._owners.items()}
+        self._first_names = self._tensors().keys()
 
     def read(self) -> dict[str, np.ndarray]:
         """Arrays by name, on the host; not necessarily copies."""
@@ -206,7 +207,13 @@ class Carried:
         return found
 
     def write(self, saved: Mapping[str, np.ndarray]) -> None:
-        """Give the modules what `read` found. What they did not have then, they lose."""
+        """Give the modules what `read` found. What they did not have then, they lose.
+
+        Raises:
+            ValueError: that is of other modules.
+        """
+        if self._first_names and not self._first_names & saved.keys():
+            raise ValueError(f"it has nothing for {', '.join(sorted(self._first_names))}")
         for place, value, first in self._numbers():
             wanted = saved[place.path].item() if place.path in saved else first
             if value != wanted:
