@@ -181,7 +181,7 @@ class Bowl:
         return {"norm": float(x @ x)}
 
 
-@says("doubtful", "along the gradient the loss changes by 2.23607 a unit, and the gradient says 4.47214")
+@says("doubtful", "along the gradient the loss changes by 10, not by ‖g‖² = 20")
 class OtherGradient(Bowl):
     def gradient(self, x: Any, iteration: int) -> Any:
         loss, g = super().gradient(x, iteration)

@@ -1,4 +1,4 @@
-"""What a check of `mpisqueeze check` may find."""
+"""The outcome of a check of `mpisqueeze check`."""
 
 from __future__ import annotations
 
