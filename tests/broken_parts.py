@@ -349,6 +349,15 @@ class RaisesInStep(ServerAlgorithm):
         section.decode_add(section.x, 1 / 0)
 
 
+@says("failed", "iteration 1 ended in an error: a number was NaN")
+class EncodesNaN(ServerAlgorithm):
+    memory = ()
+
+    def send(self, section: Section) -> None:
+        section.g[0] = np.nan
+        super().send(section)
+
+
 @says("failed", "rank 1: ZeroDivisionError: division by zero (broken_parts.py, line ")
 class RaisesOnRank1(ServerAlgorithm):
     """The others wait for its payload."""

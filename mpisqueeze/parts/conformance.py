@@ -35,8 +35,7 @@ GUARD = 64
 ARRIVE_S = 5.0
 #: Seconds after which ranks are held to wait for each other.
 STAGE_S = 30.0
-
-
+#: Methods that tell a plug-in's kind, in the order of looking: an algorithm may have an `encode` or a `gradient`.
 _METHODS = (("problem", "initial_point"), ("algorithm", "step"), ("compressor", "encode"), ("problem", "gradient"))
 
 
@@ -47,7 +46,6 @@ def find_part(text: str) -> tuple[str, Part]:
     """
     if ".py:" in text:
         part = registry.problems.find(text)
-        # An algorithm may have an `encode` or a `gradient` of its own.
         for kind, method in _METHODS:
             if callable(getattr(part.cls, method, None)):
                 return _installed(kind, part)
@@ -98,8 +96,8 @@ def _finding(name: str, check: Check, *arguments: Any) -> Finding:
     except Doubt as doubt:
         return Finding(name, "doubtful", str(doubt))
     except AssertionError as error:
-        # A check's own has no traceback of a user's.
-        return Finding(name, "failed", str(error) or describe(error))
+        # A user's own has file and line.
+        return Finding(name, "failed", describe(error).removeprefix("AssertionError: "))
     except (Exception, SystemExit) as error:
         return Finding(name, "failed", error.message if isinstance(error, UsageError) else describe(error))
     return Finding(name, "passed")

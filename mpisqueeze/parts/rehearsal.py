@@ -64,9 +64,11 @@ class Rehearsal:
         self.network.counter.reset()
         try:
             self.algorithm.step(x, gradient, lr)
+            trouble = self.network.trouble
         except HaltError:
-            assert self.network.trouble is not None, f"iteration {t} was ended by another rank's error"
-        trouble = self.network.trouble
+            # All ranks are here, and one of them knows why.
+            troubles = self.network.world.comm.allgather(self.network.trouble)
+            trouble = next(filter(None, troubles), None)
         assert trouble is None, f"iteration {t} ended in an error: {trouble.message}" if trouble else ""
 
     @property
@@ -199,6 +201,7 @@ def _several(world: World) -> None:
 def _need_together(found: _Course) -> None:
     """Raise AssertionError, or Doubt, unless ranks have the same x or mix theirs."""
     steps = len(found.sent)
+    assert np.isfinite(found.apart), f"x holds a NaN or an infinity after {steps} iterations"
     nothing = "" if any(found.sent) else "no rank sends anything, and "
     if not found.centralized:
         assert found.apart < APART * found.alone, (
