@@ -20,6 +20,7 @@ from mpisqueeze.data import load_dataset
 from mpisqueeze.errors import UsageError
 from mpisqueeze.parts import contracts
 from mpisqueeze.parts.registry import Part
+from mpisqueeze.parts.state import carried
 from mpisqueeze.record.folder import RunFolder, check_path, sanitized, slug, timed_path
 from mpisqueeze.runs.plan import NO_OVERLAP_ON_GPU, Plan
 from mpisqueeze.settings import DEFAULT_EPOCHS
@@ -38,6 +39,7 @@ class Run:
     Attributes:
         problem, x (d): this rank's.
         threads: how many this rank may compute with.
+        stateful: a plug-in's compressors that carry something over, in the order in which they were made.
         samples: the number of training samples on each rank, or None.
         weight: w_r of this rank's loss and gradient, see `problems.base.Problem`.
         iterations, per_epoch, eval_every, consensus_every: in iterations.
@@ -53,6 +55,7 @@ class Run:
         if config.overlap and self.device.kind != "cpu":
             raise UsageError(NO_OVERLAP_ON_GPU, "--overlap")
         self.threads = threads_of_rank(world)
+        self.stateful: list[Any] = []
         self.problem = world.collectively(self._build_problem)
         self.dimension = int(self.problem.dimension)
         self.samples = world.comm.allgather(getattr(self.problem, "training_samples", None))
@@ -113,6 +116,8 @@ class Run:
         with contracts.plugin(part, "--compressor", "__init__(dimension, xp, dtype, seed)"):
             made = part.cls(dimension, self.device.xp, self.plan.dtype, seed, **part.options)
             contracts.check_compressor(part, made)
+            if carried(made):
+                self.stateful.append(made)
             return adapt(made, dimension, self.device.xp, self.plan.dtype)
 
     def _build_problem(self) -> Any:
@@ -167,9 +172,14 @@ class Run:
             return made if isinstance(made, Algorithm) else AdaptedAlgorithm(setup, made)
 
     def _doubts(self) -> list[str]:
-        with contracts.plugin(self.plan.algorithm, "--algorithm", "doubts()"):
-            doubts = [str(doubt) for doubt in self.algorithm.doubts()]
-        return [*doubts, *quota_doubts(self.world, self.threads)]
+        found: list[str] = []
+        for part, option, thing in (
+            (self.plan.algorithm, "--algorithm", self.algorithm),
+            (self.plan.problem, "--problem", self.problem),
+        ):
+            with contracts.plugin(part, option, "doubts()"):
+                found += [str(doubt) for doubt in getattr(thing, "doubts", list)()]
+        return [*found, *quota_doubts(self.world, self.threads)]
 
     def _make_folder(self) -> str:
         plan = self.plan
