@@ -1,4 +1,4 @@
-"""Text files, read and written with errors that name them, and SHA-256 of files."""
+"""Paths as people write them, text files with errors that name them, and SHA-256 of files."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ from mpisqueeze.errors import UsageError
 
 #: Most bytes that are read: settings, claims and lists of edges are shorter, and a device file would never end.
 LONGEST = 1 << 24
+
+
+def path_of(text: str | os.PathLike[str]) -> Path:
+    """A path as a person writes it: `~` is the home folder, also in files and variables, which no shell expands."""
+    return Path(os.path.expanduser(text))
 
 
 def sha256_of(path: Path) -> str:

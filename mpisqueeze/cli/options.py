@@ -14,6 +14,7 @@ import typer
 from mpisqueeze.cli.completion import Completer, names_for, offering, parts
 from mpisqueeze.cli.output import COLORS, Output
 from mpisqueeze.errors import UsageError
+from mpisqueeze.files import path_of
 from mpisqueeze.quantities import parse_size
 from mpisqueeze.settings import METHOD, OUTPUT, PROBLEM, RUN, SETTINGS, Setting, Settings
 
@@ -91,6 +92,7 @@ def command(
     def decorate(function: Command) -> Command:
         @wraps(function)
         def run(**values: Any) -> int:
+            values = {name: _located(value) for name, value in values.items()}
             values["output"] = Output(values.pop("color"), {target: values.pop(f"{target}_to") for target in targets})
             typed = {name: values.pop(name) for name in names}
             given = {name: SETTINGS[name].checked(value) for name, value in typed.items() if value is not None}
@@ -117,6 +119,13 @@ def command(
         return run
 
     return decorate
+
+
+def _located(value: Any) -> Any:
+    """An option's value with `~` expanded in paths, which shells leave in `--out=~/runs`."""
+    if isinstance(value, list):
+        return [_located(item) for item in value]
+    return path_of(value) if isinstance(value, Path) else value
 
 
 def _place(parameter: inspect.Parameter) -> int:

@@ -32,7 +32,7 @@ class Output:
 
     def __init__(self, color: str | None, targets: Mapping[str, str | None]) -> None:
         self.color = COLORS[0] if color is None else color
-        self.targets = {name: target for name, target in targets.items() if target is not None}
+        self.targets = {name: os.path.expanduser(target) for name, target in targets.items() if target is not None}
 
     def check(self) -> None:
         """Raise UsageError, before there are results, where one cannot be written or two want stdout."""

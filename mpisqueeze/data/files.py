@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from mpisqueeze.errors import UsageError
+from mpisqueeze.files import path_of
 
 DATA_VARIABLE = "MPISQUEEZE_DATA"
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -22,9 +23,7 @@ _PART = 1 << 20
 
 def data_folder(data_dir: Path | None) -> Path:
     """`data_dir`, else $MPISQUEEZE_DATA, else `data` in the current folder."""
-    if data_dir is not None:
-        return Path(data_dir)
-    return Path(os.environ.get(DATA_VARIABLE) or "data")
+    return path_of(data_dir or os.environ.get(DATA_VARIABLE) or "data")
 
 
 def how_to_get(name: str, data_dir: Path | None) -> str:
