@@ -168,7 +168,8 @@ class Run:
 
     def _doubts(self) -> list[str]:
         with contracts.plugin(self.plan.algorithm, "--algorithm", "doubts()"):
-            return [str(doubt) for doubt in self.algorithm.doubts()]
+            doubts = [str(doubt) for doubt in self.algorithm.doubts()]
+        return [*doubts, *([self.topology.note] if self.topology.note and not self.centralized else [])]
 
     def _make_folder(self) -> str:
         plan = self.plan
