@@ -109,8 +109,8 @@ class Settings:
     )
     data: str = _problem(
         "digits",
-        "digits (embedded), mnist, fashion-mnist, cifar10, synthetic:FEATURESxSAMPLES.",
-        names=("digits", "mnist", "fashion-mnist", "cifar10", "synthetic:"),
+        "digits (embedded), mnist, fashion-mnist, cifar10, synthetic:FEATURESxSAMPLES, csv:FILE or libsvm:FILE.",
+        names=("digits", "mnist", "fashion-mnist", "cifar10", "synthetic:", "csv:", "libsvm:"),
     )
     data_dir: Path | None = _problem(None, "Folder of the data files. Default: $MPISQUEEZE_DATA, else ./data.")
     samples: int | None = _problem(
