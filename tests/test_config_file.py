@@ -81,6 +81,33 @@ def test_variables_that_mean_something_else_already() -> None:
     assert resolve({}, {"MPISQUEEZE_CONFIG": "run.toml"}).config.lr == 0.25
 
 
+def test_the_home_folder_is_meant_by_its_sign_wherever_a_path_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    assert settings('out = "~/a"').out == home / "a"
+    assert settings("", {"MPISQUEEZE_DATA_DIR": "~/b"}).data_dir == home / "b"
+    assert Settings.of({"out": "~/c", "data_dir": Path("~")}).data_dir == home
+    written('problem = "quadratic:10"\niterations = 2\nout = "~/runs/a"\n', str(home / "run.toml"))
+    (home / "mine.py").write_text("from mpisqueeze.compressors.identity import Identity as Mine\n")
+    (home / "edges").write_text("0 1\n")
+    monkeypatch.setenv("MPISQUEEZE_CONFIG", "~/run.toml")
+    plugins = ["--algorithm=choco", "--compressor=~/mine.py:Mine"]
+    assert run(["train", *plugins, "--json=~/summary.json"]) == 0
+    assert run(["report", "~/runs/a", "--csv=~/table.csv"]) == 0
+    assert run(["compare", "choco/~/mine.py:Mine", "sgd", "--out=~/runs/b"]) == 0
+    assert run(["info", "--topology=file:~/edges", "-n", "2"]) == 0
+    assert run(["predict", "--check", "~/runs/a"]) == 2  # for one rank there is nothing to predict
+    assert "~" not in capsys.readouterr().err
+    assert json.loads((home / "summary.json").read_text())["run_folder"] == str(home / "runs" / "a")
+    assert {path.name for path in home.iterdir()} == {
+        "runs", "run.toml", "mine.py", "edges", "summary.json", "table.csv"
+    }  # fmt: skip
+    assert not Path("~").exists()
+
+
 def example(setting: Setting) -> Any:
     """A value that is accepted and not the default."""
     if setting.kind.choices:
@@ -121,13 +148,14 @@ def test_commands_share_the_options_of_settings() -> None:
 
 
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)))
+PATHS = TEXTS.filter(lambda text: not text.startswith("~")).map(Path)
 FLOATS = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
 
 
 @settings_of_hypothesis(max_examples=50)
 @given(
     problem=TEXTS,
-    out=st.none() | TEXTS.map(Path),
+    out=st.none() | PATHS,
     lr=FLOATS,
     seed=st.integers(0, 2**63 - 1),
     chunk=st.none() | st.integers(1, 2**63 - 1),

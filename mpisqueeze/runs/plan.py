@@ -61,7 +61,7 @@ class Plan:
     def barrier(self) -> bool:
         """All ranks meet before each exchange; by default not where they gossip."""
         chosen = self.config.barrier
-        return bool(getattr(self.algorithm.cls, "centralized", True)) if chosen is None else chosen
+        return getattr(self.algorithm.cls, "centralized", True) is not False if chosen is None else chosen
 
     def as_json(self) -> dict[str, Any]:
         """Every setting, resolved as far as the command line goes; None where the algorithm has no use for it.
