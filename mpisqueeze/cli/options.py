@@ -30,6 +30,7 @@ _TARGETS = {
     "json": ("FILE|-", "Write the result as JSON to FILE, or alone to stdout for -."),
     "csv": ("FILE|-", "Write the table as CSV."),
     "markdown": ("FILE|-", "Write the table as Markdown."),
+    "latex": ("FILE|-", "Write the table as LaTeX, for the package booktabs."),
     "html": ("FILE|-", "Write a page of tables and plots, complete in itself."),
     "plot": ("FILE", "Draw into a .png, .svg or .pdf file, or here with `terminal`."),
 }
