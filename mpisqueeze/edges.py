@@ -15,9 +15,11 @@ from mpisqueeze.files import disguise, read_text
 
 #: An edge, and what networkx writes behind it: a weight, or data as a dictionary.
 _EDGE = re.compile(
-    r"\s*(\d{1,9})(?:\s*,\s*|\s+)(\d{1,9})(?:\s+\{.*\}|[\s,]+([-+]?[\d.]+(?:[eE][-+]?\d+)?))?\s*([#%].*)?", re.ASCII
+    r"\s*(\d{1,9})(?:\s*,\s*|\s+)(\d{1,9})(?:[\s,]+\{.*\}|[\s,]+([-+]?[\d.]+(?:[eE][-+]?\d+)?))?\s*([#%].*)?", re.ASCII
 )
 _WEIGHT = re.compile(r"['\"]weight['\"]\s*:\s*([-+\d.eE]+)")
+#: `source,target`, as pandas writes a list.
+_HEADINGS = re.compile(r"\s*[^\W\d]\w*[\s,]+[^\W\d]\w*")
 _MATRIX = re.compile(r"%%MatrixMarket\s+matrix\s+coordinate\s+(\w+)\s+(\w+)\s*", re.IGNORECASE)
 _COMMENT = ("#", "%")
 READ = "lists of edges `i j`, adjacency lists (.adjlist), Matrix Market and METIS (.graph, .metis) are read"
@@ -78,10 +80,14 @@ def _reader(path: Path, lines: list[str], n: int) -> Iterator[Edge]:
 
 
 def _list(lines: list[str]) -> Iterator[Edge]:
+    begun = False
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith(_COMMENT):
             continue
         match = _EDGE.fullmatch(line)
+        first, begun = not begun, True
+        if match is None and first and _HEADINGS.match(line):
+            continue
         if match is None:
             raise _WrongError(number, f"expected two ranks, got {line.strip()[:60]!r}; {READ}")
         named = _WEIGHT.search(line)

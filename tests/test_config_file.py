@@ -21,6 +21,7 @@ from mpisqueeze.cli.compare import compare
 from mpisqueeze.cli.options import command
 from mpisqueeze.cli.output import Output
 from mpisqueeze.cli.train import train
+from mpisqueeze.parts import registry
 from mpisqueeze.runs.pairs import expand, parse_pair, parse_sweep
 from mpisqueeze.runs.plan import plan
 from mpisqueeze.runs.sources import VARIABLES, as_toml, resolve
@@ -106,6 +107,41 @@ def test_the_home_folder_is_meant_by_its_sign_wherever_a_path_stands(
         "runs", "run.toml", "mine.py", "edges", "summary.json", "table.csv"
     }  # fmt: skip
     assert not Path("~").exists()
+
+
+def test_a_run_with_files_of_its_own_goes_on_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its plug-in, graph and data were given by relative paths; once moved they are taken from the current folder."""
+
+    def trained(cwd: str, *arguments: str) -> int:
+        monkeypatch.chdir(tmp_path / cwd)
+        registry._load_module.cache_clear()
+        return run(["train", *arguments])
+
+    for name in ("home", "elsewhere", "moved"):
+        (tmp_path / name).mkdir()
+    files = {
+        "own.py": "from mpisqueeze.compressors.topk import TopK\nclass Own(TopK):\n    name = 'own'\n",
+        "edges": "# nobody\n",
+        "own.csv": "".join(f"{i},{-i % 7},{i % 2}\n" for i in range(40)),
+    }
+    for name, content in files.items():
+        (tmp_path / "home" / name).write_text(content)
+    parts = ["--algorithm", "choco", "--compressor", "own.py:Own,ratio=0.3", "--problem", "logistic"]
+    options = [*parts, "--topology", "file:edges", "--data", "csv:own.csv", "--batch-size", "4", "--save-model"]
+    whole, part = tmp_path / "home" / "whole", tmp_path / "home" / "part"
+    assert trained("home", *options, "--iterations", "9", "--out", "whole") == 0
+    assert trained("home", *options, "--iterations", "5", "--out", "part", "--checkpoint-every", "5") == 0
+    assert trained("elsewhere", "--resume", str(part), "--iterations", "7", "--checkpoint-every", "7") == 0
+    for name in files:
+        (tmp_path / "home" / name).rename(tmp_path / "moved" / name)
+    capsys.readouterr()
+    assert trained("elsewhere", "--resume", str(part), "--iterations", "9") == 2
+    assert f"there is no file {tmp_path}/home/own.py" in capsys.readouterr().err
+    assert trained("moved", "--resume", str(part), "--iterations", "9") == 0
+    assert (part / "model.npz").read_bytes() == (whole / "model.npz").read_bytes()
+    assert json.loads((part / "summary.json").read_text())["compressor"] == "own,ratio=0.3"
 
 
 def example(setting: Setting) -> Any:
