@@ -1,8 +1,12 @@
-"""Text files, read and written with errors that name them, and SHA-256 of files."""
+"""Paths as people write them, text files with errors that name them, and SHA-256 of files."""
 
 from __future__ import annotations
 
 import hashlib
+import html
+import os
+import re
+import zlib
 from pathlib import Path
 
 from mpisqueeze.errors import UsageError
@@ -12,6 +16,11 @@ from mpisqueeze.streams import discard, results
 LONGEST = 1 << 24
 
 
+def path_of(text: str | os.PathLike[str]) -> Path:
+    """A path as a person writes it: `~` is the home folder, also in files and variables, which no shell expands."""
+    return Path(os.path.expanduser(text))
+
+
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal. Raises OSError."""
     digest = hashlib.sha256()
@@ -19,6 +28,38 @@ def sha256_of(path: Path) -> str:
         while chunk := stream.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+#: Beginnings of files, what they tell, and what to do about it.
+_DISGUISES = (
+    (rb"PK\x03\x04", "a zip archive: unpack it"),
+    (rb"PAR1", "a Parquet file: write it as CSV, by pandas' read_parquet and to_csv, say"),
+    (rb"version https://git-lfs\.github\.com", "a pointer of Git LFS: `git lfs pull` fetches the file"),
+    (rb"\s*<\?xml.*<Error>", "a server's error message, saved in its place: download it again"),
+    (rb"\s*(<!--.*-->\s*)?<(!doctype\s+html|html)", "a web page, saved in its place: download it again"),
+)
+#: Bytes of the beginning.
+_HEAD = 4096
+
+
+def disguise(path: Path) -> str:
+    """The nature of a file that is no data: a web page that a download was answered with, say, gzip-compressed or not.
+
+    Empty where it is none of _DISGUISES.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD)
+        if head.startswith(b"\x1f\x8b"):
+            head = zlib.decompressobj(wbits=31).decompress(head, _HEAD)
+    except (OSError, ValueError, zlib.error):
+        return ""
+    for begins, what in _DISGUISES:
+        if re.match(begins, head, re.IGNORECASE | re.DOTALL):
+            title = re.search(rb"<(?:title|code)>\s*([^<]{1,60})", head, re.IGNORECASE)
+            said = html.unescape(" ".join(title[1].decode(errors="replace").split())) if title else ""
+            return what.replace(",", f" ({said!r}),", 1) if said else what
+    return ""
 
 
 def read_text(path: Path, option: str, longest: int = LONGEST) -> str:

@@ -7,6 +7,7 @@ The fields of `Settings` are the source of options, their help and completion, `
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 from mpisqueeze.errors import UsageError, describe_value
+from mpisqueeze.files import path_of
 from mpisqueeze.language import Kind, choice, flag, integer, real, suggestion
 from mpisqueeze.quantities import parse_size, parse_time
 
@@ -107,8 +109,8 @@ class Settings:
     )
     data: str = _problem(
         "digits",
-        "digits (embedded), mnist, fashion-mnist, cifar10, synthetic:FEATURESxSAMPLES.",
-        names=("digits", "mnist", "fashion-mnist", "cifar10", "synthetic:"),
+        "digits (embedded), mnist, fashion-mnist, cifar10, synthetic:FEATURESxSAMPLES, csv:FILE or libsvm:FILE.",
+        names=("digits", "mnist", "fashion-mnist", "cifar10", "synthetic:", "csv:", "libsvm:"),
     )
     data_dir: Path | None = _problem(None, "Folder of the data files. Default: $MPISQUEEZE_DATA, else ./data.")
     samples: int | None = _problem(
@@ -266,6 +268,24 @@ class Setting:
         return [self.option, str(value)]
 
 
+#: The files that a setting's value names: what stands before one, and the file.
+_FILES = {
+    **dict.fromkeys(("algorithm", "compressor", "problem"), re.compile(r"(^)(.+\.py)(?=:[A-Za-z_])")),
+    "topology": re.compile(r"(^file:)(.+)"),
+    "data": re.compile(r"(^csv:|^libsvm:|,test=)([^,]+)"),
+    "data_dir": re.compile(r"(^)(.+)"),
+}
+
+
+def with_files(settings: Mapping[str, Any], locate: Callable[[Path], Path]) -> dict[str, Any]:
+    """The settings, with each file that one names replaced by what `locate` says of it."""
+    found = dict(settings)
+    for name, pattern in _FILES.items():
+        if found.get(name) is not None:
+            found[name] = pattern.sub(lambda match: f"{match[1]}{locate(path_of(match[2]))}", str(found[name]))
+    return found
+
+
 def option_of(name: str) -> str:
     """`batch_size` → `--batch-size`."""
     return f"--{name.replace('_', '-')}"
@@ -280,7 +300,7 @@ def _flag(text: str) -> bool:
     return text == "1" if text in ("0", "1") else bool(flag(text))
 
 
-_KINDS = {bool: Kind(_flag, flag.accepts), float: real(), str: Kind(str, "text"), Path: Kind(Path, "a path")}
+_KINDS = {bool: Kind(_flag, flag.accepts), float: real(), str: Kind(str, "text"), Path: Kind(path_of, "a path")}
 
 
 def _declared() -> Iterator[Setting]:

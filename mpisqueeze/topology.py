@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
+from mpisqueeze.edges import read_edges
 from mpisqueeze.errors import UsageError
-from mpisqueeze.files import read_text
-from mpisqueeze.language import parse_spec, suggestion
+from mpisqueeze.files import path_of
+from mpisqueeze.language import Spec, parse_spec, suggestion
 
 #: Most ranks for which a matrix without structure is diagonalised.
 DENSE_LIMIT = 4096
@@ -26,7 +26,8 @@ TOPOLOGIES = {
     "complete": "every rank with every other",
     "exponential": "ranks 1, 2, 4, 8, … apart, in both directions",
     "star": "rank 0 with every other",
-    "file": "file:EDGES, a text file with an edge `i j` a line; # begins a comment",
+    "file": "file:EDGES: edges `i j` a line as networkx writes them, an adjacency list (.adjlist), Matrix Market or "
+    "METIS (.graph)",
 }
 
 
@@ -62,11 +63,25 @@ class Topology:
 
     Raises:
         UsageError: `--topology` or `--self-weight` is wrong.
+
+    Attributes:
+        note: on what a file says and W does not; empty where there is nothing to say.
     """
 
+    _find: Callable[[int], list[int]]
+    _shape: tuple[int, int] | None
+
     def __init__(self, spec: str, ranks: int, self_weight: float | None = None) -> None:
-        self.spec, self.ranks = spec, ranks
-        self._find, self._shape = _graph(spec, ranks)
+        self.spec, self.ranks, self.note = spec, ranks, ""
+        parsed = parse_spec(spec)
+        if parsed.name == "file" and parsed.argument is not None:
+            path = path_of(spec.partition(":")[2])
+            around, weighted = read_edges(path, ranks)
+            self._find, self._shape = around.__getitem__, None
+            if weighted:
+                self.note = f"weights in {path} are not used: W has Metropolis–Hastings weights"
+        else:
+            self._find, self._shape = _graph(parsed, ranks)
         self._cache: dict[int, list[int]] = {}
         self._self_weight: float | None = None
         if self_weight is not None:
@@ -132,9 +147,8 @@ class Topology:
         return np.linalg.eigvalsh(self.matrix())
 
 
-def _graph(spec: str, n: int) -> tuple[Callable[[int], list[int]], tuple[int, int] | None]:
+def _graph(parsed: Spec, n: int) -> tuple[Callable[[int], list[int]], tuple[int, int] | None]:
     """(function from a rank to its neighbours, shape of the grid on which W looks the same from every rank or None)."""
-    parsed = parse_spec(spec)
     if parsed.name not in TOPOLOGIES:
         raise UsageError(
             f"unknown topology {parsed.name!r}{suggestion(parsed.name, TOPOLOGIES)}; "
@@ -142,12 +156,9 @@ def _graph(spec: str, n: int) -> tuple[Callable[[int], list[int]], tuple[int, in
             "--topology",
         )
     if parsed.name == "file":
-        if parsed.argument is None:
-            raise UsageError("file needs a path: write file:EDGES", "--topology")
-        around = read_edges(Path(spec.partition(":")[2]), n)
-        return around.__getitem__, None
+        raise UsageError("file needs a path: write file:EDGES", "--topology")
     if parsed.argument is not None or parsed.options:
-        raise UsageError(f"{parsed.name} takes no parameters, got {spec!r}", "--topology")
+        raise UsageError(f"{parsed.name} takes no parameters, got {parsed.text!r}", "--topology")
     if parsed.name == "ring":
         return lambda i: [(i - 1) % n, (i + 1) % n], (1, n)
     if parsed.name == "complete":
@@ -170,39 +181,3 @@ def _graph(spec: str, n: int) -> tuple[Callable[[int], list[int]], tuple[int, in
         ]
 
     return torus, (rows, columns)
-
-
-def read_edges(path: Path, n: int) -> list[list[int]]:
-    """Neighbours of each of n ranks, from a file with one edge `i j` per line; # begins a comment.
-
-    Raises:
-        UsageError: a line is something else, has a rank out of range or an edge from a rank to itself, in which case
-            the message names the line; or the graph is not connected.
-    """
-    text = read_text(path, "--topology")
-    around: list[list[int]] = [[] for _ in range(n)]
-    for number, line in enumerate(text.splitlines(), 1):
-        words = line.partition("#")[0].replace(",", " ").split()
-        if not words:
-            continue
-        if len(words) != 2 or not all(word.isascii() and word.isdigit() and len(word) < 10 for word in words):
-            raise UsageError(f"{path}, line {number}: expected two ranks, got {line.strip()[:60]!r}", "--topology")
-        i, j = map(int, words)
-        if not (i < n and j < n):
-            raise UsageError(f"{path}, line {number}: {max(i, j)} is no rank of 0 … {n - 1}", "--topology")
-        if i == j:
-            raise UsageError(f"{path}, line {number}: an edge from rank {i} to itself", "--topology")
-        around[i].append(j)
-        around[j].append(i)
-    reached, pending = {0}, [0]
-    while pending:
-        for j in around[pending.pop()]:
-            if j not in reached:
-                reached.add(j)
-                pending.append(j)
-    if len(reached) < n:
-        alone = min(set(range(n)) - reached)
-        raise UsageError(
-            f"{path}: rank {alone} cannot be reached from rank 0; the graph must be connected", "--topology"
-        )
-    return around

@@ -339,12 +339,17 @@ def test_the_table_csv_and_markdown_say_the_same(capsys: pytest.CaptureFixture[s
         assert [cell.strip() for cell in cells.strip("|").split("|")][1:] == line
 
 
-@pytest.mark.parametrize("target", ["--json", "--csv", "--markdown"])
+@pytest.mark.parametrize("target", ["--json", "--csv", "--markdown", "--latex"])
 def test_stdout_carries_nothing_else(target: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["bench", "kernels", "onebit", "-m", "100", "-i", "1", target, "-"]) == 0
     out, err = capsys.readouterr()
     assert "bench kernels" in err
-    first = {"--json": "{", "--csv": "compressor,device,", "--markdown": "| device | compressor |"}
+    first = {
+        "--json": "{",
+        "--csv": "compressor,device,",
+        "--markdown": "| device | compressor |",
+        "--latex": "% needs",
+    }
     assert out.startswith(first[target])
 
 

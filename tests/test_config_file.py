@@ -21,6 +21,7 @@ from mpisqueeze.cli.compare import compare
 from mpisqueeze.cli.options import command
 from mpisqueeze.cli.output import Output
 from mpisqueeze.cli.train import train
+from mpisqueeze.parts import registry
 from mpisqueeze.runs.pairs import expand, parse_pair, parse_sweep
 from mpisqueeze.runs.plan import plan
 from mpisqueeze.runs.sources import VARIABLES, as_toml, resolve
@@ -81,6 +82,68 @@ def test_variables_that_mean_something_else_already() -> None:
     assert resolve({}, {"MPISQUEEZE_CONFIG": "run.toml"}).config.lr == 0.25
 
 
+def test_the_home_folder_is_meant_by_its_sign_wherever_a_path_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    assert settings('out = "~/a"').out == home / "a"
+    assert settings("", {"MPISQUEEZE_DATA_DIR": "~/b"}).data_dir == home / "b"
+    assert Settings.of({"out": "~/c", "data_dir": Path("~")}).data_dir == home
+    written('problem = "quadratic:10"\niterations = 2\nout = "~/runs/a"\n', str(home / "run.toml"))
+    (home / "mine.py").write_text("from mpisqueeze.compressors.identity import Identity as Mine\n")
+    (home / "edges").write_text("0 1\n")
+    monkeypatch.setenv("MPISQUEEZE_CONFIG", "~/run.toml")
+    plugins = ["--algorithm=choco", "--compressor=~/mine.py:Mine"]
+    assert run(["train", *plugins, "--json=~/summary.json"]) == 0
+    assert run(["report", "~/runs/a", "--csv=~/table.csv"]) == 0
+    assert run(["compare", "choco/~/mine.py:Mine", "sgd", "--out=~/runs/b"]) == 0
+    assert run(["info", "--topology=file:~/edges", "-n", "2"]) == 0
+    assert run(["predict", "--check", "~/runs/a"]) == 2  # for one rank there is nothing to predict
+    assert "~" not in capsys.readouterr().err
+    assert json.loads((home / "summary.json").read_text())["run_folder"] == str(home / "runs" / "a")
+    assert {path.name for path in home.iterdir()} == {
+        "runs", "run.toml", "mine.py", "edges", "summary.json", "table.csv"
+    }  # fmt: skip
+    assert not Path("~").exists()
+
+
+def test_a_run_with_files_of_its_own_goes_on_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its plug-in, graph and data were given by relative paths; once moved they are taken from the current folder."""
+
+    def trained(cwd: str, *arguments: str) -> int:
+        monkeypatch.chdir(tmp_path / cwd)
+        registry._load_module.cache_clear()
+        return run(["train", *arguments])
+
+    for name in ("home", "elsewhere", "moved"):
+        (tmp_path / name).mkdir()
+    files = {
+        "own.py": "from mpisqueeze.compressors.topk import TopK\nclass Own(TopK):\n    name = 'own'\n",
+        "edges": "# nobody\n",
+        "own.csv": "".join(f"{i},{-i % 7},{i % 2}\n" for i in range(40)),
+    }
+    for name, content in files.items():
+        (tmp_path / "home" / name).write_text(content)
+    parts = ["--algorithm", "choco", "--compressor", "own.py:Own,ratio=0.3", "--problem", "logistic"]
+    options = [*parts, "--topology", "file:edges", "--data", "csv:own.csv", "--batch-size", "4", "--save-model"]
+    whole, part = tmp_path / "home" / "whole", tmp_path / "home" / "part"
+    assert trained("home", *options, "--iterations", "9", "--out", "whole") == 0
+    assert trained("home", *options, "--iterations", "5", "--out", "part", "--checkpoint-every", "5") == 0
+    assert trained("elsewhere", "--resume", str(part), "--iterations", "7", "--checkpoint-every", "7") == 0
+    for name in files:
+        (tmp_path / "home" / name).rename(tmp_path / "moved" / name)
+    capsys.readouterr()
+    assert trained("elsewhere", "--resume", str(part), "--iterations", "9") == 2
+    assert f"there is no file {tmp_path}/home/own.py" in capsys.readouterr().err
+    assert trained("moved", "--resume", str(part), "--iterations", "9") == 0
+    assert (part / "model.npz").read_bytes() == (whole / "model.npz").read_bytes()
+    assert json.loads((part / "summary.json").read_text())["compressor"] == "own,ratio=0.3"
+
+
 def example(setting: Setting) -> Any:
     """A value that is accepted and not the default."""
     if setting.kind.choices:
@@ -121,13 +184,14 @@ def test_commands_share_the_options_of_settings() -> None:
 
 
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)))
+PATHS = TEXTS.filter(lambda text: not text.startswith("~")).map(Path)
 FLOATS = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
 
 
 @settings_of_hypothesis(max_examples=50)
 @given(
     problem=TEXTS,
-    out=st.none() | TEXTS.map(Path),
+    out=st.none() | PATHS,
     lr=FLOATS,
     seed=st.integers(0, 2**63 - 1),
     chunk=st.none() | st.integers(1, 2**63 - 1),

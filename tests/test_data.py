@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import pickle
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +37,7 @@ def write_idx_files(folder: Path, rename: Callable[[str], str] = str, packed: bo
     for name, array in FILES.items():
         data = idx_bytes(array)
         path = folder / (rename(name) + (".gz" if packed else ""))
+        path.parent.mkdir(exist_ok=True)
         path.write_bytes(gzip.compress(data) if packed else data)
 
 
@@ -99,13 +102,57 @@ def test_a_missing_file_is_named_with_every_place_that_was_searched(tmp_path: Pa
     with pytest.raises(UsageError) as caught:
         load_dataset("mnist", tmp_path, 0)
     message = str(caught.value)
-    for folder in (tmp_path / "mnist", tmp_path):
-        for name in ("t10k-labels-idx1-ubyte", "t10k-labels.idx1-ubyte"):
-            assert str(folder / name) in message
-            assert str(folder / name) + ".gz" in message
+    for name in ("t10k-labels-idx1-ubyte", "t10k-labels.idx1-ubyte"):
+        assert {name, f"{name}.gz"} <= set(re.split("[ (),]+", message))
+    for folder in (tmp_path / "mnist", tmp_path, tmp_path / "MNIST" / "raw"):
+        assert str(folder) in re.split("[ ;,]+", message)
     assert "--data-dir" in message
     assert "$MPISQUEEZE_DATA" in message
     assert message.endswith(f"`mpisqueeze data get mnist --data-dir {tmp_path}` downloads it")
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("mnist", "MNIST/raw"),
+        ("mnist", "raw"),
+        ("fashion-mnist", "FashionMNIST/raw"),
+        ("mnist", "mnist"),
+    ],
+)
+def test_folders_of_torchvision_are_read(tmp_path: Path, name: str, folder: str) -> None:
+    write_idx_files(tmp_path / folder)
+    assert np.array_equal(load_dataset(name, tmp_path, 0).train_inputs, IMAGES.reshape(5, 6))
+
+
+@pytest.mark.parametrize("dotted", [False, True])
+def test_kaggles_folders_of_a_file_each_are_read(tmp_path: Path, dotted: bool) -> None:
+    write_idx_files(tmp_path, lambda stem: f"{stem}/{stem.replace('-idx', '.idx') if dotted else stem}")
+    assert np.array_equal(load_dataset("mnist", tmp_path, 0).test_labels, LABELS[:3])
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"<!DOCTYPE html>\n<html><head><title>403 Forbidden</title></head></html>", r"a web page \('403 Forbidden'\)"),
+        (b"\n <html><body>Sign in</body></html>", "a web page, saved"),
+        (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', r"error message \('AccessDenied'\)"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "`git lfs pull`"),
+        (b"PK\x03\x04rest", "zip archive: unpack it"),
+    ],
+)
+def test_what_came_in_place_of_a_data_file_is_said(tmp_path: Path, content: bytes, says: str, packed: bool) -> None:
+    write_idx_files(tmp_path)
+    path = tmp_path / "train-images-idx3-ubyte"
+    path.write_bytes(gzip.compress(content) if packed else content)
+    with pytest.raises(UsageError, match=f"expected .*, found .*{says}") as caught:
+        load_dataset("mnist", tmp_path, 0)
+    assert caught.value.message.startswith(f"{path}: ")
+    for name in [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UsageError, match=says):
+        load_dataset("cifar10", tmp_path, 0)
 
 
 def with_bad_shape(array: np.ndarray, *shape: int) -> bytes:
@@ -193,13 +240,42 @@ def test_a_damaged_cifar10_file_is_named(cifar_folder: Path, change: Callable[[b
     assert str(path) in caught.value.message
 
 
-def test_pickled_cifar10_is_not_read(cifar_folder: Path) -> None:
-    for path in cifar_folder.iterdir():
-        path.rename(path.with_suffix(""))
+class Bomb:
+    """A pickle that leaves a file when it is loaded."""
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[Path]]:
+        return Path.touch, (Path("exploded"),)
+
+
+@pytest.mark.parametrize("folder", ["", "cifar-10-batches-py", "cifar10/cifar-10-batches-py"])
+def test_pickled_cifar10_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    for name in [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]:
+        (tmp_path / folder / name).write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(
-        UsageError, match=r"data_batch_1\.bin; looked for .*cifar-10-binary\.tar\.gz: `mpisqueeze data get cifar10"
+        UsageError,
+        match=r"data_batch_1\.bin in .*cifar-10-binary\.tar\.gz: `mpisqueeze data get cifar10.*pickles .* not read",
     ):
-        load_dataset("cifar10", cifar_folder, 0)
+        load_dataset("cifar10", tmp_path, 0)
+    assert not Path("exploded").exists()
+    pickle.loads(pickle.dumps(Bomb()))
+    assert Path("exploded").exists()
+
+
+@pytest.mark.parametrize("folder", ["cifar-10-batches-bin", "cifar10", "cifar10/cifar-10-batches-bin"])
+def test_folders_of_the_binary_archive_are_read(cifar_folder: Path, tmp_path: Path, folder: str) -> None:
+    expected = load_dataset("cifar10", cifar_folder, 0)
+    root = tmp_path / "elsewhere"
+    (root / folder).parent.mkdir(parents=True)
+    cifar_folder.rename(root / folder)
+    assert np.array_equal(load_dataset("cifar10", root, 0).train_inputs, expected.train_inputs)
+
+
+def test_an_archive_that_was_not_unpacked_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cifar-10-binary.tar.gz").touch()
+    with pytest.raises(UsageError, match=rf"or unpack {tmp_path}/cifar-10-binary.tar.gz$"):
+        load_dataset("cifar10", tmp_path, 0)
 
 
 def test_synthetic_has_the_size_asked_for_and_is_a_function_of_the_seed() -> None:

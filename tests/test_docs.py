@@ -22,8 +22,9 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints, is_typeddict
 
+import msgspec
 import pytest
 import typer
 
@@ -144,6 +145,23 @@ def test_commands(page: Path, tmp_path: Path) -> None:
         # `_mean_s` stands for all fields that end so.
         unexplained -= {key for key in unexplained if any(key.endswith(end) for end in explained if end[0] == "_")}
         assert not unexplained, f"{path.name}: {sorted(unexplained)}"
+
+
+def test_every_field_that_is_read_or_set_is_in_the_reference() -> None:
+    from mpisqueeze.record import calibration, claims, types
+    from mpisqueeze.record.figures import FIGURES
+    from mpisqueeze.settings import SETTINGS
+
+    text = BLOCK.sub("", (ROOT / "docs/files.md").read_text())
+    explained = {word for quoted in re.findall(r"`([^`\n]+)`", text) for word in re.findall(r"\w+", quoted)}
+    written = {*SETTINGS, *(figure.name for figure in FIGURES)}
+    for module in (types, calibration, claims):
+        for found in vars(module).values():
+            if is_typeddict(found):
+                written |= get_type_hints(found).keys()
+            elif isinstance(found, type) and issubclass(found, msgspec.Struct):
+                written |= {*found.__struct_encode_fields__}
+    assert written - explained <= {"given_target_loss"}  # which former versions wrote
 
 
 def keys(value: Any) -> Iterator[str]:

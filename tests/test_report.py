@@ -24,9 +24,11 @@ from mpisqueeze.errors import UsageError
 from mpisqueeze.record import types
 from mpisqueeze.record.figures import ITERATION_LINE, pace
 from mpisqueeze.record.reading import RunLog, read_run
+from mpisqueeze.report.latex_export import write_latex
 from mpisqueeze.report.run_charts import loss_chart
+from mpisqueeze.report.tables import TableColumn
 from mpisqueeze.runs.pairs import expand, parse_pair, parse_sweep
-from mpisqueeze.settings import Settings
+from mpisqueeze.settings import SETTINGS, Settings
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 PLUGINS = Path(__file__).parent / "mpi" / "plugins.py"
@@ -52,7 +54,7 @@ def write_run(
     """
     path.mkdir(parents=True)
     names = {"algorithm": algorithm, "compressor": compressor}
-    parts = {kind: {"name": name, "origin": "built-in"} for kind, name in names.items()}
+    parts = {kind: {"name": name.partition(":")[0], "origin": "built-in"} for kind, name in names.items()}
     config = {
         "algorithm": algorithm, "compressor": compressor, "dtype": "float32", "warmup": 0, "ranks": 2, "dimension": 10,
         "iterations": planned or len(losses), "iterations_per_epoch": per_epoch, "parts": parts, "server": "root",
@@ -333,7 +335,7 @@ def test_broken_runs_come_last_and_win_nothing(capsys: pytest.CaptureFixture[str
 def test_exports_hold_what_the_folders_hold(capsys: pytest.CaptureFixture[str]) -> None:
     write_run(Path("a"), [10.0, 8, 6, 5, 4, 3, 2, 2, 1, 0.5])
     write_run(Path("b"), [10.0, 9, 8, 7, 6, 5, 4, 3, 2, 1], algorithm="csgd", compressor="qsgd:4", nbytes=10)
-    options = ["--target-loss", "4", "--csv", "t.csv", "--markdown", "t.md", "--json", "-"]
+    options = ["--target-loss", "4", "--csv", "t.csv", "--markdown", "t.md", "--latex", "t.tex", "--json", "-"]
     assert run(["report", "a", "b", *options]) == 0
     out, err = capsys.readouterr()
     summaries = json.loads(out)
@@ -356,6 +358,51 @@ def test_exports_hold_what_the_folders_hold(capsys: pytest.CaptureFixture[str]) 
     assert [line.count("|") for line in table] == [table[0].count("|")] * 4
     assert "| csgd/qsgd:4 | 1.000 | 2.00× |" in table[3]
     assert "70 B | 0.14×" in table[3]
+
+    content = Path("t.tex").read_text()
+    assert content.index(r"\begin{tabular}{r") < content.index(r"\midrule") < content.index(r"\end{tabular}")
+    body = [line for line in content.splitlines() if not line.startswith("%")]
+    columns = re.fullmatch(r"\\begin{tabular}{([lr]+)}", body[0])[1]
+    rows = [line.removesuffix(r" \\").split(" & ") for line in body if line.endswith(r" \\")]
+    assert [len(row) for row in rows] == [len(columns)] * 3
+    assert rows[2][:4] == ["2", "csgd/qsgd:4", "1.000", r"2.00$\times$"]
+    assert content.isascii() or all(line.startswith("%") for line in content.splitlines() if not line.isascii())
+
+
+def test_every_setting_is_a_column_of_csv() -> None:
+    """Parameters of parts too, whichever run has them; where a run has no folder, what its summary tells."""
+    for name, algorithm, parameters in (("a", "choco", {"eta": 0.3}), ("b", "memsgd", {"lr": "inside"})):
+        write_run(Path(name), [2.0, 1.0], algorithm=algorithm)
+        config = {setting.name: setting.default for setting in SETTINGS.values()}
+        part = {"name": algorithm, "origin": "built-in", "parameters": parameters}
+        edit(Path(name, "config.json"), **{**config, "lr": 0.5, "algorithm": algorithm, "parts": {"algorithm": part},
+             "compressor": "topk:0.1", "iterations": 2})  # fmt: skip
+    write_run(Path("old"), [2.0, 1.0])
+    assert run(["report", "a", "b", "old", "--csv", "t.csv"]) == 0
+    rows = {row["run_folder"]: row for row in csv.DictReader(io.StringIO(Path("t.csv").read_text()))}
+    assert {*SETTINGS} - {"out"} <= rows["a"].keys()
+    found = [(row["algorithm_eta"], row["algorithm_lr"], row["lr"]) for row in map(rows.get, ("a", "b", "old")) if row]
+    assert found == [("0.3", "", "0.5"), ("", "inside", "0.5"), ("", "", "")]
+    assert [row["batch_size"] for row in rows.values()].count("16") == 2
+    explained = set(re.findall(r"\w+", (Path(__file__).parents[1] / "docs" / "files.md").read_text())) | {*SETTINGS}
+    names = {name for name in rows["a"] if not re.match("(algorithm|compressor|problem|relative)_", name)}
+    assert not names - explained
+
+
+@pytest.mark.parametrize(
+    ("text", "latex"),
+    [
+        (
+            "50 % & $x_1^2$ #{a}~b\\c",
+            r"50 \% \& \$x\_1\textasciicircum{}2\$ \#\{a\}\textasciitilde{}b\textbackslash{}c",
+        ),
+        ("1 µs ≤ ‖x‖² × γ — −2 †", r"1 $\mu$s $\leq$ $\|$x$\|$$^2$ $\times$ $\gamma$ --- $-$2 $\dagger$"),
+    ],
+)
+def test_latex_takes_no_cell_for_a_command(text: str, latex: str) -> None:
+    write_latex([TableColumn(text, str)], [text], [], "t.tex")
+    lines = Path("t.tex").read_text().splitlines()
+    assert lines[3] == lines[5] == rf"{latex} \\"
 
 
 def test_one_run_is_shown_with_its_closing_tables_and_its_summary(capsys: pytest.CaptureFixture[str]) -> None:

@@ -96,7 +96,11 @@ def test_edges_from_a_file(tmp_path: Path) -> None:
     ("content", "says"),
     [
         ("0 1\n1 x\n", "line 2"),
-        ("0 1 2\n", "line 1"),
+        ("0 1 2 3\n", "line 1.*expected two ranks.*METIS"),
+        ("0 b\n", "adjacency lists"),
+        ("a b\nb c\n", "line 2: expected two ranks, got 'b c'"),
+        ("<!DOCTYPE html><html><title>404 Not Found</title>", r"is a web page \('404 Not Found'\)"),
+        ("graph [\n  node [ id 0 ]\n", "line 1.*Matrix Market"),
         ("0 7\n", "7 is no rank"),
         ("1 1\n", "itself"),
         ("0 1\n", "rank 2 cannot be reached"),
@@ -110,6 +114,69 @@ def test_wrong_edges_are_named(tmp_path: Path, content: str, says: str) -> None:
     with pytest.raises(UsageError, match=says) as caught:
         Topology(f"file:{path}", 3)
     assert caught.value.option == "--topology"
+
+
+#: A cycle of four ranks with a chord, 0–2, in every form that is read.
+CYCLE = [[1, 2, 3], [0, 2], [0, 1, 3], [0, 2]]
+FORMS = {
+    "nx.edges": "0 1 {}\n1 2 {}\n2 3 {}\n0 3 {}\n0 2 {}\n",
+    "data.edgelist": "#comment\n0 1 {'color': '#fff'}\n1 2 {'a': {}}\n2 3 {}  # x\n3 0 {}\n0 2 {}\n",
+    "weighted": "0 1 1.0\n1 2 1.0\n2 3 1.0\n0 3 1.0\n2 0 1.0\n",
+    "commas.csv": "0,1\n1, 2\n2 ,3\n0,3\n0,2\n",
+    "pandas.csv": "source,target,weight\n0,1,1\n1,2,1\n2,3,1\n0,3,1\n0,2,1\n",
+    "dicts.csv": "0,1,{'a': 1, 'b': 2}\n1,2,{}\n2,3,{}\n0,3,{}\n0,2,{}\n",
+    "tabs.tsv": "% konect\n0\t1\n1\t2\n2\t3\n0\t3\n0\t2",
+    "nx.adjlist": "#nx.py\n# GMT\n#\n0 1 3 2\n1 2\n2 3\n3\n",
+    "pattern.mtx": "%%MatrixMarket matrix coordinate pattern symmetric\n% x\n4 4 5\n2 1\n3 2\n4 3\n4 1\n3 1\n",
+    "scipy.mtx": "%%MatrixMarket matrix coordinate real general\n%\n4 4 7\n1 1 0.5\n1 2 1\n2 3 1\n3 4 1\n4 1 1\n"
+    "3 1 1\n2 4 0.0\n",
+    "plain.graph": "% a comment\n4 5\n2 3 4\n1 3\n1 2 4\n1 3\n",
+    "weights.graph": "4 5 111 2\n9 7 7 2 1 3 1 4 1\n9 7 7 1 1 3 1\n9 7 7 1 1 2 1 4 1\n9 7 7 1 1 3 1\n\n",
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_graph_is_the_same_in_every_form(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text(FORMS[name])
+    topology = Topology(f"file:{tmp_path / name}", 4)
+    assert [topology.neighbours(i) for i in range(4)] == CYCLE
+    assert not topology.note
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("edges", "0 1 0.5\n1 2 0.25\n"),
+        ("edges", "0 1 {'weight': 2}\n1 2 {'weight': 3}\n"),
+        ("w.mtx", "%%MatrixMarket matrix coordinate real symmetric\n3 3 2\n2 1 0.5\n3 2 1e-1\n"),
+        ("w.graph", "3 2 1\n2 5\n1 5 3 6\n2 6\n"),
+    ],
+)
+def test_weights_that_w_does_not_have_are_told_of(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    facts = topology_facts(f"file:{tmp_path / name}", 3, None, None, "identity")
+    assert facts["W"][1] == pytest.approx([1 / 3] * 3)
+    assert "Metropolis" in facts["note"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.mtx", "%%MatrixMarket matrix array real general\n3 3\n", "line 1: expected `%%MatrixMarket matrix coord"),
+        ("a.mtx", "%%MatrixMarket matrix coordinate real general\n4 4 1\n1 2 1\n", "line 2: the matrix is 4×4, and"),
+        ("a.mtx", "%%MatrixMarket matrix coordinate real general\n3 3 2\n1 2 1\n", "expected 2 entries, got 1"),
+        ("a.mtx", "%%MatrixMarket matrix coordinate real general\n3 3 1\n0 2 1\n", "line 3: -1 is no rank"),
+        ("a.graph", "4 2\n", "line 1: the graph has 4 vertices"),
+        ("a.graph", "3 2\n2\n1 3\n", "line 1: expected 2 edges"),
+        ("a.graph", "3 2\n2\n1 x\n2\n", "line 3: expected whole numbers"),
+        ("a.graph", "3 2\n2\n1 3\n2\n1\n", "line 5: expected 3 lines"),
+        ("a.adjlist", "0 1 b\n", "line 1: expected whole numbers"),
+    ],
+)
+def test_wrong_graphs_are_named(tmp_path: Path, name: str, content: str, says: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UsageError, match=f"{tmp_path / name}, .*{says}"):
+        Topology(f"file:{tmp_path / name}", 3)
 
 
 def test_unknown_graphs_are_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ _MPIS = ("by-hand", "mpi-allreduce", "mpi-gather-bcast", "mpi-alltoall-allgather
 
 @command(
     ("dtype", "device", "buffers", "threads", "link", "chunk", "tree"),
-    to=("json", "csv", "markdown"),
+    to=("json", "csv", "markdown", "latex"),
 )
 def bench_comm(
     settings: Settings,
@@ -80,5 +80,5 @@ def bench_comm(
         view.comments(failed, "bold red")
     output.json(benchmark_facts(facts, results))
     output.csv(bench_view.plain_rows(results))
-    output.markdown(columns, results, header)
+    output.table(columns, results, header)
     return ExitCode.FAILED if world.comm.bcast(bool(failed)) else ExitCode.OK

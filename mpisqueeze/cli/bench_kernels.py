@@ -12,7 +12,7 @@ from mpisqueeze.errors import ExitCode
 from mpisqueeze.settings import Settings
 
 
-@command(("dtype", "threads"), to=("json", "csv", "markdown"))
+@command(("dtype", "threads"), to=("json", "csv", "markdown", "latex"))
 def bench_kernels(
     settings: Settings,
     output: Output,
@@ -64,7 +64,7 @@ def bench_kernels(
         output.csv(bench_view.plain_rows(results))
         lines = [line for row in results for line in bench_view.kernel_lines(row)]
         about = [*bench_view.kernel_header(facts), *bench_view.kernel_footer(facts)]
-        output.markdown([bench_view.VARIANT, *columns], lines, about)
+        output.table([bench_view.VARIANT, *columns], lines, about)
         return ExitCode.FAILED if failed else ExitCode.OK
 
     return on_root_alone(work)

@@ -14,6 +14,7 @@ import typer
 from mpisqueeze.cli.completion import Completer, names_for, offering, parts
 from mpisqueeze.cli.output import COLORS, Output
 from mpisqueeze.errors import UsageError
+from mpisqueeze.files import path_of
 from mpisqueeze.quantities import parse_size
 from mpisqueeze.settings import METHOD, OUTPUT, PROBLEM, RUN, SETTINGS, Setting, Settings
 from mpisqueeze.streams import reserve
@@ -30,6 +31,7 @@ _TARGETS = {
     "json": ("FILE|-", "Write the result as JSON to FILE, or alone to stdout for -."),
     "csv": ("FILE|-", "Write the table as CSV."),
     "markdown": ("FILE|-", "Write the table as Markdown."),
+    "latex": ("FILE|-", "Write the table as LaTeX, for the package booktabs."),
     "html": ("FILE|-", "Write a page of tables and plots, complete in itself."),
     "plot": ("FILE", "Draw into a .png, .svg or .pdf file, or here with `terminal`."),
 }
@@ -92,6 +94,7 @@ def command(
     def decorate(function: Command) -> Command:
         @wraps(function)
         def run(**values: Any) -> int:
+            values = {name: _located(value) for name, value in values.items()}
             values["output"] = Output(values.pop("color"), {target: values.pop(f"{target}_to") for target in targets})
             typed = {name: values.pop(name) for name in names}
             given = {name: SETTINGS[name].checked(value) for name, value in typed.items() if value is not None}
@@ -122,6 +125,13 @@ def command(
         return run
 
     return decorate
+
+
+def _located(value: Any) -> Any:
+    """An option's value with `~` expanded in paths, which shells leave in `--out=~/runs`."""
+    if isinstance(value, list):
+        return [_located(item) for item in value]
+    return path_of(value) if isinstance(value, Path) else value
 
 
 def _place(parameter: inspect.Parameter) -> int:

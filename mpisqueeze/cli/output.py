@@ -28,13 +28,15 @@ class Output:
 
     Args:
         color: one of COLORS; None: the first.
-        targets: a file, `-` for stdout or None, by option without its dashes: json, csv, markdown, html, plot.
+        targets: a file, `-` for stdout or None, by option without its dashes: json, csv, markdown, latex, html, plot.
     """
 
     def __init__(self, color: str | None, targets: Mapping[str, str | None]) -> None:
         self.color = COLORS[0] if color is None else color
         self.targets = {
-            name: "-" if target in STDOUT_PATHS else target for name, target in targets.items() if target is not None
+            name: "-" if target in STDOUT_PATHS else os.path.expanduser(target)
+            for name, target in targets.items()
+            if target is not None
         }
 
     def check(self) -> None:
@@ -117,11 +119,13 @@ class Output:
 
         self.write("csv", lambda target: write_csv(rows, target))
 
-    def markdown(self, columns: Sequence[TableColumn], rows: Sequence[Any], notes: Sequence[str]) -> None:
-        """Write what --markdown asks for."""
+    def table(self, columns: Sequence[TableColumn], rows: Sequence[Any], notes: Sequence[str]) -> None:
+        """Write what --markdown and --latex ask for."""
+        from mpisqueeze.report.latex_export import write_latex
         from mpisqueeze.report.markdown_export import write_markdown
 
         self.write("markdown", lambda target: write_markdown(columns, rows, notes, target))
+        self.write("latex", lambda target: write_latex(columns, rows, notes, target))
 
 
 def check_file(option: str, path: str) -> None:

@@ -22,6 +22,7 @@ from mpisqueeze.cli.options import (
 )
 from mpisqueeze.cli.output import TERMINAL, Output
 from mpisqueeze.errors import ExitCode, UsageError
+from mpisqueeze.files import path_of
 from mpisqueeze.quantities import parse_rate, parse_time
 from mpisqueeze.settings import METHOD, SERVERS, Settings
 
@@ -102,7 +103,7 @@ def predict(
     )
     output.check()
     if check:
-        return _check([Path(run) for run in pairs or []], question, output)
+        return _check([path_of(run) for run in pairs or []], question, output)
     if output.targets.get("plot") == TERMINAL:
         raise UsageError("the map is drawn into a file: .png, .svg or .pdf", "--plot")
     made = forecast([parse_pair(text) for text in pairs or []], question)

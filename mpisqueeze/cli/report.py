@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mpisqueeze.analysis.ranking import Target
 
 
-@command(to=("json", "csv", "markdown", "html", "plot"))
+@command(to=("json", "csv", "markdown", "latex", "html", "plot"))
 def report(
     output: Output,
     runs: Annotated[
@@ -80,8 +80,8 @@ def report(
         output.print(closing(found[0].summary))
     output.print(comparison_report(ranking, output.console))
     output.json(found[0].summary if single and not targets else summaries_of(found, ranking))
-    output.csv(figures_of(ranking))
-    output.markdown(table_columns(ranking), ranking.rows, notes(ranking))
+    output.csv(figures_of(found, ranking))
+    output.table(table_columns(ranking), ranking.rows, notes(ranking))
     if page:
         output.write("html", lambda target: write_text(render(page), target))
     if output.targets.get("plot") == TERMINAL:

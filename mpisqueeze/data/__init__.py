@@ -9,12 +9,15 @@ from mpisqueeze.data.dataset import Dataset, DataSource
 from mpisqueeze.data.digits import DIGITS
 from mpisqueeze.data.idx import FASHION_MNIST, MNIST
 from mpisqueeze.data.synthetic import SYNTHETIC
+from mpisqueeze.data.tables import CSV, LIBSVM
 from mpisqueeze.errors import UsageError
 from mpisqueeze.language import parse_spec, resolve_parameters, suggestion
 
 __all__ = ["DATASETS", "DataSource", "Dataset", "check_data_spec", "load_dataset"]
 
-DATASETS: dict[str, DataSource] = {source.name: source for source in (DIGITS, MNIST, FASHION_MNIST, CIFAR10, SYNTHETIC)}
+DATASETS: dict[str, DataSource] = {
+    source.name: source for source in (DIGITS, MNIST, FASHION_MNIST, CIFAR10, SYNTHETIC, CSV, LIBSVM)
+}
 
 
 def check_data_spec(spec_text: str) -> tuple[DataSource, dict[str, object]]:

@@ -6,6 +6,7 @@ version of the archive is made of pickles, which can run code when they are load
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from mpisqueeze.data.dataset import Dataset, DataSource, standardisation
 from mpisqueeze.data.files import check_labels, data_folder, find_file, how_to_get, open_data, read_rest
 
 RECORDS = 10_000
+_ARCHIVE = "cifar-10-binary.tar.gz"
 _FEATURES = 3 * 32 * 32
 _CLASSES = 10
 _PIXEL_MEAN, _PIXEL_STD = 120.708, 64.150
@@ -34,11 +36,17 @@ def read_batch(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
 def load_cifar10(data_dir: Path | None, seed: int) -> Dataset:
     """50 000 training and 10 000 test images of 3 072 features, channel by channel; `seed` does not matter.
 
-    The files are looked for in DATA_DIR/cifar10, DATA_DIR and DATA_DIR/cifar-10-batches-bin. Raises UsageError.
+    The files are looked for in DATA_DIR/cifar10 and DATA_DIR, and in the folder cifar-10-batches-bin of either. Raises
+    UsageError.
     """
     root = data_folder(data_dir)
-    folders = [root / "cifar10", root, root / "cifar-10-batches-bin"]
-    hint = f"it is part of the binary version, cifar-10-binary.tar.gz: {how_to_get('cifar10', data_dir)}"
+    folders = [root / "cifar10", root, root / "cifar-10-batches-bin", root / "cifar10" / "cifar-10-batches-bin"]
+    hint = f"it is part of the binary version, {_ARCHIVE}: {how_to_get('cifar10', data_dir)}"
+    for folder in folders[:2]:
+        if os.path.isfile(folder / "cifar-10-batches-py" / "data_batch_1") or os.path.isfile(folder / "data_batch_1"):
+            hint += f"; {folder.absolute()} has the Python version, whose pickles could run code and are not read"
+        if os.path.isfile(folder / _ARCHIVE):
+            hint += f"; or unpack {folder.absolute() / _ARCHIVE}"
     names = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
     paths = [find_file("cifar10", folders, [name], hint) for name in names]
     *train, (test_inputs, test_labels) = map(read_batch, paths)

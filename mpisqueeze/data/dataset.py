@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +15,8 @@ from mpisqueeze.errors import UsageError
 from mpisqueeze.language import Parameter, parameters_of
 
 Labels = NDArray[np.int32]
+_TEST_EVERY = 5
+_SPLIT_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,26 @@ class DataSource:
     def parameters(self) -> Sequence[Parameter]:
         """The parameters that its name takes: the keyword-only arguments of `load`."""
         return parameters_of(self.load)
+
+
+def image_of(features: int) -> tuple[int, int, int] | None:
+    """Channels, height and width of k² features, a k×k image, or of 3k², one in colour; else None."""
+    for channels in (1, 3):
+        side = math.isqrt(features // channels)
+        if channels * side * side == features:
+            return channels, side, side
+    return None
+
+
+def stratified(labels: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """(order (samples,), test samples of it (samples,)) of a split that is the same in every run.
+
+    After a shuffle of fixed seed, every fifth of the samples sorted by label is a test sample.
+    """
+    order = np.random.Generator(np.random.PCG64(_SPLIT_SEED)).permutation(len(labels))
+    is_test = np.zeros(len(labels), dtype=bool)
+    is_test[np.argsort(labels[order], kind="stable")[::_TEST_EVERY]] = True
+    return order, is_test
 
 
 def standardisation(mean: float, std: float) -> dict[str, Any]:

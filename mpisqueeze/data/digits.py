@@ -8,27 +8,21 @@ from pathlib import Path
 
 import numpy as np
 
-from mpisqueeze.data.dataset import Dataset, DataSource, standardisation
+from mpisqueeze.data.dataset import Dataset, DataSource, standardisation, stratified
 
-_TEST_EVERY = 5
-_SPLIT_SEED = 0
 _PIXEL_MEAN, _PIXEL_STD = 4.887, 6.018
 
 
 def load_digits(data_dir: Path | None, seed: int) -> Dataset:
     """1 437 training and 360 test images of 64 features 0…16, uint8; neither argument matters.
 
-    The split is the same in every run and stratified: after a shuffle of fixed seed, every fifth image of the
-    images sorted by label is a test image.
+    The split is `stratified`.
     """
     file = resources.files("mpisqueeze.data").joinpath("digits.csv.gz")
     with file.open("rb") as packed, gzip.open(packed, "rt", encoding="ascii") as lines:
         table = np.loadtxt(lines, delimiter=",", dtype=np.uint8)
-    table = np.random.Generator(np.random.PCG64(_SPLIT_SEED)).permutation(table)
-    by_label = np.argsort(table[:, -1], kind="stable")
-    is_test = np.zeros(len(table), dtype=bool)
-    is_test[by_label[::_TEST_EVERY]] = True
-    train, test = table[~is_test], table[is_test]
+    order, is_test = stratified(table[:, -1])
+    train, test = table[order[~is_test]], table[order[is_test]]
     return Dataset(
         name="digits",
         train_inputs=np.ascontiguousarray(train[:, :-1]),

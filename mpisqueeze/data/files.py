@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from mpisqueeze.errors import UsageError
+from mpisqueeze.files import disguise, path_of
 
 DATA_VARIABLE = "MPISQUEEZE_DATA"
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -22,9 +23,7 @@ _PART = 1 << 20
 
 def data_folder(data_dir: Path | None) -> Path:
     """`data_dir`, else $MPISQUEEZE_DATA, else `data` in the current folder."""
-    if data_dir is not None:
-        return Path(data_dir)
-    return Path(os.environ.get(DATA_VARIABLE) or "data")
+    return path_of(data_dir or os.environ.get(DATA_VARIABLE) or "data")
 
 
 def how_to_get(name: str, data_dir: Path | None) -> str:
@@ -46,9 +45,10 @@ def find_file(what: str, folders: Sequence[Path], names: Sequence[str], hint: st
             # os.path.isfile, since Path.is_file raises where a parent folder may not be read.
             if os.path.isfile(path):
                 return path
-    places = ", ".join(str(folder.absolute() / name) for folder in folders for name in names)
+    spellings = f" ({', '.join(names[1:])})" if names[1:] else ""
+    places = ", ".join(dict.fromkeys(str(folder.absolute()) for folder in folders))
     raise UsageError(
-        f"{what}: no file {names[0]}; looked for {places}; "
+        f"{what}: no file {names[0]}{spellings} in {places}; "
         f"say where it is with --data-dir or ${DATA_VARIABLE}{'; ' + hint if hint else ''}",
         "--data-dir",
     )
@@ -100,4 +100,4 @@ def check_labels(path: Path, labels: np.ndarray, classes: int) -> None:
 
 def bad_file(path: Path, expected: str, found: str) -> UsageError:
     """The error for a file that is there and is not what it should be."""
-    return UsageError(f"{path}: expected {expected}, found {found}", "--data-dir")
+    return UsageError(f"{path}: expected {expected}, found {disguise(path) or found}", "--data-dir")

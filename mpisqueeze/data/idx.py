@@ -57,7 +57,9 @@ def _read_split(
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32], Path]:
     def find(kind: str, axes: int) -> Path:
         stems = (f"{split}-{kind}-idx{axes}-ubyte", f"{split}-{kind}.idx{axes}-ubyte")
-        return find_file(name, folders, [stem + ending for stem in stems for ending in ("", ".gz")], hint)
+        names = [stem + ending for stem in stems for ending in ("", ".gz")]
+        # Kaggle's archives have each file in a folder of its name.
+        return find_file(name, folders, [*names, f"{stems[0]}/{stems[0]}", f"{stems[0]}/{stems[1]}"], hint)
 
     images_path, labels_path = find("images", 3), find("labels", 1)
     images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
@@ -67,14 +69,16 @@ def _read_split(
     return images, labels.astype(np.int32), images_path
 
 
-def load_idx(data_dir: Path | None, seed: int, *, name: str, mean: float, std: float) -> Dataset:
+def load_idx(data_dir: Path | None, seed: int, *, name: str, torch: str, mean: float, std: float) -> Dataset:
     """The data set `name` from four IDX files in DATA_DIR/NAME or DATA_DIR, whatever the seed. Raises UsageError.
 
     Args:
+        torch: the folder that torchvision makes for it, whose files are in `raw`.
         mean, std: mean and standard deviation of the training set's pixels, 0…255.
     """
     root = data_folder(data_dir)
-    folders, hint = [root / name, root], how_to_get(name, data_dir)
+    hint = how_to_get(name, data_dir)
+    folders = [root / name, root, root / torch / "raw", root / "raw"]
     train, train_labels, train_path = _read_split(name, folders, "train", hint)
     test, test_labels, test_path = _read_split(name, folders, "t10k", hint)
     if train.shape[1:] != test.shape[1:]:
@@ -93,10 +97,10 @@ def load_idx(data_dir: Path | None, seed: int, *, name: str, mean: float, std: f
 MNIST = DataSource(
     "mnist",
     "70 000 handwritten digits, 28×28 pixels, from IDX files under --data-dir",
-    partial(load_idx, name="mnist", mean=33.318, std=78.567),
+    partial(load_idx, name="mnist", torch="MNIST", mean=33.318, std=78.567),
 )
 FASHION_MNIST = DataSource(
     "fashion-mnist",
     "70 000 pictures of clothes, 28×28 pixels, from IDX files under --data-dir",
-    partial(load_idx, name="fashion-mnist", mean=72.940, std=90.021),
+    partial(load_idx, name="fashion-mnist", torch="FashionMNIST", mean=72.940, std=90.021),
 )

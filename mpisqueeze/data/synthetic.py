@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mpisqueeze.data.dataset import Dataset, DataSource
+from mpisqueeze.data.dataset import Dataset, DataSource, image_of
 from mpisqueeze.data.seeding import Stream, generator
 from mpisqueeze.errors import UsageError
 from mpisqueeze.language import Kind, integer
@@ -24,14 +23,6 @@ def _shape(text: str) -> tuple[int, int]:
     if min(shape) < 1:
         raise ValueError(f"{text!r} holds nothing")
     return shape
-
-
-def _image(features: int) -> tuple[int, int, int] | None:
-    for channels in (1, 3):
-        side = math.isqrt(features // channels)
-        if channels * side * side == features:
-            return channels, side, side
-    return None
 
 
 def load_synthetic(
@@ -66,7 +57,7 @@ def load_synthetic(
         test_inputs, test_labels = draw(max(classes, samples // 5), centres)
     except (MemoryError, ValueError):
         raise UsageError(f"synthetic:{features}x{samples} does not fit in this machine's memory") from None
-    image = _image(features)
+    image = image_of(features)
     return Dataset("synthetic", train_inputs, train_labels, test_inputs, test_labels, classes, image=image)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mpisqueeze.errors import UsageError
+from mpisqueeze.files import path_of
 from mpisqueeze.lab.shaping import MAX_HOSTS, MTUS, RATES, Links
 from mpisqueeze.launch import program
 from mpisqueeze.quantities import parse_rate, parse_time
@@ -105,8 +106,9 @@ def _folder(command: list[str], hosts: int) -> tuple[list[str], Path]:
     if found is None:
         return command, timed_path("lab", hosts)
     at, value = found
-    check_path(Path(value))
-    return [*command[:at], *command[at + (1 if "=" in command[at] else 2) :]], Path(value)
+    path = path_of(value)
+    check_path(path)
+    return [*command[:at], *command[at + (1 if "=" in command[at] else 2) :]], path
 
 
 def _option(command: Sequence[str], name: str) -> tuple[int, str] | None:

@@ -32,6 +32,7 @@ def topology_facts(
         "topology": spec,
         "ranks": ranks,
         "self_weight": self_weight,
+        "note": topology.note or None,
         "spectral_gap": spectrum.gap,
         "rho": spectrum.rho,
         "lambda_min": spectrum.smallest,

@@ -18,6 +18,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from mpisqueeze.errors import UsageError, describe, describe_value
+from mpisqueeze.files import path_of
 from mpisqueeze.language import Parameter, label_of, parameters_of, parse_spec, resolve_parameters, suggestion
 
 _PLUGIN = re.compile(r"(?P<file>.+\.py):(?P<spec>(?P<name>[A-Za-z_]\w*)([:,].*)?)")
@@ -91,8 +92,9 @@ class Registry:
         try:
             cls: Any
             if plugin:
-                spec, origin = parse_spec(plugin["spec"]), plugin["file"]
-                cls = self._class_of(load_part(Path(plugin["file"]), plugin["name"]), text)
+                path = path_of(plugin["file"])
+                spec, origin = parse_spec(plugin["spec"]), str(path.absolute())
+                cls = self._class_of(load_part(path, plugin["name"]), text)
             else:
                 spec, origin = parse_spec(text), "built-in"
                 cls = self.builtins().get(spec.name)

@@ -18,7 +18,7 @@ from mpisqueeze.costs.link import network_name
 from mpisqueeze.errors import UsageError
 from mpisqueeze.record.decoding import Count, Number, as_type, parsed, read_object
 from mpisqueeze.record.figures import LOGGED, READ_LINE, Floats, no_columns, summarized
-from mpisqueeze.record.summary import algorithm_of, summary_of
+from mpisqueeze.record.summary import label_in, summary_of
 from mpisqueeze.record.types import ComparisonFile, Config, Environment, GivenTarget, Summary
 from mpisqueeze.settings import upgraded
 
@@ -116,9 +116,9 @@ def read_run(path: Path, name: str | None = None) -> RunLog:
     summary = summary_of(config, environment, columns, evaluations, "killed", reason, str(path))
     if os.path.exists(path / "summary.json"):
         summary = _completed(summary, _object(path / "summary.json", Summary))
-    label = algorithm_of(config)
+    label = label_in(config, "algorithm")
     # Full vectors need no mention.
-    label += "" if config["compressor"] == "identity" else f"/{config['compressor']}"
+    label += "" if config["compressor"] == "identity" else f"/{label_in(config, 'compressor')}"
     planned, per_epoch = config["iterations"], config["iterations_per_epoch"]
     summed = bool(unknown.any())
     return RunLog(name or label, path, summary, planned, per_epoch, columns, evaluations, config, environment, summed)

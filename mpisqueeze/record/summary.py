@@ -34,15 +34,15 @@ def traffic(sent: int, messages: int, iterations: int, ranks: int, full_vector: 
     }
 
 
-def algorithm_of(config: Mapping[str, Any]) -> str:
-    """The label of a run's algorithm in tables."""
-    name = config.get("parts", {}).get("algorithm", {}).get("name")
-    return label_of(name, config["algorithm"]) if name else str(config["algorithm"])
+def label_in(config: Mapping[str, Any], kind: str) -> Any:
+    """The label in tables of a run's `algorithm`, `compressor` or `problem`."""
+    name, spec = config.get("parts", {}).get(kind, {}).get("name"), config.get(kind)
+    return label_of(name, spec) if name and spec else spec
 
 
 def bytes_are(config: Mapping[str, Any]) -> BytesAre:
     """The source of a run's bytes; former versions did not say it, and knew one algorithm that counts nothing."""
-    former = algorithm_of(config) == "allreduce" and not config.get("link")
+    former = label_in(config, "algorithm") == "allreduce" and not config.get("link")
     return config.get("bytes", "by definition" if former else "counted")
 
 
@@ -73,10 +73,10 @@ def summary_of(
         "status": status,
         "reason": reason,
         "signal": None,
-        "algorithm": algorithm_of(config),
-        "compressor": config["compressor"],
+        "algorithm": label_in(config, "algorithm"),
+        "compressor": label_in(config, "compressor"),
         "server": config.get("server"),
-        "problem": config.get("problem"),
+        "problem": label_in(config, "problem"),
         "data": config.get("data"),
         "ranks": ranks,
         "hosts": len(environment.get("hosts", ())) or None,

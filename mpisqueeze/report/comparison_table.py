@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,10 +13,14 @@ from mpisqueeze.analysis import columns
 from mpisqueeze.analysis.columns import Column
 from mpisqueeze.analysis.ranking import Ranking, verdict
 from mpisqueeze.quantities import duration, grouped, ratio, significant, size
+from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.tables import DEFINED, STATUS, TableColumn, defined, fitting
+from mpisqueeze.settings import SETTINGS
 
 #: Keys of columns that hold words.
 WORDS = ("name", "status")
+#: Keys of summaries that say how a run was made, beside its settings.
+_RESOLVED = ("mpisqueeze", "ranks", "hosts", "dimension")
 _STYLES = {"position": "dim", "name": "bold"}
 #: Characters that a method's name is not folded below.
 _NAME_WIDTH = 28
@@ -70,15 +74,31 @@ def in_unit(column: Column, row: Mapping[str, Any]) -> str:
     return _marked(column, row, _UNITS[column.unit])
 
 
-def figures_of(ranking: Ranking) -> list[dict[str, Any]]:
-    """The ranking in full for a spreadsheet: bytes and seconds, and `relative_…` over those of the first run."""
+def settings_of(run: RunLog) -> dict[str, Any]:
+    """A run's settings, and the name and the parameters of each of its parts: `algorithm_eta`; None where unknown."""
+    config, summary = run.config, run.summary
+    given = {name: config.get(name, summary.get(name)) for name in SETTINGS if name != "out"}
+    parts = {
+        f"{kind}_{key}": value
+        for kind, part in config.get("parts", {}).items()
+        for key, value in {"name": part["name"], **part.get("parameters", {})}.items()
+    }
+    return {**{name: summary.get(name) for name in _RESOLVED}, **given, **parts, "device": summary.get("device")}
+
+
+def figures_of(runs: Sequence[RunLog], ranking: Ranking) -> list[dict[str, Any]]:
+    """The ranking in full for a spreadsheet: settings, bytes and seconds, and `relative_…` over the first run's."""
     metrics = list(dict.fromkeys(name for row in ranking.rows for name in row["evaluation"]))
     plain = ("shown_to_fail", "final_loss", "iterations", "bytes", "iterations_to_target")
-    keys = ["position", *WORDS, *(column.key for column in columns.NUMBERS), *plain]
+    keys = [*(column.key for column in columns.NUMBERS), *plain]
     relative = [column.key for column in columns.NUMBERS if column.relative]
     target = ranking.target.as_json() if ranking.target else dict.fromkeys(("name", "value"))
+    settings = {run.name: settings_of(run) for run in runs}
+    known = dict.fromkeys(name for own in settings.values() for name in own)
     return [
         {
+            **{key: row[key] for key in ("position", *WORDS)},
+            **{name: settings[row["name"]].get(name) for name in known},
             **{key: row[key] for key in keys},
             **{f"relative_{key}": row["relative"][key] for key in relative},
             **{metric: row["evaluation"].get(metric) for metric in metrics},

@@ -29,6 +29,7 @@ def topology_report(facts: dict[str, Any]) -> Group:
             ("λ_min", significant(facts["lambda_min"], 4)),
             ("mixing time 1/ln(1/ρ)", "never" if mixing is None else f"{significant(mixing)} iterations"),
             ("an iteration", payloads),
+            *([("note", facts["note"])] if facts["note"] else []),
         ]
     )
     if facts["ranks"] > SHOWN:

@@ -83,7 +83,7 @@ def header(run: Run, environment: dict[str, Any]) -> Panel:
     if run.server == "sharded" and plan.compressor.name != "identity":
         where += ", each shard compressed by itself"
     where = where if run.centralized else gossip(run)
-    method = Text.assemble((plan.algorithm.label, "bold"), " with ", (plan.compressor.spec, "bold"), f", {where}")
+    method = Text.assemble((plan.algorithm.label, "bold"), " with ", (plan.compressor.label, "bold"), f", {where}")
     entries: list[tuple[str, str | Text]] = [
         ("MPI", ranks_on_hosts(environment)),
         ("device", f"{run.device.label}{kernels}; buffers: {buffers}"),
@@ -109,7 +109,7 @@ def problem(run: Run) -> str:
     data = ""
     if getattr(plan.problem.cls, "needs_data", False):
         data = f" on {config.data}" if config.samples is None else f" on {grouped(config.samples)} of {config.data}"
-    return f"{config.problem}{data}, d = {grouped(run.dimension)} {config.dtype}, partition {plan.partition}"
+    return f"{plan.problem.label}{data}, d = {grouped(run.dimension)} {config.dtype}, partition {plan.partition}"
 
 
 def shares(run: Run) -> str:

@@ -12,7 +12,7 @@ import msgspec.toml
 from mpisqueeze.analysis import evidence
 from mpisqueeze.costs.link import parse_link
 from mpisqueeze.errors import UsageError
-from mpisqueeze.files import read_text
+from mpisqueeze.files import path_of, read_text
 from mpisqueeze.language import check_choice, suggestion
 from mpisqueeze.quantities import parse_rate, parse_time
 from mpisqueeze.record.folder import slug
@@ -219,7 +219,8 @@ def select(wanted: Sequence[str], scale: str) -> list[StatedClaim]:
         if text == "all":
             chosen |= paths
         elif text.endswith(".toml"):
-            chosen[_name(Path(text))] = Path(text)
+            path = path_of(text)
+            chosen[_name(path)] = path
         else:
             check_choice("CLAIM", text, ["all", *paths])
             chosen[text] = paths[text]

@@ -30,7 +30,7 @@ from mpisqueeze.record.checkpoint import (
 )
 from mpisqueeze.record.reading import read_settings
 from mpisqueeze.runs.plan import Plan, applies
-from mpisqueeze.settings import EITHER, SETTINGS, Interval, Settings, upgraded
+from mpisqueeze.settings import EITHER, SETTINGS, Interval, Settings, upgraded, with_files
 
 if TYPE_CHECKING:
     from mpisqueeze.runs.preparation import Run
@@ -204,8 +204,8 @@ def _see(path: Path, rank: int) -> None:
 
 
 def fixed_settings(plan: Plan) -> dict[str, Any]:
-    """The settings that a continued run must share."""
-    settings = {key: value for key, value in plan.as_json().items() if key not in FREE}
+    """The settings that a continued run must share; the folders of files may change."""
+    settings = with_files({key: value for key, value in plan.as_json().items() if key not in FREE}, _name)
     return json.loads(json.dumps(settings, default=str))
 
 
@@ -217,11 +217,21 @@ def resumed_config(path: Path) -> Settings:
         raise UsageError(f"{path}/config.json has no {missing[0]!r}: it is of another version", "--resume")
     # What the run had no use for is null.
     values = {key: value for key, value in settings.items() if key in SETTINGS and value is not None}
-    values |= {"out": str(path), "epochs": None}
+    values = with_files(values, _moved) | {"out": str(path), "epochs": None}
     try:
         return Settings.of(values)
     except UsageError as error:
         raise UsageError(f"{path}/config.json: {error}", "--resume") from None
+
+
+def _name(file: Path) -> Path:
+    return Path(file.name)
+
+
+def _moved(file: Path) -> Path:
+    """The file, or the one of its name in the current folder where it is no longer there."""
+    here = Path(file.name)
+    return here if here.exists() and not file.exists() else file
 
 
 def continued(config: Settings, given: Mapping[str, Any]) -> Settings:
@@ -291,7 +301,7 @@ def check_same(manifest: Manifest, plan: Plan) -> None:
     wanted = fixed_settings(plan)
     # Former versions noted what the algorithm has no use for, too.
     used = {key: value for key, value in upgraded(manifest.settings).items() if applies(key, plan.algorithm)}
-    saved = {key: value for key, value in used.items() if key not in FREE}
+    saved = with_files({key: value for key, value in used.items() if key not in FREE}, _name)
     for key in sorted({*wanted, *saved}):
         if wanted.get(key) != saved.get(key):
             raise UsageError(

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from mpisqueeze.errors import UsageError
+from mpisqueeze.files import path_of
 from mpisqueeze.language import check_choice, suggestion
 from mpisqueeze.parts import registry
 from mpisqueeze.record.folder import slug
@@ -71,7 +72,9 @@ def parse_pair(text: str) -> Pair:
     head, slash, tail = text.partition("/")
     known = re.split("[:,]", head, maxsplit=1)[0] in registry.algorithms.names()
     plugin = None if known else _PLUGIN.match(text)
-    if plugin and (head in ("", ".", "..", plugin[0]) or os.path.isfile(plugin[0].partition(".py:")[0] + ".py")):
+    if plugin and (
+        head in ("", ".", "..", "~", plugin[0]) or os.path.isfile(path_of(plugin[0].partition(".py:")[0] + ".py"))
+    ):
         head, (slash, tail) = plugin[0], (text[plugin.end() : plugin.end() + 1], text[plugin.end() + 1 :])
     if not head or (slash and not tail):
         raise UsageError(f"{text!r} is not ALGORITHM or ALGORITHM/COMPRESSOR", "PAIR")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from mpisqueeze.parts import registry
 from mpisqueeze.parts.contracts import check_installed, default_compressor
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.runs.schedule import LrSchedule, parse_schedule
-from mpisqueeze.settings import DEFAULT_LR, Settings
+from mpisqueeze.settings import DEFAULT_LR, Settings, with_files
 from mpisqueeze.topology import Topology
 
 NO_OVERLAP_ON_GPU = "is for gradients on a CPU: use --device cpu"
@@ -60,16 +61,22 @@ class Plan:
     def barrier(self) -> bool:
         """All ranks meet before each exchange; by default not where they gossip."""
         chosen = self.config.barrier
-        return bool(getattr(self.algorithm.cls, "centralized", True)) if chosen is None else chosen
+        return getattr(self.algorithm.cls, "centralized", True) is not False if chosen is None else chosen
 
     def as_json(self) -> dict[str, Any]:
-        """Every setting, resolved as far as the command line goes; None where the algorithm has no use for it."""
-        return {
+        """Every setting, resolved as far as the command line goes; None where the algorithm has no use for it.
+
+        Files are absolute, since a run may be resumed in another folder.
+        """
+        settings = {
             **asdict(self.config),
             **{setting: self.used(setting) for setting in ROUTES},
             "compressor": self.compressor.spec,
             "barrier": self.barrier,
             "data": self.config.data if getattr(self.problem.cls, "needs_data", False) else None,
+        }
+        return {
+            **with_files(settings, Path.absolute),
             "parts": {
                 kind: {"name": part.name, "origin": part.origin, "parameters": part.options}
                 for kind, part in vars(self).items()

@@ -179,6 +179,8 @@ class Run:
         ):
             with contracts.plugin(part, option, "doubts()"):
                 found += [str(doubt) for doubt in getattr(thing, "doubts", list)()]
+        if self.topology.note and not self.centralized:
+            found.append(self.topology.note)
         return [*found, *quota_doubts(self.world, self.threads)]
 
     def _make_folder(self) -> str:

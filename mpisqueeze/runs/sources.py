@@ -14,7 +14,7 @@ from typing import Any
 import msgspec.toml
 
 from mpisqueeze.errors import UsageError
-from mpisqueeze.files import read_text
+from mpisqueeze.files import path_of, read_text
 from mpisqueeze.language import suggestion
 from mpisqueeze.runs.plan import Plan
 from mpisqueeze.settings import DEFAULT_EPOCHS, EITHER, SETTINGS, Setting, Settings, moved, name_of, upgraded
@@ -65,7 +65,7 @@ def resolve(
     """
     origin = "--config"
     if path is None and environment.get(CONFIG_VARIABLE):
-        path, origin = Path(environment[CONFIG_VARIABLE]), CONFIG_VARIABLE
+        path, origin = path_of(environment[CONFIG_VARIABLE]), CONFIG_VARIABLE
     from_file = _from_file(path, origin) if path else {}
     found: Given = {}
     for source in (from_file, _from_environment(environment), {name: (given[name], "") for name in given}):

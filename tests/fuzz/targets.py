@@ -180,13 +180,34 @@ def data_cifar10(data: bytes) -> None:
         cifar10.RECORDS = records
 
 
-@target(b"0 1\n1 2 # x\n2,3\n3 0\n", b"0 0", b"0 9999999999", b"\xd9\xa3 1", b"0 1", b"\xff", b"0\x0c1\n2\x1c3")
+@target(
+    b"0,1,a\n1,2,b\n3,4,a\n5,6,b\n", b"\xef\xbb\xbf,x;y\n1;2;3\n", b'"a\nb","label"\n1,"x"\n2,"y"\n3,x\n4,y\n',
+    b"1,nan,a\n",
+    b"1 1:2 3:4\n-1 2:5 # x\n1 1:1\n-1 3:2\n", b"0 0:1\n1 0:2\n0 5:1e5\n1 2:.5\n", b"1 999999999:1\n0 1:1\n", b"PAR1",
+    b"<html>",
+)  # fmt: skip
+def data_tables(data: bytes) -> None:
+    """A CSV file, and a LIBSVM file."""
+    for kind in ("csv", "libsvm"):
+        with sandbox() as folder, contextlib.suppress(UsageError):
+            (folder / "it").write_bytes(data)
+            found = load_dataset(f"{kind}:it", None, 1)
+            assert found.train_labels.max() < found.classes
+            assert np.isfinite(found.train_inputs).all()
+
+
+@target(
+    b"0 1\n1 2 # x\n2,3\n3 0\n", b"0 0", b"0 9999999999", b"\xd9\xa3 1", b"0 1", b"\xff", b"0\x0c1\n2\x1c3",
+    b"0 1 {'weight': 2}\n1 2 {}\n2 3 0.5", b"4 3 11 2\n1 1 2 5\n1 1 1 5 3 1\n1 1 2 1 4 1\n1 1 3 1\n",
+    b"%%MatrixMarket matrix coordinate real general\n%\n4 4 3\n1 2 0.5\n2 3 0\n3 4 1e9\n", b"0 1 2 3\n# x\n2 3",
+)  # fmt: skip
 def edges(data: bytes) -> None:
-    """A graph's edges."""
-    with sandbox() as folder, contextlib.suppress(UsageError):
-        (folder / "edges").write_bytes(data)
-        topology = Topology("file:edges", 4)
-        assert all(i in topology.neighbours(j) for i in range(4) for j in topology.neighbours(i))
+    """A graph's edges, whatever their form."""
+    for name in ("edges", "it.graph", "it.adjlist"):
+        with sandbox() as folder, contextlib.suppress(UsageError):
+            (folder / name).write_bytes(data)
+            topology = Topology(f"file:{name}", 4)
+            assert all(i in topology.neighbours(j) for i in range(4) for j in topology.neighbours(i))
 
 
 # -- what a run leaves behind
