@@ -11,6 +11,7 @@ from mpi4py import MPI
 
 from mpisqueeze.comm.exchange import Network
 from mpisqueeze.costs import exchanges
+from mpisqueeze.costs.sections import messages, pieces
 from mpisqueeze.devices.buffers import Wire
 from mpisqueeze.devices.clock import Phase
 
@@ -79,14 +80,16 @@ def _traffic(rounds: Iterable[Step], itemsize: int) -> RankTraffic:
     sent, received = zip(*((step.sent, step.received) for step in rounds), strict=True)
     lengths = [part.stop - part.start for part in sent]
     return RankTraffic(
-        itemsize * sum(lengths), itemsize * sum(part.stop - part.start for part in received), sum(map(bool, lengths))
+        itemsize * sum(lengths),
+        itemsize * sum(part.stop - part.start for part in received),
+        sum(messages(itemsize * length) for length in lengths if length),
     )
 
 
-def _definition(nbytes: int, size: int) -> list[RankTraffic]:
+def _definition(nbytes: int, size: int, calls: int) -> list[RankTraffic]:
     """2(N − 1)/N of the vector a rank; bytes that N does not divide go to the first ranks, so that the sum is exact."""
     share, rest = divmod(2 * (size - 1) * nbytes, size)
-    return [RankTraffic(share + (rank < rest), share + (rank < rest), 2 * (size - 1)) for rank in range(size)]
+    return [RankTraffic(share + (rank < rest), share + (rank < rest), 2 * (size - 1) * calls) for rank in range(size)]
 
 
 class _Rounds:
@@ -147,7 +150,8 @@ class AllreduceExchange:
     """The sum of a vector over all ranks, by MPI_Allreduce; on an emulated link by its usual algorithms, in messages.
 
     What the library moves is its own choice, and not known here. It is booked by definition: 2(N − 1)/N of the vector
-    a rank, as reduce-scatter and allgather move it (Thakur, Rabenseifner & Gropp 2005), in 2(N − 1) messages a rank.
+    a rank, as reduce-scatter and allgather move it (Thakur, Rabenseifner & Gropp 2005), in 2(N − 1) messages a rank
+    and call; a vector of more than `costs.sections.LONGEST` bytes takes several calls.
     In any all-reduce some rank sends at least as much (Patarasuk & Yuan 2009). Open MPI moves more where N
     is no power of two, since it folds the ranks beyond one, and where the vector is small, by recursive doubling. Our
     own messages are counted.
@@ -168,9 +172,11 @@ class AllreduceExchange:
         self.payload = self._wire.array
         self.vector = self.payload.view(dtype)
         kind = MPI.DOUBLE if dtype.itemsize == 8 else MPI.FLOAT
-        self._buffer = [self._wire.mpi[0], dimension, kind]
+        whole = self._wire.mpi[0]
+        spans = pieces(nbytes, dtype.itemsize)
+        self._buffers = [[whole[span], (span.stop - span.start) // dtype.itemsize, kind] for span in spans]
         self._rounds = _Rounds(network, self._wire, dtype) if emulated and self._size > 1 else None
-        by_rank = self._rounds.traffic if self._rounds else _definition(nbytes, self._size)
+        by_rank = self._rounds.traffic if self._rounds else _definition(nbytes, self._size, len(spans))
         self._traffic = by_rank[world.rank]
         self.total_bytes = sum(one.bytes_sent for one in by_rank)
         if not self._rounds and self._size > 1:
@@ -185,7 +191,8 @@ class AllreduceExchange:
             if self._rounds:
                 self._rounds.run()
             else:
-                network.world.comm.Allreduce(MPI.IN_PLACE, self._buffer, MPI.SUM)
+                for buffer in self._buffers:
+                    network.world.comm.Allreduce(MPI.IN_PLACE, buffer, MPI.SUM)
                 self._wire.pull()
             network.counter.bytes_sent += self._traffic.bytes_sent
             network.counter.bytes_received += self._traffic.bytes_received

@@ -53,13 +53,13 @@ class Traffic:
     @lru_cache(maxsize=1 << 16)  # noqa: B019 - small, and asked for again and again
     def schedule(self, terms: Terms) -> Schedule:
         """The schedule that the exchange would choose on these terms, with its time."""
-        link, limit = terms.link, terms.message_bytes
+        link = terms.link
         if self.ranks == 1:
             return Schedule(0.0, 0.0)
         if self.exchange == "allreduce":
             return exchanges.allreduce(link, self.ranks, self.up)
         if self.exchange == "neighbours":
-            return exchanges.neighbours(link, self.degree, self.up, -(-self.up // limit) if limit else 1)
+            return exchanges.neighbours(link, self.degree, self.up, -(-self.up // terms.message_bytes))
         by_root = self.exchange == "root"
         return choose_sections(terms, self.dimension, self.grains, self.up, self.down, by_root).schedule
 

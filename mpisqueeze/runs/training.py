@@ -23,6 +23,7 @@ from mpisqueeze.comm.consensus import Consensus
 from mpisqueeze.comm.cuda_aware import cuda_awareness
 from mpisqueeze.comm.exchange import HaltError, Network, Trouble
 from mpisqueeze.comm.interface import interface_meter
+from mpisqueeze.comm.pieces import gather
 from mpisqueeze.comm.watchdog import Watchdog
 from mpisqueeze.comm.world import RankFailureError, Signal, World
 from mpisqueeze.devices.clock import Phase
@@ -463,7 +464,7 @@ def _save_model(run: Run, x: Any) -> None:
     """Write model.npz with `x`, every rank's parameters (ranks × d); collective."""
     comm, mine = run.world.comm, np.ascontiguousarray(run.device.to_numpy(x))
     everyone = np.empty((run.world.size if run.world.is_root else 0, run.dimension), mine.dtype)
-    comm.Gather(mine, everyone, 0)
+    gather(comm, mine, everyone)
     if run.folder is not None:
         temporary = run.folder.path / "model.npz.part"
         write_npz(temporary, {"x": everyone})
