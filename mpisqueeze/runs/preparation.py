@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 from mpisqueeze.algorithms.base import AdaptedAlgorithm, Algorithm, Setup
@@ -60,8 +59,7 @@ class Run:
         self.consensus_every = self.eval_every if config.consensus_every is None else config.consensus_every
         self.x = world.collectively(self._initial_point)
         self._check_ranks_agree()
-        tried = partial(contracts.try_compressor, plan.compressor, self.make_compressor, self.dimension, self.device.xp)
-        sizes = world.comm.allgather(world.collectively(tried))
+        sizes = world.comm.allgather(world.collectively(self._try_compressor))
         if len(set(sizes)) > 1:
             raise UsageError(f"{plan.compressor.spec}: payload_bytes differs by rank: {sizes}", "--compressor")
         emulated = emulate(world, plan.link) if plan.link else None
@@ -144,6 +142,11 @@ class Run:
         if other is not None:
             raise UsageError(f"{spec}: initial_point differs between ranks 0 and {other}", "--problem")
 
+    def _try_compressor(self) -> int:
+        part = self.plan.compressor
+        with _fitting(part, "--compressor"):
+            return contracts.try_compressor(part, self.make_compressor, self.dimension, self.device.xp)
+
     def _build_algorithm(self) -> Algorithm:
         config, part = self.plan.config, self.plan.algorithm
         setup = Setup(
@@ -156,7 +159,7 @@ class Run:
             server=config.server,
             overlap=config.overlap,
         )
-        with contracts.plugin(part, "--algorithm", "__init__(setup)"):
+        with contracts.plugin(part, "--algorithm", "__init__(setup)"), _fitting(part, "--algorithm"):
             made = part.cls(setup, **part.options)
             contracts.check_algorithm(part, made)
             return made if isinstance(made, Algorithm) else AdaptedAlgorithm(setup, made)
@@ -174,9 +177,9 @@ class Run:
 
 
 @contextmanager
-def _fitting(part: Part) -> Iterator[None]:
+def _fitting(part: Part, option: str = "--problem") -> Iterator[None]:
     """Sizes that no memory holds are the user's mistake."""
     try:
         yield
     except (MemoryError, OverflowError):
-        raise UsageError(f"{part.spec} does not fit in this machine's memory", "--problem") from None
+        raise UsageError(f"{part.spec} does not fit in this machine's memory", option) from None

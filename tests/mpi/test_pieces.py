@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def test_no_piece_reaches_what_an_int_cannot_count() -> None:
         for alignment in (1, 4, 8):
             spans = pieces(nbytes, alignment)
             assert [spans[0].start, spans[-1].stop] == [0, nbytes]
-            assert all(one.stop == other.start for one, other in zip(spans, spans[1:], strict=False))
+            assert all(one.stop == other.start for one, other in pairwise(spans))
             assert all(span.stop - span.start <= sections.LONGEST for span in spans)
             assert all(span.start % alignment == 0 for span in spans)
             assert len(spans) == messages(nbytes)
