@@ -13,6 +13,7 @@ from mpisqueeze.comm.launched import abort_others, launched_rank, leave_together
 from mpisqueeze.comm.signals import Signal
 from mpisqueeze.errors import ExitCode, RankFailureError, UsageError
 from mpisqueeze.files import discard
+from mpisqueeze.holder import release_all
 from mpisqueeze.runs.interrupts import StoppedError
 
 #: Seconds between ranks that each end all of them.
@@ -67,6 +68,8 @@ def ended(command: Callable[[], int | None]) -> int:
         traceback.print_exc()
         _say(f"rank {rank or 0} failed: {error!r}")
         return abort_others(ExitCode.FAILED)
+    finally:
+        release_all()
 
 
 def _say(message: str, before: str = "") -> None:

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from mpisqueeze.algorithms.base import AdaptedAlgorithm, Algorithm, Setup
@@ -17,9 +18,10 @@ from mpisqueeze.comm.world import World
 from mpisqueeze.compressors.base import Compressor, adapt
 from mpisqueeze.data import load_dataset
 from mpisqueeze.errors import UsageError
+from mpisqueeze.holder import check_free
 from mpisqueeze.parts import contracts
 from mpisqueeze.parts.registry import Part
-from mpisqueeze.record.folder import RunFolder, check_path, sanitized, slug, timed_path
+from mpisqueeze.record.folder import RunFolder, check_path, hold_of_all, sanitized, slug, timed_path
 from mpisqueeze.runs.plan import NO_OVERLAP_ON_GPU, Plan
 from mpisqueeze.settings import DEFAULT_EPOCHS
 from mpisqueeze.topology import Topology
@@ -39,13 +41,13 @@ class Run:
         threads: how many this rank may compute with.
         iterations, per_epoch, eval_every, consensus_every: in iterations.
         warnings: what this run does not promise, above all that it converges.
-        path: the run folder's, on every rank; `folder` is open on rank 0 only.
+        path, hold: the run folder's, on every rank; `folder` is open on rank 0 only.
     """
 
     def __init__(self, plan: Plan, world: World, again: bool = False) -> None:
         config = plan.config
         self.plan, self.world, self._again = plan, world, again
-        world.on_root(lambda: check_path(config.out) if config.out and not again else None)
+        world.on_root(self._check_folder)
         self.device = choose_device(config.device, config.buffers, world)
         if config.overlap and self.device.kind != "cpu":
             raise UsageError(NO_OVERLAP_ON_GPU, "--overlap")
@@ -68,7 +70,8 @@ class Run:
         self.algorithm: Algorithm = world.collectively(self._build_algorithm)
         self.warnings: list[str] = world.on_root(self._doubts)
         self.folder: RunFolder | None = None
-        self.path: str = world.on_root(self._make_folder)
+        self.path = ""
+        self._open_folder()
 
     @property
     def centralized(self) -> bool:
@@ -167,6 +170,18 @@ class Run:
     def _doubts(self) -> list[str]:
         with contracts.plugin(self.plan.algorithm, "--algorithm", "doubts()"):
             return [str(doubt) for doubt in self.algorithm.doubts()]
+
+    def _check_folder(self) -> None:
+        """Find out what `_open_folder` would, before the problem takes its time."""
+        path = self.plan.config.out
+        if path and self._again:
+            check_free(path, "--resume")
+        elif path:
+            check_path(path)
+
+    def _open_folder(self) -> None:
+        self.path = self.world.on_root(self._make_folder)
+        self.hold = hold_of_all(self.world, self.folder, Path(self.path))
 
     def _make_folder(self) -> str:
         plan = self.plan

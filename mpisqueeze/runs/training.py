@@ -358,6 +358,18 @@ def train(plan: Plan, world: World, view: View, again: bool = False) -> dict[str
 def _train(plan: Plan, world: World, view: View, again: bool, watchdog: Watchdog) -> dict[str, Any]:
     use_threads(plan.config.threads)
     run = Run(plan, world, again)
+    try:
+        summary = _carry_out(run, view, again, watchdog)
+    finally:
+        if run.folder is not None:
+            run.folder.close()
+    # After an error, a rank that ends all of them still has to give the folder up.
+    run.hold.release()
+    return summary
+
+
+def _carry_out(run: Run, view: View, again: bool, watchdog: Watchdog) -> dict[str, Any]:
+    plan, world = run.plan, run.world
     watchdog.iteration = lambda: run.network.iteration
     kernels = kernels_for(run.device.xp, plan.dtype)
     environment = collect_environment(world.comm)
@@ -382,7 +394,7 @@ def _train(plan: Plan, world: World, view: View, again: bool, watchdog: Watchdog
         run.folder.write_json("config.json", run.settings())
         run.folder.write_json("environment.json", environment)
         view.start(run, environment)
-        for remark in remarks:
+        for remark in filter(None, (run.folder.hold.note, *remarks)):
             view.remark(remark)
     began = time.perf_counter()
     if plan.config.checkpoint_every is not None:
@@ -408,7 +420,6 @@ def _train(plan: Plan, world: World, view: View, again: bool, watchdog: Watchdog
             facts = _summarize(loop, status, reason, wall, environment, interfaces)
             summary = sanitized({**facts, "resumed_after": past.resumed_after})
             run.folder.write_json("summary.json", summary)
-            run.folder.close()
             view.finish(summary)
         summary = world.comm.bcast(summary)
     if not loop.stopped_by:
