@@ -118,7 +118,9 @@ class Settings:
         None, "Evaluate on so many of the test set, drawn likewise. Default: all.", integer(1)
     )
     partition: str = _problem(
-        "iid", "iid, label or dirichlet:ALPHA: how samples spread over ranks.", names=("iid", "label", "dirichlet:")
+        "iid",
+        "iid, label or dirichlet:ALPHA[,balanced]: how samples spread over ranks.",
+        names=("iid", "label", "dirichlet:"),
     )
 
     iterations: int | None = _run(None, "Length of the run.", integer(1))
@@ -135,8 +137,10 @@ class Settings:
         "β of heavy-ball momentum on each rank's gradient: m ← βm + g, and m is exchanged in place of g.",
         _BELOW_ONE,
     )
-    weight_decay: float = _run(0.0, "λ: adds λx to each gradient.", real(0))
-    clip_norm: float | None = _run(None, "Scale each rank's gradient down to this l2 norm.", _POSITIVE)
+    weight_decay: float = _run(0.0, "λ: adds λx to each rank's gradient, once it is clipped.", real(0))
+    clip_norm: float | None = _run(
+        None, "Scale each rank's gradient down to this l2 norm, before weight decay and momentum.", _POSITIVE
+    )
     seed: int = _run(1, "Seed for data order, initial point and compressors.", integer(0, MAX_SEED))
     dtype: str = _run("float32", "float32 or float64.", choice(*DTYPES))
     device: str = _run("auto", "auto (a GPU where every rank has one), cpu or cuda.", choice(*DEVICES))

@@ -124,7 +124,7 @@ class Topology:
             for j, weight in shares:
                 row[j] = weight
             return np.fft.fft2(row.reshape(self._shape)).real.ravel()
-        if self.spec == "star":
+        if self.spec == "star" and self._self_weight is None:
             # 1, 0, and N − 2 times 1 − 1/N.
             return np.array([1.0, 0.0] + [1 - 1 / self.ranks] * min(1, self.ranks - 2))
         if self.ranks > DENSE_LIMIT:

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from mpisqueeze.kernels.random import derive_key
 from mpisqueeze.kernels.reference import ReferenceKernels, blocks_of
 
 DTYPES: list[np.dtype[Any]] = [np.dtype(np.float32), np.dtype(np.float64)]
-KEY = derive_key(1, 2, 3)
+KEY = 0x1B873593CC9E2D51
 #: The byte that fills a payload before it is encoded.
 UNSET = 0xA5
 #: (add, factor) of the decoders.
@@ -136,13 +135,14 @@ def copy() -> Case:
     return Case("copy", "copy", lambda d: (), lambda d: (), lambda d, w: d * w)
 
 
-def signs(block: int, l2: bool) -> Case:
+def signs(block: int, scale: str = "l1") -> Case:
+    two = scale == "two"
     return Case(
-        f"signs:{block}:{'l2' if l2 else 'l1'}",
+        f"signs:{block}:{scale}",
         "signs",
-        lambda d: (block, l2),
-        lambda d: (block,),
-        lambda d, w: stream_bytes(d, 1) + w * blocks_of(d, block)[1],
+        lambda d: (block, two, scale == "l2"),
+        lambda d: (block, two),
+        lambda d, w: stream_bytes(d, 1) + (1 + two) * w * blocks_of(d, block)[1],
         block,
     )
 
@@ -224,7 +224,7 @@ def any_case(longest_block: int = 80_000) -> st.SearchStrategy[Case]:
     keys = st.integers(0, 2**64 - 1)
     ratios = st.one_of(st.sampled_from(RATIOS), st.floats(1e-5, 1))
     return st.one_of(
-        st.builds(signs, blocks, st.booleans()),
+        st.builds(signs, blocks, st.sampled_from(["l1", "l2", "two"])),
         st.builds(quantize, st.integers(2, 8), blocks, st.sampled_from(["l2", "max"]), keys),
         st.builds(uniform, st.integers(1, 8), blocks, keys),
         st.builds(topk, ratios),

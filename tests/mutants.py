@@ -45,6 +45,7 @@ class Mutant:
 IDENTITIES = "mpi/test_identities.py"
 GOSSIP = "mpi/test_gossip.py"
 KERNELS = "test_kernels.py"
+RANDOMNESS = "test_randomness.py"
 LINK = "mpi/test_link.py"
 
 MUTANTS = (
@@ -144,7 +145,7 @@ MUTANTS = (
     Mutant(
         "allreduce-not-divided",
         "allreduce moves by the sum",
-        (("algorithms/allreduce.py", "total /= self.setup.size", "pass"),),
+        (("algorithms/allreduce.py", "-lr / self._size", "-lr"),),
         ("one-bit", "mean-model"),
         (IDENTITIES,),
     ),
@@ -172,14 +173,14 @@ MUTANTS = (
             ),
         ),
         ("one-bit", "averaging"),
-        (KERNELS, IDENTITIES),
+        (RANDOMNESS, IDENTITIES),
     ),
     Mutant(
         "key-without-rank",
         "the same random numbers on each rank",
         (("algorithms/base.py", "derive_key(self.seed, 1, rank, *", "derive_key(self.seed, 1, *"),),
         ("one-bit", "averaging"),
-        (IDENTITIES,),
+        (RANDOMNESS, IDENTITIES),
     ),
     Mutant(
         "top-k-smallest",
@@ -201,8 +202,8 @@ MUTANTS = (
         (
             (
                 "kernels/reference.py",
-                'self._block_statistic(v, length, "sq" if l2 else "l1", part)',
-                'self._block_statistic(v, length, "sq" if l2 else "max", part); part *= length',
+                'self._block_statistic(v, length, "sq" if l2 else "l1", sums)',
+                'self._block_statistic(v, length, "sq" if l2 else "max", sums); sums *= length',
             ),
         ),
         ("double-compression", "one-bit"),

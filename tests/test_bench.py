@@ -267,8 +267,8 @@ def test_a_sound_plug_in_passes_and_nothing_is_checked_where_checks_are_off() ->
 def test_a_wrong_kernel_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     from mpisqueeze.kernels.native import NativeKernels
 
-    def flipped(self: Any, vector: Any, residual: Any, payload: Any, block: int, l2: bool) -> bool:
-        done = super(NativeKernels, self).signs_encode(vector, residual, payload, block, l2)
+    def flipped(self: Any, vector: Any, residual: Any, payload: Any, *arguments: Any) -> bool:
+        done = super(NativeKernels, self).signs_encode(vector, residual, payload, *arguments)
         payload[-1] ^= 1
         return done
 

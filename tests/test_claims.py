@@ -117,14 +117,14 @@ def test_figures_are_medians_over_seeds() -> None:
 
 
 def test_figures_of_gossip_and_of_quadratics() -> None:
-    """The consensus distance is a mean over the last tenth; where a model diverged there is none."""
+    """The consensus distance is a mean over the last tenth of where it was measured; where it was not there is none."""
     near, far = log([1.0] * 20), log([1.0] * 20)
-    near.columns["consensus"][:] = [9.0] * 18 + [1.0, 3.0]
+    near.columns["consensus"][:] = [9.0, math.nan] * 9 + [1.0, math.nan]
     near.summary["evaluation"] = {"distance": 4.0}
     far.columns["consensus"][:] = math.nan
     far.summary["evaluation"] = None
     evidence = Evidence({"near": [[near]], "far": [[far]]}, [0.0], 8)
-    assert evidence.figure("near", "consensus") == 2.0
+    assert evidence.figure("near", "consensus") == 1.0
     assert evidence.figure("near", "distance") == 4.0
     assert math.isnan(evidence.figure("far", "consensus"))
     assert math.isnan(evidence.figure("far", "distance"))

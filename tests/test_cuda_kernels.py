@@ -75,7 +75,8 @@ def test_kernels_match_for_long_vectors(gpu: Gpu, dtype: np.dtype[Any]) -> None:
         half(False),
         half(True),
         clip(9),
-        signs(70000, False),
+        signs(70000),
+        signs(70000, "two"),
         quantize(4, 0, "l2"),
         uniform(3, 70000),
         topk(0.01),
@@ -83,9 +84,17 @@ def test_kernels_match_for_long_vectors(gpu: Gpu, dtype: np.dtype[Any]) -> None:
         check(gpu, case, "normal", 140007, dtype, offset=1)
     check(gpu, topk(0.5), "ties", 70001, dtype)
     # More than 1024 runs of 1024: three levels of halving.
-    check(gpu, signs(0, False), "normal", 1024 * 1024 + 77, dtype)
+    for scale in ("l1", "two"):
+        check(gpu, signs(0, scale), "normal", 1024 * 1024 + 77, dtype)
     if not gpu.emulated:
-        for case in (signs(1024, False), quantize(4, 512, "l2"), topk(0.01), randomk(0.01, True), clip(16)):
+        for case in (
+            signs(1024),
+            signs(1024, "two"),
+            quantize(4, 512, "l2"),
+            topk(0.01),
+            randomk(0.01, True),
+            clip(16),
+        ):
             check(gpu, case, "normal", 5_000_011, dtype)
 
 
@@ -163,7 +172,7 @@ def test_a_fault_does_not_outlive_its_encode(gpu: Gpu) -> None:
 
 
 def test_the_stream_does_not_show(gpu: Gpu) -> None:
-    cases = [signs(1024, False), quantize(4, 512, "l2"), uniform(3, 0), topk(0.01), randomk(0.1, False), clip(17)]
+    cases = [signs(1024), quantize(4, 512, "l2"), uniform(3, 0), topk(0.01), randomk(0.1, False), clip(17)]
     for stream in (gpu.cupy.cuda.Stream(), gpu.cupy.cuda.Stream(non_blocking=True)):
         with stream:
             for case in cases:
@@ -173,7 +182,7 @@ def test_the_stream_does_not_show(gpu: Gpu) -> None:
 def test_kernel_sets_of_two_streams_do_not_disturb_each_other(gpu: Gpu) -> None:
     """Neither waits for the other's stream, nor for the whole device."""
     dtype, n, rounds = DTYPES[0], 100_003 if gpu.emulated else 4_000_003, 3
-    case = signs(1024, False)
+    case = signs(1024)
     rng = np.random.default_rng(8)
     vector = numbers(rng, n, dtype, "normal")
     memories = [numbers(rng, n, dtype, "normal") for _ in range(2)]

@@ -29,7 +29,7 @@ def _one_thread_again() -> Any:
     _native.use_instruction_set(_native.instruction_sets()[-1])
 
 
-@pytest.mark.parametrize("case", [signs(0, False), signs(0, True), quantize(4, 0, "l2"), topk(0.01)], ids=str)
+@pytest.mark.parametrize("case", [signs(0), signs(0, "l2"), signs(0, "two"), quantize(4, 0, "l2"), topk(0.01)], ids=str)
 def test_a_block_of_millions_of_numbers(case: Case) -> None:
     """By the sizes in use: sums of several levels, and chunks of candidates from every part."""
     rng = np.random.default_rng(1)
@@ -103,7 +103,7 @@ def alone(work: Callable[[], None]) -> None:
 
 def encode_a_million(made: Any) -> list[bytes]:
     v = np.random.default_rng(4).standard_normal(1 << 20).astype(np.float32)
-    return results(signs(1024, False), made, v, v)
+    return results(signs(1024), made, v, v)
 
 
 def test_one_thread_makes_none() -> None:
@@ -119,7 +119,7 @@ def count_threads() -> None:
     assert process.num_threads() == before
     kernels.use_threads(3)
     assert process.num_threads() == before
-    made.signs_decode(np.zeros(5, np.uint8), np.zeros(8, np.float32), 8, False)
+    made.signs_decode(np.zeros(5, np.uint8), np.zeros(8, np.float32), 8, False, False)
     assert process.num_threads() == before, "a short vector needs none"
     encode_a_million(made)
     assert process.num_threads() == before + 2

@@ -17,6 +17,7 @@ from kernel_cases import (
     PLAIN,
     Case,
     clip,
+    copy,
     half,
     kept,
     numbers,
@@ -28,9 +29,10 @@ from kernel_cases import (
     topk,
     uniform,
 )
+from random_numbers import chained
 
 from mpisqueeze.kernels import kernels_for
-from mpisqueeze.kernels.random import derive_key, random_positions
+from mpisqueeze.kernels.random import random_positions
 from mpisqueeze.kernels.reference import ReferenceKernels
 
 try:
@@ -45,7 +47,7 @@ needs_native = pytest.mark.skipif(not INSTRUCTION_SETS, reason="the native kerne
 BLOCKS = [0, 1, 3, 64, 512, 1000, 1024, 70_000]
 CASES = [
     *PLAIN,
-    *(signs(block, l2) for block in BLOCKS for l2 in (False, True)),
+    *(signs(block, scale) for block in BLOCKS for scale in ("l1", "l2", "two")),
     *(quantize(bits, 512, "l2") for bits in range(2, 9)),
     *(quantize(bits, bucket, "l2") for bits, bucket in ((2, 0), (3, 1), (4, 3), (5, 1000), (8, 70_000))),
     *(quantize(bits, bucket, "max") for bits, bucket in ((2, 512), (2, 0), (8, 3), (6, 1000))),
@@ -73,7 +75,7 @@ def test_a_sum_of_more_than_a_run_of_runs(kernel_set: Callable[[Any], Any], dtyp
     """More than 1024² numbers in a block need a third level of halving sums."""
     d = (1 << 20) + 5000
     v = np.random.default_rng(0).standard_normal(d).astype(dtype)
-    for case in (signs(0, False), signs(0, True), quantize(4, 0, "l2")):
+    for case in (signs(0), signs(0, "l2"), signs(0, "two"), quantize(4, 0, "l2")):
         payload = case.encode(kernel_set(dtype), v, None)[1]
         assert same_bits(payload, case.encode(ReferenceKernels(dtype), v, None)[1])
         if case.label == "signs:0:l1":
@@ -179,6 +181,29 @@ def test_nonfinite_is_refused(kernel_set: Callable[[Any], Any], dtype: np.dtype[
                     assert not case.encode(kernels, vector, residual)[0], case
 
 
+@each_dtype
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_full_vector_is_looked_at_where_it_lies(
+    kernel_set: Callable[[Any], Any], dtype: np.dtype[Any], bad: float
+) -> None:
+    """Encoding a vector onto itself changes nothing, and decoding tells of an element that nobody encoded."""
+    rng, kernels = np.random.default_rng(0), kernel_set(dtype)
+    for d, place in ((1, 0), (2050, 2049), (2050, 3)):
+        v, base = numbers(rng, d, dtype, "normal"), numbers(rng, d, dtype, "normal")
+        before, payload = v.copy(), v.view(np.uint8)
+        assert kernels.copy_encode(v, None, payload)
+        assert same_bits(v, before)
+        for add in (False, True):
+            assert kernels.copy_decode(payload, base.copy(), add, -0.3)
+        v[place] = bad
+        with np.errstate(all="ignore"):
+            assert not kernels.copy_encode(v, None, payload)
+            for add in (False, True):
+                out = base.copy()
+                assert not kernels.copy_decode(payload, out, add, -0.3)
+                assert np.array_equal(out, base + dtype.type(-0.3) * v if add else v, equal_nan=True)
+
+
 def test_zeros_decode_to_zeros(kernel_set: Callable[[Any], Any]) -> None:
     v = np.zeros(1030, np.float32)
     for case in CASES:
@@ -187,18 +212,50 @@ def test_zeros_decode_to_zeros(kernel_set: Callable[[Any], Any]) -> None:
         assert not case.decode(kernel_set(np.float32), payload, np.ones_like(v), False).any(), case
 
 
-@pytest.mark.parametrize("l2", [False, True])
-def test_signs_scale_and_sign_of_zero(kernel_set: Callable[[Any], Any], l2: bool) -> None:
+@pytest.mark.parametrize(
+    ("scale", "expected"),
+    [
+        ("l1", [1, 1, -1, 3, 3]),
+        ("l2", [3**0.5, 3**0.5, -(3**0.5), 13**0.5, 13**0.5]),
+        ("two", [0, 0, -3, 3, 3]),
+    ],
+)
+def test_signs_scale_and_sign_of_zero(kernel_set: Callable[[Any], Any], scale: str, expected: list[float]) -> None:
     v = np.array([0.0, -0.0, -3.0, 5.0, 1.0], np.float32)
-    _, payload = signs(3, l2).encode(kernel_set(np.float32), v, None)
-    first, second = (np.sqrt(3.0), np.sqrt(13.0)) if l2 else (1.0, 3.0)
-    decoded = signs(3, l2).decode(kernel_set(np.float32), payload, np.empty_like(v), False)
-    assert decoded == pytest.approx([first, first, -first, second, second])
+    _, payload = signs(3, scale).encode(kernel_set(np.float32), v, None)
+    decoded = signs(3, scale).decode(kernel_set(np.float32), payload, np.empty_like(v), False)
+    assert decoded == pytest.approx(expected)
+
+
+@each_dtype
+@pytest.mark.parametrize("kind", ["normal", "sparse", "signed zeros"])
+def test_two_scales_are_the_means_on_either_side_of_zero(
+    kernel_set: Callable[[Any], Any], dtype: np.dtype[Any], kind: str
+) -> None:
+    """They are in the payload as they are, 0 where a side is empty, and no single scale comes nearer to v."""
+    kernels = kernel_set(dtype)
+    for d, block in itertools.product((1, 9, 3001), (24, 1000, 0)):
+        v = numbers(np.random.default_rng(d), d, dtype, kind)
+        v[d // 2 :] = abs(v[d // 2 :])
+        decoded = {}
+        for scale in ("two", "l1"):
+            _, payload = signs(block, scale).encode(kernels, v, None)
+            decoded[scale] = signs(block, scale).decode(kernels, payload, np.empty_like(v), False)
+            if scale == "two":
+                blocks = -(-d // (block or d))
+                means = payload[: 2 * blocks * dtype.itemsize].view(dtype).reshape(blocks, 2)
+        for i, (above, below) in enumerate(means):
+            part = v[i * (block or d) : (i + 1) * (block or d)].astype(np.longdouble)
+            for mean, side in ((above, part[part >= 0]), (below, part[part < 0])):
+                assert mean == pytest.approx(float(side.mean()) if side.size else 0, rel=1e-5)
+                assert not np.signbit(mean) or mean < 0
+        errors = {scale: np.linalg.norm((v - found).astype(float)) for scale, found in decoded.items()}
+        assert errors["two"] <= errors["l1"] * (1 + 1e-5)
 
 
 def test_signs_payload_bits(kernel_set: Callable[[Any], Any]) -> None:
     v = np.array([-1, 1, -1, 1, 1, 1, 1, 1, -1], np.float32)
-    _, payload = signs(0, False).encode(kernel_set(np.float32), v, None)
+    _, payload = signs(0).encode(kernel_set(np.float32), v, None)
     assert payload[:4].view(np.float32)[0] == 1
     assert payload[4:].tolist() == [0b101, 1]
 
@@ -229,16 +286,6 @@ def test_randomk_positions(kernel_set: Callable[[Any], Any]) -> None:
     assert not np.array_equal(random_positions(KEY, 100, 1000), random_positions(KEY + 1, 100, 1000))
 
 
-def test_randomk_positions_are_equally_likely() -> None:
-    d, k, draws = 50, 10, 4000
-    counts = np.zeros(d)
-    for i in range(draws):
-        counts[random_positions(derive_key(9, i), k, d)] += 1
-    chance = k / d
-    # Six standard deviations of a binomial count.
-    assert np.abs(counts - draws * chance).max() < 6 * np.sqrt(draws * chance * (1 - chance))
-
-
 def test_randomk_unbiased_scales_by_d_over_k(kernel_set: Callable[[Any], Any]) -> None:
     v = np.random.default_rng(0).standard_normal(1000).astype(np.float32)
     payloads = [randomk(0.1, u).encode(kernel_set(np.float32), v, None)[1] for u in (False, True)]
@@ -266,7 +313,7 @@ def test_quantizers_round_stochastically(kernel_set: Callable[[Any], Any], case:
         low, step = v.min(), (v.max() - v.min()) / (2 ** options[0] - 1)
     total, payload, out = np.zeros(d), np.empty(case.payload_bytes(d, 8), np.uint8), np.empty(d)
     for i in range(draws):
-        assert getattr(kernels, f"{case.kernel}_encode")(v, None, payload, *options, derive_key(key, i))
+        assert getattr(kernels, f"{case.kernel}_encode")(v, None, payload, *options, chained(key, i))
         case.decode(kernels, payload, out, False)
         level = (out - low) / step
         assert np.abs(level - np.round(level)).max() < 1e-9
@@ -322,11 +369,11 @@ def test_clip_masks_bits(kernel_set: Callable[[Any], Any]) -> None:
 def test_the_mean_of_payloads_is_that_of_one_after_the_other(
     kernel_set: Callable[[Any], Any], dtype: np.dtype[Any]
 ) -> None:
-    """To the bit, on every kernel set that has it, for all three that have codes in a row."""
+    """To the bit, on every kernel set that has it, for full vectors and all three that have codes in a row."""
     kernels = kernel_set(dtype)
     for count, d, block in itertools.product((1, 2, 5), (1, 7, 2048, 5000), (0, 24, 1000, 1024)):
         draws = np.random.default_rng(d)
-        for case in (signs(block, False), quantize(3, block, "l2"), uniform(5, block)):
+        for case in (copy(), signs(block), signs(block, "two"), quantize(3, block, "l2"), uniform(5, block)):
             if not hasattr(kernels, f"{case.kernel}_mean"):
                 pytest.skip(f"{kernels.name} adds payloads one by one")
             payloads = tuple(

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from mpisqueeze.data.partition import PARTITIONS, Partition, parse_partition, partition_indices
 from mpisqueeze.errors import UsageError
 
-ALL = ["iid", "label", "dirichlet:0.001", "dirichlet:0.5", "dirichlet:1000000"]
+BALANCED = ["iid", "label", *(f"dirichlet:{alpha},balanced" for alpha in ("0.001", "0.5", "1000000"))]
+ALL = [*BALANCED, "dirichlet:0.001", "dirichlet:0.5", "dirichlet:1000000"]
 
 
 def labels_of(samples: int, classes: int, seed: int = 0) -> np.ndarray:
@@ -37,10 +38,20 @@ def test_is_a_function_of_the_seed(text: str) -> None:
     assert same_as_other == (text == "label")
 
 
-@pytest.mark.parametrize("text", ["iid", "label"])
+@pytest.mark.parametrize("text", BALANCED)
 def test_equal_shares_up_to_one_sample(text: str) -> None:
-    counts = [len(part) for part in partition_indices(labels_of(1003, 10), 8, parse_partition(text), 0)]
-    assert max(counts) - min(counts) == 1
+    for size in (8, 100, 1003):
+        counts = [len(part) for part in partition_indices(labels_of(1003, 10), size, parse_partition(text), 0)]
+        assert max(counts) - min(counts) == (1 if 1003 % size else 0)
+
+
+def test_balanced_shares_have_classes_as_dirichlet_has() -> None:
+    """A rank's proportion of one of K classes has the variance (1/K)(1 − 1/K)/(Kα + 1), where many ranks share them."""
+    classes, alpha, size = 10, 0.3, 2000
+    labels = labels_of(200 * size, classes)
+    parts = partition_indices(labels, size, parse_partition(f"dirichlet:{alpha},balanced"), 0)
+    proportions = np.array([np.bincount(labels[part], minlength=classes) for part in parts]) / 200
+    assert proportions.var() == pytest.approx((1 / classes) * (1 - 1 / classes) / (classes * alpha + 1), rel=0.05)
 
 
 def test_label_partition_is_sorted_and_contiguous() -> None:
@@ -57,9 +68,10 @@ def test_alpha_sets_the_skew() -> None:
         parts = partition_indices(labels, 8, parse_partition(text), 0)
         return float(np.mean([np.bincount(labels[part]).max() / len(part) for part in parts]))
 
-    skewed, mild, even = (largest_class_share(f"dirichlet:{alpha}") for alpha in (0.05, 1, 1000))
-    assert skewed > 0.5 > mild > even
-    assert even < 0.15
+    for more in ("", ",balanced"):
+        skewed, mild, even = (largest_class_share(f"dirichlet:{alpha}{more}") for alpha in (0.05, 1, 1000))
+        assert skewed > 0.4 > mild > even
+        assert even < 0.15
     assert largest_class_share("iid") < 0.15
 
 
@@ -68,7 +80,7 @@ def test_fewer_samples_than_ranks_is_refused() -> None:
         partition_indices(labels_of(3, 2), 4, Partition("iid"), 0)
 
 
-@pytest.mark.parametrize("text", ["iid", "label", "dirichlet:0.3"])
+@pytest.mark.parametrize("text", ["iid", "label", "dirichlet:0.3", "dirichlet:0.3,balanced"])
 def test_text_round_trip(text: str) -> None:
     partition = parse_partition(text)
     assert str(partition) == text
@@ -87,6 +99,8 @@ def test_text_round_trip(text: str) -> None:
         ("dirichlet:nan", "alpha must be a number"),
         ("dirichlet:1e-300", "alpha must be a number"),
         ("dirichlet:x", "alpha must be a number"),
+        ("dirichlet:1,balance", "did you mean 'balanced'"),
+        ("iid,balanced", "no parameter 'balanced'"),
         ("", "names nothing"),
     ],
 )

@@ -18,12 +18,35 @@ from mpisqueeze.data.partition import Partition, partition_indices
 from mpisqueeze.errors import UsageError
 from mpisqueeze.parts import registry
 from mpisqueeze.parts.allocation import peak_allocation
+from mpisqueeze.parts.conformance import examine
+from mpisqueeze.parts.contracts import GradientCheck
 from mpisqueeze.problems import classification
 from mpisqueeze.problems.quadratic import Quadratic
 from mpisqueeze.problems.samples import BatchSampler
 from mpisqueeze.settings import DEFAULT_LR, Settings
 
 ALL = ["logistic", "mlp:5", "mlp:7x1", "mlp:6x5x3", "quadratic:11", "quadratic:1", "quadratic:11,spread=0"]
+LINEAR = """
+import numpy as np
+
+
+class Linear:
+    dimension = 5
+
+    def __init__(self, rank, size, seed, xp, dtype):
+        self.c = np.arange(1, 6).astype(dtype)
+
+    def initial_point(self):
+        return 0 * self.c
+
+    def gradient(self, x, iteration):
+        return float(self.c @ x), self.c
+
+
+class Fresh(Linear):
+    def gradient(self, x, iteration):
+        return float(self.c @ x), self.c.copy()
+"""
 NEEDS_DATA = [text for text in ALL if not text.startswith("quadratic")]
 TORCH = pytest.mark.skipif(find_spec("torch") is None, reason="PyTorch is not installed (extra torch)")
 PLUGINS = Path(__file__).with_name("torch_plugins.py")
@@ -340,3 +363,33 @@ def test_impossible_splits_are_refused() -> None:
         make("logistic", 0, 38)
     with pytest.raises(UsageError, match="--batch-size"):
         make("logistic", batch_size=0)
+
+
+def test_an_algorithm_gets_the_gradient_in_one_place() -> None:
+    """It may overwrite what it gets, and MPI may keep requests for it: x itself and new arrays are copied, once."""
+    check = GradientCheck(registry.problems.find("quadratic:4"), 4, np, np.dtype(np.float32))
+    x, mine = np.ones(4, np.float32), np.arange(4, dtype=np.float32)
+    assert check(mine, x) is mine
+    assert check(mine[:], x) is not x
+    assert np.shares_memory(check(mine[:], x), mine)
+    copies = check(mine + 1, x)
+    assert not np.shares_memory(copies, mine)
+    for g in (mine + 2, x, (mine + 3).astype(float), np.arange(8, dtype=np.float32)[::2], mine):
+        assert check(g, x) is copies
+        assert np.array_equal(copies, g)
+    sealed = mine.copy()
+    sealed.flags.writeable = False
+    for g in (sealed, x):
+        fresh = GradientCheck(registry.problems.find("quadratic:4"), 4, np, np.dtype(np.float32))
+        assert not np.shares_memory(fresh(g, x), g)
+    with pytest.raises(UsageError, match="shape"):
+        check(np.ones(5, np.float32), x)
+
+
+@pytest.mark.parametrize(("name", "outcome"), [("Linear", "doubtful"), ("Fresh", "passed")])
+def test_check_doubts_a_gradient_that_does_not_outlive_its_use(tmp_path: Path, name: str, outcome: str) -> None:
+    """The gradient of c·x is c, which an algorithm would overwrite."""
+    (tmp_path / "mine.py").write_text(LINEAR)
+    part = registry.problems.find(f"{tmp_path}/mine.py:{name}")
+    found = {finding.check: finding.outcome for finding in examine("problem", part)}
+    assert found["the gradient is a function of (seed, rank, iteration)"] == outcome

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mpisqueeze.errors import UsageError
+from mpisqueeze.modelling.graphs import topology_facts
 from mpisqueeze.topology import Topology
 
 GRAPHS = ["ring", "torus", "complete", "exponential", "star"]
@@ -23,18 +24,38 @@ def test_w_is_symmetric_and_doubly_stochastic_on_a_connected_graph(spec: str, n:
     assert (np.linalg.matrix_power(W + np.eye(n), n) > 0).all()
 
 
-@pytest.mark.parametrize("spec", GRAPHS)
-@pytest.mark.parametrize("n", [2, 3, 4, 6, 8, 12])
-def test_spectrum_is_that_of_the_matrix(spec: str, n: int) -> None:
-    for self_weight in (None, 0.5):
-        if self_weight and spec == "star" and n > 2:
-            continue
-        topology = Topology(spec, n, self_weight)
-        values = np.sort(np.linalg.eigvalsh(topology.matrix()))
-        spectrum = topology.spectrum()
-        assert spectrum.rho == pytest.approx(np.abs(values[:-1]).max(), abs=1e-12)
-        assert spectrum.smallest == pytest.approx(values[0], abs=1e-12)
-        assert spectrum.mu == pytest.approx(np.abs(values[:-1] - 1).max(), abs=1e-12)
+def graph(spec: str, n: int, folder: Path) -> str:
+    """`spec` itself, or for `file` one with a wheel: a cycle of ranks 1 … n − 1, and rank 0 beside each."""
+    if spec != "file":
+        return spec
+    path = folder / "edges.txt"
+    path.write_text("".join(f"0 {i}\n" for i in range(1, n)) + "".join(f"{i} {i + 1}\n" for i in range(1, n - 1)))
+    return f"file:{path}"
+
+
+@pytest.mark.parametrize("spec", [*GRAPHS, "file"])
+@pytest.mark.parametrize("n", [*range(1, 10), 12, 25, 64])
+@pytest.mark.parametrize("self_weight", [None, 0.0, 0.1, 0.5, 0.9])
+def test_spectrum_is_that_of_the_matrix(spec: str, n: int, self_weight: float | None, tmp_path: Path) -> None:
+    """Whichever way eigenvalues are found, and whatever `info` prints of them: those of W, by its definition."""
+    name = graph(spec, n, tmp_path)
+    if self_weight is not None and len({Topology(name, n).degree(i) for i in range(n)}) > 1:
+        with pytest.raises(UsageError, match="--self-weight"):
+            Topology(name, n, self_weight)
+        return
+    topology = Topology(name, n, self_weight)
+    W = topology.matrix()
+    if self_weight is not None and n > 1:
+        assert np.diag(W) == pytest.approx(np.full(n, self_weight))
+    *others, first = np.linalg.eigvalsh(W)
+    spectrum = topology.spectrum()
+    assert first == pytest.approx(1, abs=1e-12)
+    assert spectrum.rho == pytest.approx(max(np.abs(others), default=0), abs=1e-12)
+    assert spectrum.smallest == pytest.approx(min([*others, first]), abs=1e-12)
+    assert spectrum.mu == pytest.approx(max(np.abs(np.subtract(others, 1)), default=0), abs=1e-12)
+    facts = topology_facts(name, n, self_weight, None, "identity")
+    assert facts["spectral_gap"] == pytest.approx(1 - spectrum.rho, abs=1e-12)
+    assert facts["lambda_min"] == pytest.approx(spectrum.smallest, abs=1e-12)
 
 
 def test_rings_have_the_weights_of_the_talk() -> None:

@@ -6,11 +6,24 @@ from typing import Any
 
 from mpisqueeze.algorithms.base import Algorithm, Gradient, Setup
 from mpisqueeze.comm.allreduce import AllreduceExchange
-from mpisqueeze.devices.clock import Phase
+from mpisqueeze.comm.world import Signal
+from mpisqueeze.compressors.base import NonFiniteError
+from mpisqueeze.compressors.identity import Identity
+
+
+class _Total(Identity):
+    """The sum of all ranks' gradients, which none of them has looked at before."""
+
+    def nonfinite_message(self) -> str:
+        return "the sum of all ranks' gradients holds a NaN or an infinity"
 
 
 class Allreduce(Algorithm):
-    """x ← x − γ·mean g_r, the mean by MPI_Allreduce: what a user would otherwise pick."""
+    """x ← x − (γ/N)·Σ g_r, the sum by MPI_Allreduce: what a user would otherwise pick.
+
+    It is summed in place of the gradient, and x is moved in one pass, so that the baseline is as fast as a loop written
+    by hand. No rank looks at its gradient alone: a NaN is found in the sum, by all ranks.
+    """
 
     name = "allreduce"
     summary = "SGD by MPI_Allreduce, the usual baseline"
@@ -20,18 +33,17 @@ class Allreduce(Algorithm):
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
+        self._size = setup.size
         self.exchange = AllreduceExchange(setup.network, setup.dimension, setup.dtype)
-        self.identity = setup.identity_codec()
+        self._total = _Total(setup.dimension, setup.network.device.xp, setup.dtype, 0)
+        setup.network.device.adopt(self._total)
 
     def step(self, x: Any, gradient: Gradient, lr: float) -> None:
-        network = self.setup.network
-        self.identity.encode(gradient(x), self.exchange.payload)
-        total = self.exchange.sum()
-        total /= self.setup.size
-        network.clock.lap(Phase.DECODE)
-        total *= total.dtype.type(lr)
-        x -= total
-        network.clock.lap(Phase.UPDATE)
+        self.exchange.sum(gradient(x))
+        try:
+            self._total.decode_add(self.exchange.total, x, -lr / self._size)
+        except NonFiniteError as error:
+            self.setup.network.complain(Signal.NONFINITE, str(error))
 
     def bytes_per_iteration(self) -> int:
         return self.exchange.total_bytes

@@ -60,12 +60,18 @@ class Codec:
 
     def decode(self, payload: Any, out: Any) -> None:
         """out ← D(payload)."""
-        self.compressor.decode(payload, out)
+        try:
+            self.compressor.decode(payload, out)
+        except NonFiniteError as error:
+            self.network.complain(Signal.NONFINITE, str(error))
         self.network.clock.lap(Phase.DECODE)
 
     def decode_add(self, payload: Any, out: Any, factor: float = 1.0) -> None:
         """out ← out + factor·D(payload)."""
-        self.compressor.decode_add(payload, out, factor)
+        try:
+            self.compressor.decode_add(payload, out, factor)
+        except NonFiniteError as error:
+            self.network.complain(Signal.NONFINITE, str(error))
         self.network.clock.lap(Phase.DECODE)
 
     def decode_mean(self, payloads: Sequence[Any], out: Any) -> None:

@@ -84,7 +84,8 @@ class ServerAlgorithm(Algorithm):
         full_up, full_down = full or not self.compresses_up, full or not self.compresses_down
         workers = {name: getattr(self, name) for name, vector in self._vectors.items() if not vector.on_server}
         servers = {name: getattr(self, name) for name, vector in self._vectors.items() if vector.on_server}
-        made = ServerExchange(self.setup, full_up, full_down, workers, servers)
+        straight = type(self).send is ServerAlgorithm.send
+        made = ServerExchange(self.setup, full_up, full_down, straight, workers, servers)
         self._exchanges.append(made)
         return made
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mpisqueeze.algorithms.base import Codec, Gradient, Setup
 from mpisqueeze.comm.pipeline import Inbox, Moves
 from mpisqueeze.comm.servers import ServerPipeline
@@ -100,6 +102,7 @@ class ServerExchange:
 
     Args:
         full_up, full_down: full vectors travel to the servers, or back, whatever the compressor.
+        straight: with `full_up`, what is sent is the gradient, so that it need not be copied.
         worker_vectors: (d,), by name; each section has its view of them.
         server_vectors: as long as the part that this rank serves, by name, for the sections that it answers.
 
@@ -113,10 +116,14 @@ class ServerExchange:
         setup: Setup,
         full_up: bool,
         full_down: bool,
+        straight: bool,
         worker_vectors: Mapping[str, Any],
         server_vectors: Mapping[str, Any],
     ) -> None:
-        self.setup, self._full_down = setup, full_down
+        self.setup, self._full_up, self._full_down = setup, full_up, full_down
+        # With overlap the gradient goes on while sections of it travel.
+        self._straight = full_up and straight and not setup.overlap
+        self._server_vectors = server_vectors
         make_up = setup.identity_codec if full_up else setup.worker_codec
         make_down = setup.identity_codec if full_down else setup.server_codec
         whole_up, whole_down = make_up(), make_down()
@@ -137,31 +144,40 @@ class ServerExchange:
         self._all_up, self._all_down = (list(chain(*sections)) for sections in (self.up, self.down))
         for section in (*self._all_up, *self._all_down):
             vars(section).update({name: vector[section.span] for name, vector in worker_vectors.items()})
-        alignment, way = setup.dtype.itemsize, self.schedule.way or "flat"
-        self.carrier = ServerPipeline(setup.network, self.up, self.down, alignment, way, setup.overlap)
-        if setup.served.stop > setup.served.start:
-            self._serve(setup.served, server_vectors)
-        departure = self.carrier.departure
+        self.carrier: ServerPipeline | None = None
         #: Where in the vector each payload begins, in the order of leaving.
-        self._begins = [section.span.start for section in departure.order] if departure else []
+        self._begins: list[int] = []
         self._x: Any = None
         self._g: Any = None
+        if not self._straight:
+            self._build()
 
-    def _serve(self, span: slice, server_vectors: Mapping[str, Any]) -> None:
-        """Give the sections of the part that this rank serves what its server needs."""
+    def _build(self, memory: Any = None) -> None:
+        """Make the carrier; `memory` is uint8, where this rank's payloads lie already."""
+        setup = self.setup
+        self.close()
+        alignment, way = setup.dtype.itemsize, self.schedule.way or "flat"
+        made = ServerPipeline(setup.network, self.up, self.down, alignment, way, setup.overlap, memory)
+        self.carrier = made
+        if setup.served.stop > setup.served.start:
+            self._serve(made.answers[setup.rank], setup.served)
+        self._begins = [section.span.start for section in made.departure.order] if made.departure else []
+
+    def _serve(self, row: Any, span: slice) -> None:
+        """Give the sections of the part that this rank serves what its server needs; `row` holds its answers."""
         setup, up, down = self.setup, self.up[self.setup.rank], self.down[self.setup.rank]
         # Full vectors are added up in the buffer that MPI is handed.
-        row = self.carrier.answers[setup.rank]
         total = row.view(setup.dtype) if self._full_down else setup.zeros(span.stop - span.start)
-        # Where ranks share cores, what is there is worth adding up while others have yet to get a core. A payload that
-        # came up whole is a mean of answers in sections.
-        combines = len(up) == len(down) and not setup.network.crowded and all(s.codec.fuses_mean for s in up)
+        # Where ranks share cores, what is there is worth adding up while others have yet to get a core, unless that
+        # takes a pass over full vectors for each. A payload that came up whole is a mean of answers in sections.
+        early = setup.network.crowded and not self._full_up
+        combines = len(up) == len(down) and not early and all(s.codec.fuses_mean for s in up)
         for section, view in zip((*up, *down), (*_views(up, total), *_views(down, total)), strict=True):
             section.total = section.mean = view
             section.combines, section.in_place = combines, self._full_down
         for section in down:
             here = slice(section.span.start - span.start, section.span.stop - span.start)
-            vars(section).update({name: vector[here] for name, vector in server_vectors.items()})
+            vars(section).update({name: vector[here] for name, vector in self._server_vectors.items()})
 
     @property
     def up_bytes(self) -> int:
@@ -179,20 +195,24 @@ class ServerExchange:
             self._x = x
             for section in (*self._all_up, *self._all_down):
                 section.x = x[section.span]
-        if self.carrier.departure is None:
-            self._take(gradient(x))
-        else:
+        if self.setup.overlap:
             self._leave_early(moves, x, gradient)
+        else:
+            self._take(gradient(x))
+        assert self.carrier is not None
         self.carrier.run(moves)
 
     def _take(self, g: Any) -> None:
         if g is not self._g:
             self._g = g
+            if self._straight:
+                self._build(g.view(np.uint8))
             for section in self._all_up:
                 section.g = g[section.span]
 
     def _leave_early(self, moves: Moves, x: Any, gradient: Gradient) -> None:
         """Compute the gradient, whose sections leave meanwhile. Raises HaltError."""
+        assert self.carrier is not None
         departure = self.carrier.departure
         assert departure is not None
         count, failure = 0, None
@@ -217,7 +237,8 @@ class ServerExchange:
 
     def close(self) -> None:
         """Free what MPI holds."""
-        self.carrier.close()
+        if self.carrier is not None:
+            self.carrier.close()
 
 
 def _sections(make: Callable[[int, int], Codec], part: int, span: slice, length: int, backwards: bool) -> list[Section]:

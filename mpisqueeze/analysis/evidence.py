@@ -32,9 +32,10 @@ def _time(key: str, label: str) -> Measure:
 
 
 def _consensus(run: RunLog) -> float | None:
+    """Mean over the last tenth of the iterations in which it was measured."""
     values = run.columns["consensus"]
-    last = values[-max(1, values.size // 10) :]
-    return float(last.mean()) if last.size and np.isfinite(last).all() else None
+    values = values[~np.isnan(values)]
+    return float(values[-max(1, values.size // 10) :].mean()) if values.size else None
 
 
 def _epoch(run: RunLog) -> float | None:
@@ -54,7 +55,7 @@ FIGURES: dict[str, Measure] = {
     "distance": Measure(
         "distance of the mean model to the minimum", lambda run: (run.summary["evaluation"] or {}).get("distance")
     ),
-    "consensus": Measure("mean ‖x_i − x̄‖² in the last tenth of the iterations", _consensus),
+    "consensus": Measure("mean ‖x_i − x̄‖², towards the end", _consensus),
     "diverged": Measure("diverged (part of the seeds)", lambda run: float(run.summary["status"] == "diverged")),
     "full_vectors": _summary("full_vectors_per_iteration", "full vectors an iteration"),
     "bytes": _summary("bytes_sent_per_iteration", "bytes an iteration"),

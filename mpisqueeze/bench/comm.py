@@ -18,7 +18,7 @@ import numpy as np
 from mpi4py import MPI
 
 from mpisqueeze.algorithms.base import Setup
-from mpisqueeze.bench.exchanges import BASELINE, EXCHANGES, FULL, STEPS, Case, Stage, StepCase
+from mpisqueeze.bench.exchanges import BASELINE, DIRECT, EXCHANGES, FULL, STEPS, Case, Stage, StepCase
 from mpisqueeze.bench.kernels import make_compressor
 from mpisqueeze.bench.timing import (
     Repetitions,
@@ -95,14 +95,16 @@ class CommRequest:
             if name not in EXCHANGES:
                 known = f"known: {', '.join(EXCHANGES)}"
                 raise UsageError(f"unknown exchange {name!r}{suggestion(name, EXCHANGES)}; {known}", "EXCHANGE")
-            if link and name.startswith("mpi-"):
-                raise UsageError(f"{name} is MPI's own and passes by an emulated link; use `mpisqueeze lab`", "--link")
+            if link and name in DIRECT:
+                raise UsageError(
+                    f"{name} calls MPI itself and passes by an emulated link; use `mpisqueeze lab`", "--link"
+                )
         parts = [registry.compressors.find(spec) for spec in dict.fromkeys(compressors or COMPRESSORS)]
-        default = [name for name in EXCHANGES if not (link and name.startswith("mpi-"))]
+        default = [name for name in EXCHANGES if not (link and name in DIRECT)]
         emulated = None if link is None else parse_link(link)
         names = list(dict.fromkeys(exchanges)) or default
         nbytes = sizes[-1] * np.dtype(settings.dtype).itemsize
-        if too_long := [name for name in names if name.startswith("mpi-") and nbytes > LONGEST]:
+        if too_long := [name for name in names if name in DIRECT and nbytes > LONGEST]:
             raise UsageError(
                 f"{sizes[-1]} elements are {nbytes} bytes, and {', '.join(too_long)} hand MPI whole vectors of at "
                 f"most {LONGEST}: leave them out, or name smaller sizes",

@@ -8,21 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from mpi4py import MPI
 
+from mpisqueeze.algorithms.allreduce import Allreduce
 from mpisqueeze.algorithms.base import Algorithm, Setup
 from mpisqueeze.algorithms.deepsqueeze import DeepSqueeze
 from mpisqueeze.algorithms.doublesqueeze import DoubleSqueeze
 from mpisqueeze.algorithms.dpsgd import DPSGD
 from mpisqueeze.algorithms.sgd import SGD
 from mpisqueeze.bench import serial
-from mpisqueeze.comm.allreduce import AllreduceExchange
 from mpisqueeze.comm.counters import BytesAre
 from mpisqueeze.comm.exchange import Network
 from mpisqueeze.compressors.base import Compressor
+from mpisqueeze.compressors.identity import Identity
+from mpisqueeze.kernels import kernels_for
+from mpisqueeze.topology import Topology
 
 LR = 0.1
 _GRID = 1024
@@ -195,42 +199,37 @@ class StepCase(Case):
 
 
 class AllreduceCase(Case):
-    """MPI_Allreduce of the gradients in place, and the update in two passes: x ← x − (γ/N)·sum.
-
-    What a user would write, and leaner than `--algorithm allreduce`, which looks for NaN and keeps the gradient.
-    """
+    """A step of `allreduce`, the baseline."""
 
     algorithm = "allreduce"
 
     def __init__(self, stage: Stage, exchange: str) -> None:
         super().__init__(stage, exchange)
-        self._exchange = AllreduceExchange(stage.network, stage.size, stage.dtype)
+        make = partial(_identity, stage)
+        self._part = Allreduce(Setup(stage.network, stage.size, stage.dtype, 0, make, Topology("ring", stage.ranks)))
         self.bytes_are = stage.network.counter.bytes_are
-        self._factor = stage.dtype.type(LR / stage.ranks)
-        self._x = stage.start.copy()
+        self._x, self._g = stage.start.copy(), stage.gradient.copy()
 
     def reset(self) -> None:
         self.stage.xp.copyto(self._x, self.stage.start)
 
     def prepare(self) -> None:
-        self.stage.xp.copyto(self._exchange.vector, self.stage.gradient)
+        self.stage.xp.copyto(self._g, self.stage.gradient)
 
     def run(self) -> None:
-        total = self._exchange.sum()
-        total *= self._factor
-        self._x -= total
+        self._part.step(self._x, self._gradient, LR)
+
+    def _gradient(self, _: Any) -> Any:
+        return self._g
 
     def output(self) -> np.ndarray:
         return self.stage.home(self._x)
 
     def expected(self, gradients: Sequence[np.ndarray], runs: int) -> Callable[[int], np.ndarray]:
-        x = self.stage.home(self.stage.start).copy()
-        for _ in range(runs):
-            x -= _sum(gradients) * self._factor
-        return lambda rank: x
+        return _summed(self.stage, gradients, runs)
 
     def close(self) -> None:
-        self._exchange.close()
+        self._part.close()
 
 
 class _Collective(Case):
@@ -275,6 +274,33 @@ class MpiAllreduce(_Collective):
     def expected(self, gradients: Sequence[np.ndarray], runs: int) -> Callable[[int], np.ndarray]:
         total = _sum(gradients)
         return lambda rank: total
+
+
+class ByHand(MpiAllreduce):
+    """The loop that one would write: MPI_Allreduce in place, then x ← x − (γ/N)·sum in one pass."""
+
+    def __init__(self, stage: Stage, exchange: str) -> None:
+        super().__init__(stage, exchange)
+        self._x, self._factor = stage.start.copy(), -LR / stage.ranks
+        self._add = kernels_for(stage.xp, stage.dtype).copy_decode
+
+    def reset(self) -> None:
+        self.stage.xp.copyto(self._x, self.stage.start)
+
+    def prepare(self) -> None:
+        self.stage.xp.copyto(self._vector, self.stage.gradient)
+
+    def run(self) -> None:
+        self._both.push()
+        super().run()
+        self._both.pull()
+        self._add(self._both.array, self._x, True, self._factor)
+
+    def output(self) -> np.ndarray:
+        return self.stage.home(self._x)
+
+    def expected(self, gradients: Sequence[np.ndarray], runs: int) -> Callable[[int], np.ndarray]:
+        return _summed(self.stage, gradients, runs)
 
 
 class MpiGatherBcast(_Collective):
@@ -357,11 +383,24 @@ class MpiAlltoallAllgather(_Collective):
         return lambda rank: np.concatenate([cut[:, rank].ravel(), answers])
 
 
+def _identity(stage: Stage, dimension: int, seed: int) -> Compressor:
+    return Identity(dimension, stage.xp, stage.dtype, seed)
+
+
 def _sum(gradients: Sequence[np.ndarray]) -> np.ndarray:
     total = gradients[0].copy()
     for gradient in gradients[1:]:
         total += gradient
     return total
+
+
+def _summed(stage: Stage, gradients: Sequence[np.ndarray], runs: int) -> Callable[[int], np.ndarray]:
+    """Each rank's x after `runs` steps x ← x − (γ/N)·sum from the start."""
+    x, total = stage.home(stage.start).copy(), _sum(gradients)
+    total *= stage.dtype.type(-LR / stage.ranks)
+    for _ in range(runs):
+        x += total
+    return lambda rank: x
 
 
 #: The exchanges that take a compressor, with what carries them out.
@@ -372,11 +411,14 @@ STEPS: dict[str, str] = {
 }
 FULL: dict[str, type[Case]] = {
     "allreduce": AllreduceCase,
+    "by-hand": ByHand,
     "mpi-allreduce": MpiAllreduce,
     "mpi-gather-bcast": MpiGatherBcast,
     "mpi-alltoall-allgather": MpiAlltoallAllgather,
 }
 #: All exchanges, in the order in which they are shown.
-EXCHANGES = ("allreduce", *STEPS, "mpi-allreduce", "mpi-gather-bcast", "mpi-alltoall-allgather")
+EXCHANGES = ("allreduce", "by-hand", *STEPS, "mpi-allreduce", "mpi-gather-bcast", "mpi-alltoall-allgather")
+#: Those that call MPI directly, past an emulated link.
+DIRECT = ("by-hand", "mpi-allreduce", "mpi-gather-bcast", "mpi-alltoall-allgather")
 #: The exchange that the others are compared with.
 BASELINE = "allreduce"

@@ -12,7 +12,7 @@ from mpisqueeze.errors import ExitCode
 from mpisqueeze.settings import METHOD, Settings
 
 _OURS = ("allreduce", "sharded", "root", "ring")
-_MPIS = ("mpi-allreduce", "mpi-gather-bcast", "mpi-alltoall-allgather")
+_MPIS = ("by-hand", "mpi-allreduce", "mpi-gather-bcast", "mpi-alltoall-allgather")
 
 
 @command(
@@ -26,7 +26,7 @@ def bench_comm(
         list[str] | None,
         arguments(
             "EXCHANGE…",
-            f"{', '.join(_OURS)}; MPI alone: {', '.join(_MPIS)}. Default: all.",
+            f"{', '.join(_OURS)}; by MPI directly: {', '.join(_MPIS)}. Default: all.",
             offering((*_OURS, *_MPIS)),
         ),
     ] = None,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 from mpi4py import MPI
 
 from mpisqueeze.comm.exchange import Network
@@ -92,12 +93,15 @@ def _definition(nbytes: int, size: int, calls: int) -> list[RankTraffic]:
     return [RankTraffic(share + (rank < rest), share + (rank < rest), 2 * (size - 1) * calls) for rank in range(size)]
 
 
-class _Rounds:
-    """An all-reduce in messages of our own, which an emulated link can hold back: the fastest way by the cost model.
+def _counted(network: Network, nbytes: int, itemsize: int) -> list[RankTraffic]:
+    """Traffic of each rank in messages of our own."""
+    size = network.world.size
+    way = exchanges.allreduce(network.link, size, nbytes).way
+    return [_traffic(steps(way, rank, size, nbytes // itemsize), itemsize) for rank in range(size)]
 
-    Attributes:
-        traffic: of each rank.
-    """
+
+class _Rounds:
+    """An all-reduce in messages of our own, which an emulated link can hold back: the fastest way by the cost model."""
 
     def __init__(self, network: Network, wire: Wire, dtype: Any) -> None:
         world = network.world
@@ -105,7 +109,6 @@ class _Rounds:
         scratch = network.wire(wire.nbytes)
         way = exchanges.allreduce(network.link, world.size, wire.nbytes).way
         size = dtype.itemsize
-        self.traffic = [_traffic(steps(way, rank, world.size, wire.nbytes // size), size) for rank in range(world.size)]
         self._rounds: list[tuple[Any, Wire, Any, Wire, Any, Any]] = []
         for step in steps(way, world.rank, world.size, wire.nbytes // size):
             sent = wire.part(step.sent.start * size, step.sent.stop * size)
@@ -147,7 +150,7 @@ class _Rounds:
 
 
 class AllreduceExchange:
-    """The sum of a vector over all ranks, by MPI_Allreduce; on an emulated link by its usual algorithms, in messages.
+    """The sum of a vector over all ranks, by MPI_Allreduce in place; on an emulated link in messages of our own.
 
     What the library moves is its own choice, and not known here. It is booked by definition: 2(N − 1)/N of the vector
     a rank, as reduce-scatter and allgather move it (Thakur, Rabenseifner & Gropp 2005), in 2(N − 1) messages a rank
@@ -156,52 +159,69 @@ class AllreduceExchange:
     is no power of two, since it folds the ranks beyond one, and where the vector is small, by recursive doubling. Our
     own messages are counted.
 
+    Args:
+        dimension, dtype: of the vector.
+
     Attributes:
         total_bytes: of all ranks together in a `sum`.
-        payload: uint8, this rank's vector, to be filled before `sum`.
-        vector: (dimension,) of `dtype`, the same memory, overwritten with the sum.
+        total: uint8, the memory of the vector that was summed last.
     """
 
+    total: Any
+
     def __init__(self, network: Network, dimension: int, dtype: Any) -> None:
-        self.network = network
-        world = network.world
+        self.network, self._dtype = network, dtype
+        world, nbytes = network.world, dimension * dtype.itemsize
         self._size = world.size
-        nbytes = dimension * dtype.itemsize
-        emulated = bool(network.emulated)
-        self._wire = network.wire(nbytes, collective=not emulated)
-        self.payload = self._wire.array
-        self.vector = self.payload.view(dtype)
-        kind = MPI.DOUBLE if dtype.itemsize == 8 else MPI.FLOAT
-        whole = self._wire.mpi[0]
-        spans = pieces(nbytes, dtype.itemsize)
-        self._buffers = [[whole[span], (span.stop - span.start) // dtype.itemsize, kind] for span in spans]
-        self._rounds = _Rounds(network, self._wire, dtype) if emulated and self._size > 1 else None
-        by_rank = self._rounds.traffic if self._rounds else _definition(nbytes, self._size, len(spans))
+        self._in_messages = bool(network.emulated) and self._size > 1
+        self._spans = pieces(nbytes, dtype.itemsize)
+        if self._in_messages:
+            by_rank = _counted(network, nbytes, dtype.itemsize)
+        else:
+            by_rank = _definition(nbytes, self._size, len(self._spans))
         self._traffic = by_rank[world.rank]
         self.total_bytes = sum(one.bytes_sent for one in by_rank)
-        if not self._rounds and self._size > 1:
+        if not self._in_messages and self._size > 1:
             network.counter.bytes_are = "by definition"
+        self._kind = MPI.DOUBLE if dtype.itemsize == 8 else MPI.FLOAT
+        self._vector: Any = None
+        self._wire: Wire
+        self._rounds: _Rounds | None = None
 
-    def sum(self) -> Any:
-        """`vector`, summed over all ranks."""
-        network = self.network
-        self._wire.push()
+    def sum(self, vector: Any) -> Any:
+        """`vector` (d), contiguous, overwritten with its sum over all ranks; best the same array each time."""
+        network, counter = self.network, self.network.counter
+        if vector is not self._vector:
+            self._bind(vector)
+        wire = self._wire
+        if not wire.immediate and self._size > 1:
+            wire.push()
         network.gate.enter()
-        if self._size > 1:
-            if self._rounds:
-                self._rounds.run()
-            else:
-                for buffer in self._buffers:
-                    network.world.comm.Allreduce(MPI.IN_PLACE, buffer, MPI.SUM)
-                self._wire.pull()
-            network.counter.bytes_sent += self._traffic.bytes_sent
-            network.counter.bytes_received += self._traffic.bytes_received
-            network.counter.messages += self._traffic.messages
+        if self._rounds:
+            self._rounds.run()
+        elif self._size > 1:
+            for buffer in self._buffers:
+                network.world.comm.Allreduce(MPI.IN_PLACE, buffer, MPI.SUM)
+            if not wire.immediate:
+                wire.pull()
+        counter.bytes_sent += self._traffic.bytes_sent
+        counter.bytes_received += self._traffic.bytes_received
+        counter.messages += self._traffic.messages
         network.clock.lap(Phase.COMM)
-        return self.vector
+        return vector
+
+    def _bind(self, vector: Any) -> None:
+        """Have MPI work in the memory of `vector`."""
+        network, in_messages = self.network, self._in_messages
+        self.close()
+        self._vector, self.total = vector, vector.view(np.uint8)
+        self._wire = network.device.wire_over(self.total, collective=not in_messages)
+        whole, size = self._wire.mpi[0], self._dtype.itemsize
+        self._buffers = [[whole[span], (span.stop - span.start) // size, self._kind] for span in self._spans]
+        self._rounds = _Rounds(network, self._wire, self._dtype) if in_messages else None
 
     def close(self) -> None:
         """Free the persistent requests, with nothing on its way."""
-        self.network.device.synchronize()
         if self._rounds:
+            self.network.device.synchronize()
             self._rounds.close()

@@ -50,16 +50,19 @@ class Moves(Protocol):
         """On each rank, when the answer is there: take it. The payload is kept."""
 
 
-def cut(network: Network, parts: Sequence[Sequence[Payload]], alignment: int) -> tuple[list[list[Wire]], list[Any]]:
+def cut(
+    network: Network, parts: Sequence[Sequence[Payload]], alignment: int, memory: Any = None
+) -> tuple[list[list[Wire]], list[Any]]:
     """A wire for each section of each part, out of one buffer, and each part's bytes (uint8) in a row.
 
-    Parts begin at multiples of `alignment` bytes. Each section is given its wire's array as payload.
+    Parts begin at multiples of `alignment` bytes of `memory` (uint8), or of new memory. Each section is given the array
+    of its wire as payload.
     """
     starts, lengths, end = [], [sum(section.payload_bytes for section in part) for part in parts], 0
     for length in lengths:
         starts.append(end)
         end += -(-length // alignment) * alignment
-    whole = network.wire(end)
+    whole = network.wire(end) if memory is None else network.device.wire_over(memory)
     wires: list[list[Wire]] = []
     for begin, part in zip(starts, parts, strict=True):
         wires.append([])

@@ -35,6 +35,7 @@ class ServerPipeline:
         alignment: bytes of an element.
         way: the tree that answers go down, see `costs.exchanges.Tree`, with the server in place of rank 0.
         early: payloads may leave before `run`, see `departure`; then no rank waits for answers before it sends.
+        memory: uint8, where the payloads of `up` lie one after another; None: a buffer of its own.
 
     Attributes:
         answers: answers[s] is uint8: the payloads of down[s] in a row.
@@ -49,10 +50,11 @@ class ServerPipeline:
         alignment: int,
         way: str,
         early: bool = False,
+        memory: Any = None,
     ) -> None:
         self.network = network
         rank, size, tree = network.world.rank, network.world.size, Tree(way, network.world.size)
-        self._up, _ = cut(network, up, alignment)
+        self._up, _ = cut(network, up, alignment, memory)
         self._down, self.answers = cut(network, down, alignment)
         self._replies = down
         behind = [(rank + k) % size for k in range(1, size)]

@@ -103,12 +103,14 @@ class Compressor:
             raise NonFiniteError(self.nonfinite_message())
 
     def decode(self, payload: Any, out: Any) -> None:
-        """out (d,) ← D(payload)."""
-        self._decoder(payload, out, *self.layout, False)
+        """out (d,) ← D(payload). Raises NonFiniteError where a payload may hold what was never encoded (`identity`)."""
+        if self._decoder(payload, out, *self.layout, False) is False:
+            raise NonFiniteError(self.nonfinite_message())
 
     def decode_add(self, payload: Any, out: Any, factor: float = 1.0) -> None:
-        """out (d,) ← out + factor·D(payload)."""
-        self._decoder(payload, out, *self.layout, True, factor)
+        """out (d,) ← out + factor·D(payload). Raises NonFiniteError as `decode` does, with `out` changed."""
+        if self._decoder(payload, out, *self.layout, True, factor) is False:
+            raise NonFiniteError(self.nonfinite_message())
 
     def decode_mean(self, payloads: Sequence[Any], out: Any) -> None:
         """out (d,) ← (D(p₀) + D(p₁) + …)/n, added in this order, in one pass over `out`. Needs `fuses_mean`."""

@@ -35,7 +35,11 @@ class Device:
 
     def wire(self, nbytes: int, collective: bool = False) -> Wire:
         """A buffer of `nbytes` bytes for MPI; with `collective`, for one of its collectives."""
-        return Wire(np.empty(nbytes, np.uint8))
+        return self.wire_over(self.xp.empty(nbytes, np.uint8), collective)
+
+    def wire_over(self, array: Any, collective: bool = False) -> Wire:
+        """The same out of memory that is there: `array` is uint8, contiguous and on this device."""
+        return Wire(array)
 
     def fence(self) -> Fence:
         """A fence for the device's stream."""
@@ -99,12 +103,11 @@ class CudaDevice(Device):
     def synchronize(self) -> None:
         self.xp.cuda.get_current_stream().synchronize()
 
-    def wire(self, nbytes: int, collective: bool = False) -> Wire:
-        array = self.xp.empty(nbytes, np.uint8)
+    def wire_over(self, array: Any, collective: bool = False) -> Wire:
         if self.collectives if collective else self.aware:
             return DeviceWire(array, self.lanes)
-        pinned = self.xp.cuda.alloc_pinned_memory(max(nbytes, 1))
-        return StagedWire(array, np.frombuffer(pinned, np.uint8, nbytes), self.lanes)
+        pinned = self.xp.cuda.alloc_pinned_memory(max(array.nbytes, 1))
+        return StagedWire(array, np.frombuffer(pinned, np.uint8, array.nbytes), self.lanes)
 
     def fence(self) -> Fence:
         return self.lanes.fence()

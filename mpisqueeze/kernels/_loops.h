@@ -11,9 +11,11 @@
 
 struct loops {
     int (*copy_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload);
-    void (*copy_decode)(const uint8_t *payload, void *out, int64_t d, int add, double factor);
-    int (*signs_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int64_t block, int l2);
-    void (*signs_decode)(const uint8_t *payload, void *out, int64_t d, int64_t block, int add, double factor);
+    /* Returns 0 where an element was not finite; `out` is changed all the same. */
+    int (*copy_decode)(const uint8_t *payload, void *out, int64_t d, int add, double factor);
+    int (*signs_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int64_t block, int two,
+                        int l2);
+    void (*signs_decode)(const uint8_t *payload, void *out, int64_t d, int64_t block, int two, int add, double factor);
     int (*quantize_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int bits, int64_t bucket,
                            int l2, uint64_t key);
     void (*quantize_decode)(const uint8_t *payload, void *out, int64_t d, int bits, int64_t bucket, int add,
@@ -37,7 +39,8 @@ struct loops {
     int (*half_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int bfloat);
     void (*half_decode)(const uint8_t *payload, void *out, int64_t d, int bfloat, int add, double factor);
     /* The mean of `count` payloads, see _loops_mean.h; 0 where there was no memory. */
-    int (*signs_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int bits);
+    int (*copy_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int bits);
+    int (*signs_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int two);
     int (*quantize_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int bits);
     int (*uniform_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int bits);
 };

@@ -17,6 +17,8 @@
 /* Elements worked on at a time: a multiple of RUN, small enough for values and codes to stay in the L1 cache. */
 #define TILE 1024
 #define FEISTEL_ROUNDS 6
+/* Bits of a hash that round an element at random: 8 more, for its level, make 31. */
+#define FIRST_BITS 23
 
 /* A sum reads a run from eight places at once, and the processor's own prefetching sees no stream in that. */
 INLINE void prefetch(const void *from, int64_t bytes) {

@@ -13,16 +13,19 @@ struct NAME(values) {
     REAL *out;
     int bits, add;
     REAL factor;
+    atomic_int bad; /* of copy_decode alone: an element that is not finite */
 };
 
 /* -- identity */
 
+/* A payload of NULL is the vector itself, which is only looked at. */
 INLINE int NAME(copy_as)(const REAL *x, REAL *residual, int64_t n, uint8_t *payload) {
     BITS bad = 0;
     for (int64_t i = 0; i < n; i++) {
         REAL v = V_(i);
         bad |= NAME(magnitude)(v) + TO_TOP_BIT;
-        NAME(store)(payload, i, v);
+        if (payload)
+            NAME(store)(payload, i, v);
         if (residual)
             residual[i] = 0;
     }
@@ -33,8 +36,10 @@ static void NAME(copy_encode_part)(void *job, int part, int64_t start, int64_t s
     struct NAME(numbers) *of = job;
     uint8_t *payload = of->payload + start * (int64_t)sizeof(REAL);
     (void)part;
-    if (of->residual ? NAME(copy_as)(of->x + start, of->residual + start, stop - start, payload)
-                     : NAME(copy_as)(of->x + start, NULL, stop - start, payload))
+    const REAL *x = of->x + start;
+    if (of->residual                      ? NAME(copy_as)(x, of->residual + start, stop - start, payload)
+        : payload == (const uint8_t *)x ? NAME(copy_as)(x, NULL, stop - start, NULL)
+                                          : NAME(copy_as)(x, NULL, stop - start, payload))
         of->bad = 1;
 }
 
@@ -44,23 +49,28 @@ static int NAME(copy_encode)(const void *vector, void *residual, int64_t d, uint
     return !of.bad;
 }
 
-static void NAME(copy_decode_part)(void *job, int part, int64_t start, int64_t stop) {
-    const struct NAME(values) *from = job;
-    (void)part;
-    if (!from->add) {
-        memcpy(from->out + start, from->payload + start * (int64_t)sizeof(REAL), (size_t)(stop - start) * sizeof(REAL));
-        return;
+INLINE int NAME(copy_deliver)(const uint8_t *payload, REAL *out, int64_t start, int64_t stop, int add, REAL factor) {
+    BITS bad = 0;
+    for (int64_t i = start; i < stop; i++) {
+        REAL v = NAME(load)(payload, i);
+        bad |= NAME(magnitude)(v) + TO_TOP_BIT;
+        NAME(deliver)(out + i, v, add, factor);
     }
-    const uint8_t *payload = from->payload;
-    const REAL factor = from->factor;
-    REAL *out = from->out;
-    for (int64_t i = start; i < stop; i++)
-        out[i] += factor * NAME(load)(payload, i);
+    return bad >> (REAL_BITS - 1);
 }
 
-static void NAME(copy_decode)(const uint8_t *payload, void *out, int64_t d, int add, double factor) {
+static void NAME(copy_decode_part)(void *job, int part, int64_t start, int64_t stop) {
+    struct NAME(values) *from = job;
+    (void)part;
+    if (from->add ? NAME(copy_deliver)(from->payload, from->out, start, stop, 1, from->factor)
+                  : NAME(copy_deliver)(from->payload, from->out, start, stop, 0, 1))
+        from->bad = 1;
+}
+
+static int NAME(copy_decode)(const uint8_t *payload, void *out, int64_t d, int add, double factor) {
     struct NAME(values) from = {.payload = payload, .out = out, .add = add, .factor = (REAL)factor};
     spread(NAME(copy_decode_part), &from, 0, d, TILE, threads_parts(d));
+    return !from.bad;
 }
 
 /* -- float formats. Those of 16 bits per element go straight to the payload. */

@@ -16,26 +16,30 @@ INLINE NAME(vec) NAME(vec_of)(NAME(words) w) { return (NAME(vec))w; }
 INLINE NAME(vec) NAME(lesser)(NAME(vec) x, NAME(vec) y) { return _mm512_min_ps(x, y); }
 INLINE NAME(mask) NAME(less)(NAME(vec) x, NAME(vec) y) { return _mm512_cmp_ps_mask(x, y, _CMP_LT_OQ); }
 INLINE uint32_t NAME(mask_bits)(NAME(mask) mask) { return mask; }
-/* The whole number at x or above it, of 0 ≤ x < 2^31, or with AVX-512 2^32. */
-INLINE NAME(words) NAME(round_up)(NAME(vec) x) {
-    return (NAME(words))_mm512_cvt_roundps_epu32(x, _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC);
-}
 /* Whole numbers below 2^31. */
 INLINE NAME(words) NAME(truncate)(NAME(vec) x) { return (NAME(words))_mm512_cvttps_epi32(x); }
 /* x·y + z, where x·y is exact, so that the one rounding of the fused operation is that of the sum. */
 INLINE NAME(vec) NAME(exact_product_add)(NAME(vec) x, NAME(vec) y, NAME(vec) z) { return _mm512_fmadd_ps(x, y, z); }
 INLINE NAME(vec) NAME(convert)(NAME(words) w) { return _mm512_cvtepi32_ps((__m512i)w); }
-INLINE NAME(words) NAME(increment)(NAME(words) w, NAME(mask) where) {
-    return (NAME(words))_mm512_mask_add_epi32((__m512i)w, where, (__m512i)w, _mm512_set1_epi32(1));
-}
 /* w | bit where the mask is set. */
 INLINE NAME(words) NAME(set_where)(NAME(words) w, NAME(mask) where, uint32_t bit) {
     return (NAME(words))_mm512_mask_or_epi32((__m512i)w, where, (__m512i)w, _mm512_set1_epi32((int)bit));
+}
+/* Notes in `seen` that a word ends in FIRST_BITS ones; `noted` asks if one did. */
+INLINE NAME(words) NAME(note_ones)(NAME(words) seen, NAME(words) w) {
+    return (NAME(words))_mm512_max_epu32((__m512i)seen, (__m512i)(w << (32 - FIRST_BITS)));
+}
+INLINE int NAME(noted)(NAME(words) seen) {
+    return _mm512_cmpge_epu32_mask((__m512i)seen, _mm512_set1_epi32((int)(~0u << (32 - FIRST_BITS)))) != 0;
 }
 /* −x where the mask is set. */
 INLINE NAME(vec) NAME(negate_where)(NAME(vec) x, NAME(mask) where) {
     const __m512i sign = _mm512_set1_epi32((int)0x80000000u);
     return (NAME(vec))_mm512_mask_xor_epi32((__m512i)x, where, (__m512i)x, sign);
+}
+/* y where the mask is set, else x. */
+INLINE NAME(vec) NAME(blend)(NAME(vec) x, NAME(vec) y, NAME(mask) where) {
+    return _mm512_mask_blend_ps(where, x, y);
 }
 /* ~(x ^ y) */
 INLINE NAME(words) NAME(xnor)(NAME(words) x, NAME(words) y) {
@@ -73,14 +77,21 @@ INLINE NAME(vec) NAME(vec_of)(NAME(words) w) { return (NAME(vec))w; }
 INLINE NAME(vec) NAME(lesser)(NAME(vec) x, NAME(vec) y) { return _mm256_min_ps(x, y); }
 INLINE NAME(mask) NAME(less)(NAME(vec) x, NAME(vec) y) { return (NAME(mask))_mm256_cmp_ps(x, y, _CMP_LT_OQ); }
 INLINE uint32_t NAME(mask_bits)(NAME(mask) mask) { return (uint32_t)_mm256_movemask_ps((__m256)mask); }
-INLINE NAME(words) NAME(round_up)(NAME(vec) x) { return (NAME(words))_mm256_cvttps_epi32(_mm256_ceil_ps(x)); }
 INLINE NAME(words) NAME(truncate)(NAME(vec) x) { return (NAME(words))_mm256_cvttps_epi32(x); }
 INLINE NAME(vec) NAME(exact_product_add)(NAME(vec) x, NAME(vec) y, NAME(vec) z) { return _mm256_fmadd_ps(x, y, z); }
 INLINE NAME(vec) NAME(convert)(NAME(words) w) { return _mm256_cvtepi32_ps((__m256i)w); }
-INLINE NAME(words) NAME(increment)(NAME(words) w, NAME(mask) where) { return w - where; }
 INLINE NAME(words) NAME(set_where)(NAME(words) w, NAME(mask) where, uint32_t bit) { return w | (where & bit); }
+INLINE NAME(words) NAME(note_ones)(NAME(words) seen, NAME(words) w) {
+    return (NAME(words))_mm256_max_epu32((__m256i)seen, (__m256i)(w << (32 - FIRST_BITS)));
+}
+INLINE int NAME(noted)(NAME(words) seen) {
+    return _mm256_movemask_ps((__m256)(seen >= ~0u << (32 - FIRST_BITS))) != 0;
+}
 INLINE NAME(vec) NAME(negate_where)(NAME(vec) x, NAME(mask) where) {
     return (NAME(vec))((NAME(words))x ^ (where & 0x80000000u));
+}
+INLINE NAME(vec) NAME(blend)(NAME(vec) x, NAME(vec) y, NAME(mask) where) {
+    return _mm256_blendv_ps(x, y, (__m256)where);
 }
 INLINE NAME(words) NAME(xnor)(NAME(words) x, NAME(words) y) { return ~(x ^ y); }
 INLINE uint32_t NAME(reach)(NAME(words) w, uint32_t least) {
@@ -110,13 +121,13 @@ INLINE NAME(vec) NAME(get)(const REAL *from) { return *from; }
 INLINE void NAME(put)(REAL *to, NAME(vec) x) { *to = x; }
 INLINE NAME(vec) NAME(lesser)(NAME(vec) x, NAME(vec) y) { return x < y ? x : y; }
 INLINE NAME(mask) NAME(less)(NAME(vec) x, NAME(vec) y) { return x < y; }
-INLINE NAME(words) NAME(round_up)(NAME(vec) x) { return (uint32_t)x; /* not in use */ }
 /* Through signed integers, which the instruction sets convert. */
 INLINE NAME(words) NAME(truncate)(NAME(vec) x) { return (uint32_t)(int32_t)x; }
 INLINE NAME(vec) NAME(exact_product_add)(NAME(vec) x, NAME(vec) y, NAME(vec) z) { return x * y + z; }
 INLINE NAME(vec) NAME(convert)(NAME(words) w) { return (REAL)(int32_t)w; }
-INLINE NAME(words) NAME(increment)(NAME(words) w, NAME(mask) where) { return w + (uint32_t)where; }
 INLINE NAME(words) NAME(set_where)(NAME(words) w, NAME(mask) where, uint32_t bit) { return w | (where ? bit : 0); }
+INLINE NAME(words) NAME(note_ones)(NAME(words) seen, NAME(words) w) { return seen | ((w | ~0u << FIRST_BITS) == ~0u); }
+INLINE int NAME(noted)(NAME(words) seen) { return seen != 0; }
 INLINE NAME(vec) NAME(negate_where)(NAME(vec) x, NAME(mask) where) {
     return NAME(real)(NAME(bits)(x) ^ (BITS)(uint32_t)where << (REAL_BITS - 1));
 }

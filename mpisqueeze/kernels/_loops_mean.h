@@ -10,15 +10,21 @@ struct NAME(mean) {
 
 static void NAME(mean_part)(void *job, int part, int64_t start, int64_t stop) {
     const struct NAME(mean) *m = job;
-    const REAL count = (REAL)m->count;
+    const REAL count = (REAL)m->count, inverse = 1 / count;
+    /* The inverse of a power of two is exact, and a product with it rounds as the quotient does. */
+    const int exact = !(m->count & (m->count - 1));
     for (int64_t s = start; s < stop; s += TILE) {
         int64_t e = smaller(s + TILE, stop);
         for (int r = 0; r < m->count; r++) {
             struct NAME(delivery) to = m->payloads[r];
             m->decode(&to, part, s, e);
         }
-        for (int64_t i = s; i < e; i++)
-            m->out[i] /= count;
+        if (exact)
+            for (int64_t i = s; i < e; i++)
+                m->out[i] *= inverse;
+        else
+            for (int64_t i = s; i < e; i++)
+                m->out[i] /= count;
     }
 }
 
@@ -39,9 +45,22 @@ static int NAME(mean_of)(const uint8_t *const *payloads, int count, void *out, i
     return 1;
 }
 
-static int NAME(signs_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int bits) {
-    (void)bits;
-    return NAME(mean_of)(payloads, count, out, d, block, 1, 1, NAME(signs_decode_part));
+static void NAME(copy_mean_part)(void *job, int part, int64_t start, int64_t stop) {
+    const struct NAME(delivery) *to = job;
+    (void)part;
+    if (to->add)
+        NAME(copy_deliver)(to->stream, to->out, start, stop, 1, 1);
+    else
+        memcpy(to->out + start, to->stream + start * (int64_t)sizeof(REAL), (size_t)(stop - start) * sizeof(REAL));
+}
+
+static int NAME(copy_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int bits) {
+    (void)block, (void)bits;
+    return NAME(mean_of)(payloads, count, out, d, 0, 0, 0, NAME(copy_mean_part));
+}
+
+static int NAME(signs_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int two) {
+    return NAME(mean_of)(payloads, count, out, d, block, 1 + two, 1, NAME(signs_decode_part));
 }
 
 static int NAME(quantize_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block,

@@ -20,21 +20,13 @@ INLINE NAME(vec) NAME(fraction_at)(struct NAME(fraction) f, NAME(words) code) {
 
 enum NAME(code) { NAME(QUANTIZE), NAME(UNIFORM) };
 
-/* Levels are rounded as fixed-point numbers of 24 bits behind the point where vectors of 32-bit words hold these. */
-INLINE int NAME(in_fixed_point)(enum NAME(code) kind) {
-    return LEVEL == 2 ? LANES > 1 : LANES > 1 && kind == NAME(QUANTIZE);
-}
-
-/* ⌊level⌋, or one more with the fractional part as probability; `index` is a multiple of LANES. Where rounding is in
-   fixed point, `level` is scaled by 2^24: a draw of 24 bits is below the fraction if and only if it is below the
-   fraction rounded up to 24 bits. */
-INLINE NAME(words) NAME(round_stochastically)(enum NAME(code) kind, NAME(vec) level, uint32_t index, uint64_t key) {
-    const NAME(words) not_hash = NAME(not_hash)(index, key);
-    if (NAME(in_fixed_point)(kind))
-        return (NAME(round_up)(level) + (not_hash >> 8)) >> 24;
-    NAME(words) code = NAME(truncate)(level);
-    NAME(vec) draw = NAME(convert)(~not_hash >> 8) * NAME(splat)((REAL)0x1p-24);
-    return NAME(increment)(code, NAME(less)(draw, level - NAME(convert)(code)));
+/* ⌊level⌋, or one more with the fractional part as probability, for levels that are `scaled` by 2^FIRST_BITS; `index` is
+   a multiple of LANES. Levels are below 256, so that as fixed-point numbers they fit into 31 bits. The first FIRST_BITS
+   bits of a draw decide, unless the fractional part begins with the same: `equal` remembers that. */
+INLINE NAME(words) NAME(round_stochastically)(NAME(vec) scaled, uint32_t index, uint64_t key, NAME(words) *equal) {
+    NAME(words) sum = NAME(truncate)(scaled) + (NAME(not_hash)(index, key) >> (32 - FIRST_BITS));
+    *equal = NAME(note_ones)(*equal, sum);
+    return sum >> FIRST_BITS;
 }
 
 /* A block's scales: its norm, or its lower end and span; and what all blocks share. */
@@ -53,38 +45,65 @@ INLINE NAME(vec) NAME(uniform_value)(NAME(words) code, struct NAME(scale) s) {
     return NAME(fraction_at)(s.fraction, code) * NAME(splat)(s.norm) + NAME(splat)(s.low);
 }
 
-/* The codes of LANES elements, and the values that they stand for. */
+/* The codes of LANES elements. */
 INLINE NAME(words) NAME(encode_lanes)(enum NAME(code) kind, NAME(vec) x, uint32_t index, struct NAME(scale) s,
-                                      NAME(vec) *value) {
-    const REAL point = NAME(in_fixed_point)(kind) ? (REAL)0x1p24 : 1;
-    const NAME(vec) levels = NAME(splat)(s.fraction.levels * point), divisor = NAME(splat)(s.divisor);
-    if (kind == NAME(UNIFORM)) {
-        NAME(vec) level = (x - NAME(splat)(s.low)) / divisor * levels;
-        NAME(words) code = NAME(round_stochastically)(kind, level, index, s.key);
-        *value = NAME(uniform_value)(code, s);
-        return code;
-    }
-    /* A float64 square can underflow, so that the norm is smaller than the element. */
-    NAME(vec) level = NAME(lesser)(NAME(absolutes)(x) / divisor * levels, levels);
-    NAME(words) code = NAME(round_stochastically)(kind, level, index, s.key);
-    NAME(mask) negative = NAME(less)(x, NAME(splat)(0));
-    *value = NAME(quantize_value)(code, negative, s);
-    return NAME(set_where)(code, negative, s.sign);
+                                      NAME(words) *equal) {
+    const NAME(vec) levels = NAME(splat)(s.fraction.levels * (REAL)(1 << FIRST_BITS)), divisor = NAME(splat)(s.divisor);
+    if (kind == NAME(UNIFORM))
+        return NAME(round_stochastically)((x - NAME(splat)(s.low)) / divisor * levels, index, s.key, equal);
+    NAME(vec) level = NAME(absolutes)(x) / divisor * levels;
+    /* Squares are added in float64. Those of float64 can underflow, so that the norm is smaller than the element. */
+    if (REAL_BITS == 64)
+        level = NAME(lesser)(level, levels);
+    NAME(words) code = NAME(round_stochastically)(level, index, s.key, equal);
+    return NAME(set_where)(code, NAME(less)(x, NAME(splat)(0)), s.sign);
 }
 
-/* The codes of n elements, `index` the first one's, a byte each; the residual becomes what they leave out. */
-INLINE void NAME(encode_run)(enum NAME(code) kind, const REAL *v, REAL *residual, int64_t n, int64_t index,
-                             struct NAME(scale) s, uint8_t *codes) {
-    NAME(vec) value;
+/* The bits of u of random.py that splitmix64 makes from `state` are below `rest`, as a binary fraction. */
+INLINE int NAME(rest_is_below)(REAL rest, uint64_t state) {
+    while (rest > 0) {
+        rest *= (REAL)0x1p64;
+        state = splitmix64(state);
+        const uint64_t bits = (uint64_t)rest;
+        if (bits != state)
+            return state < bits;
+        rest -= (REAL)bits;
+    }
+    return 0;
+}
+
+/* The code of one element, by as many bits of u as it takes. */
+INLINE uint32_t NAME(encode_one)(enum NAME(code) kind, REAL x, uint32_t index, struct NAME(scale) s) {
+    REAL level = (kind == NAME(UNIFORM) ? x - s.low : NAME(absolute)(x)) / s.divisor * s.fraction.levels;
+    if (kind == NAME(QUANTIZE) && level > s.fraction.levels)
+        level = s.fraction.levels;
+    const REAL scaled = level * (REAL)(1 << FIRST_BITS);
+    const uint32_t hash = hash32(index, (uint32_t)s.key, (uint32_t)(s.key >> 32));
+    const uint32_t fixed = (uint32_t)scaled, sum = fixed + (~hash >> (32 - FIRST_BITS));
+    uint32_t code = sum >> FIRST_BITS;
+    if (!(~sum << (32 - FIRST_BITS)))
+        code += NAME(rest_is_below)(scaled - (REAL)fixed, s.key ^ index);
+    return kind == NAME(QUANTIZE) && x < 0 ? code | s.sign : code;
+}
+
+/* Rare: one of 2^FIRST_BITS elements asks for it. */
+static __attribute__((noinline, cold)) void NAME(encode_exactly)(enum NAME(code) kind, const REAL *v, int64_t n,
+                                                                 int64_t index, struct NAME(scale) s, uint8_t *codes) {
+    for (int64_t i = 0; i < n; i++)
+        codes[i] = (uint8_t)NAME(encode_one)(kind, v[i], (uint32_t)(index + i), s);
+}
+
+/* The codes of n elements, `index` the first one's, a byte each. */
+INLINE void NAME(encode_run)(enum NAME(code) kind, const REAL *v, int64_t n, int64_t index, struct NAME(scale) s,
+                             uint8_t *codes) {
+    NAME(words) equal = {0};
     for (int64_t i = 0, m; i < n; i += m) {
         /* Random numbers are drawn LANES at a time, from a multiple of LANES on. */
         const int64_t skip = (index + i) % LANES;
         if (!skip && n - i >= LANES) {
             for (m = 0; m + LANES <= n - i; m += LANES) {
                 NAME(vec) x = NAME(get)(v + i + m);
-                NAME(put_bytes)(codes + i + m, NAME(encode_lanes)(kind, x, (uint32_t)(index + i + m), s, &value));
-                if (residual)
-                    NAME(put)(residual + i + m, x - value);
+                NAME(put_bytes)(codes + i + m, NAME(encode_lanes)(kind, x, (uint32_t)(index + i + m), s, &equal));
             }
         } else {
             REAL few[LANES] = {0};
@@ -92,13 +111,12 @@ INLINE void NAME(encode_run)(enum NAME(code) kind, const REAL *v, REAL *residual
             m = smaller(LANES - skip, n - i);
             memcpy(few + skip, v + i, (size_t)m * sizeof(REAL));
             NAME(vec) x = NAME(get)(few);
-            NAME(put_bytes)(few_codes, NAME(encode_lanes)(kind, x, (uint32_t)(index + i - skip), s, &value));
-            NAME(put)(few, x - value);
+            NAME(put_bytes)(few_codes, NAME(encode_lanes)(kind, x, (uint32_t)(index + i - skip), s, &equal));
             memcpy(codes + i, few_codes + skip, (size_t)m);
-            if (residual)
-                memcpy(residual + i, few + skip, (size_t)m * sizeof(REAL));
         }
     }
+    if (__builtin_expect(NAME(noted)(equal), 0))
+        NAME(encode_exactly)(kind, v, n, index, s, codes);
 }
 
 INLINE struct NAME(scale) NAME(scale_of)(enum NAME(code) kind, int bits, uint64_t key) {
@@ -121,6 +139,32 @@ INLINE struct NAME(scale) NAME(scale_at)(enum NAME(code) kind, struct NAME(scale
     return s;
 }
 
+INLINE NAME(vec) NAME(decode_lanes)(enum NAME(code) kind, NAME(words) code, struct NAME(scale) s) {
+    if (kind == NAME(UNIFORM))
+        return NAME(uniform_value)(code, s);
+    return NAME(quantize_value)(code & (s.sign - 1), NAME(bit_set)(code, s.sign), s);
+}
+
+INLINE void NAME(deliver_run)(enum NAME(code) kind, const uint8_t *codes, int64_t n, struct NAME(scale) s, REAL *out,
+                              int add, REAL factor) {
+    const NAME(vec) times = NAME(splat)(factor);
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        NAME(vec) value = NAME(decode_lanes)(kind, NAME(get_bytes)(codes + i), s);
+        if (add)
+            value = NAME(get)(out + i) + times * value;
+        NAME(put)(out + i, value);
+    }
+    if (i < n) {
+        REAL few[LANES];
+        uint8_t few_codes[LANES] = {0};
+        memcpy(few_codes, codes + i, (size_t)(n - i));
+        NAME(put)(few, NAME(decode_lanes)(kind, NAME(get_bytes)(few_codes), s));
+        for (int64_t j = 0; i < n; i++, j++)
+            out[i] = add ? out[i] + factor * few[j] : few[j];
+    }
+}
+
 /* The stream of [start, stop), from a whole byte on, and the residual. */
 INLINE void NAME(encode_codes)(enum NAME(code) kind, const struct NAME(blocks) *b, int64_t start, int64_t stop) {
     const struct NAME(scale) shared = NAME(scale_of)(kind, b->bits, b->key);
@@ -131,10 +175,9 @@ INLINE void NAME(encode_codes)(enum NAME(code) kind, const struct NAME(blocks) *
         for (int64_t a = s, end; a < e; a = end, index++) {
             end = smaller((index + 1) * b->length, e);
             const struct NAME(scale) scale = NAME(scale_at)(kind, shared, b->scales, index);
+            NAME(encode_run)(kind, b->v + a, end - a, a, scale, bytes + (a - s));
             if (b->residual)
-                NAME(encode_run)(kind, b->v + a, b->residual + a, end - a, a, scale, bytes + (a - s));
-            else
-                NAME(encode_run)(kind, b->v + a, NULL, end - a, a, scale, bytes + (a - s));
+                NAME(deliver_run)(kind, bytes + (a - s), end - a, scale, b->residual + a, 1, -1);
         }
         if (b->bits < 8)
             pack(codes, e - s, b->bits, b->stream + s * b->bits / 8);
@@ -210,32 +253,6 @@ static int NAME(uniform_encode)(const void *vector, void *residual, int64_t d, u
     struct NAME(blocks) b = NAME(blocks_of)(vector, residual, d, payload, bucket, 2);
     b.bits = bits, b.key = key;
     return NAME(encode_blocks)(&b, NAME(uniform_groups));
-}
-
-INLINE NAME(vec) NAME(decode_lanes)(enum NAME(code) kind, NAME(words) code, struct NAME(scale) s) {
-    if (kind == NAME(UNIFORM))
-        return NAME(uniform_value)(code, s);
-    return NAME(quantize_value)(code & (s.sign - 1), NAME(bit_set)(code, s.sign), s);
-}
-
-INLINE void NAME(deliver_run)(enum NAME(code) kind, const uint8_t *codes, int64_t n, struct NAME(scale) s, REAL *out,
-                              int add, REAL factor) {
-    const NAME(vec) times = NAME(splat)(factor);
-    int64_t i = 0;
-    for (; i + LANES <= n; i += LANES) {
-        NAME(vec) value = NAME(decode_lanes)(kind, NAME(get_bytes)(codes + i), s);
-        if (add)
-            value = NAME(get)(out + i) + times * value;
-        NAME(put)(out + i, value);
-    }
-    if (i < n) {
-        REAL few[LANES];
-        uint8_t few_codes[LANES] = {0};
-        memcpy(few_codes, codes + i, (size_t)(n - i));
-        NAME(put)(few, NAME(decode_lanes)(kind, NAME(get_bytes)(few_codes), s));
-        for (int64_t j = 0; i < n; i++, j++)
-            out[i] = add ? out[i] + factor * few[j] : few[j];
-    }
 }
 
 INLINE void NAME(decode_codes)(enum NAME(code) kind, const struct NAME(delivery) *to, int64_t start, int64_t stop) {

@@ -1,4 +1,17 @@
-/* signs: a bit per element, and a scale a block. */
+/* signs: a bit per element, and a scale or two a block. */
+
+/* What elements ≥ 0 are decoded to, and those < 0. */
+struct NAME(pair) {
+    REAL above, below;
+};
+
+/* Those of block `index`, of which the payload has both, or the one for ±scale. */
+INLINE struct NAME(pair) NAME(pair_at)(const uint8_t *scales, int each, int64_t index) {
+    if (each == 2)
+        return (struct NAME(pair)){NAME(load)(scales, 2 * index), NAME(load)(scales, 2 * index + 1)};
+    const REAL scale = NAME(load)(scales, index);
+    return (struct NAME(pair)){scale, -scale};
+}
 
 /* A bit per element, 1 = negative (−0 is not), into ⌈n/8⌉ bytes. */
 static void NAME(pack_signs)(const REAL *v, int64_t n, uint8_t *stream) {
@@ -26,46 +39,46 @@ static void NAME(pack_signs)(const REAL *v, int64_t n, uint8_t *stream) {
     }
 }
 
-/* residual − (±scale), where the residual holds v. */
-static void NAME(subtract_signed)(REAL *residual, int64_t n, REAL scale) {
+/* What v is decoded to, subtracted from the residual, which holds v. */
+static void NAME(subtract_signed)(REAL *residual, int64_t n, struct NAME(pair) value) {
     for (int64_t i = 0; i < n; i++) {
         REAL v = residual[i];
-        residual[i] = v - (v < 0 ? -scale : scale);
+        residual[i] = v - (v < 0 ? value.below : value.above);
     }
 }
 
 #if LANES > 1
 /* The same for n < 32 elements; returns their signs. */
-static uint32_t NAME(few_signs)(REAL *residual, int64_t n, REAL scale) {
+static uint32_t NAME(few_signs)(REAL *residual, int64_t n, struct NAME(pair) value) {
     uint32_t negative = 0;
     for (int64_t i = 0; i < n; i++)
         negative |= (uint32_t)(residual[i] < 0) << i;
-    NAME(subtract_signed)(residual, n, scale);
+    NAME(subtract_signed)(residual, n, value);
     return negative;
 }
 #endif
 
-/* The signs of v from a whole byte of the stream on, and v − (±scale), where the residual holds v. */
-static void NAME(encode_signs)(REAL *residual, int64_t n, REAL scale, uint8_t *stream) {
+/* The signs of v from a whole byte of the stream on, and what they leave out, where the residual holds v. */
+static void NAME(encode_signs)(REAL *residual, int64_t n, struct NAME(pair) value, uint8_t *stream) {
 #if LANES > 1
-    const NAME(vec) scales = NAME(splat)(scale);
+    const NAME(vec) above = NAME(splat)(value.above), below = NAME(splat)(value.below);
     /* Vectors are aligned, so that signs may wait for a byte to be full. */
     int64_t held = NAME(until_line)(residual, n), i = held;
-    uint32_t pending = NAME(few_signs)(residual, held, scale);
+    uint32_t pending = NAME(few_signs)(residual, held, value);
     for (; i + LANES <= n; i += LANES) {
         NAME(vec) v = NAME(get)(residual + i);
         NAME(mask) negative = NAME(less)(v, NAME(splat)(0));
-        NAME(put)(residual + i, v - NAME(negate_where)(scales, negative));
+        NAME(put)(residual + i, v - NAME(blend)(above, below, negative));
         pending |= NAME(mask_bits)(negative) << held;
         memcpy(stream, &pending, LANES / 8);
         stream += LANES / 8;
         pending >>= LANES;
     }
-    pending |= NAME(few_signs)(residual + i, n - i, scale) << held;
+    pending |= NAME(few_signs)(residual + i, n - i, value) << held;
     memcpy(stream, &pending, (size_t)(held + n - i + 7) / 8);
 #else
     NAME(pack_signs)(residual, n, stream);
-    NAME(subtract_signed)(residual, n, scale);
+    NAME(subtract_signed)(residual, n, value);
 #endif
 }
 
@@ -82,14 +95,14 @@ static void NAME(signs_codes)(void *job, int part, int64_t start, int64_t stop) 
         const int64_t index = a / b->length;
         end = smaller((index + 1) * b->length, stop);
         if (end % 8 == 0 || end == stop) {
-            NAME(encode_signs)(b->residual + a, end - a, NAME(load)(b->scales, index), b->stream + a / 8);
+            NAME(encode_signs)(b->residual + a, end - a, NAME(pair_at)(b->scales, b->each, index), b->stream + a / 8);
             continue;
         }
         end = smaller(a + TILE, stop);
         NAME(pack_signs)(b->v + a, end - a, b->stream + a / 8);
         for (int64_t s = a, e; s < end; s = e) {
             e = smaller((s / b->length + 1) * b->length, end);
-            NAME(subtract_signed)(b->residual + s, e - s, NAME(load)(b->scales, s / b->length));
+            NAME(subtract_signed)(b->residual + s, e - s, NAME(pair_at)(b->scales, b->each, s / b->length));
         }
     }
 }
@@ -103,7 +116,16 @@ static void NAME(signs_groups)(void *job, int part, int64_t first, int64_t last)
         for (int64_t a = start; a < stop; a += b->length) {
             int64_t n = smaller(b->length, stop - a);
             REAL *residual = b->residual ? b->residual + a : NULL, scale;
-            if (b->l2)
+            if (b->each == 2) {
+                const struct NAME(sides) sums = NAME(sides)(b->vector + a, residual, n);
+                const int64_t negatives = sums.negatives, others = n - negatives;
+                /* −0 + 0 = 0: a sum of zeros of either sign. */
+                const REAL below = sums.below / (REAL)(negatives ? negatives : 1) + 0;
+                scale = sums.above / (REAL)(others ? others : 1) + 0;
+                NAME(store)(b->scales, 2 * (a / b->length) + 1, below);
+                if (!NAME(finite)(below))
+                    scale = below;
+            } else if (b->l2)
                 scale = (REAL)sqrt(NAME(sum_squares)(b->vector + a, residual, n) / (double)n);
             else
                 scale = NAME(sum)(b->vector + a, residual, n) / (REAL)n;
@@ -111,57 +133,57 @@ static void NAME(signs_groups)(void *job, int part, int64_t first, int64_t last)
                 b->bad = 1;
                 return;
             }
-            NAME(store)(b->scales, a / b->length, scale);
+            NAME(store)(b->scales, b->each * (a / b->length), scale);
         }
         spread(NAME(signs_codes), b, start, stop, TILE, threads_parts(stop - start));
     }
 }
 
 static int NAME(signs_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int64_t block,
-                              int l2) {
+                              int two, int l2) {
     if (!d)
         return 1;
-    struct NAME(blocks) b = NAME(blocks_of)(vector, residual, d, payload, block, 1);
+    struct NAME(blocks) b = NAME(blocks_of)(vector, residual, d, payload, block, 1 + two);
     b.l2 = l2;
     return NAME(encode_blocks)(&b, NAME(signs_groups));
 }
 
-/* ±scale from one code per element. */
-INLINE void NAME(deliver_signed)(const uint8_t *codes, int64_t n, REAL scale, REAL *out, int add) {
-    const BITS bits = NAME(bits)(scale);
+/* Values from one code per element. */
+INLINE void NAME(deliver_signed)(const uint8_t *codes, int64_t n, struct NAME(pair) to, REAL *out, int add) {
+    const BITS above = NAME(bits)(to.above), change = above ^ NAME(bits)(to.below);
     for (int64_t i = 0; i < n; i++) {
-        REAL value = NAME(real)(bits ^ (BITS)codes[i] << (REAL_BITS - 1));
+        REAL value = NAME(real)(above ^ (change & -(BITS)codes[i]));
         out[i] = add ? out[i] + value : value;
     }
 }
 
 /* The same from whole bytes of the stream; returns how many elements it did, a multiple of 8. */
-INLINE int64_t NAME(deliver_bits)(const uint8_t *stream, int64_t n, REAL scale, REAL *out, int add) {
+INLINE int64_t NAME(deliver_bits)(const uint8_t *stream, int64_t n, struct NAME(pair) to, REAL *out, int add) {
     int64_t i = 0;
 #if LEVEL == 2 && REAL_BITS == 32
-    const __m512 plus = _mm512_set1_ps(scale), minus = _mm512_set1_ps(-scale);
+    const __m512 above = _mm512_set1_ps(to.above), below = _mm512_set1_ps(to.below);
     for (; i + 16 <= n; i += 16) {
         __mmask16 negative;
         memcpy(&negative, stream + i / 8, 2);
-        __m512 value = _mm512_mask_blend_ps(negative, plus, minus);
+        __m512 value = _mm512_mask_blend_ps(negative, above, below);
         _mm512_storeu_ps(out + i, add ? _mm512_add_ps(_mm512_loadu_ps(out + i), value) : value);
     }
 #elif LEVEL == 2
-    const __m512d plus = _mm512_set1_pd(scale), minus = _mm512_set1_pd(-scale);
+    const __m512d above = _mm512_set1_pd(to.above), below = _mm512_set1_pd(to.below);
     for (; i + 8 <= n; i += 8) {
-        __m512d value = _mm512_mask_blend_pd((__mmask8)stream[i / 8], plus, minus);
+        __m512d value = _mm512_mask_blend_pd((__mmask8)stream[i / 8], above, below);
         _mm512_storeu_pd(out + i, add ? _mm512_add_pd(_mm512_loadu_pd(out + i), value) : value);
     }
 #elif LEVEL == 1 && REAL_BITS == 32
     const __m256i shifts = _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24);
-    const __m256i sign = _mm256_set1_epi32((int)0x80000000u), bits = _mm256_set1_epi32((int)bits_f32(scale));
+    const __m256 above = _mm256_set1_ps(to.above), below = _mm256_set1_ps(to.below);
     for (; i + 8 <= n; i += 8) {
         __m256i negative = _mm256_sllv_epi32(_mm256_set1_epi32(stream[i / 8]), shifts);
-        __m256 value = _mm256_castsi256_ps(_mm256_xor_si256(_mm256_and_si256(negative, sign), bits));
+        __m256 value = _mm256_blendv_ps(above, below, _mm256_castsi256_ps(negative));
         _mm256_storeu_ps(out + i, add ? _mm256_add_ps(_mm256_loadu_ps(out + i), value) : value);
     }
 #else
-    (void)stream, (void)n, (void)scale, (void)out, (void)add;
+    (void)stream, (void)n, (void)to, (void)out, (void)add;
 #endif
     return i;
 }
@@ -172,16 +194,16 @@ INLINE void NAME(signs_deliver)(const struct NAME(delivery) *to, int64_t start, 
         int64_t e = smaller(s + TILE, stop), index = s / to->length, unpacked = 0;
         for (int64_t a = s, b; a < e; a = b, index++) {
             b = smaller((index + 1) * to->length, e);
-            /* factor·(±scale) = ±(factor·scale), to the bit. */
-            REAL scale = NAME(load)(to->scales, index) * to->factor;
+            struct NAME(pair) value = NAME(pair_at)(to->scales, to->each, index);
+            value.above *= to->factor, value.below *= to->factor;
             if (a % 8 == 0)
-                a += NAME(deliver_bits)(to->stream + a / 8, b - a, scale, to->out + a, add);
+                a += NAME(deliver_bits)(to->stream + a / 8, b - a, value, to->out + a, add);
             if (a == b)
                 continue;
             if (!unpacked)
                 unpack(to->stream + s / 8, e - s, 1, codes);
             unpacked = 1;
-            NAME(deliver_signed)(codes + (a - s), b - a, scale, to->out + a, add);
+            NAME(deliver_signed)(codes + (a - s), b - a, value, to->out + a, add);
         }
     }
 }
@@ -195,9 +217,10 @@ static void NAME(signs_decode_part)(void *job, int part, int64_t start, int64_t 
         NAME(signs_deliver)(to, start, stop, 0);
 }
 
-static void NAME(signs_decode)(const uint8_t *payload, void *out, int64_t d, int64_t block, int add, double factor) {
+static void NAME(signs_decode)(const uint8_t *payload, void *out, int64_t d, int64_t block, int two, int add,
+                               double factor) {
     if (!d)
         return;
-    struct NAME(delivery) to = NAME(delivery_of)(payload, out, d, block, 1, add, factor);
+    struct NAME(delivery) to = NAME(delivery_of)(payload, out, d, block, 1 + two, add, factor);
     spread(NAME(signs_decode_part), &to, 0, d, TILE, threads_parts(d));
 }

@@ -111,6 +111,101 @@ DEFINE_RUN(sum_squares, double, f64, SQUARE_)
 #undef SQUARE_2
 #undef DEFINE_RUN
 
+/* The sums of the elements ≥ 0 and of those < 0, and the number of these. A NaN is in the first sum. */
+struct NAME(sides) {
+    REAL above, below;
+    int64_t negatives;
+};
+
+#define ABOVE_(x) ((x) < 0 ? 0 : (x))
+#define BELOW_(x) ((x) < 0 ? (x) : 0)
+/* −0 is not < 0, and BELOW_ makes 0 of it. */
+#define NEGATIVE_(x) (NAME(bits)(BELOW_(x)) >> (REAL_BITS - 1))
+#define EIGHT_(term, v, q)                                                                                     \
+    (((term((v)[0]) + term((v)[4 * (q)])) + (term((v)[2 * (q)]) + term((v)[6 * (q)]))) +                       \
+     ((term((v)[q]) + term((v)[5 * (q)])) + (term((v)[3 * (q)]) + term((v)[7 * (q)]))))
+/* Entries [from, to) of the three sums of 8q elements. */
+#define SIDES_(v, q, from, to)                                                                                 \
+    for (int64_t i = (from); i < (to); i++) {                                                                  \
+        above[i] = EIGHT_(ABOVE_, (v) + i, q);                                                                 \
+        below[i] = EIGHT_(BELOW_, (v) + i, q);                                                                 \
+        negatives[i] = EIGHT_(NEGATIVE_, (v) + i, q);                                                          \
+    }
+INLINE struct NAME(sides) NAME(sides_of)(const REAL *x, REAL *residual, int64_t n) {
+    REAL above[RUN], below[RUN];
+    BITS negatives[RUN], count = 0;
+    int64_t width = padded_width(n);
+    const REAL *v = NAME(compensated)(x, residual, n);
+    if (!residual)
+        prefetch(x, n * (int64_t)sizeof(REAL));
+    if (n == width && n >= 512) {
+        const int64_t line = 64 / sizeof(REAL), head = NAME(until_line)(v, line);
+        width /= 8;
+        SIDES_(v, width, head, head + width - line)
+        SIDES_(v, width, 0, line)
+        SIDES_(v, width, width - line, width)
+    } else {
+        for (int64_t i = 0; i < n; i++)
+            above[i] = ABOVE_(v[i]), below[i] = BELOW_(v[i]), negatives[i] = NEGATIVE_(v[i]);
+        memset(above + n, 0, (size_t)(width - n) * sizeof(REAL));
+        memset(below + n, 0, (size_t)(width - n) * sizeof(REAL));
+        memset(negatives + n, 0, (size_t)(width - n) * sizeof(BITS));
+    }
+    for (int64_t i = 0; i < width; i++)
+        count += negatives[i];
+    return (struct NAME(sides)){NAME(fold)(above, width), NAME(fold)(below, width), (int64_t)count};
+}
+#undef ABOVE_
+#undef BELOW_
+#undef NEGATIVE_
+#undef EIGHT_
+#undef SIDES_
+
+static struct NAME(sides) NAME(sides_run)(const REAL *x, REAL *residual, int64_t n) {
+    if (n == RUN)
+        return residual ? NAME(sides_of)(x, residual, RUN) : NAME(sides_of)(x, NULL, RUN);
+    return NAME(sides_of)(x, residual, n);
+}
+
+struct NAME(sides_job) {
+    const REAL *x;
+    REAL *residual;
+    struct NAME(sides) *runs;
+};
+
+static void NAME(sides_part)(void *job_, int part, int64_t start, int64_t stop) {
+    const struct NAME(sides_job) *job = job_;
+    (void)part;
+    for (int64_t a = start; a < stop; a += RUN)
+        job->runs[a / RUN] =
+            NAME(sides_run)(job->x + a, job->residual ? job->residual + a : NULL, smaller(RUN, stop - a));
+}
+
+static struct NAME(sides) NAME(sides)(const REAL *x, REAL *residual, int64_t n) {
+    if (n <= RUN)
+        return NAME(sides_run)(x, residual, n);
+    struct NAME(sums) above, below;
+    struct NAME(sides) all = {0};
+    memset(above.count, 0, sizeof above.count);
+    memset(below.count, 0, sizeof below.count);
+    const int parts = threads_parts(n);
+    struct NAME(sides) *runs = parts > 1 ? malloc((size_t)(n / RUN + 1) * sizeof *runs) : NULL;
+    if (runs) {
+        struct NAME(sides_job) job = {x, residual, runs};
+        spread(NAME(sides_part), &job, 0, n, RUN, parts);
+    }
+    for (int64_t a = 0; a < n; a += RUN) {
+        const struct NAME(sides) run =
+            runs ? runs[a / RUN] : NAME(sides_run)(x + a, residual ? residual + a : NULL, smaller(RUN, n - a));
+        NAME(sums_add)(&above, run.above);
+        NAME(sums_add)(&below, run.below);
+        all.negatives += run.negatives;
+    }
+    free(runs);
+    all.above = NAME(sums_total)(&above), all.below = NAME(sums_total)(&below);
+    return all;
+}
+
 /* The extremes of each part of the vector. */
 struct NAME(extremes) {
     const REAL *x;

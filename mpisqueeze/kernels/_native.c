@@ -147,7 +147,7 @@ static int64_t stream_bytes(int64_t d, int64_t bits) { return (d * bits + 7) / 8
 #define FUNCTION(name) static PyObject *name(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssize_t given)
 
 /* Runs `call`, an int, without the GIL and returns it as a bool; NULL where `checks` failed with an exception. */
-#define ENCODE(checks, call)                                                                                   \
+#define CHECKED(checks, call)                                                                                   \
     do {                                                                                                       \
         int good = 0, failed = (checks);                                                                       \
         if (!failed) {                                                                                         \
@@ -173,7 +173,7 @@ static int64_t stream_bytes(int64_t d, int64_t bits) { return (d * bits + 7) / 8
 
 FUNCTION(copy_encode) {
     struct arrays a;
-    ENCODE(encoder_arrays(&a, args, given, 3) < 0 || payload_is(&a, a.vector.len) < 0,
+    CHECKED(encoder_arrays(&a, args, given, 3) < 0 || payload_is(&a, a.vector.len) < 0,
            a.loops->copy_encode(a.vector.buf, a.delta, a.d, a.payload.buf));
 }
 
@@ -181,42 +181,44 @@ FUNCTION(copy_decode) {
     struct arrays a;
     int add;
     double factor;
-    DECODE(decoder_arrays(&a, args, given, 4) < 0 || adding(args, given, 2, &add, &factor) < 0 ||
-               payload_is(&a, a.vector.len) < 0,
-           a.loops->copy_decode(a.payload.buf, a.vector.buf, a.d, add, factor));
+    CHECKED(decoder_arrays(&a, args, given, 4) < 0 || adding(args, given, 2, &add, &factor) < 0 ||
+                payload_is(&a, a.vector.len) < 0,
+            a.loops->copy_decode(a.payload.buf, a.vector.buf, a.d, add, factor));
 }
 
-static int signs_size(const struct arrays *a, int64_t block) {
-    return payload_is(a, blocks_of(a->d, block) * a->vector.itemsize + stream_bytes(a->d, 1));
+static int signs_size(const struct arrays *a, int64_t block, int two) {
+    return payload_is(a, (1 + two) * blocks_of(a->d, block) * a->vector.itemsize + stream_bytes(a->d, 1));
 }
 
 FUNCTION(signs_encode) {
     struct arrays a;
     int64_t block;
-    int l2;
-    ENCODE(encoder_arrays(&a, args, given, 5) < 0 || whole(args[3], "block", 0, INT64_MAX / 16, &block) < 0 ||
-               truth(args[4], &l2) < 0 || signs_size(&a, block) < 0,
-           a.loops->signs_encode(a.vector.buf, a.delta, a.d, a.payload.buf, block, l2));
+    int two, l2;
+    CHECKED(encoder_arrays(&a, args, given, 6) < 0 || whole(args[3], "block", 0, INT64_MAX / 16, &block) < 0 ||
+                truth(args[4], &two) < 0 || truth(args[5], &l2) < 0 || signs_size(&a, block, two) < 0,
+            a.loops->signs_encode(a.vector.buf, a.delta, a.d, a.payload.buf, block, two, l2));
 }
 
 FUNCTION(signs_decode) {
     struct arrays a;
     int64_t block;
-    int add;
+    int two, add;
     double factor;
-    DECODE(decoder_arrays(&a, args, given, 5) < 0 || whole(args[2], "block", 0, INT64_MAX / 16, &block) < 0 ||
-               adding(args, given, 3, &add, &factor) < 0 || signs_size(&a, block) < 0,
-           a.loops->signs_decode(a.payload.buf, a.vector.buf, a.d, block, add, factor));
+    DECODE(decoder_arrays(&a, args, given, 6) < 0 || whole(args[2], "block", 0, INT64_MAX / 16, &block) < 0 ||
+               truth(args[3], &two) < 0 || adding(args, given, 4, &add, &factor) < 0 || signs_size(&a, block, two) < 0,
+           a.loops->signs_decode(a.payload.buf, a.vector.buf, a.d, block, two, add, factor));
 }
 
-/* (payloads, out, [bits, ]block): a mean of the payloads of a tuple, each of `size` bytes. */
-static PyObject *mean(PyObject *const *args, Py_ssize_t given, Py_ssize_t wanted, int kind) {
+/* (payloads, out, bits, block), of signs (payloads, out, block, two), of full vectors (payloads, out): a mean of the
+   payloads of a tuple. */
+static PyObject *mean(PyObject *const *args, Py_ssize_t given, int kind) {
     struct arrays a;
     Py_buffer *views = NULL;
     const uint8_t **payloads = NULL;
     Py_ssize_t count = 0, held = 0;
-    int64_t block, bits = 1;
-    int good = 0;
+    const Py_ssize_t wanted = kind == 3 ? 2 : 4;
+    int64_t block = 0, bits = 1;
+    int two = kind == 2, good = 0;
     memset(&a, 0, sizeof a);
     if (given != wanted) {
         PyErr_Format(PyExc_TypeError, "expected %zd arguments, got %zd", wanted, given);
@@ -230,11 +232,11 @@ static PyObject *mean(PyObject *const *args, Py_ssize_t given, Py_ssize_t wanted
         goto end;
     a.d = a.vector.len / a.vector.itemsize;
     a.loops = &active[a.vector.itemsize == 8];
-    if (whole(args[given - 1], "block", 0, INT64_MAX / 16, &block) < 0 ||
-        (kind && whole(args[2], "bits", kind == 1 ? 2 : 1, 8, &bits) < 0))
+    if (kind < 3 && (whole(args[kind ? 3 : 2], "block", 0, INT64_MAX / 16, &block) < 0 ||
+                     (kind ? whole(args[2], "bits", kind == 1 ? 2 : 1, 8, &bits) : truth(args[3], &two)) < 0))
         goto end;
-    const int64_t scales = kind == 2 ? 2 : 1;
-    const int64_t size = scales * blocks_of(a.d, block) * a.vector.itemsize + stream_bytes(a.d, bits);
+    const int64_t coded = (1 + two) * blocks_of(a.d, block) * a.vector.itemsize + stream_bytes(a.d, bits);
+    const int64_t size = kind == 3 ? a.vector.len : coded;
     views = PyMem_Calloc((size_t)count, sizeof *views);
     payloads = PyMem_Calloc((size_t)count, sizeof *payloads);
     if (!views || !payloads) {
@@ -255,7 +257,8 @@ static PyObject *mean(PyObject *const *args, Py_ssize_t given, Py_ssize_t wanted
     Py_BEGIN_ALLOW_THREADS;
     good = (kind == 0   ? a.loops->signs_mean
             : kind == 1 ? a.loops->quantize_mean
-                        : a.loops->uniform_mean)(payloads, (int)count, a.vector.buf, a.d, block, (int)bits);
+            : kind == 2 ? a.loops->uniform_mean
+                        : a.loops->copy_mean)(payloads, (int)count, a.vector.buf, a.d, block, kind ? (int)bits : two);
     Py_END_ALLOW_THREADS;
     if (!good)
         PyErr_NoMemory();
@@ -270,9 +273,10 @@ end:
     Py_RETURN_NONE;
 }
 
-FUNCTION(signs_mean) { return mean(args, given, 3, 0); }
-FUNCTION(quantize_mean) { return mean(args, given, 4, 1); }
-FUNCTION(uniform_mean) { return mean(args, given, 4, 2); }
+FUNCTION(copy_mean) { return mean(args, given, 3); }
+FUNCTION(signs_mean) { return mean(args, given, 0); }
+FUNCTION(quantize_mean) { return mean(args, given, 1); }
+FUNCTION(uniform_mean) { return mean(args, given, 2); }
 
 static int is_l2(PyObject *norm, int *l2) {
     if (PyUnicode_Check(norm)) {
@@ -293,7 +297,7 @@ FUNCTION(quantize_encode) {
     int64_t bits, bucket;
     int l2;
     uint64_t key;
-    ENCODE(encoder_arrays(&a, args, given, 7) < 0 || whole(args[3], "bits", 2, 8, &bits) < 0 ||
+    CHECKED(encoder_arrays(&a, args, given, 7) < 0 || whole(args[3], "bits", 2, 8, &bits) < 0 ||
                whole(args[4], "bucket", 0, INT64_MAX / 16, &bucket) < 0 || is_l2(args[5], &l2) < 0 ||
                key_of(args[6], &key) < 0 || quantize_size(&a, bits, bucket) < 0,
            a.loops->quantize_encode(a.vector.buf, a.delta, a.d, a.payload.buf, (int)bits, bucket, l2, key));
@@ -318,7 +322,7 @@ FUNCTION(uniform_encode) {
     struct arrays a;
     int64_t bits, bucket;
     uint64_t key;
-    ENCODE(encoder_arrays(&a, args, given, 6) < 0 || whole(args[3], "bits", 1, 8, &bits) < 0 ||
+    CHECKED(encoder_arrays(&a, args, given, 6) < 0 || whole(args[3], "bits", 1, 8, &bits) < 0 ||
                whole(args[4], "bucket", 0, INT64_MAX / 16, &bucket) < 0 || key_of(args[5], &key) < 0 ||
                uniform_size(&a, bits, bucket) < 0,
            a.loops->uniform_encode(a.vector.buf, a.delta, a.d, a.payload.buf, (int)bits, bucket, key));
@@ -339,7 +343,7 @@ FUNCTION(uniform_decode) {
 FUNCTION(topk_encode) {
     struct arrays a;
     int64_t k;
-    ENCODE(encoder_arrays(&a, args, given, 5) < 0 ||
+    CHECKED(encoder_arrays(&a, args, given, 5) < 0 ||
                whole(args[3], "k", 0, a.d < INT32_MAX ? a.d : INT32_MAX, &k) < 0 ||
                payload_is(&a, k * (a.vector.itemsize + 4)) < 0 ||
                numbers(args[4], &a.scratch, PyBUF_WRITABLE, "scratch") < 0,
@@ -375,7 +379,7 @@ FUNCTION(randomk_encode) {
     int64_t k;
     uint64_t key;
     int unbiased;
-    ENCODE(encoder_arrays(&a, args, given, 6) < 0 || whole(args[3], "k", 0, a.d, &k) < 0 ||
+    CHECKED(encoder_arrays(&a, args, given, 6) < 0 || whole(args[3], "k", 0, a.d, &k) < 0 ||
                key_of(args[4], &key) < 0 || truth(args[5], &unbiased) < 0 ||
                payload_is(&a, 8 + k * a.vector.itemsize) < 0,
            a.loops->randomk_encode(a.vector.buf, a.delta, a.d, a.payload.buf, k, key, unbiased));
@@ -394,7 +398,7 @@ FUNCTION(randomk_decode) {
 FUNCTION(clip_encode) {
     struct arrays a;
     int64_t bits;
-    ENCODE(encoder_arrays(&a, args, given, 4) < 0 || whole(args[3], "bits", 9, 31, &bits) < 0 ||
+    CHECKED(encoder_arrays(&a, args, given, 4) < 0 || whole(args[3], "bits", 9, 31, &bits) < 0 ||
                payload_is(&a, stream_bytes(a.d, bits)) < 0,
            a.loops->clip_encode(a.vector.buf, a.delta, a.d, a.payload.buf, (int)bits));
 }
@@ -412,7 +416,7 @@ FUNCTION(clip_decode) {
 FUNCTION(half_encode) {
     struct arrays a;
     int bfloat;
-    ENCODE(encoder_arrays(&a, args, given, 4) < 0 || truth(args[3], &bfloat) < 0 || payload_is(&a, 2 * a.d) < 0,
+    CHECKED(encoder_arrays(&a, args, given, 4) < 0 || truth(args[3], &bfloat) < 0 || payload_is(&a, 2 * a.d) < 0,
            a.loops->half_encode(a.vector.buf, a.delta, a.d, a.payload.buf, bfloat));
 }
 
@@ -481,6 +485,7 @@ static PyObject *threads(PyObject *self, PyObject *Py_UNUSED(ignored)) {
 static PyMethodDef methods[] = {
     METHOD(copy_encode),
     METHOD(copy_decode),
+    METHOD(copy_mean),
     METHOD(signs_encode),
     METHOD(signs_decode),
     METHOD(signs_mean),

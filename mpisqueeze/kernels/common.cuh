@@ -146,11 +146,24 @@ __device__ inline u64 splitmix64(u64 state) {
     return z ^ z >> 31;
 }
 
-// ⌊level⌋, or one more with the fractional part as probability.
+// The bits of u of random.py that splitmix64 makes from `state` are below `rest`, as a binary fraction.
+__device__ inline bool rest_is_below(real rest, u64 state) {
+    while (rest > 0) {
+        rest *= (real)18446744073709551616.0;
+        state = splitmix64(state);
+        u64 bits = (u64)rest;
+        if (bits != state) return state < bits;
+        rest -= (real)bits;
+    }
+    return false;
+}
+
+// ⌊level⌋, or one more if u is below the fractional part. Levels are fixed-point numbers with 23 bits behind the point;
+// a sum that ends in ones has a u that begins as the fractional part does.
 __device__ inline u32 round_stochastically(real level, i64 i, u64 key) {
-    u32 whole = (u32)level;
-    real draw = (real)(hash32((u32)i, key) >> 8) * (real)(1.0 / 16777216);
-    return whole + (draw < level - (real)whole);
+    real scaled = level * (real)8388608;
+    u32 fixed = (u32)scaled, sum = fixed + (~hash32((u32)i, key) >> 9);
+    return (sum >> 23) + (~sum << 9 ? 0 : rest_is_below(scaled - (real)fixed, key ^ (u64)i));
 }
 
 #endif

@@ -166,8 +166,9 @@ class CudaKernels:
         self._quads("copy.cu", "copy_encode", n, vector, _pointer(residual), np.int64(n), target, self._fault())
         return self._finish(payload, target)
 
-    def copy_decode(self, payload: Any, out: Any, add: bool, factor: float = 1.0) -> None:
-        self._decode("copy", payload, out, add, factor)
+    def copy_decode(self, payload: Any, out: Any, add: bool, factor: float = 1.0) -> bool:
+        self._decode("copy", payload, out, add, factor, self._fault())
+        return self._finish(payload, payload)
 
     # -- one scale a block
 
@@ -210,12 +211,15 @@ class CudaKernels:
         length, blocks = blocks_of(out.size, block)
         self._decode(code, payload, out, add, factor, np.int64(length), np.int64(blocks), np.uint32(bits))
 
-    def signs_encode(self, vector: Any, residual: Any | None, payload: Any, block: int, l2: bool) -> bool:
+    def signs_encode(self, vector: Any, residual: Any | None, payload: Any, block: int, two: bool, l2: bool) -> bool:
+        if two:
+            share = 3 * self.dtype.itemsize
+            return self._blocks_encode("sides", "sides", share, vector, residual, payload, block, 1, 0)
         scale, share = ("signs_l2", 8) if l2 else ("signs_l1", self.dtype.itemsize)
         return self._blocks_encode("signs", scale, share, vector, residual, payload, block, 1, 0)
 
-    def signs_decode(self, payload: Any, out: Any, block: int, add: bool, factor: float = 1.0) -> None:
-        self._blocks_decode("signs", payload, out, block, 1, add, factor)
+    def signs_decode(self, payload: Any, out: Any, block: int, two: bool, add: bool, factor: float = 1.0) -> None:
+        self._blocks_decode("sides" if two else "signs", payload, out, block, 1, add, factor)
 
     def quantize_encode(
         self, vector: Any, residual: Any | None, payload: Any, bits: int, bucket: int, norm: str, key: int

@@ -27,6 +27,7 @@ class NativeKernels(ReferenceKernels):
     clip_encode, clip_decode = _native.clip_encode, _native.clip_decode
     half_encode, half_decode = _native.half_encode, _native.half_decode
     # out ← (D(p₀) + D(p₁) + …)/n for a tuple of payloads, added in this order.
+    copy_mean = _native.copy_mean
     signs_mean, quantize_mean, uniform_mean = _native.signs_mean, _native.quantize_mean, _native.uniform_mean
 
     def topk_encode(self, vector: np.ndarray, residual: np.ndarray | None, payload: np.ndarray, k: int) -> bool:

@@ -1,12 +1,16 @@
 """Counter-based random numbers: a hash of (key, index), the same on CPU and GPU, at any N and in any order.
 
-SplitMix64 (Steele, Lea & Flood, OOPSLA 2014) makes a 64-bit *key* from (seed, rank, role, iteration). A two-round
+SplitMix64 (Steele, Lea & Flood, OOPSLA 2014) makes a 64-bit *key* from (seed, role, rank, part, iteration). A two-round
 multiply-xorshift hash (constants from C. Wellons' hash-prospector, bias 0.107) makes a number from the 32-bit index and
 the key's two halves, the second of which enters between the rounds.
+
+A number u in [0, 1) for rounding at random has as many bits as a comparison needs: first the upper `FIRST_BITS` of the
+hash, then all 64 of s₁ = splitmix64(key ^ index), of s₂ = splitmix64(s₁), and so on.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -14,6 +18,8 @@ import numpy as np
 MASK64 = (1 << 64) - 1
 #: Steps of the Feistel network behind `randomk`'s positions.
 FEISTEL_ROUNDS = 6
+#: Bits of a hash that round an element at random, where these decide.
+FIRST_BITS = 23
 
 
 def splitmix64(state: int) -> int:
@@ -48,11 +54,14 @@ def hash32(index: np.ndarray, key: int, scratch: np.ndarray) -> np.ndarray:
     return x
 
 
-def uniform(index: np.ndarray, key: int, scratch: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """Fill `out` (float) with uniform numbers in [0, 1) of 24 bits; `index` (uint32) is overwritten."""
-    x = hash32(index, key, scratch)
-    np.right_shift(x, 8, out=x)
-    return np.multiply(x, out.dtype.type(2.0**-24), out=out, casting="unsafe")
+def rest_is_below(rest: float, state: int) -> bool:
+    """True if the bits of u that splitmix64 makes from `state` are, as a binary fraction, below `rest` in [0, 1)."""
+    while rest:
+        state = splitmix64(state)
+        rest, bits = math.modf(rest * 2.0**64)
+        if bits != state:
+            return state < bits
+    return False
 
 
 def random_positions(key: int, count: int, dimension: int) -> np.ndarray:

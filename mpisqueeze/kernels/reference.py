@@ -41,38 +41,40 @@ class ReferenceKernels:
             have = self._scratch[key] = np.empty(max(size, 1), key[1])
         return have[:size]
 
-    def _halving_rows(self, rows: np.ndarray, squares: bool) -> np.ndarray:
-        """Halving sums of |·| (or squares) of the rows of (m, n ≤ RUN): shape (m,), valid until the next call."""
+    def _halving_rows(self, rows: np.ndarray, statistic: str) -> np.ndarray:
+        """Halving sums of the rows of (m, n ≤ RUN): shape (m,), valid until the next call; see `_block_statistic`."""
         m, n = rows.shape
         width = 1 << (n - 1).bit_length() if n > 1 else 1
-        dtype = np.dtype(np.float64) if squares else self.dtype
+        dtype = np.dtype(np.float64) if statistic == "sq" else self.dtype
         work = self.scratch("halving", m * width, dtype).reshape(m, width)
         work[:, n:] = 0
         head = work[:, :n]
-        if squares:
+        if statistic == "sq":
             np.copyto(head, rows)
             np.multiply(head, head, out=head)
-        else:
+        elif statistic == "l1":
             np.abs(rows, out=head)
+        else:
+            (np.maximum if statistic == "above" else np.minimum)(rows, 0, out=head)
         while width > 1:
             width //= 2
             np.add(work[:, :width], work[:, width : 2 * width], out=work[:, :width])
         return work[:, 0]
 
-    def _halving(self, v: np.ndarray, squares: bool) -> Any:
-        """The halving sum of |v| (or v²) for v of any length."""
+    def _halving(self, v: np.ndarray, statistic: str) -> Any:
+        """A halving sum over v of any length; see `_block_statistic`."""
         n = v.size
         if n <= RUN:
-            return self._halving_rows(v.reshape(1, n), squares)[0]
+            return self._halving_rows(v.reshape(1, n), statistic)[0]
         full = n // RUN
-        sums = np.empty(-(-n // RUN), np.float64 if squares else self.dtype)
+        sums = np.empty(-(-n // RUN), np.float64 if statistic == "sq" else self.dtype)
         rows = v[: full * RUN].reshape(full, RUN)
         step = TILE // RUN
         for a in range(0, full, step):
-            sums[a : a + step][: full - a] = self._halving_rows(rows[a : a + step], squares)
+            sums[a : a + step][: full - a] = self._halving_rows(rows[a : a + step], statistic)
         if full * RUN < n:
-            sums[full] = self._halving_rows(v[full * RUN :].reshape(1, -1), squares)[0]
-        # Partial sums are never negative, so no magnitude is taken; padding with zeros changes no sum.
+            sums[full] = self._halving_rows(v[full * RUN :].reshape(1, -1), statistic)[0]
+        # Partial sums are added as they are; padding with zeros changes no sum.
         while sums.size > 1:
             padded = np.zeros((-(-sums.size // RUN), RUN), sums.dtype)
             padded.reshape(-1)[: sums.size] = sums
@@ -111,7 +113,11 @@ class ReferenceKernels:
         return np.add(vector, residual, out=residual)
 
     def _block_statistic(self, v: np.ndarray, length: int, statistic: str, out: np.ndarray) -> None:
-        """Write a statistic of each block of v to `out`: `l1` ‖·‖₁, `sq` ‖·‖₂² (float64), `max` max|·|, `lo`, `hi`."""
+        """Write a statistic of each block of v to `out`.
+
+        `l1` ‖·‖₁, `sq` ‖·‖₂² (float64), `above` Σ max(v, 0), `below` Σ min(v, 0), `max` max|·|, `lo`, `hi`, and the
+        number of `negatives`.
+        """
         for start, stop in self._tiles(v.size, length) if length <= TILE // 8 else [(0, v.size)]:
             for a, b, block, count in self._runs(start, stop, length):
                 rows = v[a:b].reshape(count, -1)
@@ -120,23 +126,26 @@ class ReferenceKernels:
                     np.minimum.reduce(rows, axis=1, out=target)
                 elif statistic == "hi":
                     np.maximum.reduce(rows, axis=1, out=target)
-                elif statistic == "max":
+                elif statistic in ("max", "negatives"):
+                    target[:] = 0
                     step = max(1, TILE // count)
                     for i in range(0, rows.shape[1], step):
                         part = rows[:, i : i + step]
-                        work = self.scratch("halving", part.size).reshape(part.shape)
-                        top = np.maximum.reduce(np.abs(part, out=work), axis=1)
-                        target[:] = top if i == 0 else np.maximum(target, top)
+                        if statistic == "max":
+                            work = self.scratch("halving", part.size).reshape(part.shape)
+                            np.maximum(target, np.maximum.reduce(np.abs(part, out=work), axis=1), out=target)
+                        else:
+                            target += np.count_nonzero(part < 0, axis=1)
                 elif rows.shape[1] <= RUN:
-                    target[:] = self._halving_rows(rows, statistic == "sq")
+                    target[:] = self._halving_rows(rows, statistic)
                 else:
                     for i in range(count):
-                        target[i] = self._halving(rows[i], statistic == "sq")
+                        target[i] = self._halving(rows[i], statistic)
 
     # -- identity
 
     def copy_encode(self, vector: np.ndarray, residual: Residual, payload: np.ndarray) -> bool:
-        """Copy the elements. Payload: d values."""
+        """Copy the elements. Payload: d values; it may be the vector itself, which is then only looked at."""
         values = payload.view(self.dtype)
         if residual is None:
             np.copyto(values, vector)
@@ -145,66 +154,89 @@ class ReferenceKernels:
             residual.fill(0)
         return bool(np.isfinite(values).all())
 
-    def copy_decode(self, payload: np.ndarray, out: np.ndarray, add: bool, factor: float = 1.0) -> None:
-        values = payload.view(self.dtype)
+    def copy_decode(self, payload: np.ndarray, out: np.ndarray, add: bool, factor: float = 1.0) -> bool:
+        """Copy or add the elements; False if one was not finite, since not every vector that is sent was encoded."""
+        values, finite = payload.view(self.dtype), True
         for start in range(0, out.size, TILE):
-            self._deliver(values[start : start + TILE], out[start : start + TILE], add, factor)
+            tile = values[start : start + TILE]
+            self._deliver(tile, out[start : start + TILE], add, factor)
+            finite = finite and bool(np.isfinite(tile).all())
+        return finite
 
     # -- signs
 
-    def signs_encode(self, vector: np.ndarray, residual: Residual, payload: np.ndarray, block: int, l2: bool) -> bool:
-        """sign(v)·s with one s per block. Payload: a scale per block, then a bit per element, 1 = negative."""
+    def signs_encode(
+        self, vector: np.ndarray, residual: Residual, payload: np.ndarray, block: int, two: bool, l2: bool
+    ) -> bool:
+        """One or, with `two`, two scales a block, and a bit per element, 1 = negative.
+
+        Payload: a block's scale s, ‖v‖₁/n or with `l2` ‖v‖₂/√n, for ±s; with `two` the mean of its elements ≥ 0 and
+        the mean of those < 0, each 0 where there are none; then the bits.
+        """
         length, blocks = blocks_of(vector.size, block)
-        scales, stream = self._scales_and_codes(payload, blocks)
-        sums = self.scratch("sums", blocks, np.float64 if l2 else self.dtype)
+        scales, stream = self._scales_and_codes(payload, (1 + two) * blocks)
         fits = length <= TILE // 8
         if not fits:
             vector = self._compensated(vector, residual)
-            self._signs_scales(vector, 0, length, l2, sums, scales)
+            self._signs_scales(vector, length, two, l2, scales)
         for start, stop in self._tiles(vector.size, length):
             v = vector[start:stop]
             if fits:
                 # Block sums are taken while the tile is still in the cache.
                 v = self._compensated(v, None if residual is None else residual[start:stop])
-                self._signs_scales(v, start // length, length, l2, sums, scales)
+                self._signs_scales(v, length, two, l2, scales[(1 + two) * (start // length) :])
             negative = np.less(v, 0, out=self.scratch("negative", stop - start, np.bool_))
             stream[start // 8 : -(-stop // 8)] = np.packbits(negative, bitorder="little")
             if residual is not None:
-                for a, b, first, count in self._runs(start, stop, length):
-                    self._signed(negative[a - start : b - start], scales[first : first + count], "signed")
-                    residual[a:b] -= self.scratch("signed", b - a)
+                for elements, values in self._signed(negative, start, length, two, scales):
+                    residual[elements] -= values
         return bool(np.isfinite(scales).all())
 
-    def _signs_scales(
-        self, v: np.ndarray, first: int, length: int, l2: bool, sums: np.ndarray, scales: np.ndarray
-    ) -> None:
-        """Fill the scales of the blocks in v, the first of which is block `first`."""
-        count = -(-v.size // length)
-        part = sums[first : first + count]
-        self._block_statistic(v, length, "sq" if l2 else "l1", part)
-        part[:-1] /= sums.dtype.type(length)
-        part[-1] /= sums.dtype.type(v.size - (count - 1) * length)
+    def _signs_scales(self, v: np.ndarray, length: int, two: bool, l2: bool, scales: np.ndarray) -> None:
+        """Fill the first scales with those of the blocks of v."""
+        blocks = -(-v.size // length)
+        last = v.size - (blocks - 1) * length
+        if two:
+            above, below = scales[0 : 2 * blocks : 2], scales[1 : 2 * blocks : 2]
+            self._block_statistic(v, length, "above", above)
+            self._block_statistic(v, length, "below", below)
+            counts = self.scratch("counts", blocks, np.int64)
+            self._block_statistic(v, length, "negatives", counts)
+            below /= np.maximum(counts, 1).astype(self.dtype)
+            np.subtract(length, counts, out=counts)
+            counts[-1] -= length - last
+            above /= np.maximum(counts, 1).astype(self.dtype)
+            # A sum of zeros of either sign is 0.
+            scales[: 2 * blocks] += self.dtype.type(0)
+            return
+        sums = self.scratch("sums", blocks, np.float64 if l2 else self.dtype)
+        self._block_statistic(v, length, "sq" if l2 else "l1", sums)
+        sums[:-1] /= sums.dtype.type(length)
+        sums[-1] /= sums.dtype.type(last)
         with np.errstate(over="ignore"):
-            np.copyto(scales[first : first + count], np.sqrt(part, out=part) if l2 else part, casting="same_kind")
+            np.copyto(scales[:blocks], np.sqrt(sums, out=sums) if l2 else sums, casting="same_kind")
 
-    def _signed(self, negative: np.ndarray, scales: np.ndarray, name: str) -> np.ndarray:
-        """±scale for each of len(scales) equal rows of `negative`, in the scratch array `name`."""
-        unsigned = np.dtype(f"u{self.dtype.itemsize}")
-        bits = self.scratch(name, negative.size).view(unsigned)
-        np.copyto(bits, negative)
-        np.left_shift(bits, unsigned.type(8 * self.dtype.itemsize - 1), out=bits)
-        rows = bits.reshape(scales.size, -1)
-        np.bitwise_or(rows, scales.view(unsigned)[:, None], out=rows)
-        return bits.view(self.dtype)
+    def _signed(
+        self, negative: np.ndarray, start: int, length: int, two: bool, scales: np.ndarray
+    ) -> Iterator[tuple[slice, np.ndarray]]:
+        """(elements, values) for the bits of a tile that begins at `start`, block by block."""
+        for a, b, first, count in self._runs(start, start + negative.size, length):
+            each = scales[(1 + two) * first : (1 + two) * (first + count)].reshape(count, -1)
+            values = self.scratch("signed", b - a)
+            rows = values.reshape(count, -1)
+            np.copyto(rows, each[:, :1])
+            np.copyto(rows, each[:, 1:] if two else -each, where=negative[a - start : b - start].reshape(count, -1))
+            yield slice(a, b), values
 
-    def signs_decode(self, payload: np.ndarray, out: np.ndarray, block: int, add: bool, factor: float = 1.0) -> None:
+    def signs_decode(
+        self, payload: np.ndarray, out: np.ndarray, block: int, two: bool, add: bool, factor: float = 1.0
+    ) -> None:
         length, blocks = blocks_of(out.size, block)
-        scales, stream = self._scales_and_codes(payload, blocks)
+        scales, stream = self._scales_and_codes(payload, (1 + two) * blocks)
         for start, stop in self._tiles(out.size, length):
-            negative = np.unpackbits(stream[start // 8 : -(-stop // 8)], count=stop - start, bitorder="little")
-            for a, b, first, count in self._runs(start, stop, length):
-                values = self._signed(negative[a - start : b - start], scales[first : first + count], "signed")
-                self._deliver(values, out[a:b], add, factor)
+            bits = np.unpackbits(stream[start // 8 : -(-stop // 8)], count=stop - start, bitorder="little")
+            for elements, values in self._signed(bits.view(np.bool_), start, length, two, scales):
+                self._deliver(values, out[elements], add, factor)
 
     def _scales_and_codes(self, payload: np.ndarray, scales: int) -> tuple[np.ndarray, np.ndarray]:
         """A payload's scales, as floats, and the bit stream behind them."""
@@ -266,15 +298,25 @@ class ReferenceKernels:
         return True
 
     def _round_stochastically(self, levels: np.ndarray, start: int, key: int) -> np.ndarray:
-        """⌊level⌋, or one more with the fractional part as probability, in uint8; `levels` is overwritten."""
-        n = levels.size
-        index, scratch = self.scratch("index", n, np.uint32), self.scratch("hash", n, np.uint32)
+        """⌊level⌋, or one more with the fractional part as probability, in uint8; `levels` is overwritten.
+
+        One more if u, see `random`, is below the fractional part. Levels are fixed-point numbers here; a sum that ends
+        in ones has a u that begins as the fractional part does.
+        """
+        n, ones = levels.size, (1 << random.FIRST_BITS) - 1
+        index, fixed = self.scratch("index", n, np.uint32), self.scratch("hash", n, np.uint32)
         index[:] = np.arange(start, start + n, dtype=np.uint32)
-        draws = random.uniform(index, key, scratch, self.scratch("draws", n))
+        draws = random.hash32(index, key, fixed)
+        np.right_shift(draws, 32 - random.FIRST_BITS, out=draws)
+        np.subtract(ones, draws, out=draws)
+        np.multiply(levels, self.dtype.type(ones + 1), out=levels)
+        np.copyto(fixed, levels, casting="unsafe")
+        draws += fixed
         codes = self.scratch("codes", n, np.uint8)
-        np.copyto(codes, levels, casting="unsafe")
-        np.subtract(levels, codes, out=levels)
-        codes += np.less(draws, levels, out=self.scratch("negative", n, np.bool_)).view(np.uint8)
+        np.right_shift(draws, random.FIRST_BITS, out=codes, casting="unsafe")
+        np.bitwise_and(draws, ones, out=draws)
+        for i in np.flatnonzero(np.equal(draws, ones, out=self.scratch("negative", n, np.bool_))):
+            codes[i] += random.rest_is_below(float(levels[i]) - int(fixed[i]), key ^ (start + int(i)))
         return codes
 
     def _quantize_table(self, bits: int) -> np.ndarray:

@@ -284,7 +284,7 @@ def _gradient_is_sound(part: Part) -> None:
         before = x.copy()
         for iteration in (1, 2):
             loss, g = problem.gradient(x, iteration)
-            contracts.GradientCheck(part, problem.dimension, np, x.dtype)(g)
+            contracts.GradientCheck(part, problem.dimension, np, x.dtype)(g, x)
             assert np.isfinite(float(loss)), f"the loss at the initial point is {loss} ({what})"
             assert np.isfinite(g).all(), f"the gradient at the initial point holds a NaN or an infinity ({what})"
         assert np.array_equal(x, before), f"gradient changed x ({what})"
@@ -300,7 +300,10 @@ def _dtype_is_kept(part: Part) -> None:
 def _gradient_repeats(part: Part) -> None:
     for what, problem, x in _problems(part):
         if not _repeats(problem, x):
-            raise Doubt(f"the gradient is not a function of (seed, rank, iteration); no run can be resumed ({what})")
+            raise Doubt(
+                "the gradient is not a function of (seed, rank, iteration), or not once it was overwritten; no run can "
+                f"be resumed ({what})"
+            )
 
 
 def _loss_and_gradient_agree(part: Part) -> None:
@@ -346,9 +349,11 @@ def _evaluation_is_pure(part: Part) -> None:
 
 
 def _repeats(problem: Any, x: np.ndarray) -> bool:
-    """The gradient of an iteration is the same the second time, after that of another."""
+    """The gradient of an iteration is the same the second time, after that of another, which was overwritten."""
     first = problem.gradient(x, 1)[1].copy()
-    problem.gradient(x, 2)
+    other = problem.gradient(x, 2)[1]
+    if other is not x and other.dtype.kind == "f" and other.flags.writeable:
+        other.fill(np.nan)
     return np.array_equal(first, problem.gradient(x, 1)[1])
 
 

@@ -14,6 +14,7 @@ from mpisqueeze.compressors.base import Compressor
 from mpisqueeze.costs.exchanges import Schedule
 from mpisqueeze.errors import UsageError, describe, describe_value
 from mpisqueeze.parts.registry import Part
+from mpisqueeze.problems.base import address_of
 
 
 @contextmanager
@@ -77,6 +78,8 @@ def check_problem(part: Part, problem: Any) -> None:
     if dimension >= 2**31:
         raise UsageError(f"{part.spec}: {dimension} parameters are more than an int32 index reaches", "--problem")
     _need_count(part, "--problem", problem, "iterations_per_epoch", 1)
+    if getattr(problem, "training_samples", None) is not None:
+        _need_count(part, "--problem", problem, "training_samples")
 
 
 def checked_point(part: Part, x: Any, dimension: int, xp: Any, dtype: np.dtype[Any]) -> Any:
@@ -106,25 +109,37 @@ def loss_and_gradient(part: Part, found: Any) -> tuple[float, Any]:
 
 
 class GradientCheck:
-    """Checks what `problem.gradient` returns, at the price of comparing a shape and a dtype.
+    """Checks what `problem.gradient` returns, at the price of comparing an address.
 
-    A gradient of another dtype is converted, one of another shape refused.
+    A gradient of another shape is refused. One of another dtype, one that may not be written to, x itself and one that
+    comes in other memory each time are copied, so that algorithms may overwrite what they get, and MPI knows its place.
     """
 
     def __init__(self, part: Part, dimension: int, xp: Any, dtype: np.dtype[Any]) -> None:
         self.part, self.xp, self.dtype = part, xp, dtype
         self.shape = (dimension,)
-        self._converted: Any = None
+        self._kept: Any = None
+        self._copies: Any = None
 
-    def __call__(self, g: Any) -> Any:
-        """The gradient (d) in the run's dtype, contiguous. Raises UsageError."""
+    def __call__(self, g: Any, x: Any) -> Any:
+        """The gradient (d) at x in the run's dtype, contiguous, the same array each time. Raises UsageError."""
+        if g is self._kept:
+            return g
+        if self.fits(g, x) and (self._kept is None or address_of(g) == address_of(self._kept)):
+            self._kept = g
+        else:
+            if self._copies is None:
+                self._copies = self.xp.empty(self.shape, self.dtype)
+            self._kept = self._copies
+            self._kept[:] = _real(self.part, "gradient", self.xp.asarray(g))
+        return self._kept
+
+    def fits(self, g: Any, x: Any) -> bool:
+        """True if the gradient can be worked on where it lies. Raises UsageError for another shape."""
         _need_shape(self.part, "gradient", g, self.shape)
         if g.dtype != self.dtype or not isinstance(g, self.xp.ndarray) or not g.flags.c_contiguous:
-            if self._converted is None:
-                self._converted = self.xp.empty(self.shape, self.dtype)
-            self._converted[:] = _real(self.part, "gradient", self.xp.asarray(g))
-            return self._converted
-        return g
+            return False
+        return getattr(g.flags, "writeable", True) and address_of(g) != address_of(x)
 
 
 def check_compressor(part: Part, compressor: Any) -> None:

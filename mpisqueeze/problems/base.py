@@ -13,7 +13,10 @@ Array = Any
 
 
 class Problem(ABC):
-    """min over x of f(x) = mean over ranks of f_r(x); an instance is one rank's f_r.
+    """min over x of f(x) = mean over ranks of w_r·f_r(x); an instance is one rank's f_r.
+
+    w_r is 1, or n_r·N/Σ n where each of N ranks says that its f_r is a mean over n_r samples of its own: f is then the
+    mean over the samples of all. The caller of `gradient` multiplies by w_r.
 
     A plug-in need not derive from this class: `__init__`, `dimension`, `initial_point` and `gradient` as described here
     are enough. `iterations_per_epoch` and `evaluate` are optional, and so are two class methods: `check_installed()`
@@ -44,6 +47,7 @@ class Problem(ABC):
         dimension: d ≥ 1, the length of x; the same on every rank.
         default_lr: default of `--lr`; 0.3 if missing.
         iterations_per_epoch: iterations in an epoch, ≥ 1; where ranks differ, the smallest counts.
+        training_samples: n_r ≥ 1, the samples that f_r is the mean over, or None.
     """
 
     name: ClassVar[str]
@@ -52,6 +56,7 @@ class Problem(ABC):
     takes_batch_size: ClassVar[bool] = False
     dimension: int
     iterations_per_epoch: int = 100
+    training_samples: int | None = None
 
     def __init__(self, rank: int, size: int, seed: int, xp: Any, dtype: DTypeLike) -> None:
         self.rank = rank
@@ -74,8 +79,9 @@ class Problem(ABC):
 
         Returns:
             The loss f_r(x; batch) as a Python float, and its gradient, (d,), of the run's dtype. The gradient's buffer
-            belongs to the problem and is valid until the next call; the caller may overwrite it. Where x has diverged,
-            both are inf or NaN, without an exception or a warning.
+            belongs to the problem and is valid until the next call, and the caller overwrites it: what it holds after
+            the call is lost. The same buffer each time saves a copy. Where x has diverged, both are inf or NaN, without
+            an exception or a warning.
         """
 
     def evaluate(self, x: Array) -> dict[str, float]:
@@ -84,6 +90,11 @@ class Problem(ABC):
         Neither x nor the gradient's buffer is changed.
         """
         return {}
+
+
+def address_of(array: Array) -> int:
+    """The address of an array's first element in its device's memory."""
+    return array.data.ptr if hasattr(array.data, "ptr") else array.ctypes.data
 
 
 def copy_to(buffer: Array, host: np.ndarray) -> None:

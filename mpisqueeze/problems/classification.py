@@ -74,6 +74,7 @@ class ClassificationProblem(Problem):
         mine, self._sampler, self.iterations_per_epoch = training_share(
             dataset, batch_size, partition, self.rank, self.size, self.seed
         )
+        self.training_samples = len(mine)
         self._widths = (dataset.features, *hidden, dataset.classes)
         self.dimension = sum((inputs + 1) * outputs for inputs, outputs in pairwise(self._widths))
         self._scale, self._offset = dataset.scale, dataset.offset

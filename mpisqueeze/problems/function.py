@@ -69,7 +69,7 @@ class FunctionProblem(NeuralProblem):
         except UsageError as error:
             raise self._wrong(error.message) if error.option == "--problem" else error from None
         self.dimension = self._network.dimension
-        self.iterations_per_epoch = max(1, samples // batch_size)
+        self.training_samples, self.iterations_per_epoch = samples, max(1, samples // batch_size)
         self._sampler = BatchSampler(samples, batch_size, self.seed, self.rank)
         self._statistics = generator(self.seed, Stream.STATISTICS).permutation(samples)[:STATISTICS_SAMPLES]
         self._try_batch()

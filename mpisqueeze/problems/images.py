@@ -69,6 +69,7 @@ class ImageProblem(NeuralProblem):
         mine, self._sampler, self.iterations_per_epoch = training_share(
             dataset, batch_size, partition, self.rank, self.size, self.seed
         )
+        self.training_samples = len(mine)
         self._train_inputs, self._train_labels = dataset.train_inputs[mine], dataset.train_labels[mine].astype(np.int64)
         self._scale, self._offset = dataset.scale, dataset.offset
         self._augments = dataset.natural if augment == "auto" else augment == "on"

@@ -87,6 +87,7 @@ def header(run: Run, environment: dict[str, Any]) -> Panel:
         ("MPI", mpi(run, environment)),
         ("device", f"{run.device.label}{kernels}; buffers: {buffers}"),
         ("problem", problem(run)),
+        *([("shares", shares(run))] if shares(run) else []),
         ("method", method),
         ("run", f"{grouped(run.iterations)} iterations ({significant(run.iterations / run.per_epoch)} epochs), "
                 f"batch {config.batch_size} a rank, lr {plan.lr:g} {config.lr_schedule}{momentum}, seed {config.seed}"),
@@ -114,6 +115,13 @@ def problem(run: Run) -> str:
     if getattr(plan.problem.cls, "needs_data", False):
         data = f" on {config.data}" if config.samples is None else f" on {grouped(config.samples)} of {config.data}"
     return f"{config.problem}{data}, d = {grouped(run.dimension)} {config.dtype}, partition {plan.partition}"
+
+
+def shares(run: Run) -> str:
+    """The smallest and the largest number of samples on a rank, where they differ by more than one; else empty."""
+    if None in run.samples or max(run.samples) - min(run.samples) < 2:
+        return ""
+    return f"{grouped(min(run.samples))} to {grouped(max(run.samples))} samples a rank, which weigh its gradient"
 
 
 def lab_link(lab: dict[str, Any]) -> str:

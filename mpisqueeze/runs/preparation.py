@@ -39,6 +39,8 @@ class Run:
     Attributes:
         problem, x (d): this rank's.
         threads: how many this rank may compute with.
+        samples: the number of training samples on each rank, or None.
+        weight: w_r of this rank's loss and gradient, see `problems.base.Problem`.
         iterations, per_epoch, eval_every, consensus_every: in iterations.
         warnings: what this run does not promise, above all that it converges.
         path, hold: the run folder's, on every rank; `folder` is open on rank 0 only.
@@ -54,6 +56,9 @@ class Run:
         self.threads = threads_of_rank(world)
         self.problem = world.collectively(self._build_problem)
         self.dimension = int(self.problem.dimension)
+        self.samples = world.comm.allgather(getattr(self.problem, "training_samples", None))
+        mine = self.samples[world.rank]
+        self.weight = 1.0 if None in self.samples else mine * world.size / sum(self.samples)
         self.per_epoch = min(world.comm.allgather(int(getattr(self.problem, "iterations_per_epoch", 100))))
         epochs = config.epochs or DEFAULT_EPOCHS
         self.iterations = config.iterations or max(1, math.ceil(epochs * self.per_epoch - 1e-9))

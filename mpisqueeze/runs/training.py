@@ -207,7 +207,7 @@ class Loop:
             checkpointer.settle(wait=last)
 
     def _gradient(self, x: Any, ready: Ready | None = None) -> Any:
-        """This rank's gradient at x, with weight decay, clipping and momentum; its loss is kept for the log.
+        """This rank's gradient at x, weighed, with clipping, weight decay and momentum; its loss is kept for the log.
 
         Momentum is heavy ball on each rank's own gradient, m ← βm + g, and the algorithm exchanges m (worker-side, as
         in dist-EF-SGDM, arXiv 1905.10936, there with Nesterov's look-ahead). The mean of the ranks' m is then the
@@ -231,8 +231,9 @@ class Loop:
                 tell = partial(self._tell_ready, x, ready)
                 found = self.run.problem.gradient_in_parts(x, network.iteration, tell)
             loss, g = loss_and_gradient(part, found)
-            g = self._check(g)
-            self.loss = loss
+            # What has left in parts stays where it is.
+            g = g if ready is not None and self._check.fits(g, x) else self._check(g, x)
+            self.loss = loss * self.run.weight
             if network.iteration == 1 and part.is_plugin:
                 self._check_first(g)
         except UsageError as error:
@@ -250,16 +251,21 @@ class Loop:
         return g
 
     def _adjust(self, x: Any, g: Any, numbers: slice) -> None:
-        """Apply weight decay, clipping and momentum in place to a slice of the gradient; clipping needs all of it."""
+        """Apply clipping, this rank's weight, weight decay and momentum in place to a slice of the gradient.
+
+        Clipping needs all of it. The order is that of torch's `clip_grad_norm_` before a step of its SGD.
+        """
         config, g = self.config, g[numbers]
-        if self._decay is not None:
-            decay = self._decay[numbers]
-            self.run.device.xp.multiply(x[numbers], x.dtype.type(config.weight_decay), out=decay)
-            g += decay
         if config.clip_norm is not None:
             norm = math.sqrt(float(g.dot(g)))
             if norm > config.clip_norm:
                 g *= g.dtype.type(config.clip_norm / norm)
+        if self.run.weight != 1:
+            g *= g.dtype.type(self.run.weight)
+        if self._decay is not None:
+            decay = self._decay[numbers]
+            self.run.device.xp.multiply(x[numbers], x.dtype.type(config.weight_decay), out=decay)
+            g += decay
         if self.momentum is not None:
             momentum = self.momentum[numbers]
             momentum *= x.dtype.type(config.momentum)
@@ -269,7 +275,7 @@ class Loop:
 
     def _tell_ready(self, x: Any, ready: Ready, g: Any, start: int) -> None:
         """Hand the final elements g[start:] to the algorithm. Raises UsageError if a plug-in breaks its contract."""
-        if self._check(g) is not g or not 0 <= start <= self._final:
+        if not self._check.fits(g, x) or not 0 <= start <= self._final:
             what = f"gradient_in_parts told of {g.dtype} numbers from {start} on, after {self._final}"
             raise broken(self.run.plan.problem, "--problem", what)
         self._adjust(x, g, slice(start, self._final))

@@ -1,9 +1,10 @@
-"""What the framework costs: its `sgd` iteration beside the same gather + bcast written by hand in mpi4py, in one run.
+"""What the framework costs: iterations of `sgd` and `allreduce` beside the same loops by hand in mpi4py, in one run.
 
     mpirun -n 2 python results/overhead/compare.py [DIMENSION] [ITERATIONS] [REPEATS]
 
-Both loops take the same problem, gradient included, and alternate REPEATS times. The framework's loop records every
-iteration and writes its run folder meanwhile (to a temporary folder). Prints medians over the repeats.
+All loops take the same problem, gradient included, and take turns REPEATS times. The framework's loop records every
+iteration and writes its run folder meanwhile (to a temporary folder). Prints medians over the repeats. `run.sh` makes
+the tables of this folder.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 from mpi4py import MPI
 
 from mpisqueeze.comm.world import World
+from mpisqueeze.kernels import kernels_for
 from mpisqueeze.quantities import parse_size
 from mpisqueeze.runs.plan import plan
 from mpisqueeze.runs.training import train
@@ -25,12 +27,15 @@ from mpisqueeze.runs.view import View
 from mpisqueeze.settings import Settings
 
 LR = 0.1
+#: What each loop by hand does after the gradient.
+LOOPS = {"sgd": "Gather + mean + Bcast + update", "allreduce": "Allreduce + update"}
 
 
-def by_hand(dimension: int, iterations: int) -> float:
-    """Seconds an iteration of gather, mean, bcast, update."""
+def by_hand(algorithm: str, dimension: int, iterations: int) -> float:
+    """Seconds an iteration: Gather, mean, Bcast and update, or Allreduce in place and update in one pass."""
     comm = MPI.COMM_WORLD
     rank, size = comm.rank, comm.size
+    add = kernels_for(np, np.float32).copy_decode
     part = plan(Settings(algorithm="sgd", problem=f"quadratic:{dimension}")).problem
     problem = part.cls(rank, size, 1, np, np.dtype(np.float32), **part.options)
     x = problem.initial_point()
@@ -40,20 +45,23 @@ def by_hand(dimension: int, iterations: int) -> float:
     began = time.perf_counter()
     for t in range(1, iterations + 1):
         _, g = problem.gradient(x, t)
+        if algorithm == "allreduce":
+            comm.Allreduce(MPI.IN_PLACE, g, MPI.SUM)
+            add(g.view(np.uint8), x, True, -LR / size)
+            continue
         comm.Gather(g, gathered, 0)
         if gathered is not None:
             np.mean(gathered, axis=0, out=mean)
         comm.Bcast(mean, 0)
-        mean *= np.float32(LR)
-        x -= mean
+        add(mean.view(np.uint8), x, True, -LR)
     comm.Barrier()
     return (time.perf_counter() - began) / iterations
 
 
-def by_framework(world: World, dimension: int, iterations: int, folder: Path) -> tuple[float, float]:
+def by_framework(world: World, algorithm: str, dimension: int, iterations: int, folder: Path) -> tuple[float, float]:
     """(seconds an iteration of the whole loop, median `iteration_s`)."""
     config = Settings(
-        algorithm="sgd",
+        algorithm=algorithm,
         compressor="identity",
         problem=f"quadratic:{dimension}",
         iterations=iterations,
@@ -68,20 +76,21 @@ def main() -> None:
     arguments = [parse_size(text) for text in sys.argv[1:]]
     dimension, iterations, repeats = arguments + [4096, 4000, 7][len(arguments) :]
     world = World()
-    hand, whole, inner = [], [], []
+    times: dict[str, list[tuple[float, float, float]]] = {algorithm: [] for algorithm in LOOPS}
     with tempfile.TemporaryDirectory() as scratch:
         for repeat in range(repeats):
-            hand.append(by_hand(dimension, iterations))
-            loop, iteration = by_framework(world, dimension, iterations, Path(scratch) / str(repeat))
-            whole.append(loop)
-            inner.append(iteration)
-    if world.is_root:
-        base = statistics.median(hand)
-        print(f"{world.size} ranks, d = {dimension}, {repeats} x {iterations} iterations, medians")
-        print(f"  by hand, gradient + Gather + mean + Bcast + update: {base * 1e6:8.2f} us an iteration")
-        for label, times in (("mpisqueeze, its iteration_s", inner), ("mpisqueeze, whole loop with its log", whole)):
-            value = statistics.median(times)
-            print(f"  {label:50s}: {value * 1e6:8.2f} us an iteration, ratio {value / base:.2f}")
+            for algorithm, found in times.items():
+                hand = by_hand(algorithm, dimension, iterations)
+                folder = Path(scratch) / f"{algorithm}{repeat}"
+                found.append((hand, *by_framework(world, algorithm, dimension, iterations, folder)))
+    if not world.is_root:
+        return
+    print(f"{world.size} ranks, d = {dimension}, {repeats} x {iterations} iterations, medians")
+    for algorithm, found in times.items():
+        hand, whole, inner = (statistics.median(values) for values in zip(*found, strict=True))
+        print(f"  by hand, gradient + {LOOPS[algorithm]:32s}: {hand * 1e6:8.2f} us an iteration")
+        for label, value in (("its iteration_s", inner), ("whole loop with its log", whole)):
+            print(f"  {f'{algorithm}, {label}':52s}: {value * 1e6:8.2f} us an iteration, ratio {value / hand:.2f}")
 
 
 if __name__ == "__main__":

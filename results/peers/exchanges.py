@@ -24,7 +24,7 @@ from mpi4py import MPI
 from table import Others, header, show
 
 from mpisqueeze.algorithms.base import Setup
-from mpisqueeze.bench.exchanges import LR, AllreduceCase, Case, Stage, StepCase
+from mpisqueeze.bench.exchanges import LR, AllreduceCase, ByHand, Case, Stage, StepCase
 from mpisqueeze.bench.kernels import make_compressor
 from mpisqueeze.bench.timing import TimeStatistics, no_garbage_collection, rotated
 from mpisqueeze.comm.exchange import Network
@@ -177,11 +177,12 @@ def rows_of(stage: Stage) -> list[Row]:
 
     return [
         Ddp("torch DDP, fp32", stage, "fp32"),
-        Ours("MPI_Allreduce fp32 + update", AllreduceCase(stage, "allreduce"), True),
+        Ours("MPI_Allreduce fp32 + update", ByHand(stage, "by-hand"), True),
         Ddp("torch DDP, fp16 hook", stage, "fp16"),
         Ddp("torch DDP, PowerSGD rank 1", stage, "powersgd:1"),
         Ddp("torch DDP, PowerSGD rank 4", stage, "powersgd:4"),
         GlooAllreduce("gloo all_reduce fp32 + update", stage),
+        Ours("allreduce", AllreduceCase(stage, "allreduce"), True),
         ours("sharded", None),
         ours("sharded", "fp16"),
         ours("sharded", "onebit"),

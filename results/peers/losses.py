@@ -74,6 +74,8 @@ class Task:
             partition=planned.partition, **part.options,
         )  # fmt: skip
         self.mine = partition_indices(self.data.train_labels, world.size, planned.partition, config.seed)[world.rank]
+        #: Ranks of unequal shares are weighed by them, as ours are.
+        self.weight = len(self.mine) * world.size / len(self.data.train_labels)
         self.iterations = round(config.epochs * self.problem.iterations_per_epoch)
 
     def inputs(self, stored: np.ndarray) -> torch.Tensor:
@@ -120,7 +122,7 @@ class Task:
         for t in range(1, self.iterations + 1):
             batch, before = torch.from_numpy(sampler.batch(t)), ddp.written()
             optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(module(inputs[batch]), labels[batch]).backward()
+            (self.weight * torch.nn.functional.cross_entropy(module(inputs[batch]), labels[batch])).backward()
             optimizer.step()
             sent = ddp.written() - before
         return Outcome(self.flat(network), world.comm.allreduce(sent))

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -24,6 +25,7 @@ COMPRESSORS = [
     "onebit",
     "onebit:0",
     "onebit:7,scale=l2",
+    "onebit:24,scale=two",
     "qsgd:2",
     "qsgd:4,bucket=0",
     "qsgd:8,bucket=33",
@@ -45,6 +47,8 @@ GOSSIP = ["dpsgd", "dpsgd-naive", "dcd", "ecd", "deepsqueeze", "choco", "d2"]
 CENTRALIZED = ["sgd", "csgd", "csgd-double", "memsgd", "doublesqueeze"]
 EXAMPLES = Path(__file__).parents[1] / "examples"
 DIMENSIONS = [1, 7, 1031]
+#: The run's seed.
+SEED = 3
 
 
 def payload_bytes(spec: str, d: int, itemsize: int) -> int:
@@ -60,7 +64,7 @@ def payload_bytes(spec: str, d: int, itemsize: int) -> int:
     if name == "identity":
         return itemsize * d
     if name == "onebit":
-        return math.ceil(d / 8) + itemsize * blocks(int(argument or 1024))
+        return math.ceil(d / 8) + (1 + (keys.get("scale") == "two")) * itemsize * blocks(int(argument or 1024))
     if name == "qsgd":
         return math.ceil(d * int(argument) / 8) + itemsize * blocks(bucket)
     if name == "uniform":
@@ -83,11 +87,11 @@ def make_compressor(spec: str, dtype: Any, xp: Any = np) -> Callable[[int, int],
     return lambda dimension, seed: adapt(part.cls(dimension, xp, dtype, seed, **part.options), dimension, xp, dtype)
 
 
-def compressed_by(compressor: Compressor, v: np.ndarray, t: int) -> np.ndarray:
-    """D(C(v)) in iteration t, by plain encoding and decoding."""
+def compressed_by(compressor: Compressor, v: np.ndarray, key: int) -> np.ndarray:
+    """D(C(v)) by plain encoding and decoding, with the random numbers of a key from `random_numbers`."""
     payload, out = np.empty(compressor.payload_bytes, np.uint8), np.empty_like(v)
-    compressor.iteration = t
-    compressor.encode(v, payload)
+    with patch.object(type(compressor), "key", key):
+        compressor.encode(v, payload)
     compressor.decode(payload, out)
     return out
 
@@ -110,7 +114,7 @@ def make_algorithm(
     device = device or Device()
     network = Network(world, device, emulated=emulated, chunk_bytes=chunk, tree=tree)
     graph = topology or Topology("ring", world.size)
-    setup = Setup(network, dimension, np.dtype(dtype), 3, make_compressor(spec, dtype, device.xp), graph, **options)
+    setup = Setup(network, dimension, np.dtype(dtype), SEED, make_compressor(spec, dtype, device.xp), graph, **options)
     part = registry.algorithms.find(name)
     return part.cls(setup, **part.options)
 

@@ -13,6 +13,7 @@ import pytest
 from parts import (
     COMPRESSORS,
     GOSSIP,
+    SEED,
     compressed_by,
     gradient_at,
     make_algorithm,
@@ -22,9 +23,9 @@ from parts import (
     start_at,
     step_at,
 )
+from random_numbers import WORKER, key_of, stream
 
 from mpisqueeze.comm.world import World
-from mpisqueeze.kernels.random import derive_key
 from mpisqueeze.topology import Topology
 
 RANKS = [1, 2, 3, pytest.param(4, marks=pytest.mark.slow), 6]
@@ -91,10 +92,10 @@ def serially(name: str, order: str, spec: str, topology: Topology, d: int, steps
     """The equations of the gossip algorithms, for all ranks in one array (ranks, d)."""
     n = topology.ranks
     W = topology.matrix()
-    compressors = [make_compressor(spec, np.float64)(d, derive_key(3, 1, i)) for i in range(n)]
+    compressor, seeds = make_compressor(spec, np.float64)(d, 0), [stream(SEED, WORKER, i) for i in range(n)]
 
     def C(V: np.ndarray, t: int) -> np.ndarray:  # noqa: N802
-        return np.array([compressed_by(compressor, v, t) for compressor, v in zip(compressors, V, strict=True)])
+        return np.array([compressed_by(compressor, v, key_of(seed, t)) for seed, v in zip(seeds, V, strict=True)])
 
     X = np.tile(start_at(d, np.float64), (n, 1))
     Y, delta, x_hat, S = X.copy(), np.zeros((n, d)), np.zeros((n, d)), np.zeros((n, d))

@@ -13,6 +13,7 @@ from parts import (
     COMPRESSORS,
     DIMENSIONS,
     EXAMPLES,
+    SEED,
     compressed_by,
     gradient_at,
     make_algorithm,
@@ -22,14 +23,16 @@ from parts import (
     start_at,
     step_at,
 )
+from random_numbers import SERVER, WORKER, key_of, stream
 
 from mpisqueeze.comm.world import World
 from mpisqueeze.costs.exchanges import Tree
-from mpisqueeze.kernels.random import derive_key
 
 STEPS = 5
 RANKS = [1, pytest.param(2, marks=pytest.mark.slow), 3, 4]
 SERVERS = ["root", "sharded"]
+#: The tag of payloads to a server.
+UP = 1
 
 
 def identity_compression_gives_the_iterates_of_sgd() -> None:
@@ -59,20 +62,16 @@ def every_algorithm_follows_its_equations() -> None:
 
 def serially(name: str, spec: str, d: int, size: int, where: str = "root", lr: float = 0.1) -> np.ndarray:
     """The equations of the algorithms for all ranks in one loop, by plain encodes and decodes, part by part."""
-    make = make_compressor(spec, np.float32)
     parts = [part for part in np.array_split(np.arange(d), size if where == "sharded" else 1) if part.size]
-    workers = [
-        [make(part.size, derive_key(3, 1, r, *([s] if s else []))) for s, part in enumerate(parts)] for r in range(size)
-    ]
-    server = [make(part.size, derive_key(3, 2, s)) for s, part in enumerate(parts)]
+    compressors = [make_compressor(spec, np.float32)(part.size, 0) for part in parts]
     x, gamma = start_at(d, np.float32), np.float32(lr)
     name, inside, _ = name.partition(":lr=inside")
     delta, delta_bar = np.zeros((size, d), np.float32), np.zeros(d, np.float32)
 
-    def compressed(compressors: list[Any], v: np.ndarray, t: int) -> np.ndarray:
+    def compressed(v: np.ndarray, role: int, rank: int, t: int) -> np.ndarray:
         result = np.empty_like(v)
-        for compressor, part in zip(compressors, parts, strict=True):
-            result[part] = compressed_by(compressor, v[part], t)
+        for s, (compressor, part) in enumerate(zip(compressors, parts, strict=True)):
+            result[part] = compressed_by(compressor, v[part], key_of(stream(SEED, role, rank, s), t))
         return result
 
     for t in range(1, STEPS + 1):
@@ -81,17 +80,17 @@ def serially(name: str, spec: str, d: int, size: int, where: str = "root", lr: f
             g = gradient_at(x, r, t)
             if name in ("memsgd", "doublesqueeze"):
                 v = (gamma * g if inside else g) + delta[r]
-                q = compressed(workers[r], v, t)
+                q = compressed(v, WORKER, r, t)
                 delta[r] = v - q
             else:
-                q = compressed(workers[r], g, t)
+                q = compressed(g, WORKER, r, t)
             total = total + q if r else q
         mean = total / np.float32(size)
         if name == "csgd-double":
-            mean = compressed(server, mean, t)
+            mean = compressed(mean, SERVER, 0, t)
         elif name == "doublesqueeze":
             v_bar = mean + delta_bar
-            mean = compressed(server, v_bar, t)
+            mean = compressed(v_bar, SERVER, 0, t)
             delta_bar = v_bar - mean
         x = x - (mean if inside else gamma * mean)
     return x
@@ -192,13 +191,20 @@ class SpyRequest:
 
 
 class Spy:
-    """A communicator that notes the bytes of every message that it is handed to send."""
+    """A communicator that notes every buffer, and the bytes of every message, that it is handed to send."""
 
     def __init__(self, comm: Any) -> None:
         self.comm = comm
         self.sent: list[int] = []
+        self.buffers: list[np.ndarray] = []
+
+    def Allreduce(self, send: Any, receive: Any, op: Any) -> None:  # noqa: N802
+        self.buffers.append(receive[0])
+        self.comm.Allreduce(send, receive, op)
 
     def Send_init(self, buffer: Any, dest: int, tag: int) -> SpyRequest:  # noqa: N802
+        if tag == UP:
+            self.buffers.append(buffer[0])
         assert dest != self.comm.rank
         assert memoryview(buffer[0]).nbytes == buffer[1]
         return SpyRequest(self.comm.Send_init(buffer, dest, tag), self.sent, buffer[1])
@@ -239,6 +245,32 @@ def counted_bytes_are_the_bytes_handed_to_mpi() -> None:
             assert counter.bytes_received == received + sum(down[s] for s in range(len(parts)) if s != me)
             total = sum(spy.comm.allgather(counter.bytes_sent))
             assert total == (size - 1) * (sum(up) + sum(down)) == algorithm.bytes_per_iteration()
+
+
+def full_vectors_leave_from_the_gradient() -> None:
+    """What is sent in full is not copied before, whether a problem has one buffer or a new one each time."""
+    world, d, lr = World(), 1031, 0.1
+    spy, me = Spy(world.comm), world.rank
+    world.comm = spy  # type: ignore[assignment]
+    for name, server in (("sgd", "root"), ("sgd", "sharded"), ("allreduce", "root")):
+        algorithm: Any = make_algorithm(name, "identity", d, np.float32, world, server=server, chunk=1024)
+        x, expected = start_at(d, np.float32), start_at(d, np.float32)
+        kept = np.empty_like(x)
+        for t in range(1, 5):
+            spy.buffers.clear()
+            g = kept if t < 3 else np.empty_like(x)
+            g[:] = gradient_at(x, me, t)
+            mean = sum(gradient_at(expected, rank, t) for rank in range(world.size)) / np.float32(world.size)
+            expected -= np.float32(lr) * mean
+            algorithm.setup.network.iteration = t
+            algorithm.step(x, lambda _, g=g: g, lr)
+            # The agreement of ranks is an all-reduce, too.
+            sent = [buffer for buffer in spy.buffers if buffer.nbytes > 64]
+            assert all(np.shares_memory(buffer, g) for buffer in sent), (name, server, t)
+            bound = t in (1, 3, 4) or name == "allreduce"
+            assert bool(sent) == (bound and world.size > 1 and not (server == "root" and name == "sgd" and not me))
+            np.testing.assert_allclose(x, expected, rtol=1e-5, atol=1e-6)
+        algorithm.close()
 
 
 def allreduce_counts_its_definition() -> None:
@@ -285,6 +317,7 @@ def an_allreduce_in_messages_is_counted() -> None:
         doublesqueeze_moves_by_what_the_gradients_say,
         residuals_hold_what_the_payload_does_not,
         counted_bytes_are_the_bytes_handed_to_mpi,
+        full_vectors_leave_from_the_gradient,
         allreduce_counts_its_definition,
         an_allreduce_in_messages_is_counted,
     ],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mpisqueeze.comm import pieces as module
 from mpisqueeze.comm.world import World
 from mpisqueeze.costs import sections
 from mpisqueeze.costs.link import Link
@@ -127,10 +125,3 @@ def test_sections_stay_below_it_where_they_can(chunk: int | None) -> None:
         cut = choose_sections(terms, d, (8, 8), 4 * d, 4 * d, by_root)
         assert 4 * cut.up <= sections.LONGEST
         assert choose_sections(terms, d, (None, None), 4 * d, 4 * d, by_root).up == -(-d // (1 if by_root else 2))
-
-
-def test_it_is_one_constant() -> None:
-    """Whatever asks for pieces asks this module's, so that a test that lowers it lowers it everywhere."""
-    held = [name for name, found in sys.modules.items() if name.startswith("mpisqueeze") and "LONGEST" in vars(found)]
-    assert "mpisqueeze.comm.pieces" not in held
-    assert module.pieces is sections.pieces

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,10 @@ import numpy as np
 import pytest
 from conftest import Finished, start, wait_for
 from parts import payload_bytes
+from problem_cases import make
 
+from mpisqueeze.data import load_dataset
+from mpisqueeze.data.partition import parse_partition, partition_indices
 from mpisqueeze.launch import Launcher
 from mpisqueeze.parts import registry
 from mpisqueeze.runs.training import MEET_EVERY
@@ -109,9 +114,23 @@ def test_a_run_is_reproducible_and_ranks_share_its_start(mpisqueeze_run: Run, tm
     assert not np.array_equal(a, c)
 
 
+def torch_trained(problem: Any, rates: list[float]) -> np.ndarray:
+    """x after torch's clipping and SGD with weight decay and momentum, a step for each rate."""
+    import torch
+
+    x = torch.nn.Parameter(torch.from_numpy(problem.initial_point().copy()))
+    optimizer = torch.optim.SGD([x], lr=1, momentum=0.9, weight_decay=0.1)
+    for t, optimizer.param_groups[0]["lr"] in enumerate(rates, 1):
+        x.grad = torch.from_numpy(problem.gradient(x.detach().numpy(), t)[1].copy())
+        torch.nn.utils.clip_grad_norm_([x], 0.5)
+        optimizer.step()
+    return x.detach().numpy()
+
+
 def test_regularisation_and_schedules_reach_the_update(mpisqueeze_run: Run, tmp_path: Path) -> None:
-    """x ← x − γ_t (clip(g) + …), followed in NumPy on one rank."""
+    """m ← βm + clip(g) + λx, x ← x − γ_t m on one rank, followed in NumPy, and by torch's optimizer where that is."""
     options = ("--weight-decay", "0.1", "--clip-norm", "0.5", "--lr-schedule", "step:0.05:0.5", "--dtype", "float64")
+    options += ("--momentum", "0.9")
     finished = mpisqueeze_run(
         1, "train", "--problem", "quadratic:9", "--iterations", "11", "--algorithm", "sgd", "--lr", "0.2",
         "--out", "run", "--save-model", *options,
@@ -121,11 +140,60 @@ def test_regularisation_and_schedules_reach_the_update(mpisqueeze_run: Run, tmp_
     problem = part.cls(0, 1, 1, np, np.dtype(np.float64), **part.options)
     x = problem.initial_point()
     rates = [0.2 * 0.5 ** ((t - 1) // 5) for t in range(1, 12)]
+    m = np.zeros_like(x)
+    clipped = 0
     for t, lr in enumerate(rates, 1):
-        g = problem.gradient(x, t)[1] + 0.1 * x
-        x = x - lr * g * min(1, 0.5 / np.linalg.norm(g))
-    assert np.load(tmp_path / "run" / "model.npz")["x"][0] == pytest.approx(x, rel=1e-12)
+        g = problem.gradient(x, t)[1]
+        clipped += np.linalg.norm(g) > 0.5
+        m = 0.9 * m + g * min(1, 0.5 / np.linalg.norm(g)) + 0.1 * x
+        x = x - lr * m
+    assert 0 < clipped < len(rates)
+    found = np.load(tmp_path / "run" / "model.npz")["x"][0]
+    assert found == pytest.approx(x, rel=1e-12)
+    if find_spec("torch"):
+        assert found == pytest.approx(torch_trained(problem, rates), rel=1e-5)
     assert [line["lr"] for line in lines(tmp_path / "run" / "iterations.jsonl")] == pytest.approx(rates)
+
+
+@pytest.mark.parametrize(
+    ("partition", "options"),
+    [
+        ("dirichlet:0.3", ("sgd",)),
+        ("dirichlet:0.3", ("sgd", "--overlap")),
+        ("dirichlet:0.3", ("dpsgd",)),
+        ("dirichlet:0.3,balanced", ("sgd",)),
+        ("iid", ("sgd",)),
+    ],
+)
+def test_the_mean_over_ranks_is_that_over_all_samples(
+    mpisqueeze_run: Run, tmp_path: Path, partition: str, options: tuple[str, ...]
+) -> None:
+    """x₀ − x̄₁ = γ∇f and the loss are those of one rank that has every sample, however unequal the shares are.
+
+    A batch takes each sample of a rank equally often, so that nothing is left to chance.
+    """
+
+    def counts(seed: int) -> list[int]:
+        labels = load_dataset("synthetic:5x50", None, seed).train_labels
+        return [len(part) for part in partition_indices(labels, 3, parse_partition(partition), seed)]
+
+    seeds = (s for s in range(100) if math.lcm(*counts(s)) < 20_000)
+    seed = next(s for s in seeds if max(counts(s)) > 2 * min(counts(s)) or partition != "dirichlet:0.3")
+    data = load_dataset("synthetic:5x50", None, seed)
+    finished = mpisqueeze_run(
+        3, "train", "--problem", "mlp:4", "--data", "synthetic:5x50", "--partition", partition, "--seed", str(seed),
+        "--iterations", "1", "--batch-size", str(math.lcm(*counts(seed))), "--lr", "0.5", "--dtype", "float64",
+        "--save-model", "--out", "run", "--algorithm", *options,
+    )  # fmt: skip
+    assert finished.code == 0, finished.err
+    shares = f"{min(counts(seed))} to {max(counts(seed))} samples a rank"
+    assert (shares in " ".join(finished.out.split())) == (partition == "dirichlet:0.3")
+    alone = make("mlp:4", seed=seed, dataset=data, batch_size=50)
+    x = alone.initial_point()
+    loss, gradient = alone.gradient(x, 1)
+    moved = np.load(tmp_path / "run" / "model.npz")["x"].mean(axis=0)
+    assert (x - moved) / 0.5 == pytest.approx(gradient, abs=1e-12)
+    assert lines(tmp_path / "run" / "iterations.jsonl")[0]["loss"] == pytest.approx(loss, rel=1e-12)
 
 
 @pytest.mark.parametrize("options", [("sgd",), ("allreduce",), ("sgd", "--server", "sharded"), ("dpsgd",)])
@@ -234,12 +302,22 @@ def test_a_diverged_run_with_an_infinite_metric_gives_valid_json(mpisqueeze_run:
 
 def test_a_nan_on_one_rank_is_a_divergence_that_names_it(mpisqueeze_run: Run) -> None:
     gossip = ("--algorithm", "dpsgd:order=awc")
-    for options in ((), ("--no-barrier",), ("--algorithm", "allreduce"), gossip):
+    for options in ((), ("--no-barrier",), gossip):
         finished = mpisqueeze_run(
             3, "train", "--problem", f"{PLUGINS}:NaNLater", "--iterations", "90", "--json", "-", *options
         )
         assert finished.code == 3, finished.err
         assert "rank 2, iteration 30" in finished.json["reason"]
+
+
+@pytest.mark.parametrize("options", [(), ("--no-barrier",), ("--link", "latency=50us,bandwidth=1gbit")])
+def test_a_nan_in_the_sum_of_an_allreduce_is_found_in_its_iteration(mpisqueeze_run: Run, options: Any) -> None:
+    finished = mpisqueeze_run(
+        3, "train", "--algorithm", "allreduce", "--problem", f"{PLUGINS}:NaNLater", "--iterations", "90",
+        "--json", "-", *options,
+    )  # fmt: skip
+    assert finished.code == 3, finished.err
+    assert "iteration 30: the sum of all ranks' gradients holds a NaN or an infinity" in finished.json["reason"]
 
 
 def test_an_exception_on_one_rank_ends_all_with_4(mpisqueeze_run: Run, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mpisqueeze.errors import UsageError
-from mpisqueeze.problems.base import Array
+from mpisqueeze.problems.base import Array, address_of
 from mpisqueeze.problems.neural.parts import Frontier
 
 
@@ -163,7 +163,7 @@ class TorchNetwork:
         return torch.autocast(self.device.type, torch.bfloat16) if self._bf16 else nullcontext()
 
     def _move_to(self, x: Array) -> None:
-        address = x.data.ptr if hasattr(x.data, "ptr") else x.ctypes.data
+        address = address_of(x)
         # The tensor keeps x's memory alive, so an equal address means the same memory.
         if address == self._address:
             return
