@@ -78,7 +78,7 @@ class Holder(msgspec.Struct, frozen=True):
 
 
 def _started(pid: int) -> str | None:
-    """When a process of this machine began, empty where that cannot be told; None if it is gone."""
+    """The start of a process of this machine, in ticks; empty where that cannot be told, None if it is gone."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
