@@ -145,8 +145,8 @@ class Watchdog:
         return f"iteration {iteration} takes longer than --timeout {self.timeout_s:g} s"
 
     def _abort(self, message: str) -> None:
-        print(f"mpisqueeze: {message}", file=sys.stderr, flush=True)
         abandon()
+        print(f"mpisqueeze: {message}", file=sys.stderr, flush=True)
         MPI.COMM_WORLD.Abort(ExitCode.FAILED)
 
 
