@@ -35,7 +35,7 @@ def running(launcher: Launcher, folder: Path, *arguments: str, n: int = 2, **var
     command = [sys.executable, "-m", "mpisqueeze", *(arguments or SAVED)]
     process = start(launcher, n, command, folder, subprocess.PIPE, subprocess.PIPE, **variables)
     try:
-        wait_for(lambda: process.poll() is not None or saved(folder / "run"), "a checkpoint")
+        wait_for(lambda: process.poll() is not None or saved(folder / "run"), "a checkpoint", 120)
         yield process
     finally:
         if process.poll() is None:
@@ -72,7 +72,7 @@ def test_a_run_that_goes_on_has_its_folder_to_itself(launcher: Launcher, mpisque
         # Reading is for all.
         assert mpisqueeze_run(1, "report", "run").code == 0
         os.kill(found["pid"], signal.SIGTERM)
-        assert process.wait(timeout=60) == 143
+        assert process.wait(timeout=120) == 143
     assert not (tmp_path / "run" / holder.NAME).exists()
     done = whole(tmp_path / "run")[-1]
     rest = mpisqueeze_run(2, "train", "--resume", "run", "--iterations", str(done + 5)).well()
@@ -86,13 +86,13 @@ def test_a_run_that_was_killed_is_taken_over_by_one_of_several(launcher: Launche
     assert held(tmp_path / "run") == found
     command = [sys.executable, "-m", "mpisqueeze", "train", "--resume", "run"]
     ranks = [start(launcher, 2, command, tmp_path, subprocess.PIPE, subprocess.PIPE) for _ in range(2)]
-    refused = wait_for(lambda: next((one for one in ranks if one.poll() is not None), None), "one to be refused")
+    refused = wait_for(lambda: next((one for one in ranks if one.poll() is not None), None), "one to be refused", 120)
     (other,) = (one for one in ranks if one is not refused)
     assert refused.returncode == 2
     assert "run is being written by process" in refused.communicate()[1]
-    wait_for(lambda: (tmp_path / "run" / holder.NAME).exists() and held(tmp_path / "run") != found, "a new holder")
+    wait_for(lambda: (tmp_path / "run" / holder.NAME).exists() and held(tmp_path / "run") != found, "a new holder", 120)
     os.kill(held(tmp_path / "run")["pid"], signal.SIGINT)
-    out, err = other.communicate(timeout=60)
+    out, err = other.communicate(timeout=120)
     assert other.returncode == 130, err
     assert f"run was left behind by process {found['pid']} on {found['host']}" in out
     whole(tmp_path / "run")
@@ -167,7 +167,7 @@ def test_a_folder_of_folders_is_held_too(launcher: Launcher, mpisqueeze_run: Run
             assert refused.code == 2
             assert f"run is being written by process {found['pid']} on" in refused.err
         os.kill(found["pid"], signal.SIGTERM)
-        assert process.wait(timeout=60) == 143
+        assert process.wait(timeout=120) == 143
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
