@@ -37,6 +37,7 @@ from mpisqueeze.comm.placement import choose_device
 from mpisqueeze.comm.world import RankFailureError, World
 from mpisqueeze.compressors.base import Compressor
 from mpisqueeze.costs.link import Link, parse_link
+from mpisqueeze.costs.sections import LONGEST
 from mpisqueeze.devices.device import Device
 from mpisqueeze.errors import UsageError
 from mpisqueeze.kernels import kernels_for, threads_of, use_threads
@@ -102,6 +103,13 @@ class CommRequest:
         default = [name for name in EXCHANGES if not (link and name in DIRECT)]
         emulated = None if link is None else parse_link(link)
         names = list(dict.fromkeys(exchanges)) or default
+        nbytes = sizes[-1] * np.dtype(settings.dtype).itemsize
+        if too_long := [name for name in names if name in DIRECT and nbytes > LONGEST]:
+            raise UsageError(
+                f"{sizes[-1]} elements are {nbytes} bytes, and {', '.join(too_long)} hand MPI whole vectors of at "
+                f"most {LONGEST}: leave them out, or name smaller sizes",
+                "-m",
+            )
         return CommRequest(names, parts, sizes, repetitions, check, settings, emulated)
 
     @property

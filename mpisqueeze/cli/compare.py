@@ -60,7 +60,7 @@ def compare(
     """
     from mpisqueeze.cli.exit import status_code, stop_code
     from mpisqueeze.cli.ranks import join
-    from mpisqueeze.record.folder import check_path, timed_path
+    from mpisqueeze.record.folder import check_path, hold_of_all, timed_path
     from mpisqueeze.report.compare_view import CompareView
     from mpisqueeze.report.comparison_table import comparison_report
     from mpisqueeze.runs import pairs as methods
@@ -88,6 +88,7 @@ def compare(
             check_entries(entries, world, asked)
             path = world.on_root(lambda: settings.out or timed_path("compare", world.size))
             ledger = world.collectively(lambda: Ledger(path, entries, world.size, asked) if world.is_root else None)
+        hold_of_all(world, ledger.folder if ledger else None, path)
         if ledger:
             names = [entry.name for entry in entries]
             view = CompareView(output.console, output.live, names, f"{path}", interrupts.hand_on)

@@ -12,6 +12,7 @@ from typing import Any
 from mpisqueeze.comm.launched import abort_others, launched_rank, leave_together
 from mpisqueeze.comm.signals import Signal
 from mpisqueeze.errors import ExitCode, RankFailureError, UsageError
+from mpisqueeze.holder import release_all
 from mpisqueeze.runs.interrupts import StoppedError
 from mpisqueeze.streams import discard
 
@@ -67,6 +68,8 @@ def ended(command: Callable[[], int | None]) -> int:
         traceback.print_exc()
         _say(f"rank {rank or 0} failed: {error!r}")
         return abort_others(ExitCode.FAILED)
+    finally:
+        release_all()
 
 
 def _say(message: str, before: str = "") -> None:

@@ -36,7 +36,7 @@ def reproduce(
     from mpisqueeze.cli.exit import stop_code
     from mpisqueeze.cli.ranks import join
     from mpisqueeze.record.claims import read_claims
-    from mpisqueeze.record.folder import RunFolder, check_path, timed_path
+    from mpisqueeze.record.folder import RunFolder, check_path, hold_of_all, timed_path
     from mpisqueeze.report.claims_view import ClaimsView, claims_report
     from mpisqueeze.report.html.page import check_page, render
     from mpisqueeze.report.html.reproduction_page import reproduction_page
@@ -58,6 +58,7 @@ def reproduce(
         check_entries([entry for task in tasks for entry in task.entries[:1]], world)
         path = world.on_root(lambda: settings.out or timed_path("reproduce", world.size))
         folder = world.collectively(lambda: RunFolder(path) if world.is_root else None)
+        hold_of_all(world, folder, path)
         if folder:
             view = ClaimsView(output.console, output.live, len(tasks), interrupts.hand_on)
         with closing(view):

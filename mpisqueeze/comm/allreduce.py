@@ -12,6 +12,7 @@ from mpi4py import MPI
 
 from mpisqueeze.comm.exchange import Network
 from mpisqueeze.costs import exchanges
+from mpisqueeze.costs.sections import messages, pieces
 from mpisqueeze.devices.buffers import Wire
 from mpisqueeze.devices.clock import Phase
 
@@ -80,14 +81,16 @@ def _traffic(rounds: Iterable[Step], itemsize: int) -> RankTraffic:
     sent, received = zip(*((step.sent, step.received) for step in rounds), strict=True)
     lengths = [part.stop - part.start for part in sent]
     return RankTraffic(
-        itemsize * sum(lengths), itemsize * sum(part.stop - part.start for part in received), sum(map(bool, lengths))
+        itemsize * sum(lengths),
+        itemsize * sum(part.stop - part.start for part in received),
+        sum(messages(itemsize * length) for length in lengths if length),
     )
 
 
-def _definition(nbytes: int, size: int) -> list[RankTraffic]:
+def _definition(nbytes: int, size: int, calls: int) -> list[RankTraffic]:
     """2(N − 1)/N of the vector a rank; bytes that N does not divide go to the first ranks, so that the sum is exact."""
     share, rest = divmod(2 * (size - 1) * nbytes, size)
-    return [RankTraffic(share + (rank < rest), share + (rank < rest), 2 * (size - 1)) for rank in range(size)]
+    return [RankTraffic(share + (rank < rest), share + (rank < rest), 2 * (size - 1) * calls) for rank in range(size)]
 
 
 def _counted(network: Network, nbytes: int, itemsize: int) -> list[RankTraffic]:
@@ -150,7 +153,8 @@ class AllreduceExchange:
     """The sum of a vector over all ranks, by MPI_Allreduce in place; on an emulated link in messages of our own.
 
     What the library moves is its own choice, and not known here. It is booked by definition: 2(N − 1)/N of the vector
-    a rank, as reduce-scatter and allgather move it (Thakur, Rabenseifner & Gropp 2005), in 2(N − 1) messages a rank.
+    a rank, as reduce-scatter and allgather move it (Thakur, Rabenseifner & Gropp 2005), in 2(N − 1) messages a rank
+    and call; a vector of more than `costs.sections.LONGEST` bytes takes several calls.
     In any all-reduce some rank sends at least as much (Patarasuk & Yuan 2009). Open MPI moves more where N
     is no power of two, since it folds the ranks beyond one, and where the vector is small, by recursive doubling. Our
     own messages are counted.
@@ -170,7 +174,11 @@ class AllreduceExchange:
         world, nbytes = network.world, dimension * dtype.itemsize
         self._size = world.size
         self._in_messages = bool(network.emulated) and self._size > 1
-        by_rank = _counted(network, nbytes, dtype.itemsize) if self._in_messages else _definition(nbytes, self._size)
+        self._spans = pieces(nbytes, dtype.itemsize)
+        if self._in_messages:
+            by_rank = _counted(network, nbytes, dtype.itemsize)
+        else:
+            by_rank = _definition(nbytes, self._size, len(self._spans))
         self._traffic = by_rank[world.rank]
         self.total_bytes = sum(one.bytes_sent for one in by_rank)
         if not self._in_messages and self._size > 1:
@@ -192,7 +200,8 @@ class AllreduceExchange:
         if self._rounds:
             self._rounds.run()
         elif self._size > 1:
-            network.world.comm.Allreduce(MPI.IN_PLACE, self._buffer, MPI.SUM)
+            for buffer in self._buffers:
+                network.world.comm.Allreduce(MPI.IN_PLACE, buffer, MPI.SUM)
             if not wire.immediate:
                 wire.pull()
         counter.bytes_sent += self._traffic.bytes_sent
@@ -207,7 +216,8 @@ class AllreduceExchange:
         self.close()
         self._vector, self.total = vector, vector.view(np.uint8)
         self._wire = network.device.wire_over(self.total, collective=not in_messages)
-        self._buffer = [self._wire.mpi[0], vector.size, self._kind]
+        whole, size = self._wire.mpi[0], self._dtype.itemsize
+        self._buffers = [[whole[span], (span.stop - span.start) // size, self._kind] for span in self._spans]
         self._rounds = _Rounds(network, self._wire, self._dtype) if in_messages else None
 
     def close(self) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from mpi4py import MPI
 
+from mpisqueeze.comm.pieces import add_up
 from mpisqueeze.comm.world import World
 
 
@@ -20,7 +20,7 @@ class Consensus:
     def mean(self, x: np.ndarray) -> np.ndarray:
         """x̄, (d,), valid until the next call; collective."""
         np.copyto(self._mean, x)
-        self._comm.Allreduce(MPI.IN_PLACE, self._mean, MPI.SUM)
+        add_up(self._comm, self._mean)
         self._mean /= self._size
         return self._mean
 

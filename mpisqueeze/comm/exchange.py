@@ -10,6 +10,7 @@ from mpisqueeze.comm.checksum import CheckedReceive, CheckedSend
 from mpisqueeze.comm.counters import Counter
 from mpisqueeze.comm.emulated import ALIGNMENT_S, EmulatedLink, HeldReceive, HeldSend
 from mpisqueeze.comm.estimate import EAGER_BYTES, SLOW_BYTE_S, estimate
+from mpisqueeze.comm.pieces import in_pieces
 from mpisqueeze.comm.world import Signal, World
 from mpisqueeze.costs.sections import Terms
 from mpisqueeze.devices.buffers import Wire
@@ -110,7 +111,6 @@ class Network:
 
     Attributes:
         link: cost of messages, for the choice of sections: the emulated link's, or an estimate of the real one's.
-        message_bytes: limit to a message's bytes, or None.
         iteration: 1, 2, …, set by the training loop.
         trouble: the first error on this rank, or None.
     """
@@ -134,16 +134,16 @@ class Network:
         # If ranks left the gate one by one, their delays would count as the link's.
         world.leave_together_s = ALIGNMENT_S * max(1.0, world.load) if emulated else 0.0
         self.link = emulated.model if emulated else estimate(world)
-        self.message_bytes = chunk_bytes
+        self._limit = chunk_bytes
         if chunk_bytes is None and not emulated and self.link.byte_s > SLOW_BYTE_S:
-            self.message_bytes = EAGER_BYTES
+            self._limit = EAGER_BYTES
         self.iteration = 0
         self.trouble: Trouble | None = None
 
     @property
     def terms(self) -> Terms:
         """The inputs to the choice of sections."""
-        return Terms(self.world.size, self.link, self.device.coding, self.chunk_bytes, self.message_bytes, self.tree)
+        return Terms(self.world.size, self.link, self.device.coding, self.chunk_bytes, self._limit, self.tree)
 
     @property
     def crowded(self) -> bool:
@@ -162,14 +162,20 @@ class Network:
 
     def sender(self, buffer: Sequence[Any], target: int, tag: int) -> Any:
         """A persistent send of a buffer specification: `Start`, `Wait`, `Free`."""
+        return in_pieces(buffer, lambda piece: self._sender(piece, target, tag))
+
+    def receiver(self, buffer: Sequence[Any], source: int, tag: int) -> Any:
+        """A persistent receive into a buffer specification: `Start`, `Wait`, `Cancel`, `Free`."""
+        return in_pieces(buffer, lambda piece: self._receiver(piece, source, tag))
+
+    def _sender(self, buffer: Sequence[Any], target: int, tag: int) -> Any:
         start = self.world.comm.Send_init
         request: Any = start(buffer, target, tag)
         if self.emulated:
             request = HeldSend(self.emulated, request, target, tag, int(buffer[0].nbytes))
         return CheckedSend(start, request, buffer[0], target, tag, self.counter) if self.checksum else request
 
-    def receiver(self, buffer: Sequence[Any], source: int, tag: int) -> Any:
-        """A persistent receive into a buffer specification: `Start`, `Wait`, `Cancel`, `Free`."""
+    def _receiver(self, buffer: Sequence[Any], source: int, tag: int) -> Any:
         start = self.world.comm.Recv_init
         request: Any = start(buffer, source, tag)
         if self.emulated:

@@ -7,6 +7,8 @@ import signal
 import sys
 import time
 
+from mpisqueeze.holder import abandon
+
 #: Variables with a process's rank, set by launchers: Open MPI, PMIx, MPICH and Intel MPI, MVAPICH, SLURM.
 RANK_VARIABLES = (
     "OMPI_COMM_WORLD_RANK",
@@ -59,6 +61,7 @@ def leave_together(code: int) -> int:
 
 def abort_others(code: int) -> int:
     """End all ranks because this one failed alone; returns only if MPI is not running or there is no other rank."""
+    abandon()
     mpi = sys.modules.get("mpi4py.MPI")
     if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized() and mpi.COMM_WORLD.size > 1:
         sys.stdout.flush()

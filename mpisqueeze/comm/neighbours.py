@@ -37,7 +37,7 @@ class NeighbourExchange:
         self._out = network.wire(nbytes)
         self.out = self._out.array
         self._inbox = [network.wire(nbytes) for _ in self.neighbours]
-        step = min(nbytes, network.message_bytes or nbytes)
+        step = min(nbytes, network.terms.message_bytes)
         sections = [(start, min(start + step, nbytes)) for start in range(0, nbytes, step)]
         self._sections = [self._out.part(*section) for section in sections]
         #: For each section, the wires of the neighbours.

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from mpisqueeze.comm.exchange import Network
 from mpisqueeze.costs.exchanges import WINDOW_BYTES, sections_ahead
+from mpisqueeze.costs.sections import messages
 from mpisqueeze.devices.buffers import Wire
 from mpisqueeze.devices.clock import Phase
 
@@ -78,7 +79,7 @@ def start(network: Network, requests: Sequence[Any], wire: Wire) -> None:
     for request in requests:
         request.Start()
     network.counter.bytes_sent += wire.nbytes * len(requests)
-    network.counter.messages += len(requests)
+    network.counter.messages += len(requests) * messages(wire.nbytes)
 
 
 class Outbox:

@@ -12,6 +12,8 @@ from typing import Any
 
 from mpi4py import MPI
 
+from mpisqueeze.comm.pieces import requests_of_mpi
+
 #: Seconds between two tests: far below a large message's time, and rare enough to leave the core to the gradient.
 PAUSE = 50e-6
 
@@ -46,7 +48,7 @@ class ProgressThread:
             self._thread = threading.Thread(target=self._run, name="mpisqueeze progress", daemon=True)
             self._thread.start()
         # The thread tests MPI's own request behind a held one; its owner waits for the emulated link.
-        self._requests = [getattr(request, "request", request) for request in requests]
+        self._requests = [found for request in requests for found in requests_of_mpi(request)]
         self.early = self._wanted = False
         self._returned.clear()
         self._given.set()

@@ -17,6 +17,7 @@ from mpi4py import MPI
 from mpisqueeze.comm.launched import launched_rank
 from mpisqueeze.comm.world import World
 from mpisqueeze.errors import ExitCode
+from mpisqueeze.holder import abandon, beat
 
 #: Seconds between two looks.
 PAUSE = 0.5
@@ -49,6 +50,8 @@ def follow_launcher() -> None:
 
 class Watchdog:
     """Ends all ranks when an iteration takes too long, and names the rank at fault. Collective.
+
+    Its thread gives the signs of life of a holder of folders, too.
 
     A thread of each rank checks when the current iteration began. If that is too long ago, rank 0 calls the roll: a
     stopped rank does not answer, and a rank that still computes its gradient says so. Without MPI_THREAD_MULTIPLE each
@@ -88,6 +91,7 @@ class Watchdog:
         pause = min(PAUSE, self.timeout_s / 10)
         looked = time.monotonic()
         while not self._stopped.wait(pause):
+            beat()
             now = time.monotonic()
             if now - looked > pause + ASLEEP_S:
                 # This process was stopped meanwhile, perhaps with all the others: then no rank is late.
@@ -141,6 +145,7 @@ class Watchdog:
         return f"iteration {iteration} takes longer than --timeout {self.timeout_s:g} s"
 
     def _abort(self, message: str) -> None:
+        abandon()
         print(f"mpisqueeze: {message}", file=sys.stderr, flush=True)
         MPI.COMM_WORLD.Abort(ExitCode.FAILED)
 

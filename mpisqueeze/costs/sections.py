@@ -12,6 +12,23 @@ from mpisqueeze.costs.link import Link
 
 #: Number of elements in the shortest section.
 SHORTEST = 64
+#: Most bytes that MPI is handed at a time; its counts are 32 bits with a sign. Longer messages travel in pieces.
+LONGEST = 1 << 30
+
+
+def messages(nbytes: int) -> int:
+    """The number of messages of at most LONGEST bytes in which so many bytes travel."""
+    return max(1, -(-nbytes // LONGEST))
+
+
+def pieces(nbytes: int, alignment: int = 1) -> list[slice]:
+    """The bytes of each of these messages.
+
+    Args:
+        alignment: bytes of an element, which no piece cuts.
+    """
+    step = max(LONGEST // alignment, 1) * alignment
+    return [slice(start, min(start + step, nbytes)) for start in range(0, max(nbytes, 1), step)]
 
 
 def section_lengths(dimension: int, grain: int | None) -> Iterator[int]:
@@ -50,7 +67,7 @@ class Terms:
 
     Attributes:
         chunk_bytes: the user's limit to a message's bytes (`--chunk`), or None.
-        message_bytes: limit to a message's bytes, from `--chunk` or for a slow real network, or None.
+        limit: limit to a message's bytes, from `--chunk` or for a slow real network, or None.
         tree: the user's choice (`--tree`), or None.
     """
 
@@ -58,8 +75,13 @@ class Terms:
     link: Link
     coding: Coding
     chunk_bytes: int | None = None
-    message_bytes: int | None = None
+    limit: int | None = None
     tree: str | None = None
+
+    @property
+    def message_bytes(self) -> int:
+        """Most bytes of a message."""
+        return min(self.limit or LONGEST, LONGEST)
 
 
 @dataclass(frozen=True)
@@ -101,11 +123,9 @@ def choose_sections(
     grain = down_grain if whole_up else common_grain(*grains)
     # A single rank has no transfer that hides its coding.
     lengths = list(section_lengths(longest, grain)) if ranks > 1 or terms.chunk_bytes else [longest]
-    most = terms.message_bytes
-    if most is not None:
-        largest = down_bytes if whole_up else max(up_bytes, down_bytes)
-        fitting = [n for n in lengths if largest / dimension * n <= most] or lengths[:1]
-        lengths = fitting if terms.chunk_bytes is None else fitting[-1:]
+    largest = down_bytes if whole_up else max(up_bytes, down_bytes)
+    fitting = [n for n in lengths if largest / dimension * n <= terms.message_bytes] or lengths[:1]
+    lengths = fitting if terms.chunk_bytes is None else fitting[-1:]
     best: tuple[float, Cut] | None = None
     for length in reversed(lengths):
         count = -(-longest // length)

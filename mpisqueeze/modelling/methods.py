@@ -54,12 +54,10 @@ class Traffic:
     @lru_cache(maxsize=1 << 16)  # noqa: B019 - small, and asked for again and again
     def schedule(self, terms: Terms) -> Schedule:
         """The schedule that the exchange would choose on these terms, with its time."""
-        limit = terms.message_bytes
         if self.exchange in SERVERS and self.ranks > 1:
             by_root = self.exchange == "root"
             return choose_sections(terms, self.dimension, self.grains, self.up, self.down, by_root).schedule
-        cut = self.exchange == "neighbours" and limit
-        return self.cost(terms.link, -(-self.up // limit) if cut and limit else 1)
+        return self.cost(terms.link, -(-self.up // terms.message_bytes) if self.exchange == "neighbours" else 1)
 
     def cost(self, link: Link, sections: int = 1, way: str = "") -> Schedule:
         """The time of a schedule on `link`, whose idle ports pass a burst in no time.

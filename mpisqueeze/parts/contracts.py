@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import psutil
 
 from mpisqueeze.compressors.base import Compressor, adapt
 from mpisqueeze.costs.exchanges import Schedule
@@ -238,6 +239,10 @@ def try_compressor(part: Part, make: Callable[[int, int], Compressor], dimension
     if not part.is_plugin:
         return 0
     compressor = make(dimension, 0)
+    memory = psutil.virtual_memory().total
+    if compressor.payload_bytes > memory:
+        what = f"a payload has {compressor.payload_bytes} bytes, and this machine's memory {memory}"
+        raise UsageError(f"{part.spec}: {what}", "--compressor")
     vector = xp.asarray(np.random.default_rng(0).standard_normal(dimension)).astype(compressor.dtype)
     kept = vector.copy()
     payload = xp.zeros(compressor.payload_bytes, np.uint8)

@@ -40,7 +40,7 @@ class Quadratic(Problem):
     def __init__(
         self,
         *run: Any,
-        dimension: Annotated[int, integer(1, accepts="a size ≥ 1 such as 10M")],
+        dimension: Annotated[int, integer(1, 2**31 - 1, accepts="a size from 1 to 2³¹ − 1 such as 10M")],
         condition: Annotated[float, real(1)] = 10.0,
         noise: Annotated[float, real(0)] = 0.0,
         spread: Annotated[float, real(0)] = 1.0,

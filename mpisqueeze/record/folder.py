@@ -10,9 +10,13 @@ import re
 from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+from mpisqueeze import holder
 from mpisqueeze.errors import UsageError
+
+if TYPE_CHECKING:
+    from mpisqueeze.comm.world import World
 
 #: The file that makes a folder a run's.
 FIRST = "config.json"
@@ -57,24 +61,38 @@ def slug(text: str) -> str:
 
 
 def timed_path(name: str, ranks: int) -> Path:
-    """`results/<UTC time>-<name>-n<N>`, with a number behind it where that is taken."""
+    """The new folder `results/<UTC time>-<name>-n<N>`, with a number behind it where that is taken.
+
+    Raises UsageError if it cannot be made.
+    """
     time = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
     base = Path("results") / f"{time}-{name}-n{ranks}"
     path, tries = base, 1
-    while os.path.exists(path):
+    while not _made(path):
         tries += 1
         path = base.with_name(f"{base.name}-{tries}")
     return path
 
 
+def _made(path: Path) -> bool:
+    """Make a folder; False if it was there. Raises UsageError if it cannot be made."""
+    try:
+        path.mkdir(parents=True)
+    except (OSError, ValueError) as error:
+        if os.path.isdir(path):
+            return False
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"{path} cannot be made: {reason}", "--out") from error
+    return True
+
+
 def check_path(path: Path) -> None:
-    """Raise UsageError unless `path` can become a run folder: new or empty, and writable."""
+    """Raise UsageError unless `path` can become a run folder: new or empty, writable, and held by no other process."""
     if os.path.exists(path):
         if not os.path.isdir(path):
             raise UsageError(f"{path} is not a folder", "--out")
-        # A run that was killed before its first file was complete leaves that one, and can be started again.
-        if any(file.name != f"{FIRST}.part" for file in path.iterdir()):
-            raise UsageError(f"{path} is not empty; name a new or an empty folder", "--out")
+        holder.check_free(path, "--out")
+        _check_empty(path)
     nearest = path
     while not os.path.exists(nearest):
         nearest = nearest.parent
@@ -82,30 +100,48 @@ def check_path(path: Path) -> None:
         raise UsageError(f"{path} cannot be written: no permission in {os.path.abspath(nearest)}", "--out")
 
 
+def _check_empty(path: Path) -> None:
+    # A run that was killed before its first file was complete leaves these, and can be started again.
+    if not {file.name for file in path.iterdir()} <= {f"{FIRST}.part", holder.NAME, holder.TAKING}:
+        raise UsageError(f"{path} is not empty; name a new or an empty folder", "--out")
+
+
 class RunFolder:
-    """The files of one run, on rank 0. Raises UsageError if the folder cannot be made or is not empty.
+    """The files of one run, on rank 0, which holds the folder until `close`.
 
     Args:
         again: it is there, and a run goes on in it.
+
+    Attributes:
+        hold: for the other ranks of the run.
+
+    Raises:
+        UsageError: the folder cannot be made, is not empty, or another process writes to it.
     """
 
     def __init__(self, path: Path, again: bool = False) -> None:
         if not again:
             check_path(path)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise UsageError(f"{path} cannot be made: {reason}", "--out") from error
+        _made(path)
+        self.hold = holder.take(path, "--resume" if again else "--out")
+        if not again:
+            # Another process may have come and gone meanwhile.
+            try:
+                _check_empty(path)
+            except UsageError:
+                self.hold.release()
+                raise
         self.path = path
         self._streams: dict[str, BinaryIO] = {}
 
     def write_json(self, name: str, value: Any) -> None:
         """Write or replace a JSON file; a reader sees the old or the new one, never a part."""
+        self.hold.check()
         write_json(self.path / name, value)
 
     def append(self, name: str, lines: bytes) -> None:
-        """Add whole lines to a JSON-lines file and hand them to the system."""
+        """Add whole lines to a JSON-lines file and hand them to the system. Raises OSError if the folder is lost."""
+        self.hold.check()
         stream = self._streams.get(name)
         if stream is None:
             stream = self._streams[name] = open(self.path / name, "ab")  # noqa: SIM115
@@ -128,7 +164,18 @@ class RunFolder:
                 os.truncate(path, min(sizes.get(name, 0), path.stat().st_size))
 
     def close(self) -> None:
-        """Close the logs; whatever was appended is safe with the system."""
+        """Close the logs, whose lines are safe with the system, and give the folder up."""
         for stream in self._streams.values():
             stream.close()
         self._streams.clear()
+        self.hold.release()
+
+
+def hold_of_all(world: World, folder: RunFolder | None, path: Path) -> holder.Hold:
+    """The hold of a folder on every rank, so that each that ends all of them can give it up; collective.
+
+    Args:
+        folder: on rank 0.
+    """
+    content = world.comm.bcast(folder.hold.content if folder else b"")
+    return folder.hold if folder else holder.Hold(path, content)

@@ -15,6 +15,7 @@ from mpisqueeze import __version__
 from mpisqueeze.analysis.evidence import FIGURES, Evidence
 from mpisqueeze.comm.world import Signal, World
 from mpisqueeze.errors import UsageError
+from mpisqueeze.holder import beat
 from mpisqueeze.record.claims import CLAIMS
 from mpisqueeze.record.folder import RunFolder
 from mpisqueeze.record.reading import RunLog
@@ -123,9 +124,14 @@ def _run_in_lab(
     """Rank 0 has a virtual cluster made and waits for it; the others wait for rank 0."""
     logs: list[RunLog] = []
     reason = None
+
+    def stopped() -> bool:
+        beat()
+        return bool(interrupts.wish)
+
     if world.is_root:
         try:
-            logs = run_in_lab(task.claim, task.trials, path, lambda: bool(interrupts.wish))
+            logs = run_in_lab(task.claim, task.trials, path, stopped)
         except LabError as error:
             reason = str(error)
     world.rest()

@@ -85,8 +85,8 @@ class Ledger:
 class _Trial(Run):
     """Everything that a run checks before its first iteration, without leaving a folder."""
 
-    def _make_folder(self) -> str:
-        return ""
+    def _open_folder(self) -> None:
+        pass
 
 
 def check_entries(entries: Sequence[Entry], world: World, target: Target | None = None) -> None:

@@ -8,6 +8,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from mpisqueeze.comm.signals import Signal
+from mpisqueeze.holder import abandon
 
 if TYPE_CHECKING:
     from mpisqueeze.comm.world import World
@@ -79,6 +80,7 @@ class Interrupts:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.number:
+            abandon()
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self.number = number

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from pathlib import Path
 from typing import Any
 
 from mpisqueeze.algorithms.base import AdaptedAlgorithm, Algorithm, Setup
@@ -18,10 +18,11 @@ from mpisqueeze.comm.world import World
 from mpisqueeze.compressors.base import Compressor, adapt
 from mpisqueeze.data import load_dataset
 from mpisqueeze.errors import UsageError
+from mpisqueeze.holder import check_free
 from mpisqueeze.parts import contracts
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.parts.state import carried
-from mpisqueeze.record.folder import RunFolder, check_path, sanitized, slug, timed_path
+from mpisqueeze.record.folder import RunFolder, check_path, hold_of_all, sanitized, slug, timed_path
 from mpisqueeze.runs.plan import NO_OVERLAP_ON_GPU, Plan
 from mpisqueeze.settings import DEFAULT_EPOCHS
 from mpisqueeze.topology import Topology
@@ -44,13 +45,13 @@ class Run:
         weight: w_r of this rank's loss and gradient, see `problems.base.Problem`.
         iterations, per_epoch, eval_every, consensus_every: in iterations.
         warnings: what this run does not promise, above all that it converges.
-        path: the run folder's, on every rank; `folder` is open on rank 0 only.
+        path, hold: the run folder's, on every rank; `folder` is open on rank 0 only.
     """
 
     def __init__(self, plan: Plan, world: World, again: bool = False) -> None:
         config = plan.config
         self.plan, self.world, self._again = plan, world, again
-        world.on_root(lambda: check_path(config.out) if config.out and not again else None)
+        world.on_root(self._check_folder)
         self.device = choose_device(config.device, config.buffers, world)
         if config.overlap and self.device.kind != "cpu":
             raise UsageError(NO_OVERLAP_ON_GPU, "--overlap")
@@ -68,8 +69,7 @@ class Run:
         self.consensus_every = self.eval_every if config.consensus_every is None else config.consensus_every
         self.x = world.collectively(self._initial_point)
         self._check_ranks_agree()
-        tried = partial(contracts.try_compressor, plan.compressor, self.make_compressor, self.dimension, self.device.xp)
-        sizes = world.comm.allgather(world.collectively(tried))
+        sizes = world.comm.allgather(world.collectively(self._try_compressor))
         if len(set(sizes)) > 1:
             raise UsageError(f"{plan.compressor.spec}: payload_bytes differs by rank: {sizes}", "--compressor")
         emulated = emulate(world, plan.link) if plan.link else None
@@ -78,7 +78,8 @@ class Run:
         self.algorithm: Algorithm = world.collectively(self._build_algorithm)
         self.warnings: list[str] = world.on_root(self._doubts)
         self.folder: RunFolder | None = None
-        self.path: str = world.on_root(self._make_folder)
+        self.path = ""
+        self._open_folder()
 
     @property
     def centralized(self) -> bool:
@@ -154,6 +155,11 @@ class Run:
         if other is not None:
             raise UsageError(f"{spec}: initial_point differs between ranks 0 and {other}", "--problem")
 
+    def _try_compressor(self) -> int:
+        part = self.plan.compressor
+        with _fitting(part, "--compressor"):
+            return contracts.try_compressor(part, self.make_compressor, self.dimension, self.device.xp)
+
     def _build_algorithm(self) -> Algorithm:
         config, part = self.plan.config, self.plan.algorithm
         setup = Setup(
@@ -166,7 +172,7 @@ class Run:
             server=config.server,
             overlap=config.overlap,
         )
-        with contracts.plugin(part, "--algorithm", "__init__(setup)"):
+        with contracts.plugin(part, "--algorithm", "__init__(setup)"), _fitting(part, "--algorithm"):
             made = part.cls(setup, **part.options)
             contracts.check_algorithm(part, made)
             return made if isinstance(made, Algorithm) else AdaptedAlgorithm(setup, made)
@@ -183,6 +189,18 @@ class Run:
             found.append(self.topology.note)
         return [*found, *quota_doubts(self.world, self.threads)]
 
+    def _check_folder(self) -> None:
+        """Find out what `_open_folder` would, before the problem takes its time."""
+        path = self.plan.config.out
+        if path and self._again:
+            check_free(path, "--resume")
+        elif path:
+            check_path(path)
+
+    def _open_folder(self) -> None:
+        self.path = self.world.on_root(self._make_folder)
+        self.hold = hold_of_all(self.world, self.folder, Path(self.path))
+
     def _make_folder(self) -> str:
         plan = self.plan
         name = f"{slug(plan.algorithm.label)}-{slug(plan.compressor.label)}"
@@ -192,9 +210,9 @@ class Run:
 
 
 @contextmanager
-def _fitting(part: Part) -> Iterator[None]:
+def _fitting(part: Part, option: str = "--problem") -> Iterator[None]:
     """Sizes that no memory holds are the user's mistake."""
     try:
         yield
     except (MemoryError, OverflowError):
-        raise UsageError(f"{part.spec} does not fit in this machine's memory", "--problem") from None
+        raise UsageError(f"{part.spec} does not fit in this machine's memory", option) from None

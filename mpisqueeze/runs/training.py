@@ -23,6 +23,7 @@ from mpisqueeze.comm.consensus import Consensus
 from mpisqueeze.comm.cuda_aware import cuda_awareness
 from mpisqueeze.comm.exchange import HaltError, Network, Trouble
 from mpisqueeze.comm.interface import interface_meter
+from mpisqueeze.comm.pieces import gather
 from mpisqueeze.comm.watchdog import Watchdog
 from mpisqueeze.comm.world import RankFailureError, Signal, World
 from mpisqueeze.devices.clock import Phase
@@ -363,6 +364,18 @@ def train(plan: Plan, world: World, view: View, again: bool = False) -> dict[str
 def _train(plan: Plan, world: World, view: View, again: bool, watchdog: Watchdog) -> dict[str, Any]:
     use_threads(plan.config.threads)
     run = Run(plan, world, again)
+    try:
+        summary = _carry_out(run, view, again, watchdog)
+    finally:
+        if run.folder is not None:
+            run.folder.close()
+    # After an error, a rank that ends all of them still has to give the folder up.
+    run.hold.release()
+    return summary
+
+
+def _carry_out(run: Run, view: View, again: bool, watchdog: Watchdog) -> dict[str, Any]:
+    plan, world = run.plan, run.world
     watchdog.iteration = lambda: run.network.iteration
     kernels = kernels_for(run.device.xp, plan.dtype)
     environment = collect_environment(world.comm)
@@ -390,7 +403,7 @@ def _train(plan: Plan, world: World, view: View, again: bool, watchdog: Watchdog
         run.folder.write_json("config.json", run.settings())
         run.folder.write_json("environment.json", environment)
         view.start(run, environment)
-        for remark in remarks:
+        for remark in filter(None, (run.folder.hold.note, *remarks)):
             view.remark(remark)
     began = time.perf_counter()
     if plan.config.checkpoint_every is not None:
@@ -416,7 +429,6 @@ def _train(plan: Plan, world: World, view: View, again: bool, watchdog: Watchdog
             facts = _summarize(loop, status, reason, wall, environment, interfaces)
             summary = sanitized({**facts, "resumed_after": past.resumed_after})
             run.folder.write_json("summary.json", summary)
-            run.folder.close()
             view.finish(summary)
         summary = world.comm.bcast(summary)
     if not loop.stopped_by:
@@ -472,7 +484,7 @@ def _save_model(run: Run, x: Any) -> None:
     """Write model.npz with `x`, every rank's parameters (ranks × d); collective."""
     comm, mine = run.world.comm, np.ascontiguousarray(run.device.to_numpy(x))
     everyone = np.empty((run.world.size if run.world.is_root else 0, run.dimension), mine.dtype)
-    comm.Gather(mine, everyone, 0)
+    gather(comm, mine, everyone)
     if run.folder is not None:
         temporary = run.folder.path / "model.npz.part"
         write_npz(temporary, {"x": everyone})
