@@ -94,7 +94,7 @@ def compare(
         with closing(view):
             statuses, stopped_by = compare(entries, world, path, interrupts, ledger, view)
     if ledger:
-        output.print(comparison_report(ledger.ranking(), output.console))
+        output.print(comparison_report(ledger.ranking()))
         output.remark(f"comparison: {path}")
         output.json(ledger.summaries())
     if stopped_by:

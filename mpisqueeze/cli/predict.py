@@ -109,7 +109,7 @@ def predict(
     if not output.speaks:
         return ExitCode.OK
     facts = forecast_facts(made, _path_of(question))
-    output.print(predict_view.forecast_report(facts, output.console))
+    output.print(predict_view.forecast_report(facts))
     output.json(facts)
     output.csv(predict_view.plain_rows(facts))
     output.write("plot", lambda target: draw_map(made, facts, target))

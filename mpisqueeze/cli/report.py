@@ -78,7 +78,7 @@ def report(
     single = len(found) == 1
     if single:
         output.print(closing(found[0].summary))
-    output.print(comparison_report(ranking, output.console))
+    output.print(comparison_report(ranking))
     output.json(found[0].summary if single and not targets else summaries_of(found, ranking))
     output.csv(figures_of(ranking))
     output.markdown(table_columns(ranking), ranking.rows, notes(ranking))

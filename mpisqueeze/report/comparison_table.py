@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.text import Text
 
 from mpisqueeze.analysis import columns
 from mpisqueeze.analysis.columns import Column
 from mpisqueeze.analysis.ranking import Ranking, verdict
 from mpisqueeze.quantities import duration, grouped, ratio, significant, size
-from mpisqueeze.report.tables import DEFINED, STATUS, TableColumn, defined, fitting
+from mpisqueeze.report.tables import DEFINED, STATUS, Fitting, TableColumn, defined
 
 #: Keys of columns that hold words.
 WORDS = ("name", "status")
@@ -32,7 +32,7 @@ def table_columns(ranking: Ranking) -> list[TableColumn]:
             TableColumn(column.heading, text, _NAME_WIDTH if name else 0, key in WORDS, style, part, folds=name)
         )
         if column.relative:
-            shown.append(TableColumn("×", partial(factor, column), style="cyan", part=part))
+            shown.append(TableColumn("×", partial(factor, column), style="cyan", part=part, joined=True))
     return shown
 
 
@@ -107,10 +107,9 @@ def notes(ranking: Ranking) -> list[str]:
     ]
 
 
-def comparison_report(ranking: Ranking, console: Console) -> Group:
-    """The ranking for a terminal or a log: one table, or two where one would be too wide."""
-    tables = fitting(table_columns(ranking), ranking.rows, console)
-    return Group(*tables, *(Text(note) for note in notes(ranking)))
+def comparison_report(ranking: Ranking) -> Group:
+    """The ranking for a terminal or a log: one table, or several where one would be too wide."""
+    return Group(Fitting(table_columns(ranking), ranking.rows), *(Text(note) for note in notes(ranking)))
 
 
 def _shown(value: Any, show: Callable[[Any], str]) -> str:

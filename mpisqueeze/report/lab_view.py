@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mpisqueeze.quantities import counted, duration, format_rate, ratio, significant, size
-from mpisqueeze.report.tables import DEFINED, STATUS, TableColumn, close_table, defined, filled
+from mpisqueeze.report.tables import DEFINED, STATUS, Fitting, TableColumn, close_table, defined
 
 _KEYS = ("bytes_sent", "bytes_received")
 
@@ -44,7 +44,7 @@ def _heading(context: dict[str, Any]) -> Text:
     return Text.assemble(("lab", "bold"), f": {hosts}, {rates} each way, MTU {context['mtu']}{delay}")
 
 
-def _times(results: Sequence[dict[str, Any]]) -> Table:
+def _times(results: Sequence[dict[str, Any]]) -> Fitting:
     """The time of an exchange, and the least that its busiest port needs."""
 
     def status(run: dict[str, Any]) -> Text:
@@ -52,6 +52,14 @@ def _times(results: Sequence[dict[str, Any]]) -> Table:
 
     broken = any(run["status"] != "ok" for run in results)
     metered = any(run["interface_bound_s"] is not None for run in results)
+    figures: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
+        ("comm", lambda run: duration(run["comm_s"])),
+        ("bound", lambda run: duration(run["bound_s"]) + (DEFINED if defined(run["bytes"]) else "")),
+        *([("at eth0", lambda run: duration(run["interface_bound_s"]))] if metered else []),
+        ("×", lambda run: ratio(run["ratio"])),
+        ("exchange", lambda run: duration(run["exchange_s"])),
+        ("loss", lambda run: "—" if run["final_loss"] is None else significant(run["final_loss"], 4)),
+    ]
     columns = [
         TableColumn("rate", lambda run: format_rate(run["rate"]), left=True),
         TableColumn("algorithm", itemgetter("algorithm"), left=True, style="bold", folds=True),
@@ -59,14 +67,12 @@ def _times(results: Sequence[dict[str, Any]]) -> Table:
         TableColumn("compressor", itemgetter("compressor"), 10, left=True, folds=True),
         *([TableColumn("status", status, left=True)] if broken else []),
         TableColumn("N", lambda run: str(run["ranks"])),
-        TableColumn("comm", lambda run: duration(run["comm_s"])),
-        TableColumn("bound", lambda run: duration(run["bound_s"]) + (DEFINED if defined(run["bytes"]) else "")),
-        *([TableColumn("at eth0", lambda run: duration(run["interface_bound_s"]))] if metered else []),
-        TableColumn("×", lambda run: ratio(run["ratio"]), style="cyan"),
-        TableColumn("exchange", lambda run: duration(run["exchange_s"])),
-        TableColumn("loss", lambda run: "—" if run["final_loss"] is None else significant(run["final_loss"], 4)),
+        *(
+            TableColumn(title, cell, style="cyan" if title == "×" else "", part="figures", joined=title == "×")
+            for title, cell in figures
+        ),
     ]
-    return filled(close_table(), columns, results)
+    return Fitting(columns, results)
 
 
 def _hosts(hosts: Sequence[dict[str, Any]], runs: Sequence[dict[str, Any]]) -> Table:

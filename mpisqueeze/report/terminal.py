@@ -7,9 +7,10 @@ the output lands in a file. What counts is the launcher's stdout.
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -65,6 +66,16 @@ class _Console(Console):
     def on_broken_pipe(self) -> None:
         discard(self.file)
 
+    def print(self, *objects: Any, soft_wrap: bool | None = None, **about: Any) -> None:
+        """Print as rich does; with `soft_wrap` a line stays one in a log, and is broken at blanks alone on a terminal.
+
+        A word that is longer than the terminal is wide is left for it to break, so that it can be copied whole.
+        """
+        if soft_wrap and self.is_terminal:
+            super().print(*objects, **{"overflow": "ignore", "crop": False, **about})
+        else:
+            super().print(*objects, soft_wrap=soft_wrap, **about)
+
 
 def make_console(choice: TerminalChoice, stderr: bool = False) -> Console:
     """A rich console that follows `choice` and decides nothing by itself; one on stderr is never live.
@@ -89,6 +100,16 @@ def make_console(choice: TerminalChoice, stderr: bool = False) -> Console:
         emoji=False,
         highlight=False,
     )
+
+
+def broken(text: str) -> str:
+    """`text` for stderr: each line broken at blanks where stderr is a terminal, and whole elsewhere."""
+    terminal = _terminal(2)
+    if terminal is None:
+        return text
+    lines = (textwrap.wrap(line, _width(terminal), break_long_words=False, break_on_hyphens=False)
+             for line in text.split("\n"))  # fmt: skip
+    return "\n".join("\n".join(line) for line in lines)
 
 
 def _wants_color(color: str, on_terminal: bool) -> bool:

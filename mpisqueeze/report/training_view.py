@@ -32,7 +32,8 @@ class TrainingView(View):
         self._iterations = 0
         self._began = self._said = 0.0
         self._next = 0
-        self._evaluated = self._defined = ""
+        self._evaluated: list[str] = []
+        self._defined = ""
 
     def start(self, run: Run, environment: dict[str, Any]) -> None:
         self._iterations, self._defined = run.iterations, defined(run.network.counter.bytes_are)
@@ -46,12 +47,13 @@ class TrainingView(View):
         done, now = progress.iteration, time.monotonic()
         eta = (now - self._began) / done * (self._iterations - done)
         loss, sent = f"loss {significant(progress.loss)}", f"{size(progress.bytes_sent)} sent{self._defined}"
-        pace = f"{duration(progress.seconds_per_iteration)}/it  ETA {clock(eta)}"
-        words = Text(loss, "bold"), Text(self._evaluated, "cyan"), Text(sent, "green"), pace
+        pace = [f"{duration(progress.seconds_per_iteration)}/it", f"ETA {clock(eta)}"]
+        evaluated = [Text(text, "cyan") for text in self._evaluated]
+        words = [Text(loss, "bold"), *evaluated, Text(sent, "green"), *pace]
         self._drawing.show(lambda: bar(done, self._iterations, f"{done}/{self._iterations}", *words))
         if not self._drawing and (done >= self._next or now - self._said > LOG_SECONDS):
-            parts = [f"iteration {done}/{self._iterations}", loss, self._evaluated, sent, pace]
-            self.console.print("  ".join(part for part in parts if part), soft_wrap=True)
+            parts = [f"iteration {done}/{self._iterations}", loss, *self._evaluated, sent, *pace]
+            self.console.print("  ".join(parts), soft_wrap=True)
             self._said = now
             step = max(1, self._iterations // LOG_PARTS)
             self._next = (done // step + 1) * step
@@ -61,7 +63,7 @@ class TrainingView(View):
 
     def evaluation(self, line: dict[str, Any]) -> None:
         values = {key: value for key, value in line.items() if key not in ("iteration", "epoch")}
-        self._evaluated = "  ".join(f"{key} {significant(value)}" for key, value in values.items())
+        self._evaluated = [f"{key} {significant(value)}" for key, value in values.items()]
 
     def finish(self, summary: dict[str, Any]) -> None:
         self._drawing.close()
