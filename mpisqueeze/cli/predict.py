@@ -61,7 +61,7 @@ def predict(
     compute: Annotated[str | None, in_method(help="Time of a gradient: 30ms. Default: 0.", metavar="TIME")] = None,
     compressor: Annotated[list[str] | None, compressors(METHOD, "For pairs that name none; repeat it.")] = None,
     server: Annotated[
-        str, in_method(help="root, sharded or both.", autocompletion=offering((*SERVERS, "both")))
+        str, in_method(help="root, sharded or both.", metavar="NAME", autocompletion=offering((*SERVERS, "both")))
     ] = "both",
     runs: Annotated[
         list[Path] | None,

@@ -15,7 +15,7 @@ from rich.text import Text
 from mpisqueeze.quantities import counted, duration, grouped, significant, size
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.live import Drawing
-from mpisqueeze.report.tables import STATUS, TableColumn, defined, filled, make_table, panel
+from mpisqueeze.report.tables import STATUS, TableColumn, close_table, defined, filled, first_fitting, panel
 from mpisqueeze.report.training_view import mpi, problem
 from mpisqueeze.runs.view import View
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from mpisqueeze.record.iterations import Progress
     from mpisqueeze.runs.preparation import Run
 
-#: Columns of a run's figures, by their names.
-_FIGURES = {"iterations": "iterations", "loss": "loss", "metric": "test", "sent": "sent", "pace": "ms/it"}
+#: Characters of an iteration's loss or metric, of bytes and of milliseconds, kept free before there are any.
+_WIDTH = 8
 #: Lines of the screen that the table's heading, what is hidden and the prompt take.
 _AROUND = 6
 
@@ -36,6 +36,7 @@ class _RunLine:
     iterations: str = ""
     loss: str = ""
     metric: str = ""
+    value: str = ""
     sent: str = ""
     defined: str = ""
     pace: str = ""
@@ -87,7 +88,8 @@ class CompareView(View):
     def evaluation(self, line: dict[str, Any]) -> None:
         values = {key: value for key, value in line.items() if key not in ("iteration", "epoch")}
         name = "test_accuracy" if "test_accuracy" in values else next(iter(values))
-        self._rows[self._current].metric = f"{name} {significant(values[name])}"
+        row = self._rows[self._current]
+        row.metric, row.value = name, significant(values[name])
         self._drawing.show(self._table)
 
     def run_ended(self, index: int, run: RunLog) -> None:
@@ -105,7 +107,11 @@ class CompareView(View):
             parts = [summary["status"]]
             if summary["iterations"]:
                 parts += [f"after {row.iterations} iterations"] if summary["status"] != "ok" else []
-                parts += [f"loss {row.loss}", row.metric, f"{size(summary['bytes_sent'])} sent{row.defined}"]
+                parts += [
+                    f"loss {row.loss}",
+                    f"{row.metric} {row.value}".strip(),
+                    f"{size(summary['bytes_sent'])} sent{row.defined}",
+                ]
                 parts += [f"{row.pace} ms/it"] if row.pace else []
                 parts += [duration(summary["wall_s"])] if summary["wall_s"] is not None else []
             parts += [summary["reason"].splitlines()[0]] if summary["reason"] else []
@@ -126,13 +132,21 @@ class CompareView(View):
 
         fits = max(3, self.console.height - _AROUND)
         first = max(0, min(self._current - fits // 2, len(self._rows) - fits))
+        metrics = list(dict.fromkeys(run.metric for run in self._rows if run.metric))
+        metric = metrics[0].replace("_", " ").replace("accuracy", "acc") if len(metrics) == 1 else "test"
         columns = [
             TableColumn("#", lambda run: str(self._rows.index(run) + 1)),
             TableColumn("method", attrgetter("name"), left=True),
-            TableColumn("state", status, left=True),
-            *(TableColumn(title, attrgetter(name)) for name, title in _FIGURES.items()),
+            TableColumn("state", status, max(map(len, STATUS)), left=True),
+            TableColumn("iterations", attrgetter("iterations"), len(f"{self._planned}/{self._planned}")),
+            TableColumn("loss", attrgetter("loss"), _WIDTH),
+            TableColumn(metric, lambda run: run.value if len(metrics) == 1 else f"{run.metric} {run.value}", _WIDTH),
+            TableColumn("ms/it", attrgetter("pace"), _WIDTH),
+            TableColumn("sent", attrgetter("sent"), _WIDTH),
         ]
-        return filled(make_table(), columns, self._rows[first : first + fits])
+        # Those for which the terminal is too narrow are in the table at the end.
+        return filled(close_table(), first_fitting(columns, self._rows, self.console.width),
+                      self._rows[first : first + fits])  # fmt: skip
 
 
 def header(run: Run, environment: dict[str, Any], runs: int, path: str) -> Panel:

@@ -94,12 +94,10 @@ def _cell(column: TableColumn, row: Any) -> Text:
 
 def _least(column: TableColumn, cells: Sequence[Text]) -> int:
     """Characters that a column takes at least."""
-    if not column.folds:
-        return max(
-            column.width, *(Text(line).cell_len for line in column.title.split("\n")), *(c.cell_len for c in cells)
-        )
-    words = [Text(word).cell_len for text in (column.title, *map(str, cells)) for word in text.split()]
-    return max(min(column.width, max((cell.cell_len for cell in cells), default=0)), *words, 0)
+    longest = max((cell.cell_len for cell in cells), default=0)
+    texts = [*column.title.split("\n"), *(word for cell in cells for word in str(cell).split() if column.folds)]
+    widths = [Text(text).cell_len for text in texts]
+    return max(*widths, min(column.width, longest) if column.folds else max(column.width, longest))
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class TrainingView(View):
         loss, sent = f"loss {significant(progress.loss)}", f"{size(progress.bytes_sent)} sent{self._defined}"
         pace = [f"{duration(progress.seconds_per_iteration)}/it", f"ETA {clock(eta)}"]
         evaluated = [Text(text, "cyan") for text in self._evaluated]
-        words = [Text(loss, "bold"), *evaluated, Text(sent, "green"), *pace]
+        words = [Text(loss, "bold"), *evaluated, Text(sent, "green"), *map(Text, pace)]
         self._drawing.show(lambda: bar(done, self._iterations, f"{done}/{self._iterations}", *words))
         if not self._drawing and (done >= self._next or now - self._said > LOG_SECONDS):
             parts = [f"iteration {done}/{self._iterations}", loss, *self._evaluated, sent, *pace]
