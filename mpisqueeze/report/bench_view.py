@@ -133,7 +133,7 @@ def comm_columns(rows: Sequence[tuple[str, str]]) -> list[TableColumn]:
         TableColumn("compressor", lambda row: row.compressor, max(map(len, compressors)), left=True),
         *_TIMES,
         TableColumn("algbw", lambda row: _rate(row.algbw), 7, part="rate"),
-        TableColumn("busbw", lambda row: _rate(row.busbw), 7, part="rate"),
+        TableColumn("busbw", lambda row: _rate(row.busbw), 7, part="memory"),
         TableColumn("effective", lambda row: _rate(row.effective_busbw), 9, part="memory"),
         TableColumn(
             "payload", lambda row: f"{row.payload_bytes}{DEFINED if defined(row.payload_bytes_are) else ''}", 9

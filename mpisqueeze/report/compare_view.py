@@ -16,15 +16,18 @@ from mpisqueeze.quantities import counted, duration, grouped, significant, size
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.live import Drawing
 from mpisqueeze.report.tables import STATUS, TableColumn, close_table, defined, filled, first_fitting, panel
-from mpisqueeze.report.training_view import mpi, problem
+from mpisqueeze.report.training_view import link, mpi, problem
 from mpisqueeze.runs.view import View
 
 if TYPE_CHECKING:
     from mpisqueeze.record.iterations import Progress
+    from mpisqueeze.runs.pairs import Entry
     from mpisqueeze.runs.preparation import Run
 
 #: Characters of an iteration's loss or metric, of bytes and of milliseconds, kept free before there are any.
 _WIDTH = 8
+#: Characters that a method's name is not folded below.
+_NAME = 28
 #: Lines of the screen that the table's heading, what is hidden and the prompt take.
 _AROUND = 6
 
@@ -46,17 +49,18 @@ class CompareView(View):
     """Watches all runs of a comparison, one after the other.
 
     Args:
-        names: the runs' names.
+        entries: its runs.
         path: the comparison's folder.
         live: draw a table that updates in place.
         pulse: called now and then while a run iterates.
     """
 
     def __init__(
-        self, console: Console, live: bool, names: Sequence[str], path: str, pulse: Callable[[], None]
+        self, console: Console, live: bool, entries: Sequence[Entry], path: str, pulse: Callable[[], None]
     ) -> None:
         self.console, self.path, self.pulse = console, path, pulse
-        self._rows = [_RunLine(name) for name in names]
+        self._entries = entries
+        self._rows = [_RunLine(entry.name) for entry in entries]
         self._drawing = Drawing(console, live)
         self._current = self._planned = 0
         self._introduced = False
@@ -70,7 +74,7 @@ class CompareView(View):
         self._rows[self._current].defined = defined(run.network.counter.bytes_are)
         if not self._introduced:
             self._introduced = True
-            self.console.print(header(run, environment, len(self._rows), self.path))
+            self.console.print(header(run, environment, self._entries, self.path))
         if not self._drawing:
             self._say(counted(run.iterations, "iteration"))
         for warning in run.warnings:
@@ -130,13 +134,15 @@ class CompareView(View):
         def status(run: _RunLine) -> Text:
             return Text(run.state, "dim" if run.state == "waiting" else STATUS[run.state][1])
 
-        fits = max(3, self.console.height - _AROUND)
+        least = max(_NAME, *(len(word) for run in self._rows for word in run.name.split()))
+        lines = max(-(-len(run.name) // least) for run in self._rows)
+        fits = max(3, (self.console.height - _AROUND) // lines)
         first = max(0, min(self._current - fits // 2, len(self._rows) - fits))
         metrics = list(dict.fromkeys(run.metric for run in self._rows if run.metric))
         metric = metrics[0].replace("_", " ").replace("accuracy", "acc") if len(metrics) == 1 else "test"
         columns = [
             TableColumn("#", lambda run: str(self._rows.index(run) + 1)),
-            TableColumn("method", attrgetter("name"), left=True),
+            TableColumn("method", attrgetter("name"), _NAME, left=True, folds=True),
             TableColumn("state", status, max(map(len, STATUS)), left=True),
             TableColumn("iterations", attrgetter("iterations"), len(f"{self._planned}/{self._planned}")),
             TableColumn("loss", attrgetter("loss"), _WIDTH),
@@ -149,13 +155,28 @@ class CompareView(View):
                       self._rows[first : first + fits])  # fmt: skip
 
 
-def header(run: Run, environment: dict[str, Any], runs: int, path: str) -> Panel:
-    """The machines, and what the runs share; `run` is the first one to start."""
-    together = f", one after the other: same start, data order and seed {run.plan.config.seed}"
+def header(run: Run, environment: dict[str, Any], entries: Sequence[Entry], path: str) -> Panel:
+    """The machines, what the runs share, and what is swept; `run` is the first one to start."""
+    swept: dict[str, dict[str, None]] = {}
+    for entry in entries:
+        for option, value in entry.swept.items():
+            swept.setdefault(option, {})[value] = None
+
+    def shared(text: str, *options: str) -> str:
+        """A line of the header, which holds for the first run alone where an option that it tells of is swept."""
+        return f"{text}; the first run's, as --sweep has more" if swept.keys() & set(options) else text
+
+    device = f"{run.device.label}, {environment['kernels']} kernels; buffers: {run.device.buffers}"
+    seeded = "start and data order for each seed"
+    if "--seed" not in swept:
+        seeded = f"start, data order and seed {run.plan.config.seed}"
+    sweeps = [f"{option.removeprefix('--')} = {' or '.join(values)}" for option, values in swept.items()]
     return panel("compare", [
         ("MPI", mpi(run, environment)),
-        ("device", f"{run.device.label}, {environment['kernels']} kernels; buffers: {run.device.buffers}"),
-        ("problem", problem(run)),
-        ("runs", Text.assemble((str(runs), "bold"), together)),
+        *(("link", shared(text, "--link")) for text in link(run, environment)),
+        ("device", shared(device, "--device", "--buffers")),
+        ("problem", shared(problem(run), "--problem", "--data", "--samples", "--dtype", "--partition")),
+        ("runs", Text.assemble((str(len(entries)), "bold"), f", one after the other: same {seeded}")),
+        *zip(["sweep", *[""] * len(sweeps)], sweeps, strict=False),
         ("folder", path),
     ])  # fmt: skip

@@ -90,14 +90,18 @@ def figures_of(ranking: Ranking) -> list[dict[str, Any]]:
 
 
 def notes(ranking: Ranking) -> list[str]:
-    """The meaning of the columns, and the winners."""
-    meaning = f"loss: {ranking.smoothing}; ×: of {ranking.reference}'s; ms/it: elapsed, without warm-up"
+    """The order and the meaning of the columns, what the runs do not have in common, and the winners."""
+    meaning = (
+        f"{ranking.order}; loss: {ranking.smoothing}; ×: of {ranking.reference}'s; ms/it: elapsed, without warm-up"
+    )
     if ranking.target:
         meaning += f"; target: {ranking.target} ({ranking.target.source}); time to it: with warm-up"
     marks = meaning_of_marks(ranking)
     # Ranks whose models drift apart fit their own samples better than any common model does.
     gossip = ["gossip: a loss is the mean over ranks, each with its own model; what was tested is their average"]
     return [
+        *(f"warning: {text}" for text in ranking.differences),
+        *([f"link: {ranking.network}"] if ranking.network else []),
         meaning,
         *([marks] if marks else []),
         *(gossip if ranking.gossips else []),
@@ -109,7 +113,11 @@ def notes(ranking: Ranking) -> list[str]:
 
 def comparison_report(ranking: Ranking) -> Group:
     """The ranking for a terminal or a log: one table, or several where one would be too wide."""
-    return Group(Fitting(table_columns(ranking), ranking.rows), *(Text(note) for note in notes(ranking)))
+    return Group(Fitting(table_columns(ranking), ranking.rows), *map(_note, notes(ranking)))
+
+
+def _note(text: str) -> Text:
+    return Text(text, "yellow" if text.startswith("warning: ") else "")
 
 
 def _shown(value: Any, show: Callable[[Any], str]) -> str:

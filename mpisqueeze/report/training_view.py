@@ -94,8 +94,7 @@ def header(run: Run, environment: dict[str, Any]) -> Panel:
         ("run", f"{grouped(run.iterations)} iterations ({significant(run.iterations / run.per_epoch)} epochs), "
                 f"batch {config.batch_size} a rank, lr {plan.lr:g} {config.lr_schedule}{momentum}, seed {config.seed}"),
     ]  # fmt: skip
-    if environment["link"] != "real":
-        entries.insert(1, ("link", f"{environment['link']}: {config.link or lab_link(environment['lab'])}"))
+    entries[1:1] = [("link", text) for text in link(run, environment)]
     if expected is not None:
         wire = Text(f"{size(expected)} an iteration{defined(run.network.counter.bytes_are)}, plain sgd {size(plain)}")
         if 0 < expected < plain:
@@ -124,6 +123,13 @@ def shares(run: Run) -> str:
     if None in run.samples or max(run.samples) - min(run.samples) < 2:
         return ""
     return f"{grouped(min(run.samples))} to {grouped(max(run.samples))} samples a rank, which weigh its gradient"
+
+
+def link(run: Run, environment: dict[str, Any]) -> list[str]:
+    """The emulated link, or those of a virtual cluster; nothing for a real network."""
+    if environment["link"] == "real":
+        return []
+    return [f"{environment['link']}: {run.plan.config.link or lab_link(environment['lab'])}"]
 
 
 def lab_link(lab: dict[str, Any]) -> str:
