@@ -7,12 +7,14 @@ the output lands in a file. What counts is the launcher's stdout.
 from __future__ import annotations
 
 import os
-import textwrap
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rich.cells import cell_len
 from rich.console import Console
+from rich.text import Text
 
 from mpisqueeze.comm.launched import RANK_VARIABLES
 from mpisqueeze.files import discard
@@ -72,9 +74,12 @@ class _Console(Console):
         A word that is longer than the terminal is wide is left for it to break, so that it can be copied whole.
         """
         if soft_wrap and self.is_terminal:
-            super().print(*objects, **{"overflow": "ignore", "crop": False, **about})
-        else:
-            super().print(*objects, soft_wrap=soft_wrap, **about)
+            texts = [Text(each) if isinstance(each, str) else each for each in objects]
+            objects = tuple(each.copy() if isinstance(each, Text) else each for each in texts)
+            for each in objects:
+                if isinstance(each, Text):
+                    each.plain = _at_blanks(each.plain, self.width)
+        super().print(*objects, soft_wrap=soft_wrap, **about)
 
 
 def make_console(choice: TerminalChoice, stderr: bool = False) -> Console:
@@ -107,9 +112,18 @@ def broken(text: str) -> str:
     terminal = _terminal(2)
     if terminal is None:
         return text
-    lines = (textwrap.wrap(line, _width(terminal), break_long_words=False, break_on_hyphens=False)
-             for line in text.split("\n"))  # fmt: skip
-    return "\n".join("\n".join(line) for line in lines)
+    return _at_blanks(text, _width(terminal))
+
+
+def _at_blanks(text: str, width: int) -> str:
+    """`text` with a line's end for a blank wherever a line would be wider; of the same length."""
+    characters, start = list(text), 0
+    for word in re.finditer(r"\S+", text):
+        start = max(start, text.rfind("\n", 0, word.start()) + 1)
+        if text[start : word.start()].strip() and cell_len(text[start : word.end()]) > width:
+            start = word.start()
+            characters[start - 1] = "\n"
+    return "".join(characters)
 
 
 def _wants_color(color: str, on_terminal: bool) -> bool:
