@@ -133,7 +133,9 @@ def run(arguments: list[str]) -> int:
         # Help and version come from the parser, on every rank.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     elif wrong := unsuited_launcher(os.environ):
-        print(f"{PROGRAM}: warning: {wrong}", file=sys.stderr, flush=True)
+        from mpisqueeze.report.terminal import broken
+
+        print(broken(f"{PROGRAM}: warning: {wrong}"), file=sys.stderr, flush=True)
     try:
         return ended(lambda: app(arguments, standalone_mode=False, prog_name=PROGRAM))
     finally:
