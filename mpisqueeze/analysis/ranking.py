@@ -301,7 +301,10 @@ def _sort(rows: list[dict[str, Any]], sort: str, target: Target | None) -> str:
 
     rows.sort(key=place)
     unwell = "; runs that did not finish come last" if len({_ORDER[row["status"]] for row in rows}) > 1 else ""
-    return f"by {column.title or 'nothing, as no run was evaluated'}, best first{unwell}"
+    if not column.title:
+        return f"in the order given, as no run was evaluated{unwell}"
+    title = "time of an iteration" if sort == "time" else column.title
+    return f"by {title}, best first{unwell}"
 
 
 def _row(run: RunLog, curve: Curve, target: Target | None) -> dict[str, Any]:
