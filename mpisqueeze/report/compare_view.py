@@ -13,10 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from mpisqueeze.quantities import counted, duration, grouped, significant, size
+from mpisqueeze.record.environment import ranks_on_hosts
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.live import Drawing
 from mpisqueeze.report.tables import STATUS, TableColumn, close_table, defined, filled, first_fitting, panel
-from mpisqueeze.report.training_view import link, mpi, problem
+from mpisqueeze.report.training_view import link, problem
 from mpisqueeze.runs.view import View
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ def header(run: Run, environment: dict[str, Any], entries: Sequence[Entry], path
         seeded = f"start, data order and seed {run.plan.config.seed}"
     sweeps = [f"{option.removeprefix('--')} = {' or '.join(values)}" for option, values in swept.items()]
     return panel("compare", [
-        ("MPI", mpi(run, environment)),
+        ("MPI", ranks_on_hosts(environment)),
         *(("link", shared(text, "--link")) for text in link(run, environment)),
         ("device", shared(device, "--device", "--buffers")),
         ("problem", shared(problem(run), "--problem", "--data", "--samples", "--dtype", "--partition")),

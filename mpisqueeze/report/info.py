@@ -23,7 +23,7 @@ from mpisqueeze.language import Parameter
 from mpisqueeze.launch import find_launcher
 from mpisqueeze.parts import registry
 from mpisqueeze.quantities import counted, size
-from mpisqueeze.record.environment import collect_environment
+from mpisqueeze.record.environment import collect_environment, cores_of
 from mpisqueeze.report.tables import make_list, make_table
 from mpisqueeze.runs.schedule import SCHEDULES
 
@@ -140,8 +140,8 @@ def _machine(facts: dict[str, Any]) -> Iterator[tuple[str, str | Text]]:
     yield "ranks", f"{environment['ranks']} on {counted(len(environment['hosts']), 'host')}"
     for host in environment["hosts"]:
         memory = size(host["memory_bytes"]) if host.get("memory_bytes") else "memory unknown"
-        cores, cpu = host.get("cores"), host.get("cpu_model") or "CPU unknown"
-        yield "host", f"{host.get('hostname')}: {cpu}, {cores} cores, {memory}, {host.get('system')}"
+        cpu = host.get("cpu_model") or "CPU unknown"
+        yield "host", f"{host.get('hostname')}: {cpu}, {cores_of(host)}, {memory}, {host.get('system')}"
     how = "goes straight to MPI" if facts["cuda_aware"] else "is staged through the host"
     aware = "yes" if facts["cuda_aware"] else "no"
     yield "CUDA-aware", f"{aware}: {facts['cuda_aware_reason']}; device memory {how}"

@@ -13,7 +13,7 @@ from typing import Any
 from mpisqueeze.algorithms.base import AdaptedAlgorithm, Algorithm, Setup
 from mpisqueeze.comm.emulated import emulate
 from mpisqueeze.comm.exchange import Network
-from mpisqueeze.comm.placement import choose_device, threads_of_rank
+from mpisqueeze.comm.placement import choose_device, quota_doubts, threads_of_rank
 from mpisqueeze.comm.world import World
 from mpisqueeze.compressors.base import Compressor, adapt
 from mpisqueeze.data import load_dataset
@@ -168,7 +168,8 @@ class Run:
 
     def _doubts(self) -> list[str]:
         with contracts.plugin(self.plan.algorithm, "--algorithm", "doubts()"):
-            return [str(doubt) for doubt in self.algorithm.doubts()]
+            doubts = [str(doubt) for doubt in self.algorithm.doubts()]
+        return [*doubts, *quota_doubts(self.world, self.threads)]
 
     def _make_folder(self) -> str:
         plan = self.plan
