@@ -140,7 +140,8 @@ def header_of(pairs: list[str], sweeps: list[str], link: str = "") -> str:
         plan=plan, dimension=9610, world=SimpleNamespace(size=2), device=SimpleNamespace(label="CPU", buffers="HOST")
     )
     environment = {
-        "mpi_library": "Open MPI", "ranks": 2, "hosts": [{"cpu_quota": None}], "kernels": "native", "link": "emulated" if link else "real",
+        "mpi_library": "Open MPI", "ranks": 2, "hosts": [{"cpu_quota": None}],
+        "kernels": "native", "link": "emulated" if link else "real",
     }  # fmt: skip
     return " ".join(shown(compare_view.header(made, environment, entries, "folder"), 120))  # type: ignore[arg-type]
 
