@@ -181,7 +181,7 @@ class Settings:
     eval_every: int | None = _output(
         None, "Iterations between evaluations; 0: only before and after. Default: an epoch.", integer(0)
     )
-    out: Path | None = _output(None, "Run folder, new or empty. Default: results/<time>-<algorithm>-<compressor>-n<N>.")
+    out: Path | None = _output(None, "Run folder, new or empty. Default: results/<time>-<method>-n<N>.")
     consensus_every: int | None = _output(
         None,
         "Gossip: iterations between measurements of the consensus distance, at which all ranks meet; 0: never. "

@@ -477,6 +477,75 @@ def test_readers_can_act_on_charts(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
 @pytest.mark.parametrize("width", [390, 1200])
+def test_names_are_broken_behind_slashes_and_commas_alone(width: int, tmp_path: Path) -> None:
+    names = ["doublesqueeze/onebit", "deepsqueeze/uniform:2,bucket=512", "choco/topk:0.01"]
+    for index, name in enumerate(names):
+        algorithm, _, compressor = name.partition("/")
+        losses = [10.0, 8, 6, 5, 4 - index]
+        write_run(Path(f"{index}"), losses, algorithm=algorithm, compressor=compressor, nbytes=100 // (index + 1))
+    page_of("0", "1", "2")
+    act = """
+    const act = () => {
+      // Names are spread over texts with places to break between; a line's end shows as the next text's top.
+      const broken = [];
+      const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+      while (walker.nextNode()) {
+        const text = walker.currentNode, parent = text.parentElement;
+        if (parent.closest("svg, script, pre, details:not([open])") || !parent.offsetParent) continue;
+        for (const match of text.data.matchAll(/[^ \\n]+/g)) {
+          const range = document.createRange();
+          range.setStart(text, match.index);
+          range.setEnd(text, match.index + match[0].length);
+          const tops = new Set([...range.getClientRects()].map((box) => Math.round(box.top)));
+          if (tops.size > 1 && !match[0].includes("-")) broken.push(match[0]);
+        }
+      }
+      return [document.body.textContent.includes("deepsqueeze/"), broken];
+    };"""
+    assert told(in_browser(tmp_path, ACT + act, width)) == [True, []]
+
+
+@pytest.mark.skipif(CHROMIUM is None or not shutil.which("pdftotext"), reason="there is no chromium, or no poppler")
+def test_a_printed_page_cuts_no_table_and_leaves_no_heading_alone(tmp_path: Path) -> None:
+    for index in range(7):
+        losses = np.exp(-np.arange(120) / (20 + 3 * index)) + 0.01 * index
+        write_run(Path(f"{index}"), losses.tolist(), algorithm=f"deepsqueeze{index}", compressor="uniform:2,bucket=512",
+                  nbytes=10**7 // (index + 1), clock=0.5)  # fmt: skip
+    page_of(*map(str, range(7)))
+    pdf = tmp_path / "page.pdf"
+    command = [
+        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+        f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=20000", "--no-pdf-header-footer",
+        f"--print-to-pdf={pdf}", Path("page.html").resolve().as_uri(),
+    ]  # fmt: skip
+    subprocess.run(command, capture_output=True, timeout=120, check=True)
+    boxes = subprocess.run(["pdftotext", "-bbox", pdf, "-"], capture_output=True, text=True, check=True).stdout
+    assert max(map(float, re.findall('xMax="([0-9.]+)"', boxes))) <= min(
+        map(float, re.findall('width="([0-9.]+)"', boxes))
+    )
+    # A table that is wider than the paper would make all letters smaller.
+    heights = [
+        float(b) - float(a) for a, b in re.findall('yMin="([0-9.]+)" xMax="[0-9.]+" yMax="([0-9.]+)">Settings<', boxes)
+    ]
+    assert heights
+    assert max(heights) > 14
+    text = subprocess.run(["pdftotext", "-layout", pdf, "-"], capture_output=True, text=True, check=True).stdout
+    headings = {
+        "Training loss",
+        "Training loss by bytes",
+        "Training loss by time",
+        "Time",
+        "Settings",
+        "Environment",
+        "Numbers",
+    }
+    pages = [[line.strip() for line in page.splitlines() if line.strip()] for page in text.split("\f") if page.strip()]
+    assert len(pages) > 1
+    assert not headings & {page[-1].lstrip("▼▾▸▶ ") for page in pages}
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
+@pytest.mark.parametrize("width", [390, 1200])
 def test_nothing_hangs_over_a_window_and_no_words_touch(width: int, tmp_path: Path) -> None:
     name = "a_name/that,goes:on_and_on_without_any_blank=and_then_some_more"
     write_run(Path("a"), [10.0, 8, 6, 5, 4], algorithm="csgd", compressor=name)

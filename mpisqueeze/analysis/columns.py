@@ -83,12 +83,24 @@ _REST = [column for name, column in RECORDED.items() if name not in _FIRST]
 NUMBERS = [_LOSS, RECORDED["bytes_sent"], *_TO_TARGET, RECORDED["elapsed_s"], *_REST]
 
 
+#: What runs can be sorted by: `given` keeps their order, and `test` is the metric that a ranking shows.
+SORTS: dict[str, Column | None] = {
+    "loss": _LOSS,
+    "test": None,
+    "bytes": RECORDED["bytes_sent"],
+    "bytes-to-target": _TO_TARGET[0],
+    "time-to-target": _TO_TARGET[1],
+    "time": RECORDED["elapsed_s"],
+    "given": None,
+}
+
+
 def columns_of(rows: Rows, has_target: bool, metric: str) -> list[Column]:
     """The columns with a heading that these runs fill, with the usual metric and this one."""
     return [
         *_HEAD[: 3 if any(row["status"] != "ok" for row in rows) else 2],
         _LOSS,
-        *map(_measured, dict.fromkeys([*metrics_of(rows), *([metric] if metric else [])])),
+        *map(measured, dict.fromkeys([*metrics_of(rows), *([metric] if metric else [])])),
         RECORDED["bytes_sent"],
         *(_TO_TARGET if has_target else []),
         RECORDED["elapsed_s"],
@@ -110,7 +122,8 @@ def rises(metric: str) -> bool:
     return metric.endswith("accuracy")
 
 
-def _measured(name: str) -> Column:
+def measured(name: str) -> Column:
+    """The column of an evaluated metric."""
     title = name.replace("_", " ")
     best = "max" if rises(name) else "min" if name.endswith("loss") else ""
     return Column(name, title.replace("accuracy", "acc"), title, relative=False, best=best, sound=True)

@@ -14,11 +14,14 @@ from mpisqueeze.analysis.columns import (
     BROKEN,
     NUMBERS,
     RECORDED,
+    SORTS,
     Column,
     columns_of,
+    measured,
     metrics_of,
     rises,
 )
+from mpisqueeze.analysis.differences import differences, emulated
 from mpisqueeze.errors import UsageError
 from mpisqueeze.quantities import duration, ratio, significant, size
 from mpisqueeze.record.figures import TIMES, Floats
@@ -101,6 +104,9 @@ class Ranking:
         gossips: some of the runs are decentralized.
         curves: by the run's name.
         summed: names of runs of older versions, whose times are sums of `iteration_s`.
+        order: the rows' order, in words.
+        differences: sentences on what these runs do not have in common, which leaves no common measure.
+        network: the emulated or virtual network that all share; empty where it is real, or where it differs.
     """
 
     target: Target | None
@@ -110,6 +116,9 @@ class Ranking:
     gossips: bool
     curves: Mapping[str, Curve]
     summed: list[str]
+    order: str
+    differences: list[str]
+    network: str
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -117,6 +126,8 @@ class Ranking:
             "target_is": self.target.source if self.target else None,
             "smoothing": self.smoothing,
             "reference": self.reference,
+            "order": self.order,
+            "differences": self.differences,
             "ranking": self.rows,
         }
 
@@ -252,11 +263,12 @@ def reached(run: RunLog, curve: Curve, target: Target | None) -> int | None:
     return int(at[met][0]) if met.any() else None
 
 
-def rank_runs(runs: Sequence[RunLog], target: Target | None = None) -> Ranking:
+def rank_runs(runs: Sequence[RunLog], target: Target | None = None, sort: str = "loss") -> Ranking:
     """Compare at least one run; the first one is what the others are measured against.
 
     Args:
         target: None for `default_target`.
+        sort: a name of SORTS; runs that did not end well follow those that did, but for `given`.
     """
     curves = {run.name: curve_of(run) for run in runs}
     target = target or default_target(runs, curves)
@@ -266,12 +278,33 @@ def rank_runs(runs: Sequence[RunLog], target: Target | None = None) -> Ranking:
         row["relative"] = {
             column.key: _relative(row[column.key], first[column.key]) for column in NUMBERS if column.relative
         }
-    rows.sort(key=lambda row: (_ORDER[row["status"]], _sortable(row["smoothed_loss"])))
+    order = _sort(rows, sort, target)
     reaches = [curves[run.name].reach for run in runs if curves[run.name].loss.size] or [0]
     for position, row in enumerate(rows, 1):
         row["position"] = position
     gossips, summed = any(run.gossips for run in runs), [run.name for run in runs if run.summed]
-    return Ranking(target, (min(reaches), max(reaches)), rows, runs[0].name, gossips, curves, summed)
+    return Ranking(target, (min(reaches), max(reaches)), rows, runs[0].name, gossips, curves, summed, order,
+                   differences(runs), emulated(runs))  # fmt: skip
+
+
+def _sort(rows: list[dict[str, Any]], sort: str, target: Target | None) -> str:
+    """Sort rows in place; their order in words."""
+    if sort == "given":
+        return "in the order given"
+    column = SORTS[sort] or measured((target.name if target else "") or next(iter(metrics_of(rows)), ""))
+    sign = -1 if column.best == "max" else 1
+
+    def place(row: dict[str, Any]) -> tuple[int, bool, float]:
+        value = row[column.key] if column.key in row else row["evaluation"].get(column.key)
+        known = isinstance(value, int | float)
+        return _ORDER[row["status"]], not known, sign * value if known else 0.0
+
+    rows.sort(key=place)
+    unwell = "; runs that did not finish come last" if len({_ORDER[row["status"]] for row in rows}) > 1 else ""
+    if not column.title:
+        return f"in the order given, as no run was evaluated{unwell}"
+    title = "time of an iteration" if sort == "time" else column.title
+    return f"by {title}, best first{unwell}"
 
 
 def _row(run: RunLog, curve: Curve, target: Target | None) -> dict[str, Any]:
@@ -305,10 +338,6 @@ def _cost(so_far: Floats, iterations: int) -> float:
 
 def _relative(value: float | None, first: float | None) -> float | None:
     return value / first if value is not None and first else None
-
-
-def _sortable(value: float | None) -> float:
-    return math.inf if value is None else value
 
 
 def summaries_of(runs: Sequence[RunLog], ranking: Ranking) -> list[dict[str, Any]]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from copy import copy
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from mpisqueeze.cli.bench_comm import bench_comm
 from mpisqueeze.cli.bench_kernels import bench_kernels
@@ -34,28 +36,57 @@ COMPLETE_VARIABLE = "_MPISQUEEZE_COMPLETE"
 #: Commands that need no MPI, though modules that they load would start it.
 _WITHOUT_MPI = (["predict"], ["lab"], ["data"], ["bench", "kernels"])
 
+
+class _Help:
+    """Help without the types of arguments and flags, and with one of a flag's two names: the words need the room."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        shown: Any = copy(self)
+        params = [_displayed(parameter) for parameter in shown.get_params(ctx)]
+        shown.get_params = lambda ctx: params
+        super(_Help, shown).format_help(ctx, formatter)  # type: ignore[misc]
+
+
+def _displayed(parameter: Any) -> Any:
+    """A parameter as help shows it; the default of a flag that has two names is one of them."""
+    shown = copy(parameter)
+    if shown.param_type_name == "argument" or shown.is_flag:
+        shown.display_type_rich = lambda ctx: ""
+        shown.secondary_opts = []
+    return shown
+
+
+class _Command(_Help, TyperCommand):
+    pass
+
+
+class _Group(_Help, TyperGroup):
+    pass
+
+
 app = typer.Typer(
     name=PROGRAM,
+    cls=_Group,
     help="Does compressed or decentralized SGD pay off on this cluster, which variant, and by how much?",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-bench = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
-data = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+bench = typer.Typer(cls=_Group, no_args_is_help=True, rich_markup_mode="rich")
+data = typer.Typer(cls=_Group, no_args_is_help=True, rich_markup_mode="rich")
 
 for command in (train, compare, reproduce, report, calibrate, predict, info, check):
-    app.command()(command)
+    app.command(cls=_Command)(command)
 #: Options behind COMMAND are COMMAND's.
 _PASSES_ON = {"allow_extra_args": True, "allow_interspersed_args": False}
-app.command(context_settings={**_PASSES_ON, "ignore_unknown_options": True})(launch)
-app.command(context_settings=_PASSES_ON, options_metavar="[OPTIONS] [--] COMMAND…")(lab)
+app.command(cls=_Command, context_settings={**_PASSES_ON, "ignore_unknown_options": True})(launch)
+app.command(cls=_Command, context_settings=_PASSES_ON, options_metavar="[OPTIONS] [--] COMMAND…")(lab)
 app.add_typer(bench, name="bench", help="Time the kernels, or the exchanges, and check that what they give is right.")
-bench.command("kernels")(bench_kernels)
-bench.command("comm")(bench_comm)
+bench.command("kernels", cls=_Command)(bench_kernels)
+bench.command("comm", cls=_Command)(bench_comm)
 app.add_typer(data, name="data", help="Download public data sets, and list them.")
-data.command("get")(data_get)
-data.command("list")(data_list)
+data.command("get", cls=_Command)(data_get)
+data.command("list", cls=_Command)(data_list)
 
 
 def _version(wanted: bool) -> None:
@@ -82,6 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
     home = os.path.expanduser("~")
     os.environ.setdefault("HOME", "/" if home == "~" else home)
     if COMPLETE_VARIABLE in os.environ or arguments[:1] in (["--show-completion"], ["--install-completion"]):
+        os.environ["COLUMNS"] = "1000"  # an offer and its help are one line
         app(arguments, prog_name=PROGRAM)
     if any(arguments[: len(command)] == command for command in _WITHOUT_MPI) and launched_rank() is None:
         import mpi4py
@@ -107,7 +139,9 @@ def run(arguments: list[str]) -> int:
         # Help and version come from the parser, on every rank.
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     elif wrong := unsuited_launcher(os.environ):
-        print(f"{PROGRAM}: warning: {wrong}", file=sys.stderr, flush=True)
+        from mpisqueeze.report.terminal import broken
+
+        print(broken(f"{PROGRAM}: warning: {wrong}"), file=sys.stderr, flush=True)
     try:
         return ended(lambda: app(arguments, standalone_mode=False, prog_name=PROGRAM))
     finally:

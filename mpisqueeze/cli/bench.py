@@ -25,7 +25,7 @@ IterationsOption = Annotated[
         metavar="COUNT",
     ),
 ]
-WarmupOption = Annotated[int, in_run("-x", "--warmup", help="Repetitions before them, not timed.")]
+WarmupOption = Annotated[int, in_run("-x", "--warmup", help="Repetitions before them, not timed.", metavar="COUNT")]
 CheckOption = Annotated[
     str, in_run("-c", "--check", help="Compare results with the reference, to the bit.", metavar="on|off")
 ]

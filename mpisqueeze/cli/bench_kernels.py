@@ -24,9 +24,9 @@ def bench_kernels(
     iterations: IterationsOption = None,
     warmup: WarmupOption = 3,
     check: CheckOption = "on",
-    device: Annotated[str, in_run(help="cpu, cuda, auto (a GPU where there is one) or all.")] = "all",
+    device: Annotated[str, in_run(help="cpu, cuda, auto (a GPU where there is one) or all.", metavar="NAME")] = "all",
     kernels: Annotated[
-        str, in_run(help="On the CPU: auto (the compiled ones if built), native, numpy or all.")
+        str, in_run(help="On the CPU: auto (the compiled ones if built), native, numpy or all.", metavar="NAME")
     ] = "auto",
 ) -> int:
     """Time encoding and decoding: GB/s, ns an element and the part of the memory's bandwidth; needs no MPI.

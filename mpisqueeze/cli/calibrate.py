@@ -15,9 +15,9 @@ from mpisqueeze.settings import RUN, Settings
 def calibrate(
     settings: Settings,
     output: Output,
-    out: Annotated[Path, in_output(help="Where to write what was measured; an older one is replaced.")] = Path(
-        "calibration.json"
-    ),
+    out: Annotated[
+        Path, in_output(help="Where to write what was measured; an older one is replaced.", metavar="FILE")
+    ] = Path("calibration.json"),
     compressor: Annotated[
         list[str] | None, compressors(RUN, "Measure these compressors instead of all; repeat it.")
     ] = None,

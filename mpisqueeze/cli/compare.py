@@ -10,6 +10,7 @@ from mpisqueeze.cli.completion import pairs as complete_pairs
 from mpisqueeze.cli.completion import presets as complete_presets
 from mpisqueeze.cli.options import (
     ConfigOption,
+    SortOption,
     TargetLossOption,
     TargetOption,
     arguments,
@@ -19,6 +20,7 @@ from mpisqueeze.cli.options import (
 )
 from mpisqueeze.cli.output import Output
 from mpisqueeze.errors import ExitCode
+from mpisqueeze.language import check_choice
 from mpisqueeze.runs.presets import PRESETS
 from mpisqueeze.settings import SETTINGS
 
@@ -52,12 +54,14 @@ def compare(
     ] = None,
     target: TargetOption = None,
     target_loss: TargetLossOption = None,
+    sort: SortOption = "loss",
     config: ConfigOption = None,
 ) -> int:
     """Train with several methods in one launch, from the same start, data order and seed, and rank them.
 
     [bold]mpirun -n 8 mpisqueeze compare sgd doublesqueeze/onebit memsgd/topk:0.01 --sweep lr=0.1,0.3[/]
     """
+    from mpisqueeze.analysis.columns import SORTS
     from mpisqueeze.cli.exit import status_code, stop_code
     from mpisqueeze.cli.ranks import join
     from mpisqueeze.record.folder import check_path, hold_of_all, timed_path
@@ -79,6 +83,7 @@ def compare(
     settings = found.config
     with found.blamed():
         asked = world.collectively(lambda: target_of(target, target_loss))
+        check_choice("--sort", sort, SORTS)
         entries = world.collectively(plan_all)
         world.on_root(output.check)
         world.on_root(lambda: check_path(settings.out) if settings.out else None)
@@ -87,15 +92,16 @@ def compare(
         with found.blamed():
             check_entries(entries, world, asked)
             path = world.on_root(lambda: settings.out or timed_path("compare", world.size))
-            ledger = world.collectively(lambda: Ledger(path, entries, world.size, asked) if world.is_root else None)
+            ledger = world.collectively(
+                lambda: Ledger(path, entries, world.size, asked, sort) if world.is_root else None
+            )
         hold_of_all(world, ledger.folder if ledger else None, path)
         if ledger:
-            names = [entry.name for entry in entries]
-            view = CompareView(output.console, output.live, names, f"{path}", interrupts.hand_on)
+            view = CompareView(output.console, output.live, entries, f"{path}", interrupts.hand_on)
         with closing(view):
             statuses, stopped_by = compare(entries, world, path, interrupts, ledger, view)
     if ledger:
-        output.print(comparison_report(ledger.ranking(), output.console))
+        output.print(comparison_report(ledger.ranking()))
         output.remark(f"comparison: {path}")
         output.json(ledger.summaries())
     if stopped_by:

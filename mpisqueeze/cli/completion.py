@@ -40,6 +40,13 @@ def pairs(incomplete: str) -> list[str]:
     return offering(f"{algorithm}/{name}" for name in part_names("compressors"))(incomplete)
 
 
+def sorts(incomplete: str) -> list[str]:
+    """Complete what runs are ranked by."""
+    from mpisqueeze.analysis.columns import SORTS
+
+    return offering(SORTS)(incomplete)
+
+
 def names_for(setting: Setting) -> Completer | None:
     """A completer for a setting's values; None for numbers and paths."""
     if setting.name in ("algorithm", "compressor", "problem"):

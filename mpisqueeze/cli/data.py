@@ -39,6 +39,7 @@ def data_get(
     from mpisqueeze.data.getting import choose_mirror, find_published, get
     from mpisqueeze.data.published import DownloadError
     from mpisqueeze.report.download_view import DownloadView
+    from mpisqueeze.report.terminal import broken
 
     def work() -> int:
         output.check()
@@ -59,7 +60,7 @@ def data_get(
                 view.done(source.name, root / source.name, len(source.files), received)
         except DownloadError as error:
             view.close()
-            print(f"mpisqueeze: error: {error}", file=sys.stderr, flush=True)
+            print(broken(f"mpisqueeze: error: {error}"), file=sys.stderr, flush=True)
             return ExitCode.FAILED
         except KeyboardInterrupt:
             view.close()

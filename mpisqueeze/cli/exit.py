@@ -73,7 +73,9 @@ def ended(command: Callable[[], int | None]) -> int:
 
 
 def _say(message: str, before: str = "") -> None:
-    print(f"{before}mpisqueeze: {message}", file=sys.stderr, flush=True)
+    from mpisqueeze.report.terminal import broken
+
+    print(before + broken(f"mpisqueeze: {message}"), file=sys.stderr, flush=True)
 
 
 def _refuse(message: str, rank: int | None, context: Any = None) -> int:

@@ -27,7 +27,9 @@ def info(
     ranks: Annotated[
         str | None, typer.Option("-n", "--ranks", help="Ranks of the graph.", metavar="N", show_default="8")
     ] = None,
-    self_weight: Annotated[float | None, typer.Option(help="W_ii of every rank of the graph.")] = None,
+    self_weight: Annotated[
+        float | None, typer.Option(help="W_ii of every rank of the graph.", metavar="NUMBER")
+    ] = None,
     dimension: Annotated[
         str | None, typer.Option(help="Length of the vectors, for the bytes of an iteration.", metavar="D")
     ] = None,

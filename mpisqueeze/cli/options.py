@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mpisqueeze.cli.completion import Completer, names_for, offering, parts
+from mpisqueeze.cli.completion import Completer, names_for, offering, parts, sorts
 from mpisqueeze.cli.output import COLORS, Output
 from mpisqueeze.errors import UsageError
 from mpisqueeze.files import path_of
@@ -72,6 +72,16 @@ TargetOption = Annotated[
     str | None,
     in_comparison(
         help="Count them up to the first evaluation that meets this, such as test_accuracy=0.95.", metavar="NAME=VALUE"
+    ),
+]
+
+SortOption = Annotated[
+    str,
+    in_comparison(
+        help="Rank by loss, test (the metric), bytes, bytes-to-target, time-to-target, time (an iteration's) or given "
+        "(not at all).",
+        metavar="NAME",
+        autocompletion=sorts,
     ),
 ]
 

@@ -62,7 +62,7 @@ def predict(
     compute: Annotated[str | None, in_method(help="Time of a gradient: 30ms. Default: 0.", metavar="TIME")] = None,
     compressor: Annotated[list[str] | None, compressors(METHOD, "For pairs that name none; repeat it.")] = None,
     server: Annotated[
-        str, in_method(help="root, sharded or both.", autocompletion=offering((*SERVERS, "both")))
+        str, in_method(help="root, sharded or both.", metavar="NAME", autocompletion=offering((*SERVERS, "both")))
     ] = "both",
     runs: Annotated[
         list[Path] | None,
@@ -110,7 +110,7 @@ def predict(
     if not output.speaks:
         return ExitCode.OK
     facts = forecast_facts(made, _path_of(question))
-    output.print(predict_view.forecast_report(facts, output.console))
+    output.print(predict_view.forecast_report(facts))
     output.json(facts)
     output.csv(predict_view.plain_rows(facts))
     output.write("plot", lambda target: draw_map(made, facts, target))

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from mpisqueeze.cli.options import TargetLossOption, TargetOption, arguments, command, in_output, target_of
+from mpisqueeze.cli.options import SortOption, TargetLossOption, TargetOption, arguments, command, in_output, target_of
 from mpisqueeze.cli.output import TERMINAL, Output
 from mpisqueeze.errors import ExitCode, UsageError
 from mpisqueeze.files import write_text
@@ -25,6 +25,7 @@ def report(
     ],
     target: TargetOption = None,
     target_loss: TargetLossOption = None,
+    sort: SortOption = "loss",
     plot_kind: Annotated[
         str,
         in_output(
@@ -44,6 +45,7 @@ def report(
 
     [bold]mpisqueeze report results/* --html report.html --plot loss.pdf[/]
     """
+    from mpisqueeze.analysis.columns import SORTS
     from mpisqueeze.analysis.ranking import Target, check_evaluated, rank_runs, summaries_of
     from mpisqueeze.record.calibration import read_calibration
     from mpisqueeze.record.claims import CLAIMS
@@ -59,6 +61,7 @@ def report(
     output.check()
     asked = target_of(target, target_loss)
     check_choice("--plot-kind", plot_kind, KINDS)
+    check_choice("--sort", sort, SORTS)
     reproductions = [path for path in runs if os.path.isfile(path / CLAIMS)]
     if reproductions:
         if len(runs) > 1:
@@ -69,7 +72,7 @@ def report(
     check_evaluated(found, asked)
     if asked is None and len(targets) == 1:
         asked = Target.given(targets[0])
-    ranking = rank_runs(found, asked)
+    ranking = rank_runs(found, asked, sort)
     # Before anything is shown, and by all ranks alike, as it may turn out that there is nothing to draw.
     page = runs_page(found, ranking, measured) if "html" in output.targets else None
     charts = charts_of(plot_kind, found, ranking, measured) if "plot" in output.targets else []
@@ -78,7 +81,7 @@ def report(
     single = len(found) == 1
     if single:
         output.print(closing(found[0].summary))
-    output.print(comparison_report(ranking, output.console))
+    output.print(comparison_report(ranking))
     output.json(found[0].summary if single and not targets else summaries_of(found, ranking))
     output.csv(figures_of(found, ranking))
     output.table(table_columns(ranking), ranking.rows, notes(ranking))

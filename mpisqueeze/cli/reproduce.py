@@ -25,7 +25,9 @@ def reproduce(
     claims: Annotated[
         list[str] | None, arguments("CLAIM…", "Names, FILE.toml, or all. Without any: a list of them.")
     ] = None,
-    scale: Annotated[str, in_run(help="laptop: minutes on two cores. gpu: the talks' own sizes.")] = "laptop",
+    scale: Annotated[
+        str, in_run(help="laptop: minutes on two cores. gpu: the talks' own sizes.", metavar="NAME")
+    ] = "laptop",
 ) -> int:
     """Put the talks' claims to the test here: for each its runs, what decides, and a verdict.
 

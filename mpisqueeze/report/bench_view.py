@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,11 +67,13 @@ def _plain(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
+#: Parts of a table that a terminal may be too narrow for, the first to go first.
+_SPARE = ("times", "size", "memory", "rate")
 _TIMES = (
     TableColumn("p50 µs", lambda line: micro(line.time.median), 8),
-    TableColumn("mean µs", lambda line: micro(line.time.mean), 8, part="spare"),
-    TableColumn("± σ", lambda line: micro(line.time.std), 7, part="spare"),
-    TableColumn("p99 µs", lambda line: micro(line.time.p99), 8, part="spare"),
+    TableColumn("mean µs", lambda line: micro(line.time.mean), 8, part="times"),
+    TableColumn("± σ", lambda line: micro(line.time.std), 7, part="times"),
+    TableColumn("p99 µs", lambda line: micro(line.time.p99), 8, part="times"),
 )
 _WRONG = TableColumn("#wrong", lambda line: "-" if line.wrong is None else str(line.wrong), 6)
 
@@ -83,10 +86,10 @@ def kernel_columns(compressors: Sequence[str]) -> list[TableColumn]:
         TableColumn("operation", lambda line: OPERATIONS[line.operation.name], 9, left=True),
         *_TIMES,
         TableColumn("GB/s", lambda line: _rate(line.operation.gb_s), 6),
-        TableColumn("ns/el", lambda line: significant(line.operation.ns), 6),
-        TableColumn("%mem", lambda line: f"{line.operation.memory_percent:.0f}", 4),
+        TableColumn("ns/el", lambda line: significant(line.operation.ns), 6, part="rate"),
+        TableColumn("%mem", lambda line: f"{line.operation.memory_percent:.0f}", 4, part="memory"),
         TableColumn("×add", lambda line: _plain(line.operation.ratio), 5),
-        TableColumn("bits", lambda line: _plain(line.row.wire_bits), 5),
+        TableColumn("bits", lambda line: _plain(line.row.wire_bits), 5, part="size"),
         TableColumn("error", lambda line: significant(line.row.relative_error) if line.row.relative_error else "0", 7),
         _WRONG,
     ]
@@ -107,9 +110,10 @@ def kernel_header(context: dict[str, Any]) -> list[str]:
         f"Python {versions['python']}, NumPy {versions['numpy']}"
         + (f", CuPy {versions['cupy']}" if versions["cupy"] else ""),
         f"{context['dtype']}, {counted(context['threads'], 'thread')}; sizes in numbers; warm-up {context['warmup']}",
-        "encode+δ: v = g + δ, payload ← C(v), δ ← v − D(payload); encode: payload ← C(g); decode+=: x ← x + D(payload)",
-        "GB/s of the vector; %mem: of the rate at which an in-place add moves memory, for what must be moved;",
-        "×add: over the time of an in-place add of this length in the same rounds; error: ‖C(v) − v‖/‖v‖;",
+        "encode+δ: v = g + δ, payload ← C(v), δ ← v − D(payload); encode: payload ← C(g); "
+        "decode+=: x ← x + D(payload); "
+        "GB/s of the vector; %mem: of the rate at which an in-place add moves memory, for what must be moved; "
+        "×add: over the time of an in-place add of this length in the same rounds; error: ‖C(v) − v‖/‖v‖; "
         "#wrong: payload bytes and numbers that differ from the reference kernels'",
     ]
 
@@ -124,14 +128,14 @@ def comm_columns(rows: Sequence[tuple[str, str]]) -> list[TableColumn]:
     """The columns of `bench comm`; `rows`: the (exchange, compressor) of each row of a size."""
     exchanges, compressors = zip(*rows, strict=True)
     return [
-        TableColumn("bytes", lambda row: str(row.bytes), 9),
+        TableColumn("bytes", lambda row: str(row.bytes), 9, part="size"),
         TableColumn("size", lambda row: numbers(row.size), 5),
         TableColumn("exchange", lambda row: row.exchange, max(map(len, exchanges)), left=True),
         TableColumn("compressor", lambda row: row.compressor, max(map(len, compressors)), left=True),
         *_TIMES,
-        TableColumn("algbw", lambda row: _rate(row.algbw), 7),
-        TableColumn("busbw", lambda row: _rate(row.busbw), 7),
-        TableColumn("effective", lambda row: _rate(row.effective_busbw), 9),
+        TableColumn("algbw", lambda row: _rate(row.algbw), 7, part="rate"),
+        TableColumn("busbw", lambda row: _rate(row.busbw), 7, part="memory"),
+        TableColumn("effective", lambda row: _rate(row.effective_busbw), 9, part="memory"),
         TableColumn(
             "payload", lambda row: f"{row.payload_bytes}{DEFINED if defined(row.payload_bytes_are) else ''}", 9
         ),
@@ -161,13 +165,13 @@ def comm_header(context: dict[str, Any]) -> list[str]:
         lines.append(f"link: {context['link']}, {context['link_given'] or context['lab']}")
     return [
         *lines,
-        "time of the slowest rank after a barrier; sharded, root, ring: a whole step, encode with error feedback,",
-        "exchange, server, decode and update, of doublesqueeze or deepsqueeze (identity: sgd, dpsgd);",
-        "allreduce: a step of allreduce; by-hand: MPI_Allreduce in place and the update in one pass, as one would",
-        "write it; mpi-…: MPI's calls alone; ×allreduce: over the time of allreduce;",
-        "algbw: bytes of a rank's payload over the time, GB/s; busbw: × 2(n − 1)/n, of ring × neighbours, after",
-        "nccl-tests; effective: busbw of full vectors in this time; payload: bytes that a rank sends, mean,",
-        f"{DEFINED} by the definition of MPI's collective, of which the library may move more;",
+        "time of the slowest rank after a barrier; sharded, root, ring: a whole step, encode with error feedback, "
+        "exchange, server, decode and update, of doublesqueeze or deepsqueeze (identity: sgd, dpsgd); "
+        "allreduce: a step of allreduce; by-hand: MPI_Allreduce in place and the update in one pass, as one would "
+        "write it; mpi-…: MPI's calls alone; ×allreduce: over the time of allreduce; "
+        "algbw: bytes of a rank's payload over the time, GB/s; busbw: × 2(n − 1)/n, of ring × neighbours, after "
+        "nccl-tests; effective: busbw of full vectors in this time; payload: bytes that a rank sends, mean, "
+        f"{DEFINED} by the definition of MPI's collective, of which the library may move more; "
         "#wrong: numbers of all ranks that differ from the same equations on one rank",
     ]
 
@@ -208,8 +212,14 @@ class BenchView:
         self._drawing.show(lambda: bar(self._done, self._total, what, left))
 
     def comments(self, lines: Sequence[str], style: str = "dim") -> None:
+        """Write lines, each broken at blanks where it is wider than the console; a command is left whole in a log."""
         for line in lines:
-            self.console.print(Text(f"# {line}", style), soft_wrap=True)
+            if line.startswith("command: ") and not self.console.is_terminal:
+                parts = [line]
+            else:
+                parts = textwrap.wrap(line, self.console.width - 2, break_long_words=False, break_on_hyphens=False)
+            for part in parts:
+                self.console.print(Text(f"# {part}", style), soft_wrap=True)
 
     def close(self) -> None:
         """Take the bar away; nothing is drawn afterwards."""
@@ -229,11 +239,13 @@ def _padded(column: TableColumn, text: str) -> str:
 
 
 def _fitting(columns: Sequence[TableColumn], width: int | None) -> tuple[list[TableColumn], list[TableColumn]]:
-    """(what fits into so many characters, without spare columns if all do not; what is left out)."""
-    needed = 1 + sum(1 + _width(column) for column in columns)
-    if width is None or needed <= width:
-        return list(columns), []
-    return [c for c in columns if not c.part], [c for c in columns if c.part]
+    """(what fits into so many characters, without as many spare parts as it takes; what is left out)."""
+    shown = list(columns)
+    for spare in _SPARE:
+        if width is None or 1 + sum(1 + _width(column) for column in shown) <= width:
+            break
+        shown = [column for column in shown if column.part != spare]
+    return shown, [column for column in columns if column not in shown]
 
 
 def failures(results: Sequence[Any], keys: Sequence[str]) -> list[str]:

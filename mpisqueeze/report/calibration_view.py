@@ -13,7 +13,7 @@ from rich.text import Text
 from mpisqueeze.costs.link import network_name
 from mpisqueeze.quantities import counted, duration, format_rate, grouped, ratio, significant
 from mpisqueeze.record.environment import ranks_on_hosts
-from mpisqueeze.report.tables import TableColumn, filled, make_table, panel
+from mpisqueeze.report.tables import Fitting, TableColumn, filled, make_table, panel
 
 #: Message sizes to show: each power of 16.
 _SHOWN = {16**k for k in range(8)}
@@ -95,17 +95,21 @@ def _bytes(nbytes: int) -> str:
     return f"{grouped(nbytes)} B"
 
 
-def _kernels(facts: dict[str, Any]) -> Table:
+def _kernels(facts: dict[str, Any]) -> Fitting:
     """ns an element, of the slowest rank while all compress."""
     columns = [TableColumn("ns an element", itemgetter("compressor"), left=True, style="bold")]
     for title, key in (("encode, feedback", "encode"), ("encode", "plain_encode"), ("decode, add", "decode_add")):
         columns += _kernel(title, key)
-    bits = TableColumn("payload", lambda row: f"{significant(8 * row['payload_bytes'] / row['elements'])} bits")
-    return filled(make_table(), [*columns, bits], facts["kernels"])
+    columns.append(
+        TableColumn(
+            "payload", lambda row: f"{significant(8 * row['payload_bytes'] / row['elements'])} bits", part="all"
+        )
+    )
+    return Fitting(columns, facts["kernels"])
 
 
 def _kernel(title: str, key: str) -> list[TableColumn]:
     return [
-        TableColumn(title, lambda row: significant(1e9 * row[f"{key}_s_per_element"])),
-        TableColumn("±", lambda row: f"{100 * row[f'{key}_spread']:.0f} %", style="dim"),
+        TableColumn(title, lambda row: significant(1e9 * row[f"{key}_s_per_element"]), part="all"),
+        TableColumn("±", lambda row: f"{100 * row[f'{key}_spread']:.0f} %", style="dim", part="all", joined=True),
     ]

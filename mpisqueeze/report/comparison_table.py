@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.text import Text
 
 from mpisqueeze.analysis import columns
@@ -14,7 +14,7 @@ from mpisqueeze.analysis.columns import Column
 from mpisqueeze.analysis.ranking import Ranking, verdict
 from mpisqueeze.quantities import duration, grouped, ratio, significant, size
 from mpisqueeze.record.reading import RunLog
-from mpisqueeze.report.tables import DEFINED, STATUS, TableColumn, defined, fitting
+from mpisqueeze.report.tables import DEFINED, STATUS, Fitting, TableColumn, defined
 from mpisqueeze.settings import SETTINGS
 
 #: Keys of columns that hold words.
@@ -36,7 +36,7 @@ def table_columns(ranking: Ranking) -> list[TableColumn]:
             TableColumn(column.heading, text, _NAME_WIDTH if name else 0, key in WORDS, style, part, folds=name)
         )
         if column.relative:
-            shown.append(TableColumn("×", partial(factor, column), style="cyan", part=part))
+            shown.append(TableColumn("×", partial(factor, column), style="cyan", part=part, joined=True))
     return shown
 
 
@@ -110,14 +110,18 @@ def figures_of(runs: Sequence[RunLog], ranking: Ranking) -> list[dict[str, Any]]
 
 
 def notes(ranking: Ranking) -> list[str]:
-    """The meaning of the columns, and the winners."""
-    meaning = f"loss: {ranking.smoothing}; ×: of {ranking.reference}'s; ms/it: elapsed, without warm-up"
+    """The order and the meaning of the columns, what the runs do not have in common, and the winners."""
+    meaning = (
+        f"{ranking.order}; loss: {ranking.smoothing}; ×: of {ranking.reference}'s; ms/it: elapsed, without warm-up"
+    )
     if ranking.target:
         meaning += f"; target: {ranking.target} ({ranking.target.source}); time to it: with warm-up"
     marks = meaning_of_marks(ranking)
     # Ranks whose models drift apart fit their own samples better than any common model does.
     gossip = ["gossip: a loss is the mean over ranks, each with its own model; what was tested is their average"]
     return [
+        *(f"warning: {text}" for text in ranking.differences),
+        *([f"link: {ranking.network}"] if ranking.network else []),
         meaning,
         *([marks] if marks else []),
         *(gossip if ranking.gossips else []),
@@ -127,10 +131,13 @@ def notes(ranking: Ranking) -> list[str]:
     ]
 
 
-def comparison_report(ranking: Ranking, console: Console) -> Group:
-    """The ranking for a terminal or a log: one table, or two where one would be too wide."""
-    tables = fitting(table_columns(ranking), ranking.rows, console)
-    return Group(*tables, *(Text(note) for note in notes(ranking)))
+def comparison_report(ranking: Ranking) -> Group:
+    """The ranking for a terminal or a log: one table, or several where one would be too wide."""
+    return Group(Fitting(table_columns(ranking), ranking.rows), *map(_note, notes(ranking)))
+
+
+def _note(text: str) -> Text:
+    return Text(text, "yellow" if text.startswith("warning: ") else "")
 
 
 def _shown(value: Any, show: Callable[[Any], str]) -> str:

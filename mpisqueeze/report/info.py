@@ -22,7 +22,7 @@ from mpisqueeze.kernels import kernels_for
 from mpisqueeze.language import Parameter
 from mpisqueeze.launch import find_launcher
 from mpisqueeze.parts import registry
-from mpisqueeze.quantities import size
+from mpisqueeze.quantities import counted, size
 from mpisqueeze.record.environment import collect_environment, cores_of
 from mpisqueeze.report.tables import make_list, make_table
 from mpisqueeze.runs.schedule import SCHEDULES
@@ -137,7 +137,7 @@ def _machine(facts: dict[str, Any]) -> Iterator[tuple[str, str | Text]]:
         yield "launcher", f"{launcher['path']}; {launcher['flavour']} {launcher['version'] or ''}".rstrip()
     if facts["mismatch"]:
         yield "", Text(f"warning: {facts['mismatch']}: they do not match", style="bold yellow")
-    yield "ranks", f"{environment['ranks']} on {len(environment['hosts'])} host(s)"
+    yield "ranks", f"{environment['ranks']} on {counted(len(environment['hosts']), 'host')}"
     for host in environment["hosts"]:
         memory = size(host["memory_bytes"]) if host.get("memory_bytes") else "memory unknown"
         cpu = host.get("cpu_model") or "CPU unknown"

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from mpisqueeze.quantities import counted, duration, format_rate, ratio, significant, size
-from mpisqueeze.report.tables import DEFINED, STATUS, TableColumn, close_table, defined, filled
+from mpisqueeze.report.tables import DEFINED, STATUS, Fitting, TableColumn, defined
 
 _KEYS = ("bytes_sent", "bytes_received")
 
@@ -49,7 +49,7 @@ def _heading(context: dict[str, Any]) -> Text:
     return Text.assemble(("lab", "bold"), f": {hosts}, {rates} each way, MTU {context['mtu']}{delay}")
 
 
-def _times(results: Sequence[dict[str, Any]]) -> Table:
+def _times(results: Sequence[dict[str, Any]]) -> Fitting:
     """The time of an exchange, and the least that its busiest port needs."""
 
     def status(run: dict[str, Any]) -> Text:
@@ -57,6 +57,14 @@ def _times(results: Sequence[dict[str, Any]]) -> Table:
 
     broken = any(run["status"] != "ok" for run in results)
     metered = any(run["interface_bound_s"] is not None for run in results)
+    figures: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
+        ("comm", lambda run: duration(run["comm_s"])),
+        ("exchange", lambda run: duration(run["exchange_s"])),
+        ("bound", lambda run: duration(run["bound_s"]) + (DEFINED if defined(run["bytes"]) else "")),
+        *([("at eth0", lambda run: duration(run["interface_bound_s"]))] if metered else []),
+        ("×", lambda run: ratio(run["ratio"])),
+        ("loss", lambda run: "—" if run["final_loss"] is None else significant(run["final_loss"], 4)),
+    ]
     columns = [
         TableColumn("rate", lambda run: format_rate(run["rate"]), left=True),
         TableColumn("algorithm", itemgetter("algorithm"), left=True, style="bold", folds=True),
@@ -64,41 +72,42 @@ def _times(results: Sequence[dict[str, Any]]) -> Table:
         TableColumn("compressor", itemgetter("compressor"), 10, left=True, folds=True),
         *([TableColumn("status", status, left=True)] if broken else []),
         TableColumn("N", lambda run: str(run["ranks"])),
-        TableColumn("comm", lambda run: duration(run["comm_s"])),
-        TableColumn("exchange", lambda run: duration(run["exchange_s"])),
-        TableColumn("bound", lambda run: duration(run["bound_s"]) + (DEFINED if defined(run["bytes"]) else "")),
-        *([TableColumn("at eth0", lambda run: duration(run["interface_bound_s"]))] if metered else []),
-        TableColumn("×", lambda run: ratio(run["ratio"]), style="cyan"),
-        TableColumn("loss", lambda run: "—" if run["final_loss"] is None else significant(run["final_loss"], 4)),
+        *(
+            TableColumn(title, cell, style="cyan" if title == "×" else "", part="figures", joined=title == "×")
+            for title, cell in figures
+        ),
     ]
-    return filled(close_table(), columns, results)
+    return Fitting(columns, results)
 
 
-def _hosts(hosts: Sequence[dict[str, Any]], runs: Sequence[dict[str, Any]]) -> Table:
+def _hosts(hosts: Sequence[dict[str, Any]], runs: Sequence[dict[str, Any]]) -> Fitting:
     """The bytes at each host's interface while the command ran, beside those that its rank counted in iterations."""
-    table = close_table()
     # Bytes by definition would be no check of those that were counted.
     runs = [run for run in runs if not defined(run["bytes"])] or runs
-    table.add_column("\nhost", style="bold")
-    for title in ("command:\neth0 sent", "\nreceived"):
-        table.add_column(title, justify="right")
-    columns = [*_KEYS, *(f"interface_{key}" for key in _KEYS)]
-    known = {key: bool(runs) and all(host[key] is not None for run in runs for host in run["hosts"]) for key in columns}
+    keys = [*_KEYS, *(f"interface_{key}" for key in _KEYS)]
+    known = {key: bool(runs) and all(host[key] is not None for run in runs for host in run["hosts"]) for key in keys}
     counts = known["bytes_sent"] and known["bytes_received"]
     measured = counts and known["interface_bytes_sent"] and known["interface_bytes_received"]
     mark = DEFINED if any(defined(run["bytes"]) for run in runs) else ""
-    for title in ("iterations:\ncounted sent", "\ncounted received") if counts else ():
-        table.add_column(title + mark, justify="right")
-        for other in ("\neth0", "\nmore") if measured else ():
-            table.add_column(other, justify="right", style="cyan" if other == "\nmore" else "")
-    for entry in hosts:
-        cells = [size(entry[key]) for key in _KEYS]
-        own = [run["hosts"][entry["rank"]] for run in runs]
-        for key in _KEYS if counts else ():
-            count = sum(host[key] for host in own)
-            cells.append(size(count))
-            if measured:
-                wire = sum(host[f"interface_{key}"] for host in own)
-                cells += [size(wire), f"{100 * (wire / count - 1):.1f} %" if count else "—"]
-        table.add_row(entry["host"], *cells)
-    return table
+
+    def total(key: str, entry: dict[str, Any]) -> int:
+        return sum(run["hosts"][entry["rank"]][key] for run in runs)
+
+    def more(key: str, entry: dict[str, Any]) -> str:
+        count = total(key, entry)
+        return f"{100 * (total(f'interface_{key}', entry) / count - 1):.1f} %" if count else "—"
+
+    def column(title: str, cell: Callable[[dict[str, Any]], str], part: str, style: str = "") -> TableColumn:
+        return TableColumn(title, cell, style=style, part=part)
+
+    columns = [TableColumn("\nhost", itemgetter("host"), left=True, style="bold")]
+    for key, title in zip(_KEYS, ("command:\neth0 sent", "\nreceived"), strict=True):
+        columns.append(column(title, lambda entry, key=key: size(entry[key]), "command"))  # type: ignore[misc]
+    for key, what in zip(_KEYS, ("sent", "received"), strict=True) if counts else ():
+        count, wire = partial(total, key), partial(total, f"interface_{key}")
+        title = f"iterations:\ncounted {what}{mark}"
+        columns.append(column(title, lambda entry, count=count: size(count(entry)), what))  # type: ignore[misc]
+        if measured:
+            columns.append(column("\neth0", lambda entry, wire=wire: size(wire(entry)), what))  # type: ignore[misc]
+            columns.append(column("\nmore", partial(more, key), what, "cyan"))
+    return Fitting(columns, hosts)

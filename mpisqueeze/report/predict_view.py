@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -15,7 +15,7 @@ from mpisqueeze.analysis.ranking import Target
 from mpisqueeze.modelling.facts import BANDWIDTHS, LATENCIES, alike
 from mpisqueeze.modelling.methods import BASELINE
 from mpisqueeze.quantities import duration, format_rate, grouped, ratio, significant, size
-from mpisqueeze.report.tables import TableColumn, close_table, filled, fitting
+from mpisqueeze.report.tables import Fitting, TableColumn
 
 #: Ranks that the table of growth shows.
 _SHOWN_RANKS = (2, 8, 64, 1024, 16_384, 100_000)
@@ -102,15 +102,15 @@ def kernels_s(row: Row) -> float:
     return row["encode_s"] + row["decode_s"] + row["update_s"]
 
 
-def forecast_report(facts: dict[str, Any], console: Console) -> Group:
-    """The forecast for a terminal or a log; `console`: whose width decides whether the table is parted."""
+def forecast_report(facts: dict[str, Any]) -> Group:
+    """The forecast for a terminal or a log."""
     target = facts["context"]["target"]
     what = "modelled, seconds an iteration"
     if target:
         what = f"modelled, iterations measured; target: {Target.given(target)} ({facts['context']['target_is']})"
     return Group(
         _heading(facts["context"]),
-        *fitting(_columns(facts), alike(facts["results"]), console),
+        Fitting(_columns(facts), alike(facts["results"])),
         Text(
             f"{what}; bound: bytes of the busiest port over the bandwidth; {_sum_of(facts)}speed-up: over "
             f"{facts['context']['baseline']}; beats it: at this latency, by bandwidth"
@@ -213,20 +213,23 @@ def compact(value: float) -> str:
     return f"{value:.0f}×" if value < 1000 else f"{value / 1000:.0f}k×"
 
 
-def _growth(facts: dict[str, Any]) -> Table:
+def _growth(facts: dict[str, Any]) -> Fitting:
     """`comm_s` by the number of ranks."""
+    least = _SHOWN_RANKS[0]
     lines: dict[tuple[str, str, str], dict[int, Row]] = {}
     for row in facts["growth"]:
         lines.setdefault(key_of(row), {})[row["ranks"]] = row
-    table = close_table("comm by ranks")
-    table.add_column("method", style="bold", no_wrap=True)
-    table.add_column("through", no_wrap=True)
-    for ranks in _SHOWN_RANKS:
-        table.add_column(f"N = {grouped(ranks)}" if ranks == _SHOWN_RANKS[0] else grouped(ranks), justify="right")
-    for rows in lines.values():
-        first = next(iter(rows.values()))
-        table.add_row(label([first]), through(first), *(duration(rows[ranks]["comm_s"]) for ranks in _SHOWN_RANKS))
-    return table
+
+    def comm(ranks: int) -> TableColumn:
+        title = f"N = {grouped(ranks)}" if ranks == least else grouped(ranks)
+        return TableColumn(title, lambda rows: duration(rows[ranks]["comm_s"]), part="ranks")
+
+    columns = [
+        TableColumn("method", lambda rows: label([rows[least]]), _NAME_WIDTH, left=True, style="bold", folds=True),
+        TableColumn("through", lambda rows: through(rows[least]), left=True),
+        *map(comm, _SHOWN_RANKS),
+    ]
+    return Fitting(columns, list(lines.values()), "comm by ranks")
 
 
 # -- CSV, and runs that were checked
@@ -263,7 +266,7 @@ def check_report(facts: dict[str, Any]) -> Group:
         "comm, iteration: measured, the slowest rank's median; modelled: what the cost model says of it, and by "
         "how much that is off; it knows no slow neighbour and no other program"
     )
-    return Group(filled(close_table(), columns, facts["results"]), Text(about), *_notes(facts))
+    return Group(Fitting(columns, facts["results"]), Text(about), *_notes(facts))
 
 
 def _checked(figure: str) -> list[TableColumn]:
@@ -274,7 +277,7 @@ def _checked(figure: str) -> list[TableColumn]:
         return "—" if percent is None else f"{percent:+.0f} %"
 
     return [
-        TableColumn(figure, lambda row: duration(row[f"measured_{figure}_s"])),
-        TableColumn("modelled", lambda row: duration(row[f"{figure}_s"])),
-        TableColumn("", off, style="cyan"),
+        TableColumn(figure, lambda row: duration(row[f"measured_{figure}_s"]), part=figure),
+        TableColumn("modelled", lambda row: duration(row[f"{figure}_s"]), part=figure),
+        TableColumn("", off, style="cyan", part=figure),
     ]

@@ -7,12 +7,15 @@ the output lands in a file. What counts is the launcher's stdout.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from rich.cells import cell_len
 from rich.console import Console
+from rich.text import Text
 
 from mpisqueeze.comm.launched import RANK_VARIABLES
 from mpisqueeze.streams import STDERR, STDOUT, discard, results, results_descriptor
@@ -66,6 +69,19 @@ class _Console(Console):
     def on_broken_pipe(self) -> None:
         discard(self.file)
 
+    def print(self, *objects: Any, soft_wrap: bool | None = None, **about: Any) -> None:
+        """Print as rich does; with `soft_wrap` a line stays one in a log, and is broken at blanks alone on a terminal.
+
+        A word that is longer than the terminal is wide is left for it to break, so that it can be copied whole.
+        """
+        if soft_wrap and self.is_terminal:
+            texts = [Text(each) if isinstance(each, str) else each for each in objects]
+            objects = tuple(each.copy() if isinstance(each, Text) else each for each in texts)
+            for each in objects:
+                if isinstance(each, Text):
+                    each.plain = _at_blanks(each.plain, self.width)
+        super().print(*objects, soft_wrap=soft_wrap, **about)
+
 
 def make_console(choice: TerminalChoice, stderr: bool = False) -> Console:
     """A rich console that follows `choice` and decides nothing by itself; one on stderr is never live.
@@ -90,6 +106,25 @@ def make_console(choice: TerminalChoice, stderr: bool = False) -> Console:
         emoji=False,
         highlight=False,
     )
+
+
+def broken(text: str) -> str:
+    """`text` for stderr: each line broken at blanks where stderr is a terminal, and whole elsewhere."""
+    terminal = _terminal(STDERR)
+    if terminal is None:
+        return text
+    return _at_blanks(text, _width(terminal))
+
+
+def _at_blanks(text: str, width: int) -> str:
+    """`text` with a line's end for a blank wherever a line would be wider; of the same length."""
+    characters, start = list(text), 0
+    for word in re.finditer(r"\S+", text):
+        start = max(start, text.rfind("\n", 0, word.start()) + 1)
+        if text[start : word.start()].strip() and cell_len(text[start : word.end()]) > width:
+            start = word.start()
+            characters[start - 1] = "\n"
+    return "".join(characters)
 
 
 def _wants_color(color: str, on_terminal: bool) -> bool:

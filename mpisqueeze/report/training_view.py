@@ -33,7 +33,8 @@ class TrainingView(View):
         self._iterations = 0
         self._began = self._said = 0.0
         self._next = 0
-        self._evaluated = self._defined = ""
+        self._evaluated: list[str] = []
+        self._defined = ""
 
     def start(self, run: Run, environment: dict[str, Any]) -> None:
         self._iterations, self._defined = run.iterations, defined(run.network.counter.bytes_are)
@@ -47,12 +48,13 @@ class TrainingView(View):
         done, now = progress.iteration, time.monotonic()
         eta = (now - self._began) / done * (self._iterations - done)
         loss, sent = f"loss {significant(progress.loss)}", f"{size(progress.bytes_sent)} sent{self._defined}"
-        pace = f"{duration(progress.seconds_per_iteration)}/it  ETA {clock(eta)}"
-        words = Text(loss, "bold"), Text(self._evaluated, "cyan"), Text(sent, "green"), pace
+        pace = [f"{duration(progress.seconds_per_iteration)}/it", f"ETA {clock(eta)}"]
+        evaluated = [Text(text, "cyan") for text in self._evaluated]
+        words = [Text(loss, "bold"), *evaluated, Text(sent, "green"), *map(Text, pace)]
         self._drawing.show(lambda: bar(done, self._iterations, f"{done}/{self._iterations}", *words))
         if not self._drawing and (done >= self._next or now - self._said > LOG_SECONDS):
-            parts = [f"iteration {done}/{self._iterations}", loss, self._evaluated, sent, pace]
-            self.console.print("  ".join(part for part in parts if part), soft_wrap=True)
+            parts = [f"iteration {done}/{self._iterations}", loss, *self._evaluated, sent, *pace]
+            self.console.print("  ".join(parts), soft_wrap=True)
             self._said = now
             step = max(1, self._iterations // LOG_PARTS)
             self._next = (done // step + 1) * step
@@ -62,7 +64,7 @@ class TrainingView(View):
 
     def evaluation(self, line: dict[str, Any]) -> None:
         values = {key: value for key, value in line.items() if key not in ("iteration", "epoch")}
-        self._evaluated = "  ".join(f"{key} {significant(value)}" for key, value in values.items())
+        self._evaluated = [f"{key} {significant(value)}" for key, value in values.items()]
 
     def finish(self, summary: dict[str, Any]) -> None:
         self._drawing.close()
@@ -93,8 +95,7 @@ def header(run: Run, environment: dict[str, Any]) -> Panel:
         ("run", f"{grouped(run.iterations)} iterations ({significant(run.iterations / run.per_epoch)} epochs), "
                 f"batch {config.batch_size} a rank, lr {plan.lr:g} {config.lr_schedule}{momentum}, seed {config.seed}"),
     ]  # fmt: skip
-    if environment["link"] != "real":
-        entries.insert(1, ("link", f"{environment['link']}: {config.link or lab_link(environment['lab'])}"))
+    entries[1:1] = [("link", text) for text in link(run, environment)]
     if expected is not None:
         wire = Text(f"{size(expected)} an iteration{defined(run.network.counter.bytes_are)}, plain sgd {size(plain)}")
         if 0 < expected < plain:
@@ -117,6 +118,13 @@ def shares(run: Run) -> str:
     if None in run.samples or max(run.samples) - min(run.samples) < 2:
         return ""
     return f"{grouped(min(run.samples))} to {grouped(max(run.samples))} samples a rank, which weigh its gradient"
+
+
+def link(run: Run, environment: dict[str, Any]) -> list[str]:
+    """The emulated link, or those of a virtual cluster; nothing for a real network."""
+    if environment["link"] == "real":
+        return []
+    return [f"{environment['link']}: {run.plan.config.link or lab_link(environment['lab'])}"]
 
 
 def lab_link(lab: dict[str, Any]) -> str:

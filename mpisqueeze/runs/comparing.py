@@ -37,14 +37,17 @@ class Ledger:
     Args:
         path: the comparison's folder, new or empty.
         target: as given, or None.
+        sort: by what runs are ranked, of SORTS.
 
     Raises:
         UsageError: the folder cannot be made.
     """
 
-    def __init__(self, path: Path, entries: Sequence[Entry], ranks: int, target: Target | None) -> None:
+    def __init__(
+        self, path: Path, entries: Sequence[Entry], ranks: int, target: Target | None, sort: str = "loss"
+    ) -> None:
         self.folder = RunFolder(path)
-        self.entries, self.ranks, self.target = entries, ranks, target
+        self.entries, self.ranks, self.target, self.sort = entries, ranks, target, sort
         self.runs: list[RunLog] = []
         self.write("running")
 
@@ -63,7 +66,7 @@ class Ledger:
 
     def ranking(self) -> Ranking:
         """The ranking of the runs so far, of which there is one at least."""
-        return rank_runs(self.runs, self.target)
+        return rank_runs(self.runs, self.target, self.sort)
 
     def summaries(self) -> list[dict[str, Any]]:
         return summaries_of(self.runs, self.ranking()) if self.runs else []

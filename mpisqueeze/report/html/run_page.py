@@ -91,7 +91,12 @@ def _comparison(runs: Sequence[RunLog], ranking: Ranking, styles: dict[str, int]
     said = [] if winners(ranking) else verdict(ranking)
     said += (f"{row['name']} {STATUS[row['status']][0]}: {row['reason']}" for row in ranking.rows if row["reason"])
     warnings = [f"{run.name}: {text}" for run in runs for text in run.summary.get("warnings") or []]
-    facts = {"tiles": tiles, "ranking": _ranking_table(runs, ranking, styles), "meaning": _meaning(ranking)}
+    facts = {
+        "tiles": tiles,
+        "differences": ranking.differences,
+        "ranking": _ranking_table(runs, ranking, styles),
+        "meaning": _meaning(ranking),
+    }
     return Chapter("", "comparison", {**facts, "said": said, "warnings": warnings})
 
 
@@ -143,7 +148,8 @@ def _ranking_table(runs: Sequence[RunLog], ranking: Ranking, styles: dict[str, i
                 cells.append(_saved(summaries[name]))
         rows.append(cells)
     caption = (
-        f"Best first. Small figures: × of {ranking.reference}’s. Saved: against plain sgd. Bold: the column’s best."
+        f"{ranking.order[0].upper()}{ranking.order[1:]}. Small figures: × of {ranking.reference}’s. "
+        "Saved: against plain sgd. Bold: the column’s best."
     )
     return Table(titles, rows, caption)
 
