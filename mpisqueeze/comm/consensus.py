@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from mpi4py import MPI
 
 from mpisqueeze.comm.world import World
+from mpisqueeze.mpi import MPI
 
 
 class Consensus:

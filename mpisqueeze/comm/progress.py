@@ -10,7 +10,7 @@ import threading
 import time
 from typing import Any
 
-from mpi4py import MPI
+from mpisqueeze.mpi import MPI
 
 #: Seconds between two tests: far below a large message's time, and rare enough to leave the core to the gradient.
 PAUSE = 50e-6

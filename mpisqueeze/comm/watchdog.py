@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from mpi4py import MPI
 
 from mpisqueeze.comm.launched import launched_rank
 from mpisqueeze.comm.world import World
 from mpisqueeze.errors import ExitCode
+from mpisqueeze.mpi import MPI
 
 #: Seconds between two looks.
 PAUSE = 0.5

@@ -63,6 +63,10 @@ def find_part(text: str) -> tuple[str, Part]:
 
 def _installed(kind: str, part: Part) -> tuple[str, Part]:
     contracts.check_installed(part, "FILE.py:Class")
+    if kind == "algorithm":
+        from mpisqueeze.mpi import require
+
+        require()
     return kind, part
 
 
@@ -373,12 +377,11 @@ def _algorithm(
     part: Part, dtype: np.dtype[Any], dimension: int, compressor: str = "identity"
 ) -> Iterator[Callable[..., None]]:
     """An algorithm on this rank alone, as (t, x, gradient) → None for an iteration with γ = 0.5; closed in the end."""
-    from mpi4py import MPI
-
     from mpisqueeze.algorithms.base import Setup
     from mpisqueeze.comm.exchange import Network
     from mpisqueeze.comm.world import World
     from mpisqueeze.devices.device import Device
+    from mpisqueeze.mpi import MPI
 
     network = Network(World(MPI.COMM_SELF), Device())
     compressors = registry.compressors.find(compressor)

@@ -19,7 +19,7 @@ from mpisqueeze.comm import library
 from mpisqueeze.devices.cores import logical_cores
 
 if TYPE_CHECKING:
-    from mpi4py import MPI
+    from mpisqueeze.mpi import MPI
 
 # Names of settings that change timings or placement; never the whole environment, which may hold secrets.
 _VARIABLES = (
@@ -61,7 +61,7 @@ def collect_environment(comm: MPI.Comm) -> dict[str, Any]:
     machines = comm.gather(_machine(), root=0)
     if machines is None:
         return {}
-    from mpi4py import MPI
+    from mpisqueeze.mpi import MPI
 
     major, minor = MPI.Get_version()
     loaded = library.loaded_libraries()
@@ -79,7 +79,8 @@ def collect_environment(comm: MPI.Comm) -> dict[str, Any]:
 
 def local_environment() -> dict[str, Any]:
     """The same for this process alone, without MPI."""
-    return {**_software(), "hosts": _by_host([_machine()]), "variables": _variables()}
+    unknown = dict.fromkeys(("mpi_library", "mpi_library_path", "mpi_abi", "mpi_standard"))
+    return {**_software(), **unknown, "ranks": 1, "hosts": _by_host([_machine()]), "variables": _variables()}
 
 
 def _software() -> dict[str, Any]:

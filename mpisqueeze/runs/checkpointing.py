@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from mpi4py import MPI
 
 from mpisqueeze.algorithms.base import AdaptedAlgorithm
 from mpisqueeze.errors import UsageError
+from mpisqueeze.mpi import MPI
 from mpisqueeze.record.checkpoint import (
     DamagedError,
     Manifest,

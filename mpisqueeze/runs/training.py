@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from mpi4py import MPI
 
 from mpisqueeze import __version__
 from mpisqueeze.algorithms.base import Ready
@@ -28,6 +27,7 @@ from mpisqueeze.comm.world import RankFailureError, Signal, World
 from mpisqueeze.devices.clock import Phase
 from mpisqueeze.errors import UsageError
 from mpisqueeze.kernels import kernels_for, threads_of, use_threads
+from mpisqueeze.mpi import MPI
 from mpisqueeze.parts.contracts import GradientCheck, broken, loss_and_gradient
 from mpisqueeze.parts.failing import shown_to_fail
 from mpisqueeze.record.arrays import write_npz
