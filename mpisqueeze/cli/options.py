@@ -14,7 +14,7 @@ import typer
 from mpisqueeze.cli.completion import Completer, names_for, offering, parts
 from mpisqueeze.cli.output import COLORS, Output
 from mpisqueeze.errors import UsageError
-from mpisqueeze.quantities import parse_size
+from mpisqueeze.quantities import parse_size, without_percent
 from mpisqueeze.settings import METHOD, OUTPUT, PROBLEM, RUN, SETTINGS, Setting, Settings
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def target_of(target: str | None, target_loss: float | None) -> Target | None:
         return None
     name, _, text = target.partition("=")
     try:
-        value = float(text)
+        value = float(without_percent(text))
     except ValueError:
         value = math.nan
     if not name or not math.isfinite(value):

@@ -47,9 +47,6 @@ def check_runs(
 
     Returns:
         the runs that could be predicted, and why each of the others could not.
-
-    Raises:
-        UsageError: nothing says what a run's network was like, or its parts are not found.
     """
     checked, skipped = [], []
     for run in runs:
@@ -59,7 +56,10 @@ def check_runs(
         elif run.summary["ranks"] == 1:
             skipped.append(f"{run.name}: one rank sends nothing")
         else:
-            checked.append(_check(run, given, calibration))
+            try:
+                checked.append(_check(run, given, calibration))
+            except UsageError as error:
+                skipped.append(f"{run.name}: {error.message}")
     return checked, skipped
 
 
@@ -68,8 +68,8 @@ def _check(run: RunLog, given: Link | None, calibration: Calibration | None) -> 
     emulated = config.get("link")
     link = parse_link(emulated) if emulated else given
     if link is None:
-        unknown = f"nothing says what the network of {run.path} was like ({run.network})"
-        raise UsageError(f"{unknown}: give --calibration, or --latency and --bandwidth", "--check")
+        unknown = f"nothing says what its network was like ({run.network})"
+        raise UsageError(f"{unknown}: give --calibration, or --latency and --bandwidth")
     method = Method.ran(config)
     traffic = method.traffic(config["ranks"], config["dimension"], config["dtype"])
     usable = calibration is not None and calibration.dtype == config["dtype"]

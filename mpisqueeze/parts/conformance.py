@@ -49,7 +49,11 @@ def find_part(text: str) -> tuple[str, Part]:
     Raises UsageError.
     """
     if ".py:" in text:
-        part = registry.problems.find(text)
+        try:
+            part = registry.problems.find(text)
+        except UsageError as error:
+            # Until the file is read, nothing says which kind it is.
+            raise UsageError(error.message, "FILE.py:Class") from error.__cause__
         # An algorithm may have an `encode` of its own.
         for kind, method in (("problem", "gradient"), ("algorithm", "step"), ("compressor", "encode")):
             if callable(getattr(part.cls, method, None)):
