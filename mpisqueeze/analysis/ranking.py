@@ -101,6 +101,7 @@ class Ranking:
         gossips: some of the runs are decentralized.
         curves: by the run's name.
         summed: names of runs of older versions, whose times are sums of `iteration_s`.
+        warned: the names of the runs that have a warning, by the warning.
     """
 
     target: Target | None
@@ -110,6 +111,7 @@ class Ranking:
     gossips: bool
     curves: Mapping[str, Curve]
     summed: list[str]
+    warned: Mapping[str, list[str]]
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -138,6 +140,12 @@ class Ranking:
         if not self.summed:
             return ""
         return f"No elapsed time was recorded, and times are sums of the slowest rank's: {', '.join(self.summed)}."
+
+    @property
+    def warnings(self) -> list[str]:
+        """The runs' warnings, each once, with the names of its runs where others do not have it."""
+        every = len(self.rows)
+        return [text if len(names) == every else f"{', '.join(names)}: {text}" for text, names in self.warned.items()]
 
     @property
     def columns(self) -> list[Column]:
@@ -271,7 +279,11 @@ def rank_runs(runs: Sequence[RunLog], target: Target | None = None) -> Ranking:
     for position, row in enumerate(rows, 1):
         row["position"] = position
     gossips, summed = any(run.gossips for run in runs), [run.name for run in runs if run.summed]
-    return Ranking(target, (min(reaches), max(reaches)), rows, runs[0].name, gossips, curves, summed)
+    warned: dict[str, list[str]] = {}
+    for run in runs:
+        for text in run.summary.get("warnings") or []:
+            warned.setdefault(text, []).append(run.name)
+    return Ranking(target, (min(reaches), max(reaches)), rows, runs[0].name, gossips, curves, summed, warned)
 
 
 def _row(run: RunLog, curve: Curve, target: Target | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +18,7 @@ import psutil
 import mpisqueeze
 from mpisqueeze.comm import library
 from mpisqueeze.devices.cores import logical_cores
+from mpisqueeze.quantities import counted
 
 if TYPE_CHECKING:
     from mpisqueeze.mpi import MPI
@@ -81,6 +83,19 @@ def local_environment() -> dict[str, Any]:
     """The same for this process alone, without MPI."""
     unknown = dict.fromkeys(("mpi_library", "mpi_library_path", "mpi_abi", "mpi_standard"))
     return {**_software(), **unknown, "ranks": 1, "hosts": _by_host([_machine()]), "variables": _variables()}
+
+
+def crowding(environment: Mapping[str, Any]) -> list[str]:
+    """A warning, or none, for an object of `collect_environment`: ranks share cores, and so take turns."""
+    hosts = [host for host in environment.get("hosts") or [] if host.get("cores") and host.get("ranks")]
+    if environment.get("lab") and hosts:
+        # Its hosts are one machine.
+        hosts = [{"ranks": sum(host["ranks"] for host in hosts), "cores": max(host["cores"] for host in hosts)}]
+    most = max(hosts, key=lambda host: host["ranks"] / host["cores"], default=None)
+    if most is None or most["ranks"] <= most["cores"]:
+        return []
+    cores = counted(most["cores"], "core")
+    return [f"{most['ranks']} ranks share {cores}: they take turns, and times are longer than with a core for each"]
 
 
 def _software() -> dict[str, Any]:

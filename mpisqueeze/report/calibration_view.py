@@ -12,6 +12,7 @@ from rich.text import Text
 
 from mpisqueeze.costs.link import network_name
 from mpisqueeze.quantities import counted, duration, format_rate, grouped, ratio, significant
+from mpisqueeze.record.environment import crowding
 from mpisqueeze.report.tables import TableColumn, filled, make_table, panel
 
 #: Message sizes to show: each power of 16.
@@ -33,6 +34,7 @@ def _panel(facts: dict[str, Any]) -> Panel:
     entries: list[tuple[str, str | Text]] = [
         ("MPI", f"{library}, {counted(facts['ranks'], 'rank')} on {counted(facts['hosts'], 'host')}")
     ]
+    entries += [("", Text(warning, style="yellow")) for warning in crowding(facts["environment"])]
     if link is None:
         unknown = "not measured: one rank sends nothing; run it under mpirun"
         entries.append(("network", Text(unknown, style="yellow")))

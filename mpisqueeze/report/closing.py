@@ -28,6 +28,7 @@ def closing(summary: dict[str, Any]) -> Group:
     parts.append(result)
     if summary["reason"]:
         parts.append(Text(summary["reason"].splitlines()[0], style="red"))
+    parts += [Text(f"warning: {warning}", style="yellow") for warning in summary.get("warnings") or []]
     parts.append(Text(f"run folder: {summary['run_folder']}", style="dim", no_wrap=True, overflow="ignore"))
     return Group(*parts)
 

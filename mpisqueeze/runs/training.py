@@ -32,7 +32,7 @@ from mpisqueeze.parts.contracts import GradientCheck, broken, loss_and_gradient
 from mpisqueeze.parts.failing import shown_to_fail
 from mpisqueeze.record.arrays import write_npz
 from mpisqueeze.record.checkpoint import Past
-from mpisqueeze.record.environment import collect_environment
+from mpisqueeze.record.environment import collect_environment, crowding
 from mpisqueeze.record.folder import sanitized
 from mpisqueeze.record.iterations import Recorder
 from mpisqueeze.record.reading import RunLog, read_run
@@ -386,6 +386,7 @@ def _train(plan: Plan, world: World, view: View, again: bool, watchdog: Watchdog
     if run.folder is not None:
         run.folder.write_json("config.json", run.settings())
         run.folder.write_json("environment.json", environment)
+        run.warnings += crowding(environment)
         view.start(run, environment)
         for remark in remarks:
             view.remark(remark)

@@ -358,7 +358,7 @@ def test_gossip_measures_consensus_and_keeps_every_model(mpisqueeze_run: Run, tm
     assert evaluated["distance"] == pytest.approx(
         problem.evaluate(x.mean(axis=0).astype(np.float32))["distance"], rel=1e-4
     )
-    assert finished.json["warnings"] == []
+    assert [text for text in finished.json["warnings"] if "ranks share" not in text] == []
 
 
 @pytest.mark.parametrize(
