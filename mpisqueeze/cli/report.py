@@ -107,7 +107,7 @@ def _report_claims(path: Path, target: Target | None, output: Output) -> int:
             raise UsageError(f"is for runs: {path} is a reproduction; report one of its folders", f"--{name}")
     about = read_claims(path)
     page = reproduction_page(path, about) if "html" in output.targets else None
-    output.print(claims_report(about["claims"]))
+    output.print(claims_report(about["claims"], about["asked"]))
     output.json(about["claims"])
     if page:
         output.write("html", lambda target: write_text(render(page), target))
