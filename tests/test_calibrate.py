@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from mpisqueeze.cli.app import run
+from mpisqueeze.devices.cores import logical_cores
 from mpisqueeze.record.calibration import fit_line, read_calibration
 
 SIZES = [2**k for k in range(25)]
@@ -75,15 +76,24 @@ def test_a_quick_calibration_on_an_emulated_link_is_read_by_predict(
     assert 4.5e-3 < link["alpha_s"] < 15e-3
     assert 100e6 < link["bandwidth"] < 450e6
     assert 0.3e-3 < link["gap_s"] < 5e-3
+    processor = link["processor"]
+    assert (processor["ranks"], processor["cores"]) == (3, len(logical_cores()))
+    # Work of a core, not the 4 ms for which a message travels and everybody sleeps.
+    assert 0 <= processor["message_s"] < 1e-3
+    assert 0 <= processor["byte_s"] < 1e-8
+    assert processor["wake_s"] >= 0
     assert {tuple(point["ranks"]) for point in link["ping_pong"]} == {(0, 1), (0, 2)}
     assert [point["senders"] for point in link["incast"]] == [2] * len(link["incast"])
     assert [row["compressor"] for row in facts["kernels"]] == ["identity", "onebit"]
     assert all(row[key] > 0 for row in facts["kernels"] for key in row if key.endswith("_s_per_element"))
     assert facts["memory"]["add_gb_s"] > 0
+    assert 0 < facts["section_s"] < 0.01
     assert facts["environment"]["versions"]["mpisqueeze"]
     calibration = read_calibration(path)
     assert calibration.link is not None
     assert calibration.link.latency + calibration.link.gap == pytest.approx(link["alpha_s"])
+    assert calibration.link.processor is not None
+    assert calibration.link.processor.message_s == processor["message_s"]
     command = ["predict", "--dimension", "1M", "--calibration", str(path), "doublesqueeze/onebit", "--json", "-"]
     assert run(command) == 0
     predicted = json.loads(capsys.readouterr().out)

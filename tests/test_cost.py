@@ -6,13 +6,14 @@ import heapq
 import itertools
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from mpisqueeze.costs import exchanges as cost
 from mpisqueeze.costs.exchanges import Tree
-from mpisqueeze.costs.link import Link
+from mpisqueeze.costs.link import Link, Processor
 
 HOCKNEY = Link.hockney(1e-3, 1e9)
 LOGGP = Link(5e-3, 2e-5, 8e-9)
@@ -70,6 +71,54 @@ def test_one_rank_exchanges_nothing() -> None:
         cost.allreduce(HOCKNEY, 1, 1e6),
     ):
         assert schedule.seconds == schedule.port_bytes == 0
+
+
+def test_work_adds_up_on_cores_that_ranks_share() -> None:
+    """12 messages with 24 bytes in all, 1 s each and half a second per byte: 24 s of a core."""
+    lab, cluster = Processor(1.0, 0.5, ranks=4, cores=2), Processor(1.0, 0.5, ranks=1, cores=16)
+    assert (lab.load, cluster.load) == (2, 1)
+    assert lab.seconds(12, 24, 4) == 12
+    assert cluster.seconds(12, 24, 4) == 6
+    # Two ranks have a core each.
+    assert lab.seconds(12, 24, 2) == 12
+    assert Processor(1.0, 0.5, ranks=2, cores=16).seconds(12, 24, 4) == 6
+
+
+def test_no_exchange_is_faster_than_the_processors() -> None:
+    """4 ranks on a core, 1 s a message and nothing a byte: as many seconds as messages."""
+    link = replace(UNIT, gap=1e-3, byte_s=0.0, processor=Processor(1.0, ranks=4))
+    assert cost.through_root(link, 4, 8, 8, 5, "flat").seconds == 2 * 3 * 5
+    assert cost.through_root(link, 4, 8, 8, 5, "flat", whole_up=True).seconds == 3 + 3 * 5
+    assert cost.sharded(link, 4, 8, 8, 5).seconds == 2 * 4 * 3 * 5
+    assert cost.neighbours(link, 2, 8, 5, ranks=4).seconds == 4 * 2 * 5
+    counts = {schedule.way: schedule.seconds for schedule in cost.allreduce_ways(link, 4, 8)}
+    assert counts == {"doubling": 4 * 2, "halving": 4 * 4, "ring": 4 * 6}
+    # Three ranks: one sends its vector to another, which hands back the sum.
+    assert {s.way: s.seconds for s in cost.allreduce_ways(link, 3, 8)}["doubling"] == 2 + 2
+    # A byte takes the processor a second: those of all messages.
+    link = replace(link, processor=Processor(0.0, 1.0, ranks=4))
+    assert cost.through_root(link, 4, 8, 16, 5, "flat").seconds == 3 * (8 + 16)
+    assert cost.sharded(link, 4, 8, 16, 5).seconds == 3 * (8 + 16)
+    assert cost.neighbours(link, 2, 8, ranks=4).seconds == 4 * 2 * 8
+    assert {s.way: s.seconds for s in cost.allreduce_ways(link, 4, 8)}["ring"] == 4 * 6 * 2
+    assert {s.way: s.seconds for s in cost.allreduce_ways(link, 3, 8)}["doubling"] == 2 * 8 + 2 * 8
+
+
+def test_a_rank_that_wakes_late_waits_longer_at_each_hop() -> None:
+    late = replace(UNIT, processor=Processor(wake_s=10.0))
+    for exchange, hops in (
+        (lambda link: cost.through_root(link, 4, 2, 4, 1, "chain"), 1 + 3),
+        (lambda link: cost.through_root(link, 4, 2, 4, 1, "flat"), 1 + 1),
+        (lambda link: cost.sharded(link, 4, 8, 8), 2),
+        (lambda link: cost.neighbours(link, 2, 8), 1),
+    ):
+        assert exchange(late).seconds == exchange(UNIT).seconds + 10 * hops
+
+
+def test_a_burst_is_no_part_of_the_bound() -> None:
+    schedule = cost.neighbours(UNIT, 2, 4)
+    assert (schedule.bound(UNIT), schedule.bound(replace(UNIT, burst=3.0))) == (8, 5)
+    assert schedule.bound(replace(UNIT, burst=9.0)) == 0
 
 
 @pytest.mark.parametrize("link", [HOCKNEY, LOGGP])

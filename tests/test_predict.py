@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,10 @@ from mpisqueeze.algorithms.base import Algorithm
 from mpisqueeze.cli.app import run
 from mpisqueeze.comm.world import World
 from mpisqueeze.costs import exchanges as cost
-from mpisqueeze.costs.link import Link, network_name, parse_link
+from mpisqueeze.costs.link import Link, Processor, network_name, parse_link
 from mpisqueeze.errors import UsageError
+from mpisqueeze.lab.shaping import Links
+from mpisqueeze.modelling.checking import SLICE_S
 from mpisqueeze.modelling.forecast import Forecast, wins
 from mpisqueeze.modelling.methods import Method, degrees, methods_for
 from mpisqueeze.modelling.predict import Work, predict, terms_of, work_of
@@ -230,6 +232,79 @@ def test_kernels_overlap_with_the_wire() -> None:
     forecast = Forecast([method("allreduce"), root, method("csgd/fp16")], 8, D, "float32", HOCKNEY, 0.0, CALIBRATION)
     assert forecast.missing == ["fp16"]
     assert all(prediction.work == Work() for prediction in forecast.results)
+
+
+def test_short_vectors_are_added_as_fast_as_they_were_measured() -> None:
+    measured = replace(CALIBRATION, adds=((1e4, 1e-10), (1e6, 3e-10)))
+    assert [measured.add(n) for n in (100, 1e4, 1e5, 1e6, 1e9)] == pytest.approx([1e-10, 1e-10, 2e-10, 3e-10, 3e-10])
+    assert CALIBRATION.add(100) == CALIBRATION.add_s
+
+
+def test_each_section_takes_its_time() -> None:
+    """20 µs on a rank that sends, serves and applies it; sharded over 8, a rank serves one of eight that it sends."""
+    slow = replace(CALIBRATION, add_s=0.0, kernels={"onebit": Kernel("onebit", 0, 0, 0)}, section_s=20e-6)
+    slow.kernels["identity"] = slow.kernels["onebit"]
+    for server, each in (("root", 1), ("sharded", 4.5)):
+        chosen = method("doublesqueeze/onebit", server)
+        traffic = chosen.traffic(8, D, "float32")
+        work = work_of(chosen, traffic, slow)
+        assert work is not None
+        schedule = traffic.cost(Link(0.0, 0.0, 0.0), 100, "flat")
+        made = predict(chosen, traffic, work, terms_of(8, HOCKNEY), 0.0, schedule)
+        assert made.exchange_s == pytest.approx(100 * each * 20e-6)
+        assert made.waited_s() == pytest.approx(50 * each * 20e-6)
+
+
+def test_work_of_ranks_that_share_a_core_adds_up() -> None:
+    """Two ranks a core: twice the coding and the update, and a worker's log books waiting as communication."""
+    chosen = method("doublesqueeze/topk:0.01", "sharded")
+    work = Work(2e-3, 1e-3, 0.5e-3, 4e-3)
+    made = [
+        predict(chosen, chosen.traffic(8, D, "float32"), work, terms_of(8, link), 1e-3)
+        for link in (HOCKNEY, replace(HOCKNEY, processor=Processor(ranks=4, cores=2)))
+    ]
+    alone, shared = made
+    assert alone.schedule == shared.schedule
+    assert alone.iteration_s == pytest.approx(1e-3 + alone.wire_s + 3e-3 + 4e-3)
+    assert shared.iteration_s == pytest.approx(1e-3 + alone.wire_s + 6e-3 + 8e-3)
+    assert alone.waited_s() == pytest.approx(alone.wire_s + 0.5e-3)
+    assert shared.waited_s() == pytest.approx(alone.wire_s + 0.5e-3 + 3e-3)
+    assert shared.waited_s(7e-3) == pytest.approx(alone.wire_s + 0.5e-3 + 7e-3)
+
+
+def test_what_messages_cost_processors_moves_break_even_points() -> None:
+    """Small payloads gain less where messages cost 20 µs of a core, and where a byte costs 1 ns no network is so fast
+    that full vectors win."""
+    link = Link(10e-6, 1e-6, 8.4e-9)
+    busy = replace(link, processor=Processor(20e-6, 1e-9, ranks=4, cores=2))
+    small, signs = method("choco/topk:0.01"), method("doublesqueeze/onebit")
+    gains, wins = [], []
+    for each in (link, busy):
+        few = Forecast([method("allreduce"), small], 4, 20_000, "float32", each, 0.0, None)
+        gains.append(few.results[0].iteration_s / few.results[1].iteration_s)
+        wins.append(Forecast([method("allreduce"), signs], 4, 300_000, "float32", each, 0.0, None).wins(1).between)
+    assert gains[1] < 0.5 * gains[0]
+    ((low, high),) = wins[0]
+    assert low is None
+    assert high is not None
+    assert wins[1] == [(None, None)]
+
+
+def test_the_library_is_as_fast_as_it_was_measured() -> None:
+    """MPI_Allreduce took twice the model's time for small vectors and four times for large ones."""
+    link = Link(1e-5, 1e-6, 1e-9)
+    modelled = [(size, cost.allreduce(link, 4, size).seconds) for size in (1e3, 1e5, 1e7)]
+    slower = tuple((size, seconds * factor) for (size, seconds), factor in zip(modelled, (2, 2, 4), strict=True))
+    calibration = replace(CALIBRATION, link=link, allreduce=slower)
+    assert [calibration.library(size) for size in (10, 1e3, 1e4, 1e7, 1e9)] == pytest.approx([2, 2, 2, 4, 4])
+    assert calibration.library(1e6) == pytest.approx(math.sqrt(8))
+    assert replace(calibration, link=None).library(1e3) is None
+    chosen = method("allreduce")
+    traffic = chosen.traffic(4, D, "float32")
+    work = work_of(chosen, traffic, calibration)
+    assert work is not None
+    made = predict(chosen, traffic, work, terms_of(4, link), 0.0)
+    assert made.wire_s == pytest.approx(made.schedule.seconds * calibration.library(FULL))
 
 
 def test_a_hundred_thousand_ranks_take_no_time() -> None:
@@ -537,6 +612,35 @@ def test_check_holds_the_model_against_runs(capsys: pytest.CaptureFixture[str]) 
     assert row["iteration_s"] > row["compute_s"] + expected
     assert run(["predict", "--check", "a", "b"]) == 0
     assert "-20 %" in capsys.readouterr().out
+
+
+LAB = {"hosts": ["host0", "host1", "host2", "host3"], "rate": 1e9, "delay": 0.0, "mtu": 1500}
+
+
+@pytest.mark.parametrize("cores", [2, 4])
+def test_check_knows_a_labs_burst_and_the_ranks_that_share_its_cores(
+    cores: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    timed_run(Path("a"), 0.005, link=None)
+    Path("a/environment.json").write_text(json.dumps({"lab": LAB}))
+    processor = {"message_s": 4e-6, "byte_s": 1e-9, "wake_s": 5e-5, "ranks": 4, "cores": cores}
+    calibration_file(link={"alpha_s": 1e-5, "gap_s": 1e-6, "bandwidth": 0.95e9, "processor": processor})
+    (row,) = asked(capsys, "--check", "a", "--calibration", "c.json")["results"]
+    link = Link(9e-6, 1e-6, 8 / 0.95e9, processor=Processor(**processor))
+    schedule = cost.through_root(link, 4, SIGNS, SIGNS, row["chunks"], row["way"])
+    # The last answer, small beside a burst, takes no time either.
+    sends, _ = cost.Tree(row["way"], 4).paths[0]
+    wire = schedule.seconds - (Links(4, 1e9).burst + sends * SIGNS / row["chunks"]) * link.byte_s
+    load, codec = 4 / cores, row["encode_s"] + row["decode_s"]
+    exchange = max(wire, load * codec) + min(wire, load * codec) / row["chunks"]
+    assert row["exchange_s"] == pytest.approx(exchange)
+    barrier = cost.allreduce(link, 4, 16).seconds
+    # A gradient of 10 ms was measured in turns with others; a log books no more than a slice of it as waiting.
+    assert row["iteration_s"] == pytest.approx(barrier + 10e-3 + exchange)
+    server = row["decode_s"] - 1e-10 * D + 1e-9 * D
+    quiet = max(wire, codec) + min(wire, codec) / row["chunks"]
+    assert row["comm_s"] == pytest.approx(quiet - codec + server + (load - 1) * SLICE_S)
+    assert row["bound_s"] == pytest.approx((row["port_bytes"] - Links(4, 1e9).burst) * link.byte_s)
 
 
 def test_runs_on_a_real_network_need_to_be_told_of_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -176,6 +176,10 @@ class HeldSend:
         _sleep_until(self._until, self.request)
         self.request.Wait()
 
+    def Test(self) -> bool:
+        """True if `Wait` returns at once."""
+        return bool(self.request.Test()) and self._until <= time.monotonic()
+
     def Free(self) -> None:
         self.request.Free()
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import numpy as np
 
 from mpisqueeze.comm.world import World
-from mpisqueeze.costs.link import Link
+from mpisqueeze.costs.link import Link, Processor
+from mpisqueeze.devices.cores import logical_cores
 
 #: Seconds for an MPI call and the Python around it.
 CALL_S = 5e-6
@@ -20,15 +22,18 @@ SLOW_BYTE_S = 8e-10
 #: Most bytes in a message on a slow link. Over TCP, MPI sends larger ones by rendezvous: several at once instead of in
 #: order, and opposite directions one after the other.
 EAGER_BYTES = 16 << 10
-_PROBE, _LARGE = 9, 128 << 10
+#: Seconds of a core per byte through TCP.
+TCP_BYTE_S = 7e-10
+#: The shorter one is what a shaper may pass in a burst.
+_PROBE, _LARGE, _LARGER = 9, 128 << 10, 384 << 10
 _known: dict[int, Link] = {}
 
 
 def estimate(world: World) -> Link:
     """The link between ranks; collective. On several hosts it is measured once, on one host it is assumed.
 
-    The measurement is a ping-pong between rank 0 and the first rank of another host with 1 byte and with 128 KiB, of
-    which the fastest of a few rounds counts.
+    The measurement is a ping-pong between rank 0 and the first rank of another host with 1 byte, 128 KiB and 384 KiB,
+    of which the fastest of a few rounds counts.
     """
     found = _known.get(world.comm.py2f())
     if found is None:
@@ -44,9 +49,25 @@ def _measure(world: World) -> Link:
     times = None
     if world.rank in (0, other):
         peer = other if world.is_root else 0
-        times = [_ping_pong(world, peer, nbytes, rounds) for nbytes, rounds in ((1, 10), (_LARGE, 4))]
-    small, large = comm.bcast(times)
-    return Link(max(small - CALL_S, 0.0), CALL_S, max(large - small, 1e-9) / _LARGE)
+        times = [_ping_pong(world, peer, nbytes, rounds) for nbytes, rounds in ((1, 10), (_LARGE, 2), (_LARGER, 2))]
+    small, large, larger = comm.bcast(times)
+    processor = Processor(CALL_S, TCP_BYTE_S, 0.0, *shared_cores(world))
+    byte_s = max(larger - large, 1e-9) / (_LARGER - _LARGE)
+    return Link(max(small - CALL_S, 0.0), CALL_S, byte_s, processor=processor)
+
+
+def shared_cores(world: World) -> tuple[int, int]:
+    """The numbers of ranks and of cores of the host with the most ranks per core; collective.
+
+    The hosts of a lab are one machine.
+    """
+    if "MPISQUEEZE_LAB" in os.environ:
+        return world.size, len(logical_cores())
+    hosts: dict[int, tuple[int, set[int]]] = {}
+    for host, cores in world.comm.allgather((world.host, logical_cores())):
+        ranks, known = hosts.get(host, (0, set()))
+        hosts[host] = ranks + 1, known | cores
+    return max(((ranks, len(cores)) for ranks, cores in hosts.values()), key=lambda host: host[0] / host[1])
 
 
 def _ping_pong(world: World, peer: int, nbytes: int, rounds: int) -> float:

@@ -1,10 +1,13 @@
-"""Costs of the exchanges on a network whose ranks have one port each.
+"""Costs of the exchanges on a network whose ranks have one port each, and share processors.
 
 A port does at most one send and one receive at a time. A message of m bytes occupies the sender's port for
 τ(m) = g + m·β. It also occupies the receiver's port for τ(m), from its start or from when that port is free, and then
 arrives a latency l later. With l = 0 and g = α this is Hockney's α + mβ, as in Thakur, Rabenseifner & Gropp,
 "Optimization of Collective Communication Operations in MPICH" (IJHPCA 19(1), 2005), the source of all formulas without
 another one; with l = L and g = o it is LogGP (Alexandrov, Ionescu, Schauser & Scheiman, SPAA 1995).
+
+Where a link has a `Processor`, a rank goes on w after a message has arrived, so that l + w stands for l, and no
+exchange takes less than the work of all its messages on the cores of a host.
 
 Exchanges choose their tree and their number of sections by these functions, so that a prediction describes what runs.
 """
@@ -111,7 +114,7 @@ class Schedule:
 
     def bound(self, link: Link) -> float:
         """Lower bound (s) for any schedule that sends these bytes through these ports."""
-        return self.port_bytes * link.byte_s
+        return max(0.0, self.port_bytes - link.burst) * link.byte_s
 
 
 def through_root(
@@ -134,14 +137,17 @@ def through_root(
         return Schedule(0.0, 0.0, 1, way)
     fanout, inner, paths = _shape(way, ranks)
     up, down = link.message(up_bytes if whole_up else up_bytes / sections), link.message(down_bytes / sections)
-    first = (ranks - 1) * up + link.latency + max(sends * down + hops * link.latency for sends, hops in paths)
+    first = (ranks - 1) * up + link.hop + max(sends * down + hops * link.hop for sends, hops in paths)
     period = max((ranks - 1) * up, fanout * down, up + inner * down if inner else 0.0)
     port = max((ranks - 1) * up_bytes, fanout * down_bytes, up_bytes + inner * down_bytes if inner else 0)
     if whole_up:
         seconds = first + (sections - 1) * max(fanout, inner) * down
     else:
         seconds = _pipeline(first, period, sections, sections_ahead(ranks, sections, up_bytes))
-    return Schedule(seconds, port, sections, way)
+    messages = (ranks - 1) * ((1 if whole_up else sections) + sections)
+    return Schedule(
+        max(seconds, _work(link, ranks, messages, (ranks - 1) * (up_bytes + down_bytes))), port, sections, way
+    )
 
 
 @lru_cache(maxsize=256)
@@ -168,27 +174,37 @@ def sharded(link: Link, ranks: int, up_bytes: float, down_bytes: float, sections
     """Every rank serves 1/N of the vector: N − 1 shards out and in, then N − 1 answers out and in.
 
     T = K(N − 1)(τ(u/N/K) + τ(d/N/K)) + 2l, the pairwise all-to-all and all-gather of Thakur et al. §§4, 5. It is longer
-    where the latency leaves ports idle because no more than A sections are on their way, as through a root.
+    where the latency leaves ports idle because no more than A sections are on their way, as through a root, and since a
+    rank serves a section when it has all answers but the last: two sections take l + (N − 1)τ(d/N/K) at the least.
     """
     if ranks == 1:
         return Schedule(0.0, 0.0)
     messages = ranks * sections
-    both = link.message(up_bytes / messages) + link.message(down_bytes / messages)
+    up, down = link.message(up_bytes / messages), link.message(down_bytes / messages)
     port = (ranks - 1) / ranks * (up_bytes + down_bytes)
-    period = (ranks - 1) * both
+    both = (ranks - 1) * (up + down)
+    period = max(both, (link.hop + (ranks - 1) * down) / 2)
     ahead = sections_ahead(ranks, sections, up_bytes / ranks)
-    return Schedule(_pipeline(period + 2 * link.latency, period, sections, ahead), port, sections)
+    work = _work(link, ranks, 2 * (ranks - 1) * messages, ranks * port)
+    return Schedule(max(_pipeline(both + 2 * link.hop, period, sections, ahead), work), port, sections)
 
 
-def neighbours(link: Link, degree: int, nbytes: float, sections: int = 1) -> Schedule:
+def _work(link: Link, ranks: int, messages: float, nbytes: float) -> float:
+    """Time (s) of the processors for all messages of an exchange, 0 where it is not known."""
+    return link.processor.seconds(messages, nbytes, ranks) if link.processor else 0.0
+
+
+def neighbours(link: Link, degree: int, nbytes: float, sections: int = 1, ranks: int = 2) -> Schedule:
     """A payload goes to each of `degree` neighbours and one comes from each: T = K·deg·τ(B/K) + l for any N.
 
-    `degree` is the largest of any rank. Many sections may wait for the latency, as through a root.
+    `degree` is the largest of any rank. Many sections may wait for the latency, as through a root. N is for the work of
+    processors alone.
     """
     if degree == 0:
         return Schedule(0.0, 0.0)
     period = degree * link.message(nbytes / sections)
-    return Schedule(_pipeline(period + link.latency, period, sections, AHEAD), degree * nbytes, sections)
+    work = _work(link, ranks, ranks * degree * sections, ranks * degree * nbytes)
+    return Schedule(max(_pipeline(period + link.hop, period, sections, AHEAD), work), degree * nbytes, sections)
 
 
 def allreduce(link: Link, ranks: int, nbytes: float) -> Schedule:
@@ -209,14 +225,20 @@ def allreduce_ways(link: Link, ranks: int, nbytes: float) -> Iterable[Schedule]:
     rounds = ranks.bit_length() - 1
     power = 1 << rounds
     folded = power < ranks
-    fold = 2 * (link.message(nbytes) + link.latency) if folded else 0.0
+    fold = 2 * (link.message(nbytes) + link.hop) if folded else 0.0
     extra = nbytes if folded else 0.0
-    halving = sum(2 * (link.message(nbytes / 2**k) + link.latency) for k in range(1, rounds + 1))
-    doubling = rounds * (link.message(nbytes) + link.latency)
+    halving = sum(2 * (link.message(nbytes / 2**k) + link.hop) for k in range(1, rounds + 1))
+    doubling = rounds * (link.message(nbytes) + link.hop)
     if folded:
         doubling += link.message(nbytes)
         halving += link.message(nbytes / 2)
-    ring = 2 * (ranks - 1) * (link.message(nbytes / ranks) + link.latency)
-    yield Schedule(doubling + fold, rounds * nbytes + extra, way="doubling")
-    yield Schedule(halving + fold, 2 * (power - 1) / power * nbytes + extra, way="halving")
-    yield Schedule(ring, 2 * (ranks - 1) / ranks * nbytes, way="ring")
+    ring = 2 * (ranks - 1) * (link.message(nbytes / ranks) + link.hop)
+    outside = 2 * (ranks - power)
+    for way, seconds, count, port in (
+        ("doubling", doubling + fold, rounds, rounds * nbytes + extra),
+        ("halving", halving + fold, 2 * rounds, 2 * (power - 1) / power * nbytes + extra),
+        ("ring", ring, 2 * (ranks - 1), 2 * (ranks - 1) / ranks * nbytes),
+    ):
+        messages = ranks * count if way == "ring" else power * count + outside
+        moved = ranks * port if way == "ring" else power * (port - extra) + outside * nbytes
+        yield Schedule(max(seconds, _work(link, ranks, messages, moved)), port, way=way)

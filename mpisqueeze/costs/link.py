@@ -16,6 +16,39 @@ _KEYS = {"latency": parse_time, "bandwidth": parse_rate, "gap": parse_time}
 
 
 @dataclass(frozen=True)
+class Processor:
+    """The work of messages for processors, and the ranks that share them.
+
+    A message of m bytes costs o + mO of a core: its sender's, its receiver's and the kernel's share together. o is the
+    overhead of LogGP (Alexandrov et al., SPAA 1995), O its part per byte in LogGOPSim (Hoefler, Schneider &
+    Lumsdaine, HPDC 2010).
+
+    Attributes:
+        message_s: o, s.
+        byte_s: O, seconds per byte.
+        wake_s: time (s) by which a rank that waits for a message notices it later when all ranks are at work.
+        ranks, cores: number of ranks on a host, and of the cores that they share. The hosts of a lab are one machine.
+    """
+
+    message_s: float = 0.0
+    byte_s: float = 0.0
+    wake_s: float = 0.0
+    ranks: int = 1
+    cores: int = 1
+
+    @property
+    def load(self) -> float:
+        """Number of ranks per core, at least 1."""
+        return max(1.0, self.ranks / self.cores)
+
+    def seconds(self, messages: float, nbytes: float, ranks: int) -> float:
+        """Time (s) of a host for its part of the messages among `ranks` ranks, and of their bytes in all."""
+        here = min(self.ranks, ranks)
+        work = (messages * self.message_s + nbytes * self.byte_s) * here / ranks
+        return work / min(here, self.cores)
+
+
+@dataclass(frozen=True)
 class Link:
     """The cost of a message.
 
@@ -23,11 +56,25 @@ class Link:
         latency: l, time (s) from a message's end at the sender to its end at the receiver; ports are free meanwhile.
         gap: g, time (s) that an empty message occupies a port.
         byte_s: β, seconds per byte.
+        burst: bytes that an idle port passes in no time, as a shaper's token bucket does.
+        processor: the work of messages for processors; None where it is not known, and counts as none.
     """
 
     latency: float
     gap: float
     byte_s: float
+    burst: float = 0.0
+    processor: Processor | None = None
+
+    @property
+    def hop(self) -> float:
+        """Latency (s) until the rank that waits for a message goes on."""
+        return self.latency + (self.processor.wake_s if self.processor else 0.0)
+
+    @property
+    def load(self) -> float:
+        """Number of ranks per core, at least 1."""
+        return self.processor.load if self.processor else 1.0
 
     @staticmethod
     def hockney(alpha: float, bits_per_second: float) -> Link:

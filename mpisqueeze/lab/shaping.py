@@ -25,7 +25,7 @@ other way a little less (`results/lab/tcp.py` measures it):
 - `queue`: bytes that a port holds: twice every other host's window.
 
 Bytes that fit into the burst take no time after a pause: at 100mbit the first 10 kB of a message. Below that size it is
-latency that is measured.
+latency that is measured, and the bound of an exchange is its bytes beyond the burst.
 """
 
 from __future__ import annotations

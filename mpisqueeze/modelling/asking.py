@@ -119,7 +119,9 @@ def link_of(question: Question, calibration: Calibration | None) -> Link | None:
         if question.gap > alpha:
             raise UsageError(f"is a part of the latency, {alpha:g} s, and cannot be {question.gap:g} s", "--gap")
         gap = question.gap
-    return None if bandwidth is None else Link(alpha - gap, gap, 8 / bandwidth)
+    if bandwidth is None:
+        return None
+    return Link(alpha - gap, gap, 8 / bandwidth, processor=measured.processor if measured else None)
 
 
 def _known(option: str, what: str, most: int, *values: int | None) -> int:

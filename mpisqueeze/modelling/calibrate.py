@@ -18,12 +18,16 @@ from typing import Any
 import numpy as np
 
 from mpisqueeze import __version__
+from mpisqueeze.algorithms.base import Setup
+from mpisqueeze.algorithms.doublesqueeze import DoubleSqueeze
 from mpisqueeze.bench.kernels import Workload, make_compressor
 from mpisqueeze.bench.timing import seconds_of
 from mpisqueeze.comm.emulated import emulate
+from mpisqueeze.comm.estimate import shared_cores
 from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.placement import choose_device
 from mpisqueeze.comm.world import World
+from mpisqueeze.compressors.onebit import OneBit
 from mpisqueeze.costs.link import Link, parse_link
 from mpisqueeze.devices.buffers import Wire
 from mpisqueeze.errors import UsageError
@@ -34,21 +38,29 @@ from mpisqueeze.record.calibration import SCHEMA_VERSION, Fit, fit_line
 from mpisqueeze.record.environment import collect_environment
 from mpisqueeze.runs.interrupts import Interrupts
 from mpisqueeze.settings import Settings
+from mpisqueeze.topology import Topology
 
 #: One sensible spec of each built-in compressor, and what `predict` shows by itself.
 COMPRESSORS = (
     "identity", "onebit", "qsgd:4", "qsgd:8", "uniform:2", "uniform:8", "ternary", "topk:0.01", "randomk:0.01",
     "clip:16", "fp16", "bf16",
 )  # fmt: skip
+#: Lengths of vectors whose in-place addition is measured beside that of long ones.
+ADDED = (1 << 16, 1 << 18, 1 << 20)
 #: Length of the vectors that kernels are measured on.
 KERNEL_ELEMENTS = 1 << 20
+#: Sections in which a step is timed, beside one, and elements of each: a block of `onebit`.
+_SECTIONS, _SECTION_ELEMENTS = 64, 1024
 #: Sizes grow no further once a message takes this long, s.
 SLOWEST_S = 0.5
 #: Ranks that rank 0 plays ping-pong with.
 MOST_PARTNERS = 3
 #: Messages that each sender of an incast has on its way, at first and at most; large ones fewer.
 _FEW, _MANY, _SMALL = 4, 16, 4 << 10
-_PING, _FLOOD = 21, 22
+_PING, _FLOOD, _ROUND, _NOTHING = 21, 22, 23, 24
+#: Ranks that each rank sends to when all send at once, and seconds between two looks for what has arrived: at least,
+#: and as a part of the time that the messages are expected to take.
+_TARGETS, _PAUSE_S, _PAUSES = 3, 1e-3, 8
 _MIB = 1 << 20
 
 
@@ -148,6 +160,7 @@ def calibrate(request: CalibrationRequest, world: World, say: Callable[[str], No
         link = _measure_link(session)
         allreduce = None if emulated or world.size == 1 else _measure_allreduce(session)
         memory = _measure_memory(session)
+        section_s = _measure_section(session)
         kernels = [_measure_kernel(session, part) for part in request.compressors]
     if not world.is_root:
         return {}
@@ -165,6 +178,7 @@ def calibrate(request: CalibrationRequest, world: World, say: Callable[[str], No
         "link": link,
         "allreduce": allreduce,
         "memory": memory,
+        "section_s": section_s,
         "kernels": kernels,
     }
 
@@ -198,6 +212,7 @@ def _measure_link(session: _Session) -> dict[str, Any] | None:
     gap = fit_line([point["size"] for point in flood], [point["per_message_s"] for point in flood])
     session.say(f"both directions at once between ranks 0 and {partner}")
     duplex = _duplex(session, partner, slowest)
+    processor = _measure_processor(session, fit)
     largest = slowest[-1]["size"]
     return {
         "kind": "emulated" if request.link else "lab" if os.environ.get("MPISQUEEZE_LAB") else "real",
@@ -207,6 +222,7 @@ def _measure_link(session: _Session) -> dict[str, Any] | None:
         "bandwidth": fit.bandwidth,
         # A port is busy for a part of a message's whole time.
         "gap_s": min(gap.alpha_s, fit.alpha_s),
+        "processor": processor,
         "incast_bandwidth": gap.bandwidth,
         "duplex_ratio": duplex["ratio"],
         "largest_size": largest,
@@ -329,6 +345,100 @@ def _duplex(session: _Session, partner: int, points: list[dict[str, Any]]) -> di
     return {"size": size, **both, "one_direction_s": point["time_s"], "ratio": both["time_s"] / point["time_s"]}
 
 
+def _measure_processor(session: _Session, fit: Fit) -> dict[str, Any]:
+    """The work of messages for processors, with all ranks at work at once; collective.
+
+    o and O are from the CPU time of all ranks while each sends small, then large messages to a few others and sleeps
+    until they are there, so that it is work and no waiting that counts, and programs beside it count little. w is the
+    median time of a round, in which each rank sends a byte to the next and waits for the one before, beyond α.
+    """
+    request, world = session.request, session.world
+    session.say("all ranks at once: processor time of messages, and rounds")
+    targets = min(_TARGETS, world.size - 1)
+    few = int(max(1, min(_MANY, request.budget_s * 10 / max(fit.alpha_s * targets, 1e-9))))
+    look_s = float(np.median(world.comm.allgather(_look_s(session))))
+    most = request.budget_s * 5 / max(fit.byte_s * targets * _FEW, 1e-15)
+    large = int(max(2, min(_MIB, request.max_size, most)))
+    points = []
+    for size, count in ((1, few), (large, _FEW)):
+        pause = max(_PAUSE_S, (fit.alpha_s + targets * count * size * fit.byte_s) / _PAUSES)
+        times = [_all_at_once(session, size, count, targets, look_s, pause) for _ in range(request.repetitions + 1)]
+        messages = world.size * targets * count
+        points.append(float(np.median(np.sum(world.comm.allgather(times[1:]), axis=0))) / messages)
+        session.meet()
+    message_s = max(points[0], 0.0)
+    rounds = [_one_round(session) for _ in range(20 * request.repetitions)]
+    slowest = np.max(world.comm.allgather(rounds), axis=0)
+    session.meet()
+    ranks, cores = shared_cores(world)
+    return {
+        "message_s": message_s,
+        "byte_s": max(points[1] - message_s, 0.0) / large,
+        "wake_s": max(float(np.median(slowest)) - fit.alpha_s, 0.0),
+        "ranks": ranks,
+        "cores": cores,
+        "large_size": large,
+    }
+
+
+def _look_s(session: _Session) -> float:
+    """CPU time (s) of a look for a message that is not there, and of the sleep after it; all ranks at once."""
+    world = session.world
+    receive = session.network.receiver(session.wire(1).mpi, (world.rank + 1) % world.size, _NOTHING)
+    receive.Start()
+    world.comm.Barrier()
+    began, looks = time.process_time(), 50
+    for _ in range(looks):
+        receive.Test()
+        time.sleep(_PAUSE_S)
+    seconds = (time.process_time() - began) / looks
+    session.meet()
+    receive.Cancel()
+    receive.Wait()
+    receive.Free()
+    return seconds
+
+
+def _all_at_once(session: _Session, size: int, count: int, targets: int, look_s: float, pause: float) -> float:
+    """CPU time (s) of this rank while each sends `count` messages to each of the `targets` next ones, without looks."""
+    network, world = session.network, session.world
+    others = [(step, number) for step in range(1, targets + 1) for number in range(count)]
+    out = session.wire(size)
+    requests = [
+        network.receiver(session.wire(size).mpi, (world.rank - step) % world.size, _FLOOD) for step, _ in others
+    ] + [network.sender(out.mpi, (world.rank + step) % world.size, _FLOOD) for step, _ in others]
+    world.comm.Barrier()
+    began, looks = time.process_time(), 0
+    for request in requests:
+        request.Start()
+    for request in requests:
+        while not request.Test():
+            looks += 1
+            time.sleep(pause)
+        request.Wait()
+    seconds = time.process_time() - began - looks * look_s
+    for request in requests:
+        request.Free()
+    return seconds
+
+
+def _one_round(session: _Session) -> float:
+    """Seconds until this rank has sent a byte to the next one and heard from the one before, all at once."""
+    network, world = session.network, session.world
+    send = network.sender(session.wire(1).mpi, (world.rank + 1) % world.size, _ROUND)
+    receive = network.receiver(session.wire(1).mpi, (world.rank - 1) % world.size, _ROUND)
+    world.comm.Barrier()
+    began = time.perf_counter()
+    receive.Start()
+    send.Start()
+    receive.Wait()
+    send.Wait()
+    seconds = time.perf_counter() - began
+    send.Free()
+    receive.Free()
+    return seconds
+
+
 def _measure_allreduce(session: _Session) -> list[dict[str, Any]]:
     """The times of MPI_Allreduce in place by size, which is what a user would otherwise pick; collective."""
     request, world = session.request, session.world
@@ -358,8 +468,9 @@ def _measure_memory(session: _Session) -> dict[str, Any]:
     elements = (4 if request.quick else 16) * KERNEL_ELEMENTS
     session.say(f"memory: {elements:,} {request.dtype}".replace(",", " "))
     a, b = xp.ones(elements, dtype), xp.ones(elements, dtype)
-    add = _repeat(session, lambda: xp.add(a, b, out=a))
-    copy = _repeat(session, lambda: xp.copyto(a, b))
+    lengths = [n for n in ADDED if n < elements]
+    adds = [_repeat(session, partial(xp.add, a[:n], b[:n], out=a[:n])) for n in (*lengths, elements)]
+    copy, add = _repeat(session, lambda: xp.copyto(a, b)), adds[-1]
     return {
         "elements": elements,
         "add_s_per_element": add["time_s"] / elements,
@@ -369,6 +480,10 @@ def _measure_memory(session: _Session) -> dict[str, Any]:
         # Two vectors read and one written; one read and one written.
         "add_gb_s": 3e-9 * elements * dtype.itemsize / add["time_s"],
         "copy_gb_s": 2e-9 * elements * dtype.itemsize / copy["time_s"],
+        # Shorter ones stay in a cache.
+        "shorter": [
+            {"elements": n, "add_s_per_element": row["time_s"] / n} for n, row in zip(lengths, adds, strict=False)
+        ],
     }
 
 
@@ -388,6 +503,30 @@ def _measure_kernel(session: _Session, part: Part) -> dict[str, Any]:
         timed = _repeat(session, work, before)
         row |= {f"{name}_s_per_element": timed["time_s"] / d, f"{name}_spread": timed["spread"]}
     return row
+
+
+def _measure_section(session: _Session) -> float:
+    """The time (s) that an exchange spends on a section whatever its length, without messages; collective.
+
+    The difference of a step of `doublesqueeze` in many sections and in one, of each rank alone, all at once.
+    """
+    session.say("sections")
+    device, dtype = session.network.device, np.dtype(session.request.dtype)
+    make = partial(_one_bit, device.xp, dtype)
+    elements, chunk = _SECTIONS * _SECTION_ELEMENTS, make(_SECTION_ELEMENTS, 1).payload_bytes
+    alone, times, counts = World(MPI.COMM_SELF), [], []
+    g, x = device.xp.ones(elements, dtype), device.xp.zeros(elements, dtype)
+    for chunk_bytes in (None, chunk):
+        network = Network(alone, device, chunk_bytes=chunk_bytes)
+        algorithm = DoubleSqueeze(Setup(network, elements, dtype, 1, make, Topology("ring", 1)))
+        times.append(_repeat(session, partial(algorithm.step, x, lambda _: g, 0.1))["time_s"])
+        counts.append(len(algorithm.exchange.up[0]))
+        algorithm.close()
+    return max(times[1] - times[0], 0.0) / (counts[1] - counts[0])
+
+
+def _one_bit(xp: Any, dtype: Any, dimension: int, seed: int) -> Any:
+    return OneBit(dimension, xp, dtype, seed)
 
 
 def _repeat(session: _Session, work: Callable[[], Any], before: Callable[[], Any] = lambda: None) -> dict[str, Any]:

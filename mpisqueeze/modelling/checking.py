@@ -1,17 +1,33 @@
-"""The model held against finished runs: the times that their logs measured, beside those that it predicts."""
+"""The model held against finished runs: the times that their logs measured, beside those that it predicts.
+
+A log books more than `predict` models. A run meets at a barrier before each exchange. Where L ranks share a core, the
+one that is done first goes on to its next gradient, and the others are booked as waiting for a message that is there:
+(L − 1)W more communication, where W is all work of a rank in an iteration, or what it gets done before the
+system gives the core to another rank.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from mpisqueeze.comm.emulated import ALIGNMENT_S
 from mpisqueeze.comm.estimate import EAGER_BYTES, SLOW_BYTE_S
+from mpisqueeze.costs import exchanges
+from mpisqueeze.costs.exchanges import Schedule
 from mpisqueeze.costs.link import Link, parse_link
+from mpisqueeze.costs.sections import Terms
 from mpisqueeze.errors import UsageError
-from mpisqueeze.modelling.methods import Method
+from mpisqueeze.lab.shaping import Links
+from mpisqueeze.modelling.methods import Method, Traffic
 from mpisqueeze.modelling.predict import Prediction, Work, predict, terms_of, work_of
 from mpisqueeze.record.calibration import Calibration
 from mpisqueeze.record.reading import RunLog
+
+#: Seconds that a rank keeps a core which others wait for: a tick of Linux at 250 Hz.
+SLICE_S = 4e-3
+#: Bytes of the barrier's agreement.
+_AGREEMENT = 16
 
 
 @dataclass(frozen=True)
@@ -20,6 +36,8 @@ class Checked:
 
     Attributes:
         kernels: whether coding is in the prediction.
+        alone_s: a rank's work in an iteration, s, up to a time slice.
+        barrier_s: modelled time of the barrier.
         comm_s, iteration_s: measured, medians over iterations of the slowest rank's time.
     """
 
@@ -28,13 +46,22 @@ class Checked:
     link: Link
     kernels: bool
     prediction: Prediction
+    alone_s: float
+    barrier_s: float
     comm_s: float
     iteration_s: float
 
     @property
     def predicted_comm_s(self) -> float:
         """The time that the log books as communication: on a worker also the coding that its server does meanwhile."""
-        return self.prediction.waited_s if self.kernels else self.prediction.wire_s
+        if not self.kernels:
+            return self.prediction.wire_s
+        return self.prediction.waited_s((self.prediction.link.load - 1) * self.alone_s)
+
+    @property
+    def predicted_iteration_s(self) -> float | None:
+        """The time of an iteration with its barrier; None where coding is not known."""
+        return self.prediction.iteration_s + self.barrier_s if self.kernels else None
 
 
 def check_runs(
@@ -67,16 +94,40 @@ def _check(run: RunLog, given: Link | None, calibration: Calibration | None) -> 
     config = run.config
     emulated = config.get("link")
     link = parse_link(emulated) if emulated else given
+    lab = run.environment.get("lab")
+    if link and lab and not emulated:
+        link = replace(link, burst=Links(config["ranks"], lab["rate"], lab["delay"], lab["mtu"]).burst)
     if link is None:
         unknown = f"nothing says what its network was like ({run.network})"
         raise UsageError(f"{unknown}: give --calibration, or --latency and --bandwidth")
+    if calibration and calibration.link and calibration.given == emulated:
+        link = replace(link, processor=calibration.link.processor)
     method = Method.ran(config)
     traffic = method.traffic(config["ranks"], config["dimension"], config["dtype"])
     usable = calibration is not None and calibration.dtype == config["dtype"]
     work = work_of(method, traffic, calibration) if calibration and usable else None
+    if work and emulated:
+        # MPI's own all-reduce knows nothing of the emulated link.
+        work = replace(work, library=1.0)
     # This is the limit of comm.exchange.
     slow = not emulated and link.byte_s > SLOW_BYTE_S
     terms = terms_of(config["ranks"], link, config, EAGER_BYTES if slow else None)
     compute, comm, iteration = (run.summary["times"][key]["median"] for key in ("compute_s", "comm_s", "iteration_s"))
-    prediction = predict(method, traffic, work or Work(), terms, compute)
-    return Checked(run, emulated or run.network, link, work is not None, prediction, comm, iteration)
+    # A gradient longer than a slice was measured while others had the core by turns.
+    own = compute if compute <= SLICE_S else max(SLICE_S, compute / link.load)
+    prediction = predict(method, traffic, work or Work(), terms, own * link.load, _ran(run, traffic, terms))
+    alone = min(SLICE_S, own + prediction.work.encode + prediction.work.decode + prediction.work.update)
+    meets, barrier = config.get("barrier"), 0.0
+    # Gossip has none unless it was asked for.
+    if meets or (meets is None and method.route != "neighbours"):
+        barrier = ALIGNMENT_S * link.load if emulated else exchanges.allreduce(link, traffic.ranks, _AGREEMENT).seconds
+    return Checked(run, emulated or run.network, link, work is not None, prediction, alone, barrier, comm, iteration)
+
+
+def _ran(run: RunLog, traffic: Traffic, terms: Terms) -> Schedule:
+    """The time of the sections and the tree that a run had; of the model's choice where its summary has none."""
+    sections, way = run.summary.get("chunks"), run.summary.get("tree") or ""
+    if not sections or (traffic.exchange == "root") != bool(way):
+        chosen = traffic.schedule(terms)
+        sections, way = chosen.sections, chosen.way
+    return traffic.cost(terms.link, sections, way)

@@ -208,7 +208,7 @@ def _cell(forecast: Forecast, bandwidth: float, latency_s: float) -> dict[str, A
 
 def _checked(item: Checked) -> dict[str, Any]:
     prediction, link = item.prediction, item.link
-    modelled = prediction.iteration_s if item.kernels else None
+    modelled = item.predicted_iteration_s
     return {
         "run": item.run.name,
         "run_folder": str(item.run.path),

@@ -154,7 +154,7 @@ class Forecast:
         """
         alpha = self.link.latency + self.link.gap
         part = self.link.gap / alpha if alpha else 1.0
-        link = Link(latency_s * (1 - part), latency_s * part, 8 / bandwidth)
+        link = replace(self.link, latency=latency_s * (1 - part), gap=latency_s * part, byte_s=8 / bandwidth)
         best = self._predict(0, link)
         base = least = self.cost(0, best)
         for index in sorted(set(self._alike)):

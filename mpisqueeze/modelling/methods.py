@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -11,7 +11,8 @@ import numpy as np
 
 from mpisqueeze.algorithms.base import Algorithm
 from mpisqueeze.costs import exchanges
-from mpisqueeze.costs.exchanges import Schedule
+from mpisqueeze.costs.exchanges import Schedule, Tree
+from mpisqueeze.costs.link import Link
 from mpisqueeze.costs.sections import Terms, choose_sections
 from mpisqueeze.errors import UsageError
 from mpisqueeze.parts import registry
@@ -53,15 +54,40 @@ class Traffic:
     @lru_cache(maxsize=1 << 16)  # noqa: B019 - small, and asked for again and again
     def schedule(self, terms: Terms) -> Schedule:
         """The schedule that the exchange would choose on these terms, with its time."""
-        link, limit = terms.link, terms.message_bytes
+        limit = terms.message_bytes
+        if self.exchange in SERVERS and self.ranks > 1:
+            by_root = self.exchange == "root"
+            return choose_sections(terms, self.dimension, self.grains, self.up, self.down, by_root).schedule
+        cut = self.exchange == "neighbours" and limit
+        return self.cost(terms.link, -(-self.up // limit) if cut and limit else 1)
+
+    def cost(self, link: Link, sections: int = 1, way: str = "") -> Schedule:
+        """The time of a schedule on `link`, whose idle ports pass a burst in no time.
+
+        So do the first bytes into the busiest port, and those of a root's last answer at each port on its way, which
+        is idle between answers. An all-reduce is left as it is: the library's is measured, bursts included.
+        """
+        made = self._cost(link, sections, way)
+        if not link.burst or self.exchange == "allreduce":
+            return made
+        saved = link.burst
+        if self.exchange == "root":
+            sends, hops = Tree(way, self.ranks).paths[0]
+            saved += min(hops * link.burst, sends * self.down / sections)
+        least = self._cost(replace(link, byte_s=0.0), sections, way).seconds
+        return replace(made, seconds=max(least, made.seconds - saved * link.byte_s))
+
+    def _cost(self, link: Link, sections: int, way: str) -> Schedule:
         if self.ranks == 1:
             return Schedule(0.0, 0.0)
         if self.exchange == "allreduce":
             return exchanges.allreduce(link, self.ranks, self.up)
         if self.exchange == "neighbours":
-            return exchanges.neighbours(link, self.degree, self.up, -(-self.up // limit) if limit else 1)
-        by_root = self.exchange == "root"
-        return choose_sections(terms, self.dimension, self.grains, self.up, self.down, by_root).schedule
+            return exchanges.neighbours(link, self.degree, self.up, sections, self.ranks)
+        if self.exchange == "sharded":
+            return exchanges.sharded(link, self.ranks, self.up, self.down, sections)
+        whole_up = self.grains[0] is None and self.grains[1] is not None
+        return exchanges.through_root(link, self.ranks, self.up, self.down, sections, way, whole_up)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
 """The time of an iteration on a network that is described, not there: a model, of which nothing was run.
 
-    iteration = compute + exchange + update        exchange = max(wire, codec) + min(wire, codec)/K
+    iteration = compute + exchange + L·update        exchange = max(wire, L·codec) + min(wire, L·codec)/K
 
 `wire` is the exchange's time by `costs.exchanges`, in the schedule that the exchange itself would choose. `codec` is
 the time of encoding and decoding from the first element to the last: a rank's encoding, what its server adds up and
 encodes, and the decoding of the answer. In an exchange of K sections the codec works on one while others travel, so
-that all but a K-th of the shorter one is hidden behind the longer. Without measured kernel rates codec and update are
-left out.
+that all but a K-th of the shorter one is hidden behind the longer. Where L ranks share a core, their work adds up.
+Without measured kernel rates codec and update are left out.
 
 An algorithm that sends its model before it has the gradient (`dpsgd:order=awc`) hides a part of `wire` behind
 `compute`; the model does not.
@@ -37,12 +37,16 @@ class Work:
         encode, decode: in all, from the first element to the last.
         server: the part of both that workers wait for while their server does it.
         update: of the model.
+        section: of both, beside what their elements take, in each section of the exchange.
+        library: the time of MPI's own all-reduce, where it was measured, over that of the model's.
     """
 
     encode: float = 0.0
     decode: float = 0.0
     server: float = 0.0
     update: float = 0.0
+    section: float = 0.0
+    library: float = 1.0
 
 
 def work_of(method: Method, traffic: Traffic, calibration: Calibration) -> Work | None:
@@ -57,19 +61,27 @@ def work_of(method: Method, traffic: Traffic, calibration: Calibration) -> Work 
     rates, full = (_rates(part, calibration) for part in (method.compressor, registry.compressors.find("identity")))
     if rates is None or full is None:
         return None
-    d, n, add, (compresses, answers) = traffic.dimension, traffic.ranks, calibration.add_s, method.compressed
+    d, n, add, (compresses, answers) = (
+        traffic.dimension,
+        traffic.ranks,
+        calibration.add(traffic.dimension),
+        method.compressed,
+    )
     up, down = rates if compresses else full, rates if answers else full
     encode = _encode(up, method.feedback) * d
     if traffic.exchange == "allreduce":
-        # MPI adds what it receives, (N − 1)/N of a vector.
-        added = add * d * (n - 1) / n
-        return Work(0.0, added, added, full.decode_add * d)
+        # MPI adds what it receives, (N − 1)/N of a vector; its measured time has that.
+        library = calibration.library(traffic.up)
+        added = 0.0 if library else add * d * (n - 1) / n
+        return Work(0.0, added, added, full.decode_add * d, library=library or 1.0)
     if traffic.exchange == "neighbours":
         return Work(encode, (traffic.degree + compresses) * (up.decode_add + 2 * add) * d, 0.0, 2 * add * d)
     served = d if traffic.exchange == "root" else d / n
     added = (n * up.decode_add + add) * served
     answered = _encode(down, method.feedback) * served if answers else 0.0
-    return Work(encode + answered, added + down.decode_add * d, added + answered)
+    # Sharded, a rank has one section to serve for N to send and to apply.
+    section = calibration.section_s * (1 if traffic.exchange == "root" else (n + 1) / 2)
+    return Work(encode + answered, added + down.decode_add * d, added + answered, section=section)
 
 
 def _encode(kernel: Kernel, feedback: bool) -> float:
@@ -96,10 +108,10 @@ class Prediction:
     """The model of an iteration with a method, in seconds unless stated otherwise.
 
     Attributes:
+        link: the network, and the processors that ranks share.
         wire_s: `comm_s` of the output: the exchange, without coding.
         exchange_s: with coding, as far as it is not hidden.
         bound_s: what the busiest port needs for its bytes.
-        waited_s: what a worker's log would count as `comm_s`: the exchange without the coding that it does itself.
     """
 
     method: Method
@@ -107,33 +119,46 @@ class Prediction:
     schedule: Schedule
     work: Work
     compute_s: float
-    bound_s: float
+    link: Link
+
+    @property
+    def bound_s(self) -> float:
+        return self.schedule.bound(self.link)
 
     @property
     def wire_s(self) -> float:
-        return self.schedule.seconds
+        return self.schedule.seconds * self.work.library
 
     @property
     def exchange_s(self) -> float:
-        codec = self.work.encode + self.work.decode
+        return self._exchange(self.link.load)
+
+    def _exchange(self, load: float) -> float:
         # Gossip cuts a payload that is encoded already.
         sections = self.schedule.sections if self.traffic.exchange in SERVERS else 1
+        codec = load * (self.work.encode + self.work.decode + sections * self.work.section)
         return max(self.wire_s, codec) + min(self.wire_s, codec) / sections
 
-    @property
-    def waited_s(self) -> float:
-        own = self.work.encode + self.work.decode - self.work.server
-        return max(0.0, self.exchange_s - own)
+    def waited_s(self, others_s: float = 0.0) -> float:
+        """The time that a worker's log would count as `comm_s`: the exchange without the coding that it does itself.
+
+        Args:
+            others_s: work of the ranks that it shares a core with, for which it waits meanwhile.
+        """
+        # Half of a section's time is its server's.
+        own = self.work.encode + self.work.decode - self.work.server + self.schedule.sections * self.work.section / 2
+        return max(0.0, self._exchange(1.0) - own + others_s, self.exchange_s - own)
 
     @property
     def iteration_s(self) -> float:
-        return self.compute_s + self.exchange_s + self.work.update
+        return self.compute_s + self.exchange_s + self.link.load * self.work.update
 
 
-def predict(method: Method, traffic: Traffic, work: Work, terms: Terms, compute_s: float) -> Prediction:
-    """One iteration on the network that `terms` describes."""
-    schedule = traffic.schedule(terms)
-    return Prediction(method, traffic, schedule, work, compute_s, schedule.bound(terms.link))
+def predict(
+    method: Method, traffic: Traffic, work: Work, terms: Terms, compute_s: float, schedule: Schedule | None = None
+) -> Prediction:
+    """One iteration on the network that `terms` describes, in the schedule that the exchange chooses unless given."""
+    return Prediction(method, traffic, schedule or traffic.schedule(terms), work, compute_s, terms.link)
 
 
 def terms_of(ranks: int, link: Link, config: Mapping[str, Any] | None = None, limit: int | None = None) -> Terms:

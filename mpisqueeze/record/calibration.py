@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 
-from mpisqueeze.costs.link import Link
+from mpisqueeze.costs.exchanges import allreduce
+from mpisqueeze.costs.link import Link, Processor
 from mpisqueeze.errors import UsageError
 from mpisqueeze.quantities import SLOWEST
 from mpisqueeze.record.decoding import Ranks, as_type, read_object
@@ -122,10 +123,13 @@ class Calibration:
     Attributes:
         path: as it was given.
         ranks: it was measured on.
-        link: between them; None of a single rank.
-        add_s: seconds an element of an in-place add.
+        link: between them, with the processors that they share; None of a single rank.
+        given: the emulated link's text, or None for a network that is there.
+        add_s: seconds an element of an in-place add of vectors that no cache holds.
         dtype: of the vectors that kernels were measured on.
         kernels: by the compressor's spec.
+        allreduce: (bytes, s) of MPI_Allreduce, ascending.
+        section_s: seconds that an exchange spends on a section, whatever its length.
     """
 
     path: Path
@@ -134,6 +138,36 @@ class Calibration:
     add_s: float
     dtype: str
     kernels: dict[str, Kernel]
+    given: str | None = None
+    allreduce: tuple[tuple[float, float], ...] = ()
+    section_s: float = 0.0
+    #: (elements, s an element) of an in-place add, ascending.
+    adds: tuple[tuple[float, float], ...] = ()
+
+    def add(self, elements: float) -> float:
+        """Seconds an element of an in-place add of vectors of this length."""
+        if not self.adds:
+            return self.add_s
+        lengths, seconds = zip(*self.adds, strict=True)
+        return float(np.interp(math.log(elements), np.log(lengths), seconds))
+
+    def library(self, nbytes: float) -> float | None:
+        """The time of MPI_Allreduce over that of the model's all-reduce here, at about this size; None if unknown."""
+        if self.link is None or not self.allreduce:
+            return None
+        ratios = [seconds / allreduce(self.link, self.ranks, size).seconds for size, seconds in self.allreduce]
+        sizes = [math.log(size) for size, _ in self.allreduce]
+        return math.exp(float(np.interp(math.log(nbytes), sizes, np.log(ratios))))
+
+
+class _Processor(msgspec.Struct):
+    """The fields of `Processor` of `costs.link`."""
+
+    message_s: _Amount
+    byte_s: _Amount
+    wake_s: _Amount
+    ranks: Ranks
+    cores: Ranks
 
 
 class _Link(msgspec.Struct):
@@ -142,10 +176,24 @@ class _Link(msgspec.Struct):
     alpha_s: _Amount
     gap_s: _Amount
     bandwidth: Annotated[float, msgspec.Meta(ge=SLOWEST, le=1e30)] | None
+    given: str | None = None
+    processor: _Processor | None = None
+
+
+class _Allreduce(msgspec.Struct):
+    size: Annotated[float, msgspec.Meta(gt=0)]
+    time_s: Annotated[float, msgspec.Meta(gt=0, le=1e30)]
+
+
+class _Added(msgspec.Struct):
+    elements: Annotated[float, msgspec.Meta(gt=0)]
+    add_s_per_element: _Amount
 
 
 class _Memory(msgspec.Struct):
     add_s_per_element: _Amount
+    elements: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    shorter: list[_Added] = []
 
 
 class _CalibrationFile(msgspec.Struct):
@@ -156,6 +204,8 @@ class _CalibrationFile(msgspec.Struct):
     memory: _Memory
     dtype: str
     kernels: list[Kernel]
+    allreduce: list[_Allreduce] | None = None
+    section_s: _Amount = 0.0
 
 
 def read_calibration(path: Path) -> Calibration:
@@ -171,6 +221,15 @@ def read_calibration(path: Path) -> Calibration:
     link = None
     if file.link is not None:
         gap = min(file.link.gap_s, file.link.alpha_s)
-        link = Link(file.link.alpha_s - gap, gap, 8 / (file.link.bandwidth or math.inf))
+        processor = Processor(**msgspec.structs.asdict(file.link.processor)) if file.link.processor else None
+        link = Link(file.link.alpha_s - gap, gap, 8 / (file.link.bandwidth or math.inf), processor=processor)
     kernels = {row.compressor: row for row in file.kernels}
-    return Calibration(path, file.ranks, link, file.memory.add_s_per_element, file.dtype, kernels)
+    given = file.link.given if file.link else None
+    together = tuple(sorted((row.size, row.time_s) for row in file.allreduce or ()))
+    memory = file.memory
+    add_s = memory.add_s_per_element
+    adds = tuple((row.elements, row.add_s_per_element) for row in memory.shorter)
+    return Calibration(
+        path, file.ranks, link, add_s, file.dtype, kernels, given, together, file.section_s,
+        (*adds, (memory.elements, add_s)),
+    )  # fmt: skip

@@ -57,6 +57,12 @@ def _panel(facts: dict[str, Any]) -> Panel:
                 f"{100 * fit['max_relative_error']:.0f} % (most) over {fit['points']} sizes",
             ),
         ]
+        processor = link["processor"]
+        work = f"{duration(processor['message_s'])} and {significant(1e9 * processor['byte_s'])} ns a byte"
+        shared = f"{counted(processor['ranks'], 'rank')} on {counted(processor['cores'], 'core')}"
+        entries.append(
+            ("processor", f"a message takes {work}; {shared}, awake {duration(processor['wake_s'])} later if all wait")
+        )
         if link["stopped_at"]:
             entries.append(("", f"no larger messages than {_bytes(link['stopped_at'])}: they take too long"))
     add, copy = significant(memory["add_gb_s"]), significant(memory["copy_gb_s"])

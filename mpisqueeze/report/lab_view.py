@@ -21,7 +21,12 @@ def lab_report(facts: dict[str, Any]) -> Group:
     parts: list[RenderableType] = [_heading(facts["context"])]
     if facts["results"]:
         parts.append(_times(facts["results"]))
-        parts.append(Text("medians; bound: bytes through the busiest port / rate; exchange: encode, comm and decode"))
+        parts.append(
+            Text(
+                "medians; exchange: encode, comm and decode; bound: bytes through the busiest port, but for the burst "
+                "that an idle port passes at once, / rate; ×: exchange over bound"
+            )
+        )
         if any(defined(run["bytes"]) for run in facts["results"]):
             least = "the least that some port carries in any all-reduce, whatever MPI_Allreduce moves"
             parts.append(Text(f"{DEFINED} by definition: {least}"))
@@ -60,10 +65,10 @@ def _times(results: Sequence[dict[str, Any]]) -> Table:
         *([TableColumn("status", status, left=True)] if broken else []),
         TableColumn("N", lambda run: str(run["ranks"])),
         TableColumn("comm", lambda run: duration(run["comm_s"])),
+        TableColumn("exchange", lambda run: duration(run["exchange_s"])),
         TableColumn("bound", lambda run: duration(run["bound_s"]) + (DEFINED if defined(run["bytes"]) else "")),
         *([TableColumn("at eth0", lambda run: duration(run["interface_bound_s"]))] if metered else []),
         TableColumn("×", lambda run: ratio(run["ratio"]), style="cyan"),
-        TableColumn("exchange", lambda run: duration(run["exchange_s"])),
         TableColumn("loss", lambda run: "—" if run["final_loss"] is None else significant(run["final_loss"], 4)),
     ]
     return filled(close_table(), columns, results)

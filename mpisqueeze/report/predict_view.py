@@ -261,7 +261,7 @@ def check_report(facts: dict[str, Any]) -> Group:
         columns += _checked(figure)
     about = (
         "comm, iteration: measured, the slowest rank's median; modelled: what the cost model says of it, and by "
-        "how much that is off; it knows no waiting for a core or a slow neighbour"
+        "how much that is off; it knows no slow neighbour and no other program"
     )
     return Group(filled(close_table(), columns, facts["results"]), Text(about), *_notes(facts))
 
