@@ -37,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("empty_folder")
         (["--compressor", "topk:0"], ["--compressor", "ratio in (0, 1]"]),
         (["--compressor", "topk:1.5"], ["--compressor", "ratio in (0, 1]"]),
         (["--compressor", "onebit:-3"], ["--compressor", "block"]),
-        (["--compressor", "onebit,scale=l3"], ["--compressor", "l1 or l2"]),
+        (["--compressor", "onebit,scale=l3"], ["--compressor", "l1, l2 or two"]),
         (["--algorithm", "sgd", "--compressor", "onebit"], ["--compressor", "takes no compressor"]),
         (["--server", "shraded"], ["--server", "root"]),
         (["--problem", "mpl"], ["--problem", "did you mean 'mlp'"]),

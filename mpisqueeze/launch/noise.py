@@ -1,4 +1,4 @@
-"""What a launcher adds to its ranks' stderr when they end with an error that they have reported themselves."""
+"""Removal of what a launcher adds to stderr when its ranks end with an error that they have reported themselves."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Noise:
         self._held: list[bytes] = []
 
     def feed(self, data: bytes) -> bytes:
-        """What of the stream can be shown by now."""
+        """Take the next bytes of the stream; return those that can be shown by now."""
         shown = b""
         if self._begun:
             rest, newline, data = data.partition(b"\n")
