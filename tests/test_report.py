@@ -570,7 +570,7 @@ def test_a_stopped_run_says_how_to_go_on(status: str) -> None:
     summaries = [{**read_run(Path(name)).summary, "ranks": 4, "run_folder": name} for name in ("a b", "c")]
     screen = io.StringIO()
     for summary in [*summaries, {**summaries[0], "ranks": 1}]:
-        Console(width=60, file=screen).print(closing(summary))
+        Console(width=30, file=screen).print(closing(summary), crop=False)
     said, stopped = screen.getvalue(), status in ("interrupted", "failed")
     assert ("to go on: mpisqueeze launch -n 4 train --resume 'a b'" in said) is stopped
     assert ("to go on: mpisqueeze train --resume 'a b'" in said) is stopped

@@ -80,7 +80,7 @@ def report(
         output.remark(note)
     single = len(found) == 1
     if single:
-        output.print(closing(found[0].summary))
+        output.print(closing(found[0].summary), crop=False)
     output.print(comparison_report(ranking, output.console))
     output.json(found[0].summary if single and not targets else summaries_of(found, ranking))
     output.csv(figures_of(ranking))
