@@ -21,6 +21,9 @@ export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"
 # Since SLURM 22.05, srun does not take this from the job's options.
 export SRUN_CPUS_PER_TASK="$OMP_NUM_THREADS"
 
+# After `--export=NONE`, srun, and with it mpirun, would not pass on what this script has set up.
+export SLURM_EXPORT_ENV=ALL
+
 case ${LAUNCHER:=srun} in
     srun)
         # The default is PMIx, if available: without it, each task of Open MPI has a world of its own.

@@ -5,6 +5,9 @@ import signal
 
 def main() -> None:
     """Load the commands and run one; until they are loaded, Ctrl-C ends the process without a traceback."""
+    from mpisqueeze.streams import open_all
+
+    open_all()
     # An ignored signal, as under nohup, stays ignored.
     heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if heeded:

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import sysconfig
+import traceback
 from enum import IntEnum
+from pathlib import Path
 from typing import Any
+
+#: Folders of code that is not the user's: this package, the standard library, and what is installed.
+_NOT_THEIRS = (
+    f"{Path(__file__).parent}/",
+    *(f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+)
 
 
 class ExitCode(IntEnum):
@@ -57,6 +66,13 @@ def describe_value(value: Any) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """An error as one line, `TypeName: message`."""
+    """An error as one line, `TypeName: message`, with file and line where a user's code raised it."""
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    # The innermost frame; a name such as <string> is no file.
+    theirs = (
+        frame
+        for frame in reversed(traceback.extract_tb(error.__traceback__))
+        if not frame.filename.startswith(("<", *_NOT_THEIRS))
+    )
+    place = next((f" ({Path(frame.filename).name}, line {frame.lineno})" for frame in theirs), "")
+    return f"{type(error).__name__}: {text}{place}" if text else f"{type(error).__name__}{place}"

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import sys
 from pathlib import Path
-from typing import IO
 
 from mpisqueeze.errors import UsageError
+from mpisqueeze.streams import discard, results
 
 #: Most bytes that are read: settings, claims and lists of edges are shorter, and a device file would never end.
 LONGEST = 1 << 24
@@ -41,21 +39,14 @@ def read_text(path: Path, option: str, longest: int = LONGEST) -> str:
         ) from None
 
 
-def discard(stream: IO[str]) -> None:
-    """Redirect a stream to the null device, because its reader (such as `head`) is gone."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
-
-
 def write_text(text: str, target: str) -> None:
     """Write to a file, or to stdout for `-`. Raises OSError with the file's name."""
     if target == "-":
         try:
-            sys.stdout.write(text)
-            sys.stdout.flush()
+            results().write(text)
+            results().flush()
         except BrokenPipeError:
-            discard(sys.stdout)
+            discard(results())
     else:
         # File names that are not UTF-8 are decoded to lone surrogates, which UTF-8 cannot encode.
         try:

@@ -208,17 +208,7 @@ def test_completion_offers_the_parts_that_there_are() -> None:
         assert part_names(f"{parts.kind}s") == sorted(parts.builtins())
 
 
-@pytest.mark.parametrize(
-    "part",
-    [
-        "identity", "onebit", "onebit:7,scale=l2", "qsgd:2", "qsgd:8,bucket=0", "uniform:1", "uniform:8", "ternary",
-        "topk:0.01", "randomk:0.1", "randomk:0.1,unbiased", "clip:9", "clip:20", "fp16", "bf16",
-        "quadratic:33", "logistic", "mlp:5x3",
-        "sgd", "allreduce", "csgd", "csgd-double", "memsgd", "doublesqueeze", "dpsgd",
-        "dpsgd-naive", "dcd", "ecd", "deepsqueeze", "choco", "d2",
-        f"{PLUGINS}:Quadratic", f"{PLUGINS}:Halves",
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("part", ["onebit:7,scale=l2", "quadratic:33", f"{PLUGINS}:Quadratic", f"{PLUGINS}:Halves"])
 def test_parts_pass_the_conformance_tests(part: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["check", part]) == 0, capsys.readouterr().out
 

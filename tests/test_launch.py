@@ -218,6 +218,15 @@ class TestPlan:
         exported = {plan.arguments[i + 1] for i, word in enumerate(plan.arguments) if word == "-x"}
         assert exported >= {"MPISQUEEZE_DATA", "OMP_NUM_THREADS", "MPISQUEEZE_LAUNCHED_RANKS"}
 
+    @pytest.mark.parametrize(
+        ("exported", "instead"), [("NONE", "ALL"), ("PATH,HOME", "ALL"), ("ALL,A=1", None), (None, None)]
+    )
+    @pytest.mark.parametrize("flavour", [Flavour.SRUN, Flavour.OPEN_MPI, Flavour.HYDRA])
+    def test_a_job_that_exports_nothing(self, flavour: Flavour, exported: str | None, instead: str | None) -> None:
+        """Ranks get the job's variables, whatever SLURM was told to give to the job."""
+        environment = {} if exported is None else {"SLURM_EXPORT_ENV": exported}
+        assert launched(flavour, 2, environment).settings.get("SLURM_EXPORT_ENV") == instead
+
 
 def test_the_terminal_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "get_terminal_size", lambda _: os.terminal_size((132, 40)))

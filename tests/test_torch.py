@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from mpisqueeze.data.partition import parse_partition
 from mpisqueeze.data.seeding import Stream, generator
 from mpisqueeze.errors import UsageError
 from mpisqueeze.parts import registry
+from mpisqueeze.parts.state import copied, put_back
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra torch)")
 
@@ -320,6 +322,36 @@ def test_parts_pass_the_conformance_tests(part: str, capsys: pytest.CaptureFixtu
         (["--problem", f"{PLUGINS}:loss_of_nothing"], ["--problem", "does not depend"]),
         (["--problem", f"{PLUGINS}:no_parameters"], ["--problem", "no_parameters", "no parameters to train"]),
         (["--problem", f"{PLUGINS}:lazy"], ["--problem", "lazy"]),
+        (
+            ["--problem", f"{PLUGINS}:tied_in_part"],
+            ["--problem", "a.weight and b.weight share memory in part", "clone()"],
+        ),
+        (["--problem", f"{PLUGINS}:expanded"], ["--problem", "a.weight repeats an element", "clone()"]),
+        (["--problem", f"{PLUGINS}:moves"], ["--problem", "gives weight other memory", "in place"]),
+        (["--problem", f"{PLUGINS}:zeroes"], ["--problem", "weight.grad was replaced", "zero_grad()"]),
+        (["--problem", f"{PLUGINS}:no_values"], ["--problem", "weight is on the meta device", "to_empty"]),
+        (["--problem", f"{PLUGINS}:no_values_in_a_buffer"], ["--problem", "table is on the meta device"]),
+        (
+            ["--problem", f"{PLUGINS}:inference"],
+            ["--problem", "weight was made under torch.inference_mode()", "outside"],
+        ),
+        (
+            ["--problem", f"{PLUGINS}:dicts"],
+            ["--problem", "its data gives dicts", "'pixel_values', 'label'", "item['label']"],
+        ),
+        (["--problem", f"{PLUGINS}:triples"], ["--problem", "its data gives tuples of 3", "(data, lambda item:"]),
+        (["--problem", f"{PLUGINS}:tensors"], ["--problem", "its data gives Tensors, not (input, target)"]),
+        (["--problem", f"{PLUGINS}:dicts_in_test"], ["--problem", "its test gives dicts", "(test, lambda item:"]),
+        (["--problem", f"{PLUGINS}:fails_backward"], ["--problem", "the backward pass raised RuntimeError", "inplace"]),
+        (
+            ["--problem", f"{PLUGINS}:keeps_a_graph"],
+            ["--problem", "the backward pass of a second batch", "second time"],
+        ),
+        (
+            ["--problem", f"{PLUGINS}:fails_in_evaluation"],
+            ["--problem", "the evaluation of a batch of test", "a teacher"],
+        ),
+        (["--problem", f"{PLUGINS}:other_test"], ["--problem", "the evaluation of a batch of test", "shapes"]),
         (["--problem", f"{PLUGINS}:raises"], ["--problem", "KeyError", "on purpose"]),
         (["--problem", f"{PLUGINS}:no_arguments"], ["--problem", "TypeError", "0 positional arguments"]),
         (["--compressor", f"{PLUGINS}:classes"], ["--compressor", "is a function"]),
@@ -332,6 +364,199 @@ def test_bad_input_is_one_line_before_any_training(
     line = refused("train", *options)
     assert all(text in line for text in says), line
     assert not list(tmp_path.iterdir())
+
+
+def descended(problem: Any, iterations: int, lr: float) -> np.ndarray:
+    """x after some iterations of gradient descent."""
+    x = problem.initial_point()
+    for t in range(1, iterations + 1):
+        x -= x.dtype.type(lr) * problem.gradient(x, t)[1]
+    return x
+
+
+def test_both_halves_of_a_complex_parameter_are_trained() -> None:
+    """As far as torch alone brings it: 2e-14 with single precision; by its real part alone, 0.5."""
+    problem = make(f"{PLUGINS}:delay", seed=1, dtype=np.float32, batch_size=256)
+    assert problem.dimension == 2 * 9 + 3
+    x = descended(problem, 300, 1.0)
+    loss = problem.gradient(x, 1)[0]
+    assert loss < 1e-12
+
+    module, (inputs, targets), criterion = problem.function(0, 1, 1)
+    optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
+    for _ in range(300):
+        optimizer.zero_grad()
+        criterion(module(inputs), targets).backward()
+        optimizer.step()
+    w = x[:18].view(np.complex64)
+    assert np.allclose(w, module.w.detach().numpy(), atol=1e-6)
+    assert np.allclose(w, np.exp(-2j * np.pi * 3 * np.arange(9) / 16), atol=1e-5)
+
+
+def test_complex_inputs_buffers_and_targets_have_the_runs_precision() -> None:
+    for dtype in (np.float32, np.float64):
+        problem = make(f"{PLUGINS}:spectrum", dtype=dtype, batch_size=64)
+        assert problem.batch(1)[0].dtype == (torch.complex64 if dtype == np.float32 else torch.complex128)
+        x = descended(problem, 200, 1.0)
+        # 1j·w = 2 − 1j.
+        assert np.allclose(x.view(x.dtype.type(0).astype(np.result_type(dtype, 1j)).dtype), -1 - 2j, atol=1e-4)
+        assert set(problem.evaluate(x)) == {"test_loss"}
+
+
+def test_a_gradient_without_its_imaginary_half_is_found(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`check` compares it with differences along random vectors, too."""
+    from mpisqueeze.problems.neural.problem import NeuralProblem
+
+    right = NeuralProblem.gradient_in_parts
+
+    def halved(self: Any, *arguments: Any) -> Any:
+        loss, gradient = right(self, *arguments)
+        gradient[1:18:2] = 0
+        return loss, gradient
+
+    def finding() -> str:
+        assert run(["check", f"{PLUGINS}:delay"]) == 0
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if "the gradient is the loss's" in line]
+        return line
+
+    assert "passed" in finding()
+    monkeypatch.setattr(NeuralProblem, "gradient_in_parts", halved)
+    assert "along a random vector" in finding()
+
+
+def test_what_becomes_of_other_types_is_said() -> None:
+    problem = make(f"{PLUGINS}:narrow", dtype=np.float32)
+    half, whole = problem.doubts()
+    assert "torch.bfloat16 are converted" in half
+    assert "in float32" in half
+    assert "torch.int64 are not trained" in whole
+    assert problem.dimension == 8 * 4 + 4 + 4 * 2 + 2
+    assert problem._network.module.table.tolist() == [0, 1, 2]
+    assert make(f"{PLUGINS}:classes", dtype=np.float32).doubts() == []
+
+
+def test_parameters_on_one_memory_are_one() -> None:
+    """Tied by `.data` as by name; a buffer on the same memory follows, as the module asserts."""
+    by_data, by_name = (make(f"{PLUGINS}:tied_by_{way}", dtype=np.float32) for way in ("data", "name"))
+    assert by_data.dimension == by_name.dimension == 128 * 128
+    assert np.array_equal(descended(by_data, 5, 0.5), descended(by_name, 5, 0.5))
+    assert "model.seen" not in by_data.state
+    # Each element is reported once both uses of it have given their part.
+    x, starts = by_data.initial_point(), []
+    whole = by_data.gradient(x, 1)[1].copy()
+    _, gradient = by_data.gradient_in_parts(x, 1, lambda g, start: starts.append((start, g[start:].copy())))
+    assert np.array_equal(gradient, whole)
+    assert all(np.array_equal(part, whole[start:]) for start, part in starts)
+    assert [start for start, _ in starts] == [0]
+
+
+@pytest.mark.parametrize("how", ["torch", "numpy", "python"])
+def test_augmentation_by_any_generator_is_a_function_of_seed_rank_and_iteration(how: str) -> None:
+    text = f"{PLUGINS}:by_{how}"
+    one, other = make(text), make(text)
+    first = one.batch(3)[0].clone()
+    random.random(), np.random.rand(), torch.rand(1)  # noqa: NPY002
+    other.batch(7)
+    assert torch.equal(first, other.batch(3)[0])
+    rows = {tuple(row.tolist()) for t in range(1, 17) for row in one.batch(t)[0]}
+    again = {tuple(row.tolist()) for t in range(17, 33) for row in one.batch(t)[0]}
+    assert len(rows) == len(again) == 64
+    assert not rows & again
+    ratios = [make(text, rank, 2, seed).batch(1)[0].abs().sum() for rank in (0, 1) for seed in (0, 1)]
+    assert len({float(ratio) for ratio in ratios}) == 4
+    x = one.initial_point()
+    assert one.evaluate(x) == one.evaluate(x)
+
+
+def test_the_call_of_the_function_is_seeded_and_leaves_no_trace() -> None:
+    text = f"{PLUGINS}:drawn_at_random"
+    states = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    problem = make(text)
+    assert states == (random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
+    first = problem.batch(1)
+    random.random(), np.random.rand()  # noqa: NPY002
+    second = make(text).batch(1)
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
+
+
+def test_of_a_loader_the_data_set_is_taken() -> None:
+    loaded, plain = make(f"{PLUGINS}:loader"), make(f"{PLUGINS}:by_torch")
+    assert torch.equal(loaded.batch(2)[0], plain.batch(2)[0])
+    (doubt,) = loaded.doubts()
+    assert "--batch-size" in doubt
+
+
+REMEMBERING = ["in_a_buffer", "rebound", "attribute", "number", "later", "spectral", "instance"]
+
+
+@pytest.mark.parametrize("name", REMEMBERING)
+def test_what_a_module_carries_over_is_its_state(name: str) -> None:
+    """A problem that is given another's state goes on as that one does, and evaluation leaves no trace."""
+    whole, part, fresh = (make(f"{PLUGINS}:{name}", dtype=np.float32) for _ in range(3))
+    assert whole.state.keys() == fresh.state.keys()
+    x = descended(whole, 6, 0.5)
+    at = descended(part, 3, 0.5)
+    saved = copied(part)
+    assert any(not np.array_equal(saved.get(key), value) for key, value in copied(fresh).items()) or name in (
+        "number",
+        "later",
+    )
+    put_back(fresh, saved)
+    fresh.evaluate(at * 2)
+    for t in (4, 5, 6):
+        at -= np.float32(0.5) * fresh.gradient(at, t)[1]
+    if name != "instance":
+        assert not np.array_equal(x, descended(make(f"{PLUGINS}:{name}", seed=1, dtype=np.float32), 6, 0.5))
+    assert np.array_equal(at, x)
+    assert fresh.evaluate(x) == whole.evaluate(x)
+    assert {key: value.tolist() for key, value in copied(fresh).items()} == {
+        key: value.tolist() for key, value in copied(whole).items()
+    }
+    # And back, as the trial of batches before training does.
+    put_back(fresh, copied(make(f"{PLUGINS}:{name}", dtype=np.float32)))
+    assert np.array_equal(descended(fresh, 6, 0.5), x)
+
+
+@pytest.mark.parametrize("name", ["in_a_buffer", "by_torch", "by_numpy", "by_python", "tied_by_data", "delay", "slope"])
+def test_user_s_modules_pass_the_conformance_tests(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["check", f"{PLUGINS}:{name}"]) == 0, capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "failed" not in out
+    assert "function of (seed, rank, iteration): " not in out
+
+
+@pytest.mark.parametrize("name", ["by_its_own", "in_a_list"])
+def test_what_cannot_be_repeated_is_found(
+    name: str, mpisqueeze_run: Callable[..., Finished], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run(["check", f"{PLUGINS}:{name}"]) == 0
+    assert "doubtful the gradient is a function of (seed, rank, iteration)" in capsys.readouterr().out
+    options = ("train", "--problem", f"{PLUGINS}:{name}", "--iterations", "3", "--json", "-")
+    assert mpisqueeze_run(2, *options, "--out", "one").well().json["warnings"] == []
+    (warning,) = mpisqueeze_run(2, *options, "--out", "two", "--checkpoint-every", "2").well().json["warnings"]
+    assert "iteration 1, computed twice, gives another gradient" in warning
+    assert "`state`" in warning
+
+
+def test_a_module_that_differentiates_by_its_inputs_is_evaluated() -> None:
+    problem = make(f"{PLUGINS}:slope", dtype=np.float64, batch_size=64)
+    x = descended(problem, 200, 0.1)
+    found = problem.evaluate(x)["test_loss"]
+    assert found < 0.25
+    # The batch is the whole data set.
+    assert found == pytest.approx(problem.gradient(x, 1)[0], rel=1e-9)
+    assert not make(f"{PLUGINS}:classes")._network.evaluates_with_gradients
+
+
+def test_items_become_pairs_by_a_function_of_the_user_s() -> None:
+    picked, plain = make(f"{PLUGINS}:pairs_of_dicts"), make(f"{PLUGINS}:pairs")
+    for one, other in zip(picked.batch(2), plain.batch(2), strict=True):
+        assert torch.equal(one, other)
+    x = plain.initial_point()
+    assert picked.evaluate(x) == plain.evaluate(x)
 
 
 @pytest.mark.parametrize("problem", ["resnet20", f"{PLUGINS}:classes"])
@@ -369,7 +594,7 @@ def test_ranks_train_a_network(mpisqueeze_run: Callable[..., Finished], tmp_path
 
 def test_a_resumed_run_agrees_to_the_bit(mpisqueeze_run: Callable[..., Finished], tmp_path: Path) -> None:
     """Batches, augmentation, dropout's masks and batch norm are functions of the iteration alone."""
-    for problem in ("cnn,augment=on", f"{PLUGINS}:classes"):
+    for problem in ("cnn,augment=on", f"{PLUGINS}:classes", f"{PLUGINS}:in_a_buffer", f"{PLUGINS}:by_numpy"):
         options = ("--problem", problem, "--checkpoint-every", "4", "--momentum", "0.9", "--lr", "0.05", "--save-model")
         for out, iterations in (("whole", "8"), ("part", "4")):
             finished = mpisqueeze_run(2, "train", *options, "--iterations", iterations, "--out", out)

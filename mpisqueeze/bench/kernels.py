@@ -417,6 +417,7 @@ def context(request: KernelRequest) -> dict[str, Any]:
         **{key: environment[key] for key in ("started_utc", "git_commit", "versions")},
         "cpu": host["cpu_model"],
         "cores": host["cores"],
+        "cpu_quota": host["cpu_quota"],
         "system": host["system"],
         "variables": environment["variables"],
         "threads": request.threads,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 from typing import Annotated
@@ -23,8 +22,11 @@ from mpisqueeze.cli.predict import predict
 from mpisqueeze.cli.report import report
 from mpisqueeze.cli.reproduce import reproduce
 from mpisqueeze.cli.train import train
+from mpisqueeze.cli.warned import warned_once
 from mpisqueeze.comm.launched import end_in_time, launched_rank
 from mpisqueeze.comm.library import unsuited_launcher
+from mpisqueeze.errors import ExitCode
+from mpisqueeze.streams import reserve, show_everything
 
 PROGRAM = "mpisqueeze"
 #: A shell sets this variable to ask for completions.
@@ -86,21 +88,24 @@ def main(arguments: list[str] | None = None) -> None:
 
         # Starting MPI takes longer than the command, and nothing in this process will miss it.
         mpi4py.rc.initialize = False
-    code = run(arguments)
+    with warned_once() as warned:
+        code = run(arguments)
+    # What plug-ins and libraries print as they end is no result either.
+    reserve()
     end_in_time()
+    # All ranks come to these ends together.
+    if warned and code in (ExitCode.OK, ExitCode.DIVERGED):
+        warned.tell()
     sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
     """Run a command; its exit code. Errors are reported by rank 0, once."""
-    for stream in (sys.stdout, sys.stderr):
-        # An ASCII terminal shows \u2014 for a dash, and any shows what is no text in a file's name.
-        if getattr(stream, "errors", "") == "strict" and isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    show_everything()
     stdout = sys.stdout
     if launched_rank():
         # Help and version come from the parser, on every rank.
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     elif wrong := unsuited_launcher(os.environ):
         print(f"{PROGRAM}: warning: {wrong}", file=sys.stderr, flush=True)
     try:

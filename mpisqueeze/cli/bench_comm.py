@@ -46,6 +46,7 @@ def bench_comm(
     from mpisqueeze.bench.comm import Bench, CommRequest
     from mpisqueeze.bench.timing import benchmark_facts
     from mpisqueeze.cli.ranks import join
+    from mpisqueeze.comm.placement import quota_doubts
     from mpisqueeze.comm.watchdog import watched
     from mpisqueeze.report import bench_view
 
@@ -63,6 +64,7 @@ def bench_comm(
     try:
         if world.is_root:
             view.start(header)
+            view.comments([f"warning: {doubt}" for doubt in quota_doubts(world, facts["threads"])], "yellow")
         with watched(world, "a round of the benchmark") as begin:
 
             def tick(what: str) -> None:

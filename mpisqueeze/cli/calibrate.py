@@ -31,6 +31,7 @@ def calibrate(
     from rich.text import Text
 
     from mpisqueeze.cli.ranks import join
+    from mpisqueeze.comm.placement import quota_doubts
     from mpisqueeze.comm.watchdog import watched
     from mpisqueeze.modelling.calibrate import CalibrationRequest, calibrate
     from mpisqueeze.record.folder import write_json as write_atomically
@@ -41,6 +42,8 @@ def calibrate(
     request = world.collectively(lambda: CalibrationRequest.checked(compressor or [], largest, quick, settings))
     world.on_root(output.check)
     world.on_root(lambda: check_file("--out", str(out)))
+    for doubt in quota_doubts(world, threads=1):
+        output.print(Text(f"warning: {doubt}", style="yellow"), soft_wrap=True)
     with watched(world, "a stage of the calibration") as begin:
 
         def say(stage: str) -> None:

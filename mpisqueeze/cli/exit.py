@@ -12,8 +12,8 @@ from typing import Any
 from mpisqueeze.comm.launched import abort_others, launched_rank, leave_together
 from mpisqueeze.comm.signals import Signal
 from mpisqueeze.errors import ExitCode, RankFailureError, UsageError
-from mpisqueeze.files import discard
 from mpisqueeze.runs.interrupts import StoppedError
+from mpisqueeze.streams import discard
 
 #: Seconds between ranks that each end all of them.
 TURN_S = 0.2

@@ -16,6 +16,7 @@ from mpisqueeze.cli.output import COLORS, Output
 from mpisqueeze.errors import UsageError
 from mpisqueeze.quantities import parse_size, without_percent
 from mpisqueeze.settings import METHOD, OUTPUT, PROBLEM, RUN, SETTINGS, Setting, Settings
+from mpisqueeze.streams import reserve
 
 if TYPE_CHECKING:
     from mpisqueeze.analysis.ranking import Target
@@ -98,7 +99,11 @@ def command(
                 values["given"] = given
             if "settings" in own:
                 values["settings"] = Settings(**given)
-            return function(**values)
+            restore = reserve()
+            try:
+                return function(**values)
+            finally:
+                restore()
 
         own = inspect.signature(function, eval_str=True).parameters
         parameters = [

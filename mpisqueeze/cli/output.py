@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mpisqueeze.comm.launched import launched_rank
 from mpisqueeze.errors import UsageError
 from mpisqueeze.language import check_choice
+from mpisqueeze.streams import STDOUT_PATHS
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -32,7 +33,9 @@ class Output:
 
     def __init__(self, color: str | None, targets: Mapping[str, str | None]) -> None:
         self.color = COLORS[0] if color is None else color
-        self.targets = {name: target for name, target in targets.items() if target is not None}
+        self.targets = {
+            name: "-" if target in STDOUT_PATHS else target for name, target in targets.items() if target is not None
+        }
 
     def check(self) -> None:
         """Raise UsageError, before there are results, where one cannot be written or two want stdout."""

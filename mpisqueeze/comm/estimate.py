@@ -9,7 +9,7 @@ import numpy as np
 
 from mpisqueeze.comm.world import World
 from mpisqueeze.costs.link import Link, Processor
-from mpisqueeze.devices.cores import logical_cores
+from mpisqueeze.devices.cores import cpu_quotas, granted, logical_cores, whole_cores
 
 #: Seconds for an MPI call and the Python around it.
 CALL_S = 5e-6
@@ -57,17 +57,18 @@ def _measure(world: World) -> Link:
 
 
 def shared_cores(world: World) -> tuple[int, int]:
-    """The numbers of ranks and of cores of the host with the most ranks per core; collective.
+    """The numbers of ranks and of cores, as far as quotas grant their time, of the host with the most ranks per core.
 
-    The hosts of a lab are one machine.
+    The hosts of a lab are one machine. Collective.
     """
     if "MPISQUEEZE_LAB" in os.environ:
-        return world.size, len(logical_cores())
+        return world.size, whole_cores(len(logical_cores()), granted([cpu_quotas()]))
     hosts: dict[int, tuple[int, set[int]]] = {}
     for host, cores in world.comm.allgather((world.host, logical_cores())):
         ranks, known = hosts.get(host, (0, set()))
         hosts[host] = ranks + 1, known | cores
-    return max(((ranks, len(cores)) for ranks, cores in hosts.values()), key=lambda host: host[0] / host[1])
+    shares = [(ranks, whole_cores(len(cores), ranks * world.quota)) for ranks, cores in hosts.values()]
+    return max(shares, key=lambda host: host[0] / host[1])
 
 
 def _ping_pong(world: World, peer: int, nbytes: int, rounds: int) -> float:

@@ -25,10 +25,10 @@ def launched_rank() -> int | None:
     mpi = sys.modules.get("mpi4py.MPI")
     if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():
         return int(mpi.COMM_WORLD.rank)
-    return _told_rank()
+    return told_rank()
 
 
-def _told_rank() -> int | None:
+def told_rank() -> int | None:
     """This process's rank by the launcher's variables, or None."""
     for variable in RANK_VARIABLES:
         value = os.environ.get(variable, "")
@@ -49,7 +49,7 @@ def leave_together(code: int) -> int:
         if not started:
             MPI.Init()
         MPI.COMM_WORLD.Barrier()
-        if _told_rank() and MPI.COMM_WORLD.size == 1:
+        if told_rank() and MPI.COMM_WORLD.size == 1:
             # Another launcher's MPI cannot wait for the rank that reports the error.
             time.sleep(_HEAD_START_S)
         if not started:
@@ -72,6 +72,6 @@ def end_in_time() -> None:
 
     Finalizing waits for all ranks, and one may be stopped.
     """
-    if _told_rank() is not None:
+    if told_rank() is not None:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(EXIT_S)

@@ -48,7 +48,7 @@ def loaded_libraries() -> list[str]:
     """Paths of the MPI C libraries in this process; empty where the system does not show them."""
     paths: dict[str, None] = {}
     try:
-        with open("/proc/self/maps") as maps:
+        with open("/proc/self/maps", errors="surrogateescape") as maps:
             for line in maps:
                 path = line.rstrip("\n").partition("/")[2]
                 if path and _C_LIBRARY.search(f"/{path}"):

@@ -6,7 +6,7 @@ import os
 
 from mpisqueeze.comm.cuda_aware import collectives_take_device_memory, cuda_awareness
 from mpisqueeze.comm.world import World
-from mpisqueeze.devices.cores import logical_cores, usable_cores
+from mpisqueeze.devices.cores import logical_cores, physical_cores
 from mpisqueeze.devices.device import CudaDevice, Device, gpu_count
 from mpisqueeze.errors import UsageError
 
@@ -43,7 +43,7 @@ def choose_device(wanted: str, buffers: str, world: World) -> Device:
 def threads_of_rank(world: World) -> int:
     """Number of threads for this rank, so that ranks on the same cores do not slow each other down; collective.
 
-    It is OMP_NUM_THREADS if that is set, else a fair share of the cores that this rank may use.
+    It is OMP_NUM_THREADS if that is set, else a fair share of the cores that this rank may use, and of CPU quotas.
     """
     mine = logical_cores()
     everyone = world.comm.allgather((world.host, mine))
@@ -51,4 +51,15 @@ def threads_of_rank(world: World) -> int:
     if wanted.isdigit() and int(wanted) > 0:
         return int(wanted)
     sharing = sum(host == world.host and bool(mine & theirs) for host, theirs in everyone)
-    return max(1, usable_cores() // sharing)
+    return max(1, int(min(physical_cores() / sharing, world.quota)))
+
+
+def quota_doubts(world: World, threads: int) -> list[str]:
+    """A warning where a rank's threads want more CPU time than quotas grant; else nothing."""
+    if threads <= world.quota:
+        return []
+    wanting = "a rank" if threads == 1 else f"the {threads} threads of a rank"
+    return [
+        f"a CPU quota (cpu.max, cpu.cfs_quota_us) grants {wanting} {world.quota:.3g} cores: once it is used up, the "
+        "kernel stops all ranks for the rest of a period, so that elapsed times grow while medians hide it"
+    ]

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from mpisqueeze.comm.signals import Signal
-from mpisqueeze.devices.cores import logical_cores
+from mpisqueeze.devices.cores import cpu_quotas, granted, logical_cores
 from mpisqueeze.errors import RankFailureError, UsageError
 from mpisqueeze.mpi import MPI
 
@@ -34,7 +34,8 @@ class World:
         local_rank: index of this rank among those of its host.
         host: lowest rank on this rank's host.
         hosts: number of hosts.
-        load: ranks per core on the host where it is largest.
+        load: ranks per core on the host where it is largest; a CPU quota counts as so many cores.
+        quota: CPU time a second (s) that quotas grant a rank, on the host where it is least; infinite without quotas.
         leave_together_s: time (s) after the last rank's arrival when all ranks of one host leave an agreement, at the
             same moment even if they share cores; 0: each leaves as soon as it can.
     """
@@ -47,7 +48,9 @@ class World:
         self.local_rank = node.rank
         self.host: int = node.bcast(self.rank)
         cores: set[int] = set().union(*node.allgather(logical_cores()))
-        self.load: float = self.comm.allreduce(node.size / len(cores), MPI.MAX)
+        quota = granted(node.allgather(cpu_quotas())) / node.size
+        self.quota: float = self.comm.allreduce(quota, MPI.MIN)
+        self.load: float = self.comm.allreduce(max(node.size / len(cores), 1 / quota), MPI.MAX)
         node.Free()
         self.hosts: int = self.comm.allreduce(int(self.local_rank == 0))
         self.leave_together_s = 0.0

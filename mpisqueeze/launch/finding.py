@@ -48,7 +48,8 @@ mpi4py.rc.initialize = False
 from mpi4py import MPI
 print(MPI.Get_library_version().strip().splitlines()[0])
 try:
-    paths = ["/" + line.partition("/")[2] for line in open("/proc/self/maps") if "/libmpi" in line]
+    lines = open("/proc/self/maps", errors="surrogateescape")
+    paths = ["/" + line.partition("/")[2] for line in lines if "/libmpi" in line]
     print(paths[0] if paths else "")
 except OSError:
     print("")

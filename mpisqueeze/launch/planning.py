@@ -12,9 +12,11 @@ from pathlib import Path
 
 from mpisqueeze.devices.cores import usable_cores
 from mpisqueeze.launch.finding import Flavour, Launcher
+from mpisqueeze.streams import results_descriptor
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+_SRUN_EXPORT = "SLURM_EXPORT_ENV"
 _OPEN_MPI_4 = {"OMPI_MCA_rmaps_base_oversubscribe": "1", "OMPI_MCA_hwloc_base_binding_policy": "none"}
 #: Settings for more ranks than cores. Waiting ranks of MPICH and Intel MPI yield by sched_yield, which keeps a core
 #: busy; by YIELD they sleep a moment.
@@ -45,8 +47,8 @@ class LaunchPlan:
 def make_plan(launcher: Launcher, n: int, started: Sequence[str], environment: Mapping[str, str]) -> LaunchPlan:
     """The launcher's command line for `n` ranks of `started`, and the settings that this machine needs.
 
-    A variable that is set in `environment` stays as it is; only MPISQUEEZE_LAUNCHED_RANKS, which states a
-    fact about this launch, is always written.
+    A variable that is set in `environment` stays as it is, but for MPISQUEEZE_LAUNCHED_RANKS, which states a fact
+    about this launch, and SLURM_EXPORT_ENV where it would keep all others from the ranks.
     """
     hosts = _hosts(environment)
     crowded = n > usable_cores() * hosts
@@ -62,6 +64,9 @@ def make_plan(launcher: Launcher, n: int, started: Sequence[str], environment: M
         flags += ["--overcommit"] if crowded else []
     settings = {name: value for name, value in wanted.items() if name not in environment}
     settings["MPISQUEEZE_LAUNCHED_RANKS"] = str(n)
+    # In a job of `--export=NONE`, srun, which mpirun starts its daemons by, would keep the job's variables from ranks.
+    if not environment.get(_SRUN_EXPORT, "ALL").startswith("ALL"):
+        settings[_SRUN_EXPORT] = "ALL"
     if launcher.flavour is Flavour.OPEN_MPI and hosts > 1:
         # Open MPI hands only its own variables to other hosts, unless told by name.
         theirs = {name for name in environment if name.startswith("MPISQUEEZE_")}
@@ -79,7 +84,7 @@ def program() -> list[str]:
 def own_terminal() -> str:
     """`COLUMNSxLINES` of the terminal on stdout, or `none`; ranks cannot see it through their own pty."""
     try:
-        size = os.get_terminal_size(1)
+        size = os.get_terminal_size(results_descriptor())
     except OSError:
         return "none"
     return f"{size.columns}x{size.lines}"

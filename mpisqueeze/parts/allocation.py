@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import numpy as np
+
+from mpisqueeze.kernels import kernels_for
+from mpisqueeze.parts.findings import Doubt
+from mpisqueeze.parts.registry import Part
+from mpisqueeze.quantities import size
 
 #: Elements of the vectors that work is measured on: long beside whatever else it may hold.
 DIMENSION = 1 << 18
@@ -35,3 +42,18 @@ def excess(work: Callable[[int], Any], vector_bytes: int, spare: float = SPARE) 
     """`peak_allocation` where it is more than this part of a vector of so many bytes, else 0."""
     peak = peak_allocation(work)
     return peak if peak > vector_bytes * spare else 0
+
+
+def allocates_nothing(
+    part: Part, works: Mapping[str, Callable[[int], Any]], vector_bytes: int, spare: float = SPARE
+) -> None:
+    """Fail a built-in part, and doubt a plug-in, of whose works one allocates memory of a vector's size."""
+    found = {name: peak for name, work in works.items() if (peak := excess(work, vector_bytes, spare))}
+    if not found:
+        return
+    what = ", ".join(f"{name} {size(peak)}" for name, peak in found.items())
+    text = f"{what}, beside vectors of {size(vector_bytes)}; keep buffers for that"
+    # NumPy's kernels, which stand in for the compiled ones, have temporaries.
+    if part.is_plugin or kernels_for(np, np.float32).name == "numpy":
+        raise Doubt(text)
+    raise AssertionError(text)

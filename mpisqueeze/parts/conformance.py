@@ -6,41 +6,37 @@ A check raises AssertionError with what is wrong, or Doubt for a remark that doe
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mpisqueeze.compressors.base import Compressor, NonFiniteError, adapt
+from mpisqueeze.compressors.base import Compressor, NonFiniteError
 from mpisqueeze.data import load_dataset
 from mpisqueeze.data.partition import parse_partition
-from mpisqueeze.errors import UsageError, describe
-from mpisqueeze.kernels import kernels_for
+from mpisqueeze.errors import ExitCode, UsageError, describe
 from mpisqueeze.parts import contracts, registry
-from mpisqueeze.parts.allocation import DIMENSION, SPARE, excess
+from mpisqueeze.parts.allocation import DIMENSION, allocates_nothing
+from mpisqueeze.parts.findings import Check, Doubt, Finding
 from mpisqueeze.parts.registry import Part
-from mpisqueeze.quantities import size
-from mpisqueeze.topology import Topology
+from mpisqueeze.parts.state import carried, copied, put_back
+
+if TYPE_CHECKING:
+    from mpisqueeze.comm.world import World
 
 DIMENSIONS = (1, 2, 7, 64, 1000, 1025, 4099)
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 TRIALS = 400
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One check's outcome: `passed`, `failed` or `doubtful`, and why."""
-
-    check: str
-    outcome: str
-    detail: str = ""
-
-
-class Doubt(Exception):  # noqa: N818 - it is no error
-    """Something that a part may do, but that a user should know of."""
+#: Bytes on either side of a payload that encoding must leave as they are.
+GUARD = 64
+#: Seconds that a rank with an error waits for the others before it speaks for all.
+ARRIVE_S = 5.0
+#: Seconds after which ranks are held to wait for each other.
+STAGE_S = 30.0
+#: Methods that tell a plug-in's kind, in the order of looking: an algorithm may have an `encode` or a `gradient`.
+_METHODS = (("problem", "initial_point"), ("algorithm", "step"), ("compressor", "encode"), ("problem", "gradient"))
 
 
 def find_part(text: str) -> tuple[str, Part]:
@@ -54,8 +50,7 @@ def find_part(text: str) -> tuple[str, Part]:
         except UsageError as error:
             # Until the file is read, nothing says which kind it is.
             raise UsageError(error.message, "FILE.py:Class") from error.__cause__
-        # An algorithm may have an `encode` of its own.
-        for kind, method in (("problem", "gradient"), ("algorithm", "step"), ("compressor", "encode")):
+        for kind, method in _METHODS:
             if callable(getattr(part.cls, method, None)):
                 return _installed(kind, part)
         raise UsageError(f"{text} is no problem (gradient), compressor (encode) or algorithm (step)", "FILE.py:Class")
@@ -74,45 +69,86 @@ def _installed(kind: str, part: Part) -> tuple[str, Part]:
     return kind, part
 
 
-def examine(kind: str, part: Part) -> Iterator[Finding]:
-    """Run every check of `kind` on `part`. An error that ends several checks is told with the first of them."""
+def examine(kind: str, part: Part, world: World | None = None) -> Iterator[Finding]:
+    """Run every check of `kind` on `part`. An error that ends several checks is told with the first of them.
+
+    Args:
+        world: the ranks that an algorithm is checked on; default: this one alone. Collective; rank 0 gets the findings.
+    """
     told: set[str] = set()
-    for name, check in CHECKS[kind]:
-        try:
-            check(part)
-        except Doubt as doubt:
-            yield Finding(name, "doubtful", str(doubt))
-        except AssertionError as error:
-            yield Finding(name, "failed", str(error))
-        except (Exception, SystemExit) as error:
-            detail = error.message if isinstance(error, UsageError) else describe(error)
-            # Shapes and other numbers may differ.
-            key = re.sub(r"\d+", "", detail)
-            yield Finding(name, "failed", "the same error" if key in told else detail)
-            told.add(key)
-        else:
-            yield Finding(name, "passed")
-
-
-def _allocates_nothing(
-    part: Part, works: Mapping[str, Callable[[int], Any]], vector_bytes: int, spare: float = SPARE
-) -> None:
-    """Fail a built-in part, and doubt a plug-in, of whose works one allocates memory of a vector's size."""
-    found = {name: peak for name, work in works.items() if (peak := excess(work, vector_bytes, spare))}
-    if not found:
+    if kind != "algorithm":
+        for name, check in CHECKS[kind]:
+            yield _once(_finding(name, check, part), told)
         return
-    what = ", ".join(f"{name} {size(peak)}" for name, peak in found.items())
-    text = f"{what}, beside vectors of {size(vector_bytes)}; keep buffers for that"
-    # NumPy's kernels, which stand in for the compiled ones, have temporaries.
-    if part.is_plugin or kernels_for(np, np.float32).name == "numpy":
-        raise Doubt(text)
-    raise AssertionError(text)
+    from mpisqueeze.comm.watchdog import Watchdog
+    from mpisqueeze.comm.world import World as Ranks
+    from mpisqueeze.mpi import MPI
+    from mpisqueeze.parts.rehearsal import ALONE, TOGETHER
+
+    world = world or Ranks(MPI.COMM_SELF)
+    watchdog = Watchdog(world, STAGE_S, "a check")
+    # Each rank tries it alone, too, for a plug-in may speak to all ranks by a communicator of its own.
+    for name, check, comm in [(*each, MPI.COMM_SELF) for each in ALONE] + [(*each, world.comm) for each in TOGETHER]:
+        watchdog.beat()
+        # An error may leave messages behind, that no other check must receive.
+        found = _gathered(_finding(name, check, part, Ranks(comm)), world)
+        if found:
+            yield _once(found, told)
+    watchdog.close()
+
+
+def _finding(name: str, check: Check, *arguments: Any) -> Finding:
+    try:
+        check(*arguments)
+    except Doubt as doubt:
+        return Finding(name, "doubtful", str(doubt))
+    except AssertionError as error:
+        # A user's own has file and line.
+        return Finding(name, "failed", describe(error).removeprefix("AssertionError: "))
+    except (Exception, SystemExit) as error:
+        return Finding(name, "failed", error.message if isinstance(error, UsageError) else describe(error))
+    return Finding(name, "passed")
+
+
+def _once(finding: Finding, told: set[str]) -> Finding:
+    """The finding, or `untried` for a failure that was told before."""
+    # Numbers and ranks may differ.
+    key = re.sub(r"^rank \d+: |\d[\d.e+-]*", "", finding.detail)
+    if finding.outcome == "failed" and key in told:
+        return Finding(finding.check, "untried")
+    told.add(key)
+    return finding
+
+
+def _gathered(finding: Finding, world: World) -> Finding | None:
+    """On rank 0, the worst of all ranks' findings, with the rank where they differ; collective.
+
+    A rank with an error may be one for whose payload the others wait. It then speaks for all and ends them.
+    """
+    request = world.comm.Ibarrier()
+    deadline = time.monotonic() + ARRIVE_S + 0.5 * world.rank
+    while not request.Test():
+        if finding.outcome == "failed" and time.monotonic() > deadline:
+            from mpisqueeze.mpi import MPI
+
+            print(
+                f"  FAILED   {finding.check}: rank {world.rank}: {finding.detail}; the others wait for it",
+                file=sys.__stdout__,
+                flush=True,
+            )
+            MPI.COMM_WORLD.Abort(ExitCode.USAGE)
+        time.sleep(1e-3)
+    findings = world.comm.gather(finding)
+    if findings is None:
+        return None
+    worst = max(findings, key=lambda found: ("passed", "doubtful", "failed").index(found.outcome))
+    if all(found.outcome == worst.outcome for found in findings):
+        return worst
+    return Finding(worst.check, worst.outcome, f"rank {findings.index(worst)}: {worst.detail}")
 
 
 def _compressor(part: Part, dimension: int, dtype: np.dtype[Any], seed: int = 1) -> Compressor:
-    made = part.cls(dimension, np, dtype, seed, **part.options)
-    contracts.check_compressor(part, made)
-    return adapt(made, dimension, np, dtype)
+    return contracts.make_compressor(part, dimension, np, dtype, seed)
 
 
 def _vectors(dimension: int, dtype: np.dtype[Any]) -> Iterator[tuple[str, np.ndarray]]:
@@ -136,16 +172,27 @@ def _cases(part: Part) -> Iterator[tuple[str, Compressor, np.ndarray]]:
 
 
 def _encoded(compressor: Compressor, vector: np.ndarray, fill: int = 0, iteration: int = 1) -> np.ndarray:
-    payload = np.full(compressor.payload_bytes, fill, np.uint8)
+    """A payload, in a buffer that held `fill`. Raises AssertionError if encode wrote beside it."""
+    payload, intact = _guarded(compressor.payload_bytes, np.dtype(np.uint8), fill)
     compressor.iteration = iteration
     compressor.encode(vector, payload)
+    assert intact(), f"encode wrote beyond the {payload.size} bytes of its payload (d = {vector.size}, {vector.dtype})"
     return payload
 
 
 def _decoded(compressor: Compressor, payload: np.ndarray) -> np.ndarray:
-    out = np.empty(compressor.dimension, compressor.dtype)
+    out, intact = _guarded(compressor.dimension, compressor.dtype, np.nan)
     compressor.decode(payload, out)
+    assert intact(), f"decode wrote beyond the {out.size} elements of out ({out.dtype})"
     return out
+
+
+def _guarded(length: int, dtype: np.dtype[Any], fill: float) -> tuple[np.ndarray, Callable[[], bool]]:
+    """(array, a function that tells whether nothing was written beside it)."""
+    spare = GUARD // dtype.itemsize
+    room = np.full(length + 2 * spare, 77, dtype)
+    room[spare : spare + length] = fill
+    return room[spare : spare + length], lambda: bool((room[:spare] == 77).all() and (room[-spare:] == 77).all())
 
 
 def _payload_size_is_stated(part: Part) -> None:
@@ -164,9 +211,30 @@ def _vector_is_kept(part: Part) -> None:
 
 def _payload_is_filled(part: Part) -> None:
     for what, compressor, vector in _cases(part):
-        other = _compressor(part, compressor.dimension, compressor.dtype)
-        same = np.array_equal(_encoded(compressor, vector, 0), _encoded(other, vector, 255))
-        assert same, f"two equal compressors gave different payloads: bytes are left unset, or not seeded ({what})"
+        first = _encoded(compressor, vector)
+        second, third = (_encoded(_compressor(part, vector.size, vector.dtype), vector, fill) for fill in (0, 255))
+        assert np.array_equal(first, second), (
+            "with the same seed and iteration a vector gave another payload: it depends on something else, such as a "
+            f"generator of the whole process ({what})"
+        )
+        unset = np.flatnonzero(first != third)
+        assert not unset.size, f"encode leaves byte {unset[0] if unset.size else 0} of its payload unset ({what})"
+
+
+def _encoding_repeats(part: Part) -> None:
+    _, vector = next(_vectors(1000, DTYPES[0]))
+    compressor = _compressor(part, vector.size, vector.dtype)
+    if not contracts.encoding_repeats(compressor, vector):
+        named = carried(getattr(compressor, "part", compressor))
+        assert not named, f"a replay with its {', '.join(named)} put back gives another payload"
+        raise Doubt(
+            "it carries something from one encoding to the next, so that a resumed run goes elsewhere: make it a "
+            "function of `self.seed` and `self.iteration`, or give it `state`"
+        )
+    first, second = (_encoded(compressor, vector, 0, t) for t in (1, 2))
+    other = _encoded(_compressor(part, vector.size, vector.dtype, 2), vector, 0, 1)
+    if np.array_equal(first, second) and not np.array_equal(first, other):
+        raise Doubt("it draws the same random numbers in each iteration: key them by `self.iteration`, too")
 
 
 def _out_is_overwritten(part: Part) -> None:
@@ -201,11 +269,32 @@ def _error_feedback_balances(part: Part) -> None:
         assert np.array_equal(doubled, vector + _decoded(compressor, payload)), f"decode_add does not add ({what})"
 
 
+def _every_element_arrives(part: Part) -> None:
+    for dimension in (1, 7, 1025):
+        for place in (0, dimension - 1):
+            vector = np.zeros(dimension, DTYPES[0])
+            vector[place] = -3
+            compressor, residual = _compressor(part, dimension, vector.dtype), np.zeros_like(vector)
+            payload = np.zeros(compressor.payload_bytes, np.uint8)
+            # Random positions are drawn with a probability of about the payload's part of the vector.
+            rounds = int(40 * max(1, vector.nbytes / payload.nbytes))
+            for compressor.iteration in range(1, rounds + 1):
+                compressor.encode_feedback(vector, residual, payload)
+                if _decoded(compressor, payload)[place]:
+                    break
+            else:
+                raise AssertionError(
+                    f"element {place} of {dimension} never arrives, in {rounds} rounds with error feedback"
+                )
+
+
 def _nan_is_refused(part: Part) -> None:
     for bad in (np.nan, np.inf, -np.inf):
         for dtype in DTYPES:
             compressor = _compressor(part, 1000, dtype)
             vector = np.ones(1000, dtype)
+            # An error that any vector meets is none about a NaN.
+            _encoded(compressor, vector)
             vector[777] = bad
             try:
                 _encoded(compressor, vector)
@@ -241,6 +330,7 @@ def _bound_holds(part: Part) -> None:
         if bound is None:
             raise Doubt("it states no bound on E‖C(v) − v‖²/‖v‖²")
         error = float(np.mean(np.sum((trials - vector) ** 2, axis=1)))
+        assert norm or not error, "zeros are decoded as something else, so that there is no bound on E‖C(v) − v‖²/‖v‖²"
         assert error <= bound * norm * 1.1 + 1e-12, f"E‖C(v) − v‖²/‖v‖² is {error / norm:.3g}, its bound {bound:.3g}"
 
 
@@ -255,7 +345,7 @@ def _coding_allocates_nothing(part: Part) -> None:
         "decode": lambda t: compressor.decode(payload, out),
         "decode_add": lambda t: compressor.decode_add(payload, out),
     }
-    _allocates_nothing(part, works, vector.nbytes)
+    allocates_nothing(part, works, vector.nbytes)
 
 
 def _problem(part: Part, rank: int, size: int, dtype: np.dtype[Any]) -> Any:
@@ -284,7 +374,10 @@ def _problems(part: Part) -> Iterator[tuple[str, Any, np.ndarray]]:
 def _start_is_common(part: Part) -> None:
     for dtype in DTYPES:
         points = [_problem(part, rank, 3, dtype).initial_point() for rank in range(3)]
-        assert all(np.array_equal(points[0], point) for point in points), "initial_point differs by rank"
+        shapes = [np.shape(point) for point in points]
+        assert len(set(shapes)) == 1, f"the shape of initial_point differs by rank: {', '.join(map(str, shapes))}"
+        other = next((rank for rank, point in enumerate(points) if not np.array_equal(points[0], point)), 0)
+        assert not other, f"initial_point differs between ranks 0 and {other}"
 
 
 def _gradient_is_sound(part: Part) -> None:
@@ -309,22 +402,35 @@ def _gradient_repeats(part: Part) -> None:
     for what, problem, x in _problems(part):
         if not _repeats(problem, x):
             raise Doubt(
-                "the gradient is not a function of (seed, rank, iteration), or not once it was overwritten; no run can "
-                f"be resumed ({what})"
+                f"an iteration that is computed again gives another gradient, or once that was overwritten ({what}): "
+                "a resumed run goes elsewhere. Make its randomness a function of (seed, rank, iteration), or give it "
+                "`state`"
             )
 
 
 def _loss_and_gradient_agree(part: Part) -> None:
     problem = _problem(part, 0, 1, DTYPES[1])
     x = np.array(problem.initial_point(), np.float64)
-    g = np.array(problem.gradient(x, 1)[1], np.float64)
+    start = copied(problem)
+
+    def at(point: np.ndarray) -> tuple[float, np.ndarray]:
+        put_back(problem, start)
+        loss, g = problem.gradient(point, 1)
+        return float(loss), np.array(g, np.float64)
+
+    g = at(x)[1]
     norm = float(np.linalg.norm(g))
     if norm == 0:
         return
-    step = 1e-5 / norm
-    slope = (float(problem.gradient(x + step * g, 1)[0]) - float(problem.gradient(x - step * g, 1)[0])) / (2 * step)
-    if abs(slope - norm**2) > 1e-3 * norm**2:
-        raise Doubt(f"along the gradient the loss changes by {slope:.6g}, not by ‖g‖² = {norm**2:.6g}")
+    # A gradient with elements that are wrong, but not too long, shows along other directions.
+    random = np.random.default_rng(0).standard_normal((3, x.size)) * (norm / x.size**0.5)
+    for name, what, u in ("the gradient", "‖g‖²", g), *(("a random vector u", "g·u", u) for u in random):
+        step = 1e-5 / float(np.linalg.norm(u))
+        slope = (at(x + step * u)[0] - at(x - step * u)[0]) / (2 * step)
+        # What is expected of g·u where both are random.
+        scale = norm**2 / (1 if u is g else x.size**0.5)
+        if abs(slope - g @ u) > 1e-3 * scale:
+            raise Doubt(f"along {name} the loss changes by {slope:.6g}, not by {what} = {g @ u:.6g}")
 
 
 def _evaluation_is_numbers(part: Part) -> None:
@@ -342,12 +448,16 @@ def _evaluation_is_pure(part: Part) -> None:
         evaluate = getattr(problem, "evaluate", None)
         if evaluate is None:
             return
+        start = copied(problem)
         loss, gradient = problem.gradient(x, 2)
-        before, expected = x.copy(), gradient.copy()
+        before, expected, kept = x.copy(), gradient.copy(), copied(problem)
         first = evaluate(x)
         assert np.array_equal(x, before), f"evaluate changed x ({what})"
         assert np.array_equal(gradient, expected), f"evaluate changed the gradient's buffer ({what})"
         evaluate(x + 1)
+        changed = [name for name, value in copied(problem).items() if not np.array_equal(value, kept[name])]
+        assert not changed, f"evaluate changed {changed[0]} ({what})"
+        put_back(problem, start)
         again_loss, again = problem.gradient(x, 2)
         same = float(loss) == float(again_loss) and np.array_equal(again, expected)
         if not same and _repeats(problem, x):
@@ -358,10 +468,12 @@ def _evaluation_is_pure(part: Part) -> None:
 
 def _repeats(problem: Any, x: np.ndarray) -> bool:
     """The gradient of an iteration is the same the second time, after that of another, which was overwritten."""
+    before = copied(problem)
     first = problem.gradient(x, 1)[1].copy()
     other = problem.gradient(x, 2)[1]
     if other is not x and other.dtype.kind == "f" and other.flags.writeable:
         other.fill(np.nan)
+    put_back(problem, before)
     return np.array_equal(first, problem.gradient(x, 1)[1])
 
 
@@ -371,84 +483,22 @@ def _gradient_allocates_nothing(part: Part) -> None:
     # Shorter vectors are not told apart from whatever else a gradient takes.
     if x.size >= DIMENSION:
         # A batch may be gathered and converted.
-        _allocates_nothing(part, {"gradient": lambda t: problem.gradient(x, t)}, x.nbytes, 0.5)
+        allocates_nothing(part, {"gradient": lambda t: problem.gradient(x, t)}, x.nbytes, 0.5)
     elif not np.shares_memory(problem.gradient(x, 1)[1], problem.gradient(x, 2)[1]):
         raise Doubt("gradient gives a new one each time; keep a buffer for it")
 
 
-@contextmanager
-def _algorithm(
-    part: Part, dtype: np.dtype[Any], dimension: int, compressor: str = "identity"
-) -> Iterator[Callable[..., None]]:
-    """An algorithm on this rank alone, as (t, x, gradient) → None for an iteration with γ = 0.5; closed in the end."""
-    from mpisqueeze.algorithms.base import Setup
-    from mpisqueeze.comm.exchange import Network
-    from mpisqueeze.comm.world import World
-    from mpisqueeze.devices.device import Device
-    from mpisqueeze.mpi import MPI
-
-    network = Network(World(MPI.COMM_SELF), Device())
-    compressors = registry.compressors.find(compressor)
-    make = lambda d, seed: _compressor(compressors, d, dtype, seed)  # noqa: E731
-    algorithm = part.cls(Setup(network, dimension, dtype, 1, make, Topology("ring", 1)), **part.options)
-    contracts.check_algorithm(part, algorithm)
-
-    def step(t: int, x: np.ndarray, gradient: Callable[[Any], Any]) -> None:
-        network.iteration = t
-        algorithm.step(x, gradient, 0.5)
-
-    yield step
-    getattr(algorithm, "close", lambda: None)()
-
-
-def _trained(part: Part, dtype: np.dtype[Any], iterations: int) -> tuple[Any, np.ndarray, np.ndarray]:
-    """(problem, x₀, x) after some iterations on a quadratic."""
-    problem = registry.problems.find("quadratic:37").cls(0, 1, 1, np, dtype, dimension=37)
-    start = problem.initial_point()
-    x = start.copy()
-    with _algorithm(part, dtype, 37) as step:
-        for t in range(1, iterations + 1):
-            step(t, x, lambda point, t=t: problem.gradient(point, t)[1])
-    return problem, start, x
-
-
-def _step_descends(part: Part) -> None:
-    for dtype in DTYPES:
-        problem, start, x = _trained(part, dtype, 60)
-        before, after = problem.evaluate(start)["distance"], problem.evaluate(x)["distance"]
-        assert after < 0.1 * before, f"60 steps on a quadratic go from distance {before:.3g} to {after:.3g} ({dtype})"
-
-
-def _steps_repeat(part: Part) -> None:
-    for dtype in DTYPES:
-        same = np.array_equal(_trained(part, dtype, 5)[2], _trained(part, dtype, 5)[2])
-        assert same, f"the same 5 steps end elsewhere the second time ({dtype})"
-
-
-def _step_allocates_nothing(part: Part) -> None:
-    dtype = DTYPES[0]
-    _, vector = next(_vectors(DIMENSION, dtype))
-    g, x = np.empty_like(vector), vector.copy()
-
-    def gradient(point: np.ndarray) -> np.ndarray:
-        np.copyto(g, vector)
-        return g
-
-    for compressor in ("identity", "onebit") if getattr(part.cls, "compresses", True) else ("identity",):
-        with _algorithm(part, dtype, DIMENSION, compressor) as step:
-            work = partial(step, x=x, gradient=gradient)
-            _allocates_nothing(part, {f"a step with {compressor}": work}, vector.nbytes)
-
-
-#: The checks of each kind of part, with what each holds a part to.
-CHECKS: dict[str, list[tuple[str, Callable[[Part], None]]]] = {
+#: The checks of a compressor and of a problem, with what each holds a part to; `rehearsal` has an algorithm's.
+CHECKS: dict[str, list[tuple[str, Check]]] = {
     "compressor": [
         ("the payload's size is known beforehand", _payload_size_is_stated),
         ("encode keeps the vector", _vector_is_kept),
         ("encode fills the payload, the same from the same seed", _payload_is_filled),
+        ("encode is a function of (seed, iteration, vector)", _encoding_repeats),
         ("decode overwrites out, with finite numbers", _out_is_overwritten),
         ("any rank decodes any payload", _anyone_decodes),
         ("error feedback keeps what decoding lost, to the bit", _error_feedback_balances),
+        ("every element arrives, sooner or later", _every_element_arrives),
         ("a NaN or an infinity never encodes", _nan_is_refused),
         ("it is unbiased if it says so", _unbiased_is_true),
         ("its bound holds", _bound_holds),
@@ -463,10 +513,5 @@ CHECKS: dict[str, list[tuple[str, Callable[[Part], None]]]] = {
         ("evaluate gives numbers", _evaluation_is_numbers),
         ("evaluate is a function of x, and changes nothing", _evaluation_is_pure),
         ("an iteration allocates no vector", _gradient_allocates_nothing),
-    ],
-    "algorithm": [
-        ("on one rank, without compression, it minimises a quadratic", _step_descends),
-        ("its steps are reproducible", _steps_repeat),
-        ("an iteration allocates no vector", _step_allocates_nothing),
     ],
 }

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from mpisqueeze.compressors.base import Compressor
+from mpisqueeze.compressors.base import Compressor, adapt
 from mpisqueeze.costs.exchanges import Schedule
 from mpisqueeze.errors import UsageError, describe, describe_value
 from mpisqueeze.parts.registry import Part
+from mpisqueeze.parts.state import carried, copied, put_back
 from mpisqueeze.problems.base import address_of
 
 
@@ -70,6 +71,13 @@ def default_compressor(part: Part) -> str:
     return default
 
 
+def check_state(part: Part, option: str, thing: Any) -> None:
+    """Raise UsageError unless what a part carries over can be saved."""
+    for name, value in carried(thing).items():
+        if getattr(value, "dtype", np.asarray(value).dtype).kind not in "biufc":
+            raise broken(part, option, f"{name} must be an array of numbers, not {describe_value(value)}")
+
+
 def check_problem(part: Part, problem: Any) -> None:
     """Raise UsageError unless `problem` keeps the contract of a problem, as far as that shows."""
     _need_methods(part, "--problem", problem, "initial_point", "gradient")
@@ -77,6 +85,7 @@ def check_problem(part: Part, problem: Any) -> None:
     if dimension >= 2**31:
         raise UsageError(f"{part.spec}: {dimension} parameters are more than an int32 index reaches", "--problem")
     _need_count(part, "--problem", problem, "iterations_per_epoch", 1)
+    check_state(part, "--problem", problem)
     if getattr(problem, "training_samples", None) is not None:
         _need_count(part, "--problem", problem, "training_samples")
 
@@ -151,6 +160,34 @@ def check_compressor(part: Part, compressor: Any) -> None:
     ):
         raise broken(part, "--compressor", "its __init__ does not call that of its base class")
     _need_count(part, "--compressor", compressor, "payload_bytes")
+    check_state(part, "--compressor", compressor)
+
+
+def make_compressor(part: Part, dimension: int, xp: Any, dtype: np.dtype[Any], seed: int) -> Compressor:
+    """A compressor of a part, with all that the contract lets it leave out. Raises UsageError."""
+    made = part.cls(dimension, xp, dtype, seed, **part.options)
+    check_compressor(part, made)
+    return adapt(made, dimension, xp, dtype)
+
+
+def says_what_it_carries(part: Part) -> bool:
+    """An algorithm names what it carries from one iteration to the next; a plug-in must do so itself."""
+    own = [cls for cls in part.cls.__mro__ if not (part.is_plugin and cls.__module__.startswith("mpisqueeze."))]
+    return any(name in vars(cls) for cls in own for name in ("memory", "state"))
+
+
+def encoding_repeats(compressor: Compressor, vector: Any) -> bool:
+    """An iteration encoded again, after another, gives the same payload once what is carried over is put back."""
+    own = getattr(compressor, "part", compressor)
+    before = copied(own)
+    payloads: list[Any] = []
+    for iteration in (1, 2, 1):
+        compressor.iteration = iteration
+        if payloads and iteration == 1:
+            put_back(own, before)
+        payloads.append(compressor.xp.zeros(compressor.payload_bytes, np.uint8))
+        compressor.encode(vector, payloads[-1])
+    return bool((payloads[0] == payloads[-1]).all())
 
 
 def check_algorithm(part: Part, algorithm: Any) -> None:
@@ -170,6 +207,7 @@ def check_algorithm(part: Part, algorithm: Any) -> None:
             raise broken(part, "--algorithm", f"{name} must be {what}, not {describe_value(value)}")
     if not part.is_plugin:
         return
+    check_state(part, "--algorithm", algorithm)
     with plugin(part, "--algorithm", "bytes_per_iteration()"):
         expected = getattr(algorithm, "bytes_per_iteration", lambda: None)()
     if expected is not None and not (

@@ -19,7 +19,9 @@ class Problem(ABC):
     mean over the samples of all. The caller of `gradient` multiplies by w_r.
 
     A plug-in need not derive from this class: `__init__`, `dimension`, `initial_point` and `gradient` as described here
-    are enough. `iterations_per_epoch` and `evaluate` are optional, and so are two class methods: `check_installed()`
+    are enough. `iterations_per_epoch` and `evaluate` are optional, and so is `doubts()`, sentences about what a user
+    should know before training. What a problem carries from one iteration to the next besides x is `state`, a
+    dictionary of arrays by name, see `parts.state`. Optional, too, are two class methods: `check_installed()`
     raises UsageError if a package that the problem needs is missing, and `limit_threads(count)` is called before
     construction with the number of threads that this rank may use.
 

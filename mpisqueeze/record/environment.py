@@ -17,7 +17,7 @@ import psutil
 
 import mpisqueeze
 from mpisqueeze.comm import library
-from mpisqueeze.devices.cores import logical_cores
+from mpisqueeze.devices.cores import cpu_quotas, granted, logical_cores
 from mpisqueeze.quantities import counted
 
 if TYPE_CHECKING:
@@ -98,6 +98,21 @@ def crowding(environment: Mapping[str, Any]) -> list[str]:
     return [f"{most['ranks']} ranks share {cores}: they take turns, and times are longer than with a core for each"]
 
 
+def cores_of(host: Mapping[str, Any]) -> str:
+    """The cores of one of `hosts`, and the CPU time that quotas grant of them, in words."""
+    cores, quota = host.get("cores"), host.get("cpu_quota")
+    known = "cores unknown" if cores is None else counted(cores, "core")
+    return f"{known} with a CPU quota of {quota:.3g}" if quota else known
+
+
+def ranks_on_hosts(environment: Mapping[str, Any]) -> str:
+    """The MPI library, its ranks and hosts, and the cores of the one with the least quota, in words."""
+    library, hosts = (environment["mpi_library"] or "unknown").partition(",")[0], environment["hosts"]
+    places = f"{counted(environment['ranks'], 'rank')} on {counted(len(hosts), 'host')}"
+    least = min((host for host in hosts if host["cpu_quota"]), key=lambda host: host["cpu_quota"], default=None)
+    return f"{library}, {places}" + (f"; {cores_of(least)}" if least else "")
+
+
 def _software() -> dict[str, Any]:
     return {
         "started_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -121,6 +136,7 @@ def _machine() -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cores": sorted(logical_cores()),
+        "cpu_quota": cpu_quotas(),
     }
 
 
@@ -128,10 +144,14 @@ def _by_host(machines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One entry a host, in order of its lowest rank; a rank bound to some cores adds those to its host's."""
     hosts: dict[str, dict[str, Any]] = {}
     for machine in machines:
-        host = hosts.setdefault(machine["hostname"], {**machine, "ranks": 0, "cores": set()})
+        host = hosts.setdefault(machine["hostname"], {**machine, "ranks": 0, "cores": set(), "cpu_quota": []})
         host["ranks"] += 1
         host["cores"].update(machine["cores"])
-    return [{**host, "cores": len(host["cores"])} for host in hosts.values()]
+        host["cpu_quota"].append(machine["cpu_quota"])
+    for host in hosts.values():
+        cores, quota = len(host["cores"]), granted(host["cpu_quota"])
+        host |= {"cores": cores, "cpu_quota": quota if quota < cores else None}
+    return list(hosts.values())
 
 
 def _cpu_model() -> str | None:

@@ -49,13 +49,14 @@ class Config(_RunConfig, total=False):
 
 
 class HostFacts(TypedDict, total=False):
-    """A machine: `cores` of it that `ranks` ranks may use."""
+    """A machine: `cores` of it that `ranks` ranks may use, for as much time as `cpu_quota` cores have; None: all."""
 
     hostname: str | None
     cpu_model: str | None
     memory_bytes: Ratio | None
     system: str | None
     cores: Count | None
+    cpu_quota: Ratio | None
     ranks: Count | None
 
 

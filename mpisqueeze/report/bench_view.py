@@ -14,7 +14,7 @@ from mpisqueeze import __version__
 from mpisqueeze.bench import kernels
 from mpisqueeze.bench.timing import TimeStatistics, flat
 from mpisqueeze.quantities import clock, counted, grouped, significant
-from mpisqueeze.record.environment import crowding
+from mpisqueeze.record.environment import cores_of, crowding
 from mpisqueeze.report.live import Drawing, bar
 from mpisqueeze.report.tables import DEFINED, TableColumn, defined
 
@@ -103,7 +103,7 @@ def kernel_header(context: dict[str, Any]) -> list[str]:
     return [
         f"mpisqueeze {__version__} bench kernels",
         f"command: {context['command']}",
-        f"machine: {context['cpu']}, {counted(context['cores'], 'core')}, {context['system']}",
+        f"machine: {context['cpu']}, {cores_of(context)}, {context['system']}",
         f"Python {versions['python']}, NumPy {versions['numpy']}"
         + (f", CuPy {versions['cupy']}" if versions["cupy"] else ""),
         f"{context['dtype']}, {counted(context['threads'], 'thread')}; sizes in numbers; warm-up {context['warmup']}",
@@ -151,8 +151,7 @@ def comm_header(context: dict[str, Any]) -> list[str]:
         f"MPI: {library} (MPI {context['mpi_standard']}), mpi4py {versions['mpi4py']}, "
         f"{counted(context['ranks'], 'rank')} on {counted(len(context['hosts']), 'host')}",
         *(
-            f"host {host['hostname']}: {counted(host['ranks'], 'rank')}, {host['cpu_model']}, "
-            f"{counted(host['cores'], 'core')}"
+            f"host {host['hostname']}: {counted(host['ranks'], 'rank')}, {host['cpu_model']}, {cores_of(host)}"
             for host in context["hosts"]
         ),
         f"device: {context['device']}, {context['kernels']} kernels, {counted(context['threads'], 'thread')} a rank; "

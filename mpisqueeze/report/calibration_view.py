@@ -12,7 +12,7 @@ from rich.text import Text
 
 from mpisqueeze.costs.link import network_name
 from mpisqueeze.quantities import counted, duration, format_rate, grouped, ratio, significant
-from mpisqueeze.record.environment import crowding
+from mpisqueeze.record.environment import crowding, ranks_on_hosts
 from mpisqueeze.report.tables import TableColumn, filled, make_table, panel
 
 #: Message sizes to show: each power of 16.
@@ -30,10 +30,7 @@ def calibration_report(facts: dict[str, Any]) -> Group:
 
 def _panel(facts: dict[str, Any]) -> Panel:
     memory, link = facts["memory"], facts["link"]
-    library = (facts["environment"].get("mpi_library") or "unknown").partition(",")[0]
-    entries: list[tuple[str, str | Text]] = [
-        ("MPI", f"{library}, {counted(facts['ranks'], 'rank')} on {counted(facts['hosts'], 'host')}")
-    ]
+    entries: list[tuple[str, str | Text]] = [("MPI", ranks_on_hosts(facts["environment"]))]
     entries += [("", Text(warning, style="yellow")) for warning in crowding(facts["environment"])]
     if link is None:
         unknown = "not measured: one rank sends nothing; run it under mpirun"

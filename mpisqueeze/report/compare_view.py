@@ -13,10 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from mpisqueeze.quantities import counted, duration, grouped, significant, size
+from mpisqueeze.record.environment import ranks_on_hosts
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.live import Drawing
 from mpisqueeze.report.tables import STATUS, TableColumn, defined, filled, make_table, panel
-from mpisqueeze.report.training_view import mpi, problem
+from mpisqueeze.report.training_view import problem
 from mpisqueeze.runs.view import View
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def header(run: Run, environment: dict[str, Any], runs: int, path: str) -> Panel
     """The machines, and what the runs share; `run` is the first one to start."""
     together = f", one after the other: same start, data order and seed {run.plan.config.seed}"
     return panel("compare", [
-        ("MPI", mpi(run, environment)),
+        ("MPI", ranks_on_hosts(environment)),
         ("device", f"{run.device.label}, {environment['kernels']} kernels; buffers: {run.device.buffers}"),
         ("problem", problem(run)),
         ("runs", Text.assemble((str(runs), "bold"), together)),

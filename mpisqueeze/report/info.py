@@ -24,7 +24,7 @@ from mpisqueeze.launch import find_launcher
 from mpisqueeze.mpi import ADVICE, missing
 from mpisqueeze.parts import registry
 from mpisqueeze.quantities import size
-from mpisqueeze.record.environment import collect_environment, local_environment
+from mpisqueeze.record.environment import collect_environment, cores_of, local_environment
 from mpisqueeze.report.tables import make_list, make_table
 from mpisqueeze.runs.schedule import SCHEDULES
 
@@ -146,8 +146,8 @@ def _machine(facts: dict[str, Any]) -> Iterator[tuple[str, str | Text]]:
     yield "ranks", f"{environment['ranks']} on {len(environment['hosts'])} host(s)"
     for host in environment["hosts"]:
         memory = size(host["memory_bytes"]) if host.get("memory_bytes") else "memory unknown"
-        cores, cpu = host.get("cores"), host.get("cpu_model") or "CPU unknown"
-        yield "host", f"{host.get('hostname')}: {cpu}, {cores} cores, {memory}, {host.get('system')}"
+        cpu = host.get("cpu_model") or "CPU unknown"
+        yield "host", f"{host.get('hostname')}: {cpu}, {cores_of(host)}, {memory}, {host.get('system')}"
     how = "goes straight to MPI" if facts["cuda_aware"] else "is staged through the host"
     aware = "yes" if facts["cuda_aware"] else "no"
     yield "CUDA-aware", f"{aware}: {facts['cuda_aware_reason']}; device memory {how}"

@@ -7,6 +7,7 @@ the output lands in a file. What counts is the launcher's stdout.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import dropwhile
@@ -15,7 +16,7 @@ from typing import Literal
 from rich.console import Console
 
 from mpisqueeze.comm.launched import RANK_VARIABLES
-from mpisqueeze.files import discard
+from mpisqueeze.streams import STDERR, STDOUT, discard, results, results_descriptor
 
 LOG_WIDTH = 100
 _HEIGHT = 25
@@ -49,14 +50,14 @@ def choose_terminal(color: Literal["auto", "always", "never"] = "auto", stdout_i
         stdout_is_json: stdout carries one JSON object and nothing else, so neither style nor live update.
     """
     capable = os.environ.get("TERM", "") not in ("", "dumb", "unknown") and not _in_batch()
-    terminal = _terminal(1) if capable else None
+    terminal = _terminal(STDOUT) if capable else None
     live = terminal is not None and not stdout_is_json
     return TerminalChoice(
         color=_wants_color(color, terminal is not None) and not stdout_is_json,
         live=live,
         width=_width(terminal),
         height=(terminal.lines if terminal else 0) or _HEIGHT,
-        stderr_color=_wants_color(color, capable and _terminal(2) is not None),
+        stderr_color=_wants_color(color, capable and _terminal(STDERR) is not None),
     )
 
 
@@ -77,7 +78,7 @@ def make_console(choice: TerminalChoice, stderr: bool = False) -> Console:
     rich_colors = "256color" in os.environ.get("TERM", "") or bool(os.environ.get("COLORTERM"))
     system: Literal["standard", "256"] = "256" if rich_colors else "standard"
     return _Console(
-        stderr=stderr,
+        file=sys.stderr if stderr else results(),
         color_system=system if color else None,
         no_color=not color,
         force_terminal=live,
@@ -127,10 +128,10 @@ def _in_batch() -> bool:
 def _terminal(descriptor: int) -> os.terminal_size | None:
     """The terminal that really receives what goes to stdout (1) or stderr (2), or None."""
     told = os.environ.get("MPISQUEEZE_TERMINAL")
-    if told and descriptor == 1:
+    if told and descriptor == STDOUT:
         columns, x, lines = told.partition("x")
         return os.terminal_size((int(columns), int(lines))) if x and columns.isdigit() and lines.isdigit() else None
-    own = _tty_size(descriptor)
+    own = _tty_size(results_descriptor() if descriptor == STDOUT else descriptor)
     if own is not None and own.columns > 0:  # a pty that a launcher made for the rank has no size
         return own
     if not any(name in os.environ for name in RANK_VARIABLES):

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from mpisqueeze.quantities import clock, counted, duration, format_rate, grouped, ratio, significant, size
+from mpisqueeze.quantities import clock, duration, format_rate, grouped, ratio, significant, size
+from mpisqueeze.record.environment import ranks_on_hosts
 from mpisqueeze.record.iterations import Progress
 from mpisqueeze.record.summary import sgd_bytes
 from mpisqueeze.report.closing import closing
@@ -84,7 +85,7 @@ def header(run: Run, environment: dict[str, Any]) -> Panel:
     where = where if run.centralized else gossip(run)
     method = Text.assemble((plan.algorithm.label, "bold"), " with ", (plan.compressor.spec, "bold"), f", {where}")
     entries: list[tuple[str, str | Text]] = [
-        ("MPI", mpi(run, environment)),
+        ("MPI", ranks_on_hosts(environment)),
         ("device", f"{run.device.label}{kernels}; buffers: {buffers}"),
         ("problem", problem(run)),
         *([("shares", shares(run))] if shares(run) else []),
@@ -100,12 +101,6 @@ def header(run: Run, environment: dict[str, Any]) -> Panel:
             wire.append(", ").append(f"{ratio(plain / expected)} fewer", "bold green")
         entries.append(("wire", wire))
     return panel("train", [*entries, ("folder", run.path)])
-
-
-def mpi(run: Run, environment: dict[str, Any]) -> str:
-    """The MPI library, and how many ranks it has on how many hosts."""
-    library = (environment["mpi_library"] or "unknown").partition(",")[0]
-    return f"{library}, {counted(run.world.size, 'rank')} on {counted(len(environment['hosts']), 'host')}"
 
 
 def problem(run: Run) -> str:

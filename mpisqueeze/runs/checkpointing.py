@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,8 @@ import numpy as np
 from mpisqueeze.algorithms.base import AdaptedAlgorithm
 from mpisqueeze.errors import UsageError
 from mpisqueeze.mpi import MPI
+from mpisqueeze.parts import contracts, state
+from mpisqueeze.problems.base import copy_to
 from mpisqueeze.record.checkpoint import (
     DamagedError,
     Manifest,
@@ -50,8 +53,7 @@ LOGS = ("iterations.jsonl", "ranks.jsonl", "evaluations.jsonl")
 
 def check_state(run: Run) -> None:
     """Raise UsageError for a plug-in's algorithm that does not say what it remembers."""
-    own = [cls for cls in type(_remembering(run)).__mro__ if not cls.__module__.startswith("mpisqueeze.")]
-    if run.plan.algorithm.is_plugin and not any("memory" in vars(cls) for cls in own):
+    if not contracts.says_what_it_carries(run.plan.algorithm):
         raise UsageError(
             f"{run.plan.algorithm.name} does not say what it remembers from one iteration to the next: give it the "
             "attribute `memory`, the names of its arrays, or () for none",
@@ -64,42 +66,85 @@ def _remembering(run: Run) -> Any:
     return run.algorithm.part if isinstance(run.algorithm, AdaptedAlgorithm) else run.algorithm
 
 
-def _slots(run: Run) -> Iterator[tuple[str, Any, str]]:
-    """(key, object, attribute) of all that a run's parts remember."""
-    for thing, prefix in ((_remembering(run), "algorithm"), (run.problem, "problem")):
-        for name in getattr(thing, "memory", ()):
-            yield f"{prefix}.{name.lstrip('_')}", thing, name
+def _parts(run: Run) -> dict[str, Any]:
+    """Everything of a run that may carry something from one iteration to the next, by its name in a checkpoint."""
+    compressors = {f"compressor{i}": compressor for i, compressor in enumerate(run.stateful)}
+    return {"algorithm": _remembering(run), "problem": run.problem, **compressors}
+
+
+def _vectors(run: Run, momentum: Any) -> dict[str, Any]:
+    return {"x": run.x} if momentum is None else {"x": run.x, "momentum": momentum}
 
 
 def _arrays(run: Run, momentum: Any) -> dict[str, Any]:
     """Arrays and numbers of a run, by key; the arrays are the live ones."""
-    found: dict[str, Any] = {"x": run.x}
-    if momentum is not None:
-        found["momentum"] = momentum
-    for key, thing, name in _slots(run):
-        value = getattr(thing, name)
-        if isinstance(value, list):
-            found |= {f"{key}.{i}": item for i, item in enumerate(value)}
-        elif value is not None:
-            found[key] = value
+    found = _vectors(run, momentum)
+    for prefix, part in _parts(run).items():
+        found |= {f"{prefix}.{key}": value for key, value in state.carried(part).items()}
     return found
 
 
 def _put_back(run: Run, momentum: Any, saved: dict[str, np.ndarray]) -> None:
     """Give a run what was saved. Raises DamagedError if that is not of this run."""
-    live = _arrays(run, momentum)
-    if set(live) != set(saved):
-        raise DamagedError(f"it holds {', '.join(sorted(saved))} and not {', '.join(sorted(live))}")
-    for key, value in saved.items():
-        shape, dtype = np.shape(live[key]), getattr(live[key], "dtype", value.dtype)
-        if value.shape != shape or value.dtype != dtype:
-            raise DamagedError(f"its {key} is {value.dtype} {value.shape} and not {dtype} {shape}")
-    for key, value in saved.items():
-        if hasattr(live[key], "dtype"):
-            live[key][...] = run.device.xp.asarray(value)
-    for key, thing, name in _slots(run):
-        if key in saved and not hasattr(live[key], "dtype"):
-            setattr(thing, name, saved[key].item())
+    vectors, parts = _vectors(run, momentum), _parts(run)
+    mine = {key: value for key, value in saved.items() if key.partition(".")[0] not in parts}
+    try:
+        state.check_same(vectors, mine)
+        for prefix, part in parts.items():
+            keys = [key for key in saved if key.startswith(f"{prefix}.")]
+            state.put_back(part, {key.removeprefix(f"{prefix}."): saved[key] for key in keys})
+    except ValueError as error:
+        raise DamagedError(str(error)) from None
+    for key, value in mine.items():
+        copy_to(vectors[key], value)
+
+
+def replay_doubts(run: Run, iteration: int) -> list[str]:
+    """Sentences about a plug-in's problem or compressor that gives something else when it is asked again; collective.
+
+    One that raises an error raises it in training, too.
+    """
+    plan, comm = run.plan, run.world.comm
+    found = []
+    for part, replayed in ((plan.problem, _other_result), (plan.compressor, _other_payload)):
+        differs = None
+        if part.is_plugin:
+            with contextlib.suppress(Exception, SystemExit):
+                differs = replayed(run, iteration)
+        if differs := next(filter(None, comm.allgather(differs)), None):
+            found.append(
+                f"{part.spec}: iteration {iteration}, computed twice, gives another {differs}, so that a resumed run "
+                "may not repeat this one to the bit: its randomness must be a function of (seed, rank, iteration), and "
+                "what it carries over must be in `state`"
+            )
+    return found
+
+
+def _other_result(run: Run, iteration: int) -> str | None:
+    """The name of something that differs when a problem's iteration is computed twice."""
+    before = state.copied(run.problem)
+    first, second = (_computed(run, iteration, before) for _ in range(2))
+    return next((key for key in sorted({*first, *second}) if first.get(key) != second.get(key)), None)
+
+
+def _other_payload(run: Run, iteration: int) -> str | None:
+    """`payload` if it differs when an iteration is encoded twice, by a compressor that the run does not use."""
+    stateful, run.stateful = run.stateful, []
+    try:
+        compressor = run.make_compressor(run.dimension, 0)
+    finally:
+        run.stateful = stateful
+    vector = run.device.xp.asarray(np.random.default_rng(0).standard_normal(run.dimension).astype(run.plan.dtype))
+    return None if contracts.encoding_repeats(compressor, vector) else "payload"
+
+
+def _computed(run: Run, iteration: int, before: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The bits of what an iteration computes at x; what the problem says that it carries over is put back."""
+    loss, g = contracts.loss_and_gradient(run.plan.problem, run.problem.gradient(run.x, iteration))
+    found = {"loss": np.float64(loss).tobytes(), "gradient": state.to_host(g).tobytes()}
+    found |= {key: array.tobytes() for key, array in state.copied(run.problem).items()}
+    state.put_back(run.problem, before)
+    return found
 
 
 class Checkpointer:
@@ -133,10 +178,7 @@ class Checkpointer:
         """Copy everything and have it written. Raises RankFailureError if what was begun before cannot be written."""
         self.settle(wait=True)
         run = self.run
-        host = {
-            key: run.device.to_numpy(value) if hasattr(value, "dtype") else np.array(value)
-            for key, value in _arrays(run, self._momentum).items()
-        }
+        host = {key: state.to_host(value) for key, value in _arrays(run, self._momentum).items()}
         if run.folder is not None:
             self._publish = partial(
                 self._writer.publish, fixed_settings(run.plan), run.folder.sizes(LOGS), self._past()

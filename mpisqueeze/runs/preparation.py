@@ -13,7 +13,7 @@ from typing import Any
 from mpisqueeze.algorithms.base import AdaptedAlgorithm, Algorithm, Setup
 from mpisqueeze.comm.emulated import emulate
 from mpisqueeze.comm.exchange import Network
-from mpisqueeze.comm.placement import choose_device, threads_of_rank
+from mpisqueeze.comm.placement import choose_device, quota_doubts, threads_of_rank
 from mpisqueeze.comm.world import World
 from mpisqueeze.compressors.base import Compressor, adapt
 from mpisqueeze.data import load_dataset
@@ -21,6 +21,7 @@ from mpisqueeze.errors import UsageError
 from mpisqueeze.kernels import kernels_for, threads_of
 from mpisqueeze.parts import contracts
 from mpisqueeze.parts.registry import Part
+from mpisqueeze.parts.state import carried
 from mpisqueeze.quantities import counted, size
 from mpisqueeze.record.folder import RunFolder, check_path, sanitized, slug, timed_path
 from mpisqueeze.runs.plan import NO_OVERLAP_ON_GPU, Plan
@@ -40,6 +41,7 @@ class Run:
     Attributes:
         problem, x (d): this rank's.
         threads: how many this rank may compute with.
+        stateful: a plug-in's compressors that carry something over, in the order in which they were made.
         samples: the number of training samples on each rank, or None.
         weight: w_r of this rank's loss and gradient, see `problems.base.Problem`.
         iterations, per_epoch, eval_every, consensus_every: in iterations.
@@ -55,6 +57,7 @@ class Run:
         if config.overlap and self.device.kind != "cpu":
             raise UsageError(NO_OVERLAP_ON_GPU, "--overlap")
         self.threads = threads_of_rank(world)
+        self.stateful: list[Any] = []
         self.problem = world.collectively(self._build_problem)
         self.dimension = int(self.problem.dimension)
         self.samples = world.comm.allgather(getattr(self.problem, "training_samples", None))
@@ -115,6 +118,8 @@ class Run:
         with contracts.plugin(part, "--compressor", "__init__(dimension, xp, dtype, seed)"):
             made = part.cls(dimension, self.device.xp, self.plan.dtype, seed, **part.options)
             contracts.check_compressor(part, made)
+            if carried(made):
+                self.stateful.append(made)
             return adapt(made, dimension, self.device.xp, self.plan.dtype)
 
     def _build_problem(self) -> Any:
@@ -169,8 +174,14 @@ class Run:
             return made if isinstance(made, Algorithm) else AdaptedAlgorithm(setup, made)
 
     def _doubts(self) -> list[str]:
-        with contracts.plugin(self.plan.algorithm, "--algorithm", "doubts()"):
-            return [str(doubt) for doubt in self.algorithm.doubts()]
+        found: list[str] = []
+        for part, option, thing in (
+            (self.plan.algorithm, "--algorithm", self.algorithm),
+            (self.plan.problem, "--problem", self.problem),
+        ):
+            with contracts.plugin(part, option, "doubts()"):
+                found += [str(doubt) for doubt in getattr(thing, "doubts", list)()]
+        return [*found, *quota_doubts(self.world, self.threads)]
 
     def _idle(self) -> Iterator[str]:
         """Sentences about settings that have no effect, or not the one that they are there for."""

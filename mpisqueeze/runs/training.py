@@ -37,7 +37,7 @@ from mpisqueeze.record.folder import sanitized
 from mpisqueeze.record.iterations import Recorder
 from mpisqueeze.record.reading import RunLog, read_run
 from mpisqueeze.record.summary import summary_of
-from mpisqueeze.runs.checkpointing import LOGS, Checkpointer, Start, load_latest
+from mpisqueeze.runs.checkpointing import LOGS, Checkpointer, Start, load_latest, replay_doubts
 from mpisqueeze.runs.interrupts import Interrupts
 from mpisqueeze.runs.plan import Plan
 from mpisqueeze.runs.preparation import Run
@@ -383,6 +383,9 @@ def _train(plan: Plan, world: World, view: View, again: bool, watchdog: Watchdog
     loop = Loop(run, recorder, view, interrupts, watchdog)
     past, remarks = _resume(loop) if again else (Past(), [])
     watchdog.beat()
+    if plan.config.checkpoint_every is not None:
+        run.warnings += replay_doubts(run, min(loop.done + 1, run.iterations))
+        watchdog.beat()
     if run.folder is not None:
         run.folder.write_json("config.json", run.settings())
         run.folder.write_json("environment.json", environment)

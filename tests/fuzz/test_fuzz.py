@@ -216,7 +216,7 @@ def test_a_terminal_without_the_characters(folder: Path, monkeypatch: pytest.Mon
     (folder / "run").rename("run\udcff—")
     assert run(["report", "run\udcff—", "--csv", "t.csv", "--html", "t.html"]) == 0
     out.flush()
-    assert b"run\\udcff\\u2014" in out.buffer.getvalue()  # type: ignore[attr-defined]
+    assert b"run\\udcff-" in out.buffer.getvalue()  # type: ignore[attr-defined]
     assert "run\\udcff—" in (folder / "t.csv").read_text(encoding="utf-8")
 
 

@@ -216,3 +216,62 @@ def test_a_run_of_an_earlier_version_goes_on(mpisqueeze_run: Run, tmp_path: Path
     mpisqueeze_run(2, "train", "--resume", "part", "--iterations", "9").well()
     assert json.loads(config.read_text())["algorithm"] == "choco:eta=0.3"
     same_runs(tmp_path / "whole", tmp_path / "part")
+
+
+def test_a_plug_in_s_state_is_saved_and_what_is_missing_in_it_is_told(mpisqueeze_run: Run, tmp_path: Path) -> None:
+    """A problem's and a compressor's; and a problem with a generator, which no array is."""
+    (tmp_path / "mine.py").write_text(
+        "import numpy as np\n"
+        "class Drifting:\n"
+        "    dimension = 4\n"
+        "    def __init__(self, rank, size, seed, xp, dtype):\n"
+        "        self.state = {'target': np.full(4, rank, dtype), 'steps': np.zeros((), np.int64)}\n"
+        "        self.dtype = dtype\n"
+        "    def initial_point(self):\n"
+        "        return np.zeros(4, self.dtype)\n"
+        "    def gradient(self, x, iteration):\n"
+        "        self.state['steps'] += 1\n"
+        "        self.state['target'] += x / self.state['steps']\n"
+        "        g = x - self.state['target']\n"
+        "        return float(g @ g) / 2, g\n"
+        "class Rough:\n"
+        "    unbiased = False\n"
+        "    def __init__(self, dimension, xp, dtype, seed):\n"
+        "        self.payload_bytes, self.dtype = dimension * dtype.itemsize, dtype\n"
+        "        self.state = {'last': np.zeros(dimension, dtype)}\n"
+        "        self.memory = np.zeros(dimension)  # its own\n"
+        "    def encode(self, vector, payload):\n"
+        "        payload.view(self.dtype)[:] = vector + self.state['last'] / 8\n"
+        "        self.state['last'][:] = vector\n"
+        "    def decode(self, payload, out):\n"
+        "        out[:] = payload.view(self.dtype)\n"
+        "class Carrying(Drifting):\n"
+        "    def __init__(self, *run):\n"
+        "        super().__init__(*run)\n"
+        "        self.generator = np.random.default_rng(0)\n"
+        "    def gradient(self, x, iteration):\n"
+        "        loss, g = super().gradient(x, iteration)\n"
+        "        return loss, g + self.generator.random(4)\n"
+        "class Texts(Drifting):\n"
+        "    def __init__(self, *run):\n"
+        "        super().__init__(*run)\n"
+        "        self.state['name'] = 'target'\n"
+    )
+    parts = ("--problem", "mine.py:Drifting", "--algorithm", "csgd-double", "--compressor", "mine.py:Rough")
+    options = ("train", *parts, "--lr", "0.1", "--eval-every", "5", "--save-model", "--json", "-")
+    mpisqueeze_run(2, *options, "--iterations", "9", "--out", "whole").well()
+    saving = mpisqueeze_run(2, *options, "--iterations", "5", "--out", "part", "--checkpoint-every", "5").well()
+    assert not any("computed twice" in warning for warning in saving.json["warnings"])
+    mpisqueeze_run(2, "train", "--resume", "part", "--iterations", "9").well()
+    whole, part = (np.load(tmp_path / name / "model.npz")["x"] for name in ("whole", "part"))
+    assert np.array_equal(whole, part)
+    assert untimed(tmp_path / "whole") == untimed(tmp_path / "part")
+    with np.load(tmp_path / "part" / "checkpoint" / "00000009" / "rank-0001.npz") as saved:
+        assert saved["problem.state.steps"] == 9
+
+    options = ("train", "--lr", "0.1", "--iterations", "3", "--checkpoint-every", "2", "--json", "-", "--problem")
+    (warning,) = mpisqueeze_run(2, *options, "mine.py:Carrying").well().json["warnings"]
+    assert "mine.py:Carrying: iteration 1, computed twice, gives another gradient" in warning
+    texts = mpisqueeze_run(2, *options, "mine.py:Texts")
+    assert texts.code == 2
+    assert "state.name must be an array of numbers, not 'target'" in texts.err

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -181,6 +183,31 @@ def test_train(cluster: Cluster, started_by: dict[str, str], tmp_path: Path) -> 
     assert [line["loss"] for line in lines(run / "iterations.jsonl")] == [45.5, 0, 0, 0, 0]
     assert (variables["SLURM_JOB_ID"], variables["OMP_NUM_THREADS"]) == (job, "2")
     assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize("by", ["srun", "launch"])
+def test_a_job_without_the_users_variables(
+    by: str, cluster: Cluster, started_by: dict[str, str], tmp_path: Path
+) -> None:
+    """With `--export=NONE`, ranks get what the job file sets up for them all the same."""
+    site = Cluster(cluster.folder, tmp_path, cluster.environment)
+    shutil.copytree(JOBS, tmp_path / "jobs")
+    shared = tmp_path / "jobs" / "slurm.sh"
+    wanted = {**cluster.environment, **started_by, "MPISQUEEZE_ITERATIONS": "7"}
+    set_up = [
+        f"export {name}={shlex.quote(wanted[name])}" for name in wanted if name not in os.environ or name == "PATH"
+    ]
+    shared.write_text("\n".join([*set_up, shared.read_text()]))
+    job_file = tmp_path / "jobs" / "train.sbatch"
+    text = job_file.read_text().replace("#SBATCH --job-name", "#SBATCH --export=NONE\n#SBATCH --job-name")
+    if by == "launch":
+        text = text.replace('source "$SLURM_SUBMIT_DIR/jobs/slurm.sh"', "\n".join(set_up))
+        text = text.replace("ranks train", "mpisqueeze launch --launcher srun -n 2 train")
+    job_file.write_text(text)
+    job = site.submit("jobs/train.sbatch", *SHORT[:2])
+    site.completed(job)
+    summary = read(site.results(job) / "summary.json")
+    assert (summary["ranks"], summary["iterations"]) == (2, 7)
 
 
 def test_compare(cluster: Cluster) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -15,14 +16,28 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mpisqueeze.errors import UsageError
 from mpisqueeze.problems.base import Array, address_of
 from mpisqueeze.problems.neural.parts import Frontier
+from mpisqueeze.problems.neural.tensors import Carried, cast, check_ready, converted, slots_of
+
+
+def seed_generators(key: int) -> None:
+    """Seed the generators that a user's code may draw from with 64 bits: torch's on the host, NumPy's and Python's."""
+    torch.default_generator.manual_seed(key)
+    # NumPy takes 32 bits at once, and six times as long for more.
+    np.random.seed(key & 0xFFFFFFFF)  # noqa: NPY002
+    random.seed(key)
 
 
 @contextmanager
 def seeded(key: int) -> Iterator[None]:
-    """Seed torch's generator on the host with `key` (64 bits), and restore it afterwards."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(key)
-        yield
+    """Seed the generators with `key` (64 bits), and restore them afterwards."""
+    numpys, pythons = np.random.get_state(), random.getstate()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(devices=[]):
+            seed_generators(key)
+            yield
+    finally:
+        np.random.set_state(numpys)  # noqa: NPY002
+        random.setstate(pythons)
 
 
 class TorchNetwork:
@@ -30,10 +45,12 @@ class TorchNetwork:
 
     torch works on x and `gradient` in place: it shares memory with NumPy, and with CuPy by DLPack, on CuPy's current
     stream. The views are remade when x comes at another address. Parameters lie in x in the order of
-    `module.parameters()`; buffers and parameters with requires_grad=False are not part of it.
+    `module.parameters()`, complex ones in front, each number as its real and its imaginary part. Parameters that are
+    the same view of one memory are one. Buffers and parameters with requires_grad=False are not part of x.
 
     Args:
-        module: the module; it is moved to the device and dtype, and its parameters are x₀.
+        module: the module; it is moved to the device and dtype (complex64 or complex128 where it is complex), and its
+            parameters are x₀.
         loss: (outputs, targets) → a scalar tensor, the mean over the batch.
         xp, dtype: array module and dtype of x.
         compiled: whether to train through `torch.compile`.
@@ -41,10 +58,13 @@ class TorchNetwork:
 
     Attributes:
         gradient: (d,), the result of the last `differentiate`.
+        carried: what the module and the loss carry from one iteration to the next.
+        evaluates_with_gradients: whether the module differentiates by its inputs, also in evaluation.
+        doubts: sentences about tensors that are not trained as they came.
 
     Raises:
-        UsageError: the module has no parameters to train, or uninitialised ones; xp is CuPy and torch sees no GPU; bf16
-            with float64.
+        UsageError: the module has no parameters to train, ones that share memory in part, or ones without values
+            (`tensors.check_ready`); xp is CuPy and torch sees no GPU; bf16 with float64.
     """
 
     def __init__(
@@ -59,22 +79,28 @@ class TorchNetwork:
     ) -> None:
         if bf16 and dtype != np.float32:
             raise UsageError(f"bf16 is a way to compute with float32, not {dtype}", "--dtype")
-        if any(nn.parameter.is_lazy(parameter) for parameter in module.parameters()):
-            raise UsageError("the module has uninitialised (lazy) parameters: give it a batch first", "--problem")
+        for part in (module, loss):
+            if isinstance(part, nn.Module):
+                check_ready(part)
         self.device = _device_of(xp)
         self.dtype = torch.float64 if dtype == np.float64 else torch.float32
         self._xp, self._bf16 = xp, bf16
-        self.module = module.to(device=self.device, dtype=self.dtype)
-        self.loss = loss.to(device=self.device, dtype=self.dtype) if isinstance(loss, nn.Module) else loss
-        self._parameters = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
-        if not self._parameters:
+        self.doubts = _doubts(module, loss, self.dtype)
+        self._slots = slots_of(module)
+        if not self._slots:
             raise UsageError("the module has no parameters to train", "--problem")
-        self._start = np.concatenate([parameter.detach().cpu().reshape(-1).numpy() for parameter in self._parameters])
+        self.module = converted(module, self.device, self.dtype)
+        self.loss = converted(loss, self.device, self.dtype) if isinstance(loss, nn.Module) else loss
+        self._start = np.concatenate([slot.values() for slot in self._slots])
         self.dimension = self._start.size
         self.gradient: Array = xp.zeros(self.dimension, dtype)
         self._flat_gradient = _shared(self.gradient)
-        for parameter, view in zip(self._parameters, self._views(self._flat_gradient), strict=True):
-            parameter.grad = view
+        for slot in self._slots:
+            view = slot.view(self._flat_gradient)
+            for parameter in slot.trained:
+                parameter.grad = view
+        self.carried = Carried({"model": module} | ({"loss": loss} if isinstance(loss, nn.Module) else {}), self._slots)
+        self.evaluates_with_gradients = False
         self._frontier: Frontier | None = None
         self._address = 0
         self._x: torch.Tensor | None = None
@@ -93,16 +119,15 @@ class TorchNetwork:
             key: seed of the module's own randomness, such as dropout's.
             ready: function of (gradient, start), called when the gradient's elements from `start` on are final.
         """
-        self._move_to(x)
-        self._seed(key)
+        self.seed(key)
         self._flat_gradient.zero_()
-        with self._precision():
+        with self.at(x):
             loss = self.loss(self._train(inputs), targets)
         if ready is None:
             loss.backward()
             return float(loss.detach())
         if self._frontier is None:
-            self._frontier = Frontier(self._parameters, self.gradient)
+            self._frontier = Frontier(self._slots, self.gradient)
         self._frontier.open(ready)
         try:
             loss.backward()
@@ -111,8 +136,15 @@ class TorchNetwork:
         return float(loss.detach())
 
     @contextmanager
+    def at(self, x: Array) -> Iterator[None]:
+        """A context for forward passes at x in the run's precision."""
+        self._move_to(x)
+        with self._precision():
+            yield
+
+    @contextmanager
     def evaluating(self, x: Array, batches: Iterable[Any]) -> Iterator[nn.Module]:
-        """The module at x in evaluation mode, without gradients; its modes are restored afterwards.
+        """The module at x in evaluation mode, by default without gradients; modes and buffers are restored afterwards.
 
         Batch norm's running statistics are not parameters, and differ by rank after training. They are not used:
         here they are recomputed as the mean over `batches` (inputs on the device) at x ("precise BN", Wu & Johnson
@@ -126,8 +158,8 @@ class TorchNetwork:
         ]
         momenta = [norm.momentum for norm in norms]
         try:
-            with self.stream(), torch.no_grad(), self._precision():
-                self._move_to(x)
+            gradients = torch.enable_grad if self.evaluates_with_gradients else torch.no_grad
+            with self.stream(), gradients(), self.at(x), self.carried.kept():
                 self.module.eval()
                 for norm in norms:
                     norm.reset_running_stats()
@@ -152,12 +184,32 @@ class TorchNetwork:
 
     def moved(self, batch: Any) -> Any:
         """A batch on the device, floats in x's dtype: tensors and arrays, also within tuples, lists and dicts."""
-        if isinstance(batch, dict):
+        if isinstance(batch, Mapping):
             return {key: self.moved(value) for key, value in batch.items()}
         if isinstance(batch, tuple | list):
-            return [self.moved(value) for value in batch]
-        tensor = torch.as_tensor(batch)
-        return tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
+            values = [self.moved(value) for value in batch]
+            return type(batch)(*values) if hasattr(batch, "_fields") else values
+        return cast(torch.as_tensor(batch), self.device, self.dtype)
+
+    def check_places(self) -> None:
+        """Raise UsageError, after a gradient, if the module or the loss has moved parameters or their gradients."""
+        assert self._x is not None
+        for slot in self._slots:
+            x, gradient = slot.view(self._x), slot.view(self._flat_gradient)
+            for place in slot.places:
+                if place.tensor.data_ptr() != x.data_ptr():
+                    raise UsageError(
+                        f"the forward pass gives {place.path} other memory, so that it is not trained: change it in "
+                        "place, as by copy_() under torch.no_grad()",
+                        "--problem",
+                    )
+            for parameter in slot.trained:
+                if parameter.grad is None or parameter.grad.data_ptr() != gradient.data_ptr():
+                    raise UsageError(
+                        f"{slot.places[0].path}.grad was replaced, so that its gradient is lost: leave zero_grad() and "
+                        "backward() to the run, and use torch.autograd.grad within a forward pass",
+                        "--problem",
+                    )
 
     def _precision(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16) if self._bf16 else nullcontext()
@@ -169,20 +221,34 @@ class TorchNetwork:
             return
         self._x = _shared(x)
         self._address = address
-        for parameter, view in zip(self._parameters, self._views(self._x), strict=True):
-            parameter.data = view
+        for slot in self._slots:
+            view = slot.view(self._x)
+            for place in slot.places:
+                place.tensor.data = view
 
-    def _views(self, flat: torch.Tensor) -> Iterator[torch.Tensor]:
-        start = 0
-        for parameter in self._parameters:
-            yield flat[start : start + parameter.numel()].view(parameter.shape)
-            start += parameter.numel()
-
-    def _seed(self, key: int) -> None:
+    def seed(self, key: int) -> None:
+        """Seed torch's generator on the device."""
         generator = torch.default_generator
         if self.device.type == "cuda":
             generator = torch.cuda.default_generators[self.device.index]
         generator.manual_seed(key)
+
+
+def _doubts(module: nn.Module, loss: Any, dtype: torch.dtype) -> list[str]:
+    """Sentences about parameters that are converted, or that are not trained."""
+    found, name = [], str(dtype).removeprefix("torch.")
+    kinds = {parameter.dtype for parameter in module.parameters() if parameter.requires_grad}
+    other = sorted(
+        str(kind) for kind in kinds if kind not in (torch.float32, dtype, torch.complex64, dtype.to_complex())
+    )
+    if other:
+        found.append(f"parameters of {', '.join(other)} are converted: they are trained, exchanged and saved in {name}")
+    whole = sorted({str(p.dtype) for p in module.parameters() if not (p.is_floating_point() or p.is_complex())})
+    if whole:
+        found.append(f"parameters of {', '.join(whole)} are not trained, and stay as they are")
+    if isinstance(loss, nn.Module) and any(parameter.requires_grad for parameter in loss.parameters()):
+        found.append("the loss has parameters, which are not trained: make them part of the model")
+    return found
 
 
 def _device_of(xp: Any) -> torch.device:

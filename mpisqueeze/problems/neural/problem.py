@@ -68,6 +68,18 @@ class NeuralProblem(Problem):
             key = derive_key(self.seed, Stream.LAYERS, self.rank, iteration)
             return network.differentiate(x, inputs, targets, key, ready), network.gradient
 
+    @property
+    def state(self) -> dict[str, np.ndarray]:
+        """Buffers of the model and the loss, and what else `tensors.Carried` finds there."""
+        return self._network.carried.read()
+
+    @state.setter
+    def state(self, saved: dict[str, np.ndarray]) -> None:
+        self._network.carried.write(saved)
+
+    def doubts(self) -> list[str]:
+        return self._network.doubts
+
     @classmethod
     def check_parts(cls, options: dict[str, Any]) -> None:
         if options.get("compile"):
@@ -76,7 +88,8 @@ class NeuralProblem(Problem):
     def _try_compiled(self) -> None:
         """Compute a first gradient, so that compiling is not part of an iteration. Raises UsageError."""
         try:
-            self.gradient(self.initial_point(), 1)
+            with self._network.carried.kept():
+                self.gradient(self.initial_point(), 1)
         except Exception as error:
             raise UsageError(f"torch.compile fails here: {describe(error)[:300]}", "--problem") from error
 
@@ -92,14 +105,17 @@ class NeuralProblem(Problem):
             statistics: batches of inputs for batch norm's statistics.
             tests: (number of samples, inputs, targets) of each batch of the test set.
         """
+        import torch
+
         losses, samples, hits, classes = 0.0, 0, 0, True
         with self._network.evaluating(x, statistics) as module:
             for count, inputs, targets in tests:
                 outputs = module(inputs)
-                losses += count * float(self._network.loss(outputs, targets))
+                losses += count * float(torch.as_tensor(self._network.loss(outputs, targets)).detach())
                 samples += count
                 shapes = getattr(outputs, "ndim", 0), getattr(targets, "ndim", 0)
-                if shapes == (2, 1) and not targets.is_floating_point() and len(outputs) == len(targets):
+                labels = shapes == (2, 1) and not (targets.is_floating_point() or targets.is_complex())
+                if labels and len(outputs) == len(targets):
                     hits += int((outputs.argmax(1) == targets).sum())
                 else:
                     classes = False

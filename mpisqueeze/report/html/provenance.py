@@ -11,7 +11,7 @@ from mpisqueeze.report.html.blocks import Table, TableCell
 
 #: Entries of an environment that may differ between two runs on the same machines.
 _FLEETING = ("started_utc", "command_line", "link", "link_model", "buffers_reason", "ranks", "devices")
-_FLEETING_OF_HOST = ("ranks", "cores")
+_FLEETING_OF_HOST = ("ranks", "cores", "cpu_quota")
 #: Runs, links and commands named in a list at most.
 NAMED = 6
 
@@ -97,7 +97,7 @@ def _machines(runs: Sequence[RunLog]) -> dict[str, Any]:
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items() if version)),
         ("commit", environment.get("git_commit") or "unknown"),
     ]
-    keys = {"hostname": "host", "ranks": "ranks", "cores": "cores", "cpu_model": "CPU"}
+    keys = {"hostname": "host", "ranks": "ranks", "cores": "cores", "cpu_quota": "CPU quota", "cpu_model": "CPU"}
     hosts = [
         [
             *(_text(host.get(key)) for key in keys),
@@ -109,7 +109,7 @@ def _machines(runs: Sequence[RunLog]) -> dict[str, Any]:
     return {
         "names": _some([run.name for run in runs]),
         "facts": facts,
-        "hosts": Table([*keys.values(), "memory", "system"], hosts, left=(0, 3, 5)),
+        "hosts": Table([*keys.values(), "memory", "system"], hosts, left=(0, 4, 6)),
         "commands": list(dict.fromkeys(str(run.environment.get("command_line")) for run in runs)),
         "variables": "\n".join(f"{name}={value}" for name, value in variables.items()),
         "folders": "\n".join(str(run.path) for run in runs),
