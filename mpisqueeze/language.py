@@ -15,13 +15,14 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from types import SimpleNamespace
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from mpisqueeze.errors import UsageError
-from mpisqueeze.quantities import parse_size
+from mpisqueeze.quantities import parse_size, without_percent
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,10 @@ def real(
     open_low: bool = False,
     open_high: bool = False,
 ) -> Kind:
-    """Finite numbers in the given interval, whose ends are excluded on request."""
+    """Finite numbers, `1%` too, in the given interval, whose ends are excluded on request."""
 
     def read(text: str) -> float:
-        value = float(text)
+        value = float(without_percent(text))
         below = value <= low if open_low else value < low
         above = value >= high if open_high else value > high
         if not math.isfinite(value) or below or above:
@@ -169,7 +170,8 @@ class Spec:
 def parse_spec(text: str) -> Spec:
     """Split `NAME[:ARG][,key=value…]`; a bare `key` means `key=true`. Raises UsageError on an empty name or a
     repeat."""
-    head, *rest = text.split(",")
+    # No key begins with a digit: `0,01` and `64,64` are one value, which its kind refuses.
+    head, *rest = re.split(r",(?!\s*\d[^,=]*(?:,|$))", text)
     name, colon, argument = head.partition(":")
     name = name.strip()
     if not name:
@@ -214,13 +216,25 @@ def resolve_parameters(spec: Spec, parameters: Sequence[Parameter]) -> dict[str,
         try:
             values[key] = known[key].kind(text)
         except ValueError as error:
-            raise UsageError(f"{spec.name}{typed}: {key} must be {known[key].kind.accepts} ({error})") from None
+            near = without_commas(text, known[key].kind)
+            raise UsageError(f"{spec.name}{typed}: {key} must be {known[key].kind.accepts} ({error}){near}") from None
     for p in parameters:
         if p.name not in values:
             if p.required:
                 raise UsageError(f"{spec.name} needs {p.name}, {p.kind.accepts}: write {spec.name}:{p.name.upper()}")
             values[p.name] = p.default
     return {p.name: values[p.name] for p in parameters}
+
+
+def without_commas(text: str, kind: Callable[[str], Any]) -> str:
+    """`; did you mean 0.1?` for `0,1`, 1000 for `1,000`, 64x64 for `64,64`; empty where that is not accepted either."""
+    thousands = re.fullmatch(r"[1-9]\d{0,2}(,\d{3})+", text)
+    for mark in ("",) if thousands else (".", "x") if "," in text else ():
+        meant = text.replace(",", mark)
+        with suppress(ValueError):
+            kind(meant)
+            return f"; did you mean {meant}?"
+    return ""
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import re
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)(k|M|G|Ki|Mi|Gi)?", re.ASCII)
+_SIZE = re.compile(r"(\d+(?:\.\d+)?(?:[eE]\+?\d{1,3})?)(k|M|G|Ki|Mi|Gi)?", re.ASCII)
 #: The largest size, and the most digits that are read exactly.
 _LARGEST_SIZE, _DIGITS = 2**63 - 1, 40
 _FACTORS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
-_QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zµμ/]+)", re.ASCII)
+_QUANTITY = re.compile(r"(\d+(?:\.\d+)?(?:e[+-]?\d{1,3})?)\s*([a-zµμ/]+)", re.ASCII)
 #: The smallest rate, in bits per second.
 SLOWEST = 1e-3
 _BITS_PER_S = {"bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9, "tbit": 10**12}
@@ -17,11 +17,11 @@ _PER_SECOND = {"ns": 1e9, "us": 1e6, "µs": 1e6, "μs": 1e6, "ms": 1e3, "s": 1.0
 
 
 def parse_size(text: str) -> int:
-    """Parse `4096`, `4Ki`, `1M`, `1.5Mi` to an integer from 0 to 2⁶³ − 1. Raises ValueError."""
+    """Parse `4096`, `4Ki`, `1M`, `1.5Mi`, `1e6` to an integer from 0 to 2⁶³ − 1. Raises ValueError."""
     match = _SIZE.fullmatch(text.strip())
     if not match:
         raise ValueError(f"{text!r} is not a size (a whole number with an optional k, M, G, Ki, Mi, Gi)")
-    number = float(match[1]) if "." in match[1] or len(match[1]) > _DIGITS else int(match[1])
+    number = int(match[1]) if match[1].isdigit() and len(match[1]) <= _DIGITS else float(match[1])
     value = number * _FACTORS[match[2] or ""]
     if value > _LARGEST_SIZE:
         raise ValueError(f"{text[:_DIGITS]!r} is too large a size")
@@ -51,6 +51,11 @@ def parse_time(text: str) -> float:
     if not math.isfinite(seconds):
         raise ValueError(f"{text[:_DIGITS]!r} is too long a time")
     return seconds
+
+
+def without_percent(text: str) -> str:
+    """A number as Python reads it: `1%` becomes `1e-2`."""
+    return re.sub(r"\s*%\s*$", "e-2", text)
 
 
 def grouped(value: int) -> str:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 
 from mpisqueeze.errors import UsageError, describe_value
 from mpisqueeze.files import path_of
-from mpisqueeze.language import Kind, choice, flag, integer, real, suggestion
+from mpisqueeze.language import Kind, choice, flag, integer, real, suggestion, without_commas
 from mpisqueeze.quantities import parse_size, parse_time
 
 METHOD, PROBLEM, RUN, OUTPUT = "Method", "Problem and data", "Run", "Output"
@@ -251,7 +251,7 @@ class Setting:
                 raise ValueError
             return self.kind(str(value).lower() if isinstance(value, bool) else str(value))
         except ValueError:
-            near = suggestion(str(value), self.kind.choices)
+            near = suggestion(str(value), self.kind.choices) or without_commas(str(value), self.kind)
             raise ValueError(f"must be {self.kind.accepts}, got {describe_value(value)}{near}") from None
 
     def checked(self, value: Any) -> Any:

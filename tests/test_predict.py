@@ -646,7 +646,7 @@ def test_check_knows_a_labs_burst_and_the_ranks_that_share_its_cores(
 def test_runs_on_a_real_network_need_to_be_told_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     timed_run(Path("a"), 0.01, link=None)
     assert run(["predict", "--check", "a"]) == 2
-    assert "what the network of a was like (real network): give --calibration" in capsys.readouterr().err
+    assert "what its network was like (real network): give --calibration" in capsys.readouterr().err
     (row,) = asked(capsys, "--check", "a", "--latency", "1ms", "--bandwidth", "1gbit")["results"]
     assert row["link"] == "real network"
     # As the exchange limits messages on a slow network.

@@ -15,6 +15,7 @@ from typing import Any, get_type_hints
 import msgspec
 import numpy as np
 import pytest
+from rich.console import Console
 
 from mpisqueeze.analysis.columns import RECORDED
 from mpisqueeze.analysis.evidence import FIGURES
@@ -24,6 +25,8 @@ from mpisqueeze.errors import UsageError
 from mpisqueeze.record import types
 from mpisqueeze.record.figures import ITERATION_LINE, pace
 from mpisqueeze.record.reading import RunLog, read_run
+from mpisqueeze.report.claims_view import count_of
+from mpisqueeze.report.closing import closing
 from mpisqueeze.report.latex_export import write_latex
 from mpisqueeze.report.run_charts import loss_chart
 from mpisqueeze.report.tables import TableColumn
@@ -311,9 +314,6 @@ def test_bytes_by_definition_are_marked_wherever_they_stand(capsys: pytest.Captu
 
 def shown_alone(path: str, capsys: pytest.CaptureFixture[str]) -> str:
     """The closing tables of a run."""
-    from rich.console import Console
-
-    from mpisqueeze.report.closing import closing
 
     Console(width=100).print(closing(read_run(Path(path)).summary))
     return capsys.readouterr().out
@@ -607,3 +607,32 @@ def test_a_long_log_is_read_in_little_memory(tmp_path: Path) -> None:
     )
     finished = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
     assert int(finished.stdout) < 48 << 20
+
+
+@pytest.mark.parametrize("status", ["ok", "interrupted", "failed", "diverged"])
+def test_a_stopped_run_says_how_to_go_on(status: str) -> None:
+    for name in ("a b", "c"):
+        write_run(Path(name), [2.0, 1.0], status=status)
+    Path("a b/checkpoint").mkdir()
+    summaries = [{**read_run(Path(name)).summary, "ranks": 4, "run_folder": name} for name in ("a b", "c")]
+    screen = io.StringIO()
+    for summary in [*summaries, {**summaries[0], "ranks": 1}]:
+        Console(width=30, file=screen).print(closing(summary), crop=False)
+    said, stopped = screen.getvalue(), status in ("interrupted", "failed")
+    assert ("to go on: mpisqueeze launch -n 4 train --resume 'a b'" in said) is stopped
+    assert ("to go on: mpisqueeze train --resume 'a b'" in said) is stopped
+    assert said.count("--checkpoint-every saves them") == stopped
+
+
+def test_warnings_of_all_runs_stand_below_the_ranking_once() -> None:
+    runs = [read_run(write_run(Path(name), [2.0, 1.0]), name) for name in ("a", "b")]
+    for run_log, more in zip(runs, ([], ["one of them"]), strict=True):
+        run_log.summary["warnings"] = ["both", *more]
+    assert rank_runs(runs).warnings == ["both", "b: one of them"]
+
+
+def test_an_interrupted_reproduction_counts_what_was_asked_for() -> None:
+    verdicts = [{"verdict": "PASS"}]
+    assert count_of(verdicts, 1) == "1 of 1 claim holds."
+    assert count_of(verdicts, 3) == "1 of 3 claims hold, 2 not tested: interrupted."
+    assert count_of([], 1) == "0 of 1 claim holds, 1 not tested: interrupted."

@@ -107,6 +107,7 @@ class Ranking:
         order: the rows' order, in words.
         differences: sentences on what these runs do not have in common, which leaves no common measure.
         network: the emulated or virtual network that all share; empty where it is real, or where it differs.
+        warned: the names of the runs that have a warning, by the warning.
     """
 
     target: Target | None
@@ -119,6 +120,7 @@ class Ranking:
     order: str
     differences: list[str]
     network: str
+    warned: Mapping[str, list[str]]
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -149,6 +151,12 @@ class Ranking:
         if not self.summed:
             return ""
         return f"No elapsed time was recorded, and times are sums of the slowest rank's: {', '.join(self.summed)}."
+
+    @property
+    def warnings(self) -> list[str]:
+        """The runs' warnings, each once, with the names of its runs where others do not have it."""
+        every = len(self.rows)
+        return [text if len(names) == every else f"{', '.join(names)}: {text}" for text, names in self.warned.items()]
 
     @property
     def columns(self) -> list[Column]:
@@ -283,8 +291,12 @@ def rank_runs(runs: Sequence[RunLog], target: Target | None = None, sort: str = 
     for position, row in enumerate(rows, 1):
         row["position"] = position
     gossips, summed = any(run.gossips for run in runs), [run.name for run in runs if run.summed]
+    warned: dict[str, list[str]] = {}
+    for run in runs:
+        for text in run.summary.get("warnings") or []:
+            warned.setdefault(text, []).append(run.name)
     return Ranking(target, (min(reaches), max(reaches)), rows, runs[0].name, gossips, curves, summed, order,
-                   differences(runs), emulated(runs))  # fmt: skip
+                   differences(runs), emulated(runs), warned)  # fmt: skip
 
 
 def _sort(rows: list[dict[str, Any]], sort: str, target: Target | None) -> str:

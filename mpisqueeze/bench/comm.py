@@ -15,7 +15,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from mpi4py import MPI
 
 from mpisqueeze.algorithms.base import Setup
 from mpisqueeze.bench.exchanges import BASELINE, DIRECT, EXCHANGES, FULL, STEPS, Case, Stage, StepCase
@@ -42,6 +41,7 @@ from mpisqueeze.devices.device import Device
 from mpisqueeze.errors import UsageError
 from mpisqueeze.kernels import kernels_for, threads_of, use_threads
 from mpisqueeze.language import suggestion
+from mpisqueeze.mpi import MPI
 from mpisqueeze.parts import contracts, registry
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.record.environment import collect_environment

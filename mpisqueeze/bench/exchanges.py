@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from mpi4py import MPI
 
 from mpisqueeze.algorithms.allreduce import Allreduce
 from mpisqueeze.algorithms.base import Algorithm, Setup
@@ -26,6 +25,7 @@ from mpisqueeze.comm.exchange import Network
 from mpisqueeze.compressors.base import Compressor
 from mpisqueeze.compressors.identity import Identity
 from mpisqueeze.kernels import kernels_for
+from mpisqueeze.mpi import MPI
 from mpisqueeze.topology import Topology
 
 LR = 0.1

@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Callable
 
 import numpy as np
-from mpi4py import MPI
 
 from mpisqueeze.bench.timing import differing
 from mpisqueeze.comm.pieces import views
 from mpisqueeze.comm.world import World
+from mpisqueeze.mpi import MPI
 
 
 def count_wrong(world: World, found: np.ndarray, compute: Callable[[], Callable[[int], np.ndarray]]) -> int:

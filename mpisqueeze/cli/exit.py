@@ -20,6 +20,8 @@ from mpisqueeze.streams import discard
 TURN_S = 0.2
 #: Errors of a file system that can hold no more; nothing in the program is at fault.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+#: Options with the number of ranks, which no command that trains has.
+_LAUNCHERS_OPTIONS = ("-n", "-np", "--np", "--ranks")
 _STATUSES = {"ok": ExitCode.OK, "diverged": ExitCode.DIVERGED, "failed": ExitCode.FAILED}
 
 
@@ -56,7 +58,9 @@ def ended(command: Callable[[], int | None]) -> int:
         return stop_code(*stopped.args)
     except Exception as error:
         if hasattr(error, "format_message"):
-            return _refuse(error.format_message(), rank, getattr(error, "ctx", None))
+            of_launchers = getattr(error, "option_name", "") in _LAUNCHERS_OPTIONS
+            hint = "; it is the launcher's, as in mpisqueeze launch -n 4 train" if of_launchers else ""
+            return _refuse(error.format_message() + hint, rank, getattr(error, "ctx", None))
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
             _say(f"rank {rank or 0}: {f'{error.filename}: ' if error.filename else ''}{error.strerror}")
             try:

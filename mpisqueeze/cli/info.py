@@ -54,12 +54,16 @@ def info(
             if value is not None:
                 raise UsageError("goes with --topology", option)
         from mpisqueeze.comm.world import World
+        from mpisqueeze.mpi import missing
         from mpisqueeze.report.info import collect_info, info_report
 
-        world = World()
-        world.on_root(output.check)
+        world = None if missing() else World()
+        if world:
+            world.on_root(output.check)
+        else:
+            output.check()
         facts = collect_info(world)
-        if not world.is_root:
+        if not output.speaks:
             return ExitCode.OK
         report = info_report(facts)
     if not output.alone:

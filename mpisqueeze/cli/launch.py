@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from mpisqueeze.cli.completion import offering
+from mpisqueeze.errors import UsageError
 
 
 def launch(
     context: typer.Context,
-    ranks: Annotated[int, typer.Option("-n", "--ranks", metavar="N", help="Number of ranks.")],
+    ranks: Annotated[
+        int | None, typer.Option("-n", "--ranks", metavar="N", help="Number of ranks; needed.", show_default=False)
+    ] = None,
     launcher: Annotated[
         str,
         typer.Option(
@@ -28,4 +31,19 @@ def launch(
     """
     from mpisqueeze.launch import launch as start
 
-    return start(ranks, list(context.args), launcher, dry_run)
+    command = list(context.args)
+    if command[:1] == [context.find_root().info_name]:
+        del command[0]
+    if ranks is None:
+        raise UsageError("say how many ranks, before the command: mpisqueeze launch -n 4 train", "-n")
+    _parse(context, command)
+    return start(ranks, command, launcher, dry_run)
+
+
+def _parse(context: typer.Context, words: list[str]) -> None:
+    """Have the parser see COMMAND before ranks are started: it raises what they would, and shows --help once."""
+    command: Any = context.find_root().command
+    while words and not words[0].startswith("-") and hasattr(command, "resolve_command"):
+        name, command, words = command.resolve_command(context.find_root(), words)
+        if not hasattr(command, "resolve_command"):
+            command.make_context(name, list(words), parent=context.find_root())

@@ -15,7 +15,7 @@ from mpisqueeze.cli.completion import Completer, names_for, offering, parts, sor
 from mpisqueeze.cli.output import COLORS, Output
 from mpisqueeze.errors import UsageError
 from mpisqueeze.files import path_of
-from mpisqueeze.quantities import parse_size
+from mpisqueeze.quantities import parse_size, without_percent
 from mpisqueeze.settings import METHOD, OUTPUT, PROBLEM, RUN, SETTINGS, Setting, Settings
 from mpisqueeze.streams import reserve
 
@@ -192,7 +192,7 @@ def target_of(target: str | None, target_loss: float | None) -> Target | None:
         return None
     name, _, text = target.partition("=")
     try:
-        value = float(text)
+        value = float(without_percent(text))
     except ValueError:
         value = math.nan
     if not name or not math.isfinite(value):

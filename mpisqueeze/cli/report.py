@@ -49,7 +49,7 @@ def report(
     from mpisqueeze.analysis.ranking import Target, check_evaluated, rank_runs, summaries_of
     from mpisqueeze.record.calibration import read_calibration
     from mpisqueeze.record.claims import CLAIMS
-    from mpisqueeze.record.reading import read_runs
+    from mpisqueeze.record.reading import read_runs, sift
     from mpisqueeze.report.closing import closing
     from mpisqueeze.report.comparison_table import comparison_report, figures_of, notes, table_columns
     from mpisqueeze.report.html.page import render
@@ -63,12 +63,13 @@ def report(
     check_choice("--plot-kind", plot_kind, KINDS)
     check_choice("--sort", sort, SORTS)
     reproductions = [path for path in runs if os.path.isfile(path / CLAIMS)]
-    if reproductions:
+    folders, left_out = sift(runs)
+    if reproductions and not left_out:
         if len(runs) > 1:
             raise UsageError(f"{reproductions[0]} is a reproduction, which is reported by itself", "RUN")
         return _report_claims(reproductions[0], asked, output)
     measured = read_calibration(calibration) if calibration else None
-    found, targets = read_runs(runs)
+    found, targets = read_runs(folders)
     check_evaluated(found, asked)
     if asked is None and len(targets) == 1:
         asked = Target.given(targets[0])
@@ -78,9 +79,11 @@ def report(
     charts = charts_of(plot_kind, found, ranking, measured) if "plot" in output.targets else []
     if not output.speaks:
         return ExitCode.OK
+    for note in left_out:
+        output.remark(note)
     single = len(found) == 1
     if single:
-        output.print(closing(found[0].summary))
+        output.print(closing(found[0].summary), crop=False)
     output.print(comparison_report(ranking))
     output.json(found[0].summary if single and not targets else summaries_of(found, ranking))
     output.csv(figures_of(found, ranking))
@@ -107,7 +110,7 @@ def _report_claims(path: Path, target: Target | None, output: Output) -> int:
             raise UsageError(f"is for runs: {path} is a reproduction; report one of its folders", f"--{name}")
     about = read_claims(path)
     page = reproduction_page(path, about) if "html" in output.targets else None
-    output.print(claims_report(about["claims"]))
+    output.print(claims_report(about["claims"], about["asked"]))
     output.json(about["claims"])
     if page:
         output.write("html", lambda target: write_text(render(page), target))

@@ -65,8 +65,9 @@ def reproduce(
             view = ClaimsView(output.console, output.live, len(tasks), interrupts.hand_on)
         with closing(view):
             verdicts, stopped = check_claims(tasks, world, path, scale, interrupts, folder, view)
+    if world.is_root and (verdicts or stopped):
+        output.print(claims_report(verdicts, len(tasks)))
     if world.is_root and verdicts:
-        output.print(claims_report(verdicts))
         try:
             check_page()
         except UsageError as missing:

@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from mpisqueeze.cli.options import ConfigOption, command, in_run
+from mpisqueeze.cli.completion import pairs as complete_pairs
+from mpisqueeze.cli.options import ConfigOption, arguments, command, in_run
 from mpisqueeze.cli.output import Output
 from mpisqueeze.errors import ExitCode, UsageError
 from mpisqueeze.files import write_text
@@ -20,6 +21,10 @@ _WITH_RESUME = ("iterations", "epochs", "checkpoint_every", "timeout", "data_dir
 def train(
     given: dict[str, Any],
     output: Output,
+    pair: Annotated[
+        str | None,
+        arguments("PAIR", "ALGORITHM or ALGORITHM/COMPRESSOR, in place of these options.", complete_pairs),
+    ] = None,
     resume: Annotated[
         Path | None,
         in_run(
@@ -37,6 +42,8 @@ def train(
 
     [bold]mpirun -n 8 mpisqueeze train --algorithm doublesqueeze --compressor onebit[/]
     """
+    if pair is not None:
+        given |= _chosen(pair, given)
     if resume is not None:
         for name in (*given, *(["config"] if config else []), *(["dump_config"] if dump_config else [])):
             if name not in _WITH_RESUME:
@@ -79,3 +86,14 @@ def train(
     if summary["status"] == "interrupted":
         return ExitCode.INTERRUPTED if summary["signal"] == "SIGINT" else ExitCode.TERMINATED
     return status_code(summary["status"])
+
+
+def _chosen(text: str, given: dict[str, Any]) -> dict[str, str]:
+    """The settings that a pair stands for. Raises UsageError where they are given by options, too."""
+    from mpisqueeze.runs.pairs import parse_pair
+
+    pair = parse_pair(text)
+    chosen = {"algorithm": pair.algorithm, **({"compressor": pair.compressor} if pair.compressor else {})}
+    for name in chosen.keys() & given.keys():
+        raise UsageError(f"{text} names it already: leave one out", option_of(name))
+    return chosen

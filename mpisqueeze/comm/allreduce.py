@@ -8,13 +8,13 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from mpi4py import MPI
 
 from mpisqueeze.comm.exchange import Network
 from mpisqueeze.costs import exchanges
 from mpisqueeze.costs.sections import messages, pieces
 from mpisqueeze.devices.buffers import Wire
 from mpisqueeze.devices.clock import Phase
+from mpisqueeze.mpi import MPI
 
 _STEP = 16
 

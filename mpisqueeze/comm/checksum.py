@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from mpi4py import MPI
 
 from mpisqueeze.comm.counters import Counter
+from mpisqueeze.mpi import MPI
 
 #: Offset of a checksum's tag from its payload's.
 TAG = 1000

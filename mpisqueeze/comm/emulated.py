@@ -25,11 +25,11 @@ from collections import defaultdict
 from typing import Any
 
 import numpy as np
-from mpi4py import MPI
 
 from mpisqueeze.comm.world import World
 from mpisqueeze.costs.link import Link
 from mpisqueeze.errors import UsageError
+from mpisqueeze.mpi import MPI
 
 #: Most messages on their way from one rank to another.
 CAPACITY = 1024

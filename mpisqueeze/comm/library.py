@@ -19,7 +19,7 @@ _SIZE_VARIABLES = {
 
 def library_version() -> str:
     """The library's own version text, often several lines."""
-    from mpi4py import MPI
+    from mpisqueeze.mpi import MPI
 
     return MPI.Get_library_version().strip("\0 \n")
 

@@ -10,9 +10,8 @@ import threading
 import time
 from typing import Any
 
-from mpi4py import MPI
-
 from mpisqueeze.comm.pieces import requests_of_mpi
+from mpisqueeze.mpi import MPI
 
 #: Seconds between two tests: far below a large message's time, and rare enough to leave the core to the gradient.
 PAUSE = 50e-6

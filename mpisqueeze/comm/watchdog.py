@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from mpi4py import MPI
 
 from mpisqueeze.comm.launched import launched_rank
 from mpisqueeze.comm.world import World
 from mpisqueeze.errors import ExitCode
 from mpisqueeze.holder import abandon, beat
+from mpisqueeze.mpi import MPI
 
 #: Seconds between two looks.
 PAUSE = 0.5

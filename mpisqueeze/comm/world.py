@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
-from mpi4py import MPI
 
 from mpisqueeze.comm.signals import Signal
 from mpisqueeze.devices.cores import cpu_quotas, granted, logical_cores
 from mpisqueeze.errors import RankFailureError, UsageError
+from mpisqueeze.mpi import MPI
 
 __all__ = ["RankFailureError", "Signal", "World"]
 

@@ -8,13 +8,15 @@ from typing import Annotated, Any
 
 from mpisqueeze.compressors.base import Compressor
 from mpisqueeze.language import Kind
+from mpisqueeze.quantities import without_percent
 
 
 def read_ratio(text: str) -> Fraction:
-    """A ratio in (0, 1], exactly as written, so that 0.07 of 100 is 7. Raises ValueError."""
-    if not 0 < float(text) <= 1:
+    """A ratio in (0, 1], `7%` too, exactly as written, so that 0.07 of 100 is 7. Raises ValueError."""
+    number = without_percent(text)
+    if not 0 < float(number) <= 1:
         raise ValueError(f"{text} is out of range")
-    return Fraction(text)
+    return Fraction(number)
 
 
 Ratio = Annotated[Fraction, Kind(read_ratio, "a ratio in (0, 1]")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from mpisqueeze.language import parse_spec, suggestion
 from mpisqueeze.quantities import duration, format_rate, parse_rate, parse_time
 
 _ACCEPTED = "latency=TIME,bandwidth=RATE[,gap=TIME], such as latency=5ms,bandwidth=1gbit"
+_KEYS = {"latency": parse_time, "bandwidth": parse_rate, "gap": parse_time}
 
 
 @dataclass(frozen=True)
@@ -109,17 +111,21 @@ def parse_link(text: str) -> Link:
     With `gap=20us` as well, a message occupies a port for g + Bβ and arrives a latency later (LogGP). The default
     latency is 0, the default bandwidth unlimited. Raises UsageError.
     """
+    for item in text.split(","):
+        for key, parse in _KEYS.items():
+            with suppress(ValueError):
+                parse(item)
+                raise UsageError(f"{text!r}: write {key}={item.strip()}; it accepts {_ACCEPTED}", "--link")
     try:
         options = parse_spec(f"link,{text}").options
     except UsageError:
         raise UsageError(f"{text!r} is not a link; it accepts {_ACCEPTED}", "--link") from None
-    known = {"latency": parse_time, "bandwidth": parse_rate, "gap": parse_time}
     values: dict[str, float] = {}
     for key, value in options.items():
-        if key not in known:
-            raise UsageError(f"{text!r}: there is no {key!r}{suggestion(key, known)}; it accepts {_ACCEPTED}", "--link")
+        if key not in _KEYS:
+            raise UsageError(f"{text!r}: there is no {key!r}{suggestion(key, _KEYS)}; it accepts {_ACCEPTED}", "--link")
         try:
-            values[key] = known[key](value)
+            values[key] = _KEYS[key](value)
         except ValueError as error:
             raise UsageError(f"{key}: {error}; it accepts {_ACCEPTED}", "--link") from None
     byte_s = 8 / values["bandwidth"] if "bandwidth" in values else 0.0

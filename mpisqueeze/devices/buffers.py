@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mpi4py import MPI
+from mpisqueeze.mpi import MPI
 
 
 class Fence:

@@ -21,11 +21,14 @@ import psutil
 
 from mpisqueeze.errors import ExitCode
 from mpisqueeze.launch.finding import Flavour
+from mpisqueeze.launch.noise import Noise
 from mpisqueeze.launch.planning import LaunchPlan
 
 GRACE_S = 10.0  # for ranks to finish an iteration and write a checkpoint
 KILL_S = 5.0  # for the launcher to end after SIGTERM
 _PR_SET_PDEATHSIG = 1
+#: The settings that let Open MPI start more ranks than it has slots for.
+OVERSUBSCRIBE = "PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe (before 5.0: OMPI_MCA_rmaps_base_oversubscribe=1)"
 #: Name the folder in which Open MPI 5 makes its session's folder: on this machine, and on all.
 _SESSIONS = ("PRTE_MCA_prte_local_tmpdir_base", "PRTE_MCA_prte_tmpdir_base")
 
@@ -46,6 +49,7 @@ class Supervisor:
         ended_by: the signal that asked for the end.
         deadline: of the present stage, on the monotonic clock.
         family: all that the launcher started, kept because a dead launcher has no descendants.
+        noise: takes out of stderr what the launcher adds to errors that ranks have reported.
     """
 
     plan: LaunchPlan
@@ -60,6 +64,7 @@ class Supervisor:
     deadline: float | None = field(default=None, init=False)
     terminating: bool = field(default=False, init=False)
     family: set[psutil.Process] = field(default_factory=set, init=False)
+    noise: Noise = field(default_factory=Noise, init=False)
 
     def run(self) -> int:
         """Run the plan to its end.
@@ -75,13 +80,19 @@ class Supervisor:
                 stdin=subprocess.DEVNULL if os.isatty(0) else None,
                 start_new_session=True,
                 preexec_fn=_in_child(self.death_signal),
+                stderr=subprocess.PIPE,
                 **self.popen,
             )
+            assert process.stderr is not None
+            listened: list[Any] = [wake, process.stderr]
+            os.set_blocking(process.stderr.fileno(), False)
             try:
                 while process.poll() is None:
                     timeout = None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
-                    arrived = wake.recv(4096) if select.select([wake], [], [], timeout)[0] else b""
-                    for number in arrived:
+                    ready = select.select(listened, [], [], timeout)[0]
+                    if process.stderr in ready and not self._hear(process.stderr):
+                        listened.remove(process.stderr)
+                    for number in wake.recv(4096) if wake in ready else b"":
                         self._handle(process, number)
                     if self.deadline is not None and time.monotonic() >= self.deadline:
                         self._escalate(process)
@@ -89,13 +100,31 @@ class Supervisor:
                 if process.poll() is None or process.returncode < 0:
                     self._kill(process)
                     process.wait()
+                while self._hear(process.stderr):
+                    pass
+                _write(self.noise.flush())
+                process.stderr.close()
+        if self.noise.no_slots:
+            self._say(f"Open MPI has fewer slots here: start fewer ranks, ask for more tasks, or set {OVERSUBSCRIBE}")
+            return ExitCode.USAGE
         if self.ended_by is not None:
             return ExitCode.INTERRUPTED if self.ended_by == signal.SIGINT else ExitCode.TERMINATED
         return self._named(process.returncode if process.returncode >= 0 else 128 - process.returncode)
 
+    def _hear(self, stderr: Any) -> bool:
+        """Pass on what the ranks and the launcher have written to stderr by now; False if there was nothing."""
+        try:
+            data = os.read(stderr.fileno(), 1 << 16)
+        except BlockingIOError:
+            return False
+        _write(self.noise.feed(data))
+        return bool(data)
+
     def _named(self, code: int) -> int:
         """The exit code for a launcher's: FAILED, with a word about it, where a rank died of a signal."""
         if code in set(ExitCode):
+            if code == ExitCode.FAILED and self.noise.silent:
+                self._say(f"the ranks ended with {code}, and none has said why on stderr")
             return code
         flavour = self.plan.flavour
         # Hydra ends with the signal's number, or with those of several ranks in one, bit by bit; Intel's with 255.
@@ -206,6 +235,13 @@ class Supervisor:
         for member in self.family:
             with contextlib.suppress(psutil.Error):
                 member.kill()
+
+
+def _write(data: bytes) -> None:
+    """Write to stderr, whoever may be reading."""
+    with contextlib.suppress(OSError):
+        while data:
+            data = data[os.write(2, data) :]
 
 
 @contextlib.contextmanager

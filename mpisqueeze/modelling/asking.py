@@ -15,7 +15,7 @@ from mpisqueeze.modelling.forecast import Forecast
 from mpisqueeze.modelling.methods import methods_for
 from mpisqueeze.modelling.targets import NeededIterations, measure
 from mpisqueeze.record.calibration import Calibration, read_calibration
-from mpisqueeze.record.reading import read_runs
+from mpisqueeze.record.reading import read_runs, sift
 from mpisqueeze.runs.pairs import Pair
 from mpisqueeze.settings import DTYPES, SERVERS
 
@@ -154,8 +154,10 @@ def check(paths: Sequence[Path], question: Question) -> tuple[list[Checked], lis
     if not paths:
         raise UsageError("name run folders to check: predict --check RUN…", "--check")
     calibration = read_calibration(question.calibration) if question.calibration else None
-    runs, _ = read_runs(paths)
+    folders, notes = sift(paths)
+    runs, _ = read_runs(folders)
     checked, skipped = check_runs(runs, link_of(question, calibration), calibration)
+    skipped += notes
     if not checked:
         raise UsageError(f"there is nothing to check: {'; '.join(skipped)}", "--check")
     return checked, skipped

@@ -85,7 +85,7 @@ def times_by_bandwidth(runs: Sequence[RunLog], calibration: Calibration | None =
     """Model each method: gradient, coding and update as the runs measured them, the messages by the cost model.
 
     The gradient's time is the median over all runs of the same work, since it does not depend on the method. The
-    algorithms' modules load the MPI library, but it is not started; where there is none, nothing is modelled.
+    algorithms' modules load the MPI library, but it is not started.
 
     Args:
         calibration: whose latency is taken.
@@ -124,8 +124,6 @@ def _usable(runs: Sequence[RunLog]) -> tuple[list[_Ran], list[str]]:
                 method.traffic(run.summary["ranks"], run.summary["dimension"], run.summary["dtype"])
             except UsageError as error:
                 why = error.message
-            except (ImportError, RuntimeError) as error:
-                why = f"the MPI library that mpi4py needs does not load here ({error})"
         if why:
             left_out.append(f"{run.name}: {why}")
         else:

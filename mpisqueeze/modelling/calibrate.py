@@ -16,7 +16,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from mpi4py import MPI
 
 from mpisqueeze import __version__
 from mpisqueeze.algorithms.base import Setup
@@ -32,6 +31,7 @@ from mpisqueeze.compressors.onebit import OneBit
 from mpisqueeze.costs.link import Link, parse_link
 from mpisqueeze.devices.buffers import Wire
 from mpisqueeze.errors import UsageError
+from mpisqueeze.mpi import MPI
 from mpisqueeze.parts import registry
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.record.calibration import SCHEMA_VERSION, Fit, fit_line

@@ -74,9 +74,6 @@ def check_runs(
 
     Returns:
         the runs that could be predicted, and why each of the others could not.
-
-    Raises:
-        UsageError: nothing says what a run's network was like, or its parts are not found.
     """
     checked, skipped = [], []
     for run in runs:
@@ -86,7 +83,10 @@ def check_runs(
         elif run.summary["ranks"] == 1:
             skipped.append(f"{run.name}: one rank sends nothing")
         else:
-            checked.append(_check(run, given, calibration))
+            try:
+                checked.append(_check(run, given, calibration))
+            except UsageError as error:
+                skipped.append(f"{run.name}: {error.message}")
     return checked, skipped
 
 
@@ -98,8 +98,8 @@ def _check(run: RunLog, given: Link | None, calibration: Calibration | None) -> 
     if link and lab and not emulated:
         link = replace(link, burst=Links(config["ranks"], lab["rate"], lab["delay"], lab["mtu"]).burst)
     if link is None:
-        unknown = f"nothing says what the network of {run.path} was like ({run.network})"
-        raise UsageError(f"{unknown}: give --calibration, or --latency and --bandwidth", "--check")
+        unknown = f"nothing says what its network was like ({run.network})"
+        raise UsageError(f"{unknown}: give --calibration, or --latency and --bandwidth")
     if calibration and calibration.link and calibration.given == emulated:
         link = replace(link, processor=calibration.link.processor)
     method = Method.ran(config)

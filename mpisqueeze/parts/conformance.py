@@ -45,7 +45,11 @@ def find_part(text: str) -> tuple[str, Part]:
     Raises UsageError.
     """
     if ".py:" in text:
-        part = registry.problems.find(text)
+        try:
+            part = registry.problems.find(text)
+        except UsageError as error:
+            # Until the file is read, nothing says which kind it is.
+            raise UsageError(error.message, "FILE.py:Class") from error.__cause__
         for kind, method in _METHODS:
             if callable(getattr(part.cls, method, None)):
                 return _installed(kind, part)
@@ -58,6 +62,10 @@ def find_part(text: str) -> tuple[str, Part]:
 
 def _installed(kind: str, part: Part) -> tuple[str, Part]:
     contracts.check_installed(part, "FILE.py:Class")
+    if kind == "algorithm":
+        from mpisqueeze.mpi import require
+
+        require()
     return kind, part
 
 
@@ -72,10 +80,9 @@ def examine(kind: str, part: Part, world: World | None = None) -> Iterator[Findi
         for name, check in CHECKS[kind]:
             yield _once(_finding(name, check, part), told)
         return
-    from mpi4py import MPI
-
     from mpisqueeze.comm.watchdog import Watchdog
     from mpisqueeze.comm.world import World as Ranks
+    from mpisqueeze.mpi import MPI
     from mpisqueeze.parts.rehearsal import ALONE, TOGETHER
 
     world = world or Ranks(MPI.COMM_SELF)
@@ -122,7 +129,7 @@ def _gathered(finding: Finding, world: World) -> Finding | None:
     deadline = time.monotonic() + ARRIVE_S + 0.5 * world.rank
     while not request.Test():
         if finding.outcome == "failed" and time.monotonic() > deadline:
-            from mpi4py import MPI
+            from mpisqueeze.mpi import MPI
 
             print(
                 f"  FAILED   {finding.check}: rank {world.rank}: {finding.detail}; the others wait for it",

@@ -91,6 +91,8 @@ class Registry:
         plugin = _PLUGIN.fullmatch(text)
         try:
             cls: Any
+            if several := _several(text):
+                raise UsageError(f"{text!r} names {len(several)} parts; write each by itself: {' '.join(several)}")
             if plugin:
                 path = path_of(plugin["file"])
                 spec, origin = parse_spec(plugin["spec"]), str(path.absolute())
@@ -129,6 +131,18 @@ class Registry:
         from mpisqueeze.problems.function import problem_of
 
         return problem_of(found)
+
+
+def _several(text: str) -> list[str]:
+    """The parts that a text names with commas between them; none where it names one."""
+    begun: list[str] = []
+    for item in text.split(","):
+        named = any(re.split("[:/]", item)[0].strip() in parts.names() for parts in (algorithms, compressors, problems))
+        if named or not begun:
+            begun.append(item.strip())
+        else:
+            begun[-1] += f",{item}"
+    return begun if len(begun) > 1 else []
 
 
 #: Attributes that a class may have, and what each must be.

@@ -9,13 +9,13 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from mpi4py import MPI
 
 from mpisqueeze.algorithms.base import Setup
 from mpisqueeze.comm.consensus import Consensus
 from mpisqueeze.comm.exchange import HaltError, Network
 from mpisqueeze.comm.world import World
 from mpisqueeze.devices.device import Device
+from mpisqueeze.mpi import MPI
 from mpisqueeze.parts import contracts, registry, state
 from mpisqueeze.parts.allocation import DIMENSION, allocates_nothing
 from mpisqueeze.parts.findings import Check, Doubt

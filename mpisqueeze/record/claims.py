@@ -68,8 +68,12 @@ class ClaimFacts(_Claim, total=False):
     seconds: Seconds | None
 
 
-class Claims(TypedDict):
-    """claims.json."""
+class _Asked(TypedDict, total=False):
+    asked: Count
+
+
+class Claims(_Asked):
+    """claims.json; `asked` is the number of claims that were to be tested."""
 
     claims: list[ClaimFacts]
     scale: str
@@ -86,6 +90,8 @@ def read_claims(path: Path) -> dict[str, Any]:
                 if decision[key] is None and decision[other] is not None:
                     where = f"claims[{i}].decisions[{j}].{key}"
                     raise UsageError(f"{path / CLAIMS} has None as {where!r}, not {what}", "RUN")
+    # Older versions did not write it.
+    about.setdefault("asked", len(about["claims"]))
     return about
 
 

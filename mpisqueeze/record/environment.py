@@ -21,7 +21,7 @@ from mpisqueeze.devices.cores import cpu_quotas, granted, logical_cores
 from mpisqueeze.quantities import counted
 
 if TYPE_CHECKING:
-    from mpi4py import MPI
+    from mpisqueeze.mpi import MPI
 
 # Names of settings that change timings or placement; never the whole environment, which may hold secrets.
 _VARIABLES = (
@@ -63,7 +63,7 @@ def collect_environment(comm: MPI.Comm) -> dict[str, Any]:
     machines = comm.gather(_machine(), root=0)
     if machines is None:
         return {}
-    from mpi4py import MPI
+    from mpisqueeze.mpi import MPI
 
     major, minor = MPI.Get_version()
     loaded = library.loaded_libraries()
@@ -81,7 +81,21 @@ def collect_environment(comm: MPI.Comm) -> dict[str, Any]:
 
 def local_environment() -> dict[str, Any]:
     """The same for this process alone, without MPI."""
-    return {**_software(), "hosts": _by_host([_machine()]), "variables": _variables()}
+    unknown = dict.fromkeys(("mpi_library", "mpi_library_path", "mpi_abi", "mpi_standard"))
+    return {**_software(), **unknown, "ranks": 1, "hosts": _by_host([_machine()]), "variables": _variables()}
+
+
+def crowding(environment: Mapping[str, Any]) -> list[str]:
+    """A warning, or none, for an object of `collect_environment`: ranks share cores, and so take turns."""
+    hosts = [host for host in environment.get("hosts") or [] if host.get("cores") and host.get("ranks")]
+    if environment.get("lab") and hosts:
+        # Its hosts are one machine.
+        hosts = [{"ranks": sum(host["ranks"] for host in hosts), "cores": max(host["cores"] for host in hosts)}]
+    most = max(hosts, key=lambda host: host["ranks"] / host["cores"], default=None)
+    if most is None or most["ranks"] <= most["cores"]:
+        return []
+    cores = counted(most["cores"], "core")
+    return [f"{most['ranks']} ranks share {cores}: they take turns, and times are longer than with a core for each"]
 
 
 def cores_of(host: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from mpisqueeze.costs.link import network_name
 from mpisqueeze.errors import UsageError
 from mpisqueeze.record.decoding import Count, Number, as_type, parsed, read_object
 from mpisqueeze.record.figures import LOGGED, READ_LINE, Floats, no_columns, summarized
+from mpisqueeze.record.folder import FIRST
 from mpisqueeze.record.summary import label_in, summary_of
 from mpisqueeze.record.types import ComparisonFile, Config, Environment, GivenTarget, Summary
 from mpisqueeze.settings import upgraded
@@ -73,6 +74,18 @@ class RunLog:
     def gossips(self) -> bool:
         """The ranks have models of their own, as far as the summary tells, or the log measured their distance."""
         return bool(self.summary.get("topology")) or bool(np.isfinite(self.columns["consensus"]).any())
+
+
+def sift(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """The folders of runs and comparisons among paths such as `results/*`, and a note on each of the others.
+
+    A path that is not there is kept, and so is everything where there is no run, for `read_runs` to say what is wrong.
+    """
+    found = [path for path in paths if any(os.path.isfile(path / name) for name in (FIRST, COMPARISON))]
+    if not found:
+        return [*paths], []
+    kept = [path for path in paths if path in found or not os.path.lexists(path)]
+    return kept, [f"{path}: left out, as it is no run folder" for path in paths if path not in kept]
 
 
 def read_runs(paths: Sequence[Path]) -> tuple[list[RunLog], list[GivenTarget | None]]:

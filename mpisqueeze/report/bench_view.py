@@ -15,7 +15,7 @@ from mpisqueeze import __version__
 from mpisqueeze.bench import kernels
 from mpisqueeze.bench.timing import TimeStatistics, flat
 from mpisqueeze.quantities import clock, counted, grouped, significant
-from mpisqueeze.record.environment import cores_of
+from mpisqueeze.record.environment import cores_of, crowding
 from mpisqueeze.report.live import Drawing, bar
 from mpisqueeze.report.tables import DEFINED, TableColumn, defined
 
@@ -161,6 +161,7 @@ def comm_header(context: dict[str, Any]) -> list[str]:
         f"device: {context['device']}, {context['kernels']} kernels, {counted(context['threads'], 'thread')} a rank; "
         f"buffers: {buffers}; {context['dtype']}",
     ]
+    lines += [f"warning: {warning}" for warning in crowding(context)]
     if context["link"] != "real":
         lines.append(f"link: {context['link']}, {context['link_given'] or context['lab']}")
     return [

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from mpisqueeze.costs.link import network_name
 from mpisqueeze.quantities import counted, duration, format_rate, grouped, ratio, significant
-from mpisqueeze.record.environment import ranks_on_hosts
+from mpisqueeze.record.environment import crowding, ranks_on_hosts
 from mpisqueeze.report.tables import Fitting, TableColumn, filled, make_table, panel
 
 #: Message sizes to show: each power of 16.
@@ -31,6 +31,7 @@ def calibration_report(facts: dict[str, Any]) -> Group:
 def _panel(facts: dict[str, Any]) -> Panel:
     memory, link = facts["memory"], facts["link"]
     entries: list[tuple[str, str | Text]] = [("MPI", ranks_on_hosts(facts["environment"]))]
+    entries += [("", Text(warning, style="yellow")) for warning in crowding(facts["environment"])]
     if link is None:
         unknown = "not measured: one rank sends nothing; run it under mpirun"
         entries.append(("network", Text(unknown, style="yellow")))

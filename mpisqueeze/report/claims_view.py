@@ -85,8 +85,8 @@ class ClaimsView(View):
         return Text.assemble(f"{self._at} ", (self._claim, "bold"), f"  {part}")
 
 
-def claims_report(verdicts: Sequence[dict[str, Any]]) -> RenderableType:
-    """Every claim with what decided it, and how many hold."""
+def claims_report(verdicts: Sequence[dict[str, Any]], asked: int) -> RenderableType:
+    """Every claim with what decided it, and how many hold of those that were asked for."""
     table = make_table()
     table.add_column("claim", style="bold", no_wrap=True)
     table.add_column("what decides")
@@ -103,13 +103,14 @@ def claims_report(verdicts: Sequence[dict[str, Any]]) -> RenderableType:
         if verdict["reason"]:
             table.add_row("", Text(verdict["reason"], "yellow"), "", "")
         table.add_section()
-    return Group(table, Text(count_of(verdicts), "bold"))
+    return Group(table, Text(count_of(verdicts, asked), "bold"))
 
 
-def count_of(verdicts: Sequence[dict[str, Any]]) -> str:
-    """A sentence that says how many claims hold."""
+def count_of(verdicts: Sequence[dict[str, Any]], asked: int) -> str:
+    """A sentence that says how many claims hold of those that were asked for; an interruption leaves some untested."""
     counts = {name: sum(verdict["verdict"] == name for verdict in verdicts) for name in STYLES}
-    parts = [f"{counts['PASS']} of {counted(len(verdicts), 'claim')} hold"]
+    parts = [f"{counts['PASS']} of {counted(asked, 'claim')} {'holds' if asked == 1 else 'hold'}"]
     parts += [f"{counts['FAIL']} {'does' if counts['FAIL'] == 1 else 'do'} not"] if counts["FAIL"] else []
     parts += [f"{counts['SKIPPED']} could not be tested here"] if counts["SKIPPED"] else []
+    parts += [f"{asked - len(verdicts)} not tested: interrupted"] if asked > len(verdicts) else []
     return ", ".join(parts) + "."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from typing import Any
 
 from rich.console import Group
@@ -28,8 +30,25 @@ def closing(summary: dict[str, Any]) -> Group:
     parts.append(result)
     if summary["reason"]:
         parts.append(Text(summary["reason"].splitlines()[0], style="red"))
-    parts.append(Text(f"run folder: {summary['run_folder']}", style="dim", no_wrap=True, overflow="ignore"))
-    return Group(*parts)
+    parts += [_line(f"warning: {warning}", "yellow") for warning in summary.get("warnings") or []]
+    parts.append(_line(f"run folder: {summary['run_folder']}", "dim"))
+    how = _to_go_on(summary)
+    return Group(*parts, *([_line(how, "dim")] if how else []))
+
+
+def _line(text: str, style: str) -> Text:
+    return Text(text, style, no_wrap=True, overflow="ignore")
+
+
+def _to_go_on(summary: dict[str, Any]) -> str:
+    """The command that resumes a run which was stopped, or what it lacks for that; empty for others."""
+    folder, stopped = summary["run_folder"], summary["status"] in ("interrupted", "failed", "killed")
+    if not stopped or not folder or not os.path.isdir(folder):
+        return ""
+    if not os.path.isdir(os.path.join(folder, "checkpoint")):
+        return "no checkpoint to go on from: --checkpoint-every saves them"
+    launch = f"launch -n {summary['ranks']} " if summary["ranks"] > 1 else ""
+    return f"to go on: mpisqueeze {launch}train --resume {shlex.quote(folder)}"
 
 
 def traffic_table(summary: dict[str, Any]) -> Table:

@@ -65,6 +65,7 @@ class CompareView(View):
         self._drawing = Drawing(console, live)
         self._current = self._planned = 0
         self._introduced = False
+        self._warned: set[str] = set()
 
     def run_begins(self, index: int) -> None:
         self._current = index
@@ -78,8 +79,9 @@ class CompareView(View):
             self.console.print(header(run, environment, self._entries, self.path))
         if not self._drawing:
             self._say(counted(run.iterations, "iteration"))
-        for warning in run.warnings:
+        for warning in [text for text in run.warnings if text not in self._warned]:
             self._say(f"warning: {warning}", "yellow")
+        self._warned.update(run.warnings)
         self._drawing.show(self._table)
 
     def progress(self, progress: Progress) -> None:

@@ -127,6 +127,8 @@ def notes(ranking: Ranking) -> list[str]:
         *(gossip if ranking.gossips else []),
         *filter(None, [ranking.doubt_on_times]),
         *(verdict(ranking) if len(ranking.rows) > 1 else []),
+        # The closing tables of a single run have them.
+        *(f"warning: {text}" for text in (ranking.warnings if len(ranking.rows) > 1 else [])),
         *(f"{row['name']} {row['status']}: {row['reason'].splitlines()[0]}" for row in ranking.rows if row["reason"]),
     ]
 

@@ -21,19 +21,21 @@ from mpisqueeze.errors import UsageError
 from mpisqueeze.kernels import kernels_for
 from mpisqueeze.language import Parameter
 from mpisqueeze.launch import find_launcher
+from mpisqueeze.mpi import ADVICE, missing
 from mpisqueeze.parts import registry
 from mpisqueeze.quantities import counted, size
-from mpisqueeze.record.environment import collect_environment, cores_of
+from mpisqueeze.record.environment import collect_environment, cores_of, local_environment
 from mpisqueeze.report.tables import make_list, make_table
 from mpisqueeze.runs.schedule import SCHEDULES
 
 
-def collect_info(world: World) -> dict[str, Any]:
-    """Everything `info` shows, on rank 0; collective."""
-    environment = collect_environment(world.comm)
+def collect_info(world: World | None) -> dict[str, Any]:
+    """Everything `info` shows, on rank 0; collective. Without a world, what there is without MPI."""
+    environment = collect_environment(world.comm) if world else local_environment()
     count, why = gpu_count()
-    gpus = world.comm.gather(_gpu_names(count) if count else [])
-    if not world.is_root:
+    names = _gpu_names(count) if count else []
+    gpus = world.comm.gather(names) if world else [names]
+    if world and not world.is_root:
         return {}
     path = environment["mpi_library_path"]
     aware, reason = cuda_awareness()
@@ -56,7 +58,8 @@ def collect_info(world: World) -> dict[str, Any]:
         "environment": environment,
         "mpi_other_libraries": other_libraries(path) if path else [],
         **_launcher(),
-        "mismatch": launched_apart(world.size, os.environ),
+        "no_mpi_reason": missing(),
+        "mismatch": launched_apart(world.size, os.environ) if world else None,
         "cuda_aware": aware,
         "cuda_aware_reason": reason,
         "cuda_aware_collectives": collectives,
@@ -124,10 +127,13 @@ def info_report(facts: dict[str, Any]) -> Group:
 
 def _machine(facts: dict[str, Any]) -> Iterator[tuple[str, str | Text]]:
     environment, launcher = facts["environment"], facts["launcher"]
-    library = (environment["mpi_library"] or "unknown").partition(",")[0]
-    yield "MPI", f"{library} (MPI {environment['mpi_standard']})"
-    abi = f"mpi4py's module for {environment['mpi_abi']}" if environment["mpi_abi"] else "mpi4py was built for it"
-    yield "library", f"{environment['mpi_library_path'] or 'path unknown'}; {abi}"
+    if facts["no_mpi_reason"]:
+        yield "MPI", Text(f"none: {facts['no_mpi_reason']}; {ADVICE}", style="bold yellow")
+    else:
+        library = (environment["mpi_library"] or "unknown").partition(",")[0]
+        yield "MPI", f"{library} (MPI {environment['mpi_standard']})"
+        abi = f"mpi4py's module for {environment['mpi_abi']}" if environment["mpi_abi"] else "mpi4py was built for it"
+        yield "library", f"{environment['mpi_library_path'] or 'path unknown'}; {abi}"
     if facts["mpi_other_libraries"]:
         others = ", ".join(facts["mpi_other_libraries"])
         yield "", f"not used, although here: {others}; MPI4PY_LIBMPI names the library to load"

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import dropwhile
 from typing import Any, Literal
 
 from rich.cells import cell_len
@@ -171,8 +172,14 @@ def _terminal(descriptor: int) -> os.terminal_size | None:
     if not any(name in os.environ for name in RANK_VARIABLES):
         return own
     # None if the launcher runs on another host or is out of sight.
-    launcher = next((pid for pid, name in _ancestors() if name.startswith(_LAUNCHERS)), None)
-    return None if launcher is None else _tty_size_of_process(launcher, descriptor)
+    starters = dropwhile(lambda ancestor: not ancestor[1].startswith(_LAUNCHERS), _ancestors())
+    launcher, _ = next(starters, (None, ""))
+    size = None if launcher is None else _tty_size_of_process(launcher, descriptor)
+    if size is None and "MPISQUEEZE_LAUNCHED_RANKS" in os.environ:
+        # `launch` reads what the launcher writes to stderr, and has the user's own.
+        pid, _ = next(dropwhile(lambda ancestor: ancestor[1].startswith(_LAUNCHERS), starters), (None, ""))
+        size = None if pid is None else _tty_size_of_process(pid, descriptor)
+    return size
 
 
 def _tty_size(descriptor: int) -> os.terminal_size | None:

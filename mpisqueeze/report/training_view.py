@@ -68,7 +68,7 @@ class TrainingView(View):
 
     def finish(self, summary: dict[str, Any]) -> None:
         self._drawing.close()
-        self.console.print(closing(summary))
+        self.console.print(closing(summary), crop=False)
 
 
 def header(run: Run, environment: dict[str, Any]) -> Panel:

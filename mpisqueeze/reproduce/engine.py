@@ -81,9 +81,10 @@ def check_claims(
     verdicts: list[dict[str, Any]] = []
 
     def write(status: str) -> None:
-        about = {"schema_version": SCHEMA_VERSION, "mpisqueeze": __version__, "status": status}
+        about = {"schema_version": SCHEMA_VERSION, "mpisqueeze": __version__, "status": status, "scale": scale}
+        about |= {"ranks": world.size}
         if folder:
-            folder.write_json(CLAIMS, {**about, "scale": scale, "ranks": world.size, "claims": verdicts})
+            folder.write_json(CLAIMS, about | {"asked": len(tasks), "claims": verdicts})
 
     for number, task in enumerate(tasks):
         stopped = Signal(world.agree(interrupts.wish))

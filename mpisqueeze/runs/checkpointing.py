@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from mpi4py import MPI
 
 from mpisqueeze.algorithms.base import AdaptedAlgorithm
 from mpisqueeze.errors import UsageError
+from mpisqueeze.mpi import MPI
 from mpisqueeze.parts import contracts, state
 from mpisqueeze.problems.base import copy_to
 from mpisqueeze.record.checkpoint import (

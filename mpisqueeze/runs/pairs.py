@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -131,6 +131,9 @@ def expand(pairs: Sequence[Pair], sweeps: Sequence[Sweep], base: Settings) -> li
         for values in itertools.product(*(sweep.values for sweep in own)):
             swept = {sweep.setting: value for sweep, value in zip(own, values, strict=True)}
             planned.append((_planned(pair, swept, base), swept))
+    # A setting that some pairs have a use for is no mistake in the others.
+    needless = set(SETTINGS).intersection(*(made.idle for made, _ in planned))
+    planned = [(_without(made, made.idle.keys() - needless), swept) for made, swept in planned]
     labels = [_label(made, swept) for made, swept in planned]
     entries = []
     seen: Counter[str] = Counter()
@@ -164,6 +167,11 @@ def _planned(pair: Pair, swept: dict[str, str], base: Settings) -> Plan:
     with _blaming(pair, swept):
         values = {name: SETTINGS[name].checked(text) for name, text in swept.items() if name in SETTINGS}
         return plan(replace(base, **{"algorithm": algorithm, "compressor": pair.compressor, **values}))
+
+
+def _without(made: Plan, settings: Collection[str]) -> Plan:
+    """The plan with defaults in place of settings that have no effect on it."""
+    return replace(made, config=replace(made.config, **{name: SETTINGS[name].default for name in settings}))
 
 
 @contextmanager

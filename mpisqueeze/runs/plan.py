@@ -16,13 +16,21 @@ from mpisqueeze.parts import registry
 from mpisqueeze.parts.contracts import check_installed, default_compressor
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.runs.schedule import LrSchedule, parse_schedule
-from mpisqueeze.settings import DEFAULT_LR, Settings, with_files
+from mpisqueeze.settings import DEFAULT_LR, SETTINGS, Settings, with_files
 from mpisqueeze.topology import Topology
 
 NO_OVERLAP_ON_GPU = "is for gradients on a CPU: use --device cpu"
 
 #: Settings that algorithms of one route alone have a use for.
 ROUTES = {"server": "servers", "tree": "servers", "topology": "neighbours", "self_weight": "neighbours"}
+
+
+#: Settings that a problem has a use for where its class has one of these attributes.
+_OF_PROBLEMS = {
+    **dict.fromkeys(("data", "data_dir", "partition"), ("needs_data",)),
+    "batch_size": ("needs_data", "takes_batch_size"),
+    "eval_every": ("evaluate",),
+}
 
 
 def applies(setting: str, algorithm: Part) -> bool:
@@ -56,6 +64,19 @@ class Plan:
     def used(self, setting: str) -> Any:
         """A setting's value; None where the algorithm says that it exchanges in another way."""
         return getattr(self.config, setting) if applies(setting, self.algorithm) else None
+
+    @property
+    def idle(self) -> dict[str, str]:
+        """The settings that have another value than the default and no effect, with the name of the part that has no
+        use for them."""
+        algorithm, problem, config = self.algorithm, self.problem, self.config
+        found = {setting: algorithm.name for setting in ROUTES if not applies(setting, algorithm)}
+        if getattr(algorithm.cls, "centralized", False):
+            found["consensus_every"] = algorithm.name
+        for setting, attributes in _OF_PROBLEMS.items():
+            if not any(getattr(problem.cls, name, False) for name in attributes):
+                found[setting] = problem.name
+        return {name: by for name, by in found.items() if getattr(config, name) != SETTINGS[name].default}
 
     @property
     def barrier(self) -> bool:

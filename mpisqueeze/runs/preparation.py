@@ -19,12 +19,14 @@ from mpisqueeze.compressors.base import Compressor, adapt
 from mpisqueeze.data import load_dataset
 from mpisqueeze.errors import UsageError
 from mpisqueeze.holder import check_free
+from mpisqueeze.kernels import kernels_for, threads_of
 from mpisqueeze.parts import contracts
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.parts.state import carried
+from mpisqueeze.quantities import counted, size
 from mpisqueeze.record.folder import RunFolder, check_path, hold_of_all, sanitized, slug, timed_path
 from mpisqueeze.runs.plan import NO_OVERLAP_ON_GPU, Plan
-from mpisqueeze.settings import DEFAULT_EPOCHS
+from mpisqueeze.settings import DEFAULT_EPOCHS, SETTINGS, option_of
 from mpisqueeze.topology import Topology
 
 
@@ -44,7 +46,7 @@ class Run:
         samples: the number of training samples on each rank, or None.
         weight: w_r of this rank's loss and gradient, see `problems.base.Problem`.
         iterations, per_epoch, eval_every, consensus_every: in iterations.
-        warnings: what this run does not promise, above all that it converges.
+        warnings: what this run does not promise, above all that it converges, and settings without effect.
         path, hold: the run folder's, on every rank; `folder` is open on rank 0 only.
     """
 
@@ -76,7 +78,7 @@ class Run:
         self.network = Network(world, self.device, plan.barrier, emulated, config.chunk, config.tree, config.checksum)
         self.topology = world.collectively(lambda: Topology(config.topology, world.size, config.self_weight))
         self.algorithm: Algorithm = world.collectively(self._build_algorithm)
-        self.warnings: list[str] = world.on_root(self._doubts)
+        self.warnings: list[str] = world.on_root(lambda: [*self._doubts(), *self._idle()])
         self.folder: RunFolder | None = None
         self.path = ""
         self._open_folder()
@@ -188,6 +190,27 @@ class Run:
         if self.topology.note and not self.centralized:
             found.append(self.topology.note)
         return [*found, *quota_doubts(self.world, self.threads)]
+
+    def _idle(self) -> Iterator[str]:
+        """Sentences about settings that have no effect, or not the one that they are there for."""
+        plan, config = self.plan, self.plan.config
+        if self.world.size == 1:
+            yield "one rank has nobody to exchange with; mpisqueeze launch -n 4, or mpirun, starts several"
+        for name, by in plan.idle.items():
+            yield f"{option_of(name)} has no effect with {by}"
+        if config.buffers != SETTINGS["buffers"].default and self.device.kind == "cpu":
+            yield "--buffers has no effect on a CPU"
+        if config.threads > threads_of(kernels_for(self.device.xp, plan.dtype)):
+            yield "--threads has no effect on these kernels"
+        fewest = min((count for count in self.samples if count is not None), default=config.batch_size)
+        if config.batch_size > fewest:
+            yield f"--batch-size {config.batch_size}: a rank has {counted(fewest, 'sample')}, and draws some repeatedly"
+        full = self.dimension * plan.dtype.itemsize
+        payload = getattr(self.algorithm, "payload_bytes", None) or 0
+        if payload > full and size(payload) != size(full):
+            yield f"{plan.compressor.spec} makes {size(payload)} of a vector of {size(full)}, and saves nothing"
+        if 0 < self.iterations <= config.warmup:
+            yield f"--warmup {config.warmup} leaves none of {counted(self.iterations, 'iteration')} to take times of"
 
     def _check_folder(self) -> None:
         """Find out what `_open_folder` would, before the problem takes its time."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mpi4py import MPI
+from mpisqueeze.mpi import MPI
 
 
 class Stopwatch:

@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from mpi4py import MPI
 
 from mpisqueeze import __version__
 from mpisqueeze.algorithms.base import Ready
@@ -29,11 +28,12 @@ from mpisqueeze.comm.world import RankFailureError, Signal, World
 from mpisqueeze.devices.clock import Phase
 from mpisqueeze.errors import UsageError
 from mpisqueeze.kernels import kernels_for, threads_of, use_threads
+from mpisqueeze.mpi import MPI
 from mpisqueeze.parts.contracts import GradientCheck, broken, loss_and_gradient
 from mpisqueeze.parts.failing import shown_to_fail
 from mpisqueeze.record.arrays import write_npz
 from mpisqueeze.record.checkpoint import Past
-from mpisqueeze.record.environment import collect_environment
+from mpisqueeze.record.environment import collect_environment, crowding
 from mpisqueeze.record.folder import sanitized
 from mpisqueeze.record.iterations import Recorder
 from mpisqueeze.record.reading import RunLog, read_run
@@ -402,6 +402,7 @@ def _carry_out(run: Run, view: View, again: bool, watchdog: Watchdog) -> dict[st
     if run.folder is not None:
         run.folder.write_json("config.json", run.settings())
         run.folder.write_json("environment.json", environment)
+        run.warnings += crowding(environment)
         view.start(run, environment)
         for remark in filter(None, (run.folder.hold.note, *remarks)):
             view.remark(remark)

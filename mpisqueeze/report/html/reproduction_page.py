@@ -41,7 +41,7 @@ def reproduction_page(path: Path, about: dict[str, Any]) -> Page:
     ]
     table = Table(["claim", "verdict", "what it says", "what decides"], rows, left=(0, 1, 2, 3))
     sections = [
-        Chapter("Verdicts", "verdicts", {"count": count_of(claims), "verdicts": table}),
+        Chapter("Verdicts", "verdicts", {"count": count_of(claims, about["asked"]), "verdicts": table}),
         *(_section(claim, runs) for claim, runs in zip(claims, found, strict=True)),
         *([Chapter("Environment", "environment", environment(logs))] if logs else []),
     ]

@@ -90,14 +90,13 @@ def _comparison(runs: Sequence[RunLog], ranking: Ranking, styles: dict[str, int]
     # Where the tiles say who won, nothing else needs to.
     said = [] if winners(ranking) else verdict(ranking)
     said += (f"{row['name']} {STATUS[row['status']][0]}: {row['reason']}" for row in ranking.rows if row["reason"])
-    warnings = [f"{run.name}: {text}" for run in runs for text in run.summary.get("warnings") or []]
     facts = {
         "tiles": tiles,
         "differences": ranking.differences,
         "ranking": _ranking_table(runs, ranking, styles),
         "meaning": _meaning(ranking),
     }
-    return Chapter("", "comparison", {**facts, "said": said, "warnings": warnings})
+    return Chapter("", "comparison", {**facts, "said": said, "warnings": ranking.warnings})
 
 
 def _meaning(ranking: Ranking) -> str:

