@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from mpi4py import MPI
 
 from mpisqueeze.costs.sections import messages, pieces
+from mpisqueeze.mpi import MPI
 
 
 class Pieces:
