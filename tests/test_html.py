@@ -345,7 +345,6 @@ def test_a_claim_may_draw_some_of_its_runs() -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["rep", "a"], "reported by itself"),
         (["rep", "--plot", "p.png"], "--plot: is for runs"),
         (["rep", "--csv", "-"], "--csv: is for runs"),
         (["broken"], "claims.json is not JSON"),

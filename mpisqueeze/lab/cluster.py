@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -139,6 +140,11 @@ def run_trial(trial: Trial, machine: Machine, to_stderr: bool = False) -> TrialO
     finally:
         os.close(report)
     if "error" in told:
+        if trial.folder is not None and trial.folder.parent == Path("results"):
+            # One of those that are made by their time, which stays empty.
+            with contextlib.suppress(OSError):
+                trial.folder.rmdir()
+                trial.folder.parent.rmdir()
         raise UsageError(*told["error"])
     if "interfaces" not in told and code not in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
         print(f"mpisqueeze: the lab ended with {code} before its command did", file=sys.stderr, flush=True)

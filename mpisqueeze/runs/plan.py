@@ -71,7 +71,7 @@ class Plan:
         use for them."""
         algorithm, problem, config = self.algorithm, self.problem, self.config
         found = {setting: algorithm.name for setting in ROUTES if not applies(setting, algorithm)}
-        if getattr(algorithm.cls, "centralized", False):
+        if getattr(algorithm.cls, "centralized", False) is True:
             found["consensus_every"] = algorithm.name
         for setting, attributes in _OF_PROBLEMS.items():
             if not any(getattr(problem.cls, name, False) for name in attributes):

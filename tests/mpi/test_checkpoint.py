@@ -270,8 +270,8 @@ def test_a_plug_in_s_state_is_saved_and_what_is_missing_in_it_is_told(mpisqueeze
         assert saved["problem.state.steps"] == 9
 
     options = ("train", "--lr", "0.1", "--iterations", "3", "--checkpoint-every", "2", "--json", "-", "--problem")
-    (warning,) = mpisqueeze_run(2, *options, "mine.py:Carrying").well().json["warnings"]
-    assert "mine.py:Carrying: iteration 1, computed twice, gives another gradient" in warning
+    warnings = mpisqueeze_run(2, *options, "mine.py:Carrying").well().json["warnings"]
+    assert any("mine.py:Carrying: iteration 1, computed twice, gives another gradient" in text for text in warnings)
     texts = mpisqueeze_run(2, *options, "mine.py:Texts")
     assert texts.code == 2
     assert "state.name must be an array of numbers, not 'target'" in texts.err

@@ -34,7 +34,7 @@ def test_a_link_is_what_its_text_says() -> None:
     ("text", "said"),
     [
         ("", "latency=TIME"),
-        ("5ms", "no '5ms'"),
+        ("5ms", "write latency=5ms"),
         ("latncy=5ms", "did you mean 'latency'"),
         ("latency=5", "latency: '5' is not a time"),
         ("latency=-5ms", "is not a time"),
