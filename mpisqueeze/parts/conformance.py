@@ -6,6 +6,7 @@ A check raises AssertionError with what is wrong, or Doubt for a remark that doe
 from __future__ import annotations
 
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,6 @@ from mpisqueeze.parts.allocation import DIMENSION, allocates_nothing
 from mpisqueeze.parts.findings import Check, Doubt, Finding
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.parts.state import carried, copied, put_back
-from mpisqueeze.streams import results
 
 if TYPE_CHECKING:
     from mpisqueeze.comm.world import World
@@ -133,7 +133,7 @@ def _gathered(finding: Finding, world: World) -> Finding | None:
 
             print(
                 f"  FAILED   {finding.check}: rank {world.rank}: {finding.detail}; the others wait for it",
-                file=results(),
+                file=sys.stderr,
                 flush=True,
             )
             MPI.COMM_WORLD.Abort(ExitCode.USAGE)

@@ -88,7 +88,8 @@ def judge(name: str, findings: list[tuple[str, str]]) -> None:
 def test_an_algorithm_is_launched_on_ranks(mpisqueeze_run: Run, capfd: pytest.CaptureFixture[str]) -> None:
     """By `check` itself; an error on one of them, for which the others wait, is told, and ends all."""
     assert run(["check", f"{BROKEN}:RaisesOnRank1"]) == 2
-    out = capfd.readouterr().out
+    out, err = capfd.readouterr()
+    out += err
     assert out.count("FAILED") == 1
     assert f"{SAYS['RaisesOnRank1'][1]}" in out
     assert "; the others wait for it" in out
