@@ -312,7 +312,8 @@ def test_a_hundred_thousand_ranks_take_no_time() -> None:
         "import sys; from mpisqueeze.cli.app import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit as end: code = end.code\n"
-        "from mpi4py import MPI; print(code, MPI.Is_initialized(), 'cupy' in sys.modules, 'vl_convert' in sys.modules, file=sys.stderr)"
+        "from mpi4py import MPI; heavy = ['cupy' in sys.modules, 'vl_convert' in sys.modules]\n"
+        "print(code, MPI.Is_initialized(), *heavy, file=sys.stderr)"
     )
     arguments = ["predict", "-n", "100000", "--dimension", "25M", *NETWORK]
     began = time.monotonic()
