@@ -116,7 +116,7 @@ def _matrix(lines: list[str], n: int) -> Iterator[Edge]:
     for number, line in rows[1:]:
         words = line.split()
         i, j = (*_integers(number, " ".join(words[:2])), 0, 0)[:2]
-        # What is stored and 0 is no edge.
+        # A stored 0 is no edge.
         if i != j and not (len(words) == 3 and re.fullmatch(r"[-+]?0*\.?0*([eE].*)?", words[2])):
             yield Edge(number, i - 1, j - 1, words[2] if words[2:] else None)
 

@@ -83,7 +83,7 @@ _REST = [column for name, column in RECORDED.items() if name not in _FIRST]
 NUMBERS = [_LOSS, RECORDED["bytes_sent"], *_TO_TARGET, RECORDED["elapsed_s"], *_REST]
 
 
-#: What runs can be sorted by: `given` keeps their order, and `test` is the metric that a ranking shows.
+#: Columns by which runs can be sorted: `given` keeps their order, and `test` is the metric that a ranking shows.
 SORTS: dict[str, Column | None] = {
     "loss": _LOSS,
     "test": None,

@@ -35,7 +35,7 @@ def _cpus(run: RunLog) -> str | None:
     return ", ".join(sorted(models)) or None
 
 
-#: What no common measure is left for, and by which differences: (name, value of a run).
+#: Measures that are no longer common, and the differences that end them: (name, value of a run).
 _MEASURES: tuple[tuple[str, tuple[tuple[str, Callable[[RunLog], str | None]], ...]], ...] = (
     (
         "their losses and costs are of different problems",

@@ -418,7 +418,7 @@ FULL: dict[str, type[Case]] = {
 }
 #: All exchanges, in the order in which they are shown.
 EXCHANGES = ("allreduce", "by-hand", *STEPS, "mpi-allreduce", "mpi-gather-bcast", "mpi-alltoall-allgather")
-#: Those that call MPI directly, past an emulated link.
+#: Exchanges that call MPI directly, past an emulated link.
 DIRECT = ("by-hand", "mpi-allreduce", "mpi-gather-bcast", "mpi-alltoall-allgather")
 #: The exchange that the others are compared with.
 BASELINE = "allreduce"

@@ -122,7 +122,7 @@ def main(arguments: list[str] | None = None) -> None:
         mpi4py.rc.initialize = False
     with warned_once() as warned:
         code = run(arguments)
-    # What plug-ins and libraries print as they end is no result either.
+    # Plug-ins and libraries may print as they end, which is no result either.
     reserve()
     end_in_time()
     # All ranks come to these ends together.

@@ -427,7 +427,7 @@ def _loss_and_gradient_agree(part: Part) -> None:
     for name, what, u in ("the gradient", "‖g‖²", g), *(("a random vector u", "g·u", u) for u in random):
         step = 1e-5 / float(np.linalg.norm(u))
         slope = (at(x + step * u)[0] - at(x - step * u)[0]) / (2 * step)
-        # What is expected of g·u where both are random.
+        # Expected size of g·u where both are random.
         scale = norm**2 / (1 if u is g else x.size**0.5)
         if abs(slope - g @ u) > 1e-3 * scale:
             raise Doubt(f"along {name} the loss changes by {slope:.6g}, not by {what} = {g @ u:.6g}")
