@@ -24,7 +24,7 @@ from mpisqueeze.lab.hosts import AGENT, FOLDER, HOSTFILE, SYSTEM_PATH
 from mpisqueeze.lab.shaping import CONTROL, LINK, host_name
 from mpisqueeze.lab.trials import Trial
 from mpisqueeze.record.reading import COMPARISON, RunLog, read_runs
-from mpisqueeze.streams import STDERR, results_descriptor
+from mpisqueeze.streams import STDERR
 
 _TOOLS = {"ip": "iproute2", "tc": "iproute2", "unshare": "util-linux", "nsenter": "util-linux"}
 _NAMESPACES = ("--mount", "--uts", "--ipc", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
@@ -133,7 +133,7 @@ def run_trial(trial: Trial, machine: Machine, to_stderr: bool = False) -> TrialO
             kill_s=0.0,  # the cluster has nothing to tidy up
             name="lab",
             death_signal=signal.SIGKILL,  # unshare blocks SIGTERM
-            popen={"pass_fds": (report,), "stdout": STDERR if to_stderr else results_descriptor()},
+            popen={"pass_fds": (report,), **({"stdout": STDERR} if to_stderr else {})},
         )
         code = supervisor.run()
         told = json.loads(os.pread(report, 1 << 26, 0) or "{}")

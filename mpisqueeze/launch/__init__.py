@@ -15,7 +15,6 @@ from mpisqueeze.files import write_text
 from mpisqueeze.launch.finding import Flavour, Launcher, find_launcher, identify
 from mpisqueeze.launch.planning import AS_ROOT, THREADS, LaunchPlan, make_plan, own_terminal, program
 from mpisqueeze.launch.running import GRACE_S, KILL_S, Supervisor, session_folder
-from mpisqueeze.streams import results_descriptor
 
 __all__ = [
     "AS_ROOT",
@@ -66,4 +65,4 @@ def launch(
     if dry_run:
         write_text(f"{plan.shell()}\n", "-")
         return ExitCode.OK
-    return Supervisor(plan, started, grace_s, kill_s, popen={"stdout": results_descriptor()}).run()
+    return Supervisor(plan, started, grace_s, kill_s).run()

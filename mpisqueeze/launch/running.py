@@ -23,6 +23,7 @@ from mpisqueeze.errors import ExitCode
 from mpisqueeze.launch.finding import Flavour
 from mpisqueeze.launch.noise import Noise
 from mpisqueeze.launch.planning import LaunchPlan
+from mpisqueeze.streams import results_descriptor
 
 GRACE_S = 10.0  # for ranks to finish an iteration and write a checkpoint
 KILL_S = 5.0  # for the launcher to end after SIGTERM
@@ -81,7 +82,7 @@ class Supervisor:
                 start_new_session=True,
                 preexec_fn=_in_child(self.death_signal),
                 stderr=subprocess.PIPE,
-                **self.popen,
+                **{"stdout": results_descriptor(), **self.popen},
             )
             assert process.stderr is not None
             listened: list[Any] = [wake, process.stderr]

@@ -153,7 +153,7 @@ class CompareView(View):
             TableColumn("ms/it", attrgetter("pace"), _WIDTH),
             TableColumn("sent", attrgetter("sent"), _WIDTH),
         ]
-        # Those for which the terminal is too narrow are in the table at the end.
+        # Columns for which the terminal is too narrow are in the table at the end.
         return filled(close_table(), first_fitting(columns, self._rows, self.console.width),
                       self._rows[first : first + fits])  # fmt: skip
 

@@ -130,7 +130,7 @@ def _truth(node: ast.expr, evidence: Evidence) -> Ruling:
             signs, compares = zip(*(_COMPARISONS[type(op)] for op in node.ops), strict=True)
             pairs = zip(compares, values, values[1:], strict=False)
             held = [bool(np.all(compare(left, right))) for compare, left, right in pairs]
-            # What should be equal may differ in a late digit.
+            # Values that should be equal may differ in a late digit.
             digits = 10 if "=" in [sign for sign, well in zip(signs, held, strict=True) if not well] else 3
             shown = _show(values[0], digits)
             for sign, well, right in zip(signs, held, values[1:], strict=True):

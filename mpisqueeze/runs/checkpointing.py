@@ -215,7 +215,7 @@ def resumed_config(path: Path) -> Settings:
     missing = sorted(SETTINGS.keys() - settings)
     if missing:
         raise UsageError(f"{path}/config.json has no {missing[0]!r}: it is of another version", "--resume")
-    # What the run had no use for is null.
+    # A setting that the run had no use for is null.
     values = {key: value for key, value in settings.items() if key in SETTINGS and value is not None}
     values = with_files(values, _moved) | {"out": str(path), "epochs": None}
     try:

@@ -231,7 +231,7 @@ class Loop:
                 tell = partial(self._tell_ready, x, ready)
                 found = self.run.problem.gradient_in_parts(x, network.iteration, tell)
             loss, g = loss_and_gradient(part, found)
-            # What has left in parts stays where it is.
+            # A gradient that has left in parts stays where it is.
             g = g if ready is not None and self._check.fits(g, x) else self._check(g, x)
             self.loss = loss * self.run.weight
             if network.iteration == 1 and part.is_plugin:
