@@ -97,6 +97,7 @@ class Setup:
         topology: the gossip graph with its weights.
         server: `root` or `sharded`.
         overlap: the gradient's sections are to leave while it is computed; only for algorithms that have `overlaps`.
+        shapes: the shapes of the parameters in x, in its order, d elements in all; empty where the problem tells none.
     """
 
     network: Network
@@ -107,6 +108,7 @@ class Setup:
     topology: Topology
     server: str = "root"
     overlap: bool = False
+    shapes: Sequence[tuple[int, ...]] = ()
 
     @property
     def rank(self) -> int:
