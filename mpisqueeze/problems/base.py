@@ -51,9 +51,8 @@ class Problem(ABC):
         default_lr: default of `--lr`; 0.3 if missing.
         iterations_per_epoch: iterations in an epoch, ≥ 1; where ranks differ, the smallest counts.
         training_samples: n_r ≥ 1, the samples that f_r is the mean over, or None.
-        shapes: the shapes of the parameters that x consists of, in its order, the same on every rank; d elements in all.
-            A complex parameter's last dimension counts twice, since each of its numbers is two elements. None: x is one
-            vector, of which nothing more is known.
+        shapes: of the parameters that make up x, in its order, the same on every rank; d elements in all. A complex
+            parameter's last dimension counts twice, since each of its numbers is two elements. None: x is one vector.
     """
 
     name: ClassVar[str]
