@@ -123,6 +123,7 @@ class Setup:
         optimizer: moves x by the answers; None stands for x ← x − γp.
         momentum: β of `--momentum`, for algorithms that have `own_momentum`; the gradients of all others hold it.
         betas, eps: β₁, β₂ and ε of `--betas` and `--eps`, for algorithms that are a form of Adam.
+        shapes: the shapes of the parameters in x, in its order, d elements in all; empty where the problem tells none.
     """
 
     network: Network
@@ -137,6 +138,7 @@ class Setup:
     momentum: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
+    shapes: Sequence[tuple[int, ...]] = ()
 
     @property
     def rank(self) -> int:

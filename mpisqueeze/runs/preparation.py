@@ -43,6 +43,7 @@ class Run:
 
     Attributes:
         problem, x (d): this rank's.
+        shapes: of the parameters in x, empty where the problem tells none.
         threads: how many this rank may compute with.
         stateful: a plug-in's compressors that carry something over, in the order in which they were made.
         samples: the number of training samples on each rank, or None.
@@ -65,6 +66,7 @@ class Run:
         self.stateful: list[Any] = []
         self.problem = world.collectively(self._build_problem)
         self.dimension = int(self.problem.dimension)
+        self.shapes = contracts.shapes_of(plan.problem, self.problem)
         self.samples = world.comm.allgather(getattr(self.problem, "training_samples", None))
         mine = self.samples[world.rank]
         self.weight = 1.0 if None in self.samples else mine * world.size / sum(self.samples)
@@ -171,13 +173,12 @@ class Run:
         """The elements that weight decay holds for; None for all."""
         if self.plan.config.weight_decay_on == "all":
             return None
-        shapes = getattr(self.problem, "shapes", None)
-        if not shapes:
+        if not self.shapes:
             raise UsageError(
                 f"matrices needs a problem that tells its parameters' `shapes`, and {self.plan.problem.spec} does not",
                 "--weight-decay-on",
             )
-        return matrices(shapes)
+        return matrices(self.shapes)
 
     def _check_ranks_agree(self) -> None:
         """Every rank has the same dimension and x₀, which no exchange could repair."""
@@ -185,6 +186,9 @@ class Run:
         dimensions = comm.allgather(self.dimension)
         if len(set(dimensions)) > 1:
             raise UsageError(f"{spec}: the dimension differs by rank: {dimensions}", "--problem")
+        shapes = comm.allgather(hash(self.shapes))
+        if len(set(shapes)) > 1:
+            raise UsageError(f"{spec}: shapes differs by rank", "--problem")
         # A digest in place of the vector: on a slow link that would take longer than an iteration.
         digests = comm.allgather(hashlib.sha256(self.device.to_numpy(self.x).tobytes()).digest())
         other = next((rank for rank, digest in enumerate(digests) if digest != digests[0]), None)
@@ -211,6 +215,7 @@ class Run:
             momentum=config.momentum,
             betas=parse_betas(config.betas),
             eps=config.eps,
+            shapes=self.shapes,
         )
         with contracts.plugin(part, "--algorithm", "__init__(setup)"), _fitting(part, "--algorithm"):
             made = part.cls(setup, **part.options)
