@@ -20,7 +20,7 @@ class Recipe:
     Attributes:
         momentum, nesterov: β of heavy ball, and whether its step looks ahead.
         betas, eps: β₁, β₂ and ε of Adam.
-        decay: a weight decay that the optimizer does by itself, or None; only for one that `decouples`.
+        decay: weight decay that is the optimizer's affair, or None where gradients hold it.
     """
 
     momentum: float = 0.0
@@ -39,7 +39,7 @@ class Optimizer:
     Attributes:
         linear: a step is linear in p and earlier ones, so that the mean of the ranks' steps is the step of their mean.
             It may then act on each rank's gradient as well as on the answer.
-        decouples: it applies weight decay to x itself; for all others λx is part of the gradient.
+        decouples: weight decay shrinks x by γλx; with the others λx is added to p.
         memory: the names of the attributes that carry over from one iteration to the next.
         steps: the number of iterations that have begun.
         moved: the number of elements that have been moved in this one.
@@ -85,7 +85,7 @@ class Optimizer:
             raise NonFiniteError(self.message)
 
     def turn(self, p: Any, start: int = 0) -> None:
-        """p ← s, where x ← x − γs is the step along p, but for decoupled weight decay. A NaN is left to be found."""
+        """p ← s, where x ← x − γs is the step along p without weight decay. A NaN is left to be found."""
         self._step(slice(start, start + p.size), p, None, 1.0, 1, 0.0)
 
     def step(self, x: Any, p: Any, lr: float) -> None:
@@ -94,10 +94,10 @@ class Optimizer:
         self.move(x, p, lr)
 
     def _step(self, span: slice, p: Any, x: Any | None, lr: float, count: int, decay: float) -> bool:
-        """The step of the elements `span` of the vector; without x, with γ = 1, it is left in p.
+        """The step along p/count of the elements `span` of the vector; without x it is left in p, and γ = 1.
 
         Args:
-            decay: λ of decoupled weight decay for these elements.
+            decay: λ of these elements.
 
         Returns False if an element of p was NaN or infinite.
         """

@@ -32,5 +32,5 @@ class SGD(Optimizer):
         if self.u is not None:
             recipe = self.recipe
             u = self.u[span]
-            return self.kernels.momentum_step(p, u, x, 1 / count, lr, recipe.momentum, recipe.nesterov)
+            return self.kernels.momentum_step(p, u, x, 1 / count, decay, lr, recipe.momentum, recipe.nesterov)
         return x is None or self.kernels.copy_decode(p.view(np.uint8), x, True, -lr / count)

@@ -96,10 +96,12 @@ class Plan:
         return getattr(self.algorithm.cls, "own_momentum", False) is True
 
     @property
-    def turns_gradients(self) -> bool:
-        """The optimizer acts on each rank's gradient before the exchange, and not on the answer."""
-        before = self.optimizer.cls.linear and self.config.momentum_at == "gradient"
-        return before or not self.centralized
+    def optimizes(self) -> str:
+        """The optimizer acts on each rank's `gradient`, or on the `answer`; empty where it is x ← x − γp."""
+        linear = self.optimizer.cls.linear
+        if linear and (not self.config.momentum or self.own_momentum):
+            return ""
+        return "answer" if self.centralized and (not linear or self.config.momentum_at == "update") else "gradient"
 
     @property
     def barrier(self) -> bool:
