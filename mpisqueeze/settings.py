@@ -301,7 +301,7 @@ class Setting:
 
 #: The files that a setting's value names: what stands before one, and the file.
 _FILES = {
-    **dict.fromkeys(("algorithm", "compressor", "problem"), re.compile(r"(^)(.+\.py)(?=:[A-Za-z_])")),
+    **dict.fromkeys(("algorithm", "compressor", "problem", "optimizer"), re.compile(r"(^)(.+\.py)(?=:[A-Za-z_])")),
     "topology": re.compile(r"(^file:)(.+)"),
     "data": re.compile(r"(^csv:|^libsvm:|,test=)([^,]+)"),
     "data_dir": re.compile(r"(^)(.+)"),

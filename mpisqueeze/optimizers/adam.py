@@ -22,7 +22,7 @@ class Adam(Optimizer):
         super().__init__(dimension, xp, dtype, recipe)
         self.m, self.v = self.zeros(), self.zeros()
 
-    def _step(self, span: slice, p: Any, x: Any | None, lr: float, count: int, decay: float) -> bool:
+    def apply(self, span: slice, p: Any, x: Any | None, lr: float, count: int, decay: float) -> bool:
         (beta1, beta2), eps = self.recipe.betas, self.recipe.eps
         rate, root = lr / (1 - beta1**self.steps), 1 / math.sqrt(1 - beta2**self.steps)
         added, keep = (0.0, 1 - lr * decay) if self.decouples else (decay, 1.0)

@@ -33,7 +33,7 @@ class Recipe:
 class Optimizer:
     """A step of x along p, which is a gradient or what the ranks' gradients have become.
 
-    A new optimizer is a class in a file of this package with a `name`, its vectors and `_step`. An iteration is one
+    A new optimizer is a class in a file of this package with a `name`, its vectors and `apply`. An iteration is one
     `begin`, then `move` (or `turn`) for ranges that cover the vector, in any order, each element once.
 
     Attributes:
@@ -80,20 +80,20 @@ class Optimizer:
         self.moved += x.size
         for piece, rate in decay.pieces(start, start + x.size) if decay else [(slice(start, start + x.size), 0.0)]:
             here = slice(piece.start - start, piece.stop - start)
-            finite &= self._step(piece, p[here], x[here], lr, count, rate)
+            finite &= self.apply(piece, p[here], x[here], lr, count, rate)
         if not finite:
             raise NonFiniteError(self.message)
 
     def turn(self, p: Any, start: int = 0) -> None:
         """p ← s, where x ← x − γs is the step along p without weight decay. A NaN is left to be found."""
-        self._step(slice(start, start + p.size), p, None, 1.0, 1, 0.0)
+        self.apply(slice(start, start + p.size), p, None, 1.0, 1, 0.0)
 
     def step(self, x: Any, p: Any, lr: float) -> None:
         """A whole iteration: x (d) moves along p (d). Raises NonFiniteError as `move` does."""
         self.begin()
         self.move(x, p, lr)
 
-    def _step(self, span: slice, p: Any, x: Any | None, lr: float, count: int, decay: float) -> bool:
+    def apply(self, span: slice, p: Any, x: Any | None, lr: float, count: int, decay: float) -> bool:
         """The step along p/count of the elements `span` of the vector; without x it is left in p, and γ = 1.
 
         Args:

@@ -28,7 +28,7 @@ class SGD(Optimizer):
     def plain(self) -> bool:
         return self.u is None
 
-    def _step(self, span: slice, p: Any, x: Any | None, lr: float, count: int, decay: float) -> bool:
+    def apply(self, span: slice, p: Any, x: Any | None, lr: float, count: int, decay: float) -> bool:
         if self.u is not None:
             recipe = self.recipe
             u = self.u[span]

@@ -12,6 +12,7 @@ from mpisqueeze.costs.link import Link, parse_link
 from mpisqueeze.data import check_data_spec
 from mpisqueeze.data.partition import Partition, parse_partition
 from mpisqueeze.errors import UsageError
+from mpisqueeze.optimizers.base import Optimizer
 from mpisqueeze.parts import registry
 from mpisqueeze.parts.contracts import check_installed, default_compressor
 from mpisqueeze.parts.registry import Part
@@ -171,6 +172,8 @@ def plan(config: Settings) -> Plan:
 def _optimizer(config: Settings) -> Part:
     """The optimizer. Raises UsageError for a momentum that it has no use for, or none where there must be one."""
     optimizer = registry.optimizers.find(config.optimizer)
+    if not issubclass(optimizer.cls, Optimizer):
+        raise UsageError(f"{optimizer.spec} must be based on mpisqueeze.optimizers.base.Optimizer", "--optimizer")
     if config.momentum and not optimizer.cls.linear:
         raise UsageError(f"is for --optimizer sgd; that of {optimizer.name} is set by --betas", "--momentum")
     if config.nesterov and not config.momentum:
