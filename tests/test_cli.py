@@ -362,7 +362,10 @@ def warnings_of(*arguments: str) -> list[str]:
             "--betas has no effect with sgd", "--momentum-at has no effect with --momentum 0",
             "--weight-decay-on has no effect with --weight-decay 0",
         ]),
-        (["sgd", "--lr-schedule", "cosine,warmup=9"], ["warms up for ", "does not come up to"]),
+        (["sgd", "--lr-schedule", "cosine,warmup=9"], [
+            "--lr-schedule cosine,warmup=9 warms up for 900 iterations and the run has 5: the learning rate does not "
+            "come up to 0.3"
+        ]),
         (["sgd", "--consensus-every", "3"], ["--consensus-every has no effect with sgd"]),
         (["dpsgd", "--server", "sharded"], ["--server has no effect with dpsgd"]),
         (["sgd", "--batch-size", "3", "--partition", "label"], [
