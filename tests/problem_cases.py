@@ -38,7 +38,7 @@ def images(channels: int = 3, side: int = 8, samples: int = 60, natural: bool = 
     return small_dataset(samples, channels * side * side, 10, 255, 1 / 64, -2.0, image=image, natural=natural)
 
 
-def text(context: int = 8) -> Dataset:
+def windows(context: int = 8) -> Dataset:
     """Windows of 60 and 23 times `context` random bytes."""
     return replace(small_dataset(60, context + 1, 5, 255), classes=0, text=True)
 
@@ -58,7 +58,7 @@ def make(
     part = registry.problems.find(text)
     options = dict(part.options)
     if part.cls.needs_data:
-        kinds: dict[type, Callable[[], Dataset]] = {GPT: text, ImageProblem: images, object: small_dataset}
+        kinds: dict[type, Callable[[], Dataset]] = {GPT: windows, ImageProblem: images, object: small_dataset}
         default = next(maker for kind, maker in kinds.items() if issubclass(part.cls, kind))
         options |= {"dataset": dataset or default(), "partition": parse_partition(partition)}
     if part.cls.needs_data or part.cls.takes_batch_size:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from problem_cases import make, text
+from problem_cases import make, windows
 
 from mpisqueeze.cli.app import run
 from mpisqueeze.data import load_dataset
@@ -92,11 +92,11 @@ def test_a_byte_tells_nothing_of_those_before_it() -> None:
     torch = pytest.importorskip("torch")
     problem = make("gpt:2x8", dtype=np.float64)
     network = problem._network
-    windows = torch.randint(0, 256, (3, 8), generator=torch.Generator().manual_seed(1))
-    changed = windows.clone()
+    given = torch.randint(0, 256, (3, 8), generator=torch.Generator().manual_seed(1))
+    changed = given.clone()
     changed[:, 5] += 1
     with torch.no_grad(), network.at(problem.initial_point() * 20):
-        before, after = (network.module(inputs).view(3, 8, 256) for inputs in (windows, changed % 256))
+        before, after = (network.module(inputs).view(3, 8, 256) for inputs in (given, changed % 256))
     assert torch.equal(before[:, :5], after[:, :5])
     assert not torch.isclose(before[:, 5:], after[:, 5:]).all(2).any()
 
@@ -108,7 +108,7 @@ def test_the_number_of_parameters_and_of_bytes_in_an_evaluation() -> None:
     # At x = 0 all bytes are as likely, and the first of them is the guess.
     found = problem.evaluate(np.zeros(problem.dimension))
     assert found["test_loss"] == pytest.approx(math.log(256))
-    assert found["test_accuracy"] == pytest.approx(np.mean(text().test_inputs[:, 1:] == 0))
+    assert found["test_accuracy"] == pytest.approx(np.mean(windows().test_inputs[:, 1:] == 0))
 
 
 def test_training_comes_down_towards_the_floor_and_not_below(
