@@ -120,7 +120,10 @@ class Settings:
         None,
         "digits (embedded), mnist, fashion-mnist, cifar10, synthetic:FEATURESxSAMPLES, csv:FILE, libsvm:FILE; for gpt "
         f"text:FILE or synthetic-text. Default: {DEFAULT_DATA}; synthetic-text for gpt.",
-        names=("digits", "mnist", "fashion-mnist", "cifar10", "synthetic:", "csv:", "libsvm:", "text:", "synthetic-text"),
+        names=(
+            *("digits", "mnist", "fashion-mnist", "cifar10", "synthetic:", "csv:", "libsvm:", "text:"),
+            "synthetic-text",
+        ),
     )
     data_dir: Path | None = _problem(None, "Folder of the data files. Default: $MPISQUEEZE_DATA, else ./data.")
     samples: int | None = _problem(

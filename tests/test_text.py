@@ -37,7 +37,8 @@ def test_windows_of_a_file_meet_and_the_last_tenth_is_for_tests(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("spec", "says"), [("text:short,context=9", "at least 101 bytes for windows of 9, found 100"), ("text:none", "no file")]
+    ("spec", "says"),
+    [("text:short,context=9", "at least 101 bytes for windows of 9, found 100"), ("text:none", "no file")],
 )
 def test_text_that_is_none_is_refused(spec: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -116,9 +117,10 @@ def test_training_comes_down_towards_the_floor_and_not_below(
 ) -> None:
     pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
-    options = ("--problem", "gpt:1x32", "--data", "synthetic-text:128Ki,context=16", "--optimizer", "adamw", "--lr", "0.01")
+    source = "synthetic-text:128Ki,context=16"
+    options = ("--problem", "gpt:1x32", "--data", source, "--optimizer", "adamw", "--lr", "0.01")
     assert run(["train", "allreduce", *options, "--iterations", "120", "--eval-every", "0", "--out", "run"]) == 0
-    data = load_dataset("synthetic-text:128Ki,context=16", None, 1)
+    data = load_dataset(source, None, 1)
     assert data.floor is not None
     assert f"expected loss ≥ {data.floor:.3g}, the source's entropy" in " ".join(capsys.readouterr().out.split())
     losses = read_run(Path("run")).columns["loss"]

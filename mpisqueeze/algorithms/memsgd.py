@@ -32,7 +32,8 @@ class MemSGD(ServerAlgorithm):
         super().__init__(setup)
         self.inside = lr == "inside"
         if self.inside and setup.optimizer and not setup.optimizer.linear:
-            raise UsageError(f"{setup.optimizer.name} would divide out the γ that memsgd:lr=inside sends", "--optimizer")
+            what = f"{setup.optimizer.name} would divide out the γ that memsgd:lr=inside sends"
+            raise UsageError(what, "--optimizer")
 
     def send(self, section: Section) -> None:
         """q = C(g + δ), δ ← g + δ − q; with γ inside, of γg."""

@@ -80,14 +80,14 @@ class Section:
         self.codec.decode_add(self.payload, out, factor)
 
     def descend(self, lr: float, direction: Any = None) -> None:
-        """x ← x − γp, or the step of the run's optimizer along p, which is D(payload) or else `direction`. p is kept."""
+        """x ← x − γp, or the step of the run's optimizer along p, which is `direction` or D(payload). p is kept."""
         if direction is None and self.descent.plain:
-            return self.decode_add(self.x, -lr)
-        if direction is None and self.decoded is None:
-            direction = self.payload.view(self.x.dtype)
-        elif direction is None:
-            direction = self.decoded
-            self.decode(direction)
+            self.decode_add(self.x, -lr)
+            return
+        if direction is None:
+            direction = self.payload.view(self.x.dtype) if self.decoded is None else self.decoded
+            if direction is self.decoded:
+                self.decode(direction)
         self.descent.move(self.x, direction, lr, self.span.start)
 
     # The steps of the exchange at the section's server.

@@ -609,7 +609,8 @@ class ReferenceKernels:
     ) -> bool:
         """g = scale·p + decay·x; u ← βu + g; x ← x − lr·s, where s = u or, with `nesterov`, g + βu.
 
-        Without an x, g = scale·p and p ← s. Returns False if an element of g was not finite; u and x are changed all the same.
+        Without an x, g = scale·p and p ← s. Returns False if an element of g was not finite; u and x are changed all
+        the same.
         """
         scalar, finite = self.dtype.type, True
         for start in range(0, p.size, TILE):

@@ -29,6 +29,9 @@ def shape_of(text: str) -> tuple[int, int]:
     return layers, width
 
 
+_SHAPE = Kind(shape_of, f"LAYERSxWIDTH such as 2x64, {HEAD} dividing WIDTH")
+
+
 class GPT(NeuralProblem):
     """Cross-entropy of the next byte, in nats, at every place of a window: the mean over a batch of windows.
 
@@ -54,7 +57,7 @@ class GPT(NeuralProblem):
     def __init__(
         self,
         *run: Any,
-        shape: Annotated[tuple[int, int], Kind(shape_of, f"LAYERSxWIDTH such as 2x64, {HEAD} dividing WIDTH")] = (2, 64),
+        shape: Annotated[tuple[int, int], _SHAPE] = (2, 64),
         dataset: Dataset,
         batch_size: int,
         partition: Partition,

@@ -16,6 +16,7 @@ from mpisqueeze.record.summary import sgd_bytes
 from mpisqueeze.report.closing import closing
 from mpisqueeze.report.live import Drawing, bar
 from mpisqueeze.report.tables import defined, panel
+from mpisqueeze.runs.plan import Plan
 from mpisqueeze.runs.preparation import Run
 from mpisqueeze.runs.view import View
 
@@ -92,7 +93,8 @@ def header(run: Run, environment: dict[str, Any]) -> Panel:
         *([("shares", shares(run))] if shares(run) else []),
         ("method", method),
         ("run", f"{grouped(run.iterations)} iterations ({significant(run.iterations / run.per_epoch)} epochs), "
-                f"batch {config.batch_size} a rank, lr {plan.lr:g} {config.lr_schedule}{recipe(run)}, seed {config.seed}"),
+                f"batch {config.batch_size} a rank, lr {plan.lr:g} {config.lr_schedule}{recipe(plan)}, seed "
+                f"{config.seed}"),
     ]  # fmt: skip
     entries[1:1] = [("link", text) for text in link(run, environment)]
     if expected is not None:
@@ -103,10 +105,9 @@ def header(run: Run, environment: dict[str, Any]) -> Panel:
     return panel("train", [*entries, ("folder", run.path)])
 
 
-def recipe(run: Run) -> str:
+def recipe(plan: Plan) -> str:
     """The optimizer, momentum and weight decay, as far as they are not plain SGD; begins with a comma."""
-    plan, config = run.plan, run.plan.config
-    found = []
+    config, found = plan.config, []
     if plan.optimizer.name != "sgd":
         found.append(f"{plan.optimizer.name} β {config.betas} ε {config.eps:g}")
     if config.momentum:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from mpisqueeze.errors import UsageError
 from mpisqueeze.language import Kind, Spec, parse_spec, real, suggestion
@@ -84,11 +85,9 @@ def _factor(spec: Spec, warmup: float) -> Factor:
         every = _number(epochs_text, _ABOVE_ZERO, "EPOCHS")
         return lambda iteration, iterations, per_epoch: factor ** ((iteration - 1) // max(1, round(every * per_epoch)))
     marks = [_number(mark, _ABOVE_ZERO, "an epoch") for mark in epochs_text.split(",")]
-    if any(later <= mark for mark, later in zip(marks, marks[1:], strict=False)):
+    if any(later <= mark for mark, later in pairwise(marks)):
         raise UsageError(f"{spec.text!r}: epochs must rise, as in milestones:150,250:{factor_text}")
-    return lambda iteration, iterations, per_epoch: factor ** sum(
-        iteration > round(mark * per_epoch) for mark in marks
-    )
+    return lambda iteration, iterations, per_epoch: factor ** sum(iteration > round(mark * per_epoch) for mark in marks)
 
 
 def _cosine(warmup: float) -> Factor:

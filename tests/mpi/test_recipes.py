@@ -1,10 +1,11 @@
-"""Recipes on real ranks: where the optimizer acts, what it makes of compressed answers, and how it is taken up again."""
+"""Recipes on real ranks: where the optimizer acts, its steps along compressed answers, how it is taken up again."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def optimizers_step_along_the_answers() -> None:
             plain = trajectory(name, spec, server, None, 1.0)
             for make in makers:
                 x, alone = plain[0].copy(), make()
-                for before, after in zip(plain[:-1], plain[1:], strict=True):
+                for before, after in pairwise(plain):
                     alone.step(x, before - after, 0.05)
                 found = trajectory(name, spec, server, make(), 0.05)[-1]
                 np.testing.assert_allclose(found, x, rtol=1e-9, atol=1e-9, err_msg=f"{name} {server}")
@@ -84,9 +85,10 @@ def test_optimizers_step_along_the_answers(on_ranks: Callable[..., None], n: int
 def test_momentum_is_the_same_before_and_after_a_linear_exchange(mpisqueeze_run: Run, tmp_path: Path) -> None:
     """u of the mean gradient is the mean of the ranks' u, with Nesterov and weight decay too; not with a compressor."""
     mpisqueeze_run(
-        3, "compare", "sgd", "allreduce", "memsgd/topk:0.3", "--sweep", "momentum-at=gradient,update", "--momentum", "0.9",
-        "--nesterov", "--weight-decay", "0.1", "--problem", "quadratic:9,noise=0.3", "--iterations", "12", "--lr", "0.05",
-        "--dtype", "float64", "--lr-schedule", "milestones:0.05,0.08:0.5,warmup=0.03", "--out", "both", "--save-model",
+        3, "compare", "sgd", "allreduce", "memsgd/topk:0.3", "--sweep", "momentum-at=gradient,update", "--momentum",
+        "0.9", "--nesterov", "--weight-decay", "0.1", "--problem", "quadratic:9,noise=0.3", "--iterations", "12",
+        "--lr", "0.05", "--dtype", "float64", "--lr-schedule", "milestones:0.05,0.08:0.5,warmup=0.03", "--out", "both",
+        "--save-model",
     ).well()  # fmt: skip
     folders = sorted((tmp_path / "both").glob("*/model.npz"))
     models = [np.load(path)["x"] for path in folders]
@@ -154,4 +156,4 @@ def test_an_algorithm_that_moves_x_by_itself_is_refused_an_optimizer(mpisqueeze_
     mpisqueeze_run(2, "train", *options, "--iterations", "3").well()
     finished = mpisqueeze_run(2, "train", *options, "--iterations", "3", "--optimizer", "adam")
     assert finished.code == 2
-    assert "--optimizer: alone.py:Alone moves x by itself: in its `apply`, call section.descend(self.lr)" in finished.err
+    assert "--optimizer: alone.py:Alone moves x by itself: in its `apply`, call section.descend" in finished.err
