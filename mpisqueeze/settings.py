@@ -30,6 +30,7 @@ BUFFERS = ("auto", "device", "staged")
 
 DEFAULT_EPOCHS = 10.0
 DEFAULT_LR = 0.3
+DEFAULT_DATA = "digits"
 #: An iteration takes longer than this where something hangs.
 DEFAULT_TIMEOUT = "30min"
 #: Samples that an int32 index reaches.
@@ -111,12 +112,18 @@ class Settings:
     self_weight: float | None = _method(None, "Gossip: every rank's weight on itself, W_ii. Default: the graph's.")
 
     problem: str = _problem(
-        "mlp", "mlp[:H1xH2…], logistic, quadratic:DIM, resnet18, resnet20, cnn, FILE.py:Class or FILE.py:function."
+        "mlp",
+        "mlp[:H1xH2…], logistic, quadratic:DIM, resnet18, resnet20, cnn, gpt[:LAYERSxWIDTH], FILE.py:Class or "
+        "FILE.py:function.",
     )
-    data: str = _problem(
-        "digits",
-        "digits (embedded), mnist, fashion-mnist, cifar10, synthetic:FEATURESxSAMPLES, csv:FILE or libsvm:FILE.",
-        names=("digits", "mnist", "fashion-mnist", "cifar10", "synthetic:", "csv:", "libsvm:"),
+    data: str | None = _problem(
+        None,
+        "digits (embedded), mnist, fashion-mnist, cifar10, synthetic:FEATURESxSAMPLES, csv:FILE, libsvm:FILE; for gpt "
+        f"text:FILE or synthetic-text. Default: {DEFAULT_DATA}; synthetic-text for gpt.",
+        names=(
+            *("digits", "mnist", "fashion-mnist", "cifar10", "synthetic:", "csv:", "libsvm:", "text:"),
+            "synthetic-text",
+        ),
     )
     data_dir: Path | None = _problem(None, "Folder of the data files. Default: $MPISQUEEZE_DATA, else ./data.")
     samples: int | None = _problem(
@@ -138,12 +145,21 @@ class Settings:
         None, f"Learning rate γ. Default: {DEFAULT_LR}; 0.05 for problems that need torch.", _POSITIVE
     )
     lr_schedule: str = _run(
-        "constant", "constant, step:EPOCHS:FACTOR or cosine.", names=("constant", "step:", "cosine")
+        "constant",
+        "constant, step:EPOCHS:FACTOR, milestones:E1,E2,…:FACTOR or cosine, each with ,warmup=EPOCHS.",
+        names=("constant", "step:", "milestones:", "cosine"),
     )
-    momentum: float = _run(
-        0.0,
-        "β of heavy-ball momentum on each rank's gradient: m ← βm + g, and m is exchanged in place of g.",
-        _BELOW_ONE,
+    optimizer: str = _run(
+        "sgd",
+        "sgd, adam or adamw. Adam takes the answer of the exchange; with gossip, each rank's own gradient.",
+    )
+    momentum: float = _run(0.0, "β of sgd's momentum, u ← βu + g; u stands in for g.", _BELOW_ONE)
+    nesterov: bool = _run(False, "g + βu stands in for g, in place of u.")
+    momentum_at: str = _run(
+        "gradient",
+        "gradient: each rank's momentum of its own gradients is exchanged. update: momentum of the answers to the "
+        "exchange moves x; not with gossip.",
+        choice("gradient", "update"),
     )
     betas: str = _run(
         "0.9,0.999",
@@ -151,7 +167,17 @@ class Settings:
         _readable(parse_betas, "two numbers from 0 to below 1, such as 0.9,0.999"),
     )
     eps: float = _run(1e-8, "ε that Adam adds to the root of its mean of squares.", _POSITIVE)
-    weight_decay: float = _run(0.0, "λ: adds λx to each rank's gradient, once it is clipped.", real(0))
+    weight_decay: float = _run(
+        0.0,
+        "λ: adds λx to what the optimizer takes, each rank's gradient once it is clipped or the answer; with adamw, x "
+        "shrinks by γλx.",
+        real(0),
+    )
+    weight_decay_on: str = _run(
+        "all",
+        "all, or matrices: spares parameters of one dimension, as biases and norms are.",
+        choice("all", "matrices"),
+    )
     clip_norm: float | None = _run(
         None, "Scale each rank's gradient down to this l2 norm, before weight decay and momentum.", _POSITIVE
     )
@@ -282,9 +308,9 @@ class Setting:
 
 #: The files that a setting's value names: what stands before one, and the file.
 _FILES = {
-    **dict.fromkeys(("algorithm", "compressor", "problem"), re.compile(r"(^)(.+\.py)(?=:[A-Za-z_])")),
+    **dict.fromkeys(("algorithm", "compressor", "problem", "optimizer"), re.compile(r"(^)(.+\.py)(?=:[A-Za-z_])")),
     "topology": re.compile(r"(^file:)(.+)"),
-    "data": re.compile(r"(^csv:|^libsvm:|,test=)([^,]+)"),
+    "data": re.compile(r"(^csv:|^libsvm:|^text:|,test=)([^,]+)"),
     "data_dir": re.compile(r"(^)(.+)"),
 }
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mpisqueeze.algorithms.base import Codec, Gradient, Setup
+from mpisqueeze.algorithms.base import Codec, Descent, Gradient, Setup
 from mpisqueeze.comm.pipeline import Inbox, Moves
 from mpisqueeze.comm.servers import ServerPipeline
 from mpisqueeze.costs.sections import choose_sections
@@ -40,6 +40,9 @@ class Section:
     combines: bool = False
     #: The mean lies in the payload: the answer is a full vector.
     in_place: bool = False
+    #: Of an answer: what moves x, and where that reads the decoded answer; None where the payload is a full vector.
+    descent: Descent
+    decoded: Any = None
 
     if TYPE_CHECKING:
 
@@ -75,6 +78,17 @@ class Section:
     def decode_add(self, out: Any, factor: float = 1.0) -> None:
         """out ← out + factor·D(payload)."""
         self.codec.decode_add(self.payload, out, factor)
+
+    def descend(self, lr: float, direction: Any = None) -> None:
+        """x ← x − γp, or the step of the run's optimizer along p, which is `direction` or D(payload). p is kept."""
+        if direction is None and self.descent.plain:
+            self.decode_add(self.x, -lr)
+            return
+        if direction is None:
+            direction = self.payload.view(self.x.dtype) if self.decoded is None else self.decoded
+            if direction is self.decoded:
+                self.decode(direction)
+        self.descent.move(self.x, direction, lr, self.span.start)
 
     # The steps of the exchange at the section's server.
 
@@ -144,6 +158,7 @@ class ServerExchange:
         self._all_up, self._all_down = (list(chain(*sections)) for sections in (self.up, self.down))
         for section in (*self._all_up, *self._all_down):
             vars(section).update({name: vector[section.span] for name, vector in worker_vectors.items()})
+        self._prepare_descent(setup.descent())
         self.carrier: ServerPipeline | None = None
         #: Where in the vector each payload begins, in the order of leaving.
         self._begins: list[int] = []
@@ -151,6 +166,14 @@ class ServerExchange:
         self._g: Any = None
         if not self._straight:
             self._build()
+
+    def _prepare_descent(self, descent: Descent) -> None:
+        """Give the answers' sections what moves x, and a vector to decode into where that takes one."""
+        longest = max(section.span.stop - section.span.start for section in self._all_down)
+        decoded = None if self._full_down or descent.plain else self.setup.zeros(longest)
+        for section in self._all_down:
+            section.descent = descent
+            section.decoded = None if decoded is None else decoded[: section.span.stop - section.span.start]
 
     def _build(self, memory: Any = None) -> None:
         """Make the carrier; `memory` is uint8, where this rank's payloads lie already."""

@@ -32,6 +32,6 @@
             topk_scratch_##dtype, topk_encode_##dtype, topk_decode_##dtype, randomk_encode_##dtype,            \
             randomk_decode_##dtype, clip_encode_##dtype, clip_decode_##dtype, half_encode_##dtype,             \
             half_decode_##dtype, copy_mean_##dtype, signs_mean_##dtype, quantize_mean_##dtype,                 \
-            uniform_mean_##dtype                                                                               \
+            uniform_mean_##dtype, momentum_step_##dtype, adam_step_##dtype                                     \
     }
 const struct loops LOOPS[2] = {TABLE(f32), TABLE(f64)};

@@ -593,3 +593,87 @@ class ReferenceKernels:
         else:
             np.copyto(single, codes.view("<f2"))
         return single
+
+    # -- optimizers
+
+    def momentum_step(
+        self,
+        p: np.ndarray,
+        u: np.ndarray,
+        x: np.ndarray | None,
+        scale: float,
+        decay: float,
+        lr: float,
+        beta: float,
+        nesterov: bool,
+    ) -> bool:
+        """g = scale·p + decay·x; u ← βu + g; x ← x − lr·s, where s = u or, with `nesterov`, g + βu.
+
+        Without an x, g = scale·p and p ← s. Returns False if an element of g was not finite; u and x are changed all
+        the same.
+        """
+        scalar, finite = self.dtype.type, True
+        for start in range(0, p.size, TILE):
+            here = slice(start, start + TILE)
+            g = self._direction(p[here], scale, None if x is None else x[here], decay)
+            finite = finite and bool(np.isfinite(g).all())
+            mean = u[here]
+            mean *= scalar(beta)
+            mean += g
+            if nesterov:
+                g += np.multiply(mean, scalar(beta), out=self.scratch("ahead", mean.size))
+            self._descend(g if nesterov else mean, p[here], None if x is None else x[here], scalar(lr))
+        return finite
+
+    def adam_step(
+        self,
+        p: np.ndarray,
+        m: np.ndarray,
+        v: np.ndarray,
+        x: np.ndarray | None,
+        scale: float,
+        decay: float,
+        rate: float,
+        keep: float,
+        beta1: float,
+        beta2: float,
+        root: float,
+        eps: float,
+    ) -> bool:
+        """m ← β₁m + (1 − β₁)g; v ← β₂v + (1 − β₂)g²; s = rate·m/(root·√v + ε); x ← keep·x − s.
+
+        g, what happens without an x, and what is returned: as in `momentum_step`.
+        """
+        scalar, finite = self.dtype.type, True
+        for start in range(0, p.size, TILE):
+            here = slice(start, start + TILE)
+            g = self._direction(p[here], scale, None if x is None else x[here], decay)
+            finite = finite and bool(np.isfinite(g).all())
+            mean, square, work = m[here], v[here], self.scratch("ahead", g.size)
+            mean *= scalar(beta1)
+            mean += np.multiply(g, scalar(1 - beta1), out=work)
+            square *= scalar(beta2)
+            g *= g
+            g *= scalar(1 - beta2)
+            square += g
+            np.sqrt(square, out=g)
+            g *= scalar(root)
+            g += scalar(eps)
+            np.multiply(mean, scalar(rate), out=work)
+            work /= g
+            if x is not None:
+                x[here] *= scalar(keep)
+            self._descend(work, p[here], None if x is None else x[here], scalar(1))
+        return finite
+
+    def _direction(self, p: np.ndarray, scale: float, x: np.ndarray | None, decay: float) -> np.ndarray:
+        g = np.multiply(p, self.dtype.type(scale), out=self.scratch("direction", p.size))
+        if x is not None:
+            g += np.multiply(x, self.dtype.type(decay), out=self.scratch("decay", p.size))
+        return g
+
+    def _descend(self, step: np.ndarray, p: np.ndarray, x: np.ndarray | None, lr: Any) -> None:
+        if x is None:
+            np.copyto(p, step)
+        else:
+            x -= np.multiply(step, lr, out=self.scratch("step", step.size))

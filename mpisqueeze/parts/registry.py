@@ -147,7 +147,9 @@ def _several(text: str) -> list[str]:
 
 #: Attributes that a class may have, and what each must be.
 _DECLARED: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(("name", "summary", "default_compressor"), (lambda value: isinstance(value, str), "text")),
+    **dict.fromkeys(
+        ("name", "summary", "default_compressor", "default_data"), (lambda value: isinstance(value, str), "text")
+    ),
     **dict.fromkeys(
         ("compresses", "compresses_up", "needs_data", "takes_batch_size", "overlaps", "own_momentum"),
         (lambda value: isinstance(value, bool), "True or False"),
@@ -210,4 +212,5 @@ def load_part(path: Path, name: str) -> type[Any] | FunctionType:
 
 algorithms = Registry("algorithm", "mpisqueeze.algorithms", "--algorithm")
 compressors = Registry("compressor", "mpisqueeze.compressors", "--compressor")
+optimizers = Registry("optimizer", "mpisqueeze.optimizers", "--optimizer")
 problems = Registry("problem", "mpisqueeze.problems", "--problem", ("dataset", "batch_size", "partition"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from mpisqueeze.data.dataset import Dataset
 from mpisqueeze.data.partition import Partition
+from mpisqueeze.errors import UsageError
 from mpisqueeze.problems.base import Array, Problem, copy_to
 from mpisqueeze.problems.samples import training_share
 
@@ -61,7 +63,7 @@ class ClassificationProblem(Problem):
         dataset, batch_size, partition: see `samples.training_share`.
 
     Raises:
-        UsageError: as `samples.training_share`.
+        UsageError: the data are text; or as `samples.training_share`.
     """
 
     needs_data = True
@@ -71,12 +73,15 @@ class ClassificationProblem(Problem):
     ) -> None:
         super().__init__(*run)
         xp = self.xp
+        if dataset.text:
+            raise UsageError(f"{dataset.name} has no classes to tell apart; it is for --problem gpt", "--data")
         mine, self._sampler, self.iterations_per_epoch = training_share(
             dataset, batch_size, partition, self.rank, self.size, self.seed
         )
         self.training_samples = len(mine)
         self._widths = (dataset.features, *hidden, dataset.classes)
-        self.dimension = sum((inputs + 1) * outputs for inputs, outputs in pairwise(self._widths))
+        self.shapes = [shape for inputs, outputs in pairwise(self._widths) for shape in ((inputs, outputs), (outputs,))]
+        self.dimension = sum(math.prod(shape) for shape in self.shapes)
         self._scale, self._offset = dataset.scale, dataset.offset
         self._train_inputs = xp.asarray(dataset.train_inputs[mine])
         self._train_labels = xp.asarray(dataset.train_labels[mine], dtype=np.int64)

@@ -16,6 +16,7 @@ from mpisqueeze.record.summary import sgd_bytes
 from mpisqueeze.report.closing import closing
 from mpisqueeze.report.live import Drawing, bar
 from mpisqueeze.report.tables import defined, panel
+from mpisqueeze.runs.plan import Plan
 from mpisqueeze.runs.preparation import Run
 from mpisqueeze.runs.view import View
 
@@ -80,7 +81,6 @@ def header(run: Run, environment: dict[str, Any]) -> Panel:
     if environment["threads"] > 1:
         kernels += f" on {environment['threads']} threads a rank"
     buffers = run.device.buffers + (f" ({run.device.buffers_reason})" if run.device.buffers_reason else "")
-    momentum = f", momentum {config.momentum:g}" if config.momentum else ""
     where = "no server" if run.server is None else f"server {run.server}"
     if run.server == "sharded" and plan.compressor.name != "identity":
         where += ", each shard compressed by itself"
@@ -93,7 +93,8 @@ def header(run: Run, environment: dict[str, Any]) -> Panel:
         *([("shares", shares(run))] if shares(run) else []),
         ("method", method),
         ("run", f"{grouped(run.iterations)} iterations ({significant(run.iterations / run.per_epoch)} epochs), "
-                f"batch {config.batch_size} a rank, lr {plan.lr:g} {config.lr_schedule}{momentum}, seed {config.seed}"),
+                f"batch {config.batch_size} a rank, lr {plan.lr:g} {config.lr_schedule}{recipe(plan)}, seed "
+                f"{config.seed}"),
     ]  # fmt: skip
     entries[1:1] = [("link", text) for text in link(run, environment)]
     if expected is not None:
@@ -104,13 +105,29 @@ def header(run: Run, environment: dict[str, Any]) -> Panel:
     return panel("train", [*entries, ("folder", run.path)])
 
 
+def recipe(plan: Plan) -> str:
+    """The optimizer, momentum and weight decay, as far as they are not plain SGD; begins with a comma."""
+    config, found = plan.config, []
+    if plan.optimizer.name != "sgd":
+        found.append(f"{plan.optimizer.name} β {config.betas} ε {config.eps:g}")
+    if config.momentum:
+        kind = "Nesterov momentum" if config.nesterov else "momentum"
+        found.append(f"{kind} {config.momentum:g}" + (" at the update" if config.momentum_at == "update" else ""))
+    if config.weight_decay:
+        spared = " of matrices" if config.weight_decay_on == "matrices" else ""
+        found.append(f"weight decay {config.weight_decay:g}{spared}")
+    return "".join(f", {text}" for text in found)
+
+
 def problem(run: Run) -> str:
     """The problem, its data and its size."""
     plan, config = run.plan, run.plan.config
     data = ""
     if getattr(plan.problem.cls, "needs_data", False):
         data = f" on {config.data}" if config.samples is None else f" on {grouped(config.samples)} of {config.data}"
-    return f"{plan.problem.label}{data}, d = {grouped(run.dimension)} {config.dtype}, partition {plan.partition}"
+    floor = getattr(run.problem, "floor", None)
+    least = "" if floor is None else f", expected loss ≥ {significant(floor)}, the source's entropy"
+    return f"{plan.problem.label}{data}, d = {grouped(run.dimension)} {config.dtype}, partition {plan.partition}{least}"
 
 
 def shares(run: Run) -> str:
