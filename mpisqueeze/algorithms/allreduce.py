@@ -11,7 +11,7 @@ from mpisqueeze.compressors.base import NonFiniteError
 from mpisqueeze.compressors.identity import Identity
 
 
-class _Total(Identity):
+class Total(Identity):
     """The sum of all ranks' gradients, which none of them has looked at before."""
 
     def nonfinite_message(self) -> str:
@@ -35,7 +35,7 @@ class Allreduce(Algorithm):
         super().__init__(setup)
         self._size = setup.size
         self.exchange = AllreduceExchange(setup.network, setup.dimension, setup.dtype)
-        self._total = _Total(setup.dimension, setup.network.device.xp, setup.dtype, 0)
+        self._total = Total(setup.dimension, setup.network.device.xp, setup.dtype, 0)
         setup.network.device.adopt(self._total)
 
     def step(self, x: Any, gradient: Gradient, lr: float) -> None:
@@ -49,11 +49,16 @@ class Allreduce(Algorithm):
         return self.exchange.total_bytes
 
     def doubts(self) -> list[str]:
-        network = self.setup.network
-        # Over an emulated link it goes in messages of our own.
-        if network.checksum and not network.emulated and self.setup.size > 1:
-            return ["--checksum checks nothing here: the messages of MPI_Allreduce are the library's own"]
-        return []
+        return checksum_doubts(self.setup)
 
     def close(self) -> None:
         self.exchange.close()
+
+
+def checksum_doubts(setup: Setup) -> list[str]:
+    """The doubt about checksums where MPI_Allreduce sends the messages."""
+    network = setup.network
+    # Over an emulated link it goes in messages of our own.
+    if network.checksum and not network.emulated and setup.size > 1:
+        return ["--checksum checks nothing here: the messages of MPI_Allreduce are the library's own"]
+    return []
