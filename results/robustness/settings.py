@@ -6,8 +6,8 @@ from random import Random
 
 CENTRALIZED = ("sgd", "csgd", "csgd-double", "memsgd", "doublesqueeze")
 GOSSIP = ("dpsgd", "dpsgd-naive", "dcd", "ecd", "deepsqueeze", "choco", "d2")
-ALGORITHMS = (*CENTRALIZED, "allreduce", "powersgd", *GOSSIP)
-FULL_VECTORS = ("sgd", "allreduce", "powersgd", "dpsgd", "d2")
+ALGORITHMS = (*CENTRALIZED, "allreduce", *GOSSIP)
+FULL_VECTORS = ("sgd", "allreduce", "dpsgd", "d2")
 COMPRESSORS = (
     "identity", "onebit", "qsgd", "uniform", "ternary", "topk", "randomk", "clip", "fp16", "bf16",
 )  # fmt: skip
