@@ -220,12 +220,14 @@ class Method:
 
 
 def typical_shapes(dimension: int) -> Shapes:
-    """Parameters of a model of which d alone is known: square matrices, and what is left as a vector.
+    """Parameters of a model of which d alone is known: square matrices, and what is left.
 
     With 32 of them the sum of all n + m is as in ResNet-18, to 5 %.
     """
-    side = math.isqrt(dimension // _MATRICES)
-    return [*[(side, side)] * _MATRICES, (dimension - _MATRICES * side**2,)]
+    side = max(1, math.isqrt(dimension // _MATRICES))
+    rows, rest = divmod(dimension, side)
+    squares, rows = divmod(rows, side)
+    return [*[(side, side)] * squares, (rows, side), (rest,)]
 
 
 @lru_cache(maxsize=64)

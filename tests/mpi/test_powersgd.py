@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Finished
 from parts import gradient_at, make_algorithm, run_steps, start_at, step_at
-from test_checkpoint import same_runs
 
 from mpisqueeze.algorithms.powersgd import PowerSGD, _Bases
 from mpisqueeze.comm.world import World
@@ -22,7 +20,7 @@ from mpisqueeze.devices.device import CudaDevice
 from mpisqueeze.modelling.methods import Method
 from mpisqueeze.parts import registry
 
-Run = Callable[..., Finished]
+Run = Callable[..., Any]
 #: Matrices of 7 × 9 and 5 × 8, and what travels in full.
 SHAPES = [(7, 9), (3,), (5, 2, 4), (), (2, 2)]
 MATRICES = [(slice(0, 63), (7, 9)), (slice(66, 106), (5, 8))]
@@ -268,8 +266,7 @@ def test_torchs_hook_gives_the_same(on_ranks: Callable[..., None]) -> None:
 
 def on_a_gpu(aware: bool) -> None:
     """To rounding, since its matrices are not cut into blocks, and CuPy has a BLAS of its own."""
-    world, d = World(), 3 * 200 * 300 + 7
-    shapes = [(200, 900), (7,)]
+    world, shapes, d = World(), [(20, 90), (7,)], 1807
     host = run_steps(powersgd(2, world, np.float32, shapes, d), start_at(d, np.float32), 3)
     device = CudaDevice(0, aware, "a test")
     algorithm = powersgd(2, world, np.float32, shapes, d, device=device)
@@ -283,6 +280,8 @@ def test_it_runs_on_a_gpu(on_ranks: Callable[..., None], cuda_variables: dict[st
 
 
 def test_a_run_goes_on_to_the_bit(mpisqueeze_run: Run, tmp_path: Path) -> None:
+    from test_checkpoint import same_runs
+
     options = ("--algorithm", "powersgd:1", "--problem", "mlp:9x7", "--momentum", "0.5", "--save-model")
     mpisqueeze_run(3, "train", *options, "--iterations", "19", "--out", "whole").well()
     mpisqueeze_run(3, "train", *options, "--iterations", "12", "--checkpoint-every", "6", "--out", "part").well()
