@@ -1,4 +1,4 @@
-"""PowerSGD on real ranks: its identities, its equations with NumPy's QR, its bytes, and torch's hook on the same matrix."""
+"""PowerSGD on real ranks: its identities, its equations with NumPy's QR, its bytes, and torch's hook."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def full_rank_is_the_mean() -> None:
             g = np.zeros(D, dtype)
             g[:63] = np.outer(columns, rows[world.rank]).ravel()
             low.setup.network.iteration = 1
-            low.step(x, lambda _: g, 1.0)
+            low.step(x, lambda _, g=g: g, 1.0)
             mean = np.outer(columns, rows.mean(axis=0)).ravel()
             np.testing.assert_allclose(-x[:63], mean, rtol=0, atol=near)
             np.testing.assert_allclose(mean_of(world, low.e), 0, atol=near)
@@ -117,7 +117,7 @@ def a_gradient_of_zeros_leaves_directions() -> None:
         sums = []
         for t in range(1, 30):
             algorithm.setup.network.iteration = t
-            algorithm.step(x, lambda _, t=t: g * (1 < t < 9), 1.0)
+            algorithm.step(x, lambda _, g=g * (1 < t < 9): g, 1.0)
             sums.append(np.linalg.norm(mean_of(world, algorithm.e)))
         mean = 7 * mean_of(world, g)
         assert sums[0] == 0 < sums[7]
@@ -233,7 +233,7 @@ def as_torchs_hook(port: int) -> None:
     state = hooks.PowerSGDState(None, rank, start_powerSGD_iter=2)
     state.iter = 2
     # The seed of its first Q is the first that its own generator draws.
-    seed = np.random.RandomState(0).randint(1_000_000_000)  # noqa: NPY002
+    seed = np.random.RandomState(0).randint(1_000_000_000)
     torch.manual_seed(seed)
     q = torch.randn(m, rank)
     algorithm = powersgd(rank, world, np.float32, [(n, m)], n * m)
