@@ -149,8 +149,8 @@ class PowerSGD(Algorithm):
     def step(self, x: Any, gradient: Gradient, lr: float) -> None:
         self._bind(x, gradient(x))
         xp, size, clock = self.setup.network.device.xp, self.setup.size, self.setup.network.clock
-        # BLAS has nothing of its own for one column.
-        outer = xp.multiply if self.rank == 1 else xp.matmul
+        # NumPy's matmul leaves an outer product of two vectors to a loop of its own.
+        outer = xp.dot if self.rank == 1 else xp.matmul
         with np.errstate(all="ignore"):
             self._bases.orthonormalise(self.q, [matrix.q for matrix in self._matrices])
             for matrix in self._matrices:
