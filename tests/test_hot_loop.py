@@ -67,13 +67,14 @@ EF21, SPARSE_SIGN = f"{EXAMPLES}/ef21.py:EF21", f"{EXAMPLES}/sparse_sign.py:Spar
 
 
 @pytest.mark.parametrize("spec", [*COMPRESSORS, SPARSE_SIGN])
-@pytest.mark.parametrize("name", [*CENTRALIZED[1:], *GOSSIP, EF21, "sgd", "allreduce"])
+@pytest.mark.parametrize("name", [*CENTRALIZED[1:], *GOSSIP, EF21, "sgd", "allreduce", "powersgd"])
 def test_a_step_allocates_nothing_of_the_vectors_size(name: str, spec: str) -> None:
     if kernels_for(np, np.float32).name == "numpy" and spec != "identity":
         pytest.skip("NumPy's fallback allocates tiles")
-    if name in ("sgd", "allreduce", "dpsgd", "d2") and spec != "identity":
+    if name in ("sgd", "allreduce", "powersgd", "dpsgd", "d2") and spec != "identity":
         pytest.skip("it takes no compressor")
-    algorithm: Any = make_algorithm(name, spec, DIMENSION, np.float32, World(MPI.COMM_SELF))
+    alone, shapes = World(MPI.COMM_SELF), [(256, 4, 255), (DIMENSION - 255 * 1024,)]
+    algorithm: Any = make_algorithm(name, spec, DIMENSION, np.float32, alone, shapes=shapes)
     x, g = start_at(DIMENSION, np.float32), start_at(DIMENSION, np.float32)
     fresh = np.empty_like(g)
 

@@ -34,11 +34,16 @@ class Allreduce(Algorithm):
         return self.exchange.total_bytes
 
     def doubts(self) -> list[str]:
-        network = self.setup.network
-        # Over an emulated link it goes in messages of our own.
-        if network.checksum and not network.emulated and self.setup.size > 1:
-            return ["--checksum checks nothing here: the messages of MPI_Allreduce are the library's own"]
-        return []
+        return checksum_doubts(self.setup)
 
     def close(self) -> None:
         self.exchange.close()
+
+
+def checksum_doubts(setup: Setup) -> list[str]:
+    """The doubt about checksums where MPI_Allreduce sends the messages."""
+    network = setup.network
+    # Over an emulated link it goes in messages of our own.
+    if network.checksum and not network.emulated and setup.size > 1:
+        return ["--checksum checks nothing here: the messages of MPI_Allreduce are the library's own"]
+    return []

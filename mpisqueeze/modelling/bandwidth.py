@@ -19,7 +19,7 @@ from mpisqueeze.record.calibration import Calibration
 from mpisqueeze.record.reading import RunLog
 
 if TYPE_CHECKING:
-    from mpisqueeze.modelling.methods import Method
+    from mpisqueeze.modelling.methods import Method, Traffic
 
 #: Bits a second between which times are modelled, and points a decade.
 SLOWEST, FASTEST = 1e7, 1e11
@@ -121,7 +121,7 @@ def _usable(runs: Sequence[RunLog]) -> tuple[list[_Ran], list[str]]:
         if not why:
             try:
                 method, (link, latency) = _method(run), _link(run)
-                method.traffic(run.summary["ranks"], run.summary["dimension"], run.summary["dtype"])
+                _traffic(method, run)
             except UsageError as error:
                 why = error.message
         if why:
@@ -134,6 +134,12 @@ def _usable(runs: Sequence[RunLog]) -> tuple[list[_Ran], list[str]]:
             )  # fmt: skip
             ran.append(_Ran(run, index, key, method, link, latency))
     return ran, left_out
+
+
+def _traffic(method: Method, run: RunLog) -> Traffic:
+    """Raises UsageError."""
+    found = run.summary
+    return method.traffic(found["ranks"], found["dimension"], found["dtype"], run.config.get("shapes"))
 
 
 def _refusal(run: RunLog) -> str:
@@ -204,7 +210,7 @@ def _modelled(members: Sequence[_Ran], link: Link, compute_s: float) -> float:
     encode, decode, update = (
         median(_time(item.run, phase) for item in members) for phase in ("encode_s", "decode_s", "update_s")
     )
-    traffic = method.traffic(run.summary["ranks"], run.summary["dimension"], run.summary["dtype"])
+    traffic = _traffic(method, run)
     work = Work(encode, decode, 0.0, update)
     return predict(method, traffic, work, terms_of(traffic.ranks, link, run.config), compute_s).iteration_s
 

@@ -103,7 +103,7 @@ def _check(run: RunLog, given: Link | None, calibration: Calibration | None) -> 
     if calibration and calibration.link and calibration.given == emulated:
         link = replace(link, processor=calibration.link.processor)
     method = Method.ran(config)
-    traffic = method.traffic(config["ranks"], config["dimension"], config["dtype"])
+    traffic = method.traffic(config["ranks"], config["dimension"], config["dtype"], config.get("shapes"))
     usable = calibration is not None and calibration.dtype == config["dtype"]
     work = work_of(method, traffic, calibration) if calibration and usable else None
     if work and emulated:

@@ -51,7 +51,9 @@ def forecast_facts(forecast: Forecast, calibration: str | None) -> dict[str, Any
 
 
 def _unknown(forecast: Forecast, calibration: str | None) -> Iterator[str]:
-    """Warnings of what the times leave out."""
+    """Warnings of what the times leave out or take for granted."""
+    if not forecast.shapes and (by_shapes := [method.name for method in forecast.methods if method.by_shapes]):
+        yield f"for {', '.join(by_shapes)} the parameters are taken as 32 square matrices: --runs knows their shapes"
     if not forecast.computes:
         yield "compute time not included: give --compute"
     if calibration is None:

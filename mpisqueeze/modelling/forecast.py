@@ -89,6 +89,7 @@ class Forecast:
         results: a prediction for each method, in their order.
         missing: compressors whose kernels are not in the calibration.
         timed: whether kernel rates are in the predictions.
+        shapes: of the parameters, where runs tell them.
     """
 
     def __init__(
@@ -107,7 +108,10 @@ class Forecast:
         self.methods, self.link, self.compute_s = list(methods), link, compute_s or 0.0
         self.ranks, self.dimension, self.dtype = ranks, dimension, dtype
         self.vector_bytes = dimension * np.dtype(dtype).itemsize
-        self.traffic = [method.traffic(ranks, dimension, dtype) for method in self.methods]
+        # Another dimension is another model's.
+        known = measured is not None and measured.dimension == dimension
+        self.shapes = measured.shapes if measured and known else None
+        self.traffic = [method.traffic(ranks, dimension, dtype, self.shapes) for method in self.methods]
         pairs = list(zip(self.methods, self.traffic, strict=True))
         work = [work_of(*pair, calibration) if calibration else None for pair in pairs]
         # A method whose kernels are not known would beat those whose are: then all go without.
@@ -175,7 +179,7 @@ class Forecast:
         """
         for method in self._typical():
             for ranks in GROWTH_RANKS:
-                traffic = method.traffic(ranks, self.dimension, self.dtype)
+                traffic = method.traffic(ranks, self.dimension, self.dtype, self.shapes)
                 yield predict(method, traffic, Work(), terms_of(ranks, self.link), self.compute_s)
 
     def _typical(self) -> list[Method]:

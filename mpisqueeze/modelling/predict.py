@@ -18,6 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from mpisqueeze.costs.exchanges import Schedule
 from mpisqueeze.costs.link import Link
 from mpisqueeze.costs.sections import HOST_CODING, Terms
@@ -56,7 +58,7 @@ def work_of(method: Method, traffic: Traffic, calibration: Calibration) -> Work 
     by N, and the answer added to the model as it is decoded, so that there is no further update. A gossip rank adds
     a payload for each neighbour and, where it compresses, its own, with a multiplication and an addition each, and its
     update is two passes over the model. An all-reduce adds its sum to the model in one. A pass takes as long as an
-    in-place add.
+    in-place add; so do products of matrices with few columns, as many as the algorithm says.
     """
     rates, full = (_rates(part, calibration) for part in (method.compressor, registry.compressors.find("identity")))
     if rates is None or full is None:
@@ -71,8 +73,12 @@ def work_of(method: Method, traffic: Traffic, calibration: Calibration) -> Work 
     encode = _encode(up, method.feedback) * d
     if traffic.exchange == "allreduce":
         # MPI adds what it receives, (N − 1)/N of a vector; its measured time has that.
-        library = calibration.library(traffic.up)
-        added = 0.0 if library else add * d * (n - 1) / n
+        library = calibration.library(max(traffic.sums))
+        added = 0.0 if library else add * traffic.up / np.dtype(calibration.dtype).itemsize * (n - 1) / n
+        if method.by_shapes:
+            # The second sum comes before what is left, which moves the model too.
+            encode, decode = (passes * add * d for passes in method.algorithm.cls.passes(**method.algorithm.options))
+            return Work(encode, added + decode, added, library=library or 1.0)
         return Work(0.0, added, added, full.decode_add * d, library=library or 1.0)
     if traffic.exchange == "neighbours":
         return Work(encode, (traffic.degree + compresses) * (up.decode_add + 2 * add) * d, 0.0, 2 * add * d)

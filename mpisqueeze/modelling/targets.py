@@ -11,7 +11,7 @@ from statistics import median
 
 from mpisqueeze.analysis.ranking import BROKEN, Target, check_evaluated, rank_runs
 from mpisqueeze.errors import UsageError
-from mpisqueeze.modelling.methods import BASELINE, Method
+from mpisqueeze.modelling.methods import BASELINE, Method, Shapes
 from mpisqueeze.parts import registry
 from mpisqueeze.record.reading import RunLog, read_runs
 
@@ -30,6 +30,7 @@ class NeededIterations:
         iterations: of each method to the target; infinite where it was missed.
         ranks, dimension, dtype: of the runs.
         compute_s: of a gradient, the median over the runs; None where no iteration was measured.
+        shapes: of the parameters, where the runs tell them.
     """
 
     methods: list[Method]
@@ -39,6 +40,7 @@ class NeededIterations:
     dimension: int
     dtype: str
     compute_s: float | None
+    shapes: Shapes | None = None
 
 
 def measure(paths: Sequence[Path], target: Target | None) -> NeededIterations:
@@ -81,6 +83,7 @@ def measure(paths: Sequence[Path], target: Target | None) -> NeededIterations:
     return NeededIterations(
         [methods[key] for key in order], [iterations[key] for key in order], ranking.target,
         config["ranks"], config["dimension"], config["dtype"], median(known) if known else None,
+        config.get("shapes"),
     )  # fmt: skip
 
 

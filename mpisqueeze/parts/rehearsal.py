@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,6 +55,7 @@ class Rehearsal:
             1,
             lambda d, seed: contracts.make_compressor(compressors, d, np, dtype, seed),
             Topology("ring", world.size),
+            shapes=_shapes(dimension),
         )
         self.algorithm = part.cls(setup, **part.options)
         contracts.check_algorithm(part, self.algorithm)
@@ -74,6 +76,12 @@ class Rehearsal:
     @property
     def centralized(self) -> bool:
         return bool(getattr(self.algorithm, "centralized", True))
+
+
+def _shapes(dimension: int) -> list[tuple[int, ...]]:
+    """Parameters of so many elements: a square matrix, and a vector of what is left."""
+    side = math.isqrt(dimension)
+    return [(side, side), (dimension - side**2,)]
 
 
 @contextmanager

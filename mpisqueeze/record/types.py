@@ -46,6 +46,7 @@ class Config(_RunConfig, total=False):
     seed: int | Number | None
     bytes: BytesAre
     parts: dict[str, PartName]
+    shapes: list[list[Count]] | None
 
 
 class HostFacts(TypedDict, total=False):

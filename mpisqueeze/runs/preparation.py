@@ -117,6 +117,7 @@ class Run:
             "consensus_every": self.consensus_every,
             "ranks": self.world.size,
             "dimension": self.dimension,
+            "shapes": self.shapes or None,
             "out": self.path,
         }
 

@@ -25,7 +25,7 @@ CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 #: Settings by the variable that gives them. MPISQUEEZE_DATA has long been the data folder.
 VARIABLES = {f"{PREFIX}{name.upper()}": name for name in SETTINGS if name != "data"}
 #: Keys of a run folder's config.json that describe the run and are no settings; `out` is the folder itself.
-_OF_THE_RUN = ("parts", "iterations_per_epoch", "ranks", "dimension", "bytes", "out")
+_OF_THE_RUN = ("parts", "iterations_per_epoch", "ranks", "dimension", "shapes", "bytes", "out")
 #: (value, whom to blame for it) by the setting's name.
 Given = dict[str, tuple[Any, str]]
 

@@ -1,11 +1,12 @@
 """A whole step through this program's exchanges beside what a user would pick instead, on the same vectors, in turns.
 
-    mpirun -n 4 python results/peers/exchanges.py [--rounds COUNT] [SIZE…]
+    mpirun -n 4 python results/peers/exchanges.py [--rounds COUNT] [--only TEXT] [SIZE…]
     mpisqueeze lab -n 4 --rate 100mbit --exec -- python results/peers/exchanges.py --rounds 5 4Mi
 
 Needs torch. A step begins where a rank's gradient is at hand and ends where its parameters are updated, copying the
-gradient to where it is wanted included. To torch the vector is a model of four square matrices (and a vector of what is
-left), whose backward pass gives the same numbers. A time is the slowest rank's.
+gradient to where it is wanted included. To torch and to `powersgd` the vector is a model of four square matrices (and a
+vector of what is left), or with SIZE `resnet18` of that network's parameters for CIFAR-10; the backward pass gives the
+same numbers. A time is the slowest rank's.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from mpi4py import MPI
 from table import Others, header, show
 
 from mpisqueeze.algorithms.base import Setup
+from mpisqueeze.algorithms.powersgd import PowerSGD
 from mpisqueeze.bench.exchanges import LR, AllreduceCase, ByHand, Case, Stage, StepCase
 from mpisqueeze.bench.kernels import make_compressor
 from mpisqueeze.bench.timing import TimeStatistics, no_garbage_collection, rotated
@@ -32,11 +34,13 @@ from mpisqueeze.comm.world import World
 from mpisqueeze.compressors.base import Compressor
 from mpisqueeze.devices.device import Device
 from mpisqueeze.parts import registry
+from mpisqueeze.problems.neural import architectures
 from mpisqueeze.quantities import counted, parse_size
 from mpisqueeze.report.bench_view import numbers
 from mpisqueeze.topology import Topology
 
 MATRICES = 4
+NETWORK = "resnet18"
 #: Rounds before those that count; PowerSGD compresses from the third on, and then allocates.
 WARMUP = 4
 #: Of |x|, by which methods that send all bits may differ from one another after all rounds.
@@ -103,19 +107,31 @@ class _Given(torch.autograd.Function):
         return None, *ctx.gradients
 
 
-def _layers(vector: np.ndarray) -> list[torch.Tensor]:
-    """Views: the largest square matrices that fit, and what is left."""
-    side = math.isqrt(vector.size // MATRICES)
-    flat = torch.from_numpy(vector)
-    *matrices, rest = flat.split([side * side] * MATRICES + [vector.size - MATRICES * side * side])
-    return [matrix.view(side, side) for matrix in matrices] + [rest] * bool(rest.numel())
+Shapes = list[tuple[int, ...]]
+
+
+def model_of(text: str) -> tuple[str, Shapes]:
+    """(size for people, shapes) of a model: the largest square matrices that fit, and what is left; or a network's."""
+    if text == NETWORK:
+        shapes = [tuple(parameter.shape) for parameter in architectures.resnet18(3, 32, 32, 10).parameters()]
+        return text, shapes
+    size = parse_size(text)
+    side = math.isqrt(size // MATRICES)
+    rest = size - MATRICES * side * side
+    return numbers(size), [(side, side)] * MATRICES + [(rest,)] * bool(rest)
+
+
+def _layers(vector: np.ndarray, shapes: Shapes) -> list[torch.Tensor]:
+    """Views of a vector."""
+    parts = torch.from_numpy(vector).split([math.prod(shape) for shape in shapes])
+    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 class _Model(torch.nn.Module):
-    def __init__(self, start: np.ndarray, gradient: np.ndarray) -> None:
+    def __init__(self, start: np.ndarray, gradient: np.ndarray, shapes: Shapes) -> None:
         super().__init__()
-        self._gradients = _layers(gradient)
-        self.layers = torch.nn.ParameterList(layer.clone() for layer in _layers(start))
+        self._gradients = _layers(gradient, shapes)
+        self.layers = torch.nn.ParameterList(layer.clone() for layer in _layers(start, shapes))
 
     def forward(self) -> torch.Tensor:
         return _Given.apply(self._gradients, *self.layers)
@@ -124,10 +140,10 @@ class _Model(torch.nn.Module):
 class Ddp(Row):
     """A training step of torch, as its manual has it; without a hook there is no exchange."""
 
-    def __init__(self, name: str, stage: Stage, hook: str | None) -> None:
+    def __init__(self, name: str, stage: Stage, shapes: Shapes, hook: str | None) -> None:
         super().__init__(name)
         self.exact = hook == "fp32"
-        self._model = _Model(stage.start, stage.gradient)
+        self._model = _Model(stage.start, stage.gradient, shapes)
         self._module = self._model if hook is None else ddp.data_parallel(self._model, hook)
         self._optimizer = torch.optim.SGD(self._model.parameters(), lr=LR)
 
@@ -168,28 +184,55 @@ def _step_case(stage: Stage, server: str, spec: str | None) -> StepCase:
     return StepCase(stage, server, setup, spec, make)
 
 
-def rows_of(stage: Stage) -> list[Row]:
-    """All methods at x₀, in the order of the table; the first two are what the others are compared with."""
+class PowerSGDCase(AllreduceCase):
+    """A step of `powersgd`."""
 
-    def ours(server: str, spec: str | None) -> Row:
+    algorithm = "powersgd"
+
+    def __init__(self, stage: Stage, rank: int, shapes: Shapes) -> None:
+        super().__init__(stage, f"powersgd:{rank}")
+        make = registry.compressors.find("identity").cls
+        graph = Topology("ring", stage.ranks)
+        self._part = PowerSGD(Setup(stage.network, stage.size, FLOAT32, 1, make, graph, shapes=shapes), rank=rank)
+
+
+def rows_of(stage: Stage, shapes: Shapes, only: str) -> list[Row]:
+    """All methods at x₀, in the order of the table; the first two are what the others are compared with.
+
+    Args:
+        only: a text that the others have in their names, in capitals or not.
+    """
+
+    def ours(server: str, spec: str | None) -> tuple[str, Callable[[str], Row]]:
         name = f"doublesqueeze/{spec}" if spec else "sgd"
-        return Ours(f"{name}, {server}", _step_case(stage, server, spec), spec is None)
+        return f"{name}, {server}", lambda name: Ours(name, _step_case(stage, server, spec), spec is None)
 
-    return [
-        Ddp("torch DDP, fp32", stage, "fp32"),
-        Ours("MPI_Allreduce fp32 + update", ByHand(stage, "by-hand"), True),
-        Ddp("torch DDP, fp16 hook", stage, "fp16"),
-        Ddp("torch DDP, PowerSGD rank 1", stage, "powersgd:1"),
-        Ddp("torch DDP, PowerSGD rank 4", stage, "powersgd:4"),
-        GlooAllreduce("gloo all_reduce fp32 + update", stage),
-        Ours("allreduce", AllreduceCase(stage, "allreduce"), True),
+    def powersgd(rank: int) -> tuple[str, Callable[[str], Row]]:
+        return f"powersgd:{rank}", lambda name: Ours(name, PowerSGDCase(stage, rank, shapes), False)
+
+    def torchs(name: str, hook: str | None) -> tuple[str, Callable[[str], Row]]:
+        return name, lambda name: Ddp(name, stage, shapes, hook)
+
+    rows = [
+        torchs("torch DDP, fp32", "fp32"),
+        ("MPI_Allreduce fp32 + update", lambda name: Ours(name, ByHand(stage, "by-hand"), True)),
+        torchs("torch DDP, fp16 hook", "fp16"),
+        torchs("torch DDP, PowerSGD rank 1", "powersgd:1"),
+        torchs("torch DDP, PowerSGD rank 2", "powersgd:2"),
+        torchs("torch DDP, PowerSGD rank 4", "powersgd:4"),
+        ("gloo all_reduce fp32 + update", lambda name: GlooAllreduce(name, stage)),
+        ("allreduce", lambda name: Ours(name, AllreduceCase(stage, "allreduce"), True)),
+        powersgd(1),
+        powersgd(2),
+        powersgd(4),
         ours("sharded", None),
         ours("sharded", "fp16"),
         ours("sharded", "onebit"),
         ours("root", "onebit"),
         ours("sharded", "topk:0.01"),
-        Ddp("torch, no exchange", stage, None),
+        torchs("torch, no exchange", None),
     ]
+    return [make(name) for i, (name, make) in enumerate(rows) if i < 2 or only.lower() in name.lower()]
 
 
 def check(rows: list[Row], stage: Stage, runs: int) -> None:
@@ -206,10 +249,11 @@ def check(rows: list[Row], stage: Stage, runs: int) -> None:
             MPI.COMM_WORLD.Abort(4)
 
 
-def measure(world: World, network: Network, size: int, rounds: int) -> list[list[str]]:
+def measure(world: World, network: Network, model: str, rounds: int, only: str) -> list[list[str]]:
     """The table's lines of one size, on rank 0; collective."""
-    stage, comm = Stage(network, size, FLOAT32), world.comm
-    rows = rows_of(stage)
+    size, shapes = model_of(model)
+    stage, comm = Stage(network, sum(map(math.prod, shapes)), FLOAT32), world.comm
+    rows = rows_of(stage, shapes, only)
     with no_garbage_collection():
         for number in range(-WARMUP, rounds):
             for row in rotated(rows, number):
@@ -230,7 +274,7 @@ def measure(world: World, network: Network, size: int, rounds: int) -> list[list
     return [
         [
             row.name,
-            numbers(size),
+            size,
             *(f"{1e3 * value:.2f}" for value in (found.median, found.std, found.fastest)),
             over(found, 0),
             over(found, 1),
@@ -242,7 +286,8 @@ def measure(world: World, network: Network, size: int, rounds: int) -> list[list
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("sizes", nargs="*", type=parse_size, default=[1 << 20, 4 << 20], help="numbers in a vector")
+    parser.add_argument("sizes", nargs="*", default=["1Mi", "4Mi"], help=f"numbers in a vector, or {NETWORK}")
+    parser.add_argument("--only", default="", help="methods with this in their names, beside the first two")
     parser.add_argument("--rounds", type=int, default=20)
     arguments = parser.parse_args()
     world = World()
@@ -252,7 +297,7 @@ def main() -> None:
     network = Network(world, Device(), barrier=False)
     table, others = [], Others()
     for size in arguments.sizes:
-        table += measure(world, network, size, arguments.rounds)
+        table += measure(world, network, size, arguments.rounds, arguments.only)
         gc.collect()
     ours = world.comm.allreduce(others.mine())
     meanwhile = others.line(ours)

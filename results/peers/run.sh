@@ -1,5 +1,5 @@
 #!/bin/sh
-# Everything beside the peers, ten minutes on two cores: sh results/peers/run.sh [FOLDER]
+# Everything beside the peers, twelve minutes on two cores: sh results/peers/run.sh [FOLDER]
 # Needs torch, mpirun and what `mpisqueeze lab` needs. MPI must be allowed more ranks than cores.
 set -e
 folder=${1:-results/peers}
@@ -9,6 +9,8 @@ python results/peers/kernels.py --rounds 7 4Mi 16Mi > "$folder/kernels.txt"
 for ranks in 2 4 8; do
   mpirun -n "$ranks" python results/peers/exchanges.py --rounds 15 1Mi 4Mi >> "$folder/shared.txt"
 done
+mpirun -n 2 python results/peers/exchanges.py --rounds 15 --only powersgd resnet18 > "$folder/powersgd.txt"
+mpisqueeze lab -n 4 --rate 1gbit --exec -- python results/peers/exchanges.py --rounds 5 --only powersgd resnet18 >> "$folder/powersgd.txt"
 : > "$folder/lab.txt"
 mpisqueeze lab -n 4 --rate 1gbit --exec -- python results/peers/exchanges.py --rounds 5 4Mi >> "$folder/lab.txt"
 mpisqueeze lab -n 4 --rate 100mbit --exec -- python results/peers/exchanges.py --rounds 3 4Mi >> "$folder/lab.txt"

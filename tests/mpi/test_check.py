@@ -47,7 +47,7 @@ def test_sound_parts_pass(part: str) -> None:
 
 
 def test_sound_algorithms_pass(mpisqueeze_run: Run) -> None:
-    names = [*CENTRALIZED, "allreduce", "memsgd:lr=inside", *GOSSIP, "dpsgd:order=awc"]
+    names = [*CENTRALIZED, "allreduce", "powersgd", "powersgd:1", "memsgd:lr=inside", *GOSSIP, "dpsgd:order=awc"]
     finished = mpisqueeze_run(3, "check", *names, f"{EXAMPLES}/ef21.py:EF21", "onebit").well()
     assert "FAILED" not in finished.out
     assert "doubtful" not in finished.out
