@@ -76,6 +76,10 @@ class Section:
         """out ← out + factor·D(payload)."""
         self.codec.decode_add(self.payload, out, factor)
 
+    def clear(self, out: Any) -> None:
+        """out ← 0 at the elements that the payload holds; only where the compressor `sparsifies`."""
+        self.codec.clear(self.payload, out)
+
     # The steps of the exchange at the section's server.
 
     def add_up(self, inbox: Inbox) -> bool:

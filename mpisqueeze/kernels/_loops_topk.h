@@ -313,3 +313,15 @@ static int NAME(topk_decode)(const uint8_t *payload, void *out_, int64_t d, int6
     }
     return 1;
 }
+
+static int NAME(topk_clear)(const uint8_t *payload, void *out, int64_t d, int64_t k) {
+    const uint8_t *indices = payload + k * (int64_t)sizeof(REAL);
+    for (int64_t j = 0; j < k; j++) {
+        uint32_t i;
+        memcpy(&i, indices + 4 * j, 4);
+        if (i >= d)
+            return 0;
+        ((REAL *)out)[i] = 0;
+    }
+    return 1;
+}
