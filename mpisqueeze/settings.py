@@ -138,12 +138,22 @@ class Settings:
         None, f"Learning rate γ. Default: {DEFAULT_LR}; 0.05 for problems that need torch.", _POSITIVE
     )
     lr_schedule: str = _run(
-        "constant", "constant, step:EPOCHS:FACTOR or cosine.", names=("constant", "step:", "cosine")
+        "constant",
+        "constant, step:EPOCHS:FACTOR, milestones:E1,E2,…:FACTOR or cosine, each with ,warmup=EPOCHS.",
+        names=("constant", "step:", "milestones:", "cosine"),
     )
-    momentum: float = _run(
-        0.0,
-        "β of heavy-ball momentum on each rank's gradient: m ← βm + g, and m is exchanged in place of g.",
-        _BELOW_ONE,
+    optimizer: str = _run(
+        "sgd",
+        "sgd, adam or adamw. Adam takes the answer of the exchange; with gossip, each rank's own gradient.",
+        names=("sgd", "adam", "adamw"),
+    )
+    momentum: float = _run(0.0, "β of sgd's momentum, u ← βu + g; u stands in for g.", _BELOW_ONE)
+    nesterov: bool = _run(False, "g + βu stands in for g, in place of u.")
+    momentum_at: str = _run(
+        "gradient",
+        "gradient: each rank's momentum of its own gradients is exchanged. update: momentum of the answers to the "
+        "exchange moves x; not with gossip.",
+        choice("gradient", "update"),
     )
     betas: str = _run(
         "0.9,0.999",
@@ -151,7 +161,14 @@ class Settings:
         _readable(parse_betas, "two numbers from 0 to below 1, such as 0.9,0.999"),
     )
     eps: float = _run(1e-8, "ε that Adam adds to the root of its mean of squares.", _POSITIVE)
-    weight_decay: float = _run(0.0, "λ: adds λx to each rank's gradient, once it is clipped.", real(0))
+    weight_decay: float = _run(
+        0.0, "λ: adds λx to each rank's gradient, once it is clipped; with adamw x shrinks by γλx.", real(0)
+    )
+    weight_decay_on: str = _run(
+        "all",
+        "all, or matrices: spares parameters of one dimension, as biases and norms are.",
+        choice("all", "matrices"),
+    )
     clip_norm: float | None = _run(
         None, "Scale each rank's gradient down to this l2 norm, before weight decay and momentum.", _POSITIVE
     )

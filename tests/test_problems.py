@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import tracemalloc
 import warnings
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from problem_cases import make, small_dataset, some_point
 from mpisqueeze.data import load_dataset
 from mpisqueeze.data.partition import Partition, partition_indices
 from mpisqueeze.errors import UsageError
-from mpisqueeze.parts import registry
+from mpisqueeze.parts import contracts, registry
 from mpisqueeze.parts.allocation import peak_allocation
 from mpisqueeze.parts.conformance import examine
 from mpisqueeze.parts.contracts import GradientCheck
@@ -356,6 +358,24 @@ def test_a_wrong_problem_blames_its_option(text: str, says: str) -> None:
     with pytest.raises(UsageError, match=says) as caught:
         registry.problems.find(text)
     assert caught.value.option == "--problem"
+
+
+def test_a_network_tells_its_parameters_shapes() -> None:
+    assert make("mlp:6x5x3").shapes == [(5, 6), (6,), (6, 5), (5,), (5, 3), (3,), (3, 3), (3,)]
+    assert make("logistic").shapes == [(5, 3), (3,)]
+    assert make("quadratic:11").shapes is None
+
+
+@pytest.mark.parametrize(
+    ("shapes", "says"),
+    [([(2, 3)], "make up 6 elements, and its dimension is 7"), ([(-1, -7)], "below 0"), ([7], "not [7]"), (7, "not 7")],
+)
+def test_shapes_must_make_up_x(shapes: Any, says: str) -> None:
+    part = registry.problems.find("logistic")
+    assert contracts.shapes_of(part, SimpleNamespace(dimension=7, shapes=[(2, 3), (), (0, 4)])) == ((2, 3), (), (0, 4))
+    assert contracts.shapes_of(part, SimpleNamespace(dimension=7)) == ()
+    with pytest.raises(UsageError, match=re.escape(says)):
+        contracts.shapes_of(part, SimpleNamespace(dimension=7, shapes=shapes))
 
 
 def test_impossible_splits_are_refused() -> None:

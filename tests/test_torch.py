@@ -68,6 +68,7 @@ def test_parameters_are_views_of_x_and_gradients_of_one_buffer(text: str) -> Non
             assert parameter.grad.data_ptr() == address(gradient) + 4 * start
             start += parameter.numel()
         assert start == problem.dimension == point.size
+    assert problem.shapes == [tuple(parameter.shape) for parameter in trained]
     assert np.array_equal(x, second)
     assert address(problem.gradient(x, 2)[1]) == address(gradient)
 
@@ -378,6 +379,7 @@ def test_both_halves_of_a_complex_parameter_are_trained() -> None:
     """As far as torch alone brings it: 2e-14 with single precision; by its real part alone, 0.5."""
     problem = make(f"{PLUGINS}:delay", seed=1, dtype=np.float32, batch_size=256)
     assert problem.dimension == 2 * 9 + 3
+    assert problem.shapes == [(18,), (3,)]
     x = descended(problem, 300, 1.0)
     loss = problem.gradient(x, 1)[0]
     assert loss < 1e-12

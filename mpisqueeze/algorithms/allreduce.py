@@ -6,16 +6,6 @@ from typing import Any
 
 from mpisqueeze.algorithms.base import Algorithm, Gradient, Setup
 from mpisqueeze.comm.allreduce import AllreduceExchange
-from mpisqueeze.comm.world import Signal
-from mpisqueeze.compressors.base import NonFiniteError
-from mpisqueeze.compressors.identity import Identity
-
-
-class _Total(Identity):
-    """The sum of all ranks' gradients, which none of them has looked at before."""
-
-    def nonfinite_message(self) -> str:
-        return "the sum of all ranks' gradients holds a NaN or an infinity"
 
 
 class Allreduce(Algorithm):
@@ -33,17 +23,12 @@ class Allreduce(Algorithm):
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
-        self._size = setup.size
         self.exchange = AllreduceExchange(setup.network, setup.dimension, setup.dtype)
-        self._total = _Total(setup.dimension, setup.network.device.xp, setup.dtype, 0)
-        setup.network.device.adopt(self._total)
+        self._descent = setup.descent("the sum of all ranks' gradients holds a NaN or an infinity")
 
     def step(self, x: Any, gradient: Gradient, lr: float) -> None:
-        self.exchange.sum(gradient(x))
-        try:
-            self._total.decode_add(self.exchange.total, x, -lr / self._size)
-        except NonFiniteError as error:
-            self.setup.network.complain(Signal.NONFINITE, str(error))
+        total = self.exchange.sum(gradient(x))
+        self._descent.move(x, total, lr, count=self.setup.size)
 
     def bytes_per_iteration(self) -> int:
         return self.exchange.total_bytes

@@ -16,6 +16,8 @@ from mpisqueeze.compressors.base import Compressor, NonFiniteError, gaussian_err
 from mpisqueeze.compressors.identity import Identity
 from mpisqueeze.devices.clock import Phase
 from mpisqueeze.kernels.random import derive_key
+from mpisqueeze.optimizers.base import Optimizer, Recipe
+from mpisqueeze.optimizers.sgd import SGD
 from mpisqueeze.topology import Topology
 
 Ready = Callable[[Any, int], None]
@@ -90,6 +92,27 @@ class Codec:
         return getattr(self.compressor, "fuses_mean", False)
 
 
+class Descent:
+    """An optimizer at work on the answers: booked as update_s, and never raising for a NaN."""
+
+    def __init__(self, optimizer: Optimizer, network: Network) -> None:
+        self.optimizer, self.network = optimizer, network
+        network.device.adopt(optimizer)
+
+    @property
+    def plain(self) -> bool:
+        """It is x ← x − γp."""
+        return self.optimizer.plain
+
+    def move(self, x: Any, p: Any, lr: float, start: int = 0, count: int = 1) -> None:
+        """x ← x − γ·p/count, or as the optimizer moves it; both hold the elements from `start` on. p is kept."""
+        try:
+            self.optimizer.move(x, p, lr, start, count)
+        except NonFiniteError as error:
+            self.network.complain(Signal.NONFINITE, str(error))
+        self.network.clock.lap(Phase.UPDATE)
+
+
 @dataclass(frozen=True)
 class Setup:
     """The ranks, the problem's size and the choices that an algorithm is built for.
@@ -102,8 +125,10 @@ class Setup:
         topology: the gossip graph with its weights.
         server: `root` or `sharded`.
         overlap: the gradient's sections are to leave while it is computed; only for algorithms that have `overlaps`.
+        optimizer: moves x by the answers; None stands for x ← x − γp.
         momentum: β of `--momentum`, for algorithms that have `own_momentum`; the gradients of all others hold it.
         betas, eps: β₁, β₂ and ε of `--betas` and `--eps`, for algorithms that are a form of Adam.
+        shapes: the shapes of the parameters in x, in its order, d elements in all; empty where the problem tells none.
         per_epoch: iterations of an epoch.
         iterations: the run's; None where nobody knows.
     """
@@ -116,9 +141,11 @@ class Setup:
     topology: Topology
     server: str = "root"
     overlap: bool = False
+    optimizer: Optimizer | None = None
     momentum: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
+    shapes: Sequence[tuple[int, ...]] = ()
     per_epoch: int = 100
     iterations: int | None = None
 
@@ -168,6 +195,13 @@ class Setup:
 
     def _codec(self, length: int | None, seed: int) -> Codec:
         return Codec(self.make_compressor(length or self.dimension, seed), self.network)
+
+    def descent(self, message: str = "") -> Descent:
+        """What moves x by the answers; `message` is for an answer that is not finite."""
+        network = self.network
+        optimizer = self.optimizer or SGD(self.dimension, network.device.xp, self.dtype, Recipe())
+        optimizer.message = message or optimizer.message
+        return Descent(optimizer, network)
 
     def gossip_step(self) -> float:
         """The default for η, the same on every rank: 1 for a compressor without error, else (1 − α²)/2.

@@ -130,7 +130,7 @@ class ServerAlgorithm(Algorithm):
 
     def apply(self, section: Section) -> None:
         """On each rank, when the answer is there: move x by it."""
-        section.decode_add(section.x, -self.lr)
+        section.descend(self.lr)
 
     @property
     def codec(self) -> Codec:

@@ -34,7 +34,7 @@ class DoubleSqueeze(ServerAlgorithm):
 
     def apply(self, section: Section) -> None:
         """x ← x − γp."""
-        section.decode_add(section.x, -self.lr)
+        section.descend(self.lr)
 
     def residual(self) -> Any:
         return self.delta

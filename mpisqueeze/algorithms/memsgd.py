@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from mpisqueeze.algorithms.base import Setup, feedback_doubt
 from mpisqueeze.algorithms.centralized import ServerAlgorithm, worker_vector
 from mpisqueeze.algorithms.sections import Section
+from mpisqueeze.errors import UsageError
 from mpisqueeze.language import choice
 
 
@@ -30,6 +31,8 @@ class MemSGD(ServerAlgorithm):
     def __init__(self, setup: Setup, *, lr: Annotated[str, choice("outside", "inside")] = "outside") -> None:
         super().__init__(setup)
         self.inside = lr == "inside"
+        if self.inside and setup.optimizer and not setup.optimizer.linear:
+            raise UsageError(f"{setup.optimizer.name} would divide out the γ that memsgd:lr=inside sends", "--optimizer")
 
     def send(self, section: Section) -> None:
         """q = C(g + δ), δ ← g + δ − q; with γ inside, of γg."""
@@ -43,7 +46,7 @@ class MemSGD(ServerAlgorithm):
 
     def apply(self, section: Section) -> None:
         """x ← x − γp; with γ inside, x ← x − p."""
-        section.decode_add(section.x, -1.0 if self.inside else -self.lr)
+        section.descend(1.0 if self.inside else self.lr)
 
     def residual(self) -> Any:
         return self.delta

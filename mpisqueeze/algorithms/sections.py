@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mpisqueeze.algorithms.base import Codec, Gradient, Setup
+from mpisqueeze.algorithms.base import Codec, Descent, Gradient, Setup
 from mpisqueeze.comm.pipeline import Inbox, Moves
 from mpisqueeze.comm.servers import ServerPipeline
 from mpisqueeze.costs.sections import choose_sections
@@ -40,6 +40,9 @@ class Section:
     combines: bool = False
     #: The mean lies in the payload: the answer is a full vector.
     in_place: bool = False
+    #: Of an answer: what moves x, and where that reads the decoded answer; None where the payload is a full vector.
+    descent: Descent
+    decoded: Any = None
 
     if TYPE_CHECKING:
 
@@ -79,6 +82,17 @@ class Section:
     def clear(self, out: Any) -> None:
         """out ← 0 at the elements that the payload holds; only where the compressor `sparsifies`."""
         self.codec.clear(self.payload, out)
+
+    def descend(self, lr: float, direction: Any = None) -> None:
+        """x ← x − γp, or the step of the run's optimizer along p, which is D(payload) or else `direction`. p is kept."""
+        if direction is None and self.descent.plain:
+            return self.decode_add(self.x, -lr)
+        if direction is None and self.decoded is None:
+            direction = self.payload.view(self.x.dtype)
+        elif direction is None:
+            direction = self.decoded
+            self.decode(direction)
+        self.descent.move(self.x, direction, lr, self.span.start)
 
     # The steps of the exchange at the section's server.
 
@@ -148,6 +162,7 @@ class ServerExchange:
         self._all_up, self._all_down = (list(chain(*sections)) for sections in (self.up, self.down))
         for section in (*self._all_up, *self._all_down):
             vars(section).update({name: vector[section.span] for name, vector in worker_vectors.items()})
+        self._prepare_descent(setup.descent())
         self.carrier: ServerPipeline | None = None
         #: Where in the vector each payload begins, in the order of leaving.
         self._begins: list[int] = []
@@ -155,6 +170,14 @@ class ServerExchange:
         self._g: Any = None
         if not self._straight:
             self._build()
+
+    def _prepare_descent(self, descent: Descent) -> None:
+        """Give the answers' sections what moves x, and a vector to decode into where that takes one."""
+        longest = max(section.span.stop - section.span.start for section in self._all_down)
+        decoded = None if self._full_down or descent.plain else self.setup.zeros(longest)
+        for section in self._all_down:
+            section.descent = descent
+            section.decoded = None if decoded is None else decoded[: section.span.stop - section.span.start]
 
     def _build(self, memory: Any = None) -> None:
         """Make the carrier; `memory` is uint8, where this rank's payloads lie already."""

@@ -46,6 +46,9 @@ struct loops {
     int (*signs_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int each);
     int (*quantize_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int bits);
     int (*uniform_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int bits);
+    /* Steps of optimizers, see _loops_steps.h: d elements each, x may be NULL; 0 where p was not finite. */
+    int (*momentum_step)(void *p, void *u, void *x, int64_t d, const double *numbers, int nesterov);
+    int (*adam_step)(void *p, void *m, void *v, void *x, int64_t d, const double *numbers);
 };
 
 /* [0] for float32, [1] for float64. */

@@ -48,6 +48,7 @@ static void NAME(clear)(void *numbers, int part, int64_t start, int64_t stop) {
 #include "_loops_mean.h"
 #include "_loops_topk.h"
 #include "_loops_randomk.h"
+#include "_loops_steps.h"
 
 #undef LANES
 #undef V_

@@ -508,6 +508,52 @@ static PyObject *threads(PyObject *self, PyObject *Py_UNUSED(ignored)) {
     return PyLong_FromLong(threads_in_use());
 }
 
+/* The vectors of an optimizer's step: p, one memory or two, and x, which may be None; `count` numbers follow them. */
+static int step_arguments(struct arrays *a, PyObject *const *args, Py_ssize_t given, int memories, int count,
+                          Py_ssize_t wanted, double *values) {
+    static const char *const names[] = {"p", "the first memory", "the second memory", "x"};
+    Py_buffer *const views[] = {&a->vector, &a->residual, &a->payload, &a->scratch};
+    memset(a, 0, sizeof *a);
+    if (given != wanted) {
+        PyErr_Format(PyExc_TypeError, "expected %zd arguments, got %zd", wanted, given);
+        return -1;
+    }
+    for (int i = 0; i < memories + 2; i++) {
+        const int place = i == memories + 1 ? 3 : i;
+        if (place == 3 && args[i] == Py_None)
+            continue;
+        if (numbers(args[i], views[place], PyBUF_WRITABLE, names[place]) < 0)
+            return -1;
+        if (views[place]->len != a->vector.len || views[place]->itemsize != a->vector.itemsize) {
+            PyErr_Format(PyExc_ValueError, "%s must have the length and dtype of p", names[place]);
+            return -1;
+        }
+    }
+    for (int i = 0; i < count; i++) {
+        values[i] = PyFloat_AsDouble(args[memories + 2 + i]);
+        if (values[i] == -1 && PyErr_Occurred())
+            return -1;
+    }
+    a->d = a->vector.len / a->vector.itemsize;
+    a->loops = &active[a->vector.itemsize == 8];
+    return 0;
+}
+
+FUNCTION(momentum_step) {
+    struct arrays a;
+    double values[3];
+    int nesterov;
+    CHECKED(step_arguments(&a, args, given, 1, 3, 7, values) < 0 || truth(args[6], &nesterov) < 0,
+            a.loops->momentum_step(a.vector.buf, a.residual.buf, a.scratch.buf, a.d, values, nesterov));
+}
+
+FUNCTION(adam_step) {
+    struct arrays a;
+    double values[7];
+    CHECKED(step_arguments(&a, args, given, 2, 7, 11, values) < 0,
+            a.loops->adam_step(a.vector.buf, a.residual.buf, a.payload.buf, a.scratch.buf, a.d, values));
+}
+
 #define METHOD(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, NULL}
 static PyMethodDef methods[] = {
     METHOD(copy_encode),
@@ -533,6 +579,8 @@ static PyMethodDef methods[] = {
     METHOD(clip_decode),
     METHOD(half_encode),
     METHOD(half_decode),
+    METHOD(momentum_step),
+    METHOD(adam_step),
     {"instruction_sets", instruction_sets, METH_NOARGS, "The instruction sets that can be used, slowest first."},
     {"use_instruction_set", use_instruction_set, METH_O, "Use one of them from now on; the last one is the default."},
     METHOD(use_threads),

@@ -322,6 +322,34 @@ class CudaKernels:
     def half_decode(self, payload: Any, out: Any, bfloat: bool, add: bool, factor: float = 1.0) -> None:
         self._decode("bf16" if bfloat else "fp16", payload, out, add, factor, file="half")
 
+    # -- optimizers
+
+    def momentum_step(
+        self, p: Any, u: Any, x: Any | None, scale: float, lr: float, beta: float, nesterov: bool
+    ) -> bool:
+        numbers = map(self.dtype.type, (scale, lr, beta))
+        given = (p, u, _pointer(x), np.int64(p.size), *numbers, np.uint32(nesterov))
+        self._quads("steps.cu", "momentum_step", p.size, *given, self._fault())
+        return self._finish(p, p)
+
+    def adam_step(
+        self,
+        p: Any,
+        m: Any,
+        v: Any,
+        x: Any | None,
+        scale: float,
+        rate: float,
+        keep: float,
+        beta1: float,
+        beta2: float,
+        root: float,
+        eps: float,
+    ) -> bool:
+        numbers = map(self.dtype.type, (scale, rate, keep, beta1, 1 - beta1, beta2, 1 - beta2, root, eps))
+        self._quads("steps.cu", "adam_step", p.size, p, m, v, _pointer(x), np.int64(p.size), *numbers, self._fault())
+        return self._finish(p, p)
+
 
 def _pointer(array: Any | None) -> Any:
     """A kernel argument for an array that may be missing."""

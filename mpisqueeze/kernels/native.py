@@ -30,6 +30,7 @@ class NativeKernels(ReferenceKernels):
     # out ← (D(p₀) + D(p₁) + …)/n for a tuple of payloads, added in this order.
     copy_mean = _native.copy_mean
     signs_mean, quantize_mean, uniform_mean = _native.signs_mean, _native.quantize_mean, _native.uniform_mean
+    momentum_step, adam_step = _native.momentum_step, _native.adam_step
 
     def topk_encode(self, vector: np.ndarray, residual: np.ndarray | None, payload: np.ndarray, k: int) -> bool:
         room = -(-_native.topk_scratch(vector.size, k, self.dtype.itemsize) // self.dtype.itemsize)

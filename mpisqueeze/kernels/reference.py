@@ -607,3 +607,81 @@ class ReferenceKernels:
         else:
             np.copyto(single, codes.view("<f2"))
         return single
+
+    # -- optimizers
+
+    def momentum_step(
+        self,
+        p: np.ndarray,
+        u: np.ndarray,
+        x: np.ndarray | None,
+        scale: float,
+        lr: float,
+        beta: float,
+        nesterov: bool,
+    ) -> bool:
+        """g = scale·p; u ← βu + g; x ← x − γs, where s = u or, with `nesterov`, g + βu. Without an x, p ← s.
+
+        Returns False if an element of g was not finite; u and x are changed all the same.
+        """
+        scalar, finite = self.dtype.type, True
+        for start in range(0, p.size, TILE):
+            here = slice(start, start + TILE)
+            g = self._scaled(p[here], scale)
+            finite = finite and bool(np.isfinite(g).all())
+            mean = u[here]
+            mean *= scalar(beta)
+            mean += g
+            if nesterov:
+                g += np.multiply(mean, scalar(beta), out=self.scratch("ahead", mean.size))
+            self._descend(g if nesterov else mean, p[here], None if x is None else x[here], scalar(lr))
+        return finite
+
+    def adam_step(
+        self,
+        p: np.ndarray,
+        m: np.ndarray,
+        v: np.ndarray,
+        x: np.ndarray | None,
+        scale: float,
+        rate: float,
+        keep: float,
+        beta1: float,
+        beta2: float,
+        root: float,
+        eps: float,
+    ) -> bool:
+        """g = scale·p; m ← β₁m + (1 − β₁)g; v ← β₂v + (1 − β₂)g²; s = rate·m/(root·√v + ε); x ← keep·x − s.
+
+        Without an x, p ← s. Returns as `momentum_step` does.
+        """
+        scalar, finite = self.dtype.type, True
+        for start in range(0, p.size, TILE):
+            here = slice(start, start + TILE)
+            g = self._scaled(p[here], scale)
+            finite = finite and bool(np.isfinite(g).all())
+            mean, square, work = m[here], v[here], self.scratch("ahead", g.size)
+            mean *= scalar(beta1)
+            mean += np.multiply(g, scalar(1 - beta1), out=work)
+            square *= scalar(beta2)
+            g *= g
+            g *= scalar(1 - beta2)
+            square += g
+            np.sqrt(square, out=g)
+            g *= scalar(root)
+            g += scalar(eps)
+            np.multiply(mean, scalar(rate), out=work)
+            work /= g
+            if x is not None:
+                x[here] *= scalar(keep)
+            self._descend(work, p[here], None if x is None else x[here], scalar(1))
+        return finite
+
+    def _scaled(self, p: np.ndarray, scale: float) -> np.ndarray:
+        return np.multiply(p, self.dtype.type(scale), out=self.scratch("scaled", p.size))
+
+    def _descend(self, step: np.ndarray, p: np.ndarray, x: np.ndarray | None, lr: Any) -> None:
+        if x is None:
+            np.copyto(p, step)
+        else:
+            x -= np.multiply(step, lr, out=self.scratch("step", step.size))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -89,6 +90,25 @@ def check_problem(part: Part, problem: Any) -> None:
     check_state(part, "--problem", problem)
     if getattr(problem, "training_samples", None) is not None:
         _need_count(part, "--problem", problem, "training_samples")
+    shapes_of(part, problem)
+
+
+def shapes_of(part: Part, problem: Any) -> tuple[tuple[int, ...], ...]:
+    """The shapes of a problem's parameters; empty where it tells none. Raises UsageError unless they make up d."""
+    given = getattr(problem, "shapes", None)
+    if given is None:
+        return ()
+    try:
+        shapes = tuple(tuple(map(operator.index, shape)) for shape in given)
+    except TypeError:
+        what = f"shapes must be shapes such as [(3, 4), (4,)], not {describe_value(given)}"
+        raise broken(part, "--problem", what) from None
+    if any(length < 0 for shape in shapes for length in shape):
+        raise broken(part, "--problem", f"shapes has a length below 0: {describe_value(given)}")
+    count, dimension = sum(map(math.prod, shapes)), int(problem.dimension)
+    if count != dimension:
+        raise broken(part, "--problem", f"shapes make up {count} elements, and its dimension is {dimension}")
+    return shapes
 
 
 def checked_point(part: Part, x: Any, dimension: int, xp: Any, dtype: np.dtype[Any]) -> Any:

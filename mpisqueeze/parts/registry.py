@@ -210,4 +210,5 @@ def load_part(path: Path, name: str) -> type[Any] | FunctionType:
 
 algorithms = Registry("algorithm", "mpisqueeze.algorithms", "--algorithm")
 compressors = Registry("compressor", "mpisqueeze.compressors", "--compressor")
+optimizers = Registry("optimizer", "mpisqueeze.optimizers", "--optimizer")
 problems = Registry("problem", "mpisqueeze.problems", "--problem", ("dataset", "batch_size", "partition"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -50,6 +51,8 @@ class Problem(ABC):
         default_lr: default of `--lr`; 0.3 if missing.
         iterations_per_epoch: iterations in an epoch, ≥ 1; where ranks differ, the smallest counts.
         training_samples: n_r ≥ 1, the samples that f_r is the mean over, or None.
+        shapes: of the parameters that make up x, in its order, the same on every rank; d elements in all. A complex
+            parameter's last dimension counts twice, since each of its numbers is two elements. None: x is one vector.
     """
 
     name: ClassVar[str]
@@ -59,6 +62,7 @@ class Problem(ABC):
     dimension: int
     iterations_per_epoch: int = 100
     training_samples: int | None = None
+    shapes: Sequence[tuple[int, ...]] | None = None
 
     def __init__(self, rank: int, size: int, seed: int, xp: Any, dtype: DTypeLike) -> None:
         self.rank = rank

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -76,7 +77,8 @@ class ClassificationProblem(Problem):
         )
         self.training_samples = len(mine)
         self._widths = (dataset.features, *hidden, dataset.classes)
-        self.dimension = sum((inputs + 1) * outputs for inputs, outputs in pairwise(self._widths))
+        self.shapes = [shape for inputs, outputs in pairwise(self._widths) for shape in ((inputs, outputs), (outputs,))]
+        self.dimension = sum(math.prod(shape) for shape in self.shapes)
         self._scale, self._offset = dataset.scale, dataset.offset
         self._train_inputs = xp.asarray(dataset.train_inputs[mine])
         self._train_labels = xp.asarray(dataset.train_labels[mine], dtype=np.int64)

@@ -74,7 +74,7 @@ class FunctionProblem(NeuralProblem):
             self._network = TorchNetwork(module, loss, self.xp, self.dtype, compiled=compile, bf16=bf16)
         except UsageError as error:
             raise self._wrong(error.message) if error.option == "--problem" else error from None
-        self.dimension = self._network.dimension
+        self.dimension, self.shapes = self._network.dimension, self._network.shapes
         self.training_samples, self.iterations_per_epoch = samples, max(1, samples // batch_size)
         self._sampler = BatchSampler(samples, batch_size, self.seed, self.rank)
         self._statistics = generator(self.seed, Stream.STATISTICS).permutation(samples)[:STATISTICS_SAMPLES]

@@ -64,7 +64,7 @@ class ImageProblem(NeuralProblem):
         self._network = TorchNetwork(
             module, torch.nn.functional.cross_entropy, self.xp, self.dtype, compiled=compile, bf16=bf16
         )
-        self.dimension = self._network.dimension
+        self.dimension, self.shapes = self._network.dimension, self._network.shapes
 
         mine, self._sampler, self.iterations_per_epoch = training_share(
             dataset, batch_size, partition, self.rank, self.size, self.seed

@@ -52,7 +52,7 @@ def collect_info(world: World | None) -> dict[str, Any]:
             }
             for name in parts.names()
         ]
-        for parts in (registry.algorithms, registry.compressors, registry.problems)
+        for parts in (registry.algorithms, registry.compressors, registry.problems, registry.optimizers)
     }
     return {
         "environment": environment,
@@ -110,7 +110,7 @@ def _gpu_names(count: int) -> list[str]:
 def info_report(facts: dict[str, Any]) -> Group:
     """The facts for a terminal."""
     parts: list[Any] = [make_list(_machine(facts))]
-    for kind in ("algorithms", "compressors", "problems", "data", "partitions", "schedules"):
+    for kind in ("algorithms", "compressors", "problems", "data", "partitions", "optimizers", "schedules"):
         table = make_table()
         table.add_column(kind, style="bold", no_wrap=True)
         table.add_column("")

@@ -80,7 +80,6 @@ def header(run: Run, environment: dict[str, Any]) -> Panel:
     if environment["threads"] > 1:
         kernels += f" on {environment['threads']} threads a rank"
     buffers = run.device.buffers + (f" ({run.device.buffers_reason})" if run.device.buffers_reason else "")
-    momentum = f", momentum {config.momentum:g}" if config.momentum else ""
     where = "no server" if run.server is None else f"server {run.server}"
     if run.server == "sharded" and plan.compressor.name != "identity":
         where += ", each shard compressed by itself"
@@ -93,7 +92,7 @@ def header(run: Run, environment: dict[str, Any]) -> Panel:
         *([("shares", shares(run))] if shares(run) else []),
         ("method", method),
         ("run", f"{grouped(run.iterations)} iterations ({significant(run.iterations / run.per_epoch)} epochs), "
-                f"batch {config.batch_size} a rank, lr {plan.lr:g} {config.lr_schedule}{momentum}, seed {config.seed}"),
+                f"batch {config.batch_size} a rank, lr {plan.lr:g} {config.lr_schedule}{recipe(run)}, seed {config.seed}"),
     ]  # fmt: skip
     entries[1:1] = [("link", text) for text in link(run, environment)]
     if expected is not None:
@@ -102,6 +101,21 @@ def header(run: Run, environment: dict[str, Any]) -> Panel:
             wire.append(", ").append(f"{ratio(plain / expected)} fewer", "bold green")
         entries.append(("wire", wire))
     return panel("train", [*entries, ("folder", run.path)])
+
+
+def recipe(run: Run) -> str:
+    """The optimizer, momentum and weight decay, as far as they are not plain SGD; begins with a comma."""
+    plan, config = run.plan, run.plan.config
+    found = []
+    if plan.optimizer.name != "sgd":
+        found.append(f"{plan.optimizer.name} β {config.betas} ε {config.eps:g}")
+    if config.momentum:
+        kind = "Nesterov momentum" if config.nesterov else "momentum"
+        found.append(f"{kind} {config.momentum:g}" + (" at the update" if config.momentum_at == "update" else ""))
+    if config.weight_decay:
+        spared = " of matrices" if config.weight_decay_on == "matrices" else ""
+        found.append(f"weight decay {config.weight_decay:g}{spared}")
+    return "".join(f", {text}" for text in found)
 
 
 def problem(run: Run) -> str:

@@ -69,24 +69,20 @@ def _remembering(run: Run) -> Any:
 def _parts(run: Run) -> dict[str, Any]:
     """Everything of a run that may carry something from one iteration to the next, by its name in a checkpoint."""
     compressors = {f"compressor{i}": compressor for i, compressor in enumerate(run.stateful)}
-    return {"algorithm": _remembering(run), "problem": run.problem, **compressors}
+    return {"algorithm": _remembering(run), "problem": run.problem, "optimizer": run.optimizer, **compressors}
 
 
-def _vectors(run: Run, momentum: Any) -> dict[str, Any]:
-    return {"x": run.x} if momentum is None else {"x": run.x, "momentum": momentum}
-
-
-def _arrays(run: Run, momentum: Any) -> dict[str, Any]:
+def _arrays(run: Run) -> dict[str, Any]:
     """Arrays and numbers of a run, by key; the arrays are the live ones."""
-    found = _vectors(run, momentum)
+    found = {"x": run.x}
     for prefix, part in _parts(run).items():
         found |= {f"{prefix}.{key}": value for key, value in state.carried(part).items()}
     return found
 
 
-def _put_back(run: Run, momentum: Any, saved: dict[str, np.ndarray]) -> None:
+def _put_back(run: Run, saved: dict[str, np.ndarray]) -> None:
     """Give a run what was saved. Raises DamagedError if that is not of this run."""
-    vectors, parts = _vectors(run, momentum), _parts(run)
+    vectors, parts = {"x": run.x}, _parts(run)
     mine = {key: value for key, value in saved.items() if key.partition(".")[0] not in parts}
     try:
         state.check_same(vectors, mine)
@@ -154,9 +150,9 @@ class Checkpointer:
         past: on rank 0, what the summary needs of the iterations until now.
     """
 
-    def __init__(self, run: Run, interval: Interval, momentum: Any, past: Callable[[], Past]) -> None:
+    def __init__(self, run: Run, interval: Interval, past: Callable[[], Past]) -> None:
         self.run, self.interval = run, interval
-        self._momentum, self._past = momentum, past
+        self._past = past
         path = run.world.comm.bcast(str(Path(run.path).resolve()))
         run.world.collectively(partial(_see, Path(path), run.world.rank))
         run.world.collectively(lambda: check_state(run))
@@ -178,7 +174,7 @@ class Checkpointer:
         """Copy everything and have it written. Raises RankFailureError if what was begun before cannot be written."""
         self.settle(wait=True)
         run = self.run
-        host = {key: state.to_host(value) for key, value in _arrays(run, self._momentum).items()}
+        host = {key: state.to_host(value) for key, value in _arrays(run).items()}
         if run.folder is not None:
             self._publish = partial(
                 self._writer.publish, fixed_settings(run.plan), run.folder.sizes(LOGS), self._past()
@@ -255,7 +251,7 @@ class Start:
     remarks: list[str]
 
 
-def load_latest(run: Run, momentum: Any) -> Start:
+def load_latest(run: Run) -> Start:
     """Take up a run's latest sound checkpoint; collective.
 
     A run that was killed before its first one begins anew.
@@ -272,7 +268,7 @@ def load_latest(run: Run, momentum: Any) -> Start:
             manifest = read_manifest(folder)
             check_same(manifest, run.plan)
             if manifest.ranks == world.size:
-                _put_back(run, momentum, read_arrays(manifest, world.rank))
+                _put_back(run, read_arrays(manifest, world.rank))
         except DamagedError as error:
             problem = str(error)
         ranks = world.comm.bcast(manifest.ranks if manifest else None)

@@ -15,7 +15,7 @@ from mpisqueeze.errors import UsageError
 from mpisqueeze.parts import registry
 from mpisqueeze.parts.contracts import check_installed, default_compressor
 from mpisqueeze.parts.registry import Part
-from mpisqueeze.runs.schedule import LrSchedule, parse_schedule
+from mpisqueeze.runs.schedule import Schedule, parse_schedule
 from mpisqueeze.settings import DEFAULT_LR, SETTINGS, Settings, with_files
 from mpisqueeze.topology import Topology
 
@@ -47,8 +47,9 @@ class Plan:
     algorithm: Part
     compressor: Part
     problem: Part
+    optimizer: Part
     partition: Partition
-    schedule: LrSchedule
+    schedule: Schedule
     link: Link | None = None
 
     @property
@@ -76,13 +77,35 @@ class Plan:
         for setting, attributes in _OF_PROBLEMS.items():
             if not any(getattr(problem.cls, name, False) for name in attributes):
                 found[setting] = problem.name
+        if self.optimizer.cls.linear and not self.own_momentum:
+            found |= dict.fromkeys(("betas", "eps"), self.optimizer.name)
+        if not config.momentum:
+            found["momentum_at"] = "--momentum 0"
+        if not config.weight_decay:
+            found["weight_decay_on"] = "--weight-decay 0"
         return {name: by for name, by in found.items() if getattr(config, name) != SETTINGS[name].default}
+
+    @property
+    def centralized(self) -> bool:
+        """As far as the algorithm's class says."""
+        return getattr(self.algorithm.cls, "centralized", True) is not False
+
+    @property
+    def own_momentum(self) -> bool:
+        """The algorithm has a momentum of its own."""
+        return getattr(self.algorithm.cls, "own_momentum", False) is True
+
+    @property
+    def turns_gradients(self) -> bool:
+        """The optimizer acts on each rank's gradient before the exchange, and not on the answer."""
+        before = self.optimizer.cls.linear and self.config.momentum_at == "gradient"
+        return before or not self.centralized
 
     @property
     def barrier(self) -> bool:
         """All ranks meet before each exchange; by default not where they gossip."""
         chosen = self.config.barrier
-        return getattr(self.algorithm.cls, "centralized", True) is not False if chosen is None else chosen
+        return self.centralized if chosen is None else chosen
 
     def as_json(self) -> dict[str, Any]:
         """Every setting, resolved as far as the command line goes; None where the algorithm has no use for it.
@@ -137,7 +160,35 @@ def plan(config: Settings) -> Plan:
         option = "--samples" if config.samples is not None else "--test-samples"
         raise UsageError(f"{problem.name} takes no part of --data", option)
     link = None if config.link is None else parse_link(config.link)
-    return Plan(config, algorithm, compressor, problem, partition, parse_schedule(config.lr_schedule), link)
+    schedule = parse_schedule(config.lr_schedule)
+    found = Plan(config, algorithm, compressor, problem, _optimizer(config), partition, schedule, link)
+    _check_recipe(found)
+    return found
+
+
+def _optimizer(config: Settings) -> Part:
+    """The optimizer. Raises UsageError for a momentum that it has no use for, or none where there must be one."""
+    optimizer = registry.optimizers.find(config.optimizer)
+    if config.momentum and not optimizer.cls.linear:
+        raise UsageError(f"is for --optimizer sgd; that of {optimizer.name} is set by --betas", "--momentum")
+    if config.nesterov and not config.momentum:
+        raise UsageError("needs --momentum above 0, such as 0.9", "--nesterov")
+    return optimizer
+
+
+def _check_recipe(plan: Plan) -> None:
+    """Raise UsageError where the algorithm leaves the optimizer no place."""
+    config, name = plan.config, plan.algorithm.name
+    if plan.own_momentum:
+        for option, asked in (
+            ("--optimizer", not plan.optimizer.cls.linear),
+            ("--nesterov", config.nesterov),
+            ("--momentum-at", config.momentum_at == "update"),
+        ):
+            if asked:
+                raise UsageError(f"{name} has a momentum of its own, and takes sgd with --momentum alone", option)
+    if config.momentum_at == "update" and not plan.centralized:
+        raise UsageError(f"update is for an answer to all ranks, and {name} gossips: use gradient", "--momentum-at")
 
 
 def _check_overlap(config: Settings, algorithm: Part, problem: Part) -> None:

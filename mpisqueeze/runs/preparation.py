@@ -20,6 +20,8 @@ from mpisqueeze.data import load_dataset
 from mpisqueeze.errors import UsageError
 from mpisqueeze.holder import check_free
 from mpisqueeze.kernels import kernels_for, threads_of
+from mpisqueeze.optimizers.base import Optimizer, Recipe
+from mpisqueeze.optimizers.decay import Decay, matrices
 from mpisqueeze.parts import contracts
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.parts.state import carried
@@ -41,10 +43,13 @@ class Run:
 
     Attributes:
         problem, x (d): this rank's.
+        shapes: of the parameters in x, empty where the problem tells none.
         threads: how many this rank may compute with.
         stateful: a plug-in's compressors that carry something over, in the order in which they were made.
         samples: the number of training samples on each rank, or None.
         weight: w_r of this rank's loss and gradient, see `problems.base.Problem`.
+        optimizer: on each rank, for its gradients or for the answers, see `Plan.turns_gradients`.
+        decay: weight decay of the gradients, or None.
         iterations, per_epoch, eval_every, consensus_every: in iterations.
         warnings: what this run does not promise, above all that it converges, and settings without effect.
         path, hold: the run folder's, on every rank; `folder` is open on rank 0 only.
@@ -61,6 +66,7 @@ class Run:
         self.stateful: list[Any] = []
         self.problem = world.collectively(self._build_problem)
         self.dimension = int(self.problem.dimension)
+        self.shapes = contracts.shapes_of(plan.problem, self.problem)
         self.samples = world.comm.allgather(getattr(self.problem, "training_samples", None))
         mine = self.samples[world.rank]
         self.weight = 1.0 if None in self.samples else mine * world.size / sum(self.samples)
@@ -71,6 +77,7 @@ class Run:
         self.consensus_every = self.eval_every if config.consensus_every is None else config.consensus_every
         self.x = world.collectively(self._initial_point)
         self._check_ranks_agree()
+        self.optimizer = world.collectively(self._build_optimizer)
         sizes = world.comm.allgather(world.collectively(self._try_compressor))
         if len(set(sizes)) > 1:
             raise UsageError(f"{plan.compressor.spec}: payload_bytes differs by rank: {sizes}", "--compressor")
@@ -145,12 +152,43 @@ class Run:
             x = self.problem.initial_point()
         return contracts.checked_point(part, x, self.dimension, self.device.xp, self.plan.dtype)
 
+    def _build_optimizer(self) -> Optimizer:
+        plan, config, part = self.plan, self.plan.config, self.plan.optimizer
+        decay = Decay(config.weight_decay, self._decayed()) if config.weight_decay else None
+        apart = part.cls.decouples and not plan.turns_gradients
+        self.decay = None if apart else decay
+        recipe = Recipe(
+            0.0 if plan.own_momentum else config.momentum,
+            config.nesterov,
+            parse_betas(config.betas),
+            config.eps,
+            decay if apart else None,
+        )
+        with _fitting(part, "--optimizer"):
+            made = part.cls(self.dimension, self.device.xp, plan.dtype, recipe)
+        self.device.adopt(made)
+        return made
+
+    def _decayed(self) -> list[slice] | None:
+        """The elements that weight decay holds for; None for all."""
+        if self.plan.config.weight_decay_on == "all":
+            return None
+        if not self.shapes:
+            raise UsageError(
+                f"matrices needs a problem that tells its parameters' `shapes`, and {self.plan.problem.spec} does not",
+                "--weight-decay-on",
+            )
+        return matrices(self.shapes)
+
     def _check_ranks_agree(self) -> None:
         """Every rank has the same dimension and x₀, which no exchange could repair."""
         comm, spec = self.world.comm, self.plan.problem.spec
         dimensions = comm.allgather(self.dimension)
         if len(set(dimensions)) > 1:
             raise UsageError(f"{spec}: the dimension differs by rank: {dimensions}", "--problem")
+        shapes = comm.allgather(hash(self.shapes))
+        if len(set(shapes)) > 1:
+            raise UsageError(f"{spec}: shapes differs by rank", "--problem")
         # A digest in place of the vector: on a slow link that would take longer than an iteration.
         digests = comm.allgather(hashlib.sha256(self.device.to_numpy(self.x).tobytes()).digest())
         other = next((rank for rank, digest in enumerate(digests) if digest != digests[0]), None)
@@ -173,9 +211,11 @@ class Run:
             self.topology,
             server=config.server,
             overlap=config.overlap,
+            optimizer=None if self.plan.turns_gradients or self.optimizer.plain else self.optimizer,
             momentum=config.momentum,
             betas=parse_betas(config.betas),
             eps=config.eps,
+            shapes=self.shapes,
         )
         with contracts.plugin(part, "--algorithm", "__init__(setup)"), _fitting(part, "--algorithm"):
             made = part.cls(setup, **part.options)
@@ -205,6 +245,12 @@ class Run:
             yield "--buffers has no effect on a CPU"
         if config.threads > threads_of(kernels_for(self.device.xp, plan.dtype)):
             yield "--threads has no effect on these kernels"
+        warmup = plan.schedule.warmup_iterations(self.per_epoch)
+        if warmup > self.iterations:
+            yield (
+                f"--lr-schedule {config.lr_schedule} warms up for {counted(warmup, 'iteration')} and the run has "
+                f"{self.iterations}: the learning rate does not come up to {plan.lr:g}"
+            )
         fewest = min((count for count in self.samples if count is not None), default=config.batch_size)
         if config.batch_size > fewest:
             yield f"--batch-size {config.batch_size}: a rank has {counted(fewest, 'sample')}, and draws some repeatedly"

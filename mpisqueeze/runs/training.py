@@ -88,10 +88,8 @@ class Loop:
         self._consensus = None
         if not run.centralized:
             self._consensus = Consensus(run.world, run.dimension, run.plan.dtype)
-        self._decay = run.device.xp.empty_like(self.x) if self.config.weight_decay else None
-        #: m, this rank's momentum (d).
-        momentum = self.config.momentum and not getattr(run.plan.algorithm.cls, "own_momentum", False)
-        self.momentum = run.device.xp.zeros_like(self.x) if momentum else None
+        #: The optimizer if it acts on this rank's gradient.
+        self._turns = run.optimizer if run.plan.turns_gradients and not run.optimizer.plain else None
 
     def iterate(self) -> Trouble | None:
         """Run to the last iteration, an interruption (`stopped_by`), or the trouble that is returned; collective."""
@@ -141,10 +139,13 @@ class Loop:
                 gate.tell(Signal.CHECKPOINT)
             elif root and recorder.overdue:
                 gate.tell(Signal.FLUSH)
+            run.optimizer.begin()
             began = clock.start()
             algorithm.step(self.x, self._gradient, lr)
             self.began, self.ended = began, clock.stop(Phase.UPDATE)
             self.elapsed = self.stopwatch.at(self.ended)
+            if t == self.done + 1:
+                self._check_moved()
             network.settle()
             recorder.add(self)
             # An algorithm of a user's own may exchange nothing in an iteration.
@@ -210,9 +211,9 @@ class Loop:
     def _gradient(self, x: Any, ready: Ready | None = None) -> Any:
         """This rank's gradient at x, weighed, with clipping, weight decay and momentum; its loss is kept for the log.
 
-        Momentum is heavy ball on each rank's own gradient, m ← βm + g, and the algorithm exchanges m (worker-side, as
-        in dist-EF-SGDM, arXiv 1905.10936, there with Nesterov's look-ahead). The mean of the ranks' m is then the
-        momentum of the mean gradient, so that without compression this is momentum SGD.
+        Momentum on each rank's own gradient is that of dist-EF-SGDM (arXiv 1905.10936): the algorithm exchanges u in
+        place of g, or g + βu with Nesterov's look-ahead. The mean of the ranks' u is then the momentum of the mean
+        gradient, so that without compression this is momentum SGD.
 
         With `ready`, its elements are reported as soon as they are final, the last ones first.
 
@@ -252,27 +253,24 @@ class Loop:
         return g
 
     def _adjust(self, x: Any, g: Any, numbers: slice) -> None:
-        """Apply clipping, this rank's weight, weight decay and momentum in place to a slice of the gradient.
+        """Apply clipping, this rank's weight, weight decay and the optimizer in place to a slice of the gradient.
 
         Clipping needs all of it. The order is that of torch's `clip_grad_norm_` before a step of its SGD.
         """
-        config, g = self.config, g[numbers]
+        config, g, run = self.config, g[numbers], self.run
+        decouples = run.plan.optimizer.cls.decouples
         if config.clip_norm is not None:
             norm = math.sqrt(float(g.dot(g)))
             if norm > config.clip_norm:
                 g *= g.dtype.type(config.clip_norm / norm)
-        if self.run.weight != 1:
-            g *= g.dtype.type(self.run.weight)
-        if self._decay is not None:
-            decay = self._decay[numbers]
-            self.run.device.xp.multiply(x[numbers], x.dtype.type(config.weight_decay), out=decay)
-            g += decay
-        if self.momentum is not None:
-            momentum = self.momentum[numbers]
-            momentum *= x.dtype.type(config.momentum)
-            momentum += g
-            # The algorithm may overwrite what it is given.
-            g[...] = momentum
+        if run.weight != 1:
+            g *= g.dtype.type(run.weight)
+        if run.decay and not decouples:
+            run.decay.add(run.optimizer.kernels, x, g, numbers.start)
+        if self._turns:
+            self._turns.turn(g, numbers.start)
+        if run.decay and decouples:
+            run.decay.add(run.optimizer.kernels, x, g, numbers.start)
 
     def _tell_ready(self, x: Any, ready: Ready, g: Any, start: int) -> None:
         """Hand the final elements g[start:] to the algorithm. Raises UsageError if a plug-in breaks its contract."""
@@ -298,6 +296,14 @@ class Loop:
         """Refuse a NaN at x₀, which is the plug-in's fault; a later one is a divergence."""
         if not (math.isfinite(self.loss) and bool(self.run.device.xp.isfinite(g).all())):
             raise broken(self.run.plan.problem, "--problem", "gradient gave a NaN or an infinity at the initial point")
+
+    def _check_moved(self) -> None:
+        """Refuse a plug-in's algorithm that applies its answer itself where the optimizer should."""
+        run, plan = self.run, self.run.plan
+        if run.algorithm.setup.optimizer is not None and run.optimizer.moved != run.dimension:
+            option = "--momentum-at" if plan.optimizer.cls.linear else "--optimizer"
+            what = f"{plan.algorithm.spec} moves x by itself: in its `apply`, call section.descend(self.lr)"
+            self.network.complain(Signal.ERROR, what, option=option)
 
     def _evaluate(self, iteration: int) -> None:
         """Evaluate the common x, or x̄, on rank 0, and check on each that x is finite; collective."""
@@ -414,7 +420,7 @@ def _carry_out(run: Run, view: View, again: bool, watchdog: Watchdog) -> dict[st
             wall = past.wall_s + time.perf_counter() - began
             return Past(wall, past.resumed_after, [(sent, got) for sent, got in recorder.by_rank.tolist()])
 
-        loop.checkpointer = Checkpointer(run, parse_interval(plan.config.checkpoint_every), loop.momentum, until_now)
+        loop.checkpointer = Checkpointer(run, parse_interval(plan.config.checkpoint_every), until_now)
     # A signal that comes when the iterations are done must not keep what they gave from being written.
     with interrupts:
         trouble = loop.iterate()
@@ -443,7 +449,7 @@ def _carry_out(run: Run, view: View, again: bool, watchdog: Watchdog) -> dict[st
 def _resume(loop: Loop) -> tuple[Past, list[str]]:
     """Put a run and its log back to its latest checkpoint; what came before, and remarks for the user; collective."""
     run, world = loop.run, loop.world
-    start = load_latest(run, loop.momentum)
+    start = load_latest(run)
     if start.iteration > run.iterations:
         raise UsageError(
             f"{run.path} is at iteration {start.iteration}, beyond {run.iterations}; --iterations may only be raised",

@@ -58,6 +58,7 @@ class TorchNetwork:
 
     Attributes:
         gradient: (d,), the result of the last `differentiate`.
+        shapes: of the parameters in x, in its order, see `problems.base.Problem`.
         carried: what the module and the loss carry from one iteration to the next.
         evaluates_with_gradients: whether the module differentiates by its inputs, also in evaluation.
         doubts: sentences about tensors that are not trained as they came.
@@ -93,6 +94,7 @@ class TorchNetwork:
         self.loss = converted(loss, self.device, self.dtype) if isinstance(loss, nn.Module) else loss
         self._start = np.concatenate([slot.values() for slot in self._slots])
         self.dimension = self._start.size
+        self.shapes = [slot.real_shape for slot in self._slots]
         self.gradient: Array = xp.zeros(self.dimension, dtype)
         self._flat_gradient = _shared(self.gradient)
         for slot in self._slots:

@@ -30,7 +30,7 @@ def batches_of(samples: Any) -> list[Any]:
 class NeuralProblem(Problem):
     """The loss of a torch module on batches, and its gradient by backpropagation.
 
-    A subclass makes `_network` and sets `dimension` in its constructor, and implements `batch`.
+    A subclass makes `_network` and sets `dimension` and `shapes` in its constructor, and implements `batch`.
     """
 
     #: He et al.'s 0.1 for batches of 128 (arXiv 1512.03385, §4.2), scaled to 4 ranks of 16 samples.

@@ -50,6 +50,14 @@ class Slot:
         tensors = [place.tensor for place in self.places]
         return [tensor for tensor in tensors if isinstance(tensor, nn.Parameter) and tensor.requires_grad]
 
+    @property
+    def real_shape(self) -> tuple[int, ...]:
+        """The shape of its elements of x: a complex number is two of them in the last dimension."""
+        if not self.is_complex:
+            return tuple(self.shape)
+        *first, last = self.shape or (1,)
+        return (*first, 2 * last)
+
     def view(self, flat: torch.Tensor) -> torch.Tensor:
         """Its part of a vector like x, in the parameter's shape."""
         part = flat[self.start : self.start + self.size]
