@@ -236,6 +236,7 @@ class Algorithm:
         takes: names of the compressors that it takes; empty: any.
         lossless: the compressor that it takes and that loses nothing.
         ignores: settings that it has no use for, besides those of other routes.
+        falling_lr: it converges with a falling γ alone.
         overlaps: it can send the gradient's sections while it is computed.
         own_momentum: it has a momentum of its own, as by `Setup.momentum`, and gets gradients without.
         route: how its payloads travel: `servers`, `neighbours` or `allreduce`; empty where `predict` cannot know.
@@ -257,6 +258,7 @@ class Algorithm:
     takes: ClassVar[tuple[str, ...]] = ()
     lossless: ClassVar[str] = "identity"
     ignores: ClassVar[tuple[str, ...]] = ()
+    falling_lr: ClassVar[bool] = False
     route: ClassVar[str] = ""
     formula: ClassVar[str] = ""
     fails_with: ClassVar[str] = ""

@@ -36,6 +36,7 @@ class DGC(ServerAlgorithm):
     lossless = "topk:1"
     compresses_down = False
     own_momentum = True
+    ignores = ("betas", "eps")
     passes = (1, 0)
 
     u = worker_vector()

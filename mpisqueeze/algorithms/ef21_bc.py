@@ -10,8 +10,8 @@ from mpisqueeze.algorithms.sections import Section
 class EF21BC(EF21):
     """`ef21` whose server sends b = C(g − w). All: w ← w + b, x ← x − γw.
 
-    Source: Fatkhullin, Sokolov, Gorbunov, Li & Richtárik, arXiv 2110.03294, Algorithm 5 (EF21-BC). In the first
-    iteration w = g, which is sent in full.
+    Source: Fatkhullin, Sokolov, Gorbunov, Li & Richtárik, arXiv 2110.03294 (EF21-BC). In the first iteration w = g,
+    which is sent in full.
 
     State: g_i and w (d each) on each rank, g on the server, as long as its part. All ranks have the same w.
     """

@@ -25,7 +25,8 @@ class Signum(ServerAlgorithm):
     compresses = False
     fixed_compressor = "onebit:scale=none"
     own_momentum = True
-    ignores = ("momentum",)
+    ignores = ("momentum", "betas", "eps")
+    falling_lr = True
     passes = (1, 0)
 
     m = worker_vector()

@@ -55,10 +55,12 @@ def work_of(method: Method, traffic: Traffic, calibration: Calibration) -> Work 
     Decoding is taken to add. A root adds N payloads of d elements, sharded every rank N of d/N; the sum is divided
     by N, and the answer added to the model as it is decoded, so that there is no further update. A gossip rank adds
     a payload for each neighbour and, where it compresses, its own, with a multiplication and an addition each, and its
-    update is two passes over the model. An all-reduce adds its sum to the model in one. A pass takes as long as an
-    in-place add.
+    update is two passes over the model. An all-reduce adds its sum to the model in one. Algorithms with servers say what
+    `passes` they make besides. A pass takes as long as an in-place add.
     """
-    rates, full = (_rates(part, calibration) for part in (method.compressor, registry.compressors.find("identity")))
+    fixed = not getattr(method.algorithm.cls, "compresses", True)
+    rates = _rates(method.compressor, calibration, fixed)
+    full = _rates(registry.compressors.find("identity"), calibration)
     if rates is None or full is None:
         return None
     d, n, add, (compresses, answers) = (
@@ -68,7 +70,8 @@ def work_of(method: Method, traffic: Traffic, calibration: Calibration) -> Work 
         method.compressed,
     )
     up, down = rates if compresses else full, rates if answers else full
-    encode = _encode(up, method.feedback) * d
+    worker, server = getattr(method.algorithm.cls, "passes", (0, 0))
+    encode = _encode(up, method.feedback) * d + worker * add * d
     if traffic.exchange == "allreduce":
         # MPI adds what it receives, (N − 1)/N of a vector; its measured time has that.
         library = calibration.library(traffic.up)
@@ -77,7 +80,7 @@ def work_of(method: Method, traffic: Traffic, calibration: Calibration) -> Work 
     if traffic.exchange == "neighbours":
         return Work(encode, (traffic.degree + compresses) * (up.decode_add + 2 * add) * d, 0.0, 2 * add * d)
     served = d if traffic.exchange == "root" else d / n
-    added = (n * up.decode_add + add) * served
+    added = (n * up.decode_add + (1 + server) * add) * served
     answered = _encode(down, method.feedback) * served if answers else 0.0
     # Sharded, a rank has one section to serve for N to send and to apply.
     section = calibration.section_s * (1 if traffic.exchange == "root" else (n + 1) / 2)
@@ -88,8 +91,12 @@ def _encode(kernel: Kernel, feedback: bool) -> float:
     return kernel.encode_feedback if feedback else kernel.encode
 
 
-def _rates(part: Part, calibration: Calibration) -> Kernel | None:
-    """The rates of the same parameters, however their spec is written: `qsgd:4` is `qsgd:4,bucket=512`."""
+def _rates(part: Part, calibration: Calibration, alike: bool = False) -> Kernel | None:
+    """The rates of the same parameters, however their spec is written: `qsgd:4` is `qsgd:4,bucket=512`.
+
+    Args:
+        alike: those of other parameters will do.
+    """
     if part.spec in calibration.kernels or part.is_plugin:
         return calibration.kernels.get(part.spec)
     for spec, kernel in calibration.kernels.items():
@@ -98,7 +105,7 @@ def _rates(part: Part, calibration: Calibration) -> Kernel | None:
                 other = registry.compressors.find(spec)
             except UsageError:
                 continue
-            if other.options == part.options:
+            if alike or other.options == part.options:
                 return kernel
     return None
 

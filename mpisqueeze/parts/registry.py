@@ -147,10 +147,14 @@ def _several(text: str) -> list[str]:
 
 #: Attributes that a class may have, and what each must be.
 _DECLARED: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(("name", "summary", "default_compressor"), (lambda value: isinstance(value, str), "text")),
+    **dict.fromkeys(("name", "summary", "default_compressor", "fixed_compressor", "lossless"), (lambda value: isinstance(value, str), "text")),
     **dict.fromkeys(
         ("compresses", "compresses_up", "needs_data", "takes_batch_size", "overlaps", "own_momentum"),
         (lambda value: isinstance(value, bool), "True or False"),
+    ),
+    **dict.fromkeys(
+        ("takes", "ignores"),
+        (lambda value: isinstance(value, tuple) and all(isinstance(item, str) for item in value), "a tuple of texts"),
     ),
     "fails_with": (lambda value: value in ("", "biased", "lossy"), "biased, lossy or empty"),
     **dict.fromkeys(("check_installed", "limit_threads", "check_parts"), (callable, "a method of the class")),
