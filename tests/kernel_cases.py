@@ -136,13 +136,13 @@ def copy() -> Case:
 
 
 def signs(block: int, scale: str = "l1") -> Case:
-    two = scale == "two"
+    each = {"two": 2, "none": 0}.get(scale, 1)
     return Case(
         f"signs:{block}:{scale}",
         "signs",
-        lambda d: (block, two, scale == "l2"),
-        lambda d: (block, two),
-        lambda d, w: stream_bytes(d, 1) + (1 + two) * w * blocks_of(d, block)[1],
+        lambda d: (block, each, scale == "l2"),
+        lambda d: (block, each),
+        lambda d, w: stream_bytes(d, 1) + each * w * blocks_of(d, block)[1],
         block,
     )
 

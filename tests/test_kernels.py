@@ -47,7 +47,7 @@ needs_native = pytest.mark.skipif(not INSTRUCTION_SETS, reason="the native kerne
 BLOCKS = [0, 1, 3, 64, 512, 1000, 1024, 70_000]
 CASES = [
     *PLAIN,
-    *(signs(block, scale) for block in BLOCKS for scale in ("l1", "l2", "two")),
+    *(signs(block, scale) for block in BLOCKS for scale in ("l1", "l2", "two", "none")),
     *(quantize(bits, 512, "l2") for bits in range(2, 9)),
     *(quantize(bits, bucket, "l2") for bits, bucket in ((2, 0), (3, 1), (4, 3), (5, 1000), (8, 70_000))),
     *(quantize(bits, bucket, "max") for bits, bucket in ((2, 512), (2, 0), (8, 3), (6, 1000))),

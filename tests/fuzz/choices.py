@@ -16,6 +16,7 @@ WORDS: tuple[str, ...] = (
     "qsgd:4,bucket=1T", "uniform:1", "ternary", "ternary,bucket=3", "topk:0.5", "topk:1e-9", "randomk:0.1,unbiased",
     "clip:9", "fp16", "bf16",
     "sgd", "csgd", "csgd-double", "memsgd", "doublesqueeze", "allreduce", "dpsgd", "dpsgd-naive", "dcd", "ecd",
+    "ef21", "ef21-bc", "dgc", "dgc:warmup=1", "signum", "onebit-adam", "onebit-adam:freeze=2", "onebit:scale=none",
     "deepsqueeze", "choco", "d2", "choco:eta=0.3", "dpsgd:order=awc", "memsgd:lr=inside", "choco:x=1", "choco:eta=",
     "root", "sharded", "both", "ring", "torus",
     "complete", "exponential", "star", "file:edges", "file:", "file:nowhere", "flat", "chain", "binary", "binomial",

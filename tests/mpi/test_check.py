@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from broken_parts import SAYS
 from conftest import HERE, Finished
-from parts import CENTRALIZED, COMPRESSORS, EXAMPLES, GOSSIP
+from parts import CENTRALIZED, COMPRESSORS, EXAMPLES, FIELD, GOSSIP
 
 from mpisqueeze.algorithms.base import Algorithm
 from mpisqueeze.cli.app import run
@@ -47,7 +47,7 @@ def test_sound_parts_pass(part: str) -> None:
 
 
 def test_sound_algorithms_pass(mpisqueeze_run: Run) -> None:
-    names = [*CENTRALIZED, "allreduce", "memsgd:lr=inside", *GOSSIP, "dpsgd:order=awc"]
+    names = [*CENTRALIZED, "allreduce", "memsgd:lr=inside", *FIELD, *GOSSIP, "dpsgd:order=awc"]
     finished = mpisqueeze_run(3, "check", *names, f"{EXAMPLES}/ef21.py:EF21", "onebit").well()
     assert "FAILED" not in finished.out
     assert "doubtful" not in finished.out
