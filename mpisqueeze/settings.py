@@ -145,7 +145,6 @@ class Settings:
     optimizer: str = _run(
         "sgd",
         "sgd, adam or adamw. Adam takes the answer of the exchange; with gossip, each rank's own gradient.",
-        names=("sgd", "adam", "adamw"),
     )
     momentum: float = _run(0.0, "β of sgd's momentum, u ← βu + g; u stands in for g.", _BELOW_ONE)
     nesterov: bool = _run(False, "g + βu stands in for g, in place of u.")
@@ -162,7 +161,10 @@ class Settings:
     )
     eps: float = _run(1e-8, "ε that Adam adds to the root of its mean of squares.", _POSITIVE)
     weight_decay: float = _run(
-        0.0, "λ: adds λx to each rank's gradient, once it is clipped; with adamw x shrinks by γλx.", real(0)
+        0.0,
+        "λ: adds λx to what the optimizer takes, each rank's gradient once it is clipped or the answer; with adamw, x "
+        "shrinks by γλx.",
+        real(0),
     )
     weight_decay_on: str = _run(
         "all",
@@ -299,7 +301,7 @@ class Setting:
 
 #: The files that a setting's value names: what stands before one, and the file.
 _FILES = {
-    **dict.fromkeys(("algorithm", "compressor", "problem"), re.compile(r"(^)(.+\.py)(?=:[A-Za-z_])")),
+    **dict.fromkeys(("algorithm", "compressor", "problem", "optimizer"), re.compile(r"(^)(.+\.py)(?=:[A-Za-z_])")),
     "topology": re.compile(r"(^file:)(.+)"),
     "data": re.compile(r"(^csv:|^libsvm:|,test=)([^,]+)"),
     "data_dir": re.compile(r"(^)(.+)"),

@@ -107,8 +107,8 @@ MUTANTS = (
         (
             (
                 "algorithms/doublesqueeze.py",
-                "section.decode_add(section.x, -self.lr)",
-                "section.decode_add(section.x, -self.lr * self.lr)",
+                "section.descend(self.lr)",
+                "section.descend(self.lr * self.lr)",
             ),
         ),
         ("double-compression", "one-bit", "top-k"),
@@ -117,7 +117,7 @@ MUTANTS = (
     Mutant(
         "memsgd-gamma",
         "MEM-SGD with γ inside multiplies by γ once more",
-        (("algorithms/memsgd.py", "-1.0 if self.inside else -self.lr", "-self.lr"),),
+        (("algorithms/memsgd.py", "1.0 if self.inside else self.lr", "self.lr"),),
         ("one-bit",),
         (IDENTITIES,),
     ),

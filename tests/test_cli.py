@@ -80,6 +80,20 @@ pytestmark = pytest.mark.usefixtures("empty_folder")
         (["--lr", "nan"], ["--lr", "positive"]),
         (["--lr", "fast"], ["--lr"]),
         (["--lr-schedule", "step:3"], ["--lr-schedule", "step:EPOCHS:FACTOR"]),
+        (["--lr-schedule", "milestones:3,2:0.1"], ["--lr-schedule", "epochs must rise"]),
+        (["--lr-schedule", "cosine,warmup=-1"], ["--lr-schedule", "warmup must be", "≥ 0"]),
+        (["--lr-schedule", "step:3:0.1,warmpu=1"], ["--lr-schedule", "it accepts: warmup"]),
+        (["--optimizer", "adan"], ["--optimizer", "did you mean 'adam'?"]),
+        (["--betas", "0.9,1"], ["--betas", "two numbers from 0 to below 1", "'0.9,1'"]),
+        (["--betas", "0.9"], ["--betas", "two numbers"]),
+        (["--eps", "0"], ["--eps", "positive"]),
+        (["--nesterov"], ["--nesterov", "needs --momentum"]),
+        (["--momentum", "0.9", "--optimizer", "adam"], ["--momentum", "--betas"]),
+        (["dpsgd", "--momentum", "0.9", "--momentum-at", "update"], ["--momentum-at", "dpsgd gossips"]),
+        (["memsgd:lr=inside", "--optimizer", "adam"], ["--optimizer", "would divide out"]),
+        (["--weight-decay-on", "biases"], ["--weight-decay-on", "matrices"]),
+        (["--problem", "quadratic:5", "--weight-decay", "0.1", "--weight-decay-on", "matrices"],
+         ["--weight-decay-on", "`shapes`, and quadratic:5 does not"]),
         (["--dtype", "float16"], ["--dtype", "float32"]),
         (["--device", "gpu"], ["--device", "cuda"]),
         (["--device", "cuda"], ["--device", "cuda"]),
@@ -121,7 +135,7 @@ def test_bad_commands_are_refused(arguments: list[str], refused: Callable[..., s
 def test_info_names_every_part(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["info", "--json", "-"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    for parts in (registry.algorithms, registry.compressors, registry.problems):
+    for parts in (registry.algorithms, registry.compressors, registry.problems, registry.optimizers):
         listed = {item["name"]: item["summary"] for item in facts[f"{parts.kind}s"]}
         assert sorted(listed) == parts.names()
         assert all(listed.values())
@@ -213,7 +227,7 @@ def test_completion_is_installed(tmp_path: Path) -> None:
 
 
 def test_completion_offers_the_parts_that_there_are() -> None:
-    for parts in (registry.algorithms, registry.compressors, registry.problems):
+    for parts in (registry.algorithms, registry.compressors, registry.problems, registry.optimizers):
         assert part_names(f"{parts.kind}s") == sorted(parts.builtins())
 
 
@@ -353,6 +367,14 @@ def warnings_of(*arguments: str) -> list[str]:
     ("arguments", "says"),
     [
         (["sgd", "--topology", "torus"], ["--topology has no effect with sgd"]),
+        (["sgd", "--betas", "0.8,0.9", "--momentum-at", "update", "--weight-decay-on", "matrices"], [
+            "--betas has no effect with sgd", "--momentum-at has no effect with --momentum 0",
+            "--weight-decay-on has no effect with --weight-decay 0",
+        ]),
+        (["sgd", "--lr-schedule", "cosine,warmup=9"], [
+            "--lr-schedule cosine,warmup=9 warms up for 900 iterations and the run has 5: the learning rate does not "
+            "come up to 0.3"
+        ]),
         (["sgd", "--consensus-every", "3"], ["--consensus-every has no effect with sgd"]),
         (["dpsgd", "--server", "sharded"], ["--server has no effect with dpsgd"]),
         (["sgd", "--batch-size", "3", "--partition", "label"], [

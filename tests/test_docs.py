@@ -201,7 +201,8 @@ def test_every_name_is_documented() -> None:
     from mpisqueeze.topology import TOPOLOGIES
 
     text = "\n".join(page.read_text() for page in PAGES)
-    names = {*registry.algorithms.names(), *registry.compressors.names(), *registry.problems.names(), *TOPOLOGIES}
+    parts = (registry.algorithms, registry.compressors, registry.problems, registry.optimizers)
+    names = {*(name for each in parts for name in each.names()), *TOPOLOGIES}
     assert not {name for name in names if not re.search(rf"`{name}(?![\w-])", text)}
 
 

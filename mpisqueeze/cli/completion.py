@@ -49,7 +49,7 @@ def sorts(incomplete: str) -> list[str]:
 
 def names_for(setting: Setting) -> Completer | None:
     """A completer for a setting's values; None for numbers and paths."""
-    if setting.name in ("algorithm", "compressor", "problem"):
+    if setting.name in ("algorithm", "compressor", "problem", "optimizer"):
         return parts(f"{setting.name}s")
     names = setting.kind.choices or setting.names
     return offering(names) if names else None

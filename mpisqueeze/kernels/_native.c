@@ -541,16 +541,16 @@ static int step_arguments(struct arrays *a, PyObject *const *args, Py_ssize_t gi
 
 FUNCTION(momentum_step) {
     struct arrays a;
-    double values[3];
+    double values[4];
     int nesterov;
-    CHECKED(step_arguments(&a, args, given, 1, 3, 7, values) < 0 || truth(args[6], &nesterov) < 0,
+    CHECKED(step_arguments(&a, args, given, 1, 4, 8, values) < 0 || truth(args[7], &nesterov) < 0,
             a.loops->momentum_step(a.vector.buf, a.residual.buf, a.scratch.buf, a.d, values, nesterov));
 }
 
 FUNCTION(adam_step) {
     struct arrays a;
-    double values[7];
-    CHECKED(step_arguments(&a, args, given, 2, 7, 11, values) < 0,
+    double values[8];
+    CHECKED(step_arguments(&a, args, given, 2, 8, 12, values) < 0,
             a.loops->adam_step(a.vector.buf, a.residual.buf, a.payload.buf, a.scratch.buf, a.d, values));
 }
 

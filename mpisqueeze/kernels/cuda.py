@@ -325,9 +325,9 @@ class CudaKernels:
     # -- optimizers
 
     def momentum_step(
-        self, p: Any, u: Any, x: Any | None, scale: float, lr: float, beta: float, nesterov: bool
+        self, p: Any, u: Any, x: Any | None, scale: float, decay: float, lr: float, beta: float, nesterov: bool
     ) -> bool:
-        numbers = map(self.dtype.type, (scale, lr, beta))
+        numbers = map(self.dtype.type, (scale, decay, lr, beta))
         given = (p, u, _pointer(x), np.int64(p.size), *numbers, np.uint32(nesterov))
         self._quads("steps.cu", "momentum_step", p.size, *given, self._fault())
         return self._finish(p, p)
@@ -339,6 +339,7 @@ class CudaKernels:
         v: Any,
         x: Any | None,
         scale: float,
+        decay: float,
         rate: float,
         keep: float,
         beta1: float,
@@ -346,7 +347,7 @@ class CudaKernels:
         root: float,
         eps: float,
     ) -> bool:
-        numbers = map(self.dtype.type, (scale, rate, keep, beta1, 1 - beta1, beta2, 1 - beta2, root, eps))
+        numbers = map(self.dtype.type, (scale, decay, rate, keep, beta1, 1 - beta1, beta2, 1 - beta2, root, eps))
         self._quads("steps.cu", "adam_step", p.size, p, m, v, _pointer(x), np.int64(p.size), *numbers, self._fault())
         return self._finish(p, p)
 

@@ -616,18 +616,19 @@ class ReferenceKernels:
         u: np.ndarray,
         x: np.ndarray | None,
         scale: float,
+        decay: float,
         lr: float,
         beta: float,
         nesterov: bool,
     ) -> bool:
-        """g = scale·p; u ← βu + g; x ← x − γs, where s = u or, with `nesterov`, g + βu. Without an x, p ← s.
+        """g = scale·p + decay·x; u ← βu + g; x ← x − lr·s, where s = u or, with `nesterov`, g + βu.
 
-        Returns False if an element of g was not finite; u and x are changed all the same.
+        Without an x, g = scale·p and p ← s. Returns False if an element of g was not finite; u and x are changed all the same.
         """
         scalar, finite = self.dtype.type, True
         for start in range(0, p.size, TILE):
             here = slice(start, start + TILE)
-            g = self._scaled(p[here], scale)
+            g = self._direction(p[here], scale, None if x is None else x[here], decay)
             finite = finite and bool(np.isfinite(g).all())
             mean = u[here]
             mean *= scalar(beta)
@@ -644,6 +645,7 @@ class ReferenceKernels:
         v: np.ndarray,
         x: np.ndarray | None,
         scale: float,
+        decay: float,
         rate: float,
         keep: float,
         beta1: float,
@@ -651,14 +653,14 @@ class ReferenceKernels:
         root: float,
         eps: float,
     ) -> bool:
-        """g = scale·p; m ← β₁m + (1 − β₁)g; v ← β₂v + (1 − β₂)g²; s = rate·m/(root·√v + ε); x ← keep·x − s.
+        """m ← β₁m + (1 − β₁)g; v ← β₂v + (1 − β₂)g²; s = rate·m/(root·√v + ε); x ← keep·x − s.
 
-        Without an x, p ← s. Returns as `momentum_step` does.
+        g, what happens without an x, and what is returned: as in `momentum_step`.
         """
         scalar, finite = self.dtype.type, True
         for start in range(0, p.size, TILE):
             here = slice(start, start + TILE)
-            g = self._scaled(p[here], scale)
+            g = self._direction(p[here], scale, None if x is None else x[here], decay)
             finite = finite and bool(np.isfinite(g).all())
             mean, square, work = m[here], v[here], self.scratch("ahead", g.size)
             mean *= scalar(beta1)
@@ -677,8 +679,11 @@ class ReferenceKernels:
             self._descend(work, p[here], None if x is None else x[here], scalar(1))
         return finite
 
-    def _scaled(self, p: np.ndarray, scale: float) -> np.ndarray:
-        return np.multiply(p, self.dtype.type(scale), out=self.scratch("scaled", p.size))
+    def _direction(self, p: np.ndarray, scale: float, x: np.ndarray | None, decay: float) -> np.ndarray:
+        g = np.multiply(p, self.dtype.type(scale), out=self.scratch("direction", p.size))
+        if x is not None:
+            g += np.multiply(x, self.dtype.type(decay), out=self.scratch("decay", p.size))
+        return g
 
     def _descend(self, step: np.ndarray, p: np.ndarray, x: np.ndarray | None, lr: Any) -> None:
         if x is None:

@@ -1,10 +1,16 @@
 // Steps of optimizers: each thread takes four elements of all their vectors. Without x the step overwrites p.
 #include "common.cuh"
 
-// g = scale·p, four elements.
-__device__ inline void direction4(const real* p, i64 i, i64 n, real scale, real (&g)[4], int* fault) {
+// g = scale·p + decay·x, four elements.
+__device__ inline void direction4(const real* p, const real* x, i64 i, i64 n, real scale, real decay, real (&g)[4],
+                                  int* fault) {
     load4(p, i, n, g);
     for (u32 c = 0; c < 4; ++c) g[c] = scale * g[c];
+    if (x) {
+        real have[4];
+        load4(x, i, n, have);
+        for (u32 c = 0; c < 4; ++c) g[c] += decay * have[c];
+    }
     if (!(is_finite(g[0]) && is_finite(g[1]) && is_finite(g[2]) && is_finite(g[3]))) *fault = 1;
 }
 
@@ -17,12 +23,12 @@ __device__ inline void move4(real* x, real* p, i64 i, i64 n, real keep, const re
     store4(x, i, n, moved);
 }
 
-extern "C" __global__ void momentum_step(real* p, real* u, real* x, i64 n, real scale, real rate, real beta, u32 nesterov,
-                                         int* fault) {
+extern "C" __global__ void momentum_step(real* p, real* u, real* x, i64 n, real scale, real decay, real rate, real beta,
+                                         u32 nesterov, int* fault) {
     i64 i = 4 * thread_index();
     if (i >= n) return;
     real g[4], mean[4], step[4];
-    direction4(p, i, n, scale, g, fault);
+    direction4(p, x, i, n, scale, decay, g, fault);
     load4(u, i, n, mean);
     for (u32 c = 0; c < 4; ++c) {
         mean[c] = beta * mean[c] + g[c];
@@ -33,12 +39,12 @@ extern "C" __global__ void momentum_step(real* p, real* u, real* x, i64 n, real 
     move4(x, p, i, n, (real)1, step);
 }
 
-extern "C" __global__ void adam_step(real* p, real* m, real* v, real* x, i64 n, real scale, real rate, real keep,
-                                     real beta1, real fresh1, real beta2, real fresh2, real root, real eps, int* fault) {
+extern "C" __global__ void adam_step(real* p, real* m, real* v, real* x, i64 n, real scale, real decay, real rate,
+                                     real keep, real beta1, real fresh1, real beta2, real fresh2, real root, real eps, int* fault) {
     i64 i = 4 * thread_index();
     if (i >= n) return;
     real g[4], mean[4], square[4], step[4];
-    direction4(p, i, n, scale, g, fault);
+    direction4(p, x, i, n, scale, decay, g, fault);
     load4(m, i, n, mean);
     load4(v, i, n, square);
     for (u32 c = 0; c < 4; ++c) {

@@ -22,9 +22,9 @@ class Adam(Optimizer):
         super().__init__(dimension, xp, dtype, recipe)
         self.m, self.v = self.zeros(), self.zeros()
 
-    def _step(self, span: slice, p: Any, x: Any | None, lr: float, count: int, decay: float) -> bool:
+    def apply(self, span: slice, p: Any, x: Any | None, lr: float, count: int, decay: float) -> bool:
         (beta1, beta2), eps = self.recipe.betas, self.recipe.eps
         rate, root = lr / (1 - beta1**self.steps), 1 / math.sqrt(1 - beta2**self.steps)
-        keep = 1 - lr * decay
+        added, keep = (0.0, 1 - lr * decay) if self.decouples else (decay, 1.0)
         m, v = self.m[span], self.v[span]
-        return self.kernels.adam_step(p, m, v, x, 1 / count, rate, keep, beta1, beta2, root, eps)
+        return self.kernels.adam_step(p, m, v, x, 1 / count, added, rate, keep, beta1, beta2, root, eps)

@@ -20,7 +20,7 @@ class Recipe:
     Attributes:
         momentum, nesterov: β of heavy ball, and whether its step looks ahead.
         betas, eps: β₁, β₂ and ε of Adam.
-        decay: a weight decay that the optimizer does by itself, or None; only for one that `decouples`.
+        decay: weight decay that is the optimizer's affair, or None where gradients hold it.
     """
 
     momentum: float = 0.0
@@ -33,13 +33,13 @@ class Recipe:
 class Optimizer:
     """A step of x along p, which is a gradient or what the ranks' gradients have become.
 
-    A new optimizer is a class in a file of this package with a `name`, its vectors and `_step`. An iteration is one
+    A new optimizer is a class in a file of this package with a `name`, its vectors and `apply`. An iteration is one
     `begin`, then `move` (or `turn`) for ranges that cover the vector, in any order, each element once.
 
     Attributes:
         linear: a step is linear in p and earlier ones, so that the mean of the ranks' steps is the step of their mean.
             It may then act on each rank's gradient as well as on the answer.
-        decouples: it applies weight decay to x itself; for all others λx is part of the gradient.
+        decouples: weight decay shrinks x by γλx; with the others λx is added to p.
         memory: the names of the attributes that carry over from one iteration to the next.
         steps: the number of iterations that have begun.
         moved: the number of elements that have been moved in this one.
@@ -80,24 +80,24 @@ class Optimizer:
         self.moved += x.size
         for piece, rate in decay.pieces(start, start + x.size) if decay else [(slice(start, start + x.size), 0.0)]:
             here = slice(piece.start - start, piece.stop - start)
-            finite &= self._step(piece, p[here], x[here], lr, count, rate)
+            finite &= self.apply(piece, p[here], x[here], lr, count, rate)
         if not finite:
             raise NonFiniteError(self.message)
 
     def turn(self, p: Any, start: int = 0) -> None:
-        """p ← s, where x ← x − γs is the step along p, but for decoupled weight decay. A NaN is left to be found."""
-        self._step(slice(start, start + p.size), p, None, 1.0, 1, 0.0)
+        """p ← s, where x ← x − γs is the step along p without weight decay. A NaN is left to be found."""
+        self.apply(slice(start, start + p.size), p, None, 1.0, 1, 0.0)
 
     def step(self, x: Any, p: Any, lr: float) -> None:
         """A whole iteration: x (d) moves along p (d). Raises NonFiniteError as `move` does."""
         self.begin()
         self.move(x, p, lr)
 
-    def _step(self, span: slice, p: Any, x: Any | None, lr: float, count: int, decay: float) -> bool:
-        """The step of the elements `span` of the vector; without x, with γ = 1, it is left in p.
+    def apply(self, span: slice, p: Any, x: Any | None, lr: float, count: int, decay: float) -> bool:
+        """The step along p/count of the elements `span` of the vector; without x it is left in p, and γ = 1.
 
         Args:
-            decay: λ of decoupled weight decay for these elements.
+            decay: λ of these elements.
 
         Returns False if an element of p was NaN or infinite.
         """

@@ -28,9 +28,9 @@ class SGD(Optimizer):
     def plain(self) -> bool:
         return self.u is None
 
-    def _step(self, span: slice, p: Any, x: Any | None, lr: float, count: int, decay: float) -> bool:
+    def apply(self, span: slice, p: Any, x: Any | None, lr: float, count: int, decay: float) -> bool:
         if self.u is not None:
             recipe = self.recipe
             u = self.u[span]
-            return self.kernels.momentum_step(p, u, x, 1 / count, lr, recipe.momentum, recipe.nesterov)
+            return self.kernels.momentum_step(p, u, x, 1 / count, decay, lr, recipe.momentum, recipe.nesterov)
         return x is None or self.kernels.copy_decode(p.view(np.uint8), x, True, -lr / count)

@@ -12,6 +12,7 @@ from mpisqueeze.costs.link import Link, parse_link
 from mpisqueeze.data import check_data_spec
 from mpisqueeze.data.partition import Partition, parse_partition
 from mpisqueeze.errors import UsageError
+from mpisqueeze.optimizers.base import Optimizer
 from mpisqueeze.parts import registry
 from mpisqueeze.parts.contracts import check_installed, default_compressor
 from mpisqueeze.parts.registry import Part
@@ -97,10 +98,12 @@ class Plan:
         return getattr(self.algorithm.cls, "own_momentum", False) is True
 
     @property
-    def turns_gradients(self) -> bool:
-        """The optimizer acts on each rank's gradient before the exchange, and not on the answer."""
-        before = self.optimizer.cls.linear and self.config.momentum_at == "gradient"
-        return before or not self.centralized
+    def optimizes(self) -> str:
+        """The optimizer acts on each rank's `gradient`, or on the `answer`; empty where it is x ← x − γp."""
+        linear = self.optimizer.cls.linear
+        if linear and (not self.config.momentum or self.own_momentum):
+            return ""
+        return "answer" if self.centralized and (not linear or self.config.momentum_at == "update") else "gradient"
 
     @property
     def barrier(self) -> bool:
@@ -180,6 +183,8 @@ def _check_compressor(algorithm: Part, compressor: Part) -> None:
 def _optimizer(config: Settings) -> Part:
     """The optimizer. Raises UsageError for a momentum that it has no use for, or none where there must be one."""
     optimizer = registry.optimizers.find(config.optimizer)
+    if not issubclass(optimizer.cls, Optimizer):
+        raise UsageError(f"{optimizer.spec} must be based on mpisqueeze.optimizers.base.Optimizer", "--optimizer")
     if config.momentum and not optimizer.cls.linear:
         raise UsageError(f"is for --optimizer sgd; that of {optimizer.name} is set by --betas", "--momentum")
     if config.nesterov and not config.momentum:

@@ -48,7 +48,7 @@ class Run:
         stateful: a plug-in's compressors that carry something over, in the order in which they were made.
         samples: the number of training samples on each rank, or None.
         weight: w_r of this rank's loss and gradient, see `problems.base.Problem`.
-        optimizer: on each rank, for its gradients or for the answers, see `Plan.turns_gradients`.
+        optimizer: on each rank, for its gradients or for the answers, see `Plan.optimizes`.
         decay: weight decay of the gradients, or None.
         iterations, per_epoch, eval_every, consensus_every: in iterations.
         warnings: what this run does not promise, above all that it converges, and settings without effect.
@@ -155,14 +155,14 @@ class Run:
     def _build_optimizer(self) -> Optimizer:
         plan, config, part = self.plan, self.plan.config, self.plan.optimizer
         decay = Decay(config.weight_decay, self._decayed()) if config.weight_decay else None
-        apart = part.cls.decouples and not plan.turns_gradients
-        self.decay = None if apart else decay
+        answers = plan.optimizes == "answer"
+        self.decay = None if answers else decay
         recipe = Recipe(
             0.0 if plan.own_momentum else config.momentum,
             config.nesterov,
             parse_betas(config.betas),
             config.eps,
-            decay if apart else None,
+            decay if answers else None,
         )
         with _fitting(part, "--optimizer"):
             made = part.cls(self.dimension, self.device.xp, plan.dtype, recipe)
@@ -211,7 +211,7 @@ class Run:
             self.topology,
             server=config.server,
             overlap=config.overlap,
-            optimizer=None if self.plan.turns_gradients or self.optimizer.plain else self.optimizer,
+            optimizer=self.optimizer if self.plan.optimizes == "answer" else None,
             momentum=config.momentum,
             betas=parse_betas(config.betas),
             eps=config.eps,

@@ -89,7 +89,7 @@ class Loop:
         if not run.centralized:
             self._consensus = Consensus(run.world, run.dimension, run.plan.dtype)
         #: The optimizer if it acts on this rank's gradient.
-        self._turns = run.optimizer if run.plan.turns_gradients and not run.optimizer.plain else None
+        self._turns = run.optimizer if run.plan.optimizes == "gradient" else None
 
     def iterate(self) -> Trouble | None:
         """Run to the last iteration, an interruption (`stopped_by`), or the trouble that is returned; collective."""

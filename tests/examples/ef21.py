@@ -49,7 +49,7 @@ class EF21(ServerAlgorithm):
 
     def apply(self, section: Section) -> None:
         """x ← x − γg."""
-        section.decode_add(section.x, -self.lr)
+        section.descend(self.lr)
 
     def doubts(self) -> list[str]:
         return feedback_doubt(self, self.codec)
