@@ -52,7 +52,7 @@ FIELD = {
     "ef21-bc": "onebit",
     "dgc:warmup=2": "topk:0.01",
     "signum": "onebit:scale=none",
-    "onebit-adam:freeze=3": "onebit",
+    "onebit-adam:freeze=2": "onebit",
 }
 EXAMPLES = Path(__file__).parents[1] / "examples"
 DIMENSIONS = [1, 7, 1031]
