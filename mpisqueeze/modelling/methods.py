@@ -143,9 +143,9 @@ class Method:
 
     @property
     def name(self) -> str:
-        """`memsgd/onebit`, or `sgd` of full vectors."""
-        compressor = self.compressor_name
-        return self.algorithm.label + ("" if compressor == "identity" else f"/{compressor}")
+        """`memsgd/onebit`, or `sgd` of full vectors, or `signum`, which has a compressor of its own."""
+        compressor, open_ = self.compressor_name, getattr(self.algorithm.cls, "compresses", True)
+        return self.algorithm.label + (f"/{compressor}" if open_ and compressor != "identity" else "")
 
     @cached_property
     def shown_to_fail(self) -> bool:
