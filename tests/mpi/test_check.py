@@ -43,7 +43,9 @@ def test_sound_parts_pass(part: str) -> None:
     findings = list(examine(*find_part(part)))
     assert [found for found in findings if found.outcome == "failed"] == []
     if "broken_parts" not in part:
-        assert {found.outcome for found in findings} == {"passed"} or "SparseSign" in part
+        # Of signs without a scale there is no bound.
+        allowed = {"passed", "doubtful"} if "SparseSign" in part or "none" in part else {"passed"}
+        assert {found.outcome for found in findings} <= allowed
 
 
 def test_sound_algorithms_pass(mpisqueeze_run: Run) -> None:
