@@ -30,6 +30,7 @@ BUFFERS = ("auto", "device", "staged")
 
 DEFAULT_EPOCHS = 10.0
 DEFAULT_LR = 0.3
+DEFAULT_DATA = "digits"
 #: An iteration takes longer than this where something hangs.
 DEFAULT_TIMEOUT = "30min"
 #: Samples that an int32 index reaches.
@@ -111,12 +112,15 @@ class Settings:
     self_weight: float | None = _method(None, "Gossip: every rank's weight on itself, W_ii. Default: the graph's.")
 
     problem: str = _problem(
-        "mlp", "mlp[:H1xH2…], logistic, quadratic:DIM, resnet18, resnet20, cnn, FILE.py:Class or FILE.py:function."
+        "mlp",
+        "mlp[:H1xH2…], logistic, quadratic:DIM, resnet18, resnet20, cnn, gpt[:LAYERSxWIDTH], FILE.py:Class or "
+        "FILE.py:function.",
     )
-    data: str = _problem(
-        "digits",
-        "digits (embedded), mnist, fashion-mnist, cifar10, synthetic:FEATURESxSAMPLES, csv:FILE or libsvm:FILE.",
-        names=("digits", "mnist", "fashion-mnist", "cifar10", "synthetic:", "csv:", "libsvm:"),
+    data: str | None = _problem(
+        None,
+        "digits (embedded), mnist, fashion-mnist, cifar10, synthetic:FEATURESxSAMPLES, csv:FILE, libsvm:FILE; for gpt "
+        f"text:FILE or synthetic-text. Default: {DEFAULT_DATA}; synthetic-text for gpt.",
+        names=("digits", "mnist", "fashion-mnist", "cifar10", "synthetic:", "csv:", "libsvm:", "text:", "synthetic-text"),
     )
     data_dir: Path | None = _problem(None, "Folder of the data files. Default: $MPISQUEEZE_DATA, else ./data.")
     samples: int | None = _problem(
@@ -303,7 +307,7 @@ class Setting:
 _FILES = {
     **dict.fromkeys(("algorithm", "compressor", "problem", "optimizer"), re.compile(r"(^)(.+\.py)(?=:[A-Za-z_])")),
     "topology": re.compile(r"(^file:)(.+)"),
-    "data": re.compile(r"(^csv:|^libsvm:|,test=)([^,]+)"),
+    "data": re.compile(r"(^csv:|^libsvm:|^text:|,test=)([^,]+)"),
     "data_dir": re.compile(r"(^)(.+)"),
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ import numpy as np
 from mpisqueeze.data import Dataset
 from mpisqueeze.data.partition import parse_partition
 from mpisqueeze.parts import registry
+from mpisqueeze.problems.gpt import GPT
 from mpisqueeze.problems.images import ImageProblem
 
 
@@ -35,6 +38,11 @@ def images(channels: int = 3, side: int = 8, samples: int = 60, natural: bool = 
     return small_dataset(samples, channels * side * side, 10, 255, 1 / 64, -2.0, image=image, natural=natural)
 
 
+def windows(context: int = 8) -> Dataset:
+    """Windows of 60 and 23 times `context` random bytes."""
+    return replace(small_dataset(60, context + 1, 5, 255), classes=0, text=True)
+
+
 def make(
     text: str,
     rank: int = 0,
@@ -46,11 +54,12 @@ def make(
     batch_size: int = 4,
     partition: str = "iid",
 ) -> Any:
-    """One rank's problem; by default on images where it needs them."""
+    """One rank's problem; by default on images or text where it needs them."""
     part = registry.problems.find(text)
     options = dict(part.options)
     if part.cls.needs_data:
-        default = images if issubclass(part.cls, ImageProblem) else small_dataset
+        kinds: dict[type, Callable[[], Dataset]] = {GPT: windows, ImageProblem: images, object: small_dataset}
+        default = next(maker for kind, maker in kinds.items() if issubclass(part.cls, kind))
         options |= {"dataset": dataset or default(), "partition": parse_partition(partition)}
     if part.cls.needs_data or part.cls.takes_batch_size:
         options["batch_size"] = batch_size

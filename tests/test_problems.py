@@ -54,7 +54,7 @@ TORCH = pytest.mark.skipif(find_spec("torch") is None, reason="PyTorch is not in
 PLUGINS = Path(__file__).with_name("torch_plugins.py")
 NETWORKS = [
     pytest.param(text, marks=TORCH)
-    for text in ("cnn", "resnet20", "cnn,augment=off", f"{PLUGINS}:classes", f"{PLUGINS}:regression")
+    for text in ("cnn", "resnet20", "cnn,augment=off", "gpt:1x8", f"{PLUGINS}:classes", f"{PLUGINS}:regression")
 ]
 
 
@@ -344,7 +344,7 @@ def test_quadratic_is_the_same_however_it_is_cut_into_blocks(monkeypatch: pytest
     ("text", "says"),
     [
         ("quadratics:3", "did you mean 'quadratic'"),
-        ("svm", "known: cnn, logistic, mlp, quadratic, resnet18"),
+        ("svm", "known: cnn, gpt, logistic, mlp, quadratic, resnet18"),
         ("quadratic", "write quadratic:DIMENSION"),
         ("quadratic:0", "dimension must be"),
         ("quadratic:5,condition=0.5", "condition must be"),

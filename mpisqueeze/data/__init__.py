@@ -10,13 +10,15 @@ from mpisqueeze.data.digits import DIGITS
 from mpisqueeze.data.idx import FASHION_MNIST, MNIST
 from mpisqueeze.data.synthetic import SYNTHETIC
 from mpisqueeze.data.tables import CSV, LIBSVM
+from mpisqueeze.data.text import SYNTHETIC_TEXT, TEXT
 from mpisqueeze.errors import UsageError
 from mpisqueeze.language import parse_spec, resolve_parameters, suggestion
 
 __all__ = ["DATASETS", "DataSource", "Dataset", "check_data_spec", "load_dataset"]
 
 DATASETS: dict[str, DataSource] = {
-    source.name: source for source in (DIGITS, MNIST, FASHION_MNIST, CIFAR10, SYNTHETIC, CSV, LIBSVM)
+    source.name: source
+    for source in (DIGITS, MNIST, FASHION_MNIST, CIFAR10, SYNTHETIC, CSV, LIBSVM, TEXT, SYNTHETIC_TEXT)
 }
 
 

@@ -21,7 +21,7 @@ _SPLIT_SEED = 0
 
 @dataclass(frozen=True)
 class Dataset:
-    """A classification data set in host memory.
+    """A data set in host memory, for classification or, where it is `text`, for the prediction of its next bytes.
 
     A model reads `inputs * scale + offset`, computed a batch at a time in the run's dtype, so that images
     stay one byte a pixel in memory. One scale and offset serve all features: 1/std and −mean/std of the
@@ -33,11 +33,13 @@ class Dataset:
     train_labels: Labels  # (train samples,), 0 … classes − 1
     test_inputs: NDArray[Any]  # (test samples, features), the dtype of train_inputs
     test_labels: Labels  # (test samples,)
-    classes: int
+    classes: int  # 0 for text
     scale: float = 1.0
     offset: float = 0.0
     image: tuple[int, int, int] | None = None  # channels, height, width; the features in this order
     natural: bool = False  # photographs: shifted by some pixels or mirrored, they are of the same class
+    text: bool = False  # an input is a window of bytes with the next one; its label is its place in the text
+    floor: float | None = None  # no model's expected loss is lower (nats a byte); None where that is not known
 
     @property
     def features(self) -> int:

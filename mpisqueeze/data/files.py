@@ -54,6 +54,15 @@ def find_file(what: str, folders: Sequence[Path], names: Sequence[str], hint: st
     )
 
 
+def find_data(path: Path, data_dir: Path | None) -> Path:
+    """A user's file by its own path, or in the data folder. Raises UsageError."""
+    places = [path, data_folder(data_dir) / path]
+    for place in places:
+        if os.path.isfile(place):
+            return place
+    raise UsageError(f"no file {' or '.join(dict.fromkeys(str(place.absolute()) for place in places))}", "--data")
+
+
 @contextmanager
 def open_data(path: Path) -> Iterator[io.BufferedIOBase]:
     """`path` for reading, decompressed where its first bytes say gzip; failing to read it is a UsageError."""

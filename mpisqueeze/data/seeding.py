@@ -20,6 +20,7 @@ class Stream(IntEnum):
     AUGMENTATION = 8
     LAYERS = 9
     STATISTICS = 10
+    SYNTHETIC_TEXT = 11
 
 
 def generator(seed: int, stream: Stream, *key: int) -> np.random.Generator:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import re
 import warnings
 from collections.abc import Collection, Sequence
@@ -19,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpisqueeze.data.dataset import Dataset, DataSource, image_of, stratified
-from mpisqueeze.data.files import bad_file, data_folder, open_data
+from mpisqueeze.data.files import bad_file, find_data, open_data
 from mpisqueeze.errors import UsageError
 from mpisqueeze.files import path_of
 from mpisqueeze.language import Kind
@@ -55,7 +54,7 @@ def load_csv(
         test: file of the test samples.
         standardize: move and scale each feature to mean 0 and deviation 1 on the training set.
     """
-    paths = [_found(path, data_dir) for path in (file, test) if path is not None]
+    paths = [find_data(path, data_dir) for path in (file, test) if path is not None]
     return _dataset("csv", paths, [_read_csv(path, label) for path in paths], standardize)
 
 
@@ -72,17 +71,8 @@ def load_libsvm(
     Args:
         test, standardize: as of `load_csv`. Features are stored in full, those that a line does not name as 0.
     """
-    paths = [_found(path, data_dir) for path in (file, test) if path is not None]
+    paths = [find_data(path, data_dir) for path in (file, test) if path is not None]
     return _dataset("libsvm", paths, _dense(paths, [_read_libsvm(path) for path in paths]), standardize)
-
-
-def _found(path: Path, data_dir: Path | None) -> Path:
-    """The file by its own path, or in the data folder. Raises UsageError."""
-    places = [path, data_folder(data_dir) / path]
-    for place in places:
-        if os.path.isfile(place):
-            return place
-    raise UsageError(f"no file {' or '.join(dict.fromkeys(str(place.absolute()) for place in places))}", "--data")
 
 
 def _dataset(name: str, paths: Sequence[Path], parts: Sequence[Samples], standardize: bool) -> Dataset:

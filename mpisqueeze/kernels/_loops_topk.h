@@ -190,7 +190,7 @@ static void NAME(topk_emit)(const struct NAME(topk) *t, BITS threshold, int64_t 
     }
 }
 
-static void NAME(topk_clear)(void *job, int part, int64_t start, int64_t stop) {
+static void NAME(topk_forget)(void *job, int part, int64_t start, int64_t stop) {
     const struct NAME(topk) *t = job;
     const uint8_t *indices = t->indices;
     REAL *residual = t->residual;

@@ -22,6 +22,7 @@ from mpisqueeze.parts.allocation import DIMENSION, allocates_nothing
 from mpisqueeze.parts.findings import Check, Doubt, Finding
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.parts.state import carried, copied, put_back
+from mpisqueeze.settings import DEFAULT_DATA
 
 if TYPE_CHECKING:
     from mpisqueeze.comm.world import World
@@ -352,7 +353,7 @@ def _problem(part: Part, rank: int, size: int, dtype: np.dtype[Any]) -> Any:
     options = dict(part.options)
     if getattr(part.cls, "needs_data", False):
         options |= {
-            "dataset": load_dataset("digits", None, 1),
+            "dataset": load_dataset(getattr(part.cls, "default_data", DEFAULT_DATA), None, 1),
             "batch_size": 8,
             "partition": parse_partition("iid"),
         }

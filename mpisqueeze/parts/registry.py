@@ -147,7 +147,10 @@ def _several(text: str) -> list[str]:
 
 #: Attributes that a class may have, and what each must be.
 _DECLARED: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(("name", "summary", "default_compressor", "fixed_compressor", "lossless"), (lambda value: isinstance(value, str), "text")),
+    **dict.fromkeys(
+        ("name", "summary", "default_compressor", "fixed_compressor", "lossless", "default_data"),
+        (lambda value: isinstance(value, str), "text"),
+    ),
     **dict.fromkeys(
         ("compresses", "compresses_up", "needs_data", "takes_batch_size", "overlaps", "own_momentum"),
         (lambda value: isinstance(value, bool), "True or False"),

@@ -49,6 +49,7 @@ class Problem(ABC):
         takes_batch_size: whether it takes the keyword `batch_size`.
         dimension: d ≥ 1, the length of x; the same on every rank.
         default_lr: default of `--lr`; 0.3 if missing.
+        default_data: default of `--data`; digits if missing.
         iterations_per_epoch: iterations in an epoch, ≥ 1; where ranks differ, the smallest counts.
         training_samples: n_r ≥ 1, the samples that f_r is the mean over, or None.
         shapes: of the parameters that make up x, in its order, the same on every rank; d elements in all. A complex

@@ -11,6 +11,7 @@ import numpy as np
 
 from mpisqueeze.data.dataset import Dataset
 from mpisqueeze.data.partition import Partition
+from mpisqueeze.errors import UsageError
 from mpisqueeze.problems.base import Array, Problem, copy_to
 from mpisqueeze.problems.samples import training_share
 
@@ -62,7 +63,7 @@ class ClassificationProblem(Problem):
         dataset, batch_size, partition: see `samples.training_share`.
 
     Raises:
-        UsageError: as `samples.training_share`.
+        UsageError: the data are text; or as `samples.training_share`.
     """
 
     needs_data = True
@@ -72,6 +73,8 @@ class ClassificationProblem(Problem):
     ) -> None:
         super().__init__(*run)
         xp = self.xp
+        if dataset.text:
+            raise UsageError(f"{dataset.name} has no classes to tell apart; it is for --problem gpt", "--data")
         mine, self._sampler, self.iterations_per_epoch = training_share(
             dataset, batch_size, partition, self.rank, self.size, self.seed
         )

@@ -124,7 +124,9 @@ def problem(run: Run) -> str:
     data = ""
     if getattr(plan.problem.cls, "needs_data", False):
         data = f" on {config.data}" if config.samples is None else f" on {grouped(config.samples)} of {config.data}"
-    return f"{plan.problem.label}{data}, d = {grouped(run.dimension)} {config.dtype}, partition {plan.partition}"
+    floor = getattr(run.problem, "floor", None)
+    least = "" if floor is None else f", expected loss ≥ {significant(floor)}, the source's entropy"
+    return f"{plan.problem.label}{data}, d = {grouped(run.dimension)} {config.dtype}, partition {plan.partition}{least}"
 
 
 def shares(run: Run) -> str:

@@ -17,7 +17,7 @@ from mpisqueeze.parts import registry
 from mpisqueeze.parts.contracts import check_installed, default_compressor
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.runs.schedule import Schedule, parse_schedule
-from mpisqueeze.settings import DEFAULT_LR, SETTINGS, Settings, with_files
+from mpisqueeze.settings import DEFAULT_DATA, DEFAULT_LR, SETTINGS, Settings, with_files
 from mpisqueeze.topology import Topology
 
 NO_OVERLAP_ON_GPU = "is for gradients on a CPU: use --device cpu"
@@ -152,7 +152,9 @@ def plan(config: Settings) -> Plan:
         _check_overlap(config, algorithm, problem)
     partition = parse_partition(config.partition)
     if getattr(problem.cls, "needs_data", False):
-        check_data_spec(config.data)
+        data = config.data or getattr(problem.cls, "default_data", DEFAULT_DATA)
+        check_data_spec(data)
+        config = replace(config, data=data)
     elif config.samples is not None or config.test_samples is not None:
         option = "--samples" if config.samples is not None else "--test-samples"
         raise UsageError(f"{problem.name} takes no part of --data", option)

@@ -134,6 +134,7 @@ class Run:
         config, part, world = self.plan.config, self.plan.problem, self.world
         options = dict(part.options)
         if getattr(part.cls, "needs_data", False):
+            assert config.data is not None
             dataset = load_dataset(config.data, config.data_dir, config.seed)
             options["dataset"] = dataset.subset(config.samples, config.test_samples, config.seed)
             options["partition"] = self.plan.partition

@@ -1,4 +1,4 @@
-"""The image classifiers: a function for each problem, by its name; all randomness comes from torch's generator."""
+"""The modules: a function for each problem, by its name; all randomness comes from torch's generator."""
 
 from __future__ import annotations
 
@@ -82,4 +82,54 @@ def _initialised(model: nn.Sequential) -> nn.Sequential:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+    return model
+
+
+class TransformerBlock(nn.Module):
+    """a ← a + attention(norm(a)), a ← a + MLP(norm(a)), with 4·width hidden units (GPT-2, Radford et al. 2019, §2.3).
+
+    Attention is written out: fused kernels on a GPU need not give the same bits again.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.mixed, self.projected = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.hidden, self.output = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, a: torch.Tensor) -> torch.Tensor:
+        rows, length, width = a.shape
+        mixed = self.mixed(self.norm1(a)).view(rows, length, 3, self.heads, width // self.heads)
+        query, key, value = mixed.permute(2, 0, 3, 1, 4)
+        scores = query @ key.transpose(2, 3) / (width // self.heads) ** 0.5
+        later = scores.new_ones((length, length), dtype=torch.bool).triu(1)
+        attended = scores.masked_fill(later, -torch.inf).softmax(3) @ value
+        a = a + self.projected(attended.transpose(1, 2).reshape(rows, length, width))
+        return a + self.output(F.gelu(self.hidden(self.norm2(a)), approximate="tanh"))
+
+
+class Transformer(nn.Module):
+    """(n, context) bytes → (n·context, 256) logits of the byte behind each, which depend on none that follow."""
+
+    def __init__(self, layers: int, width: int, heads: int, context: int) -> None:
+        super().__init__()
+        self.bytes, self.places = nn.Embedding(256, width), nn.Parameter(torch.empty(context, width))
+        self.blocks = nn.Sequential(*(TransformerBlock(width, heads) for _ in range(layers)))
+        self.norm, self.logits = nn.LayerNorm(width), nn.Linear(width, 256, bias=False)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.logits(self.norm(self.blocks(self.bytes(inputs) + self.places))).flatten(0, 1)
+
+
+def gpt(layers: int, width: int, heads: int, context: int) -> Transformer:
+    """A transformer as GPT-2 initialises it: normal with deviation 0.02, less for what is added to the stream."""
+    model = Transformer(layers, width, heads, context)
+    for name, parameter in model.named_parameters():
+        if name.endswith(("projected.weight", "output.weight")):
+            nn.init.normal_(parameter, std=0.02 / (2 * layers) ** 0.5)
+        elif parameter.ndim > 1:
+            nn.init.normal_(parameter, std=0.02)
+        elif name.endswith("bias"):
+            nn.init.zeros_(parameter)
     return model
