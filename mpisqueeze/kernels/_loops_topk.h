@@ -295,7 +295,7 @@ static int NAME(topk_encode)(const void *vector, void *residual, int64_t d, uint
         return 0;
     NAME(topk_emit)(&t, threshold, ties);
     if (residual)
-        spread(NAME(topk_clear), &t, 0, k, RUN, threads_parts(8 * k));
+        spread(NAME(topk_forget), &t, 0, k, RUN, threads_parts(8 * k));
     return 1;
 }
 
