@@ -114,7 +114,7 @@ class ServerAlgorithm(Algorithm):
 
     def accumulate(self, g: Any, memory: Any, beta: float, scale: float = 1.0) -> None:
         """memory ← β·memory + scale·g, and g ← memory. A NaN is left to be found when either is encoded."""
-        self._plain.kernels.momentum_step(g, memory, None, scale, 0.0, beta, False)
+        self._plain.kernels.momentum_step(g, memory, None, scale, 0.0, 0.0, beta, False)
 
     def step(self, x: Any, gradient: Gradient, lr: float) -> None:
         self.lr = lr

@@ -20,12 +20,12 @@ class FreezingAdam(Adam):
 
     freeze: int
 
-    def _step(self, span: slice, p: Any, x: Any | None, lr: float, count: int, decay: float) -> bool:
+    def apply(self, span: slice, p: Any, x: Any | None, lr: float, count: int, decay: float) -> bool:
         if self.steps <= self.freeze:
-            return super()._step(span, p, x, lr, count, decay)
+            return super().apply(span, p, x, lr, count, decay)
         (beta1, beta2), eps = self.recipe.betas, self.recipe.eps
         rate, root = lr / (1 - beta1**self.steps), 1 / math.sqrt(1 - beta2**self.freeze)
-        return self.kernels.adam_step(p, self.m[span], self.v[span], x, 1 / count, rate, 1.0, 0.0, 1.0, root, eps)
+        return self.kernels.adam_step(p, self.m[span], self.v[span], x, 1 / count, 0.0, rate, 1.0, 0.0, 1.0, root, eps)
 
 
 class OnebitAdam(ServerAlgorithm):

@@ -274,7 +274,7 @@ def authors_numbers(name: str, data: list[tuple[np.ndarray, np.ndarray]], lr: fl
 
 def numbers_are_the_authors(world: World) -> None:
     """EF21, EF21-BC and Stich's EF on logistic regression with the authors' nonconvex regulariser, top-4 of 112."""
-    steps, k, lr = 120, 4, 0.5
+    steps, k, lr, left = 120, 4, 0.5, {}
     data = [ranks_data(rank, world.size) for rank in range(world.size)]
     own, d = data[world.rank], sum(VALUES)
 
@@ -291,7 +291,9 @@ def numbers_are_the_authors(world: World) -> None:
         algorithm.close()
         expected = authors_numbers(name, data, lr, steps, k)
         np.testing.assert_allclose(x, expected, rtol=1e-9, atol=1e-11, err_msg=name)
-        assert norm(x) < 0.3 * norm(np.zeros(d)), (name, norm(x), norm(np.zeros(d)))
+        left[name] = norm(x) / norm(np.zeros(d))
+    # What the papers show: on ranks with different data, error feedback with a constant γ stays away from the minimum.
+    assert left["ef21"] < 0.01 < left["ef21-bc"] < 0.1 < 0.3 < left["memsgd:lr=inside"], left
 
 
 def everything() -> None:
