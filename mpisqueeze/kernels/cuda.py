@@ -214,9 +214,7 @@ class CudaKernels:
     def signs_encode(self, vector: Any, residual: Any | None, payload: Any, block: int, each: int, l2: bool) -> bool:
         if each != 1:
             code, share = ("sides", 3) if each else ("bare", 1)
-            return self._blocks_encode(
-                code, code, share * self.dtype.itemsize, vector, residual, payload, block, 1, 0
-            )
+            return self._blocks_encode(code, code, share * self.dtype.itemsize, vector, residual, payload, block, 1, 0)
         scale, share = ("signs_l2", 8) if l2 else ("signs_l1", self.dtype.itemsize)
         return self._blocks_encode("signs", scale, share, vector, residual, payload, block, 1, 0)
 

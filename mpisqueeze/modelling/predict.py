@@ -55,8 +55,8 @@ def work_of(method: Method, traffic: Traffic, calibration: Calibration) -> Work 
     Decoding is taken to add. A root adds N payloads of d elements, sharded every rank N of d/N; the sum is divided
     by N, and the answer added to the model as it is decoded, so that there is no further update. A gossip rank adds
     a payload for each neighbour and, where it compresses, its own, with a multiplication and an addition each, and its
-    update is two passes over the model. An all-reduce adds its sum to the model in one. Algorithms with servers say what
-    `passes` they make besides. A pass takes as long as an in-place add.
+    update is two passes over the model. An all-reduce adds its sum to the model in one. Algorithms with servers say
+    what `passes` they make besides. A pass takes as long as an in-place add.
     """
     fixed = not getattr(method.algorithm.cls, "compresses", True)
     rates = _rates(method.compressor, calibration, fixed)

@@ -51,7 +51,10 @@ KINDS = ("doublesqueeze", "onebit-adam:freeze=14", "dcd", "ecd", "choco", "d2")
 
 @pytest.mark.parametrize(
     "algorithm",
-    [pytest.param(name, marks=() if name in KINDS else pytest.mark.slow) for name in (*CENTRALIZED, *FIELD, KINDS[1], *GOSSIP)],
+    [
+        pytest.param(name, marks=() if name in KINDS else pytest.mark.slow)
+        for name in (*CENTRALIZED, *FIELD, KINDS[1], *GOSSIP)
+    ],
 )
 def test_every_algorithm_goes_on_as_if_nothing_had_been(mpisqueeze_run: Run, tmp_path: Path, algorithm: str) -> None:
     """Momentum, residuals, replicas, x̂, y, gradients of before, and ECD's t."""

@@ -1,9 +1,10 @@
-"""EF21, EF21-BC, DGC, Signum and 1-bit Adam on real ranks: their equations, what they equal, their bytes, and the numbers
-that EF21's authors would find."""
+"""EF21, EF21-BC, DGC, Signum and 1-bit Adam on real ranks: their equations, what they equal, their bytes, and the
+numbers that EF21's authors would find."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -147,12 +148,12 @@ def each_follows_its_equations(world: World) -> None:
     for name, server, d in product(METHODS, SERVERS, DIMENSIONS):
         for spec in METHODS[name]:
             x = run_steps(made(name, spec, d, np.float32, world, server=server), start_at(d, np.float32), STEPS)
-            expected = Ranks(name, spec, d, world.size, server).iterates()
+            expected = world.on_root(Ranks(name, spec, d, world.size, server).iterates)
             assert np.array_equal(x, expected), (name, spec, d, server)
 
 
 def each_has_its_identity(world: World) -> None:
-    """EF21 with identity is SGD to rounding, DGC that sends all is SGD without momentum, Adam that never freezes Adam."""
+    """EF21 with identity is SGD to rounding, DGC that sends all SGD without momentum, 1-bit Adam that never freezes Adam."""
     for dtype, d, server in product((np.float32, np.float64), DIMENSIONS, SERVERS):
         sgd = run_steps(made("sgd", "identity", d, dtype, world, server=server), start_at(d, dtype), STEPS)
         for name in ("ef21", "ef21-bc"):
@@ -289,7 +290,7 @@ def numbers_are_the_authors(world: World) -> None:
             algorithm.setup.network.iteration = t
             algorithm.step(x, lambda point: logistic_gradient(point, *own), lr)
         algorithm.close()
-        expected = authors_numbers(name, data, lr, steps, k)
+        expected = world.on_root(partial(authors_numbers, name, data, lr, steps, k))
         np.testing.assert_allclose(x, expected, rtol=1e-9, atol=1e-11, err_msg=name)
         left[name] = norm(x) / norm(np.zeros(d))
     # What the papers show: on ranks with different data, error feedback with a constant γ stays away from the minimum.
@@ -302,7 +303,7 @@ def everything() -> None:
     each_has_its_identity(world)
     the_server_keeps_the_mean(world)
     bytes_are_those_of_the_formulas(world)
-    if world.size > 2:
+    if world.size == 4:
         numbers_are_the_authors(world)
 
 
