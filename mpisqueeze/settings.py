@@ -99,7 +99,7 @@ class Settings:
 
     algorithm: str = _method("doublesqueeze", "How to train; `mpisqueeze info` lists them.")
     compressor: str | None = _method(
-        None, "NAME[:ARG][,key=value…] or FILE.py:Class. Default: onebit; uniform:8 for dcd and ecd."
+        None, "NAME[:ARG][,key=value…] or FILE.py:Class. Default: onebit; uniform:8 for dcd and ecd, topk:0.01 for dgc."
     )
     server: str = _method(
         "root",

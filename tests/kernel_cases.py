@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -127,6 +128,22 @@ def assert_same(
         assert place.intact(), f"{where} wrote outside"
 
 
+def assert_cleared(kernels: Any, xp: Any, dtype: np.dtype[Any]) -> None:
+    """Of a vector without zeros, those elements become 0 that a payload holds, be they 0 in it, and no others."""
+    for d, ratio, shift in itertools.product((1, 37, 5003), (0.01, 0.5, 1.0), (0, 3)):
+        v = np.arange(1, d + 1).astype(dtype)
+        for case in (topk(ratio), randomk(ratio, False)):
+            _, payload = case.encode(ReferenceKernels(dtype), v, None)
+            expected = v - case.decode(ReferenceKernels(dtype), payload, np.empty_like(v), False)
+            values = payload[: kept(ratio, d) * v.itemsize] if case.kernel == "topk" else payload[8:]
+            values[:] = 0
+            place = Place(xp, 1, shift)
+            out = place.vector(v)
+            getattr(kernels, f"{case.kernel}_clear")(place.payload(payload), out, *case.decode_arguments(d))
+            assert same_bits(on_host(out), expected), (case, d, ratio)
+            assert place.intact()
+
+
 def stream_bytes(d: int, bits: int) -> int:
     return -(-d * bits // 8)
 
@@ -136,13 +153,13 @@ def copy() -> Case:
 
 
 def signs(block: int, scale: str = "l1") -> Case:
-    two = scale == "two"
+    each = {"two": 2, "none": 0}.get(scale, 1)
     return Case(
         f"signs:{block}:{scale}",
         "signs",
-        lambda d: (block, two, scale == "l2"),
-        lambda d: (block, two),
-        lambda d, w: stream_bytes(d, 1) + (1 + two) * w * blocks_of(d, block)[1],
+        lambda d: (block, each, scale == "l2"),
+        lambda d: (block, each),
+        lambda d, w: stream_bytes(d, 1) + each * w * blocks_of(d, block)[1],
         block,
     )
 

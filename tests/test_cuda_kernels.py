@@ -16,6 +16,7 @@ from kernel_cases import (
     DTYPES,
     Case,
     Place,
+    assert_cleared,
     assert_same,
     clip,
     copy,
@@ -84,7 +85,7 @@ def test_kernels_match_for_long_vectors(gpu: Gpu, dtype: np.dtype[Any]) -> None:
         check(gpu, case, "normal", 140007, dtype, offset=1)
     check(gpu, topk(0.5), "ties", 70001, dtype)
     # More than 1024 runs of 1024: three levels of halving.
-    for scale in ("l1", "two"):
+    for scale in ("l1", "two", "none"):
         check(gpu, signs(0, scale), "normal", 1024 * 1024 + 77, dtype)
     if not gpu.emulated:
         for case in (
@@ -96,6 +97,11 @@ def test_kernels_match_for_long_vectors(gpu: Gpu, dtype: np.dtype[Any]) -> None:
             clip(16),
         ):
             check(gpu, case, "normal", 5_000_011, dtype)
+
+
+@each_dtype
+def test_what_a_payload_holds_is_cleared(gpu: Gpu, dtype: np.dtype[Any]) -> None:
+    assert_cleared(gpu.kernels[dtype], gpu.cupy, dtype)
 
 
 @each_dtype

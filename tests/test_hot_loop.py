@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from mpi4py import MPI
-from parts import CENTRALIZED, COMPRESSORS, EXAMPLES, GOSSIP, make_algorithm, start_at
+from parts import CENTRALIZED, COMPRESSORS, EXAMPLES, FIELD, GOSSIP, make_algorithm, start_at
 
 from mpisqueeze.comm.world import World
 from mpisqueeze.kernels import kernels_for
@@ -66,8 +67,12 @@ class Scaled(CSGD):
 EF21, SPARSE_SIGN = f"{EXAMPLES}/ef21.py:EF21", f"{EXAMPLES}/sparse_sign.py:SparseSign"
 
 
-@pytest.mark.parametrize("spec", [*COMPRESSORS, SPARSE_SIGN])
-@pytest.mark.parametrize("name", [*CENTRALIZED[1:], *GOSSIP, EF21, "sgd", "allreduce", "powersgd"])
+NAMES = [*CENTRALIZED[1:], *GOSSIP, EF21, "sgd", "allreduce", "powersgd"]
+
+
+@pytest.mark.parametrize(
+    ("name", "spec"), [*itertools.product(NAMES, [*COMPRESSORS, SPARSE_SIGN]), *FIELD.items(), ("ef21", "topk:0.01")]
+)
 def test_a_step_allocates_nothing_of_the_vectors_size(name: str, spec: str) -> None:
     if kernels_for(np, np.float32).name == "numpy" and spec != "identity":
         pytest.skip("NumPy's fallback allocates tiles")

@@ -16,6 +16,7 @@ from kernel_cases import (
     KEY,
     PLAIN,
     Case,
+    assert_cleared,
     clip,
     copy,
     half,
@@ -47,7 +48,7 @@ needs_native = pytest.mark.skipif(not INSTRUCTION_SETS, reason="the native kerne
 BLOCKS = [0, 1, 3, 64, 512, 1000, 1024, 70_000]
 CASES = [
     *PLAIN,
-    *(signs(block, scale) for block in BLOCKS for scale in ("l1", "l2", "two")),
+    *(signs(block, scale) for block in BLOCKS for scale in ("l1", "l2", "two", "none")),
     *(quantize(bits, 512, "l2") for bits in range(2, 9)),
     *(quantize(bits, bucket, "l2") for bits, bucket in ((2, 0), (3, 1), (4, 3), (5, 1000), (8, 70_000))),
     *(quantize(bits, bucket, "max") for bits, bucket in ((2, 512), (2, 0), (8, 3), (6, 1000))),
@@ -204,9 +205,16 @@ def test_a_full_vector_is_looked_at_where_it_lies(
                 assert np.array_equal(out, base + dtype.type(-0.3) * v if add else v, equal_nan=True)
 
 
+@each_dtype
+def test_what_a_payload_holds_is_cleared(kernel_set: Callable[[Any], Any], dtype: np.dtype[Any]) -> None:
+    assert_cleared(kernel_set(dtype), np, dtype)
+
+
 def test_zeros_decode_to_zeros(kernel_set: Callable[[Any], Any]) -> None:
     v = np.zeros(1030, np.float32)
     for case in CASES:
+        if case.label.endswith("none"):
+            continue
         good, payload = case.encode(kernel_set(np.float32), v, None)
         assert good, case
         assert not case.decode(kernel_set(np.float32), payload, np.ones_like(v), False).any(), case

@@ -81,6 +81,11 @@ class Codec:
         self.compressor.decode_mean(payloads, out)
         self.network.clock.lap(Phase.DECODE)
 
+    def clear(self, payload: Any, out: Any) -> None:
+        """out ← 0 at the elements that the payload holds; only where the compressor `sparsifies`."""
+        self.compressor.clear(payload, out)
+        self.network.clock.lap(Phase.ENCODE)
+
     @property
     def fuses_mean(self) -> bool:
         """There is `decode_mean`."""
@@ -124,6 +129,8 @@ class Setup:
         momentum: β of `--momentum`, for algorithms that have `own_momentum`; the gradients of all others hold it.
         betas, eps: β₁, β₂ and ε of `--betas` and `--eps`, for algorithms that are a form of Adam.
         shapes: the shapes of the parameters in x, in its order, d elements in all; empty where the problem tells none.
+        per_epoch: iterations of an epoch.
+        iterations: the run's; None where nobody knows.
     """
 
     network: Network
@@ -139,6 +146,8 @@ class Setup:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     shapes: Sequence[tuple[int, ...]] = ()
+    per_epoch: int = 100
+    iterations: int | None = None
 
     @property
     def rank(self) -> int:
@@ -221,8 +230,13 @@ class Algorithm:
 
     Attributes:
         centralized: all ranks hold the same x.
-        compresses: it takes a compressor; otherwise `--compressor` must be left out or `identity`.
+        compresses: it takes a compressor; otherwise `--compressor` must be left out or `fixed_compressor`.
         default_compressor: what it takes unless told otherwise.
+        fixed_compressor: what it sends with if it takes none.
+        takes: names of the compressors that it takes; empty: any.
+        lossless: the compressor that it takes and that loses nothing.
+        ignores: settings that it has no use for, besides those of other routes.
+        falling_lr: it converges with a falling γ alone.
         overlaps: it can send the gradient's sections while it is computed.
         own_momentum: it has a momentum of its own, as by `Setup.momentum`, and gets gradients without.
         route: how its payloads travel: `servers`, `neighbours` or `allreduce`; empty where `predict` cannot know.
@@ -240,6 +254,11 @@ class Algorithm:
     overlaps: ClassVar[bool] = False
     own_momentum: ClassVar[bool] = False
     default_compressor: ClassVar[str] = "onebit"
+    fixed_compressor: ClassVar[str] = "identity"
+    takes: ClassVar[tuple[str, ...]] = ()
+    lossless: ClassVar[str] = "identity"
+    ignores: ClassVar[tuple[str, ...]] = ()
+    falling_lr: ClassVar[bool] = False
     route: ClassVar[str] = ""
     formula: ClassVar[str] = ""
     fails_with: ClassVar[str] = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -45,8 +46,9 @@ class ServerAlgorithm(Algorithm):
 
     Attributes:
         compresses_up, compresses_down: whether workers and servers compress, or send full vectors.
+        passes: in-place additions of vectors that take as long as what a worker does besides coding, and a server.
         lr: γ of this iteration.
-        exchange: what `step` uses; another one may be made by `make_exchange`, as for an iteration with full vectors.
+        exchange: what `step` uses; `turn` gives others, as for an iteration with full vectors.
 
     Memory of a server: one vector of its part's length, for the mean, unless it answers with full vectors.
     """
@@ -54,6 +56,7 @@ class ServerAlgorithm(Algorithm):
     route: ClassVar[str] = "servers"
     compresses_up: ClassVar[bool] = True
     compresses_down: ClassVar[bool] = True
+    passes: ClassVar[tuple[int, int]] = (0, 0)
     overlaps = True
 
     _vectors: ClassVar[dict[str, _Vector]] = {}
@@ -73,21 +76,45 @@ class ServerAlgorithm(Algorithm):
         super().__init__(setup)
         self.lr = 0.0
         self._exchanges: list[ServerExchange] = []
+        self._plain = setup.identity_codec().compressor
         served = setup.served.stop - setup.served.start
         for name, vector in self._vectors.items():
             length = served if vector.on_server else setup.dimension
             setattr(self, name, setup.zeros(length) if length else None)
         self.exchange = self.make_exchange()
+        #: The exchange whose turn it is, and its key.
+        self._turn: tuple[Hashable, ServerExchange] = (None, self.exchange)
 
-    def make_exchange(self, full: bool = False) -> ServerExchange:
-        """An exchange of what the algorithm compresses, or of full vectors in both directions."""
+    def make_exchange(self, full: bool = False, setup: Setup | None = None) -> ServerExchange:
+        """An exchange of what the algorithm compresses, or of full vectors in both directions.
+
+        Args:
+            setup: one with another compressor; None: the algorithm's.
+        """
         full_up, full_down = full or not self.compresses_up, full or not self.compresses_down
         workers = {name: getattr(self, name) for name, vector in self._vectors.items() if not vector.on_server}
         servers = {name: getattr(self, name) for name, vector in self._vectors.items() if vector.on_server}
         straight = type(self).send is ServerAlgorithm.send
-        made = ServerExchange(self.setup, full_up, full_down, straight, workers, servers)
+        made = ServerExchange(setup or self.setup, full_up, full_down, straight, workers, servers)
         self._exchanges.append(made)
         return made
+
+    def turn(self, key: Hashable = None, **how: Any) -> ServerExchange:
+        """The exchange of this iteration: for the key None the usual one, else one that is made as `how` says.
+
+        All ranks ask for the same one. It stays until another key is asked for, when it is closed.
+        """
+        before, exchange = self._turn
+        if key != before:
+            if before is not None:
+                exchange.close()
+                self._exchanges.remove(exchange)
+            self._turn = key, self.exchange if key is None else self.make_exchange(**how)
+        return self._turn[1]
+
+    def accumulate(self, g: Any, memory: Any, beta: float, scale: float = 1.0) -> None:
+        """memory ← β·memory + scale·g, and g ← memory. A NaN is left to be found when either is encoded."""
+        self._plain.kernels.momentum_step(g, memory, None, scale, 0.0, 0.0, beta, False)
 
     def step(self, x: Any, gradient: Gradient, lr: float) -> None:
         self.lr = lr

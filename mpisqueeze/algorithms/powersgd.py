@@ -125,7 +125,7 @@ class PowerSGD(Algorithm):
         return (rank * rows + split.whole, *[rank * columns] * bool(columns))
 
     @classmethod
-    def passes(cls, *, rank: int) -> tuple[float, float]:
+    def products(cls, *, rank: int) -> tuple[float, float]:
         """Estimates of its time until the last sum and after it, in passes over x, as an in-place add is one."""
         return 1.6 + 0.2 * rank, 1.8 + 0.06 * rank
 

@@ -79,6 +79,10 @@ class Section:
         """out ← out + factor·D(payload)."""
         self.codec.decode_add(self.payload, out, factor)
 
+    def clear(self, out: Any) -> None:
+        """out ← 0 at the elements that the payload holds; only where the compressor `sparsifies`."""
+        self.codec.clear(self.payload, out)
+
     def descend(self, lr: float, direction: Any = None) -> None:
         """x ← x − γp, or the step of the run's optimizer along p, which is `direction` or D(payload). p is kept."""
         if direction is None and self.descent.plain:

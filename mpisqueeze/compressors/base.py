@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any, ClassVar
 
 import numpy as np
@@ -48,6 +49,8 @@ class Compressor:
     payload_bytes: int
     grain: int | None = None
     first: int = 0
+    #: A payload holds some elements, and the rest is 0: there are `clear` and `at`.
+    sparsifies: ClassVar[bool] = False
     #: A built-in operator's kernels: `{kernel}_encode`, `{kernel}_decode` and, for some, `{kernel}_mean`.
     kernel: ClassVar[str] = ""
     #: The arguments that all of them take: those that set the payload's layout.
@@ -115,6 +118,14 @@ class Compressor:
     def decode_mean(self, payloads: Sequence[Any], out: Any) -> None:
         """out (d,) ← (D(p₀) + D(p₁) + …)/n, added in this order, in one pass over `out`. Needs `fuses_mean`."""
         getattr(self.kernels, f"{self.kernel}_mean")(tuple(payloads), out, *self.layout)
+
+    def clear(self, payload: Any, out: Any) -> None:
+        """out (d,) ← 0 at the elements that the payload holds, be they 0 themselves. Needs `sparsifies`."""
+        getattr(self.kernels, f"{self.kernel}_clear")(payload, out, *self.layout)
+
+    def at(self, ratio: Fraction) -> Compressor:
+        """The same with another share of elements. Needs `sparsifies`."""
+        raise NotImplementedError
 
     @property
     def fuses_mean(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 from mpisqueeze.compressors.base import Compressor
@@ -18,15 +19,19 @@ class RandomK(Compressor):
 
     name = "randomk"
     kernel = "randomk"
+    sparsifies = True
     summary = "seeded random positions: randomk:RATIO[,unbiased]; 4k + 8 bytes, k = ⌈RATIO·d⌉"
 
     def __init__(self, dimension: int, xp: Any, dtype: Any, seed: int, *, ratio: Ratio, unbiased: bool = False) -> None:
         super().__init__(dimension, xp, dtype, seed)
-        self.k = count_of(dimension, ratio)
+        self.ratio, self.k = ratio, count_of(dimension, ratio)
         self.layout = (self.k,)
         self.scaled = unbiased
         self.unbiased = unbiased or self.k == dimension
         self.payload_bytes = 8 + self.k * self.dtype.itemsize
+
+    def at(self, ratio: Fraction) -> RandomK:
+        return RandomK(self.dimension, self.xp, self.dtype, self.seed, ratio=ratio, unbiased=self.scaled)
 
     def bound(self) -> float:
         return self.dimension / self.k - 1 if self.scaled else 1 - self.k / self.dimension

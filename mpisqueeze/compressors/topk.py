@@ -37,13 +37,17 @@ class TopK(Compressor):
 
     name = "topk"
     kernel = "topk"
+    sparsifies = True
     summary = "the largest magnitudes: topk:RATIO; 8k bytes, k = ⌈RATIO·d⌉"
 
     def __init__(self, dimension: int, xp: Any, dtype: Any, seed: int, *, ratio: Ratio) -> None:
         super().__init__(dimension, xp, dtype, seed)
-        self.k = count_of(dimension, ratio)
+        self.ratio, self.k = ratio, count_of(dimension, ratio)
         self.layout = (self.k,)
         self.payload_bytes = self.k * (self.dtype.itemsize + 4)
+
+    def at(self, ratio: Fraction) -> TopK:
+        return TopK(self.dimension, self.xp, self.dtype, self.seed, ratio=ratio)
 
     def bound(self) -> float:
         return 1 - self.k / self.dimension

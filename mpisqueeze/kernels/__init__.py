@@ -19,6 +19,7 @@ element was NaN, infinite or too large for the format: payload and residual are 
 Every `*_decode` takes `add` and `factor`: out ← D(payload), or out ← out + factor·D(payload), each element rounded
 after the product and after the sum. `copy_decode` returns False when an element was not finite: its payload may be a
 sum, or a vector that was sent as it is.
+Every `*_clear`, of kernels that send some elements, does out ← 0 at those that a payload holds.
 """
 
 from __future__ import annotations

@@ -13,9 +13,10 @@ struct loops {
     int (*copy_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload);
     /* Returns 0 where an element was not finite; `out` is changed all the same. */
     int (*copy_decode)(const uint8_t *payload, void *out, int64_t d, int add, double factor);
-    int (*signs_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int64_t block, int two,
+    int (*signs_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int64_t block, int each,
                         int l2);
-    void (*signs_decode)(const uint8_t *payload, void *out, int64_t d, int64_t block, int two, int add, double factor);
+    void (*signs_decode)(const uint8_t *payload, void *out, int64_t d, int64_t block, int each, int add,
+                         double factor);
     int (*quantize_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int bits, int64_t bucket,
                            int l2, uint64_t key);
     void (*quantize_decode)(const uint8_t *payload, void *out, int64_t d, int bits, int64_t bucket, int add,
@@ -31,16 +32,18 @@ struct loops {
                        int64_t bytes);
     /* Returns 0 at an index outside [0, d), when `out` may already have been changed. */
     int (*topk_decode)(const uint8_t *payload, void *out, int64_t d, int64_t k, int add, double factor);
+    int (*topk_clear)(const uint8_t *payload, void *out, int64_t d, int64_t k);
     int (*randomk_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int64_t k, uint64_t key,
                           int unbiased);
     void (*randomk_decode)(const uint8_t *payload, void *out, int64_t d, int64_t k, int add, double factor);
+    void (*randomk_clear)(const uint8_t *payload, void *out, int64_t d, int64_t k);
     int (*clip_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int bits);
     void (*clip_decode)(const uint8_t *payload, void *out, int64_t d, int bits, int add, double factor);
     int (*half_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int bfloat);
     void (*half_decode)(const uint8_t *payload, void *out, int64_t d, int bfloat, int add, double factor);
     /* The mean of `count` payloads, see _loops_mean.h; 0 where there was no memory. */
     int (*copy_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int bits);
-    int (*signs_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int two);
+    int (*signs_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int each);
     int (*quantize_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int bits);
     int (*uniform_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int bits);
     /* Steps of optimizers, see _loops_steps.h: d elements each, x may be NULL; 0 where p was not finite. */

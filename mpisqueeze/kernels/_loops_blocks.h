@@ -1,4 +1,4 @@
-/* Shared by compressors with a scale or two for each block of the vector and a code per element. */
+/* Shared by compressors with a scale or two for each block of the vector, or none, and a code per element. */
 
 struct NAME(blocks) {
     const REAL *vector;

@@ -59,8 +59,8 @@ static int NAME(copy_mean)(const uint8_t *const *payloads, int count, void *out,
     return NAME(mean_of)(payloads, count, out, d, 0, 0, 0, NAME(copy_mean_part));
 }
 
-static int NAME(signs_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int two) {
-    return NAME(mean_of)(payloads, count, out, d, block, 1 + two, 1, NAME(signs_decode_part));
+static int NAME(signs_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int each) {
+    return NAME(mean_of)(payloads, count, out, d, block, each, 1, NAME(signs_decode_part));
 }
 
 static int NAME(quantize_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block,

@@ -87,3 +87,23 @@ static void NAME(randomk_decode)(const uint8_t *payload, void *out, int64_t d, i
         spread(NAME(clear), out, 0, d, TILE, threads_parts(d));
     spread(NAME(randomk_scatter), &to, 0, k, RUN, threads_parts(8 * k));
 }
+
+static void NAME(randomk_zero)(void *job, int part, int64_t start, int64_t stop) {
+    const struct NAME(scatter) *to = job;
+    uint32_t positions[RUN];
+    (void)part;
+    for (int64_t first = start; first < stop; first += RUN) {
+        const int64_t n = smaller(RUN, stop - first);
+        random_positions(&to->feistel, first, n, to->d, positions);
+        for (int64_t j = 0; j < n; j++)
+            to->out[positions[j]] = 0;
+    }
+}
+
+static void NAME(randomk_clear)(const uint8_t *payload, void *out, int64_t d, int64_t k) {
+    struct NAME(scatter) to = {.out = out, .d = d};
+    uint64_t key;
+    memcpy(&key, payload, 8);
+    feistel_init(&to.feistel, key, d);
+    spread(NAME(randomk_zero), &to, 0, k, RUN, threads_parts(8 * k));
+}

@@ -1,15 +1,15 @@
-/* signs: a bit per element, and a scale or two a block. */
+/* signs: a bit per element, and a scale or two a block, or none. */
 
 /* What elements ≥ 0 are decoded to, and those < 0. */
 struct NAME(pair) {
     REAL above, below;
 };
 
-/* Those of block `index`, of which the payload has both, or the one for ±scale. */
+/* Those of block `index`, of which the payload has both, or the one for ±scale, or none for ±1. */
 INLINE struct NAME(pair) NAME(pair_at)(const uint8_t *scales, int each, int64_t index) {
     if (each == 2)
         return (struct NAME(pair)){NAME(load)(scales, 2 * index), NAME(load)(scales, 2 * index + 1)};
-    const REAL scale = NAME(load)(scales, index);
+    const REAL scale = each ? NAME(load)(scales, index) : 1;
     return (struct NAME(pair)){scale, -scale};
 }
 
@@ -133,17 +133,18 @@ static void NAME(signs_groups)(void *job, int part, int64_t first, int64_t last)
                 b->bad = 1;
                 return;
             }
-            NAME(store)(b->scales, b->each * (a / b->length), scale);
+            if (b->each)
+                NAME(store)(b->scales, b->each * (a / b->length), scale);
         }
         spread(NAME(signs_codes), b, start, stop, TILE, threads_parts(stop - start));
     }
 }
 
 static int NAME(signs_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int64_t block,
-                              int two, int l2) {
+                              int each, int l2) {
     if (!d)
         return 1;
-    struct NAME(blocks) b = NAME(blocks_of)(vector, residual, d, payload, block, 1 + two);
+    struct NAME(blocks) b = NAME(blocks_of)(vector, residual, d, payload, block, each);
     b.l2 = l2;
     return NAME(encode_blocks)(&b, NAME(signs_groups));
 }
@@ -217,10 +218,10 @@ static void NAME(signs_decode_part)(void *job, int part, int64_t start, int64_t 
         NAME(signs_deliver)(to, start, stop, 0);
 }
 
-static void NAME(signs_decode)(const uint8_t *payload, void *out, int64_t d, int64_t block, int two, int add,
+static void NAME(signs_decode)(const uint8_t *payload, void *out, int64_t d, int64_t block, int each, int add,
                                double factor) {
     if (!d)
         return;
-    struct NAME(delivery) to = NAME(delivery_of)(payload, out, d, block, 1 + two, add, factor);
+    struct NAME(delivery) to = NAME(delivery_of)(payload, out, d, block, each, add, factor);
     spread(NAME(signs_decode_part), &to, 0, d, TILE, threads_parts(d));
 }

@@ -190,7 +190,7 @@ static void NAME(topk_emit)(const struct NAME(topk) *t, BITS threshold, int64_t 
     }
 }
 
-static void NAME(topk_clear)(void *job, int part, int64_t start, int64_t stop) {
+static void NAME(topk_forget)(void *job, int part, int64_t start, int64_t stop) {
     const struct NAME(topk) *t = job;
     const uint8_t *indices = t->indices;
     REAL *residual = t->residual;
@@ -295,7 +295,7 @@ static int NAME(topk_encode)(const void *vector, void *residual, int64_t d, uint
         return 0;
     NAME(topk_emit)(&t, threshold, ties);
     if (residual)
-        spread(NAME(topk_clear), &t, 0, k, RUN, threads_parts(8 * k));
+        spread(NAME(topk_forget), &t, 0, k, RUN, threads_parts(8 * k));
     return 1;
 }
 
@@ -310,6 +310,18 @@ static int NAME(topk_decode)(const uint8_t *payload, void *out_, int64_t d, int6
         if (i >= d)
             return 0;
         NAME(deliver)(out + i, NAME(load)(payload, j), add, (REAL)factor);
+    }
+    return 1;
+}
+
+static int NAME(topk_clear)(const uint8_t *payload, void *out, int64_t d, int64_t k) {
+    const uint8_t *indices = payload + k * (int64_t)sizeof(REAL);
+    for (int64_t j = 0; j < k; j++) {
+        uint32_t i;
+        memcpy(&i, indices + 4 * j, 4);
+        if (i >= d)
+            return 0;
+        ((REAL *)out)[i] = 0;
     }
     return 1;
 }

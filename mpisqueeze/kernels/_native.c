@@ -186,30 +186,31 @@ FUNCTION(copy_decode) {
             a.loops->copy_decode(a.payload.buf, a.vector.buf, a.d, add, factor));
 }
 
-static int signs_size(const struct arrays *a, int64_t block, int two) {
-    return payload_is(a, (1 + two) * blocks_of(a->d, block) * a->vector.itemsize + stream_bytes(a->d, 1));
+static int signs_size(const struct arrays *a, int64_t block, int64_t each) {
+    return payload_is(a, each * blocks_of(a->d, block) * a->vector.itemsize + stream_bytes(a->d, 1));
 }
 
 FUNCTION(signs_encode) {
     struct arrays a;
-    int64_t block;
-    int two, l2;
+    int64_t block, each;
+    int l2;
     CHECKED(encoder_arrays(&a, args, given, 6) < 0 || whole(args[3], "block", 0, INT64_MAX / 16, &block) < 0 ||
-                truth(args[4], &two) < 0 || truth(args[5], &l2) < 0 || signs_size(&a, block, two) < 0,
-            a.loops->signs_encode(a.vector.buf, a.delta, a.d, a.payload.buf, block, two, l2));
+                whole(args[4], "each", 0, 2, &each) < 0 || truth(args[5], &l2) < 0 || signs_size(&a, block, each) < 0,
+            a.loops->signs_encode(a.vector.buf, a.delta, a.d, a.payload.buf, block, (int)each, l2));
 }
 
 FUNCTION(signs_decode) {
     struct arrays a;
-    int64_t block;
-    int two, add;
+    int64_t block, each;
+    int add;
     double factor;
     DECODE(decoder_arrays(&a, args, given, 6) < 0 || whole(args[2], "block", 0, INT64_MAX / 16, &block) < 0 ||
-               truth(args[3], &two) < 0 || adding(args, given, 4, &add, &factor) < 0 || signs_size(&a, block, two) < 0,
-           a.loops->signs_decode(a.payload.buf, a.vector.buf, a.d, block, two, add, factor));
+               whole(args[3], "each", 0, 2, &each) < 0 || adding(args, given, 4, &add, &factor) < 0 ||
+               signs_size(&a, block, each) < 0,
+           a.loops->signs_decode(a.payload.buf, a.vector.buf, a.d, block, (int)each, add, factor));
 }
 
-/* (payloads, out, bits, block), of signs (payloads, out, block, two), of full vectors (payloads, out): a mean of the
+/* (payloads, out, bits, block), of signs (payloads, out, block, each), of full vectors (payloads, out): a mean of the
    payloads of a tuple. */
 static PyObject *mean(PyObject *const *args, Py_ssize_t given, int kind) {
     struct arrays a;
@@ -217,8 +218,8 @@ static PyObject *mean(PyObject *const *args, Py_ssize_t given, int kind) {
     const uint8_t **payloads = NULL;
     Py_ssize_t count = 0, held = 0;
     const Py_ssize_t wanted = kind == 3 ? 2 : 4;
-    int64_t block = 0, bits = 1;
-    int two = kind == 2, good = 0;
+    int64_t block = 0, bits = 1, each = kind == 2 ? 2 : 1;
+    int good = 0;
     memset(&a, 0, sizeof a);
     if (given != wanted) {
         PyErr_Format(PyExc_TypeError, "expected %zd arguments, got %zd", wanted, given);
@@ -233,9 +234,10 @@ static PyObject *mean(PyObject *const *args, Py_ssize_t given, int kind) {
     a.d = a.vector.len / a.vector.itemsize;
     a.loops = &active[a.vector.itemsize == 8];
     if (kind < 3 && (whole(args[kind ? 3 : 2], "block", 0, INT64_MAX / 16, &block) < 0 ||
-                     (kind ? whole(args[2], "bits", kind == 1 ? 2 : 1, 8, &bits) : truth(args[3], &two)) < 0))
+                     (kind ? whole(args[2], "bits", kind == 1 ? 2 : 1, 8, &bits)
+                           : whole(args[3], "each", 0, 2, &each)) < 0))
         goto end;
-    const int64_t coded = (1 + two) * blocks_of(a.d, block) * a.vector.itemsize + stream_bytes(a.d, bits);
+    const int64_t coded = each * blocks_of(a.d, block) * a.vector.itemsize + stream_bytes(a.d, bits);
     const int64_t size = kind == 3 ? a.vector.len : coded;
     views = PyMem_Calloc((size_t)count, sizeof *views);
     payloads = PyMem_Calloc((size_t)count, sizeof *payloads);
@@ -258,7 +260,7 @@ static PyObject *mean(PyObject *const *args, Py_ssize_t given, int kind) {
     good = (kind == 0   ? a.loops->signs_mean
             : kind == 1 ? a.loops->quantize_mean
             : kind == 2 ? a.loops->uniform_mean
-                        : a.loops->copy_mean)(payloads, (int)count, a.vector.buf, a.d, block, kind ? (int)bits : two);
+                        : a.loops->copy_mean)(payloads, (int)count, a.vector.buf, a.d, block, (int)(kind ? bits : each));
     Py_END_ALLOW_THREADS;
     if (!good)
         PyErr_NoMemory();
@@ -351,6 +353,13 @@ FUNCTION(topk_encode) {
                                 a.scratch.len));
 }
 
+static PyObject *indices_inside(int inside) {
+    if (inside)
+        Py_RETURN_NONE;
+    PyErr_SetString(PyExc_IndexError, "an index in the payload is out of bounds");
+    return NULL;
+}
+
 FUNCTION(topk_decode) {
     struct arrays a;
     int64_t k;
@@ -365,13 +374,31 @@ FUNCTION(topk_decode) {
         Py_END_ALLOW_THREADS
     }
     release(&a);
-    if (failed)
-        return NULL;
-    if (!inside) {
-        PyErr_SetString(PyExc_IndexError, "an index in the payload is out of bounds");
-        return NULL;
+    return failed ? NULL : indices_inside(inside);
+}
+
+/* The arguments are (payload, out, k): those of a decoder that may lack its last one, `add`. */
+FUNCTION(topk_clear) {
+    struct arrays a;
+    int64_t k;
+    int inside = 1;
+    int failed = decoder_arrays(&a, args, given, 4) < 0 ||
+                 whole(args[2], "k", 0, a.d < INT32_MAX ? a.d : INT32_MAX, &k) < 0 ||
+                 payload_is(&a, k * (a.vector.itemsize + 4)) < 0;
+    if (!failed) {
+        Py_BEGIN_ALLOW_THREADS inside = a.loops->topk_clear(a.payload.buf, a.vector.buf, a.d, k);
+        Py_END_ALLOW_THREADS
     }
-    Py_RETURN_NONE;
+    release(&a);
+    return failed ? NULL : indices_inside(inside);
+}
+
+FUNCTION(randomk_clear) {
+    struct arrays a;
+    int64_t k;
+    DECODE(decoder_arrays(&a, args, given, 4) < 0 || whole(args[2], "k", 0, a.d, &k) < 0 ||
+               payload_is(&a, 8 + k * a.vector.itemsize) < 0,
+           a.loops->randomk_clear(a.payload.buf, a.vector.buf, a.d, k));
 }
 
 FUNCTION(randomk_encode) {
@@ -544,8 +571,10 @@ static PyMethodDef methods[] = {
     METHOD(topk_scratch),
     METHOD(topk_encode),
     METHOD(topk_decode),
+    METHOD(topk_clear),
     METHOD(randomk_encode),
     METHOD(randomk_decode),
+    METHOD(randomk_clear),
     METHOD(clip_encode),
     METHOD(clip_decode),
     METHOD(half_encode),

@@ -1,4 +1,4 @@
-// Formats with one scale per block: a halving sum, a maximum or a range gives it; then a code of 1…8 bits per element.
+// Formats with a scale per block, or none: a halving sum, a maximum or a range gives it; then a code of 1…8 bits per element.
 //
 // A policy P says how the scale is found: `type` what is reduced, `of` an element's share, `join`, `none`, and `scale`.
 // A code C says how an element is coded under a scale: `code`, and `value` back.
@@ -43,13 +43,28 @@ __device__ inline typename P::type statistic(const real (&v)[ROWS][4], u32 count
     return reduce_tile<P>(shares);
 }
 
+// No scale in the payload: only whether all elements were finite.
+struct NoScale {
+    bool finite;
+};
+
+// Bytes of the scales in front of the stream, and how one gets there.
+template <class S>
+__device__ inline i64 scale_bytes(i64 blocks) { return blocks * sizeof(S); }
+template <>
+__device__ inline i64 scale_bytes<NoScale>(i64) { return 0; }
+template <class S>
+__device__ inline void store_scale(u8* payload, i64 block, S scale) { ((S*)payload)[block] = scale; }
+template <>
+__device__ inline void store_scale(u8*, i64, NoScale) {}
+
 template <class P>
 __device__ inline typename P::scale_type put_scale(
     typename P::type total, i64 block, i64 n, i64 length, u8* payload, int* fault) {
     i64 count = n - block * length < length ? n - block * length : length;
     typename P::scale_type scale = P::scale(total, count);
     if (lane_index() == 0) {
-        ((typename P::scale_type*)payload)[block] = scale;
+        store_scale(payload, block, scale);
         if (!P::valid(scale)) *fault = 1;
     }
     return scale;
@@ -77,6 +92,14 @@ struct BlockScales {
         if (left-- == 0) left = length - 1, scale = scales[++block];
         return scale;
     }
+};
+
+template <>
+struct BlockScales<NoScale> {
+    const NoScale* scales;
+    i64 length;
+    __device__ void seek(i64) {}
+    __device__ NoScale next() { return {true}; }
 };
 
 // Codes a tile: δ ← v − value(code), and four codes of a lane make one item of the stream.
@@ -117,7 +140,7 @@ __device__ inline void encode_fused(
     compensated_tile(vector, residual, begin, count, v);
     OneScale<typename C::scale_type> scale = {
         put_scale<P>(statistic<P>(v, count), block, n, length, payload, fault)};
-    u8* stream = payload + blocks * sizeof(typename C::scale_type);
+    u8* stream = payload + scale_bytes<typename C::scale_type>(blocks);
     encode_tile(v, residual, begin, count, code, scale, items[threadIdx.x / 32], stream);
 }
 
@@ -177,7 +200,7 @@ __device__ inline void encode_split(
     real v[ROWS][4];
     compensated_tile(vector, residual, begin, count, v);
     BlockScales<S> scales = {(const S*)payload, length};
-    encode_tile(v, residual, begin, count, code, scales, items[threadIdx.x / 32], payload + blocks * sizeof(S));
+    encode_tile(v, residual, begin, count, code, scales, items[threadIdx.x / 32], payload + scale_bytes<S>(blocks));
 }
 
 // Each thread takes four elements.
@@ -187,7 +210,7 @@ __device__ inline void decode_blocks(
     typedef typename C::scale_type S;
     i64 i = 4 * thread_index();
     if (i >= n) return;
-    u32 item = read_bits(payload + blocks * sizeof(S), (n * code.bits + 7) / 8, i * code.bits);
+    u32 item = read_bits(payload + scale_bytes<S>(blocks), (n * code.bits + 7) / 8, i * code.bits);
     BlockScales<S> scales = {(const S*)payload, length};
     scales.seek(i);
     real x[4];

@@ -211,15 +211,15 @@ class CudaKernels:
         length, blocks = blocks_of(out.size, block)
         self._decode(code, payload, out, add, factor, np.int64(length), np.int64(blocks), np.uint32(bits))
 
-    def signs_encode(self, vector: Any, residual: Any | None, payload: Any, block: int, two: bool, l2: bool) -> bool:
-        if two:
-            share = 3 * self.dtype.itemsize
-            return self._blocks_encode("sides", "sides", share, vector, residual, payload, block, 1, 0)
+    def signs_encode(self, vector: Any, residual: Any | None, payload: Any, block: int, each: int, l2: bool) -> bool:
+        if each != 1:
+            code, share = ("sides", 3) if each else ("bare", 1)
+            return self._blocks_encode(code, code, share * self.dtype.itemsize, vector, residual, payload, block, 1, 0)
         scale, share = ("signs_l2", 8) if l2 else ("signs_l1", self.dtype.itemsize)
         return self._blocks_encode("signs", scale, share, vector, residual, payload, block, 1, 0)
 
-    def signs_decode(self, payload: Any, out: Any, block: int, two: bool, add: bool, factor: float = 1.0) -> None:
-        self._blocks_decode("sides" if two else "signs", payload, out, block, 1, add, factor)
+    def signs_decode(self, payload: Any, out: Any, block: int, each: int, add: bool, factor: float = 1.0) -> None:
+        self._blocks_decode(("bare", "signs", "sides")[each], payload, out, block, 1, add, factor)
 
     def quantize_encode(
         self, vector: Any, residual: Any | None, payload: Any, bits: int, bucket: int, norm: str, key: int
@@ -274,6 +274,10 @@ class CudaKernels:
         sizes = (np.int64(out.size), np.int64(k))
         self._launch("topk.cu", "topk_decode", k, THREADS, source, out, *sizes, np.uint32(add), self.dtype.type(factor))
 
+    def topk_clear(self, payload: Any, out: Any, k: int) -> None:
+        source, sizes = self._aligned(payload, copy=True), (np.int64(out.size), np.int64(k))
+        self._launch("topk.cu", "topk_clear", k, THREADS, source, out, *sizes)
+
     def randomk_encode(self, vector: Any, residual: Any | None, payload: Any, k: int, key: int, unbiased: bool) -> bool:
         n, target, fault = vector.size, self._aligned(payload), self._fault()
         memory = _pointer(residual)
@@ -291,6 +295,10 @@ class CudaKernels:
         self._launch(
             "randomk.cu", "randomk_decode", k, THREADS, source, out, *walk, np.uint32(add), self.dtype.type(factor)
         )
+
+    def randomk_clear(self, payload: Any, out: Any, k: int) -> None:
+        source, walk = self._aligned(payload, copy=True), (np.int64(out.size), np.int64(k), *_feistel_widths(out.size))
+        self._launch("randomk.cu", "randomk_clear", k, THREADS, source, out, *walk)
 
     # -- float formats
 

@@ -13,7 +13,7 @@ class NativeKernels(ReferenceKernels):
 
     Raises:
         ValueError: an array is not contiguous or has the wrong length.
-        IndexError: `topk_decode` met an index outside the vector.
+        IndexError: `topk_decode` or `topk_clear` met an index outside the vector.
     """
 
     name = "native"
@@ -22,8 +22,9 @@ class NativeKernels(ReferenceKernels):
     signs_encode, signs_decode = _native.signs_encode, _native.signs_decode
     quantize_encode, quantize_decode = _native.quantize_encode, _native.quantize_decode
     uniform_encode, uniform_decode = _native.uniform_encode, _native.uniform_decode
-    topk_decode = _native.topk_decode
+    topk_decode, topk_clear = _native.topk_decode, _native.topk_clear
     randomk_encode, randomk_decode = _native.randomk_encode, _native.randomk_decode
+    randomk_clear = _native.randomk_clear
     clip_encode, clip_decode = _native.clip_encode, _native.clip_decode
     half_encode, half_decode = _native.half_encode, _native.half_decode
     # out ← (D(p₀) + D(p₁) + …)/n for a tuple of payloads, added in this order.

@@ -59,3 +59,12 @@ extern "C" __global__ void randomk_decode(
     real value = ((const real*)(payload + 8))[j];
     out[position] = add ? out[position] + factor * value : value;
 }
+
+// A thread a position.
+extern "C" __global__ void randomk_clear(
+    const u8* payload, real* out, i64 n, i64 k, u32 low_bits, u32 high_bits) {
+    __shared__ u64 keys[FEISTEL_ROUNDS];
+    feistel_keys(((const u32*)payload)[0] | (u64)((const u32*)payload)[1] << 32, keys);
+    i64 j = thread_index();
+    if (j < k) out[feistel_position((u32)j, n, low_bits, high_bits, keys)] = 0;
+}

@@ -166,29 +166,32 @@ class ReferenceKernels:
     # -- signs
 
     def signs_encode(
-        self, vector: np.ndarray, residual: Residual, payload: np.ndarray, block: int, two: bool, l2: bool
+        self, vector: np.ndarray, residual: Residual, payload: np.ndarray, block: int, each: int, l2: bool
     ) -> bool:
-        """One or, with `two`, two scales a block, and a bit per element, 1 = negative.
+        """`each` scales a block, 0, 1 or 2, and a bit per element, 1 = negative.
 
-        Payload: a block's scale s, ‖v‖₁/n or with `l2` ‖v‖₂/√n, for ±s; with `two` the mean of its elements ≥ 0 and
-        the mean of those < 0, each 0 where there are none; then the bits.
+        Payload: a block's scale s, ‖v‖₁/n or with `l2` ‖v‖₂/√n, for ±s; of two, the mean of its elements ≥ 0 and the
+        mean of those < 0, each 0 where there are none; then the bits. Without scales they are those of ±1.
         """
         length, blocks = blocks_of(vector.size, block)
-        scales, stream = self._scales_and_codes(payload, (1 + two) * blocks)
+        scales, stream = self._scales_and_codes(payload, each * blocks)
+        if not each:
+            # They tell whether all elements are finite.
+            scales = self.scratch("scales", blocks)
         fits = length <= TILE // 8
         if not fits:
             vector = self._compensated(vector, residual)
-            self._signs_scales(vector, length, two, l2, scales)
+            self._signs_scales(vector, length, each == 2, l2, scales)
         for start, stop in self._tiles(vector.size, length):
             v = vector[start:stop]
             if fits:
                 # Block sums are taken while the tile is still in the cache.
                 v = self._compensated(v, None if residual is None else residual[start:stop])
-                self._signs_scales(v, length, two, l2, scales[(1 + two) * (start // length) :])
+                self._signs_scales(v, length, each == 2, l2, scales[max(1, each) * (start // length) :])
             negative = np.less(v, 0, out=self.scratch("negative", stop - start, np.bool_))
             stream[start // 8 : -(-stop // 8)] = np.packbits(negative, bitorder="little")
             if residual is not None:
-                for elements, values in self._signed(negative, start, length, two, scales):
+                for elements, values in self._signed(negative, start, length, each, scales):
                     residual[elements] -= values
         return bool(np.isfinite(scales).all())
 
@@ -217,25 +220,28 @@ class ReferenceKernels:
             np.copyto(scales[:blocks], np.sqrt(sums, out=sums) if l2 else sums, casting="same_kind")
 
     def _signed(
-        self, negative: np.ndarray, start: int, length: int, two: bool, scales: np.ndarray
+        self, negative: np.ndarray, start: int, length: int, each: int, scales: np.ndarray
     ) -> Iterator[tuple[slice, np.ndarray]]:
         """(elements, values) for the bits of a tile that begins at `start`, block by block."""
+        one = np.ones((1, 1), self.dtype)
         for a, b, first, count in self._runs(start, start + negative.size, length):
-            each = scales[(1 + two) * first : (1 + two) * (first + count)].reshape(count, -1)
+            sides = scales[each * first : each * (first + count)].reshape(count, -1) if each else one
             values = self.scratch("signed", b - a)
             rows = values.reshape(count, -1)
-            np.copyto(rows, each[:, :1])
-            np.copyto(rows, each[:, 1:] if two else -each, where=negative[a - start : b - start].reshape(count, -1))
+            np.copyto(rows, sides[:, :1])
+            np.copyto(
+                rows, sides[:, 1:] if each == 2 else -sides, where=negative[a - start : b - start].reshape(count, -1)
+            )
             yield slice(a, b), values
 
     def signs_decode(
-        self, payload: np.ndarray, out: np.ndarray, block: int, two: bool, add: bool, factor: float = 1.0
+        self, payload: np.ndarray, out: np.ndarray, block: int, each: int, add: bool, factor: float = 1.0
     ) -> None:
         length, blocks = blocks_of(out.size, block)
-        scales, stream = self._scales_and_codes(payload, (1 + two) * blocks)
+        scales, stream = self._scales_and_codes(payload, each * blocks)
         for start, stop in self._tiles(out.size, length):
             bits = np.unpackbits(stream[start // 8 : -(-stop // 8)], count=stop - start, bitorder="little")
-            for elements, values in self._signed(bits.view(np.bool_), start, length, two, scales):
+            for elements, values in self._signed(bits.view(np.bool_), start, length, each, scales):
                 self._deliver(values, out[elements], add, factor)
 
     def _scales_and_codes(self, payload: np.ndarray, scales: int) -> tuple[np.ndarray, np.ndarray]:
@@ -473,6 +479,10 @@ class ReferenceKernels:
         values = payload[: k * self.dtype.itemsize].view(self.dtype)
         self._scatter(payload[k * self.dtype.itemsize :].view(np.int32), values, out, add, factor)
 
+    def topk_clear(self, payload: np.ndarray, out: np.ndarray, k: int) -> None:
+        """out ← 0 at the indices that a payload holds."""
+        out[payload[k * self.dtype.itemsize :].view(np.int32)] = 0
+
     def _scatter(self, positions: np.ndarray, values: np.ndarray, out: np.ndarray, add: bool, factor: float) -> None:
         if add:
             out[positions] += values if factor == 1.0 else values * self.dtype.type(factor)
@@ -501,6 +511,10 @@ class ReferenceKernels:
     def randomk_decode(self, payload: np.ndarray, out: np.ndarray, k: int, add: bool, factor: float = 1.0) -> None:
         positions = random.random_positions(int(payload[:8].view("<u8")[0]), k, out.size)
         self._scatter(positions, payload[8:].view(self.dtype), out, add, factor)
+
+    def randomk_clear(self, payload: np.ndarray, out: np.ndarray, k: int) -> None:
+        """out ← 0 at the positions of a payload's key."""
+        out[random.random_positions(int(payload[:8].view("<u8")[0]), k, out.size)] = 0
 
     # -- float formats
 

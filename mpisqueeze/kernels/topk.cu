@@ -349,3 +349,11 @@ extern "C" __global__ void topk_decode(const u8* payload, real* out, i64 n, i64 
     i64 i = ((const int*)(payload + k * sizeof(real)))[j];
     if (i >= 0 && i < n) out[i] = add ? out[i] + factor * value : value;
 }
+
+// A thread an index.
+extern "C" __global__ void topk_clear(const u8* payload, real* out, i64 n, i64 k) {
+    i64 j = thread_index();
+    if (j >= k) return;
+    i64 i = ((const int*)(payload + k * sizeof(real)))[j];
+    if (i >= 0 && i < n) out[i] = 0;
+}

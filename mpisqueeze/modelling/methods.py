@@ -158,9 +158,9 @@ class Method:
 
     @property
     def name(self) -> str:
-        """`memsgd/onebit`, or `sgd` of full vectors."""
-        compressor = self.compressor_name
-        return self.algorithm.label + ("" if compressor == "identity" else f"/{compressor}")
+        """`memsgd/onebit`, or `sgd` of full vectors, or `signum`, which has a compressor of its own."""
+        compressor, open_ = self.compressor_name, getattr(self.algorithm.cls, "compresses", True)
+        return self.algorithm.label + (f"/{compressor}" if open_ and compressor != "identity" else "")
 
     @cached_property
     def shown_to_fail(self) -> bool:
@@ -269,8 +269,10 @@ def methods_for(
     asked = [Pair(BASELINE, BASELINE, None)]
     for pair in pairs or [Pair(name, name, None) for name in registry.algorithms.builtins()]:
         cls = _found(pair).cls
-        takes = getattr(cls, "compresses", True) and pair.compressor is None
-        specs = (compressors or _usual(cls, bool(pairs))) if takes else [pair.compressor]
+        open_ = getattr(cls, "compresses", True) and pair.compressor is None
+        specs = (compressors or _usual(cls, bool(pairs))) if open_ else [pair.compressor]
+        if not pairs and open_:
+            specs = [spec for spec in specs if _takes(cls, spec)] or [cls.default_compressor]
         asked += [Pair(pair.text, pair.algorithm, spec) for spec in specs]
     methods: list[Method] = []
     left_out: list[str] = []
@@ -290,6 +292,10 @@ def _found(pair: Pair) -> Part:
         return registry.algorithms.find(pair.algorithm)
     except UsageError as error:
         raise UsageError(error.message, f"PAIR {pair.text}") from error.__cause__
+
+
+def _takes(cls: Any, compressor: str | None) -> bool:
+    return not cls.takes or compressor is None or registry.compressors.find(compressor).name in cls.takes
 
 
 def _usual(cls: Any, named: bool) -> Sequence[str | None]:

@@ -57,10 +57,13 @@ def work_of(method: Method, traffic: Traffic, calibration: Calibration) -> Work 
     Decoding is taken to add. A root adds N payloads of d elements, sharded every rank N of d/N; the sum is divided
     by N, and the answer added to the model as it is decoded, so that there is no further update. A gossip rank adds
     a payload for each neighbour and, where it compresses, its own, with a multiplication and an addition each, and its
-    update is two passes over the model. An all-reduce adds its sum to the model in one. A pass takes as long as an
-    in-place add; so do products of matrices with few columns, as many as the algorithm says.
+    update is two passes over the model. An all-reduce adds its sum to the model in one. Algorithms with servers say
+    what `passes` they make besides. A pass takes as long as an in-place add; so do products of matrices with few
+    columns, as many as the algorithm says.
     """
-    rates, full = (_rates(part, calibration) for part in (method.compressor, registry.compressors.find("identity")))
+    fixed = not getattr(method.algorithm.cls, "compresses", True)
+    rates = _rates(method.compressor, calibration, fixed)
+    full = _rates(registry.compressors.find("identity"), calibration)
     if rates is None or full is None:
         return None
     d, n, add, (compresses, answers) = (
@@ -70,20 +73,21 @@ def work_of(method: Method, traffic: Traffic, calibration: Calibration) -> Work 
         method.compressed,
     )
     up, down = rates if compresses else full, rates if answers else full
-    encode = _encode(up, method.feedback) * d
+    worker, server = getattr(method.algorithm.cls, "passes", (0, 0))
+    encode = _encode(up, method.feedback) * d + worker * add * d
     if traffic.exchange == "allreduce":
         # MPI adds what it receives, (N − 1)/N of a vector; its measured time has that.
         library = calibration.library(max(traffic.sums))
         added = 0.0 if library else add * traffic.up / np.dtype(calibration.dtype).itemsize * (n - 1) / n
         if method.by_shapes:
             # The second sum comes before what is left, which moves the model too.
-            encode, decode = (passes * add * d for passes in method.algorithm.cls.passes(**method.algorithm.options))
+            encode, decode = (passes * add * d for passes in method.algorithm.cls.products(**method.algorithm.options))
             return Work(encode, added + decode, added, library=library or 1.0)
         return Work(0.0, added, added, full.decode_add * d, library=library or 1.0)
     if traffic.exchange == "neighbours":
         return Work(encode, (traffic.degree + compresses) * (up.decode_add + 2 * add) * d, 0.0, 2 * add * d)
     served = d if traffic.exchange == "root" else d / n
-    added = (n * up.decode_add + add) * served
+    added = (n * up.decode_add + (1 + server) * add) * served
     answered = _encode(down, method.feedback) * served if answers else 0.0
     # Sharded, a rank has one section to serve for N to send and to apply.
     section = calibration.section_s * (1 if traffic.exchange == "root" else (n + 1) / 2)
@@ -94,8 +98,12 @@ def _encode(kernel: Kernel, feedback: bool) -> float:
     return kernel.encode_feedback if feedback else kernel.encode
 
 
-def _rates(part: Part, calibration: Calibration) -> Kernel | None:
-    """The rates of the same parameters, however their spec is written: `qsgd:4` is `qsgd:4,bucket=512`."""
+def _rates(part: Part, calibration: Calibration, alike: bool = False) -> Kernel | None:
+    """The rates of the same parameters, however their spec is written: `qsgd:4` is `qsgd:4,bucket=512`.
+
+    Args:
+        alike: those of other parameters will do.
+    """
     if part.spec in calibration.kernels or part.is_plugin:
         return calibration.kernels.get(part.spec)
     for spec, kernel in calibration.kernels.items():
@@ -104,7 +112,7 @@ def _rates(part: Part, calibration: Calibration) -> Kernel | None:
                 other = registry.compressors.find(spec)
             except UsageError:
                 continue
-            if other.options == part.options:
+            if alike or other.options == part.options:
                 return kernel
     return None
 

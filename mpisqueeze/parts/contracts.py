@@ -66,7 +66,7 @@ def check_installed(part: Part, option: str) -> None:
 def default_compressor(part: Part) -> str:
     """The specification of the compressor that an algorithm has unless told otherwise. Raises UsageError."""
     if not getattr(part.cls, "compresses", True):
-        return "identity"
+        return getattr(part.cls, "fixed_compressor", "identity")
     default = getattr(part.cls, "default_compressor", "onebit")
     if not isinstance(default, str):
         raise broken(part, "--algorithm", f"default_compressor must be a text, not {describe_value(default)}")

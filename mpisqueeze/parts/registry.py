@@ -148,11 +148,16 @@ def _several(text: str) -> list[str]:
 #: Attributes that a class may have, and what each must be.
 _DECLARED: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(
-        ("name", "summary", "default_compressor", "default_data"), (lambda value: isinstance(value, str), "text")
+        ("name", "summary", "default_compressor", "fixed_compressor", "lossless", "default_data"),
+        (lambda value: isinstance(value, str), "text"),
     ),
     **dict.fromkeys(
         ("compresses", "compresses_up", "needs_data", "takes_batch_size", "overlaps", "own_momentum"),
         (lambda value: isinstance(value, bool), "True or False"),
+    ),
+    **dict.fromkeys(
+        ("takes", "ignores"),
+        (lambda value: isinstance(value, tuple) and all(isinstance(item, str) for item in value), "a tuple of texts"),
     ),
     "fails_with": (lambda value: value in ("", "biased", "lossy"), "biased, lossy or empty"),
     **dict.fromkeys(("check_installed", "limit_threads", "check_parts"), (callable, "a method of the class")),

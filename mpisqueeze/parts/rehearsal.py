@@ -45,9 +45,11 @@ class Rehearsal:
         network: with the counter of the last iteration's bytes.
     """
 
-    def __init__(self, part: Part, world: World, dtype: np.dtype[Any], dimension: int, compressor: str) -> None:
+    def __init__(
+        self, part: Part, world: World, dtype: np.dtype[Any], dimension: int, compressor: str | None, per_epoch: int
+    ) -> None:
         self.network = Network(world, Device())
-        compressors = registry.compressors.find(compressor)
+        compressors = registry.compressors.find(compressor or lossless(part))
         setup = Setup(
             self.network,
             dimension,
@@ -56,6 +58,7 @@ class Rehearsal:
             lambda d, seed: contracts.make_compressor(compressors, d, np, dtype, seed),
             Topology("ring", world.size),
             shapes=_shapes(dimension),
+            per_epoch=per_epoch,
         )
         self.algorithm = part.cls(setup, **part.options)
         contracts.check_algorithm(part, self.algorithm)
@@ -84,12 +87,29 @@ def _shapes(dimension: int) -> list[tuple[int, ...]]:
     return [(side, side), (dimension - side**2,)]
 
 
+def lossless(part: Part) -> str:
+    """The compressor that an algorithm takes and that loses nothing, or the only one that it sends with."""
+    if not getattr(part.cls, "compresses", True):
+        return contracts.default_compressor(part)
+    return getattr(part.cls, "lossless", "identity")
+
+
+def falling(part: Part, lr: float, t: int) -> float:
+    """γ of iteration t of STEPS: `lr` or, for an algorithm that needs it, twice as much at first and then less."""
+    return 2 * lr * (1 - (t - 1) / STEPS) if getattr(part.cls, "falling_lr", False) else lr
+
+
 @contextmanager
 def rehearsal(
-    part: Part, world: World, dtype: np.dtype[Any], dimension: int = ELEMENTS, compressor: str = "identity"
+    part: Part,
+    world: World,
+    dtype: np.dtype[Any],
+    dimension: int = ELEMENTS,
+    compressor: str | None = None,
+    per_epoch: int = STEPS // 2,
 ) -> Iterator[Rehearsal]:
-    """A Rehearsal that is closed in the end."""
-    found = Rehearsal(part, world, dtype, dimension, compressor)
+    """A Rehearsal that is closed in the end; its compressor loses nothing unless one is named."""
+    found = Rehearsal(part, world, dtype, dimension, compressor, per_epoch)
     yield found
     getattr(found.algorithm, "close", lambda: None)()
 
@@ -104,7 +124,8 @@ def _descent(part: Part, world: World, dtype: np.dtype[Any], iterations: int) ->
     x = start.copy()
     with rehearsal(part, world, dtype) as found:
         for t in range(1, iterations + 1):
-            found.step(t, x, lambda point: problem.gradient(point, found.network.iteration)[1])
+            lr = falling(part, 0.5, t)
+            found.step(t, x, lambda point: problem.gradient(point, found.network.iteration)[1], lr)
     return problem, start, x
 
 
@@ -137,7 +158,9 @@ def _step_allocates_nothing(part: Part, world: World) -> None:
         np.copyto(g, vector)
         return g
 
-    for compressor in ("identity", "onebit") if getattr(part.cls, "compresses", True) else ("identity",):
+    usual = contracts.default_compressor(part)
+    others = getattr(part.cls, "takes", ()) or not getattr(part.cls, "compresses", True)
+    for compressor in dict.fromkeys((lossless(part), usual if others else "onebit")):
         with rehearsal(part, world, dtype, DIMENSION, compressor) as found:
             work = partial(found.step, x=x, gradient=gradient)
             allocates_nothing(part, {f"a step with {compressor}": work}, vector.nbytes)
@@ -186,7 +209,7 @@ def _course(part: Part, world: World, dtype: np.dtype[Any]) -> _Course:
     alike, sent, gradient = 0, [], _gradient(target)
     with rehearsal(part, world, dtype) as found:
         for t in range(1, STEPS + MIXING + 1):
-            lr = 0.1 if t <= STEPS else 1e-3
+            lr = falling(part, 0.1, t) if t <= STEPS else 1e-3
             found.step(t, x, gradient, lr)
             alone -= dtype.type(lr) * (alone - target)
             sent.append(found.network.counter.bytes_sent)
@@ -260,7 +283,7 @@ def _walk(part: Part, world: World, steps: int, again_after: int | None = None) 
     gradient, x = _gradient(_target(world.rank).astype(dtype)), np.full(ELEMENTS, 3, dtype)
     saved: dict[str, np.ndarray] = {}
     for first, last in ((1, steps),) if again_after is None else ((1, again_after), (again_after + 1, steps)):
-        with rehearsal(part, world, dtype, ELEMENTS, compressor) as found:
+        with rehearsal(part, world, dtype, ELEMENTS, compressor, per_epoch=5) as found:
             if first > 1:
                 state.put_back(found.algorithm, saved)
             for t in range(first, last + 1):

@@ -73,6 +73,7 @@ class Plan:
         use for them."""
         algorithm, problem, config = self.algorithm, self.problem, self.config
         found = {setting: algorithm.name for setting in ROUTES if not applies(setting, algorithm)}
+        found |= dict.fromkeys(getattr(algorithm.cls, "ignores", ()), algorithm.name)
         if getattr(algorithm.cls, "centralized", False) is True:
             found["consensus_every"] = algorithm.name
         for setting, attributes in _OF_PROBLEMS.items():
@@ -139,17 +140,10 @@ def plan(config: Settings) -> Plan:
     if config.iterations is not None and config.epochs is not None:
         raise UsageError("give --iterations or --epochs, not both", "--iterations")
     algorithm = registry.algorithms.find(config.algorithm)
-    compresses = getattr(algorithm.cls, "compresses", True)
     compressor = registry.compressors.find(
         default_compressor(algorithm) if config.compressor is None else config.compressor
     )
-    if not compresses and compressor.name != "identity":
-        takers = [name for name, cls in registry.algorithms.builtins().items() if getattr(cls, "compresses", True)]
-        raise UsageError(
-            f"{algorithm.name} sends full vectors and takes no compressor, got {compressor.spec!r}; "
-            f"these take one: {', '.join(takers)}",
-            "--compressor",
-        )
+    _check_compressor(algorithm, compressor)
     problem = registry.problems.find(config.problem)
     check_installed(problem, "--problem")
     if config.lr is None:
@@ -169,6 +163,23 @@ def plan(config: Settings) -> Plan:
     found = Plan(config, algorithm, compressor, problem, _optimizer(config), partition, schedule, link)
     _check_recipe(found)
     return found
+
+
+def _check_compressor(algorithm: Part, compressor: Part) -> None:
+    """Raise UsageError for a compressor that the algorithm does not take."""
+    name, takes = algorithm.name, getattr(algorithm.cls, "takes", ())
+    if not getattr(algorithm.cls, "compresses", True):
+        fixed = registry.compressors.find(default_compressor(algorithm))
+        if (compressor.name, compressor.options) != (fixed.name, fixed.options):
+            takers = [name for name, cls in registry.algorithms.builtins().items() if getattr(cls, "compresses", True)]
+            sends = "full vectors" if fixed.name == "identity" else f"what {fixed.spec} makes"
+            raise UsageError(
+                f"{name} sends {sends} and takes no compressor, got {compressor.spec!r}; "
+                f"these take one: {', '.join(takers)}",
+                "--compressor",
+            )
+    elif takes and compressor.name not in takes:
+        raise UsageError(f"{name} takes {' or '.join(takes)}, got {compressor.spec!r}", "--compressor")
 
 
 def _optimizer(config: Settings) -> Part:

@@ -218,6 +218,8 @@ class Run:
             betas=parse_betas(config.betas),
             eps=config.eps,
             shapes=self.shapes,
+            per_epoch=self.per_epoch,
+            iterations=self.iterations,
         )
         with contracts.plugin(part, "--algorithm", "__init__(setup)"), _fitting(part, "--algorithm"):
             made = part.cls(setup, **part.options)

@@ -22,6 +22,19 @@ PRESETS: dict[str, tuple[str, ...]] = {
         "deepsqueeze/uniform:2",
         "choco/topk:0.01",
     ),
+    # What a user would pick among: the usual baseline, and a method of each kind that is in use.
+    "field": (
+        "allreduce",
+        "sgd",
+        "doublesqueeze/onebit",
+        "doublesqueeze/bf16",
+        "memsgd/topk:0.01",
+        "ef21-bc/topk:0.01",
+        "dgc/topk:0.01",
+        "onebit-adam/onebit",
+        "dpsgd",
+        "choco/topk:0.01",
+    ),
     "talks": (
         "sgd",
         "csgd/qsgd:4",

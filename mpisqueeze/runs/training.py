@@ -300,7 +300,7 @@ class Loop:
     def _check_moved(self) -> None:
         """Refuse a plug-in's algorithm that applies its answer itself where the optimizer should."""
         run, plan = self.run, self.run.plan
-        if run.algorithm.setup.optimizer is not None and run.optimizer.moved != run.dimension:
+        if run.algorithm.setup.optimizer is run.optimizer and run.optimizer.moved != run.dimension:
             option = "--momentum-at" if plan.optimizer.cls.linear else "--optimizer"
             what = f"{plan.algorithm.spec} moves x by itself: in its `apply`, call section.descend(self.lr)"
             self.network.complain(Signal.ERROR, what, option=option)

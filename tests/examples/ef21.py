@@ -29,12 +29,12 @@ class EF21(ServerAlgorithm):
 
     def __init__(self, setup: Setup, *, start: Annotated[str, choice("full", "compressed")] = "full") -> None:
         super().__init__(setup)
-        self.first = self.make_exchange(full=True) if start == "full" else self.exchange
+        self.start = start
 
     def step(self, x: Any, gradient: Gradient, lr: float) -> None:
         self.lr = lr
-        exchange = self.first if self.setup.network.iteration == 1 else self.exchange
-        exchange.run(self, x, gradient)
+        first = self.start if self.setup.network.iteration == 1 else "compressed"
+        self.turn("full" if first == "full" else None, full=True).run(self, x, gradient)
 
     def send(self, section: Section) -> None:
         """c = C(∇ − g_i), g_i ← g_i + c."""

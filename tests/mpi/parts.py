@@ -26,6 +26,7 @@ COMPRESSORS = [
     "onebit:0",
     "onebit:7,scale=l2",
     "onebit:24,scale=two",
+    "onebit:scale=none",
     "qsgd:2",
     "qsgd:4,bucket=0",
     "qsgd:8,bucket=33",
@@ -45,6 +46,14 @@ COMPRESSORS = [
 ]
 GOSSIP = ["dpsgd", "dpsgd-naive", "dcd", "ecd", "deepsqueeze", "choco", "d2"]
 CENTRALIZED = ["sgd", "csgd", "csgd-double", "memsgd", "doublesqueeze"]
+#: Those that come out with SGD's iterates in another way, if at all, each with a compressor that it takes.
+FIELD = {
+    "ef21": "qsgd:4",
+    "ef21-bc": "onebit",
+    "dgc:warmup=2": "topk:0.01",
+    "signum": "onebit:scale=none",
+    "onebit-adam:freeze=2": "onebit",
+}
 EXAMPLES = Path(__file__).parents[1] / "examples"
 DIMENSIONS = [1, 7, 1031]
 #: The run's seed.
@@ -64,6 +73,8 @@ def payload_bytes(spec: str, d: int, itemsize: int) -> int:
     if name == "identity":
         return itemsize * d
     if name == "onebit":
+        if "scale=none" in rest:
+            return math.ceil(d / 8)
         return math.ceil(d / 8) + (1 + (keys.get("scale") == "two")) * itemsize * blocks(int(argument or 1024))
     if name == "qsgd":
         return math.ceil(d * int(argument) / 8) + itemsize * blocks(bucket)

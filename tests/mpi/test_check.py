@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from broken_parts import SAYS
 from conftest import HERE, Finished
-from parts import CENTRALIZED, COMPRESSORS, EXAMPLES, GOSSIP
+from parts import CENTRALIZED, COMPRESSORS, EXAMPLES, FIELD, GOSSIP
 
 from mpisqueeze.algorithms.base import Algorithm
 from mpisqueeze.cli.app import run
@@ -43,11 +43,15 @@ def test_sound_parts_pass(part: str) -> None:
     findings = list(examine(*find_part(part)))
     assert [found for found in findings if found.outcome == "failed"] == []
     if "broken_parts" not in part:
-        assert {found.outcome for found in findings} == {"passed"} or "SparseSign" in part
+        # Of signs without a scale there is no bound.
+        allowed = {"passed", "doubtful"} if "SparseSign" in part or "none" in part else {"passed"}
+        assert {found.outcome for found in findings} <= allowed
 
 
 def test_sound_algorithms_pass(mpisqueeze_run: Run) -> None:
-    names = [*CENTRALIZED, "allreduce", "powersgd", "powersgd:1", "memsgd:lr=inside", *GOSSIP, "dpsgd:order=awc"]
+    names = [
+        *CENTRALIZED, "allreduce", "powersgd", "powersgd:1", "memsgd:lr=inside", *FIELD, *GOSSIP, "dpsgd:order=awc"
+    ]  # fmt: skip
     finished = mpisqueeze_run(3, "check", *names, f"{EXAMPLES}/ef21.py:EF21", "onebit").well()
     assert "FAILED" not in finished.out
     assert "doubtful" not in finished.out

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Finished, start_on_ranks
-from parts import CENTRALIZED, GOSSIP
+from parts import CENTRALIZED, FIELD, GOSSIP
 
 from mpisqueeze.errors import UsageError
 from mpisqueeze.record.arrays import write_npz
@@ -46,12 +46,15 @@ def same_runs(one: Path, other: Path) -> None:
 
 
 #: Those that remember something of a kind of its own; the others are slow tests.
-KINDS = ("doublesqueeze", "dcd", "ecd", "choco", "d2")
+KINDS = ("doublesqueeze", "onebit-adam:freeze=14", "dcd", "ecd", "choco", "d2")
 
 
 @pytest.mark.parametrize(
     "algorithm",
-    [pytest.param(name, marks=() if name in KINDS else pytest.mark.slow) for name in (*CENTRALIZED, *GOSSIP)],
+    [
+        pytest.param(name, marks=() if name in KINDS else pytest.mark.slow)
+        for name in (*CENTRALIZED, *FIELD, KINDS[1], *GOSSIP)
+    ],
 )
 def test_every_algorithm_goes_on_as_if_nothing_had_been(mpisqueeze_run: Run, tmp_path: Path, algorithm: str) -> None:
     """Momentum, residuals, replicas, x̂, y, gradients of before, and ECD's t."""

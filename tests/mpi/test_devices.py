@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parts import CENTRALIZED, COMPRESSORS, GOSSIP, make_algorithm, run_steps, start_at
+from parts import CENTRALIZED, COMPRESSORS, FIELD, GOSSIP, make_algorithm, run_steps, start_at
 
 from mpisqueeze.comm.cuda_aware import cuda_awareness
 from mpisqueeze.comm.exchange import HaltError
@@ -21,7 +21,7 @@ UNCOMPRESSED = ("sgd", "allreduce", "dpsgd", "d2")
 #: (algorithm, server) of every algorithm.
 ALGORITHMS = [
     *((name, server) for name in CENTRALIZED for server in ("root", "sharded")),
-    *((name, "root") for name in ("allreduce", *GOSSIP)),
+    *((name, "root") for name in ("allreduce", *FIELD, *GOSSIP)),
 ]
 
 
@@ -65,7 +65,8 @@ def gpu_run(aware: bool) -> None:
     steps, lr, alone = 3, 0.1, World().size == 1
     for name, server in ALGORITHMS:
         many = name == "doublesqueeze" and not alone
-        for spec in ["identity"] if name in UNCOMPRESSED else COMPRESSORS if many else SPECS:
+        specs = ["identity"] if name in UNCOMPRESSED else COMPRESSORS if many else SPECS
+        for spec in [FIELD[name]] if name in FIELD else specs:
             # A shard of 1031 numbers begins where no load of 16 bytes may.
             both = ((1031, np.float32, 64), (258, np.float64, None))
             for d, dtype, chunk in both if name in ("doublesqueeze", "choco") and not alone else both[:1]:

@@ -12,13 +12,16 @@ import numpy as np
 import pytest
 from conftest import Finished
 from overlapping import WHEN, before_the_gradient_ends, more_sections_than_a_link_holds
-from parts import CENTRALIZED
+from parts import CENTRALIZED, FIELD
 from test_checkpoint import same_runs
 
 Run = Callable[..., Finished]
 PROBLEMS = Path(__file__).with_name("overlapping.py")
 #: topk's payload cannot be cut on the way up, where it leaves only when the gradient is complete.
-PAIRS = [*CENTRALIZED, "doublesqueeze/qsgd:4", "memsgd/topk:0.1", "csgd/identity"]
+PAIRS = [
+    *CENTRALIZED, *(f"{name}/{spec}" for name, spec in FIELD.items()),
+    "doublesqueeze/qsgd:4", "memsgd/topk:0.1", "csgd/identity",
+]  # fmt: skip
 KEPT = ("loss", "lr", "bytes_sent", "messages", "residual_norm")
 
 
