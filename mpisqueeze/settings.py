@@ -111,6 +111,13 @@ class Settings:
     )
     self_weight: float | None = _method(None, "Gossip: every rank's weight on itself, W_ii. Default: the graph's.")
 
+    local_steps: int = _method(
+        1, "Steps H of each rank on a model of its own between two exchanges, of how far it went.", integer(1)
+    )
+    outer_lr: float = _method(1.0, "Local steps: the factor η of the answer to how far the ranks went.", _POSITIVE)
+    outer_momentum: float = _method(0.0, "Local steps: β of the answers' momentum.", _BELOW_ONE)
+    outer_nesterov: bool = _method(False, "Local steps: that momentum looks ahead.")
+
     problem: str = _problem(
         "mlp",
         "mlp[:H1xH2…], logistic, quadratic:DIM, resnet18, resnet20, cnn, gpt[:LAYERSxWIDTH], FILE.py:Class or "

@@ -98,7 +98,10 @@ def header(run: Run, environment: dict[str, Any]) -> Panel:
     ]  # fmt: skip
     entries[1:1] = [("link", text) for text in link(run, environment)]
     if expected is not None:
-        wire = Text(f"{size(expected)} an iteration{defined(run.network.counter.bytes_are)}, plain sgd {size(plain)}")
+        each = f", {size(expected)} every {steps}" if (steps := config.local_steps) > 1 else ""
+        expected /= steps
+        marked = defined(run.network.counter.bytes_are)
+        wire = Text(f"{size(expected)} an iteration{marked}{each}, plain sgd {size(plain)}")
         if 0 < expected < plain:
             wire.append(", ").append(f"{ratio(plain / expected)} fewer", "bold green")
         entries.append(("wire", wire))
@@ -113,6 +116,12 @@ def recipe(plan: Plan) -> str:
     if config.momentum:
         kind = "Nesterov momentum" if config.nesterov else "momentum"
         found.append(f"{kind} {config.momentum:g}" + (" at the update" if config.momentum_at == "update" else ""))
+    if plan.local:
+        outer = f", outer lr {config.outer_lr:g}"
+        if config.outer_momentum:
+            kind = "Nesterov momentum" if config.outer_nesterov else "momentum"
+            outer += f", {kind} {config.outer_momentum:g}"
+        found.append(f"{config.local_steps} local steps{outer}")
     if config.weight_decay:
         spared = " of matrices" if config.weight_decay_on == "matrices" else ""
         found.append(f"weight decay {config.weight_decay:g}{spared}")

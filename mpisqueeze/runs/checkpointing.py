@@ -69,7 +69,8 @@ def _remembering(run: Run) -> Any:
 def _parts(run: Run) -> dict[str, Any]:
     """Everything of a run that may carry something from one iteration to the next, by its name in a checkpoint."""
     compressors = {f"compressor{i}": compressor for i, compressor in enumerate(run.stateful)}
-    return {"algorithm": _remembering(run), "problem": run.problem, "optimizer": run.optimizer, **compressors}
+    parts = {"algorithm": _remembering(run), "problem": run.problem, "optimizer": run.optimizer, **compressors}
+    return parts | {name: part for name, part in (("local", run.local), ("outer", run.outer)) if part is not None}
 
 
 def _arrays(run: Run) -> dict[str, Any]:

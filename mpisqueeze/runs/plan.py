@@ -98,8 +98,19 @@ class Plan:
         return getattr(self.algorithm.cls, "own_momentum", False) is True
 
     @property
+    def local(self) -> bool:
+        """Ranks move models of their own, and exchange how far they went."""
+        config = self.config
+        return config.local_steps > 1 or config.outer_lr != 1 or config.outer_momentum > 0
+
+    @property
     def optimizes(self) -> str:
-        """The optimizer acts on each rank's `gradient`, or on the `answer`; empty where it is x ← x − γp."""
+        """The optimizer acts on each rank's `gradient`, on the `answer`, or moves each rank's own x (`local`).
+
+        It is empty where the optimizer is x ← x − γp.
+        """
+        if self.local:
+            return "local"
         linear = self.optimizer.cls.linear
         if linear and (not self.config.momentum or self.own_momentum):
             return ""
@@ -182,6 +193,17 @@ def _check_compressor(algorithm: Part, compressor: Part) -> None:
         raise UsageError(f"{name} takes {' or '.join(takes)}, got {compressor.spec!r}", "--compressor")
 
 
+def _check_local(plan: Plan) -> None:
+    """Raise UsageError for what local steps have no place for."""
+    config = plan.config
+    if not plan.centralized:
+        raise UsageError(f"is for centralized algorithms, and {plan.algorithm.name} gossips", "--local-steps")
+    if config.overlap:
+        raise UsageError("sends gradients, and --local-steps exchanges none", "--overlap")
+    if config.momentum_at == "update":
+        raise UsageError("update is --outer-momentum where there are --local-steps", "--momentum-at")
+
+
 def _optimizer(config: Settings) -> Part:
     """The optimizer. Raises UsageError for a momentum that it has no use for, or none where there must be one."""
     optimizer = registry.optimizers.find(config.optimizer)
@@ -205,6 +227,10 @@ def _check_recipe(plan: Plan) -> None:
         ):
             if asked:
                 raise UsageError(f"{name} has a momentum of its own, and takes sgd with --momentum alone", option)
+    if config.outer_nesterov and not config.outer_momentum:
+        raise UsageError("needs --outer-momentum above 0, such as 0.9", "--outer-nesterov")
+    if plan.local:
+        _check_local(plan)
     if config.momentum_at == "update" and not plan.centralized:
         raise UsageError(f"update is for an answer to all ranks, and {name} gossips: use gradient", "--momentum-at")
 

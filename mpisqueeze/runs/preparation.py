@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mpisqueeze.algorithms.base import AdaptedAlgorithm, Algorithm, Setup
+from mpisqueeze.algorithms.base import AdaptedAlgorithm, Algorithm, Descent, Setup
+from mpisqueeze.algorithms.local import LocalSteps
 from mpisqueeze.comm.emulated import emulate
 from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.placement import choose_device, quota_doubts, threads_of_rank
@@ -22,6 +23,7 @@ from mpisqueeze.holder import check_free
 from mpisqueeze.kernels import kernels_for, threads_of
 from mpisqueeze.optimizers.base import Optimizer, Recipe
 from mpisqueeze.optimizers.decay import Decay, matrices
+from mpisqueeze.optimizers.sgd import SGD
 from mpisqueeze.parts import contracts
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.parts.state import carried
@@ -84,7 +86,9 @@ class Run:
         emulated = emulate(world, plan.link) if plan.link else None
         self.network = Network(world, self.device, plan.barrier, emulated, config.chunk, config.tree, config.checksum)
         self.topology = world.collectively(lambda: Topology(config.topology, world.size, config.self_weight))
+        self.outer = self._build_outer()
         self.algorithm: Algorithm = world.collectively(self._build_algorithm)
+        self.local = self._build_local()
         self.warnings: list[str] = world.on_root(lambda: [*self._doubts(), *self._idle()])
         self.folder: RunFolder | None = None
         self.path = ""
@@ -92,8 +96,13 @@ class Run:
 
     @property
     def centralized(self) -> bool:
-        """All ranks hold the same x."""
+        """All ranks hold the same x, between local steps too but for these."""
         return self.algorithm.centralized
+
+    @property
+    def one_model(self) -> bool:
+        """All ranks hold the same x after each iteration."""
+        return self.centralized and self.local is None
 
     def write_line(self, name: str, value: Any) -> None:
         """Add a line to a log of the run folder, on rank 0."""
@@ -157,19 +166,43 @@ class Run:
     def _build_optimizer(self) -> Optimizer:
         plan, config, part = self.plan, self.plan.config, self.plan.optimizer
         decay = Decay(config.weight_decay, self._decayed()) if config.weight_decay else None
-        answers = plan.optimizes == "answer"
-        self.decay = None if answers else decay
+        # A linear one takes it with the gradient.
+        moves = plan.optimizes == "answer" or (plan.local and not part.cls.linear)
+        self.decay = None if moves else decay
         recipe = Recipe(
             0.0 if plan.own_momentum else config.momentum,
             config.nesterov,
             parse_betas(config.betas),
             config.eps,
-            decay if answers else None,
+            decay if moves else None,
         )
         with _fitting(part, "--optimizer"):
             made = part.cls(self.dimension, self.device.xp, plan.dtype, recipe)
         self.device.adopt(made)
         return made
+
+    def _build_outer(self) -> Optimizer | None:
+        """The momentum of the answers to how far local steps went."""
+        config = self.plan.config
+        if not config.outer_momentum:
+            return None
+        recipe = Recipe(config.outer_momentum, config.outer_nesterov)
+        made = SGD(self.dimension, self.device.xp, self.plan.dtype, recipe)
+        self.device.adopt(made)
+        return made
+
+    def _build_local(self) -> LocalSteps | None:
+        config = self.plan.config
+        if not self.plan.local:
+            return None
+        if config.local_steps > self.iterations:
+            raise UsageError(
+                f"{config.local_steps} steps are more than the {counted(self.iterations, 'iteration')} of the run: "
+                "nothing would be exchanged",
+                "--local-steps",
+            )
+        inner = Descent(self.optimizer, self.network)
+        return LocalSteps(self.algorithm, inner, self.x, config.local_steps, config.outer_lr)
 
     def _decayed(self) -> list[slice] | None:
         """The elements that weight decay holds for; None for all."""
@@ -213,7 +246,7 @@ class Run:
             self.topology,
             server=config.server,
             overlap=config.overlap,
-            optimizer=self.optimizer if self.plan.optimizes == "answer" else None,
+            optimizer=self.outer if self.plan.local else self.optimizer if self.plan.optimizes == "answer" else None,
             momentum=config.momentum,
             betas=parse_betas(config.betas),
             eps=config.eps,
@@ -255,6 +288,8 @@ class Run:
                 f"--lr-schedule {config.lr_schedule} warms up for {counted(warmup, 'iteration')} and the run has "
                 f"{self.iterations}: the learning rate does not come up to {plan.lr:g}"
             )
+        if rest := self.iterations % config.local_steps:
+            yield f"--local-steps {config.local_steps}: the last {counted(rest, 'iteration')} end without an exchange"
         fewest = min((count for count in self.samples if count is not None), default=config.batch_size)
         if config.batch_size > fewest:
             yield f"--batch-size {config.batch_size}: a rank has {counted(fewest, 'sample')}, and draws some repeatedly"

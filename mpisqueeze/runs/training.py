@@ -86,7 +86,7 @@ class Loop:
         self._final = run.dimension
         self._check = GradientCheck(run.plan.problem, run.dimension, run.device.xp, run.plan.dtype)
         self._consensus = None
-        if not run.centralized:
+        if not run.one_model:
             self._consensus = Consensus(run.world, run.dimension, run.plan.dtype)
         #: The optimizer if it acts on this rank's gradient.
         self._turns = run.optimizer if run.plan.optimizes == "gradient" else None
@@ -122,6 +122,8 @@ class Loop:
         run, network, recorder, clock = self.run, self.network, self.recorder, self.clock
         gate, counter, algorithm = network.gate, self.counter, run.algorithm
         schedule, root = run.plan.schedule, self.world.is_root
+        step = run.local.step if run.local else algorithm.step
+        meets = gate.barrier and not run.local
         if self.done >= run.iterations and not self._scheduled(self.done):
             self._evaluate(self.done)
         #: Without a barrier: the iteration of the next agreement, and that and the time of the last one.
@@ -141,7 +143,7 @@ class Loop:
                 gate.tell(Signal.FLUSH)
             run.optimizer.begin()
             began = clock.start()
-            algorithm.step(self.x, self._gradient, lr)
+            step(self.x, self._gradient, lr)
             self.began, self.ended = began, clock.stop(Phase.UPDATE)
             self.elapsed = self.stopwatch.at(self.ended)
             if t == self.done + 1:
@@ -149,9 +151,9 @@ class Loop:
             network.settle()
             recorder.add(self)
             # An algorithm of a user's own may exchange nothing in an iteration.
-            if not gate.met and (gate.barrier or t >= self._meet_at):
+            if not gate.met and (meets or t >= self._meet_at):
                 gate.meet()
-                if not gate.barrier:
+                if not meets:
                     self._meet_again(t)
             agreed = gate.agreed
             if agreed >= Signal.NONFINITE:
