@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,14 @@ holds = "sgd.loss < 1"
 
 
 class Told:
-    """Evidence that says what it was told."""
+    """Evidence that says what it was told; `seeds` has what each of them says."""
 
-    def __init__(self, **figures: Any) -> None:
+    def __init__(self, seeds: Sequence[dict[str, Any]] = (), **figures: Any) -> None:
         self.constants = {"N": 8.0, "d": 100.0}
-        self.figures = figures
+        self.seeds = [Told(**told) for told in seeds]
+        self.figures = {
+            name: np.median([told[name] for told in seeds]) for name in (seeds[0] if seeds else ())
+        } | figures
 
     def figure(self, run: str, name: str) -> Any:
         return self.figures[f"{run}_{name}"]
@@ -65,6 +69,38 @@ def test_expressions() -> None:
     assert decide("not a.c > 5 and abs(-3) == 3", a_c=2.0)[0]
     assert decide("gap(a, b) < 0.1", a_b=0.05)[0]
     assert decide("min(a.c, 3) == 2 and max(a.c, 3) == 3", a_c=2.0)[0]
+
+
+def by_seed(text: str, **figures: Sequence[float]) -> tuple[bool | None, str]:
+    seeds = [dict(zip(figures, values, strict=True)) for values in zip(*figures.values(), strict=True)]
+    finding = parse(text).decide(Told(seeds))
+    return finding.holds, finding.shown
+
+
+def test_the_interval_of_the_paired_ratio_decides() -> None:
+    """Student's t for two degrees of freedom is 4.303: ratios of 1.1, 1.2 and 1.3 give 0.973 to 1.47."""
+    reference = [1.0, 2.0, 3.0]
+    assert by_seed("a.loss > b.loss", a_loss=[1.1, 2.4, 3.9], b_loss=reference) == (
+        None, "2.40 perhaps > 2.00 (0.973 to 1.47 ×)",
+    )  # fmt: skip
+    assert by_seed("a.loss > b.loss", a_loss=[1.19, 2.4, 3.63], b_loss=reference)[0] is True
+    assert by_seed("a.loss < b.loss", a_loss=[1.19, 2.4, 3.63], b_loss=reference)[0] is False
+    # Two seeds give no interval, so that their medians decide.
+    assert by_seed("a.loss > b.loss", a_loss=[1.1, 2.4], b_loss=[1.0, 2.3])[0] is True
+    # All alike: there is nothing to tell apart.
+    assert by_seed("a.loss <= b.loss", a_loss=reference, b_loss=reference)[0] is True
+    assert by_seed("a.loss < b.loss", a_loss=reference, b_loss=reference)[0] is False
+    # Where no ratio is, the difference decides; and where that is none, what each seed says.
+    assert by_seed("a.loss > 0", a_loss=[-1.0, 2.0, 3.0])[0] is None
+    assert by_seed("a.loss > 0", a_loss=[-0.001, 2.0, 2.001])[0] is None
+    assert by_seed("a.loss > 1", a_loss=[np.inf, np.inf, 2.0])[0] is True
+    assert by_seed("a.loss > 1", a_loss=[np.inf, np.nan, 2.0])[0] is None
+    # What is not told apart is neither true nor false.
+    unknown, true = "a.loss > b.loss", "c.loss > 0"
+    figures = {"a_loss": [1.1, 2.4, 3.9], "b_loss": reference, "c_loss": [2.0, 2.1, 2.2]}
+    assert [by_seed(f"{unknown} {word} {true}", **figures)[0] for word in ("and", "or")] == [None, True]
+    assert [by_seed(f"{unknown} {word} not {true}", **figures)[0] for word in ("and", "or")] == [False, None]
+    assert by_seed(f"not {unknown}", **figures)[0] is None
 
 
 def test_a_comparison_over_a_sweep_holds_at_every_point() -> None:

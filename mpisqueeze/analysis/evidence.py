@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mpisqueeze.analysis.ranking import curve_of
-from mpisqueeze.record.figures import per_iteration
+from mpisqueeze.record.figures import Floats, per_iteration
 from mpisqueeze.record.reading import RunLog
 
 #: Seconds an iteration by the clock.
@@ -75,10 +76,22 @@ class Evidence:
         ranks: of the whole launch.
     """
 
-    def __init__(self, logs: Mapping[str, Sequence[Sequence[RunLog]]], x: Sequence[float], ranks: int) -> None:
+    def __init__(
+        self, logs: Mapping[str, Sequence[Sequence[RunLog]]], x: Sequence[float] | Floats, ranks: int
+    ) -> None:
         self.logs, self.x = logs, np.array(x)
         first = next(iter(logs.values()))[0][0]
         self.constants: Mapping[str, float] = {"N": float(ranks), "d": float(first.summary["dimension"] or math.nan)}
+        self._ranks = ranks
+
+    @cached_property
+    def seeds(self) -> Sequence[Evidence]:
+        """The evidence of each seed by itself; nothing where there is one."""
+        count = len(next(iter(self.logs.values()))[0])
+        return [
+            Evidence({run: [[logs[k]] for logs in points] for run, points in self.logs.items()}, self.x, self._ranks)
+            for k in range(count if count > 1 else 0)
+        ]
 
     def figure(self, run: str, name: str) -> Any:
         """The median over seeds, of `diverged` the mean: a float, or (P,) over P > 1 points; NaN if there is none."""

@@ -16,7 +16,7 @@ CLAIMS = "claims.json"
 class DecisionFacts(TypedDict):
     """A condition of a claim: in words, as an expression, with its numbers in place, and whether it holds.
 
-    The last two are None where the claim was not tested.
+    The last two are None where the claim was not tested, and the last one also where its seeds do not tell.
     """
 
     text: str
@@ -57,7 +57,7 @@ class _Claim(TypedDict):
     sweep: str | None
     reason: str | None
     figure: ChartFacts | None
-    verdict: Literal["PASS", "FAIL", "SKIPPED"]
+    verdict: Literal["PASS", "FAIL", "NOT DISTINGUISHABLE", "SKIPPED"]
     decisions: list[DecisionFacts]
     runs: list[_RunFacts]
 
@@ -86,10 +86,8 @@ def read_claims(path: Path) -> dict[str, Any]:
     about = read_object(path / CLAIMS, "RUN", Claims)
     for i, claim in enumerate(about["claims"]):
         for j, decision in enumerate(claim["decisions"]):
-            for key, other, what in (("found", "passed", "text"), ("passed", "found", "true or false")):
-                if decision[key] is None and decision[other] is not None:
-                    where = f"claims[{i}].decisions[{j}].{key}"
-                    raise UsageError(f"{path / CLAIMS} has None as {where!r}, not {what}", "RUN")
+            if decision["found"] is None and decision["passed"] is not None:
+                raise UsageError(f"{path / CLAIMS} has None as 'claims[{i}].decisions[{j}].found', not text", "RUN")
     # Older versions did not write it.
     about.setdefault("asked", len(about["claims"]))
     return about

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from mpisqueeze.record.iterations import Progress
     from mpisqueeze.runs.preparation import Run
 
-STYLES = {"PASS": "bold green", "FAIL": "bold red", "SKIPPED": "yellow"}
+STYLES = {"PASS": "bold green", "FAIL": "bold red", "NOT DISTINGUISHABLE": "yellow", "SKIPPED": "yellow"}
+_OUTCOMES = {True: ("holds", "green"), False: ("does not hold", "red"), None: ("not told apart", "yellow")}
 
 
 class ClaimsView(View):
@@ -97,8 +98,8 @@ def claims_report(verdicts: Sequence[dict[str, Any]], asked: int) -> RenderableT
             verdict["claim"], Text(verdict["title"], "bold"), "", Text(verdict["verdict"], STYLES[verdict["verdict"]])
         )
         for decision in verdict["decisions"]:
-            if decision["passed"] is not None:
-                outcome = Text("holds", "green") if decision["passed"] else Text("does not hold", "red")
+            if decision["found"] is not None:
+                outcome = Text(*_OUTCOMES[decision["passed"]])
                 table.add_row("", Text(decision["text"]), Text(decision["found"]), outcome)
         if verdict["reason"]:
             table.add_row("", Text(verdict["reason"], "yellow"), "", "")
@@ -111,6 +112,8 @@ def count_of(verdicts: Sequence[dict[str, Any]], asked: int) -> str:
     counts = {name: sum(verdict["verdict"] == name for verdict in verdicts) for name in STYLES}
     parts = [f"{counts['PASS']} of {counted(asked, 'claim')} {'holds' if asked == 1 else 'hold'}"]
     parts += [f"{counts['FAIL']} {'does' if counts['FAIL'] == 1 else 'do'} not"] if counts["FAIL"] else []
+    unknown = counts["NOT DISTINGUISHABLE"]
+    parts += [f"{unknown} {'is' if unknown == 1 else 'are'} not told apart by the seeds"] if unknown else []
     parts += [f"{counts['SKIPPED']} could not be tested here"] if counts["SKIPPED"] else []
     parts += [f"{asked - len(verdicts)} not tested: interrupted"] if asked > len(verdicts) else []
     return ", ".join(parts) + "."

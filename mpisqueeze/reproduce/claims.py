@@ -178,8 +178,10 @@ class StatedClaim:
         """All its runs, in the order in which they are to be run."""
         found = []
         for point in self.points(ranks):
-            for seed in self.file.seeds:
-                for name, config in self.runs.items():
+            for turn, seed in enumerate(self.file.seeds):
+                # In turns, so that a machine that slows down slows all of them down.
+                runs = list(self.runs.items())
+                for name, config in reversed(runs) if turn % 2 else runs:
                     marks = [name, point.label, f"seed={seed}" if len(self.file.seeds) > 1 else ""]
                     config = replace(config, seed=seed, **dict(point.settings))
                     found.append(ClaimRun(" ".join(filter(None, marks)), name, point, config))

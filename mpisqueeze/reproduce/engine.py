@@ -21,11 +21,15 @@ from mpisqueeze.record.folder import RunFolder
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.record.types import SCHEMA_VERSION
 from mpisqueeze.reproduce.claims import ClaimRun, StatedClaim
+from mpisqueeze.reproduce.expressions import joined
 from mpisqueeze.reproduce.virtual import LabError, run_in_lab
 from mpisqueeze.runs.comparing import Ledger, compare
 from mpisqueeze.runs.interrupts import Interrupts
 from mpisqueeze.runs.pairs import Entry
 from mpisqueeze.runs.view import View
+
+#: Verdicts on a claim that was tested, by whether its decisions hold; None: the seeds do not tell.
+VERDICTS = {True: "PASS", False: "FAIL", None: "NOT DISTINGUISHABLE"}
 
 
 @dataclass(frozen=True)
@@ -140,9 +144,10 @@ def _run_in_lab(
 
 
 def _verdict(task: Task, logs: list[RunLog], reason: str | None, ranks: int) -> dict[str, Any]:
-    """The verdict on a claim: `PASS`, `FAIL`, or `SKIPPED` for a `reason`, with all that led to it.
+    """The verdict on a claim, of VERDICTS, with all that led to it; `SKIPPED` is for a `reason`.
 
-    `decisions` has an object for each: `text`, `holds` (the expression), `found` (with the numbers in place), `passed`.
+    `decisions` has an object for each: `text`, `holds` (the expression), `found` (with the numbers in place), `passed`
+    (None where the seeds do not tell).
     `runs` has an object a run: its name, point, seed, folder, status and figures.
     """
     claim, file, figure = task.claim, task.claim.file, task.claim.file.figure
@@ -172,7 +177,7 @@ def _verdict(task: Task, logs: list[RunLog], reason: str | None, ranks: int) -> 
         row["found"], row["passed"] = finding.shown, finding.holds
     failed = [log for log in logs if log.summary["status"] in ("failed", "killed", "skipped")]
     return about | {
-        "verdict": "PASS" if all(row["passed"] for row in decisions) else "FAIL",
+        "verdict": VERDICTS[joined([row["passed"] for row in decisions], False)],
         "reason": f"{failed[0].name} failed: {failed[0].summary['reason']}" if failed else None,
         "decisions": decisions,
         "runs": [_row(trial, log) for trial, log in zip(task.trials, logs, strict=True)],

@@ -3,19 +3,25 @@
 `doublesqueeze.test_accuracy >= sgd.test_accuracy - 0.01`: numbers, `RUN.FIGURE`, the claim's constants, + - * /, the
 functions below, comparisons, `and`, `or`, `not`. Over a sweep a figure is an array, one number a point, and a
 comparison holds if it does at every point.
+
+With three seeds and more the interval of the two sides' ratio, paired by seed, decides: a comparison holds where all of
+the interval holds it, does not where none of it does, and is otherwise not told apart. Values that are not all above 0
+are held apart by their difference; infinities and NaNs, by what each seed says.
 """
 
 from __future__ import annotations
 
 import ast
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from mpisqueeze.analysis.evidence import Evidence
+from mpisqueeze.analysis.intervals import FEWEST, difference, paired
 from mpisqueeze.quantities import significant
 
 _COMPARISONS: dict[type[ast.cmpop], tuple[str, Callable[[Any, Any], Any]]] = {
@@ -31,7 +37,8 @@ _OPERATIONS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Mult: operator.mul,
     ast.Div: np.divide,
 }
-_JOINTS = {ast.And: (" and ", all), ast.Or: (" or ", any)}
+#: The words, and the value that is the whole's once one part has it.
+_JOINTS = {ast.And: (" and ", False), ast.Or: (" or ", True)}
 #: N: the ranks. d: the dimension.
 CONSTANTS = ("N", "d")
 #: first, last: a swept figure at the sweep's ends. slope: of the straight line through a swept figure, by the sweep's
@@ -53,10 +60,12 @@ class Ruling:
     """The value of an expression.
 
     Attributes:
-        shown: its comparisons with the numbers in place, for people: `0.981 ≥ 0.979`.
+        holds: None where the seeds do not tell.
+        shown: its comparisons with the medians in place and the interval of their ratio, for people: `0.981 ≥ 0.979
+            (1.00 to 1.01 ×)`.
     """
 
-    holds: bool
+    holds: bool | None
     shown: str
 
 
@@ -83,6 +92,7 @@ class _Names(Evidence):
     """Evidence in which everything is 1, and which notes the names that it is asked for."""
 
     constants: Mapping[str, float] = dict.fromkeys(CONSTANTS, 1.0)
+    seeds = ()
 
     def __init__(self) -> None:
         self.runs: set[str] = set()
@@ -117,26 +127,73 @@ def _truth(node: ast.expr, evidence: Evidence) -> Ruling:
     """The ruling of a syntax tree, all of which is looked at. Raises ValueError for what is not in the language."""
     match node:
         case ast.BoolOp():
-            word, join = _JOINTS[type(node.op)]
+            word, decisive = _JOINTS[type(node.op)]
             parts = [_truth(value, evidence) for value in node.values]
-            return Ruling(join(part.holds for part in parts), word.join(part.shown for part in parts))
+            return Ruling(joined([part.holds for part in parts], decisive), word.join(part.shown for part in parts))
         case ast.UnaryOp(op=ast.Not()):
             inner = _truth(node.operand, evidence)
-            return Ruling(not inner.holds, f"not ({inner.shown})")
+            return Ruling(None if inner.holds is None else not inner.holds, f"not ({inner.shown})")
         case ast.Compare():
             if not all(type(op) in _COMPARISONS for op in node.ops):
                 raise ValueError(f"{ast.unparse(node)}: comparisons are < <= > >= ==")
-            values = [_number(side, evidence) for side in (node.left, *node.comparators)]
+            sides = (node.left, *node.comparators)
+            values = [_number(side, evidence) for side in sides]
+            by_seed = [[_number(side, seed) for seed in evidence.seeds] for side in sides]
             signs, compares = zip(*(_COMPARISONS[type(op)] for op in node.ops), strict=True)
-            pairs = zip(compares, values, values[1:], strict=False)
-            held = [bool(np.all(compare(left, right))) for compare, left, right in pairs]
+            links = zip(signs, compares, pairwise(values), pairwise(by_seed), strict=True)
+            found = [_compared(sign, compare, *middle, *seeds) for sign, compare, middle, seeds in links]
             # Values that should be equal may differ in a late digit.
-            digits = 10 if "=" in [sign for sign, well in zip(signs, held, strict=True) if not well] else 3
+            digits = 10 if "=" in [sign for sign, (holds, _) in zip(signs, found, strict=True) if not holds] else 3
             shown = _show(values[0], digits)
-            for sign, well, right in zip(signs, held, values[1:], strict=True):
-                shown += f" {sign if well else f'not {sign}'} {_show(right, digits)}"
-            return Ruling(all(held), shown)
+            for sign, (holds, interval), right in zip(signs, found, values[1:], strict=True):
+                word = {True: sign, False: f"not {sign}", None: f"perhaps {sign}"}[holds]
+                shown += f" {word} {_show(right, digits)}{interval}"
+            return Ruling(joined([holds for holds, _ in found], False), shown)
     raise ValueError(f"{ast.unparse(node)} is no comparison")
+
+
+def joined(parts: Sequence[bool | None], decisive: bool) -> bool | None:
+    """The value of parts joined by `and` or `or`: of which False, or True, is `decisive`."""
+    if decisive in parts:
+        return decisive
+    return None if None in parts else not decisive
+
+
+def _compared(
+    sign: str, compare: Callable[[Any, Any], Any], left: Any, right: Any, lefts: Sequence[Any], rights: Sequence[Any]
+) -> tuple[bool | None, str]:
+    """Whether a comparison holds, and the interval of its sides' ratio in words, where that is one.
+
+    Args:
+        left, right: medians over the seeds.
+        lefts, rights: (K,) by seed.
+    """
+    if len(lefts) < FEWEST:
+        return bool(np.all(compare(left, right))), ""
+    sides = np.broadcast_arrays(*(np.stack([np.atleast_1d(value) for value in side]) for side in (lefts, rights)))
+    found = [_point(sign, compare, *(side[:, point].tolist() for side in sides)) for point in range(sides[0].shape[1])]
+    return joined([holds for holds, _ in found], False), found[0][1] if len(found) == 1 else ""
+
+
+def _point(
+    sign: str, compare: Callable[[Any, Any], Any], lefts: list[float], rights: list[float]
+) -> tuple[bool | None, str]:
+    """The comparison of what the seeds have at a point."""
+    held = [bool(compare(left, right)) for left, right in zip(lefts, rights, strict=True)]
+    if sign == "=":
+        return all(held), ""
+    if np.isfinite([*lefts, *rights]).all():
+        ratio, apart = paired(lefts, rights), difference(lefts, rights)
+        low, high, even = (apart.low, apart.high, 0.0) if ratio.low is None else (ratio.low, ratio.high, 1.0)
+        if low is not None and high is not None:
+            words = f" ({significant(low)} to {significant(high)} ×)" if even and low != high else ""
+            return _alike([bool(compare(end, even)) for end in (low, high)]), words
+    return _alike(held), ""
+
+
+def _alike(held: Sequence[bool]) -> bool | None:
+    """What all of them are; None where they are not alike."""
+    return held[0] if len(set(held)) == 1 else None
 
 
 def _number(node: ast.expr, evidence: Evidence) -> Any:

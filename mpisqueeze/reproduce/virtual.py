@@ -30,12 +30,26 @@ class LabError(Exception):
 
 
 def run_in_lab(claim: StatedClaim, trials: Sequence[ClaimRun], path: Path, wanted: Callable[[], bool]) -> list[RunLog]:
-    """The runs of a claim, in the order of `trials`, which is by bandwidth and then by run. Raises LabError.
+    """The runs of a claim, in the order of `trials`; a lab for each seed. Raises LabError.
 
     Args:
-        path: where a folder for each bandwidth is made, and `lab.log` with all output.
+        path: where a folder for each seed is made, with `runs`, a folder for each bandwidth in it, and `lab.log`.
         wanted: whether to stop it and come back.
     """
+    found: dict[tuple[str, str, int], RunLog] = {}
+    for seed in claim.file.seeds:
+        own = [trial for trial in trials if trial.config.seed == seed]
+        ran = _one_lab(claim, own, path / f"seed={seed}", wanted)
+        if ran is None:
+            return []
+        found |= {(trial.run, trial.point.label, seed): run for trial, run in zip(own, ran, strict=True)}
+    return [found[trial.run, trial.point.label, trial.config.seed] for trial in trials]
+
+
+def _one_lab(
+    claim: StatedClaim, trials: Sequence[ClaimRun], path: Path, wanted: Callable[[], bool]
+) -> list[RunLog] | None:
+    """The runs of a seed, in the order of `trials`, which is by bandwidth; None where they were not wanted."""
     path.mkdir(parents=True)
     labels = list(dict.fromkeys(trial.point.label for trial in trials))
     log = path / "lab.log"
@@ -52,7 +66,7 @@ def run_in_lab(claim: StatedClaim, trials: Sequence[ClaimRun], path: Path, wante
             if wanted():
                 process.send_signal(signal.SIGTERM)
                 process.wait()
-                return []
+                return None
             time.sleep(_PAUSE)
     if process.returncode:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no output"]

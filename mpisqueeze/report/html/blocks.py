@@ -18,7 +18,7 @@ class TableCell:
         best: to be shown as the best of its column.
         style: the style of a line whose marker is put before the text, or None.
         badge: a word to be seen behind it, such as `diverged`.
-        verdict: `PASS`, `FAIL` or `SKIPPED`, shown as a badge; empty: none.
+        verdict: `PASS`, `FAIL`, `NOT DISTINGUISHABLE` or `SKIPPED`, shown as a badge; empty: none.
         link: the title of a section that it leads to.
     """
 

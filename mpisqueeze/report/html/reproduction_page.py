@@ -14,7 +14,7 @@ from mpisqueeze.report.claims_view import count_of
 from mpisqueeze.report.html.blocks import Chapter, Page, Table, TableCell
 from mpisqueeze.report.html.provenance import environment
 
-_OUTCOMES = {True: "holds", False: "does not hold", None: "not tested"}
+_OUTCOMES = {True: "holds", False: "does not hold", None: "not told apart"}
 
 
 def reproduction_page(path: Path, about: dict[str, Any]) -> Page:
@@ -57,7 +57,8 @@ def _deciding(claim: dict[str, Any]) -> str:
     decisions = claim["decisions"]
     if claim["verdict"] == "SKIPPED" or not decisions:
         return claim["reason"] or "—"
-    first = next((decision for decision in decisions if decision["passed"] is False), decisions[0])
+    passed = [decision["passed"] for decision in decisions]
+    first = decisions[next((passed.index(state) for state in (False, None) if state in passed), 0)]
     others = len(decisions) - 1
     return (first["found"] or first["holds"]) + (f"; {counted(others, 'other')} below" if others else "")
 
@@ -67,7 +68,10 @@ def _section(claim: dict[str, Any], logs: Sequence[RunLog | None]) -> Chapter:
         [
             decision["text"],
             decision["found"] or decision["holds"],
-            TableCell(_OUTCOMES[decision["passed"]], best=decision["passed"] is False),
+            TableCell(
+                "not tested" if decision["found"] is None else _OUTCOMES[decision["passed"]],
+                best=decision["passed"] is False,
+            ),
         ]
         for decision in claim["decisions"]
     ]
