@@ -129,8 +129,9 @@ class Setup:
         momentum: β of `--momentum`, for algorithms that have `own_momentum`; the gradients of all others hold it.
         betas, eps: β₁, β₂ and ε of `--betas` and `--eps`, for algorithms that are a form of Adam.
         shapes: the shapes of the parameters in x, in its order, d elements in all; empty where the problem tells none.
-        per_epoch: iterations of an epoch.
-        iterations: the run's; None where nobody knows.
+        per_epoch: iterations of an epoch that exchange.
+        iterations: the run's that exchange; None where nobody knows.
+        every: iterations from one exchange to the next.
     """
 
     network: Network
@@ -147,6 +148,7 @@ class Setup:
     eps: float = 1e-8
     shapes: Sequence[tuple[int, ...]] = ()
     per_epoch: int = 100
+    every: int = 1
     iterations: int | None = None
 
     @property
@@ -156,6 +158,11 @@ class Setup:
     @property
     def size(self) -> int:
         return self.network.world.size
+
+    @property
+    def exchange(self) -> int:
+        """The number of the current exchange, from 1."""
+        return self.network.iteration // self.every
 
     def zeros(self, length: int | None = None) -> Any:
         """A vector of d zeros, or of `length`, on the device."""

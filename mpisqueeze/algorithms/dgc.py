@@ -54,7 +54,7 @@ class DGC(ServerAlgorithm):
     @property
     def density(self) -> Fraction | None:
         """The share of elements in this iteration; None where it is C's own."""
-        epoch = (self.setup.network.iteration - 1) // self.setup.per_epoch
+        epoch = (self.setup.exchange - 1) // self.setup.per_epoch
         density = DENSITIES[min(epoch, len(DENSITIES) - 1)]
         return density if epoch < self.warmup and density > self.codec.compressor.ratio else None
 

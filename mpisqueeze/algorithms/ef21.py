@@ -29,7 +29,7 @@ class EF21(ServerAlgorithm):
 
     def step(self, x: Any, gradient: Gradient, lr: float) -> None:
         self.lr = lr
-        first = self.setup.network.iteration == 1
+        first = self.setup.exchange == 1
         self.turn("full" if first else None, full=True).run(self, x, gradient)
 
     def send(self, section: Section) -> None:

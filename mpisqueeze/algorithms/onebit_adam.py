@@ -74,7 +74,7 @@ class OnebitAdam(ServerAlgorithm):
         return self.adam.steps > self.adam.freeze
 
     def step(self, x: Any, gradient: Gradient, lr: float) -> None:
-        self.lr, self.adam.steps = lr, self.setup.network.iteration
+        self.lr, self.adam.steps = lr, self.setup.exchange
         self.turn(None if self.frozen else "full", full=True).run(self, x, gradient)
 
     def send(self, section: Section) -> None:

@@ -251,8 +251,9 @@ class Run:
             betas=parse_betas(config.betas),
             eps=config.eps,
             shapes=self.shapes,
-            per_epoch=self.per_epoch,
-            iterations=self.iterations,
+            per_epoch=max(1, self.per_epoch // config.local_steps),
+            iterations=self.iterations // config.local_steps,
+            every=config.local_steps,
         )
         with contracts.plugin(part, "--algorithm", "__init__(setup)"), _fitting(part, "--algorithm"):
             made = part.cls(setup, **part.options)
