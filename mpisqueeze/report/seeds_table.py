@@ -118,20 +118,12 @@ def notes(pooled: Pooled) -> list[str]:
     )
     if ranking.target:
         meaning += f"; target: {ranking.target} ({ranking.target.source}); time to it: with warm-up"
-    marks = meaning_of_marks(ranking)
-    gossip = ["gossip: a loss is the mean over ranks, each with its own model; what was tested is their average"]
-    many = len(pooled.others)
-    chance = f"Each interval is of one comparison: of {many} between equals, {many * (1 - LEVEL):.2g} exclude 1 on average."
     return [
         *(f"warning: {text}" for text in ranking.differences),
         *([f"link: {ranking.network}"] if ranking.network else []),
         meaning,
-        *([marks] if marks else []),
-        *(gossip if ranking.gossips else []),
-        *filter(None, [ranking.doubt_on_times]),
-        *_left_out(pooled),
+        *notes_beside(pooled),
         *pooled.verdict(),
-        *([chance] if many > 1 else []),
         *(f"warning: {text}" for text in ranking.warnings),
         *(
             f"{pair.name} seed {seed} {status}: {_reason(pair, seed)}"
@@ -139,6 +131,21 @@ def notes(pooled: Pooled) -> list[str]:
             for seed, status in zip(pair.seeds, pair.status, strict=True)
             if status != "ok"
         ),
+    ]
+
+
+def notes_beside(pooled: Pooled) -> list[str]:
+    """What is to be known of the figures, besides their meaning: marks, gossip, runs left out, chance."""
+    ranking, many = pooled.ranking, len(pooled.others)
+    marks = meaning_of_marks(ranking)
+    gossip = ["gossip: a loss is the mean over ranks, each with its own model; what was tested is their average"]
+    chance = f"Each interval is of one comparison: of {many} between equals, {many * (1 - LEVEL):.2g} exclude 1 on average."
+    return [
+        *([marks] if marks else []),
+        *(gossip if ranking.gossips else []),
+        *filter(None, [ranking.doubt_on_times]),
+        *_left_out(pooled),
+        *([chance] if many > 1 else []),
     ]
 
 

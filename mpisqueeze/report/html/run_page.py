@@ -44,7 +44,7 @@ def runs_page(runs: Sequence[RunLog], ranking: Ranking, calibration: Calibration
     title = f"Comparison of {len(runs)} runs"
     if single:
         title, badge = runs[0].name, "".join(unwell)
-    return Page(title, _lead(runs), [section for section in sections if section and section.facts], badge)
+    return Page(title, lead(runs), [section for section in sections if section and section.facts], badge)
 
 
 def _lead(runs: Sequence[RunLog]) -> str:
