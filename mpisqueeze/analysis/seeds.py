@@ -105,6 +105,7 @@ class Pair:
         return {
             "position": 0,
             "name": self.name,
+            "method": self.name,
             "status": "ok" if "ok" in self.status else self.status[0],
             "reason": next((run.summary["reason"] for run in self.runs if run.summary["reason"]), None),
             "shown_to_fail": self.shown_to_fail,
