@@ -144,6 +144,7 @@ def notes_beside(pooled: Pooled) -> list[str]:
         *([marks] if marks else []),
         *(gossip if ranking.gossips else []),
         *filter(None, [ranking.doubt_on_times]),
+        *(["Runs ended at the target: losses and metrics are those there."] if pooled.stopped else []),
         *_left_out(pooled),
         *([chance] if many > 1 else []),
     ]
@@ -161,7 +162,7 @@ def _left_out(pooled: Pooled) -> list[str]:
 
 
 def _reason(pair: Pair, seed: int) -> str:
-    reasons = (run.summary["reason"] for run in pair.runs if run.config.get("seed", seed) == seed)
+    reasons = (run.summary["reason"] for run in pair.runs_of(seed))
     return next((reason.splitlines()[0] for reason in reasons if reason), "no reason recorded")
 
 

@@ -78,7 +78,7 @@ def _comparison(pooled: Pooled, styles: dict[str, int]) -> Chapter:
         "warnings": pooled.ranking.warnings,
         "seeds": _seeds(pooled, styles),
     }
-    return Chapter("", "pooled", facts, [pareto] if len(pareto.points) > 1 else [])
+    return Chapter("", "pooled", facts, [pareto] if len(pareto.points) > 1 and not pooled.stopped else [])
 
 
 def _table(pooled: Pooled, styles: dict[str, int]) -> Table:
@@ -126,8 +126,7 @@ def _seeds(pooled: Pooled, styles: dict[str, int]) -> Table:
 
 
 def _folders(pair: Pair, seed: int) -> str:
-    runs = (run for run in pair.runs if run.config.get("seed", seed) == seed)
-    return ", ".join(str(run.path or "—") for run in runs)
+    return ", ".join(str(run.path or "—") for run in pair.runs_of(seed))
 
 
 def _time(pooled: Pooled, calibration: Calibration | None) -> Chapter | None:
