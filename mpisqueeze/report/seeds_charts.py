@@ -24,7 +24,7 @@ from mpisqueeze.report.scales import Unit
 
 #: Iterations that a curve is drawn through at most, evenly spaced on the axis.
 _PLACES = 600
-_BAND = "Lines are medians over seeds, and the ground behind a line reaches from the lowest seed to the highest."
+_MEDIANS = "Lines are medians over seeds."
 
 #: (x, y) of a run, both (K,): costs, and what is drawn over them.
 Curves = Callable[[RunLog], tuple[Numbers, Numbers]]
@@ -69,7 +69,7 @@ def _band_chart(pooled: Pooled, cost: str, metric: str, title: str, name: str, c
             sound += [np.concatenate([low[settled:], high[settled:]])] if well else []
     y_axis = value_axis(name, series, sound, 1.0 if rises(metric) else math.inf)
     levels = levels_of(len(pooled.pairs), pooled.ranking, metric)
-    return LineChart(title, Axis(label, unit, log), y_axis, series, levels, _BAND)
+    return LineChart(title, Axis(label, unit, log), y_axis, series, levels, _MEDIANS)
 
 
 def _middle(curves: Sequence[tuple[Numbers, Numbers]], log: bool) -> tuple[Numbers, Numbers, Numbers, Numbers]:
@@ -117,8 +117,8 @@ def pareto_chart(pooled: Pooled) -> PointChart:
                                 None if alone else across, None if alone else up))  # fmt: skip
     name = metric.replace("_", " ")
     caption = (
-        f"Means over seeds. Bars are 95 % intervals of what differs from {first.name}, paired by seed: one that crosses a "
-        f"dotted line does not tell its pair from {first.name}."
+        f"Means over seeds. Bars are 95 % intervals of what differs from {first.name}, paired by seed: a bar that reaches as "
+        f"far as {first.name}, across or up, does not tell its pair from it there."
     )
     if left_out:
         caption += f" Without a place, as they missed the target: {', '.join(left_out)}."
