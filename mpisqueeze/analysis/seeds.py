@@ -419,7 +419,7 @@ def _pair_of(name: str, runs: Sequence[tuple[int, RunLog]], target: Target | Non
     own = [metric for metric in metrics if any(metric in (run.summary["evaluation"] or {}) for _, run in runs)]
     keys = (*(column.key for column in NUMBERS), "iterations_to_target", "iterations", *own)
     each: dict[str, list[float | None]] = {key: [] for key in keys}
-    status = []
+    status: list[Any] = []
     for repeats in by_seed.values():
         draws = [_draw(run, curve_of(run), target) for run in repeats]
         for key, values in each.items():
