@@ -26,7 +26,11 @@ from mpisqueeze.parts.state import carried
 from mpisqueeze.quantities import counted, size
 from mpisqueeze.record.folder import RunFolder, check_path, hold_of_all, sanitized, slug, timed_path
 from mpisqueeze.runs.plan import NO_OVERLAP_ON_GPU, Plan
+<<<<<<< HEAD
 from mpisqueeze.settings import DEFAULT_EPOCHS, SETTINGS, option_of, parse_target
+=======
+from mpisqueeze.settings import DEFAULT_EPOCHS, SETTINGS, option_of, parse_betas
+>>>>>>> main
 from mpisqueeze.topology import Topology
 
 
@@ -191,6 +195,9 @@ class Run:
             self.topology,
             server=config.server,
             overlap=config.overlap,
+            momentum=config.momentum,
+            betas=parse_betas(config.betas),
+            eps=config.eps,
         )
         with contracts.plugin(part, "--algorithm", "__init__(setup)"), _fitting(part, "--algorithm"):
             made = part.cls(setup, **part.options)
