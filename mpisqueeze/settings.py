@@ -60,19 +60,18 @@ def parse_interval(text: str) -> Interval:
     return found
 
 
-<<<<<<< HEAD
 def parse_target(text: str) -> tuple[str, float]:
     """`test_accuracy=0.95` → (name, value). Raises ValueError."""
     name, _, number = text.partition("=")
     if not name.strip():
         raise ValueError(f"{text!r} names no metric")
     return name.strip(), real()(number)
-=======
+
+
 def parse_betas(text: str) -> tuple[float, float]:
     """`0.9,0.999` → (β₁, β₂), each from 0 to below 1. Raises ValueError."""
     first, second = (_BELOW_ONE(part) for part in text.split(","))
     return first, second
->>>>>>> main
 
 
 def parse_timeout(text: str) -> float:

@@ -26,11 +26,7 @@ from mpisqueeze.parts.state import carried
 from mpisqueeze.quantities import counted, size
 from mpisqueeze.record.folder import RunFolder, check_path, hold_of_all, sanitized, slug, timed_path
 from mpisqueeze.runs.plan import NO_OVERLAP_ON_GPU, Plan
-<<<<<<< HEAD
-from mpisqueeze.settings import DEFAULT_EPOCHS, SETTINGS, option_of, parse_target
-=======
-from mpisqueeze.settings import DEFAULT_EPOCHS, SETTINGS, option_of, parse_betas
->>>>>>> main
+from mpisqueeze.settings import DEFAULT_EPOCHS, SETTINGS, option_of, parse_betas, parse_target
 from mpisqueeze.topology import Topology
 
 
