@@ -145,7 +145,7 @@ class Run:
         config, part, world = self.plan.config, self.plan.problem, self.world
         options = dict(part.options)
         if getattr(part.cls, "needs_data", False):
-            dataset = load_dataset(config.data, config.data_dir, config.seed)
+            dataset = load_dataset(config.data, config.data_dir, config.seed, shared=not part.is_plugin)
             options["dataset"] = dataset.subset(config.samples, config.test_samples, config.seed)
             options["partition"] = self.plan.partition
         if any(getattr(part.cls, name, False) for name in ("needs_data", "takes_batch_size")):
