@@ -61,6 +61,14 @@ def parse_interval(text: str) -> Interval:
     return found
 
 
+def parse_target(text: str) -> tuple[str, float]:
+    """`test_accuracy=0.95` → (name, value). Raises ValueError."""
+    name, _, number = text.partition("=")
+    if not name.strip():
+        raise ValueError(f"{text!r} names no metric")
+    return name.strip(), real()(number)
+
+
 def parse_betas(text: str) -> tuple[float, float]:
     """`0.9,0.999` → (β₁, β₂), each from 0 to below 1. Raises ValueError."""
     first, second = (_BELOW_ONE(part) for part in text.split(","))
@@ -147,6 +155,12 @@ class Settings:
 
     iterations: int | None = _run(None, "Length of the run.", integer(1))
     epochs: float | None = _run(None, f"Length of the run. Default: {DEFAULT_EPOCHS:g}.", _POSITIVE)
+    stop_at: str | None = _run(
+        None,
+        "End the run at the first evaluation that meets this, such as test_accuracy=0.95.",
+        _readable(parse_target, "NAME=VALUE, such as test_accuracy=0.95"),
+        metavar="NAME=VALUE",
+    )
     batch_size: int = _run(16, "Samples a rank and iteration.", integer(1, MAX_BATCH))
     lr: float | None = _run(
         None, f"Learning rate γ. Default: {DEFAULT_LR}; 0.05 for problems that need torch.", _POSITIVE

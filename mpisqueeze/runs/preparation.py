@@ -30,7 +30,7 @@ from mpisqueeze.parts.state import carried
 from mpisqueeze.quantities import counted, size
 from mpisqueeze.record.folder import RunFolder, check_path, hold_of_all, sanitized, slug, timed_path
 from mpisqueeze.runs.plan import NO_OVERLAP_ON_GPU, Plan
-from mpisqueeze.settings import DEFAULT_EPOCHS, SETTINGS, option_of, parse_betas
+from mpisqueeze.settings import DEFAULT_EPOCHS, SETTINGS, option_of, parse_betas, parse_target
 from mpisqueeze.topology import Topology
 
 
@@ -54,6 +54,7 @@ class Run:
         decay: weight decay of the gradients, or None.
         iterations, per_epoch, eval_every, consensus_every: in iterations.
         warnings: what this run does not promise, above all that it converges, and settings without effect.
+        evaluated: on rank 0, the metrics of the initial point, where they were needed before the first iteration.
         path, hold: the run folder's, on every rank; `folder` is open on rank 0 only.
     """
 
@@ -90,6 +91,10 @@ class Run:
         self.algorithm: Algorithm = world.collectively(self._build_algorithm)
         self.local = self._build_local()
         self.warnings: list[str] = world.on_root(lambda: [*self._doubts(), *self._idle()])
+        self.evaluated: dict[str, float] = {}
+        if config.stop_at is not None:
+            metric, _ = parse_target(config.stop_at)
+            world.on_root(lambda: self.evaluate_start(metric, "--stop-at"))
         self.folder: RunFolder | None = None
         self.path = ""
         self._open_folder()
@@ -108,6 +113,19 @@ class Run:
         """Add a line to a log of the run folder, on rank 0."""
         if self.folder is not None:
             self.folder.append(name, f"{json.dumps(sanitized(value))}\n".encode())
+
+    def evaluate_start(self, metric: str, option: str) -> None:
+        """On rank 0: evaluate the initial point, by which alone a problem tells its metrics.
+
+        Raises UsageError, blaming `option`, where `metric` is none of them.
+        """
+        part = self.plan.problem
+        with contracts.plugin(part, "--problem", "evaluate(x)"):
+            evaluate = getattr(self.problem, "evaluate", lambda x: None)
+            self.evaluated = {str(name): float(value) for name, value in (evaluate(self.x) or {}).items()}
+        if metric not in self.evaluated:
+            known = ", ".join(sorted(self.evaluated)) or "nothing"
+            raise UsageError(f"{part.spec} evaluates {known}, not {metric!r}", option)
 
     @property
     def server(self) -> str | None:
@@ -145,7 +163,7 @@ class Run:
         options = dict(part.options)
         if getattr(part.cls, "needs_data", False):
             assert config.data is not None
-            dataset = load_dataset(config.data, config.data_dir, config.seed)
+            dataset = load_dataset(config.data, config.data_dir, config.seed, shared=not part.is_plugin)
             options["dataset"] = dataset.subset(config.samples, config.test_samples, config.seed)
             options["partition"] = self.plan.partition
         if any(getattr(part.cls, name, False) for name in ("needs_data", "takes_batch_size")):
@@ -298,6 +316,8 @@ class Run:
         payload = getattr(self.algorithm, "payload_bytes", None) or 0
         if payload > full and size(payload) != size(full):
             yield f"{plan.compressor.spec} makes {size(payload)} of a vector of {size(full)}, and saves nothing"
+        if config.stop_at is not None and not self.eval_every:
+            yield "--stop-at has no effect where nothing is evaluated on the way (--eval-every 0)"
         if 0 < self.iterations <= config.warmup:
             yield f"--warmup {config.warmup} leaves none of {counted(self.iterations, 'iteration')} to take times of"
 
