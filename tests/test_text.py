@@ -119,10 +119,10 @@ def test_training_comes_down_towards_the_floor_and_not_below(
     monkeypatch.chdir(tmp_path)
     source = "synthetic-text:128Ki,context=16"
     options = ("--problem", "gpt:1x32", "--data", source, "--optimizer", "adamw", "--lr", "0.01")
-    assert run(["train", "allreduce", *options, "--iterations", "120", "--eval-every", "0", "--out", "run"]) == 0
+    assert run(["train", "allreduce", *options, "--iterations", "40", "--eval-every", "0", "--out", "run"]) == 0
     data = load_dataset(source, None, 1)
     assert data.floor is not None
     assert f"expected loss ≥ {data.floor:.3g}, the source's entropy" in " ".join(capsys.readouterr().out.split())
     losses = read_run(Path("run")).columns["loss"]
     assert losses[0] == pytest.approx(math.log(256), rel=0.02)
-    assert data.floor < losses[-20:].mean() < math.log(27)
+    assert data.floor < losses[-5:].mean() < 0.95 * math.log(27)
