@@ -38,7 +38,7 @@ def test_windows_of_a_file_meet_and_the_last_tenth_is_for_tests(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("spec", "says"),
-    [("text:short,context=9", "at least 101 bytes for windows of 9, found 100"), ("text:none", "no file")],
+    [("text:short,context=10", "at least 110 bytes for windows of 10, found 100"), ("text:none", "no file")],
 )
 def test_text_that_is_none_is_refused(spec: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -99,7 +99,7 @@ def test_a_byte_tells_nothing_of_those_before_it() -> None:
     with torch.no_grad(), network.at(problem.initial_point() * 20):
         before, after = (network.module(inputs).view(3, 8, 256) for inputs in (given, changed % 256))
     assert torch.equal(before[:, :5], after[:, :5])
-    assert not torch.isclose(before[:, 5:], after[:, 5:]).all(2).any()
+    assert not torch.isclose(before[:, 5], after[:, 5]).all(1).any()
 
 
 def test_the_number_of_parameters_and_of_bytes_in_an_evaluation() -> None:
@@ -119,10 +119,10 @@ def test_training_comes_down_towards_the_floor_and_not_below(
     monkeypatch.chdir(tmp_path)
     source = "synthetic-text:128Ki,context=16"
     options = ("--problem", "gpt:1x32", "--data", source, "--optimizer", "adamw", "--lr", "0.01")
-    assert run(["train", "allreduce", *options, "--iterations", "120", "--eval-every", "0", "--out", "run"]) == 0
+    assert run(["train", "allreduce", *options, "--iterations", "40", "--eval-every", "0", "--out", "run"]) == 0
     data = load_dataset(source, None, 1)
     assert data.floor is not None
     assert f"expected loss ≥ {data.floor:.3g}, the source's entropy" in " ".join(capsys.readouterr().out.split())
     losses = read_run(Path("run")).columns["loss"]
     assert losses[0] == pytest.approx(math.log(256), rel=0.02)
-    assert data.floor < losses[-20:].mean() < math.log(27)
+    assert data.floor < losses[-5:].mean() < 0.95 * math.log(27)

@@ -17,7 +17,7 @@ from mpisqueeze.compressors.identity import Identity
 from mpisqueeze.devices.clock import Phase
 from mpisqueeze.kernels.random import derive_key
 from mpisqueeze.optimizers.base import Optimizer, Recipe
-from mpisqueeze.optimizers.sgd import SGD
+from mpisqueeze.optimizers.sgd import GradientDescent
 from mpisqueeze.topology import Topology
 
 Ready = Callable[[Any, int], None]
@@ -204,9 +204,9 @@ class Setup:
         return Codec(self.make_compressor(length or self.dimension, seed), self.network)
 
     def descent(self, message: str = "") -> Descent:
-        """What moves x by the answers; `message` is for an answer that is not finite."""
+        """The optimizer that moves x by the answers; `message` is for an answer that is not finite."""
         network = self.network
-        optimizer = self.optimizer or SGD(self.dimension, network.device.xp, self.dtype, Recipe())
+        optimizer = self.optimizer or GradientDescent(self.dimension, network.device.xp, self.dtype, Recipe())
         optimizer.message = message or optimizer.message
         return Descent(optimizer, network)
 

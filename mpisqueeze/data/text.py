@@ -17,14 +17,14 @@ from mpisqueeze.errors import UsageError
 from mpisqueeze.files import path_of
 from mpisqueeze.language import Kind, integer
 
-#: The part of a text that is trained on, from its beginning.
-TRAINED = 0.9
+#: One of so many parts of a text, the last one, is for tests.
+TEST_PART = 10
 #: `--partition` takes a sample's place in the text for its class: the text in so many parts of the same length.
 PARTS = 100
 #: The symbols of `synthetic-text`.
 ALPHABET = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz ", np.uint8)
 #: Concentration of the probabilities of a symbol's successors: a few of them have most.
-_CONCENTRATION = 0.1
+_CONCENTRATION = 0.05
 
 _Context = Annotated[int, integer(1, 1 << 16)]
 
@@ -55,14 +55,16 @@ def load_synthetic_text(
 ) -> Dataset:
     """A Markov chain of order 2 over 27 symbols, whose probabilities and text the seed gives. Raises UsageError.
 
+    Half of a symbol's probability depends on the one before it alone, so that a model learns something soon.
     No model's expected loss is below the chain's entropy rate (Shannon 1948, §7), which is the data set's `floor`.
     """
     rng = generator(seed, Stream.SYNTHETIC_TEXT)
     symbols = ALPHABET.size
     # Row a·27 + b holds the probabilities of what follows "ab".
-    chances = rng.dirichlet(np.full(symbols, _CONCENTRATION), symbols * symbols)
-    # From every pair all symbols can follow, so that there is one stationary distribution.
-    chances = 0.99 * chances + 0.01 / symbols
+    by_pair = rng.dirichlet(np.full(symbols, _CONCENTRATION), symbols * symbols)
+    by_last = np.tile(rng.dirichlet(np.full(symbols, _CONCENTRATION), symbols), (symbols, 1))
+    # All symbols can follow each pair, so that there is one stationary distribution.
+    chances = 0.495 * (by_pair + by_last) + 0.01 / symbols
     bounds, draws = np.cumsum(chances, axis=1), rng.random(length)
     bounds[:, -1] = 1
     text, pair = bytearray(length), 0
@@ -96,12 +98,11 @@ def entropy_rate(chances: NDArray[Any]) -> float:
 
 def _windows(name: str, content: NDArray[np.uint8], context: int, floor: float | None = None) -> Dataset:
     """Windows that meet, of `context` bytes and the next one, before and behind the cut. Raises UsageError."""
-    cut = round(TRAINED * content.size)
-    parts = [content[:cut], content[cut:]]
-    if min(part.size for part in parts) <= context:
-        least = round((context + 1) / (1 - TRAINED)) + 1
+    least = TEST_PART * (context + 1)
+    if content.size < least:
         raise UsageError(f"at least {least} bytes for windows of {context}")
-    train, test = (sliding_window_view(part, context + 1)[::context] for part in parts)
+    cut = content.size - content.size // TEST_PART
+    train, test = (sliding_window_view(part, context + 1)[::context] for part in (content[:cut], content[cut:]))
     places = [(PARTS * np.arange(len(rows)) // len(rows)).astype(np.int32) for rows in (train, test)]
     return Dataset(name, train, places[0], test, places[1], classes=0, text=True, floor=floor)
 

@@ -9,7 +9,7 @@ import numpy as np
 from mpisqueeze.optimizers.base import Optimizer, Recipe
 
 
-class SGD(Optimizer):
+class GradientDescent(Optimizer):
     """u ← βu + p, x ← x − γu; with Nesterov x ← x − γ(p + βu). With β = 0 it is x ← x − γp, and there is no u.
 
     This is `torch.optim.SGD` (Sutskever, Martens, Dahl & Hinton, ICML 2013, in torch's form: γ outside of u).

@@ -16,7 +16,7 @@ from mpisqueeze.optimizers.base import Optimizer
 from mpisqueeze.parts import registry
 from mpisqueeze.parts.contracts import check_installed, default_compressor
 from mpisqueeze.parts.registry import Part
-from mpisqueeze.runs.schedule import Schedule, parse_schedule
+from mpisqueeze.runs.schedule import LrSchedule, parse_schedule
 from mpisqueeze.settings import DEFAULT_DATA, DEFAULT_LR, SETTINGS, Settings, with_files
 from mpisqueeze.topology import Topology
 
@@ -50,7 +50,7 @@ class Plan:
     problem: Part
     optimizer: Part
     partition: Partition
-    schedule: Schedule
+    schedule: LrSchedule
     link: Link | None = None
 
     @property
@@ -89,7 +89,7 @@ class Plan:
 
     @property
     def centralized(self) -> bool:
-        """As far as the algorithm's class says."""
+        """All ranks hold the same x, as far as the algorithm's class says."""
         return getattr(self.algorithm.cls, "centralized", True) is not False
 
     @property
@@ -163,7 +163,7 @@ def plan(config: Settings) -> Plan:
         _check_overlap(config, algorithm, problem)
     partition = parse_partition(config.partition)
     if getattr(problem.cls, "needs_data", False):
-        data = config.data or getattr(problem.cls, "default_data", DEFAULT_DATA)
+        data: str = config.data or getattr(problem.cls, "default_data", DEFAULT_DATA)
         check_data_spec(data)
         config = replace(config, data=data)
     elif config.samples is not None or config.test_samples is not None:

@@ -27,7 +27,7 @@ _ABOVE_ZERO = real(0, open_low=True)
 
 
 @dataclass(frozen=True)
-class Schedule:
+class LrSchedule:
     """The factor on the learning rate by iteration.
 
     Over the first `warmup` epochs it grows linearly, up to 1 at their end; the schedule's own factor comes on top.
@@ -48,7 +48,7 @@ class Schedule:
         return found * iteration / rising if iteration < rising else found
 
 
-def parse_schedule(text: str) -> Schedule:
+def parse_schedule(text: str) -> LrSchedule:
     """The schedule for `--lr-schedule`. Raises UsageError."""
     try:
         spec = parse_spec(text)
@@ -60,7 +60,7 @@ def parse_schedule(text: str) -> Schedule:
         if unknown := spec.options.keys() - {"warmup"}:
             raise UsageError(f"{spec.name} has no parameter {min(unknown)!r}; it accepts: warmup")
         warmup = _number(spec.options.get("warmup", "0"), real(0), "warmup")
-        return Schedule(_factor(spec, warmup), warmup)
+        return LrSchedule(_factor(spec, warmup), warmup)
     except UsageError as error:
         raise UsageError(error.message, "--lr-schedule") from None
 
