@@ -96,7 +96,7 @@ def lossless(part: Part) -> str:
 
 def falling(part: Part, lr: float, t: int) -> float:
     """γ of iteration t of STEPS: `lr` or, for an algorithm that needs it, twice as much at first and then less."""
-    return 2 * lr * (1 - (t - 1) / STEPS) if getattr(part.cls, "falling_lr", False) else lr
+    return 2 * lr * (1 - (t - 1) / STEPS) ** 2 if getattr(part.cls, "falling_lr", False) else lr
 
 
 @contextmanager

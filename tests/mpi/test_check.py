@@ -54,9 +54,12 @@ def test_sound_algorithms_pass(mpisqueeze_run: Run) -> None:
     ]  # fmt: skip
     finished = mpisqueeze_run(3, "check", *names, f"{EXAMPLES}/ef21.py:EF21", "onebit").well()
     assert "FAILED" not in finished.out
-    assert "doubtful" not in finished.out
+    # The majority of ranks whose data differ is not their mean.
+    doubts = re.findall(r"^  doubtful (.*): 60 steps on a quadratic", finished.out, re.MULTILINE)
+    assert doubts == ["ranks minimise the mean of their functions together"]
     # On the same ranks a compressor is checked on rank 0.
-    assert re.findall(r"^\d+ passed$", finished.out, re.MULTILINE) == ["7 passed"] * (len(names) + 1) + ["12 passed"]
+    counts = ["6 passed, 1 doubtful" if name == "signum" else "7 passed" for name in (*names, "ef21.py")] + ["12 passed"]
+    assert re.findall(r"^\d+ passed.*$", finished.out, re.MULTILINE) == counts
 
 
 @pytest.mark.parametrize("name", [name for name in SAYS if name not in ALGORITHMS])
