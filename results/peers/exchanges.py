@@ -24,6 +24,7 @@ import torch.distributed as dist
 from mpi4py import MPI
 from table import Others, header, show
 
+import mpisqueeze.problems.neural.architectures as architectures
 from mpisqueeze.algorithms.base import Setup
 from mpisqueeze.algorithms.powersgd import PowerSGD
 from mpisqueeze.bench.exchanges import LR, AllreduceCase, ByHand, Case, Stage, StepCase
@@ -34,7 +35,6 @@ from mpisqueeze.comm.world import World
 from mpisqueeze.compressors.base import Compressor
 from mpisqueeze.devices.device import Device
 from mpisqueeze.parts import registry
-from mpisqueeze.problems.neural import architectures
 from mpisqueeze.quantities import counted, parse_size
 from mpisqueeze.report.bench_view import numbers
 from mpisqueeze.topology import Topology

@@ -48,15 +48,18 @@ def mean_of(world: World, vector: np.ndarray) -> np.ndarray:
 def what_is_lost_is_remembered() -> None:
     """mean e + ĝ = mean(g + e before) with any rank; x is the same on all, and the equations are those of the paper."""
     for world in some_ranks():
-        for rank in (1, 2, 3):
+        for rank in (1, 3):
             algorithm = powersgd(rank, world)
             x, serial = start_at(D, np.float64), Serial(algorithm, world.size)
-            for t in range(1, 7):
-                before, kept = x.copy(), mean_of(world, algorithm.e)
-                g = mean_of(world, step_at(algorithm, x, t, LR))
-                moved = (before - x) / LR
-                np.testing.assert_allclose(mean_of(world, algorithm.e) + moved, g + kept, rtol=0, atol=1e-12)
-                assert len(set(world.comm.allgather(x.tobytes()))) == 1
+            before = np.zeros(D)
+            for t in range(1, 5):
+                start, g = x.copy(), step_at(algorithm, x, t, LR)
+                everyone = world.comm.allgather(np.array([g, algorithm.e, x]))
+                gradients, memories, points = np.array(everyone).swapaxes(0, 1)
+                lost, moved = memories.mean(axis=0), (start - x) / LR
+                np.testing.assert_allclose(lost + moved, gradients.mean(axis=0) + before, rtol=0, atol=1e-12)
+                assert (points == x).all()
+                before = lost
                 serial.step(t)
                 np.testing.assert_allclose(x, serial.x, rtol=0, atol=1e-10)
                 np.testing.assert_allclose(algorithm.e, serial.e[world.rank], rtol=0, atol=1e-9)
@@ -110,26 +113,22 @@ def full_rank_is_the_mean() -> None:
 
 
 def a_gradient_of_zeros_leaves_directions() -> None:
-    """After Q = 0 the next gradients arrive all the same, and e falls."""
-    for world in some_ranks():
-        algorithm, x = powersgd(2, world), np.zeros(D)
-        g = np.random.default_rng([4, world.rank]).standard_normal(D)
-        sums = []
-        for t in range(1, 30):
-            algorithm.setup.network.iteration = t
-            algorithm.step(x, lambda _, g=g * (1 < t < 9): g, 1.0)
-            sums.append(np.linalg.norm(mean_of(world, algorithm.e)))
-        mean = 7 * mean_of(world, g)
-        assert sums[0] == 0 < sums[7]
-        assert sums[-1] < 1e-9 * sums[7]
-        np.testing.assert_allclose(-x, mean, rtol=0, atol=1e-9)
+    """After Q = 0 the next gradients arrive all the same, two of their directions in each iteration."""
+    world = World()
+    algorithm, x = powersgd(2, world), np.zeros(D)
+    g = np.random.default_rng([4, world.rank]).standard_normal(D)
+    for t in range(1, 9):
+        algorithm.setup.network.iteration = t
+        algorithm.step(x, lambda _, g=g * (1 < t < 4): g, 1.0)
+        assert bool(np.linalg.norm(mean_of(world, algorithm.e)) > 1e-6) == (1 < t < 6)
+    np.testing.assert_allclose(-x, 2 * mean_of(world, g), rtol=0, atol=1e-9)
 
 
 def bytes_are_those_of_the_definition() -> None:
     for world in some_ranks():
         # With rank 3 the second matrix has 39 elements in place of 40, and with rank 4 it goes in full.
         for rank, elements in ((1, 16 + 13 + 8), (2, 2 * (16 + 13) + 8), (3, 3 * (16 + 13) + 8), (4, 63 + 40 + 8)):
-            for link in (None, "bandwidth=1gbit"):
+            for link in (None, "bandwidth=1gbit") if rank == 2 else (None,):
                 algorithm = powersgd(rank, world, np.float32, link=link)
                 counter = algorithm.setup.network.counter
                 counter.reset()
