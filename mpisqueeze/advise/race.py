@@ -1,0 +1,429 @@
+"""A race: which run comes next, given those that are done, and what they tell of each method so far.
+
+Nothing here runs anything or knows the time: who carries the runs out asks for the next one with the seconds that are
+left, and books it with its log. A race that is asked again after the same bookings gives the same answer, so that one
+that was killed goes on from its run folders.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from mpisqueeze.advise.scheme import CLOSEST, ENOUGH, FEW, RATES, STEP, WHOLE, Pace, Scheme, tuning_s
+from mpisqueeze.advise.verdict import Evidence, Verdict, decide
+from mpisqueeze.analysis.columns import BROKEN, rises
+from mpisqueeze.analysis.intervals import difference, median, paired
+from mpisqueeze.analysis.ranking import PROGRESS, Target, curve_of, evaluated, reached
+from mpisqueeze.quantities import significant
+from mpisqueeze.record.reading import RunLog
+
+#: What a run is for: a first trial of a rate, a whole trial of one of the best rates, or evidence on a seed.
+RATE, WHOLE_RATE, SEED = "rate", "whole rate", "seed"
+#: The metrics that a target is set on, the first one that is evaluated.
+_METRICS = ("test_accuracy", "test_loss", "objective")
+#: Last evaluations whose median is the level that a run has reached.
+_LAST = 3
+#: A method whose tuned run takes so many times the baseline's to the target is dropped, unless it is one of the closest.
+HOPELESS = 2.0
+#: A method's run is stopped after so many times the baseline's whole run.
+SLOWEST = 5.0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A run of the race.
+
+    Attributes:
+        method: its index; 0 is the baseline.
+        purpose: RATE, WHOLE_RATE or SEED.
+    """
+
+    method: int
+    purpose: str
+    lr: float
+    seed: int
+    iterations: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A run's cost up to the target; None where it missed it."""
+
+    seconds: float | None
+    nbytes: float | None
+    iterations: int | None
+
+
+def cost_of(run: RunLog, target: Target) -> Cost:
+    """A run's cost; one that broke down later has shown no way to the target."""
+    curve = curve_of(run)
+    hit = None if run.summary["status"] in BROKEN else reached(run, curve, target)
+    if hit is None:
+        return Cost(None, None, None)
+    if hit == 0:
+        return Cost(0.0, 0.0, 0)
+    return Cost(float(curve.seconds[hit - 1]), float(curve.bytes_sent[hit - 1]), hit)
+
+
+def metric_of(run: RunLog) -> str:
+    """The metric that a target is set on; empty for the smoothed training loss."""
+    known = run.summary["evaluation"] or {}
+    return next((name for name in (*_METRICS, *known) if isinstance(known.get(name), int | float)), "")
+
+
+def target_of(run: RunLog, name: str) -> Target | None:
+    """The level where a run has made 95 % of its progress, rounded to its easier side; None where it made none."""
+    metric = metric_of(run)
+    values = evaluated(run, metric)[1] if metric else curve_of(run).loss
+    values = values[np.isfinite(values)]
+    if values.size < 2:
+        return None
+    first, last = float(values[0]), float(np.median(values[-_LAST:])) if metric else float(values[-1])
+    up = rises(metric) or (bool(metric) and not metric.endswith("loss") and metric not in _METRICS and last > first)
+    if first == last or (last > first) != up:
+        return None
+    level = last + (1 - PROGRESS) * (first - last)
+    # A hundredth of the progress is as fine as a level has to be.
+    step = 10.0 ** math.floor(math.log10(abs(last - first)) - 1)
+    rounded = float(f"{(math.floor if up else math.ceil)(level / step) * step:.12g}")
+    return Target(metric, rounded, f"{100 * PROGRESS:g} % of the progress of {name} at its best rate, rounded")
+
+
+class Race:
+    """The runs that are done, and the next one.
+
+    Args:
+        names: of the methods; the first is the baseline.
+        paces: of each, as far as is known before it ran.
+        lrs: the usual rate of each.
+        seeds: that count, in their order: the most of them that a method gets.
+        tuning_seed: for rates, none of `seeds`.
+        target: given by the user, or None.
+
+    Attributes:
+        runs: by their trials.
+        dropped: why a method takes part no further, by its index.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        paces: Sequence[Pace],
+        lrs: Sequence[float],
+        scheme: Scheme,
+        seeds: Sequence[int],
+        tuning_seed: int,
+        target: Target | None = None,
+    ) -> None:
+        self.names, self.paces, self.lrs, self.scheme = list(names), list(paces), list(lrs), scheme
+        self.seeds, self.tuning_seed, self._given = list(seeds), tuning_seed, target
+        self.runs: dict[Trial, RunLog] = {}
+        self.dropped: dict[int, str] = {}
+        self._target: Target | None = target
+        self._costs: dict[Trial, Cost] = {}
+
+    # -- what comes next
+
+    def next(self, left_s: float) -> Trial | None:
+        """The next run; None where nothing is left to be found out, or nothing fits into the time."""
+        for trial in self._wanted(left_s):
+            if self.seconds(trial) <= left_s:
+                return trial
+            if trial.purpose != SEED and trial.method:
+                self.dropped.setdefault(trial.method, "the budget has no room to tune it")
+        return None
+
+    def seconds(self, trial: Trial) -> float:
+        """The time that a run takes, as far as earlier ones tell."""
+        return self.paces[trial.method].run(trial.iterations)
+
+    def limit_s(self, trial: Trial) -> float:
+        """The time after which a run is stopped as hopeless; the baseline's is infinite."""
+        return SLOWEST * self.paces[0].run(trial.iterations) if trial.method else math.inf
+
+    def add(self, trial: Trial, run: RunLog, took_s: float, hopeless: bool = False) -> None:
+        """Book a run.
+
+        Args:
+            took_s: all of its time, with set-up and evaluations.
+            hopeless: it was stopped at `limit_s`.
+        """
+        self.runs[trial] = run
+        done, elapsed = run.summary["iterations"], run.summary.get("elapsed_s") or 0.0
+        if done:
+            pace = self.paces[trial.method]
+            begin = max(0.0, took_s - elapsed - len(run.evaluations) * pace.evaluation)
+            self.paces[trial.method] = replace(pace, iteration=elapsed / done, begin=begin)
+        if hopeless:
+            self.dropped[trial.method] = f"a run takes more than {SLOWEST:g} × the time of the baseline's"
+        if self._given is None and trial.method == 0 and trial.purpose != SEED:
+            self._set_target()
+
+    def _wanted(self, left_s: float) -> Iterator[Trial]:
+        """The runs that are still to come, the first one first, as far as those that are done tell."""
+        yield from self._tuning(0)
+        if self.rate(0) is None or self.target is None:
+            return
+        for method in self.methods:
+            if method not in self.dropped and self._room_to_tune(method, left_s):
+                yield from self._tuning(method)
+        self._drop_hopeless()
+        for number, seed in enumerate(self.seeds):
+            if self._decided(number):
+                return
+            turn = [0, *self._in_question(number)]
+            if len(turn) == 1:
+                return
+            for method in turn[:: -1 if number % 2 else 1]:
+                rate = self.rate(method)
+                assert rate is not None
+                trial = Trial(method, SEED, rate, seed, self.scheme.iterations)
+                if trial not in self.runs:
+                    yield trial
+
+    @property
+    def methods(self) -> list[int]:
+        """The methods beside the baseline."""
+        return list(range(1, len(self.names)))
+
+    def _tuning(self, method: int) -> Iterator[Trial]:
+        """The trials of a method's rates that are still to come."""
+        whole, seed = self.scheme.iterations, self.tuning_seed
+        if self.scheme.rates == 1:
+            if method == 0 and not self._trials(0, WHOLE_RATE):
+                yield Trial(0, WHOLE_RATE, self.lrs[0], seed, whole)
+            return
+        for factor in RATES[self.scheme.rates]:
+            trial = Trial(method, RATE, rounded(self.lrs[method] * factor), seed, self.scheme.short)
+            if trial not in self.runs:
+                yield trial
+        for lr in self._best_rates(method):
+            trial = Trial(method, WHOLE_RATE, lr, seed, whole)
+            if trial not in self.runs:
+                yield trial
+
+    def _room_to_tune(self, method: int, left_s: float) -> bool:
+        """True if the method's rates can be tried and FEW seeds of it and of all before it still be run after that."""
+        if self._trials(method, RATE) or self.scheme.rates == 1:
+            return True
+        whole = self.scheme.iterations
+        others = [m for m in self.methods if m < method and m not in self.dropped and self.rate(m) is not None]
+        needed = tuning_s(self.paces[method], whole, self.scheme.rates)
+        needed += FEW * sum(self.paces[m].run(whole) for m in (0, *others, method))
+        if needed <= left_s:
+            return True
+        self.dropped[method] = "the budget has no room to tune it"
+        return False
+
+    def _best_rates(self, method: int) -> list[float]:
+        """The rates that get a whole run: the best one of the first trials, and the next best.
+
+        Where the best is at an end of the rates, the one beyond it takes the place of the next best.
+        """
+        trials = sorted(self._trials(method, RATE), key=self._by_metric)
+        sound = [trial for trial in trials if not self._broken(trial)]
+        if not sound:
+            return []
+        rates = sorted(trial.lr for trial in trials)
+        best = sound[0].lr
+        if best == rates[-1]:
+            return [best, rounded(best * STEP)]
+        if best == rates[0]:
+            return [best, rounded(best / STEP)]
+        return [trial.lr for trial in sound[:WHOLE]]
+
+    def _drop_hopeless(self) -> None:
+        """Drop methods that their best rate has shown to miss the target, or to be much slower than the baseline."""
+        target, base = self.target, self._tuned(0)
+        if self.scheme.rates == 1 or target is None or base is None:
+            return
+        base_s = self._cost(base).seconds
+        ratios: dict[int, float] = {}
+        for method in self.methods:
+            tuned = self._tuned(method)
+            if method in self.dropped:
+                continue
+            if tuned is None:
+                self.dropped[method] = "no rate that was tried trains with it"
+                continue
+            seconds = self._cost(tuned).seconds
+            if seconds is None:
+                said = self._said(self.runs[tuned])
+                self.dropped[method] = f"it missed {target.said(3)} at its best rate, {tuned.lr:g}{said}"
+            elif base_s:
+                ratios[method] = seconds / base_s
+        for method in sorted(ratios, key=ratios.__getitem__)[CLOSEST:]:
+            if ratios[method] > HOPELESS:
+                self.dropped[method] = (
+                    f"its best rate, {self.rate(method):g}, took {significant(ratios[method])} × the baseline's time"
+                )
+
+    def _said(self, run: RunLog) -> str:
+        """How far a run came, in words."""
+        if run.summary["status"] in BROKEN:
+            return f": it {run.summary['status']}"
+        value = (run.summary["evaluation"] or {}).get(self._metric)
+        return "" if value is None else f", and ended at {significant(value)}"
+
+    def _in_question(self, number: int) -> list[int]:
+        """The methods that get seed `number`, counted from 0."""
+        able = [method for method in self.methods if method not in self.dropped and self.rate(method) is not None]
+        if number < FEW:
+            return able
+        found = {method: self.evidence(method, number) for method in able}
+        known = {m: e.time for m, e in found.items() if e.time.ratio is not None and not e.worse}
+        if not known:
+            return []
+        order = sorted(known, key=lambda m: known[m].ratio or 0.0)
+        best_high = known[order[0]].high or math.inf
+        # The rest is slower than the best one, as far as its interval tells.
+        return [method for method in order[:CLOSEST] if (known[method].low or 0.0) <= best_high]
+
+    def _decided(self, number: int) -> bool:
+        """True if the runs of so many seeds have told what is asked."""
+        return number >= ENOUGH and self.verdict(number).pays_off is not None
+
+    # -- what is known
+
+    @property
+    def target(self) -> Target | None:
+        return self._target
+
+    @property
+    def _metric(self) -> str:
+        return self._target.name if self._target else ""
+
+    def rate(self, method: int) -> float | None:
+        """The rate that was chosen; None before there is one."""
+        if self.scheme.rates == 1:
+            return self.lrs[method]
+        tuned = self._tuned(method)
+        return tuned.lr if tuned else None
+
+    def at_an_end(self, method: int) -> bool:
+        """The chosen rate is the smallest or the largest of those tried, so that a better one may lie beyond."""
+        tried = [trial.lr for trial in self._trials(method, RATE, WHOLE_RATE)]
+        return len(tried) > 1 and self.rate(method) in (min(tried), max(tried))
+
+    def seeds_of(self, method: int) -> list[int]:
+        """The seeds of the runs of a method that count."""
+        return [trial.seed for trial in self._trials(method, SEED) if self._whole(trial)]
+
+    def evidence(self, method: int, number: int | None = None) -> Evidence:
+        """What the first `number` seeds tell of a method, in pairs with the baseline's runs; None: all seeds."""
+        target = self.target
+        seeds = [seed for seed in self.seeds[:number] if seed in self.seeds_of(0) and seed in self.seeds_of(method)]
+        own, base = ([self._seed(m, seed) for seed in seeds] for m in (method, 0))
+        costs, others = ([self._cost(trial) for trial in trials] for trials in (own, base))
+        finals, base_finals = ([_final(self.runs[trial]) for trial in trials] for trials in (own, base))
+        metric = self._metric
+        sign = -1.0 if self.rising else 1.0
+        names = dict.fromkeys(name for final in (*finals, *base_finals) for name in final)
+
+        def signed(values: Sequence[dict[str, float]]) -> list[float | None]:
+            return [None if metric not in final else sign * final[metric] for final in values]
+
+        return Evidence(
+            name=self.names[method],
+            seeds=len(seeds),
+            time=paired([cost.seconds for cost in costs], [cost.seconds for cost in others]),
+            bytes=paired([cost.nbytes for cost in costs], [cost.nbytes for cost in others]),
+            iterations=(median([cost.iterations for cost in others]), median([cost.iterations for cost in costs])),
+            final={name: (_median(base_finals, name), _median(finals, name)) for name in names},
+            loss=difference(signed(finals), signed(base_finals)),
+            # Losses near the end differ by less than anyone would give time for.
+            margin=0.0 if rises(metric) or target is None else self._progress() / 100,
+            broken=sum(self._broken(trial) for trial in own),
+        )
+
+    def verdict(self, number: int | None = None) -> Verdict:
+        """The verdict of the first `number` seeds; None: of all."""
+        raced = [method for method in self.methods if self.seeds_of(method)]
+        found = {method: self.evidence(method, number) for method in raced}
+        return decide(found)
+
+    def _seed(self, method: int, seed: int) -> Trial:
+        return next(trial for trial in self._trials(method, SEED) if trial.seed == seed)
+
+    def _trials(self, method: int, *purposes: str) -> list[Trial]:
+        return [trial for trial in self.runs if trial.method == method and trial.purpose in purposes]
+
+    def _whole(self, trial: Trial) -> bool:
+        """The run came to its end, good or bad; what was stopped tells nothing."""
+        return self.runs[trial].summary["status"] not in ("interrupted", "killed", "skipped")
+
+    def _broken(self, trial: Trial) -> bool:
+        return self.runs[trial].summary["status"] in BROKEN or not self._whole(trial)
+
+    def _tuned(self, method: int) -> Trial | None:
+        """The whole run at the best rate; None where there is no sound one yet.
+
+        It is the first to the target or, where none is there yet or no rate meets it, the best by the metric.
+        """
+        trials = [trial for trial in self._trials(method, WHOLE_RATE) if not self._broken(trial)]
+        return min(trials, key=self._by_target, default=None)
+
+    def _by_metric(self, trial: Trial) -> tuple[Any, ...]:
+        """The order of runs by the metric at their end, and by the loss where that is the same."""
+        run = self.runs[trial]
+        value = _final(run).get(metric_of(run), math.inf)
+        loss = run.summary["final_loss"]
+        sign = -1 if rises(metric_of(run)) else 1
+        return self._broken(trial), sign * value, math.inf if loss is None else loss
+
+    def _by_target(self, trial: Trial) -> tuple[Any, ...]:
+        """The order of runs by their iterations to the target, and by the metric where they miss it."""
+        hit = self._cost(trial).iterations if self.target else None
+        return (math.inf if hit is None else hit, *self._by_metric(trial))
+
+    def _cost(self, trial: Trial) -> Cost:
+        assert self._target is not None
+        if trial not in self._costs:
+            self._costs[trial] = cost_of(self.runs[trial], self._target)
+        return self._costs[trial]
+
+    def _set_target(self) -> None:
+        """Set the target by the baseline's whole run that ends best by the metric."""
+        trials = [trial for trial in self._trials(0, WHOLE_RATE) if not self._broken(trial)]
+        if trials:
+            self._target = target_of(self.runs[min(trials, key=self._by_metric)], self.names[0])
+            self._costs.clear()
+
+    def _progress(self) -> float:
+        """The difference of the target's metric between the beginning and the end of the baseline's tuned run."""
+        tuned = self._tuned(0)
+        if tuned is None:
+            return 0.0
+        values = evaluated(self.runs[tuned], self._metric)[1] if self._metric else curve_of(self.runs[tuned]).loss
+        return abs(float(values[-1] - values[0])) if values.size else 0.0
+
+    @property
+    def rising(self) -> bool:
+        """The target's metric is better where it is larger."""
+        tuned = self._tuned(0)
+        if rises(self._metric) or tuned is None or not self._metric or self._metric in _METRICS:
+            return rises(self._metric)
+        values = evaluated(self.runs[tuned], self._metric)[1]
+        return bool(values.size) and not self._metric.endswith("loss") and bool(values[0] < self._target.value)  # type: ignore[union-attr]
+
+
+def rounded(rate: float) -> float:
+    """A rate of three significant digits, as people write it."""
+    return float(f"{rate:.3g}")
+
+
+def _final(run: RunLog) -> dict[str, float]:
+    """The metrics after a run's last iteration, and its smoothed loss by an empty name."""
+    found = {name: value for name, value in (run.summary["evaluation"] or {}).items() if isinstance(value, int | float)}
+    loss = curve_of(run).final
+    return found | ({} if loss is None else {"": loss})
+
+
+def _median(finals: Sequence[dict[str, float]], name: str) -> float | None:
+    return median([final.get(name) for final in finals])
+
