@@ -60,6 +60,14 @@ def parse_interval(text: str) -> Interval:
     return found
 
 
+def parse_target(text: str) -> tuple[str, float]:
+    """`test_accuracy=0.95` → (name, value). Raises ValueError."""
+    name, _, number = text.partition("=")
+    if not name.strip():
+        raise ValueError(f"{text!r} names no metric")
+    return name.strip(), real()(number)
+
+
 def parse_timeout(text: str) -> float:
     """`30s`, `10min` → seconds > 0; infinite for `0`. Raises ValueError."""
     seconds = parse_time(text) if text.strip() != "0" else math.inf
@@ -127,6 +135,12 @@ class Settings:
 
     iterations: int | None = _run(None, "Length of the run.", integer(1))
     epochs: float | None = _run(None, f"Length of the run. Default: {DEFAULT_EPOCHS:g}.", _POSITIVE)
+    stop_at: str | None = _run(
+        None,
+        "End the run at the first evaluation that meets this, such as test_accuracy=0.95.",
+        _readable(parse_target, "NAME=VALUE, such as test_accuracy=0.95"),
+        metavar="NAME=VALUE",
+    )
     batch_size: int = _run(16, "Samples a rank and iteration.", integer(1, MAX_BATCH))
     lr: float | None = _run(
         None, f"Learning rate γ. Default: {DEFAULT_LR}; 0.05 for problems that need torch.", _POSITIVE

@@ -257,18 +257,25 @@ def check_evaluated(runs: Sequence[RunLog], target: Target | None) -> None:
 def reached(run: RunLog, curve: Curve, target: Target | None) -> int | None:
     """The iterations until a run is at the target; None where it never is.
 
-    Nothing is interpolated: the first evaluation, or the first iteration's smoothed loss, that meets it counts. An
-    accuracy has to rise to it and a loss to fall; another metric moves there from where it starts.
+    Nothing is interpolated: the first evaluation, or the first iteration's smoothed loss, that meets it counts.
     """
     if target is None:
         return None
     at, values = np.arange(1, curve.loss.size + 1), curve.loss
-    up = rises(target.name)
     if target.name:
         at, values = evaluated(run, target.name)
-        up = up or (not target.name.endswith("loss") and bool((values[:1] < target.value).any()))
-    met = values >= target.value if up else values <= target.value
+    met = lead(values, target) >= 0
     return int(at[met][0]) if met.any() else None
+
+
+def lead(values: Floats, target: Target) -> Floats:
+    """How far each of a run's values, from the first one on, is beyond the target; below 0 before it (E,).
+
+    An accuracy has to rise to it and a loss to fall; another metric moves there from where it starts.
+    """
+    name = target.name
+    up = rises(name) or (bool(name) and not name.endswith("loss") and bool((values[:1] < target.value).any()))
+    return values - target.value if up else target.value - values
 
 
 def rank_runs(runs: Sequence[RunLog], target: Target | None = None, sort: str = "loss") -> Ranking:
@@ -332,8 +339,8 @@ def _row(run: RunLog, curve: Curve, target: Target | None) -> dict[str, Any]:
         "evaluation": summary["evaluation"] or {},
         "iterations": summary["iterations"],
         "bytes": summary["bytes"],
-        "bytes_to_target": None if hit is None else int(_cost(curve.bytes_sent, hit)),
-        "time_to_target_s": None if hit is None else _cost(curve.seconds, hit),
+        "bytes_to_target": None if hit is None else int(cost_until(curve.bytes_sent, hit)),
+        "time_to_target_s": None if hit is None else cost_until(curve.seconds, hit),
         "iterations_to_target": hit,
         **{
             column.key: summary["times"][name]["median"] if name in TIMES else summary.get(column.key)
@@ -343,7 +350,7 @@ def _row(run: RunLog, curve: Curve, target: Target | None) -> dict[str, Any]:
     }
 
 
-def _cost(so_far: Floats, iterations: int) -> float:
+def cost_until(so_far: Floats, iterations: int) -> float:
     """The cost of a run's first iterations; nothing before the first."""
     return float(so_far[iterations - 1]) if iterations else 0.0
 

@@ -15,8 +15,8 @@ from mpisqueeze.cli.completion import Completer, names_for, offering, parts, sor
 from mpisqueeze.cli.output import COLORS, Output
 from mpisqueeze.errors import UsageError
 from mpisqueeze.files import path_of
-from mpisqueeze.quantities import parse_size, without_percent
-from mpisqueeze.settings import METHOD, OUTPUT, PROBLEM, RUN, SETTINGS, Setting, Settings
+from mpisqueeze.quantities import parse_size
+from mpisqueeze.settings import METHOD, OUTPUT, PROBLEM, RUN, SETTINGS, Setting, Settings, parse_target
 from mpisqueeze.streams import reserve
 
 if TYPE_CHECKING:
@@ -190,11 +190,7 @@ def target_of(target: str | None, target_loss: float | None) -> Target | None:
         return Target("", target_loss)
     if target is None:
         return None
-    name, _, text = target.partition("=")
     try:
-        value = float(without_percent(text))
+        return Target(*parse_target(target))
     except ValueError:
-        value = math.nan
-    if not name or not math.isfinite(value):
-        raise UsageError(f"{target!r} is not NAME=VALUE, such as test_accuracy=0.95", "--target")
-    return Target(name, value)
+        raise UsageError(f"{target!r} is not NAME=VALUE, such as test_accuracy=0.95", "--target") from None

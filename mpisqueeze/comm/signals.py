@@ -11,7 +11,8 @@ class Signal(IntEnum):
     NONE = 0
     FLUSH = 1
     CHECKPOINT = 2
-    INTERRUPT = 3
-    TERMINATE = 4
-    NONFINITE = 5
-    ERROR = 6
+    TARGET = 3
+    INTERRUPT = 4
+    TERMINATE = 5
+    NONFINITE = 6
+    ERROR = 7

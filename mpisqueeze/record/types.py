@@ -172,6 +172,7 @@ class Summary(_Ended, total=False):
     mpisqueeze: str | None
     signal: str | None
     warnings: list[str] | None
+    stopped_at_target: bool
     shown_to_fail: bool | None
     topology: str | None
     eta: Number | None

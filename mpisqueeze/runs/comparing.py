@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 from mpisqueeze import __version__
 from mpisqueeze.analysis.ranking import Ranking, Target, rank_runs, summaries_of
+from mpisqueeze.analysis.seeds import UNFINISHED, Pooled, pool
 from mpisqueeze.comm.world import RankFailureError, Signal, World
 from mpisqueeze.errors import UsageError
-from mpisqueeze.parts import contracts
 from mpisqueeze.record.figures import no_columns
 from mpisqueeze.record.folder import RunFolder
 from mpisqueeze.record.reading import COMPARISON, RunLog, folderless, read_run
@@ -36,23 +36,43 @@ class Ledger:
 
     Args:
         path: the comparison's folder, new or empty.
+        entries: the runs that are to come.
         target: as given, or None.
         sort: by what runs are ranked, of SORTS.
+        seeds: of the counted runs, which are pooled by pair; None where each run is a row of its own.
+
+    Attributes:
+        entries: all runs, done or to come.
+        runs: those that are done, in the order of their entries.
+        tuned: what each pair chose, an object a pair.
 
     Raises:
         UsageError: the folder cannot be made.
     """
 
     def __init__(
-        self, path: Path, entries: Sequence[Entry], ranks: int, target: Target | None, sort: str = "loss"
+        self,
+        path: Path,
+        entries: Sequence[Entry],
+        ranks: int,
+        target: Target | None,
+        sort: str = "loss",
+        seeds: Sequence[int] | None = None,
     ) -> None:
         self.folder = RunFolder(path)
-        self.entries, self.ranks, self.target, self.sort = entries, ranks, target, sort
+        self.entries, self.ranks, self.target, self.sort = [*entries], ranks, target, sort
+        self.seeds = None if seeds is None else [*seeds]
         self.runs: list[RunLog] = []
+        self.tuned: list[dict[str, Any]] = []
         self.write("running")
 
-    def add(self, entry: Entry, status: str, reason: str | None) -> RunLog:
-        """Book a run that has ended, from its folder where it has one."""
+    def expect(self, entries: Sequence[Entry]) -> None:
+        """Replace the runs that are to come."""
+        self.entries[len(self.runs) :] = entries
+
+    def add(self, status: str, reason: str | None) -> RunLog:
+        """Book the next run, which has ended, from its folder where it has one."""
+        entry = self.entries[len(self.runs)]
         path = self.folder.path / entry.folder
         if os.path.exists(path / "config.json"):
             run = read_run(path, entry.name)
@@ -61,28 +81,48 @@ class Ledger:
             summary = summary_of(config, {}, no_columns(), [], status, reason, None)
             run = folderless(entry.name, summary)
         self.runs.append(run)
-        self.write("running")
+        # Many runs may be skipped at once, none of which changes a result.
+        if status != "skipped":
+            self.write("running")
         return run
 
-    def ranking(self) -> Ranking:
-        """The ranking of the runs so far, of which there is one at least."""
-        return rank_runs(self.runs, self.target, self.sort)
+    @property
+    def counted(self) -> list[tuple[Entry, RunLog]]:
+        """The runs so far that are no trials."""
+        return [(entry, run) for entry, run in zip(self.entries, self.runs, strict=False) if entry.phase == "race"]
+
+    def ranking(self) -> Ranking | None:
+        """The ranking of the counted runs so far; None without any."""
+        runs = [run for _, run in self.counted]
+        return rank_runs(runs, self.target, self.sort) if runs else None
+
+    def pooled(self) -> Pooled | None:
+        """The counted runs so far, pooled over seeds; None where none has ended, or where they are not pooled."""
+        ended = any(run.summary["status"] not in UNFINISHED for _, run in self.counted)
+        runs = [(entry.pair, entry.seed, run) for entry, run in self.counted]
+        options = {name_of(option) for choice in self.tuned for option in choice["settings"]}
+        return pool(runs, self.target, self.sort, sorted(options)) if self.seeds and ended else None
 
     def summaries(self) -> list[dict[str, Any]]:
-        return summaries_of(self.runs, self.ranking()) if self.runs else []
+        """The summary of each counted run, with its loss and costs in the ranking."""
+        ranking = self.ranking()
+        return summaries_of([run for _, run in self.counted], ranking) if ranking else []
 
     def write(self, status: str) -> None:
         """Replace compare.json; the status is `running`, `done` or `interrupted`."""
-        about = {
+        about: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "mpisqueeze": __version__,
             "status": status,
             "ranks": self.ranks,
             "given_target": self.target.as_json() if self.target else None,
-            "runs": [{"name": entry.name, "folder": entry.folder, "swept": entry.swept} for entry in self.entries],
+            "seeds": self.seeds,
+            "runs": [entry.as_json() for entry in self.entries],
+            "tuned": self.tuned,
             "summaries": self.summaries(),
         }
-        self.folder.write_json(COMPARISON, about | (self.ranking().as_json() if self.runs else {}))
+        compared = self.pooled() if self.seeds else self.ranking()
+        self.folder.write_json(COMPARISON, about | (compared.facts() if compared else {}))
 
 
 class _Trial(Run):
@@ -111,97 +151,61 @@ def check_entries(entries: Sequence[Entry], world: World, target: Target | None 
 
 
 def _try(plan: Plan, target: Target | None, world: World) -> None:
-    trial = _Trial(plan, world)
+    trial = _Trial(replace(plan, config=replace(plan.config, stop_at=None)), world)
     trial.algorithm.close()
     if target and target.name:
-        world.on_root(lambda: _check_metric(trial, target.name))
+        world.on_root(lambda: trial.evaluate_start(target.name, "--target"))
 
 
-def _check_metric(trial: Run, metric: str) -> None:
-    """Evaluate the initial point, since a problem tells its metrics by that alone. Raises UsageError."""
-    part = trial.plan.problem
-    evaluate = getattr(trial.problem, "evaluate", None)
-    with contracts.plugin(part, "--problem", "evaluate(x)"):
-        known = sorted(evaluate(trial.x) or {}) if evaluate else []
-    if metric not in known:
-        raise UsageError(f"{part.spec} evaluates {', '.join(known) or 'nothing'}, not {metric!r}", "--target")
-
-
-def compare(
-    entries: Sequence[Entry],
-    world: World,
-    path: Path,
-    interrupts: Interrupts,
-    ledger: Ledger | None,
-    view: View,
-) -> tuple[list[str], Signal]:
-    """Run all entries, one after the other; collective.
+class Track:
+    """The one place where runs go, one after the other; its methods are collective.
 
     A run that diverges or fails on all ranks alike ends itself and not the others; a signal ends the current one and
     skips the rest.
 
     Args:
-        path: the comparison's folder, on every rank.
+        path: of the folder with the runs' folders, on every rank.
         interrupts: entered.
-        ledger: on rank 0.
+        ledger: on rank 0; it knows the first runs already.
 
-    Returns:
-        On every rank the statuses of the runs, in their order, and the signal that ended the comparison, if any.
+    Attributes:
+        stopped_by: the signal that ended the runs, if any.
+        statuses: of the runs so far.
     """
-    statuses: list[str] = []
-    stopped_by = Signal.NONE
-    for index, entry in enumerate(entries):
-        stopped_by = stopped_by or Signal(world.agree(interrupts.wish))
-        if stopped_by:
-            status, reason = "skipped", None
-        else:
-            view.run_begins(index)
-            config = replace(entry.plan.config, out=path / entry.folder)
-            run_one = partial(_run_one, replace(entry.plan, config=config), view=view)
-            status, reason, stopped_by = _alike(world, entry, run_one)
-        statuses.append(status)
-        world.collectively(partial(_book, ledger, view, index, status, reason))
-    if ledger:
-        ledger.write("interrupted" if stopped_by else "done")
-    return statuses, stopped_by
 
+    def __init__(self, world: World, path: Path, interrupts: Interrupts, ledger: Ledger | None, view: View) -> None:
+        self.world, self.path, self.interrupts, self.ledger, self.view = world, path, interrupts, ledger, view
+        self.stopped_by = Signal.NONE
+        self.statuses: list[str] = []
 
-def _alike(world: World, entry: Entry, work: Callable[[World], T]) -> T:
-    """The result of `work` on the ranks that take part, on all ranks; the others wait. Collective.
+    def expect(self, entries: Sequence[Entry]) -> None:
+        """Say which runs are to come, in place of what was said before."""
+        if self.ledger:
+            self.ledger.expect(entries)
+            self.view.runs_to_come(entries)
 
-    A UsageError or RankFailureError that `work` raises on all that take part is raised on all.
-    """
-    team = world.first(entry.ranks or world.size)
-    if team is world:
-        return work(world)
-    result: Any = None
-    error: Exception | None = None
-    if team is not None:
-        try:
-            result = work(team)
-        except UsageError as failure:
-            error = failure
-        except RankFailureError as failure:
-            if failure.alone:
-                raise
-            error = failure
-    world.rest()
+    def run(self, entries: Sequence[Entry]) -> list[RunLog | None]:
+        """Do the next runs, which are expected. Their logs on rank 0, None elsewhere."""
+        logs: list[RunLog | None] = []
+        for entry in entries:
+            self.stopped_by = self.stopped_by or Signal(self.world.agree(self.interrupts.wish))
+            if self.stopped_by:
+                status, reason = "skipped", None
+            else:
+                self.view.run_begins(len(self.statuses))
+                config = replace(entry.plan.config, out=self.path / entry.folder)
+                run_one = partial(_run_one, replace(entry.plan, config=config), view=self.view)
+                status, reason, self.stopped_by = _alike(self.world, entry, run_one)
+            logs.append(self.world.collectively(partial(self._book, status, reason)))
+            self.statuses.append(status)
+        return logs
 
-    def repeat() -> Any:
-        if error is not None:
-            raise error
-        return result
+    def end(self) -> None:
+        """Say that nothing more is to come."""
+        if self.ledger:
+            self.ledger.write("interrupted" if self.stopped_by else "done")
 
-    return world.comm.bcast(world.collectively(repeat))
-
-
-def _book(ledger: Ledger | None, view: View, index: int, status: str, reason: str | None) -> None:
-    """Write down and show, on rank 0, how run `index` ended."""
-    if ledger:
-        view.run_ended(index, ledger.add(ledger.entries[index], status, reason))
-
-
-def _run_one(plan: Plan, world: World, view: View) -> tuple[str, str | None, Signal]:
+    def _run_one(plan: Plan, world: World, view: View) -> tuple[str, str | None, Signal]:
     """A run's status, why it failed, and the signal that interrupted it."""
     try:
         summary = train(plan, world, view)

@@ -6,9 +6,10 @@ import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 from mpisqueeze.errors import UsageError
 from mpisqueeze.files import path_of
@@ -24,6 +25,8 @@ _PLUGIN = re.compile(r".+?\.py:[A-Za-z_]\w*([:,][^/]*)?(?=/|$)")
 _NOT_SWEPT = {
     "algorithm": "name algorithms as pairs, or sweep their parameters, such as eta=0.1,0.3",
     "out": "each run has its own folder within --out",
+    "seed": "repeat runs with --seeds, which gives intervals over them",
+    "stop_at": "name one target for all, with --target and --stop-at-target",
 }
 
 
@@ -52,8 +55,10 @@ class Entry:
         name: what tables call it, different for each.
         folder: its folder's name within the comparison's.
         plan: checked; its `out` is not set yet.
-        swept: the values of the swept options, by option.
+        swept: the values of the swept and the tuned options, by option.
         ranks: how many take part, the lowest ones; None for all.
+        pair: the name that it shares with runs that differ by their seed alone; empty: its own.
+        phase: `race`, or `tune` for a trial that chooses settings and is not counted.
     """
 
     name: str
@@ -61,6 +66,17 @@ class Entry:
     plan: Plan
     swept: dict[str, str]
     ranks: int | None = None
+    pair: str = ""
+    phase: str = "race"
+
+    @property
+    def seed(self) -> int:
+        return self.plan.config.seed
+
+    def as_json(self) -> dict[str, Any]:
+        """The entry of compare.json."""
+        of = {"pair": self.pair or self.name, "seed": self.seed, "phase": self.phase}
+        return {"name": self.name, "folder": self.folder, "swept": self.swept, **of}
 
 
 def parse_pair(text: str) -> Pair:
@@ -119,13 +135,7 @@ def expand(pairs: Sequence[Pair], sweeps: Sequence[Sweep], base: Settings) -> li
     applied = [[sweep for sweep in sweeps if _applies(sweep.setting, pair)] for pair in pairs]
     for sweep in sweeps:
         if sweep.setting not in SETTINGS and not any(sweep in own for own in applied):
-            options = [option_of(item).removeprefix("--") for item in SETTINGS if item not in _NOT_SWEPT]
-            near = moved(sweep.setting) or suggestion(sweep.setting.replace("_", "-"), options)
-            raise UsageError(
-                f"neither train nor an algorithm of these pairs has an option {sweep.setting!r}{near}; "
-                f"known: {', '.join(options)}",
-                "--sweep",
-            )
+            raise no_option(sweep.setting, "--sweep", _NOT_SWEPT)
     planned = []
     for pair, own in zip(pairs, applied, strict=True):
         for values in itertools.product(*(sweep.values for sweep in own)):
@@ -146,6 +156,16 @@ def expand(pairs: Sequence[Pair], sweeps: Sequence[Sweep], base: Settings) -> li
     return entries
 
 
+def no_option(name: str, option: str, left_out: Collection[str]) -> UsageError:
+    """The error about a name, given to `option`, that is neither a setting nor a parameter of these algorithms."""
+    options = [option_of(item).removeprefix("--") for item in SETTINGS if item not in left_out]
+    near = moved(name) or suggestion(name.replace("_", "-"), options)
+    return UsageError(
+        f"neither train nor an algorithm of these pairs has an option {name!r}{near}; known: {', '.join(options)}",
+        option,
+    )
+
+
 def _applies(setting: str, pair: Pair) -> bool:
     """Sweeping it changes the pair. Raises UsageError where the pair names a compressor of its own."""
     with _blaming(pair, {}):
@@ -160,13 +180,21 @@ def _applies(setting: str, pair: Pair) -> bool:
 
 
 def _planned(pair: Pair, swept: dict[str, str], base: Settings) -> Plan:
-    algorithm = pair.algorithm
-    for name, text in swept.items():
+    with _blaming(pair, swept):
+        return plan(adjusted(replace(base, algorithm=pair.algorithm, compressor=pair.compressor), swept))
+
+
+def adjusted(base: Settings, values: Mapping[str, str]) -> Settings:
+    """Settings with some of them, or parameters of their algorithm, changed to values that are given as text.
+
+    Raises UsageError.
+    """
+    algorithm = base.algorithm
+    for name, text in values.items():
         if name not in SETTINGS:
             algorithm += f"{',' if ':' in algorithm else ':'}{name}={text}"
-    with _blaming(pair, swept):
-        values = {name: SETTINGS[name].checked(text) for name, text in swept.items() if name in SETTINGS}
-        return plan(replace(base, **{"algorithm": algorithm, "compressor": pair.compressor, **values}))
+    given = {name: SETTINGS[name].checked(text) for name, text in values.items() if name in SETTINGS}
+    return replace(base, **{"algorithm": algorithm, **given})
 
 
 def _without(made: Plan, settings: Collection[str]) -> Plan:

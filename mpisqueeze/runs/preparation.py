@@ -26,7 +26,7 @@ from mpisqueeze.parts.state import carried
 from mpisqueeze.quantities import counted, size
 from mpisqueeze.record.folder import RunFolder, check_path, hold_of_all, sanitized, slug, timed_path
 from mpisqueeze.runs.plan import NO_OVERLAP_ON_GPU, Plan
-from mpisqueeze.settings import DEFAULT_EPOCHS, SETTINGS, option_of
+from mpisqueeze.settings import DEFAULT_EPOCHS, SETTINGS, option_of, parse_target
 from mpisqueeze.topology import Topology
 
 
@@ -47,6 +47,7 @@ class Run:
         weight: w_r of this rank's loss and gradient, see `problems.base.Problem`.
         iterations, per_epoch, eval_every, consensus_every: in iterations.
         warnings: what this run does not promise, above all that it converges, and settings without effect.
+        evaluated: on rank 0, the metrics of the initial point, where they were needed before the first iteration.
         path, hold: the run folder's, on every rank; `folder` is open on rank 0 only.
     """
 
@@ -79,6 +80,10 @@ class Run:
         self.topology = world.collectively(lambda: Topology(config.topology, world.size, config.self_weight))
         self.algorithm: Algorithm = world.collectively(self._build_algorithm)
         self.warnings: list[str] = world.on_root(lambda: [*self._doubts(), *self._idle()])
+        self.evaluated: dict[str, float] = {}
+        if config.stop_at is not None:
+            metric, _ = parse_target(config.stop_at)
+            world.on_root(lambda: self.evaluate_start(metric, "--stop-at"))
         self.folder: RunFolder | None = None
         self.path = ""
         self._open_folder()
@@ -92,6 +97,19 @@ class Run:
         """Add a line to a log of the run folder, on rank 0."""
         if self.folder is not None:
             self.folder.append(name, f"{json.dumps(sanitized(value))}\n".encode())
+
+    def evaluate_start(self, metric: str, option: str) -> None:
+        """On rank 0: evaluate the initial point, by which alone a problem tells its metrics.
+
+        Raises UsageError, blaming `option`, where `metric` is none of them.
+        """
+        part = self.plan.problem
+        with contracts.plugin(part, "--problem", "evaluate(x)"):
+            found = getattr(self.problem, "evaluate", lambda x: {})(self.x) or {}
+            self.evaluated = {str(name): float(value) for name, value in found.items()}
+        if metric not in self.evaluated:
+            known = ", ".join(sorted(self.evaluated)) or "nothing"
+            raise UsageError(f"{part.spec} evaluates {known}, not {metric!r}", option)
 
     @property
     def server(self) -> str | None:
@@ -209,6 +227,8 @@ class Run:
         payload = getattr(self.algorithm, "payload_bytes", None) or 0
         if payload > full and size(payload) != size(full):
             yield f"{plan.compressor.spec} makes {size(payload)} of a vector of {size(full)}, and saves nothing"
+        if config.stop_at is not None and not self.eval_every:
+            yield "--stop-at has no effect where nothing is evaluated on the way (--eval-every 0)"
         if 0 < self.iterations <= config.warmup:
             yield f"--warmup {config.warmup} leaves none of {counted(self.iterations, 'iteration')} to take times of"
 

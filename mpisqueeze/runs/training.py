@@ -17,6 +17,7 @@ import numpy as np
 
 from mpisqueeze import __version__
 from mpisqueeze.algorithms.base import Ready
+from mpisqueeze.analysis.ranking import Target, lead
 from mpisqueeze.comm.checksum import DamagedPayloadError
 from mpisqueeze.comm.consensus import Consensus
 from mpisqueeze.comm.cuda_aware import cuda_awareness
@@ -44,7 +45,7 @@ from mpisqueeze.runs.plan import Plan
 from mpisqueeze.runs.preparation import Run
 from mpisqueeze.runs.stopwatch import Stopwatch
 from mpisqueeze.runs.view import View
-from mpisqueeze.settings import DEFAULT_TIMEOUT, parse_interval, parse_timeout
+from mpisqueeze.settings import DEFAULT_TIMEOUT, parse_interval, parse_target, parse_timeout
 
 #: Most iterations between two agreements of the ranks, without a barrier.
 MEET_EVERY = 32
@@ -60,6 +61,7 @@ class Loop:
         loss, lr, clock, counter, began, ended, elapsed: those of the current iteration or, between two, of the last
             one; `elapsed` also of earlier launches.
         stopped_by: the signal that interrupted the run, or Signal.NONE.
+        at_target: an evaluation met the target that ends the run.
         evaluations: on rank 0, the lines of evaluations.jsonl.
     """
 
@@ -77,6 +79,8 @@ class Loop:
         self.began = self.ended = self.elapsed = 0.0
         self.stopwatch = Stopwatch(run.world.comm)
         self.stopped_by: int = Signal.NONE
+        self._target = None if self.config.stop_at is None else Target(*parse_target(self.config.stop_at))
+        self.at_target = False
         self.evaluations: list[dict[str, Any]] = []
         self.meter = interface_meter(run.world)
         #: The last iteration of earlier launches, 0 without one.
@@ -101,7 +105,10 @@ class Loop:
                     self.meter.start()
                     if not self.done:
                         self._evaluate(0)
-                    self._iterations()
+                    elif self._target:
+                        self.at_target = self.world.comm.bcast(self._meets_target())
+                    if not self.at_target:
+                        self._iterations()
                 self.recorder.flush()
             except (OSError, DamagedPayloadError) as error:
                 # A full disk or a damaged payload is known to this rank alone.
@@ -163,6 +170,7 @@ class Loop:
             last = t == run.iterations or agreed >= Signal.INTERRUPT
             if self._scheduled(t):
                 self._evaluate(t)
+                last = last or self.at_target
             # An evaluation that only the end of this launch brings is not part of the checkpoint.
             self._save(t, last, agreed)
             if last and not self._scheduled(t):
@@ -317,7 +325,8 @@ class Loop:
             x = xp.asarray(self._consensus.mean(self.run.device.to_numpy(x)))
         if self.world.is_root:
             try:
-                values = {str(name): float(value) for name, value in (evaluate(x) or {}).items()}
+                found = self.run.evaluated if iteration == 0 and self.run.evaluated else evaluate(x) or {}
+                values = {str(name): float(value) for name, value in found.items()}
             except (Exception, SystemExit) as error:
                 network.complain(Signal.ERROR, repr(error), details=traceback.format_exc())
                 values = {}
@@ -326,11 +335,23 @@ class Loop:
                 self.evaluations.append(line)
                 self.run.write_line("evaluations.jsonl", line)
                 self.view.evaluation(line)
-        self._meet()
+            if self._meets_target():
+                network.gate.tell(Signal.TARGET)
+        self.at_target = self._meet() == Signal.TARGET
 
-    def _meet(self) -> None:
-        if self.network.gate.meet() >= Signal.NONFINITE:
+    def _meets_target(self) -> bool:
+        """On rank 0: the last evaluation meets the target that ends the run."""
+        if self._target is None:
+            return False
+        values = [line[self._target.name] for line in self.evaluations if self._target.name in line]
+        return bool((lead(np.array(values[:1] + values[-1:], float), self._target)[1:] >= 0).any())
+
+    def _meet(self) -> int:
+        """The agreement of the ranks. Raises HaltError on all of them if one cannot go on."""
+        agreed = self.network.gate.meet()
+        if agreed >= Signal.NONFINITE:
             raise HaltError
+        return agreed
 
 
 def failure_of(trouble: Trouble | None) -> UsageError | RankFailureError | None:
@@ -518,6 +539,7 @@ def _summarize(
         **summary_of(run.settings(), environment, columns, loop.evaluations, status, reason, run.path),
         "mpisqueeze": __version__,
         "warnings": run.warnings,
+        "stopped_at_target": loop.at_target,
         "shown_to_fail": shown_to_fail(plan.algorithm, plan.compressor),
         "signal": {Signal.INTERRUPT: "SIGINT", Signal.TERMINATE: "SIGTERM"}.get(Signal(loop.stopped_by)),
         "server": run.server,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mpisqueeze.record.iterations import Progress
     from mpisqueeze.record.reading import RunLog
+    from mpisqueeze.runs.pairs import Entry
     from mpisqueeze.runs.preparation import Run
 
 
@@ -15,6 +17,9 @@ class View:
 
     def claim_begins(self, number: int, name: str, runs: int) -> None:
         """Claim `number`, counted from 0, is about to be tested with so many runs."""
+
+    def runs_to_come(self, entries: Sequence[Entry]) -> None:
+        """These runs are to come, in place of those that were said to come before."""
 
     def run_begins(self, index: int) -> None:
         """Run `index` is about to be set up."""
