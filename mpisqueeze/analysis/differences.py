@@ -55,12 +55,12 @@ def differences(runs: Sequence[RunLog]) -> list[str]:
     for without, facts in _MEASURES:
         found = []
         for name, read in facts:
-            names: dict[str, list[str]] = {}
+            names: dict[str, dict[str, None]] = {}
             for run in runs:
                 if (value := read(run)) is not None:
-                    names.setdefault(value, []).append(run.name)
+                    names.setdefault(value, {})[run.name] = None
             if len(names) > 1:
-                values = [f"{value} of {_first(of)}" for value, of in names.items()]
+                values = [f"{value} of {_first([*of])}" for value, of in names.items()]
                 more = [f"{len(values) - _NAMED} more"] if len(values) > _NAMED else []
                 found.append(f"{name} ({'; '.join(values[:_NAMED] + more)})")
         if found:

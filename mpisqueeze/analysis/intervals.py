@@ -7,7 +7,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Any
+from typing import cast
+
+from mpisqueeze.record.types import PairedDifference, PairedRatio
 
 #: Fewer pairs give no interval: two have one degree of freedom, and an interval of 12.7 standard errors to a side.
 FEWEST = 3
@@ -38,8 +40,8 @@ class Ratio:
     distinguishable: bool | None
     reference_missed: int = 0
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+    def as_json(self) -> PairedRatio:
+        return cast(PairedRatio, asdict(self))
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,8 @@ class Difference:
     pairs: int
     distinguishable: bool | None
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+    def as_json(self) -> PairedDifference:
+        return cast(PairedDifference, asdict(self))
 
 
 def paired(values: Sequence[float | None], reference: Sequence[float | None], level: float = LEVEL) -> Ratio:

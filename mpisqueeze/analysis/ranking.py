@@ -231,19 +231,27 @@ def default_target(runs: Sequence[RunLog], curves: Mapping[str, Curve]) -> Targe
     ended = [run for run in runs if run.summary["status"] == "ok"]
     if not ended:
         return None
-    source = f"{100 * PROGRESS:g} % of the progress of {ended[0].name}"
-    for name in LOSSES:
-        if min(evaluated(run, name)[0].size for run in ended) >= EVALUATIONS:
-            values = evaluated(ended[0], name)[1]
-            return Target(name, _progressed(values[0], values[-1]), f"{source}, on evaluations")
-    curve = curves[ended[0].name]
-    if curve.final is None:
+    metric = often_evaluated(ended)
+    level = level_of(ended[0], curves[ended[0].name], metric)
+    if level is None:
         return None
-    return Target("", _progressed(curve.loss[0], curve.final), source)
+    source = f"{100 * PROGRESS:g} % of the progress of {ended[0].name}"
+    return Target(metric, level, f"{source}, on evaluations" if metric else source)
 
 
-def _progressed(first: float, last: float) -> float:
-    return float(last + (1 - PROGRESS) * max(0.0, first - last))
+def often_evaluated(runs: Sequence[RunLog]) -> str:
+    """The loss of which each of these runs has EVALUATIONS; empty, which is the smoothed loss, where there is none."""
+    enough = (name for name in LOSSES if min(evaluated(run, name)[0].size for run in runs) >= EVALUATIONS)
+    return next(enough, "")
+
+
+def level_of(run: RunLog, curve: Curve, metric: str) -> float | None:
+    """The metric, or for an empty one the smoothed loss, where a run has made PROGRESS of its way."""
+    values = evaluated(run, metric)[1] if metric else curve.loss
+    if not values.size or not math.isfinite(values[-1]):
+        return None
+    first, last = float(values[0]), float(values[-1])
+    return last + (1 - PROGRESS) * max(0.0, first - last)
 
 
 def check_evaluated(runs: Sequence[RunLog], target: Target | None) -> None:
@@ -287,13 +295,13 @@ def rank_runs(runs: Sequence[RunLog], target: Target | None = None, sort: str = 
     """
     curves = {run.name: curve_of(run) for run in runs}
     target = target or default_target(runs, curves)
-    rows = [_row(run, curves[run.name], target) for run in runs]
+    rows = [row_of(run, curves[run.name], target) for run in runs]
     first = rows[0]
     for row in rows:
         row["relative"] = {
             column.key: _relative(row[column.key], first[column.key]) for column in NUMBERS if column.relative
         }
-    order = _sort(rows, sort, target)
+    order = sort_rows(rows, sort, target)
     reaches = [curves[run.name].reach for run in runs if curves[run.name].loss.size] or [0]
     for position, row in enumerate(rows, 1):
         row["position"] = position
@@ -306,8 +314,8 @@ def rank_runs(runs: Sequence[RunLog], target: Target | None = None, sort: str = 
                    differences(runs), emulated(runs), warned)  # fmt: skip
 
 
-def _sort(rows: list[dict[str, Any]], sort: str, target: Target | None) -> str:
-    """Sort rows in place; their order in words."""
+def sort_rows(rows: list[dict[str, Any]], sort: str, target: Target | None) -> str:
+    """Sort the rows of a ranking in place; their order in words."""
     if sort == "given":
         return "in the order given"
     column = SORTS[sort] or measured((target.name if target else "") or next(iter(metrics_of(rows)), ""))
@@ -326,7 +334,8 @@ def _sort(rows: list[dict[str, Any]], sort: str, target: Target | None) -> str:
     return f"by {title}, best first{unwell}"
 
 
-def _row(run: RunLog, curve: Curve, target: Target | None) -> dict[str, Any]:
+def row_of(run: RunLog, curve: Curve, target: Target | None) -> dict[str, Any]:
+    """A run's row of a ranking, without what takes other runs."""
     summary, hit = run.summary, reached(run, curve, target)
     return {
         "position": 0,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from contextlib import closing
+from dataclasses import replace
 from typing import Annotated, Any
 
+from mpisqueeze.cli.completion import numbers as complete_numbers
 from mpisqueeze.cli.completion import pairs as complete_pairs
 from mpisqueeze.cli.completion import presets as complete_presets
 from mpisqueeze.cli.options import (
@@ -19,13 +21,13 @@ from mpisqueeze.cli.options import (
     target_of,
 )
 from mpisqueeze.cli.output import Output
-from mpisqueeze.errors import ExitCode
+from mpisqueeze.errors import ExitCode, UsageError
 from mpisqueeze.language import check_choice
 from mpisqueeze.runs.presets import PRESETS
 from mpisqueeze.settings import SETTINGS
 
 #: Settings that a comparison has no use for: its pairs name the methods.
-_UNUSED = ("algorithm", "compressor", "checkpoint_every")
+_UNUSED = ("algorithm", "compressor", "checkpoint_every", "stop_at")
 
 
 @command(
@@ -52,8 +54,28 @@ def compare(
             metavar="OPTION=V1,V2,…",
         ),
     ] = None,
+    seeds: Annotated[
+        str | None,
+        in_comparison(
+            help="Run each pair with so many seeds from --seed on, or with these, in turns (A B C, C B A, …), for "
+            "medians and intervals; three for an interval.",
+            metavar="K|S1,S2,…",
+        ),
+    ] = None,
+    tune: Annotated[
+        list[str] | None,
+        in_comparison(
+            help="Choose an option for each pair first, from so many values on a logarithmic scale, on a seed of its "
+            "own; repeat for a grid.",
+            metavar="OPTION=LOW:HIGH:COUNT",
+            autocompletion=complete_numbers,
+        ),
+    ] = None,
     target: TargetOption = None,
     target_loss: TargetLossOption = None,
+    stop_at_target: Annotated[
+        bool, in_comparison("--stop-at-target", help="End each run at the first evaluation that meets --target.")
+    ] = False,
     sort: SortOption = "loss",
     config: ConfigOption = None,
 ) -> int:
@@ -65,18 +87,28 @@ def compare(
     from mpisqueeze.cli.exit import status_code, stop_code
     from mpisqueeze.cli.ranks import join
     from mpisqueeze.record.folder import check_path, hold_of_all, timed_path
-    from mpisqueeze.report.compare_view import CompareView
+    from mpisqueeze.report.compare_view import CompareView, tuning_notes
     from mpisqueeze.report.comparison_table import comparison_report
+    from mpisqueeze.report.seeds_table import seeds_report
     from mpisqueeze.runs import pairs as methods
-    from mpisqueeze.runs.comparing import Ledger, check_entries, compare
+    from mpisqueeze.runs.comparing import Ledger, Track, check_entries
     from mpisqueeze.runs.interrupts import Interrupts
+    from mpisqueeze.runs.seeding import parse_seeds, seed_apart, seeded
     from mpisqueeze.runs.sources import resolve
+    from mpisqueeze.runs.tuning import parse_grid, plan_grids
+    from mpisqueeze.runs.tuning import tune as tune_all
     from mpisqueeze.runs.view import View
 
     def plan_all() -> list[methods.Entry]:
+        base = replace(settings, stop_at=_stop(target, target_loss)) if stop_at_target else settings
         texts = [*([] if preset is None else methods.preset(preset)), *(pairs or [])]
         asked_for = [methods.parse_pair(text) for text in texts]
-        return methods.expand(asked_for, [methods.parse_sweep(text) for text in sweep or []], settings)
+        return methods.expand(asked_for, [methods.parse_sweep(text) for text in sweep or []], base)
+
+    def plan_seeds() -> tuple[int, ...] | None:
+        if seeds is not None and "," in seeds and "seed" in given:
+            raise UsageError("does not go with a list of seeds: leave out one of them", "--seed")
+        return None if seeds is None else parse_seeds(seeds, settings.seed)
 
     world = join()
     found = world.on_root(lambda: resolve(given, os.environ, config, _UNUSED))
@@ -84,30 +116,65 @@ def compare(
     with found.blamed():
         asked = world.collectively(lambda: target_of(target, target_loss))
         check_choice("--sort", sort, SORTS)
+        each = world.collectively(plan_seeds)
         entries = world.collectively(plan_all)
+        tuned = world.collectively(lambda: plan_grids(entries, [parse_grid(text) for text in tune or []]))
         world.on_root(output.check)
         world.on_root(lambda: check_path(settings.out) if settings.out else None)
     view = View()
+    race = entries if each is None else seeded(entries, each)
+    apart = seed_apart(each or [settings.seed])
     with Interrupts() as interrupts:
         with found.blamed():
             check_entries(entries, world, asked)
             path = world.on_root(lambda: settings.out or timed_path("compare", world.size))
             ledger = world.collectively(
-                lambda: Ledger(path, entries, world.size, asked, sort) if world.is_root else None
+                lambda: Ledger(path, race, world.size, asked, sort, each) if world.is_root else None
             )
         hold_of_all(world, ledger.folder if ledger else None, path)
         if ledger:
-            view = CompareView(output.console, output.live, entries, f"{path}", interrupts.hand_on)
+            tuning = f"{', '.join(tune)}; trials have seed {apart}" if tune else ""
+            view = CompareView(output.console, output.live, entries, f"{path}", interrupts.hand_on, each, tuning)
+        track = Track(world, path, interrupts, ledger, view)
         with closing(view):
-            statuses, stopped_by = compare(entries, world, path, interrupts, ledger, view)
+            track.expect(race)
+            if tune:
+                tune_all(tuned, apart, asked, track, race)
+                chosen = [one.race(one.chosen) for one in tuned]
+                race = chosen if each is None else seeded(chosen, each)
+                if ledger:
+                    ledger.tuned = [one.as_json() for one in tuned]
+                track.expect(race)
+            begun = len(track.statuses)
+            track.run(race)
+            track.end()
     if ledger:
-        output.print(comparison_report(ledger.ranking()))
+        pooled, ranking = ledger.pooled(), ledger.ranking()
+        if pooled:
+            output.print(seeds_report(pooled))
+        elif ranking:
+            output.print(comparison_report(ranking))
+        for note in tuning_notes(ledger.tuned):
+            output.print(note, style="yellow", soft_wrap=True, markup=False, highlight=False)
         output.remark(f"comparison: {path}")
-        output.json(ledger.summaries())
-    if stopped_by:
-        return stop_code(stopped_by)
+        output.json(ledger.results())
+    if track.stopped_by:
+        return stop_code(track.stopped_by)
     # One run that went well is a comparison that did.
     for status in ("ok", "diverged"):
-        if status in statuses:
+        if status in track.statuses[begun:]:
             return status_code(status)
     return ExitCode.FAILED
+
+
+def _stop(target: str | None, target_loss: float | None) -> str:
+    """The target at which runs end, for their settings. Raises UsageError."""
+    if target_loss is not None:
+        raise UsageError(
+            "does not go with --target-loss: a smoothed loss is known only iterations later, as it is the mean over "
+            "those on either side; give --target NAME=VALUE",
+            "--stop-at-target",
+        )
+    if target is None:
+        raise UsageError("needs --target NAME=VALUE, such as --target test_accuracy=0.95", "--stop-at-target")
+    return target

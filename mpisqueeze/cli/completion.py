@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from mpisqueeze.runs.presets import PRESETS
-from mpisqueeze.settings import Setting
+from mpisqueeze.settings import SETTINGS, Setting
 
 Completer = Callable[[str], list[str]]
 
@@ -45,6 +45,11 @@ def sorts(incomplete: str) -> list[str]:
     from mpisqueeze.analysis.columns import SORTS
 
     return offering(SORTS)(incomplete)
+
+
+def numbers(incomplete: str) -> list[str]:
+    """Complete the options that `--tune` takes, up to their equals sign."""
+    return offering(f"{s.option[2:]}=" for s in SETTINGS.values() if s.type in (int, float))(incomplete)
 
 
 def names_for(setting: Setting) -> Completer | None:

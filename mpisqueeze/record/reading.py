@@ -50,6 +50,8 @@ class RunLog:
         evaluations: the lines of evaluations.jsonl.
         config, environment: config.json's and environment.json's objects, empty where there is none.
         summed: an older version recorded no `elapsed_s`, for which sums of `iteration_s` stand.
+        pair: its name in its comparison, without the seed where that made runs over seeds; empty of one by itself.
+        phase: `race`, or `tune` of a trial that chooses settings.
     """
 
     name: str
@@ -62,6 +64,13 @@ class RunLog:
     config: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     summed: bool = False
+    pair: str = ""
+    phase: str = "race"
+
+    @property
+    def label(self) -> str:
+        """Its algorithm and compressor."""
+        return label_of_run(self.config) if self.config else self.name
 
     @property
     def network(self) -> str:
@@ -129,12 +138,16 @@ def read_run(path: Path, name: str | None = None) -> RunLog:
     summary = summary_of(config, environment, columns, evaluations, "killed", reason, str(path))
     if os.path.exists(path / "summary.json"):
         summary = _completed(summary, _object(path / "summary.json", Summary))
-    label = label_in(config, "algorithm")
-    # Full vectors need no mention.
-    label += "" if config["compressor"] == "identity" else f"/{label_in(config, 'compressor')}"
+    label = label_of_run(config)
     planned, per_epoch = config["iterations"], config["iterations_per_epoch"]
     summed = bool(unknown.any())
     return RunLog(name or label, path, summary, planned, per_epoch, columns, evaluations, config, environment, summed)
+
+
+def label_of_run(config: dict[str, Any]) -> str:
+    """`doublesqueeze/onebit`; full vectors need no mention."""
+    compressor = "" if config["compressor"] == "identity" else f"/{label_in(config, 'compressor')}"
+    return f"{label_in(config, 'algorithm')}{compressor}"
 
 
 def read_settings(path: Path, option: str = "RUN") -> dict[str, Any]:
@@ -160,9 +173,12 @@ def _read_comparison(path: Path) -> tuple[list[RunLog], GivenTarget | None]:
     for entry in about["runs"]:
         name, folder = entry["name"], path / entry["folder"]
         if os.path.isfile(folder / "config.json"):
-            runs.append(read_run(folder, name))
+            run = read_run(folder, name)
         elif name in recorded:
-            runs.append(folderless(name, _whole(path / COMPARISON, recorded[name])))
+            run = folderless(name, _whole(path / COMPARISON, recorded[name]))
+        else:
+            continue
+        runs.append(replace(run, pair=entry.get("pair") or name, phase=entry.get("phase") or run.phase))
     if not runs:
         raise _wrong(path, "is a comparison whose first run had not begun")
     target: GivenTarget | None = about.get("given_target")

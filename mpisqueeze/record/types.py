@@ -1,6 +1,6 @@
 """Types of the JSON files of a run folder. A reader ignores fields that are not named here."""
 
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
 
@@ -192,11 +192,72 @@ class Summary(_Ended, total=False):
     resumed_after: list[Count]
 
 
-class EntryFacts(TypedDict):
-    """A run of a comparison: what it is called, and where it is in the comparison's folder."""
-
+class _Entry(TypedDict):
     name: str
     folder: str
+
+
+class EntryFacts(_Entry, total=False):
+    """A run of a comparison: what it is called, and where it is in the comparison's folder.
+
+    Over seeds it has the name of its pair, which has no seed in it, and its phase: a trial of `tune` chooses settings.
+    """
+
+    pair: str | None
+    seed: int | None
+    phase: Literal["race", "tune"] | None
+
+
+class Spread(TypedDict):
+    """A figure over seeds; null for what a run has not, such as a cost to a target that it missed, which is ∞."""
+
+    median: Number | None
+    each: list[Number | None]
+    missed: Count
+
+
+class PairedRatio(TypedDict):
+    """The ratio to the first pair: geometric mean of ratios paired by seed, and the ends of its 95 % interval."""
+
+    ratio: Number | None
+    low: Number | None
+    high: Number | None
+    pairs: Count
+    missed: Count
+    of: Count
+    distinguishable: bool | None
+    reference_missed: Count
+
+
+class PairedDifference(TypedDict):
+    """The difference from the first pair: mean of differences paired by seed, and the ends of its 95 % interval."""
+
+    difference: Number | None
+    low: Number | None
+    high: Number | None
+    pairs: Count
+    distinguishable: bool | None
+
+
+class PooledPair(TypedDict):
+    """A pair over its seeds, as `compare --json` with seeds has it; `each`, `status`: in the order of `seeds`."""
+
+    name: str
+    settings: dict[str, Any]
+    seeds: list[int]
+    status: list[Status]
+    missed: Count
+    shown_to_fail: bool
+    bytes: BytesAre
+    time_to_target_s: Spread
+    bytes_to_target: Spread
+    iterations_to_target: Spread
+    bytes_sent: Spread
+    elapsed_s_per_iteration: Spread
+    final: dict[str, Spread]
+    relative: dict[str, PairedRatio]
+    difference: dict[str, PairedDifference]
+    run_folders: list[str | None]
 
 
 class Named(TypedDict):

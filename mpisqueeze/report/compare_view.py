@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.panel import Panel
-from rich.table import Table
 from rich.text import Text
 
-from mpisqueeze.quantities import counted, duration, grouped, significant, size
+from mpisqueeze.quantities import clock, counted, duration, grouped, significant, size
 from mpisqueeze.record.environment import ranks_on_hosts
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.live import Drawing
 from mpisqueeze.report.tables import STATUS, TableColumn, close_table, defined, filled, first_fitting, panel
 from mpisqueeze.report.training_view import link, problem
 from mpisqueeze.runs.view import View
+from mpisqueeze.settings import option_of
 
 if TYPE_CHECKING:
     from mpisqueeze.record.iterations import Progress
@@ -30,13 +32,23 @@ _WIDTH = 8
 #: Characters that a method's name is not folded below.
 _NAME = 28
 #: Lines of the screen that the table's heading, what is hidden and the prompt take.
-_AROUND = 6
+_AROUND = 7
 
 
 @dataclass(eq=False)
-class _RunLine:
+class _PairLine:
+    """A pair's latest run, and how many of its runs are done.
+
+    Attributes:
+        run: the run's seed, or what it tries; empty where the pair has one run.
+        seconds: that its runs took.
+    """
+
     name: str
     state: str = "waiting"
+    run: str = ""
+    done: int = 0
+    seconds: float = 0.0
     iterations: str = ""
     loss: str = ""
     metric: str = ""
@@ -47,37 +59,62 @@ class _RunLine:
 
 
 class CompareView(View):
-    """Watches all runs of a comparison, one after the other.
+    """Watches all runs of a comparison, one after the other, in a line a pair.
 
     Args:
-        entries: its runs.
+        entries: its pairs, or the runs themselves where each pair has one.
         path: the comparison's folder.
         live: draw a table that updates in place.
         pulse: called now and then while a run iterates.
+        seeds: of each pair; None for a run each.
+        tuning: what is tuned, in words.
     """
 
     def __init__(
-        self, console: Console, live: bool, entries: Sequence[Entry], path: str, pulse: Callable[[], None]
+        self,
+        console: Console,
+        live: bool,
+        entries: Sequence[Entry],
+        path: str,
+        pulse: Callable[[], None],
+        seeds: Sequence[int] | None = None,
+        tuning: str = "",
     ) -> None:
         self.console, self.path, self.pulse = console, path, pulse
-        self._entries = entries
-        self._rows = [_RunLine(entry.name) for entry in entries]
+        self._pairs, self._seeds, self._tuning = entries, seeds, tuning
+        self._rows = {entry.pair or entry.name: _PairLine(entry.pair or entry.name) for entry in entries}
+        #: All runs, done or to come, of which so many are done.
+        self._runs, self._done = [*entries], 0
         self._drawing = Drawing(console, live)
         self._current = self._planned = 0
-        self._introduced = False
+        self._began = 0.0
+        self._introduced = self._estimated = False
         self._warned: set[str] = set()
 
+    @property
+    def _row(self) -> _PairLine:
+        entry = self._runs[self._current]
+        return self._rows[entry.pair or entry.name]
+
+    @property
+    def _repeats(self) -> bool:
+        return len(self._runs) > len(self._rows)
+
+    def runs_to_come(self, entries: Sequence[Entry]) -> None:
+        self._runs[self._done :] = entries
+
     def run_begins(self, index: int) -> None:
-        self._current = index
-        self._rows[index].state = "running"
+        self._current, self._began = index, time.monotonic()
+        row, entry = self._row, self._runs[index]
+        row.state, row.run = "running", entry.name.removeprefix(row.name).strip()
 
     def start(self, run: Run, environment: dict[str, Any]) -> None:
         self._planned = run.iterations
-        self._rows[self._current].defined = defined(run.network.counter.bytes_are)
+        self._row.defined = defined(run.network.counter.bytes_are)
         if not self._introduced:
             self._introduced = True
-            self.console.print(header(run, environment, self._entries, self.path))
-        if not self._drawing:
+            self.console.print(header(run, environment, self._pairs, self.path, self._seeds, self._tuning))
+        if not self._drawing and not self._row.done:
             self._say(counted(run.iterations, "iteration"))
         for warning in [text for text in run.warnings if text not in self._warned]:
             self._say(f"warning: {warning}", "yellow")
@@ -86,7 +123,7 @@ class CompareView(View):
 
     def progress(self, progress: Progress) -> None:
         self.pulse()
-        row = self._rows[self._current]
+        row = self._row
         row.iterations = f"{progress.iteration}/{self._planned}"
         row.loss, row.sent = significant(progress.loss), f"{size(progress.bytes_sent)}{row.defined}"
         row.pace = significant(1e3 * progress.seconds_per_iteration)
@@ -95,14 +132,16 @@ class CompareView(View):
     def evaluation(self, line: dict[str, Any]) -> None:
         values = {key: value for key, value in line.items() if key not in ("iteration", "epoch")}
         name = "test_accuracy" if "test_accuracy" in values else next(iter(values))
-        row = self._rows[self._current]
+        row = self._row
         row.metric, row.value = name, significant(values[name])
         self._drawing.show(self._table)
 
     def run_ended(self, index: int, run: RunLog) -> None:
-        summary, row = run.summary, self._rows[index]
-        self._current = index
+        self._current, self._done = index, index + 1
+        summary, row = run.summary, self._row
         row.state = summary["status"]
+        if row.state != "skipped":
+            row.done, row.seconds = row.done + 1, row.seconds + time.monotonic() - self._began
         pace = summary["elapsed_s_per_iteration"]
         if summary["iterations"]:
             loss = summary["final_loss"]
@@ -123,30 +162,48 @@ class CompareView(View):
                 parts += [duration(summary["wall_s"])] if summary["wall_s"] is not None else []
             parts += [summary["reason"].splitlines()[0]] if summary["reason"] else []
             self._say("  ".join(part for part in parts if part))
+            if self._left is not None and not self._estimated and self._repeats:
+                self._estimated = True
+                self.console.print(f"about {clock(self._left)} more for {counted(self._to_come, 'run')}")
         self._drawing.show(self._table, now=True)
 
     def close(self) -> None:
         """Take the live table away; nothing is drawn afterwards."""
         self._drawing.close()
 
-    def _say(self, text: str, style: str = "") -> None:
-        number = f"[{self._current + 1}/{len(self._rows)}]"
-        self.console.print(Text(f"{number} {self._rows[self._current].name}: {text}", style), soft_wrap=True)
+    @property
+    def _to_come(self) -> int:
+        return len(self._runs) - self._done
 
-    def _table(self) -> Table:
-        def status(run: _RunLine) -> Text:
+    @property
+    def _left(self) -> float | None:
+        """Seconds that the runs to come will take, once each of their pairs has had a run; None where none is left."""
+        rows = [self._rows[entry.pair or entry.name] for entry in self._runs[self._done :]]
+        if not rows or not all(row.done for row in rows):
+            return None
+        return sum(row.seconds / row.done for row in rows)
+
+    def _say(self, text: str, style: str = "") -> None:
+        number = f"[{self._current + 1}/{len(self._runs)}]"
+        self.console.print(Text(f"{number} {self._runs[self._current].name}: {text}", style), soft_wrap=True)
+
+    def _table(self) -> Group:
+        def status(run: _PairLine) -> Text:
             return Text(run.state, "dim" if run.state == "waiting" else STATUS[run.state][1])
 
-        least = max(_NAME, *(len(word) for run in self._rows for word in run.name.split()))
-        lines = max(-(-len(run.name) // least) for run in self._rows)
+        rows, of = [*self._rows.values()], Counter(entry.pair or entry.name for entry in self._runs)
+        least = max(_NAME, *(len(word) for run in rows for word in run.name.split()))
+        lines = max(-(-len(run.name) // least) for run in rows)
         fits = max(3, (self.console.height - _AROUND) // lines)
-        first = max(0, min(self._current - fits // 2, len(self._rows) - fits))
-        metrics = list(dict.fromkeys(run.metric for run in self._rows if run.metric))
+        first = max(0, min(rows.index(self._row) - fits // 2, len(rows) - fits))
+        metrics = list(dict.fromkeys(run.metric for run in rows if run.metric))
         metric = metrics[0].replace("_", " ").replace("accuracy", "acc") if len(metrics) == 1 else "test"
         columns = [
-            TableColumn("#", lambda run: str(self._rows.index(run) + 1)),
+            TableColumn("#", lambda run: str(rows.index(run) + 1)),
             TableColumn("method", attrgetter("name"), _NAME, left=True, folds=True),
             TableColumn("state", status, max(map(len, STATUS)), left=True),
+            *([TableColumn("runs", lambda run: f"{run.done}/{of[run.name]}", 5), TableColumn("run", attrgetter("run"), _WIDTH, left=True)]
+              if self._repeats else []),
             TableColumn("iterations", attrgetter("iterations"), len(f"{self._planned}/{self._planned}")),
             TableColumn("loss", attrgetter("loss"), _WIDTH),
             TableColumn(metric, lambda run: run.value if len(metrics) == 1 else f"{run.metric} {run.value}", _WIDTH),
@@ -154,12 +211,20 @@ class CompareView(View):
             TableColumn("sent", attrgetter("sent"), _WIDTH),
         ]
         # Columns for which the terminal is too narrow are in the table at the end.
-        return filled(close_table(), first_fitting(columns, self._rows, self.console.width),
-                      self._rows[first : first + fits])  # fmt: skip
+        table = filled(close_table(), first_fitting(columns, rows, self.console.width), rows[first : first + fits])
+        left = "" if self._left is None else f", about {clock(self._left)} more"
+        return Group(table, Text(f"{self._done} of {counted(len(self._runs), 'run')} done{left}", "dim"))
 
 
-def header(run: Run, environment: dict[str, Any], entries: Sequence[Entry], path: str) -> Panel:
-    """The machines, what the runs share, and what is swept; `run` is the first one to start."""
+def header(
+    run: Run,
+    environment: dict[str, Any],
+    entries: Sequence[Entry],
+    path: str,
+    seeds: Sequence[int] | None = None,
+    tuning: str = "",
+) -> Panel:
+    """The machines, what the runs share, what is swept and what is tuned; `run` is the first one to start."""
     swept: dict[str, dict[str, None]] = {}
     for entry in entries:
         for option, value in entry.swept.items():
@@ -170,16 +235,31 @@ def header(run: Run, environment: dict[str, Any], entries: Sequence[Entry], path
         return f"{text}; the first run's, as --sweep has more" if swept.keys() & set(options) else text
 
     device = f"{run.device.label}, {environment['kernels']} kernels; buffers: {run.device.buffers}"
-    seeded = "start and data order for each seed"
-    if "--seed" not in swept:
-        seeded = f"start, data order and seed {run.plan.config.seed}"
+    counted_runs = Text.assemble((str(len(entries)), "bold"),
+                                 f", one after the other: same start, data order and seed {entries[0].seed}")  # fmt: skip
+    if seeds:
+        counted_runs = Text.assemble((f"{counted(len(entries), 'pair')} × {len(seeds)} seeds", "bold"),
+                                     f" ({', '.join(map(str, seeds))}) in turns: same start and data order for each seed")  # fmt: skip
     sweeps = [f"{option.removeprefix('--')} = {' or '.join(values)}" for option, values in swept.items()]
     return panel("compare", [
         ("MPI", ranks_on_hosts(environment)),
         *(("link", shared(text, "--link")) for text in link(run, environment)),
         ("device", shared(device, "--device", "--buffers")),
         ("problem", shared(problem(run), "--problem", "--data", "--samples", "--dtype", "--partition")),
-        ("runs", Text.assemble((str(len(entries)), "bold"), f", one after the other: same {seeded}")),
+        ("runs", counted_runs),
         *zip(["sweep", *[""] * len(sweeps)], sweeps, strict=False),
+        *([("tune", tuning)] if tuning else []),
         ("folder", path),
     ])  # fmt: skip
+
+
+def tuning_notes(tuned: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Warnings about what was tuned, from compare.json's `tuned`."""
+    notes = []
+    for one in tuned:
+        if one["trials"] and not one["settings"]:
+            notes.append(f"warning: no trial of {one['pair']} ended well, so that it has settings that were not tried")
+        for name in one["at_edge"]:
+            value = f"{option_of(name)[2:]} {one['settings'][name]:g}"
+            notes.append(f"warning: {value} of {one['pair']} is at the edge of what was tried: move the ends of --tune")
+    return notes

@@ -23,7 +23,7 @@ WORDS = ("name", "status")
 _RESOLVED = ("mpisqueeze", "ranks", "hosts", "dimension")
 _STYLES = {"position": "dim", "name": "bold"}
 #: Characters that a method's name is not folded below.
-_NAME_WIDTH = 28
+NAME_WIDTH = 28
 
 
 def table_columns(ranking: Ranking) -> list[TableColumn]:
@@ -31,16 +31,17 @@ def table_columns(ranking: Ranking) -> list[TableColumn]:
     shown = []
     for column in ranking.columns:
         key, part = column.key, "" if column.kind == "head" else column.kind
-        text, name, style = partial(_cell, column), key == "name", _STYLES.get(key, "")
+        text, name, style = partial(text_of, column), key == "name", _STYLES.get(key, "")
         shown.append(
-            TableColumn(column.heading, text, _NAME_WIDTH if name else 0, key in WORDS, style, part, folds=name)
+            TableColumn(column.heading, text, NAME_WIDTH if name else 0, key in WORDS, style, part, folds=name)
         )
         if column.relative:
             shown.append(TableColumn("×", partial(factor, column), style="cyan", part=part, joined=True))
     return shown
 
 
-def _cell(column: Column, row: Mapping[str, Any]) -> str | Text:
+def text_of(column: Column, row: Mapping[str, Any]) -> str | Text:
+    """A row's cell in a table whose headings name the unit."""
     text = _marked(column, row, _SHOW.get(column.heading) or _UNITS[column.unit])
     return Text(text, STATUS[text][1]) if column.key == "status" else text
 
@@ -66,7 +67,7 @@ def meaning_of_marks(ranking: Ranking) -> str:
 
 def factor(column: Column, row: Mapping[str, Any]) -> str:
     """A row's value over the first run's."""
-    return "—" if column.of(row) is None else _shown(row["relative"][column.key], _compact_ratio)
+    return "—" if column.of(row) is None else _shown(row["relative"][column.key], compact_ratio)
 
 
 def in_unit(column: Column, row: Mapping[str, Any]) -> str:
@@ -135,10 +136,11 @@ def notes(ranking: Ranking) -> list[str]:
 
 def comparison_report(ranking: Ranking) -> Group:
     """The ranking for a terminal or a log: one table, or several where one would be too wide."""
-    return Group(Fitting(table_columns(ranking), ranking.rows), *map(_note, notes(ranking)))
+    return Group(Fitting(table_columns(ranking), ranking.rows), *map(note, notes(ranking)))
 
 
-def _note(text: str) -> Text:
+def note(text: str) -> Text:
+    """A note below a table."""
     return Text(text, "yellow" if text.startswith("warning: ") else "")
 
 
@@ -146,7 +148,8 @@ def _shown(value: Any, show: Callable[[Any], str]) -> str:
     return "—" if value is None else show(value)
 
 
-def _compact_ratio(value: float) -> str:
+def compact_ratio(value: float) -> str:
+    """A factor in a column of them: `0.43×`, `1.02×`."""
     return ratio(value) if value >= 1 else f"{significant(value, 2)}×"
 
 

@@ -100,13 +100,23 @@ class Ledger:
         """The counted runs so far, pooled over seeds; None where none has ended, or where they are not pooled."""
         ended = any(run.summary["status"] not in UNFINISHED for _, run in self.counted)
         runs = [(entry.pair, entry.seed, run) for entry, run in self.counted]
-        options = {name_of(option) for choice in self.tuned for option in choice["settings"]}
-        return pool(runs, self.target, self.sort, sorted(options)) if self.seeds and ended else None
+        options = dict.fromkeys(option for choice in self.tuned for option in choice["settings"])
+        return pool(runs, self.target, self.sort, [*options]) if self.seeds and ended else None
 
     def summaries(self) -> list[dict[str, Any]]:
-        """The summary of each counted run, with its loss and costs in the ranking."""
+        """The summary of each counted run, with its loss and costs in the ranking; where runs are pooled, those alone
+        that no folder has."""
+        if self.seeds:
+            return [{"name": run.name, **run.summary} for run in self.runs if run.path is None]
         ranking = self.ranking()
         return summaries_of([run for _, run in self.counted], ranking) if ranking else []
+
+    def results(self) -> Sequence[Any]:
+        """What `--json` writes: an object a pair, over its seeds, or a run's summary each."""
+        if not self.seeds:
+            return self.summaries()
+        pooled = self.pooled()
+        return pooled.as_json() if pooled else []
 
     def write(self, status: str) -> None:
         """Replace compare.json; the status is `running`, `done` or `interrupted`."""
@@ -121,8 +131,13 @@ class Ledger:
             "tuned": self.tuned,
             "summaries": self.summaries(),
         }
-        compared = self.pooled() if self.seeds else self.ranking()
-        self.folder.write_json(COMPARISON, about | (compared.facts() if compared else {}))
+        if self.seeds:
+            pooled = self.pooled()
+            about |= pooled.facts() if pooled else {}
+        else:
+            ranking = self.ranking()
+            about |= ranking.as_json() if ranking else {}
+        self.folder.write_json(COMPARISON, about)
 
 
 class _Trial(Run):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 from mpisqueeze.analysis.ranking import Target
 from mpisqueeze.analysis.trials import best_trial
@@ -47,6 +48,9 @@ class Grid:
     high: str
     count: int
     whole: bool = False
+
+    def __str__(self) -> str:
+        return f"{option_of(self.name)[2:]} from {self.low} to {self.high}"
 
     def values(self, count: int) -> list[str]:
         """So many of them, as text; fewer where whole numbers fall on each other."""
@@ -149,23 +153,32 @@ class Tuned:
     def trial(self, choice: Choice, seed: int) -> Entry:
         """The run that tries a choice. Raises UsageError, blaming --tune."""
         made = self.race(choice)
-        said = " ".join(f"{option_of(name)[2:]}={value}" for name, value in choice.items())
-        swept = {**made.swept, **{option_of(name): value for name, value in choice.items()}}
-        folder = f"tune-{made.folder}-{slug(said)}"
-        return replace(with_seed(made, seed), name=f"{made.pair} {said} (tuning)", folder=folder, swept=swept, phase="tune")
+        folder = f"tune-{made.folder}-{slug(_said(choice))}"
+        return replace(with_seed(made, seed), name=f"{made.name} (tuning)", folder=folder, phase="tune")
 
     def race(self, choice: Choice | None) -> Entry:
-        """The pair with a choice made, or untuned for None. Raises UsageError, blaming --tune."""
-        entry = replace(self.entry, pair=self.entry.pair or self.entry.name)
+        """The pair with a choice made, which its name tells, or untuned for None. Raises UsageError, blaming --tune."""
+        pair = self.entry.pair or self.entry.name
         if not choice:
-            return entry
+            return replace(self.entry, pair=pair)
+        swept = {**self.entry.swept, **{option_of(name): value for name, value in choice.items()}}
         try:
-            return replace(entry, plan=plan(adjusted(entry.plan.config, choice)))
+            made = plan(adjusted(self.entry.plan.config, choice))
         except UsageError as error:
             name = name_of(error.option)
             if name in choice:
-                raise UsageError(f"{error.option} {choice[name]} of {entry.pair}: {error.message}", "--tune") from None
-            raise blamed(error, entry.pair, {}) from error.__cause__
+                raise UsageError(f"{error.option} {choice[name]} of {pair}: {error.message}", "--tune") from None
+            raise blamed(error, pair, {}) from error.__cause__
+        return replace(self.entry, name=f"{pair} {_said(choice)}", plan=made, swept=swept, pair=pair)
+
+    def as_json(self) -> dict[str, Any]:
+        """The entry of compare.json's `tuned`."""
+        chosen = {name: real()(value) for name, value in (self.chosen or {}).items()}
+        return {"pair": self.entry.name, "settings": chosen, "trials": len(self.tried), "at_edge": self.at_edge}
+
+
+def _said(choice: Choice) -> str:
+    return " ".join(f"{option_of(name)[2:]}={value}" for name, value in choice.items())
 
 
 def plan_grids(entries: Sequence[Entry], grids: Sequence[Grid]) -> list[Tuned]:
