@@ -27,7 +27,6 @@ from mpisqueeze.advise.sentences import Around, sentences, too_short
 from mpisqueeze.advise.verdict import Verdict
 from mpisqueeze.analysis.ranking import Target
 from mpisqueeze.errors import RankFailureError, UsageError
-from mpisqueeze.files import path_of
 from mpisqueeze.modelling.forecast import Forecast
 from mpisqueeze.modelling.targets import NeededIterations
 from mpisqueeze.record.calibration import Calibration, read_calibration
@@ -139,13 +138,19 @@ class Advisor:
     Args:
         folder: its folder, held.
         ranks: how many take part.
+        past: race.json's object, of which this advice goes on; None: it begins.
+
+    Raises:
+        UsageError: a run that is in it is damaged.
 
     Attributes:
         candidates: all methods, the baseline first, then those that are raced.
         race: None before it is planned.
     """
 
-    def __init__(self, question: Question, folder: RunFolder, ranks: int, clock: Clock) -> None:
+    def __init__(
+        self, question: Question, folder: RunFolder, ranks: int, clock: Clock, past: dict[str, Any] | None = None
+    ) -> None:
         self.question, self.folder, self.ranks, self.clock = question, folder, ranks, clock
         self.candidates: list[Candidate] = []
         self.race: Race | None = None
@@ -157,7 +162,24 @@ class Advisor:
         self._logs: list[RunLog] = []
         self._calibration: Calibration | None = None
         self._count = 0
+        if past and past["scheme"]:
+            self._restore(past)
         self.write("running")
+
+    def _restore(self, past: dict[str, Any]) -> None:
+        """Take up what was planned and run."""
+        self.candidates = [Candidate(**{**about, "servers": tuple(about["servers"])}) for about in past["methods"]]
+        for name in ("network", "dimension", "per_epoch", "compute_s", "short_of"):
+            setattr(self, name, past[name])
+        self._between = past["evaluated_every"]
+        self._calibration = read_calibration(self.calibration_path)
+        self._start(Scheme(**past["scheme"]), [Pace(**pace) for pace in past["paces"]])
+        for booked in past["booked"]:
+            path = self.folder.path / booked["folder"]
+            trial = Trial(**{name: booked[name] for name in ("method", "purpose", "lr", "seed", "iterations")})
+            log = read_run(path, self.candidates[trial.method].name)
+            self._count = max(self._count, int(booked["folder"].partition("-")[0]))
+            self._book(trial, log, booked["folder"], booked["took_s"], booked["hopeless"])
 
     # -- before the race
 
@@ -307,11 +329,15 @@ class Advisor:
         assert log is not None
         assert job.trial is not None
         hopeless = overdue and job.stop_s == race.limit_s(job.trial)
-        race.add(job.trial, log, took_s, hopeless)
-        entry = {"folder": job.folder, **asdict(job.trial), "took_s": took_s, "hopeless": hopeless}
+        self._book(job.trial, log, job.folder, took_s, hopeless)
+        self.write("running")
+
+    def _book(self, trial: Trial, log: RunLog, folder: str, took_s: float, hopeless: bool) -> None:
+        assert self.race is not None
+        self.race.add(trial, log, took_s, hopeless)
+        entry = {"folder": folder, **asdict(trial), "took_s": took_s, "hopeless": hopeless}
         self._booked.append({**entry, "status": log.summary["status"]})
         self._logs.append(log)
-        self.write("running")
 
     @property
     def counted(self) -> list[tuple[str, int, RunLog]]:
@@ -320,6 +346,11 @@ class Advisor:
                  if booked["purpose"] == SEED]  # fmt: skip
         found.sort(key=lambda item: (item[0]["method"], item[0]["seed"]))
         return [(self.candidates[booked["method"]].name, booked["seed"], log) for booked, log in found]
+
+    @property
+    def seeded_runs(self) -> list[RunLog]:
+        """The runs that count, each under a name of its own, the baseline's first."""
+        return [replace(log, name=f"{name} seed {seed}") for name, seed, log in self.counted]
 
     # -- what it tells
 
@@ -363,12 +394,13 @@ class Advisor:
             "network": self.network,
             "virtual": False,
             "sentences": sentences(race, verdict, around) if race else ["Nothing could be told: no race had begun."],
-            "candidates": [self._candidate(index) for index in range(len(self.candidates))],
+            "candidates": [self.candidate(index) for index in range(len(self.candidates))],
             "budget_s": self.question.budget_s,
             "spent_s": self.clock.spent_s,
         }
 
-    def _candidate(self, index: int) -> dict[str, Any]:
+    def candidate(self, index: int) -> dict[str, Any]:
+        """A method as advice.json has it."""
         race, candidate = self.race, self.candidates[index]
         raced = race is not None and index < len(race.names)
         rate = race.rate(index) if race and raced else None
@@ -376,6 +408,7 @@ class Advisor:
         found = race.evidence(index) if race and raced and race.target else None
         return {
             "name": candidate.name,
+            "label": candidate.label,
             "settings": {**settings, **({} if rate is None else {"lr": rate})},
             "seeds": race.seeds_of(index) if race and raced else [],
             "dropped_because": (race.dropped.get(index) if race and raced else None) or candidate.dropped_because,
@@ -467,32 +500,32 @@ class Advisor:
         return facts
 
 
-def resumed(path: Path, ranks: int, budget_s: float | None) -> Advisor:
-    """The advice in a folder, as far as it came.
-
-    Args:
-        budget_s: in place of the one that it began with, or None.
+def past_of(path: Path, ranks: int) -> dict[str, Any]:
+    """race.json's object in the folder of an advice that is to go on.
 
     Raises:
-        UsageError: it is none, is damaged, or had another number of ranks.
+        UsageError: there is none, it is damaged, or had another number of ranks.
     """
     if not os.path.isfile(path / RACE):
         raise UsageError(f"{path} is no folder of advise: it has no {RACE}", "--resume")
     about = read_object(path / RACE, "--resume", RaceFile)
     if about["ranks"] != ranks:
-        raise UsageError(f"{path} has {about['ranks']} ranks, and these are {ranks}", "--resume")
-    question = Question.of(about["question"])
-    if budget_s is not None:
-        question = replace(question, budget_s=budget_s)
-    folder = RunFolder(path, again=True)
-    known = {booked["folder"] for booked in about["booked"]}
-    # What a kill cut short is run again.
-    for child in sorted(path.iterdir()):
+        raise UsageError(f"{path} was begun on {about['ranks']} ranks, and these are {ranks}", "--resume")
+    return about
+
+
+def asked_before(past: dict[str, Any], budget_s: float | None) -> Question:
+    """The question of an advice that goes on, with another budget where one is given. Raises UsageError."""
+    question = Question.of(past["question"])
+    return question if budget_s is None else replace(question, budget_s=budget_s)
+
+
+def remove_unfinished(path: Path, past: dict[str, Any]) -> None:
+    """Remove the folders of runs that were cut short, which are to be run again."""
+    known = {booked["folder"] for booked in past["booked"]}
+    for child in path.iterdir():
         if child.is_dir() and _FOLDER.match(child.name) and child.name not in known:
             shutil.rmtree(child)
-    advisor = Advisor.__new__(Advisor)
-    del advisor
-    raise NotImplementedError
 
 
 def _ends(found: Any) -> dict[str, float | None]:

@@ -84,14 +84,14 @@ def target_of(run: RunLog, name: str) -> Target | None:
     if values.size < 2:
         return None
     first, last = float(values[0]), float(np.median(values[-_LAST:])) if metric else float(values[-1])
-    up = rises(metric) or (bool(metric) and not metric.endswith("loss") and metric not in _METRICS and last > first)
+    up = rising(run, metric)
     if first == last or (last > first) != up:
         return None
     level = last + (1 - PROGRESS) * (first - last)
     # A hundredth of the progress is as fine as a level has to be.
     step = 10.0 ** math.floor(math.log10(abs(last - first)) - 1)
     rounded = float(f"{(math.floor if up else math.ceil)(level / step) * step:.12g}")
-    return Target(metric, rounded, f"{100 * PROGRESS:g} % of the progress of {name} at its best rate, rounded")
+    return Target(metric, rounded, f"{100 * PROGRESS:g} % of the progress of {name}, the least of its runs")
 
 
 class Race:
@@ -161,7 +161,7 @@ class Race:
             self.paces[trial.method] = replace(pace, iteration=elapsed / done, begin=begin)
         if hopeless:
             self.dropped[trial.method] = f"a run takes more than {SLOWEST:g} × the time of the baseline's"
-        if self._given is None and trial.method == 0 and trial.purpose != SEED:
+        if self._given is None and trial.method == 0:
             self._set_target()
 
     def _wanted(self, left_s: float) -> Iterator[Trial]:
@@ -388,10 +388,21 @@ class Race:
         return self._costs[trial]
 
     def _set_target(self) -> None:
-        """Set the target by the baseline's whole run that ends best by the metric."""
-        trials = [trial for trial in self._trials(0, WHOLE_RATE) if not self._broken(trial)]
-        if trials:
-            self._target = target_of(self.runs[min(trials, key=self._by_metric)], self.names[0])
+        """Set the target by the baseline: the easiest of the levels of its best tuned run and of those that count.
+
+        Every run goes to its end, whatever the target, so that it can be set by all of them.
+        """
+        tuned = min((trial for trial in self._trials(0, WHOLE_RATE) if not self._broken(trial)), key=self._by_metric,
+                    default=None)  # fmt: skip
+        trials = [trial for trial in self._trials(0, SEED) if not self._broken(trial)]
+        levels = [target_of(self.runs[trial], self.names[0]) for trial in ([tuned] if tuned else []) + trials]
+        found = [level for level in levels if level is not None]
+        chosen = None
+        if found and tuned:
+            up = rising(self.runs[tuned], found[0].name)
+            chosen = (min if up else max)(found, key=lambda level: level.value)
+        if chosen != self._target:
+            self._target = chosen
             self._costs.clear()
 
     def _progress(self) -> float:
@@ -406,10 +417,15 @@ class Race:
     def rising(self) -> bool:
         """The target's metric is better where it is larger."""
         tuned = self._tuned(0)
-        if rises(self._metric) or tuned is None or not self._metric or self._metric in _METRICS:
-            return rises(self._metric)
-        values = evaluated(self.runs[tuned], self._metric)[1]
-        return bool(values.size) and not self._metric.endswith("loss") and bool(values[0] < self._target.value)  # type: ignore[union-attr]
+        return rises(self._metric) if tuned is None else rising(self.runs[tuned], self._metric)
+
+
+def rising(run: RunLog, metric: str) -> bool:
+    """A metric is better where it is larger: an accuracy, or one of a problem's own that rose in this run."""
+    if rises(metric) or not metric or metric.endswith("loss") or metric in _METRICS:
+        return rises(metric)
+    values = evaluated(run, metric)[1]
+    return bool(values.size) and bool(values[-1] > values[0])
 
 
 def rounded(rate: float) -> float:

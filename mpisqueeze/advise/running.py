@@ -3,40 +3,40 @@
 from __future__ import annotations
 
 import math
-import os
-import re
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from mpisqueeze.advise.advisor import Advisor, Job, Question
 from mpisqueeze.advise.candidates import baseline, candidates
 from mpisqueeze.comm.watchdog import watched
-from mpisqueeze.comm.world import RankFailureError, Signal, World
+from mpisqueeze.comm.world import Signal, World
 from mpisqueeze.errors import UsageError
 from mpisqueeze.modelling.calibrate import CalibrationRequest, calibrate
 from mpisqueeze.modelling.methods import BASELINE
 from mpisqueeze.record.folder import write_json
-from mpisqueeze.record.reading import RunLog, folderless, read_run
-from mpisqueeze.runs.comparing import check_entries, run_one
+from mpisqueeze.record.reading import RunLog
+from mpisqueeze.runs.comparing import check_entries, log_of, run_one
 from mpisqueeze.runs.interrupts import Interrupts, StoppedError
 from mpisqueeze.runs.pairs import expand, parse_pair
 from mpisqueeze.runs.plan import Plan, plan
 from mpisqueeze.runs.view import View
-from mpisqueeze.settings import SETTINGS, Settings
+from mpisqueeze.settings import SETTINGS
+
+T = TypeVar("T")
 
 #: Bytes of the largest message of a calibration.
 _LARGEST = 1 << 20
 
 
-class TimedView(View):
-    """A view that ends a run once its time is over.
+class AdviceWatcher(View):
+    """A view of an advice that shows nothing, and ends a run once its time is over.
 
     Attributes:
-        deadline: by `time.perf_counter`.
+        deadline: of the current run, by `time.perf_counter`.
     """
 
     deadline = math.inf
@@ -45,10 +45,27 @@ class TimedView(View):
     def enough(self) -> bool:
         return time.perf_counter() >= self.deadline
 
+    def stage(self, text: str) -> None:
+        """A stage of the calibration begins."""
+
+    def planned(self, advisor: Advisor) -> None:
+        """The race is planned, or goes on."""
+
+    def job_begins(self, job: Job) -> None:
+        """A run is about to be set up."""
+
+    def job_ended(self, advisor: Advisor, job: Job, log: RunLog) -> None:
+        """A run has ended, and is booked."""
+
 
 @dataclass(frozen=True)
 class _Ended:
-    """A run that has ended; the log is on rank 0."""
+    """A run that has ended; the log is on rank 0.
+
+    Attributes:
+        took_s: with set-up and evaluations, s.
+        overdue: its time was over.
+    """
 
     log: RunLog | None
     took_s: float
@@ -57,14 +74,14 @@ class _Ended:
 
 def check(question: Question, world: World) -> None:
     """Build the baseline's run and those that a user named, and let them go; collective. Raises UsageError."""
-    base = question.settings
-    texts = [BASELINE, *question.pairs, *question.also]
-    entries = world.collectively(lambda: expand([parse_pair(text) for text in texts], [], base))
-    check_entries(entries, world, question.target)
     if world.size == 1:
         raise UsageError(
-            "one rank has nobody to exchange with: start several, as in mpisqueeze launch -n 4 advise, or with mpirun"
+            "one rank has nobody to exchange with; start several: mpisqueeze launch -n 4 advise, or mpirun. "
+            "mpisqueeze predict models a network that is not here"
         )
+    texts = [BASELINE, *question.pairs, *question.also]
+    entries = world.collectively(lambda: expand([parse_pair(text) for text in texts], [], question.settings))
+    check_entries(entries, world, question.target)
 
 
 class Driver:
@@ -74,8 +91,6 @@ class Driver:
         path: of the folder with all runs, on every rank.
         interrupts: entered.
         advisor: on rank 0.
-        view: on rank 0 one that shows something, and ends runs in time.
-        say: called on rank 0 with what happens next.
     """
 
     def __init__(
@@ -85,11 +100,10 @@ class Driver:
         path: Path,
         interrupts: Interrupts,
         advisor: Advisor | None,
-        view: TimedView,
-        say: Callable[[str], None],
+        view: AdviceWatcher,
     ) -> None:
         self.question, self.world, self.path, self.interrupts = question, world, path, interrupts
-        self.advisor, self.view, self.say = advisor, view, say
+        self.advisor, self.view = advisor, view
 
     def advise(self) -> Signal:
         """Run all that the budget allows; the signal that ended it before, if any.
@@ -101,41 +115,53 @@ class Driver:
                 self._probe()
                 self._calibrate()
                 self._on_root(lambda advisor: advisor.plan())
-            self._on_root(lambda advisor: self.view.planned(advisor))  # type: ignore[attr-defined]
+            self._on_root(self.view.planned)
             while (job := self._on_root(lambda advisor: advisor.next())) is not None:
                 ended = self._run(job)
-                self._on_root(lambda advisor: advisor.book(job, ended.log, ended.took_s, ended.overdue))  # noqa: B023
+                self._on_root(partial(self._book, job, ended))
         except StoppedError as stopped:
             return Signal(stopped.args[0])
         return Signal.NONE
 
-    def _on_root(self, work: Callable[[Advisor], object]) -> object:
+    def _on_root(self, work: Callable[[Advisor], T]) -> T | None:
         advisor = self.advisor
         return self.world.on_root(lambda: work(advisor) if advisor else None)
 
+    def _book(self, job: Job, ended: _Ended, advisor: Advisor) -> None:
+        assert ended.log is not None
+        advisor.book(job, ended.log, ended.took_s, ended.overdue)
+        self.view.job_ended(advisor, job, ended.log)
+
     def _probe(self) -> None:
         """Time the baseline, and its overlapped exchange where the problem allows it."""
-        self._on_root(lambda advisor: advisor.begin(baseline(self.question.settings), candidates(
-            self.question.pairs, self.question.also, self.question.settings, self.question.server)))  # fmt: skip
+        question = self.question
+
+        def begin(advisor: Advisor) -> None:
+            others = candidates(question.pairs, question.also, question.settings, question.server)
+            advisor.begin(baseline(question.settings), others)
+
+        self._on_root(begin)
         while (job := self._on_root(lambda advisor: advisor.next_probe())) is not None:
             ended = self._run(job)
-            self._on_root(lambda advisor: advisor.probed(job, ended.log, ended.took_s))  # noqa: B023
+            self._on_root(partial(self._probed, job, ended))
         self._on_root(lambda advisor: advisor.check_budget())
 
+    def _probed(self, job: Job, ended: _Ended, advisor: Advisor) -> None:
+        assert ended.log is not None
+        advisor.probed(job, ended.log, ended.took_s)
+
     def _calibrate(self) -> None:
-        specs = self._on_root(lambda advisor: advisor.compressors)
-        if not specs:
-            return
+        specs = self._on_root(lambda advisor: advisor.compressors) or []
         request = self.world.collectively(
             lambda: CalibrationRequest.checked(specs, _LARGEST, True, self.question.settings)
         )
         with watched(self.world, "a stage of the calibration") as begin:
 
-            def stage(text: str) -> None:
+            def say(stage: str) -> None:
                 begin()
-                self.view.stage(text)  # type: ignore[attr-defined]
+                self.view.stage(stage)
 
-            facts = calibrate(request, self.world, stage if self.world.is_root else lambda text: begin())
+            facts = calibrate(request, self.world, say)
         self._on_root(lambda advisor: write_json(advisor.calibration_path, facts))
 
     def _run(self, job: Job) -> _Ended:
@@ -144,19 +170,15 @@ class Driver:
         self.interrupts.agree(world)
         began = time.perf_counter()
         view.deadline = began + job.stop_s
-        if world.is_root:
-            view.job_begins(job)  # type: ignore[attr-defined]
-        made = world.collectively(lambda: _without_idle(plan(replace(job.settings, out=self.path / job.folder))))
+        view.job_begins(job)
+        path = self.path / job.folder
+        made = world.collectively(lambda: _without_idle(plan(replace(job.settings, out=path))))
         status, reason, stopped = run_one(made, world, view)
         took = time.perf_counter() - began
         if stopped:
             raise StoppedError(stopped)
-        overdue = status == "interrupted"
-        read = partial(_log, self.path / job.folder, made, world.size, job.name, status, reason)
-        log = world.collectively(read if world.is_root else lambda: None)
-        if world.is_root and log is not None:
-            view.job_ended(job, log)  # type: ignore[attr-defined]
-        return _Ended(log, took, overdue)
+        read = partial(log_of, path, made, world.size, job.name, status, reason)
+        return _Ended(world.collectively(read if world.is_root else lambda: None), took, status == "interrupted")
 
 
 def _without_idle(made: Plan) -> Plan:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from mpisqueeze.advise.race import Race
 from mpisqueeze.advise.scheme import ENOUGH, RATES
@@ -11,7 +11,7 @@ from mpisqueeze.advise.verdict import GAIN, Evidence, Verdict
 from mpisqueeze.analysis.columns import rises
 from mpisqueeze.analysis.intervals import FEWEST, Ratio
 from mpisqueeze.analysis.ranking import Target
-from mpisqueeze.quantities import counted, duration, format_rate, ratio, significant
+from mpisqueeze.quantities import counted, duration, format_rate, significant
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Around:
         named: indices of the methods that a user asked for.
         break_even: bits a second at which the best method stops, or begins, to pay off; None: nowhere.
         pays_off_above: it pays off above it, and not below.
+        model_agrees: the cost model and the clock agree on who is faster here.
         virtual_bytes: the baseline's bytes are by definition.
         short_of: iterations that a run would have had if the budget had been long enough, or None.
         interrupted: a signal ended the race.
@@ -32,10 +33,10 @@ class Around:
     named: Sequence[int] = ()
     break_even: float | None = None
     pays_off_above: bool = False
+    model_agrees: bool = True
     virtual_bytes: bool = False
     short_of: int | None = None
     interrupted: bool = False
-    left_out: Sequence[str] = field(default_factory=list)
 
 
 def sentences(race: Race, verdict: Verdict, around: Around) -> list[str]:
@@ -134,6 +135,9 @@ def _break_even(verdict: Verdict, around: Around) -> Iterator[str]:
     if verdict.best is None:
         return
     name = around.labels[verdict.best]
+    if not around.model_agrees:
+        yield "The cost model does not agree with the clock on who is faster here, and no break-even bandwidth is told."
+        return
     if around.break_even is None:
         if verdict.pays_off:
             yield f"By the model there is no bandwidth at which {name} stops paying off at this compute time."
@@ -196,7 +200,6 @@ def _open(race: Race, verdict: Verdict, around: Around) -> Iterator[str]:
     if 0 < seeds < ENOUGH and verdict.pays_off is None:
         yield f"The time was over after {counted(seeds, 'seed')}."
     untold = [around.labels[method] for method in race.methods if "budget" in race.dropped.get(method, "")]
-    untold += around.left_out
     if untold:
         yield f"The budget had no room for {', '.join(untold)}."
 
@@ -206,6 +209,3 @@ def too_short(run_s: float, left_s: float) -> str:
     return f"is too short: one run takes {duration(run_s)}, and {duration(max(0.0, left_s))} are left for runs; " \
            f"give several times as much, or shorter runs by --epochs"
 
-
-def ratio_text(value: float | None) -> str:
-    return ratio(value)

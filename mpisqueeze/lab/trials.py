@@ -14,7 +14,7 @@ from mpisqueeze.launch import program
 from mpisqueeze.quantities import parse_rate, parse_time
 from mpisqueeze.record.folder import check_path, timed_path
 
-_WRITES_RUNS = ("train", "compare")
+_WRITES_RUNS = ("train", "compare", "advise")
 _STARTS_RANKS = ("launch", "lab")
 
 

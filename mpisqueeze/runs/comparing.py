@@ -73,13 +73,8 @@ class Ledger:
     def add(self, status: str, reason: str | None) -> RunLog:
         """Book the next run, which has ended, from its folder where it has one."""
         entry = self.entries[len(self.runs)]
-        path = self.folder.path / entry.folder
-        if os.path.exists(path / "config.json"):
-            run = read_run(path, entry.name)
-        else:
-            config = {**entry.plan.as_json(), "ranks": entry.ranks or self.ranks}
-            summary = summary_of(config, {}, no_columns(), [], status, reason, None)
-            run = folderless(entry.name, summary)
+        ranks = entry.ranks or self.ranks
+        run = log_of(self.folder.path / entry.folder, entry.plan, ranks, entry.name, status, reason)
         self.runs.append(run)
         # Many runs may be skipped at once, none of which changes a result.
         if status != "skipped":
@@ -138,6 +133,14 @@ class Ledger:
             ranking = self.ranking()
             about |= ranking.as_json() if ranking else {}
         self.folder.write_json(COMPARISON, about)
+
+
+def log_of(path: Path, plan: Plan, ranks: int, name: str, status: str, reason: str | None) -> RunLog:
+    """A run that has ended, from its folder where it has one."""
+    if os.path.exists(path / "config.json"):
+        return read_run(path, name)
+    summary = summary_of({**plan.as_json(), "ranks": ranks}, {}, no_columns(), [], status, reason, None)
+    return folderless(name, summary)
 
 
 class _Trial(Run):
@@ -209,8 +212,8 @@ class Track:
             else:
                 self.view.run_begins(len(self.statuses))
                 config = replace(entry.plan.config, out=self.path / entry.folder)
-                run_one = partial(_run_one, replace(entry.plan, config=config), view=self.view)
-                status, reason, self.stopped_by = _alike(self.world, entry, run_one)
+                one = partial(run_one, replace(entry.plan, config=config), view=self.view)
+                status, reason, self.stopped_by = _alike(self.world, entry, one)
             logs.append(self.world.collectively(partial(self._book, status, reason)))
             self.statuses.append(status)
         return logs
@@ -220,7 +223,7 @@ class Track:
         if self.ledger:
             self.ledger.write("interrupted" if self.stopped_by else "done")
 
-    def _run_one(plan: Plan, world: World, view: View) -> tuple[str, str | None, Signal]:
+def run_one(plan: Plan, world: World, view: View) -> tuple[str, str | None, Signal]:
     """A run's status, why it failed, and the signal that interrupted it."""
     try:
         summary = train(plan, world, view)
