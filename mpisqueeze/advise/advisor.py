@@ -42,6 +42,8 @@ RACE, ADVICE, CALIBRATION, PAGE = "race.json", "advice.json", "calibration.json"
 _FOLDER = re.compile(r"\d{3,}-")
 #: Of the budget, and seconds, kept for what comes after the runs: verdict, files and page.
 _RESERVE, _RESERVE_S = 0.03, 1.0
+#: Seconds that a process takes to come here, at most.
+_START_S = 120.0
 #: A probe's part of the budget, s at least and at most.
 _PROBE, _PROBE_LEAST_S, _PROBE_MOST_S = 0.02, 0.3, 10.0
 #: Evaluations of a whole run: at least and at most, and the part of its time that they may take.
@@ -120,7 +122,9 @@ class Clock:
 
     def __init__(self, budget_s: float, earlier_s: float = 0.0) -> None:
         self.budget_s, self._earlier_s = budget_s, earlier_s
-        self._began = psutil.Process().create_time()
+        began, now = psutil.Process().create_time(), time.time()
+        # A process that is older did something else before.
+        self._began = began if now - began < _START_S else now
 
     @property
     def spent_s(self) -> float:
