@@ -116,14 +116,14 @@ def test_help_shows_no_types_and_cuts_no_word(
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_table_of_a_comparison_that_runs_cuts_nothing(width: int) -> None:
-    sweeps = [parse_sweep("seed=1,2"), parse_sweep("lr=0.1,0.3")]
+    sweeps = [parse_sweep("warmup=1,2"), parse_sweep("lr=0.1,0.3")]
     entries = expand([parse_pair("sgd"), parse_pair("doublesqueeze/onebit")], sweeps, Settings())
     console = make_console(TerminalChoice(color=False, live=False, width=width))
     view = compare_view.CompareView(console, False, entries, "folder", lambda: None)
-    view._planned, view._rows[0].state = 12000, "interrupted"
+    view._planned, view._row.state = 12000, "interrupted"
     empty = shown(view._table(), width)
     view.evaluation({"iteration": 3, "epoch": 1.0, "test_accuracy": 0.975})
-    row = view._rows[0]
+    row = view._row
     row.iterations, row.loss, row.sent, row.pace = "11999/12000", "0.000123", "123 MB", "0.0123"
     lines = shown(view._table(), width)
     assert max(map(len, lines)) <= width
@@ -151,10 +151,8 @@ def test_the_header_of_a_comparison_tells_of_its_link_and_of_what_it_sweeps() ->
     assert "same start, data order and seed 1" in plain
     assert "sweep" not in plain
     assert "link" not in plain
-    swept = header_of(["sgd"], ["seed=1,2", "lr=0.1,0.3"], "latency=1ms,bandwidth=1gbit")
-    assert "seed 1" not in swept
-    assert "for each seed" in swept
-    assert "seed = 1 or 2" in swept
+    swept = header_of(["sgd"], ["momentum=0,0.9", "lr=0.1,0.3"], "latency=1ms,bandwidth=1gbit")
+    assert "momentum = 0 or 0.9" in swept
     assert "lr = 0.1 or 0.3" in swept
     assert "emulated: latency=1ms,bandwidth=1gbit" in swept
     assert "the first run's" not in swept

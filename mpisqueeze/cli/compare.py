@@ -86,6 +86,7 @@ def compare(
     from mpisqueeze.analysis.columns import SORTS
     from mpisqueeze.cli.exit import status_code, stop_code
     from mpisqueeze.cli.ranks import join
+    from mpisqueeze.data import keeping
     from mpisqueeze.record.folder import check_path, hold_of_all, timed_path
     from mpisqueeze.report.compare_view import CompareView, tuning_notes
     from mpisqueeze.report.comparison_table import comparison_report
@@ -124,7 +125,7 @@ def compare(
     view = View()
     race = entries if each is None else seeded(entries, each)
     apart = seed_apart(each or [settings.seed])
-    with Interrupts() as interrupts:
+    with Interrupts() as interrupts, keeping():
         with found.blamed():
             check_entries(entries, world, asked)
             path = world.on_root(lambda: settings.out or timed_path("compare", world.size))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from mpisqueeze.data.cifar10 import CIFAR10
 from mpisqueeze.data.dataset import Dataset, DataSource
@@ -13,7 +16,7 @@ from mpisqueeze.data.tables import CSV, LIBSVM
 from mpisqueeze.errors import UsageError
 from mpisqueeze.language import parse_spec, resolve_parameters, suggestion
 
-__all__ = ["DATASETS", "DataSource", "Dataset", "check_data_spec", "load_dataset"]
+__all__ = ["DATASETS", "DataSource", "Dataset", "check_data_spec", "keeping", "load_dataset"]
 
 DATASETS: dict[str, DataSource] = {
     source.name: source for source in (DIGITS, MNIST, FASHION_MNIST, CIFAR10, SYNTHETIC, CSV, LIBSVM)
@@ -33,15 +36,41 @@ def check_data_spec(spec_text: str) -> tuple[DataSource, dict[str, object]]:
         raise UsageError(error.message, "--data") from None
 
 
-def load_dataset(spec_text: str, data_dir: Path | None, seed: int) -> Dataset:
+#: Bytes of the largest data set that is kept for further runs.
+KEPT_BYTES = 64 << 20
+#: The last data set that was read, by what it depends on; None where none is kept.
+_kept: dict[Any, Dataset] | None = None
+
+
+@contextmanager
+def keeping() -> Iterator[None]:
+    """Within the block, runs that follow each other read a data set once, if it is small."""
+    global _kept
+    before, _kept = _kept, {}
+    try:
+        yield
+    finally:
+        _kept = before
+
+
+def load_dataset(spec_text: str, data_dir: Path | None, seed: int, shared: bool = False) -> Dataset:
     """The data set that `spec_text`, the value of `--data`, names. Raises UsageError.
 
     Args:
         data_dir: the value of `--data-dir`; None means $MPISQUEEZE_DATA, else `data` in the current folder.
         seed: the run's; only generated data depend on it.
+        shared: nobody writes to its arrays, so that it may be the one that `keeping` has kept.
     """
     source, parameters = check_data_spec(spec_text)
+    key = (spec_text, data_dir, seed if source.seeded else None)
+    if shared and _kept and key in _kept:
+        return _kept[key]
     try:
-        return source.load(data_dir, seed, **parameters)
+        found = source.load(data_dir, seed, **parameters)
     except UsageError as error:
         raise UsageError(error.message, error.option or "--data") from None
+    if shared and _kept is not None:
+        _kept.clear()
+        if found.train_inputs.nbytes + found.test_inputs.nbytes <= KEPT_BYTES:
+            _kept[key] = found
+    return found

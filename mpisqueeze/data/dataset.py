@@ -73,6 +73,7 @@ class DataSource:
     name: str
     summary: str
     load: Callable[..., Dataset]
+    seeded: bool = False  # it depends on the seed
 
     @property
     def parameters(self) -> Sequence[Parameter]:

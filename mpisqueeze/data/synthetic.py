@@ -61,4 +61,4 @@ def load_synthetic(
     return Dataset("synthetic", train_inputs, train_labels, test_inputs, test_labels, classes, image=image)
 
 
-SYNTHETIC = DataSource("synthetic", "Gaussian clusters, synthetic:FEATURESxSAMPLES", load_synthetic)
+SYNTHETIC = DataSource("synthetic", "Gaussian clusters, synthetic:FEATURESxSAMPLES", load_synthetic, seeded=True)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from datetime import datetime, timezone
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,7 +118,7 @@ def _software() -> dict[str, Any]:
     return {
         "started_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command_line": shlex.join([sys.executable, *sys.orig_argv[1:]]),
-        "git_commit": _git_commit(Path(mpisqueeze.__file__).parent),
+        "git_commit": _own_commit(),
         "versions": {
             "mpisqueeze": mpisqueeze.__version__,
             "python": platform.python_version(),
@@ -165,6 +166,7 @@ def _cpu_model() -> str | None:
     return platform.processor() or None
 
 
+@cache
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
@@ -184,6 +186,12 @@ def _variables() -> dict[str, str]:
         for name, value in sorted(os.environ.items())
         if name in _VARIABLES or (name.startswith(_PREFIXES) and name not in _INTERNAL)
     }
+
+
+@cache
+def _own_commit() -> str | None:
+    """The commit of this program, which no edit changes while it runs."""
+    return _git_commit(Path(mpisqueeze.__file__).parent)
 
 
 def _git_commit(package: Path) -> str | None:

@@ -212,8 +212,8 @@ class Track:
             else:
                 self.view.run_begins(len(self.statuses))
                 config = replace(entry.plan.config, out=self.path / entry.folder)
-                one = partial(run_one, replace(entry.plan, config=config), view=self.view)
-                status, reason, self.stopped_by = _alike(self.world, entry, one)
+                work = partial(run_one, replace(entry.plan, config=config), view=self.view)
+                status, reason, self.stopped_by = _alike(self.world, entry, work)
             logs.append(self.world.collectively(partial(self._book, status, reason)))
             self.statuses.append(status)
         return logs
@@ -222,6 +222,63 @@ class Track:
         """Say that nothing more is to come."""
         if self.ledger:
             self.ledger.write("interrupted" if self.stopped_by else "done")
+
+    def _book(self, status: str, reason: str | None) -> RunLog | None:
+        """Write down and show, on rank 0, how a run ended."""
+        if self.ledger is None:
+            return None
+        log = self.ledger.add(status, reason)
+        self.view.run_ended(len(self.statuses), log)
+        return log
+
+
+def compare(
+    entries: Sequence[Entry],
+    world: World,
+    path: Path,
+    interrupts: Interrupts,
+    ledger: Ledger | None,
+    view: View,
+) -> tuple[list[str], Signal]:
+    """Run all entries on a track of their own; collective. The arguments are those of `Track`.
+
+    Returns:
+        On every rank the statuses of the runs, in their order, and the signal that ended the comparison, if any.
+    """
+    track = Track(world, path, interrupts, ledger, view)
+    track.run(entries)
+    track.end()
+    return track.statuses, track.stopped_by
+
+
+def _alike(world: World, entry: Entry, work: Callable[[World], T]) -> T:
+    """The result of `work` on the ranks that take part, on all ranks; the others wait. Collective.
+
+    A UsageError or RankFailureError that `work` raises on all that take part is raised on all.
+    """
+    team = world.first(entry.ranks or world.size)
+    if team is world:
+        return work(world)
+    result: Any = None
+    error: Exception | None = None
+    if team is not None:
+        try:
+            result = work(team)
+        except UsageError as failure:
+            error = failure
+        except RankFailureError as failure:
+            if failure.alone:
+                raise
+            error = failure
+    world.rest()
+
+    def repeat() -> Any:
+        if error is not None:
+            raise error
+        return result
+
+    return world.comm.bcast(world.collectively(repeat))
+
 
 def run_one(plan: Plan, world: World, view: View) -> tuple[str, str | None, Signal]:
     """A run's status, why it failed, and the signal that interrupted it."""

@@ -26,7 +26,7 @@ from mpisqueeze.parts.state import carried
 from mpisqueeze.quantities import counted, size
 from mpisqueeze.record.folder import RunFolder, check_path, hold_of_all, sanitized, slug, timed_path
 from mpisqueeze.runs.plan import NO_OVERLAP_ON_GPU, Plan
-from mpisqueeze.settings import DEFAULT_EPOCHS, SETTINGS, option_of, parse_target
+from mpisqueeze.settings import DEFAULT_EPOCHS, SETTINGS, option_of, parse_betas, parse_target
 from mpisqueeze.topology import Topology
 
 
@@ -145,7 +145,7 @@ class Run:
         config, part, world = self.plan.config, self.plan.problem, self.world
         options = dict(part.options)
         if getattr(part.cls, "needs_data", False):
-            dataset = load_dataset(config.data, config.data_dir, config.seed)
+            dataset = load_dataset(config.data, config.data_dir, config.seed, shared=not part.is_plugin)
             options["dataset"] = dataset.subset(config.samples, config.test_samples, config.seed)
             options["partition"] = self.plan.partition
         if any(getattr(part.cls, name, False) for name in ("needs_data", "takes_batch_size")):
@@ -191,6 +191,9 @@ class Run:
             self.topology,
             server=config.server,
             overlap=config.overlap,
+            momentum=config.momentum,
+            betas=parse_betas(config.betas),
+            eps=config.eps,
         )
         with contracts.plugin(part, "--algorithm", "__init__(setup)"), _fitting(part, "--algorithm"):
             made = part.cls(setup, **part.options)

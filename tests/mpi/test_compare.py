@@ -136,6 +136,61 @@ def test_a_metric_that_the_problem_does_not_have_is_told_before_training(mpisque
     assert not (tmp_path / "c").exists()
 
 
+def test_seeds_in_turns_tuned_and_stopped_at_the_target(mpisqueeze_run: Run, tmp_path: Path) -> None:
+    """Every pair takes every seed, tries as many settings on another one, and stops where `train` stops."""
+    options = ("--problem", "quadratic:101", "--iterations", "60", "--eval-every", "2")
+    finished = mpisqueeze_run(
+        2, "compare", "sgd", "csgd/topk:0.9", "sgd", *options, "--seeds", "3", "--seed", "4", "--tune", "lr=0.02:0.08:3",
+        "--target", "distance=7", "--stop-at-target", "--out", "c", "--json", "-",
+    ).well()  # fmt: skip
+    folder, pairs = tmp_path / "c", ["sgd", "csgd/topk:0.9", "sgd #2"]
+    about = json.loads((folder / "compare.json").read_text())
+    assert about["status"] == "done"
+    raced = [(entry["pair"], entry["seed"]) for entry in about["runs"] if entry["phase"] == "race"]
+    assert raced == [(p, 4) for p in pairs] + [(p, 5) for p in pairs[::-1]] + [(p, 6) for p in pairs]
+    trials = [entry for entry in about["runs"] if entry["phase"] == "tune"]
+    assert {entry["seed"] for entry in trials} == {0}
+    assert [entry["pair"] for entry in trials[:9]] == [*pairs, *pairs[::-1], *pairs]
+    assert {path.name for path in folder.iterdir()} == {entry["folder"] for entry in about["runs"]} | {"compare.json"}
+    assert all(f"-seed-{entry['seed']}" in entry["folder"] for entry in about["runs"] if entry["phase"] == "race")
+
+    for entry in about["runs"]:
+        path = folder / entry["folder"]
+        summary = json.loads((path / "summary.json").read_text())
+        distances = [line["distance"] for line in lines(path / "evaluations.jsonl")]
+        assert [distance <= 7 for distance in distances] == [False] * (len(distances) - 1) + [True]
+        assert summary["iterations"] == len(lines(path / "iterations.jsonl")) == 2 * (len(distances) - 1)
+        assert (summary["status"], summary["stopped_at_target"]) == ("ok", True)
+        config = json.loads((path / "config.json").read_text())
+        assert (config["iterations"], config["seed"]) == (60, entry["seed"])
+        # The largest rate is the fastest, so that the grid is widened by a step, its factor of 2.
+        assert entry["phase"] == "tune" or config["lr"] == pytest.approx(0.16)
+    assert [(one["pair"], one["trials"], one["at_edge"]) for one in about["tuned"]] == [(p, 4, ["lr"]) for p in pairs]
+    assert finished.err.count("warning: lr 0.16 of") == 3
+
+    found = {row["name"]: row for row in finished.json}
+    assert found.keys() == {*pairs}
+    assert {row["settings"]["lr"] for row in found.values()} == {0.16}
+    first, again = found["sgd"], found["sgd #2"]
+    assert first["seeds"] == [4, 5, 6]
+    assert again["iterations_to_target"] == first["iterations_to_target"]
+    same = again["relative"]["iterations_to_target"]
+    assert (same["ratio"], same["distinguishable"]) == (1, False)
+    assert again["bytes_to_target"]["each"] == [count * 2 * 4 * 101 for count in first["iterations_to_target"]["each"]]
+
+    # `train` stops there as well, and has nothing to go on with.
+    alone = ("--seed", "5", "--lr", "0.16", "--stop-at", "distance=7", "--checkpoint-every", "3", "--out", "alone")
+    mpisqueeze_run(2, "train", "sgd", *options, *alone).well()
+    before = lines(tmp_path / "alone" / "iterations.jsonl")
+    assert [line["loss"] for line in before] == losses(folder / "01-sgd-seed-5")
+    mpisqueeze_run(2, "train", "--resume", "alone").well()
+    assert lines(tmp_path / "alone" / "iterations.jsonl") == before
+    wrong = mpisqueeze_run(2, "train", *options, "--stop-at", "bleu=3", "--out", "wrong")
+    assert wrong.code == 2
+    assert "--stop-at: quadratic:101 evaluates distance, objective, not 'bleu'" in wrong.err
+    assert not (tmp_path / "wrong").exists()
+
+
 def test_a_failing_run_leaves_the_others_alone(mpisqueeze_run: Run, tmp_path: Path) -> None:
     """The problem raises on rank 1 in iteration 7: a failure that all ranks learn of."""
     plugin = f"{PLUGINS}:RaisesLater"
@@ -181,6 +236,23 @@ def test_a_wrong_pair_is_refused_before_any_run(mpisqueeze_run: Run, tmp_path: P
         (["sgd", "--sweep", "lr=1,1"], ["--sweep", "twice"]),
         (["sgd", "--sweep", "lr=1", "--sweep", "lr=2"], ["--sweep", "twice"]),
         (["sgd", "--sweep", "algorithm=csgd"], ["--sweep", "pairs"]),
+        (["sgd", "--sweep", "seed=1,2"], ["--sweep", "--seeds"]),
+        (["sgd", "--seeds", "1"], ["--seeds", "one seed", "no interval"]),
+        (["sgd", "--seeds", "0"], ["--seeds", "such as 3,5,8"]),
+        (["sgd", "--seeds", "3,5,x"], ["--seeds", "'3,5,x'", "such as 3,5,8"]),
+        (["sgd", "--seeds", "3,5,3"], ["--seeds", "seed 3 twice"]),
+        (["sgd", "--seeds", "3,5", "--seed", "3"], ["--seed", "list of seeds"]),
+        (["sgd", "--tune", "lr=1:0.1:5"], ["--tune", "1 is not below 0.1"]),
+        (["sgd", "--tune", "lr=0.1:1:1"], ["--tune", "2 values at least"]),
+        (["sgd", "--tune", "lr=0:1:3"], ["--tune", "above 0"]),
+        (["sgd", "--tune", "lr=0.1,1"], ["--tune", "LOW:HIGH:COUNT"]),
+        (["sgd", "--tune", "server=1:2:3"], ["--tune", "no number"]),
+        (["sgd", "--tune", "momentum=0.1:2:3"], ["--tune", "--momentum 2", "below 1"]),
+        (["sgd", "--tune", "eta=0.1:1:3"], ["--tune", "eta", "known"]),
+        (["sgd", "--tune", "lr=0.1:1:3", "--tune", "lr=1:2:3"], ["--tune", "twice"]),
+        (["sgd", "--tune", "lr=0.1:1:3", "--sweep", "lr=1,2"], ["--tune", "swept"]),
+        (["sgd", "--stop-at-target"], ["--stop-at-target", "--target"]),
+        (["sgd", "--stop-at-target", "--target-loss", "1"], ["--stop-at-target", "smoothed"]),
         (["choco:eta=0.5", "--sweep", "eta=0.1,0.2"], ["PAIR choco:eta=0.5", "eta"]),
         (["choco", "--sweep", "eta=0.1,fast"], ["PAIR choco", "eta", "fast"]),
         (["dpsgd", "--sweep", "eta=0.1,0.2"], ["--sweep", "eta", "choco"]),
