@@ -124,7 +124,7 @@ class Clock:
         self.budget_s, self._earlier_s = budget_s, earlier_s
         began, now = psutil.Process().create_time(), time.time()
         # A process that is older did something else before.
-        self._began = began if now - began < _START_S else now
+        self._began = began if 0 <= now - began < _START_S else now
 
     @property
     def spent_s(self) -> float:
@@ -178,7 +178,7 @@ class Advisor:
         self._between = past["evaluated_every"]
         self._calibration = read_calibration(self.calibration_path)
         self._start(Scheme(**past["scheme"]), [Pace(**pace) for pace in past["paces"]])
-        for booked in past["booked"]:
+        for booked in finished(past):
             path = self.folder.path / booked["folder"]
             trial = Trial(**{name: booked[name] for name in ("method", "purpose", "lr", "seed", "iterations")})
             log = read_run(path, self.candidates[trial.method].name)
@@ -524,9 +524,14 @@ def asked_before(past: dict[str, Any], budget_s: float | None) -> Question:
     return question if budget_s is None else replace(question, budget_s=budget_s)
 
 
+def finished(past: dict[str, Any]) -> list[dict[str, Any]]:
+    """The booked runs that are not to be run again."""
+    return [booked for booked in past["booked"] if booked["hopeless"] or booked["status"] in ("ok", "diverged")]
+
+
 def remove_unfinished(path: Path, past: dict[str, Any]) -> None:
-    """Remove the folders of runs that were cut short, which are to be run again."""
-    known = {booked["folder"] for booked in past["booked"]}
+    """Remove the folders of runs that were cut short, or failed, which are to be run again."""
+    known = {booked["folder"] for booked in finished(past)}
     for child in path.iterdir():
         if child.is_dir() and _FOLDER.match(child.name) and child.name not in known:
             shutil.rmtree(child)

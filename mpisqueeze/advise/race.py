@@ -179,11 +179,19 @@ class Race:
             turn = [0, *self._in_question(number)]
             if len(turn) == 1:
                 return
-            for method in turn[:: -1 if number % 2 else 1]:
-                rate = self.rate(method)
-                assert rate is not None
-                trial = Trial(method, SEED, rate, seed, self.scheme.iterations)
-                if trial not in self.runs:
+            trials = [Trial(method, SEED, self.rate(method) or 0.0, seed, self.scheme.iterations) for method in turn]
+            # Nobody's run counts without the baseline's.
+            kept = 0.0 if trials[0] in self.runs else self.seconds(trials[0])
+            if kept > left_s:
+                return
+            for trial in trials[:: -1 if number % 2 else 1]:
+                if trial in self.runs:
+                    continue
+                if trial.method == 0:
+                    # Alone it would tell nothing.
+                    if any(other in self.runs or self.seconds(other) + kept <= left_s for other in trials[1:]):
+                        yield trial
+                elif self.seconds(trial) + kept <= left_s:
                     yield trial
 
     @property

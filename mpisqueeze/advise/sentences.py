@@ -81,6 +81,9 @@ def _nobody(race: Race, verdict: Verdict, around: Around, goal: str) -> str:
     base = around.labels[0]
     if verdict.pays_off is False:
         return f"Nothing pays off here: no other method reached {goal} without a loss that {base} does not have."
+    lost = max((found.time.reference_missed for found in verdict.evidence.values()), default=0)
+    if lost:
+        return f"Nothing could be told: {base} itself missed {goal} on {counted(lost, 'seed')}; an easier --target may tell."
     tuned = [method for method in race.methods if race.rate(method) is not None or method in race.dropped]
     if tuned and all(method in race.dropped for method in race.methods):
         return f"Nothing was found to pay off: every other method was dropped before it was raced to {goal}."
