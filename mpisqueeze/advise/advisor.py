@@ -150,6 +150,7 @@ class Advisor:
     Attributes:
         candidates: all methods, the baseline first, then those that are raced.
         race: None before it is planned.
+        calibration: of the network; None before it was measured.
     """
 
     def __init__(
@@ -164,7 +165,7 @@ class Advisor:
         self._probes: list[tuple[bool, RunLog, Pace]] = []
         self._booked: list[dict[str, Any]] = []
         self._logs: list[RunLog] = []
-        self._calibration: Calibration | None = None
+        self.calibration: Calibration | None = None
         self._count = 0
         if past and past["scheme"]:
             self._restore(past)
@@ -176,7 +177,7 @@ class Advisor:
         for name in ("network", "dimension", "per_epoch", "compute_s", "short_of"):
             setattr(self, name, past[name])
         self._between = past["evaluated_every"]
-        self._calibration = read_calibration(self.calibration_path)
+        self.calibration = read_calibration(self.calibration_path)
         self._start(Scheme(**past["scheme"]), [Pace(**pace) for pace in past["paces"]])
         for booked in finished(past):
             path = self.folder.path / booked["folder"]
@@ -261,9 +262,9 @@ class Advisor:
         """Model the methods and choose those that the budget has room for."""
         base, *others = self.candidates
         question = self.question
-        self._calibration = read_calibration(self.calibration_path)
+        self.calibration = read_calibration(self.calibration_path)
         others = modelled(
-            others, question.settings, self.ranks, self.dimension, self.compute_s, self._calibration
+            others, question.settings, self.ranks, self.dimension, self.compute_s, self.calibration
         )
         if base.settings.get("overlap"):
             others = [other if other.dropped_because else overlapping(other, question.settings) for other in others]
@@ -350,11 +351,6 @@ class Advisor:
                  if booked["purpose"] == SEED]  # fmt: skip
         found.sort(key=lambda item: (item[0]["method"], item[0]["seed"]))
         return [(self.candidates[booked["method"]].name, booked["seed"], log) for booked, log in found]
-
-    @property
-    def seeded_runs(self) -> list[RunLog]:
-        """The runs that count, each under a name of its own, the baseline's first."""
-        return [replace(log, name=f"{name} seed {seed}") for name, seed, log in self.counted]
 
     # -- what it tells
 
@@ -446,7 +442,7 @@ class Advisor:
     def _break_even(self, verdict: Verdict) -> tuple[float | None, bool, bool]:
         """(bits a second at which the best method and the baseline take the same time, the method wins above it, the
         model and the clock agree on who wins here)."""
-        race, calibration = self.race, self._calibration
+        race, calibration = self.race, self.calibration
         if race is None or verdict.best is None or calibration is None or calibration.link is None or not race.target:
             return None, False, True
         found = verdict.evidence[verdict.best]

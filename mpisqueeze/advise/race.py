@@ -167,7 +167,7 @@ class Race:
     def _wanted(self, left_s: float) -> Iterator[Trial]:
         """The runs that are still to come, the first one first, as far as those that are done tell."""
         yield from self._tuning(0)
-        if self.rate(0) is None or self.target is None:
+        if self.rate(0) is None or self.target is None or self.baseline_missed:
             return
         for method in self.methods:
             if method not in self.dropped and self._room_to_tune(method, left_s):
@@ -312,6 +312,15 @@ class Race:
             return self.lrs[method]
         tuned = self._tuned(method)
         return tuned.lr if tuned else None
+
+    @property
+    def baseline_missed(self) -> bool:
+        """The baseline's tuned run did not get to the target, which is a user's."""
+        tuned = self._tuned(0)
+        return self._target is not None and tuned is not None and self._cost(tuned).iterations is None
+
+    def shown_to_fail(self, method: int) -> bool:
+        return any(run.summary.get("shown_to_fail") for trial, run in self.runs.items() if trial.method == method)
 
     def at_an_end(self, method: int) -> bool:
         """The chosen rate is the smallest or the largest of those tried, so that a better one may lie beyond."""

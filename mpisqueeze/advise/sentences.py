@@ -55,6 +55,9 @@ def _answer(race: Race, verdict: Verdict, around: Around) -> str:
         reason = f"{base} made no progress at any rate that was tried" if tried else f"no run of {base} ended in time"
         return f"Nothing could be told: {reason}, so that there is no target to compare at."
     goal = described(target)
+    if race.baseline_missed:
+        runs = counted(race.scheme.iterations, "iteration")
+        return f"Nothing could be told: {base} did not reach {goal} in {runs}; give an easier --target, or longer runs."
     if verdict.best is None:
         return _nobody(race, verdict, around, goal)
     best = verdict.evidence[verdict.best]
@@ -194,6 +197,9 @@ def _open(race: Race, verdict: Verdict, around: Around) -> Iterator[str]:
         if race.scheme.rates > 1 and race.at_an_end(method):
             rate = race.rate(method)
             yield f"The best rate of {around.labels[method]}, {rate:g}, is at the end of those tried; a better one may lie beyond."
+    for method in race.methods:
+        if race.shown_to_fail(method):
+            yield f"{around.labels[method]} is shown to fail, and was tried as you named it."
     if around.short_of is not None:
         yield (
             f"For the budget, runs have {counted(race.scheme.iterations, 'iteration')} in place of {around.short_of}; a "

@@ -175,7 +175,7 @@ def advise(
 def _write_page(advisor: Advisor, facts: dict[str, Any], output: Output) -> None:
     """Write report.html, where the libraries that pages need are there."""
     from mpisqueeze.advise.advisor import PAGE
-    from mpisqueeze.analysis.ranking import rank_runs
+    from mpisqueeze.analysis.seeds import pool
     from mpisqueeze.files import write_text
     from mpisqueeze.report.html.advice_page import advice_page
     from mpisqueeze.report.html.page import check_page, render
@@ -185,6 +185,6 @@ def _write_page(advisor: Advisor, facts: dict[str, Any], output: Output) -> None
     except UsageError as error:
         output.remark(f"no {PAGE}: {error.message}")
         return
-    runs = advisor.seeded_runs
-    ranking = rank_runs(runs, advisor.race.target if advisor.race else None) if runs else None
-    write_text(render(advice_page(facts, runs, ranking)), str(advisor.folder.path / PAGE))
+    target = advisor.race.target if advisor.race else None
+    pooled = pool(advisor.counted, target) if advisor.counted and target else None
+    write_text(render(advice_page(facts, pooled, advisor.calibration)), str(advisor.folder.path / PAGE))

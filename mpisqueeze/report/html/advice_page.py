@@ -1,31 +1,33 @@
-"""The page of an advice: the verdict, the methods that were raced, and then the runs that count."""
+"""The page of an advice: the verdict, the methods that were raced, and then those over their seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from mpisqueeze.analysis.ranking import Ranking
+from mpisqueeze.analysis.seeds import Pooled
 from mpisqueeze.quantities import counted, duration, significant
-from mpisqueeze.record.reading import RunLog
+from mpisqueeze.record.calibration import Calibration
 from mpisqueeze.report.advice_view import commands, notes, raced
 from mpisqueeze.report.html.blocks import Chapter, Page, Table, TableCell
-from mpisqueeze.report.html.run_page import runs_page
+from mpisqueeze.report.html.seeds_page import seeds_page
 
 _BADGES = {True: "pays off", False: "nothing pays off", None: "not told apart"}
 
 
-def advice_page(facts: Mapping[str, Any], runs: Sequence[RunLog], ranking: Ranking | None) -> Page:
+def advice_page(facts: Mapping[str, Any], pooled: Pooled | None, calibration: Calibration | None) -> Page:
     """The page of an advice.
 
     Args:
         facts: advice.json's object.
-        runs, ranking: the runs that count, and their ranking; none where none has ended.
+        pooled: the runs that count; None where none has ended.
+        calibration: of the network, where there is one.
     """
     first, *others = facts["sentences"]
     about = {"answer": first, "said": others, "methods": _table(facts), "notes": notes(facts), "commands": commands(facts)}
-    lead = f"{counted(facts['ranks'], 'rank')}; {facts['network']}; {duration(facts['spent_s'])} of {duration(facts['budget_s'])}"
-    below = runs_page(runs, ranking).sections if ranking else []
+    spent = f"{duration(facts['spent_s'])} of {duration(facts['budget_s'])}"
+    lead = f"{counted(facts['ranks'], 'rank')}; {facts['network']}; {spent}"
+    below = seeds_page(pooled, calibration).sections if pooled else []
     return Page("Does it pay off here?", lead, [Chapter("Verdict", "advice", about), *below], _BADGES[facts["pays_off"]])
 
 
