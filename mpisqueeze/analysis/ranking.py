@@ -97,7 +97,7 @@ class Ranking:
     Attributes:
         target: what costs are counted to; None if no run gave one.
         reaches: the smallest and the largest reach of the smoothing, in iterations.
-        rows: an object a run, best first: `position name status reason shown_to_fail smoothed_loss final_loss
+        rows: an object a run, best first: `position name method status reason shown_to_fail smoothed_loss final_loss
             evaluation iterations bytes_to_target time_to_target_s iterations_to_target`, the keys of RECORDED (medians
             without warm-up), `relative` (of each relative column, the value over the first run's) and `run_folder`.
         reference: the first run's name.
@@ -334,12 +334,19 @@ def sort_rows(rows: list[dict[str, Any]], sort: str, target: Target | None) -> s
     return f"by {title}, best first{unwell}"
 
 
+def method_of(run: RunLog) -> str:
+    """The algorithm without its parameters, and the compressor: the same for all runs of a sweep over other settings."""
+    algorithm = run.config.get("parts", {}).get("algorithm", {}).get("name", run.summary.get("algorithm"))
+    return f"{algorithm}/{run.summary.get('compressor')}"
+
+
 def row_of(run: RunLog, curve: Curve, target: Target | None) -> dict[str, Any]:
     """A run's row of a ranking, without what takes other runs."""
     summary, hit = run.summary, reached(run, curve, target)
     return {
         "position": 0,
         "name": run.name,
+        "method": method_of(run),
         "status": summary["status"],
         "reason": summary["reason"],
         "shown_to_fail": bool(summary.get("shown_to_fail")),
@@ -383,13 +390,27 @@ class Winner:
         title: `Fewest bytes` or `Least time`.
         row: the winner's row of the ranking.
         cost: bytes or time, in words.
-        relative: over the first run's cost; None if the winner is the first run, or if that did not get there.
+        relative: over the cost of `against`; None if the winner is the first run, or if its method did not get there.
+        against: the name of the run that it is held against: the first one, or where the winner is of another method
+            the best of the first one's, so that nobody's best of several is held against another's first try.
+        tries: how many runs of the winner's method there are, and how many of the other's.
     """
 
     title: str
     row: dict[str, Any]
     cost: str
     relative: float | None
+    against: str
+    tries: tuple[int, int]
+
+    @property
+    def beats(self) -> str:
+        """`, 0.213× that of sgd lr=0.3 (each the best of 2)`; empty without a ratio."""
+        if self.relative is None:
+            return ""
+        mine, other = self.tries
+        how = f"each the best of {mine}" if mine == other else f"the best of {mine} against {'the best of ' * (other > 1)}{other}"
+        return f", {ratio(self.relative)} that of {self.against}" + (f" ({how})" if max(self.tries) > 1 else "")
 
 
 def winners(ranking: Ranking) -> list[Winner]:
@@ -405,12 +426,23 @@ def winners(ranking: Ranking) -> list[Winner]:
         ("time_to_target_s", "Least time", duration),
     ):
         best = min(able, key=lambda row: row[figure])
-        known = best is not reference and reference[figure]
+        against, tries = reference, (1, 1)
+        if best["method"] != reference["method"]:
+            rivals = [row for row in able if row["method"] == reference["method"]]
+            against = min(rivals, key=lambda row: row[figure], default=reference)
+            mine, other = (_tried(ranking, row["method"]) for row in (best, reference))
+            tries = (mine, other)
+        known = best is not reference and against[figure]
         cost = show(best[figure])
         if figure == "bytes_to_target" and best["bytes"] != "counted":
             cost += f" {best['bytes']}"
-        found.append(Winner(title, best, cost, best[figure] / reference[figure] if known else None))
+        relative = best[figure] / against[figure] if known else None
+        found.append(Winner(title, best, cost, relative, against["name"], tries))
     return found
+
+
+def _tried(ranking: Ranking, method: str) -> int:
+    return sum(row["method"] == method for row in ranking.rows)
 
 
 def verdict(ranking: Ranking) -> list[str]:
@@ -421,10 +453,8 @@ def verdict(ranking: Ranking) -> list[str]:
     reference = ranking.row(ranking.reference)
     sentences = []
     for winner in winners(ranking):
-        sentence = f"{winner.title} to {where}: {winner.row['name']}, {winner.cost}"
-        if winner.relative is not None:
-            sentence += f", {ratio(winner.relative)} that of {reference['name']}"
-        elif winner.row is not reference and reference["bytes_to_target"] is None:
+        sentence = f"{winner.title} to {where}: {winner.row['name']}, {winner.cost}{winner.beats}"
+        if winner.row is not reference and reference["bytes_to_target"] is None:
             sentence += f"; {reference['name']} did not reach it"
         sentences.append(f"{sentence}.")
     return sentences or [f"No run reached {where}."]

@@ -51,7 +51,7 @@ class Pair:
 
     Attributes:
         name: different for each.
-        runs: that finished, well or badly.
+        numbered: (seed, run) of the runs that finished, well or badly.
         seeds: ascending, each once: of several runs on a seed, medians count.
         status: of each seed; of several runs on a seed the first that is not `ok`.
         each: of each seed, figures by the keys of a ranking's rows, and evaluated metrics by their names; None for
@@ -62,13 +62,20 @@ class Pair:
     """
 
     name: str
-    runs: list[RunLog]
+    numbered: list[tuple[int, RunLog]]
     seeds: list[int]
     status: list[str]
     each: dict[str, list[float | None]]
     metrics: list[str]
     relative: dict[str, Ratio]
     differences: dict[str, Difference]
+
+    @property
+    def runs(self) -> list[RunLog]:
+        return [run for _, run in self.numbered]
+
+    def runs_of(self, seed: int) -> list[RunLog]:
+        return [run for number, run in self.numbered if number == seed]
 
     @property
     def shown_to_fail(self) -> bool:
@@ -105,6 +112,7 @@ class Pair:
         return {
             "position": 0,
             "name": self.name,
+            "method": self.name,
             "status": "ok" if "ok" in self.status else self.status[0],
             "reason": next((run.summary["reason"] for run in self.runs if run.summary["reason"]), None),
             "shown_to_fail": self.shown_to_fail,
@@ -197,6 +205,11 @@ class Pooled:
         del about["ranking"]
         return {**about, "level": LEVEL, "verdict": self.verdict(), "pairs": self.as_json()}
 
+    @property
+    def stopped(self) -> bool:
+        """Runs ended at the target, so that their final metrics tell of the target and not of the method."""
+        return any(run.summary.get("stopped_at_target") for pair in self.pairs.values() for run in pair.runs)
+
     def told(self, pair: Pair, key: str) -> str:
         """How a cost of a pair stands to the first pair's: `less`, `more`, `alike`, or `unknown` without an interval.
 
@@ -274,7 +287,7 @@ class Pooled:
     def _prices(self, winners: Any) -> Iterator[str]:
         """A sentence on each winner's final metric beside the first pair's."""
         metric = self.ranking.metric
-        for pair in winners:
+        for pair in () if self.stopped else winners:
             found = pair.differences.get(metric)
             if found is None or found.low is None or found.high is None:
                 continue
@@ -394,8 +407,9 @@ def _default_target(runs: Sequence[tuple[str, int, RunLog]]) -> Target | None:
 
 def _pair_of(name: str, runs: Sequence[tuple[int, RunLog]], target: Target | None, metrics: Sequence[str]) -> Pair:
     """A pair by itself."""
+    numbered = sorted(runs, key=lambda item: item[0])
     by_seed: dict[int, list[RunLog]] = {}
-    for seed, run in sorted(runs, key=lambda item: item[0]):
+    for seed, run in numbered:
         by_seed.setdefault(seed, []).append(run)
     own = [metric for metric in metrics if any(metric in (run.summary["evaluation"] or {}) for _, run in runs)]
     keys = (*(column.key for column in NUMBERS), "iterations_to_target", "iterations", *own)
@@ -406,7 +420,7 @@ def _pair_of(name: str, runs: Sequence[tuple[int, RunLog]], target: Target | Non
         for key, values in each.items():
             values.append(median([draw.get(key) for draw in draws]))
         status.append(next((run.summary["status"] for run in repeats if run.summary["status"] != "ok"), "ok"))
-    return Pair(name, [run for group in by_seed.values() for run in group], [*by_seed], status, each, own, {}, {})
+    return Pair(name, numbered, [*by_seed], status, each, own, {}, {})
 
 
 def _draw(run: RunLog, curve: Curve, target: Target | None) -> dict[str, Any]:

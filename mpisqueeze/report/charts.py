@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from mpisqueeze.report.scales import Scale, Unit, linear_unit
+from mpisqueeze.report.scales import Scale, Unit, linear_unit, say
 
 Numbers = NDArray[np.float64]
 
@@ -37,6 +37,7 @@ class Series:
         kind: `line`; `faint`, a line behind the others without an entry in the legend; `points`, marks alone, with no
             entry either, of the line of the same style.
         remark: behind the name, such as `diverged`.
+        band: (low, high), each (K,), between which the ground behind the line is shaded; None: nothing is.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Series:
     style: int
     kind: str = "line"
     remark: str = ""
+    band: tuple[Numbers, Numbers] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "y", drawable(self.y))
@@ -120,8 +122,9 @@ class LineChart:
         x = np.concatenate([s.x for s in self.series] or [np.empty(0)])
         y = np.concatenate([s.y for s in self.series] or [np.empty(0)])
         both = np.isfinite(x) & np.isfinite(y)
-        return Scale.around(x[both], self.x.log, self.x.limits, pad=0), Scale.around(
-            y[both], self.y.log, self.y.limits, pad=0.05
+        x, y = x[both], np.concatenate([y[both], *(edge for s in self.series for edge in s.band or ())])
+        return Scale.around(x, self.x.log, self.x.limits, pad=0), Scale.around(
+            y, self.y.log, self.y.limits, pad=0.05
         )
 
     def in_end_order(self) -> list[Series]:
@@ -164,7 +167,52 @@ class BarChart:
         return Scale(0.0, max([*ends, 0.0]) * 1.02 or 1.0, False)
 
 
-Chart = LineChart | BarChart
+@dataclass(frozen=True)
+class Point:
+    """A mark with the interval of each of its coordinates.
+
+    Attributes:
+        across, up: ends of the intervals of x and y; None where there is none.
+        style: as of a line.
+    """
+
+    name: str
+    x: float
+    y: float
+    style: int
+    across: tuple[float, float] | None = None
+    up: tuple[float, float] | None = None
+
+    def said(self, x: Unit, y: Unit) -> list[str]:
+        """The coordinates in words, each with its interval."""
+        ends = ((self.x, self.across, x), (self.y, self.up, y))
+        return [say(at, unit) + (f" ({say(near[0], unit)} to {say(near[1], unit)})" if near else "")
+                for at, near, unit in ends]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PointChart:
+    """Points with intervals, one of which the others are measured against.
+
+    Attributes:
+        points: the one to be measured against first.
+    """
+
+    title: str
+    x: Axis
+    y: Axis
+    points: Sequence[Point]
+    caption: str = ""
+
+    def scales(self) -> tuple[Scale, Scale]:
+        """The axes' scales, of x and y."""
+        x = [value for point in self.points for value in (point.x, *(point.across or ()))]
+        y = [value for point in self.points for value in (point.y, *(point.up or ()))]
+        across = Scale.around(np.array(x, float), self.x.log, self.x.limits, pad=0.08)
+        return across, Scale.around(np.array(y, float), self.y.log, self.y.limits, pad=0.08)
+
+
+Chart = LineChart | BarChart | PointChart
 
 
 def drawable(values: Numbers) -> Numbers:

@@ -32,13 +32,13 @@ _WARM, _ENOUGH = 0.1, 5
 
 def loss_chart(runs: Sequence[RunLog], ranking: Ranking, cost: str) -> LineChart:
     """Smoothed training loss over a cost, an entry of COSTS; of a single run also every iteration's own."""
-    label, unit, log = _axis(cost, runs)
+    label, unit, log = axis_of(cost, runs)
     faint, lines, sound = [], [], []
     for index, run in enumerate(runs):
         style = style_of(index, len(runs))
         curve = ranking.curves[run.name]
-        x = _costs(curve)[cost]
-        if not _shown(x, log):
+        x = costs_of(curve)[cost]
+        if not is_shown(x, log):
             continue
         if len(runs) == 1 and curve.reach:
             faint.append(Series.of_curve("each iteration", x, run.columns["loss"], style, log, kind="faint"))
@@ -46,14 +46,14 @@ def loss_chart(runs: Sequence[RunLog], ranking: Ranking, cost: str) -> LineChart
         if run.summary["status"] not in BROKEN:
             sound.append(curve.loss)
     y = value_axis("training loss", lines, sound)
-    levels = _levels(runs, ranking, "")
+    levels = levels_of(len(runs), ranking, "")
     return LineChart(f"Training loss by {cost}", Axis(label, unit, log), y, [*faint, *lines], levels)
 
 
-def _levels(runs: Sequence[RunLog], ranking: Ranking, metric: str) -> list[tuple[float, str]]:
+def levels_of(count: int, ranking: Ranking, metric: str) -> list[tuple[float, str]]:
     """The target, if it is of this metric; nothing is counted up to that of a run by itself, unless it was given."""
     target = ranking.target
-    if target is None or target.name != metric or not (len(runs) > 1 or target.source == "given"):
+    if target is None or target.name != metric or not (count > 1 or target.source == "given"):
         return []
     return [(target.value, f"target {significant(target.value)}")]
 
@@ -61,12 +61,12 @@ def _levels(runs: Sequence[RunLog], ranking: Ranking, metric: str) -> list[tuple
 def metric_chart(runs: Sequence[RunLog], ranking: Ranking, cost: str) -> LineChart:
     """The metric over a cost, an entry of COSTS; without series where there were no evaluations."""
     metric = ranking.metric
-    label, unit, log = _axis(cost, runs)
+    label, unit, log = axis_of(cost, runs)
     series, later = [], []
     for index, run in enumerate(runs):
         at, y = evaluated(run, metric)
-        x = np.concatenate([[0.0], _costs(ranking.curves[run.name])[cost]])[at]
-        if not _shown(x, log):
+        x = np.concatenate([[0.0], costs_of(ranking.curves[run.name])[cost]])[at]
+        if not is_shown(x, log):
             continue
         series.append(Series(run.name, x, y, style_of(index, len(runs)), remark=remark_of(run)))
         if run.summary["status"] not in BROKEN:
@@ -74,7 +74,7 @@ def metric_chart(runs: Sequence[RunLog], ranking: Ranking, cost: str) -> LineCha
             later.append(y[warm] if warm.sum() >= _ENOUGH else y)
     name = (metric or "evaluations").replace("_", " ")
     y_axis = value_axis(name, series, later, 1.0 if rises(metric) else math.inf)
-    levels = _levels(runs, ranking, metric or "evaluations")
+    levels = levels_of(len(runs), ranking, metric or "evaluations")
     return LineChart(f"{name.capitalize()} by {cost}", Axis(label, unit, log), y_axis, series, levels)
 
 
@@ -132,6 +132,8 @@ def remark_of(run: RunLog) -> str:
     return "" if status == "ok" else str(status)
 
 
+#: Needs intervals, which one run does not have.
+PARETO = "pareto"
 #: Values of `--plot-kind`.
 KINDS = (
     "loss",
@@ -139,6 +141,7 @@ KINDS = (
     *(f"test-by-{cost}" for cost in COSTS),
     "time-by-bandwidth",
     "phases",
+    PARETO,
 )
 
 
@@ -150,8 +153,10 @@ def charts_of(
     Raises:
         UsageError: no run has anything to draw.
     """
+    if kind == PARETO:
+        raise UsageError("pareto is of runs over seeds, and these have one seed each", "--plot-kind")
     what, _, cost = kind.partition("-by-")
-    charts: list[Chart]
+    charts: list[LineChart | BarChart]
     if what == "loss":
         charts = [loss_chart(runs, ranking, each) for each in ([cost] if cost else COSTS)]
     elif what == "test":
@@ -163,24 +168,25 @@ def charts_of(
             raise UsageError(f"there is nothing to model: {'; '.join(modelled.left_out)}", "--plot-kind")
     else:
         charts = [phase_chart(runs, ranking)]
-    charts = [chart for chart in charts if (chart.bars if isinstance(chart, BarChart) else chart.series)]
+    charts = [chart for chart in charts if (chart.series if isinstance(chart, LineChart) else chart.bars)]
     if not charts:
         missing = "evaluation" if what == "test" else "iteration"
         raise UsageError(f"no run has an {missing} to draw{' that sent bytes' * (cost == 'bytes')}", "--plot-kind")
-    return charts
+    return [*charts]
 
 
-def _axis(cost: str, runs: Sequence[RunLog]) -> tuple[str, Unit, bool]:
+def axis_of(cost: str, runs: Sequence[RunLog]) -> tuple[str, Unit, bool]:
     """An entry of COSTS, whose label names runs with bytes by definition."""
     label, unit, log = COSTS[cost]
     names = [run.name for run in runs if defined(run.summary["bytes"])]
     return label + (f" ({', '.join(names)}: by definition)" if names and unit is Unit.BYTES else ""), unit, log
 
 
-def _costs(curve: Curve) -> dict[str, Numbers]:
+def costs_of(curve: Curve) -> dict[str, Numbers]:
+    """Each cost up to and with an iteration (T,), by the names of COSTS."""
     return {"iteration": np.arange(1.0, curve.loss.size + 1), "bytes": curve.bytes_sent, "time": curve.seconds}
 
 
-def _shown(x: Numbers, log: bool) -> bool:
-    """Some of it is on the axis: one rank sends no bytes."""
+def is_shown(x: Numbers, log: bool) -> bool:
+    """Some of a cost is on the axis: one rank sends no bytes."""
     return bool((x > 0).any() if log else x.size)

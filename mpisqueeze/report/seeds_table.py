@@ -118,20 +118,12 @@ def notes(pooled: Pooled) -> list[str]:
     )
     if ranking.target:
         meaning += f"; target: {ranking.target} ({ranking.target.source}); time to it: with warm-up"
-    marks = meaning_of_marks(ranking)
-    gossip = ["gossip: a loss is the mean over ranks, each with its own model; what was tested is their average"]
-    many = len(pooled.others)
-    chance = f"Each interval is of one comparison: of {many} between equals, {many * (1 - LEVEL):.2g} exclude 1 on average."
     return [
         *(f"warning: {text}" for text in ranking.differences),
         *([f"link: {ranking.network}"] if ranking.network else []),
         meaning,
-        *([marks] if marks else []),
-        *(gossip if ranking.gossips else []),
-        *filter(None, [ranking.doubt_on_times]),
-        *_left_out(pooled),
+        *notes_beside(pooled),
         *pooled.verdict(),
-        *([chance] if many > 1 else []),
         *(f"warning: {text}" for text in ranking.warnings),
         *(
             f"{pair.name} seed {seed} {status}: {_reason(pair, seed)}"
@@ -139,6 +131,22 @@ def notes(pooled: Pooled) -> list[str]:
             for seed, status in zip(pair.seeds, pair.status, strict=True)
             if status != "ok"
         ),
+    ]
+
+
+def notes_beside(pooled: Pooled) -> list[str]:
+    """What is to be known of the figures, besides their meaning: marks, gossip, runs left out, chance."""
+    ranking, many = pooled.ranking, len(pooled.others)
+    marks = meaning_of_marks(ranking)
+    gossip = ["gossip: a loss is the mean over ranks, each with its own model; what was tested is their average"]
+    chance = f"Each interval is of one comparison: of {many} between equals, {many * (1 - LEVEL):.2g} exclude 1 on average."
+    return [
+        *([marks] if marks else []),
+        *(gossip if ranking.gossips else []),
+        *filter(None, [ranking.doubt_on_times]),
+        *(["Runs ended at the target: losses and metrics are those there."] if pooled.stopped else []),
+        *_left_out(pooled),
+        *([chance] if many > 1 else []),
     ]
 
 
@@ -154,7 +162,7 @@ def _left_out(pooled: Pooled) -> list[str]:
 
 
 def _reason(pair: Pair, seed: int) -> str:
-    reasons = (run.summary["reason"] for run in pair.runs if run.config.get("seed", seed) == seed)
+    reasons = (run.summary["reason"] for run in pair.runs_of(seed))
     return next((reason.splitlines()[0] for reason in reasons if reason), "no reason recorded")
 
 

@@ -12,8 +12,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from mpisqueeze.report.charts import BarChart, Chart, LineChart, Series, marked, thin
-from mpisqueeze.report.scales import marks, say
+from mpisqueeze.report.charts import BarChart, Chart, LineChart, PointChart, Series, marked, thin
+from mpisqueeze.report.scales import Scale, marks, say
 
 #: Dots of a Braille character, by column and row, as bits of its code.
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
@@ -34,7 +34,10 @@ def terminal_plot(charts: Sequence[Chart], console: Console) -> Text:
     width = max(_NARROWEST, min(_WIDEST, console.width))
     lines: list[Text] = []
     for chart in charts:
-        drawn = _bars(chart, width) if isinstance(chart, BarChart) else _lines(chart, width)
+        if isinstance(chart, BarChart):
+            drawn = _bars(chart, width)
+        else:
+            drawn = _points(chart, width) if isinstance(chart, PointChart) else _lines(chart, width)
         caption = [Text(line, "dim") for line in textwrap.wrap(chart.caption, width)]
         lines += [Text(), Text(chart.title, "bold"), *drawn, *caption]
     return Text("\n", no_wrap=True, overflow="crop").join(lines)
@@ -114,14 +117,7 @@ def _lines(chart: LineChart, width: int) -> list[Text]:
         for point in dots(series, np.isfinite(x.place(series.x)) & np.isfinite(series.y)):
             canvas.letter(point[0], point[1], letters[series.style].upper(), series.style)
 
-    text = [Text(chart.y.title(y), "dim")]
-    ticks = {height - 1 - min(height - 1, int(place * height)): name for place, name in side}
-    for row in range(height):
-        name = ticks.get(row, "")
-        edge = Text(f"{name.rjust(margin)} {'┤' if name else '│'}", "dim")
-        text.append(edge.append_text(canvas.row(row)))
-    below = marks(x, chart.x.unit, canvas.width, lambda text: cell_len(text) + 2)
-    text += _axis(margin, canvas.width, below, chart.x.title(x))
+    text = _framed(canvas, chart, x, y, side)
     for series in lines:
         style = _STYLES[series.style % len(_STYLES)]
         value = (f"  {say(series.end, chart.y.unit)}", "dim")
@@ -130,6 +126,45 @@ def _lines(chart: LineChart, width: int) -> list[Text]:
         capitals = sorted({letters[series.style].upper() for series in measured})
         text.append(Text(f"  {', '.join(capitals)}  measured: {chart.measured}", "dim"))
     return text
+
+
+def _points(chart: PointChart, width: int) -> list[Text]:
+    x, y = chart.scales()
+    height = max(10, min(20, width // 6))
+    side = marks(y, chart.y.unit, height, lambda text: 2.0, height // 2)
+    canvas = _Canvas(width - max((cell_len(text) for _, text in side), default=0) - 2, height)
+
+    def dots(across: Sequence[float], up: Sequence[float]) -> list[list[float]]:
+        right = x.place(np.array(across, float)) * (2 * canvas.width - 1)
+        down = (1 - y.place(np.array(up, float))) * (4 * height - 1)
+        return np.stack([right, down], axis=1).tolist()
+
+    for point in chart.points:
+        for across, up in ((point.across, (point.y,) * 2), ((point.x,) * 2, point.up)):
+            if across and up:
+                canvas.stroke(*dots(across, up), point.style)
+    for index, point in enumerate(chart.points):
+        canvas.letter(*dots([point.x], [point.y])[0], _LETTERS[index % len(_LETTERS)], point.style)
+    text = _framed(canvas, chart, x, y, side)
+    for index, point in enumerate(chart.points):
+        letter = (f"  {_LETTERS[index % len(_LETTERS)]}  ", _STYLES[point.style % len(_STYLES)])
+        text.append(Text.assemble(letter, point.name, (f"  {', '.join(point.said(chart.x.unit, chart.y.unit))}", "dim")))
+    return text
+
+
+def _framed(
+    canvas: _Canvas, chart: LineChart | PointChart, x: Scale, y: Scale, side: Sequence[tuple[float, str]]
+) -> list[Text]:
+    """A canvas between its axes; `side`: what is marked on that of y."""
+    margin, height = max((cell_len(text) for _, text in side), default=0), canvas.height
+    text = [Text(chart.y.title(y), "dim")]
+    ticks = {height - 1 - min(height - 1, int(place * height)): name for place, name in side}
+    for row in range(height):
+        name = ticks.get(row, "")
+        edge = Text(f"{name.rjust(margin)} {'┤' if name else '│'}", "dim")
+        text.append(edge.append_text(canvas.row(row)))
+    below = marks(x, chart.x.unit, canvas.width, lambda text: cell_len(text) + 2)
+    return [*text, *_axis(margin, canvas.width, below, chart.x.title(x))]
 
 
 def _axis(margin: int, width: int, ticks: Sequence[tuple[float, str]], title: str) -> list[Text]:

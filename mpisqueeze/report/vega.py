@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mpisqueeze.report.charts import Axis, BarChart, Chart, LineChart, Numbers, Series, marked, thin
+from mpisqueeze.report.charts import Axis, BarChart, Chart, LineChart, Numbers, PointChart, Series, marked, thin
 from mpisqueeze.report.labels import LETTER, fold, spread
 from mpisqueeze.report.palette import INKS, LIGHT_GROUND, LINES, MARKERS, SEGMENTS
 from mpisqueeze.report.scales import Scale, Unit, linear_unit, say
@@ -70,6 +70,8 @@ def chart_spec(chart: Chart, look: Look, width: float) -> Spec:
     """A chart whose plot is `width` pixels wide, with the names of its lines at their ends."""
     if isinstance(chart, BarChart):
         return {**frame(look, []), **_bars(chart, look, width)}
+    if isinstance(chart, PointChart):
+        return {**frame(look, [speakable(point.name) for point in chart.points]), **_points(chart, look, width)}
     names = [speakable(line.label) for line in chart.lines]
     return {**frame(look, names), **_lines(chart, look, width, _indices([chart]))}
 
@@ -195,6 +197,23 @@ def _table(rows: Sequence[tuple[int, Numbers, Numbers]], name: str) -> Spec:
     return {"data": {"name": name, "values": values}, "transform": [{"flatten": ["x", "y"]}]}
 
 
+def _bands(
+    chart: LineChart, x: Scale, across: float, y: Scale, up: float, indices: dict[tuple[str, int], int], places: int
+) -> list[Spec]:
+    """The data of the shaded ground behind lines, if there is any."""
+    values = []
+    for number, series in enumerate(chart.series):
+        if series.band:
+            kept = thin(series.x, series.y, x, places)
+            # A logarithmic axis has no place for a 0.
+            low, high = (np.maximum(edge[kept], y.low if y.log else -np.inf) / up for edge in series.band)
+            index = indices.get((series.name, series.style), 0)
+            values.append({"i": index, "s": number, "x": _digits(series.x[kept] / across, 6),
+                           "low": _digits(low, 6), "high": _digits(high, 6)})  # fmt: skip
+    unfold = [{"flatten": ["x", "low", "high"]}]
+    return [{"data": {"name": "bands", "values": values}, "transform": unfold}] if values else []
+
+
 def _digits(values: Numbers, count: int) -> list[float | None]:
     return [float(f"{value:.{count}g}") if np.isfinite(value) else None for value in values.tolist()]
 
@@ -244,9 +263,16 @@ def _lines(
         for values in (colors, shapes)
     )
     stroke = {"clip": True, "strokeJoin": "round", "invalid": "break-paths-filter-domains"}
+    bands = _bands(chart, x_scale, across, y_scale, up, indices, places)
     line = {"x": x, "y": y, "color": color, "detail": {"field": "s"}, "order": {"value": 0}}
     point = {"x": x, "y": y, "color": color, "shape": shape, "opacity": _opacity(look, 1, marks=True)}
     layers: list[Spec] = [
+        {**data, **layer("area", {"clip": True, "line": False, "invalid": "break-paths-filter-domains"}, x=x,
+                         y={**y, "field": "low"}, y2={"field": "high"}, color=color, detail={"field": "s"},
+                         opacity=_opacity(look, 0.16))}
+        for data in bands
+    ]
+    layers += [
         {**_table(tables[kind], key + kind), **layer(mark, style, **encoding)}
         for kind, mark, style, encoding in (
             ("faint", "line", {**stroke, "strokeWidth": 1}, {**line, "opacity": _opacity(look, 0.28)}),
@@ -255,7 +281,7 @@ def _lines(
             ("points", "point", {"fill": look.ground, "size": 150, "strokeWidth": 2}, point),
         )
         if tables[kind] or kind == "marks"
-    ]
+    ]  # fmt: skip
     if not any(np.isfinite(series.y).any() for series in chart.series):
         middle = {"x": {"value": width / 2}, "y": {"value": HEIGHT / 2}}
         layers.append(layer("text", {"text": "nothing to show", "color": look.muted}, [{}], **middle))
@@ -266,6 +292,41 @@ def _lines(
         drag = "[pointerdown[event.pointerType !== 'touch'], window:pointerup] > window:pointermove!"
         select = {"type": "interval", "translate": drag, "zoom": "wheel![event.ctrlKey || event.metaKey]"}
         layers[0]["params"] = [{"name": "zoom", "bind": "scales", "select": select}]
+    return {"width": width, "height": HEIGHT, "layer": layers}
+
+
+def _points(chart: PointChart, look: Look, width: float) -> Spec:
+    """Points with bars for their intervals, rules through the first one, and a legend below."""
+    x_scale, y_scale = chart.scales()
+    x, across = position(chart.x, x_scale, look, "x", "x")
+    y, up = position(chart.y, y_scale, look, "y", "y")
+    count = range(len(chart.points))
+    rows = []
+    for index, point in enumerate(chart.points):
+        at, high = point.said(chart.x.unit, chart.y.unit)
+        row: Spec = {"i": index, "x": point.x / across, "y": point.y / up}
+        row |= {"words": speakable(f"{point.name}: {chart.x.label} {at}, {chart.y.label} {high}")}
+        row |= {"from": point.across[0] / across, "to": point.across[1] / across} if point.across else {}
+        row |= {"low": point.up[0] / up, "high": point.up[1] / up} if point.up else {}
+        rows.append(row)
+    columns: Any = {"expr": "narrow ? 1 : 3"} if look.interactive else 3
+    legend = {"orient": "bottom", "title": None, "columns": columns, "symbolOpacity": 1, "offset": 14}
+    legend["labelExpr"] = "names[datum.value]"
+    styles = [point.style for point in chart.points]
+    colors, shapes = ([chosen[style % len(chosen)] for style in styles] for chosen in (look.lines, MARKERS))
+    color, shape = (
+        nominal("i", scale={"domain": [*count], "range": values}, legend=legend) for values in (colors, shapes)
+    )
+    bar, rule = {"strokeWidth": 2, "clip": True}, {"strokeDash": [2, 4], "color": look.muted, "clip": True}
+    place = {"color": color, "tooltip": nominal("words")}
+    layers = [
+        layer("rule", rule, rows[:1], x=x),
+        layer("rule", rule, rows[:1], y=y),
+        layer("rule", bar, [row for row in rows if "to" in row], x={**x, "field": "from"}, x2={"field": "to"}, y=y, **place),
+        layer("rule", bar, [row for row in rows if "low" in row], x=x, y={**y, "field": "low"}, y2={"field": "high"}, **place),
+        layer("point", {"filled": True, "size": 150, "stroke": look.ground, "strokeWidth": 1}, rows, x=x, y=y,
+              shape=shape, **place),
+    ]  # fmt: skip
     return {"width": width, "height": HEIGHT, "layer": layers}
 
 
@@ -359,6 +420,8 @@ def _pixels(field: str) -> Spec:
 
 def names_width(chart: Chart) -> float:
     """Roughly the pixels that names take beside a plot."""
+    if isinstance(chart, PointChart):
+        return 0.0
     if isinstance(chart, BarChart):
         names = [line for bar in chart.bars for line in fold(bar.name, _BESIDE)]
         return LETTER * max(map(len, names), default=0)

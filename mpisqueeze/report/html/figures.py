@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mpisqueeze.report.charts import BarChart, Chart
+from mpisqueeze.report.charts import BarChart, Chart, LineChart, PointChart
 from mpisqueeze.report.html.numbers import numbers_of
 from mpisqueeze.report.palette import INKS, LINES, SEGMENTS
 from mpisqueeze.report.scales import linear_unit, say
@@ -85,13 +85,18 @@ def vega() -> tuple[str, str]:
 
 
 def _about(chart: Chart) -> str:
-    measured = "" if isinstance(chart, BarChart) else chart.measured
-    return f"{chart.caption} Outlined marks are measured: {measured}.".strip() if measured else chart.caption
+    said = [chart.caption]
+    if isinstance(chart, LineChart):
+        said += ["Shaded is what lies between the lowest seed and the highest."] if any(s.band for s in chart.series) else []
+        said += [f"Outlined marks are measured: {chart.measured}."] if chart.measured else []
+    return " ".join(filter(None, said))
 
 
 def _described(chart: Chart) -> str:
     if isinstance(chart, BarChart):
         return f"{chart.title}: {len(chart.bars)} bars. The numbers are in the table."
+    if isinstance(chart, PointChart):
+        return f"{chart.y.label} over {chart.x.label}: {len(chart.points)} points. The numbers are in the table."
     lines = chart.in_end_order()
     ends = "; ".join(f"{line.label} ends at {say(line.end, chart.y.unit)}" for line in lines)
     return f"{chart.y.label} over {chart.x.label}, {len(lines)} lines from the top down: {ends}."
@@ -99,7 +104,7 @@ def _described(chart: Chart) -> str:
 
 def _units(chart: Chart) -> dict[str, Any]:
     """Units of the axes and the factors that their data were divided by, for values under the pointer."""
-    if isinstance(chart, BarChart):
+    if not isinstance(chart, LineChart):
         return {"lines": False}
     scales = zip(("x", "y"), (chart.x, chart.y), chart.scales(), strict=True)
     axes = {name: {"unit": axis.unit.value, "factor": linear_unit(scale, axis.unit)[0]} for name, axis, scale in scales}

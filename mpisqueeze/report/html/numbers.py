@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mpisqueeze.report.charts import BarChart, Chart, LineChart, Numbers, Series
+from mpisqueeze.report.charts import BarChart, Chart, LineChart, Numbers, PointChart, Series
 from mpisqueeze.report.html.blocks import Table, TableCell
 from mpisqueeze.report.scales import Unit, say
 
@@ -24,6 +24,10 @@ def numbers_of(chart: Chart) -> Table:
             mark = [say(bar.mark, x) if bar.mark is not None else "—"] if chart.mark else []
             rows.append([bar.name, *(say(part, x) for part in bar.parts), *mark])
         return Table(["", *chart.segments, *([chart.mark] if chart.mark else [])], rows)
+    if isinstance(chart, PointChart):
+        for point in chart.points:
+            rows.append([TableCell(point.name, style=point.style), *point.said(x, chart.y.unit)])
+        return Table(["", chart.x.label, chart.y.label], rows)
     longest = max((series.x for series in chart.lines), key=lambda x: x[-1] if x.size else 0.0, default=np.empty(0))
     # Lines that share their places on the axis are compared there, others by their ends and extremes.
     shared = x is Unit.COUNT or all(np.array_equal(series.x, longest[: len(series.x)]) for series in chart.lines)

@@ -44,7 +44,7 @@ def runs_page(runs: Sequence[RunLog], ranking: Ranking, calibration: Calibration
     title = f"Comparison of {len(runs)} runs"
     if single:
         title, badge = runs[0].name, "".join(unwell)
-    return Page(title, _lead(runs), [section for section in sections if section and section.facts], badge)
+    return Page(title, lead(runs), [section for section in sections if section and section.facts], badge)
 
 
 def _lead(runs: Sequence[RunLog]) -> str:
@@ -69,15 +69,13 @@ def _lead(runs: Sequence[RunLog]) -> str:
 
 
 def _comparison(runs: Sequence[RunLog], ranking: Ranking, styles: dict[str, int]) -> Chapter:
-    reference = ranking.row(ranking.reference)
     target = ranking.target.said(3) if ranking.target else ""
     tiles = []
     for winner in winners(ranking):
         name = winner.row["name"]
-        beats = "" if winner.relative is None else f", {ratio(winner.relative)} that of {reference['name']}"
         tiles.append(
             Tile(f"{winner.title} to {target.replace('_', ' ')}", winner.cost,
-                 f"{name}{beats}", styles[name])
+                 f"{name}{winner.beats}", styles[name])
         )  # fmt: skip
     sound = [row for row in ranking.rows if row["status"] not in BROKEN]
     tiles += _best_metric(ranking, sound, styles)
