@@ -47,7 +47,7 @@ def runs_page(runs: Sequence[RunLog], ranking: Ranking, calibration: Calibration
     return Page(title, lead(runs), [section for section in sections if section and section.facts], badge)
 
 
-def _lead(runs: Sequence[RunLog]) -> str:
+def lead(runs: Sequence[RunLog]) -> str:
     """The settings that all runs share, in a line."""
 
     def shared(key: str) -> Any:
