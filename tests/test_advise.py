@@ -223,15 +223,15 @@ def test_a_given_target_is_kept() -> None:
 
 @pytest.mark.parametrize("left", [1, 5, 20, 100, 1000])
 def test_a_plan_fits_its_budget(left: float) -> None:
-    """Or it is the smallest race there is; more time never buys less."""
+    """Or it is the smallest race there is; with all the time in the world nothing is shortened."""
     paces = [PACE, *(replace(PACE, iteration=0.01 * factor) for factor in np.linspace(0.2, 3, 12))]
-    scheme = plan_race(paces, left, 200, 20)
+    scheme = plan_race(paces, left, 200, 50)
     assert scheme.seconds == race_s(paces[: scheme.methods + 1], scheme.iterations, scheme.rates)
-    assert scheme.seconds <= left or (scheme.methods, scheme.rates, scheme.iterations) == (1, 1, 20)
-    assert 1 <= scheme.methods <= MOST and 20 <= scheme.iterations <= 200
-    longer = plan_race(paces, 2 * left, 200, 20)
-    assert longer.methods * longer.rates * longer.iterations >= scheme.methods * scheme.rates * scheme.iterations
+    assert scheme.seconds <= left or (scheme.methods, scheme.rates, scheme.iterations) == (1, 1, 50)
+    assert 1 <= scheme.methods <= MOST and 50 <= scheme.iterations <= 200
     assert plan_race(paces, left, 200, 200).iterations == 200
+    if left == 1000:
+        assert (scheme.methods, scheme.rates, scheme.iterations) == (MOST, 5, 200)
 
 
 def evidence(

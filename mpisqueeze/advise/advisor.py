@@ -239,7 +239,7 @@ class Advisor:
     def _lengths(self) -> tuple[int, int]:
         """Iterations of a whole run, at most and at least."""
         whole = self._probes[0][1].planned
-        return whole, whole if self.question.exact else min(whole, self.per_epoch)
+        return whole, whole if self.question.exact else min(whole, max(self.per_epoch, whole // 4))
 
     def check_budget(self) -> None:
         """Raise UsageError where the budget is too short for a run."""

@@ -82,27 +82,27 @@ def race_s(paces: Sequence[Pace], iterations: int, rates: int) -> float:
 def plan_race(paces: Sequence[Pace], left_s: float, iterations: int, least: int) -> Scheme:
     """The best race that fits into the time that is left.
 
-    Shorter runs and fewer rates come before fewer than WANTED methods, and those before fewer seeds: where nothing fits,
-    the race is one between the baseline and the nearest method, which ends when the time does.
+    Half as long runs and three rates come before fewer than WANTED methods, those before still shorter runs, and those
+    before rates that are not tuned. Where nothing fits, the race is one between the baseline and the nearest method, which
+    ends when the time does.
 
     Args:
         paces: of the baseline and of at least one method, in the order in which methods are to be taken.
         iterations, least: of a whole run, at most and at least.
     """
-    wanted = min(WANTED, len(paces) - 1)
-    for fewest in dict.fromkeys((wanted, 1)):
-        for length, rates in _choices(iterations, least):
-            for methods in range(min(MOST, len(paces) - 1), fewest - 1, -1):
-                seconds = race_s(paces[: methods + 1], length, rates)
-                if seconds <= left_s:
-                    return Scheme(length, rates, methods, seconds)
+    for length, rates, fewest in _choices(iterations, least, min(WANTED, len(paces) - 1)):
+        for methods in range(min(MOST, len(paces) - 1), fewest - 1, -1):
+            seconds = race_s(paces[: methods + 1], length, rates)
+            if seconds <= left_s:
+                return Scheme(length, rates, methods, seconds)
     return Scheme(least, 1, 1, race_s(paces[:2], least, 1))
 
 
-def _choices(iterations: int, least: int) -> Iterator[tuple[int, int]]:
-    """(iterations, rates), the best first: runs of at least half the length come before rates that are not tried."""
-    lengths = [length for length in (iterations, iterations // 2, iterations // 4, iterations // 8) if length >= least]
-    lengths = lengths or [iterations]
-    yield from ((length, rates) for length in lengths[:2] for rates in (5, 3))
-    yield from ((length, rates) for length in lengths[2:] for rates in (5, 3))
-    yield from ((length, 1) for length in lengths)
+def _choices(iterations: int, least: int, wanted: int) -> Iterator[tuple[int, int, int]]:
+    """(iterations, rates, fewest methods) of races, the best first."""
+    lengths = [length for length in (iterations, iterations // 2, iterations // 4) if length >= least] or [iterations]
+    tuned = [(length, rates) for length in lengths for rates in (5, 3)]
+    for fewest in dict.fromkeys((wanted, 1)):
+        yield from ((*choice, fewest) for choice in tuned if choice[0] in lengths[:2])
+    yield from ((*choice, 1) for choice in tuned if choice[0] not in lengths[:2])
+    yield from ((length, 1, 1) for length in lengths)
