@@ -17,11 +17,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 
 from mpisqueeze import __version__
 from mpisqueeze.advise.candidates import Candidate, method_of, modelled, overlapping
-from mpisqueeze.advise.race import RATE, SEED, Race, Trial, cost_of
+from mpisqueeze.advise.race import NO_ROOM, RATE, SEED, Race, Trial
 from mpisqueeze.advise.scheme import MOST, Pace, Scheme, plan_race
 from mpisqueeze.advise.sentences import Around, sentences, too_short
 from mpisqueeze.advise.verdict import Verdict
@@ -253,6 +254,11 @@ class Advisor:
         return self.folder.path / CALIBRATION
 
     @property
+    def vector_bytes(self) -> int:
+        """Bytes of a full vector."""
+        return self.dimension * np.dtype(self.question.settings.dtype).itemsize
+
+    @property
     def compressors(self) -> list[str]:
         """The compressors whose kernels the model needs."""
         specs = [candidate.settings.get("compressor") for candidate in self.candidates if not candidate.dropped_because]
@@ -263,9 +269,7 @@ class Advisor:
         base, *others = self.candidates
         question = self.question
         self.calibration = read_calibration(self.calibration_path)
-        others = modelled(
-            others, question.settings, self.ranks, self.dimension, self.compute_s, self.calibration
-        )
+        others = modelled(others, question.settings, self.ranks, self.dimension, self.compute_s, self.calibration)
         if base.settings.get("overlap"):
             others = [other if other.dropped_because else overlapping(other, question.settings) for other in others]
         able = [other for other in others if other.dropped_because is None]
@@ -277,17 +281,15 @@ class Advisor:
         whole, least = self._lengths
         scheme = plan_race(paces, self.clock.left_s, whole, least)
         self.short_of = whole if scheme.iterations < whole else None
-        reason = f"the model puts it behind the {scheme.methods} that the budget has room for"
-        if scheme.methods == MOST:
-            reason = f"the model puts it behind the {MOST} nearest"
-        raced, rest = able[: scheme.methods], able[scheme.methods :]
+        raced, rest = able[:MOST], able[MOST:]
+        reason = f"the model puts it behind the {MOST} nearest"
         out = [*(replace(other, dropped_because=reason) for other in rest), *(o for o in others if o.dropped_because)]
         self.candidates = [base, *raced, *out]
         self._start(scheme, paces[: len(raced) + 1])
         self.write("running")
 
     def _start(self, scheme: Scheme, paces: Sequence[Pace]) -> None:
-        raced = self.candidates[: scheme.methods + 1]
+        raced = self.candidates[: len(paces)]
         seeds = self.question.seeds
         self.race = Race(
             [candidate.name for candidate in raced], paces, [candidate.lr for candidate in raced], scheme, seeds,
@@ -370,7 +372,9 @@ class Advisor:
             pays_off_above=above,
             model_agrees=agrees,
             virtual_bytes=any(log.summary["bytes"] != "counted" for _, log, _ in self._probes)
-            or any(run.summary["bytes"] != "counted" for name, _, run in self.counted if name == self.candidates[0].name),
+            or any(
+                run.summary["bytes"] != "counted" for name, _, run in self.counted if name == self.candidates[0].name
+            ),
             short_of=self.short_of,
             interrupted=interrupted,
         )
@@ -402,7 +406,8 @@ class Advisor:
     def candidate(self, index: int) -> dict[str, Any]:
         """A method as advice.json has it."""
         race, candidate = self.race, self.candidates[index]
-        raced = race is not None and index < len(race.names)
+        raced = race is not None and index <= race.admitted
+        waits = race is not None and race.admitted < index < len(race.names)
         rate = race.rate(index) if race and raced else None
         settings = {name: value for name, value in candidate.settings.items() if value is not None}
         found = race.evidence(index) if race and raced and race.target else None
@@ -411,7 +416,8 @@ class Advisor:
             "label": candidate.label,
             "settings": {**settings, **({} if rate is None else {"lr": rate})},
             "seeds": race.seeds_of(index) if race and raced else [],
-            "dropped_because": (race.dropped.get(index) if race and raced else None) or candidate.dropped_because,
+            "dropped_because": (race.dropped.get(index) if race and raced else NO_ROOM if waits else None)
+            or candidate.dropped_because,
             "modelled": candidate.modelled,
             "relative": _ends(found.time if found and index else None),
             "final": {name or SMOOTHED: pair[1] for name, pair in (found.final.items() if found else ())},
@@ -425,11 +431,13 @@ class Advisor:
     def command(self, candidate: Candidate, rate: float | None) -> str:
         """The command that runs a method once as the race did."""
         iterations = self.race.scheme.iterations if self.race else 1
-        settings = self.settings_of(candidate, candidate.lr if rate is None else rate, self.question.seeds[0], iterations)
+        settings = self.settings_of(
+            candidate, candidate.lr if rate is None else rate, self.question.seeds[0], iterations
+        )
         words = [
             word
             for name, value in asdict(settings).items()
-            if name != "out" and value != SETTINGS[name].default
+            if name == "algorithm" or (name != "out" and value != SETTINGS[name].default)
             for word in SETTINGS[name].typed(value)
         ]
         lab = json.loads(os.environ.get("MPISQUEEZE_LAB") or "null")

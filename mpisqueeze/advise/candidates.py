@@ -76,7 +76,8 @@ def candidates(pairs: Sequence[str], also: Sequence[str], base: Settings, server
                 pair = Pair(method.name, method.algorithm.spec, method.compressor.spec if takes else None)
                 found.append(_candidate(pair, base, server, False))
         found += [
-            Candidate(name, {}, 0.0, dropped_because="it is shown to fail; name it to have it raced") for name in failing
+            Candidate(name, {}, 0.0, dropped_because="it is shown to fail; name it to have it raced")
+            for name in failing
         ]
     unlike: dict[tuple[str, str], Candidate] = {}
     for candidate in found:
@@ -103,7 +104,9 @@ def _candidate(pair: Pair, base: Settings, server: str | None, named: bool, over
 def overlapping(candidate: Candidate, base: Settings) -> Candidate:
     """The candidate with its gradient's sections sent while the rest is computed, where it can do that."""
     try:
-        expand([_pair(candidate)], [], replace(base, overlap=True, server=candidate.settings.get("server", base.server)))
+        expand(
+            [_pair(candidate)], [], replace(base, overlap=True, server=candidate.settings.get("server", base.server))
+        )
     except UsageError:
         return candidate
     return replace(candidate, settings={**candidate.settings, "overlap": True})
@@ -172,4 +175,3 @@ def method_of(candidate: Candidate, base: Settings) -> Method:
     return Method.of(
         entry.plan.algorithm, entry.plan.compressor, candidate.settings.get("server", SERVERS[0]), base.topology
     )
-

@@ -26,6 +26,8 @@ from mpisqueeze.record.reading import RunLog
 RATE, WHOLE_RATE, SEED = "rate", "whole rate", "seed"
 #: The metrics that a target is set on, the first one that is evaluated.
 _METRICS = ("test_accuracy", "test_loss", "objective")
+#: Why a method has not been tried.
+NO_ROOM = "the budget has no room to tune it"
 #: Last evaluations whose median is the level that a run has reached.
 _LAST = 3
 #: A method whose tuned run takes so many times the baseline's to the target is dropped, unless it is one of the closest.
@@ -98,7 +100,7 @@ class Race:
     """The runs that are done, and the next one.
 
     Args:
-        names: of the methods; the first is the baseline.
+        names: of the methods; the first is the baseline. Those beyond the scheme's number take part if there is time.
         paces: of each, as far as is known before it ran.
         lrs: the usual rate of each.
         seeds: that count, in their order: the most of them that a method gets.
@@ -124,19 +126,30 @@ class Race:
         self.seeds, self.tuning_seed, self._given = list(seeds), tuning_seed, target
         self.runs: dict[Trial, RunLog] = {}
         self.dropped: dict[int, str] = {}
+        #: How many methods beside the baseline take part.
+        self.admitted = min(scheme.methods, len(self.names) - 1)
         self._target: Target | None = target
         self._costs: dict[Trial, Cost] = {}
+        self._finals: dict[Trial, dict[str, float]] = {}
 
     # -- what comes next
 
     def next(self, left_s: float) -> Trial | None:
-        """The next run; None where nothing is left to be found out, or nothing fits into the time."""
-        for trial in self._wanted(left_s):
-            if self.seconds(trial) <= left_s:
-                return trial
-            if trial.purpose != SEED and trial.method:
-                self.dropped.setdefault(trial.method, "the budget has no room to tune it")
-        return None
+        """The next run; None where nothing is left to be found out, or nothing fits into the time.
+
+        Where those that were planned have been told apart, and none of them pays off, further methods take part as long
+        as there is time for them.
+        """
+        while True:
+            for trial in self._wanted(left_s):
+                if self.seconds(trial) <= left_s:
+                    return trial
+                if trial.purpose != SEED and trial.method:
+                    self.dropped.setdefault(trial.method, NO_ROOM)
+            further = len(self.methods) + 1
+            if further >= len(self.names) or self.verdict().pays_off or not self._room(further, left_s):
+                return None
+            self.admitted = further
 
     def seconds(self, trial: Trial) -> float:
         """The time that a run takes, as far as earlier ones tell."""
@@ -154,6 +167,7 @@ class Race:
             hopeless: it was stopped at `limit_s`.
         """
         self.runs[trial] = run
+        self.admitted = max(self.admitted, trial.method)
         done, elapsed = run.summary["iterations"], run.summary.get("elapsed_s") or 0.0
         if done:
             pace = self.paces[trial.method]
@@ -196,8 +210,8 @@ class Race:
 
     @property
     def methods(self) -> list[int]:
-        """The methods beside the baseline."""
-        return list(range(1, len(self.names)))
+        """The methods beside the baseline that take part so far."""
+        return list(range(1, self.admitted + 1))
 
     def _tuning(self, method: int) -> Iterator[Trial]:
         """The trials of a method's rates that are still to come."""
@@ -216,17 +230,21 @@ class Race:
                 yield trial
 
     def _room_to_tune(self, method: int, left_s: float) -> bool:
-        """True if the method's rates can be tried and FEW seeds of it and of all before it still be run after that."""
-        if self._trials(method, RATE) or self.scheme.rates == 1:
+        """True if the method's rates are being tried, or can be; otherwise it is dropped."""
+        if self.scheme.rates == 1 or self._trials(method, RATE) or self._room(method, left_s):
             return True
-        whole = self.scheme.iterations
-        others = [m for m in self.methods if m < method and m not in self.dropped and self.rate(m) is not None]
-        needed = tuning_s(self.paces[method], whole, self.scheme.rates)
-        needed += FEW * sum(self.paces[m].run(whole) for m in (0, *others, method))
-        if needed <= left_s:
-            return True
-        self.dropped[method] = "the budget has no room to tune it"
+        self.dropped[method] = NO_ROOM
         return False
+
+    def _room(self, method: int, left_s: float) -> bool:
+        """True if there is time to try the method's rates, and then for FEW seeds of it and of all before it."""
+        whole = self.scheme.iterations
+        needed = tuning_s(self.paces[method], whole, self.scheme.rates)
+        for other in (0, *self.methods, method):
+            if other <= method and other not in self.dropped and (other in (0, method) or self.rate(other) is not None):
+                seeds = max(0, FEW - len(self.seeds_of(other)))
+                needed += seeds * self.paces[other].run(whole)
+        return self.target is not None and needed <= left_s
 
     def _best_rates(self, method: int) -> list[float]:
         """The rates that get a whole run: the best one of the first trials, and the next best.
@@ -337,7 +355,7 @@ class Race:
         seeds = [seed for seed in self.seeds[:number] if seed in self.seeds_of(0) and seed in self.seeds_of(method)]
         own, base = ([self._seed(m, seed) for seed in seeds] for m in (method, 0))
         costs, others = ([self._cost(trial) for trial in trials] for trials in (own, base))
-        finals, base_finals = ([_final(self.runs[trial]) for trial in trials] for trials in (own, base))
+        finals, base_finals = ([self._final(trial) for trial in trials] for trials in (own, base))
         metric = self._metric
         sign = -1.0 if self.rising else 1.0
         names = dict.fromkeys(name for final in (*finals, *base_finals) for name in final)
@@ -388,7 +406,7 @@ class Race:
     def _by_metric(self, trial: Trial) -> tuple[Any, ...]:
         """The order of runs by the metric at their end, and by the loss where that is the same."""
         run = self.runs[trial]
-        value = _final(run).get(metric_of(run), math.inf)
+        value = self._final(trial).get(metric_of(run), math.inf)
         loss = run.summary["final_loss"]
         sign = -1 if rises(metric_of(run)) else 1
         return self._broken(trial), sign * value, math.inf if loss is None else loss
@@ -403,6 +421,11 @@ class Race:
         if trial not in self._costs:
             self._costs[trial] = cost_of(self.runs[trial], self._target)
         return self._costs[trial]
+
+    def _final(self, trial: Trial) -> dict[str, float]:
+        if trial not in self._finals:
+            self._finals[trial] = _final(self.runs[trial])
+        return self._finals[trial]
 
     def _set_target(self) -> None:
         """Set the target by the baseline: the easiest of the levels of its best tuned run and of those that count.
@@ -459,4 +482,3 @@ def _final(run: RunLog) -> dict[str, float]:
 
 def _median(finals: Sequence[dict[str, float]], name: str) -> float | None:
     return median([final.get(name) for final in finals])
-

@@ -28,8 +28,8 @@ from mpisqueeze.settings import SETTINGS
 
 T = TypeVar("T")
 
-#: Bytes of the largest message of a calibration.
-_LARGEST = 1 << 20
+#: Bytes of the largest message of a calibration: no more than a vector has, which takes long enough on a slow link.
+_LARGEST, _LEAST = 1 << 20, 1 << 15
 
 
 class AdviceWatcher(View):
@@ -151,10 +151,10 @@ class Driver:
         advisor.probed(job, ended.log, ended.took_s)
 
     def _calibrate(self) -> None:
-        specs = self._on_root(lambda advisor: advisor.compressors) or []
-        request = self.world.collectively(
-            lambda: CalibrationRequest.checked(specs, _LARGEST, True, self.question.settings)
-        )
+        settings = self.question.settings
+        specs, nbytes = self._on_root(lambda advisor: (advisor.compressors, advisor.vector_bytes)) or ([], 0)
+        largest = min(max(nbytes, _LEAST), _LARGEST)
+        request = self.world.collectively(lambda: CalibrationRequest.checked(specs, largest, True, settings))
         with watched(self.world, "a stage of the calibration") as begin:
 
             def say(stage: str) -> None:

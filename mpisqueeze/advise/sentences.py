@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from mpisqueeze.advise.race import Race
+from mpisqueeze.advise.race import NO_ROOM, Race
 from mpisqueeze.advise.scheme import ENOUGH, RATES
 from mpisqueeze.advise.verdict import GAIN, Evidence, Verdict
 from mpisqueeze.analysis.columns import rises
@@ -208,13 +208,18 @@ def _open(race: Race, verdict: Verdict, around: Around) -> Iterator[str]:
     seeds = max((found.seeds for found in verdict.evidence.values()), default=0)
     if 0 < seeds < ENOUGH and verdict.pays_off is None:
         yield f"The time was over after {counted(seeds, 'seed')}."
-    untold = [around.labels[method] for method in race.methods if "budget" in race.dropped.get(method, "")]
-    if untold:
+    untold = [
+        around.labels[method]
+        for method in range(1, len(race.names))
+        if method > race.admitted or race.dropped.get(method) == NO_ROOM
+    ]
+    if untold and not verdict.pays_off:
         yield f"The budget had no room for {', '.join(untold)}."
 
 
 def too_short(run_s: float, left_s: float) -> str:
     """The error about a budget that is too short for a single run."""
-    return f"is too short: one run takes {duration(run_s)}, and {duration(max(0.0, left_s))} are left for runs; " \
-           f"give several times as much, or shorter runs by --epochs"
-
+    return (
+        f"is too short: one run takes {duration(run_s)}, and {duration(max(0.0, left_s))} are left for runs; "
+        f"give several times as much, or shorter runs by --epochs"
+    )

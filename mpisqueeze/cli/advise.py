@@ -41,8 +41,7 @@ _SEEDS = "10"
 @command(
     (name for name in SETTINGS if name not in _UNUSED),
     says={
-        "out": "Folder, new or empty, with all runs, advice.json and report.html. Default: "
-        "results/<time>-advise-n<N>.",
+        "out": "Folder, new or empty, with all runs, advice.json and report.html. Default: results/<time>-advise-n<N>.",
         "server": "root or sharded, for all. Default: whichever the cost model has as faster, for each method.",
         "lr": "Learning rate around which each method looks for its own. Default: the problem's.",
         "iterations": "Length of a whole run.",
@@ -56,13 +55,16 @@ def advise(
     pairs: Annotated[
         list[str] | None,
         arguments(
-            "PAIR…", "ALGORITHM or ALGORITHM/COMPRESSOR to race against allreduce. Default: all that should converge.",
+            "PAIR…",
+            "ALGORITHM or ALGORITHM/COMPRESSOR to race against allreduce. Default: all that should converge.",
             complete_pairs,
         ),
     ] = None,
     also: Annotated[
         list[str] | None,
-        in_comparison(help="Another one, beside the default; repeat it.", metavar="PAIR", autocompletion=complete_pairs),
+        in_comparison(
+            help="Another one, beside the default; repeat it.", metavar="PAIR", autocompletion=complete_pairs
+        ),
     ] = None,
     budget: Annotated[
         str | None, in_comparison(help=f"Time for all of it: 30s, 2min, 1h. Default: {_BUDGET}.", metavar="TIME")
@@ -109,7 +111,7 @@ def advise(
     from mpisqueeze.cli.exit import stop_code
     from mpisqueeze.cli.ranks import join
     from mpisqueeze.record.folder import RunFolder, check_path, hold_of_all, timed_path
-    from mpisqueeze.report.advice_view import AdviceView, advice_report, opening
+    from mpisqueeze.report.advice_view import AdviceView, advice_report, closing_lines, opening
     from mpisqueeze.runs.interrupts import Interrupts
     from mpisqueeze.runs.seeding import parse_seeds
     from mpisqueeze.runs.sources import Resolved, resolve
@@ -166,7 +168,8 @@ def advise(
         facts = advisor.finish(bool(stopped_by))
         output.print(advice_report(facts))
         _write_page(advisor, facts, output)
-        output.remark(f"advice: {path}")
+        for line in closing_lines(facts, f"{path}"):
+            output.remark(line)
         output.json(facts)
         advisor.folder.close()
     return stop_code(stopped_by) if stopped_by else ExitCode.OK

@@ -49,14 +49,16 @@ def plan_list(advisor: Advisor) -> Table:
     assert race is not None
     scheme = race.scheme
     names = [candidate.label for candidate in advisor.candidates[: scheme.methods + 1]]
-    dropped = len(advisor.candidates) - len(names)
+    waiting = len(race.names) - len(names)
+    dropped = len(advisor.candidates) - len(race.names)
     factors = sorted(RATES[scheme.rates])
     tuned = "not tuned, for the budget" if scheme.rates == 1 else (
         f"{scheme.rates} a method, {significant(factors[0], 2)} to {factors[-1]:g} × its usual one, in runs of "
         f"{counted(scheme.short, 'iteration')}; the best two in whole ones"
     )  # fmt: skip
     link = f"{advisor.network}; a gradient takes {duration(advisor.compute_s)}"
-    behind = f"; {counted(dropped, 'other')} dropped before" if dropped else ""
+    behind = f"; then, if there is time, the next {waiting}" if waiting else ""
+    behind += f"; {counted(dropped, 'other')} dropped by the model, or shown to fail" if dropped else ""
     return make_list([
         ("network", link),
         ("race", f"{', '.join(names[1:])}{behind}"),
@@ -143,7 +145,7 @@ def rows(advisor: Advisor) -> list[dict[str, Any]]:
     race = advisor.race
     assert race is not None
     found = []
-    for index in range(len(race.names)):
+    for index in range(race.admitted + 1):
         about = advisor.candidate(index)
         state = "racing" if about["seeds"] else "tuned" if about["settings"].get("lr") else "waiting"
         found.append({**about, "state": "dropped" if about["dropped_because"] else state if index else "baseline"})
@@ -216,8 +218,11 @@ def advice_report(facts: Mapping[str, Any]) -> Group:
     shown = raced(facts)
     if shown:
         parts += [Fitting(_columns(shown), shown), *(Text(text, "dim") for text in notes(facts))]
-        parts += [Text("Run a line again:", "dim"), *(Text(f"  {line}", no_wrap=True, overflow="ignore") for line in commands(facts))]
+    return Group(*parts)
+
+
+def closing_lines(facts: Mapping[str, Any], path: str) -> list[str]:
+    """The commands that run the table's lines once more, the time that was spent, and where everything is."""
+    lines = [f"  {line}" for line in commands(facts)]
     spent = f"{duration(facts['spent_s'])} of {duration(facts['budget_s'])} spent"
-    return Group(*parts, Text(spent, "dim"))
-
-
+    return [*(["Run a line again:", *lines] if lines else []), spent, f"advice: {path}"]

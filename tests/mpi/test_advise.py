@@ -68,7 +68,10 @@ def test_a_short_advice(mpisqueeze_run: Run, tmp_path: Path) -> None:
     assert advice["virtual"] is False and "emulated" in advice["network"]
     assert advice["sentences"][0] in " ".join(finished.err.split())
     names = [candidate["name"] for candidate in advice["candidates"]]
-    assert names[0] == advice["baseline"] == "allreduce" and sorted(names[1:]) == ["doublesqueeze/onebit", "memsgd/topk:0.1"]
+    assert names[0] == advice["baseline"] == "allreduce" and sorted(names[1:]) == [
+        "doublesqueeze/onebit",
+        "memsgd/topk:0.1",
+    ]
     for candidate in advice["candidates"]:
         assert {"name", "settings", "seeds", "dropped_because"} <= candidate.keys()
         for folder in candidate["runs"]:
@@ -82,9 +85,7 @@ def test_a_short_advice(mpisqueeze_run: Run, tmp_path: Path) -> None:
     assert page.is_file() and advice["sentences"][0][:20] in page.read_text()
 
 
-def test_what_is_too_short_and_what_is_interrupted(
-    mpisqueeze_run: Run, launcher: Launcher, tmp_path: Path
-) -> None:
+def test_what_is_too_short_and_what_is_interrupted(mpisqueeze_run: Run, launcher: Launcher, tmp_path: Path) -> None:
     """A budget too short for a run says how long one takes; a signal leaves a verdict, and --resume goes on."""
     options = ("--problem", "quadratic:2000", "--iterations", "100", "--link", "latency=20ms,bandwidth=10mbit")
     short = mpisqueeze_run(2, "advise", *options, "--budget", "3s", "--out", "short", alone=True)
@@ -93,7 +94,14 @@ def test_what_is_too_short_and_what_is_interrupted(
     assert "--budget: is too short: one run takes " in line
     words = ("advise", "memsgd/onebit", *options[:4], "--link", "latency=2ms,bandwidth=10mbit", "--budget", "40s")
     with open(tmp_path / "said", "w") as said:
-        process = start(launcher, 2, [sys.executable, "-m", "mpisqueeze", *words, "--out", "cut"], tmp_path, stdout=said, stderr=said)
+        process = start(
+            launcher,
+            2,
+            [sys.executable, "-m", "mpisqueeze", *words, "--out", "cut"],
+            tmp_path,
+            stdout=said,
+            stderr=said,
+        )
     race = tmp_path / "cut" / "race.json"
     wait_for(lambda: race.is_file() and len(read(race)["booked"]) >= 2, "two runs")
     os.kill(read(tmp_path / "cut" / "holder.json")["pid"], signal.SIGINT)
@@ -138,5 +146,3 @@ def test_a_broken_method_is_not_recommended(mpisqueeze_run: Run, tmp_path: Path)
     ).well().json  # fmt: skip
     assert advice["best"] is None and advice["pays_off"] is not True, advice["sentences"]
     assert any(text.startswith(("Not recommended: Forgets", "Not raced: Forgets")) for text in advice["sentences"])
-
-

@@ -24,11 +24,19 @@ def advice_page(facts: Mapping[str, Any], pooled: Pooled | None, calibration: Ca
         calibration: of the network, where there is one.
     """
     first, *others = facts["sentences"]
-    about = {"answer": first, "said": others, "methods": _table(facts), "notes": notes(facts), "commands": commands(facts)}
+    about = {
+        "answer": first,
+        "said": others,
+        "methods": _table(facts),
+        "notes": notes(facts),
+        "commands": commands(facts),
+    }
     spent = f"{duration(facts['spent_s'])} of {duration(facts['budget_s'])}"
     lead = f"{counted(facts['ranks'], 'rank')}; {facts['network']}; {spent}"
     below = seeds_page(pooled, calibration).sections if pooled else []
-    return Page("Does it pay off here?", lead, [Chapter("Verdict", "advice", about), *below], _BADGES[facts["pays_off"]])
+    return Page(
+        "Does it pay off here?", lead, [Chapter("Verdict", "advice", about), *below], _BADGES[facts["pays_off"]]
+    )
 
 
 def _table(facts: Mapping[str, Any]) -> Table:
@@ -54,5 +62,3 @@ def _table(facts: Mapping[str, Any]) -> Table:
 
 def _shown(value: float | None) -> str:
     return "—" if value is None else significant(value, 4)
-
-
