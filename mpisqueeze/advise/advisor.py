@@ -12,6 +12,7 @@ import re
 import shlex
 import shutil
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -48,7 +49,7 @@ _START_S = 120.0
 #: A probe's part of the budget, s at least and at most.
 _PROBE, _PROBE_LEAST_S, _PROBE_MOST_S = 0.02, 0.3, 10.0
 #: Evaluations of a whole run: at least and at most, and the part of its time that they may take.
-_FEWEST, _MANY, _PART = 10, 50, 0.2
+_FEWEST, _MANY, _PART = 25, 50, 0.2
 
 
 @dataclass(frozen=True)
@@ -200,39 +201,38 @@ class Advisor:
         self.candidates = [base, *others]
 
     def next_probe(self) -> Job | None:
-        """The next short run of the baseline: as it is, and overlapped where the problem allows it."""
-        base = self.candidates[0]
-        if self._probes:
-            base = overlapping(base, self.question.settings)
-            if len(self._probes) > 1 or "overlap" not in base.settings:
-                return None
+        """The next short run of the baseline: one in which things are loaded, one to time, and an overlapped one, too, where
+        the problem allows that."""
+        settings, base = self.question.settings, self.candidates[0]
         seconds = min(max(_PROBE * self.question.budget_s, _PROBE_LEAST_S), _PROBE_MOST_S)
+        if len(self._probes) > 1:
+            base = overlapping(base, settings)
+            if len(self._probes) > 2 or "overlap" not in base.settings:
+                return None
         overlap = "overlap" in base.settings
-        settings = replace(self.question.settings, **base.settings, eval_every=0, consensus_every=0)
-        return self._job(base.label, settings, "probe", seconds, "time of a gradient and an exchange", overlap=overlap)
+        made = replace(settings, **base.settings, eval_every=0, consensus_every=0)
+        return self._job(base.label, made, "probe", seconds, "time of a gradient and an exchange", overlap=overlap)
 
-    def probed(self, job: Job, log: RunLog | None, took_s: float) -> None:
+    def probed(self, job: Job, log: RunLog, took_s: float) -> None:
         """Book a probe. Raises RankFailureError where it failed, as any other run would."""
-        assert log is not None
         summary = log.summary
-        done = summary["iterations"]
+        done, wall_s = summary["iterations"], summary["wall_s"] or 0.0
         if not done:
             raise RankFailureError(f"the first run of {job.name} failed: {summary['reason']}")
-        outside = max(0.0, (summary["wall_s"] or 0.0) - summary["elapsed_s"])
-        begin = max(0.0, took_s - (summary["wall_s"] or 0.0))
-        self._probes.append((job.overlap, log, Pace(begin, summary["elapsed_s"] / done, outside / 2, done)))
-        if len(self._probes) == 1:
-            self.network, self.dimension, self.per_epoch = log.network, summary["dimension"], log.per_epoch
-            times = summary["times"]["compute_s"]
-            self.compute_s = times["median"] or 0.0
-        overlap, _, _ = min(self._probes, key=lambda probe: probe[2].iteration)
-        if overlap:
+        # It is evaluated twice, before and after.
+        evaluation = max(0.0, wall_s - summary["elapsed_s"]) / 2
+        pace = Pace(max(0.0, took_s - wall_s), summary["elapsed_s"] / done, evaluation, done)
+        self._probes.append((job.overlap, log, pace))
+        self.network, self.dimension, self.per_epoch = log.network, summary["dimension"], log.per_epoch
+        if not job.overlap:
+            self.compute_s = summary["times"]["compute_s"]["median"] or 0.0
+        elif pace.iteration < self._probes[1][2].iteration:
             self.candidates[0] = overlapping(self.candidates[0], self.question.settings)
 
     @property
     def _pace(self) -> Pace:
         """The baseline's pace, with evaluations as the race has them."""
-        _, log, pace = min(self._probes, key=lambda probe: probe[2].iteration)
+        _, log, pace = min(self._probes[1:], key=lambda probe: probe[2].iteration)
         most = _MANY if not pace.evaluation else _PART * log.planned * pace.iteration / pace.evaluation
         return replace(pace, between=max(1, math.ceil(log.planned / min(_MANY, max(_FEWEST, most)))))
 
@@ -273,7 +273,7 @@ class Advisor:
         if base.settings.get("overlap"):
             others = [other if other.dropped_because else overlapping(other, question.settings) for other in others]
         able = [other for other in others if other.dropped_because is None]
-        able.sort(key=lambda other: not other.named)
+        able = _varied(able)
         pace = self._pace
         self._between = pace.between
         # What the model says of an iteration, by what the baseline's took.
@@ -506,6 +506,17 @@ class Advisor:
         self.folder.write_json(ADVICE, facts)
         self.write("interrupted" if interrupted else "done")
         return facts
+
+
+def _varied(able: Sequence[Candidate]) -> list[Candidate]:
+    """Those that a user named first, then the best of each algorithm, then the second best of each, and so on."""
+    seen: Counter[Any] = Counter()
+    turns = []
+    for candidate in able:
+        turns.append(seen[candidate.settings["algorithm"]])
+        seen[candidate.settings["algorithm"]] += 1
+    order = sorted(range(len(able)), key=lambda index: (not able[index].named, turns[index]))
+    return [able[index] for index in order]
 
 
 def past_of(path: Path, ranks: int) -> dict[str, Any]:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: Characters that a method's name is not folded below.
 _NAME = 30
+#: Names in a line of methods that were dropped for the same reason.
+_NAMED = 6
 
 
 def opening(question: Question, ranks: int, path: str, again: bool) -> Panel:
@@ -91,7 +93,7 @@ class AdviceView(AdviceWatcher):
             self._progress = f"calibrating: {text}"
             self._drawing.show(self._table)
         else:
-            self._say(f"calibrating: {text}", "dim")
+            self._say(f"[{clock(self._advisor.clock.spent_s)}] calibrating: {text}", "dim")
 
     def planned(self, advisor: Advisor) -> None:
         self.console.print(plan_list(advisor))
@@ -122,6 +124,11 @@ class AdviceView(AdviceWatcher):
             self._say(f"[{clock(advisor.clock.spent_s)}] {'  '.join(parts)}")
         self._drawing.show(self._table, now=True)
 
+    @property
+    def _metric(self) -> str:
+        race = self._advisor.race
+        return (race.target.name if race and race.target else "") or SMOOTHED
+
     def close(self) -> None:
         """Take the live table away; nothing is drawn afterwards."""
         self._drawing.close()
@@ -136,7 +143,7 @@ class AdviceView(AdviceWatcher):
         if not self._rows:
             return line
         fits = max(3, self.console.height - 6)
-        columns = first_fitting(_columns(self._rows), self._rows, self.console.width)
+        columns = first_fitting(_columns(self._rows, self._metric), self._rows, self.console.width)
         return Group(filled(close_table(), columns, self._rows[:fits]), line)
 
 
@@ -152,10 +159,8 @@ def rows(advisor: Advisor) -> list[dict[str, Any]]:
     return found
 
 
-def _columns(shown: Sequence[Mapping[str, Any]]) -> list[TableColumn]:
-    """The columns of the race's table."""
-    metrics = [name for row in shown for name in row["final"] if row["final"][name] is not None]
-    metric = next((name for name in metrics if name != SMOOTHED), next(iter(metrics), SMOOTHED))
+def _columns(metric: str) -> list[TableColumn]:
+    """The columns of the race's table, with the target's metric."""
     return [
         TableColumn("method", itemgetter("label"), _NAME, left=True, style="bold", folds=True),
         TableColumn("state", itemgetter("state"), left=True),
@@ -201,8 +206,14 @@ def notes(facts: Mapping[str, Any]) -> list[str]:
     why: dict[str, list[str]] = {}
     for row in facts["candidates"]:
         if row["dropped_because"]:
-            why.setdefault(row["dropped_because"], []).append(row["label"])
-    return [meaning, *(f"dropped, as {reason}: {', '.join(names)}" for reason, names in why.items())]
+                why.setdefault(row["dropped_because"], []).append(row["label"])
+    return [meaning, *(f"dropped, as {reason}: {_few(names)}" for reason, names in why.items())]
+
+
+def _few(names: Sequence[str]) -> str:
+    """The first names, and how many there are besides."""
+    more = len(names) - _NAMED
+    return ", ".join(names) if more <= 1 else f"{', '.join(names[:_NAMED])} and {more} more"
 
 
 def commands(facts: Mapping[str, Any]) -> list[str]:
@@ -215,9 +226,9 @@ def advice_report(facts: Mapping[str, Any]) -> Group:
     first, *others = facts["sentences"]
     style = {True: "bold green", False: "bold", None: "bold yellow"}[facts["pays_off"]]
     parts: list[RenderableType] = [Text(""), Text(first, style), *(Text(text) for text in others)]
-    shown = raced(facts)
+    shown, target = raced(facts), facts["target"]
     if shown:
-        parts += [Fitting(_columns(shown), shown), *(Text(text, "dim") for text in notes(facts))]
+        parts += [Fitting(_columns(target["name"] if target else SMOOTHED), shown), *(Text(text, "dim") for text in notes(facts))]
     return Group(*parts)
 
 
