@@ -201,8 +201,10 @@ class Advisor:
         self.candidates = [base, *others]
 
     def next_probe(self) -> Job | None:
-        """The next short run of the baseline: one in which things are loaded, one to time, and an overlapped one, too, where
-        the problem allows that."""
+        """The next short run of the baseline.
+
+        In the first things are loaded, the second is timed, and a third overlaps, where the problem allows that.
+        """
         settings, base = self.question.settings, self.candidates[0]
         seconds = min(max(_PROBE * self.question.budget_s, _PROBE_LEAST_S), _PROBE_MOST_S)
         if len(self._probes) > 1:

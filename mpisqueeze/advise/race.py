@@ -30,7 +30,7 @@ _METRICS = ("test_accuracy", "test_loss", "objective")
 NO_ROOM = "the budget has no room to tune it"
 #: Last evaluations whose median is the level that a run has reached.
 _LAST = 3
-#: A method whose tuned run takes so many times the baseline's to the target is dropped, unless it is one of the closest.
+#: A method whose tuned run takes so many times the baseline's time is dropped, unless it is one of the closest.
 HOPELESS = 2.0
 #: A method's run is stopped after so many times the baseline's whole run.
 SLOWEST = 5.0

@@ -83,8 +83,8 @@ def plan_race(paces: Sequence[Pace], left_s: float, iterations: int, least: int)
     """The best race that fits into the time that is left.
 
     Half as long runs and three rates come before fewer than WANTED methods, those before still shorter runs, and those
-    before rates that are not tuned. Where nothing fits, the race is one between the baseline and the nearest method, which
-    ends when the time does.
+    before rates that are not tuned. Where nothing fits, the race is one between the baseline and the nearest method,
+    which ends when the time does.
 
     Args:
         paces: of the baseline and of at least one method, in the order in which methods are to be taken.

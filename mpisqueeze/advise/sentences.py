@@ -70,8 +70,8 @@ def _answer(race: Race, verdict: Verdict, around: Around) -> str:
         )
     if verdict.pays_off is False:
         return (
-            f"Nothing pays off here: the nearest, {name}, takes {significant(times.ratio or 0)} × the time of {base} to "
-            f"{goal} ({interval(times, best.seeds)}); a gain of {100 * GAIN:g} % or more is excluded."
+            f"Nothing pays off here: the nearest, {name}, takes {significant(times.ratio or 0)} × the time of {base} "
+            f"to {goal} ({interval(times, best.seeds)}); a gain of {100 * GAIN:g} % or more is excluded."
         )
     more = "A larger --budget has more seeds, and can tell." if not around.interrupted else ""
     return (
@@ -86,7 +86,8 @@ def _nobody(race: Race, verdict: Verdict, around: Around, goal: str) -> str:
         return f"Nothing pays off here: no other method reached {goal} without a loss that {base} does not have."
     lost = max((found.time.reference_missed for found in verdict.evidence.values()), default=0)
     if lost:
-        return f"Nothing could be told: {base} itself missed {goal} on {counted(lost, 'seed')}; an easier --target may tell."
+        seeds = counted(lost, "seed")
+        return f"Nothing could be told: {base} itself missed {goal} on {seeds}; an easier --target may tell."
     tuned = [method for method in race.methods if race.rate(method) is not None or method in race.dropped]
     if tuned and all(method in race.dropped for method in race.methods):
         return f"Nothing was found to pay off: every other method was dropped before it was raced to {goal}."
@@ -166,7 +167,8 @@ def _not_recommended(race: Race, verdict: Verdict, around: Around) -> Iterator[s
         if found.missed:
             reached = found.time.of - found.time.missed
             ended = f"; {found.broken} diverged or failed" if found.broken else ""
-            yield f"Not recommended: {label} reached the target on {reached} of {counted(found.time.of, 'seed')}{ended}."
+            seeds = counted(found.time.of, "seed")
+            yield f"Not recommended: {label} reached the target on {reached} of {seeds}{ended}."
         elif found.worse:
             base, own = found.final.get(race.target.name if race.target else "", (None, None))
             quick = f" takes {significant(found.time.ratio)} × the time, but" if found.time.ratio is not None else ""
@@ -195,15 +197,15 @@ def _open(race: Race, verdict: Verdict, around: Around) -> Iterator[str]:
         yield f"For the budget, each method tried {race.scheme.rates} learning rates in place of {max(RATES)}."
     for method in (0, *verdict.evidence):
         if race.scheme.rates > 1 and race.at_an_end(method):
-            rate = race.rate(method)
-            yield f"The best rate of {around.labels[method]}, {rate:g}, is at the end of those tried; a better one may lie beyond."
+            rate, label = race.rate(method), around.labels[method]
+            yield f"The best rate of {label}, {rate:g}, is at an end of those tried; a better one may lie beyond."
     for method in race.methods:
         if race.shown_to_fail(method):
             yield f"{around.labels[method]} is shown to fail, and was tried as you named it."
     if around.short_of is not None:
         yield (
-            f"For the budget, runs have {counted(race.scheme.iterations, 'iteration')} in place of {around.short_of}; a "
-            "longer one may tell otherwise."
+            f"For the budget, runs have {counted(race.scheme.iterations, 'iteration')} in place of {around.short_of}; "
+            "longer ones may tell otherwise."
         )
     seeds = max((found.seeds for found in verdict.evidence.values()), default=0)
     if 0 < seeds < ENOUGH and verdict.pays_off is None:

@@ -86,7 +86,7 @@ def advise(
     bandwidth: Annotated[str | None, in_network(help="Of a network that is not here.", metavar="RATE")] = None,
     config: ConfigOption = None,
 ) -> int:
-    """Find out what pays off here: calibrate, tune the learning rates of the best methods, race them, and give a verdict.
+    """Find out what pays off here: calibrate, tune the best methods' learning rates, race them, and give a verdict.
 
     [bold]mpirun -n 8 mpisqueeze advise --problem mlp --data digits --budget 2min[/]
     """
@@ -103,8 +103,8 @@ def advise(
     if resume is not None:
         others = {"PAIR": pairs, "--also": also, "--seeds": seeds, "--target": target, "--target-loss": target_loss,
                   "--config": config, **{option_of(name): True for name in given}}  # fmt: skip
-        for option, value in others.items():
-            if value:
+        for option, other in others.items():
+            if other:
                 raise UsageError("does not go with --resume: the advice has its own options", option)
     from mpisqueeze.advise import advisor as advising
     from mpisqueeze.advise.running import AdviceWatcher, Driver, check

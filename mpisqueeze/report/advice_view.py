@@ -1,4 +1,4 @@
-"""The terminal's view of an advice: its plan, a table of the race while it goes on, and the verdict with its evidence."""
+"""The terminal's view of an advice: its plan, the race while it goes on, and the verdict with its evidence."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def opening(question: Question, ranks: int, path: str, again: bool) -> Panel:
         ("question", f"does one of these pay off on {counted(ranks, 'rank')}, against allreduce?"),
         ("methods", methods),
         ("problem", problem),
-        ("budget", f"{duration(question.budget_s)}: time a gradient, calibrate the network, model the methods, tune the "
-                   "learning rates of the nearest, race them over seeds"),
+        ("budget", f"{duration(question.budget_s)}: time a gradient, calibrate the network, model the methods, tune "
+                   "the learning rates of the nearest, race them over seeds"),
         ("folder", f"{path}{' (goes on)' if again else ''}"),
     ])  # fmt: skip
 
@@ -51,6 +51,7 @@ def plan_list(advisor: Advisor) -> Table:
     assert race is not None
     scheme = race.scheme
     names = [candidate.label for candidate in advisor.candidates[: scheme.methods + 1]]
+    left = max(0.0, advisor.clock.left_s)
     waiting = len(race.names) - len(names)
     dropped = len(advisor.candidates) - len(race.names)
     factors = sorted(RATES[scheme.rates])
@@ -66,9 +67,9 @@ def plan_list(advisor: Advisor) -> Table:
         ("race", f"{', '.join(names[1:])}{behind}"),
         ("against", names[0]),
         ("rates", tuned),
-        ("runs", f"{counted(scheme.iterations, 'iteration')} each; {FEW} seeds for all, then up to {len(race.seeds)} for the "
-                 f"closest, till the interval decides ({ENOUGH} at least) or the time is over"),
-        ("time", f"about {duration(scheme.seconds)} for {ENOUGH} seeds; {duration(max(0.0, advisor.clock.left_s))} are left"),
+        ("runs", f"{counted(scheme.iterations, 'iteration')} each; {FEW} seeds for all, then up to {len(race.seeds)} "
+                 f"for the closest, till the interval decides ({ENOUGH} at least) or the time is over"),
+        ("time", f"about {duration(scheme.seconds)} for {ENOUGH} seeds; {duration(left)} are left"),
     ])  # fmt: skip
 
 
@@ -143,7 +144,7 @@ class AdviceView(AdviceWatcher):
         if not self._rows:
             return line
         fits = max(3, self.console.height - 6)
-        columns = first_fitting(_columns(self._rows, self._metric), self._rows, self.console.width)
+        columns = first_fitting(_columns(self._metric), self._rows, self.console.width)
         return Group(filled(close_table(), columns, self._rows[:fits]), line)
 
 
@@ -206,7 +207,7 @@ def notes(facts: Mapping[str, Any]) -> list[str]:
     why: dict[str, list[str]] = {}
     for row in facts["candidates"]:
         if row["dropped_because"]:
-                why.setdefault(row["dropped_because"], []).append(row["label"])
+            why.setdefault(row["dropped_because"], []).append(row["label"])
     return [meaning, *(f"dropped, as {reason}: {_few(names)}" for reason, names in why.items())]
 
 
@@ -228,7 +229,10 @@ def advice_report(facts: Mapping[str, Any]) -> Group:
     parts: list[RenderableType] = [Text(""), Text(first, style), *(Text(text) for text in others)]
     shown, target = raced(facts), facts["target"]
     if shown:
-        parts += [Fitting(_columns(target["name"] if target else SMOOTHED), shown), *(Text(text, "dim") for text in notes(facts))]
+        parts += [
+            Fitting(_columns(target["name"] if target else SMOOTHED), shown),
+            *(Text(text, "dim") for text in notes(facts)),
+        ]
     return Group(*parts)
 
 
