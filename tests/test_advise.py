@@ -102,15 +102,20 @@ def test_a_faster_method_pays_off_and_is_told_by_how_much() -> None:
     assert (verdict.pays_off, verdict.best) == (True, 1)
     found = verdict.evidence[1]
     assert found.time.ratio == pytest.approx(0.5, rel=0.1)
-    assert found.time.low < 0.5 * 1.1 and found.time.high < 0.6
+    assert found.time.low < 0.5 * 1.1
+    assert found.time.high < 0.6
     assert found.bytes.ratio == pytest.approx(1 / 32, rel=0.1)
-    assert race.rate(0) == 0.3 and race.rate(1) == 0.9
+    assert race.rate(0) == 0.3
+    assert race.rate(1) == 0.9
     first = sentences(race, verdict, Around(["allreduce", "quick", "slow"], break_even=3.1e9))[:2]
-    assert first[0].startswith("Pays off: quick reaches ") and " × the time of allreduce (95 % interval " in first[0]
-    assert "no loss of test accuracy that 5 seeds can tell" in first[0] and "× fewer bytes" in first[0]
+    assert first[0].startswith("Pays off: quick reaches ")
+    assert " × the time of allreduce (95 % interval " in first[0]
+    assert "no loss of test accuracy that 5 seeds can tell" in first[0]
+    assert "× fewer bytes" in first[0]
     assert first[1].startswith("It stops paying off above 3.1 Gbit/s")
     # It ends once that is known, and not when the time does.
-    assert spent < 200 and len(race.seeds_of(1)) == ENOUGH
+    assert spent < 200
+    assert len(race.seeds_of(1)) == ENOUGH
     assert len(race.seeds_of(2)) <= FEW
 
 
@@ -127,7 +132,8 @@ def test_every_method_tries_as_many_rates_on_a_seed_of_its_own() -> None:
     assert 0 not in {trial.seed for trial in race.runs if trial.purpose == SEED}
     assert race.rate(1) == pytest.approx(0.0111, rel=0.01), "a third of the smallest of the five"
     assert race.rate(2) == pytest.approx(8.1), "three times the largest of the five"
-    assert race.at_an_end(2) and not race.at_an_end(0)
+    assert race.at_an_end(2)
+    assert not race.at_an_end(0)
 
 
 def test_runs_go_in_turns() -> None:
@@ -144,7 +150,8 @@ def test_a_method_that_loses_accuracy_is_not_recommended() -> None:
     race = make(methods, replace(WHOLE, methods=1))
     play(race, methods, 1000)
     verdict = race.verdict()
-    assert verdict.evidence[1].faster and verdict.evidence[1].worse
+    assert verdict.evidence[1].faster
+    assert verdict.evidence[1].worse
     assert (verdict.pays_off, verdict.best) == (False, None)
     said = sentences(race, verdict, Around(["allreduce", "quick"]))
     assert said[0].startswith("Nothing pays off here")
@@ -155,19 +162,21 @@ def test_a_method_that_misses_the_target_does_not_win() -> None:
     methods = [Method(), Method(0.003, top=0.8)]
     race = make(methods, replace(WHOLE, methods=1))
     play(race, methods, 1000)
-    assert "missed test_accuracy" in race.dropped[1] and not race.seeds_of(1)
+    assert "missed test_accuracy" in race.dropped[1]
+    assert not race.seeds_of(1)
     verdict = race.verdict()
-    assert verdict.best is None and verdict.pays_off is not True
+    assert verdict.best is None
+    assert verdict.pays_off is not True
     said = sentences(race, verdict, Around(["allreduce", "quick"], named=[1]))
     assert any(text.startswith("Not raced: quick, as it missed") for text in said)
 
 
 def test_a_method_held_against_itself_wins_by_chance_at_most() -> None:
-    """Of 40 races with it, few name a winner, and nearly all say that nothing pays off, or that they cannot tell."""
+    """Of 40 races with it, over 20 seeds at most, few name a winner."""
     answers = []
     for salt in range(40):
         methods = [Method(noise=0.1), Method(noise=0.1)]
-        race = make(methods, Scheme(120, 1, 1, 0.0))
+        race = make(methods, Scheme(120, 1, 1, 0.0), seeds=20)
         play(race, methods, 1000, salt)
         answers.append(race.verdict().pays_off)
     assert answers.count(True) <= 5
@@ -213,11 +222,12 @@ def test_a_given_target_is_kept() -> None:
     unmet = Race(["allreduce", "quick"], [PACE] * 2, [0.3] * 2, replace(WHOLE, methods=1), [1, 2, 3], 0,
                  Target("test_accuracy", 0.999))  # fmt: skip
     play(unmet, methods, 1000)
-    assert unmet.baseline_missed and {trial.method for trial in unmet.runs} == {0}
+    assert unmet.baseline_missed
+    assert {trial.method for trial in unmet.runs} == {0}
     (first, *_) = sentences(unmet, unmet.verdict(), Around(["allreduce", "quick"]))
     assert first == (
-        "Nothing could be told: allreduce did not reach 99.9 % test accuracy in 200 iterations; give an easier --target, "
-        "or longer runs."
+        "Nothing could be told: allreduce did not reach 99.9 % test accuracy in 200 iterations; give an easier "
+        "--target, or longer runs."
     )
 
 
@@ -228,7 +238,8 @@ def test_a_plan_fits_its_budget(left: float) -> None:
     scheme = plan_race(paces, left, 200, 50)
     assert scheme.seconds == race_s(paces[: scheme.methods + 1], scheme.iterations, scheme.rates)
     assert scheme.seconds <= left or (scheme.methods, scheme.rates, scheme.iterations) == (1, 1, 50)
-    assert 1 <= scheme.methods <= MOST and 50 <= scheme.iterations <= 200
+    assert 1 <= scheme.methods <= MOST
+    assert 50 <= scheme.iterations <= 200
     assert plan_race(paces, left, 200, 200).iterations == 200
     if left == 1000:
         assert (scheme.methods, scheme.rates, scheme.iterations) == (MOST, 5, 200)

@@ -17,7 +17,7 @@ import numpy as np
 from mpisqueeze.advise.scheme import CLOSEST, ENOUGH, FEW, RATES, STEP, WHOLE, Pace, Scheme, tuning_s
 from mpisqueeze.advise.verdict import Evidence, Verdict, decide
 from mpisqueeze.analysis.columns import BROKEN, rises
-from mpisqueeze.analysis.intervals import difference, median, paired
+from mpisqueeze.analysis.intervals import Ratio, difference, median, paired
 from mpisqueeze.analysis.ranking import PROGRESS, Target, curve_of, evaluated, reached
 from mpisqueeze.quantities import significant
 from mpisqueeze.record.reading import RunLog
@@ -32,6 +32,8 @@ NO_ROOM = "the budget has no room to tune it"
 _LAST = 3
 #: A method whose tuned run takes so many times the baseline's time is dropped, unless it is one of the closest.
 HOPELESS = 2.0
+#: The level of the interval with which a winner ends a race before its time.
+SURE = 0.99
 #: A method's run is stopped after so many times the baseline's whole run.
 SLOWEST = 5.0
 
@@ -311,8 +313,29 @@ class Race:
         return [method for method in order[:CLOSEST] if (known[method].low or 0.0) <= best_high]
 
     def _decided(self, number: int) -> bool:
-        """True if the runs of so many seeds have told what is asked."""
-        return number >= ENOUGH and self.verdict(number).pays_off is not None
+        """True if the runs of so many seeds have told what is asked.
+
+        A race is looked at after each seed, and the best of several methods would seem to win too often: an end before
+        the time asks more of a winner.
+        """
+        if number < ENOUGH:
+            return False
+        verdict = self.verdict(number)
+        if not verdict.pays_off or verdict.best is None:
+            return verdict.pays_off is False
+        high = self._ratio(verdict.best, number, SURE).high
+        return high is not None and high < 1
+
+    def _ratio(self, method: int, number: int | None, level: float) -> Ratio:
+        """The ratio of times to the target over the first `number` seeds that count; None: all."""
+        seeds = self._common(method, number)
+        own, base = ([self._cost(self._seed(m, seed)).seconds for seed in seeds] for m in (method, 0))
+        return paired(own, base, level)
+
+    def _common(self, method: int, number: int | None) -> list[int]:
+        """The first `number` seeds, of those that the baseline and a method have run."""
+        both = {*self.seeds_of(0)} & {*self.seeds_of(method)}
+        return [seed for seed in self.seeds[:number] if seed in both]
 
     # -- what is known
 
@@ -352,7 +375,7 @@ class Race:
     def evidence(self, method: int, number: int | None = None) -> Evidence:
         """What the first `number` seeds tell of a method, in pairs with the baseline's runs; None: all seeds."""
         target = self.target
-        seeds = [seed for seed in self.seeds[:number] if seed in self.seeds_of(0) and seed in self.seeds_of(method)]
+        seeds = self._common(method, number)
         own, base = ([self._seed(m, seed) for seed in seeds] for m in (method, 0))
         costs, others = ([self._cost(trial) for trial in trials] for trials in (own, base))
         finals, base_finals = ([self._final(trial) for trial in trials] for trials in (own, base))

@@ -73,7 +73,11 @@ def _answer(race: Race, verdict: Verdict, around: Around) -> str:
             f"Nothing pays off here: the nearest, {name}, takes {significant(times.ratio or 0)} × the time of {base} "
             f"to {goal} ({interval(times, best.seeds)}); a gain of {100 * GAIN:g} % or more is excluded."
         )
-    more = "A larger --budget has more seeds, and can tell." if not around.interrupted else ""
+    more = "More seeds, in a larger --budget, may tell."
+    if around.interrupted:
+        more = ""
+    elif best.seeds == len(race.seeds):
+        more = "More --seeds may tell."
     return (
         f"Not told apart: {name} takes {significant(times.ratio or 0)} × the time of {base} to {goal} "
         f"({interval(times, best.seeds)}). {more}".rstrip()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,8 +35,8 @@ _UNUSED = (
     "stop_at",
 )  # fmt: skip
 _BUDGET = "5min"
-#: The most seeds that a method gets where --seeds does not say.
-_SEEDS = "10"
+#: The most seeds that a method gets where --seeds does not say: more than a budget is likely to have time for.
+_SEEDS = "100"
 
 
 @command(
@@ -71,7 +72,7 @@ def advise(
     ] = None,
     seeds: Annotated[
         str | None,
-        in_comparison(help=f"Most seeds a method, or these seeds. Default: {_SEEDS}.", metavar="K|S1,S2,…"),
+        in_comparison(help="Most seeds a method, or these seeds. Default: as many as it takes.", metavar="K|S1,S2,…"),
     ] = None,
     target: TargetOption = None,
     target_loss: TargetLossOption = None,
@@ -125,7 +126,7 @@ def advise(
         settings = found.config
         with found.blamed():
             return found, advising.Question(
-                settings=settings,
+                settings=replace(settings, out=None),
                 pairs=tuple(pairs or ()),
                 also=tuple(also or ()),
                 server=settings.server if "server" in said else None,
@@ -139,7 +140,7 @@ def advise(
     past = world.on_root(lambda: advising.past_of(resume, world.size) if resume else None)
     found, question = world.on_root(asked)
     world.on_root(output.check)
-    out = question.settings.out
+    out = found.config.out
     with found.blamed():
         world.on_root(lambda: check_path(out) if out and not resume else None)
     view = AdviceWatcher()

@@ -67,8 +67,8 @@ def plan_list(advisor: Advisor) -> Table:
         ("race", f"{', '.join(names[1:])}{behind}"),
         ("against", names[0]),
         ("rates", tuned),
-        ("runs", f"{counted(scheme.iterations, 'iteration')} each; {FEW} seeds for all, then up to {len(race.seeds)} "
-                 f"for the closest, till the interval decides ({ENOUGH} at least) or the time is over"),
+        ("runs", f"{counted(scheme.iterations, 'iteration')} each; {FEW} seeds for all, then more for the closest, "
+                 f"till the interval decides ({ENOUGH} at least) or the time is over"),
         ("time", f"about {duration(scheme.seconds)} for {ENOUGH} seeds; {duration(left)} are left"),
     ])  # fmt: skip
 

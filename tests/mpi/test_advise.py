@@ -1,4 +1,4 @@
-"""`mpisqueeze advise` as a user runs it: its verdicts where the answer is known, its time, its folder, its interruption."""
+"""`mpisqueeze advise` as a user runs it: its verdicts where the answer is known, its time, its folder, its ends."""
 
 from __future__ import annotations
 
@@ -56,19 +56,22 @@ def test_a_short_advice(mpisqueeze_run: Run, tmp_path: Path) -> None:
     """It keeps its time, has every run, says the same in words and in JSON, and its commands are complete."""
     began = time.monotonic()
     finished = mpisqueeze_run(
-        2, "advise", "doublesqueeze/onebit", "memsgd/topk:0.1", "--problem", "quadratic:2000", "--iterations", "60",
-        "--budget", "9s", "--link", "latency=1ms,bandwidth=10mbit", "--out", "advice", "--json", "-", alone=True,
+        2, "advise", "doublesqueeze/onebit", "memsgd/topk:0.1", "--problem", "quadratic:500", "--iterations", "32",
+        "--budget", "60s", "--seeds", "3", "--link", "latency=1ms,bandwidth=10mbit", "--out", "advice", "--json", "-",
+        alone=True,
     ).well()  # fmt: skip
     took = time.monotonic() - began
     advice = finished.json
-    assert FIELDS <= advice.keys()
+    assert not FIELDS - advice.keys()
     assert advice == read(tmp_path / "advice" / "advice.json")
-    assert took < 1.1 * 9 + 2, "the launcher's own start is beside the budget"
-    assert advice["spent_s"] <= 1.1 * advice["budget_s"] == pytest.approx(9.9)
-    assert advice["virtual"] is False and "emulated" in advice["network"]
+    assert advice["spent_s"] < min(took, 66), "three seeds take less than the budget"
+    assert advice["budget_s"] == 60
+    assert advice["virtual"] is False
+    assert "emulated" in advice["network"]
     assert advice["sentences"][0] in " ".join(finished.err.split())
     names = [candidate["name"] for candidate in advice["candidates"]]
-    assert names[0] == advice["baseline"] == "allreduce" and sorted(names[1:]) == [
+    assert names[0] == advice["baseline"] == "allreduce"
+    assert sorted(names[1:]) == [
         "doublesqueeze/onebit",
         "memsgd/topk:0.1",
     ]
@@ -82,17 +85,18 @@ def test_a_short_advice(mpisqueeze_run: Run, tmp_path: Path) -> None:
     ratio = advice["ratio"]["time"]
     assert advice["pays_off"] is None or (advice["pays_off"] == (ratio["high"] is not None and ratio["high"] < 1))
     page = tmp_path / "advice" / "report.html"
-    assert page.is_file() and advice["sentences"][0][:20] in page.read_text()
+    assert page.is_file()
+    assert advice["sentences"][0][:20] in page.read_text()
 
 
 def test_what_is_too_short_and_what_is_interrupted(mpisqueeze_run: Run, launcher: Launcher, tmp_path: Path) -> None:
     """A budget too short for a run says how long one takes; a signal leaves a verdict, and --resume goes on."""
-    options = ("--problem", "quadratic:2000", "--iterations", "100", "--link", "latency=20ms,bandwidth=10mbit")
-    short = mpisqueeze_run(2, "advise", *options, "--budget", "3s", "--out", "short", alone=True)
+    options = ("--problem", "quadratic:500", "--iterations", "60", "--link", "latency=20ms,bandwidth=10mbit")
+    short = mpisqueeze_run(2, "advise", *options, "--budget", "2s", "--out", "short", alone=True)
     assert short.code == 2
     (line,) = [line for line in short.err.splitlines() if line.startswith("mpisqueeze: error")]
     assert "--budget: is too short: one run takes " in line
-    words = ("advise", "memsgd/onebit", *options[:4], "--link", "latency=2ms,bandwidth=10mbit", "--budget", "40s")
+    words = ("advise", "memsgd/onebit", *options[:4], "--link", "latency=2ms,bandwidth=10mbit", "--budget", "60s")
     with open(tmp_path / "said", "w") as said:
         process = start(
             launcher,
@@ -107,20 +111,23 @@ def test_what_is_too_short_and_what_is_interrupted(mpisqueeze_run: Run, launcher
     os.kill(read(tmp_path / "cut" / "holder.json")["pid"], signal.SIGINT)
     assert process.wait(30) == 130
     cut = read(tmp_path / "cut" / "advice.json")
-    assert cut["status"] == "interrupted" and any("interrupted" in text for text in cut["sentences"])
+    assert cut["status"] == "interrupted"
+    assert any("interrupted" in text for text in cut["sentences"])
     booked = [entry["folder"] for entry in read(race)["booked"]]
     kept = {folder: os.stat(tmp_path / "cut" / folder / "summary.json").st_mtime_ns for folder in booked}
-    budget = f"{cut['spent_s'] + 6:.1f}s"
+    budget = f"{cut['spent_s'] + 8:.1f}s"
     resumed = mpisqueeze_run(2, "advise", "--resume", "cut", "--budget", budget, "--json", "-", alone=True).well().json
     assert [entry["folder"] for entry in read(race)["booked"]][: len(booked)] == booked
     assert kept == {folder: os.stat(tmp_path / "cut" / folder / "summary.json").st_mtime_ns for folder in booked}
-    assert resumed["status"] == "done" and resumed["spent_s"] > cut["spent_s"]
+    assert resumed["status"] == "done"
+    assert resumed["spent_s"] > cut["spent_s"]
 
 
 @pytest.mark.slow
 def test_compression_pays_off_on_a_slow_link(mpisqueeze_run: Run) -> None:
     advice = mpisqueeze_run(
-        4, "advise", "--link", "latency=5ms,bandwidth=50mbit", "--budget", "60s", "--json", "-", timeout=100, alone=True
+        4, "advise", "--link", "latency=5ms,bandwidth=50mbit", "--budget", "60s", "--json", "-",
+        timeout=100, alone=True,
     ).well().json  # fmt: skip
     assert advice["pays_off"] is True, advice["sentences"]
     assert advice["ratio"]["time"]["high"] < 1
@@ -131,7 +138,8 @@ def test_compression_pays_off_on_a_slow_link(mpisqueeze_run: Run) -> None:
 def test_nothing_pays_off_where_gradients_take_the_time(mpisqueeze_run: Run, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(PARTS)
     advice = mpisqueeze_run(
-        2, "advise", "--problem", "mine.py:SlowMLP", "--epochs", "2", "--budget", "60s", "--json", "-", timeout=100, alone=True
+        2, "advise", "--problem", "mine.py:SlowMLP", "--epochs", "2", "--budget", "60s", "--json", "-",
+        timeout=100, alone=True,
     ).well().json  # fmt: skip
     assert advice["pays_off"] is not True, advice["sentences"]
 
@@ -144,5 +152,6 @@ def test_a_broken_method_is_not_recommended(mpisqueeze_run: Run, tmp_path: Path)
         4, "advise", "mine.py:Forgets/onebit", "--link", "latency=5ms,bandwidth=50mbit", "--budget", "30s",
         "--json", "-", timeout=100, alone=True,
     ).well().json  # fmt: skip
-    assert advice["best"] is None and advice["pays_off"] is not True, advice["sentences"]
+    assert advice["best"] is None
+    assert advice["pays_off"] is not True, advice["sentences"]
     assert any(text.startswith(("Not recommended: Forgets", "Not raced: Forgets")) for text in advice["sentences"])
