@@ -277,12 +277,14 @@ class Advisor:
         able = [other for other in others if other.dropped_because is None]
         able = _varied(able)
         pace = self._pace
-        self._between = pace.between
         # What the model says of an iteration, by what the baseline's took.
         paces = [pace, *(replace(pace, iteration=pace.iteration * (other.modelled or 1.0)) for other in able)]
         whole, least = self._lengths
         scheme = plan_race(paces, self.clock.left_s, whole, least)
         self.short_of = whole if scheme.iterations < whole else None
+        # Shorter runs have as many evaluations.
+        self._between = max(1, pace.between * scheme.iterations // whole)
+        paces = [replace(each, between=self._between) for each in paces]
         raced, rest = able[:MOST], able[MOST:]
         reason = f"the model puts it behind the {MOST} nearest"
         out = [*(replace(other, dropped_because=reason) for other in rest), *(o for o in others if o.dropped_because)]

@@ -320,7 +320,7 @@ class Race:
         """
         if number < ENOUGH:
             return False
-        verdict = self.verdict(number)
+        verdict = self._verdict(number)
         if not verdict.pays_off or verdict.best is None:
             return verdict.pays_off is False
         high = self._ratio(verdict.best, number, SURE).high
@@ -399,8 +399,19 @@ class Race:
             broken=sum(self._broken(trial) for trial in own),
         )
 
-    def verdict(self, number: int | None = None) -> Verdict:
-        """The verdict of the first `number` seeds; None: of all."""
+    def verdict(self) -> Verdict:
+        """The verdict of all runs. As long as methods wait to be tried it is not that nothing pays off."""
+        found = self._verdict()
+        return replace(found, pays_off=None) if found.pays_off is False and self.untried else found
+
+    @property
+    def untried(self) -> list[int]:
+        """The methods that there was no time for."""
+        waiting = [method for method, reason in self.dropped.items() if reason == NO_ROOM]
+        return sorted([*waiting, *range(self.admitted + 1, len(self.names))])
+
+    def _verdict(self, number: int | None = None) -> Verdict:
+        """The verdict of the first `number` seeds on the methods that were raced; None: of all seeds."""
         raced = [method for method in self.methods if self.seeds_of(method)]
         found = {method: self.evidence(method, number) for method in raced}
         return decide(found)

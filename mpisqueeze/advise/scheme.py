@@ -82,9 +82,9 @@ def race_s(paces: Sequence[Pace], iterations: int, rates: int) -> float:
 def plan_race(paces: Sequence[Pace], left_s: float, iterations: int, least: int) -> Scheme:
     """The best race that fits into the time that is left.
 
-    Half as long runs and three rates come before fewer than WANTED methods, those before still shorter runs, and those
-    before rates that are not tuned. Where nothing fits, the race is one between the baseline and the nearest method,
-    which ends when the time does.
+    Half as long runs and three rates come before fewer than WANTED methods, two methods before still shorter runs, and
+    a single one before rates that are not tuned. Where nothing fits, the race is one between the baseline and the
+    nearest method, which ends when the time does.
 
     Args:
         paces: of the baseline and of at least one method, in the order in which methods are to be taken.
@@ -102,7 +102,8 @@ def _choices(iterations: int, least: int, wanted: int) -> Iterator[tuple[int, in
     """(iterations, rates, fewest methods) of races, the best first."""
     lengths = [length for length in (iterations, iterations // 2, iterations // 4) if length >= least] or [iterations]
     tuned = [(length, rates) for length in lengths for rates in (5, 3)]
-    for fewest in dict.fromkeys((wanted, 1)):
+    for fewest in dict.fromkeys((wanted, min(wanted, 2))):
         yield from ((*choice, fewest) for choice in tuned if choice[0] in lengths[:2])
-    yield from ((*choice, 1) for choice in tuned if choice[0] not in lengths[:2])
+    for fewest in dict.fromkeys((wanted, 1)):
+        yield from ((*choice, fewest) for choice in tuned)
     yield from ((length, 1, 1) for length in lengths)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from mpisqueeze.advise.race import NO_ROOM, Race
+from mpisqueeze.advise.race import Race
 from mpisqueeze.advise.scheme import ENOUGH, RATES
 from mpisqueeze.advise.verdict import GAIN, Evidence, Verdict
 from mpisqueeze.analysis.columns import rises
@@ -73,6 +73,11 @@ def _answer(race: Race, verdict: Verdict, around: Around) -> str:
             f"Nothing pays off here: the nearest, {name}, takes {significant(times.ratio or 0)} × the time of {base} "
             f"to {goal} ({interval(times, best.seeds)}); a gain of {100 * GAIN:g} % or more is excluded."
         )
+    if best.no_gain:
+        return (
+            f"Not told: of the methods that there was time for, the nearest, {name}, takes "
+            f"{significant(times.ratio or 0)} × the time of {base} to {goal} ({interval(times, best.seeds)}); others may pay off."
+        )
     more = "More seeds, in a larger --budget, may tell."
     if around.interrupted:
         more = ""
@@ -92,6 +97,8 @@ def _nobody(race: Race, verdict: Verdict, around: Around, goal: str) -> str:
     if lost:
         seeds = counted(lost, "seed")
         return f"Nothing could be told: {base} itself missed {goal} on {seeds}; an easier --target may tell."
+    if verdict.evidence and all(found.no_gain for found in verdict.evidence.values()):
+        return f"Not told: of the methods that there was time for, none reached {goal} without a loss; others may."
     tuned = [method for method in race.methods if race.rate(method) is not None or method in race.dropped]
     if tuned and all(method in race.dropped for method in race.methods):
         return f"Nothing was found to pay off: every other method was dropped before it was raced to {goal}."
@@ -214,11 +221,7 @@ def _open(race: Race, verdict: Verdict, around: Around) -> Iterator[str]:
     seeds = max((found.seeds for found in verdict.evidence.values()), default=0)
     if 0 < seeds < ENOUGH and verdict.pays_off is None:
         yield f"The time was over after {counted(seeds, 'seed')}."
-    untold = [
-        around.labels[method]
-        for method in range(1, len(race.names))
-        if method > race.admitted or race.dropped.get(method) == NO_ROOM
-    ]
+    untold = [around.labels[method] for method in race.untried]
     if untold and not verdict.pays_off:
         yield f"The budget had no room for {', '.join(untold)}."
 
