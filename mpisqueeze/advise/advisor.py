@@ -26,7 +26,7 @@ from mpisqueeze.advise.candidates import Candidate, method_of, modelled, overlap
 from mpisqueeze.advise.race import NO_ROOM, RATE, SEED, Race, Trial
 from mpisqueeze.advise.scheme import MOST, Pace, Scheme, plan_race
 from mpisqueeze.advise.sentences import Around, sentences, too_short
-from mpisqueeze.advise.verdict import Verdict
+from mpisqueeze.advise.verdict import GAIN, Verdict
 from mpisqueeze.analysis.ranking import Target
 from mpisqueeze.errors import RankFailureError, UsageError
 from mpisqueeze.modelling.forecast import Forecast
@@ -297,7 +297,7 @@ class Advisor:
         seeds = self.question.seeds
         self.race = Race(
             [candidate.name for candidate in raced], paces, [candidate.lr for candidate in raced], scheme, seeds,
-            seed_apart(seeds), self.question.target,
+            seed_apart(seeds), self.question.target, [candidate.modelled for candidate in raced],
         )  # fmt: skip
 
     # -- the race
@@ -473,7 +473,8 @@ class Advisor:
             )  # fmt: skip
         except UsageError:
             return None, False, True
-        if (made.speedup(1) > 1) != (found.time.ratio is not None and found.time.ratio < 1):
+        ratio, model = found.time.ratio or 1.0, 1 / made.speedup(1)
+        if (ratio < 1) != (model < 1) and max(ratio / model, model / ratio) > 1 + GAIN:
             return None, False, False
         wins = made.wins(1)
         above = bool(wins.between) and wins.between[-1][1] is None

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mpisqueeze.advise.scheme import CLOSEST, ENOUGH, FEW, RATES, STEP, WHOLE, Pace, Scheme, tuning_s
-from mpisqueeze.advise.verdict import Evidence, Verdict, decide
+from mpisqueeze.advise.verdict import GAIN, Evidence, Verdict, decide
 from mpisqueeze.analysis.columns import BROKEN, rises
 from mpisqueeze.analysis.intervals import Ratio, difference, median, paired
 from mpisqueeze.analysis.ranking import PROGRESS, Target, curve_of, evaluated, reached
@@ -108,6 +108,7 @@ class Race:
         seeds: that count, in their order: the most of them that a method gets.
         tuning_seed: for rates, none of `seeds`.
         target: given by the user, or None.
+        modelled: the time of an iteration over the baseline's by the model; None where it does not know the method.
 
     Attributes:
         runs: by their trials.
@@ -123,8 +124,10 @@ class Race:
         seeds: Sequence[int],
         tuning_seed: int,
         target: Target | None = None,
+        modelled: Sequence[float | None] = (),
     ) -> None:
         self.names, self.paces, self.lrs, self.scheme = list(names), list(paces), list(lrs), scheme
+        self._modelled = [*modelled] or [None] * len(self.names)
         self.seeds, self.tuning_seed, self._given = list(seeds), tuning_seed, target
         self.runs: dict[Trial, RunLog] = {}
         self.dropped: dict[int, str] = {}
@@ -406,9 +409,22 @@ class Race:
 
     @property
     def untried(self) -> list[int]:
-        """The methods that there was no time for."""
+        """The methods that there was no time for, and that may save some."""
+        return [method for method in self._no_room if not self._saves_nothing(method)]
+
+    @property
+    def needless(self) -> list[int]:
+        """The methods that there was no time for, and that save none by the model."""
+        return [method for method in self._no_room if self._saves_nothing(method)]
+
+    @property
+    def _no_room(self) -> list[int]:
         waiting = [method for method, reason in self.dropped.items() if reason == NO_ROOM]
         return sorted([*waiting, *range(self.admitted + 1, len(self.names))])
+
+    def _saves_nothing(self, method: int) -> bool:
+        modelled = self._modelled[method]
+        return modelled is not None and modelled > 1 - GAIN
 
     def _verdict(self, number: int | None = None) -> Verdict:
         """The verdict of the first `number` seeds on the methods that were raced; None: of all seeds."""

@@ -76,7 +76,8 @@ def _answer(race: Race, verdict: Verdict, around: Around) -> str:
     if best.no_gain:
         return (
             f"Not told: of the methods that there was time for, the nearest, {name}, takes "
-            f"{significant(times.ratio or 0)} × the time of {base} to {goal} ({interval(times, best.seeds)}); others may pay off."
+            f"{significant(times.ratio or 0)} × the time of {base} to {goal} ({interval(times, best.seeds)}); "
+            "others may pay off."
         )
     more = "More seeds, in a larger --budget, may tell."
     if around.interrupted:
@@ -182,7 +183,9 @@ def _not_recommended(race: Race, verdict: Verdict, around: Around) -> Iterator[s
             yield f"Not recommended: {label} reached the target on {reached} of {seeds}{ended}."
         elif found.worse:
             base, own = found.final.get(race.target.name if race.target else "", (None, None))
-            quick = f" takes {significant(found.time.ratio)} × the time, but" if found.time.ratio is not None else ""
+            times = found.time.ratio
+            word = "but" if times is not None and times < 1 else "and"
+            quick = "" if times is None else f" takes {significant(times)} × the time, {word}"
             yield (
                 f"Not recommended: {label}{quick} ends at {name} {_figure(own)} where {around.labels[0]} ends at "
                 f"{_figure(base)}, a loss that {counted(found.seeds, 'seed')} tell from chance."
@@ -222,6 +225,9 @@ def _open(race: Race, verdict: Verdict, around: Around) -> Iterator[str]:
     if 0 < seeds < ENOUGH and verdict.pays_off is None:
         yield f"The time was over after {counted(seeds, 'seed')}."
     untold = [around.labels[method] for method in race.untried]
+    if race.needless and not verdict.pays_off:
+        names = ", ".join(around.labels[method] for method in race.needless)
+        yield f"Not tried, as an iteration saves less than {100 * GAIN:g} % by the model: {names}."
     if untold and not verdict.pays_off:
         yield f"The budget had no room for {', '.join(untold)}."
 
