@@ -93,7 +93,16 @@ def _answer(race: Race, verdict: Verdict, around: Around) -> str:
 def _nobody(race: Race, verdict: Verdict, around: Around, goal: str) -> str:
     base = around.labels[0]
     if verdict.pays_off is False:
-        return f"Nothing pays off here: no other method reached {goal} without a loss that {base} does not have."
+        ratios = {method: found.time.ratio for method, found in verdict.evidence.items() if found.time.ratio}
+        if not ratios:
+            return f"Nothing pays off here: no method that was raced reaches {goal} on every seed."
+        nearest = min(ratios, key=ratios.__getitem__)
+        found = verdict.evidence[nearest]
+        return (
+            f"Nothing pays off here: the nearest, {around.labels[nearest]}, takes {significant(ratios[nearest])} × the "
+            f"time of {base} to {goal} ({interval(found.time, found.seeds)}), {'but' if ratios[nearest] < 1 else 'and'} "
+            f"its final {metric_name(race.target)} is worse."
+        )
     lost = max((found.time.reference_missed for found in verdict.evidence.values()), default=0)
     if lost:
         seeds = counted(lost, "seed")
