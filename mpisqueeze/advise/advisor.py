@@ -448,7 +448,7 @@ class Advisor:
         start = ["mpirun", "-n", str(self.ranks), "mpisqueeze"]
         if lab:
             delay = ["--delay", f"{lab['delay']:g}s"] if lab.get("delay") else []
-            start = ["mpisqueeze", "lab", "-n", str(self.ranks), "--rate", f"{lab['rate']:g}bit", *delay]
+            start = ["mpisqueeze", "lab", "-n", str(self.ranks), "--rate", f"{lab['rate'] / 1e6:g}mbit", *delay]
         return shlex.join([*start, "train", *words])
 
     def _break_even(self, verdict: Verdict) -> tuple[float | None, bool, bool]:

@@ -97,10 +97,10 @@ def _nobody(race: Race, verdict: Verdict, around: Around, goal: str) -> str:
         if not ratios:
             return f"Nothing pays off here: no method that was raced reaches {goal} on every seed."
         nearest = min(ratios, key=ratios.__getitem__)
-        found = verdict.evidence[nearest]
+        found, word = verdict.evidence[nearest], "but" if ratios[nearest] < 1 else "and"
         return (
             f"Nothing pays off here: the nearest, {around.labels[nearest]}, takes {significant(ratios[nearest])} × the "
-            f"time of {base} to {goal} ({interval(found.time, found.seeds)}), {'but' if ratios[nearest] < 1 else 'and'} "
+            f"time of {base} to {goal} ({interval(found.time, found.seeds)}), {word} "
             f"its final {metric_name(race.target)} is worse."
         )
     lost = max((found.time.reference_missed for found in verdict.evidence.values()), default=0)
