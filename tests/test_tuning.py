@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +15,7 @@ from mpisqueeze.record.figures import no_columns
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.runs.pairs import Entry, expand, parse_pair
 from mpisqueeze.runs.seeding import parse_seeds, seed_apart, seeded
-from mpisqueeze.runs.tuning import Tuned, parse_grid, plan_grids, tune
+from mpisqueeze.runs.tuning import parse_grid, plan_grids, tune
 from mpisqueeze.settings import Settings
 
 ACCURATE = Target("test_accuracy", 0.9)
@@ -92,6 +91,11 @@ def test_the_first_at_the_target_is_the_best_and_else_the_nearest(
     assert best_trial(runs, target) == best
 
 
+def test_where_iterations_take_as_long_the_clock_does_not_matter() -> None:
+    runs = [log("a", [0.5, 0.95], 0.1), log("b", [0.95, 0.5])]
+    assert [best_trial(runs, ACCURATE, paced) for paced in (True, False)] == [0, 1]
+
+
 class Timed:
     """A track on which a run's accuracy depends on its rate alone."""
 
@@ -122,9 +126,8 @@ def test_a_grid_is_widened_once(best: float, chosen: float, trials: int, edge: l
 
 
 def test_nothing_is_tried_beyond_what_a_parameter_may_be() -> None:
-    """The step of gossip is at most 1."""
-    (one,) = plan_grids(entries("choco/onebit"), [parse_grid("eta=0.1:1:2")])
-    one = replace(one, chosen={"eta": "1"})
-    assert isinstance(one, Tuned)
+    """Momentum is below 1."""
+    (one,) = plan_grids(entries("sgd"), [parse_grid("momentum=0.1:0.9:2")])
+    one.chosen = {"momentum": "0.9"}
     assert one.widened() == []
-    assert one.at_edge == ["eta"]
+    assert one.at_edge == ["momentum"]

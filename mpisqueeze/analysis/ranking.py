@@ -335,7 +335,7 @@ def sort_rows(rows: list[dict[str, Any]], sort: str, target: Target | None) -> s
 
 
 def method_of(run: RunLog) -> str:
-    """The algorithm without its parameters, and the compressor: the same for all runs of a sweep over other settings."""
+    """The algorithm without its parameters, and the compressor: the same for all runs of a sweep over settings."""
     algorithm = run.config.get("parts", {}).get("algorithm", {}).get("name", run.summary.get("algorithm"))
     return f"{algorithm}/{run.summary.get('compressor')}"
 
@@ -409,7 +409,11 @@ class Winner:
         if self.relative is None:
             return ""
         mine, other = self.tries
-        how = f"each the best of {mine}" if mine == other else f"the best of {mine} against {'the best of ' * (other > 1)}{other}"
+        how = (
+            f"each the best of {mine}"
+            if mine == other
+            else f"the best of {mine} against {'the best of ' * (other > 1)}{other}"
+        )
         return f", {ratio(self.relative)} that of {self.against}" + (f" ({how})" if max(self.tries) > 1 else "")
 
 

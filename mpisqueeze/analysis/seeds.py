@@ -25,7 +25,7 @@ from mpisqueeze.analysis.ranking import (
 )
 from mpisqueeze.quantities import counted, duration, ratio, significant, size
 from mpisqueeze.record.reading import SMOOTHED, RunLog
-from mpisqueeze.record.types import PooledPair, Spread
+from mpisqueeze.record.types import PooledPair, Spread, Status
 from mpisqueeze.settings import SETTINGS
 
 #: Costs up to the target, of which None is ∞.
@@ -64,7 +64,7 @@ class Pair:
     name: str
     numbered: list[tuple[int, RunLog]]
     seeds: list[int]
-    status: list[str]
+    status: list[Status]
     each: dict[str, list[float | None]]
     metrics: list[str]
     relative: dict[str, Ratio]
@@ -251,7 +251,9 @@ class Pooled:
         if not self.pairs:
             return ["No run has finished."]
         if self.target is None:
-            return ["No run ended well, so that there is no target to compare costs at; give --target or --target-loss."]
+            return [
+                "No run ended well, so that there is no target to compare costs at; give --target or --target-loss."
+            ]
         where, first = f"the target {self.target}", self.first
         missed = [
             f"{pair.name} missed {where} in {pair.missed} of {counted(len(pair.seeds), 'seed')}"
@@ -271,11 +273,13 @@ class Pooled:
                 sentences.append(f"{title} to {where}: {win.pair.name}, {win.cost}, {win.said}{level}.")
             elif not first.missed:
                 few = counted(len(first.seeds), "seed")
-                less = "less time" if key == TO_TARGET[0] else "fewer bytes"
-                sentences.append(f"No pair gets to {where} {'in' if cost == 'time' else 'with'} {less} than {first.name} "
-                                 f"that {few} can tell.")  # fmt: skip
+                less = "in less time" if key == TO_TARGET[0] else "with fewer bytes"
+                sentences.append(f"No pair gets to {where} {less} than {first.name} that {few} can tell.")
             if alike:
-                shown = [f"{pair.name} ({ratio(pair.relative[key].ratio)}, {_interval(pair.relative[key])})" for pair in alike]
+                shown = [
+                    f"{pair.name} ({ratio(pair.relative[key].ratio)}, {_interval(pair.relative[key])})"
+                    for pair in alike
+                ]
                 title = f"{cost[0].upper()}{cost[1:]} to target not distinguishable from {first.name}"
                 sentences.append(f"{title}: {', '.join(shown)}.")
         sentences += self._prices({win.pair.name: win.pair for win in wins.values()}.values())
@@ -295,7 +299,8 @@ class Pooled:
             told = "differs from" if found.distinguishable else "is not distinguishable from"
             yield (
                 f"Final {metric.replace('_', ' ')} of {pair.name}, {mine}, {told} {self.first.name}'s, {theirs} "
-                f"(difference {_signed(found.difference)}, 95 % interval {_signed(found.low)} to {_signed(found.high)})."
+                f"(difference {_signed(found.difference)}, {100 * LEVEL:g} % interval {_signed(found.low)} to "
+                f"{_signed(found.high)})."
             )
 
 
@@ -414,7 +419,7 @@ def _pair_of(name: str, runs: Sequence[tuple[int, RunLog]], target: Target | Non
     own = [metric for metric in metrics if any(metric in (run.summary["evaluation"] or {}) for _, run in runs)]
     keys = (*(column.key for column in NUMBERS), "iterations_to_target", "iterations", *own)
     each: dict[str, list[float | None]] = {key: [] for key in keys}
-    status = []
+    status: list[Any] = []
     for repeats in by_seed.values():
         draws = [_draw(run, curve_of(run), target) for run in repeats]
         for key, values in each.items():

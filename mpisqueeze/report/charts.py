@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +53,7 @@ class Series:
         object.__setattr__(self, "y", drawable(self.y))
 
     @classmethod
-    def of_curve(cls, name: str, x: Numbers, y: Numbers, style: int, log: bool, **more: str) -> Series:
+    def of_curve(cls, name: str, x: Numbers, y: Numbers, style: int, log: bool, **more: Any) -> Series:
         """A line through many points, of which those are kept that PLACES along its axis need."""
         kept = thin(x, y, Scale.around(x, log, pad=0), PLACES)
         return cls(name, x[kept], y[kept], style, **more)
@@ -123,9 +124,7 @@ class LineChart:
         y = np.concatenate([s.y for s in self.series] or [np.empty(0)])
         both = np.isfinite(x) & np.isfinite(y)
         x, y = x[both], np.concatenate([y[both], *(edge for s in self.series for edge in s.band or ())])
-        return Scale.around(x, self.x.log, self.x.limits, pad=0), Scale.around(
-            y, self.y.log, self.y.limits, pad=0.05
-        )
+        return Scale.around(x, self.x.log, self.x.limits, pad=0), Scale.around(y, self.y.log, self.y.limits, pad=0.05)
 
     def in_end_order(self) -> list[Series]:
         """The lines as their ends stand from the top down; one that left at the top stands where it left."""

@@ -198,12 +198,15 @@ class CompareView(View):
         first = max(0, min(rows.index(self._row) - fits // 2, len(rows) - fits))
         metrics = list(dict.fromkeys(run.metric for run in rows if run.metric))
         metric = metrics[0].replace("_", " ").replace("accuracy", "acc") if len(metrics) == 1 else "test"
+        repeated = [
+            TableColumn("runs", lambda run: f"{run.done}/{of[run.name]}", 5),
+            TableColumn("run", attrgetter("run"), _WIDTH, left=True),
+        ]
         columns = [
             TableColumn("#", lambda run: str(rows.index(run) + 1)),
             TableColumn("method", attrgetter("name"), _NAME, left=True, folds=True),
             TableColumn("state", status, max(map(len, STATUS)), left=True),
-            *([TableColumn("runs", lambda run: f"{run.done}/{of[run.name]}", 5), TableColumn("run", attrgetter("run"), _WIDTH, left=True)]
-              if self._repeats else []),
+            *(repeated if self._repeats else []),
             TableColumn("iterations", attrgetter("iterations"), len(f"{self._planned}/{self._planned}")),
             TableColumn("loss", attrgetter("loss"), _WIDTH),
             TableColumn(metric, lambda run: run.value if len(metrics) == 1 else f"{run.metric} {run.value}", _WIDTH),
@@ -235,18 +238,17 @@ def header(
         return f"{text}; the first run's, as --sweep has more" if swept.keys() & set(options) else text
 
     device = f"{run.device.label}, {environment['kernels']} kernels; buffers: {run.device.buffers}"
-    counted_runs = Text.assemble((str(len(entries)), "bold"),
-                                 f", one after the other: same start, data order and seed {entries[0].seed}")  # fmt: skip
+    many, how = f"{len(entries)}", f", one after the other: same start, data order and seed {entries[0].seed}"
     if seeds:
-        counted_runs = Text.assemble((f"{counted(len(entries), 'pair')} × {len(seeds)} seeds", "bold"),
-                                     f" ({', '.join(map(str, seeds))}) in turns: same start and data order for each seed")  # fmt: skip
+        many = f"{counted(len(entries), 'pair')} × {len(seeds)} seeds"
+        how = f" ({', '.join(map(str, seeds))}), in turns: same start and data order for each seed"
     sweeps = [f"{option.removeprefix('--')} = {' or '.join(values)}" for option, values in swept.items()]
     return panel("compare", [
         ("MPI", ranks_on_hosts(environment)),
         *(("link", shared(text, "--link")) for text in link(run, environment)),
         ("device", shared(device, "--device", "--buffers")),
         ("problem", shared(problem(run), "--problem", "--data", "--samples", "--dtype", "--partition")),
-        ("runs", counted_runs),
+        ("runs", Text.assemble((many, "bold"), how)),
         *zip(["sweep", *[""] * len(sweeps)], sweeps, strict=False),
         *([("tune", tuning)] if tuning else []),
         ("folder", path),

@@ -17,7 +17,18 @@ from mpisqueeze.modelling.bandwidth import ByBandwidth, times_by_bandwidth
 from mpisqueeze.quantities import counted
 from mpisqueeze.record.calibration import Calibration
 from mpisqueeze.record.reading import SMOOTHED, RunLog
-from mpisqueeze.report.charts import Axis, Bar, BarChart, Chart, LineChart, Numbers, Point, PointChart, Series, value_axis
+from mpisqueeze.report.charts import (
+    Axis,
+    Bar,
+    BarChart,
+    Chart,
+    LineChart,
+    Numbers,
+    Point,
+    PointChart,
+    Series,
+    value_axis,
+)
 from mpisqueeze.report.palette import style_of
 from mpisqueeze.report.run_charts import COSTS, axis_of, bandwidth_chart, costs_of, is_shown, levels_of, phase_chart
 from mpisqueeze.report.scales import Unit
@@ -117,15 +128,15 @@ def pareto_chart(pooled: Pooled) -> PointChart:
                                 None if alone else across, None if alone else up))  # fmt: skip
     name = metric.replace("_", " ")
     caption = (
-        f"Means over seeds. Bars are 95 % intervals of what differs from {first.name}, paired by seed: a bar that reaches as "
-        f"far as {first.name}, across or up, does not tell its pair from it there."
+        f"Means over seeds. Bars are 95 % intervals of what differs from {first.name}, paired by seed: a bar that "
+        f"reaches as far as {first.name}, across or up, does not tell its pair from it there."
     )
     if left_out:
         caption += f" Without a place, as they missed the target: {', '.join(left_out)}."
     spread = [point.x for point in points]
     log = bool(spread) and max(spread) > 4 * min(spread)
-    return PointChart(f"Time to target and final {name}", Axis("time to target", Unit.SECONDS, log), Axis(f"final {name}"),
-                      points, caption)  # fmt: skip
+    time, title = Axis("time to target", Unit.SECONDS, log), f"Time to target and final {name}"
+    return PointChart(title, time, Axis(f"final {name}"), points, caption)
 
 
 def _ends(found: Ratio | Difference, base: float) -> tuple[float, float] | None:
@@ -165,7 +176,9 @@ def charts_of(kind: str, pooled: Pooled, calibration: Calibration | None = None)
     """
     found = [chart for chart in _asked(kind, pooled, calibration) if _drawn(chart)]
     if not found:
-        raise UsageError(f"{counted(len(pooled.pairs), 'pair')} over seeds have nothing to draw for {kind}", "--plot-kind")
+        raise UsageError(
+            f"{counted(len(pooled.pairs), 'pair')} over seeds have nothing to draw for {kind}", "--plot-kind"
+        )
     return found
 
 
@@ -189,4 +202,3 @@ def _drawn(chart: Chart) -> bool:
     if isinstance(chart, BarChart):
         return bool(chart.bars)
     return bool(chart.points if isinstance(chart, PointChart) else chart.series)
-

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 from rich.console import Group
-from rich.text import Text
 
 from mpisqueeze.analysis.columns import NUMBERS
 from mpisqueeze.analysis.intervals import LEVEL, Ratio
@@ -59,7 +58,9 @@ def table_columns(pooled: Pooled) -> list[TableColumn]:
             shown.append(TableColumn("×", partial(_ratio, pooled, key), style="cyan", part=part, joined=True))
             if key in _WITH_INTERVAL:
                 shown.append(
-                    TableColumn(f"{100 * LEVEL:g} %", partial(_interval, pooled, key), style="dim", part=part, joined=True)
+                    TableColumn(
+                        f"{100 * LEVEL:g} %", partial(_interval, pooled, key), style="dim", part=part, joined=True
+                    )
                 )
     return shown
 
@@ -139,7 +140,9 @@ def notes_beside(pooled: Pooled) -> list[str]:
     ranking, many = pooled.ranking, len(pooled.others)
     marks = meaning_of_marks(ranking)
     gossip = ["gossip: a loss is the mean over ranks, each with its own model; what was tested is their average"]
-    chance = f"Each interval is of one comparison: of {many} between equals, {many * (1 - LEVEL):.2g} exclude 1 on average."
+    chance = (
+        f"Each interval is of one comparison: of {many} between equals, {many * (1 - LEVEL):.2g} exclude 1 on average."
+    )
     return [
         *([marks] if marks else []),
         *(gossip if ranking.gossips else []),
@@ -157,7 +160,9 @@ def _left_out(pooled: Pooled) -> list[str]:
     fewer = [pair for pair in pooled.others if pair.seeds != pooled.first.seeds]
     if fewer:
         shared = [f"{pair.name} {pair.relative[TO_TARGET[0]].of}" for pair in fewer]
-        said.append(f"Paired are the seeds that {pooled.first.name} has, too; in common have with it: {', '.join(shared)}.")
+        said.append(
+            f"Paired are the seeds that {pooled.first.name} has, too; in common have with it: {', '.join(shared)}."
+        )
     return said
 
 
@@ -197,4 +202,3 @@ def figures_of(pooled: Pooled) -> list[dict[str, Any]]:
 
 def _together(values: Any) -> str:
     return " ".join("∞" if value is None else str(value) for value in values)
-

@@ -142,13 +142,17 @@ def _points(chart: PointChart, width: int) -> list[Text]:
     for point in chart.points:
         for across, up in ((point.across, (point.y,) * 2), ((point.x,) * 2, point.up)):
             if across and up:
-                canvas.stroke(*dots(across, up), point.style)
+                start, end = dots(across, up)
+                canvas.stroke(start, end, point.style)
     for index, point in enumerate(chart.points):
-        canvas.letter(*dots([point.x], [point.y])[0], _LETTERS[index % len(_LETTERS)], point.style)
+        right, down = dots([point.x], [point.y])[0]
+        canvas.letter(right, down, _LETTERS[index % len(_LETTERS)], point.style)
     text = _framed(canvas, chart, x, y, side)
     for index, point in enumerate(chart.points):
         letter = (f"  {_LETTERS[index % len(_LETTERS)]}  ", _STYLES[point.style % len(_STYLES)])
-        text.append(Text.assemble(letter, point.name, (f"  {', '.join(point.said(chart.x.unit, chart.y.unit))}", "dim")))
+        text.append(
+            Text.assemble(letter, point.name, (f"  {', '.join(point.said(chart.x.unit, chart.y.unit))}", "dim"))
+        )
     return text
 
 

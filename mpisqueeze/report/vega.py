@@ -267,9 +267,19 @@ def _lines(
     line = {"x": x, "y": y, "color": color, "detail": {"field": "s"}, "order": {"value": 0}}
     point = {"x": x, "y": y, "color": color, "shape": shape, "opacity": _opacity(look, 1, marks=True)}
     layers: list[Spec] = [
-        {**data, **layer("area", {"clip": True, "line": False, "invalid": "break-paths-filter-domains"}, x=x,
-                         y={**y, "field": "low"}, y2={"field": "high"}, color=color, detail={"field": "s"},
-                         opacity=_opacity(look, 0.16))}
+        {
+            **data,
+            **layer(
+                "area",
+                {"clip": True, "line": False, "invalid": "break-paths-filter-domains"},
+                x=x,
+                y={**y, "field": "low"},
+                y2={"field": "high"},
+                color=color,
+                detail={"field": "s"},
+                opacity=_opacity(look, 0.16),
+            ),
+        }
         for data in bands
     ]
     layers += [
@@ -322,8 +332,10 @@ def _points(chart: PointChart, look: Look, width: float) -> Spec:
     layers = [
         layer("rule", rule, rows[:1], x=x),
         layer("rule", rule, rows[:1], y=y),
-        layer("rule", bar, [row for row in rows if "to" in row], x={**x, "field": "from"}, x2={"field": "to"}, y=y, **place),
-        layer("rule", bar, [row for row in rows if "low" in row], x=x, y={**y, "field": "low"}, y2={"field": "high"}, **place),
+        layer("rule", bar, [row for row in rows if "to" in row], x={**x, "field": "from"}, x2={"field": "to"}, y=y,
+              **place),
+        layer("rule", bar, [row for row in rows if "low" in row], x=x, y={**y, "field": "low"}, y2={"field": "high"},
+              **place),
         layer("point", {"filled": True, "size": 150, "stroke": look.ground, "strokeWidth": 1}, rows, x=x, y=y,
               shape=shape, **place),
     ]  # fmt: skip

@@ -132,7 +132,7 @@ class Ledger:
         else:
             ranking = self.ranking()
             about |= ranking.as_json() if ranking else {}
-        self.folder.write_json(COMPARISON, about)
+        self.folder.write_json(COMPARISON, about, durable=status != "running")
 
 
 def log_of(path: Path, plan: Plan, ranks: int, name: str, status: str, reason: str | None) -> RunLog:

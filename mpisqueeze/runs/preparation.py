@@ -105,8 +105,8 @@ class Run:
         """
         part = self.plan.problem
         with contracts.plugin(part, "--problem", "evaluate(x)"):
-            found = getattr(self.problem, "evaluate", lambda x: {})(self.x) or {}
-            self.evaluated = {str(name): float(value) for name, value in found.items()}
+            evaluate = getattr(self.problem, "evaluate", lambda x: None)
+            self.evaluated = {str(name): float(value) for name, value in (evaluate(self.x) or {}).items()}
         if metric not in self.evaluated:
             known = ", ".join(sorted(self.evaluated)) or "nothing"
             raise UsageError(f"{part.spec} evaluates {known}, not {metric!r}", option)

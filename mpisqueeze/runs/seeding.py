@@ -18,7 +18,10 @@ MOST = 1000
 
 
 def parse_seeds(text: str, first: int) -> tuple[int, ...]:
-    """`5` → five seeds from `first` on; `3,5,8` → these. Raises UsageError, also for one seed or for one named twice."""
+    """`5` → five seeds from `first` on; `3,5,8` → these.
+
+    Raises UsageError, also for a single seed, and for one that is named twice.
+    """
     parts = [part.strip() for part in text.split(",")]
     try:
         if len(parts) > 1:
@@ -26,11 +29,10 @@ def parse_seeds(text: str, first: int) -> tuple[int, ...]:
         else:
             seeds = [first + k for k in range(integer(1, MOST)(text))]
     except ValueError:
-        raise UsageError(
-            f"{text!r} is neither a number of seeds up to {MOST}, such as 5, nor a list of them, such as 3,5,8", "--seeds"
-        ) from None
+        accepts = f"a number of seeds up to {MOST}, such as 5, or a list of them, such as 3,5,8"
+        raise UsageError(f"must be {accepts}, got {text!r}", "--seeds") from None
     if len(seeds) == 1:
-        raise UsageError("one seed gives no interval: give 3 or more, or leave the option out for a run each", "--seeds")
+        raise UsageError("one seed gives no interval: give 3 or more, or none for a run each", "--seeds")
     twice = next((seed for seed in seeds if seeds.count(seed) > 1), None)
     if twice is not None:
         raise UsageError(f"{text!r} names seed {twice} twice", "--seeds")

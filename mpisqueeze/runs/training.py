@@ -424,8 +424,10 @@ def _carry_out(run: Run, view: View, again: bool, watchdog: Watchdog) -> dict[st
         run.warnings += replay_doubts(run, min(loop.done + 1, run.iterations))
         watchdog.beat()
     if run.folder is not None:
-        run.folder.write_json("config.json", run.settings())
-        run.folder.write_json("environment.json", environment)
+        # Without checkpoints there is nothing to go on with after a power failure.
+        durable = plan.config.checkpoint_every is not None
+        run.folder.write_json("config.json", run.settings(), durable)
+        run.folder.write_json("environment.json", environment, durable)
         run.warnings += crowding(environment)
         view.start(run, environment)
         for remark in filter(None, (run.folder.hold.note, *remarks)):

@@ -28,7 +28,10 @@ _NOT_TUNED = {
     "seed": "trials have a seed of their own",
     **dict.fromkeys(("iterations", "epochs"), "every pair has runs of one length"),
     **dict.fromkeys(("warmup", "eval_every", "consensus_every", "test_samples"), "it changes what is measured alone"),
+    "samples": "every pair is trained on the same data",
 }
+#: Options that leave an iteration's time as it is.
+_UNPACED = ("lr", "momentum", "eps", "weight_decay", "clip_norm", "self_weight", "eta")
 #: Values by the name of a setting or of an algorithm's parameter, as text.
 Choice = dict[str, str]
 
@@ -141,7 +144,8 @@ class Tuned:
 
     def best(self, target: Target | None) -> int | None:
         """On rank 0: the index of the best of the trials so far; None where none ended well."""
-        return best_trial([log for _, log in self.tried if log], target)
+        paced = any(name not in _UNPACED for name in self.values)
+        return best_trial([log for _, log in self.tried if log], target, paced)
 
     @property
     def at_edge(self) -> list[str]:

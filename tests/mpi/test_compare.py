@@ -140,8 +140,8 @@ def test_seeds_in_turns_tuned_and_stopped_at_the_target(mpisqueeze_run: Run, tmp
     """Every pair takes every seed, tries as many settings on another one, and stops where `train` stops."""
     options = ("--problem", "quadratic:101", "--iterations", "60", "--eval-every", "2")
     finished = mpisqueeze_run(
-        2, "compare", "sgd", "csgd/topk:0.9", "sgd", *options, "--seeds", "3", "--seed", "4", "--tune", "lr=0.02:0.08:3",
-        "--target", "distance=7", "--stop-at-target", "--out", "c", "--json", "-",
+        2, "compare", *("sgd", "csgd/topk:0.9", "sgd"), *options, "--seeds", "3", "--seed", "4",
+        "--tune", "lr=0.02:0.08:3", "--target", "distance=7", "--stop-at-target", "--out", "c", "--json", "-",
     ).well()  # fmt: skip
     folder, pairs = tmp_path / "c", ["sgd", "csgd/topk:0.9", "sgd #2"]
     about = json.loads((folder / "compare.json").read_text())

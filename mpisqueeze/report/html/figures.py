@@ -87,7 +87,11 @@ def vega() -> tuple[str, str]:
 def _about(chart: Chart) -> str:
     said = [chart.caption]
     if isinstance(chart, LineChart):
-        said += ["Shaded is what lies between the lowest seed and the highest."] if any(s.band for s in chart.series) else []
+        said += (
+            ["Shaded is what lies between the lowest seed and the highest."]
+            if any(s.band for s in chart.series)
+            else []
+        )
         said += [f"Outlined marks are measured: {chart.measured}."] if chart.measured else []
     return " ".join(filter(None, said))
 

@@ -62,9 +62,9 @@ def _comparison(pooled: Pooled, styles: dict[str, int]) -> Chapter:
                           styles[win.pair.name]))  # fmt: skip
     meaning = (
         f"Medians over seeds; a run that missed the target counts as ∞. Small figures: × of {pooled.first.name}’s, the "
-        f"geometric mean of ratios paired by seed, with its {100 * LEVEL:g} % interval (Student’s t on their logarithms). "
-        f"{ALIKE}: not distinguishable, as the interval holds 1. Loss: {pooled.ranking.smoothing}. Iteration: elapsed "
-        "time, without the warm-up; time to target with it."
+        f"geometric mean of ratios paired by seed, with its {100 * LEVEL:g} % interval (Student’s t on their "
+        f"logarithms). {ALIKE}: not distinguishable, as the interval holds 1. Loss: {pooled.ranking.smoothing}. "
+        "Iteration: elapsed time, without the warm-up; time to target with it."
     )
     if pooled.target:
         meaning += f" Target: {pooled.target}, {pooled.target.source}."
