@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mpisqueeze.advise.race import RATE, SEED, WHOLE_RATE, Race, Trial
+from mpisqueeze.advise.race import RATE, SEED, WHOLE_RATE, Race, RaceRun
 from mpisqueeze.advise.scheme import ENOUGH, FEW, MOST, Pace, Scheme, plan_race, race_s
 from mpisqueeze.advise.sentences import Around, sentences
-from mpisqueeze.advise.verdict import Evidence, decide
+from mpisqueeze.advise.verdict import Findings, decide
 from mpisqueeze.analysis.intervals import difference, paired
 from mpisqueeze.analysis.ranking import Target
 from mpisqueeze.cli.app import run
 from mpisqueeze.record.figures import no_columns
 from mpisqueeze.record.reading import RunLog
 
-Simulate = Callable[[Trial], RunLog]
+Simulate = Callable[[RaceRun], RunLog]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Method:
     nbytes: float = 1000.0
 
 
-def simulated(method: Method, trial: Trial, number: int) -> RunLog:
+def simulated(method: Method, trial: RaceRun, number: int) -> RunLog:
     random = np.random.default_rng([number, trial.seed, trial.iterations, round(1e6 * trial.lr)])
     # The seed alone decides how well a method trains, and chance how long it takes.
     fortune = np.random.default_rng([trial.seed, 99]).normal() + np.random.default_rng([number, trial.seed]).normal()
@@ -172,7 +172,7 @@ def test_a_method_that_misses_the_target_does_not_win() -> None:
 
 
 def test_a_method_held_against_itself_wins_by_chance_at_most() -> None:
-    """Of 40 races with it, over 20 seeds at most, few name a winner."""
+    """Few of 40 races with it, over 20 seeds at most, name a winner."""
     answers = []
     for salt in range(40):
         methods = [Method(noise=0.1), Method(noise=0.1)]
@@ -200,7 +200,7 @@ def test_a_race_keeps_its_time_though_it_knows_nothing_of_paces() -> None:
 def test_a_race_that_was_killed_goes_on_with_the_same_run() -> None:
     methods = [Method(), Method(0.005), Method(0.008)]
     race = make(methods, WHOLE)
-    done: list[tuple[Trial, RunLog, float]] = []
+    done: list[tuple[RaceRun, RunLog, float]] = []
     while len(done) < 29 and (trial := race.next(500)) is not None:
         log = simulated(methods[trial.method], trial, trial.method)
         done.append((trial, log, 1.0))
@@ -247,9 +247,9 @@ def test_a_plan_fits_its_budget(left: float) -> None:
 
 def evidence(
     ratios: Sequence[float | None], losses: Sequence[float] = (0.0, 0.01, -0.01), margin: float = 0.0
-) -> Evidence:
+) -> Findings:
     time = paired(ratios, [1.0] * len(ratios))
-    return Evidence("m", len(ratios), time, time, (1.0, 1.0), {}, difference(losses, [0.0] * len(losses)), margin)
+    return Findings("m", len(ratios), time, time, (1.0, 1.0), {}, difference(losses, [0.0] * len(losses)), margin)
 
 
 def test_the_rule() -> None:

@@ -23,7 +23,7 @@ import psutil
 
 from mpisqueeze import __version__
 from mpisqueeze.advise.candidates import Candidate, method_of, modelled, overlapping
-from mpisqueeze.advise.race import NO_ROOM, RATE, SEED, Race, Trial
+from mpisqueeze.advise.race import NO_ROOM, RATE, SEED, Race, RaceRun
 from mpisqueeze.advise.scheme import MOST, Pace, Scheme, plan_race
 from mpisqueeze.advise.sentences import Around, sentences, too_short
 from mpisqueeze.advise.verdict import GAIN, Verdict
@@ -53,7 +53,7 @@ _FEWEST, _MANY, _PART = 25, 50, 0.2
 
 
 @dataclass(frozen=True)
-class Question:
+class AdviceQuestion:
     """The options of `advise`, checked.
 
     Attributes:
@@ -85,9 +85,9 @@ class Question:
         return {**asdict(self), "settings": changed, "target": target}
 
     @staticmethod
-    def of(about: dict[str, Any]) -> Question:
+    def of(about: dict[str, Any]) -> AdviceQuestion:
         """The question as race.json has it. Raises UsageError."""
-        return Question(
+        return AdviceQuestion(
             **{
                 **about,
                 "settings": Settings.of(about["settings"]),
@@ -115,11 +115,11 @@ class Job:
     folder: str
     stop_s: float
     about: str
-    trial: Trial | None = None
+    trial: RaceRun | None = None
     overlap: bool = False
 
 
-class Clock:
+class BudgetClock:
     """The time of the budget: that of this process, so that starting it counts, and of earlier ones of this advice."""
 
     def __init__(self, budget_s: float, earlier_s: float = 0.0) -> None:
@@ -156,7 +156,12 @@ class Advisor:
     """
 
     def __init__(
-        self, question: Question, folder: RunFolder, ranks: int, clock: Clock, past: dict[str, Any] | None = None
+        self,
+        question: AdviceQuestion,
+        folder: RunFolder,
+        ranks: int,
+        clock: BudgetClock,
+        past: dict[str, Any] | None = None,
     ) -> None:
         self.question, self.folder, self.ranks, self.clock = question, folder, ranks, clock
         self.candidates: list[Candidate] = []
@@ -183,7 +188,7 @@ class Advisor:
         self._start(Scheme(**past["scheme"]), [Pace(**pace) for pace in past["paces"]])
         for booked in finished(past):
             path = self.folder.path / booked["folder"]
-            trial = Trial(**{name: booked[name] for name in ("method", "purpose", "lr", "seed", "iterations")})
+            trial = RaceRun(**{name: booked[name] for name in ("method", "purpose", "lr", "seed", "iterations")})
             log = read_run(path, self.candidates[trial.method].name)
             self._count = max(self._count, int(booked["folder"].partition("-")[0]))
             self._book(trial, log, booked["folder"], booked["took_s"], booked["hopeless"])
@@ -327,7 +332,7 @@ class Advisor:
         )  # fmt: skip
 
     def _job(
-        self, name: str, settings: Settings, folder: str, stop_s: float, about: str, trial: Trial | None = None,
+        self, name: str, settings: Settings, folder: str, stop_s: float, about: str, trial: RaceRun | None = None,
         overlap: bool = False,
     ) -> Job:  # fmt: skip
         self._count += 1
@@ -343,7 +348,7 @@ class Advisor:
         self._book(job.trial, log, job.folder, took_s, hopeless)
         self.write("running")
 
-    def _book(self, trial: Trial, log: RunLog, folder: str, took_s: float, hopeless: bool) -> None:
+    def _book(self, trial: RaceRun, log: RunLog, folder: str, took_s: float, hopeless: bool) -> None:
         assert self.race is not None
         self.race.add(trial, log, took_s, hopeless)
         entry = {"folder": folder, **asdict(trial), "took_s": took_s, "hopeless": hopeless}
@@ -538,9 +543,9 @@ def past_of(path: Path, ranks: int) -> dict[str, Any]:
     return about
 
 
-def asked_before(past: dict[str, Any], budget_s: float | None) -> Question:
+def asked_before(past: dict[str, Any], budget_s: float | None) -> AdviceQuestion:
     """The question of an advice that goes on, with another budget where one is given. Raises UsageError."""
-    question = Question.of(past["question"])
+    question = AdviceQuestion.of(past["question"])
     return question if budget_s is None else replace(question, budget_s=budget_s)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mpisqueeze.advise.scheme import CLOSEST, ENOUGH, FEW, RATES, STEP, WHOLE, Pace, Scheme, tuning_s
-from mpisqueeze.advise.verdict import GAIN, Evidence, Verdict, decide
+from mpisqueeze.advise.verdict import GAIN, Findings, Verdict, decide
 from mpisqueeze.analysis.columns import BROKEN, rises
 from mpisqueeze.analysis.intervals import Ratio, difference, median, paired
 from mpisqueeze.analysis.ranking import PROGRESS, Target, curve_of, evaluated, reached
@@ -39,7 +39,7 @@ SLOWEST = 5.0
 
 
 @dataclass(frozen=True)
-class Trial:
+class RaceRun:
     """A run of the race.
 
     Attributes:
@@ -129,17 +129,17 @@ class Race:
         self.names, self.paces, self.lrs, self.scheme = list(names), list(paces), list(lrs), scheme
         self._modelled = [*modelled] or [None] * len(self.names)
         self.seeds, self.tuning_seed, self._given = list(seeds), tuning_seed, target
-        self.runs: dict[Trial, RunLog] = {}
+        self.runs: dict[RaceRun, RunLog] = {}
         self.dropped: dict[int, str] = {}
         #: How many methods beside the baseline take part.
         self.admitted = min(scheme.methods, len(self.names) - 1)
         self._target: Target | None = target
-        self._costs: dict[Trial, Cost] = {}
-        self._finals: dict[Trial, dict[str, float]] = {}
+        self._costs: dict[RaceRun, Cost] = {}
+        self._finals: dict[RaceRun, dict[str, float]] = {}
 
     # -- what comes next
 
-    def next(self, left_s: float) -> Trial | None:
+    def next(self, left_s: float) -> RaceRun | None:
         """The next run; None where nothing is left to be found out, or nothing fits into the time.
 
         Where those that were planned have been told apart, and none of them pays off, further methods take part as long
@@ -156,15 +156,15 @@ class Race:
                 return None
             self.admitted = further
 
-    def seconds(self, trial: Trial) -> float:
+    def seconds(self, trial: RaceRun) -> float:
         """The time that a run takes, as far as earlier ones tell."""
         return self.paces[trial.method].run(trial.iterations)
 
-    def limit_s(self, trial: Trial) -> float:
+    def limit_s(self, trial: RaceRun) -> float:
         """The time after which a run is stopped as hopeless; the baseline's is infinite."""
         return SLOWEST * self.paces[0].run(trial.iterations) if trial.method else math.inf
 
-    def add(self, trial: Trial, run: RunLog, took_s: float, hopeless: bool = False) -> None:
+    def add(self, trial: RaceRun, run: RunLog, took_s: float, hopeless: bool = False) -> None:
         """Book a run.
 
         Args:
@@ -183,7 +183,7 @@ class Race:
         if self._given is None and trial.method == 0:
             self._set_target()
 
-    def _wanted(self, left_s: float) -> Iterator[Trial]:
+    def _wanted(self, left_s: float) -> Iterator[RaceRun]:
         """The runs that are still to come, the first one first, as far as those that are done tell."""
         yield from self._tuning(0)
         if self.rate(0) is None or self.target is None or self.baseline_missed:
@@ -198,7 +198,7 @@ class Race:
             turn = [0, *self._in_question(number)]
             if len(turn) == 1:
                 return
-            trials = [Trial(method, SEED, self.rate(method) or 0.0, seed, self.scheme.iterations) for method in turn]
+            trials = [RaceRun(method, SEED, self.rate(method) or 0.0, seed, self.scheme.iterations) for method in turn]
             # Nobody's run counts without the baseline's.
             kept = 0.0 if trials[0] in self.runs else self.seconds(trials[0])
             if kept > left_s:
@@ -218,19 +218,19 @@ class Race:
         """The methods beside the baseline that take part so far."""
         return list(range(1, self.admitted + 1))
 
-    def _tuning(self, method: int) -> Iterator[Trial]:
+    def _tuning(self, method: int) -> Iterator[RaceRun]:
         """The trials of a method's rates that are still to come."""
         whole, seed = self.scheme.iterations, self.tuning_seed
         if self.scheme.rates == 1:
             if method == 0 and not self._trials(0, WHOLE_RATE):
-                yield Trial(0, WHOLE_RATE, self.lrs[0], seed, whole)
+                yield RaceRun(0, WHOLE_RATE, self.lrs[0], seed, whole)
             return
         for factor in RATES[self.scheme.rates]:
-            trial = Trial(method, RATE, rounded(self.lrs[method] * factor), seed, self.scheme.short)
+            trial = RaceRun(method, RATE, rounded(self.lrs[method] * factor), seed, self.scheme.short)
             if trial not in self.runs:
                 yield trial
         for lr in self._best_rates(method):
-            trial = Trial(method, WHOLE_RATE, lr, seed, whole)
+            trial = RaceRun(method, WHOLE_RATE, lr, seed, whole)
             if trial not in self.runs:
                 yield trial
 
@@ -295,7 +295,7 @@ class Race:
                 )
 
     def _said(self, run: RunLog) -> str:
-        """How far a run came, in words."""
+        """Words on how far a run came."""
         if run.summary["status"] in BROKEN:
             return f": it {run.summary['status']}"
         value = (run.summary["evaluation"] or {}).get(self._metric)
@@ -375,8 +375,8 @@ class Race:
         """The seeds of the runs of a method that count."""
         return [trial.seed for trial in self._trials(method, SEED) if self._whole(trial)]
 
-    def evidence(self, method: int, number: int | None = None) -> Evidence:
-        """What the first `number` seeds tell of a method, in pairs with the baseline's runs; None: all seeds."""
+    def evidence(self, method: int, number: int | None = None) -> Findings:
+        """The evidence of the first `number` seeds on a method, in pairs with the baseline's runs; None: all seeds."""
         target = self.target
         seeds = self._common(method, number)
         own, base = ([self._seed(m, seed) for seed in seeds] for m in (method, 0))
@@ -389,7 +389,7 @@ class Race:
         def signed(values: Sequence[dict[str, float]]) -> list[float | None]:
             return [None if metric not in final else sign * final[metric] for final in values]
 
-        return Evidence(
+        return Findings(
             name=self.names[method],
             seeds=len(seeds),
             time=paired([cost.seconds for cost in costs], [cost.seconds for cost in others]),
@@ -432,20 +432,20 @@ class Race:
         found = {method: self.evidence(method, number) for method in raced}
         return decide(found)
 
-    def _seed(self, method: int, seed: int) -> Trial:
+    def _seed(self, method: int, seed: int) -> RaceRun:
         return next(trial for trial in self._trials(method, SEED) if trial.seed == seed)
 
-    def _trials(self, method: int, *purposes: str) -> list[Trial]:
+    def _trials(self, method: int, *purposes: str) -> list[RaceRun]:
         return [trial for trial in self.runs if trial.method == method and trial.purpose in purposes]
 
-    def _whole(self, trial: Trial) -> bool:
+    def _whole(self, trial: RaceRun) -> bool:
         """The run came to its end, good or bad; what was stopped tells nothing."""
         return self.runs[trial].summary["status"] not in ("interrupted", "killed", "skipped")
 
-    def _broken(self, trial: Trial) -> bool:
+    def _broken(self, trial: RaceRun) -> bool:
         return self.runs[trial].summary["status"] in BROKEN or not self._whole(trial)
 
-    def _tuned(self, method: int) -> Trial | None:
+    def _tuned(self, method: int) -> RaceRun | None:
         """The whole run at the best rate; None where there is no sound one yet.
 
         It is the first to the target or, where none is there yet or no rate meets it, the best by the metric.
@@ -453,7 +453,7 @@ class Race:
         trials = [trial for trial in self._trials(method, WHOLE_RATE) if not self._broken(trial)]
         return min(trials, key=self._by_target, default=None)
 
-    def _by_metric(self, trial: Trial) -> tuple[Any, ...]:
+    def _by_metric(self, trial: RaceRun) -> tuple[Any, ...]:
         """The order of runs by the metric at their end, and by the loss where that is the same."""
         run = self.runs[trial]
         value = self._final(trial).get(metric_of(run), math.inf)
@@ -461,18 +461,18 @@ class Race:
         sign = -1 if rises(metric_of(run)) else 1
         return self._broken(trial), sign * value, math.inf if loss is None else loss
 
-    def _by_target(self, trial: Trial) -> tuple[Any, ...]:
+    def _by_target(self, trial: RaceRun) -> tuple[Any, ...]:
         """The order of runs by their iterations to the target, and by the metric where they miss it."""
         hit = self._cost(trial).iterations if self.target else None
         return (math.inf if hit is None else hit, *self._by_metric(trial))
 
-    def _cost(self, trial: Trial) -> Cost:
+    def _cost(self, trial: RaceRun) -> Cost:
         assert self._target is not None
         if trial not in self._costs:
             self._costs[trial] = cost_of(self.runs[trial], self._target)
         return self._costs[trial]
 
-    def _final(self, trial: Trial) -> dict[str, float]:
+    def _final(self, trial: RaceRun) -> dict[str, float]:
         if trial not in self._finals:
             self._finals[trial] = _final(self.runs[trial])
         return self._finals[trial]

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from mpisqueeze.advise.advisor import Advisor, Job, Question
+from mpisqueeze.advise.advisor import AdviceQuestion, Advisor, Job
 from mpisqueeze.advise.candidates import baseline, candidates
 from mpisqueeze.comm.watchdog import watched
 from mpisqueeze.comm.world import Signal, World
@@ -59,7 +59,7 @@ class AdviceWatcher(View):
 
 
 @dataclass(frozen=True)
-class _Ended:
+class _DoneJob:
     """A run that has ended; the log is on rank 0.
 
     Attributes:
@@ -72,7 +72,7 @@ class _Ended:
     overdue: bool
 
 
-def check(question: Question, world: World) -> None:
+def check(question: AdviceQuestion, world: World) -> None:
     """Build the baseline's run and those that a user named, and let them go; collective. Raises UsageError."""
     if world.size == 1:
         raise UsageError(
@@ -95,7 +95,7 @@ class Driver:
 
     def __init__(
         self,
-        question: Question,
+        question: AdviceQuestion,
         world: World,
         path: Path,
         interrupts: Interrupts,
@@ -127,7 +127,7 @@ class Driver:
         advisor = self.advisor
         return self.world.on_root(lambda: work(advisor) if advisor else None)
 
-    def _book(self, job: Job, ended: _Ended, advisor: Advisor) -> None:
+    def _book(self, job: Job, ended: _DoneJob, advisor: Advisor) -> None:
         assert ended.log is not None
         advisor.book(job, ended.log, ended.took_s, ended.overdue)
         self.view.job_ended(advisor, job, ended.log)
@@ -146,7 +146,7 @@ class Driver:
             self._on_root(partial(self._probed, job, ended))
         self._on_root(lambda advisor: advisor.check_budget())
 
-    def _probed(self, job: Job, ended: _Ended, advisor: Advisor) -> None:
+    def _probed(self, job: Job, ended: _DoneJob, advisor: Advisor) -> None:
         assert ended.log is not None
         advisor.probed(job, ended.log, ended.took_s)
 
@@ -164,7 +164,7 @@ class Driver:
             facts = calibrate(request, self.world, say)
         self._on_root(lambda advisor: write_json(advisor.calibration_path, facts))
 
-    def _run(self, job: Job) -> _Ended:
+    def _run(self, job: Job) -> _DoneJob:
         """One run. Raises StoppedError on all ranks when a signal ends it, or came before."""
         world, view = self.world, self.view
         self.interrupts.agree(world)
@@ -178,7 +178,7 @@ class Driver:
         if stopped:
             raise StoppedError(stopped)
         read = partial(log_of, path, made, world.size, job.name, status, reason)
-        return _Ended(world.collectively(read if world.is_root else lambda: None), took, status == "interrupted")
+        return _DoneJob(world.collectively(read if world.is_root else lambda: None), took, status == "interrupted")
 
 
 def _without_idle(made: Plan) -> Plan:

@@ -43,7 +43,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class Scheme:
-    """How a race is to spend its time.
+    """The way in which a race is to spend its time.
 
     Attributes:
         iterations: of a whole run.

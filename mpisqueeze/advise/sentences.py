@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mpisqueeze.advise.race import Race
 from mpisqueeze.advise.scheme import ENOUGH, RATES
-from mpisqueeze.advise.verdict import GAIN, Evidence, Verdict
+from mpisqueeze.advise.verdict import GAIN, Findings, Verdict
 from mpisqueeze.analysis.columns import rises
 from mpisqueeze.analysis.intervals import FEWEST, Ratio
 from mpisqueeze.analysis.ranking import Target
@@ -16,7 +16,7 @@ from mpisqueeze.quantities import counted, duration, format_rate, significant
 
 @dataclass(frozen=True)
 class Around:
-    """What is known beside the race.
+    """The facts beside the race.
 
     Attributes:
         labels: of the methods, as people are to read them; the baseline's first.
@@ -129,7 +129,7 @@ def described(target: Target) -> str:
     return f"{(target.name or 'training loss').replace('_', ' ')} {significant(target.value)}"
 
 
-def _bytes(best: Evidence, around: Around) -> str:
+def _bytes(best: Findings, around: Around) -> str:
     found = best.bytes.ratio
     if found is None or not found:
         return "with bytes that are not known"
@@ -139,7 +139,7 @@ def _bytes(best: Evidence, around: Around) -> str:
     return f"with {significant(found)} × the bytes{by_definition}"
 
 
-def _quality(race: Race, best: Evidence) -> str:
+def _quality(race: Race, best: Findings) -> str:
     name = metric_name(race.target)
     if best.loss.low is None:
         return f"and whether it loses any {name} takes {FEWEST} seeds to tell"
@@ -209,7 +209,7 @@ def _figure(value: float | None) -> str:
 
 
 def _open(race: Race, verdict: Verdict, around: Around) -> Iterator[str]:
-    """What the budget left open."""
+    """Sentences on the target, and on what the budget left open."""
     if around.interrupted:
         yield "It was interrupted; this is the verdict of the runs that had ended."
     if race.target is not None:

@@ -12,8 +12,8 @@ GAIN = 0.05
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What runs tell of a method beside the baseline, paired by seed.
+class Findings:
+    """The evidence that runs give of a method beside the baseline, paired by seed.
 
     Attributes:
         time, bytes: to the target, over the baseline's.
@@ -69,11 +69,11 @@ class Verdict:
 
     pays_off: bool | None
     best: int | None
-    evidence: Mapping[int, Evidence]
+    evidence: Mapping[int, Findings]
 
 
-def decide(evidence: Mapping[int, Evidence]) -> Verdict:
-    """Whether one of these methods pays off.
+def decide(evidence: Mapping[int, Findings]) -> Verdict:
+    """The verdict on these methods.
 
     True: the interval of the best one's ratio of times lies below 1, each of its runs reaches the target, and its final
     metric is not worse than the baseline's as far as the seeds can tell. False: no method has such an interval, and

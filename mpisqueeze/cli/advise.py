@@ -27,7 +27,7 @@ from mpisqueeze.quantities import parse_time
 from mpisqueeze.settings import EITHER, SETTINGS, option_of
 
 if TYPE_CHECKING:
-    from mpisqueeze.advise.advisor import Advisor, Question
+    from mpisqueeze.advise.advisor import AdviceQuestion, Advisor
 
 #: Settings that the race chooses itself, or has no use for.
 _UNUSED = (
@@ -117,7 +117,7 @@ def advise(
     from mpisqueeze.runs.seeding import parse_seeds
     from mpisqueeze.runs.sources import Resolved, resolve
 
-    def asked() -> tuple[Resolved, Question]:
+    def asked() -> tuple[Resolved, AdviceQuestion]:
         if past:
             question = advising.asked_before(past, seconds)
             return Resolved(question.settings), question
@@ -125,7 +125,7 @@ def advise(
         said = {*given, *found.origins}
         settings = found.config
         with found.blamed():
-            return found, advising.Question(
+            return found, advising.AdviceQuestion(
                 settings=replace(settings, out=None),
                 pairs=tuple(pairs or ()),
                 also=tuple(also or ()),
@@ -151,7 +151,7 @@ def advise(
         folder = RunFolder(path, again=resume is not None)
         if past:
             advising.remove_unfinished(path, past)
-        clock = advising.Clock(question.budget_s, past["spent_s"] if past else 0.0)
+        clock = advising.BudgetClock(question.budget_s, past["spent_s"] if past else 0.0)
         return advising.Advisor(question, folder, world.size, clock, past)
 
     with Interrupts() as interrupts:

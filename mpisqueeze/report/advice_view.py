@@ -19,7 +19,7 @@ from mpisqueeze.report.live import Drawing, bar
 from mpisqueeze.report.tables import Fitting, TableColumn, close_table, filled, first_fitting, make_list, panel
 
 if TYPE_CHECKING:
-    from mpisqueeze.advise.advisor import Advisor, Job, Question
+    from mpisqueeze.advise.advisor import AdviceQuestion, Advisor, Job
     from mpisqueeze.record.iterations import Progress
     from mpisqueeze.runs.preparation import Run
 
@@ -29,8 +29,8 @@ _NAME = 30
 _NAMED = 6
 
 
-def opening(question: Question, ranks: int, path: str, again: bool) -> Panel:
-    """What is about to be done, for how long."""
+def opening(question: AdviceQuestion, ranks: int, path: str, again: bool) -> Panel:
+    """The question, and what is about to be done for how long."""
     methods = ", ".join([*question.pairs, *question.also]) or "every method that is expected to converge"
     if question.also and not question.pairs:
         methods = f"every method that is expected to converge, and {', '.join(question.also)}"

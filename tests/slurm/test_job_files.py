@@ -219,7 +219,7 @@ def test_compare(cluster: Cluster) -> None:
 
 
 def test_advise(cluster: Cluster) -> None:
-    """It has a verdict in its folder, and a signal before the job's end leaves one, too, from which --resume goes on."""
+    """It has a verdict in its folder, in words and in JSON, and keeps its time."""
     options = ("--problem", "quadratic:101", "--iterations", "40", "doublesqueeze/onebit")
     job = cluster.submit("jobs/advise.sbatch", *options, "--budget", "12s", LAUNCHER="mpirun")
     cluster.completed(job)
