@@ -144,10 +144,16 @@ def test_a_run_with_files_of_its_own_goes_on_from_any_folder(
     assert json.loads((part / "summary.json").read_text())["compressor"] == "own,ratio=0.3"
 
 
+#: Values of settings whose text has a form of its own.
+EXAMPLES = {"stop_at": "loss=0.5", "betas": "0.5,0.25"}
+
+
 def example(setting: Setting) -> Any:
     """A value that is accepted and not the default."""
     if setting.kind.choices:
         return next(choice for choice in setting.kind.choices if choice != setting.default)
+    if setting.name in EXAMPLES:
+        return EXAMPLES[setting.name]
     return {bool: not setting.default, int: 7, float: 0.5, str: "5s", Path: Path("x")}[setting.type]
 
 
@@ -171,14 +177,14 @@ def test_a_setting_that_is_declared_is_known_everywhere() -> None:
         assert resolve({}, {}, written(json.dumps(content, default=str), name)).config == Settings(**values)
     assert plan(Settings()).as_json().keys() == {*SETTINGS, "parts"}
     for name, text in texts.items():
-        if name not in ("algorithm", "out"):
+        if name not in ("algorithm", "out", "seed", "stop_at"):
             assert parse_sweep(f"{SETTINGS[name].option}={text}").setting == name
 
 
 def test_commands_share_the_options_of_settings() -> None:
     ours, theirs = inspect.signature(train).parameters.keys(), inspect.signature(compare).parameters.keys()
-    assert ours - theirs == {"algorithm", "compressor", "checkpoint_every", "resume", "dump_config", "pair"}
-    assert theirs - ours == {"pairs", "preset", "sort", "sweep", "target", "target_loss"}
+    assert ours - theirs == {"algorithm", "compressor", "checkpoint_every", "stop_at", "resume", "dump_config", "pair"}
+    assert theirs - ours == {"pairs", "preset", "sort", "sweep", "seeds", "tune", "target", "target_loss", "stop_at_target"}
     assert ours >= SETTINGS.keys()
     assert [name.rstrip(":") for name in SETTINGS["topology"].names] == list(TOPOLOGIES)
 

@@ -277,7 +277,7 @@ def reached(run: RunLog, curve: Curve, target: Target | None) -> int | None:
 
 
 def lead(values: Floats, target: Target) -> Floats:
-    """How far each of a run's values, from the first one on, is beyond the target; below 0 before it (E,).
+    """The lead of each of a run's values (E,), the first one first, over the target: 0 and more where it is met.
 
     An accuracy has to rise to it and a loss to fall; another metric moves there from where it starts.
     """

@@ -186,7 +186,7 @@ def _said(choice: Choice) -> str:
 
 
 def plan_grids(entries: Sequence[Entry], grids: Sequence[Grid]) -> list[Tuned]:
-    """What each pair is to try, the same number of trials for all of them.
+    """Each pair's trials, as many for all of them.
 
     A pair that has no use for an option, such as sgd for `eta`, has as many more values of its first one. A pair that
     has no use for any has nothing to try.
