@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from mpisqueeze.cli.advise import advise
 from mpisqueeze.cli.bench_comm import bench_comm
 from mpisqueeze.cli.bench_kernels import bench_kernels
 from mpisqueeze.cli.calibrate import calibrate
@@ -75,7 +76,7 @@ app = typer.Typer(
 bench = typer.Typer(cls=_Group, no_args_is_help=True, rich_markup_mode="rich")
 data = typer.Typer(cls=_Group, no_args_is_help=True, rich_markup_mode="rich")
 
-for command in (train, compare, reproduce, report, calibrate, predict, info, check):
+for command in (advise, train, compare, reproduce, report, calibrate, predict, info, check):
     app.command(cls=_Command)(command)
 #: Options behind COMMAND are COMMAND's.
 _PASSES_ON = {"allow_extra_args": True, "allow_interspersed_args": False}

@@ -12,7 +12,8 @@ class Signal(IntEnum):
     FLUSH = 1
     CHECKPOINT = 2
     TARGET = 3
-    INTERRUPT = 4
-    TERMINATE = 5
-    NONFINITE = 6
-    ERROR = 7
+    ENOUGH = 4
+    INTERRUPT = 5
+    TERMINATE = 6
+    NONFINITE = 7
+    ERROR = 8

@@ -14,7 +14,7 @@ from mpisqueeze.launch import program
 from mpisqueeze.quantities import parse_rate, parse_time
 from mpisqueeze.record.folder import check_path, timed_path
 
-_WRITES_RUNS = ("train", "compare")
+_WRITES_RUNS = ("train", "compare", "advise")
 _STARTS_RANKS = ("launch", "lab")
 
 
@@ -69,7 +69,7 @@ def plan_trials(
     else:
         if command[0] in _STARTS_RANKS:
             raise UsageError(f"a lab starts the ranks itself: leave out {command[0]}")
-        if command[0] in _WRITES_RUNS:
+        if command[0] in _WRITES_RUNS and not _option(words, "--resume"):
             words, folder = _folder(words, hosts)
             words += [] if color == "auto" or _option(words, "--color") else ["--color", color]
         words = [*program(), *words]

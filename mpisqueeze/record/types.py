@@ -282,3 +282,35 @@ class ComparisonFile(_Compared, total=False):
 
     given_target: GivenTarget | None
     given_target_loss: Number | None
+
+
+class BookedRun(TypedDict):
+    """A run of a race: its method's number, what it was for, and how long it took, with set-up and evaluations."""
+
+    folder: str
+    method: Count
+    purpose: str
+    lr: Number
+    seed: int
+    iterations: Count
+    took_s: Seconds
+    hopeless: bool
+    status: Status
+
+
+class RaceFile(TypedDict):
+    """race.json: all that a race that was cut short needs to go on."""
+
+    ranks: Ranks
+    question: dict[str, Any]
+    spent_s: Seconds
+    network: str
+    dimension: Count
+    per_epoch: Count
+    compute_s: Seconds
+    evaluated_every: Count
+    short_of: Count | None
+    methods: list[dict[str, Any]]
+    scheme: dict[str, Any] | None
+    paces: list[dict[str, Any]]
+    booked: list[BookedRun]

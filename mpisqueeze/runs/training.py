@@ -60,7 +60,7 @@ class Loop:
         x: this rank's parameters (d).
         loss, lr, clock, counter, began, ended, elapsed: those of the current iteration or, between two, of the last
             one; `elapsed` also of earlier launches.
-        stopped_by: the signal that interrupted the run, or Signal.NONE.
+        stopped_by: the signal that ended the run before its last iteration, or Signal.NONE.
         at_target: an evaluation met the target that ends the run.
         evaluations: on rank 0, the lines of evaluations.jsonl.
     """
@@ -144,6 +144,8 @@ class Loop:
             gate.agreed, gate.met = Signal.NONE, False
             if self._interrupts.number:
                 gate.tell(self._interrupts.wish)
+            elif root and self.view.enough:
+                gate.tell(Signal.ENOUGH)
             elif root and self.checkpointer and self.checkpointer.overdue:
                 gate.tell(Signal.CHECKPOINT)
             elif root and recorder.overdue:
@@ -171,7 +173,7 @@ class Loop:
                 recorder.flush()
                 if root and recorder.last:
                     self.view.progress(recorder.last)
-            last = t == run.iterations or agreed >= Signal.INTERRUPT
+            last = t == run.iterations or agreed >= Signal.ENOUGH
             if self._scheduled(t):
                 self._evaluate(t)
                 last = last or self.at_target
@@ -180,7 +182,7 @@ class Loop:
             if last and not self._scheduled(t):
                 self._evaluate(t)
             if last:
-                self.stopped_by = agreed if agreed >= Signal.INTERRUPT else Signal.NONE
+                self.stopped_by = agreed if agreed >= Signal.ENOUGH else Signal.NONE
                 return
 
     def _meet_again(self, iteration: int) -> None:
@@ -458,13 +460,14 @@ def _carry_out(run: Run, view: View, again: bool, watchdog: Watchdog) -> dict[st
         interfaces = loop.meter.by_host()
         summary = None
         if run.folder is not None:
-            reason = trouble.message if trouble else None
+            over = "its time was over" if loop.stopped_by == Signal.ENOUGH else None
+            reason = trouble.message if trouble else over
             facts = _summarize(loop, status, reason, wall, environment, interfaces)
             summary = sanitized({**facts, "resumed_after": past.resumed_after})
             run.folder.write_json("summary.json", summary)
             view.finish(summary)
         summary = world.comm.bcast(summary)
-    if not loop.stopped_by:
+    if loop.stopped_by < Signal.INTERRUPT:
         interrupts.hand_back()
     if failure:
         raise failure

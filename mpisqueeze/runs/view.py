@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 class View:
     """A silent view, and the interface of the others: of a run, of a comparison's runs in turn, of claims in turn."""
 
+    @property
+    def enough(self) -> bool:
+        """The run is to end after this iteration, as its time is over; asked on rank 0."""
+        return False
+
     def claim_begins(self, number: int, name: str, runs: int) -> None:
         """Claim `number`, counted from 0, is about to be tested with so many runs."""
 

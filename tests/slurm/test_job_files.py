@@ -218,6 +218,16 @@ def test_compare(cluster: Cluster) -> None:
     assert len(list(cluster.results(job).glob("*/summary.json"))) == 2
 
 
+def test_advise(cluster: Cluster) -> None:
+    """It has a verdict in its folder, in words and in JSON, and keeps its time."""
+    options = ("--problem", "quadratic:101", "--iterations", "40", "doublesqueeze/onebit")
+    job = cluster.submit("jobs/advise.sbatch", *options, "--budget", "12s", LAUNCHER="mpirun")
+    cluster.completed(job)
+    advice = read(cluster.results(job) / "advice.json")
+    assert advice["sentences"][0] in " ".join(cluster.said(job).split())
+    assert advice["spent_s"] < 1.1 * advice["budget_s"]
+
+
 def test_sweep(cluster: Cluster) -> None:
     """Each task of the array has its own settings and folder; one beyond the settings is refused."""
     lists = {"PAIRS": "sgd dcd/qsgd:8", "RATES": "0.01 0.02"}
