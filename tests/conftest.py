@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
@@ -31,10 +32,67 @@ EMULATOR_AND_GPU = ["emulator", pytest.param("gpu", marks=pytest.mark.gpu)]
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, lambda number, frame: None)
 
-# A run of CI draws the same examples each time.
+# A run of CI draws the same examples each time. How long one takes depends on what else the machine does.
+settings.register_profile("here", deadline=None)
 settings.register_profile("ci", derandomize=True, deadline=None)
-if os.environ.get("CI"):
-    settings.load_profile("ci")
+settings.load_profile("ci" if os.environ.get("CI") else "here")
+
+# Ranks share cores with those of other workers of pytest-xdist: one that waits leaves its core to others.
+os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
+IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+#: Groups of tests that take longest; a worker that began one of them last would be waited for.
+LONG = [
+    "mpisqueeze_run", "on_ranks", "test_docs", "test_lab", "test_job_files", "test_launch", "test_gpu_jobs", "test_stdout",
+    "test_holder", "test_kernel_properties", "test_cuda_kernels",
+]  # fmt: skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # pytest-xdist would begin with the files that have many tests.
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For `--dist loadgroup`: a worker gets all tests of a group, which share what is made once; long groups first."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            fixtures = getattr(item, "fixturenames", ())
+            group = next((name for name in ("on_ranks", "mpisqueeze_run") if name in fixtures), item.path.stem)
+            item.add_marker(pytest.mark.xdist_group(group))
+    if IS_WORKER:
+        items.sort(key=lambda item: LONG.index(name) if (name := group_of(item)) in LONG else len(LONG))
+
+
+def group_of(item: pytest.Item) -> str:
+    mark = item.get_closest_marker("xdist_group")
+    return str(mark.args[0]) if mark else ""
+
+
+@pytest.fixture(scope="session")
+def common_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of pytest-xdist share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if IS_WORKER else base
+
+
+@pytest.fixture(autouse=True)
+def turn(request: pytest.FixtureRequest, common_folder: Path) -> Iterator[None]:
+    """While a test marked `alone` runs, other workers wait with their next one: it measures times."""
+    if not IS_WORKER:
+        yield
+        return
+    kind = fcntl.LOCK_EX if request.node.get_closest_marker("alone") else fcntl.LOCK_SH
+    with open(common_folder / "door", "w") as door, open(common_folder / "room", "w") as room:
+        # Who waits for the room to be empty lets nobody else in.
+        fcntl.flock(door, fcntl.LOCK_EX)
+        fcntl.flock(room, kind)
+        fcntl.flock(door, fcntl.LOCK_UN)
+        try:
+            yield
+        finally:
+            # A process that was forked meanwhile has the same lock.
+            fcntl.flock(room, fcntl.LOCK_UN)
 
 
 @pytest.fixture(autouse=True)
@@ -101,9 +159,11 @@ def need(where: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def emulator_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def emulator_folder(common_folder: Path) -> Path:
     """Folder of the kernels that are compiled for the emulator."""
-    return tmp_path_factory.mktemp("cuda_emulator")
+    folder = common_folder / "cuda_emulator"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="module", params=EMULATOR_AND_GPU)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from unittest.mock import patch
 
 import numpy as np
@@ -49,6 +49,13 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 DIMENSIONS = [1, 7, 1031]
 #: The run's seed.
 SEED = 3
+T = TypeVar("T")
+
+
+def each_on_a_rank(world: World, works: Sequence[Callable[[], T]]) -> list[T]:
+    """The results of all functions, on all ranks; each is called on one of them. Collective."""
+    found = world.comm.allgather([work() for work in works[world.rank :: world.size]])
+    return [found[i % world.size][i // world.size] for i in range(len(works))]
 
 
 def payload_bytes(spec: str, d: int, itemsize: int) -> int:
