@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
 import select
@@ -43,7 +44,7 @@ IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 #: Groups of tests that take longest; a worker that began one of them last would be waited for.
 LONG = [
     "mpisqueeze_run", "on_ranks", "test_docs", "test_lab", "test_job_files", "test_launch", "test_gpu_jobs", "test_stdout",
-    "test_holder", "test_kernel_properties", "test_cuda_kernels",
+    "test_faults", "test_holder", "test_kernel_properties", "test_cuda_kernels",
 ]  # fmt: skip
 
 
@@ -78,11 +79,11 @@ def common_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def turn(request: pytest.FixtureRequest, common_folder: Path) -> Iterator[None]:
-    """While a test marked `alone` runs, other workers wait with their next one: it measures times."""
+    """While a test marked `timed` runs, other workers wait with their next one: it measures times."""
     if not IS_WORKER:
         yield
         return
-    kind = fcntl.LOCK_EX if request.node.get_closest_marker("alone") else fcntl.LOCK_SH
+    kind = fcntl.LOCK_EX if request.node.get_closest_marker("timed") else fcntl.LOCK_SH
     with open(common_folder / "door", "w") as door, open(common_folder / "room", "w") as room:
         # Who waits for the room to be empty lets nobody else in.
         fcntl.flock(door, fcntl.LOCK_EX)
@@ -95,10 +96,19 @@ def turn(request: pytest.FixtureRequest, common_folder: Path) -> Iterator[None]:
             fcntl.flock(room, fcntl.LOCK_UN)
 
 
+@pytest.fixture(scope="session")
+def session_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Paths that nobody has had. pytest's `mktemp` reads all names of its folder each time."""
+    base = tmp_path_factory.mktemp("sessions")
+    return (base / f"{number}" for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def own_session_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_session_folder(session_folders: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder for the session of an mpirun that a test starts without `launch`: see `launch.session_folder`."""
-    monkeypatch.setenv("PRTE_MCA_prte_local_tmpdir_base", str(tmp_path_factory.mktemp("session")))
+    folder = next(session_folders)
+    folder.mkdir()
+    monkeypatch.setenv("PRTE_MCA_prte_local_tmpdir_base", str(folder))
 
 
 @pytest.fixture

@@ -46,6 +46,8 @@ COMPRESSORS = [
 GOSSIP = ["dpsgd", "dpsgd-naive", "dcd", "ecd", "deepsqueeze", "choco", "d2"]
 CENTRALIZED = ["sgd", "csgd", "csgd-double", "memsgd", "doublesqueeze"]
 EXAMPLES = Path(__file__).parents[1] / "examples"
+#: One without error, one with few bits, one with random numbers, and one with positions.
+EACH_KIND = ("identity", "onebit:7,scale=l2", "qsgd:4,bucket=0", "topk:0.3")
 DIMENSIONS = [1, 7, 1031]
 #: The run's seed.
 SEED = 3

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from parts import (
     COMPRESSORS,
+    EACH_KIND,
     GOSSIP,
     SEED,
     compressed_by,
@@ -34,13 +35,11 @@ RANKS = [1, 2, 3, pytest.param(4, marks=pytest.mark.slow), 6]
 GRAPHS = ["ring", "torus", "complete", "exponential", "star"]
 DIMENSIONS = [1, 37]
 UNCOMPRESSED = ("dpsgd", "d2")
-#: Compressors without error, with residuals, random numbers, and positions.
-EACH_KIND = ("identity", "onebit:7,scale=l2", "qsgd:4,bucket=0", "topk:0.3")
 LR = 0.1
 
 
 def cases(graphs: Sequence[str], methods: Sequence[str], world: World) -> Iterator[tuple[Topology, str, str]]:
-    """(graph, compressor, method): full vectors for those that send them; on the first graph all compressors."""
+    """(graph, compressor, method): full vectors for those that send them; with all compressors on the first graph."""
     for graph, spec, name in product(graphs, COMPRESSORS, methods):
         if graph != graphs[0] and spec not in EACH_KIND:
             continue

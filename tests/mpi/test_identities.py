@@ -13,6 +13,7 @@ from parts import (
     CENTRALIZED,
     COMPRESSORS,
     DIMENSIONS,
+    EACH_KIND,
     EXAMPLES,
     SEED,
     compressed_by,
@@ -117,14 +118,16 @@ def the_server_of_ef21_keeps_the_mean() -> None:
 def sections_change_no_bit() -> None:
     """Cut as finely as each payload can be, the counts add up to the same bytes and the iterates are the same."""
     world = World()
-    d = 4500
+    # Residuals and random numbers of the first iteration show in the second.
+    d, steps = 4500, 2
     for name, spec, server in product(("csgd", "doublesqueeze"), COMPRESSORS, SERVERS):
         if name == "csgd" and spec not in ("identity", "onebit:0", "uniform:8", "topk:0.01"):
             continue
         whole: Any = make_algorithm(name, spec, d, np.float32, world, server=server, chunk=10**6)
         assert all(len(part) == 1 for part in whole.exchange.up)
-        expected, nbytes = run_steps(whole, start_at(d, np.float32), STEPS), whole.bytes_per_iteration()
-        for tree in ("flat", "chain", "binary", "binomial") if server == "root" else [None]:
+        expected, nbytes = run_steps(whole, start_at(d, np.float32), steps), whole.bytes_per_iteration()
+        trees = ("flat", "chain", "binary", "binomial") if name == "csgd" or spec in EACH_KIND else ("chain",)
+        for tree in trees if server == "root" else [None]:
             cut: Any = make_algorithm(name, spec, d, np.float32, world, server=server, chunk=1, tree=tree)
             sections = len(cut.exchange.up[0])
             if spec in ("identity", "onebit", "uniform:8", "clip:21"):
@@ -136,9 +139,9 @@ def sections_change_no_bit() -> None:
                 assert len(cut.exchange.down[0]) > 1
             assert cut.bytes_per_iteration() == nbytes, (name, spec, server)
             counter = cut.setup.network.counter
-            x = run_steps(cut, start_at(d, np.float32), STEPS)
+            x = run_steps(cut, start_at(d, np.float32), steps)
             assert np.array_equal(x, expected), (name, spec, server, tree)
-            assert sum(world.comm.allgather(counter.bytes_sent)) == nbytes * STEPS
+            assert sum(world.comm.allgather(counter.bytes_sent)) == nbytes * steps
 
 
 def doublesqueeze_moves_by_what_the_gradients_say() -> None:
