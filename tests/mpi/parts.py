@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 from unittest.mock import patch
@@ -90,9 +91,15 @@ def payload_bytes(spec: str, d: int, itemsize: int) -> int:
     return 2 * d
 
 
+@cache
+def found(kind: str, text: str) -> registry.Part:
+    """A part by its spec, looked for once."""
+    return getattr(registry, kind).find(text)
+
+
 def make_compressor(spec: str, dtype: Any, xp: Any = np) -> Callable[[int, int], Compressor]:
     """(dimension, seed) → a compressor by its spec."""
-    part = registry.compressors.find(spec)
+    part = found("compressors", spec)
     return lambda dimension, seed: adapt(part.cls(dimension, xp, dtype, seed, **part.options), dimension, xp, dtype)
 
 
@@ -124,14 +131,18 @@ def make_algorithm(
     network = Network(world, device, emulated=emulated, chunk_bytes=chunk, tree=tree)
     graph = topology or Topology("ring", world.size)
     setup = Setup(network, dimension, np.dtype(dtype), SEED, make_compressor(spec, dtype, device.xp), graph, **options)
-    part = registry.algorithms.find(name)
+    part = found("algorithms", name)
     return part.cls(setup, **part.options)
 
 
 def gradient_at(x: np.ndarray, rank: int, t: int) -> np.ndarray:
     """A gradient that depends on where, who and when: x/2 plus noise."""
-    noise = np.random.default_rng([rank, t]).standard_normal(x.size).astype(x.dtype)
-    return x * x.dtype.type(0.5) + noise
+    return x * x.dtype.type(0.5) + noise_at(rank, t, x.size).astype(x.dtype)
+
+
+@cache
+def noise_at(rank: int, t: int, size: int) -> np.ndarray:
+    return np.random.default_rng([rank, t]).standard_normal(size)
 
 
 def start_at(dimension: int, dtype: Any) -> np.ndarray:
