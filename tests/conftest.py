@@ -40,34 +40,46 @@ settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 # Ranks share cores with those of other workers of pytest-xdist: one that waits leaves its core to others.
 os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
+# Open MPI sleeps for a second when it closes its one-sided transfers by libfabric, in each rank that starts.
+os.environ.setdefault("OMPI_MCA_btl", "^ofi")
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
-#: Groups of tests that take longest; a worker that began one of them last would be waited for.
-LONG = [
-    "mpisqueeze_run", "on_ranks", "test_docs", "test_lab", "test_job_files", "test_launch", "test_gpu_jobs", "test_stdout",
-    "test_faults", "test_holder", "test_kernel_properties", "test_cuda_kernels",
-]  # fmt: skip
+#: Files that one worker runs, since they share ranks that wait for calls.
+SHARE_RANKS = (
+    (
+        "test_train",
+        "test_check",
+        "test_compare",
+        "test_checkpoint",
+        "test_examples",
+        "test_reproduce",
+        "test_acceptance",
+    ),
+    ("test_identities", "test_gossip", "test_link", "test_overlap", "test_pieces", "test_clock", "test_world"),
+)
+#: Files that take long: a worker that began one of them last would be waited for.
+LONG = (
+    *itertools.chain(*SHARE_RANKS), "test_faults", "test_docs", "test_lab", "test_job_files", "test_holder", "test_launch",
+    "test_gpu_jobs", "test_stdout", "test_kernel_properties", "test_streams", "test_devices", "test_html",
+)  # fmt: skip
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    # pytest-xdist would begin with the files that have many tests.
-    if hasattr(config.option, "loadscopereorder"):
-        config.option.loadscopereorder = False
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Workers of pytest-xdist get whole files, or groups of them, in the order in which they are collected."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            name = Path(nodeid.partition("::")[0]).stem
+            return next((names[0] for names in SHARE_RANKS if name in names), name)
+
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `--dist loadgroup`: a worker gets all tests of a group, which share what is made once; long groups first."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            fixtures = getattr(item, "fixturenames", ())
-            group = next((name for name in ("on_ranks", "mpisqueeze_run") if name in fixtures), item.path.stem)
-            item.add_marker(pytest.mark.xdist_group(group))
     if IS_WORKER:
-        items.sort(key=lambda item: LONG.index(name) if (name := group_of(item)) in LONG else len(LONG))
-
-
-def group_of(item: pytest.Item) -> str:
-    mark = item.get_closest_marker("xdist_group")
-    return str(mark.args[0]) if mark else ""
+        items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,6 @@ from rich.table import Table
 from mpisqueeze import streams
 from mpisqueeze.cli.app import run
 
-pytestmark = pytest.mark.xdist_group("test_stdout")
 SHORT = ("train", "--iterations", "3", "--out", "run")
 
 NOISY = """

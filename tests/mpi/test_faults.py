@@ -17,7 +17,6 @@ from faulty import WHEN
 
 from mpisqueeze.launch import Launcher
 
-pytestmark = pytest.mark.xdist_group("test_faults")
 Run = Callable[..., Finished]
 FAULTY = Path(__file__).with_name("faulty.py")
 #: Seconds from a fault on that all ranks have to end.

@@ -24,7 +24,6 @@ from mpisqueeze.errors import UsageError
 from mpisqueeze.launch import Launcher
 from mpisqueeze.record.folder import check_path, timed_path
 
-pytestmark = pytest.mark.xdist_group("test_holder")
 Run = Callable[..., Finished]
 LONG = ("train", "--problem", "quadratic:101", "--iterations", "1000000", "--lr", "0.01", "--eval-every", "0")
 SAVED = (*LONG, "--checkpoint-every", "100", "--out", "run")
