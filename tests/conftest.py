@@ -54,12 +54,13 @@ SHARE_RANKS = (
         "test_reproduce",
         "test_acceptance",
     ),
-    ("test_identities", "test_gossip", "test_link", "test_overlap", "test_pieces", "test_clock", "test_world"),
+    ("test_identities", "test_gossip", "test_link", "test_overlap", "test_pieces", "test_world"),
 )
 #: Files that take long: a worker that began one of them last would be waited for.
 LONG = (
-    *itertools.chain(*SHARE_RANKS), "test_faults", "test_docs", "test_lab", "test_job_files", "test_holder", "test_launch",
-    "test_gpu_jobs", "test_stdout", "test_kernel_properties", "test_streams", "test_devices", "test_html",
+    *itertools.chain(*SHARE_RANKS), "test_faults", "test_docs", "test_lab", "test_job_files", "test_holder",
+    "test_launch", "test_gpu_jobs", "test_stdout", "test_kernel_properties", "test_streams", "test_devices",
+    "test_html", "test_acceptance", "test_clock",
 )  # fmt: skip
 
 
