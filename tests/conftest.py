@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import itertools
 import json
 import os
 import select
@@ -31,16 +33,95 @@ EMULATOR_AND_GPU = ["emulator", pytest.param("gpu", marks=pytest.mark.gpu)]
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, lambda number, frame: None)
 
-# A run of CI draws the same examples each time.
+# A run of CI draws the same examples each time. How long one takes depends on what else the machine does.
+settings.register_profile("here", deadline=None)
 settings.register_profile("ci", derandomize=True, deadline=None)
-if os.environ.get("CI"):
-    settings.load_profile("ci")
+settings.load_profile("ci" if os.environ.get("CI") else "here")
+
+# Ranks share cores with those of other workers of pytest-xdist: one that waits leaves its core to others.
+os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
+# Open MPI sleeps for a second when it closes its one-sided transfers by libfabric, in each rank that starts.
+os.environ.setdefault("OMPI_MCA_btl", "^ofi")
+IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+#: Files that one worker runs, since they share ranks that wait for calls.
+SHARE_RANKS = (
+    (
+        "test_train",
+        "test_check",
+        "test_compare",
+        "test_checkpoint",
+        "test_examples",
+        "test_reproduce",
+        "test_acceptance",
+    ),
+    ("test_identities", "test_gossip", "test_link", "test_overlap", "test_pieces", "test_world"),
+)
+#: Files that take long: a worker that began one of them last would be waited for.
+LONG = (
+    *itertools.chain(*SHARE_RANKS), "test_faults", "test_docs", "test_lab", "test_job_files", "test_holder",
+    "test_launch", "test_gpu_jobs", "test_stdout", "test_kernel_properties", "test_streams", "test_devices",
+    "test_html", "test_acceptance", "test_clock",
+)  # fmt: skip
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Workers of pytest-xdist get whole files, or groups of them, in the order in which they are collected."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            name = Path(nodeid.partition("::")[0]).stem
+            return next((names[0] for names in SHARE_RANKS if name in names), name)
+
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if IS_WORKER:
+        items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
+@pytest.fixture(scope="session")
+def common_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of pytest-xdist share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if IS_WORKER else base
 
 
 @pytest.fixture(autouse=True)
-def own_session_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def turn(request: pytest.FixtureRequest, common_folder: Path) -> Iterator[None]:
+    """While a test marked `timed` runs, other workers wait with their next one: it measures times."""
+    if not IS_WORKER:
+        yield
+        return
+    kind = fcntl.LOCK_EX if request.node.get_closest_marker("timed") else fcntl.LOCK_SH
+    with open(common_folder / "door", "w") as door, open(common_folder / "room", "w") as room:
+        # Who waits for the room to be empty lets nobody else in.
+        fcntl.flock(door, fcntl.LOCK_EX)
+        fcntl.flock(room, kind)
+        fcntl.flock(door, fcntl.LOCK_UN)
+        try:
+            yield
+        finally:
+            # A process that was forked meanwhile has the same lock.
+            fcntl.flock(room, fcntl.LOCK_UN)
+
+
+@pytest.fixture(scope="session")
+def session_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Paths that nobody has had. pytest's `mktemp` reads all names of its folder each time."""
+    base = tmp_path_factory.mktemp("sessions")
+    return (base / f"{number}" for number in itertools.count())
+
+
+@pytest.fixture(autouse=True)
+def own_session_folder(session_folders: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder for the session of an mpirun that a test starts without `launch`: see `launch.session_folder`."""
-    monkeypatch.setenv("PRTE_MCA_prte_local_tmpdir_base", str(tmp_path_factory.mktemp("session")))
+    folder = next(session_folders)
+    folder.mkdir()
+    monkeypatch.setenv("PRTE_MCA_prte_local_tmpdir_base", str(folder))
 
 
 @pytest.fixture
@@ -101,9 +182,11 @@ def need(where: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def emulator_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def emulator_folder(common_folder: Path) -> Path:
     """Folder of the kernels that are compiled for the emulator."""
-    return tmp_path_factory.mktemp("cuda_emulator")
+    folder = common_folder / "cuda_emulator"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="module", params=EMULATOR_AND_GPU)

@@ -57,6 +57,7 @@ def test_the_fit_looks_past_what_a_shaper_lets_through_in_a_burst() -> None:
     assert bursts.bandwidth == pytest.approx(100e6, rel=0.05)
 
 
+@pytest.mark.timed
 def test_a_quick_calibration_on_an_emulated_link_is_read_by_predict(
     mpisqueeze_run: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

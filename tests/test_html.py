@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import vl_convert
 from test_report import edit, write_run
 
 from mpisqueeze.analysis.ranking import rank_runs
@@ -257,6 +258,10 @@ def test_vega_is_kept_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.Mon
     script, packed = vega()
     assert gzip.decompress(base64.b64decode(packed)).decode() == script
     (kept,) = (tmp_path / "mpisqueeze").iterdir()
+    bundled = []
+    monkeypatch.setattr(vl_convert, "javascript_bundle", lambda *_, **__: bundled.append(script) or script)
+    assert vega() == (script, packed)
+    assert not bundled
     for damaged in (b"", b"x", kept.read_bytes()[:1000]):
         kept.write_bytes(damaged)
         assert vega() == (script, packed)
@@ -264,6 +269,7 @@ def test_vega_is_kept_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.Mon
     # Where nothing can be kept.
     monkeypatch.setenv("XDG_CACHE_HOME", str(kept))
     assert vega() == (script, packed)
+    assert len(bundled) == 4
 
 
 def test_the_page_can_take_stdout(capsys: pytest.CaptureFixture[str]) -> None:

@@ -592,8 +592,8 @@ class TestEnd:
         process.send_signal(signal.SIGINT)
         begin = time.monotonic()
         assert cluster.finish().code == 130
-        assert time.monotonic() - begin < 3
-        wait_for(lambda: not cluster.processes(), "its processes to end", 5)
+        assert time.monotonic() - begin < 10
+        wait_for(lambda: not cluster.processes(), "its processes to end", 20)
 
     def test_nothing_outlives_a_killed_lab(self, cluster: Lab) -> None:
         process = self.started(cluster)
@@ -601,6 +601,6 @@ class TestEnd:
         mine -= {os.readlink("/proc/self/ns/net")}
         assert len(mine) == 4  # the head node and three hosts
         process.kill()
-        wait_for(lambda: not cluster.processes(), "its processes to end", 5)
+        wait_for(lambda: not cluster.processes(), "its processes to end", 20)
         # A process that is ending shows its namespace for a moment after its folder and its command line are gone.
-        wait_for(lambda: not mine & network_namespaces(), "its hosts to go", 5)
+        wait_for(lambda: not mine & network_namespaces(), "its hosts to go", 20)

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import altair
 import numpy as np
 import pytest
 from hypothesis import given
@@ -92,6 +91,8 @@ def test_what_cannot_be_drawn_is_said_before_anything_is_shown(
 
 @pytest.mark.parametrize("kind", ["loss", "phases", "time-by-bandwidth"])
 def test_specifications_are_vega_lite(kind: str) -> None:
+    import altair  # takes a second, and each worker of pytest-xdist reads all files
+
     runs, _ = read_runs([Path(name) for name in two_runs()])
     charts = charts_of(kind, runs, rank_runs(runs))
     specs = [chart_spec(chart, look, 400) for chart in charts for look in (PAPER, replace(PAPER, interactive=True))]

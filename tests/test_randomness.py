@@ -139,7 +139,7 @@ def rounding_looks_at_as_many_bits_as_it_takes(coder: Coder, dtype: np.dtype[Any
 @pytest.mark.parametrize("value", [3.6e-8, 1e-8, 3e-9, 0.01, 0.3])
 def test_small_probabilities_are_right(coder: Coder, dtype: np.dtype[Any], value: float) -> None:
     """Draws whose first 23 bits are those of the number round up as often as its further bits say."""
-    x, index, draws = dtype.type(value), 3, 1500
+    x, index, draws = dtype.type(value), 3, 800
     first, rest = divmod(Fraction(float(x)) * 2**FIRST_BITS, 1)
     v = np.array([1, 0, 0, x], dtype)
     highs = np.random.default_rng(int(1 / value)).integers(2**32, size=(draws, 2))
@@ -268,7 +268,7 @@ def test_positions_are_those_of_the_definition() -> None:
 @pytest.mark.parametrize(("d", "k"), [(2, 1), (3, 1), (5, 2), (8, 3), (13, 4), (37, 9)])
 def test_positions_and_pairs_of_them_are_equally_likely(d: int, k: int) -> None:
     """Over iterations: each element k/d, in each place 1/d, and each pair k(k−1)/(d(d−1))."""
-    keys = 3000
+    keys = 1500
     places, pairs = np.zeros((k, d)), np.zeros((d, d))
     for iteration in range(1, keys + 1):
         drawn = random.random_positions(key_of(stream(1, WORKER), iteration), k, d)

@@ -141,7 +141,7 @@ def in_terminal(command: list[str], stderr: int | None = None) -> str:
         process = subprocess.Popen(
             command, env=probe_environment(), stdin=subprocess.DEVNULL, stdout=follower, stderr=stderr or follower
         )
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=60) == 0
         return os.read(leader, 65536).decode()
     finally:
         os.close(leader)

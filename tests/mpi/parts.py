@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from unittest.mock import patch
 
 import numpy as np
@@ -55,9 +56,18 @@ FIELD = {
     "onebit-adam:freeze=2": "onebit",
 }
 EXAMPLES = Path(__file__).parents[1] / "examples"
+#: One without error, one with few bits, one with random numbers, and one with positions.
+EACH_KIND = ("identity", "onebit:7,scale=l2", "qsgd:4,bucket=0", "topk:0.3")
 DIMENSIONS = [1, 7, 1031]
 #: The run's seed.
 SEED = 3
+T = TypeVar("T")
+
+
+def each_on_a_rank(world: World, works: Sequence[Callable[[], T]]) -> list[T]:
+    """The results of all functions, on all ranks; each is called on one of them. Collective."""
+    found = world.comm.allgather([work() for work in works[world.rank :: world.size]])
+    return [found[i % world.size][i // world.size] for i in range(len(works))]
 
 
 def payload_bytes(spec: str, d: int, itemsize: int) -> int:
@@ -92,9 +102,15 @@ def payload_bytes(spec: str, d: int, itemsize: int) -> int:
     return 2 * d
 
 
+@cache
+def found(kind: str, text: str) -> registry.Part:
+    """A part by its spec, looked for once."""
+    return getattr(registry, kind).find(text)
+
+
 def make_compressor(spec: str, dtype: Any, xp: Any = np) -> Callable[[int, int], Compressor]:
     """(dimension, seed) → a compressor by its spec."""
-    part = registry.compressors.find(spec)
+    part = found("compressors", spec)
     return lambda dimension, seed: adapt(part.cls(dimension, xp, dtype, seed, **part.options), dimension, xp, dtype)
 
 
@@ -126,14 +142,18 @@ def make_algorithm(
     network = Network(world, device, emulated=emulated, chunk_bytes=chunk, tree=tree)
     graph = topology or Topology("ring", world.size)
     setup = Setup(network, dimension, np.dtype(dtype), SEED, make_compressor(spec, dtype, device.xp), graph, **options)
-    part = registry.algorithms.find(name)
+    part = found("algorithms", name)
     return part.cls(setup, **part.options)
 
 
 def gradient_at(x: np.ndarray, rank: int, t: int) -> np.ndarray:
     """A gradient that depends on where, who and when: x/2 plus noise."""
-    noise = np.random.default_rng([rank, t]).standard_normal(x.size).astype(x.dtype)
-    return x * x.dtype.type(0.5) + noise
+    return x * x.dtype.type(0.5) + noise_at(rank, t, x.size).astype(x.dtype)
+
+
+@cache
+def noise_at(rank: int, t: int, size: int) -> np.ndarray:
+    return np.random.default_rng([rank, t]).standard_normal(size)
 
 
 def start_at(dimension: int, dtype: Any) -> np.ndarray:

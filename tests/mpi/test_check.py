@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any
 
 import broken_parts
-import numpy as np
 import pytest
 from broken_parts import SAYS
 from conftest import HERE, Finished
 from parts import CENTRALIZED, COMPRESSORS, EXAMPLES, FIELD, GOSSIP
+from test_checkpoint import same_runs, whole_and_part
 
 from mpisqueeze.algorithms.base import Algorithm
 from mpisqueeze.cli.app import run
@@ -104,22 +105,18 @@ def test_an_algorithm_is_launched_on_ranks(mpisqueeze_run: Run, capfd: pytest.Ca
 
 def test_a_compressor_that_carries_something_over_is_warned_of_or_saved(mpisqueeze_run: Run, tmp_path: Any) -> None:
     """Without `state` a run with checkpoints says that it may not be repeated; with it, resuming is exact."""
-    options = ("--problem", "quadratic:37", "--algorithm", "doublesqueeze", "--save-model", "--checkpoint-every", "5")
+    options = ("--problem", "quadratic:37", "--algorithm", "doublesqueeze", "--compressor")
 
-    def warnings(name: str, iterations: int, out: str) -> list[str]:
-        part = ("--compressor", f"{BROKEN}:{name}", "--iterations", str(iterations), "--out", out)
-        return [
-            text
-            for text in mpisqueeze_run(2, "train", *options, *part, "--json", "-").well().json["warnings"]
-            if "computed twice" in text
-        ]
+    def warnings(out: str) -> list[str]:
+        found = json.loads((tmp_path / out / "summary.json").read_text())["warnings"]
+        return [text for text in found if "computed twice" in text]
 
-    assert [f"{BROKEN}:OwnGenerator: iteration 1, computed twice, gives another payload" in text for text in
-            warnings("OwnGenerator", 5, "warned")] == [True]  # fmt: skip
-    assert warnings("Counts", 11, "whole") == warnings("Counts", 5, "part") == []
-    mpisqueeze_run(2, "train", "--resume", "part", "--iterations", "11").well()
-    whole, part = (np.load(tmp_path / out / "model.npz")["x"] for out in ("whole", "part"))
-    assert np.array_equal(whole, part)
+    own = f"{BROKEN}:OwnGenerator"
+    mpisqueeze_run(2, "train", *options, own, "--iterations", "5", "--checkpoint-every", "5", "--out", "warned").well()
+    (warning,) = warnings("warned")
+    assert f"{own}: iteration 1, computed twice, gives another payload" in warning
+    same_runs(*whole_and_part(mpisqueeze_run, tmp_path, 2, *options, f"{BROKEN}:Counts", last=11))
+    assert warnings("whole") == warnings("part") == []
 
 
 def test_an_error_of_a_file_is_told_with_its_line(refused: Any, empty_folder: Any) -> None:

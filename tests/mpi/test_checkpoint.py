@@ -35,7 +35,8 @@ def untimed(folder: Path) -> list[dict[str, Any]]:
 def same_runs(one: Path, other: Path) -> None:
     assert np.array_equal(np.load(one / "model.npz")["x"], np.load(other / "model.npz")["x"])
     assert untimed(one) == untimed(other)
-    assert (one / "evaluations.jsonl").read_text() == (other / "evaluations.jsonl").read_text()
+    evaluations = [[file.read_text() for file in path.glob("evaluations.jsonl")] for path in (one, other)]
+    assert evaluations[0] == evaluations[1]
     first, second = (json.loads((path / "summary.json").read_text()) for path in (one, other))
     for key in ("bytes_sent", "messages", "bytes_by_rank", "final_loss", "iterations", "evaluation", "status"):
         assert first[key] == second[key], key
@@ -43,6 +44,23 @@ def same_runs(one: Path, other: Path) -> None:
     for path in (one, other):
         elapsed = read_run(path).columns["elapsed_s"]
         assert (np.diff(elapsed, prepend=0.0) > 0).all()
+
+
+def whole_and_part(
+    run: Run, folder: Path, ranks: int, *options: str, last: int = 9, saved: int = 5, meanwhile: Callable[[], Any] = int
+) -> tuple[Path, Path]:
+    """Folders of two runs of `last` iterations: one at once, and one that was saved, ended and resumed.
+
+    Args:
+        saved: the iteration in which the second one ended.
+        meanwhile: what happens before it goes on.
+    """
+    run(ranks, "train", *options, "--save-model", "--iterations", f"{last}", "--out", "whole").well()
+    saving = ("--iterations", f"{saved}", "--checkpoint-every", f"{saved}", "--out", "part")
+    run(ranks, "train", *options, "--save-model", *saving).well()
+    meanwhile()
+    run(ranks, "train", "--resume", "part", "--iterations", f"{last}").well()
+    return folder / "whole", folder / "part"
 
 
 #: Those that remember something of a kind of its own; the others are slow tests.
@@ -188,37 +206,34 @@ def test_a_plug_in_must_say_what_it_remembers(mpisqueeze_run: Run, tmp_path: Pat
     silent = mpisqueeze_run(2, "train", *LENGTH, "--algorithm", "mine.py:Silent", "--checkpoint-every", "5")
     assert silent.code == 2
     assert "`memory`" in silent.err
-    options = ("train", *LENGTH, "--algorithm", "mine.py:Frank", "--save-model")
-    mpisqueeze_run(2, *options, "--iterations", "9", "--out", "whole").well()
-    mpisqueeze_run(2, *options, "--iterations", "5", "--out", "part", "--checkpoint-every", "5").well()
-    mpisqueeze_run(2, "train", "--resume", "part", "--iterations", "9").well()
-    same_runs(tmp_path / "whole", tmp_path / "part")
+    same_runs(*whole_and_part(mpisqueeze_run, tmp_path, 2, *LENGTH, "--algorithm", "mine.py:Frank"))
 
 
 def test_a_run_of_an_earlier_version_goes_on(mpisqueeze_run: Run, tmp_path: Path) -> None:
     """One whose η was a setting of its own: it is told of and resumed as the run that it is."""
-    options = ("train", *LENGTH, "--algorithm", "choco:eta=0.3", "--compressor", "topk:0.1", "--save-model")
-    mpisqueeze_run(2, *options, "--iterations", "9", "--out", "whole").well()
-    mpisqueeze_run(2, *options, "--iterations", "5", "--out", "part", "--checkpoint-every", "5").well()
-    former = {"algorithm": "choco", "eta": 0.3, "order": "atc", "memory_lr": "outside", "server": "root"}
     config = tmp_path / "part" / "config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), **former}))
-    # Nor was there elapsed time.
-    log = tmp_path / "part" / "iterations.jsonl"
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
-    for line in lines:
-        del line["elapsed_s"]
-    log.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    manifest = tmp_path / "part" / "checkpoint" / "00000005" / "manifest.json"
-    body = json.loads(manifest.read_text())
-    version = {key: body.pop(key) for key in ("schema_version", "sha256")}
-    body["settings"] |= {**former, "parts": {"algorithm": {"name": "choco", "origin": "built-in", "parameters": {}}}}
-    body["log"]["iterations.jsonl"] = log.stat().st_size
-    manifest.write_text(json.dumps({**version, **body, "sha256": _digest_of(body)}))
-    assert "choco:eta=0.3/topk:0.1" in mpisqueeze_run(1, "report", "part").out
-    mpisqueeze_run(2, "train", "--resume", "part", "--iterations", "9").well()
+
+    def put_back_in_time() -> None:
+        former = {"algorithm": "choco", "eta": 0.3, "order": "atc", "memory_lr": "outside", "server": "root"}
+        config.write_text(json.dumps({**json.loads(config.read_text()), **former}))
+        # Nor was there elapsed time.
+        log = tmp_path / "part" / "iterations.jsonl"
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        for line in lines:
+            del line["elapsed_s"]
+        log.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        manifest = tmp_path / "part" / "checkpoint" / "00000005" / "manifest.json"
+        body = json.loads(manifest.read_text())
+        version = {key: body.pop(key) for key in ("schema_version", "sha256")}
+        part = {"name": "choco", "origin": "built-in", "parameters": {}}
+        body["settings"] |= {**former, "parts": {"algorithm": part}}
+        body["log"]["iterations.jsonl"] = log.stat().st_size
+        manifest.write_text(json.dumps({**version, **body, "sha256": _digest_of(body)}))
+        assert "choco:eta=0.3/topk:0.1" in mpisqueeze_run(1, "report", "part").out
+
+    options = (*LENGTH, "--algorithm", "choco:eta=0.3", "--compressor", "topk:0.1")
+    same_runs(*whole_and_part(mpisqueeze_run, tmp_path, 2, *options, meanwhile=put_back_in_time))
     assert json.loads(config.read_text())["algorithm"] == "choco:eta=0.3"
-    same_runs(tmp_path / "whole", tmp_path / "part")
 
 
 def test_a_plug_in_s_state_is_saved_and_what_is_missing_in_it_is_told(mpisqueeze_run: Run, tmp_path: Path) -> None:
@@ -261,14 +276,13 @@ def test_a_plug_in_s_state_is_saved_and_what_is_missing_in_it_is_told(mpisqueeze
         "        self.state['name'] = 'target'\n"
     )
     parts = ("--problem", "mine.py:Drifting", "--algorithm", "csgd-double", "--compressor", "mine.py:Rough")
-    options = ("train", *parts, "--lr", "0.1", "--eval-every", "5", "--save-model", "--json", "-")
-    mpisqueeze_run(2, *options, "--iterations", "9", "--out", "whole").well()
-    saving = mpisqueeze_run(2, *options, "--iterations", "5", "--out", "part", "--checkpoint-every", "5").well()
-    assert not any("computed twice" in warning for warning in saving.json["warnings"])
-    mpisqueeze_run(2, "train", "--resume", "part", "--iterations", "9").well()
-    whole, part = (np.load(tmp_path / name / "model.npz")["x"] for name in ("whole", "part"))
-    assert np.array_equal(whole, part)
-    assert untimed(tmp_path / "whole") == untimed(tmp_path / "part")
+
+    def is_not_warned_of() -> None:
+        summary = json.loads((tmp_path / "part" / "summary.json").read_text())
+        assert not any("computed twice" in warning for warning in summary["warnings"])
+
+    options = (*parts, "--lr", "0.1", "--eval-every", "5")
+    same_runs(*whole_and_part(mpisqueeze_run, tmp_path, 2, *options, meanwhile=is_not_warned_of))
     with np.load(tmp_path / "part" / "checkpoint" / "00000009" / "rank-0001.npz") as saved:
         assert saved["problem.state.steps"] == 9
 

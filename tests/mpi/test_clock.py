@@ -11,6 +11,7 @@ from conftest import Finished
 from jitter import outer_clock
 from parts import CENTRALIZED, GOSSIP
 
+pytestmark = pytest.mark.timed
 Run = Callable[..., Finished]
 JITTER = Path(__file__).with_name("jitter.py")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -12,9 +13,11 @@ import numpy as np
 import pytest
 from parts import (
     COMPRESSORS,
+    EACH_KIND,
     GOSSIP,
     SEED,
     compressed_by,
+    each_on_a_rank,
     gradient_at,
     make_algorithm,
     make_compressor,
@@ -36,8 +39,10 @@ LR = 0.1
 
 
 def cases(graphs: Sequence[str], methods: Sequence[str], world: World) -> Iterator[tuple[Topology, str, str]]:
-    """(graph, compressor, method), full vectors for those that send them."""
+    """(graph, compressor, method): full vectors for those that send them; with all compressors on the first graph."""
     for graph, spec, name in product(graphs, COMPRESSORS, methods):
+        if graph != graphs[0] and spec not in EACH_KIND:
+            continue
         if spec == "identity" or name.partition(":")[0] not in UNCOMPRESSED:
             yield Topology(graph, world.size), spec, name
 
@@ -76,16 +81,17 @@ def with_lazy_mixing(topology: Topology, eta: float, d: int, steps: int) -> np.n
 
 def every_algorithm_follows_its_equations() -> None:
     world = World()
-    for d, (topology, spec, method) in product(
-        DIMENSIONS, cases(("ring", "star", "torus"), [*GOSSIP, "dpsgd:order=awc"], world)
-    ):
+    methods = cases(("ring", "star", "torus"), [*GOSSIP, "dpsgd:order=awc"], world)
+    found, works = [], []
+    for d, (topology, spec, method) in product(DIMENSIONS, methods):
         name, _, order = method.partition(":order=")
         algorithm: Any = make_algorithm(method, spec, d, np.float64, world, topology=topology)
         eta = getattr(algorithm, "eta", 1.0)
-        x = run_steps(algorithm, start_at(d, np.float64), 4)
-        expected = serially(name, order or "atc", spec, topology, d, 4, eta)
+        found.append((run_steps(algorithm, start_at(d, np.float64), 4), f"{method} {spec} {topology} {d}"))
+        works.append(partial(serially, name, order or "atc", spec, topology, d, 4, eta))
+    for (x, case), expected in zip(found, each_on_a_rank(world, works), strict=True):
         atol = 1e-9 * (1 + np.abs(expected).max())
-        np.testing.assert_allclose(x, expected[world.rank], rtol=0, atol=atol, err_msg=f"{name} {spec} {topology} {d}")
+        np.testing.assert_allclose(x, expected[world.rank], rtol=0, atol=atol, err_msg=case)
 
 
 def serially(name: str, order: str, spec: str, topology: Topology, d: int, steps: int, eta: float) -> np.ndarray:

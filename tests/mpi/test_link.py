@@ -179,8 +179,8 @@ def an_allreduce_in_messages_is_the_sum() -> None:
 @pytest.mark.parametrize(
     ("holds", "n"),
     [
-        (messages_arrive_when_the_link_would_bring_them, 4),
-        (a_gap_leaves_the_port_free_during_the_latency, 3),
+        pytest.param(messages_arrive_when_the_link_would_bring_them, 4, marks=pytest.mark.timed),
+        pytest.param(a_gap_leaves_the_port_free_during_the_latency, 3, marks=pytest.mark.timed),
         (several_hosts_are_refused, 2),
         *((a_link_changes_no_iterate, n) for n in (1, 3, 4)),
         *((an_allreduce_in_messages_is_the_sum, n) for n in (2, 4, 7)),
@@ -227,6 +227,7 @@ def test_the_rounds_of_an_allreduce_fit_together(way: str, size: int) -> None:
         assert (vector == (1 << size) - 1).all()
 
 
+@pytest.mark.timed
 def test_a_linked_run_says_so(mpisqueeze_run: Callable[..., Any]) -> None:
     finished = mpisqueeze_run(
         2, "train", "--link", "latency=2ms,bandwidth=10mbit", "--iterations", "8", "--json", "-", "--out", "run"

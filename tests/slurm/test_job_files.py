@@ -118,7 +118,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             return "idle" in asked.stdout
 
         try:
-            wait_for(idle, "the node to be idle", 20)
+            wait_for(idle, "the node to be idle")
         except AssertionError:
             logs = "".join(path.read_text(errors="replace") for path in folder.glob("*.out"))
             pytest.fail(f"SLURM did not start:\n{logs}")
