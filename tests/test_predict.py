@@ -89,7 +89,7 @@ def test_rows_are_what_the_cost_model_says_of_payloads() -> None:
         ("sgd", 14 * FULL), ("allreduce", 14 * FULL), ("csgd/onebit", 7 * (SIGNS + FULL)),
         ("csgd-double/onebit", 14 * SIGNS), ("memsgd/onebit", 7 * (SIGNS + FULL)),
         ("ef21/onebit", 7 * (SIGNS + FULL)), ("ef21-bc/onebit", 14 * SIGNS), ("dgc/topk:0.01", 7 * (TENTH + FULL)),
-        ("signum", 14 * (D // 8)), ("onebit-adam/onebit", 14 * SIGNS),
+        ("signum/onebit:scale=none", 14 * (D // 8)), ("onebit-adam/onebit", 14 * SIGNS),
         ("doublesqueeze/onebit", 14 * SIGNS), ("dpsgd", 16 * FULL), ("choco/onebit", 16 * SIGNS),
     ],
 )  # fmt: skip
