@@ -56,7 +56,7 @@ class DGC(ServerAlgorithm):
         """The share of elements in this iteration; None where it is C's own."""
         epoch = (self.setup.exchange - 1) // self.setup.per_epoch
         density = DENSITIES[min(epoch, len(DENSITIES) - 1)]
-        return density if epoch < self.warmup and density > self.codec.compressor.ratio else None
+        return density if epoch < self.warmup and density > getattr(self.codec.compressor, "ratio", 1) else None
 
     def _denser(self, density: Fraction) -> Setup:
         def make_compressor(dimension: int, seed: int) -> Compressor:

@@ -40,7 +40,8 @@ class EF21(ServerAlgorithm):
 
     def answer(self, section: Section) -> None:
         """g ← g + mean c, and it is the answer."""
-        section.g_mean += section.mean
+        g_mean = section.g_mean
+        g_mean += section.mean
         section.encode(section.g_mean)
 
     def apply(self, section: Section) -> None:

@@ -99,11 +99,11 @@ def header(run: Run, environment: dict[str, Any]) -> Panel:
     entries[1:1] = [("link", text) for text in link(run, environment)]
     if expected is not None:
         each = f", {size(expected)} every {steps}" if (steps := config.local_steps) > 1 else ""
-        expected /= steps
+        mean = expected / steps
         marked = defined(run.network.counter.bytes_are)
-        wire = Text(f"{size(expected)} an iteration{marked}{each}, plain sgd {size(plain)}")
-        if 0 < expected < plain:
-            wire.append(", ").append(f"{ratio(plain / expected)} fewer", "bold green")
+        wire = Text(f"{size(mean)} an iteration{marked}{each}, plain sgd {size(plain)}")
+        if 0 < mean < plain:
+            wire.append(", ").append(f"{ratio(plain / mean)} fewer", "bold green")
         entries.append(("wire", wire))
     return panel("train", [*entries, ("folder", run.path)])
 

@@ -163,7 +163,7 @@ def plan(config: Settings) -> Plan:
         _check_overlap(config, algorithm, problem)
     partition = parse_partition(config.partition)
     if getattr(problem.cls, "needs_data", False):
-        data: str = config.data or getattr(problem.cls, "default_data", DEFAULT_DATA)
+        data = str(config.data or getattr(problem.cls, "default_data", DEFAULT_DATA))
         check_data_spec(data)
         config = replace(config, data=data)
     elif config.samples is not None or config.test_samples is not None:

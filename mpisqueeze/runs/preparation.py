@@ -23,7 +23,7 @@ from mpisqueeze.holder import check_free
 from mpisqueeze.kernels import kernels_for, threads_of
 from mpisqueeze.optimizers.base import Optimizer, Recipe
 from mpisqueeze.optimizers.decay import Decay, matrices
-from mpisqueeze.optimizers.sgd import SGD
+from mpisqueeze.optimizers.sgd import GradientDescent
 from mpisqueeze.parts import contracts
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.parts.state import carried
@@ -205,7 +205,7 @@ class Run:
         if not config.outer_momentum:
             return None
         recipe = Recipe(config.outer_momentum, config.outer_nesterov)
-        made = SGD(self.dimension, self.device.xp, self.plan.dtype, recipe)
+        made = GradientDescent(self.dimension, self.device.xp, self.plan.dtype, recipe)
         self.device.adopt(made)
         return made
 

@@ -153,7 +153,7 @@ def each_follows_its_equations(world: World) -> None:
 
 
 def each_has_its_identity(world: World) -> None:
-    """EF21 with identity is SGD to rounding, DGC that sends all SGD without momentum, 1-bit Adam that never freezes Adam."""
+    """EF21 with identity is SGD to rounding, DGC of all elements plain SGD, 1-bit Adam that never freezes Adam."""
     for dtype, d, server in product((np.float32, np.float64), DIMENSIONS[1:], SERVERS):
         sgd = run_steps(made("sgd", "identity", d, dtype, world, server=server), start_at(d, dtype), STEPS)
         for name in ("ef21", "ef21-bc"):
