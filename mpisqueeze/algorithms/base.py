@@ -60,6 +60,7 @@ class Codec:
 
     def decode(self, payload: Any, out: Any) -> None:
         """out ← D(payload)."""
+        self._tell_iteration()
         try:
             self.compressor.decode(payload, out)
         except NonFiniteError as error:
@@ -68,6 +69,7 @@ class Codec:
 
     def decode_add(self, payload: Any, out: Any, factor: float = 1.0) -> None:
         """out ← out + factor·D(payload)."""
+        self._tell_iteration()
         try:
             self.compressor.decode_add(payload, out, factor)
         except NonFiniteError as error:
@@ -78,6 +80,11 @@ class Codec:
         """out ← (D(p₀) + D(p₁) + …)/n, added in this order; only where the compressor fuses that."""
         self.compressor.decode_mean(payloads, out)
         self.network.clock.lap(Phase.DECODE)
+
+    def _tell_iteration(self) -> None:
+        """A linear compressor's payload does not say what it was drawn by."""
+        if self.compressor.linear:
+            self.compressor.iteration = self.network.iteration
 
     @property
     def fuses_mean(self) -> bool:
@@ -95,7 +102,7 @@ class Setup:
         seed: the run's.
         make_compressor: (dimension, seed) → the run's compressor.
         topology: the gossip graph with its weights.
-        server: `root` or `sharded`.
+        server: `root`, `sharded` or `allreduce`.
         overlap: the gradient's sections are to leave while it is computed; only for algorithms that have `overlaps`.
     """
 
@@ -139,21 +146,24 @@ class Setup:
     def worker_codec(self, part: int = 0, length: int | None = None, rank: int | None = None) -> Codec:
         """Codec of a worker (default: this rank) for `length` elements (default d) of a part.
 
-        Its randomness differs by rank and part.
+        Its randomness differs by rank and part; that of a linear compressor by part alone.
         """
         rank = self.rank if rank is None else rank
-        return self._codec(length, derive_key(self.seed, 1, rank, *([part] if part else [])))
+        return self._codec(part, length, derive_key(self.seed, 1, rank, *([part] if part else [])))
 
     def server_codec(self, part: int = 0, length: int | None = None) -> Codec:
         """Codec of a part's server for its answers."""
-        return self._codec(length, derive_key(self.seed, 2, part))
+        return self._codec(part, length, derive_key(self.seed, 2, part))
 
     def identity_codec(self, part: int = 0, length: int | None = None) -> Codec:
         """Codec of full vectors, whatever the part."""
         return Codec(Identity(length or self.dimension, self.network.device.xp, self.dtype, 0), self.network)
 
-    def _codec(self, length: int | None, seed: int) -> Codec:
-        return Codec(self.make_compressor(length or self.dimension, seed), self.network)
+    def _codec(self, part: int, length: int | None, seed: int) -> Codec:
+        made = self.make_compressor(length or self.dimension, seed)
+        if made.linear:
+            made = self.make_compressor(length or self.dimension, derive_key(self.seed, 3, part))
+        return Codec(made, self.network)
 
     def gossip_step(self) -> float:
         """The default for η, the same on every rank: 1 for a compressor without error, else (1 − α²)/2.
@@ -185,6 +195,8 @@ class Algorithm:
         compresses: it takes a compressor; otherwise `--compressor` must be left out or `identity`.
         default_compressor: what it takes unless told otherwise.
         overlaps: it can send the gradient's sections while it is computed.
+        linear: the answer to all payloads is their mean as it is, so that linear ones can be averaged by MPI_Allreduce
+            (`--server allreduce`), which has no server that could change or remember it.
         route: how its payloads travel: `servers`, `neighbours` or `allreduce`; empty where `predict` cannot know.
         formula: the talks' count of full vectors per iteration, for N workers and a server apart from them.
         fails_with: a key of FAILING: the compressors with which the talks show it to fail; empty where they do not.
@@ -198,6 +210,7 @@ class Algorithm:
     centralized: ClassVar[bool] = True
     compresses: ClassVar[bool] = True
     overlaps: ClassVar[bool] = False
+    linear: ClassVar[bool] = False
     default_compressor: ClassVar[str] = "onebit"
     route: ClassVar[str] = ""
     formula: ClassVar[str] = ""

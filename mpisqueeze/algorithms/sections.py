@@ -215,25 +215,7 @@ class ServerExchange:
         assert self.carrier is not None
         departure = self.carrier.departure
         assert departure is not None
-        count, failure = 0, None
-
-        def ready(g: Any, start: int) -> None:
-            nonlocal count, failure
-            # Code that computes the gradient must not meet our errors: they would look like its own.
-            if failure is not None:
-                return
-            try:
-                self._take(g)
-                while count < len(self._begins) and self._begins[count] >= start:
-                    count += 1
-                departure.leave(moves, count)
-            except Exception as error:
-                failure = error
-
-        g = gradient(x, ready)
-        ready(g, 0)
-        if failure is not None:
-            raise failure
+        departure.watch(moves, x, gradient, self._take, self._begins)
 
     def close(self) -> None:
         """Free what MPI holds."""

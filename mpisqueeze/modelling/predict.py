@@ -18,6 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from mpisqueeze.costs.exchanges import Schedule
 from mpisqueeze.costs.link import Link
 from mpisqueeze.costs.sections import HOST_CODING, Terms
@@ -55,8 +57,8 @@ def work_of(method: Method, traffic: Traffic, calibration: Calibration) -> Work 
     Decoding is taken to add. A root adds N payloads of d elements, sharded every rank N of d/N; the sum is divided
     by N, and the answer added to the model as it is decoded, so that there is no further update. A gossip rank adds
     a payload for each neighbour and, where it compresses, its own, with a multiplication and an addition each, and its
-    update is two passes over the model. An all-reduce adds its sum to the model in one. A pass takes as long as an
-    in-place add.
+    update is two passes over the model. An all-reduce adds its sum to the model as it is decoded; full vectors without
+    error feedback are summed where they lie, and not encoded. A pass takes as long as an in-place add.
     """
     rates, full = (_rates(part, calibration) for part in (method.compressor, registry.compressors.find("identity")))
     if rates is None or full is None:
@@ -70,10 +72,12 @@ def work_of(method: Method, traffic: Traffic, calibration: Calibration) -> Work 
     up, down = rates if compresses else full, rates if answers else full
     encode = _encode(up, method.feedback) * d
     if traffic.exchange == "allreduce":
-        # MPI adds what it receives, (N − 1)/N of a vector; its measured time has that.
-        library = calibration.library(traffic.up)
-        added = 0.0 if library else add * d * (n - 1) / n
-        return Work(0.0, added, added, full.decode_add * d, library=library or 1.0)
+        # MPI adds what it receives, (N − 1)/N of a payload; its measured time has that.
+        library, values = calibration.library(traffic.up), traffic.up / np.dtype(calibration.dtype).itemsize
+        added = 0.0 if library else add * values * (n - 1) / n
+        if method.compressor.name == "identity" and not method.feedback:
+            encode = 0.0
+        return Work(encode, added, added, up.decode_add * d, library=library or 1.0)
     if traffic.exchange == "neighbours":
         return Work(encode, (traffic.degree + compresses) * (up.decode_add + 2 * add) * d, 0.0, 2 * add * d)
     served = d if traffic.exchange == "root" else d / n

@@ -23,7 +23,7 @@ from parts import (
     start_at,
     step_at,
 )
-from random_numbers import SERVER, WORKER, key_of, stream
+from random_numbers import SERVER, SHARED, WORKER, key_of, stream
 
 from mpisqueeze.comm.world import World
 from mpisqueeze.costs.exchanges import Tree
@@ -71,7 +71,8 @@ def serially(name: str, spec: str, d: int, size: int, where: str = "root", lr: f
     def compressed(v: np.ndarray, role: int, rank: int, t: int) -> np.ndarray:
         result = np.empty_like(v)
         for s, (compressor, part) in enumerate(zip(compressors, parts, strict=True)):
-            result[part] = compressed_by(compressor, v[part], key_of(stream(SEED, role, rank, s), t))
+            drawn = SHARED if compressor.linear else role
+            result[part] = compressed_by(compressor, v[part], key_of(stream(SEED, drawn, rank, s), t))
         return result
 
     for t in range(1, STEPS + 1):
@@ -166,13 +167,14 @@ def residuals_hold_what_the_payload_does_not() -> None:
     for dtype, spec, d in product((np.float32, np.float64), COMPRESSORS, DIMENSIONS):
         for name in ("memsgd", "doublesqueeze"):
             algorithm: Any = make_algorithm(name, spec, d, dtype, world)
-            receiver = make_compressor(spec, dtype)(d, 12345)
+            receiver = make_compressor(spec, dtype)(d, stream(SEED, SHARED) if "shared" in spec else 12345)
             x, decoded = start_at(d, dtype), np.empty(d, dtype)
             for t in range(1, 4):
                 g = gradient_at(x, world.rank, t)
                 v = g + algorithm.delta
                 algorithm.setup.network.iteration = t
                 algorithm.step(x, lambda _, g=g: g, 0.1)
+                receiver.iteration = t
                 receiver.decode(algorithm.exchange.up[0][0].payload, decoded)
                 assert np.array_equal(algorithm.delta, v - decoded), (name, spec, d, t)
             algorithm.close()
