@@ -34,7 +34,7 @@ def decode_bytes(row: dict[str, Any]) -> float:
     name = row["compressor"].partition(":")[0]
     if name not in SPARSE:
         return payload + 2 * full
-    numbers = payload / (width(row) + 4) if name == "topk" else (payload - 8) / width(row)
+    numbers = payload / (width(row) + 4) if name == "topk" else (payload - 8 * ("shared" not in row["compressor"])) / width(row)
     return payload + 2 * min(full, numbers * SECTOR)
 
 
