@@ -26,8 +26,8 @@ class Total(Identity):
 class LinearSection(Section):
     """A range of the vector. `payload` is this rank's, and then the sum of all ranks', which decodes to their mean.
 
-    Full vectors are summed where the gradient lies (`in_place`), and none is looked at alone: a NaN is found in the sum,
-    by all ranks. x is moved by it in one pass, which is booked as the update that it is.
+    Full vectors are summed where the gradient lies (`in_place`), and none is looked at alone: a NaN is found in the
+    sum, by all ranks. x is moved by it in one pass, which is booked as the update that it is.
     """
 
     def __init__(self, codec: Codec, span: slice, ranks: int, in_place: bool) -> None:

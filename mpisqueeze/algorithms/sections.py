@@ -195,8 +195,9 @@ class ServerExchange:
             self._x = x
             for section in (*self._all_up, *self._all_down):
                 section.x = x[section.span]
-        if self.setup.overlap:
-            self._leave_early(moves, x, gradient)
+        early = self.carrier.departure if self.carrier else None
+        if early:
+            early.watch(moves, x, gradient, self._take, self._begins)
         else:
             self._take(gradient(x))
         assert self.carrier is not None
@@ -209,13 +210,6 @@ class ServerExchange:
                 self._build(g.view(np.uint8))
             for section in self._all_up:
                 section.g = g[section.span]
-
-    def _leave_early(self, moves: Moves, x: Any, gradient: Gradient) -> None:
-        """Compute the gradient, whose sections leave meanwhile. Raises HaltError."""
-        assert self.carrier is not None
-        departure = self.carrier.departure
-        assert departure is not None
-        departure.watch(moves, x, gradient, self._take, self._begins)
 
     def close(self) -> None:
         """Free what MPI holds."""

@@ -22,7 +22,9 @@ UNCOMPRESSED = ("sgd", "allreduce", "dpsgd", "d2")
 ALGORITHMS = [
     *((name, server) for name in CENTRALIZED for server in ("root", "sharded")),
     *((name, "root") for name in ("allreduce", *GOSSIP)),
+    *((name, "allreduce") for name in ("sgd", "memsgd")),
 ]
+LINEAR = ["identity", "randomk:0.3,shared"]
 
 
 class Watch:
@@ -65,7 +67,8 @@ def gpu_run(aware: bool) -> None:
     steps, lr, alone = 3, 0.1, World().size == 1
     for name, server in ALGORITHMS:
         many = name == "doublesqueeze" and not alone
-        for spec in ["identity"] if name in UNCOMPRESSED else COMPRESSORS if many else SPECS:
+        specs = ["identity"] if name in UNCOMPRESSED else LINEAR if server == "allreduce" else SPECS
+        for spec in COMPRESSORS if many else specs:
             # A shard of 1031 numbers begins where no load of 16 bytes may.
             both = ((1031, np.float32, 64), (258, np.float64, None))
             for d, dtype, chunk in both if name in ("doublesqueeze", "choco") and not alone else both[:1]:

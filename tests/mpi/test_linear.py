@@ -78,6 +78,20 @@ def linear_payloads_are_averaged() -> None:
         assert method.traffic(size, d, "float32").total * STEPS == total
 
 
+def payloads_go_in_messages_over_an_emulated_link() -> None:
+    world, spec, d = World(), SHARED[0], 1031
+    algorithm = make_algorithm("memsgd", spec, d, np.float32, world, server="allreduce", link="latency=100us")
+    x = run_steps(algorithm, start_at(d, np.float32), STEPS)
+    np.testing.assert_allclose(x, serially("memsgd", spec, d, world.size), rtol=1e-5, atol=1e-5)
+    counter = algorithm.setup.network.counter
+    assert counter.bytes_are == "counted"
+    assert sum(world.comm.allgather(counter.bytes_sent)) == STEPS * algorithm.bytes_per_iteration()
+
+
+def test_payloads_go_in_messages_over_an_emulated_link(on_ranks: Callable[..., None]) -> None:
+    on_ranks(3, payloads_go_in_messages_over_an_emulated_link)
+
+
 @EVERY_RANKS
 def test_linear_payloads_are_averaged(on_ranks: Callable[..., None], n: int) -> None:
     on_ranks(n, linear_payloads_are_averaged)
