@@ -104,6 +104,8 @@ class Setup:
         topology: the gossip graph with its weights.
         server: `root`, `sharded` or `allreduce`.
         overlap: the gradient's sections are to leave while it is computed; only for algorithms that have `overlaps`.
+        momentum: β of `--momentum`, for algorithms that have `own_momentum`; the gradients of all others hold it.
+        betas, eps: β₁, β₂ and ε of `--betas` and `--eps`, for algorithms that are a form of Adam.
     """
 
     network: Network
@@ -114,6 +116,9 @@ class Setup:
     topology: Topology
     server: str = "root"
     overlap: bool = False
+    momentum: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
 
     @property
     def rank(self) -> int:
@@ -197,6 +202,7 @@ class Algorithm:
         overlaps: it can send the gradient's sections while it is computed.
         linear: the answer to all payloads is their mean as it is, so that linear ones can be averaged by MPI_Allreduce
             (`--server allreduce`), which has no server that could change or remember it.
+        own_momentum: it has a momentum of its own, as by `Setup.momentum`, and gets gradients without.
         route: how its payloads travel: `servers`, `neighbours` or `allreduce`; empty where `predict` cannot know.
         formula: the talks' count of full vectors per iteration, for N workers and a server apart from them.
         fails_with: a key of FAILING: the compressors with which the talks show it to fail; empty where they do not.
@@ -211,6 +217,7 @@ class Algorithm:
     compresses: ClassVar[bool] = True
     overlaps: ClassVar[bool] = False
     linear: ClassVar[bool] = False
+    own_momentum: ClassVar[bool] = False
     default_compressor: ClassVar[str] = "onebit"
     route: ClassVar[str] = ""
     formula: ClassVar[str] = ""
