@@ -246,7 +246,9 @@ def test_workers_and_servers_draw_other_numbers() -> None:
 
 
 @each_coordinate
-@pytest.mark.parametrize("spec", ["qsgd:2", "qsgd:4,bucket=64", "uniform:3", "ternary", "randomk:0.3,unbiased", "natural"])
+@pytest.mark.parametrize(
+    "spec", ["qsgd:2", "qsgd:4,bucket=64", "uniform:3", "ternary", "randomk:0.3,unbiased", "natural"]
+)
 def test_the_mean_of_the_draws_tends_to_the_vector(
     draw: Callable[[str, np.ndarray, int], np.ndarray], spec: str
 ) -> None:

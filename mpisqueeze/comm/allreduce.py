@@ -269,7 +269,9 @@ class EarlyAllreduce(AllreduceExchange):
             take: given the gradient when elements of it are final.
         """
         if self._departure is None:
-            items: list[tuple[Any, None, Any]] = [(section, None, partial(self._start, section)) for section in sections]
+            items: list[tuple[Any, None, Any]] = [
+                (section, None, partial(self._start, section)) for section in sections
+            ]
             self._departure = Departure(self.network, items, self._post, self._advance)
         departure, clock = self._departure, self.network.clock
         self._requests.clear()

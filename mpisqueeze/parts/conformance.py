@@ -268,7 +268,7 @@ def _payloads_add_up(part: Part) -> None:
         each = [_decoded(compressor, payload) for payload in payloads]
         found = _decoded(compressor, total.view(np.uint8))
         close = np.allclose(found, each[0] + each[1], rtol=1e-5, atol=1e-6 * float(np.abs(each).max()))
-        assert close, f"linear, but the sum of two payloads is not decoded to the sum of what they are decoded to ({what})"
+        assert close, f"linear, but D(p + q) is not D(p) + D(q) ({what})"
 
 
 def _error_feedback_balances(part: Part) -> None:

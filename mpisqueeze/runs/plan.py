@@ -12,8 +12,7 @@ from mpisqueeze.costs.link import Link, parse_link
 from mpisqueeze.data import check_data_spec
 from mpisqueeze.data.partition import Partition, parse_partition
 from mpisqueeze.errors import UsageError
-from mpisqueeze.parts import registry
-from mpisqueeze.parts import contracts
+from mpisqueeze.parts import contracts, registry
 from mpisqueeze.parts.contracts import check_installed, default_compressor
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.runs.schedule import LrSchedule, parse_schedule
