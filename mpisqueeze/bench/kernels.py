@@ -43,7 +43,8 @@ from mpisqueeze.settings import Settings
 #: The compressors that are timed unless a user names some.
 COMPRESSORS = (
     "identity", "onebit", "onebit:1024,scale=l2", "onebit:1024,scale=two", "qsgd:2", "qsgd:4", "qsgd:8", "uniform:2",
-    "uniform:8", "ternary", "topk:0.01", "randomk:0.01", "randomk:0.01,shared", "clip:16", "fp16", "bf16", "fp8", "natural",
+    "uniform:8", "ternary", "topk:0.01", "randomk:0.01", "randomk:0.01,shared", "clip:16", "fp16", "bf16", "fp8",
+    "natural",
 )  # fmt: skip
 OPERATIONS = ("encode", "plain_encode", "decode", "add")
 DEVICES = ("cpu", "cuda", "auto", "all")

@@ -239,9 +239,9 @@ class EarlyAllreduce(AllreduceExchange):
     """The same for a gradient that is still computed (`--overlap`): bucket by bucket, by MPI_Iallreduce in place.
 
     Backpropagation finds the end of a gradient first, so that the last bucket leaves first. A thread keeps MPI at work
-    meanwhile. Buckets have `--chunk` bytes, or as many as `costs.exchanges.bucket` says. Which rank's number is added to
-    which first is MPI's choice, by the length of a bucket and the place in it: on more than two ranks the sum may differ
-    by its rounding from that of one call.
+    meanwhile. Buckets have `--chunk` bytes, or as many as `costs.exchanges.bucket` says. The order in which ranks'
+    elements are added is MPI's choice, by the length of a bucket and the place in it: on more than two ranks the sum
+    may differ in its rounding from that of one call.
 
     On a host, and not over an emulated link, which MPI's own messages pass by.
 

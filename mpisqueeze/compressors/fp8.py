@@ -12,9 +12,9 @@ from mpisqueeze.language import integer
 class FP8(Compressor):
     """C(v) = s·e4m3(v/s) for each block, s = max|v|/448, rounded to nearest even.
 
-    e4m3 is the format of Micikevicius et al., arXiv 2209.05433: four bits of exponent with bias 7 and three of fraction,
-    without infinities, up to 448, with subnormals down to 2⁻⁹. The largest element of a block maps to ±448, so that
-    only its order of magnitude matters. s is at least the smallest normal number, which a block of zeros has.
+    e4m3 is the format of Micikevicius et al., arXiv 2209.05433: four bits of exponent with bias 7 and three of
+    fraction, without infinities, up to 448, with subnormals down to 2⁻⁹. The largest element of a block maps to ±448,
+    whatever its size. s is at least the smallest normal number, which a block of zeros has.
 
     Payload: ⌈d/BLOCK⌉ scales, then d bytes.
     """

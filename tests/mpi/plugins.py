@@ -124,7 +124,8 @@ class EverySecond:
     unbiased, linear = False, True
 
     def __init__(self, dimension: int, xp: Any, dtype: Any, seed: int) -> None:
-        self.dtype, self.payload_bytes = dtype, (dimension + 1) // 2 * dtype.itemsize
+        self.dtype = np.dtype(dtype)
+        self.payload_bytes = (dimension + 1) // 2 * self.dtype.itemsize
 
     def encode(self, vector: Any, payload: Any) -> None:
         payload.view(self.dtype)[:] = vector[::2]
