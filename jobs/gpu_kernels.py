@@ -22,7 +22,8 @@ ROUNDS, WARMUP = 15, 3
 BUSY_BYTES = 256 << 20
 COMPRESSORS = (
     "identity", "onebit", "onebit:1024,scale=two", "onebit:0", "qsgd:2", "qsgd:4", "qsgd:8", "uniform:2", "uniform:8",
-    "ternary", "topk:0.01", "topk:0.001", "topk:0.1", "randomk:0.01", "clip:16", "fp16", "bf16",
+    "ternary", "topk:0.01", "topk:0.001", "topk:0.1", "randomk:0.01", "randomk:0.01,shared", "clip:16",
+    "fp16", "bf16", "fp8", "natural",
 )  # fmt: skip
 #: Columns, with their width.
 TIMES = (("encode_s", 12), ("decode_s", 12), ("give_s", 10))

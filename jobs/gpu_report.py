@@ -34,7 +34,8 @@ def decode_bytes(row: dict[str, Any]) -> float:
     name = row["compressor"].partition(":")[0]
     if name not in SPARSE:
         return payload + 2 * full
-    numbers = payload / (width(row) + 4) if name == "topk" else (payload - 8) / width(row)
+    key = 0 if "shared" in row["compressor"] else 8
+    numbers = payload / (width(row) + 4) if name == "topk" else (payload - key) / width(row)
     return payload + 2 * min(full, numbers * SECTOR)
 
 

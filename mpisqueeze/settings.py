@@ -22,6 +22,8 @@ from mpisqueeze.quantities import parse_size, parse_time
 METHOD, PROBLEM, RUN, OUTPUT = "Method", "Problem and data", "Run", "Output"
 
 SERVERS = ("root", "sharded")
+#: The value of `--server` that has none.
+ALLREDUCE = "allreduce"
 TOPOLOGIES = ("ring", "torus", "complete", "exponential", "star")
 TREES = ("flat", "chain", "binary", "binomial")
 DTYPES = ("float32", "float64")
@@ -111,8 +113,9 @@ class Settings:
     )
     server: str = _method(
         "root",
-        "root: rank 0 is the server. sharded: every rank, of 1/N of the vector, which is compressed by itself.",
-        choice(*SERVERS),
+        "root: rank 0 is the server. sharded: every rank, of 1/N of the vector, which is compressed by itself. "
+        "allreduce: MPI_Allreduce, of sgd, and of csgd and memsgd with identity or randomk:RATIO,shared.",
+        choice(*SERVERS, ALLREDUCE),
     )
     topology: str = _method(
         "ring", f"Gossip graph: {', '.join(TOPOLOGIES)} or file:EDGES.", names=(*TOPOLOGIES, "file:")

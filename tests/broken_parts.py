@@ -69,6 +69,11 @@ class WritesBeyond(Halves):
         beyond[-4:] = 0
 
 
+@says("failed", "linear, but a payload is no array of float64")
+class SaysLinear(Halves):
+    linear = True
+
+
 @says("failed", "encode changed the vector")
 class ChangesVector(Halves):
     def encode(self, vector: Any, payload: Any) -> None:
@@ -323,6 +328,16 @@ class ForgetsOnResume(ServerAlgorithm):
     def step(self, x: Any, gradient: Gradient, lr: float) -> None:
         self.count += 1
         super().step(x, gradient, lr / self.count**0.1)
+
+
+@says("failed", "`linear` is True, but with identity it goes elsewhere by --server allreduce than by a root")
+class AnswersMore(ServerAlgorithm):
+    memory = ()
+    linear = True
+
+    def answer(self, section: Section) -> None:
+        section.mean *= 1.1
+        section.encode(section.mean)
 
 
 @says("failed", "the same steps end elsewhere the second time")

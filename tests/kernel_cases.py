@@ -210,6 +210,25 @@ def randomk(ratio: float, unbiased: bool, key: int = KEY) -> Case:
     )
 
 
+def positions(ratio: float, unbiased: bool, key: int = KEY) -> Case:
+    return Case(
+        f"positions:{ratio}:{'unbiased' if unbiased else 'biased'}",
+        "positions",
+        lambda d: (kept(ratio, d), key, unbiased),
+        lambda d: (kept(ratio, d), key),
+        lambda d, w: kept(ratio, d) * w,
+    )
+
+
+def natural(key: int = KEY) -> Case:
+    return Case("natural", "natural", lambda d: (key,), lambda d: (), lambda d, w: d)
+
+
+def fp8(block: int) -> Case:
+    return Case(f"fp8:{block}", "fp8", lambda d: (block,), lambda d: (block,),
+                lambda d, w: d + w * blocks_of(d, block)[1], block)  # fmt: skip
+
+
 def clip(bits: int) -> Case:
     return Case(f"clip:{bits}", "clip", lambda d: (bits,), lambda d: (bits,), lambda d, w: stream_bytes(d, bits))
 
@@ -226,7 +245,13 @@ PLAIN = [
     half(True),
     *(clip(bits) for bits in (9, 12, 16, 19, 23, 24, 31)),
     *(topk(ratio) for ratio in RATIOS),
-    *(randomk(ratio, unbiased) for ratio in (0.0001, 0.01, 0.5, 1.0) for unbiased in (False, True)),
+    *(
+        draw(ratio, unbiased)
+        for draw in (randomk, positions)
+        for ratio in (0.0001, 0.01, 0.5, 1.0)
+        for unbiased in (False, True)
+    ),
+    natural(),
 ]
 
 
@@ -246,6 +271,9 @@ def any_case(longest_block: int = 80_000) -> st.SearchStrategy[Case]:
         st.builds(uniform, st.integers(1, 8), blocks, keys),
         st.builds(topk, ratios),
         st.builds(randomk, ratios, st.booleans(), keys),
+        st.builds(positions, ratios, st.booleans(), keys),
+        st.builds(natural, keys),
+        st.builds(fp8, blocks),
         st.builds(clip, st.integers(9, 31)),
         st.builds(half, st.booleans()),
         st.builds(copy),

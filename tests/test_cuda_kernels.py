@@ -20,8 +20,11 @@ from kernel_cases import (
     assert_same,
     clip,
     copy,
+    fp8,
     half,
+    natural,
     numbers,
+    positions,
     quantize,
     randomk,
     signs,
@@ -80,6 +83,10 @@ def test_kernels_match_for_long_vectors(gpu: Gpu, dtype: np.dtype[Any]) -> None:
         signs(70000, "two"),
         quantize(4, 0, "l2"),
         uniform(3, 70000),
+        fp8(70000),
+        fp8(128),
+        natural(),
+        positions(0.1, True),
         topk(0.01),
     ):
         check(gpu, case, "normal", 140007, dtype, offset=1)

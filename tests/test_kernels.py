@@ -19,8 +19,10 @@ from kernel_cases import (
     assert_cleared,
     clip,
     copy,
+    fp8,
     half,
     kept,
+    natural,
     numbers,
     quantize,
     randomk,
@@ -52,6 +54,7 @@ CASES = [
     *(quantize(bits, 512, "l2") for bits in range(2, 9)),
     *(quantize(bits, bucket, "l2") for bits, bucket in ((2, 0), (3, 1), (4, 3), (5, 1000), (8, 70_000))),
     *(quantize(bits, bucket, "max") for bits, bucket in ((2, 512), (2, 0), (8, 3), (6, 1000))),
+    *(fp8(block) for block in (*BLOCKS, 128)),
     *(uniform(bits, 512) for bits in range(1, 9)),
     *(uniform(bits, bucket) for bits, bucket in ((1, 0), (2, 1), (3, 3), (7, 1000), (8, 70_000))),
 ]
@@ -374,14 +377,67 @@ def test_clip_masks_bits(kernel_set: Callable[[Any], Any]) -> None:
 
 
 @each_dtype
+def test_natural_rounds_to_the_powers_of_two_beside(kernel_set: Callable[[Any], Any], dtype: np.dtype[Any]) -> None:
+    """A byte is sign and code; below the smallest power of two there is 0, and above the largest nothing."""
+    kernels, least, most = kernel_set(dtype), 2.0**-108, 2.0**18
+    v = np.array([0, -0.0, 1, -2, least, -most, 3, -3 * least, least / 2, -1e-40], dtype)
+    seen = set()
+    for i in range(60):
+        good, payload = natural(chained(KEY, i)).encode(kernels, v, None)
+        assert good
+        assert payload[:6].tolist() == [0, 128, 109, 128 + 110, 1, 128 + 127]
+        decoded = natural().decode(kernels, payload, np.full_like(v, np.nan), False).tolist()
+        assert decoded[:6] == v[:6].tolist()
+        assert payload[9] == 128
+        seen.add(tuple(decoded[6:9]))
+    assert {value for value, _, _ in seen} == {2, 4}
+    assert {value for _, value, _ in seen} == {-2 * least, -4 * least}
+    assert {value for _, _, value in seen} == {0, least}
+    beyond = np.array([1, np.nextafter(dtype.type(most), dtype.type(2 * most))], dtype)
+    assert not natural().encode(kernels, beyond, None)[0]
+
+
+@each_dtype
+def test_fp8_is_e4m3_of_a_block_whose_largest_is_448(kernel_set: Callable[[Any], Any], dtype: np.dtype[Any]) -> None:
+    """Every e4m3, the midpoints between neighbours, and the numbers beside these, at scales of 1 and others."""
+    kernels = kernel_set(dtype)
+    bits = np.arange(127)
+    values = np.where(bits < 8, bits * 2.0**-9, (8 + bits % 8) * 2.0 ** (bits // 8 - 10))
+    assert (values[1], values[8], values[126]) == (2**-9, 2**-6, 448)
+    middles = ((values[1:] + values[:-1]) / 2).astype(dtype)
+    # Ties go to the even code.
+    codes = [*bits, *(bits[:-1] + bits[:-1] % 2), *bits[:-1], *bits[1:]]
+    beside = [np.nextafter(middles, dtype.type(limit)) for limit in (0, 448)]
+    v = np.concatenate([values.astype(dtype), middles, *beside])
+    v, codes = np.concatenate([v, -v]), np.concatenate([codes, np.add(codes, 128)])
+    for scale in (1, 2.0**-20, 2.0**40):
+        for case in (fp8(0), fp8(v.size)):
+            _, payload = case.encode(kernels, v * dtype.type(scale), None)
+            assert payload[: dtype.itemsize].view(dtype)[0] == scale
+            assert np.array_equal(payload[dtype.itemsize :], codes)
+            decoded = case.decode(kernels, payload, np.empty_like(v), False) / dtype.type(scale)
+            assert np.array_equal(decoded[:127], values)
+    # A block of zeros, and one of the smallest numbers there are.
+    tiny, least = np.finfo(dtype).tiny, np.finfo(dtype).smallest_subnormal
+    _, payload = fp8(2).encode(kernels, np.array([0, -0.0, 3 * least, 0], dtype), None)
+    assert payload[: 2 * dtype.itemsize].view(dtype).tolist() == [tiny, tiny]
+    assert payload[2 * dtype.itemsize :].tolist() == [0, 128, 0, 0]
+    largest = np.finfo(dtype).max
+    good, payload = fp8(0).encode(kernels, np.array([largest / 2, -1], dtype), None)
+    assert good
+    assert np.isfinite(fp8(0).decode(kernels, payload, np.empty(2, dtype), False)).all()
+
+
+@each_dtype
 def test_the_mean_of_payloads_is_that_of_one_after_the_other(
     kernel_set: Callable[[Any], Any], dtype: np.dtype[Any]
 ) -> None:
-    """To the bit, on every kernel set that has it, for full vectors and all three that have codes in a row."""
+    """To the bit, on every kernel set that has it, for full vectors and all that have codes in a row."""
     kernels = kernel_set(dtype)
     for count, d, block in itertools.product((1, 2, 5), (1, 7, 2048, 5000), (0, 24, 1000, 1024)):
         draws = np.random.default_rng(d)
-        for case in (copy(), signs(block), signs(block, "two"), quantize(3, block, "l2"), uniform(5, block)):
+        coded = (signs(block), signs(block, "two"), quantize(3, block, "l2"), uniform(5, block), fp8(block))
+        for case in (copy(), natural(), *coded):
             if not hasattr(kernels, f"{case.kernel}_mean"):
                 pytest.skip(f"{kernels.name} adds payloads one by one")
             payloads = tuple(

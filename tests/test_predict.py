@@ -79,6 +79,10 @@ def test_rows_are_what_the_cost_model_says_of_payloads() -> None:
     for text, up, down in (("doublesqueeze/onebit", SIGNS, SIGNS), ("memsgd/onebit", SIGNS, FULL)):
         row = predicted(text).schedule
         assert row == cost.through_root(HOCKNEY, 8, up, down, row.sections, row.way)
+    for text, nbytes in (("sgd", FULL), ("memsgd/randomk:0.01,shared", D // 25)):
+        made = predicted(text, "allreduce")
+        assert made.wire_s == cost.allreduce(HOCKNEY, 8, nbytes).seconds
+        assert made.traffic.total == 14 * nbytes
     row = predicted("sgd", "sharded").schedule
     assert row == cost.sharded(HOCKNEY, 8, FULL, FULL, row.sections)
 

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernel_cases import DTYPES, Case, on_host, quantize, uniform
+from kernel_cases import DTYPES, Case, natural, on_host, quantize, uniform
 from parts import make_compressor
 from random_numbers import (
     FIRST_BITS,
     SERVER,
+    SHARED,
     WORKER,
     hash32,
     is_below,
@@ -27,6 +28,7 @@ from random_numbers import (
     stream,
     unpacked,
 )
+from random_numbers import natural as natural_bytes
 from random_numbers import uniform as uniform_codes
 
 from mpisqueeze.algorithms.base import Codec, Setup
@@ -100,6 +102,8 @@ def codes_are_those_of_the_definition(coder: Coder, dtype: np.dtype[Any]) -> Non
         for bits in (1, 4, 8):
             payload = coder(uniform(bits, 0, key), v)
             assert unpacked(payload, bits, v.size) == uniform_codes(v, bits, key), (bits, key)
+        wide = np.append(v, v[:9] * dtype.type(1e-33))
+        assert coder(natural(key), wide).tolist() == natural_bytes(wide, key)
 
 
 #: (key ^ index, splitmix64 of it) where the first bits of u are 0: u is about 1e-20 and 1e-12.
@@ -133,6 +137,9 @@ def rounding_looks_at_as_many_bits_as_it_takes(coder: Coder, dtype: np.dtype[Any
         assert is_below(Fraction(float(x)), index, state ^ index) == up
         for case, bits in ((quantize(2, 0, "max", state ^ index), 2), (uniform(1, 0, state ^ index), 1)):
             assert unpacked(coder(case, v), bits, v.size)[index] == up, (case, step)
+        # u is about 1e-20 or 1e-12, and the smallest power of two 2^-108.
+        if dtype == np.float64:
+            assert coder(natural(state ^ index), v * 2.0**-108)[index] == up, step
 
 
 @each_dtype
@@ -239,7 +246,9 @@ def test_workers_and_servers_draw_other_numbers() -> None:
 
 
 @each_coordinate
-@pytest.mark.parametrize("spec", ["qsgd:2", "qsgd:4,bucket=64", "uniform:3", "ternary", "randomk:0.3,unbiased"])
+@pytest.mark.parametrize(
+    "spec", ["qsgd:2", "qsgd:4,bucket=64", "uniform:3", "ternary", "randomk:0.3,unbiased", "natural"]
+)
 def test_the_mean_of_the_draws_tends_to_the_vector(
     draw: Callable[[str, np.ndarray, int], np.ndarray], spec: str
 ) -> None:
@@ -283,6 +292,18 @@ def test_positions_and_pairs_of_them_are_equally_likely(d: int, k: int) -> None:
     agrees(np.diagonal(pairs), k / d)
     if k > 1:
         agrees(pairs[~np.eye(d, dtype=bool)], k * (k - 1) / (d * (d - 1)))
+
+
+def test_shared_positions_depend_on_seed_part_and_iteration_alone() -> None:
+    v, spec = np.arange(1.0, 102.0), "randomk:0.3,shared"
+    for seed, part, iteration in ((3, 0, 1), (3, 1, 1), (3, 0, 2), (2**40 + 1, 0, 1)):
+        drawn = positions(key_of(stream(seed, SHARED, part=part), iteration), 31, v.size)
+        expected = np.zeros_like(v)
+        expected[drawn] = v[drawn]
+        for role, rank in ((WORKER, 0), (WORKER, 5), (SERVER, 0)):
+            one = codec(spec, v.size, role, seed, rank, part)
+            assert one.payload_bytes == 8 * 31
+            assert np.array_equal(decoded(one, v, iteration), expected)
 
 
 def test_a_run_draws_the_numbers_of_the_definition(mpisqueeze_run: Callable[..., Any], tmp_path: Path) -> None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from mpisqueeze.algorithms.base import Algorithm, Gradient, Setup
-from mpisqueeze.comm.allreduce import AllreduceExchange
+from mpisqueeze.algorithms.sgd import SGD
 
 
-class Allreduce(Algorithm):
+class Allreduce(SGD):
     """x ← x − (γ/N)·Σ g_r, the sum by MPI_Allreduce: what a user would otherwise pick.
 
     It is summed in place of the gradient, and x is moved in one pass, so that the baseline is as fast as a loop written
@@ -18,32 +15,4 @@ class Allreduce(Algorithm):
     name = "allreduce"
     summary = "SGD by MPI_Allreduce, the usual baseline"
     route = "allreduce"
-    compresses = False
     formula = "2(N−1), no server"
-
-    def __init__(self, setup: Setup) -> None:
-        super().__init__(setup)
-        self.exchange = AllreduceExchange(setup.network, setup.dimension, setup.dtype)
-        self._descent = setup.descent("the sum of all ranks' gradients holds a NaN or an infinity")
-
-    def step(self, x: Any, gradient: Gradient, lr: float) -> None:
-        total = self.exchange.sum(gradient(x))
-        self._descent.move(x, total, lr, count=self.setup.size)
-
-    def bytes_per_iteration(self) -> int:
-        return self.exchange.total_bytes
-
-    def doubts(self) -> list[str]:
-        return checksum_doubts(self.setup)
-
-    def close(self) -> None:
-        self.exchange.close()
-
-
-def checksum_doubts(setup: Setup) -> list[str]:
-    """The doubt about checksums where MPI_Allreduce sends the messages."""
-    network = setup.network
-    # Over an emulated link it goes in messages of our own.
-    if network.checksum and not network.emulated and setup.size > 1:
-        return ["--checksum checks nothing here: the messages of MPI_Allreduce are the library's own"]
-    return []

@@ -62,6 +62,7 @@ class Codec:
 
     def decode(self, payload: Any, out: Any) -> None:
         """out ← D(payload)."""
+        self._tell_iteration()
         try:
             self.compressor.decode(payload, out)
         except NonFiniteError as error:
@@ -70,6 +71,7 @@ class Codec:
 
     def decode_add(self, payload: Any, out: Any, factor: float = 1.0) -> None:
         """out ← out + factor·D(payload)."""
+        self._tell_iteration()
         try:
             self.compressor.decode_add(payload, out, factor)
         except NonFiniteError as error:
@@ -83,8 +85,14 @@ class Codec:
 
     def clear(self, payload: Any, out: Any) -> None:
         """out ← 0 at the elements that the payload holds; only where the compressor `sparsifies`."""
+        self._tell_iteration()
         self.compressor.clear(payload, out)
         self.network.clock.lap(Phase.ENCODE)
+
+    def _tell_iteration(self) -> None:
+        """A linear compressor's payload does not say what it was drawn by."""
+        if self.compressor.linear:
+            self.compressor.iteration = self.network.iteration
 
     @property
     def fuses_mean(self) -> bool:
@@ -123,7 +131,7 @@ class Setup:
         seed: the run's.
         make_compressor: (dimension, seed) → the run's compressor.
         topology: the gossip graph with its weights.
-        server: `root` or `sharded`.
+        server: `root`, `sharded` or `allreduce`.
         overlap: the gradient's sections are to leave while it is computed; only for algorithms that have `overlaps`.
         optimizer: moves x by the answers; None stands for x ← x − γp.
         momentum: β of `--momentum`, for algorithms that have `own_momentum`; the gradients of all others hold it.
@@ -187,21 +195,24 @@ class Setup:
     def worker_codec(self, part: int = 0, length: int | None = None, rank: int | None = None) -> Codec:
         """Codec of a worker (default: this rank) for `length` elements (default d) of a part.
 
-        Its randomness differs by rank and part.
+        Its randomness differs by rank and part; that of a linear compressor by part alone.
         """
         rank = self.rank if rank is None else rank
-        return self._codec(length, derive_key(self.seed, 1, rank, *([part] if part else [])))
+        return self._codec(part, length, derive_key(self.seed, 1, rank, *([part] if part else [])))
 
     def server_codec(self, part: int = 0, length: int | None = None) -> Codec:
         """Codec of a part's server for its answers."""
-        return self._codec(length, derive_key(self.seed, 2, part))
+        return self._codec(part, length, derive_key(self.seed, 2, part))
 
     def identity_codec(self, part: int = 0, length: int | None = None) -> Codec:
         """Codec of full vectors, whatever the part."""
         return Codec(Identity(length or self.dimension, self.network.device.xp, self.dtype, 0), self.network)
 
-    def _codec(self, length: int | None, seed: int) -> Codec:
-        return Codec(self.make_compressor(length or self.dimension, seed), self.network)
+    def _codec(self, part: int, length: int | None, seed: int) -> Codec:
+        made = self.make_compressor(length or self.dimension, seed)
+        if made.linear:
+            made = self.make_compressor(length or self.dimension, derive_key(self.seed, 3, part))
+        return Codec(made, self.network)
 
     def descent(self, message: str = "") -> Descent:
         """The optimizer that moves x by the answers; `message` is for an answer that is not finite."""
@@ -245,6 +256,8 @@ class Algorithm:
         ignores: settings that it has no use for, besides those of other routes.
         falling_lr: it converges with a falling γ alone.
         overlaps: it can send the gradient's sections while it is computed.
+        linear: the answer to all payloads is their mean as it is, so that linear ones can be averaged by MPI_Allreduce
+            (`--server allreduce`), which has no server that could change or remember it.
         own_momentum: it has a momentum of its own, as by `Setup.momentum`, and gets gradients without.
         route: how its payloads travel: `servers`, `neighbours` or `allreduce`; empty where `predict` cannot know.
         formula: the talks' count of full vectors per iteration, for N workers and a server apart from them.
@@ -259,6 +272,7 @@ class Algorithm:
     centralized: ClassVar[bool] = True
     compresses: ClassVar[bool] = True
     overlaps: ClassVar[bool] = False
+    linear: ClassVar[bool] = False
     own_momentum: ClassVar[bool] = False
     default_compressor: ClassVar[str] = "onebit"
     fixed_compressor: ClassVar[str] = "identity"

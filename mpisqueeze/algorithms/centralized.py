@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from mpisqueeze.algorithms.base import Algorithm, Codec, Gradient, Setup
+from mpisqueeze.algorithms.linear import LinearExchange
 from mpisqueeze.algorithms.sections import Section, ServerExchange
+from mpisqueeze.settings import ALLREDUCE
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class ServerAlgorithm(Algorithm):
     iteration, `answer` on the section's server alone, in any order of the sections.
 
     With `--server root` rank 0 serves all of the vector, with `sharded` each rank a part of it. The equations hold for
-    each part.
+    each part. With `allreduce` nobody does: where the algorithm is `linear`, so that `answer` hands on the mean as it
+    is, MPI_Allreduce brings the mean of linear payloads to all.
 
     Attributes:
         compresses_up, compresses_down: whether workers and servers compress, or send full vectors.
@@ -67,6 +70,8 @@ class ServerAlgorithm(Algorithm):
         for name in declared:
             if Section.owns(name):
                 raise TypeError(f"a section has {name!r} of its own: give the vector of {cls.__name__} another name")
+        if not vars(cls).keys().isdisjoint(("answer", "compresses_down")) and "linear" not in vars(cls):
+            cls.linear = False
         if declared:
             kept = [name for name, vector in declared.items() if vector.kept]
             cls.memory = tuple(dict.fromkeys((*super(cls, cls).memory, *kept, *vars(cls).get("memory", ()))))
@@ -75,7 +80,7 @@ class ServerAlgorithm(Algorithm):
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         self.lr = 0.0
-        self._exchanges: list[ServerExchange] = []
+        self._exchanges: list[ServerExchange | LinearExchange] = []
         self._plain = setup.identity_codec().compressor
         served = setup.served.stop - setup.served.start
         for name, vector in self._vectors.items():
@@ -83,23 +88,28 @@ class ServerAlgorithm(Algorithm):
             setattr(self, name, setup.zeros(length) if length else None)
         self.exchange = self.make_exchange()
         #: The exchange whose turn it is, and its key.
-        self._turn: tuple[Hashable, ServerExchange] = (None, self.exchange)
+        self._turn: tuple[Hashable, ServerExchange | LinearExchange] = (None, self.exchange)
 
-    def make_exchange(self, full: bool = False, setup: Setup | None = None) -> ServerExchange:
+    def make_exchange(self, full: bool = False, setup: Setup | None = None) -> ServerExchange | LinearExchange:
         """An exchange of what the algorithm compresses, or of full vectors in both directions.
 
         Args:
             setup: one with another compressor; None: the algorithm's.
         """
+        setup = setup or self.setup
         full_up, full_down = full or not self.compresses_up, full or not self.compresses_down
         workers = {name: getattr(self, name) for name, vector in self._vectors.items() if not vector.on_server}
         servers = {name: getattr(self, name) for name, vector in self._vectors.items() if vector.on_server}
         straight = type(self).send is ServerAlgorithm.send
-        made = ServerExchange(setup or self.setup, full_up, full_down, straight, workers, servers)
+        made: ServerExchange | LinearExchange
+        if ALLREDUCE in (setup.server, self.route):
+            made = LinearExchange(setup, full_up, workers)
+        else:
+            made = ServerExchange(setup, full_up, full_down, straight, workers, servers)
         self._exchanges.append(made)
         return made
 
-    def turn(self, key: Hashable = None, **how: Any) -> ServerExchange:
+    def turn(self, key: Hashable = None, **how: Any) -> ServerExchange | LinearExchange:
         """The exchange of this iteration: for the key None the usual one, else one that is made as `how` says.
 
         All ranks ask for the same one. It stays until another key is asked for, when it is closed.

@@ -19,6 +19,7 @@ class CSGD(ServerAlgorithm):
     fails_with = "biased"
     formula = "N(1+c)"
     compresses_down = False
+    linear = True
 
     def send(self, section: Section) -> None:
         """q = C(g)."""

@@ -25,6 +25,7 @@ class MemSGD(ServerAlgorithm):
     summary = "error feedback on the workers, full vectors down: memsgd[:lr=outside|inside]"
     formula = "N(1+c)"
     compresses_down = False
+    linear = True
 
     delta = worker_vector()
 

@@ -222,8 +222,9 @@ class ServerExchange:
             self._x = x
             for section in (*self._all_up, *self._all_down):
                 section.x = x[section.span]
-        if self.setup.overlap:
-            self._leave_early(moves, x, gradient)
+        early = self.carrier.departure if self.carrier else None
+        if early:
+            early.watch(moves, x, gradient, self._take, self._begins)
         else:
             self._take(gradient(x))
         assert self.carrier is not None
@@ -236,31 +237,6 @@ class ServerExchange:
                 self._build(g.view(np.uint8))
             for section in self._all_up:
                 section.g = g[section.span]
-
-    def _leave_early(self, moves: Moves, x: Any, gradient: Gradient) -> None:
-        """Compute the gradient, whose sections leave meanwhile. Raises HaltError."""
-        assert self.carrier is not None
-        departure = self.carrier.departure
-        assert departure is not None
-        count, failure = 0, None
-
-        def ready(g: Any, start: int) -> None:
-            nonlocal count, failure
-            # Code that computes the gradient must not meet our errors: they would look like its own.
-            if failure is not None:
-                return
-            try:
-                self._take(g)
-                while count < len(self._begins) and self._begins[count] >= start:
-                    count += 1
-                departure.leave(moves, count)
-            except Exception as error:
-                failure = error
-
-        g = gradient(x, ready)
-        ready(g, 0)
-        if failure is not None:
-            raise failure
 
     def close(self) -> None:
         """Free what MPI holds."""

@@ -14,3 +14,4 @@ class SGD(ServerAlgorithm):
     compresses = False
     compresses_up = False
     compresses_down = False
+    linear = True

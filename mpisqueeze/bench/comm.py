@@ -47,7 +47,7 @@ from mpisqueeze.parts.registry import Part
 from mpisqueeze.record.environment import collect_environment
 from mpisqueeze.runs.interrupts import Interrupts, StoppedError
 from mpisqueeze.runs.training import link_facts
-from mpisqueeze.settings import Settings
+from mpisqueeze.settings import ALLREDUCE, SERVERS, Settings
 from mpisqueeze.topology import Topology
 
 COMPRESSORS = ("identity", "onebit")
@@ -60,6 +60,11 @@ _ROUNDS_TO_RESET = 8
 #: Vectors that a rank needs for an exchange, roughly.
 _VECTORS = 6
 _SEED = 1
+
+
+def _adds_up(part: Part) -> bool:
+    """The compressor is linear, and not `identity`, which is what full vectors stand for."""
+    return part.name != "identity" and make_compressor(part, 64, np, np.dtype(np.float32), 0).linear
 
 
 @dataclass(frozen=True)
@@ -119,8 +124,14 @@ class CommRequest:
     @property
     def cases(self) -> list[tuple[str, str]]:
         """(exchange, compressor's spec) of each row of a size."""
-        specs = [part.spec for part in self.compressors]
-        return [(name, spec) for name in self.exchanges for spec in (specs if name in STEPS else ["identity"])]
+        return [(name, part.spec) for name in self.exchanges for part in self.takers(name)]
+
+    def takers(self, exchange: str) -> list[Part]:
+        """The compressors with which an exchange is timed; full vectors come first where they are its baseline."""
+        if exchange in STEPS:
+            return self.compressors
+        full = registry.compressors.find("identity")
+        return [full, *(part for part in self.compressors if exchange == ALLREDUCE and _adds_up(part))]
 
     @property
     def rounds(self) -> int:
@@ -275,11 +286,11 @@ class Bench:
 
     def _built(self, stage: Stage) -> Iterator[Case]:
         for name in self.request.exchanges:
-            if name in FULL:
-                yield FULL[name](stage, name)
-                continue
-            server = "sharded" if name == "sharded" else "root"
-            for part in self.request.compressors:
+            server = name if name in (*SERVERS, ALLREDUCE) else "root"
+            for part in self.request.takers(name):
+                if name in FULL and part.spec == "identity":
+                    yield FULL[name](stage, name)
+                    continue
                 make, on_host = (partial(self._compressor, part, device) for device in (self.device, Device()))
                 setup = Setup(self.network, stage.size, stage.dtype, _SEED, make, self.topology, server=server)
                 spec = None if part.name == "identity" and not part.is_plugin else part.spec

@@ -1,5 +1,7 @@
 """The cases of `bench comm`: a step of training through each exchange, and MPI's own collectives on full vectors.
 
+By `allreduce` go full vectors, and the payloads of linear compressors, by `memsgd`.
+
 Gradients are normal numbers rounded to multiples of 2⁻¹⁰: their sum over up to a thousand ranks is exact in float32, in
 whatever order MPI adds them, so that every result is known to the bit.
 """
@@ -18,6 +20,7 @@ from mpisqueeze.algorithms.base import Algorithm, Setup
 from mpisqueeze.algorithms.deepsqueeze import DeepSqueeze
 from mpisqueeze.algorithms.doublesqueeze import DoubleSqueeze
 from mpisqueeze.algorithms.dpsgd import DPSGD
+from mpisqueeze.algorithms.memsgd import MemSGD
 from mpisqueeze.algorithms.sgd import SGD
 from mpisqueeze.bench import serial
 from mpisqueeze.comm.counters import BytesAre
@@ -26,6 +29,7 @@ from mpisqueeze.compressors.base import Compressor
 from mpisqueeze.compressors.identity import Identity
 from mpisqueeze.kernels import kernels_for
 from mpisqueeze.mpi import MPI
+from mpisqueeze.settings import ALLREDUCE
 from mpisqueeze.topology import Topology
 
 LR = 0.1
@@ -149,11 +153,13 @@ class StepCase(Case):
             cls = DeepSqueeze if self._compressed else DPSGD
             self.bus_factor = float(setup.topology.degree(setup.rank))
         else:
-            cls = DoubleSqueeze if self._compressed else SGD
+            compressed = MemSGD if setup.server == ALLREDUCE else DoubleSqueeze
+            cls = compressed if self._compressed else SGD
         self._part = cls(setup)
         self.algorithm, self.alike = cls.name, not self._gossips
         assert self._part.payload_bytes is not None
         self.payload_bytes = self._part.payload_bytes
+        self.bytes_are = stage.network.counter.bytes_are if exchange == ALLREDUCE else "counted"
         self._x, self._g = stage.start.copy(), stage.gradient.copy()
         self._iteration = 0
 

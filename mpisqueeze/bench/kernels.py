@@ -43,7 +43,8 @@ from mpisqueeze.settings import Settings
 #: The compressors that are timed unless a user names some.
 COMPRESSORS = (
     "identity", "onebit", "onebit:1024,scale=l2", "onebit:1024,scale=two", "qsgd:2", "qsgd:4", "qsgd:8", "uniform:2",
-    "uniform:8", "ternary", "topk:0.01", "randomk:0.01", "clip:16", "fp16", "bf16",
+    "uniform:8", "ternary", "topk:0.01", "randomk:0.01", "randomk:0.01,shared", "clip:16", "fp16", "bf16", "fp8",
+    "natural",
 )  # fmt: skip
 OPERATIONS = ("encode", "plain_encode", "decode", "add")
 DEVICES = ("cpu", "cuda", "auto", "all")
@@ -197,8 +198,8 @@ def count_wrong(part: Part, size: int, variant: Variant, dtype: np.dtype[Any]) -
     """
     other = _native_kernels(dtype) if variant.kernels == "numpy" else None
     reference = other or ReferenceKernels(dtype)
-    referee, receiver = (make_compressor(part, size, np, dtype, seed, reference) for seed in (1, 2))
-    subject = variant.compressor(part, size, dtype)
+    referee, subject = make_compressor(part, size, np, dtype, 1, reference), variant.compressor(part, size, dtype)
+    receiver = make_compressor(part, size, np, dtype, 1 if referee.linear else 2, reference)
     xp, home = variant.device.xp, variant.device.to_numpy
     vector, residual = _normal(size, dtype, 1), _normal(size, dtype, 2)
     # Adding a number that was not sent would make +0 of −0.
@@ -206,7 +207,7 @@ def count_wrong(part: Part, size: int, variant: Variant, dtype: np.dtype[Any]) -
     expected, decoded = np.zeros(referee.payload_bytes, np.uint8), np.full(size, np.nan, dtype)
     given, payload, out = xp.asarray(vector), xp.full(subject.payload_bytes, 255, np.uint8), xp.zeros(size, dtype)
     with contracts.plugin(part, _ARGUMENT, f"encoding or decoding {size} elements"):
-        referee.iteration = subject.iteration = 1
+        referee.iteration = receiver.iteration = subject.iteration = 1
         referee.encode(vector, expected)
         receiver.decode(expected, decoded)
         subject.encode(given, payload)
@@ -216,7 +217,7 @@ def count_wrong(part: Part, size: int, variant: Variant, dtype: np.dtype[Any]) -
             "plain_encode": differing(home(payload), expected) + differing(home(given), vector),
             "decode": differing(home(out), decoded),
         }
-        referee.iteration = subject.iteration = 2
+        referee.iteration = receiver.iteration = subject.iteration = 2
         total = vector + residual
         referee.encode(total, expected)
         receiver.decode(expected, decoded)

@@ -8,6 +8,7 @@ import numpy as np
 
 from mpisqueeze.algorithms.base import Setup
 from mpisqueeze.compressors.base import Compressor
+from mpisqueeze.settings import ALLREDUCE
 
 
 def through_servers(
@@ -15,18 +16,20 @@ def through_servers(
 ) -> np.ndarray:
     """x after `runs` iterations of `doublesqueeze`, or of `sgd` where nothing is compressed; the same on all ranks.
 
+    With `--server allreduce` it is that of `memsgd`, which has no server that compresses, and γ/N is one factor.
+
     Args:
         setup: any rank's, with compressors of NumPy arrays.
         start: x₀ (d).
         gradients: g_r (d) of each rank, the same in each iteration.
     """
-    x, size = start.copy(), setup.size
+    x, size, serves = start.copy(), setup.size, setup.server != ALLREDUCE
     for s, part in enumerate(setup.parts()):
         length = part.stop - part.start
         if not length:
             continue
         workers = [setup.worker_codec(s, length, r).compressor for r in range(size)] if compressed else []
-        server = setup.server_codec(s, length).compressor if compressed else None
+        server = setup.server_codec(s, length).compressor if compressed and serves else None
         delta, delta_bar = np.zeros((size if compressed else 0, length), x.dtype), np.zeros(length, x.dtype)
         for t in range(1, runs + 1):
             total = np.zeros(length, x.dtype)
@@ -39,6 +42,9 @@ def through_servers(
                 else:
                     q = g
                 total = total + q if r else q
+            if not serves:
+                x[part] += x.dtype.type(-lr / size) * total
+                continue
             p = total / x.dtype.type(size)
             if server:
                 v = p + delta_bar

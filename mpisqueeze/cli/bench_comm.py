@@ -32,7 +32,10 @@ def bench_comm(
     ] = None,
     compressor: Annotated[
         list[str] | None,
-        compressors(METHOD, "For sharded, root and ring; repeat it. Default: identity and onebit."),
+        compressors(
+            METHOD,
+            "For sharded, root and ring, and linear ones for allreduce; repeat it. Default: identity and onebit.",
+        ),
     ] = None,
     sizes: SizesOption = "1Ki:4Mi",
     iterations: IterationsOption = None,

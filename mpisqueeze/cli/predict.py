@@ -24,7 +24,7 @@ from mpisqueeze.cli.output import TERMINAL, Output
 from mpisqueeze.errors import ExitCode, UsageError
 from mpisqueeze.files import path_of
 from mpisqueeze.quantities import parse_rate, parse_time
-from mpisqueeze.settings import METHOD, SERVERS, Settings
+from mpisqueeze.settings import ALLREDUCE, METHOD, SERVERS, Settings
 
 if TYPE_CHECKING:
     from mpisqueeze.modelling.asking import Question
@@ -62,7 +62,12 @@ def predict(
     compute: Annotated[str | None, in_method(help="Time of a gradient: 30ms. Default: 0.", metavar="TIME")] = None,
     compressor: Annotated[list[str] | None, compressors(METHOD, "For pairs that name none; repeat it.")] = None,
     server: Annotated[
-        str, in_method(help="root, sharded or both.", metavar="NAME", autocompletion=offering((*SERVERS, "both")))
+        str,
+        in_method(
+            help="root, sharded or both of them, or allreduce, for what is linear.",
+            metavar="NAME",
+            autocompletion=offering((*SERVERS, ALLREDUCE, "both")),
+        ),
     ] = "both",
     runs: Annotated[
         list[Path] | None,

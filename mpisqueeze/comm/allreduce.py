@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from mpisqueeze.comm.departure import Departure
 from mpisqueeze.comm.exchange import Network
+from mpisqueeze.comm.pipeline import Moves
 from mpisqueeze.costs import exchanges
-from mpisqueeze.costs.sections import messages, pieces
+from mpisqueeze.costs.sections import LONGEST, messages, pieces
 from mpisqueeze.devices.buffers import Wire
 from mpisqueeze.devices.clock import Phase
 from mpisqueeze.mpi import MPI
 
-_STEP = 16
+_STEP, _BEAT = 16, 17
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,7 @@ class AllreduceExchange:
 
     Args:
         dimension, dtype: of the vector.
+        longest: most bytes of a call.
 
     Attributes:
         total_bytes: of all ranks together in a `sum`.
@@ -169,12 +173,12 @@ class AllreduceExchange:
 
     total: Any
 
-    def __init__(self, network: Network, dimension: int, dtype: Any) -> None:
+    def __init__(self, network: Network, dimension: int, dtype: Any, longest: int = LONGEST) -> None:
         self.network, self._dtype = network, dtype
         world, nbytes = network.world, dimension * dtype.itemsize
         self._size = world.size
         self._in_messages = bool(network.emulated) and self._size > 1
-        self._spans = pieces(nbytes, dtype.itemsize)
+        self._spans = pieces(nbytes, dtype.itemsize, longest)
         if self._in_messages:
             by_rank = _counted(network, nbytes, dtype.itemsize)
         else:
@@ -190,7 +194,7 @@ class AllreduceExchange:
 
     def sum(self, vector: Any) -> Any:
         """`vector` (d), contiguous, overwritten with its sum over all ranks; best the same array each time."""
-        network, counter = self.network, self.network.counter
+        network = self.network
         if vector is not self._vector:
             self._bind(vector)
         wire = self._wire
@@ -204,11 +208,15 @@ class AllreduceExchange:
                 network.world.comm.Allreduce(MPI.IN_PLACE, buffer, MPI.SUM)
             if not wire.immediate:
                 wire.pull()
+        self._count()
+        network.clock.lap(Phase.COMM)
+        return vector
+
+    def _count(self) -> None:
+        counter = self.network.counter
         counter.bytes_sent += self._traffic.bytes_sent
         counter.bytes_received += self._traffic.bytes_received
         counter.messages += self._traffic.messages
-        network.clock.lap(Phase.COMM)
-        return vector
 
     def _bind(self, vector: Any) -> None:
         """Have MPI work in the memory of `vector`."""
@@ -225,3 +233,82 @@ class AllreduceExchange:
         if self._rounds:
             self.network.device.synchronize()
             self._rounds.close()
+
+
+class EarlyAllreduce(AllreduceExchange):
+    """The same for a gradient that is still computed (`--overlap`): bucket by bucket, by MPI_Iallreduce in place.
+
+    Backpropagation finds the end of a gradient first, so that the last bucket leaves first. A thread keeps MPI at work
+    meanwhile. Buckets have `--chunk` bytes, or as many as `costs.exchanges.bucket` says. The order in which ranks'
+    elements are added is MPI's choice, by the length of a bucket and the place in it: on more than two ranks the sum
+    may differ in its rounding from that of one call.
+
+    On a host, and not over an emulated link, which MPI's own messages pass by.
+
+    Attributes:
+        buckets: bytes of the vector, in the order of leaving.
+    """
+
+    def __init__(self, network: Network, dimension: int, dtype: Any) -> None:
+        nbytes = dimension * dtype.itemsize
+        super().__init__(
+            network, dimension, dtype, network.chunk_bytes or exchanges.bucket(network.link, network.world.size, nbytes)
+        )
+        self.buckets = self._spans[::-1]
+        self._requests: list[Any] = []
+        self._departure: Departure | None = None
+        self._beat: Any = None
+
+    def run(
+        self, moves: Moves, sections: Sequence[Any], x: Any, gradient: Callable[..., Any], take: Callable[[Any], None]
+    ) -> None:
+        """Sum the gradient at x. Raises HaltError.
+
+        Args:
+            sections: those of the buckets, whose payloads are summed; always the same.
+            take: given the gradient when elements of it are final.
+        """
+        if self._departure is None:
+            items: list[tuple[Any, None, Any]] = [
+                (section, None, partial(self._start, section)) for section in sections
+            ]
+            self._departure = Departure(self.network, items, self._post, self._advance)
+        departure, clock = self._departure, self.network.clock
+        self._requests.clear()
+        departure.watch(moves, x, gradient, take, [section.span.start for section in sections])
+        departure.finish(moves)
+        for number, section in enumerate(sections):
+            if self._requests:
+                self._requests[number].Wait()
+            clock.lap(Phase.COMM)
+            moves.apply(section)
+            clock.lap(Phase.UPDATE)
+        self._count()
+        departure.close_books()
+
+    def _start(self, section: Any) -> None:
+        if self._size > 1:
+            values = section.payload.view(self._dtype)
+            buffer = [values, values.size, self._kind]
+            self._requests.append(self.network.world.comm.Iallreduce(MPI.IN_PLACE, buffer, MPI.SUM))
+
+    def _post(self) -> list[Any]:
+        """What the thread looks at, and by that lets MPI work: a message that never comes."""
+        if self._beat is None:
+            self._beat = MPI.COMM_SELF.Recv_init(bytearray(1), 0, _BEAT)
+            self._beat.Start()
+        return [self._beat]
+
+    def _advance(self, moves: Moves, left: int) -> None:
+        for request in self._requests:
+            request.Test()
+
+    def close(self) -> None:
+        super().close()
+        if self._departure is not None:
+            self._departure.close()
+        if self._beat is not None:
+            self._beat.Cancel()
+            self._beat.Wait()
+            self._beat.Free()
+            self._beat = None

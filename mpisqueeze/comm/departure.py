@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mpisqueeze.comm.exchange import Network
-from mpisqueeze.comm.pipeline import Moves, Outbox, Payload, start
+from mpisqueeze.comm.pipeline import Moves, Outbox, Payload
 from mpisqueeze.comm.progress import ProgressThread
 from mpisqueeze.devices.buffers import Wire
 from mpisqueeze.devices.clock import Phase
@@ -30,8 +30,8 @@ class Departure:
     are sent in any case.
 
     Args:
-        items: (section, wire, send) of each payload in the order of leaving; neither wire nor send where it stays on
-            this rank.
+        items: (section, wire, send) of each payload in the order of leaving: where MPI reads it, None where that is the
+            payload itself, and what is called to send it, None where it stays on this rank.
         post: posts the exchange's receives and gives those that are filled last, until when messages are kept moving;
             called once ranks have met.
         advance: (moves, left): deals with what has arrived, without waiting, `left` payloads of this rank having left.
@@ -43,19 +43,48 @@ class Departure:
     def __init__(
         self,
         network: Network,
-        items: Sequence[tuple[Payload, Wire | None, Any]],
+        items: Sequence[tuple[Payload, Wire | None, Callable[[], None] | None]],
         post: Callable[[], list[Any]],
         advance: Callable[[Moves, int], None],
     ) -> None:
         self.network = network
         self.order: list[Any] = [section for section, _, _ in items]
         self._outbox = Outbox(network, [(section, wire) for section, wire, _ in items])
-        self._payloads = [(wire, send) for _, wire, send in items]
+        self._sends = [send for _, _, send in items]
         self._post, self._advance = post, advance
         pause = min(max(HELD_BYTES * network.link.byte_s, SHORTEST_S), LONGEST_S)
         self._progress = ProgressThread(pause, TURNS)
         self._ready = self._left = 0
         self._met = False
+
+    def watch(
+        self, moves: Moves, x: Any, gradient: Callable[..., Any], take: Callable[[Any], None], begins: Sequence[int]
+    ) -> None:
+        """Compute the gradient at x, whose payloads leave meanwhile; `finish` must follow. Raises HaltError.
+
+        Args:
+            take: given the gradient when elements of it are final.
+            begins: where in the vector each payload begins, in the order of leaving.
+        """
+        count, failure = 0, None
+
+        def ready(g: Any, start: int) -> None:
+            nonlocal count, failure
+            # Code that computes the gradient must not meet our errors: they would look like its own.
+            if failure is not None:
+                return
+            try:
+                take(g)
+                while count < len(begins) and begins[count] >= start:
+                    count += 1
+                self.leave(moves, count)
+            except Exception as error:
+                failure = error
+
+        g = gradient(x, ready)
+        ready(g, 0)
+        if failure is not None:
+            raise failure
 
     def leave(self, moves: Moves, count: int) -> None:
         """Have the first `count` payloads of the order on their way. Raises HaltError once ranks have met."""
@@ -110,7 +139,7 @@ class Departure:
         self._progress.give(self._post())
 
     def _send(self) -> None:
-        for wire, send in self._payloads[self._left : self._ready]:
-            if wire is not None:
-                start(self.network, (send,), wire)
+        for send in self._sends[self._left : self._ready]:
+            if send is not None:
+                send()
         self._left = self._ready

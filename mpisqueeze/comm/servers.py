@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -95,11 +96,12 @@ class ServerPipeline:
         self._served, self._taken = 0, dict.fromkeys(self._servers, 0)
         self.departure: Departure | None = None
         if early:
-            items: list[tuple[Payload, Wire | None, Any]] = []
+            items: list[tuple[Payload, Wire | None, Callable[[], None] | None]] = []
             for s in reversed(range(len(up))):
                 for j, section in enumerate(up[s]):
-                    leaves = (None, None) if s == rank else (self._up[s][j], self._to_server[s][j][0])
-                    items.append((section, *leaves))
+                    wire = None if s == rank else self._up[s][j]
+                    send = partial(start, network, self._to_server[s][j], wire) if wire else None
+                    items.append((section, wire, send))
             self.departure = Departure(network, items, self._post, self._advance)
             #: Payloads that leave before those of the own part.
             self._before_own = sum(len(part) for part in up[rank + 1 :])

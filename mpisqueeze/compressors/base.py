@@ -22,18 +22,21 @@ class Compressor:
 
     A plug-in needs only `unbiased`, `payload_bytes`, `__init__`, `encode` and `decode`, and need not inherit from this
     class: `adapt` adds the rest. Encoding may keep state (a generator); decoding must not: any instance of the same
-    spec and dimension decodes any rank's payload.
+    spec and dimension decodes any rank's payload; where it is `linear`, any that has the same seed and iteration.
 
     Args:
         dimension: length d ≥ 1 of the vectors.
         xp: the array module, numpy or cupy.
         dtype: float32 or float64, for vectors and for scales and values in the payload.
-        seed: seed of random operators; it differs by rank and by role (worker, server).
+        seed: seed of random operators; it differs by rank and by role (worker, server), unless C is `linear`.
 
     The parameters of a spec (`NAME:ARG,key=value`) are further arguments, by keyword only, see `language`.
 
     Attributes:
         unbiased: whether E C(v) = v.
+        linear: whether payloads are arrays of `dtype` that may be added up, D(p + q) = D(p) + D(q), where they are of
+            one seed and iteration. `--server allreduce` averages such payloads. All ranks and roles then have one seed,
+            and `iteration` is set before each decoding, too. One that depends on the iteration has no `grain`.
         payload_bytes: exact size of a payload, known before any data.
         iteration: 1, 2, …, set before each encoding, so that built-in randomness is keyed by (seed, iteration, index).
         first: position of this compressor's vector in the run's vector, set before each encoding; a multiple of a power
@@ -46,13 +49,14 @@ class Compressor:
     #: One line for `mpisqueeze info`.
     summary: ClassVar[str] = ""
     unbiased: bool = False
+    linear: bool = False
     payload_bytes: int
     grain: int | None = None
     first: int = 0
     #: A payload holds some elements, and the rest is 0: there are `clear` and `at`.
     sparsifies: ClassVar[bool] = False
     #: A built-in operator's kernels: `{kernel}_encode`, `{kernel}_decode` and, for some, `{kernel}_mean`.
-    kernel: ClassVar[str] = ""
+    kernel: str = ""
     #: The arguments that all of them take: those that set the payload's layout.
     layout: tuple[Any, ...] = ()
     _kernels: Any = None
@@ -174,7 +178,7 @@ class AdaptedCompressor(Compressor):
         self.part = part
         self.name = type(part).__name__
         self.dimension, self.xp, self.dtype = dimension, xp, np.dtype(dtype)
-        self.unbiased = bool(part.unbiased)
+        self.unbiased, self.linear = bool(part.unbiased), bool(getattr(part, "linear", False))
         self.payload_bytes = int(part.payload_bytes)
         self._decoded = xp.empty(dimension, self.dtype)
 

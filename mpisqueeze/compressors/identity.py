@@ -13,7 +13,7 @@ class Identity(Compressor):
     name = "identity"
     kernel = "copy"
     summary = "no compression; 4d bytes"
-    unbiased = True
+    unbiased = linear = True
     grain = 8
 
     def __init__(self, dimension: int, xp: Any, dtype: Any, seed: int) -> None:

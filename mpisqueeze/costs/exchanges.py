@@ -27,6 +27,8 @@ AHEAD_BYTES = 1 << 20
 FEWEST_AHEAD = 4
 #: Most bytes of payloads that a server holds at a time; two payloads always fit.
 WINDOW_BYTES = 256 << 20
+#: Bytes of the shortest bucket of an all-reduce that overlaps with the gradient, and what its latencies may cost.
+SHORTEST_BUCKET, BUCKET_COST = 64 << 10, 0.1
 
 
 @dataclass(frozen=True)
@@ -218,6 +220,16 @@ def allreduce(link: Link, ranks: int, nbytes: float) -> Schedule:
     if ranks == 1:
         return Schedule(0.0, 0.0)
     return min(allreduce_ways(link, ranks, nbytes), key=lambda schedule: schedule.seconds)
+
+
+def bucket(link: Link, ranks: int, nbytes: int) -> int:
+    """Bytes of the shortest buckets, 2^k, whose all-reduces together take at most a tenth longer than one of all."""
+    if ranks == 1:
+        return nbytes
+    size, most = SHORTEST_BUCKET, (1 + BUCKET_COST) * allreduce(link, ranks, nbytes).seconds
+    while size < nbytes and nbytes / size * allreduce(link, ranks, size).seconds > most:
+        size *= 2
+    return min(size, nbytes)
 
 
 def allreduce_ways(link: Link, ranks: int, nbytes: float) -> Iterable[Schedule]:

@@ -21,13 +21,14 @@ def messages(nbytes: int) -> int:
     return max(1, -(-nbytes // LONGEST))
 
 
-def pieces(nbytes: int, alignment: int = 1) -> list[slice]:
+def pieces(nbytes: int, alignment: int = 1, longest: int = LONGEST) -> list[slice]:
     """The bytes of each of these messages.
 
     Args:
         alignment: bytes of an element, which no piece cuts.
+        longest: most bytes of a piece.
     """
-    step = max(LONGEST // alignment, 1) * alignment
+    step = max(min(longest, LONGEST) // alignment, 1) * alignment
     return [slice(start, min(start + step, nbytes)) for start in range(0, max(nbytes, 1), step)]
 
 

@@ -17,8 +17,8 @@ Every `*_encode` takes `residual`: None for plain compression, or the error-feed
 v = vector + δ is compressed, and δ ← v − D(payload), computed from the decoded payload. Each returns False when an
 element was NaN, infinite or too large for the format: payload and residual are then undefined.
 Every `*_decode` takes `add` and `factor`: out ← D(payload), or out ← out + factor·D(payload), each element rounded
-after the product and after the sum. `copy_decode` returns False when an element was not finite: its payload may be a
-sum, or a vector that was sent as it is.
+after the product and after the sum. `copy_decode` and `positions_decode` return False when an element was not finite:
+their payload may be a sum, or a vector that was sent as it is.
 Every `*_clear`, of kernels that send some elements, does out ← 0 at those that a payload holds.
 """
 

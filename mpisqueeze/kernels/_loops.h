@@ -37,15 +37,26 @@ struct loops {
                           int unbiased);
     void (*randomk_decode)(const uint8_t *payload, void *out, int64_t d, int64_t k, int add, double factor);
     void (*randomk_clear)(const uint8_t *payload, void *out, int64_t d, int64_t k);
+    int (*positions_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int64_t k, uint64_t key,
+                            int unbiased);
+    /* Returns 0 where a value was not finite; `out` is changed all the same. */
+    int (*positions_decode)(const uint8_t *payload, void *out, int64_t d, int64_t k, uint64_t key, int add,
+                            double factor);
     int (*clip_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int bits);
     void (*clip_decode)(const uint8_t *payload, void *out, int64_t d, int bits, int add, double factor);
     int (*half_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int bfloat);
     void (*half_decode)(const uint8_t *payload, void *out, int64_t d, int bfloat, int add, double factor);
+    int (*natural_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, uint64_t key);
+    void (*natural_decode)(const uint8_t *payload, void *out, int64_t d, int add, double factor);
+    int (*fp8_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int64_t block);
+    void (*fp8_decode)(const uint8_t *payload, void *out, int64_t d, int64_t block, int add, double factor);
     /* The mean of `count` payloads, see _loops_mean.h; 0 where there was no memory. */
     int (*copy_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int bits);
     int (*signs_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int each);
     int (*quantize_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int bits);
     int (*uniform_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int bits);
+    int (*natural_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int bits);
+    int (*fp8_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int bits);
     /* Steps of optimizers, see _loops_steps.h: d elements each, x may be NULL; 0 where p was not finite. */
     int (*momentum_step)(void *p, void *u, void *x, int64_t d, const double *numbers, int nesterov);
     int (*adam_step)(void *p, void *m, void *v, void *x, int64_t d, const double *numbers);

@@ -72,3 +72,12 @@ static int NAME(uniform_mean)(const uint8_t *const *payloads, int count, void *o
                               int bits) {
     return NAME(mean_of)(payloads, count, out, d, block, 2, bits, NAME(uniform_decode_part));
 }
+
+static int NAME(natural_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block,
+                              int bits) {
+    return NAME(mean_of)(payloads, count, out, d, block, 0, bits, NAME(natural_decode_part));
+}
+
+static int NAME(fp8_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int bits) {
+    return NAME(mean_of)(payloads, count, out, d, block, 1, bits, NAME(fp8_decode_part));
+}

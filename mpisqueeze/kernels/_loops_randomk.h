@@ -1,4 +1,4 @@
-/* randomk: the elements at k positions drawn from a key. */
+/* randomk, positions: the elements at k positions drawn from a key, which stands in front of them or is known. */
 
 struct NAME(gather) {
     REAL *residual;
@@ -40,16 +40,21 @@ static void NAME(randomk_gather)(void *job, int part, int64_t start, int64_t sto
     }
 }
 
-static int NAME(randomk_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int64_t k,
-                                uint64_t key, int unbiased) {
-    struct NAME(gather) from = {.residual = residual, .v = residual ? residual : vector, .values = payload + 8, .d = d};
+static int NAME(positions_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int64_t k,
+                                  uint64_t key, int unbiased) {
+    struct NAME(gather) from = {.residual = residual, .v = residual ? residual : vector, .values = payload, .d = d};
     from.factor = unbiased ? (REAL)((double)d / (double)k) : 1;
-    memcpy(payload, &key, 8);
     if (NAME(largest)(vector, residual, d) >= INFINITY_BITS)
         return 0;
     feistel_init(&from.feistel, key, d);
     spread(NAME(randomk_gather), &from, 0, k, RUN, threads_parts(8 * k));
     return !from.bad;
+}
+
+static int NAME(randomk_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int64_t k,
+                                uint64_t key, int unbiased) {
+    memcpy(payload, &key, 8);
+    return NAME(positions_encode)(vector, residual, d, payload + 8, k, key, unbiased);
 }
 
 struct NAME(scatter) {
@@ -59,33 +64,46 @@ struct NAME(scatter) {
     int add;
     REAL factor;
     struct feistel feistel;
+    atomic_int bad; /* a value is not finite, as a sum may be */
 };
 
 static void NAME(randomk_scatter)(void *job, int part, int64_t start, int64_t stop) {
-    const struct NAME(scatter) *to = job;
+    struct NAME(scatter) *to = job;
     const struct feistel feistel = to->feistel;
     const uint8_t *values = to->values;
     const REAL factor = to->factor;
     REAL *out = to->out;
     const int add = to->add;
     uint32_t positions[RUN];
+    BITS bad = 0;
     (void)part;
     for (int64_t first = start; first < stop; first += RUN) {
         int64_t n = smaller(RUN, stop - first);
         random_positions(&feistel, first, n, to->d, positions);
-        for (int64_t j = 0; j < n; j++)
-            NAME(deliver)(out + positions[j], NAME(load)(values, first + j), add, factor);
+        for (int64_t j = 0; j < n; j++) {
+            const REAL value = NAME(load)(values, first + j);
+            bad |= NAME(magnitude)(value) + TO_TOP_BIT;
+            NAME(deliver)(out + positions[j], value, add, factor);
+        }
     }
+    if (bad >> (REAL_BITS - 1))
+        to->bad = 1;
 }
 
-static void NAME(randomk_decode)(const uint8_t *payload, void *out, int64_t d, int64_t k, int add, double factor) {
-    struct NAME(scatter) to = {.values = payload + 8, .out = out, .d = d, .add = add, .factor = (REAL)factor};
-    uint64_t key;
-    memcpy(&key, payload, 8);
+static int NAME(positions_decode)(const uint8_t *payload, void *out, int64_t d, int64_t k, uint64_t key, int add,
+                                  double factor) {
+    struct NAME(scatter) to = {.values = payload, .out = out, .d = d, .add = add, .factor = (REAL)factor};
     feistel_init(&to.feistel, key, d);
     if (!add)
         spread(NAME(clear), out, 0, d, TILE, threads_parts(d));
     spread(NAME(randomk_scatter), &to, 0, k, RUN, threads_parts(8 * k));
+    return !to.bad;
+}
+
+static void NAME(randomk_decode)(const uint8_t *payload, void *out, int64_t d, int64_t k, int add, double factor) {
+    uint64_t key;
+    memcpy(&key, payload, 8);
+    NAME(positions_decode)(payload + 8, out, d, k, key, add, factor);
 }
 
 static void NAME(randomk_zero)(void *job, int part, int64_t start, int64_t stop) {

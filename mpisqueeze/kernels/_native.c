@@ -210,19 +210,21 @@ FUNCTION(signs_decode) {
            a.loops->signs_decode(a.payload.buf, a.vector.buf, a.d, block, (int)each, add, factor));
 }
 
-/* (payloads, out, bits, block), of signs (payloads, out, block, each), of full vectors (payloads, out): a mean of the
-   payloads of a tuple. */
-static PyObject *mean(PyObject *const *args, Py_ssize_t given, int kind) {
+enum kind { SIGNS, QUANTIZE, UNIFORM, COPY, NATURAL, FP8 };
+
+/* A mean of the payloads of a tuple: (payloads, out), then of signs (block, each), of quantize and uniform (bits,
+   block), of fp8 (block). */
+static PyObject *mean(PyObject *const *args, Py_ssize_t given, enum kind kind) {
+    static const Py_ssize_t wanted[] = {4, 4, 4, 2, 2, 3};
     struct arrays a;
     Py_buffer *views = NULL;
     const uint8_t **payloads = NULL;
     Py_ssize_t count = 0, held = 0;
-    const Py_ssize_t wanted = kind == 3 ? 2 : 4;
-    int64_t block = 0, bits = 1, each = kind == 2 ? 2 : 1;
+    int64_t block = 0, bits = kind == SIGNS ? 1 : 8, each = kind == NATURAL ? 0 : kind == UNIFORM ? 2 : 1;
     int good = 0;
     memset(&a, 0, sizeof a);
-    if (given != wanted) {
-        PyErr_Format(PyExc_TypeError, "expected %zd arguments, got %zd", wanted, given);
+    if (given != wanted[kind]) {
+        PyErr_Format(PyExc_TypeError, "expected %zd arguments, got %zd", wanted[kind], given);
         return NULL;
     }
     if (!PyTuple_Check(args[0]) || !(count = PyTuple_GET_SIZE(args[0])) || count > INT_MAX) {
@@ -233,12 +235,14 @@ static PyObject *mean(PyObject *const *args, Py_ssize_t given, int kind) {
         goto end;
     a.d = a.vector.len / a.vector.itemsize;
     a.loops = &active[a.vector.itemsize == 8];
-    if (kind < 3 && (whole(args[kind ? 3 : 2], "block", 0, INT64_MAX / 16, &block) < 0 ||
-                     (kind ? whole(args[2], "bits", kind == 1 ? 2 : 1, 8, &bits)
-                           : whole(args[3], "each", 0, 2, &each)) < 0))
+    const int coarse = kind == QUANTIZE || kind == UNIFORM;
+    if (given > 2 && whole(args[coarse ? 3 : 2], "block", 0, INT64_MAX / 16, &block) < 0)
+        goto end;
+    if ((coarse && whole(args[2], "bits", kind == QUANTIZE ? 2 : 1, 8, &bits) < 0) ||
+        (kind == SIGNS && whole(args[3], "each", 0, 2, &each) < 0))
         goto end;
     const int64_t coded = each * blocks_of(a.d, block) * a.vector.itemsize + stream_bytes(a.d, bits);
-    const int64_t size = kind == 3 ? a.vector.len : coded;
+    const int64_t size = kind == COPY ? a.vector.len : coded;
     views = PyMem_Calloc((size_t)count, sizeof *views);
     payloads = PyMem_Calloc((size_t)count, sizeof *payloads);
     if (!views || !payloads) {
@@ -257,10 +261,13 @@ static PyObject *mean(PyObject *const *args, Py_ssize_t given, int kind) {
         }
     }
     Py_BEGIN_ALLOW_THREADS;
-    good = (kind == 0   ? a.loops->signs_mean
-            : kind == 1 ? a.loops->quantize_mean
-            : kind == 2 ? a.loops->uniform_mean
-                        : a.loops->copy_mean)(payloads, (int)count, a.vector.buf, a.d, block, (int)(kind ? bits : each));
+    good = (kind == SIGNS      ? a.loops->signs_mean
+            : kind == QUANTIZE ? a.loops->quantize_mean
+            : kind == UNIFORM  ? a.loops->uniform_mean
+            : kind == COPY     ? a.loops->copy_mean
+            : kind == NATURAL  ? a.loops->natural_mean
+                               : a.loops->fp8_mean)(payloads, (int)count, a.vector.buf, a.d, block,
+                                                    (int)(kind == SIGNS ? each : bits));
     Py_END_ALLOW_THREADS;
     if (!good)
         PyErr_NoMemory();
@@ -275,10 +282,12 @@ end:
     Py_RETURN_NONE;
 }
 
-FUNCTION(copy_mean) { return mean(args, given, 3); }
-FUNCTION(signs_mean) { return mean(args, given, 0); }
-FUNCTION(quantize_mean) { return mean(args, given, 1); }
-FUNCTION(uniform_mean) { return mean(args, given, 2); }
+FUNCTION(copy_mean) { return mean(args, given, COPY); }
+FUNCTION(signs_mean) { return mean(args, given, SIGNS); }
+FUNCTION(quantize_mean) { return mean(args, given, QUANTIZE); }
+FUNCTION(uniform_mean) { return mean(args, given, UNIFORM); }
+FUNCTION(natural_mean) { return mean(args, given, NATURAL); }
+FUNCTION(fp8_mean) { return mean(args, given, FP8); }
 
 static int is_l2(PyObject *norm, int *l2) {
     if (PyUnicode_Check(norm)) {
@@ -422,6 +431,28 @@ FUNCTION(randomk_decode) {
            a.loops->randomk_decode(a.payload.buf, a.vector.buf, a.d, k, add, factor));
 }
 
+FUNCTION(positions_encode) {
+    struct arrays a;
+    int64_t k;
+    uint64_t key;
+    int unbiased;
+    CHECKED(encoder_arrays(&a, args, given, 6) < 0 || whole(args[3], "k", 0, a.d, &k) < 0 ||
+               key_of(args[4], &key) < 0 || truth(args[5], &unbiased) < 0 || payload_is(&a, k * a.vector.itemsize) < 0,
+           a.loops->positions_encode(a.vector.buf, a.delta, a.d, a.payload.buf, k, key, unbiased));
+}
+
+FUNCTION(positions_decode) {
+    struct arrays a;
+    int64_t k;
+    uint64_t key;
+    int add;
+    double factor;
+    CHECKED(decoder_arrays(&a, args, given, 6) < 0 || whole(args[2], "k", 0, a.d, &k) < 0 ||
+                key_of(args[3], &key) < 0 || adding(args, given, 4, &add, &factor) < 0 ||
+                payload_is(&a, k * a.vector.itemsize) < 0,
+            a.loops->positions_decode(a.payload.buf, a.vector.buf, a.d, k, key, add, factor));
+}
+
 FUNCTION(clip_encode) {
     struct arrays a;
     int64_t bits;
@@ -455,6 +486,44 @@ FUNCTION(half_decode) {
                adding(args, given, 3, &add, &factor) < 0 ||
                payload_is(&a, 2 * a.d) < 0,
            a.loops->half_decode(a.payload.buf, a.vector.buf, a.d, bfloat, add, factor));
+}
+
+FUNCTION(natural_encode) {
+    struct arrays a;
+    uint64_t key;
+    CHECKED(encoder_arrays(&a, args, given, 4) < 0 || key_of(args[3], &key) < 0 || payload_is(&a, a.d) < 0,
+            a.loops->natural_encode(a.vector.buf, a.delta, a.d, a.payload.buf, key));
+}
+
+FUNCTION(natural_decode) {
+    struct arrays a;
+    int add;
+    double factor;
+    DECODE(decoder_arrays(&a, args, given, 4) < 0 || adding(args, given, 2, &add, &factor) < 0 ||
+               payload_is(&a, a.d) < 0,
+           a.loops->natural_decode(a.payload.buf, a.vector.buf, a.d, add, factor));
+}
+
+static int fp8_size(const struct arrays *a, int64_t block) {
+    return payload_is(a, blocks_of(a->d, block) * a->vector.itemsize + a->d);
+}
+
+FUNCTION(fp8_encode) {
+    struct arrays a;
+    int64_t block;
+    CHECKED(encoder_arrays(&a, args, given, 4) < 0 || whole(args[3], "block", 0, INT64_MAX / 16, &block) < 0 ||
+                fp8_size(&a, block) < 0,
+            a.loops->fp8_encode(a.vector.buf, a.delta, a.d, a.payload.buf, block));
+}
+
+FUNCTION(fp8_decode) {
+    struct arrays a;
+    int64_t block;
+    int add;
+    double factor;
+    DECODE(decoder_arrays(&a, args, given, 5) < 0 || whole(args[2], "block", 0, INT64_MAX / 16, &block) < 0 ||
+               adding(args, given, 3, &add, &factor) < 0 || fp8_size(&a, block) < 0,
+           a.loops->fp8_decode(a.payload.buf, a.vector.buf, a.d, block, add, factor));
 }
 
 /* (d, k, bytes of an element) → bytes of scratch that topk_encode can use. */
@@ -564,6 +633,8 @@ static PyMethodDef methods[] = {
     METHOD(signs_mean),
     METHOD(quantize_mean),
     METHOD(uniform_mean),
+    METHOD(natural_mean),
+    METHOD(fp8_mean),
     METHOD(quantize_encode),
     METHOD(quantize_decode),
     METHOD(uniform_encode),
@@ -575,10 +646,16 @@ static PyMethodDef methods[] = {
     METHOD(randomk_encode),
     METHOD(randomk_decode),
     METHOD(randomk_clear),
+    METHOD(positions_encode),
+    METHOD(positions_decode),
     METHOD(clip_encode),
     METHOD(clip_decode),
     METHOD(half_encode),
     METHOD(half_decode),
+    METHOD(natural_encode),
+    METHOD(natural_decode),
+    METHOD(fp8_encode),
+    METHOD(fp8_decode),
     METHOD(momentum_step),
     METHOD(adam_step),
     {"instruction_sets", instruction_sets, METH_NOARGS, "The instruction sets that can be used, slowest first."},

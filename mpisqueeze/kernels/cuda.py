@@ -237,6 +237,21 @@ class CudaKernels:
     def uniform_decode(self, payload: Any, out: Any, bits: int, bucket: int, add: bool, factor: float = 1.0) -> None:
         self._blocks_decode("uniform", payload, out, bucket, bits, add, factor)
 
+    def fp8_encode(self, vector: Any, residual: Any | None, payload: Any, block: int) -> bool:
+        return self._blocks_encode("fp8", "fp8", self.dtype.itemsize, vector, residual, payload, block, 8, 0)
+
+    def fp8_decode(self, payload: Any, out: Any, block: int, add: bool, factor: float = 1.0) -> None:
+        self._blocks_decode("fp8", payload, out, block, 8, add, factor)
+
+    def natural_encode(self, vector: Any, residual: Any | None, payload: Any, key: int) -> bool:
+        n = vector.size
+        given = (vector, _pointer(residual), np.int64(n), payload, np.uint64(key), self._fault())
+        self._quads("natural.cu", "natural_encode", n, *given)
+        return self._finish(payload, payload)
+
+    def natural_decode(self, payload: Any, out: Any, add: bool, factor: float = 1.0) -> None:
+        self._decode("natural", payload, out, add, factor)
+
     # -- sparsification
 
     def topk_encode(self, vector: Any, residual: Any | None, payload: Any, k: int) -> bool:
@@ -279,22 +294,43 @@ class CudaKernels:
         self._launch("topk.cu", "topk_clear", k, THREADS, source, out, *sizes)
 
     def randomk_encode(self, vector: Any, residual: Any | None, payload: Any, k: int, key: int, unbiased: bool) -> bool:
+        return self._gather(vector, residual, payload, 8, k, key, unbiased)
+
+    def randomk_decode(self, payload: Any, out: Any, k: int, add: bool, factor: float = 1.0) -> None:
+        self._scatter(payload, 8, out, k, 0, add, factor, NULL)
+
+    def positions_encode(
+        self, vector: Any, residual: Any | None, payload: Any, k: int, key: int, unbiased: bool
+    ) -> bool:
+        return self._gather(vector, residual, payload, 0, k, key, unbiased)
+
+    def positions_decode(self, payload: Any, out: Any, k: int, key: int, add: bool, factor: float = 1.0) -> bool:
+        self._scatter(payload, 0, out, k, key, add, factor, self._fault())
+        return self._finish(payload, payload)
+
+    def _gather(
+        self, vector: Any, residual: Any | None, payload: Any, head: int, k: int, key: int, unbiased: bool
+    ) -> bool:
+        """Encode k positions; `head` is the number of bytes of the key in front of their values."""
         n, target, fault = vector.size, self._aligned(payload), self._fault()
         memory = _pointer(residual)
         factor = self.dtype.type(n / k if unbiased else 1)
         self._quads("randomk.cu", "randomk_compensate", n, vector, memory, np.int64(n), fault)
         walk = (np.int64(n), np.int64(k), *_feistel_widths(n), np.uint64(key), factor)
-        self._launch("randomk.cu", "randomk_encode", k, THREADS, vector, memory, *walk, target, fault)
+        places = (target if head else NULL, target[head:])
+        self._launch("randomk.cu", "randomk_encode", k, THREADS, vector, memory, *walk, *places, fault)
         return self._finish(payload, target)
 
-    def randomk_decode(self, payload: Any, out: Any, k: int, add: bool, factor: float = 1.0) -> None:
+    def _scatter(
+        self, payload: Any, head: int, out: Any, k: int, key: int, add: bool, factor: float, fault: Any
+    ) -> None:
         n, source = out.size, self._aligned(payload, copy=True)
         if not add:
             out.fill(0)
-        walk = (np.int64(n), np.int64(k), *_feistel_widths(n))
-        self._launch(
-            "randomk.cu", "randomk_decode", k, THREADS, source, out, *walk, np.uint32(add), self.dtype.type(factor)
-        )
+        places = (source if head else NULL, source[head:])
+        walk = (np.int64(n), np.int64(k), *_feistel_widths(n), np.uint64(key))
+        adding = (np.uint32(add), self.dtype.type(factor))
+        self._launch("randomk.cu", "randomk_decode", k, THREADS, *places, out, *walk, *adding, fault)
 
     def randomk_clear(self, payload: Any, out: Any, k: int) -> None:
         source, walk = self._aligned(payload, copy=True), (np.int64(out.size), np.int64(k), *_feistel_widths(out.size))

@@ -25,11 +25,15 @@ class NativeKernels(ReferenceKernels):
     topk_decode, topk_clear = _native.topk_decode, _native.topk_clear
     randomk_encode, randomk_decode = _native.randomk_encode, _native.randomk_decode
     randomk_clear = _native.randomk_clear
+    positions_encode, positions_decode = _native.positions_encode, _native.positions_decode
     clip_encode, clip_decode = _native.clip_encode, _native.clip_decode
     half_encode, half_decode = _native.half_encode, _native.half_decode
+    natural_encode, natural_decode = _native.natural_encode, _native.natural_decode
+    fp8_encode, fp8_decode = _native.fp8_encode, _native.fp8_decode
     # out ← (D(p₀) + D(p₁) + …)/n for a tuple of payloads, added in this order.
     copy_mean = _native.copy_mean
     signs_mean, quantize_mean, uniform_mean = _native.signs_mean, _native.quantize_mean, _native.uniform_mean
+    natural_mean, fp8_mean = _native.natural_mean, _native.fp8_mean
     momentum_step, adam_step = _native.momentum_step, _native.adam_step
 
     def topk_encode(self, vector: np.ndarray, residual: np.ndarray | None, payload: np.ndarray, k: int) -> bool:

@@ -1,4 +1,4 @@
-// k seeded positions: the key as 8 bytes, then k values.
+// k seeded positions: k values, and in front of them the key as 8 bytes where a payload begins with a `head`.
 #include "common.cuh"
 
 const u32 FEISTEL_ROUNDS = 6;
@@ -34,29 +34,31 @@ extern "C" __global__ void randomk_compensate(const real* vector, real* residual
 
 // One thread per position. `residual` holds v already, where there is one.
 extern "C" __global__ void randomk_encode(
-    const real* vector, real* residual, i64 n, i64 k, u32 low_bits, u32 high_bits, u64 key, real factor, u8* payload,
-    int* fault) {
+    const real* vector, real* residual, i64 n, i64 k, u32 low_bits, u32 high_bits, u64 key, real factor, u32* head,
+    real* values, int* fault) {
     __shared__ u64 keys[FEISTEL_ROUNDS];
     feistel_keys(key, keys);
     i64 j = thread_index();
     if (j >= k) return;
-    if (j == 0) ((u32*)payload)[0] = (u32)key, ((u32*)payload)[1] = (u32)(key >> 32);
+    if (j == 0 && head) head[0] = (u32)key, head[1] = (u32)(key >> 32);
     u32 position = feistel_position((u32)j, n, low_bits, high_bits, keys);
     real v = residual ? residual[position] : vector[position], value = v * factor;
-    ((real*)(payload + 8))[j] = value;
+    values[j] = value;
     if (residual) residual[position] = v - value;
     if (!is_finite(value)) *fault = 1;
 }
 
 // A thread a position; positions are distinct, so no two threads write the same element of `out`.
 extern "C" __global__ void randomk_decode(
-    const u8* payload, real* out, i64 n, i64 k, u32 low_bits, u32 high_bits, u32 add, real factor) {
+    const u32* head, const real* values, real* out, i64 n, i64 k, u32 low_bits, u32 high_bits, u64 key, u32 add,
+    real factor, int* fault) {
     __shared__ u64 keys[FEISTEL_ROUNDS];
-    feistel_keys(((const u32*)payload)[0] | (u64)((const u32*)payload)[1] << 32, keys);
+    feistel_keys(head ? head[0] | (u64)head[1] << 32 : key, keys);
     i64 j = thread_index();
     if (j >= k) return;
     u32 position = feistel_position((u32)j, n, low_bits, high_bits, keys);
-    real value = ((const real*)(payload + 8))[j];
+    real value = values[j];
+    if (fault && !is_finite(value)) *fault = 1;
     out[position] = add ? out[position] + factor * value : value;
 }
 

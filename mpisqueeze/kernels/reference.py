@@ -448,6 +448,113 @@ class ReferenceKernels:
             codes[:, lane] = (words >> np.uint64(lane * bits)) & mask
         return codes.reshape(-1)[:n]
 
+    # -- a byte per element
+
+    @property
+    def _float(self) -> tuple[type[Any], int, int]:
+        """(unsigned integers as long as the dtype, bits of its fraction, bias of its exponent)."""
+        limits = np.finfo(self.dtype)
+        return np.dtype(f"u{self.dtype.itemsize}").type, int(limits.nmant), int(limits.maxexp) - 1
+
+    def natural_encode(self, vector: np.ndarray, residual: Residual, payload: np.ndarray, key: int) -> bool:
+        """±2^(code − 109), ±0 for code 0: |v| is rounded to one of the two next to it, at random.
+
+        Payload: a byte per element, the sign as its highest bit and the code, 0 … 127. False for |v| > 2¹⁸.
+        """
+        v = self._compensated(vector, residual)
+        unsigned, fraction, bias = self._float
+        ones, cut = (1 << random.FIRST_BITS) - 1, fraction - random.FIRST_BITS
+        nothing, least, most = (unsigned((bias - 109 + code) << fraction) for code in (0, 1, 127))
+        table = self._natural_table()
+        for start, stop in self._tiles(v.size, 1):
+            part, n = v[start:stop], stop - start
+            bits = np.abs(part).view(unsigned)
+            if (bits > most).any():
+                return False
+            # Fixed-point numbers, the code before the point. Below the smallest power of two they are that part of it.
+            small = bits < least
+            scaled = np.ldexp(np.where(small, np.abs(part), self.dtype.type(0)), 131)
+            fixed = np.where(small, scaled, (bits - nothing) >> unsigned(cut)).astype(np.uint32)
+            index, scratch = self.scratch("index", n, np.uint32), self.scratch("hash", n, np.uint32)
+            index[:] = np.arange(start, stop, dtype=np.uint32)
+            draws = random.hash32(index, key, scratch)
+            np.right_shift(draws, 32 - random.FIRST_BITS, out=draws)
+            np.subtract(ones, draws, out=draws)
+            draws += fixed
+            codes = payload[start:stop]
+            np.right_shift(draws, random.FIRST_BITS, out=codes, casting="unsafe")
+            np.bitwise_and(draws, ones, out=draws)
+            for i in np.flatnonzero(draws == ones):
+                rest = float(scaled[i]) - int(fixed[i]) if small[i] else int(bits[i]) % 2**cut / 2**cut
+                codes[i] += random.rest_is_below(rest, key ^ (start + int(i)))
+            codes |= np.left_shift(np.signbit(part).view(np.uint8), 7)
+            if residual is not None:
+                part -= np.take(table, codes)
+        return True
+
+    def _natural_table(self) -> np.ndarray:
+        powers = np.ldexp(np.ones(128, self.dtype), np.arange(128) - 109)
+        powers[0] = 0
+        return np.concatenate([powers, -powers])
+
+    def natural_decode(self, payload: np.ndarray, out: np.ndarray, add: bool, factor: float = 1.0) -> None:
+        table = self._natural_table()
+        for start, stop in self._tiles(out.size, 1):
+            self._deliver(np.take(table, payload[start:stop]), out[start:stop], add, factor)
+
+    def fp8_encode(self, vector: np.ndarray, residual: Residual, payload: np.ndarray, block: int) -> bool:
+        """A scale s = max|v|/448 a block, at least the smallest normal number, and v/s in e4m3, to nearest even.
+
+        Payload: the scales, then a byte per element. False where 448·s is not finite.
+        """
+        length, blocks = blocks_of(vector.size, block)
+        v = self._compensated(vector, residual)
+        scales, codes = self._scales_and_codes(payload, blocks)
+        self._block_statistic(v, length, "max", scales)
+        scales /= self.dtype.type(448)
+        np.maximum(scales, np.finfo(self.dtype).tiny, out=scales)
+        with np.errstate(over="ignore"):
+            if not np.isfinite(scales * self.dtype.type(448)).all():
+                return False
+        table = self._fp8_table()
+        for start, stop in self._tiles(v.size, length):
+            quotients = self.scratch("magnitude", stop - start)
+            for a, b, first, count in self._runs(start, stop, length):
+                rows = quotients[a - start : b - start].reshape(count, -1)
+                np.divide(v[a:b].reshape(count, -1), scales[first : first + count, None], out=rows)
+            part = codes[start:stop]
+            part[:] = self._fp8_codes(quotients)
+            if residual is not None:
+                for elements, values in self._decoded(part, start, length, table, scales):
+                    residual[elements] -= values
+        return True
+
+    def _fp8_codes(self, x: np.ndarray) -> np.ndarray:
+        """x in e4m3: four bits of exponent with bias 7, and three of fraction."""
+        unsigned, fraction, bias = self._float
+        cut = unsigned(fraction - 3)
+        bits, one = np.abs(x).view(unsigned), unsigned(1)
+        # Adding a number whose last bit is worth 2⁻⁹ rounds what is below 2⁻⁶.
+        large = self.dtype.type(2.0 ** (fraction - 9))
+        low = (np.abs(x) + large).view(unsigned) - large.view(unsigned)
+        high = (bits - unsigned((bias - 7) << fraction) + ((one << (cut - one)) - one) + ((bits >> cut) & one)) >> cut
+        codes = np.where(bits < unsigned((bias - 6) << fraction), low, high).astype(np.uint8)
+        return codes | np.left_shift(np.signbit(x).view(np.uint8), 7)
+
+    def _fp8_table(self) -> np.ndarray:
+        codes = np.arange(128)
+        normal = np.ldexp((8 + codes % 8).astype(self.dtype), codes // 8 - 10)
+        values = np.where(codes < 8, np.ldexp(codes.astype(self.dtype), -9), normal)
+        return np.concatenate([values, -values])
+
+    def fp8_decode(self, payload: np.ndarray, out: np.ndarray, block: int, add: bool, factor: float = 1.0) -> None:
+        length, blocks = blocks_of(out.size, block)
+        scales, codes = self._scales_and_codes(payload, blocks)
+        table = self._fp8_table()
+        for start, stop in self._tiles(out.size, length):
+            for elements, values in self._decoded(codes[start:stop], start, length, table, scales):
+                self._deliver(values, out[elements], add, factor)
+
     # -- sparsification
 
     def topk_encode(self, vector: np.ndarray, residual: Residual, payload: np.ndarray, k: int) -> bool:
@@ -493,10 +600,19 @@ class ReferenceKernels:
     def randomk_encode(
         self, vector: np.ndarray, residual: Residual, payload: np.ndarray, k: int, key: int, unbiased: bool
     ) -> bool:
-        """k seeded positions; `unbiased` scales their values by d/k. Payload: the key as 8 bytes, then k values."""
-        v = self._compensated(vector, residual)
+        """`positions_encode` behind the key as 8 bytes."""
         payload[:8].view("<u8")[0] = key
-        values = payload[8:].view(self.dtype)
+        return self.positions_encode(vector, residual, payload[8:], k, key, unbiased)
+
+    def randomk_decode(self, payload: np.ndarray, out: np.ndarray, k: int, add: bool, factor: float = 1.0) -> None:
+        self.positions_decode(payload[8:], out, k, int(payload[:8].view("<u8")[0]), add, factor)
+
+    def positions_encode(
+        self, vector: np.ndarray, residual: Residual, payload: np.ndarray, k: int, key: int, unbiased: bool
+    ) -> bool:
+        """k positions drawn by the key; `unbiased` scales their values by d/k. Payload: k values."""
+        v = self._compensated(vector, residual)
+        values = payload.view(self.dtype)
         positions = random.random_positions(key, k, v.size)
         np.take(v, positions, out=values)
         if not np.isfinite(v).all():
@@ -508,9 +624,13 @@ class ReferenceKernels:
             residual[positions] -= values
         return bool(np.isfinite(values).all())
 
-    def randomk_decode(self, payload: np.ndarray, out: np.ndarray, k: int, add: bool, factor: float = 1.0) -> None:
-        positions = random.random_positions(int(payload[:8].view("<u8")[0]), k, out.size)
-        self._scatter(positions, payload[8:].view(self.dtype), out, add, factor)
+    def positions_decode(
+        self, payload: np.ndarray, out: np.ndarray, k: int, key: int, add: bool, factor: float = 1.0
+    ) -> bool:
+        """False if a value was not finite: the payload may be the sum of several."""
+        values = payload.view(self.dtype)
+        self._scatter(random.random_positions(key, k, out.size), values, out, add, factor)
+        return bool(np.isfinite(values).all())
 
     def randomk_clear(self, payload: np.ndarray, out: np.ndarray, k: int) -> None:
         """out ← 0 at the positions of a payload's key."""

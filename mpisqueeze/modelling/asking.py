@@ -17,7 +17,7 @@ from mpisqueeze.modelling.targets import NeededIterations, measure
 from mpisqueeze.record.calibration import Calibration, read_calibration
 from mpisqueeze.record.reading import read_runs, sift
 from mpisqueeze.runs.pairs import Pair
-from mpisqueeze.settings import DTYPES, SERVERS
+from mpisqueeze.settings import ALLREDUCE, DTYPES, SERVERS
 
 _BOTH = "both"
 MAX_RANKS = 10**6
@@ -52,7 +52,7 @@ class Question:
 
 def forecast(pairs: Sequence[Pair], question: Question) -> Forecast:
     """The answer to `predict`. Raises UsageError."""
-    check_choice("--server", question.server, (*SERVERS, _BOTH))
+    check_choice("--server", question.server, (*SERVERS, ALLREDUCE, _BOTH))
     check_choice("--dtype", question.dtype, DTYPES)
     calibration = read_calibration(question.calibration) if question.calibration else None
     measured = _measured(pairs, question)

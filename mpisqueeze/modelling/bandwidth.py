@@ -236,4 +236,4 @@ def _names(groups: dict[tuple[Any, ...], list[_Ran]]) -> dict[tuple[Any, ...], s
 
 
 def _label(method: Method) -> str:
-    return f"{method.name}{' sharded' if method.server == 'sharded' else ''}"
+    return f"{method.name}{'' if method.server in (None, 'root') else f' {method.server}'}"

@@ -43,7 +43,7 @@ from mpisqueeze.topology import Topology
 #: One sensible spec of each built-in compressor, and what `predict` shows by itself.
 COMPRESSORS = (
     "identity", "onebit", "qsgd:4", "qsgd:8", "uniform:2", "uniform:8", "ternary", "topk:0.01", "randomk:0.01",
-    "clip:16", "fp16", "bf16",
+    "randomk:0.01,shared", "clip:16", "fp16", "bf16", "fp8", "natural",
 )  # fmt: skip
 #: Lengths of vectors whose in-place addition is measured beside that of long ones.
 ADDED = (1 << 16, 1 << 18, 1 << 20)

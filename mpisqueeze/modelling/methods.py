@@ -20,7 +20,8 @@ from mpisqueeze.parts import registry
 from mpisqueeze.parts.failing import shown_to_fail
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.runs.pairs import Pair, expand
-from mpisqueeze.settings import SERVERS, Settings
+from mpisqueeze.runs.plan import check_linear
+from mpisqueeze.settings import ALLREDUCE, SERVERS, Settings
 from mpisqueeze.topology import Spectrum, Topology
 
 #: The algorithm that the others are compared with.
@@ -108,7 +109,7 @@ class Method:
     """An algorithm with a compressor.
 
     Attributes:
-        server: `root` or `sharded`; None for an algorithm without servers.
+        server: `root`, `sharded` or `allreduce`; None for an algorithm without servers.
         topology: the gossip graph's spec; None for an algorithm without neighbours.
     """
 
@@ -178,18 +179,21 @@ class Method:
             shapes: of the parameters; None: those of `typical_shapes`.
         """
         route, kind = self.route, np.dtype(dtype)
+        if self.server == ALLREDUCE:
+            nbytes, _ = self._payload(dimension, kind, self.compressed[0])
+            return Traffic(ALLREDUCE, ranks, dimension, nbytes, 2 * (ranks - 1) * nbytes, sums=(nbytes,))
         if route == "servers":
             return self._through_servers(ranks, dimension, kind)
         if route == "neighbours":
             nbytes, _ = self._payload(dimension, kind, self.compressed[0])
             largest, together = degrees(self.topology or "ring", ranks)
             return Traffic("neighbours", ranks, dimension, nbytes, together * nbytes, degree=largest)
-        if route == "allreduce":
+        if route == ALLREDUCE:
             cls, lengths = self.algorithm.cls, (dimension,)
             if self.by_shapes:
                 lengths = cls.summed(shapes or typical_shapes(dimension), **self.algorithm.options)
             sums = tuple(length * kind.itemsize for length in lengths)
-            return Traffic("allreduce", ranks, dimension, sum(sums), 2 * (ranks - 1) * sum(sums), sums=sums)
+            return Traffic(ALLREDUCE, ranks, dimension, sum(sums), 2 * (ranks - 1) * sum(sums), sums=sums)
         raise UsageError(
             f"{self.algorithm.spec}: it is built on none of ServerAlgorithm, GossipAlgorithm and Allreduce, so that "
             "what it sends is not known",
@@ -262,7 +266,8 @@ def methods_for(
     Args:
         pairs: none: every built-in algorithm.
         compressors: for pairs that name none; none: the usual ones.
-        servers: `root`, `sharded` or both, for the algorithms that have one.
+        servers: of `--server`, for the algorithms that have one; those that cannot go by `allreduce` are left out
+            unless their pair is named, which is an error.
     """
     for spec in compressors:
         registry.compressors.find(spec)
@@ -280,6 +285,13 @@ def methods_for(
         (entry,) = expand([pair], [], Settings())
         for server in servers:
             method = Method.of(entry.plan.algorithm, entry.plan.compressor, server, topology)
+            if method.server == ALLREDUCE:
+                try:
+                    check_linear(method.algorithm, method.compressor)
+                except UsageError:
+                    if pairs:
+                        raise
+                    continue
             if not pairs and method.shown_to_fail:
                 left_out += [method.name] if method.name not in left_out else []
             elif method not in methods:

@@ -57,9 +57,10 @@ def work_of(method: Method, traffic: Traffic, calibration: Calibration) -> Work 
     Decoding is taken to add. A root adds N payloads of d elements, sharded every rank N of d/N; the sum is divided
     by N, and the answer added to the model as it is decoded, so that there is no further update. A gossip rank adds
     a payload for each neighbour and, where it compresses, its own, with a multiplication and an addition each, and its
-    update is two passes over the model. An all-reduce adds its sum to the model in one. Algorithms with servers say
-    what `passes` they make besides. A pass takes as long as an in-place add; so do products of matrices with few
-    columns, as many as the algorithm says.
+    update is two passes over the model. An all-reduce adds its sum to the model as it is decoded; full vectors without
+    error feedback are summed where they lie, and not encoded. Algorithms with servers say what `passes` they make
+    besides. A pass takes as long as an in-place add; so do products of matrices with few columns, as many as the
+    algorithm says.
     """
     fixed = not getattr(method.algorithm.cls, "compresses", True)
     rates = _rates(method.compressor, calibration, fixed)
@@ -76,14 +77,16 @@ def work_of(method: Method, traffic: Traffic, calibration: Calibration) -> Work 
     worker, server = getattr(method.algorithm.cls, "passes", (0, 0))
     encode = _encode(up, method.feedback) * d + worker * add * d
     if traffic.exchange == "allreduce":
-        # MPI adds what it receives, (N − 1)/N of a vector; its measured time has that.
+        # MPI adds what it receives, (N − 1)/N of a payload; its measured time has that.
         library = calibration.library(max(traffic.sums))
         added = 0.0 if library else add * traffic.up / np.dtype(calibration.dtype).itemsize * (n - 1) / n
         if method.by_shapes:
             # The second sum comes before what is left, which moves the model too.
             encode, decode = (passes * add * d for passes in method.algorithm.cls.products(**method.algorithm.options))
             return Work(encode, added + decode, added, library=library or 1.0)
-        return Work(0.0, added, added, full.decode_add * d, library=library or 1.0)
+        if method.compressor.name == "identity" and not method.feedback:
+            encode = 0.0
+        return Work(encode, added, added, up.decode_add * d, library=library or 1.0)
     if traffic.exchange == "neighbours":
         return Work(encode, (traffic.degree + compresses) * (up.decode_add + 2 * add) * d, 0.0, 2 * add * d)
     served = d if traffic.exchange == "root" else d / n

@@ -251,9 +251,25 @@ def _out_is_overwritten(part: Part) -> None:
 def _anyone_decodes(part: Part) -> None:
     for what, compressor, vector in _cases(part):
         payload = _encoded(compressor, vector)
-        receiver = _compressor(part, vector.size, vector.dtype, seed=99)
+        receiver = _compressor(part, vector.size, vector.dtype, seed=1 if compressor.linear else 99)
+        receiver.iteration = compressor.iteration
         same = np.array_equal(_decoded(compressor, payload), _decoded(receiver, payload.copy()))
         assert same, f"another rank's instance decodes something else ({what})"
+
+
+def _payloads_add_up(part: Part) -> None:
+    for what, compressor, vector in _cases(part):
+        if not compressor.linear:
+            return
+        size = compressor.dtype.itemsize
+        assert compressor.payload_bytes % size == 0, f"linear, but a payload is no array of {vector.dtype} ({what})"
+        payloads = [_encoded(compressor, v) for v in (vector, np.roll(vector, 1))]
+        # As MPI does it, so that they lie as such an array does.
+        total = np.sum([payload.copy().view(vector.dtype) for payload in payloads], axis=0, dtype=vector.dtype)
+        each = [_decoded(compressor, payload) for payload in payloads]
+        found = _decoded(compressor, total.view(np.uint8))
+        close = np.allclose(found, each[0] + each[1], rtol=1e-5, atol=1e-6 * float(np.abs(each).max()))
+        assert close, f"linear, but D(p + q) is not D(p) + D(q) ({what})"
 
 
 def _error_feedback_balances(part: Part) -> None:
@@ -498,6 +514,7 @@ CHECKS: dict[str, list[tuple[str, Check]]] = {
         ("encode is a function of (seed, iteration, vector)", _encoding_repeats),
         ("decode overwrites out, with finite numbers", _out_is_overwritten),
         ("any rank decodes any payload", _anyone_decodes),
+        ("payloads add up if it says so", _payloads_add_up),
         ("error feedback keeps what decoding lost, to the bit", _error_feedback_balances),
         ("every element arrives, sooner or later", _every_element_arrives),
         ("a NaN or an infinity never encodes", _nan_is_refused),

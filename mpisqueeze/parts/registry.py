@@ -152,7 +152,7 @@ _DECLARED: dict[str, tuple[Callable[[Any], bool], str]] = {
         (lambda value: isinstance(value, str), "text"),
     ),
     **dict.fromkeys(
-        ("compresses", "compresses_up", "needs_data", "takes_batch_size", "overlaps", "own_momentum"),
+        ("compresses", "compresses_up", "needs_data", "takes_batch_size", "overlaps", "own_momentum", "linear"),
         (lambda value: isinstance(value, bool), "True or False"),
     ),
     **dict.fromkeys(

@@ -21,6 +21,7 @@ from mpisqueeze.parts import contracts, registry, state
 from mpisqueeze.parts.allocation import DIMENSION, allocates_nothing
 from mpisqueeze.parts.findings import Check, Doubt
 from mpisqueeze.parts.registry import Part
+from mpisqueeze.settings import ALLREDUCE
 from mpisqueeze.topology import Topology
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
@@ -46,7 +47,14 @@ class Rehearsal:
     """
 
     def __init__(
-        self, part: Part, world: World, dtype: np.dtype[Any], dimension: int, compressor: str | None, per_epoch: int
+        self,
+        part: Part,
+        world: World,
+        dtype: np.dtype[Any],
+        dimension: int,
+        compressor: str | None,
+        per_epoch: int,
+        server: str,
     ) -> None:
         self.network = Network(world, Device())
         compressors = registry.compressors.find(compressor or lossless(part))
@@ -57,6 +65,7 @@ class Rehearsal:
             1,
             lambda d, seed: contracts.make_compressor(compressors, d, np, dtype, seed),
             Topology("ring", world.size),
+            server,
             shapes=_shapes(dimension),
             per_epoch=per_epoch,
         )
@@ -107,9 +116,10 @@ def rehearsal(
     dimension: int = ELEMENTS,
     compressor: str | None = None,
     per_epoch: int = STEPS // 2,
+    server: str = "root",
 ) -> Iterator[Rehearsal]:
     """A Rehearsal that is closed in the end; its compressor loses nothing unless one is named."""
-    found = Rehearsal(part, world, dtype, dimension, compressor, per_epoch)
+    found = Rehearsal(part, world, dtype, dimension, compressor, per_epoch, server)
     yield found
     getattr(found.algorithm, "close", lambda: None)()
 
@@ -273,17 +283,25 @@ def _bytes_are_counted(part: Part, world: World) -> None:
     )
 
 
-def _walk(part: Part, world: World, steps: int, again_after: int | None = None) -> np.ndarray:
-    """x (d) after some iterations with the algorithm's own compressor.
+def _walk(
+    part: Part,
+    world: World,
+    steps: int,
+    again_after: int | None = None,
+    compressor: str | None = None,
+    server: str = "root",
+) -> np.ndarray:
+    """x (d) after some iterations.
 
     Args:
         again_after: the iteration after which another instance goes on, with x and what the part says that it carries.
+        compressor: default: the algorithm's own.
     """
-    dtype, compressor = DTYPES[0], contracts.default_compressor(part)
+    dtype, compressor = DTYPES[0], compressor or contracts.default_compressor(part)
     gradient, x = _gradient(_target(world.rank).astype(dtype)), np.full(ELEMENTS, 3, dtype)
     saved: dict[str, np.ndarray] = {}
     for first, last in ((1, steps),) if again_after is None else ((1, again_after), (again_after + 1, steps)):
-        with rehearsal(part, world, dtype, ELEMENTS, compressor, per_epoch=5) as found:
+        with rehearsal(part, world, dtype, ELEMENTS, compressor, per_epoch=5, server=server) as found:
             if first > 1:
                 state.put_back(found.algorithm, saved)
             for t in range(first, last + 1):
@@ -317,6 +335,16 @@ def _resumes(part: Part, world: World) -> None:
     raise Doubt("it carries something over and does not say what: name it in `memory`, or no run has checkpoints")
 
 
+def _answers_are_means(part: Part, world: World) -> None:
+    if not getattr(part.cls, "linear", False):
+        return
+    for compressor in ("identity", "randomk:0.3,shared") if getattr(part.cls, "compresses", True) else ("identity",):
+        by_root, by_all = (_walk(part, world, 12, None, compressor, server) for server in ("root", ALLREDUCE))
+        assert np.allclose(by_root, by_all, rtol=ALIKE, atol=ALIKE), (
+            f"`linear` is True, but with {compressor} it goes elsewhere by --server {ALLREDUCE} than by a root"
+        )
+
+
 #: On a rank alone, in a world of its own.
 ALONE: list[tuple[str, Check]] = [
     ("on one rank, without compression, it minimises a quadratic", _step_descends),
@@ -329,4 +357,5 @@ TOGETHER: list[tuple[str, Check]] = [
     ("it counts what it sends", _bytes_are_counted),
     ("with compression it is reproducible over ranks", _ranks_repeat),
     ("it goes on from what it carries over, to the bit", _resumes),
+    ("its server answers with the mean if it says so", _answers_are_means),
 ]

@@ -11,7 +11,7 @@ SCHEMA_VERSION = 1
 
 Status = Literal["ok", "interrupted", "killed", "diverged", "failed", "skipped"]
 DType = Literal["float32", "float64"]
-Server = Literal["root", "sharded"]
+Server = Literal["root", "sharded", "allreduce"]
 
 
 class PartName(TypedDict):

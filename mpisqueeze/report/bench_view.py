@@ -168,8 +168,8 @@ def comm_header(context: dict[str, Any]) -> list[str]:
         *lines,
         "time of the slowest rank after a barrier; sharded, root, ring: a whole step, encode with error feedback, "
         "exchange, server, decode and update, of doublesqueeze or deepsqueeze (identity: sgd, dpsgd); "
-        "allreduce: a step of allreduce; by-hand: MPI_Allreduce in place and the update in one pass, as one would "
-        "write it; mpi-…: MPI's calls alone; ×allreduce: over the time of allreduce; "
+        "allreduce: a step of allreduce, or of memsgd with what is linear; by-hand: MPI_Allreduce in place and the "
+        "update in one pass, as one would write it; mpi-…: MPI's calls alone; ×allreduce: over the time of allreduce; "
         "algbw: bytes of a rank's payload over the time, GB/s; busbw: × 2(n − 1)/n, of ring × neighbours, after "
         "nccl-tests; effective: busbw of full vectors in this time; payload: bytes that a rank sends, mean, "
         f"{DEFINED} by the definition of MPI's collective, of which the library may move more; "

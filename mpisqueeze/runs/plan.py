@@ -13,11 +13,11 @@ from mpisqueeze.data import check_data_spec
 from mpisqueeze.data.partition import Partition, parse_partition
 from mpisqueeze.errors import UsageError
 from mpisqueeze.optimizers.base import Optimizer
-from mpisqueeze.parts import registry
+from mpisqueeze.parts import contracts, registry
 from mpisqueeze.parts.contracts import check_installed, default_compressor
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.runs.schedule import LrSchedule, parse_schedule
-from mpisqueeze.settings import DEFAULT_DATA, DEFAULT_LR, SETTINGS, Settings, with_files
+from mpisqueeze.settings import ALLREDUCE, DEFAULT_DATA, DEFAULT_LR, SETTINGS, Settings, with_files
 from mpisqueeze.topology import Topology
 
 NO_OVERLAP_ON_GPU = "is for gradients on a CPU: use --device cpu"
@@ -25,6 +25,9 @@ NO_OVERLAP_ON_GPU = "is for gradients on a CPU: use --device cpu"
 #: Settings that algorithms of one route alone have a use for.
 ROUTES = {"server": "servers", "tree": "servers", "topology": "neighbours", "self_weight": "neighbours"}
 
+
+#: Elements of a vector for which a compressor is asked whether it is linear.
+_PROBED = 64
 
 #: Settings that a problem has a use for where its class has one of these attributes.
 _OF_PROBLEMS = {
@@ -74,6 +77,8 @@ class Plan:
         algorithm, problem, config = self.algorithm, self.problem, self.config
         found = {setting: algorithm.name for setting in ROUTES if not applies(setting, algorithm)}
         found |= dict.fromkeys(getattr(algorithm.cls, "ignores", ()), algorithm.name)
+        if self.used("server") == ALLREDUCE:
+            found["tree"] = f"--server {ALLREDUCE}"
         if getattr(algorithm.cls, "centralized", False) is True:
             found["consensus_every"] = algorithm.name
         for setting, attributes in _OF_PROBLEMS.items():
@@ -155,6 +160,8 @@ def plan(config: Settings) -> Plan:
         default_compressor(algorithm) if config.compressor is None else config.compressor
     )
     _check_compressor(algorithm, compressor)
+    if config.server == ALLREDUCE:
+        check_linear(algorithm, compressor)
     problem = registry.problems.find(config.problem)
     check_installed(problem, "--problem")
     if config.lr is None:
@@ -235,6 +242,28 @@ def _check_recipe(plan: Plan) -> None:
         raise UsageError(f"update is for an answer to all ranks, and {name} gossips: use gradient", "--momentum-at")
 
 
+def check_linear(algorithm: Part, compressor: Part) -> None:
+    """Raise UsageError unless MPI_Allreduce can average what the algorithm's workers send."""
+    if getattr(algorithm.cls, "route", "") == ALLREDUCE:
+        return
+    if not getattr(algorithm.cls, "linear", False):
+        able = [name for name, cls in registry.algorithms.builtins().items() if getattr(cls, "linear", False)]
+        raise UsageError(
+            f"{ALLREDUCE} has no server, and averages what workers send; these need no more: {', '.join(able)}, "
+            f"not {algorithm.name}",
+            "--server",
+        )
+    dtype = np.dtype(np.float32)
+    with contracts.plugin(compressor, "--compressor", "__init__(dimension, xp, dtype, seed)"):
+        made = contracts.make_compressor(compressor, _PROBED, np, dtype, 0)
+    if not made.linear or made.payload_bytes % dtype.itemsize:
+        raise UsageError(
+            f"{ALLREDUCE} adds payloads up inside MPI, which linear compressors stand: identity and "
+            f"randomk:RATIO,shared, not {compressor.spec}",
+            "--server",
+        )
+
+
 def _check_overlap(config: Settings, algorithm: Part, problem: Part) -> None:
     """Raise UsageError unless the gradient's sections can leave while it is computed."""
     if not getattr(algorithm.cls, "overlaps", False):
@@ -254,6 +283,12 @@ def _check_overlap(config: Settings, algorithm: Part, problem: Part) -> None:
         raise UsageError("--clip-norm needs the whole gradient before any of it is sent; leave out one", "--overlap")
     if config.device == "cuda":
         raise UsageError(NO_OVERLAP_ON_GPU, "--overlap")
+    if config.link and ALLREDUCE in (getattr(algorithm.cls, "route", ""), config.server):
+        raise UsageError(
+            f"{ALLREDUCE} leaves bucket by bucket in MPI's own messages, which pass by an emulated --link: leave out "
+            "one, or use `mpisqueeze lab`",
+            "--overlap",
+        )
 
 
 def check_topology(spec: str) -> None:

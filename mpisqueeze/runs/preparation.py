@@ -129,7 +129,7 @@ class Run:
 
     @property
     def server(self) -> str | None:
-        """`root` or `sharded`; None for an algorithm without servers, as far as it says."""
+        """`root`, `sharded` or `allreduce`; None for an algorithm without servers, as far as it says."""
         return self.plan.used("server") if self.centralized else None
 
     def settings(self) -> dict[str, Any]:
@@ -297,6 +297,8 @@ class Run:
             yield "one rank has nobody to exchange with; mpisqueeze launch -n 4, or mpirun, starts several"
         for name, by in plan.idle.items():
             yield f"{option_of(name)} has no effect with {by}"
+        if config.checksum and self.network.counter.bytes_are == "by definition":
+            yield "--checksum checks nothing here: the messages of MPI_Allreduce are the library's own"
         if config.buffers != SETTINGS["buffers"].default and self.device.kind == "cpu":
             yield "--buffers has no effect on a CPU"
         if config.threads > threads_of(kernels_for(self.device.xp, plan.dtype)):

@@ -39,11 +39,16 @@ COMPRESSORS = [
     "topk:0.3",
     "randomk:0.1",
     "randomk:0.2,unbiased",
+    "randomk:0.3,shared",
+    "randomk:0.2,unbiased,shared",
     "clip:9",
     "clip:16",
     "clip:21",
     "fp16",
     "bf16",
+    "fp8",
+    "fp8:24",
+    "natural",
 ]
 GOSSIP = ["dpsgd", "dpsgd-naive", "dcd", "ecd", "deepsqueeze", "choco", "d2"]
 CENTRALIZED = ["sgd", "csgd", "csgd-double", "memsgd", "doublesqueeze"]
@@ -95,9 +100,13 @@ def payload_bytes(spec: str, d: int, itemsize: int) -> int:
     if name == "topk":
         return (4 + itemsize) * max(1, math.ceil(float(argument) * d))
     if name == "randomk":
-        return itemsize * max(1, math.ceil(float(argument) * d)) + 8
+        return itemsize * max(1, math.ceil(float(argument) * d)) + 8 * ("shared" not in options)
     if name == "clip":
         return math.ceil(d * int(argument) / 8)
+    if name == "fp8":
+        return d + itemsize * blocks(int(argument or 128))
+    if name == "natural":
+        return d
     assert name in ("fp16", "bf16")
     return 2 * d
 
@@ -119,7 +128,7 @@ def compressed_by(compressor: Compressor, v: np.ndarray, key: int) -> np.ndarray
     payload, out = np.empty(compressor.payload_bytes, np.uint8), np.empty_like(v)
     with patch.object(type(compressor), "key", key):
         compressor.encode(v, payload)
-    compressor.decode(payload, out)
+        compressor.decode(payload, out)
     return out
 
 

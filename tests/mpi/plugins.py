@@ -118,6 +118,23 @@ class Halves:
         out[:] = payload.view(np.float32)
 
 
+class EverySecond:
+    """Every second element as it is."""
+
+    unbiased, linear = False, True
+
+    def __init__(self, dimension: int, xp: Any, dtype: Any, seed: int) -> None:
+        self.dtype = np.dtype(dtype)
+        self.payload_bytes = (dimension + 1) // 2 * self.dtype.itemsize
+
+    def encode(self, vector: Any, payload: Any) -> None:
+        payload.view(self.dtype)[:] = vector[::2]
+
+    def decode(self, payload: Any, out: Any) -> None:
+        out[:] = 0
+        out[::2] = payload.view(self.dtype)
+
+
 class WrongPayload(Halves):
     def encode(self, vector: Any, payload: Any) -> None:
         payload[:] = np.zeros(3, np.uint8)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-WORKER, SERVER = 1, 2
+WORKER, SERVER, SHARED = 1, 2, 3
 #: Bits of the first draw.
 FIRST_BITS = 23
 BITS32, BITS64 = 2**32, 2**64
@@ -30,9 +30,12 @@ def chained(*numbers: int) -> int:
 
 
 def stream(seed: int, role: int, rank: int = 0, part: int = 0) -> int:
-    """The seed of a rank's compressor (role WORKER), or of a server's (SERVER), for a part of the vector."""
-    if role == SERVER:
-        return chained(seed, SERVER, part)
+    """The seed of a rank's compressor (role WORKER), or of a server's (SERVER), for a part of the vector.
+
+    SHARED: of a linear one, on all ranks and servers.
+    """
+    if role != WORKER:
+        return chained(seed, role, part)
     return chained(seed, WORKER, rank, part) if part else chained(seed, WORKER, rank)
 
 
@@ -95,6 +98,19 @@ def uniform(v: np.ndarray, bits: int, key: int) -> list[int]:
     """The codes of `uniform` for a single bucket."""
     low, span = v.min(), v.max() - v.min()
     return [code((x - low) / span * v.dtype.type(2**bits - 1), i, key) for i, x in enumerate(v)]
+
+
+def natural(v: np.ndarray, key: int) -> list[int]:
+    """The bytes of `natural`."""
+    found = []
+    for i, x in enumerate(v):
+        size, sign = Fraction(abs(float(x))), 128 * bool(np.signbit(x))
+        if size < Fraction(1, 2**108):
+            found.append(sign + is_below(size * 2**108, i, key))
+        else:
+            exponent = int(np.frexp(np.float64(x))[1]) - 1
+            found.append(sign + exponent + 109 + is_below(size / Fraction(2) ** exponent - 1, i, key))
+    return found
 
 
 def unpacked(payload: np.ndarray, bits: int, count: int) -> list[int]:

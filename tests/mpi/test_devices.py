@@ -22,7 +22,9 @@ UNCOMPRESSED = ("sgd", "allreduce", "dpsgd", "d2")
 ALGORITHMS = [
     *((name, server) for name in CENTRALIZED for server in ("root", "sharded")),
     *((name, "root") for name in ("allreduce", *FIELD, *GOSSIP)),
+    *((name, "allreduce") for name in ("sgd", "memsgd")),
 ]
+LINEAR = ["identity", "randomk:0.3,shared"]
 
 
 class Watch:
@@ -66,7 +68,8 @@ def gpu_run(aware: bool) -> None:
     for name, server in ALGORITHMS:
         many = name == "doublesqueeze" and not alone
         specs = ["identity"] if name in UNCOMPRESSED else COMPRESSORS if many else SPECS
-        for spec in [FIELD[name]] if name in FIELD else specs:
+        specs = [FIELD[name]] if name in FIELD else LINEAR if server == "allreduce" and name == "memsgd" else specs
+        for spec in specs:
             # A shard of 1031 numbers begins where no load of 16 bytes may.
             both = ((1031, np.float32, 64), (258, np.float64, None))
             for d, dtype, chunk in both if name in ("doublesqueeze", "choco") and not alone else both[:1]:

@@ -26,7 +26,7 @@ from parts import (
     start_at,
     step_at,
 )
-from random_numbers import WORKER, key_of, stream
+from random_numbers import SHARED, WORKER, key_of, stream
 
 from mpisqueeze.comm.world import World
 from mpisqueeze.topology import Topology
@@ -98,7 +98,8 @@ def serially(name: str, order: str, spec: str, topology: Topology, d: int, steps
     """The equations of the gossip algorithms, for all ranks in one array (ranks, d)."""
     n = topology.ranks
     W = topology.matrix()
-    compressor, seeds = make_compressor(spec, np.float64)(d, 0), [stream(SEED, WORKER, i) for i in range(n)]
+    compressor = make_compressor(spec, np.float64)(d, 0)
+    seeds = [stream(SEED, SHARED if compressor.linear else WORKER, i) for i in range(n)]
 
     def C(V: np.ndarray, t: int) -> np.ndarray:  # noqa: N802
         return np.array([compressed_by(compressor, v, key_of(seed, t)) for seed, v in zip(seeds, V, strict=True)])

@@ -26,7 +26,7 @@ from parts import (
     start_at,
     step_at,
 )
-from random_numbers import SERVER, WORKER, key_of, stream
+from random_numbers import SERVER, SHARED, WORKER, key_of, stream
 
 from mpisqueeze.comm.world import World
 from mpisqueeze.costs.exchanges import Tree
@@ -74,7 +74,8 @@ def serially(name: str, spec: str, d: int, size: int, where: str = "root", lr: f
     def compressed(v: np.ndarray, role: int, rank: int, t: int) -> np.ndarray:
         result = np.empty_like(v)
         for s, (compressor, part) in enumerate(zip(compressors, parts, strict=True)):
-            result[part] = compressed_by(compressor, v[part], key_of(stream(SEED, role, rank, s), t))
+            drawn = SHARED if compressor.linear else role
+            result[part] = compressed_by(compressor, v[part], key_of(stream(SEED, drawn, rank, s), t))
         return result
 
     for t in range(1, STEPS + 1):
@@ -171,13 +172,14 @@ def residuals_hold_what_the_payload_does_not() -> None:
     for dtype, spec, d in product((np.float32, np.float64), COMPRESSORS, DIMENSIONS):
         for name in ("memsgd", "doublesqueeze"):
             algorithm: Any = make_algorithm(name, spec, d, dtype, world)
-            receiver = make_compressor(spec, dtype)(d, 12345)
+            receiver = make_compressor(spec, dtype)(d, stream(SEED, SHARED) if "shared" in spec else 12345)
             x, decoded = start_at(d, dtype), np.empty(d, dtype)
             for t in range(1, 4):
                 g = gradient_at(x, world.rank, t)
                 v = g + algorithm.delta
                 algorithm.setup.network.iteration = t
                 algorithm.step(x, lambda _, g=g: g, 0.1)
+                receiver.iteration = t
                 receiver.decode(algorithm.exchange.up[0][0].payload, decoded)
                 assert np.array_equal(algorithm.delta, v - decoded), (name, spec, d, t)
             algorithm.close()
@@ -257,7 +259,7 @@ def full_vectors_leave_from_the_gradient() -> None:
     world, d, lr = World(), 1031, 0.1
     spy, me = Spy(world.comm), world.rank
     world.comm = spy  # type: ignore[assignment]
-    for name, server in (("sgd", "root"), ("sgd", "sharded"), ("allreduce", "root")):
+    for name, server in (("sgd", "root"), ("sgd", "sharded"), ("allreduce", "root"), ("csgd", "allreduce")):
         algorithm: Any = make_algorithm(name, "identity", d, np.float32, world, server=server, chunk=1024)
         x, expected = start_at(d, np.float32), start_at(d, np.float32)
         kept = np.empty_like(x)
@@ -272,7 +274,7 @@ def full_vectors_leave_from_the_gradient() -> None:
             # The agreement of ranks is an all-reduce, too.
             sent = [buffer for buffer in spy.buffers if buffer.nbytes > 64]
             assert all(np.shares_memory(buffer, g) for buffer in sent), (name, server, t)
-            bound = t in (1, 3, 4) or name == "allreduce"
+            bound = t in (1, 3, 4) or "allreduce" in (name, server)
             assert bool(sent) == (bound and world.size > 1 and not (server == "root" and name == "sgd" and not me))
             np.testing.assert_allclose(x, expected, rtol=1e-5, atol=1e-6)
         algorithm.close()

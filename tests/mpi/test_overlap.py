@@ -162,8 +162,8 @@ def test_an_emulated_link_takes_any_number_of_sections(on_ranks: Callable[..., N
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--algorithm", "allreduce"], ["allreduce sends nothing before", "sgd", "doublesqueeze", "dpsgd:order=awc"]),
-        (["--algorithm", "dpsgd"], ["dpsgd sends nothing before"]),
+        (["--algorithm", "dpsgd"], ["dpsgd sends nothing before", "allreduce", "doublesqueeze", "dpsgd:order=awc"]),
+        (["--algorithm", "allreduce", "--link", "latency=1ms"], ["allreduce leaves bucket by bucket"]),
         (["--problem", "quadratic:9"], ["quadratic gives its gradient in one piece", "mlp", "resnet20"]),
         (["--clip-norm", "1"], ["--clip-norm needs the whole gradient"]),
         (["--device", "cuda"], ["use --device cpu"]),
