@@ -63,9 +63,14 @@ def optimizers_step_along_the_answers() -> None:
         lambda: AdamW(D, np, np.float64, Recipe(decay=decay)),
         lambda: Adam(D, np, np.float64, Recipe(betas=(0.5, 0.9), decay=decay)),
     )
-    for name, spec in (("sgd", "identity"), ("allreduce", "identity"), ("csgd", "qsgd:4"), ("doublesqueeze", "onebit"),
-                       ("memsgd", "topk:0.1")):  # fmt: skip
-        for server in ("root", "sharded"):
+    shared = "randomk:0.3,shared"
+    for name, spec, servers in (
+        ("sgd", "identity", ("root", "sharded", "allreduce")), ("allreduce", "identity", ("root",)),
+        ("csgd", "qsgd:4", ("root", "sharded")), ("doublesqueeze", "onebit", ("root", "sharded")),
+        ("memsgd", "topk:0.1", ("root", "sharded")), ("memsgd", "identity", ("allreduce",)),
+        ("memsgd", shared, ("root", "sharded", "allreduce")), ("csgd", "randomk:1,shared", ("allreduce",)),
+    ):  # fmt: skip
+        for server in servers:
             plain = trajectory(name, spec, server, None, 1.0)
             for make in makers:
                 x, alone = plain[0].copy(), make()
