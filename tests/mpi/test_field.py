@@ -21,7 +21,7 @@ from parts import (
     run_steps,
     start_at,
 )
-from random_numbers import SERVER, WORKER, key_of, stream
+from random_numbers import SERVER, SHARED, WORKER, key_of, stream
 
 from mpisqueeze.comm.world import World
 from mpisqueeze.optimizers.adam import Adam
@@ -33,7 +33,7 @@ SERVERS = ["root", "sharded"]
 METHODS = {
     "ef21": ("identity", "onebit", "qsgd:4,bucket=0", "topk:0.3"),
     "ef21-bc": ("identity", "onebit:7,scale=l2", "uniform:5,bucket=64", "topk:0.3"),
-    "dgc": ("topk:1", "topk:0.3", "randomk:0.2", "randomk:0.2,unbiased"),
+    "dgc": ("topk:1", "topk:0.3", "randomk:0.2", "randomk:0.2,unbiased", "randomk:0.3,shared"),
     "dgc:warmup=2": ("topk:0.01", "topk:0.1"),
     "signum": ("onebit:scale=none",),
     "signum:0.5": ("onebit:scale=none",),
@@ -58,6 +58,7 @@ class Ranks:
 
     def c(self, v: np.ndarray, role: int, rank: int, t: int, spec: str | None = None) -> np.ndarray:
         result = np.empty_like(v)
+        role, rank = (SHARED, 0) if self.spec.endswith(",shared") else (role, rank)
         for s, part in enumerate(self.parts):
             compressor = make_compressor(spec or self.spec, np.float32)(part.size, 0)
             result[part] = compressed_by(compressor, v[part], key_of(stream(SEED, role, rank, s), t))
