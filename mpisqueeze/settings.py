@@ -60,6 +60,12 @@ def parse_interval(text: str) -> Interval:
     return found
 
 
+def parse_betas(text: str) -> tuple[float, float]:
+    """`0.9,0.999` → (β₁, β₂), each from 0 to below 1. Raises ValueError."""
+    first, second = (_BELOW_ONE(part) for part in text.split(","))
+    return first, second
+
+
 def parse_timeout(text: str) -> float:
     """`30s`, `10min` → seconds > 0; infinite for `0`. Raises ValueError."""
     seconds = parse_time(text) if text.strip() != "0" else math.inf
@@ -139,6 +145,12 @@ class Settings:
         "β of heavy-ball momentum on each rank's gradient: m ← βm + g, and m is exchanged in place of g.",
         _BELOW_ONE,
     )
+    betas: str = _run(
+        "0.9,0.999",
+        "β₁,β₂ of Adam's means of gradients and of their squares.",
+        _readable(parse_betas, "two numbers from 0 to below 1, such as 0.9,0.999"),
+    )
+    eps: float = _run(1e-8, "ε that Adam adds to the root of its mean of squares.", _POSITIVE)
     weight_decay: float = _run(0.0, "λ: adds λx to each rank's gradient, once it is clipped.", real(0))
     clip_norm: float | None = _run(
         None, "Scale each rank's gradient down to this l2 norm, before weight decay and momentum.", _POSITIVE

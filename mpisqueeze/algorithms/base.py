@@ -97,6 +97,8 @@ class Setup:
         topology: the gossip graph with its weights.
         server: `root` or `sharded`.
         overlap: the gradient's sections are to leave while it is computed; only for algorithms that have `overlaps`.
+        momentum: β of `--momentum`, for algorithms that have `own_momentum`; the gradients of all others hold it.
+        betas, eps: β₁, β₂ and ε of `--betas` and `--eps`, for algorithms that are a form of Adam.
     """
 
     network: Network
@@ -107,6 +109,9 @@ class Setup:
     topology: Topology
     server: str = "root"
     overlap: bool = False
+    momentum: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
 
     @property
     def rank(self) -> int:
@@ -185,6 +190,7 @@ class Algorithm:
         compresses: it takes a compressor; otherwise `--compressor` must be left out or `identity`.
         default_compressor: what it takes unless told otherwise.
         overlaps: it can send the gradient's sections while it is computed.
+        own_momentum: it has a momentum of its own, as by `Setup.momentum`, and gets gradients without.
         route: how its payloads travel: `servers`, `neighbours` or `allreduce`; empty where `predict` cannot know.
         formula: the talks' count of full vectors per iteration, for N workers and a server apart from them.
         fails_with: a key of FAILING: the compressors with which the talks show it to fail; empty where they do not.
@@ -198,6 +204,7 @@ class Algorithm:
     centralized: ClassVar[bool] = True
     compresses: ClassVar[bool] = True
     overlaps: ClassVar[bool] = False
+    own_momentum: ClassVar[bool] = False
     default_compressor: ClassVar[str] = "onebit"
     route: ClassVar[str] = ""
     formula: ClassVar[str] = ""

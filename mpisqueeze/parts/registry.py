@@ -149,7 +149,7 @@ def _several(text: str) -> list[str]:
 _DECLARED: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("name", "summary", "default_compressor"), (lambda value: isinstance(value, str), "text")),
     **dict.fromkeys(
-        ("compresses", "compresses_up", "needs_data", "takes_batch_size", "overlaps"),
+        ("compresses", "compresses_up", "needs_data", "takes_batch_size", "overlaps", "own_momentum"),
         (lambda value: isinstance(value, bool), "True or False"),
     ),
     "fails_with": (lambda value: value in ("", "biased", "lossy"), "biased, lossy or empty"),

@@ -26,7 +26,7 @@ from mpisqueeze.parts.state import carried
 from mpisqueeze.quantities import counted, size
 from mpisqueeze.record.folder import RunFolder, check_path, hold_of_all, sanitized, slug, timed_path
 from mpisqueeze.runs.plan import NO_OVERLAP_ON_GPU, Plan
-from mpisqueeze.settings import DEFAULT_EPOCHS, SETTINGS, option_of
+from mpisqueeze.settings import DEFAULT_EPOCHS, SETTINGS, option_of, parse_betas
 from mpisqueeze.topology import Topology
 
 
@@ -173,6 +173,9 @@ class Run:
             self.topology,
             server=config.server,
             overlap=config.overlap,
+            momentum=config.momentum,
+            betas=parse_betas(config.betas),
+            eps=config.eps,
         )
         with contracts.plugin(part, "--algorithm", "__init__(setup)"), _fitting(part, "--algorithm"):
             made = part.cls(setup, **part.options)

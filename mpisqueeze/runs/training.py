@@ -90,7 +90,8 @@ class Loop:
             self._consensus = Consensus(run.world, run.dimension, run.plan.dtype)
         self._decay = run.device.xp.empty_like(self.x) if self.config.weight_decay else None
         #: m, this rank's momentum (d).
-        self.momentum = run.device.xp.zeros_like(self.x) if self.config.momentum else None
+        momentum = self.config.momentum and not getattr(run.plan.algorithm.cls, "own_momentum", False)
+        self.momentum = run.device.xp.zeros_like(self.x) if momentum else None
 
     def iterate(self) -> Trouble | None:
         """Run to the last iteration, an interruption (`stopped_by`), or the trouble that is returned; collective."""

@@ -28,7 +28,7 @@ from table import header, show
 from mpisqueeze.comm.world import World
 from mpisqueeze.data import Dataset, load_dataset
 from mpisqueeze.data.partition import partition_indices
-from mpisqueeze.problems.classification import BatchSampler
+from mpisqueeze.problems.samples import BatchSampler
 from mpisqueeze.runs.plan import plan
 from mpisqueeze.runs.training import train
 from mpisqueeze.runs.view import View
