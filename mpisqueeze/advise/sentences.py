@@ -217,7 +217,8 @@ def _open(race: Race, verdict: Verdict, around: Around) -> Iterator[str]:
     if race.scheme.rates > 1 and verdict.best is not None and race.rate(verdict.best) != race.rate(0):
         own, base, name = race.rate(verdict.best), race.rate(0), around.labels[verdict.best]
         yield (
-            f"Learning rates: {own:g} for {name}, {base:g} for {around.labels[0]}, each the best that it tried on one seed."
+            f"Learning rates: {own:g} for {name}, {base:g} for {around.labels[0]}, each the best that it tried on one "
+            "seed."
         )
     if race.scheme.rates == 1:
         yield "The budget had no time to tune learning rates: every method has its usual one."
