@@ -76,9 +76,7 @@ class Evidence:
         ranks: of the whole launch.
     """
 
-    def __init__(
-        self, logs: Mapping[str, Sequence[Sequence[RunLog]]], x: Sequence[float] | Floats, ranks: int
-    ) -> None:
+    def __init__(self, logs: Mapping[str, Sequence[Sequence[RunLog]]], x: Sequence[float] | Floats, ranks: int) -> None:
         self.logs, self.x = logs, np.array(x)
         first = next(iter(logs.values()))[0][0]
         self.constants: Mapping[str, float] = {"N": float(ranks), "d": float(first.summary["dimension"] or math.nan)}
