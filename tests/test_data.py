@@ -38,7 +38,7 @@ def write_idx_files(folder: Path, rename: Callable[[str], str] = str, packed: bo
         data = idx_bytes(array)
         path = folder / (rename(name) + (".gz" if packed else ""))
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(gzip.compress(data) if packed else data)
+        path.write_bytes(gzip.compress(data, mtime=0) if packed else data)
 
 
 def test_digits_are_embedded_and_their_split_is_fixed_and_stratified() -> None:
@@ -145,7 +145,7 @@ def test_kaggles_folders_of_a_file_each_are_read(tmp_path: Path, dotted: bool) -
 def test_what_came_in_place_of_a_data_file_is_said(tmp_path: Path, content: bytes, says: str, packed: bool) -> None:
     write_idx_files(tmp_path)
     path = tmp_path / "train-images-idx3-ubyte"
-    path.write_bytes(gzip.compress(content) if packed else content)
+    path.write_bytes(gzip.compress(content, mtime=0) if packed else content)
     with pytest.raises(UsageError, match=f"expected .*, found .*{says}") as caught:
         load_dataset("mnist", tmp_path, 0)
     assert caught.value.message.startswith(f"{path}: ")
@@ -179,10 +179,10 @@ def with_bad_shape(array: np.ndarray, *shape: int) -> bytes:
         ("t10k-images-idx3-ubyte", idx_bytes(IMAGES[:3, :, :1]), "images of 3×2 pixels, .* found 3×1"),
         (
             "train-images-idx3-ubyte",
-            gzip.compress(idx_bytes(IMAGES))[:-12],
+            gzip.compress(idx_bytes(IMAGES), mtime=0)[:-12],
             "whole gzip file, found one that ends",
         ),
-        ("train-images-idx3-ubyte", gzip.compress(idx_bytes(IMAGES))[:-8] + bytes(8), "damaged one .*CRC"),
+        ("train-images-idx3-ubyte", gzip.compress(idx_bytes(IMAGES), mtime=0)[:-8] + bytes(8), "damaged one .*CRC"),
         ("train-images-idx3-ubyte", b"\x1f\x8b\x08" + b"\x00" * 7 + b"\xff" * 40, "damaged one"),
         ("train-images-idx3-ubyte", b"\x1f\x8b\x07" + b"\x00" * 40, "damaged one"),
     ],

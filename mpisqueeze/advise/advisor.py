@@ -519,7 +519,7 @@ class Advisor:
 
 
 def _varied(able: Sequence[Candidate]) -> list[Candidate]:
-    """Those that a user named first, then the best of each algorithm, then the second best of each, and so on."""
+    """The ones that a user named first, then the best of each algorithm, then the second best of each, and so on."""
     seen: Counter[Any] = Counter()
     turns = []
     for candidate in able:

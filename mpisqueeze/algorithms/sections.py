@@ -47,6 +47,7 @@ class Section:
     if TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any: ...
+        def __setattr__(self, name: str, value: Any) -> None: ...
 
     def __init__(self, codec: Codec, span: slice, first: int) -> None:
         self.codec, self.span, self._first = codec, span, first

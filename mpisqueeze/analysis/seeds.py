@@ -46,7 +46,7 @@ COSTS: tuple[tuple[str, str, str, Callable[[float], str]], ...] = (
 
 
 @dataclass(frozen=True)
-class Pair:
+class SeededPair:
     """A pair, an algorithm and its compressor under certain settings, over its seeds.
 
     Attributes:
@@ -155,7 +155,7 @@ class Win:
     """
 
     title: str
-    pair: Pair
+    pair: SeededPair
     cost: str
     said: str
     level: list[str]
@@ -173,7 +173,7 @@ class Pooled:
     """
 
     ranking: Ranking
-    pairs: Mapping[str, Pair]
+    pairs: Mapping[str, SeededPair]
     chosen: Sequence[str]
     unfinished: Mapping[str, int]
 
@@ -182,16 +182,16 @@ class Pooled:
         return self.ranking.target
 
     @property
-    def first(self) -> Pair:
+    def first(self) -> SeededPair:
         return self.pairs[self.ranking.reference]
 
     @property
-    def ordered(self) -> list[Pair]:
+    def ordered(self) -> list[SeededPair]:
         """The pairs in the order of the ranking."""
         return [self.pairs[row["name"]] for row in self.ranking.rows]
 
     @property
-    def others(self) -> list[Pair]:
+    def others(self) -> list[SeededPair]:
         """The pairs but for the first one."""
         return [pair for pair in self.pairs.values() if pair.name != self.ranking.reference]
 
@@ -210,8 +210,8 @@ class Pooled:
         """Runs ended at the target, so that their final metrics tell of the target and not of the method."""
         return any(run.summary.get("stopped_at_target") for pair in self.pairs.values() for run in pair.runs)
 
-    def told(self, pair: Pair, key: str) -> str:
-        """How a cost of a pair stands to the first pair's: `less`, `more`, `alike`, or `unknown` without an interval.
+    def told(self, pair: SeededPair, key: str) -> str:
+        """The standing of a pair's cost to the first pair's: `less`, `more`, `alike`, or `unknown` without an interval.
 
         Where all seeds of one got to the target and none of the other's, that tells them apart if a permutation test
         of as many seeds can (Fisher's exact test).
@@ -239,7 +239,7 @@ class Pooled:
                 found.append(Win(title, best, cost, self.said(best, key), level))
         return found
 
-    def said(self, pair: Pair, key: str) -> str:
+    def said(self, pair: SeededPair, key: str) -> str:
         """A pair's cost over the first pair's: `0.431× that of sgd (95 % interval 0.380 to 0.500, 5 seeds)`."""
         found, first = pair.relative[key], self.first.name
         if found.ratio is None:
@@ -327,22 +327,22 @@ def _signed(value: float | None) -> str:
     return "—" if value is None else f"{'+' if value > 0 else '−' if value < 0 else ''}{significant(abs(value), 2)}"
 
 
-def _less(pair: Pair, key: str) -> tuple[float, float]:
-    """What the least of is the best: the ratio, and where the first pair has none to give, the median."""
+def _less(pair: SeededPair, key: str) -> tuple[float, float]:
+    """A key whose least is the best: the ratio, and where the first pair has none to give, the median."""
     found, middle = pair.relative[key].ratio, pair.middle(key)
     return (math.inf if found is None else found), (math.inf if middle is None else middle)
 
 
-def _apart(one: Pair, other: Pair, key: str) -> bool:
+def _apart(one: SeededPair, other: SeededPair, key: str) -> bool:
     """An interval holds a cost of two pairs apart."""
     return bool(_paired(one, other, key).distinguishable)
 
 
-def _paired(pair: Pair, first: Pair, key: str) -> Ratio:
+def _paired(pair: SeededPair, first: SeededPair, key: str) -> Ratio:
     return paired(*_common(pair, first, key))
 
 
-def _common(pair: Pair, first: Pair, key: str) -> tuple[list[float | None], list[float | None]]:
+def _common(pair: SeededPair, first: SeededPair, key: str) -> tuple[list[float | None], list[float | None]]:
     """A figure of two pairs, on the seeds that both have."""
     mine, theirs = (dict(zip(each.seeds, each.each[key], strict=True)) for each in (pair, first))
     seeds = [seed for seed in first.seeds if seed in mine]
@@ -410,7 +410,9 @@ def _default_target(runs: Sequence[tuple[str, int, RunLog]]) -> Target | None:
     return Target(metric, middle, f"{source}, on evaluations" if metric else source)
 
 
-def _pair_of(name: str, runs: Sequence[tuple[int, RunLog]], target: Target | None, metrics: Sequence[str]) -> Pair:
+def _pair_of(
+    name: str, runs: Sequence[tuple[int, RunLog]], target: Target | None, metrics: Sequence[str]
+) -> SeededPair:
     """A pair by itself."""
     numbered = sorted(runs, key=lambda item: item[0])
     by_seed: dict[int, list[RunLog]] = {}
@@ -425,7 +427,7 @@ def _pair_of(name: str, runs: Sequence[tuple[int, RunLog]], target: Target | Non
         for key, values in each.items():
             values.append(median([draw.get(key) for draw in draws]))
         status.append(next((run.summary["status"] for run in repeats if run.summary["status"] != "ok"), "ok"))
-    return Pair(name, numbered, [*by_seed], status, each, own, {}, {})
+    return SeededPair(name, numbered, [*by_seed], status, each, own, {}, {})
 
 
 def _draw(run: RunLog, curve: Curve, target: Target | None) -> dict[str, Any]:
@@ -437,7 +439,7 @@ def _draw(run: RunLog, curve: Curve, target: Target | None) -> dict[str, Any]:
     return {**row, **numbers}
 
 
-def _beside(pair: Pair, first: Pair) -> Pair:
+def _beside(pair: SeededPair, first: SeededPair) -> SeededPair:
     """The pair with what it is beside the first one."""
     keys = [*(column.key for column in NUMBERS if column.relative), "iterations_to_target"]
     losses = [metric for metric in (SMOOTHED, *pair.metrics) if metric in first.each]

@@ -108,7 +108,7 @@ def report(
 
 
 class _Drawn(NamedTuple):
-    """What is to be drawn: a page, and charts of a kind, or None."""
+    """The drawings that were asked for: a page, and charts of a kind, or None."""
 
     page: bool
     kind: str | None

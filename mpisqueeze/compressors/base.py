@@ -53,8 +53,9 @@ class Compressor:
     payload_bytes: int
     grain: int | None = None
     first: int = 0
-    #: A payload holds some elements, and the rest is 0: there are `clear` and `at`.
+    #: A payload holds some elements, the share `ratio`, and the rest is 0: there are `clear` and `at`.
     sparsifies: ClassVar[bool] = False
+    ratio: Fraction
     #: A built-in operator's kernels: `{kernel}_encode`, `{kernel}_decode` and, for some, `{kernel}_mean`.
     kernel: str = ""
     #: The arguments that all of them take: those that set the payload's layout.

@@ -167,7 +167,7 @@ class BarChart:
 
 
 @dataclass(frozen=True)
-class Point:
+class ChartPoint:
     """A mark with the interval of each of its coordinates.
 
     Attributes:
@@ -200,7 +200,7 @@ class PointChart:
     title: str
     x: Axis
     y: Axis
-    points: Sequence[Point]
+    points: Sequence[ChartPoint]
     caption: str = ""
 
     def scales(self) -> tuple[Scale, Scale]:

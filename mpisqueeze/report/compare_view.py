@@ -162,7 +162,7 @@ class CompareView(View):
                 parts += [duration(summary["wall_s"])] if summary["wall_s"] is not None else []
             parts += [summary["reason"].splitlines()[0]] if summary["reason"] else []
             self._say("  ".join(part for part in parts if part))
-            if self._left is not None and not self._estimated and self._repeats:
+            if row.state in ("ok", "diverged") and self._left and self._repeats and not self._estimated:
                 self._estimated = True
                 self.console.print(f"about {clock(self._left)} more for {counted(self._to_come, 'run')}")
         self._drawing.show(self._table, now=True)

@@ -22,9 +22,9 @@ from mpisqueeze.report.charts import (
     Bar,
     BarChart,
     Chart,
+    ChartPoint,
     LineChart,
     Numbers,
-    Point,
     PointChart,
     Series,
     value_axis,
@@ -124,7 +124,7 @@ def pareto_chart(pooled: Pooled) -> PointChart:
             across, up = _ends(ratio, base), _ends(gap, level)
             alone = pair is first
             style = style_of(index, len(pooled.pairs))
-            points.append(Point(pair.name, base * ratio.ratio, level + gap.difference, style,
+            points.append(ChartPoint(pair.name, base * ratio.ratio, level + gap.difference, style,
                                 None if alone else across, None if alone else up))  # fmt: skip
     name = metric.replace("_", " ")
     caption = (

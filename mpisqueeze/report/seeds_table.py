@@ -10,7 +10,7 @@ from rich.console import Group
 
 from mpisqueeze.analysis.columns import NUMBERS
 from mpisqueeze.analysis.intervals import LEVEL, Ratio
-from mpisqueeze.analysis.seeds import TO_TARGET, Pair, Pooled
+from mpisqueeze.analysis.seeds import TO_TARGET, Pooled, SeededPair
 from mpisqueeze.quantities import counted, significant
 from mpisqueeze.report.comparison_table import (
     NAME_WIDTH,
@@ -65,14 +65,14 @@ def table_columns(pooled: Pooled) -> list[TableColumn]:
     return shown
 
 
-def chosen_of(pooled: Pooled, pair: Pair) -> str:
-    """What was tuned: `lr=0.3`."""
+def chosen_of(pooled: Pooled, pair: SeededPair) -> str:
+    """The tuned settings: `lr=0.3`."""
     settings = pair.settings
     return " ".join(f"{name.replace('_', '-')}={settings[name]}" for name in pooled.chosen if name in settings) or "—"
 
 
-def seeds_of(pair: Pair) -> str:
-    """How many seeds there are, and what became of those that did not end well: `5, 1 diverged`."""
+def seeds_of(pair: SeededPair) -> str:
+    """The number of seeds, and what became of those that did not end well: `5, 1 diverged`."""
     unwell = [status for status in pair.status if status != "ok"]
     counts = [f"{unwell.count(status)} {status}" for status in dict.fromkeys(unwell)]
     return ", ".join([str(len(pair.seeds)), *counts])
@@ -136,7 +136,7 @@ def notes(pooled: Pooled) -> list[str]:
 
 
 def notes_beside(pooled: Pooled) -> list[str]:
-    """What is to be known of the figures, besides their meaning: marks, gossip, runs left out, chance."""
+    """Notes on the figures, besides their meaning: marks, gossip, runs left out, chance."""
     ranking, many = pooled.ranking, len(pooled.others)
     marks = meaning_of_marks(ranking)
     gossip = ["gossip: a loss is the mean over ranks, each with its own model; what was tested is their average"]
@@ -166,7 +166,7 @@ def _left_out(pooled: Pooled) -> list[str]:
     return said
 
 
-def _reason(pair: Pair, seed: int) -> str:
+def _reason(pair: SeededPair, seed: int) -> str:
     reasons = (run.summary["reason"] for run in pair.runs_of(seed))
     return next((reason.splitlines()[0] for reason in reasons if reason), "no reason recorded")
 

@@ -162,7 +162,7 @@ def joined(parts: Sequence[bool | None], decisive: bool) -> bool | None:
 def _compared(
     sign: str, compare: Callable[[Any, Any], Any], left: Any, right: Any, lefts: Sequence[Any], rights: Sequence[Any]
 ) -> tuple[bool | None, str]:
-    """Whether a comparison holds, and the interval of its sides' ratio in words, where that is one.
+    """The truth of a comparison, and the interval of its sides' ratio in words, where that is one.
 
     Args:
         left, right: medians over the seeds.
@@ -192,7 +192,7 @@ def _point(
 
 
 def _alike(held: Sequence[bool]) -> bool | None:
-    """What all of them are; None where they are not alike."""
+    """The value of all of them; None where they are not alike."""
     return held[0] if len(set(held)) == 1 else None
 
 

@@ -107,7 +107,7 @@ class Ledger:
         return summaries_of([run for _, run in self.counted], ranking) if ranking else []
 
     def results(self) -> Sequence[Any]:
-        """What `--json` writes: an object a pair, over its seeds, or a run's summary each."""
+        """The list that `--json` writes: an object a pair, over its seeds, or a summary a run."""
         if not self.seeds:
             return self.summaries()
         pooled = self.pooled()

@@ -126,7 +126,7 @@ class Tuned:
         return [dict(zip(self.values, each, strict=True)) for each in found] if self.values else []
 
     def widened(self) -> list[Choice]:
-        """What to try where the choice is at an end of a grid: a step further along each such option."""
+        """The choices to try where the best is at an end of a grid: a step further along each such option."""
         if self.chosen is None:
             return []
         further: Choice = {}

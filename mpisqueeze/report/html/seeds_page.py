@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from mpisqueeze.analysis.intervals import LEVEL
-from mpisqueeze.analysis.seeds import COSTS, TO_TARGET, Pair, Pooled
+from mpisqueeze.analysis.seeds import COSTS, TO_TARGET, Pooled, SeededPair
 from mpisqueeze.quantities import counted, duration, significant, size
 from mpisqueeze.record.calibration import Calibration
 from mpisqueeze.record.reading import SMOOTHED
@@ -125,7 +125,7 @@ def _seeds(pooled: Pooled, styles: dict[str, int]) -> Table:
     return Table([*titles, "run folder"], rows, left=(0, 6))
 
 
-def _folders(pair: Pair, seed: int) -> str:
+def _folders(pair: SeededPair, seed: int) -> str:
     return ", ".join(str(run.path or "—") for run in pair.runs_of(seed))
 
 
