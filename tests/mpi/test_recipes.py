@@ -143,10 +143,9 @@ def test_a_recipe_goes_on_as_if_nothing_had_been(mpisqueeze_run: Run, tmp_path: 
     same_runs(tmp_path / "plain", tmp_path / "whole")
     options += ("--overlap", "--iterations", "20", "--checkpoint-every", "6")
     mpisqueeze_run(3, "train", *options, "--out", "part").well()
-    for later in ("00000018", "00000020"):
-        shutil.rmtree(tmp_path / "part" / "checkpoint" / later, ignore_errors=True)
+    shutil.rmtree(tmp_path / "part" / "checkpoint" / "00000020")
     mpisqueeze_run(3, "train", "--resume", "part").well()
-    assert json.loads((tmp_path / "part" / "summary.json").read_text())["resumed_after"] == [12]
+    assert json.loads((tmp_path / "part" / "summary.json").read_text())["resumed_after"] == [18]
     same_runs(tmp_path / "whole", tmp_path / "part")
     # Biases begin at 0, and decay would leave no trace on them; on weights it does.
     spared = mpisqueeze_run(3, "train", *options[:-2], "--weight-decay-on", "all", "--out", "all").well()
@@ -161,4 +160,7 @@ def test_an_algorithm_that_moves_x_by_itself_is_refused_an_optimizer(mpisqueeze_
     mpisqueeze_run(2, "train", *options, "--iterations", "3").well()
     finished = mpisqueeze_run(2, "train", *options, "--iterations", "3", "--optimizer", "adam")
     assert finished.code == 2
-    assert "--optimizer: alone.py:Alone moves x by itself: in its `apply`, call section.descend" in finished.err
+    assert (
+        "--optimizer: rank 0, iteration 1: alone.py:Alone moves x by itself: in its `apply`, call section.descend"
+        in finished.err
+    )
