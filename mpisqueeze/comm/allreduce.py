@@ -293,7 +293,7 @@ class EarlyAllreduce(AllreduceExchange):
             self._requests.append(self.network.world.comm.Iallreduce(MPI.IN_PLACE, buffer, MPI.SUM))
 
     def _post(self) -> list[Any]:
-        """What the thread looks at, and by that lets MPI work: a message that never comes."""
+        """A message that never comes, which the thread looks at and by that lets MPI work."""
         if self._beat is None:
             self._beat = MPI.COMM_SELF.Recv_init(bytearray(1), 0, _BEAT)
             self._beat.Start()
