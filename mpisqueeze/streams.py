@@ -18,7 +18,7 @@ SPELLED = "mpisqueeze.spelled"
 STDOUT_PATHS = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
 _SPELLINGS = {
-    **dict(zip("×µμ—–−·’‘†│┃─━╴╶█▓░▚▞▪", "xuu---.''+||----#%:\\/o", strict=True)),
+    **dict(zip("×µμ—–−·’‘†₀₁₂│┃─━╴╶█▓░▚▞▪", "xuu---.''+012||----#%:\\/o", strict=True)),
     **dict.fromkeys("┌┐└┘├┤┬┴┼╭╮╯╰┏┓┗┛┡┩╇╞╡╪", "+"),
     "…": "...", "≥": ">=", "≤": "<=", "±": "+-", "←": "<-", "→": "->", "↦": "->", "‖": "||", "⌈": "ceil(", "⌉": ")",
     "λ": "lambda", "\N{COMBINING MACRON}": "", "\N{NO-BREAK SPACE}": " ",

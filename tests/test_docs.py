@@ -141,7 +141,7 @@ def test_commands(page: Path, tmp_path: Path) -> None:
     explained = set(re.findall(r"\w+", files)) | {option.replace("-", "_") for option in options()["train"]}
     for path in tmp_path.rglob("*.json*"):
         lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
-        unexplained = {key for line in lines for key in keys(json.loads(line))} - explained
+        unexplained = {key.removeprefix("--") for line in lines for key in keys(json.loads(line))} - explained
         # `_mean_s` stands for all fields that end so.
         unexplained -= {key for key in unexplained if any(key.endswith(end) for end in explained if end[0] == "_")}
         assert not unexplained, f"{path.name}: {sorted(unexplained)}"

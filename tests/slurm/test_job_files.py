@@ -218,10 +218,11 @@ def test_compare(cluster: Cluster) -> None:
     assert len(list(cluster.results(job).glob("*/summary.json"))) == 2
 
 
+@pytest.mark.slow
 def test_advise(cluster: Cluster) -> None:
     """It has a verdict in its folder, in words and in JSON, and keeps its time."""
     options = ("--problem", "quadratic:101", "--iterations", "40", "doublesqueeze/onebit")
-    job = cluster.submit("jobs/advise.sbatch", *options, "--budget", "12s", LAUNCHER="mpirun")
+    job = cluster.submit("jobs/advise.sbatch", *options, "--budget", "40s", LAUNCHER="mpirun")
     cluster.completed(job)
     advice = read(cluster.results(job) / "advice.json")
     assert advice["sentences"][0] in " ".join(cluster.said(job).split())
