@@ -71,10 +71,9 @@ def test_local_steps_go_on_as_if_nothing_had_been(mpisqueeze_run: Run, tmp_path:
     )
     mpisqueeze_run(3, "train", *options, "--out", "whole").well()
     mpisqueeze_run(3, "train", *options, "--checkpoint-every", "6", "--out", "part").well()
-    for later in ("00000012", "00000018", "00000020"):
-        shutil.rmtree(tmp_path / "part" / "checkpoint" / later, ignore_errors=True)
+    shutil.rmtree(tmp_path / "part" / "checkpoint" / "00000020")
     mpisqueeze_run(3, "train", "--resume", "part").well()
-    assert json.loads((tmp_path / "part" / "summary.json").read_text())["resumed_after"] == [6]
+    assert json.loads((tmp_path / "part" / "summary.json").read_text())["resumed_after"] == [18]
     same_runs(tmp_path / "whole", tmp_path / "part")
 
 
