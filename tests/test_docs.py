@@ -126,8 +126,14 @@ def words(text: str) -> set[str]:
     return set(re.findall(r"(?<!\d )\b[^\W\d_]{3,}", text))
 
 
+def page_of(page: Path) -> Any:
+    """A page as a parameter; those whose commands take long are slow."""
+    marks = [pytest.mark.slow] if page.stem in ("runs", "networks", "plugins", "clusters") else []
+    return pytest.param(page, id=page.stem, marks=marks)
+
+
 @pytest.mark.usefixtures("launcher")
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [page_of(page) for page in PAGES])
 def test_commands(page: Path, tmp_path: Path) -> None:
     """They end as the page says and print about what it shows, and docs/files.md explains every key that they write."""
     text = page.read_text()

@@ -112,6 +112,7 @@ SMALL = {
 }
 
 
+@pytest.mark.slow
 def test_gpu_check_runs_its_steps(launcher: Launcher, emulator_folder: Path, tmp_path: Path) -> None:
     out, variables = tmp_path / "out", {**SMALL, **emulated(emulator_folder)}
     done = gpu_check("device", "kernels", "bits", "train", OUT=str(out), **variables)
@@ -143,6 +144,7 @@ def test_gpu_check_runs_its_steps(launcher: Launcher, emulator_folder: Path, tmp
         assert str(tmp_path) not in path.read_text(), path.name
 
 
+@pytest.mark.slow
 def test_gpu_check_ends_in_time(launcher: Launcher, emulator_folder: Path, tmp_path: Path) -> None:
     """A step that would take longer is cut off, the next ones are left, and what there is is kept."""
     out = tmp_path / "out"

@@ -64,7 +64,7 @@ def examples(draw: st.DrawFn) -> Example:
     return case, arrays[0], arrays[1] if len(arrays) > 1 else None
 
 
-@settings(max_examples=800, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=250, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 @given(examples(), st.integers(0, 3), st.integers(0, 15), st.booleans(), st.integers(1, 9))
 def test_all_kernel_sets_give_the_same_bits(
     cuda: Any,

@@ -55,7 +55,9 @@ class Watch:
         return getattr(self.comm, name)
 
 
-@pytest.mark.parametrize(("n", "buffers"), [(1, "device"), (2, "device"), (3, "staged")])
+@pytest.mark.parametrize(
+    ("n", "buffers"), [(1, "device"), (2, "device"), pytest.param(3, "staged", marks=pytest.mark.slow)]
+)
 def test_training_on_a_gpu_equals_training_on_the_host(
     on_ranks: Callable[..., None], cuda_variables: dict[str, str], n: int, buffers: str
 ) -> None:

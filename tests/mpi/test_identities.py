@@ -32,7 +32,7 @@ from mpisqueeze.comm.world import World
 from mpisqueeze.costs.exchanges import Tree
 
 STEPS = 5
-RANKS = [1, pytest.param(2, marks=pytest.mark.slow), 3, 4]
+RANKS = [1, pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(4, marks=pytest.mark.slow)]
 SERVERS = ["root", "sharded"]
 #: The tag of payloads to a server.
 UP = 1

@@ -98,7 +98,8 @@ def pieces_change_no_bit() -> None:
                 assert x.tobytes() == cut[name][1].tobytes(), (name, options)
 
 
-@pytest.mark.parametrize("n", [pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [2, 3])
 def test_pieces_change_no_bit(on_ranks: Callable[..., None], n: int) -> None:
     on_ranks(n, pieces_change_no_bit, alone=True)
 
