@@ -216,7 +216,7 @@ class Settings:
     )
     warmup: int = _run(3, "First iterations that the summary leaves out of its times.", integer(0))
     link: str | None = _run(
-        None, "Emulate a network between the ranks of this host: latency=5ms,bandwidth=100mbit[,gap=20us]."
+        None, "Emulate a network between the ranks of this host: latency=5ms,bandwidth=1gbit, and ,gap=20us."
     )
     chunk: int | None = _run(
         None, "Bytes of a message in a pipelined exchange. Default: by the cost model.", integer(1), metavar="SIZE"

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fcntl import flock
 from pathlib import Path
 from typing import Any
 
@@ -99,14 +100,14 @@ def turn(request: pytest.FixtureRequest, common_folder: Path) -> Iterator[None]:
     kind = fcntl.LOCK_EX if request.node.get_closest_marker("timed") else fcntl.LOCK_SH
     with open(common_folder / "door", "w") as door, open(common_folder / "room", "w") as room:
         # Who waits for the room to be empty lets nobody else in.
-        fcntl.flock(door, fcntl.LOCK_EX)
-        fcntl.flock(room, kind)
-        fcntl.flock(door, fcntl.LOCK_UN)
+        flock(door, fcntl.LOCK_EX)
+        flock(room, kind)
+        flock(door, fcntl.LOCK_UN)
         try:
             yield
         finally:
             # A process that was forked meanwhile has the same lock.
-            fcntl.flock(room, fcntl.LOCK_UN)
+            flock(room, fcntl.LOCK_UN)
 
 
 @pytest.fixture(scope="session")

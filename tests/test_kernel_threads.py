@@ -119,7 +119,7 @@ def count_threads() -> None:
     assert process.num_threads() == before
     kernels.use_threads(3)
     assert process.num_threads() == before
-    made.signs_decode(np.zeros(5, np.uint8), np.zeros(8, np.float32), 8, False, False)
+    made.signs_decode(np.zeros(5, np.uint8), np.zeros(8, np.float32), 8, 1, False)
     assert process.num_threads() == before, "a short vector needs none"
     encode_a_million(made)
     assert process.num_threads() == before + 2

@@ -134,7 +134,7 @@ def problem(run: Run) -> str:
     data = ""
     if getattr(plan.problem.cls, "needs_data", False):
         data = f" on {config.data}" if config.samples is None else f" on {grouped(config.samples)} of {config.data}"
-    floor = getattr(run.problem, "floor", None)
+    floor = getattr(getattr(run, "problem", None), "floor", None)
     least = "" if floor is None else f", expected loss ≥ {significant(floor)}, the source's entropy"
     return f"{plan.problem.label}{data}, d = {grouped(run.dimension)} {config.dtype}, partition {plan.partition}{least}"
 
