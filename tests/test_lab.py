@@ -250,6 +250,8 @@ def test_the_launchers_harmless_warning_is_dropped(capfd: pytest.CaptureFixture[
     script = """
 import sys, time
 from mpisqueeze.lab.hosts import _start
+
+pytestmark = pytest.mark.slow
 lines = ["rank's words\\n", "[head:00025] plm:ssh: Warning: setpgid(31,31) failed in parent with errno=Permission "]
 lines += ["denied(13)\\n", "[head:00025] plm:ssh: other\\n", "50 %\\r", "no newline"]
 write = f"import sys, time\\nfor text in {lines}: sys.stderr.write(text); sys.stderr.flush(); time.sleep(0.05)"

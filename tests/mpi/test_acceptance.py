@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from conftest import Finished
 
+pytestmark = pytest.mark.slow
+
 
 def test_gossip_does_what_the_talks_say(mpisqueeze_run: Callable[..., Finished]) -> None:
     pairs = [

@@ -17,6 +17,8 @@ from faulty import WHEN
 
 from mpisqueeze.launch import Launcher
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., Finished]
 FAULTY = Path(__file__).with_name("faulty.py")
 #: Seconds from a fault on that all ranks have to end.

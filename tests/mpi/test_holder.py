@@ -112,6 +112,8 @@ def test_runs_that_begin_at_once_do_not_share_a_folder(launcher: Launcher, tmp_p
 FAULTS = """
 import os, signal
 from mpisqueeze.problems.quadratic import Quadratic
+
+pytestmark = pytest.mark.slow
 class Faulty(Quadratic):
     def __init__(self, rank, *others, **options):
         super().__init__(rank, *others, dimension=11, **options)

@@ -24,6 +24,8 @@ from test_checkpoint import same_runs
 
 from mpisqueeze.launch import Flavour, Launcher
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 JOBS = HERE.parents[1] / "jobs"
 SHORT = ("--problem", "quadratic:101", "--iterations", "5")
