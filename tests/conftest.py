@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import json
 import os
@@ -13,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from fcntl import flock
+from fcntl import LOCK_EX, LOCK_SH, LOCK_UN, flock
 from pathlib import Path
 from typing import Any
 
@@ -97,17 +96,17 @@ def turn(request: pytest.FixtureRequest, common_folder: Path) -> Iterator[None]:
     if not IS_WORKER:
         yield
         return
-    kind = fcntl.LOCK_EX if request.node.get_closest_marker("timed") else fcntl.LOCK_SH
+    kind = LOCK_EX if request.node.get_closest_marker("timed") else LOCK_SH
     with open(common_folder / "door", "w") as door, open(common_folder / "room", "w") as room:
         # Who waits for the room to be empty lets nobody else in.
-        flock(door, fcntl.LOCK_EX)
+        flock(door, LOCK_EX)
         flock(room, kind)
-        flock(door, fcntl.LOCK_UN)
+        flock(door, LOCK_UN)
         try:
             yield
         finally:
             # A process that was forked meanwhile has the same lock.
-            flock(room, fcntl.LOCK_UN)
+            flock(room, LOCK_UN)
 
 
 @pytest.fixture(scope="session")

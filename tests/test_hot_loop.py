@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mpi4py import MPI
-from parts import CENTRALIZED, COMPRESSORS, EXAMPLES, FIELD, GOSSIP, make_algorithm, start_at
+from parts import CENTRALIZED, COMPRESSORS, EXAMPLES, FIELD, GOSSIP, make_algorithm, stepping
 
 from mpisqueeze.comm.world import World
 from mpisqueeze.kernels import kernels_for
@@ -80,18 +80,7 @@ def test_a_step_allocates_nothing_of_the_vectors_size(name: str, spec: str) -> N
         pytest.skip("it takes no compressor")
     alone, shapes = World(MPI.COMM_SELF), [(256, 4, 255), (DIMENSION - 255 * 1024,)]
     algorithm: Any = make_algorithm(name, spec, DIMENSION, np.float32, alone, shapes=shapes)
-    x, g = start_at(DIMENSION, np.float32), start_at(DIMENSION, np.float32)
-    fresh = np.empty_like(g)
-
-    def gradient(_: np.ndarray) -> np.ndarray:
-        np.copyto(fresh, g)
-        return fresh
-
-    def step(t: int) -> None:
-        algorithm.setup.network.iteration = t
-        algorithm.step(x, gradient, 0.1)
-
-    assert not excess(step, x.nbytes)
+    assert not excess(stepping(algorithm, DIMENSION, np.float32), 4 * DIMENSION)
 
 
 def test_temporaries_are_seen_and_what_fills_caches_is_not() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from kernel_cases import DTYPES
 from mpi4py import MPI
-from parts import make_algorithm, start_at
+from parts import make_algorithm, start_at, stepping
 
 from mpisqueeze.comm.world import World
 from mpisqueeze.compressors.base import NonFiniteError
@@ -210,19 +210,13 @@ def test_a_step_along_an_answer_allocates_nothing_of_the_vectors_size(name: str,
     spec = "onebit" if algorithm == "doublesqueeze" else "identity"
     optimizer = make(name, DIMENSION, np.float32, Decay(0.1, [slice(0, DIMENSION // 2)]))
     made: Any = make_algorithm(algorithm, spec, DIMENSION, np.float32, World(MPI.COMM_SELF), optimizer=optimizer)
-    x, g = start_at(DIMENSION, np.float32), start_at(DIMENSION, np.float32)
-    fresh = np.empty_like(g)
+    step = stepping(made, DIMENSION, np.float32)
 
-    def gradient(_: np.ndarray) -> np.ndarray:
-        np.copyto(fresh, g)
-        return fresh
-
-    def step(t: int) -> None:
-        made.setup.network.iteration = t
+    def begin_and_step(t: int) -> None:
         optimizer.begin()
-        made.step(x, gradient, 0.1)
+        step(t)
 
-    assert not excess(step, x.nbytes)
+    assert not excess(begin_and_step, 4 * DIMENSION)
 
 
 # -- weight decay and schedules

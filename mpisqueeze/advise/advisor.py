@@ -42,7 +42,7 @@ from mpisqueeze.settings import SETTINGS, Settings
 RACE, ADVICE, CALIBRATION, PAGE = "race.json", "advice.json", "calibration.json", "report.html"
 #: A run's folder within the advice's.
 _FOLDER = re.compile(r"\d{3,}-")
-#: Of the budget, and seconds, kept for what comes after the runs: verdict, files and page.
+#: The part of the budget, and the seconds, kept for what comes after the runs: verdict, files and page.
 _RESERVE, _RESERVE_S = 0.03, 1.0
 #: Seconds that a process takes to come here, at most.
 _START_S = 120.0
@@ -282,7 +282,7 @@ class Advisor:
         able = [other for other in others if other.dropped_because is None]
         able = _varied(able)
         pace = self._pace
-        # What the model says of an iteration, by what the baseline's took.
+        # The model's time of an iteration over the baseline's, by what the baseline's took.
         paces = [pace, *(replace(pace, iteration=pace.iteration * (other.modelled or 1.0)) for other in able)]
         whole, least = self._lengths
         scheme = plan_race(paces, self.clock.left_s, whole, least)

@@ -18,11 +18,11 @@ from mpisqueeze.advise.scheme import CLOSEST, ENOUGH, FEW, RATES, STEP, WHOLE, P
 from mpisqueeze.advise.verdict import GAIN, Findings, Verdict, decide
 from mpisqueeze.analysis.columns import BROKEN, rises
 from mpisqueeze.analysis.intervals import Ratio, difference, median, paired
-from mpisqueeze.analysis.ranking import PROGRESS, Target, curve_of, evaluated, reached
+from mpisqueeze.analysis.ranking import PROGRESS, Target, cost_until, curve_of, evaluated, reached
 from mpisqueeze.quantities import significant
 from mpisqueeze.record.reading import RunLog
 
-#: What a run is for: a first trial of a rate, a whole trial of one of the best rates, or evidence on a seed.
+#: The purposes of a run: a first trial of a rate, a whole trial of one of the best rates, or evidence on a seed.
 RATE, WHOLE_RATE, SEED = "rate", "whole rate", "seed"
 #: The metrics that a target is set on, the first one that is evaluated.
 _METRICS = ("test_accuracy", "test_loss", "objective")
@@ -69,9 +69,7 @@ def cost_of(run: RunLog, target: Target) -> Cost:
     hit = None if run.summary["status"] in BROKEN else reached(run, curve, target)
     if hit is None:
         return Cost(None, None, None)
-    if hit == 0:
-        return Cost(0.0, 0.0, 0)
-    return Cost(float(curve.seconds[hit - 1]), float(curve.bytes_sent[hit - 1]), hit)
+    return Cost(cost_until(curve.seconds, hit), cost_until(curve.bytes_sent, hit), hit)
 
 
 def metric_of(run: RunLog) -> str:

@@ -40,8 +40,7 @@ class EF21(ServerAlgorithm):
 
     def answer(self, section: Section) -> None:
         """g ← g + mean c, and it is the answer."""
-        g_mean = section.g_mean
-        g_mean += section.mean
+        section.g_mean += section.mean
         section.encode(section.g_mean)
 
     def apply(self, section: Section) -> None:

@@ -26,8 +26,7 @@ class EF21BC(EF21):
 
     def answer(self, section: Section) -> None:
         """g ← g + mean c, b = C(g − w)."""
-        g_mean = section.g_mean
-        g_mean += section.mean
+        section.g_mean += section.mean
         self.setup.network.device.xp.subtract(section.g_mean, section.w, out=section.mean)
         section.encode(section.mean)
 

@@ -40,7 +40,7 @@ class Section:
     combines: bool = False
     #: The mean lies in the payload: the answer is a full vector.
     in_place: bool = False
-    #: Of an answer: what moves x, and where that reads the decoded answer; None where the payload is a full vector.
+    #: Answers alone have what moves x, and the place where that reads them decoded, None for a full vector.
     descent: Descent
     decoded: Any = None
 

@@ -111,6 +111,7 @@ def advise(
     from mpisqueeze.advise.running import AdviceWatcher, Driver, check
     from mpisqueeze.cli.exit import stop_code
     from mpisqueeze.cli.ranks import join
+    from mpisqueeze.data import keeping
     from mpisqueeze.record.folder import RunFolder, check_path, hold_of_all, timed_path
     from mpisqueeze.report.advice_view import AdviceView, advice_report, closing_lines, opening
     from mpisqueeze.runs.interrupts import Interrupts
@@ -154,7 +155,7 @@ def advise(
         clock = advising.BudgetClock(question.budget_s, past["spent_s"] if past else 0.0)
         return advising.Advisor(question, folder, world.size, clock, past)
 
-    with Interrupts() as interrupts:
+    with Interrupts() as interrupts, keeping():
         with found.blamed():
             check(question, world)
             path = resume or world.on_root(lambda: out or timed_path("advise", world.size))

@@ -85,7 +85,7 @@ def report(
     if pairs := by_pair(found):
         told = _pooled(pool(pairs, asked, sort, tuned(found)), drawn)
     else:
-        # What was tried to choose settings is no part of what is compared.
+        # Trials that chose settings are no part of the comparison.
         found = [run for run in found if run.phase != TUNE] or found
         told = _ranked(found, rank_runs(found, asked, sort), drawn, bool(targets))
     if not output.speaks:

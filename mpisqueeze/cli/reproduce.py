@@ -37,6 +37,7 @@ def reproduce(
         return _list(output)
     from mpisqueeze.cli.exit import stop_code
     from mpisqueeze.cli.ranks import join
+    from mpisqueeze.data import keeping
     from mpisqueeze.record.claims import read_claims
     from mpisqueeze.record.folder import RunFolder, check_path, hold_of_all, timed_path
     from mpisqueeze.report.claims_view import ClaimsView, claims_report
@@ -55,7 +56,7 @@ def reproduce(
     world.on_root(output.check)
     world.on_root(lambda: check_path(settings.out) if settings.out else None)
     view = View()
-    with Interrupts() as interrupts:
+    with Interrupts() as interrupts, keeping():
         # The first run of each claim is built once, so that missing data are known before anything starts.
         check_entries([entry for task in tasks for entry in task.entries[:1]], world)
         path = world.on_root(lambda: settings.out or timed_path("reproduce", world.size))

@@ -59,7 +59,7 @@ class RandomK(Compressor):
         elif self.kernel == "copy":
             out.fill(0)
         else:
-            # What is there is taken from itself.
+            # Elements are cleared by taking them from themselves.
             if self._taken is None:
                 self._taken = self.xp.empty_like(payload)
             self._encoder(out, None, self._taken, *self.layout, False)

@@ -101,7 +101,7 @@ class Run:
 
     @property
     def centralized(self) -> bool:
-        """All ranks hold the same x, between local steps too but for these."""
+        """All ranks hold the same x after each exchange."""
         return self.algorithm.centralized
 
     @property
@@ -205,9 +205,7 @@ class Run:
         if not config.outer_momentum:
             return None
         recipe = Recipe(config.outer_momentum, config.outer_nesterov)
-        made = GradientDescent(self.dimension, self.device.xp, self.plan.dtype, recipe)
-        self.device.adopt(made)
-        return made
+        return GradientDescent(self.dimension, self.device.xp, self.plan.dtype, recipe)
 
     def _build_local(self) -> LocalSteps | None:
         config = self.plan.config

@@ -193,3 +193,29 @@ def run_steps(algorithm: Algorithm, x: Any, steps: int, lr: float = 0.1) -> Any:
     algorithm.close()
     assert network.trouble is None, network.trouble
     return x
+
+
+def stepping(algorithm: Any, dimension: int, dtype: Any) -> Callable[[int], None]:
+    """Iteration t of an algorithm, from one point on and with one gradient, which it may overwrite."""
+    x, g = start_at(dimension, dtype), start_at(dimension, dtype)
+    fresh = np.empty_like(g)
+
+    def gradient(_: np.ndarray) -> np.ndarray:
+        np.copyto(fresh, g)
+        return fresh
+
+    def step(t: int) -> None:
+        algorithm.setup.network.iteration = t
+        algorithm.step(x, gradient, 0.1)
+
+    return step
+
+
+def assert_the_server_keeps_the_mean(algorithm: Any, told: Any) -> None:
+    """A server's g of EF21 is mean g_i, to rounding; collective."""
+    mean = np.mean(algorithm.setup.network.world.comm.allgather(algorithm.g_i), axis=0)
+    mine = mean[algorithm.setup.served]
+    if mine.size:
+        assert np.abs(algorithm.g_mean - mine).max() < 1e-12 * (1 + np.abs(mean).max()), told
+    else:
+        assert algorithm.g_mean is None

@@ -16,6 +16,7 @@ from parts import (
     EACH_KIND,
     EXAMPLES,
     SEED,
+    assert_the_server_keeps_the_mean,
     compressed_by,
     each_on_a_rank,
     gradient_at,
@@ -108,12 +109,7 @@ def the_server_of_ef21_keeps_the_mean() -> None:
         name = f"{EXAMPLES}/ef21.py:EF21,start={start}"
         algorithm: Any = make_algorithm(name, spec, d, np.float64, world, server=server, chunk=1024)
         run_steps(algorithm, start_at(d, np.float64), 4)
-        mean = np.mean(world.comm.allgather(algorithm.g_i), axis=0)
-        mine = mean[algorithm.setup.served]
-        if mine.size:
-            assert np.abs(algorithm.g_mean - mine).max() < 1e-12 * (1 + np.abs(mean).max()), (spec, server, start)
-        else:
-            assert algorithm.g_mean is None
+        assert_the_server_keeps_the_mean(algorithm, (spec, server, start))
 
 
 def sections_change_no_bit() -> None:
