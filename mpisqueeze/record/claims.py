@@ -86,8 +86,14 @@ def read_claims(path: Path) -> dict[str, Any]:
     about = read_object(path / CLAIMS, "RUN", Claims)
     for i, claim in enumerate(about["claims"]):
         for j, decision in enumerate(claim["decisions"]):
-            if decision["found"] is None and decision["passed"] is not None:
-                raise UsageError(f"{path / CLAIMS} has None as 'claims[{i}].decisions[{j}].found', not text", "RUN")
+            found, passed = decision["found"], decision["passed"]
+            # A claim whose seeds do not tell does not pass.
+            missing = ("found", "text") if found is None and passed is not None else None
+            if found is not None and passed is None and claim["verdict"] == "PASS":
+                missing = ("passed", "true or false")
+            if missing:
+                where = f"claims[{i}].decisions[{j}].{missing[0]}"
+                raise UsageError(f"{path / CLAIMS} has None as {where!r}, not {missing[1]}", "RUN")
     # Older versions did not write it.
     about.setdefault("asked", len(about["claims"]))
     return about

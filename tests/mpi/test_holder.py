@@ -24,6 +24,8 @@ from mpisqueeze.errors import UsageError
 from mpisqueeze.launch import Launcher
 from mpisqueeze.record.folder import check_path, timed_path
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., Finished]
 LONG = ("train", "--problem", "quadratic:101", "--iterations", "1000000", "--lr", "0.01", "--eval-every", "0")
 SAVED = (*LONG, "--checkpoint-every", "100", "--out", "run")
@@ -112,8 +114,6 @@ def test_runs_that_begin_at_once_do_not_share_a_folder(launcher: Launcher, tmp_p
 FAULTS = """
 import os, signal
 from mpisqueeze.problems.quadratic import Quadratic
-
-pytestmark = pytest.mark.slow
 class Faulty(Quadratic):
     def __init__(self, rank, *others, **options):
         super().__init__(rank, *others, dimension=11, **options)
