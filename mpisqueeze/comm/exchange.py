@@ -12,6 +12,7 @@ from mpisqueeze.comm.emulated import ALIGNMENT_S, EmulatedLink, HeldReceive, Hel
 from mpisqueeze.comm.estimate import EAGER_BYTES, SLOW_BYTE_S, estimate
 from mpisqueeze.comm.pieces import in_pieces
 from mpisqueeze.comm.world import Signal, World
+from mpisqueeze.costs.link import Link
 from mpisqueeze.costs.sections import Terms
 from mpisqueeze.devices.buffers import Wire
 from mpisqueeze.devices.clock import Phase, PhaseClock
@@ -110,7 +111,10 @@ class Network:
         checksum: whether a checksum follows each message, see `comm.checksum`.
 
     Attributes:
-        link: cost of messages, for the choice of sections: the emulated link's, or an estimate of the real one's.
+        link: cost of messages, for the choice of sections: that of the emulated or simulated link, or an estimate of
+            the real one's.
+        simulated: messages take what `link` says, on an emulated link or between virtual workers; those of MPI's own
+            collectives do not.
         iteration: 1, 2, …, set by the training loop.
         trouble: the first error on this rank, or None.
     """
@@ -126,16 +130,18 @@ class Network:
         checksum: bool = False,
     ) -> None:
         self.world, self.device = world, device
-        self.clock = device.clock()
+        self.clock = device.clock() if world.clock is None else world.clock.phases(world.worker)
         self.counter = Counter()
         self.gate = Gate(world, self.clock, barrier, None if device.kind == "cpu" else self.settle)
         self.emulated, self.chunk_bytes, self.tree = emulated, chunk_bytes, tree
         self.checksum = checksum
         # If ranks left the gate one by one, their delays would count as the link's.
         world.leave_together_s = ALIGNMENT_S * max(1.0, world.load) if emulated else 0.0
-        self.link = emulated.model if emulated else estimate(world)
+        virtual: Link | None = world.clock.link if world.clock is not None else None
+        self.simulated = emulated is not None or virtual is not None
+        self.link = emulated.model if emulated else virtual or estimate(world)
         self._limit = chunk_bytes
-        if chunk_bytes is None and not emulated and self.link.byte_s > SLOW_BYTE_S:
+        if chunk_bytes is None and not self.simulated and self.link.byte_s > SLOW_BYTE_S:
             self._limit = EAGER_BYTES
         self.iteration = 0
         self.trouble: Trouble | None = None

@@ -30,7 +30,11 @@ class PhaseClock:
         self.seconds = [0.0] * len(Phase)
         self._last = 0.0
 
-    def start(self) -> float:
+    def now(self) -> float:
+        """The time (s) by this clock."""
+        return time.perf_counter()
+
+    def start(self, iteration: int = 0) -> float:
         """Begin an iteration, and return its start time (s)."""
         self.seconds[:] = (0.0,) * len(Phase)
         self._last = time.perf_counter()
@@ -41,6 +45,10 @@ class PhaseClock:
         now = time.perf_counter()
         self.seconds[phase] += now - self._last
         self._last = now
+
+    def work(self, phase: int) -> None:
+        """`lap`, for work in a phase that is otherwise one of waiting: a simulated clock tells them apart."""
+        self.lap(phase)
 
     def stop(self, phase: int) -> float:
         """Book the last lap, and return the iteration's end time (s)."""

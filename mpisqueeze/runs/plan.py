@@ -16,9 +16,11 @@ from mpisqueeze.optimizers.base import Optimizer
 from mpisqueeze.parts import contracts, registry
 from mpisqueeze.parts.contracts import check_installed, default_compressor
 from mpisqueeze.parts.registry import Part
+from mpisqueeze.quantities import parse_time
 from mpisqueeze.runs.schedule import LrSchedule, parse_schedule
 from mpisqueeze.settings import ALLREDUCE, DEFAULT_DATA, DEFAULT_LR, SETTINGS, Settings, with_files
 from mpisqueeze.topology import Topology
+from mpisqueeze.virtual.jitter import Jitter, parse_jitter
 
 NO_OVERLAP_ON_GPU = "is for gradients on a CPU: use --device cpu"
 
@@ -55,6 +57,8 @@ class Plan:
     partition: Partition
     schedule: LrSchedule
     link: Link | None = None
+    compute_s: float | None = None
+    jitter: Jitter | None = None
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -178,7 +182,11 @@ def plan(config: Settings) -> Plan:
         raise UsageError(f"{problem.name} takes no part of --data", option)
     link = None if config.link is None else parse_link(config.link)
     schedule = parse_schedule(config.lr_schedule)
-    found = Plan(config, algorithm, compressor, problem, _optimizer(config), partition, schedule, link)
+    compute_s = None if config.compute is None else parse_time(config.compute)
+    jitter = None if config.jitter is None else parse_jitter(config.jitter)
+    found = Plan(
+        config, algorithm, compressor, problem, _optimizer(config), partition, schedule, link, compute_s, jitter
+    )
     _check_recipe(found)
     return found
 
