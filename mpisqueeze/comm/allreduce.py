@@ -104,7 +104,7 @@ def _counted(network: Network, nbytes: int, itemsize: int) -> list[RankTraffic]:
 
 
 class _Rounds:
-    """An all-reduce in messages of our own, which a simulated link holds back: the fastest way by the cost model."""
+    """An all-reduce in messages of our own, which an emulated link can hold back: the fastest way by the cost model."""
 
     def __init__(self, network: Network, wire: Wire, dtype: Any) -> None:
         world = network.world
@@ -155,7 +155,7 @@ class _Rounds:
 
 
 class AllreduceExchange:
-    """The sum of a vector over all ranks, by MPI_Allreduce in place; on a simulated link in messages of our own.
+    """The sum of a vector over all ranks, by MPI_Allreduce in place; on an emulated link in messages of our own.
 
     What the library moves is its own choice, and not known here. It is booked by definition: 2(N − 1)/N of the vector
     a rank, as reduce-scatter and allgather move it (Thakur, Rabenseifner & Gropp 2005), in 2(N − 1) messages a rank
@@ -179,7 +179,7 @@ class AllreduceExchange:
         self.network, self._dtype = network, dtype
         world, nbytes = network.world, dimension * dtype.itemsize
         self._size = world.size
-        self._in_messages = network.simulated and self._size > 1
+        self._in_messages = bool(network.emulated) and self._size > 1
         self._spans = pieces(nbytes, dtype.itemsize, longest)
         if self._in_messages:
             by_rank = _counted(network, nbytes, dtype.itemsize)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -38,16 +38,12 @@ class World:
         quota: CPU time a second (s) that quotas grant a rank, on the host where it is least; infinite without quotas.
         leave_together_s: time (s) after the last rank's arrival when all ranks of one host leave an agreement, at the
             same moment even if they share cores; 0: each leaves as soon as it can.
-        clock: the simulated clock of virtual workers, see `virtual.clock`; None for real ranks.
-        worker: this worker's number by that clock.
     """
 
     def __init__(self, comm: MPI.Comm | None = None) -> None:
         self.comm = (comm or MPI.COMM_WORLD).Dup()
         self.rank, self.size = self.comm.rank, self.comm.size
         self.is_root = self.rank == 0
-        self.clock: Any = getattr(self.comm, "clock", None)
-        self.worker: int = getattr(self.comm, "worker", self.rank)
         node = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank = node.rank
         self.host: int = node.bcast(self.rank)

@@ -30,11 +30,7 @@ class PhaseClock:
         self.seconds = [0.0] * len(Phase)
         self._last = 0.0
 
-    def now(self) -> float:
-        """The time (s) by this clock."""
-        return time.perf_counter()
-
-    def start(self, iteration: int = 0) -> float:
+    def start(self) -> float:
         """Begin an iteration, and return its start time (s)."""
         self.seconds[:] = (0.0,) * len(Phase)
         self._last = time.perf_counter()

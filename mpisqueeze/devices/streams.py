@@ -82,7 +82,7 @@ class StreamClock(PhaseClock):
         self._marks = [cupy.cuda.Event()]
         self._phases: list[int] = []
 
-    def start(self, iteration: int = 0) -> float:
+    def start(self) -> float:
         self.seconds[:] = (0.0,) * len(Phase)
         self._phases.clear()
         self._cupy.cuda.get_current_stream().synchronize()

@@ -12,7 +12,7 @@ from typing import Any
 
 from mpisqueeze.algorithms.base import AdaptedAlgorithm, Algorithm, Descent, Setup
 from mpisqueeze.algorithms.local import LocalSteps
-from mpisqueeze.comm.emulated import EmulatedLink, emulate
+from mpisqueeze.comm.emulated import emulate
 from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.placement import choose_device, quota_doubts, threads_of_rank
 from mpisqueeze.comm.world import World
@@ -84,9 +84,8 @@ class Run:
         sizes = world.comm.allgather(world.collectively(self._try_compressor))
         if len(set(sizes)) > 1:
             raise UsageError(f"{plan.compressor.spec}: payload_bytes differs by rank: {sizes}", "--compressor")
-        self.network = Network(
-            world, self.device, plan.barrier, self._link(), config.chunk, config.tree, config.checksum
-        )
+        emulated = emulate(world, plan.link) if plan.link else None
+        self.network = Network(world, self.device, plan.barrier, emulated, config.chunk, config.tree, config.checksum)
         self.topology = world.collectively(lambda: Topology(config.topology, world.size, config.self_weight))
         self.outer = self._build_outer()
         self.algorithm: Algorithm = world.collectively(self._build_algorithm)
@@ -158,17 +157,6 @@ class Run:
             if carried(made):
                 self.stateful.append(made)
             return adapt(made, dimension, self.device.xp, self.plan.dtype)
-
-    def _link(self) -> EmulatedLink | None:
-        """The emulated link between real ranks; the clock of virtual workers, which has its own, begins. Collective."""
-        plan, world, clock = self.plan, self.world, self.world.clock
-        if clock is not None:
-            world.on_root(lambda: clock.reset(plan.link, plan.compute_s, plan.jitter, plan.config.seed))
-            return None
-        for option, given in (("--compute", plan.compute_s), ("--jitter", plan.jitter)):
-            if given is not None:
-                raise UsageError("is of virtual workers; say how many by --workers", option)
-        return emulate(world, plan.link) if plan.link else None
 
     def _build_problem(self) -> Any:
         config, part, world = self.plan.config, self.plan.problem, self.world

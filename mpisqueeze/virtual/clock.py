@@ -13,22 +13,33 @@ an emulated link.
 from __future__ import annotations
 
 import heapq
-import time
 from bisect import insort
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from mpisqueeze.costs.link import Link
 from mpisqueeze.devices.clock import Phase, PhaseClock
-from mpisqueeze.errors import UsageError
 from mpisqueeze.virtual.jitter import Jitter
 
-#: Seconds that pass for a worker that looks whether a message is there, until it looks again.
-POLL_S = 50e-6
 #: The last so many times of a piece of work, of which the median counts.
 RECENT = 31
 #: Work is done in the other phases; what these take is simulated.
 _NETWORKS = (Phase.WAIT, Phase.COMM)
+
+
+class Timed(Protocol):
+    """A worker, as its clock sees it.
+
+    Attributes:
+        index: 0, 1, …
+    """
+
+    @property
+    def index(self) -> int: ...
+
+    def work_s(self) -> float:
+        """Seconds of this process that it had for itself, from some moment on."""
 
 
 class Message:
@@ -39,56 +50,45 @@ class Message:
         arrival: time (s) of its arrival; None while an earlier message may yet take the receiver's port.
     """
 
-    __slots__ = ("arrival", "busy_s", "free", "target", "waiting")
+    __slots__ = ("_busy_s", "_target", "_waiting", "arrival", "free")
 
     def __init__(self, target: int, busy_s: float, free: float) -> None:
-        self.target, self.busy_s, self.free = target, busy_s, free
+        self._target, self._busy_s, self.free = target, busy_s, free
         self.arrival: float | None = None
-        self.waiting = False
+        self._waiting: Timed | None = None
 
 
 class Clock:
-    """The times of all workers of this process, and the order in which they go on.
-
-    Without a link it orders workers as they become ready, and measures their work alone.
+    """The times of all workers of a process, and the queue of those that can go on, the earliest first.
 
     Args:
-        workers: of all processes.
-        alone: they are all in this process.
+        workers: how many there are.
 
     Attributes:
-        link: of the network between the workers; None: messages take no time.
+        link: of the network between the workers; None: messages take no time, and workers go on in turn.
         compute_s: time (s) of a gradient, None: as measured.
-        jitter: what a gradient may take on top of that, None: nothing.
+        jitter: what a gradient may take on top of that; None: nothing.
         seed: for that.
     """
 
-    def __init__(self, workers: int, alone: bool = True) -> None:
-        self.workers, self._alone = workers, alone
-        self.reset(None)
-
-    def reset(
-        self, link: Link | None, compute_s: float | None = None, jitter: Jitter | None = None, seed: int = 0
+    def __init__(
+        self,
+        workers: int,
+        link: Link | None,
+        compute_s: float | None = None,
+        jitter: Jitter | None = None,
+        seed: int = 0,
     ) -> None:
-        """Begin at time 0, with no message on its way; by one worker, while no other is at work.
-
-        Raises UsageError for a link between workers of several processes.
-        """
-        if link is not None and not self._alone:
-            raise UsageError(
-                "a network between virtual workers is simulated in one process: leave mpirun out", "--link"
-            )
         self.link, self.compute_s, self.jitter, self.seed = link, compute_s, jitter, seed
-        workers = self.workers
         self._now = [0.0] * workers
         self._send_free, self._receive_free = [0.0] * workers, [0.0] * workers
-        #: (start, sender, number, message) of messages that no port has received yet.
+        #: (start, sender, number, message) of messages that no port has taken yet.
         self._starts: list[tuple[float, int, int, Message]] = []
-        #: (time, number, worker) of workers that can go on; those that were ready before keep their order.
-        self._ready = [(0.0, number, worker) for _, number, worker in sorted(getattr(self, "_ready", []))]
-        self._number = max((number for _, number, _ in self._ready), default=0)
-        #: Real seconds that each worker was not at work, and since when it is not.
-        self._away, self._left = [0.0] * workers, [0.0] * workers
+        #: (time, number, worker) of workers that can go on.
+        self._ready: list[tuple[float, int, Timed]] = []
+        self._number = 0
+        #: The number of the worker whose turn it is.
+        self._current: int | None = None
         self._typical: dict[tuple[object, ...], _Typical] = {}
 
     # -- workers' times
@@ -104,26 +104,10 @@ class Clock:
     def meet(self, workers: Iterable[int]) -> None:
         """These workers have waited for each other."""
         if self.link is not None:
-            workers = list(workers)
-            latest = max(self._now[worker] for worker in workers)
-            for worker in workers:
+            together = list(workers)
+            latest = max(self._now[worker] for worker in together)
+            for worker in together:
                 self._now[worker] = latest
-
-    def phases(self, worker: int) -> WorkerClock:
-        """A clock of the phases of an iteration, for a worker."""
-        return WorkerClock(self, worker)
-
-    def leave(self, worker: int) -> None:
-        """Another worker is going to have this process."""
-        self._left[worker] = time.perf_counter()
-
-    def back(self, worker: int) -> None:
-        """The worker has the process again."""
-        self._away[worker] += time.perf_counter() - self._left[worker]
-
-    def real(self, worker: int) -> float:
-        """Real seconds for which the worker had the process, from some moment on."""
-        return time.perf_counter() - self._away[worker]
 
     # -- messages
 
@@ -141,10 +125,10 @@ class Clock:
         """The worker has waited until its port was free."""
         self._now[worker] = max(self._now[worker], message.free)
 
-    def arrived(self, worker: int, message: Message) -> bool:
+    def arrived(self, worker: Timed, message: Message) -> bool:
         """The time of arrival is known, and `receive` may follow; else the worker is ready once it is."""
         if message.arrival is None:
-            message.waiting = True
+            message._waiting = worker
             return False
         return True
 
@@ -153,35 +137,43 @@ class Clock:
         assert message.arrival is not None
         self._now[worker] = max(self._now[worker], message.arrival)
 
-    # -- the order of events
+    # -- the queue of workers that can go on
 
-    def ready(self, worker: int) -> None:
-        """The worker can go on at its time."""
-        self._put(worker, self._now[worker] if self.link is not None else 0.0)
+    def append(self, worker: Timed) -> None:
+        """The worker can go on, no earlier than the one that says so, for which it waited."""
+        if self.link is None:
+            self._put(worker, 0.0)
+            return
+        now, index = self._now, worker.index
+        if self._current is not None:
+            now[index] = max(now[index], now[self._current])
+        self._put(worker, now[index])
 
-    def poll(self, worker: int) -> None:
-        """The worker can go on, but has to look again: meanwhile time passes."""
-        if self.link is not None:
-            self._now[worker] += POLL_S
-        self.ready(worker)
-
-    def next(self) -> int | None:
-        """The worker that goes on next, None where none can."""
+    def __bool__(self) -> bool:
+        """True if a worker can go on. All messages that start before it does are on its way then."""
         starts, ready = self._starts, self._ready
         while starts and (not ready or starts[0][0] <= ready[0][0]):
             self._book(*heapq.heappop(starts))
-        return heapq.heappop(ready)[2] if ready else None
+        return bool(ready)
+
+    def popleft(self) -> Timed:
+        """The worker that goes on next. Raises IndexError where none can."""
+        if not self:
+            raise IndexError("no worker can go on")
+        worker = heapq.heappop(self._ready)[2]
+        self._current = worker.index
+        return worker
 
     def _book(self, start: float, _sender: int, _number: int, message: Message) -> None:
         """Have the receiver's port take the message."""
         assert self.link is not None
-        target = message.target
-        self._receive_free[target] = free = max(start, self._receive_free[target]) + message.busy_s
+        target = message._target
+        self._receive_free[target] = free = max(start, self._receive_free[target]) + message._busy_s
         message.arrival = free + self.link.latency
-        if message.waiting:
-            self._put(target, max(self._now[target], message.arrival))
+        if message._waiting is not None:
+            self._put(message._waiting, max(self._now[target], message.arrival))
 
-    def _put(self, worker: int, moment: float) -> None:
+    def _put(self, worker: Timed, moment: float) -> None:
         self._number += 1
         heapq.heappush(self._ready, (moment, self._number, worker))
 
@@ -218,27 +210,26 @@ class WorkerClock(PhaseClock):
     Where there is a link, a piece of work takes the median of what it took lately, so that a pause of this process is
     no worker's: a gradient that of this worker's, any other piece that of all workers with the same part, which is told
     by the number of laps that each phase has had in an iteration.
+
+    Args:
+        iteration: gives the number of the iteration.
     """
 
     __slots__ = ("_clock", "_counts", "_iteration", "_part", "_then", "_worker")
 
-    def __init__(self, clock: Clock, worker: int) -> None:
+    def __init__(self, clock: Clock, worker: Timed, iteration: Callable[[], int]) -> None:
         super().__init__()
-        self._clock, self._worker = clock, worker
-        self._then, self._iteration = 0.0, 0
+        self._clock, self._worker, self._iteration = clock, worker, iteration
+        self._then = 0.0
         self._counts = [0] * len(Phase)
         self._part = (0,) * len(Phase)
 
-    def now(self) -> float:
-        return self._clock.now(self._worker)
-
-    def start(self, iteration: int = 0) -> float:
+    def start(self) -> float:
         self.seconds[:] = (0.0,) * len(Phase)
         self._part = tuple(map(max, self._part, self._counts))
         self._counts[:] = (0,) * len(Phase)
-        self._iteration = iteration
-        self._last = self._clock.real(self._worker)
-        self._then = self.now()
+        self._last = self._worker.work_s()
+        self._then = self._clock.now(self._worker.index)
         return self._then
 
     def lap(self, phase: int) -> None:
@@ -247,18 +238,22 @@ class WorkerClock(PhaseClock):
     def work(self, phase: int) -> None:
         self._lap(phase, True)
 
+    def stop(self, phase: int) -> float:
+        self.lap(phase)
+        return self._then
+
     def _lap(self, phase: int, works: bool) -> None:
-        clock, worker = self._clock, self._worker
-        real = clock.real(worker)
+        clock, worker = self._clock, self._worker.index
+        worked = self._worker.work_s()
         if works:
-            clock.spend(worker, self._taken(phase, real - self._last))
-        self._last, now = real, clock.now(worker)
+            clock.spend(worker, self._taken(phase, worked - self._last))
+        self._last, now = worked, clock.now(worker)
         self.seconds[phase] += now - self._then
         self._then = now
 
     def _taken(self, phase: int, seconds: float) -> float:
         """The time (s) that a piece of work takes, which took `seconds` here."""
-        clock, worker = self._clock, self._worker
+        clock, worker = self._clock, self._worker.index
         nth = self._counts[phase]
         self._counts[phase] = nth + 1
         if phase == Phase.COMPUTE and clock.compute_s is not None:
@@ -266,5 +261,5 @@ class WorkerClock(PhaseClock):
         elif clock.link is not None and any(self._part):
             seconds = clock.typical((worker if phase == Phase.COMPUTE else self._part, phase, nth), seconds)
         if phase == Phase.COMPUTE and not nth and clock.jitter is not None:
-            seconds += clock.jitter(clock.seed, worker, self._iteration)
+            seconds += clock.jitter(clock.seed, worker, self._iteration())
         return seconds
