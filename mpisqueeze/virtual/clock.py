@@ -87,6 +87,8 @@ class Clock:
         #: (time, number, worker) of workers that can go on.
         self._ready: list[tuple[float, int, Timed]] = []
         self._number = 0
+        #: By (sender, receiver, tag, number); of those that were not received yet.
+        self.messages: dict[tuple[int, int, int, int], Message] = {}
         #: The number of the worker whose turn it is.
         self._current: int | None = None
         self._typical: dict[tuple[object, ...], _Typical] = {}

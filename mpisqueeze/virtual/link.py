@@ -2,14 +2,62 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from mpisqueeze.comm.world import World
 from mpisqueeze.costs.link import Link
-from mpisqueeze.virtual.clock import Clock, Message
+from mpisqueeze.devices.clock import PhaseClock
+from mpisqueeze.errors import UsageError
+from mpisqueeze.virtual.clock import Clock, Message, WorkerClock
+from mpisqueeze.virtual.jitter import Jitter
 
-Messages = dict[tuple[int, int, int, int], Message]
+
+def simulate(
+    world: World,
+    link: Link | None,
+    compute_s: float | None,
+    jitter: Jitter | None,
+    seed: int,
+    iteration: Callable[[], int],
+) -> tuple[SimulatedLink | None, PhaseClock | None]:
+    """Begin the simulated clock of a world of virtual workers: (its link, the clock of phases), for this worker.
+
+    Both are None where there is nothing to simulate: times are then those that the workers' own work takes. Collective.
+
+    Args:
+        compute_s: time (s) of a gradient, None: as measured.
+        jitter: what gradients take longer, by `seed`.
+        iteration: gives the number of the iteration.
+
+    Raises:
+        UsageError: the workers are in several processes, between which no network is simulated.
+    """
+    worker = world.comm.worker
+    scheduler = worker.scheduler
+
+    def begin() -> None:
+        if link is not None and world.process.size > 1:
+            raise UsageError(
+                f"a network between virtual workers is simulated in one process, and here are {world.process.size}: "
+                "leave mpirun out",
+                "--link",
+            )
+        idle = link is None and compute_s is None and jitter is None
+        size = scheduler.workers[-1].index + 1
+        clock = None if idle else Clock(size, link, compute_s, jitter, seed)
+        ready, scheduler.clock = scheduler.ready, clock
+        scheduler.ready = deque() if clock is None else clock
+        while ready:
+            scheduler.ready.append(ready.popleft())
+
+    world.on_root(begin)
+    clock: Clock | None = scheduler.clock
+    if clock is None:
+        return None, None
+    held = None if link is None else SimulatedLink(clock, worker, world.comm.members)
+    return held, WorkerClock(clock, worker, iteration)
 
 
 class SimulatedLink:
@@ -18,15 +66,14 @@ class SimulatedLink:
     Args:
         worker: this one, with its `index`, and `wait(what)` until it is ready.
         workers: the workers' numbers by their ranks.
-        messages: by (sender, receiver, tag, number), shared by all workers.
     """
 
     #: Nobody's time depends on when it leaves an agreement.
     alignment_s = 0.0
 
-    def __init__(self, clock: Clock, worker: Any, workers: Sequence[int], messages: Messages) -> None:
+    def __init__(self, clock: Clock, worker: Any, workers: Sequence[int]) -> None:
         assert clock.link is not None
-        self.clock, self.worker, self._workers, self._messages = clock, worker, workers, messages
+        self.clock, self.worker, self._workers = clock, worker, workers
         self.model: Link = clock.link
         self._sent: defaultdict[tuple[int, int], int] = defaultdict(int)
         self._expected: defaultdict[tuple[int, int], int] = defaultdict(int)
@@ -44,7 +91,7 @@ class SimulatedLink:
         me, other = self.worker.index, self._workers[target]
         number = self._sent[other, tag]
         self._sent[other, tag] = number + 1
-        message = self._messages[me, other, tag, number] = self.clock.send(me, other, nbytes)
+        message = self.clock.messages[me, other, tag, number] = self.clock.send(me, other, nbytes)
         return message
 
     def expect(self, source: int, tag: int) -> tuple[int, int, int, int]:
@@ -56,11 +103,11 @@ class SimulatedLink:
 
     def message(self, key: tuple[int, int, int, int]) -> Message | None:
         """A message, None while it was not sent."""
-        return self._messages.get(key)
+        return self.clock.messages.get(key)
 
     def forget(self, key: tuple[int, int, int, int]) -> None:
         """Drop a message that has arrived."""
-        del self._messages[key]
+        del self.clock.messages[key]
 
 
 class SimulatedSend:
