@@ -127,6 +127,7 @@ class Network:
     ) -> None:
         self.world, self.device = world, device
         self.clock = device.clock()
+        self.clock.now = world.now
         self.counter = Counter()
         self.gate = Gate(world, self.clock, barrier, None if device.kind == "cpu" else self.settle)
         self.emulated, self.chunk_bytes, self.tree = emulated, chunk_bytes, tree
@@ -147,8 +148,8 @@ class Network:
 
     @property
     def crowded(self) -> bool:
-        """True if ranks share cores."""
-        return self.world.load > 1
+        """True if ranks share cores, so that some have yet to get one; workers take turns when they have to wait."""
+        return self.world.load > 1 and not self.world.virtual
 
     def settle(self) -> None:
         """Wait for the device, and report elements that were not finite."""

@@ -76,7 +76,7 @@ class RunLog:
     def network(self) -> str:
         """The network that it ran on, for people."""
         kind, given = self.environment.get("link", "real"), self.config.get("link")
-        kind = "emulated" if given else kind
+        kind = "emulated" if given and kind != "virtual" else kind
         return network_name(kind, self.summary.get("hosts"), self.environment.get("lab"), given)
 
     @property

@@ -148,7 +148,7 @@ def shares(run: Run) -> str:
 
 def link(run: Run, environment: dict[str, Any]) -> list[str]:
     """The emulated link, or those of a virtual cluster; nothing for a real network."""
-    if environment["link"] == "real":
+    if environment["link"] in ("real", "virtual"):
         return []
     return [f"{environment['link']}: {run.plan.config.link or lab_link(environment['lab'])}"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,8 @@ def plan(config: Settings) -> Plan:
     schedule = parse_schedule(config.lr_schedule)
     found = Plan(config, algorithm, compressor, problem, _optimizer(config), partition, schedule, link)
     _check_recipe(found)
+    if config.workers is not None:
+        _check_workers(config)
     return found
 
 
@@ -289,6 +292,14 @@ def _check_overlap(config: Settings, algorithm: Part, problem: Part) -> None:
             "one, or use `mpisqueeze lab`",
             "--overlap",
         )
+
+
+def _check_workers(config: Settings) -> None:
+    """Raise UsageError for what virtual workers do not go with."""
+    if config.link is not None:
+        raise UsageError("holds back the messages of real ranks: leave out --workers", "--link")
+    if "MPISQUEEZE_LAB" in os.environ:
+        raise UsageError("a lab's links are between real ranks: leave it out, or train without lab", "--workers")
 
 
 def check_topology(spec: str) -> None:
