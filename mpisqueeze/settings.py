@@ -205,6 +205,12 @@ class Settings:
     clip_norm: float | None = _run(
         None, "Scale each rank's gradient down to this l2 norm, before weight decay and momentum.", _POSITIVE
     )
+    workers: int | None = _run(
+        None,
+        "Train so many virtual workers in the place of ranks, which share them: as many as you like in one process. "
+        "Same results to the bit; the times of a network are simulated where --link gives one.",
+        integer(1),
+    )
     seed: int = _run(1, "Seed for data order, initial point and compressors.", integer(0, MAX_SEED))
     dtype: str = _run("float32", "float32 or float64.", choice(*DTYPES))
     device: str = _run("auto", "auto (a GPU where every rank has one), cpu or cuda.", choice(*DEVICES))

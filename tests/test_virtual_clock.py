@@ -63,8 +63,9 @@ class Cluster:
     def barrier(self, me: int) -> Steps:
         self._here.append(me)
         if len(self._here) == self.size:
-            self.clock.meet(range(self.size))
+            latest = max(self.clock.now(worker) for worker in self._here)
             for worker in self._here:
+                self.clock.reach(worker, latest)
                 self.clock.append(self._workers[worker])
             self._here = []
         yield

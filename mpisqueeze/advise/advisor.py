@@ -293,8 +293,8 @@ class Advisor:
         able = [other for other in others if other.dropped_because is None]
         able = _varied(able)
         pace = self._pace
-        # The model's time of an iteration over the baseline's, by what the baseline's took; not of virtual workers, whose
-        # messages take no time here.
+        # The model's time of an iteration over the baseline's, by what the baseline's took. Messages of virtual workers
+        # take no time here.
         slower = [1.0 if self.virtual else other.modelled or 1.0 for other in able]
         paces = [pace, *(replace(pace, iteration=pace.iteration * factor) for factor in slower)]
         whole, least = self._lengths

@@ -50,8 +50,8 @@ def sentences(race: Race, verdict: Verdict, around: Around) -> list[str]:
     if around.virtual:
         found[0] = f"On {around.virtual}: {found[0][0].lower()}{found[0][1:]}"
         found.append(
-            "All times are virtual: work as measured here or given, messages by the cost model. Losses and bytes are those "
-            "of real ranks."
+            "All times are virtual: work as measured here or given, messages by the cost model. Losses and bytes are "
+            "those of real ranks."
         )
     return found
 

@@ -297,7 +297,8 @@ class EarlyAllreduce(AllreduceExchange):
     def _post(self) -> list[Any]:
         """A message that never comes, which the thread looks at and by that lets MPI work."""
         if self._beat is None:
-            self._beat = MPI.COMM_SELF.Recv_init(bytearray(1), 0, _BEAT)
+            world = self.network.world
+            self._beat = world.comm.Recv_init(np.empty(1, np.uint8), world.rank, _BEAT)
             self._beat.Start()
         return [self._beat]
 

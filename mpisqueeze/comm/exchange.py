@@ -147,7 +147,10 @@ class Network:
         clock: PhaseClock | None = None,
     ) -> None:
         self.world, self.device = world, device
-        self.clock = clock or device.clock()
+        if clock is None:
+            clock = device.clock()
+            clock.now = world.now
+        self.clock = clock
         self.counter = Counter()
         self.gate = Gate(world, self.clock, barrier, None if device.kind == "cpu" else self.settle)
         self.emulated, self.chunk_bytes, self.tree = emulated, chunk_bytes, tree
@@ -167,8 +170,8 @@ class Network:
 
     @property
     def crowded(self) -> bool:
-        """True if ranks share cores."""
-        return self.world.load > 1
+        """True if ranks share cores, so that some have yet to get one; workers take turns when they have to wait."""
+        return self.world.load > 1 and not self.world.virtual
 
     def settle(self) -> None:
         """Wait for the device, and report elements that were not finite."""

@@ -55,7 +55,7 @@ class Watchdog:
 
     A thread of each rank checks when the current iteration began. If that is too long ago, rank 0 calls the roll: a
     stopped rank does not answer, and a rank that still computes its gradient says so. Without MPI_THREAD_MULTIPLE each
-    rank speaks for itself.
+    rank speaks for itself, and so does the first one of a process for its virtual workers.
 
     Args:
         timeout_s: longest time (s) for an iteration, an evaluation or a checkpoint.
@@ -75,7 +75,8 @@ class Watchdog:
         self._beat = time.monotonic()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="mpisqueeze watchdog", daemon=True)
-        self._thread.start()
+        if world.leads:
+            self._thread.start()
 
     def beat(self) -> None:
         """Start the clock anew; the first call ends the set-up."""
@@ -85,7 +86,8 @@ class Watchdog:
     def close(self) -> None:
         """End the thread."""
         self._stopped.set()
-        self._thread.join()
+        if self.world.leads:
+            self._thread.join()
 
     def _watch(self) -> None:
         pause = min(PAUSE, self.timeout_s / 10)
@@ -104,7 +106,7 @@ class Watchdog:
     def _end(self) -> None:
         rank, size = self.world.rank, self.world.size
         mine = np.array([self.iteration(), int(self.busy)], np.int64)
-        if MPI.Query_thread() < MPI.THREAD_MULTIPLE or size == 1:
+        if MPI.Query_thread() < MPI.THREAD_MULTIPLE or size == 1 or self.world.virtual:
             self._abort(self._sentence([rank], {rank: mine}))
             return
         if rank:

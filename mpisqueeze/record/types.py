@@ -42,6 +42,7 @@ class Config(_RunConfig, total=False):
     tree: Literal["flat", "chain", "binary", "binomial"] | None
     chunk: Positive | None
     warmup: Count
+    workers: Ranks | None
     batch_size: Positive
     seed: int | Number | None
     bytes: BytesAre
@@ -91,6 +92,7 @@ class Environment(TypedDict, total=False):
     variables: dict[str, str | None]
     hosts: list[HostFacts]
     ranks: Count | None
+    workers: Count | None
     mpi_library: str | None
     mpi_library_path: str | None
     mpi_abi: str | None
@@ -146,6 +148,8 @@ class Summary(_Ended, total=False):
     problem: str | None
     data: str | None
     ranks: Ranks
+    workers: Ranks
+    virtual: bool
     hosts: Ranks | None
     dimension: Dimension | None
     dtype: DType

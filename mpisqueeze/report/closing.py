@@ -12,6 +12,7 @@ from rich.text import Text
 
 from mpisqueeze.quantities import duration, grouped, ratio, significant, size
 from mpisqueeze.record.figures import TIMES
+from mpisqueeze.record.summary import workers_of
 from mpisqueeze.report.tables import STATUS, defined, make_table
 
 
@@ -74,7 +75,7 @@ def traffic(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     if interfaces:
         rows.append(("  at the hosts' interfaces", size(sum(host["bytes_sent"] for host in interfaces)), ""))
     if done:
-        vectors = shown(summary["full_vectors_per_iteration"]), significant(2.0 * (summary["ranks"] - 1))
+        vectors = shown(summary["full_vectors_per_iteration"]), significant(2.0 * (workers_of(summary) - 1))
         rows += [("an iteration", size(sent / done), size(plain / done)), ("full vectors an iteration", *vectors)]
     if summary["full_vectors_formula"]:
         c = f"{summary['full_vectors_formula']}, c = {shown(summary['compression'])}"
@@ -83,8 +84,9 @@ def traffic(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def traffic_title(summary: dict[str, Any]) -> str:
-    """The heading of `traffic`, which says whether its bytes are counted."""
-    return f"bytes{defined(summary['bytes']) or ' handed to MPI'}"
+    """The heading of `traffic`, which says whether its bytes are counted, and where."""
+    handed = " between virtual workers" if summary.get("virtual") else " handed to MPI"
+    return f"bytes{defined(summary['bytes']) or handed}"
 
 
 def traffic_note(summary: dict[str, Any]) -> str:
@@ -107,7 +109,8 @@ def time_table(summary: dict[str, Any]) -> Table:
     times = summary["times"]
     table = make_table()
     link = summary.get("link", "real")
-    table.add_column(Text("time of the slowest rank" + ("" if link == "real" else f" ({link} link)")))
+    marks = {"real": "", "virtual": " (virtual worker)"}
+    table.add_column(Text("time of the slowest rank" + marks.get(link, f" ({link} link)")))
     table.add_column("median", justify="right", style="bold")
     table.add_column("p99", justify="right")
     for name, label in TIMES.items():

@@ -39,13 +39,18 @@ class Interrupts:
     """A context manager that notes SIGINT, SIGTERM and SIGUSR1, so that a run can stop in good order.
 
     A second signal ends the process at once. `number` is the signal noted, or 0.
+
+    Args:
+        listens: False for one that notes nothing; a process has one that does.
     """
 
-    def __init__(self) -> None:
-        self.number = 0
+    def __init__(self, listens: bool = True) -> None:
+        self.number, self._listens = 0, listens
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
+        if not self._listens:
+            return self
         self._before = {number: signal.signal(number, self._note) for number in _CAUGHT}
         if _early:
             self.number = _early[0]

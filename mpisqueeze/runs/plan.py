@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,7 @@ def plan(config: Settings) -> Plan:
         config, algorithm, compressor, problem, _optimizer(config), partition, schedule, link, compute_s, jitter
     )
     _check_recipe(found)
+    _check_workers(config)
     return found
 
 
@@ -297,6 +299,17 @@ def _check_overlap(config: Settings, algorithm: Part, problem: Part) -> None:
             "one, or use `mpisqueeze lab`",
             "--overlap",
         )
+
+
+def _check_workers(config: Settings) -> None:
+    """Raise UsageError for what virtual workers do not go with, and for what they alone take."""
+    if config.workers is None:
+        for option, given in (("--compute", config.compute), ("--jitter", config.jitter)):
+            if given is not None:
+                raise UsageError("is for virtual workers; say how many by --workers", option)
+        return
+    if "MPISQUEEZE_LAB" in os.environ:
+        raise UsageError("a lab's links are between real ranks: leave it out, or train without lab", "--workers")
 
 
 def check_topology(spec: str) -> None:

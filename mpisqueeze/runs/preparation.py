@@ -143,7 +143,8 @@ class Run:
             "iterations_per_epoch": self.per_epoch,
             "eval_every": self.eval_every,
             "consensus_every": self.consensus_every,
-            "ranks": self.world.size,
+            "ranks": self.world.process.size,
+            "workers": self.world.size if self.world.virtual else None,
             "dimension": self.dimension,
             "shapes": self.shapes or None,
             "out": self.path,
@@ -169,9 +170,7 @@ class Run:
             )
         elif plan.link:
             held = emulate(world, plan.link)
-        return Network(
-            world, self.device, plan.barrier, held, config.chunk, config.tree, config.checksum, clock=clock
-        )
+        return Network(world, self.device, plan.barrier, held, config.chunk, config.tree, config.checksum, clock=clock)
 
     def _build_problem(self) -> Any:
         config, part, world = self.plan.config, self.plan.problem, self.world

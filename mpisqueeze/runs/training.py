@@ -77,7 +77,7 @@ class Loop:
         self.clock, self.counter = run.network.clock, run.network.counter
         self.loss = self.lr = math.nan
         self.began = self.ended = self.elapsed = 0.0
-        self.stopwatch = Stopwatch(run.world.comm)
+        self.stopwatch = Stopwatch(run.world)
         self.stopped_by: int = Signal.NONE
         self._target = None if self.config.stop_at is None else Target(*parse_target(self.config.stop_at))
         self.at_target = False
@@ -134,7 +134,7 @@ class Loop:
         if self.done >= run.iterations and not self._scheduled(self.done):
             self._evaluate(self.done)
         #: Without a barrier: the iteration of the next agreement, and that and the time of the last one.
-        self._meet_at, self._met, self._met_at = 0, self.done, time.perf_counter()
+        self._meet_at, self._met, self._met_at = 0, self.done, self.world.now()
         self.stopwatch.start(self.elapsed)
         for t in range(self.done + 1, run.iterations + 1):
             network.iteration = t
@@ -187,7 +187,7 @@ class Loop:
 
     def _meet_again(self, iteration: int) -> None:
         """Choose when ranks that are without a barrier meet next; collective."""
-        now = time.perf_counter()
+        now = self.world.now()
         each = self.world.comm.allreduce((now - self._met_at) / max(1, iteration - self._met), MPI.MAX)
         self._met, self._met_at = iteration, now
         self._meet_at = iteration + max(1, min(MEET_EVERY, int(MEET_S / max(each, 1e-9))))
@@ -424,7 +424,7 @@ def _carry_out(run: Run, view: View, again: bool, watchdog: Watchdog) -> dict[st
         **link_facts(run.network),
     }
     recorder = Recorder(world, run.folder, run.per_epoch, plan.config.per_rank)
-    interrupts = Interrupts()
+    interrupts = Interrupts(world.leads)
     loop = Loop(run, recorder, view, interrupts, watchdog)
     past, remarks = _resume(loop) if again else (Past(), [])
     watchdog.beat()
@@ -507,12 +507,12 @@ def _reopen_log(run: Run, start: Start) -> RunLog:
 
 
 def link_facts(network: Network) -> dict[str, Any]:
-    """The ranks' link for environment.json: the real network, a lab's, or an emulated one.
+    """The ranks' link for environment.json: the real network, a lab's, an emulated one, or virtual workers' memory.
 
     `link_model` has the times that the cost model goes by: those that are emulated, or a rough estimate.
     """
     lab = os.environ.get("MPISQUEEZE_LAB")
-    kind = "emulated" if network.emulated else "lab" if lab else "real"
+    kind = "virtual" if network.world.virtual else "emulated" if network.emulated else "lab" if lab else "real"
     return {"link": kind, "lab": json.loads(lab) if lab else None, "link_model": asdict(network.link)}
 
 

@@ -15,7 +15,8 @@ from __future__ import annotations
 import heapq
 from bisect import insort
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from mpisqueeze.costs.link import Link
@@ -103,13 +104,9 @@ class Clock:
         """A worker works for so many seconds."""
         self._now[worker] += seconds
 
-    def meet(self, workers: Iterable[int]) -> None:
-        """These workers have waited for each other."""
-        if self.link is not None:
-            together = list(workers)
-            latest = max(self._now[worker] for worker in together)
-            for worker in together:
-                self._now[worker] = latest
+    def reach(self, worker: int, moment: float) -> None:
+        """The worker has waited until then (s), for other workers."""
+        self._now[worker] = max(self._now[worker], moment)
 
     # -- messages
 
@@ -221,6 +218,7 @@ class WorkerClock(PhaseClock):
 
     def __init__(self, clock: Clock, worker: Timed, iteration: Callable[[], int]) -> None:
         super().__init__()
+        self.now = partial(clock.now, worker.index)
         self._clock, self._worker, self._iteration = clock, worker, iteration
         self._then = 0.0
         self._counts = [0] * len(Phase)
