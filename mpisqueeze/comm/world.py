@@ -42,7 +42,7 @@ class World:
         virtual: the ranks are virtual workers, which take turns in their process.
         process: the world of the processes: this one, unless it is virtual.
         leads: this rank is the first one of its process, which alone listens to signals.
-        now: function that gives the time (s) by this rank's clock; a worker's stands still while others have their turn.
+        now: function that gives the time (s) by this rank's clock; a worker's stands still in the turns of others.
         leave_together_s: time (s) after the last rank's arrival when all ranks of one host leave an agreement, at the
             same moment even if they share cores; 0: each leaves as soon as it can.
     """
@@ -54,7 +54,7 @@ class World:
         self.virtual: bool = getattr(self.comm, "virtual", False)
         self.process: World = getattr(self.comm, "process", self)
         self.leads: bool = getattr(self.comm, "leads", True)
-        self.now: Callable[[], float] = self.comm.worker.now if self.virtual else time.perf_counter
+        self.now: Callable[[], float] = getattr(self.comm, "now", time.perf_counter)
         node = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank = node.rank
         self.host: int = node.bcast(self.rank)

@@ -85,12 +85,11 @@ def collect_environment(comm: MPI.Comm) -> dict[str, Any]:
 
 def local_environment() -> dict[str, Any]:
     """The same for this process alone, without MPI."""
-    unknown = dict.fromkeys(("mpi_library", "mpi_library_path", "mpi_abi", "mpi_standard"))
+    unknown = dict.fromkeys(("mpi_library", "mpi_library_path", "mpi_abi", "mpi_standard", "workers"))
     return {
         **_software(),
         **unknown,
         "ranks": 1,
-        "workers": None,
         "hosts": _by_host([_machine()]),
         "variables": _variables(),
     }

@@ -86,7 +86,7 @@ def check_claims(
 
     def write(status: str) -> None:
         about = {"schema_version": SCHEMA_VERSION, "mpisqueeze": __version__, "status": status, "scale": scale}
-        about |= {"ranks": world.size}
+        about |= {"ranks": world.process.size, "workers": world.size if world.virtual else None}
         if folder:
             folder.write_json(CLAIMS, about | {"asked": len(tasks), "claims": verdicts})
 
@@ -118,7 +118,7 @@ def _run(
         return [], task.obstacle, Signal.NONE
     if task.claim.hosts is not None:
         return _run_in_lab(task, world, path, interrupts)
-    ledger = world.collectively(lambda: Ledger(path, task.entries, world.size, None) if world.is_root else None)
+    ledger = world.collectively(lambda: Ledger(path, task.entries, world, None) if world.is_root else None)
     _, stopped = compare(task.entries, world, path, interrupts, ledger, view)
     return (ledger.runs if ledger else []), None, stopped
 

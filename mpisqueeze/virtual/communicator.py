@@ -32,10 +32,9 @@ if TYPE_CHECKING:
 class Post(Protocol):
     """The way to the workers of other processes."""
 
-    process: int
-
     def home(self, worker: int) -> int:
         """The process that a worker lives in."""
+        ...
 
     def send(self, process: int, kind: str, name: Hashable, *about: Any) -> None:
         """Have `Office.deliver` called there with these arguments."""
@@ -123,6 +122,10 @@ class Request:
     def Free(self) -> None:
         """Forget the message's memory."""
         self.data = None
+
+    def Start(self) -> None:
+        """Start the message."""
+        raise NotImplementedError
 
 
 class Send(Request):
@@ -224,7 +227,7 @@ class Meeting:
         moment: the time (s) of the last to come, by the workers' clock.
     """
 
-    __slots__ = ("_waiting", "boxes", "call", "done", "given", "missing", "moment", "result", "run")
+    __slots__ = ("_waiting", "boxes", "call", "done", "given", "missing", "moment", "result")
 
     request = None
 
@@ -236,8 +239,6 @@ class Meeting:
         self.call: Call
         self.result: Any = None
         self.done, self.moment = False, -math.inf
-        #: The group's next run that a sum comes to, see `Group.fold`.
-        self.run = 0
         self._waiting: list[Worker] = []
 
     def wait(self, worker: Worker) -> Any:
@@ -424,15 +425,13 @@ class Group:
         if complete:
             self._conclude(number, meeting)
 
-    def _fold(self, number: int, meeting: Meeting, news: Iterable[tuple[Any, ...]]) -> None:
+    def _fold(self, number: int, meeting: Meeting, news: Sequence[tuple[Any, ...]]) -> None:
         """Pass a sum along the runs of neighbours, and its end on to all processes."""
         call, post, own = meeting.call, self.office.post, self.office.number
         assert post
         assert call.adds
-        total, at = None, -1
-        for at, total in news:
-            pass
-        while at + 1 < len(self.runs) and self.runs[at + 1][0] == own and (at < 0) == (total is None):
+        at, total = news[-1] if news else (-1, None)
+        while at + 1 < len(self.runs) and self.runs[at + 1][0] == own:
             at += 1
             first = meeting.given[self.runs[at][1][0]]
             memory = np.empty_like(first) if total is None else None
@@ -490,13 +489,14 @@ class Comm:
         virtual: True, by which a world knows that its ranks are workers.
         process: the world of real ranks.
         leads: this worker is the first of the group in its process.
-        worker: the worker, with its clock.
+        worker: the worker.
+        now: function that gives the time (s) by its clock.
     """
 
     virtual = True
 
     def __init__(self, group: Group, worker: Worker) -> None:
-        self._group, self.worker = group, worker
+        self._group, self.worker, self.now = group, worker, worker.now
         self.rank, self.size = group.members.index(worker.index), len(group.members)
         self.process = group.office.process
         self.leads = self.rank == group.here[0]

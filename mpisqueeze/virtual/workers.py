@@ -11,7 +11,7 @@ import numpy as np
 
 from mpisqueeze.comm.world import World
 from mpisqueeze.errors import RankFailureError, UsageError
-from mpisqueeze.virtual.communicator import Comm, Office
+from mpisqueeze.virtual.communicator import Comm, Office, Post
 from mpisqueeze.virtual.scheduler import Scheduler, Worker
 
 T = TypeVar("T")
@@ -20,7 +20,7 @@ T = TypeVar("T")
 PAUSE = 50e-6
 
 
-class Post:
+class Mail(Post):
     """Messages between processes: each names what it is for, so that one communicator carries all.
 
     Args:
@@ -76,7 +76,7 @@ def on_workers(world: World, count: int | None, work: Callable[[World], T]) -> T
     if count < world.size:
         raise UsageError(f"{count} workers cannot be spread over {world.size} ranks", "--workers")
     starts = np.arange(world.size + 1) * count // world.size
-    post = Post(world, starts[:-1]) if world.size > 1 else None
+    post = Mail(world, starts[:-1]) if world.size > 1 else None
     office = Office(world, post)
     if post:
         post.office = office
