@@ -552,7 +552,7 @@ def past_of(path: Path, ranks: int) -> dict[str, Any]:
     if not os.path.isfile(path / RACE):
         raise UsageError(f"{path} is no folder of advise: it has no {RACE}", "--resume")
     about = read_object(path / RACE, "--resume", RaceFile)
-    if about["ranks"] != ranks:
+    if about["question"]["settings"].get("workers") is None and about["ranks"] != ranks:
         raise UsageError(f"{path} was begun on {about['ranks']} ranks, and these are {ranks}", "--resume")
     return about
 

@@ -72,12 +72,19 @@ class _DoneJob:
     overdue: bool
 
 
+def check_network(question: AdviceQuestion) -> None:
+    """Raise UsageError for virtual workers without a network between them, whose times would tell nothing."""
+    settings = question.settings
+    if settings.workers is not None and settings.link is None:
+        raise UsageError("needs a network between virtual workers, such as latency=50us,bandwidth=10gbit", "--link")
+
+
 def check(question: AdviceQuestion, world: World) -> None:
     """Build the baseline's run and those that a user named, and let them go; collective. Raises UsageError."""
     if world.size == 1:
         raise UsageError(
-            "one rank has nobody to exchange with; start several: mpisqueeze launch -n 4 advise, or mpirun. "
-            "mpisqueeze predict models a network that is not here"
+            "one rank has nobody to exchange with; start several: mpisqueeze launch -n 4 advise, or mpirun. A network "
+            "that is not here is -n 64 --latency 50us --bandwidth 10gbit"
         )
     texts = [BASELINE, *question.pairs, *question.also]
     entries = world.collectively(lambda: expand([parse_pair(text) for text in texts], [], question.settings))

@@ -34,7 +34,8 @@ def simulate(
     Raises:
         UsageError: the workers are in several processes, between which no network is simulated.
     """
-    worker = world.comm.worker
+    comm: Any = world.comm
+    worker = comm.worker
     scheduler = worker.scheduler
 
     def begin() -> None:
@@ -56,7 +57,7 @@ def simulate(
     clock: Clock | None = scheduler.clock
     if clock is None:
         return None, None
-    held = None if link is None else SimulatedLink(clock, worker, world.comm.members)
+    held = None if link is None else SimulatedLink(clock, worker, comm.members)
     return held, WorkerClock(clock, worker, iteration)
 
 

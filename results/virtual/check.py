@@ -26,7 +26,17 @@ OPTIONS = ("--problem", f"{ASLEEP}:Asleep", "--link", "latency=2ms,bandwidth=200
 
 
 def main() -> None:
-    heads = ("N", "method", "server", "real, ms", "virtual, ms", "error", "real comm, ms", "virtual comm, ms", "same bytes")
+    heads = (
+        "N",
+        "method",
+        "server",
+        "real, ms",
+        "virtual, ms",
+        "error",
+        "real comm, ms",
+        "virtual comm, ms",
+        "same bytes",
+    )
     print(row(*heads))
     print(row(*("---" if head in ("method", "server") else "--:" for head in heads)))
     worst = 0.0
