@@ -2,8 +2,8 @@
 
     python results/virtual/check.py [RANKS…] > results/virtual/check.md
 
-Runs `mpisqueeze launch -n N compare` and `mpisqueeze compare --workers N` with the same options in a temporary folder, and
-prints a Markdown table. The gradient takes its time asleep, so that ranks that share cores do not slow each other down,
+Runs `mpisqueeze launch -n N compare` and `mpisqueeze compare --workers N` with the same options in a temporary folder,
+and prints a Markdown table. The gradient takes its time asleep, so that ranks that share cores do not slow each other down,
 which virtual workers do not model.
 """
 
@@ -21,7 +21,7 @@ from mpisqueeze.record.reading import RunLog, read_runs
 ASLEEP = Path(__file__).with_name("asleep.py").resolve()
 METHODS = ("sgd", "allreduce", "doublesqueeze/onebit", "memsgd/topk:0.01", "dpsgd", "choco/topk:0.01")
 SHARDED = ("sgd", "doublesqueeze/onebit")
-OPTIONS = ("--problem", f"{ASLEEP}:Asleep", "--link", "latency=2ms,bandwidth=200mbit,gap=200us", "--iterations", "40",
+OPTIONS = ("--problem", f"{ASLEEP}:Asleep", "--link", "latency=5ms,bandwidth=100mbit,gap=1ms", "--iterations", "40",
            "--warmup", "10", "--eval-every", "0", "--seed", "1")  # fmt: skip
 
 
