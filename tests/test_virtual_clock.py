@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import random
-from collections import defaultdict, deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 import pytest
 
-from mpisqueeze.costs.exchanges import Tree, neighbours, sharded, through_root
+from mpisqueeze.costs import exchanges
 from mpisqueeze.costs.link import Link
 from mpisqueeze.devices.clock import Phase
 from mpisqueeze.errors import UsageError
-from mpisqueeze.virtual.clock import Clock, Message, WorkerClock
+from mpisqueeze.virtual.clock import Clock, WorkerClock
 from mpisqueeze.virtual.jitter import parse_jitter
+from mpisqueeze.virtual.programs import Cluster, Steps, after_barriers, gossip, sharded, through_root
 
 #: A message of 100 bytes keeps a port for 2 s, and arrives 5 s later.
 LINK = Link(latency=5.0, gap=1.0, byte_s=0.01)
-Steps = Generator[None, None, None]
 
 
 class Worker:
@@ -28,59 +26,6 @@ class Worker:
 
     def work_s(self) -> float:
         return self.worked
-
-
-class Cluster:
-    """Workers that are generators: they give way where they wait."""
-
-    def __init__(self, size: int, link: Link = LINK, order: Callable[[list[int]], object] = list.sort) -> None:
-        self.clock, self.size, self._order = Clock(size, link), size, order
-        self._workers = [Worker(index) for index in range(size)]
-        self._sent: defaultdict[tuple[int, int, int], deque[Message]] = defaultdict(deque)
-        self._waiting: set[tuple[int, int, int]] = set()
-        self._here: list[int] = []
-
-    def send(self, me: int, target: int, nbytes: int, tag: int = 0) -> Message:
-        message = self.clock.send(me, target, nbytes)
-        self._sent[me, target, tag].append(message)
-        if (me, target, tag) in self._waiting:
-            self._waiting.remove((me, target, tag))
-            self.clock.append(self._workers[target])
-        return message
-
-    def receive(self, me: int, source: int, tag: int = 0) -> Steps:
-        key = source, me, tag
-        if not self._sent[key]:
-            self._waiting.add(key)
-            yield
-        message = self._sent[key].popleft()
-        if not self.clock.arrived(self._workers[me], message):
-            yield
-        self.clock.receive(me, message)
-
-    def barrier(self, me: int) -> Steps:
-        self._here.append(me)
-        if len(self._here) == self.size:
-            latest = max(self.clock.now(worker) for worker in self._here)
-            for worker in self._here:
-                self.clock.reach(worker, latest)
-                self.clock.append(self._workers[worker])
-            self._here = []
-        yield
-
-    def run(self, program: Callable[[Cluster, int], Steps]) -> list[float]:
-        """The workers' times at the end of their programs."""
-        workers = list(range(self.size))
-        programs = {worker: program(self, worker) for worker in workers}
-        self._order(workers)
-        for worker in workers:
-            self.clock.append(self._workers[worker])
-        while self.clock:
-            worker = self.clock.popleft().index
-            if next(programs[worker], self) is self:
-                del programs[worker]
-        assert not programs, "somebody waits for ever"
-        return [self.clock.now(worker) for worker in range(self.size)]
 
 
 def test_messages_queue_at_a_root_in_the_order_of_their_starts() -> None:
@@ -94,10 +39,10 @@ def test_messages_queue_at_a_root_in_the_order_of_their_starts() -> None:
                 times.append(net.clock.now(0))
 
     times: list[float] = []
-    ends = Cluster(4).run(program)
+    ends = Cluster(4, LINK).run(program)
     # Starts at 0.5, 1 and 3; the port is free at 2.5, 4.5 and 6.5.
     assert times == [7.5, 9.5, 11.5]
-    assert ends == [11.5, 5.0, 3.0, 2.5]
+    assert ends.tolist() == [11.5, 5.0, 3.0, 2.5]
 
 
 def test_a_port_sends_and_receives_at_once_and_sends_one_after_the_other() -> None:
@@ -109,35 +54,15 @@ def test_a_port_sends_and_receives_at_once_and_sends_one_after_the_other() -> No
         assert net.clock.now(me) == 7.0
         yield from net.receive(me, other)
 
-    assert Cluster(2).run(program) == [11.0, 11.0]
+    assert Cluster(2, LINK).run(program).tolist() == [11.0, 11.0]
 
 
 def test_a_barrier_takes_the_time_of_the_last() -> None:
     def program(net: Cluster, me: int) -> Steps:
         net.clock.spend(me, float(me))
-        yield from net.barrier(me)
+        yield from net.meet(me)
 
-    assert Cluster(5).run(program) == [4.0] * 5
-
-
-def through(way: str, up: int, down: int, sections: int) -> Callable[[Cluster, int], Steps]:
-    """All send their sections to worker 0, which answers each down a tree."""
-
-    def program(net: Cluster, me: int) -> Steps:
-        tree = Tree(way, net.size)
-        if me:
-            for _ in range(sections):
-                net.send(me, 0, up // sections, 1)
-        for _ in range(sections):
-            if me:
-                yield from net.receive(me, tree.parent(me) or 0, 2)
-            else:
-                for source in range(1, net.size):
-                    yield from net.receive(0, source, 1)
-            for child in tree.children(me):
-                net.send(me, child, down // sections, 2)
-
-    return program
+    assert Cluster(5, LINK).run(program).tolist() == [4.0] * 5
 
 
 @pytest.mark.parametrize(
@@ -146,52 +71,49 @@ def through(way: str, up: int, down: int, sections: int) -> Callable[[Cluster, i
 )
 def test_a_root_takes_what_the_cost_model_says(way: str, sections: int, ranks: int) -> None:
     """The formula is exact but for ports that are not in step, by less than a message a level."""
-    ends = Cluster(ranks).run(through(way, 1200, 2400, sections))
-    modelled = through_root(LINK, ranks, 1200, 2400, sections, way).seconds
+    ends = Cluster(ranks, LINK).run(through_root(way, 1200, 2400, sections))
+    modelled = exchanges.through_root(LINK, ranks, 1200, 2400, sections, way).seconds
     slack = 1e-9 if way in ("flat", "binomial") else LINK.message(2400 / sections)
     assert max(ends) == pytest.approx(modelled, abs=slack)
 
 
-def test_neighbours_on_a_ring_take_what_the_cost_model_says() -> None:
-    def program(net: Cluster, me: int) -> Steps:
-        right, left = (me + 1) % net.size, (me - 1) % net.size
-        for target in (right, left):
-            net.send(me, target, 500)
-        for source in (left, right):
-            yield from net.receive(me, source)
+def ring(size: int) -> list[list[int]]:
+    return [[(me + 1) % size, (me - 1) % size] for me in range(size)]
 
-    ends = Cluster(6).run(program)
-    assert max(ends) == min(ends) == pytest.approx(neighbours(LINK, 2, 500).seconds)
+
+def test_neighbours_on_a_ring_take_what_the_cost_model_says() -> None:
+    ends = Cluster(6, LINK).run(gossip(ring(6), 500, np.zeros((1, 6))))
+    assert max(ends) == min(ends) == pytest.approx(exchanges.neighbours(LINK, 2, 500).seconds)
 
 
 def test_sharded_servers_take_what_the_cost_model_says() -> None:
-    def program(net: Cluster, me: int) -> Steps:
-        behind = [(me + k) % net.size for k in range(1, net.size)]
-        for tag in (1, 2):
-            for target in behind:
-                net.send(me, target, 400, tag)
-            for source in reversed(behind):
-                yield from net.receive(me, source, tag)
+    ends = Cluster(6, LINK).run(sharded(2400, 2400))
+    assert max(ends) == pytest.approx(exchanges.sharded(LINK, 6, 2400, 2400).seconds)
 
-    ends = Cluster(6).run(program)
-    assert max(ends) == pytest.approx(sharded(LINK, 6, 2400, 2400).seconds)
+
+@pytest.mark.parametrize("exchange", [through_root("binary", 900, 300, 4), sharded(900, 300)])
+def test_exchanges_behind_barriers_all_take_the_same(exchange: Callable[[Cluster, int], Steps]) -> None:
+    """One that is simulated stands for all: beside the simulation of each."""
+
+    def program(net: Cluster, me: int) -> Steps:
+        for t, seconds in enumerate(work[:, me]):
+            net.clock.spend(me, seconds)
+            yield from net.meet(me)
+            yield from exchange(net, me)
+            ends[t, me] = net.clock.now(me)
+
+    work = np.random.default_rng(1).exponential(10.0, (6, 7))
+    ends = np.empty_like(work)
+    Cluster(7, LINK).run(program)
+    np.testing.assert_allclose(after_barriers(exchange, LINK, work), ends, rtol=1e-12)
 
 
 def test_times_do_not_depend_on_the_order_in_which_workers_are_run() -> None:
     """Gossip at random paces: a worker may be an iteration ahead of its neighbour's neighbour."""
-
-    def program(net: Cluster, me: int) -> Steps:
-        paces = random.Random(me)
-        for _ in range(20):
-            net.clock.spend(me, paces.expovariate(0.1))
-            pair = [(me + 1) % net.size, (me - 1) % net.size]
-            sent = [net.send(me, target, 100) for target in pair]
-            for source in reversed(pair):
-                yield from net.receive(me, source)
-            for message in sent:
-                net.clock.sent(me, message)
-
-    found = [Cluster(9, order=random.Random(seed).shuffle).run(program) for seed in range(3)]
+    program = gossip(ring(9), 100, np.random.default_rng(1).exponential(10.0, (20, 9)))
+    found = [
+        Cluster(9, LINK).run(program, np.random.default_rng(seed).permutation(9).tolist()).tolist() for seed in range(3)
+    ]
     assert found[0] == found[1] == found[2]
     assert len({*found[0]}) > 1
 

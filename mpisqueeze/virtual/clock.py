@@ -110,7 +110,7 @@ class Clock:
 
     # -- messages
 
-    def send(self, worker: int, target: int, nbytes: int) -> Message:
+    def send(self, worker: int, target: int, nbytes: float) -> Message:
         """Start a message when the worker's port is free; the worker goes on at once."""
         assert self.link is not None
         start, busy_s = max(self._now[worker], self._send_free[worker]), self.link.message(nbytes)

@@ -3,8 +3,8 @@
     python results/virtual/check.py [RANKS…] > results/virtual/check.md
 
 Runs `mpisqueeze launch -n N compare` and `mpisqueeze compare --workers N` with the same options in a temporary folder,
-and prints a Markdown table. The gradient takes its time asleep, so that ranks that share cores do not slow each other down,
-which virtual workers do not model.
+and prints a Markdown table. The gradient takes its time asleep, so that ranks that share cores do not slow each other
+down, which virtual workers do not model.
 """
 
 from __future__ import annotations
