@@ -81,7 +81,8 @@ class Scheduler:
         """
         for worker in self.workers:
             worker.greenlet = greenlet(lambda worker=worker: self._carry_out(worker, work, tuple(alike)))
-            worker.away = -time.perf_counter()
+            # All begin here: one that another one began would stand on top of that one's stack.
+            worker.greenlet.switch()
             self.ready.append(worker)
         try:
             while len(self._results) + len(self._errors) < len(self.workers):
@@ -122,9 +123,12 @@ class Scheduler:
             self.block(worker)
 
     def _carry_out(self, worker: Worker, work: Callable[[Worker], Any], alike: tuple[type[BaseException], ...]) -> None:
-        worker.away += time.perf_counter()
+        began = time.perf_counter()
+        self._main.switch()
+        worker.away = time.perf_counter() - began
         try:
-            self._results[worker.index] = work(worker)
+            if not self._ending:
+                self._results[worker.index] = work(worker)
         except GreenletExit:
             if not self._ending:
                 raise
