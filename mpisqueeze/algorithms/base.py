@@ -34,6 +34,8 @@ class Codec:
     this is found out later, by wires and by the network.
     """
 
+    __slots__ = ("compressor", "network", "payload_bytes")
+
     def __init__(self, compressor: Compressor, network: Network) -> None:
         self.compressor, self.network = compressor, network
         network.device.adopt(compressor)
@@ -209,10 +211,21 @@ class Setup:
         return Codec(Identity(length or self.dimension, self.network.device.xp, self.dtype, 0), self.network)
 
     def _codec(self, part: int, length: int | None, seed: int) -> Codec:
-        made = self.make_compressor(length or self.dimension, seed)
+        length = length or self.dimension
+        if length in self._exact:
+            return self._exact[length]
+        made = self.make_compressor(length, seed)
         if made.linear:
-            made = self.make_compressor(length or self.dimension, derive_key(self.seed, 3, part))
-        return Codec(made, self.network)
+            made = self.make_compressor(length, derive_key(self.seed, 3, part))
+        codec = Codec(made, self.network)
+        if not made.draws:
+            self._exact[length] = codec
+        return codec
+
+    @cached_property
+    def _exact(self) -> dict[int, Codec]:
+        """By length, the codecs of compressors without a seed: whoever asks for one gets the same."""
+        return {}
 
     def descent(self, message: str = "") -> Descent:
         """The optimizer that moves x by the answers; `message` is for an answer that is not finite."""

@@ -161,8 +161,12 @@ class ServerExchange:
         self.up = [_sections(make_up, s, part, cut.up, backwards) for s, part in enumerate(parts)]
         self.down = [_sections(make_down, s, part, cut.down, backwards) for s, part in enumerate(parts)]
         self._all_up, self._all_down = (list(chain(*sections)) for sections in (self.up, self.down))
+        #: The sections of both directions by their elements: those of the same ones share views of vectors.
+        self._alike: dict[tuple[int, int], list[Section]] = {}
         for section in (*self._all_up, *self._all_down):
-            vars(section).update({name: vector[section.span] for name, vector in worker_vectors.items()})
+            self._alike.setdefault((section.span.start, section.span.stop), []).append(section)
+        for name, vector in worker_vectors.items():
+            self._view(name, vector)
         self._prepare_descent(setup.descent())
         self.carrier: ServerPipeline | None = None
         #: Where in the vector each payload begins, in the order of leaving.
@@ -171,6 +175,13 @@ class ServerExchange:
         self._g: Any = None
         if not self._straight:
             self._build()
+
+    def _view(self, name: str, vector: Any) -> None:
+        """Give each section its view of a vector of d elements, under this name."""
+        for (start, stop), sections in self._alike.items():
+            view = vector[start:stop]
+            for section in sections:
+                setattr(section, name, view)
 
     def _prepare_descent(self, descent: Descent) -> None:
         """Give the answers' sections what moves x, and a vector to decode into where that takes one."""
@@ -221,8 +232,7 @@ class ServerExchange:
         """Exchange this rank's gradient at x; with `--overlap`, while it is computed. Raises HaltError."""
         if x is not self._x:
             self._x = x
-            for section in (*self._all_up, *self._all_down):
-                section.x = x[section.span]
+            self._view("x", x)
         early = self.carrier.departure if self.carrier else None
         if early:
             early.watch(moves, x, gradient, self._take, self._begins)

@@ -16,6 +16,9 @@ from mpisqueeze.costs.sections import messages
 from mpisqueeze.devices.buffers import Wire
 from mpisqueeze.devices.clock import Phase
 
+#: Buffers begin at multiples of so many bytes.
+_ALIGNED = 16
+
 
 class Payload(Protocol):
     """A section in one direction, as its exchange sees it.
@@ -154,7 +157,9 @@ class Inbox:
         self._requests: list[Any] = []
         self._short: dict[int, tuple[Wire, Any]] = {}
         if self._count:
-            buffers = [network.wire(longest) for _ in range(slots)]
+            step = -(-longest // _ALIGNED) * _ALIGNED
+            whole = network.wire(slots * step)
+            buffers = [whole.part(start, start + longest) for start in range(0, slots * step, step)]
             # Message i, counted by section and then by source, comes into buffer i mod `slots`.
             for i in range(min(self._count, math.lcm(slots, len(sources)))):
                 self._wires.append(buffers[i % slots])

@@ -143,7 +143,8 @@ class World:
             failure = RankFailureError(f"rank {self.rank}: {error!r}", traceback.format_exc())
         for found in self.comm.allgather(failure):
             if found is not None:
-                raise found
+                # Workers of a process have one and the same.
+                raise found.with_traceback(None)
         return result
 
     def on_root(self, work: Callable[[], T]) -> T:

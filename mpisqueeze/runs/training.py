@@ -412,17 +412,18 @@ def _carry_out(run: Run, view: View, again: bool, watchdog: Watchdog) -> dict[st
     kernels = kernels_for(run.device.xp, plan.dtype)
     environment = collect_environment(world.comm)
     labels = world.comm.gather(run.device.label)
-    environment |= {
-        "device": run.device.kind,
-        "devices": labels,
-        "buffers": run.device.buffers,
-        "buffers_reason": run.device.buffers_reason,
-        "cuda_aware": cuda_awareness()[0],
-        "kernels": kernels.name,
-        "threads": threads_of(kernels),
-        "gradient_threads": run.threads,
-        **link_facts(run.network),
-    }
+    if world.is_root:
+        environment |= {
+            "device": run.device.kind,
+            "devices": labels,
+            "buffers": run.device.buffers,
+            "buffers_reason": run.device.buffers_reason,
+            "cuda_aware": cuda_awareness()[0],
+            "kernels": kernels.name,
+            "threads": threads_of(kernels),
+            "gradient_threads": run.threads,
+            **link_facts(run.network),
+        }
     recorder = Recorder(world, run.folder, run.per_epoch, plan.config.per_rank)
     interrupts = Interrupts(world.leads)
     loop = Loop(run, recorder, view, interrupts, watchdog)

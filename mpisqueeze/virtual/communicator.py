@@ -64,12 +64,6 @@ class Channel:
             self.last.next = request
         self.last = request
 
-    def take(self) -> Any:
-        """The first of the chain, which leaves it."""
-        request = self.first
-        self.first = request.next
-        return request
-
     def remove(self, request: Any) -> None:
         """Take a request out of the chain, if it is there."""
         before, at = None, self.first
@@ -136,11 +130,12 @@ class Send(Request):
     def Start(self) -> None:
         """Hand the message over if its receiver is ready, else when it will be."""
         channel = self._channel
-        if channel.first is None or channel.sends:
+        receive = channel.first
+        if receive is None or channel.sends:
             self.done = False
             channel.add(self, True)
         else:
-            receive = channel.take()
+            channel.first = receive.next
             hand_over(self, receive)
             receive.complete()
             self.done = True
@@ -171,11 +166,12 @@ class Receive(Request):
     def Start(self) -> None:
         """Take the message if it is there, else when it comes."""
         channel = self._channel
-        if channel.first is None or not channel.sends:
+        send = channel.first
+        if send is None or not channel.sends:
             self.done = False
             channel.add(self, False)
         else:
-            send = channel.take()
+            channel.first = send.next
             hand_over(send, self)
             send.complete()
             self.done = True
@@ -319,24 +315,21 @@ class Group:
             (home, [rank for rank, _ in run]) for home, run in groupby(enumerate(self.homes), lambda at: at[1])
         ]
         self._others = sorted({*self.homes} - {office.number})
-        self._channels: dict[int, Channel] = {}
+        #: For each rank and tag, one for each source.
+        self._channels: dict[int, list[Channel | None]] = {}
         self._meetings: dict[int, Meeting] = {}
         #: What other processes told of meetings that are not over.
         self._told: defaultdict[int, list[tuple[Any, ...]]] = defaultdict(list)
 
     def channel(self, source: int, target: int, tag: int) -> Channel:
         """The messages from one rank to another with this tag."""
-        return self._channel(self.key(source, target, tag))
-
-    def key(self, source: int, target: int, tag: int) -> int:
-        """The number of a channel."""
         size = len(self.members)
-        return (tag * size + source) * size + target
-
-    def _channel(self, key: int) -> Channel:
-        found = self._channels.get(key)
+        row = self._channels.get(tag * size + target)
+        if row is None:
+            row = self._channels[tag * size + target] = [None] * size
+        found = row[source]
         if found is None:
-            found = self._channels[key] = Channel()
+            found = row[source] = Channel()
         return found
 
     def come(self, number: int, rank: int, call: Call, given: Any, box: Any, moment: float) -> Meeting:
@@ -363,13 +356,14 @@ class Group:
         if meeting is not None and not meeting.missing:
             self._settle(number)
 
-    def arrive(self, key: int, boxed: bool, data: Any) -> None:
+    def arrive(self, source: int, target: int, tag: int, boxed: bool, data: Any) -> None:
         """A message arrives from another process."""
-        channel, arrived = self._channel(key), Arrived(data, boxed)
-        if channel.first is None or channel.sends:
+        channel, arrived = self.channel(source, target, tag), Arrived(data, boxed)
+        receive = channel.first
+        if receive is None or channel.sends:
             channel.add(arrived, True)
         else:
-            receive = channel.take()
+            channel.first = receive.next
             hand_over(arrived, receive)
             receive.complete()
 
@@ -582,13 +576,14 @@ class Comm:
         return request.data
 
     def _send(self, data: Any, target: int, tag: int, boxed: bool) -> Request:
-        group, key = self._group, self._group.key(self.rank, target, tag)
+        group = self._group
         home = group.homes[target]
         if home == group.office.number:
             return Send(self.worker, group.channel(self.rank, target, tag), target, data, boxed)
         post = group.office.post
         assert post
-        return RemoteSend(self.worker, partial(post.send, home, "arrive", group.name, key, boxed), target, data, boxed)
+        send = partial(post.send, home, "arrive", group.name, self.rank, target, tag, boxed)
+        return RemoteSend(self.worker, send, target, data, boxed)
 
     def _receive(self, data: Any, source: int, tag: int, boxed: bool) -> Request:
         return Receive(self.worker, self._group.channel(source, self.rank, tag), source, data, boxed)
@@ -618,7 +613,8 @@ class Comm:
 
     def allreduce(self, value: Any, op: Any = None) -> Any:
         """Everyone's objects, put together in the order of ranks."""
-        return reduce(MPI.SUM if op is None else op, self._meet(_ALL, value))
+        operation = MPI.SUM if op is None else op
+        return self._meet(Call(lambda given, boxes: reduce(operation, given)), value)
 
     # Collectives of memory.
 
@@ -665,7 +661,7 @@ def _memory(buffer: Any) -> Any:
         buffer, kind = buffer[0], buffer[-1]
         if buffer.dtype == np.uint8 and kind != MPI.BYTE:
             buffer = buffer.view(np.dtype(kind.tocode()))
-    return buffer.reshape(-1)
+    return buffer if buffer.ndim == 1 else buffer.reshape(-1)
 
 
 def _portable(value: Any) -> Any:

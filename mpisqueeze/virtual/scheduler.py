@@ -102,8 +102,6 @@ class Scheduler:
         """
         for worker in self.workers:
             worker.greenlet = greenlet(lambda worker=worker: self._carry_out(worker, work, tuple(alike)))
-            worker.away = -time.perf_counter()
-            self.ready.append(worker)
         try:
             _far_down(_FRAMES, self._start_all)
             while len(self._results) + len(self._errors) < len(self.workers):
@@ -146,12 +144,15 @@ class Scheduler:
     def _start_all(self) -> None:
         for worker in self.workers:
             worker.greenlet.switch()
+            self.ready.append(worker)
 
     def _carry_out(self, worker: Worker, work: Callable[[Worker], Any], alike: tuple[type[BaseException], ...]) -> None:
+        began = time.perf_counter()
+        self._main.switch()
+        worker.away = time.perf_counter() - began
         try:
-            self._main.switch()
-            worker.away += time.perf_counter()
-            self._results[worker.index] = work(worker)
+            if not self._ending:
+                self._results[worker.index] = work(worker)
         except GreenletExit:
             if not self._ending:
                 raise

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from mpisqueeze.comm.world import World
+from mpisqueeze.data import keeping
 from mpisqueeze.errors import RankFailureError, UsageError
 from mpisqueeze.virtual.communicator import Comm, Office, Post
 from mpisqueeze.virtual.scheduler import Scheduler, Worker
@@ -86,7 +87,8 @@ def on_workers(world: World, count: int | None, work: Callable[[World], T]) -> T
         return work(World(Comm(office.group("all", everyone), worker)))
 
     mine = range(int(starts[world.rank]), int(starts[world.rank + 1]))
-    found = Scheduler(mine, post.poll if post else None).run(carry_out, (UsageError, RankFailureError))
+    with keeping(together=True):
+        found = Scheduler(mine, post.poll if post else None).run(carry_out, (UsageError, RankFailureError))
     if post:
         post.close()
     return found
