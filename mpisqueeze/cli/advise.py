@@ -152,8 +152,6 @@ def advise(
         world.on_root(lambda: check_path(out) if out and not resume else None)
     view = AdviceWatcher()
 
-    path = resume or world.on_root(lambda: out or timed_path("advise", workers or world.size))
-
     def begin() -> Advisor | None:
         if not world.is_root:
             return None
@@ -169,6 +167,7 @@ def advise(
 
     with Interrupts() as interrupts, keeping(), found.blamed():
         on_workers(world, workers, partial(check, question))
+        path = resume or world.on_root(lambda: out or timed_path("advise", workers or world.size))
         advisor = world.collectively(begin)
         hold_of_all(world, advisor.folder if advisor else None, path)
         if advisor:
