@@ -12,7 +12,6 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 import numpy as np
-import psutil
 
 from mpisqueeze.devices.device import Device
 from mpisqueeze.errors import UsageError
@@ -154,7 +153,7 @@ def no_garbage_collection() -> Iterator[None]:
 
 def check_memory(nbytes: int, what: str) -> None:
     """Raise UsageError where this host lacks the memory for `what`."""
-    free = psutil.virtual_memory().available
+    free = Device().free_memory()
     if nbytes > free:
         raise UsageError(
             f"{what} takes about {nbytes / 1e9:.1f} GB, and this host has {free / 1e9:.1f} GB free: name fewer or "
