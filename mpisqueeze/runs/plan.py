@@ -182,7 +182,7 @@ def plan(config: Settings) -> Plan:
     found = Plan(config, algorithm, compressor, problem, _optimizer(config), partition, schedule, link)
     _check_recipe(found)
     if config.workers is not None:
-        _check_workers(config)
+        check_workers(config)
     return found
 
 
@@ -294,7 +294,7 @@ def _check_overlap(config: Settings, algorithm: Part, problem: Part) -> None:
         )
 
 
-def _check_workers(config: Settings) -> None:
+def check_workers(config: Settings) -> None:
     """Raise UsageError for what virtual workers do not go with."""
     if config.link is not None:
         raise UsageError("holds back the messages of real ranks: leave out --workers", "--link")
