@@ -162,7 +162,7 @@ class Run:
     def _build_problems(self) -> Any:
         """This rank's problem; that of a process's first worker tells, before there are others, whether all fit."""
         world = self.world
-        first = world.collectively(lambda: self._build_problem() if world.leads else None)
+        first: Any = world.collectively(lambda: self._build_problem() if world.leads else None)
         if not world.virtual:
             return first
         world.collectively(lambda: self._check_memory(int(first.dimension)) if world.leads else None)
