@@ -97,8 +97,9 @@ class CommRequest:
     ) -> CommRequest:
         """The request for these options. Raises UsageError."""
         link = settings.link
-        if settings.workers is not None:
-            check_workers(settings)
+        check_workers(settings)
+        if link and settings.workers:
+            raise UsageError("is between real ranks: leave it out, or --workers", "--link")
         for name in exchanges:
             if name not in EXCHANGES:
                 known = f"known: {', '.join(EXCHANGES)}"

@@ -108,7 +108,7 @@ class _Rounds:
 
     def __init__(self, network: Network, wire: Wire, dtype: Any) -> None:
         world = network.world
-        self._past = network.device.fence()
+        self._past, self._clock = network.device.fence(), network.clock
         scratch = network.wire(wire.nbytes)
         way = exchanges.allreduce(network.link, world.size, wire.nbytes).way
         size = dtype.itemsize
@@ -141,7 +141,9 @@ class _Rounds:
                 send.Wait()
             # The sum may be what was sent.
             if total is not None:
+                self._clock.lap(Phase.COMM)
                 total += addend
+                self._clock.work(Phase.COMM)
             self._past.set()
 
     def close(self) -> None:

@@ -93,8 +93,10 @@ def network_name(kind: str, hosts: int | None, lab: Mapping[str, Any] | None = N
         kind: `real`, `lab`, `emulated` or `virtual`, as environment.json has it.
         hosts: that ranks were on; None where that is not known.
         lab: the links of a virtual cluster, with `rate` and perhaps `delay`.
-        given: the emulated link.
+        given: the emulated or simulated link.
     """
+    if kind == "virtual":
+        return f"virtual workers, {given or 'no network'}"
     if kind == "real":
         if hosts is None:
             return "real network"
@@ -102,8 +104,6 @@ def network_name(kind: str, hosts: int | None, lab: Mapping[str, Any] | None = N
     if kind == "lab" and lab:
         delay = f", {duration(lab['delay'])} delay" if lab.get("delay") else ""
         return f"lab, {format_rate(lab['rate'])}{delay}"
-    if kind == "virtual" and not given:
-        return "virtual workers, no network"
     return f"{kind}, {given}" if given else kind
 
 

@@ -81,7 +81,7 @@ def check_runs(
         if run.path is None or times["comm_s"]["median"] is None:
             skipped.append(f"{run.name}: no iteration was measured")
         elif run.summary.get("virtual"):
-            skipped.append(f"{run.name}: its workers are virtual, and no network took a time")
+            skipped.append(f"{run.name}: its workers are virtual, and so are its times")
         elif run.summary["ranks"] == 1:
             skipped.append(f"{run.name}: one rank sends nothing")
         elif run.config.get("local_steps", 1) > 1:

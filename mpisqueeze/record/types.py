@@ -254,6 +254,7 @@ class PooledPair(TypedDict):
     missed: Count
     shown_to_fail: bool
     bytes: BytesAre
+    virtual: bool
     time_to_target_s: Spread
     bytes_to_target: Spread
     iterations_to_target: Spread

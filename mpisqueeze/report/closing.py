@@ -23,6 +23,8 @@ def closing(summary: dict[str, Any]) -> Group:
     result.append(f" after {grouped(summary['iterations'])} iterations")
     if summary["wall_s"] is not None:
         result.append(f" in {duration(summary['wall_s'])}")
+    if summary.get("virtual") and summary["elapsed_s"] is not None:
+        result.append(f", {duration(summary['elapsed_s'])} by the virtual clock")
     if summary["final_loss"] is not None:
         result.append(f", loss {significant(summary['final_loss'], 4)}")
     for key, value in (summary["evaluation"] or {}).items():
@@ -109,8 +111,8 @@ def time_table(summary: dict[str, Any]) -> Table:
     times = summary["times"]
     table = make_table()
     link = summary.get("link", "real")
-    marks = {"real": "", "virtual": " (virtual worker)"}
-    table.add_column(Text("time of the slowest rank" + marks.get(link, f" ({link} link)")))
+    heads = {"real": "time of the slowest rank", "virtual": "virtual time of the slowest worker"}
+    table.add_column(Text(heads.get(link, f"time of the slowest rank ({link} link)")))
     table.add_column("median", justify="right", style="bold")
     table.add_column("p99", justify="right")
     for name, label in TIMES.items():

@@ -62,8 +62,8 @@ def plan_tasks(claims: Sequence[StatedClaim], ranks: int, settings: Settings) ->
         trials = [
             replace(t, config=replace(t.config, data_dir=settings.data_dir, device=settings.device)) for t in trials
         ]
-        if settings.workers and (claim.hosts is not None or any(t.config.link for t in trials)):
-            obstacle, trials = "needs the times of a network, which virtual workers have none of", []
+        if settings.workers and claim.hosts is not None:
+            obstacle, trials = "needs virtual hosts for its ranks, and virtual workers have none", []
         try:
             entries = [trial.entry(number) for number, trial in enumerate(trials, 1)]
         except UsageError as error:

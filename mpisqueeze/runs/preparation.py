@@ -13,11 +13,12 @@ from typing import Any
 from mpisqueeze.algorithms.base import AdaptedAlgorithm, Algorithm, Descent, Setup
 from mpisqueeze.algorithms.local import LocalSteps
 from mpisqueeze.comm.emulated import emulate
-from mpisqueeze.comm.exchange import Network
+from mpisqueeze.comm.exchange import HoldingLink, Network
 from mpisqueeze.comm.placement import choose_device, quota_doubts, threads_of_rank
 from mpisqueeze.comm.world import World
 from mpisqueeze.compressors.base import Compressor, adapt
 from mpisqueeze.data import load_dataset
+from mpisqueeze.devices.clock import PhaseClock
 from mpisqueeze.errors import UsageError
 from mpisqueeze.holder import check_free
 from mpisqueeze.kernels import kernels_for, threads_of
@@ -32,6 +33,7 @@ from mpisqueeze.record.folder import RunFolder, check_path, hold_of_all, sanitiz
 from mpisqueeze.runs.plan import NO_OVERLAP_ON_GPU, Plan
 from mpisqueeze.settings import DEFAULT_EPOCHS, SETTINGS, option_of, parse_betas, parse_target
 from mpisqueeze.topology import Topology
+from mpisqueeze.virtual.link import simulate
 
 
 class Run:
@@ -84,8 +86,7 @@ class Run:
         sizes = world.comm.allgather(world.collectively(self._try_compressor))
         if len(set(sizes)) > 1:
             raise UsageError(f"{plan.compressor.spec}: payload_bytes differs by rank: {sizes}", "--compressor")
-        emulated = emulate(world, plan.link) if plan.link else None
-        self.network = Network(world, self.device, plan.barrier, emulated, config.chunk, config.tree, config.checksum)
+        self.network = self._build_network()
         self.topology = world.collectively(lambda: Topology(config.topology, world.size, config.self_weight))
         self.outer = self._build_outer()
         self.algorithm: Algorithm = world.collectively(self._build_algorithm)
@@ -181,6 +182,18 @@ class Run:
                 f"{grouped(dimension)} numbers each; {size(free)} are free",
                 "--workers",
             )
+
+    def _build_network(self) -> Network:
+        plan, config, world = self.plan, self.plan.config, self.world
+        held: HoldingLink | None = None
+        clock: PhaseClock | None = None
+        if world.virtual:
+            held, clock = simulate(
+                world, plan.link, plan.compute_s, plan.jitter, config.seed, lambda: self.network.iteration
+            )
+        elif plan.link:
+            held = emulate(world, plan.link)
+        return Network(world, self.device, plan.barrier, held, config.chunk, config.tree, config.checksum, clock=clock)
 
     def _build_problem(self) -> Any:
         config, part, world = self.plan.config, self.plan.problem, self.world

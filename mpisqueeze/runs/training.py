@@ -134,7 +134,7 @@ class Loop:
         if self.done >= run.iterations and not self._scheduled(self.done):
             self._evaluate(self.done)
         #: Without a barrier: the iteration of the next agreement, and that and the time of the last one.
-        self._meet_at, self._met, self._met_at = 0, self.done, time.perf_counter()
+        self._meet_at, self._met, self._met_at = 0, self.done, self.world.now()
         self.stopwatch.start(self.elapsed)
         for t in range(self.done + 1, run.iterations + 1):
             network.iteration = t
@@ -187,7 +187,7 @@ class Loop:
 
     def _meet_again(self, iteration: int) -> None:
         """Choose when ranks that are without a barrier meet next; collective."""
-        now = time.perf_counter()
+        now = self.world.now()
         each = self.world.comm.allreduce((now - self._met_at) / max(1, iteration - self._met), MPI.MAX)
         self._met, self._met_at = iteration, now
         self._meet_at = iteration + max(1, min(MEET_EVERY, int(MEET_S / max(each, 1e-9))))

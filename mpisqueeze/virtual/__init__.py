@@ -1,1 +1,1 @@
-"""Workers that take the place of ranks: any number of them in a process, each in a greenlet of its own."""
+"""Virtual workers: many workers in one process, and the clock of the network that they do not have."""

@@ -12,6 +12,7 @@ Workers of other processes are reached by the `Post`.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -219,9 +220,10 @@ class Meeting:
         boxes: the memory in which each worker of this process wants the result, by its rank.
         missing: the number of workers of this process that have not come.
         result: what `Call.finish` returned.
+        moment: the time (s) of the last to come, by the workers' clock.
     """
 
-    __slots__ = ("_waiting", "boxes", "call", "done", "given", "missing", "result")
+    __slots__ = ("_waiting", "boxes", "call", "done", "given", "missing", "moment", "result")
 
     request = None
 
@@ -232,7 +234,7 @@ class Meeting:
         self.missing = len(group.here)
         self.call: Call
         self.result: Any = None
-        self.done = False
+        self.done, self.moment = False, -math.inf
         self._waiting: list[Worker] = []
 
     def wait(self, worker: Worker) -> Any:
@@ -240,6 +242,7 @@ class Meeting:
         if not self.done:
             self._waiting.append(worker)
             worker.wait(self)
+        worker.reach(self.moment)
         return self.result
 
     def complete(self, result: Any) -> None:
@@ -247,6 +250,7 @@ class Meeting:
         self.result, self.done = result, True
         self.given = self.boxes = []
         for worker in self._waiting:
+            worker.reach(self.moment)
             worker.wake()
         self._waiting = []
 
@@ -270,7 +274,7 @@ class Attendance:
 
     def Test(self) -> bool:
         """True if `Wait` returns at once."""
-        return self._meeting.done
+        return self._meeting.done and self._meeting.moment <= self._worker.moment()
 
 
 @dataclass(frozen=True)
@@ -328,13 +332,14 @@ class Group:
             found = row[source] = Channel()
         return found
 
-    def come(self, number: int, rank: int, call: Call, given: Any, box: Any) -> Meeting:
-        """A worker comes to the group's collective call of this number."""
+    def come(self, number: int, rank: int, call: Call, given: Any, box: Any, moment: float) -> Meeting:
+        """A worker comes to the group's collective call of this number, at a moment (s) of its clock."""
         meeting = self._meetings.get(number)
         if meeting is None:
             meeting = self._meetings[number] = Meeting(self)
             meeting.call = call
         meeting.given[rank], meeting.boxes[rank] = given, box
+        meeting.moment = max(meeting.moment, moment)
         meeting.missing -= 1
         if not meeting.missing:
             if self.is_local:
@@ -491,6 +496,11 @@ class Comm:
         self.leads = self.rank == group.here[0]
         self._calls = 0
 
+    @property
+    def members(self) -> Sequence[int]:
+        """The workers' numbers, by rank."""
+        return self._group.members
+
     def Get_size(self) -> int:
         """The number of workers."""
         return self.size
@@ -639,7 +649,7 @@ class Comm:
 
     def _come(self, call: Call, given: Any, box: Any = None) -> Meeting:
         self._calls += 1
-        return self._group.come(self._calls, self.rank, call, given, box)
+        return self._group.come(self._calls, self.rank, call, given, box, self.worker.moment())
 
     def _meet(self, call: Call, given: Any, box: Any = None) -> Any:
         return self._come(call, given, box).wait(self.worker)

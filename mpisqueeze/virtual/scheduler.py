@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from greenlet import GreenletExit, getcurrent, greenlet
@@ -13,6 +15,8 @@ from mpisqueeze.errors import RankFailureError
 
 #: Workers that are named where all of them wait for ever.
 _NAMED = 8
+#: Calls, some 100 kB of stack, between the scheduler's own and those of workers.
+_FRAMES = 100
 
 
 class Worker:
@@ -33,8 +37,23 @@ class Worker:
         self.greenlet: Any = None
 
     def now(self) -> float:
-        """The time (s) by a clock that stands still while other workers have their turn."""
+        """The time (s) by the simulated clock or, without one, by one that stands still in the turns of others."""
+        clock = self.scheduler.clock
+        return clock.now(self.index) if clock is not None else self.work_s()
+
+    def work_s(self) -> float:
+        """Seconds for which this worker had its turn, from some moment on."""
         return time.perf_counter() - self.away
+
+    def moment(self) -> float:
+        """The time (s) at which others can go on that wait for this worker; −∞ where no network is simulated."""
+        clock = self.scheduler.clock
+        return -math.inf if clock is None or clock.link is None else clock.now(self.index)
+
+    def reach(self, moment: float) -> None:
+        """By the simulated clock, this worker has waited until then (s)."""
+        if moment > -math.inf:
+            self.scheduler.clock.reach(self.index, moment)
 
     def wait(self, what: Any) -> None:
         """Let others go on until `wake` is called; `what` says what this waits for."""
@@ -58,12 +77,14 @@ class Scheduler:
     Attributes:
         workers: in the order of their numbers.
         ready: the workers that can go on, a queue with `append` and `popleft`.
+        clock: the simulated clock, see `virtual.clock`, which is the queue as well; None: times are the workers' own.
         current: the worker whose turn it is.
     """
 
     def __init__(self, indices: Iterable[int], poll: Callable[[], None] | None = None) -> None:
         self.workers = [Worker(self, index) for index in indices]
         self.ready: Any = deque()
+        self.clock: Any = None
         self.current: Worker | None = None
         self._poll = poll
         self._main = getcurrent()
@@ -81,10 +102,8 @@ class Scheduler:
         """
         for worker in self.workers:
             worker.greenlet = greenlet(lambda worker=worker: self._carry_out(worker, work, tuple(alike)))
-            # All begin here: one that another one began would stand on top of that one's stack.
-            worker.greenlet.switch()
-            self.ready.append(worker)
         try:
+            _far_down(_FRAMES, self._start_all)
             while len(self._results) + len(self._errors) < len(self.workers):
                 if self.ready:
                     worker = self.current = self.ready.popleft()
@@ -122,6 +141,11 @@ class Scheduler:
             self.ready.append(worker)
             self.block(worker)
 
+    def _start_all(self) -> None:
+        for worker in self.workers:
+            worker.greenlet.switch()
+            self.ready.append(worker)
+
     def _carry_out(self, worker: Worker, work: Callable[[Worker], Any], alike: tuple[type[BaseException], ...]) -> None:
         began = time.perf_counter()
         self._main.switch()
@@ -150,3 +174,16 @@ class Scheduler:
             if worker.greenlet is not None and worker.greenlet and not worker.greenlet.dead:
                 worker.greenlet.throw(GreenletExit)
             worker.greenlet = None
+
+
+def _far_down(frames: int, work: Callable[[], None]) -> None:
+    """Call `work` with so many more calls on the stack.
+
+    The stacks of greenlets begin where these are first switched to. NumPy looks at its callers on the stack, where it
+    might save a temporary vector, and ends the process unless it finds calls beyond a greenlet's own. All greenlets
+    begin here, below calls that nothing overwrites later.
+    """
+    if frames:
+        next(map(partial(_far_down, frames - 1), [work]), None)
+    else:
+        work()
