@@ -1,4 +1,4 @@
-"""What follows from data alone, kept for those who ask for it again: further runs, or other workers of a process."""
+"""Results that depend on data alone, kept for further runs and for the other workers of a process."""
 
 from __future__ import annotations
 
