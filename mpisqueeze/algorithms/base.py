@@ -224,7 +224,7 @@ class Setup:
 
     @cached_property
     def _exact(self) -> dict[int, Codec]:
-        """By length, the codecs of compressors without a seed: whoever asks for one gets the same."""
+        """Codecs of compressors without a seed, by length: whoever asks for one gets the same."""
         return {}
 
     def descent(self, message: str = "") -> Descent:

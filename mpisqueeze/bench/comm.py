@@ -46,6 +46,7 @@ from mpisqueeze.parts import contracts, registry
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.record.environment import collect_environment
 from mpisqueeze.runs.interrupts import Interrupts, StoppedError
+from mpisqueeze.runs.plan import check_workers
 from mpisqueeze.runs.training import link_facts
 from mpisqueeze.settings import ALLREDUCE, SERVERS, Settings
 from mpisqueeze.topology import Topology
@@ -96,6 +97,9 @@ class CommRequest:
     ) -> CommRequest:
         """The request for these options. Raises UsageError."""
         link = settings.link
+        check_workers(settings)
+        if link and settings.workers:
+            raise UsageError("is between real ranks: leave it out, or --workers", "--link")
         for name in exchanges:
             if name not in EXCHANGES:
                 known = f"known: {', '.join(EXCHANGES)}"
@@ -187,7 +191,7 @@ class Bench:
 
     def __init__(self, request: CommRequest, world: World) -> None:
         self.request, self.world = request, world
-        self.interrupts = Interrupts()
+        self.interrupts = Interrupts(world.leads)
         settings = request.settings
         use_threads(settings.threads)
         self.device = choose_device(settings.device, settings.buffers, world)
@@ -304,7 +308,7 @@ class Bench:
         case.prepare()
         self.interrupts.agree(self.world)
         try:
-            return seconds_of(case.run, self.device)
+            return seconds_of(case.run, self.device, self.world.now)
         except Exception as error:
             # The others wait for what this rank will not send.
             what = f"rank {self.world.rank}, {case.exchange} with {case.compressor}: {error!r}"

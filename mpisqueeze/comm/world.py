@@ -34,7 +34,7 @@ class World:
 
     Attributes:
         comm: communicator for exchanges and for uncounted metrics.
-        local_rank: index of this rank among those of its host.
+        local_rank, local_size: index of this rank among those of its host, and how many they are.
         host: lowest rank on this rank's host.
         hosts: number of hosts.
         load: ranks per core on the host where it is largest; a CPU quota counts as so many cores.
@@ -56,7 +56,7 @@ class World:
         self.leads: bool = getattr(self.comm, "leads", True)
         self.now: Callable[[], float] = getattr(self.comm, "now", time.perf_counter)
         node = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
-        self.local_rank = node.rank
+        self.local_rank, self.local_size = node.rank, node.size
         self.host: int = node.bcast(self.rank)
         cores: set[int] = set().union(*node.allgather(logical_cores()))
         quota = granted(node.allgather(cpu_quotas())) / node.size

@@ -1,4 +1,4 @@
-"""What follows from data alone, kept for those who ask for it again: further runs, or other workers of a process."""
+"""Results that depend on data alone, kept for further runs and for the other workers of a process."""
 
 from __future__ import annotations
 
@@ -49,3 +49,8 @@ def once(kind: str, source: Any, key: Any, make: Callable[[], T], nbytes: Callab
     if nbytes(made) <= _most:
         _kept[kind] = source, key, made
     return made
+
+
+def shared(kind: str, source: Any, key: Any, make: Callable[[], T]) -> T | None:
+    """`once` for what those who live at the same time, in one process, use by turns; None where they do not."""
+    return once(kind, source, key, make) if _kept is not None and _most == math.inf else None

@@ -118,11 +118,15 @@ def cores_of(host: Mapping[str, Any]) -> str:
 def ranks_on_hosts(environment: Mapping[str, Any]) -> str:
     """The MPI library, its ranks and hosts, and the cores of the one with the least quota, in words."""
     library, hosts = (environment["mpi_library"] or "unknown").partition(",")[0], environment["hosts"]
-    places = f"{counted(environment['ranks'], 'rank')} on {counted(len(hosts), 'host')}"
-    if environment.get("workers"):
-        places = f"{counted(environment['workers'], 'virtual worker')} on {places}"
     least = min((host for host in hosts if host["cpu_quota"]), key=lambda host: host["cpu_quota"], default=None)
-    return f"{library}, {places}" + (f"; {cores_of(least)}" if least else "")
+    return f"{library}, {places(environment)}" + (f"; {cores_of(least)}" if least else "")
+
+
+def places(environment: Mapping[str, Any]) -> str:
+    """Ranks and hosts, and the virtual workers that they have, in words."""
+    found = f"{counted(environment['ranks'], 'rank')} on {counted(len(environment['hosts']), 'host')}"
+    workers = environment.get("workers")
+    return f"{counted(workers, 'virtual worker')} on {found}" if workers else found
 
 
 def _software() -> dict[str, Any]:

@@ -75,7 +75,7 @@ class Entry:
 
     @property
     def takes(self) -> int | None:
-        """How many ranks take part, or virtual workers; None for all."""
+        """The number of ranks, or of virtual workers, that take part; None for all."""
         return self.ranks or self.plan.config.workers
 
     def as_json(self) -> dict[str, Any]:

@@ -189,7 +189,7 @@ def plan(config: Settings) -> Plan:
         config, algorithm, compressor, problem, _optimizer(config), partition, schedule, link, compute_s, jitter
     )
     _check_recipe(found)
-    _check_workers(config)
+    check_workers(config)
     return found
 
 
@@ -301,7 +301,7 @@ def _check_overlap(config: Settings, algorithm: Part, problem: Part) -> None:
         )
 
 
-def _check_workers(config: Settings) -> None:
+def check_workers(config: Settings) -> None:
     """Raise UsageError for what virtual workers do not go with, and for what they alone take."""
     if config.workers is None:
         for option, given in (("--compute", config.compute), ("--jitter", config.jitter)):

@@ -28,7 +28,7 @@ from mpisqueeze.optimizers.sgd import GradientDescent
 from mpisqueeze.parts import contracts
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.parts.state import carried
-from mpisqueeze.quantities import counted, size
+from mpisqueeze.quantities import counted, grouped, size
 from mpisqueeze.record.folder import RunFolder, check_path, hold_of_all, sanitized, slug, timed_path
 from mpisqueeze.runs.plan import NO_OVERLAP_ON_GPU, Plan
 from mpisqueeze.settings import DEFAULT_EPOCHS, SETTINGS, option_of, parse_betas, parse_target
@@ -69,7 +69,7 @@ class Run:
             raise UsageError(NO_OVERLAP_ON_GPU, "--overlap")
         self.threads = threads_of_rank(world)
         self.stateful: list[Any] = []
-        self.problem = world.collectively(self._build_problem)
+        self.problem = self._build_problems()
         self.dimension = int(self.problem.dimension)
         self.shapes = contracts.shapes_of(plan.problem, self.problem)
         self.samples = world.comm.allgather(getattr(self.problem, "training_samples", None))
@@ -159,6 +159,29 @@ class Run:
             if carried(made):
                 self.stateful.append(made)
             return adapt(made, dimension, self.device.xp, self.plan.dtype)
+
+    def _build_problems(self) -> Any:
+        """This rank's problem; that of a process's first worker tells, before there are others, whether all fit."""
+        world = self.world
+        first: Any = world.collectively(lambda: self._build_problem() if world.leads else None)
+        if not world.virtual:
+            return first
+        world.collectively(lambda: self._check_memory(int(first.dimension)) if world.leads else None)
+        others = world.collectively(lambda: None if world.leads else self._build_problem())
+        return first if world.leads else others
+
+    def _check_memory(self, dimension: int) -> None:
+        """Raise UsageError where this host, or its GPU, lacks the memory that its workers take at the least."""
+        plan, workers = self.plan, self.world.local_size
+        state = bool(getattr(plan.algorithm.cls, "memory", ())) + bool(plan.config.momentum)
+        state += 0 if plan.optimizer.cls.linear else 2
+        least, free = workers * (2 + state) * dimension * plan.dtype.itemsize, self.device.free_memory()
+        if least > free:
+            raise UsageError(
+                f"{grouped(workers)} workers take {size(least)} at the least: x, the gradient and {state} of state, "
+                f"{grouped(dimension)} numbers each; {size(free)} are free",
+                "--workers",
+            )
 
     def _build_network(self) -> Network:
         plan, config, world = self.plan, self.plan.config, self.world

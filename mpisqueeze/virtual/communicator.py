@@ -442,7 +442,7 @@ class Group:
 
 
 class Office:
-    """What the communicators of a process share.
+    """The part that the communicators of a process have in common: groups, and the way to other processes.
 
     Args:
         process: the world of real ranks.

@@ -58,7 +58,7 @@ def _whom(*, probability: Annotated[float, _PART] = 1.0, worker: Annotated[int |
 
 @dataclass(frozen=True)
 class Jitter:
-    """What a gradient takes longer, by worker and iteration.
+    """Delays of gradients, by worker and iteration.
 
     Attributes:
         draw: the distribution.

@@ -51,7 +51,7 @@ class Worker:
         return -math.inf if clock is None or clock.link is None else clock.now(self.index)
 
     def reach(self, moment: float) -> None:
-        """By the simulated clock, this worker has waited until then (s)."""
+        """The time (s) of the simulated clock until which this worker has waited."""
         if moment > -math.inf:
             self.scheduler.clock.reach(self.index, moment)
 
