@@ -23,8 +23,9 @@ import psutil
 
 from mpisqueeze import __version__
 from mpisqueeze.advise.candidates import Candidate, method_of, modelled, overlapping
-from mpisqueeze.advise.race import NO_ROOM, RATE, SEED, Race, RaceRun
-from mpisqueeze.advise.scheme import MOST, Pace, Scheme, plan_race
+from mpisqueeze.advise.race import FINAL, NO_ROOM, RATE, WHOLE_RATE, Race, RaceRun
+from mpisqueeze.advise.race import RACE as RACED
+from mpisqueeze.advise.scheme import ENOUGH, MOST, Pace, Scheme, plan_race
 from mpisqueeze.advise.sentences import Around, sentences, too_short
 from mpisqueeze.advise.verdict import GAIN, Verdict
 from mpisqueeze.analysis.ranking import Target
@@ -36,7 +37,7 @@ from mpisqueeze.record.decoding import read_object
 from mpisqueeze.record.folder import RunFolder, slug
 from mpisqueeze.record.reading import SMOOTHED, RunLog, read_run
 from mpisqueeze.record.types import SCHEMA_VERSION, RaceFile
-from mpisqueeze.runs.seeding import seed_apart
+from mpisqueeze.runs.seeding import seeds_apart
 from mpisqueeze.settings import SETTINGS, Settings
 
 RACE, ADVICE, CALIBRATION, PAGE = "race.json", "advice.json", "calibration.json", "report.html"
@@ -302,7 +303,7 @@ class Advisor:
         seeds = self.question.seeds
         self.race = Race(
             [candidate.name for candidate in raced], paces, [candidate.lr for candidate in raced], scheme, seeds,
-            seed_apart(seeds), self.question.target, [candidate.modelled for candidate in raced],
+            seeds_apart(seeds, ENOUGH + 1), self.question.target, [candidate.modelled for candidate in raced],
         )  # fmt: skip
 
     # -- the race
@@ -317,8 +318,8 @@ class Advisor:
             return None
         candidate = self.candidates[trial.method]
         settings = self.settings_of(candidate, trial.lr, trial.seed, trial.iterations)
-        kind = "seed" if trial.purpose == SEED else "rate"
-        about = f"rate {trial.lr:g}" if kind == "rate" else f"seed {trial.seed}"
+        kind = "rate" if trial.purpose in (RATE, WHOLE_RATE) else trial.purpose
+        about = f"rate {trial.lr:g}" if kind == "rate" else f"{kind}, seed {trial.seed}"
         name = f"{slug(candidate.name)}-{kind}-{trial.lr:g}-seed-{trial.seed}"
         if trial.purpose == RATE:
             name += "-short"
@@ -357,9 +358,13 @@ class Advisor:
 
     @property
     def counted(self) -> list[tuple[str, int, RunLog]]:
-        """(method's name, seed, run) of the runs that count, the baseline's first."""
-        found = [(booked, log) for booked, log in zip(self._booked, self._logs, strict=True)
-                 if booked["purpose"] == SEED]  # fmt: skip
+        """(method's name, seed, run) of the runs that are evidence, first the baseline's, the others' partners."""
+        race = self.race
+        found = [
+            (booked, log) for booked, log in zip(self._booked, self._logs, strict=True)
+            if race and booked["purpose"] in (RACED, FINAL)
+            and (booked["method"] == 0 or booked["seed"] in race.seeds_of(booked["method"]))
+        ]  # fmt: skip
         found.sort(key=lambda item: (item[0]["method"], item[0]["seed"]))
         return [(self.candidates[booked["method"]].name, booked["seed"], log) for booked, log in found]
 
@@ -430,7 +435,9 @@ class Advisor:
             "modelled": candidate.modelled,
             "relative": _ends(found.time if found and index else None),
             "final": {name or SMOOTHED: pair[1] for name, pair in (found.final.items() if found else ())},
-            "rates": sorted({trial.lr for trial in race.runs if trial.method == index and trial.purpose != SEED})
+            "rates": sorted(
+                {trial.lr for trial in race.runs if trial.method == index and trial.purpose in (RATE, WHOLE_RATE)}
+            )
             if race and raced
             else [],
             "runs": [booked["folder"] for booked in self._booked if booked["method"] == index],
