@@ -201,18 +201,19 @@ class Race:
                 yield from self._tuning(method)
         self._drop_hopeless()
         if self._settled is None:
-            yield from self._turns(RACE, self._racing, self._in_question, left_s)
+            yield from self._turns(RACE, self._racing, self._in_question, left_s, self._final_s)
         finalist = self.finalist
         if finalist is not None:
             yield from self._turns(FINAL, self.seeds[: self.needed], lambda number: [finalist], left_s)
 
     def _turns(
-        self, purpose: str, seeds: Sequence[int], who: Callable[[int], list[int]], left_s: float
+        self, purpose: str, seeds: Sequence[int], who: Callable[[int], list[int]], left_s: float, kept_s: float = 0.0
     ) -> Iterator[RaceRun]:
         """The runs that are still to come of the baseline and others, seed by seed, in turns.
 
         Args:
             who: gives the others that seed number 0, 1, … is for; nobody: this was the last one.
+            kept_s: that seeds after the first one are to leave, s.
         """
         for number, seed in enumerate(seeds):
             turn = [0, *who(number)]
@@ -223,6 +224,7 @@ class Race:
             ]
             # Nobody's run counts without the baseline's.
             kept = 0.0 if trials[0] in self.runs else self.seconds(trials[0])
+            kept += kept_s if number else 0.0
             if kept > left_s:
                 return
             for trial in trials[:: -1 if number % 2 else 1]:
@@ -371,6 +373,13 @@ class Race:
         expected = math.log(time.ratio) / 2
         distance = max(-expected, expected - math.log(1 - GAIN))
         return seeds_needed(time, distance, ENOUGH, len(self.seeds))
+
+    @property
+    def _final_s(self) -> float:
+        """The time of the shortest final that has an interval."""
+        able = [self.paces[method] for method in self.methods if method not in self.dropped]
+        whole = self.scheme.iterations
+        return FEWEST * (self.paces[0].run(whole) + min((pace.run(whole) for pace in able), default=0.0))
 
     @property
     def confirmed(self) -> bool:
