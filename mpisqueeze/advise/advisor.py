@@ -48,7 +48,9 @@ _RESERVE, _RESERVE_S = 0.03, 1.0
 #: Seconds that a process takes to come here, at most.
 _START_S = 120.0
 #: A probe's part of the budget, s at least and at most.
-_PROBE, _PROBE_LEAST_S, _PROBE_MOST_S = 0.02, 0.3, 10.0
+_PROBE, _PROBE_LEAST_S, _PROBE_MOST_S = 0.015, 0.3, 10.0
+#: Whether the first, second, … probe overlaps its exchange with the gradient, where that is possible.
+_TURNS = (False, False, True, True, False)
 #: Evaluations of a whole run: at least and at most, and the part of its time that they may take.
 _FEWEST, _MANY, _PART = 25, 50, 0.2
 
@@ -205,19 +207,20 @@ class Advisor:
         if not any(candidate.dropped_because is None for candidate in others):
             raise UsageError("name a method beside the baseline, or none for all", "PAIR")
         self.candidates = [base, *others]
+        self._plain, self._overlapping = base, overlapping(base, self.question.settings)
 
     def next_probe(self) -> Job | None:
         """The next short run of the baseline.
 
-        In the first things are loaded, the second is timed, and a third overlaps, where the problem allows that.
+        In the first things are loaded; the others are timed, in turns with overlapping ones where there can be some.
         """
-        settings, base = self.question.settings, self.candidates[0]
+        settings = self.question.settings
         seconds = min(max(_PROBE * self.question.budget_s, _PROBE_LEAST_S), _PROBE_MOST_S)
-        if len(self._probes) > 1:
-            base = overlapping(base, settings)
-            if len(self._probes) > 2 or "overlap" not in base.settings:
-                return None
-        overlap = "overlap" in base.settings
+        turns = _TURNS if self._overlapping != self._plain else _TURNS[:2]
+        if len(self._probes) == len(turns):
+            return None
+        overlap = turns[len(self._probes)]
+        base = self._overlapping if overlap else self._plain
         made = replace(settings, **base.settings, eval_every=0, consensus_every=0)
         return self._job(base.label, made, "probe", seconds, "time of a gradient and an exchange", overlap=overlap)
 
@@ -234,13 +237,17 @@ class Advisor:
         self.network, self.dimension, self.per_epoch = log.network, summary["dimension"], log.per_epoch
         if not job.overlap:
             self.compute_s = summary["times"]["compute_s"]["median"] or 0.0
-        elif pace.iteration < self._probes[1][2].iteration:
-            self.candidates[0] = overlapping(self.candidates[0], self.question.settings)
+        if len(self._probes) > 1:
+            self.candidates[0] = self._overlapping if self._fastest[0] else self._plain
+
+    @property
+    def _fastest(self) -> tuple[bool, RunLog, Pace]:
+        return min(self._probes[1:], key=lambda probe: probe[2].iteration)
 
     @property
     def _pace(self) -> Pace:
         """The baseline's pace, with evaluations as the race has them."""
-        _, log, pace = min(self._probes[1:], key=lambda probe: probe[2].iteration)
+        _, log, pace = self._fastest
         most = _MANY if not pace.evaluation else _PART * log.planned * pace.iteration / pace.evaluation
         return replace(pace, between=max(1, math.ceil(log.planned / min(_MANY, max(_FEWEST, most)))))
 

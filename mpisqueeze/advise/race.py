@@ -33,6 +33,8 @@ NO_ROOM = "the budget has no room to tune it"
 _LAST = 3
 #: A method whose tuned run takes so many times the baseline's time is dropped, unless it is one of the closest.
 HOPELESS = 2.0
+#: The most finals: each names a winner by chance in one of 40.
+FINALS = 2
 #: A method's run is stopped after so many times the baseline's whole run.
 SLOWEST = 5.0
 
@@ -51,6 +53,19 @@ class RaceRun:
     lr: float
     seed: int
     iterations: int
+
+
+@dataclass(frozen=True)
+class Final:
+    """A method held against the baseline on seeds of their own.
+
+    Attributes:
+        start, count: its seeds, as they lie in those that count.
+    """
+
+    method: int
+    start: int
+    count: int
 
 
 @dataclass(frozen=True)
@@ -101,7 +116,8 @@ class Race:
     It has two parts. In the first, methods are tuned and raced over a few seeds, and the most promising one is the
     finalist. In the second, it is held against the baseline on seeds of their own, and these alone decide whether it
     pays off: the best of many, or whoever was looked at again and again until it led, would seem faster than it is.
-    How many seeds that takes is settled before the first of them.
+    How many seeds that takes is settled before the first of them. A final that leaves it open is followed by another,
+    on further seeds, if there is time.
 
     Args:
         names: of the methods; the first is the baseline. Those beyond the scheme's number take part if there is time.
@@ -137,8 +153,8 @@ class Race:
         #: How many methods beside the baseline take part.
         self.admitted = min(scheme.methods, len(self.names) - 1)
         self._target: Target | None = target
-        #: The finalist and the seeds of its final, once that has begun.
-        self._settled: tuple[int, int] | None = None
+        #: Those that have begun.
+        self.finals: list[Final] = []
         self._costs: dict[RaceRun, Cost] = {}
         self._finals: dict[RaceRun, dict[str, float]] = {}
 
@@ -157,7 +173,7 @@ class Race:
                 if trial.purpose in (RATE, WHOLE_RATE) and trial.method:
                     self.dropped.setdefault(trial.method, NO_ROOM)
             further = len(self.methods) + 1
-            if further >= len(self.names) or self.finalist is not None or not self._room(further, left_s):
+            if further >= len(self.names) or self._next_final() or not self._room(further, left_s):
                 return None
             self.admitted = further
 
@@ -176,9 +192,9 @@ class Race:
             took_s: all of its time, with set-up and evaluations.
             hopeless: it was stopped at `limit_s`.
         """
-        if trial.purpose == FINAL and self._settled is None and self.finalist is not None:
-            # The final's runs move the target, and with it what the race has told.
-            self._settled = self.finalist, self.needed
+        if trial.purpose == FINAL and not any(trial.seed in self._seeds_in(final) for final in self.finals):
+            # A final's runs move the target, and with it what the race has told.
+            self.finals += [final] if (final := self._next_final()) else []
         self.runs[trial] = run
         self.admitted = max(self.admitted, trial.method)
         done, elapsed = run.summary["iterations"], run.summary.get("elapsed_s") or 0.0
@@ -200,11 +216,12 @@ class Race:
             if method not in self.dropped and self._room_to_tune(method, left_s):
                 yield from self._tuning(method)
         self._drop_hopeless()
-        if self._settled is None:
+        if not self.finals:
             yield from self._turns(RACE, self._racing, self._in_question, left_s, self._final_s)
-        finalist = self.finalist
-        if finalist is not None:
-            yield from self._turns(FINAL, self.seeds[: self.needed], lambda number: [finalist], left_s)
+        for final in [*self.finals, self._next_final()]:
+            if final:
+                turns = [[final.method]] * final.count
+                yield from self._turns(FINAL, self._seeds_in(final), turns.__getitem__, left_s)
 
     def _turns(
         self, purpose: str, seeds: Sequence[int], who: Callable[[int], list[int]], left_s: float, kept_s: float = 0.0
@@ -331,7 +348,7 @@ class Race:
         able = [method for method in self.methods if method not in self.dropped and self.rate(method) is not None]
         if number < FEW:
             return able
-        found = {method: self._evidence(method, RACE, number) for method in able}
+        found = {method: self._evidence(method, RACE, self._racing[:number]) for method in able}
         known = {m: e.time for m, e in found.items() if e.time.ratio is not None and not e.worse}
         if not known or self._hopeless(list(found.values())):
             return []
@@ -346,33 +363,35 @@ class Race:
         """Nobody of these promises to pay off."""
         return all(each.no_gain for each in found)
 
-    @property
-    def finalist(self) -> int | None:
-        """The method that is held against the baseline on seeds of their own; None before one is known, or without one.
-
-        It is the fastest that the race leaves a chance.
-        """
-        if self._settled:
-            return self._settled[0]
-        found = {m: self._evidence(m, RACE) for m in self.methods if self._seeds(m, RACE)}
+    def _next_final(self) -> Final | None:
+        """The final that is to come next; None where there is nothing for it to decide, or there were enough."""
+        start = 0
+        if self.finals:
+            last = self.finals[-1]
+            start = last.start + last.count
+            done = len(self._common(last.method, FINAL, self._seeds_in(last))) == last.count
+            if not done or len(self.finals) == FINALS or self.evidence(last.method).faster:
+                return None
+        found = {m: self.evidence(m) for m in self.methods if self._seeds(m, RACE)}
         able = {m: each for m, each in found.items() if each.able and not each.no_gain}
-        return min(able, key=lambda m: able[m].time.ratio or 0.0, default=None)
+        method = min(able, key=lambda m: able[m].time.ratio or 0.0, default=None)
+        if method is None or len(self.seeds) - start < (FEWEST if self.finals else 1):
+            return None
+        time = able[method].time
+        # A leader owes a part of its lead to chance.
+        expected = math.log(time.ratio or 1.0) / 2
+        distance = max(-expected, expected - math.log(1 - GAIN))
+        left = len(self.seeds) - start
+        return Final(method, start, seeds_needed(time, distance, min(ENOUGH, left), left))
+
+    def _seeds_in(self, final: Final) -> list[int]:
+        return self.seeds[final.start : final.start + final.count]
 
     @property
-    def needed(self) -> int:
-        """The seeds of the final: so many as are likely to tell half of the gain that the race showed, or none."""
-        if self._settled:
-            return self._settled[1]
-        finalist = self.finalist
-        if finalist is None:
-            return 0
-        time = self._evidence(finalist, RACE).time
-        if time.ratio is None:
-            return min(ENOUGH, len(self.seeds))
-        # The leader of a race owes a part of its lead to chance.
-        expected = math.log(time.ratio) / 2
-        distance = max(-expected, expected - math.log(1 - GAIN))
-        return seeds_needed(time, distance, ENOUGH, len(self.seeds))
+    def final(self) -> Final | None:
+        """The last final with as many seeds as an interval takes."""
+        told = (f for f in self.finals if len(self._common(f.method, FINAL, self._seeds_in(f))) >= FEWEST)
+        return max(told, key=lambda f: f.start, default=None)
 
     @property
     def _final_s(self) -> float:
@@ -380,11 +399,6 @@ class Race:
         able = [self.paces[method] for method in self.methods if method not in self.dropped]
         whole = self.scheme.iterations
         return FEWEST * (self.paces[0].run(whole) + min((pace.run(whole) for pace in able), default=0.0))
-
-    @property
-    def confirmed(self) -> bool:
-        """The finalist has as many seeds of its own as an interval takes."""
-        return self.finalist is not None and len(self._common(self.finalist, FINAL)) >= FEWEST
 
     # -- what is known
 
@@ -419,32 +433,41 @@ class Race:
 
     def seeds_of(self, method: int) -> list[int]:
         """The seeds of the runs that a method's evidence is of."""
-        return self._seeds(method, self._decisive(method))
+        purpose, within = self._decisive(method)
+        return [seed for seed in within if seed in self._seeds(method, purpose)]
 
-    def _decisive(self, method: int) -> str:
-        """The part of the race that a method's evidence is of: the final where it had one."""
-        return FINAL if self.confirmed and method in (0, self.finalist) else RACE
+    def _decisive(self, method: int) -> tuple[str, list[int]]:
+        """The part of the race that a method's evidence is of, and its seeds: its last final, where it had one."""
+        final = self.final
+        if final is None or method not in (0, final.method):
+            return RACE, self._racing
+        return FINAL, self._seeds_in(final)
 
     def _seeds(self, method: int, purpose: str) -> list[int]:
         return [trial.seed for trial in self._trials(method, purpose) if self._whole(trial)]
 
-    def _common(self, method: int, purpose: str, number: int | None = None) -> list[int]:
-        """The first `number` seeds, of those that the baseline and a method have run."""
+    def _common(self, method: int, purpose: str, within: Sequence[int]) -> list[int]:
+        """The seeds, of some, that both the baseline and a method have run."""
         both = {*self._seeds(0, purpose)} & {*self._seeds(method, purpose)}
-        return [seed for seed in (self._racing if purpose == RACE else self.seeds)[:number] if seed in both]
+        return [seed for seed in within if seed in both]
 
     def evidence(self, method: int) -> Findings:
         """The evidence on a method, in pairs with the baseline's runs."""
-        return self._evidence(method, self._decisive(method))
+        return self._evidence(method, *self._decisive(method))
 
-    def before_final(self) -> Findings | None:
-        """The evidence by which the finalist was chosen; None where there was no final."""
-        return self._evidence(self.finalist, RACE) if self.confirmed and self.finalist is not None else None
+    def before_final(self) -> list[Findings]:
+        """The evidence on the finalist before its last final: of the race, and of earlier finals of the same method."""
+        last = self.final
+        if last is None:
+            return []
+        earlier = [final for final in self.finals if final.method == last.method and final.start < last.start]
+        finals = [self._evidence(last.method, FINAL, self._seeds_in(final)) for final in earlier]
+        return [self._evidence(last.method, RACE, self._racing), *finals]
 
-    def _evidence(self, method: int, purpose: str, number: int | None = None) -> Findings:
-        """The evidence of the first `number` seeds of a part of the race; None: of all."""
+    def _evidence(self, method: int, purpose: str, within: Sequence[int]) -> Findings:
+        """The evidence of a part of the race."""
         target = self.target
-        seeds = self._common(method, purpose, number)
+        seeds = self._common(method, purpose, within)
         own, base = ([self._run_of(m, purpose, seed) for seed in seeds] for m in (method, 0))
         costs, others = ([self._cost(trial) for trial in trials] for trials in (own, base))
         finals, base_finals = ([self._final(trial) for trial in trials] for trials in (own, base))
@@ -471,7 +494,7 @@ class Race:
     def verdict(self) -> Verdict:
         """The verdict of all runs. As long as methods wait to be tried it is not that nothing pays off."""
         raced = [method for method in self.methods if self._seeds(method, RACE)]
-        found = decide({method: self.evidence(method) for method in raced}, self.finalist, self.confirmed)
+        found = decide({method: self.evidence(method) for method in raced}, self.final.method if self.final else None)
         return replace(found, pays_off=None) if found.pays_off is False and self.untried else found
 
     @property

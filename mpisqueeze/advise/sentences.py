@@ -76,31 +76,33 @@ def _answer(race: Race, verdict: Verdict, around: Around) -> str:
         return f"Nothing pays off here: {nearest}; a gain of {100 * GAIN:g} % or more is excluded."
     if best.no_gain:
         return f"Not told: of the methods that there was time for, {nearest}; others may pay off."
-    if not race.confirmed:
+    if race.final is None:
         late = "" if around.interrupted else ", and there was no time for seeds of its own"
         return f"Not told: {takes} in the race that chose it{late}."
-    more = "" if around.interrupted or best.seeds == race.needed else " More seeds, in a larger --budget, may tell."
-    if best.seeds == len(race.seeds):
+    more = "" if around.interrupted else " More seeds, in a larger --budget, may tell."
+    if race.final.start + best.seeds == len(race.seeds):
         more = " More --seeds may tell."
     return f"Not told apart: {takes}.{more}"
 
 
 def _chosen(race: Race) -> Iterator[str]:
     """How the finalist was found, and how many seeds it was to have."""
-    before = race.before_final()
-    if before is None or race.finalist is None:
+    final = race.final
+    if final is None:
         return
-    own = race.evidence(race.finalist)
-    others = sum(1 for method in race.methods if race.seeds_of(method)) - 1
-    among = f"It was chosen among {counted(others + 1, 'method')}" if others else "It had been raced"
-    least = f"its {counted(own.seeds, 'seed')} had no part in that"
-    if own.seeds < race.needed:
-        least += f", and were to be {race.needed}"
-    if before.time.ratio is None:
-        yield f"{among} on {before.seeds} other seeds; {least}."
-        return
-    took = f"{significant(before.time.ratio)} × on {counted(before.seeds, 'other seed')}"
-    yield f"{among}, where it took {took}; {least}."
+    first, *earlier = race.before_final()
+    own = race.evidence(final.method)
+    methods = sum(1 for method in race.methods if race.seeds_of(method))
+    among = f"It was chosen among {counted(methods, 'method')}" if methods > 1 else "It had been raced"
+    least = f"the {counted(own.seeds, 'seed')} had no part in that"
+    if own.seeds < final.count:
+        least += f", and were to be {final.count}"
+    took = "" if first.time.ratio is None else f", where it took {significant(first.time.ratio)} ×"
+    yield f"{among}{took} on {counted(first.seeds, 'other seed')}; {least}."
+    for found in earlier:
+        if found.time.ratio is not None:
+            told = interval(found.time, found.seeds)
+            yield f"A final before had left it open: {significant(found.time.ratio)} × ({told})."
 
 
 def _nobody(race: Race, verdict: Verdict, around: Around, goal: str) -> str:

@@ -77,7 +77,7 @@ class Verdict:
     evidence: Mapping[int, Findings]
 
 
-def decide(evidence: Mapping[int, Findings], finalist: int | None, confirmed: bool) -> Verdict:
+def decide(evidence: Mapping[int, Findings], finalist: int | None) -> Verdict:
     """The verdict on these methods.
 
     True: the finalist's interval of the ratio of times, over seeds that had no part in choosing it, lies below 1, each
@@ -86,12 +86,11 @@ def decide(evidence: Mapping[int, Findings], finalist: int | None, confirmed: bo
     end worse. None: neither.
 
     Args:
-        finalist: the method that was chosen, None without one.
-        confirmed: its evidence is of seeds of its own.
+        finalist: the method whose evidence is of seeds of its own; None without one.
     """
     able = [index for index, found in evidence.items() if found.able]
     best = finalist if finalist in able else min(able, key=lambda m: evidence[m].time.ratio or 0.0, default=None)
-    if confirmed and best is not None and best == finalist and evidence[best].faster:
+    if best is not None and best == finalist and evidence[best].faster:
         return Verdict(True, best, evidence)
     if evidence and all(found.no_gain for found in evidence.values()):
         return Verdict(False, best, evidence)
