@@ -138,6 +138,17 @@ def test_a_gradient_takes_the_median_of_its_times() -> None:
     assert clock.now(1) == 0
 
 
+def test_a_given_gradient_in_parts_takes_its_time_as_they_do() -> None:
+    clock, worker = Clock(1, LINK, compute_s=10.0), Worker(0)
+    mine = WorkerClock(clock, worker, lambda: 0)
+    for expected in ([10.0, 0.0, 0.0], [5.0, 2.0, 3.0], [5.0, 2.0, 3.0]):
+        mine.start()
+        for taken, ended in zip((0.5, 0.2, 0.3), np.cumsum(expected), strict=True):
+            worker.worked += taken
+            mine.lap(Phase.COMPUTE)
+            assert mine.seconds[Phase.COMPUTE] == pytest.approx(ended)
+
+
 def test_a_given_gradient_and_its_jitter_are_the_same_in_each_run() -> None:
     found = []
     for _ in range(2):

@@ -208,13 +208,13 @@ class WorkerClock(PhaseClock):
 
     Where there is a link, a piece of work takes the median of what it took lately, so that a pause of this process is
     no worker's: a gradient that of this worker's, any other piece that of all workers with the same part, which is told
-    by the number of laps that each phase has had in an iteration.
+    by the number of laps that each phase has had in an iteration. In the first iteration all workers have one part.
 
     Args:
         iteration: gives the number of the iteration.
     """
 
-    __slots__ = ("_clock", "_counts", "_iteration", "_part", "_then", "_worker")
+    __slots__ = ("_clock", "_counts", "_gradient", "_iteration", "_part", "_shares", "_then", "_worker")
 
     def __init__(self, clock: Clock, worker: Timed, iteration: Callable[[], int]) -> None:
         super().__init__()
@@ -223,11 +223,15 @@ class WorkerClock(PhaseClock):
         self._then = 0.0
         self._counts = [0] * len(Phase)
         self._part = (0,) * len(Phase)
+        #: What the laps of a gradient took here (s), in this iteration and in the one before.
+        self._gradient: list[float] = []
+        self._shares: list[float] = []
 
     def start(self) -> float:
         self.seconds[:] = (0.0,) * len(Phase)
         self._part = tuple(map(max, self._part, self._counts))
         self._counts[:] = (0,) * len(Phase)
+        self._gradient, self._shares = [], self._gradient or self._shares
         self._last = self._worker.work_s()
         self._then = self._clock.now(self._worker.index)
         return self._then
@@ -257,9 +261,13 @@ class WorkerClock(PhaseClock):
         nth = self._counts[phase]
         self._counts[phase] = nth + 1
         if phase == Phase.COMPUTE and clock.compute_s is not None:
-            seconds = clock.compute_s if not nth else 0.0
-        elif clock.link is not None and any(self._part):
-            seconds = clock.typical((worker if phase == Phase.COMPUTE else self._part, phase, nth), seconds)
+            self._gradient.append(seconds)
+            # A gradient in parts spreads its time over them as they took theirs the last time.
+            parts, whole = self._shares[nth : nth + 1], sum(self._shares)
+            seconds = clock.compute_s * (parts[0] / whole if parts and whole else float(not nth))
+        elif clock.link is not None:
+            own = phase == Phase.COMPUTE and any(self._part)
+            seconds = clock.typical((worker if own else self._part, phase, nth), seconds)
         if phase == Phase.COMPUTE and not nth and clock.jitter is not None:
             seconds += clock.jitter(clock.seed, worker, self._iteration())
         return seconds

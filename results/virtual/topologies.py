@@ -1,4 +1,4 @@
-"""D-PSGD on a ring against exponential and one-peer graphs, with one class of digits or so on each worker.
+"""D-PSGD on a ring against a torus and an exponential graph, with one class of digits or so on each worker.
 
     python results/virtual/topologies.py > results/virtual/topologies.md
 
@@ -20,13 +20,13 @@ def main() -> None:
     head(*heads, "mean ‖x_i − x̄‖²", "virtual ms an iteration")
     for workers in (16, 64, 256):
         runs = compare(
-            "dpsgd", "--sweep", "topology=ring,exponential,one-peer", "--workers", f"{workers}", "--partition", "label",
+            "dpsgd", "--sweep", "topology=ring,torus,exponential", "--workers", f"{workers}", "--partition", "label",
             "--batch-size", "4", "--iterations", "150", "--eval-every", "5", "--link", LINK, "--compute", "5ms",
         )  # fmt: skip
         for run in runs:
             graph = str(run.config["topology"])
-            gap = "—" if graph == "one-peer" else shown(Topology(graph, workers).spectrum().gap)
-            degree = Topology(graph, workers).degree(0) if graph != "one-peer" else 1
+            topology = Topology(graph, workers)
+            gap, degree = shown(topology.spectrum().gap), topology.degree(0)
             to = iterations_to(run, "test_accuracy", ACCURACY, rising=True)
             last, consensus = run.evaluations[-1], run.summary["consensus"]
             pace = 1e3 * run.summary["elapsed_s_per_iteration"]
