@@ -12,11 +12,11 @@ an emulated link.
 
 from __future__ import annotations
 
-import heapq
 from bisect import insort
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from heapq import heappop, heappush
 from typing import Protocol
 
 from mpisqueeze.costs.link import Link
@@ -81,6 +81,7 @@ class Clock:
         seed: int = 0,
     ) -> None:
         self.link, self.compute_s, self.jitter, self.seed = link, compute_s, jitter, seed
+        self._latency, self._gap, self._byte_s = (link.latency, link.gap, link.byte_s) if link else (0.0, 0.0, 0.0)
         self._now = [0.0] * workers
         self._send_free, self._receive_free = [0.0] * workers, [0.0] * workers
         #: (start, sender, number, message) of messages that no port has taken yet.
@@ -112,12 +113,12 @@ class Clock:
 
     def send(self, worker: int, target: int, nbytes: float) -> Message:
         """Start a message when the worker's port is free; the worker goes on at once."""
-        assert self.link is not None
-        start, busy_s = max(self._now[worker], self._send_free[worker]), self.link.message(nbytes)
+        now, free, busy_s = self._now[worker], self._send_free[worker], self._gap + nbytes * self._byte_s
+        start = now if now > free else free
         self._send_free[worker] = free = start + busy_s
         message = Message(target, busy_s, free)
         self._number += 1
-        heapq.heappush(self._starts, (start, worker, self._number, message))
+        heappush(self._starts, (start, worker, self._number, message))
         return message
 
     def sent(self, worker: int, message: Message) -> None:
@@ -133,8 +134,10 @@ class Clock:
 
     def receive(self, worker: int, message: Message) -> None:
         """The worker has waited for the message."""
-        assert message.arrival is not None
-        self._now[worker] = max(self._now[worker], message.arrival)
+        arrival = message.arrival
+        assert arrival is not None
+        if arrival > self._now[worker]:
+            self._now[worker] = arrival
 
     # -- the queue of workers that can go on
 
@@ -152,29 +155,27 @@ class Clock:
         """True if a worker can go on. All messages that start before it does are on its way then."""
         starts, ready = self._starts, self._ready
         while starts and (not ready or starts[0][0] <= ready[0][0]):
-            self._book(*heapq.heappop(starts))
+            start, _, _, message = heappop(starts)
+            # The receiver's port takes it.
+            target = message._target
+            free = self._receive_free[target]
+            self._receive_free[target] = free = (start if start > free else free) + message._busy_s
+            message.arrival = free + self._latency
+            if message._waiting is not None:
+                self._put(message._waiting, max(self._now[target], message.arrival))
         return bool(ready)
 
     def popleft(self) -> Timed:
         """The worker that goes on next. Raises IndexError where none can."""
         if not self:
             raise IndexError("no worker can go on")
-        worker = heapq.heappop(self._ready)[2]
+        worker = heappop(self._ready)[2]
         self._current = worker.index
         return worker
 
-    def _book(self, start: float, _sender: int, _number: int, message: Message) -> None:
-        """Have the receiver's port take the message."""
-        assert self.link is not None
-        target = message._target
-        self._receive_free[target] = free = max(start, self._receive_free[target]) + message._busy_s
-        message.arrival = free + self.link.latency
-        if message._waiting is not None:
-            self._put(message._waiting, max(self._now[target], message.arrival))
-
     def _put(self, worker: Timed, moment: float) -> None:
         self._number += 1
-        heapq.heappush(self._ready, (moment, self._number, worker))
+        heappush(self._ready, (moment, self._number, worker))
 
     # -- work
 

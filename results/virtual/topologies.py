@@ -28,7 +28,7 @@ def main() -> None:
             topology = Topology(graph, workers)
             gap, degree = shown(topology.spectrum().gap), topology.degree(0)
             to = iterations_to(run, "test_accuracy", ACCURACY, rising=True)
-            last, consensus = run.evaluations[-1], run.summary["consensus"]
+            last, consensus = run.evaluations[-1], float(run.columns["consensus"][-1])
             pace = 1e3 * run.summary["elapsed_s_per_iteration"]
             row(
                 graph,
