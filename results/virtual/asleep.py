@@ -9,10 +9,10 @@ import numpy as np
 
 
 class Asleep:
-    """f(x) = ‖x − c_r‖²/2 for d = 100 000, with a gradient of 40 ms and noise."""
+    """f(x) = ‖x − c_r‖²/2 for d = 100 000, with a gradient of 80 ms and noise."""
 
     dimension, iterations_per_epoch = 100_000, 100
-    seconds = 0.04
+    seconds = 0.08
 
     def __init__(self, rank: int, size: int, seed: int, xp: Any, dtype: Any) -> None:
         self._noise = np.random.default_rng([seed, rank])

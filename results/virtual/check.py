@@ -21,7 +21,7 @@ from mpisqueeze.record.reading import RunLog, read_runs
 ASLEEP = Path(__file__).with_name("asleep.py").resolve()
 METHODS = ("sgd", "allreduce", "doublesqueeze/onebit", "memsgd/topk:0.01", "dpsgd", "choco/topk:0.01")
 SHARDED = ("sgd", "doublesqueeze/onebit")
-OPTIONS = ("--problem", f"{ASLEEP}:Asleep", "--link", "latency=5ms,bandwidth=100mbit,gap=1ms", "--iterations", "40",
+OPTIONS = ("--problem", f"{ASLEEP}:Asleep", "--link", "latency=10ms,bandwidth=50mbit,gap=2ms", "--iterations", "30",
            "--warmup", "10", "--eval-every", "0", "--seed", "1")  # fmt: skip
 
 
