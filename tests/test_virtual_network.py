@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Finished
 
 from mpisqueeze.cli.app import run
 from mpisqueeze.costs.exchanges import allreduce, neighbours, sharded, through_root
@@ -152,6 +153,14 @@ def test_advice_on_a_network_that_is_not_here(
 )
 def test_what_virtual_networks_do_not_go_with(refused: Callable[..., str], words: tuple[str, ...], option: str) -> None:
     assert f" {option}: " in refused(*words)
+
+
+def test_a_network_is_simulated_in_one_process(mpisqueeze_run: Callable[..., Finished]) -> None:
+    finished = mpisqueeze_run(2, "train", "--workers", "4", *OPTIONS)
+    assert finished.code == 2
+    (line,) = [line for line in finished.err.splitlines() if line.startswith("mpisqueeze: error")]
+    assert " --link: " in line
+    assert "leave mpirun out" in line
 
 
 def test_vectors_may_be_made_of_several_temporaries() -> None:

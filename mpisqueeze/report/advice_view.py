@@ -35,8 +35,9 @@ def opening(question: AdviceQuestion, ranks: int, path: str, again: bool) -> Pan
     if question.also and not question.pairs:
         methods = f"every method that is expected to converge, and {', '.join(question.also)}"
     problem = question.settings.problem
+    where = counted(ranks, "rank" if question.settings.workers is None else "virtual worker")
     return panel("advise", [
-        ("question", f"does one of these pay off on {counted(ranks, 'rank')}, against allreduce?"),
+        ("question", f"does one of these pay off on {where}, against allreduce?"),
         ("methods", methods),
         ("problem", problem),
         ("budget", f"{duration(question.budget_s)}: time a gradient, calibrate the network, model the methods, tune "
@@ -67,9 +68,9 @@ def plan_list(advisor: Advisor) -> Table:
         ("race", f"{', '.join(names[1:])}{behind}"),
         ("against", names[0]),
         ("rates", tuned),
-        ("runs", f"{counted(scheme.iterations, 'iteration')} each; {FEW} seeds for all, then more for the closest, "
-                 f"till the interval decides ({ENOUGH} at least) or the time is over"),
-        ("time", f"about {duration(scheme.seconds)} for {ENOUGH} seeds; {duration(left)} are left"),
+        ("runs", f"{counted(scheme.iterations, 'iteration')} each; {FEW} seeds for all, {ENOUGH} for the closest, then "
+                 "a final of the best against the baseline on seeds of its own, as many as are likely to decide"),
+        ("time", f"about {duration(scheme.seconds)} with {ENOUGH} seeds in the final; {duration(left)} are left"),
     ])  # fmt: skip
 
 
