@@ -38,8 +38,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Find a public name on demand; importlib.metadata, too, loads slowly, and Ctrl-C meanwhile would show a traceback.
-    """
+    """Find a public name on demand; the version, too: importlib.metadata loads slowly."""
     from importlib import import_module
 
     if name == "__version__":

@@ -7,7 +7,6 @@ commands by `python tests/test_library_commands.py`, and a test holds both again
 from __future__ import annotations
 
 import inspect
-import os
 import signal
 import traceback
 from collections.abc import Callable, Mapping

@@ -110,7 +110,7 @@ def _comparison(folder: Path) -> ComparisonResult:
     counted = [run for run in found if run.phase != TUNE]
     results: list[dict[str, Any]] = []
     if pairs := by_pair(found):
-        results = [*pool(pairs, target, "loss", tuned(found)).as_json()]
+        results = [dict(pair) for pair in pool(pairs, target, "loss", tuned(found)).as_json()]
     elif counted:
         results = summaries_of(counted, rank_runs(counted, target, "loss"))
     facts = json.loads((folder / COMPARISON).read_bytes())

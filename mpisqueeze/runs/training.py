@@ -459,9 +459,7 @@ def _carry_out(run: Run, view: View, again: bool, watchdog: Watchdog) -> dict[st
 L = TypeVar("L", bound=Loop)
 
 
-def set_up(
-    kind: type[L], run: Run, view: View, interrupts: Interrupts, watchdog: Watchdog, again: bool = False
-) -> L:
+def set_up(kind: type[L], run: Run, view: View, interrupts: Interrupts, watchdog: Watchdog, again: bool = False) -> L:
     """The loop of a run, with its folder's first files written; collective."""
     plan, world = run.plan, run.world
     watchdog.iteration = lambda: run.network.iteration

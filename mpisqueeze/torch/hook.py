@@ -209,7 +209,8 @@ class HookState:
             self._take_apart()
         memory = Memory(key, tuple(self._parameters[i].numel() for i in key), None, None)
         if buffer.numel() != sum(memory.sizes):
-            raise UsageError(f"a bucket has {buffer.numel()} elements for {sum(memory.sizes)} of parameters", "ddp_hook")
+            what = f"a bucket has {buffer.numel()} elements for {sum(memory.sizes)} of parameters"
+            raise UsageError(what, "ddp_hook")
         if self.on_workers:
             memory.delta = self._put_together("delta", memory, buffer)
         if self.on_servers:
@@ -273,7 +274,7 @@ class Coder:
         payload = 0 if compressor is None else compressor.payload_bytes
         self._payload, self.nbytes = slice(0, payload), (payload // _ALIGNMENT + 1) * _ALIGNMENT
 
-    def encode(self, vector: torch.Tensor, residual: torch.Tensor | None, message: torch.Tensor, iteration: int) -> None:
+    def encode(self, vector: torch.Tensor, residual: Any, message: torch.Tensor, iteration: int) -> None:
         """message ← C(vector + residual), residual ← what is left; a NaN makes the message a spoilt one."""
         message.zero_()
         if self.compressor is None:

@@ -184,9 +184,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         """The number of steps taken, those before a `load_state_dict` included."""
         return self._loop.steps
 
-    def step(  # type: ignore[override]
-        self, closure: Callable[[], Any] | None = None, *, loss: torch.Tensor | float | None = None
-    ) -> Any:
+    def step(self, closure: Callable[[], Any] | None = None, *, loss: torch.Tensor | float | None = None) -> Any:
         """Exchange the gradients, and move the parameters; collective.
 
         With GradScaler, no rank takes a step whose gradients overflowed on one of them.
@@ -197,8 +195,8 @@ class DistributedOptimizer(torch.optim.Optimizer):
 
         Raises:
             NonFiniteError: a gradient is NaN or infinite.
-            UsageError: a gradient is sparse, or parameters were added or moved.
-            RankFailureError: another rank failed, ended, or is elsewhere.
+            UsageError: a gradient is sparse, parameters were added or moved, or a rank is not in this step.
+            RankFailureError: another rank failed.
         """
         if closure is not None:
             with torch.enable_grad():
@@ -268,7 +266,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         Args:
             modules: their floating-point buffers are the mean of all ranks' meanwhile, too.
         """
-        with self._loop.aside("evaluates the mean model"):
+        with self._aside("evaluates the mean model"):
             kept: list[tuple[torch.Tensor, torch.Tensor]] = []
             tensors = [] if self._run.one_model else [tensor.data for tensor in self._parameters.tensors]
             for module in modules:
@@ -285,7 +283,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
     @contextmanager
     def paused(self) -> Iterator[None]:
         """A context in which the run's clock stands still, for evaluations and the like; collective."""
-        with self._loop.aside("pauses"):
+        with self._aside("pauses"):
             yield
 
     def evaluated(self, **figures: float) -> None:
@@ -306,10 +304,10 @@ class DistributedOptimizer(torch.optim.Optimizer):
         At the end of a script it is called if the script has not. There are no steps afterwards.
         """
         if self._summary is None:
-            trouble = self._loop.leave()
-            if trouble is not None:
+            if trouble := self._loop.part("has ended"):
                 raise self._ended(trouble)
             run = self._run
+            self._loop.recorder.flush()
             if run.open_ended and self.iteration:
                 run.iterations = self.iteration
                 if run.folder is not None:
@@ -387,10 +385,17 @@ class DistributedOptimizer(torch.optim.Optimizer):
         loop.unscale = unscale
         if self._parameters.device.type == "cuda":
             torch.cuda.current_stream(self._parameters.device).synchronize()
-        trouble = loop.take_step()
-        if trouble is not None:
+        if trouble := loop.take_step():
             raise self._ended(trouble)
         self._run.device.synchronize()
+
+    @contextmanager
+    def _aside(self, what: str) -> Iterator[None]:
+        """A context for something that all ranks do, and that is no step; collective."""
+        if trouble := self._loop.part(what):
+            raise self._ended(trouble)
+        with self._loop.away():
+            yield
 
     def _any(self, mine: bool) -> bool:
         """True if it is so on one of the ranks, which all call this in their step; collective."""

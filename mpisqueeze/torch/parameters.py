@@ -31,6 +31,9 @@ class Described:
     shape: tuple[int, ...]
     digest: bytes
 
+    def __str__(self) -> str:
+        return f"{self.name}, {self.shape}" if self.name else f"of shape {self.shape}"
+
 
 class Parameters:
     """The parameters of an optimizer that require a gradient, in its order, as views of a vector x.
@@ -72,7 +75,7 @@ class Parameters:
         self.dimension = 0
         for name, p in ordered:
             size = p.numel() * (1 + p.is_complex())
-            place = Place(SimpleNamespace(tensor=p), "tensor", name)  # type: ignore[arg-type]
+            place = Place(SimpleNamespace(tensor=p), "tensor", name)
             self.slots.append(Slot([place], p.shape, p.is_complex(), self.dimension, size))
             self.dimension += size
         self.tensors = [p for _, p in ordered]
@@ -118,7 +121,9 @@ class Parameters:
         """
         count = sum(len(group["params"]) for group in self._optimizer.param_groups)
         if count != self._all:
-            raise UsageError(f"the optimizer has {count} parameters, and had {self._all}: none can be added later", CALL)
+            raise UsageError(
+                f"the optimizer had {self._all} parameters, and has {count}: none can be added later", CALL
+            )
         here: list[torch.Tensor] = []
         there: list[torch.Tensor] = []
         for name, tensor, view, place in zip(self.names, self.tensors, self._views, self._gradients, strict=True):
@@ -155,21 +160,19 @@ def same_on_all(world: World, parameters: Parameters) -> bool:
         if len(other) != len(first):
             raise UsageError(f"rank {rank} has {len(other)} parameters and rank 0 has {len(first)}", CALL)
         for i, (mine, theirs) in enumerate(zip(first, other, strict=True)):
-            what = (mine.name, mine.shape), (theirs.name, theirs.shape)
-            if what[0] != what[1]:
+            if (mine.name, mine.shape) != (theirs.name, theirs.shape):
                 raise UsageError(
-                    f"rank {rank} has another order of parameters than rank 0: number {i} is {_told(*what[1])} and "
-                    f"not {_told(*what[0])}",
+                    f"rank {rank} has another order of parameters than rank 0: number {i} is {theirs} and not {mine}",
                     CALL,
                 )
-        mine, theirs = [p.digest for p in first], [p.digest for p in other]
-        if mine == theirs:
-            continue
-        equal = False
-        if sorted(mine) == sorted(theirs):
+        values = [[parameter.digest for parameter in each] for each in (first, other)]
+        different = [i for i, (one, two) in enumerate(zip(*values, strict=True)) if one != two]
+        equal = equal and not different
+        if different and sorted(values[0]) == sorted(values[1]):
             # Of one model, only in another order, which the shapes did not show.
-            i = next(i for i, (one, two) in enumerate(zip(mine, theirs, strict=True)) if one != two)
-            raise UsageError(f"rank {rank} has another order of parameters than rank 0, from number {i} on", CALL)
+            raise UsageError(
+                f"rank {rank} has another order of parameters than rank 0, from number {different[0]} on", CALL
+            )
     return equal
 
 
@@ -183,7 +186,7 @@ def start_of_all(world: World, parameters: Parameters) -> np.ndarray:
 
 
 def _named(optimizer: torch.optim.Optimizer) -> list[tuple[str, torch.Tensor]]:
-    found = []
+    found: list[tuple[str, torch.Tensor]] = []
     for group in optimizer.param_groups:
         names = group.get("param_names") or [""] * len(group["params"])
         for name, p in zip(names, group["params"], strict=True):
@@ -209,7 +212,3 @@ def _dtype_of(found: list[tuple[str, torch.Tensor]]) -> np.dtype[Any]:
     if len(kinds) > 1:
         raise UsageError(f"{' and '.join(kinds.values())} have different types; all have to be of one", CALL)
     return np.dtype(np.float64 if torch.float64 in kinds else np.float32)
-
-
-def _told(name: str, shape: tuple[int, ...]) -> str:
-    return f"{name}, {shape}" if name else f"of shape {shape}"

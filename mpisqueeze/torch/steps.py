@@ -177,14 +177,8 @@ class ScriptLoop(Loop):
         return None
 
     @contextlib.contextmanager
-    def aside(self, what: str) -> Iterator[None]:
-        """Have all ranks come here for something that is no step, on which the clock does not run; collective.
-
-        Raises:
-            RankFailureError: on all ranks, if one of them takes a step meanwhile, or has ended.
-        """
-        self.watchdog.beat()
-        self._meet_aside(what)
+    def away(self) -> Iterator[None]:
+        """A context in which all ranks do something that is no step, and the clock stands still; collective."""
         came = time.perf_counter()
         with self._paused():
             self.watchdog.rest()
@@ -193,30 +187,18 @@ class ScriptLoop(Loop):
         self._left += time.perf_counter() - came
         self.watchdog.rest()
 
-    def leave(self) -> Trouble | None:
-        """Meet for the last time, and write what is left of the log; collective."""
+    def part(self, what: str) -> Trouble | None:
+        """Agree that no rank is in a step, but all at the same place; the trouble if they are not. Collective."""
         self.watchdog.beat()
-        trouble = self._parted("has ended")
-        if trouble is None:
-            self.recorder.flush()
-        return trouble
-
-    def elsewhere(self) -> Trouble | None:
-        """The gravest trouble of all ranks, which one of them met outside of its step; collective."""
-        return self._worst_trouble()
-
-    def _meet_aside(self, what: str) -> None:
-        trouble = self._parted(what)
-        if trouble is not None:
-            raise RankFailureError(trouble.message)
-
-    def _parted(self, what: str) -> Trouble | None:
-        """Agree that no rank is in a step; the trouble if one is. Collective."""
         self.resting = what
         self.world.agree(Signal.ASIDE)
         trouble = self._worst_trouble()
         self.resting = ""
         return trouble
+
+    def elsewhere(self) -> Trouble | None:
+        """The gravest trouble of all ranks, which one of them met outside of its step; collective."""
+        return self._worst_trouble()
 
     def _worst_trouble(self) -> Trouble | None:
         """The gravest trouble of all ranks, or that they are not at the same place; collective."""
