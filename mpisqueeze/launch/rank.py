@@ -36,7 +36,8 @@ def variables() -> dict[str, str]:
 
 def main() -> None:
     """Run the script of the command line."""
-    del sys.path[0]  # this file's folder
+    # As of the script; mpi4py's runner sets the same.
+    sys.path[0] = os.path.realpath(os.path.dirname(sys.argv[1]))
     for name, value in variables().items():
         os.environ.setdefault(name, value)
     runpy.run_module("mpi4py", run_name="__main__", alter_sys=True)

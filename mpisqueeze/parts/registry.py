@@ -137,8 +137,9 @@ def _several(text: str) -> list[str]:
     """The parts that a text names with commas between them; none where it names one."""
     begun: list[str] = []
     for item in text.split(","):
-        named = any(re.split("[:/]", item)[0].strip() in parts.names() for parts in (algorithms, compressors, problems))
-        if named or not begun:
+        # Names are looked up where it may be one, since those of algorithms load MPI.
+        kinds = (compressors, problems, algorithms) if begun and "=" not in item else ()
+        if not begun or any(re.split("[:/]", item)[0].strip() in parts.names() for parts in kinds):
             begun.append(item.strip())
         else:
             begun[-1] += f",{item}"

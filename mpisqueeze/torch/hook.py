@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from mpisqueeze.compressors.base import Compressor, NonFiniteError
+from mpisqueeze.compressors.base import Compressor, NonFiniteError, is_finite
 from mpisqueeze.errors import UsageError
 from mpisqueeze.kernels.random import derive_key
 from mpisqueeze.language import check_choice
@@ -68,6 +68,10 @@ def compressed(state: HookState, bucket: dist.GradBucket) -> torch.futures.Futur
     A NaN on a rank makes the whole bucket NaN on all, so that GradScaler skips the step on all of them.
     """
     return state.submit(bucket)
+
+
+# DistributedDataParallel compares annotations with types, where there are any, and these are text.
+compressed.__annotations__.clear()
 
 
 @dataclass
@@ -275,18 +279,28 @@ class Coder:
         self._payload, self.nbytes = slice(0, payload), (payload // _ALIGNMENT + 1) * _ALIGNMENT
 
     def encode(self, vector: torch.Tensor, residual: Any, message: torch.Tensor, iteration: int) -> None:
-        """message ← C(vector + residual), residual ← what is left; a NaN makes the message a spoilt one."""
+        """message ← C(vector + residual), residual ← what is left.
+
+        A vector with a NaN, or one that the format cannot hold, makes the message a spoilt one. The residual stays in
+        the first case; in the second it is 0 afterwards, since the kernel has begun to change it.
+        """
         message.zero_()
         if self.compressor is None:
+            return
+        v, payload = _array(vector), _array(message[self._payload])
+        if not is_finite(v, self.compressor.xp):
+            spoil(message)
             return
         self.compressor.iteration = iteration
         try:
             if residual is None:
-                self.compressor.encode(_array(vector), _array(message[self._payload]))
+                self.compressor.encode(v, payload)
             else:
-                self.compressor.encode_feedback(_array(vector), _array(residual), _array(message[self._payload]))
+                self.compressor.encode_feedback(v, _array(residual), payload)
         except NonFiniteError:
             spoil(message)
+            if residual is not None:
+                residual.zero_()
 
     def decode(self, message: torch.Tensor, out: torch.Tensor, iteration: int) -> None:
         """out ← what the message decodes to."""

@@ -150,7 +150,8 @@ class DistributedOptimizer(torch.optim.Optimizer):
         config.problem, config.device, config.dtype = _script(), parameters.device.type, parameters.dtype.name
         config.eval_every = 0
         config.barrier = config.barrier is not False
-        if config.consensus_every is None:
+        gossips = not getattr(registry.algorithms.find(config.algorithm).cls, "centralized", True)
+        if gossips and config.consensus_every is None:
             config.consensus_every = per_epoch
         return config
 
