@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -113,12 +114,8 @@ def check_feedback(algorithm: str, compressor: str) -> None:
     assert again.state.iteration == 8
     torch.testing.assert_close(again.given + again.kept(), again.exact, rtol=1e-4, atol=1e-5)
     for name, value in (("rank", 7), ("compressor", "fp16")):
-        try:
+        with pytest.raises(mpisqueeze.UsageError, match=f"{name} is "):
             Trial(algorithm, compressor, state={**state, name: value})
-        except mpisqueeze.UsageError as error:
-            assert f"{name} is " in str(error)
-        else:
-            raise AssertionError(name)
 
 
 def check_rebuilt() -> None:
