@@ -83,7 +83,7 @@ def program() -> list[str]:
 
 
 def script(command: Sequence[str]) -> list[str] | None:
-    """What starts a Python script of the user's own, see `launch.rank`, if the command is one; else None.
+    """The program that starts a Python script of the user's own, see `launch.rank`; None if the command is no script.
 
     Raises UsageError for a script that is not there.
     """

@@ -187,7 +187,7 @@ def _comparison(output: Kept) -> ComparisonResult:
 
 
 def _shared(work: Callable[[], T]) -> T:
-    """What rank 0 makes, on every rank: others may not see its files."""
+    """The result of `work` on rank 0, for every rank: others may not see its files."""
     from mpisqueeze.cli.ranks import join
 
     return join().on_root(work)

@@ -91,7 +91,7 @@ class Memory:
 
 
 class HookState:
-    """What a hook carries from one iteration to the next. One thread of its own exchanges bucket after bucket.
+    """State of a hook: its error feedback and its counters. One thread of its own exchanges bucket after bucket.
 
     Attributes:
         bytes_sent: bytes that this rank has handed to the process group for other ranks, payloads with their flags.
@@ -259,7 +259,7 @@ class HookState:
         return torch.cat(found)
 
     def coder(self, buffer: torch.Tensor, length: int, *role: int) -> Coder:
-        """What codes vectors of `length` in a role."""
+        """The coder for vectors of `length` in a role."""
         xp, dtype = _module_of(buffer), np.dtype(str(_kind_of(buffer)).removeprefix("torch."))
         if not length:
             return Coder(None)
