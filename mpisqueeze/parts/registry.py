@@ -133,13 +133,20 @@ class Registry:
         return problem_of(found)
 
 
+def _options(text: str) -> set[str]:
+    """The options of the part that a text begins with."""
+    name = re.split("[:/,]", text)[0]
+    return {option.name for parts in (algorithms, compressors, problems) for option in parts.parameters(name)}
+
+
 def _several(text: str) -> list[str]:
     """The parts that a text names with commas between them; none where it names one."""
     begun: list[str] = []
     for item in text.split(","):
+        name = re.split("[:/]", item)[0].strip()
         # Names are looked up where it may be one, since those of algorithms load MPI.
         kinds = (compressors, problems, algorithms) if begun and "=" not in item else ()
-        if not begun or any(re.split("[:/]", item)[0].strip() in parts.names() for parts in kinds):
+        if not begun or (any(name in parts.names() for parts in kinds) and name not in _options(begun[-1])):
             begun.append(item.strip())
         else:
             begun[-1] += f",{item}"
