@@ -128,6 +128,7 @@ class ScriptOptions(TypedDict, total=False):
     chunk: int | str | None
     tree: Words | None
     barrier: bool | None
+    overlap: bool | None
     timeout: Words | None
     checksum: bool | None
     out: str | PathLike[str] | None

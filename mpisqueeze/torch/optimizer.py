@@ -203,10 +203,11 @@ class DistributedOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         if self._skips or self._exchanged:
-            if self._exchanged:
+            if self._exchanged and isinstance(self._run.optimizer, TorchOptimizer):
                 self.inner.step()
             self._skips = self._exchanged = False
             return loss
+        self._without_overlap("step")
         unscale = None
         # A GradScaler has given them to this optimizer for the time of the call.
         if (overflows := getattr(self, "found_inf", None)) is not None:
@@ -216,6 +217,22 @@ class DistributedOptimizer(torch.optim.Optimizer):
             unscale = None if scale is None else 1 / float(scale)
         self._take(loss, unscale)
         return loss
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """The backward pass of a loss and, meanwhile, the exchange, with `overlap=True`; `step` follows. Collective.
+
+        Afterwards `.grad` is the answer, the same on all ranks, as with DistributedDataParallel. The gradient is that
+        of this loss alone: what was in `.grad` is lost.
+
+        Raises what `step` raises.
+        """
+        if not self._run.plan.config.overlap:
+            raise UsageError("is for overlap=True; without it, call loss.backward()", "backward")
+        self._run.problem.loss = loss
+        try:
+            self._exchange(loss)
+        finally:
+            self._run.problem.loss = None
 
     def exchange(self, scaler: Any = None, *, loss: torch.Tensor | float | None = None) -> bool:
         """Exchange the gradients now, so that `.grad` is the answer, the same on all ranks; `step` follows. Collective.
@@ -229,24 +246,35 @@ class DistributedOptimizer(torch.optim.Optimizer):
         Returns:
             False if gradients overflowed on a rank, so that `step` will do nothing; only with a scaler.
         """
-        stepper = self._run.optimizer
-        if not self._run.one_model or not isinstance(stepper, TorchOptimizer):
+        if not self._run.one_model or not isinstance(self._run.optimizer, TorchOptimizer):
             what = "local steps" if self._run.local else self._run.plan.algorithm.name
             raise UsageError(f"there is no mean gradient with {what}", "exchange")
-        if self._exchanged or self._skips:
-            raise UsageError("a step has to follow first", "exchange")
-        if scaler is not None:
+        self._without_overlap("exchange")
+        if scaler is not None and scaler.is_enabled():
             self._world.collectively(self._parameters.gather)
             if self._any(not is_finite(self._parameters.gradient, self._run.device.xp)):
                 self._skips = True
                 return False
-        stepper.defers = True
+        self._exchange(loss)
+        return True
+
+    def _exchange(self, loss: torch.Tensor | float | None) -> None:
+        """An iteration whose step along the answer is left to `step`."""
+        stepper = self._run.optimizer
+        if self._exchanged or self._skips:
+            raise UsageError("a step has to follow first", "exchange")
+        if isinstance(stepper, TorchOptimizer):
+            stepper.defers = True
         try:
             self._take(loss, None)
         finally:
-            stepper.defers = False
+            if isinstance(stepper, TorchOptimizer):
+                stepper.defers = False
         self._exchanged = True
-        return True
+
+    def _without_overlap(self, what: str) -> None:
+        if self._run.plan.config.overlap:
+            raise UsageError("with overlap=True it is optimizer.backward(loss) that exchanges", what)
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:

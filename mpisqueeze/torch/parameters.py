@@ -108,31 +108,46 @@ class Parameters:
         for tensor, view in zip(self.tensors, self._views, strict=True):
             tensor.data = view
 
+    def accumulate(self) -> None:
+        """Make each parameter's `.grad` its view of `gradient`, which is 0 from now on."""
+        shared(self.gradient).zero_()
+        for tensor, view in zip(self.tensors, self._gradients, strict=True):
+            tensor.grad = view
+
     def views_of(self, vector: Array) -> list[torch.Tensor]:
         """A vector like x as tensors of the parameters' shapes, which share its memory."""
         flat = shared(vector)
         return [slot.view(flat) for slot in self.slots]
 
-    def gather(self) -> None:
-        """Copy each parameter's `.grad` into `gradient`; one that has none counts as 0.
-
-        Raises:
-            UsageError: a gradient is sparse, a parameter has other memory than before, or there is one more.
-        """
+    def check(self) -> None:
+        """Raise UsageError if a parameter has other memory than before, or there is one more."""
         count = sum(len(group["params"]) for group in self._optimizer.param_groups)
         if count != self._all:
-            raise UsageError(
-                f"the optimizer had {self._all} parameters, and has {count}: none can be added later", CALL
-            )
-        here: list[torch.Tensor] = []
-        there: list[torch.Tensor] = []
-        for name, tensor, view, place in zip(self.names, self.tensors, self._views, self._gradients, strict=True):
+            what = f"the optimizer had {self._all} parameters, and has {count}: none can be added later"
+            raise UsageError(what, CALL)
+        for name, tensor, view in zip(self.names, self.tensors, self._views, strict=True):
             if tensor.data_ptr() != view.data_ptr() and tensor.numel():
                 raise UsageError(
                     f"{name} has other memory than before: move or replace parameters before {CALL}, and change them "
                     "in place afterwards",
                     CALL,
                 )
+
+    def check_grads(self) -> None:
+        """Raise UsageError if a parameter's `.grad` is no longer its view of `gradient`."""
+        for name, tensor, view in zip(self.names, self.tensors, self._gradients, strict=True):
+            if tensor.grad is None or tensor.grad.data_ptr() != view.data_ptr():
+                raise UsageError(f"{name}.grad was replaced in the backward pass, so that its gradient is lost", CALL)
+
+    def gather(self) -> None:
+        """Copy each parameter's `.grad` into `gradient`; one that has none counts as 0.
+
+        Raises UsageError if one is sparse, or as `check` does.
+        """
+        self.check()
+        here: list[torch.Tensor] = []
+        there: list[torch.Tensor] = []
+        for name, tensor, place in zip(self.names, self.tensors, self._gradients, strict=True):
             grad = tensor.grad
             if grad is None:
                 place.zero_()

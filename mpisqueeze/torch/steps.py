@@ -7,6 +7,7 @@ import math
 import time
 import traceback
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,6 +22,7 @@ from mpisqueeze.devices.clock import Phase
 from mpisqueeze.errors import UsageError
 from mpisqueeze.optimizers.base import Optimizer, Recipe
 from mpisqueeze.problems.base import Array, Problem
+from mpisqueeze.problems.neural.parts import Frontier
 from mpisqueeze.runs.plan import OF_SCRIPTS
 from mpisqueeze.runs.training import Loop
 from mpisqueeze.settings import SETTINGS
@@ -35,6 +37,7 @@ class ScriptProblem(Problem):
 
     Attributes:
         parameters, start: the class's, as a run makes the instance itself: the parameters, and x₀ (d).
+        loss: with `--overlap`, the tensor whose gradient is exchanged.
     """
 
     open_ended: ClassVar[bool] = True
@@ -47,6 +50,8 @@ class ScriptProblem(Problem):
         super().__init__(*run)
         self.dimension, self.shapes = self.parameters.dimension, self.parameters.shapes
         self.iterations_per_epoch = self.epoch
+        self.loss: Any = None
+        self._frontier: Frontier | None = None
 
     def initial_point(self) -> Array:
         return self.xp.asarray(self.start)
@@ -55,6 +60,21 @@ class ScriptProblem(Problem):
         """The gradient that the script's backward passes left; the loss is the script's affair."""
         self.parameters.gather()
         return math.nan, self.parameters.gradient
+
+    def gradient_in_parts(self, x: Array, iteration: int, ready: Ready) -> tuple[float, Array]:
+        """The gradient of the loss that `backward` has got, reported from its end on while it is computed."""
+        parameters = self.parameters
+        parameters.check()
+        if self._frontier is None:
+            self._frontier = Frontier(parameters.slots, parameters.gradient)
+        parameters.accumulate()
+        self._frontier.open(ready)
+        try:
+            self.loss.backward()
+        finally:
+            self._frontier.close()
+        parameters.check_grads()
+        return math.nan, parameters.gradient
 
 
 class TorchOptimizer(Optimizer):
@@ -191,7 +211,9 @@ class ScriptLoop(Loop):
         """Agree that no rank is in a step, but all at the same place; the trouble if they are not. Collective."""
         self.watchdog.beat()
         self.resting = what
-        self.world.agree(Signal.ASIDE)
+        world = self.world
+        # Blocking agreements and others do not meet.
+        world.proposed(world.propose(Signal.ASIDE)) if self.config.overlap else world.agree(Signal.ASIDE)
         trouble = self._worst_trouble()
         self.resting = ""
         return trouble
@@ -237,7 +259,12 @@ class ScriptLoop(Loop):
         if network.gate.signal >= Signal.ERROR:
             return self.run.device.xp.zeros_like(x)
         try:
-            _, g = self.run.problem.gradient(x, network.iteration)
+            if ready is None:
+                _, g = self.run.problem.gradient(x, network.iteration)
+            else:
+                self._final = self.run.dimension
+                tell = partial(self._tell_ready, x, ready)
+                _, g = self.run.problem.gradient_in_parts(x, network.iteration, tell)
         except UsageError as error:
             network.complain(Signal.ERROR, error.message, option=error.option)
             return self.run.device.xp.zeros_like(x)

@@ -20,6 +20,7 @@ from mpisqueeze.compressors.base import NonFiniteError  # noqa: E402
 from mpisqueeze.data.seeding import Stream  # noqa: E402
 from mpisqueeze.kernels.random import derive_key  # noqa: E402
 from mpisqueeze.mpi import MPI  # noqa: E402
+from mpisqueeze.problems.neural import parts  # noqa: E402
 from mpisqueeze.problems.neural.network import seeded  # noqa: E402
 from mpisqueeze.problems.samples import BatchSampler  # noqa: E402
 
@@ -380,6 +381,52 @@ def spoilt(trial: Trial, optimizer: Any) -> None:
 
 def test_errors_are_those_of_all_ranks(on_ranks: Call) -> None:
     on_ranks(2, wrong)
+
+
+def overlapped() -> None:
+    """Sections that leave during the backward pass give the numbers of those that leave afterwards."""
+    parts.BUCKET = 64
+    for number, algorithm in enumerate(["sgd", "allreduce", "doublesqueeze"]):
+        results = []
+        for overlap in (False, True):
+            trial = Trial()
+            make = torch.optim.Adam if number else torch.optim.SGD
+            optimizer = make(trial.model.parameters(), lr=0.01)
+            out = f"overlapped-{number}-{overlap}"
+            optimizer = mpisqueeze.torch.distribute(
+                optimizer, algorithm=algorithm, overlap=overlap, out=out, chunk=1024
+            )
+            for t in range(1, STEPS + 1):
+                drawn = torch.from_numpy(trial.sampler.batch(t))
+                loss = trial.loss(trial.model(trial.inputs[drawn]), trial.targets[drawn])
+                if overlap:
+                    optimizer.backward(loss)
+                else:
+                    optimizer.zero_grad()
+                    loss.backward()
+                    assert optimizer.exchange(loss=loss)
+                nn.utils.clip_grad_norm_(trial.model.parameters(), 0.3)
+                optimizer.step()
+            if overlap:
+                with refused("it is optimizer.backward(loss) that exchanges"):
+                    optimizer.step()
+            optimizer.finish()
+            results.append((trial.x.tolist(), lines_of(out, "loss", "bytes_sent")))
+        assert results[0] == results[1]
+    trial = Trial()
+    optimizer = mpisqueeze.torch.distribute(trial.sgd(), algorithm="doublesqueeze", overlap=True, out="left-out")
+    with refused("rank 0 is in step 12, and rank 1 has ended after 11 steps"):
+        for t in range(1, STEPS + 1):
+            if (trial.rank, t) != (1, 5):
+                optimizer.backward(trial.loss(trial.model(trial.inputs[:8]), trial.targets[:8]))
+                optimizer.step()
+        optimizer.finish()
+    with refused("choco sends nothing before its gradient is complete"):
+        mpisqueeze.torch.distribute(trial.sgd(), algorithm="choco", overlap=True)
+
+
+def test_overlap(on_ranks: Call) -> None:
+    on_ranks(2, overlapped, alone=True)
 
 
 def started_apart() -> None:
