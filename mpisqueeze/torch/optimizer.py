@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,6 +136,8 @@ class DistributedOptimizer(torch.optim.Optimizer):
             self._loop.open()
         except BaseException:
             watchdog.close()
+            if hasattr(self, "_run"):
+                self._give_up_folder()
             raise
         self._watchdog = watchdog
         self.run_folder = run.path
@@ -251,8 +253,12 @@ class DistributedOptimizer(torch.optim.Optimizer):
             raise UsageError(f"there is no mean gradient with {what}", "exchange")
         self._without_overlap("exchange")
         if scaler is not None and scaler.is_enabled():
-            self._world.collectively(self._parameters.gather)
-            if self._any(not is_finite(self._parameters.gradient, self._run.device.xp)):
+            overflows = False
+            # An error of this rank is told to all in the exchange.
+            with suppress(UsageError):
+                self._parameters.gather()
+                overflows = not is_finite(self._parameters.gradient, self._run.device.xp)
+            if self._any(overflows):
                 self._skips = True
                 return False
         self._exchange(loss)
@@ -363,15 +369,19 @@ class DistributedOptimizer(torch.optim.Optimizer):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up what `state_dict` gave; of a plain optimizer's, the exchange begins anew. Collective.
+        """Take up what `state_dict` gave, before the first step; of a plain optimizer's, the exchange begins anew.
+
+        Collective.
 
         Raises:
-            UsageError: it is of another run, rank or number of ranks. On all ranks alike.
+            UsageError: it is of another run, rank or number of ranks, or there was a step. On all ranks alike.
         """
         self._world.collectively(lambda: self._load(dict(state_dict)))
 
     def _load(self, saved: dict[str, Any]) -> None:
         own = saved.pop(STATE, None)
+        if self._loop.steps > self._loop.done:
+            raise UsageError("there have been steps: load it before the first one", "load_state_dict")
         if own is not None:
             here = {**self._settings(), "ranks": self._world.size, "rank": self._world.rank}
             there = {**own["settings"], "ranks": own["ranks"], "rank": own["rank"]}
@@ -444,15 +454,17 @@ class DistributedOptimizer(torch.optim.Optimizer):
     def _ended(self, trouble: Trouble | None) -> Exception:
         """Write how the run ended, which all ranks know, and let it go; the error to raise for a trouble."""
         atexit.unregister(self._at_exit)
-        run = self._run
         try:
             self._summary = conclude(self._loop, trouble)
         finally:
             self._watchdog.close()
-            if run.folder is not None:
-                run.folder.close()
-            run.hold.release()
+            self._give_up_folder()
         return failure_of(trouble) or NonFiniteError(trouble.message if trouble else "")
+
+    def _give_up_folder(self) -> None:
+        if self._run.folder is not None:
+            self._run.folder.close()
+        self._run.hold.release()
 
     def _at_exit(self) -> None:
         """The script has come to its end, by itself or by an error, which Python has shown."""

@@ -170,6 +170,7 @@ def as_torch() -> None:
             assert [lr for (lr,) in lines_of(f"{name}-{clips}", "lr")] == [0.05, 0.05, 0.05, 0.025, 0.025, 0.025]
 
 
+@pytest.mark.slow
 def test_any_optimizer_takes_the_mean_gradient_as_it_would_alone(on_ranks: Call) -> None:
     on_ranks(2, as_torch)
 
@@ -425,8 +426,27 @@ def overlapped() -> None:
         mpisqueeze.torch.distribute(trial.sgd(), algorithm="choco", overlap=True)
 
 
+@pytest.mark.slow
 def test_overlap(on_ranks: Call) -> None:
     on_ranks(2, overlapped, alone=True)
+
+
+def test_it_works_alone(empty_folder: Path) -> None:
+    """In a process that no launcher has started, several times over, as in a notebook."""
+    for algorithm in ("doublesqueeze", "choco", "onebit-adam"):
+        trial = Trial()
+        optimizer = mpisqueeze.torch.distribute(trial.sgd(), algorithm=algorithm, out=algorithm)
+        x = taken(trial, optimizer)
+        with refused("there have been steps"):
+            optimizer.load_state_dict(optimizer.state_dict())
+        assert optimizer.step(lambda trial=trial: trial.backward(1)) > 0
+        assert optimizer.iteration == STEPS + 1
+        assert (trial.x != x).any()
+        summary = optimizer.finish()
+        assert (summary["ranks"], summary["bytes_sent"], summary["iterations"]) == (1, 0, STEPS + 1)
+        assert summary == mpisqueeze.load(algorithm).summary  # type: ignore[union-attr]
+    with pytest.raises(mpisqueeze.UsageError, match="doublesqueeze is not empty"):
+        mpisqueeze.torch.distribute(trial.sgd(), out="doublesqueeze")
 
 
 def started_apart() -> None:
