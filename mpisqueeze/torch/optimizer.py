@@ -128,6 +128,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         watchdog = Watchdog(world, parse_timeout(config.timeout or DEFAULT_TIMEOUT))
         try:
             self._run = run = Run(planned, world)
+            world.collectively(self._check_gpu)
             gradient = run.device.xp.zeros(run.dimension, planned.dtype)
             parameters.bind(run.x, gradient)
             if isinstance(run.optimizer, TorchOptimizer):
@@ -156,6 +157,15 @@ class DistributedOptimizer(torch.optim.Optimizer):
         if gossips and config.consensus_every is None:
             config.consensus_every = per_epoch
         return config
+
+    def _check_gpu(self) -> None:
+        mine, device = self._parameters.device, self._run.device
+        if mine.type == "cuda" and mine.index != getattr(device, "index", None):
+            raise UsageError(
+                f"rank {self._world.rank} has its parameters on {mine}, and its GPU is {device.label}: call "
+                "torch.cuda.set_device(rank on the host) before the model is made",
+                CALL,
+            )
 
     def _kinds(self, start: np.ndarray, per_epoch: int) -> tuple[type[Any], type[Any]]:
         """The classes that a run makes its problem and its optimizer of."""
@@ -422,11 +432,9 @@ class DistributedOptimizer(torch.optim.Optimizer):
         loop.gamma = float(self.param_groups[0]["lr"])
         loop.loss_told = float("nan") if loss is None else float(torch.as_tensor(loss).detach())
         loop.unscale = unscale
-        if self._parameters.device.type == "cuda":
-            torch.cuda.current_stream(self._parameters.device).synchronize()
         if trouble := loop.take_step():
             raise self._ended(trouble)
-        self._run.device.synchronize()
+        self._parameters.settle()
 
     @contextmanager
     def _aside(self, what: str) -> Iterator[None]:

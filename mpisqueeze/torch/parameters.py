@@ -161,6 +161,15 @@ class Parameters:
                 here.append(place)
                 there.append(grad)
         torch._foreach_copy_(here, there)
+        self.settle()
+
+    def settle(self) -> None:
+        """On a GPU, wait for torch's stream and for CuPy's, which one of them is about to take over from."""
+        if self.device.type == "cuda":
+            import cupy
+
+            torch.cuda.current_stream(self.device).synchronize()
+            cupy.cuda.get_current_stream().synchronize()
 
 
 def same_on_all(world: World, parameters: Parameters) -> bool:

@@ -133,8 +133,10 @@ class TorchOptimizer(Optimizer):
     def _step(self) -> None:
         for tensor, grad in zip(self.parameters.tensors, self._grads, strict=True):
             tensor.grad = grad
+        self.parameters.settle()
         if not self.defers:
             self.inner.step()
+            self.parameters.settle()
 
     def _went(self, g: Any) -> None:
         """g ← x − x⁺, where x⁺ is x after a step along g; x stays."""
