@@ -337,8 +337,7 @@ class _Bucket:
         shares = [(s, span.stop - span.start) for s, span in enumerate(self._spans)]
         self._up = [state.coder(buffer, length, 1, rank, index, s) for s, length in shares]
         self._down = [state.coder(buffer, length, 2, index, s) for s, length in shares] if served else []
-        self._v = torch.empty(buffer.numel(), dtype=_kind_of(buffer), device=buffer.device)
-        self._mean = torch.empty_like(self._v[self._spans[self._mine]])
+        self._mean = torch.empty_like(buffer[self._spans[self._mine]], dtype=_kind_of(buffer)) if served else None
         self._sizes = [coder.nbytes for coder in self._up]
         self._sent = torch.empty(sum(self._sizes), dtype=torch.uint8, device=buffer.device)
         self._got = self._sent.new_empty(size, self._sizes[self._mine])
@@ -348,21 +347,22 @@ class _Bucket:
     def exchange(self, buffer: torch.Tensor, iteration: int) -> None:
         """buffer ← what all ranks get of their buffers; collective."""
         state, delta = self.state, self.memory.delta
-        self._v.copy_(buffer)
+        g = buffer.to(_kind_of(buffer))  # itself, unless it is of half precision
         for coder, span, message in zip(self._up, self._spans, self._sent.split(self._sizes), strict=True):
-            coder.encode(self._v[span], None if delta is None else delta[span], message, iteration)
+            coder.encode(g[span], None if delta is None else delta[span], message, iteration)
         if self._down:
-            self._ask_servers(iteration)
+            self._ask_servers(g, iteration)
         else:
             dist.all_gather([*self._got], self._sent, group=state.group)
             state.bytes_sent += (state.size - 1) * self._sent.numel()
-            self._up[0].average([*self._got], self._v, iteration)
+            self._up[0].average([*self._got], g, iteration)
             if spoilt(self._got):
-                self._v.fill_(float("nan"))
-        buffer.copy_(self._v)
+                g.fill_(float("nan"))
+        if g is not buffer:
+            buffer.copy_(g)
 
-    def _ask_servers(self, iteration: int) -> None:
-        """v ← the servers' answers."""
+    def _ask_servers(self, g: torch.Tensor, iteration: int) -> None:
+        """g ← the servers' answers."""
         state, mine = self.state, self._mine
         got = [self._sizes[mine]] * state.size
         dist.all_to_all_single(self._got.view(-1), self._sent, got, self._sizes, group=state.group)
@@ -375,9 +375,9 @@ class _Bucket:
         dist.all_gather([*self._answers], answer, group=state.group)
         state.bytes_sent += self._sent.numel() - self._sizes[mine] + (state.size - 1) * answer.numel()
         for coder, span, message in zip(self._down, self._spans, self._answers, strict=True):
-            coder.decode(message, self._v[span], iteration)
+            coder.decode(message, g[span], iteration)
         if spoilt(self._answers):
-            self._v.fill_(float("nan"))
+            g.fill_(float("nan"))
 
 
 def spans_of(count: int, ranks: int) -> list[slice]:
