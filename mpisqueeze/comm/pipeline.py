@@ -75,7 +75,7 @@ def cut(
 
 
 def places(parts: Sequence[Sequence[Payload]], alignment: int) -> tuple[list[int], list[int], int]:
-    """Where each part's payloads begin in a buffer, at a multiple of `alignment` bytes; their lengths; its end."""
+    """The bytes of a buffer where each part's payloads begin, multiples of `alignment`; their lengths; its end."""
     starts, lengths, end = [], [sum(section.payload_bytes for section in part) for part in parts], 0
     for length in lengths:
         starts.append(end)
