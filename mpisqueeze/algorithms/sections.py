@@ -13,6 +13,7 @@ from mpisqueeze.comm.pipeline import Inbox, Moves
 from mpisqueeze.comm.servers import ServerPipeline
 from mpisqueeze.costs.sections import choose_sections
 from mpisqueeze.devices.clock import Phase
+from mpisqueeze.virtual.servers import SharedPipeline
 
 
 class Section:
@@ -97,7 +98,7 @@ class Section:
 
     # The steps of the exchange at the section's server.
 
-    def add_up(self, inbox: Inbox) -> bool:
+    def add_up(self, inbox: Inbox | SharedPipeline) -> bool:
         """Add up all ranks' payloads, in rank order; True if the sum is divided by their number, too."""
         world = self.codec.network.world
         if self.combines and inbox.holds_sections:
@@ -168,7 +169,7 @@ class ServerExchange:
         for name, vector in worker_vectors.items():
             self._view(name, vector)
         self._prepare_descent(setup.descent())
-        self.carrier: ServerPipeline | None = None
+        self.carrier: ServerPipeline | SharedPipeline | None = None
         #: Where in the vector each payload begins, in the order of leaving.
         self._begins: list[int] = []
         self._x: Any = None
@@ -196,7 +197,11 @@ class ServerExchange:
         setup = self.setup
         self.close()
         alignment, way = setup.dtype.itemsize, self.schedule.way or "flat"
-        made = ServerPipeline(setup.network, self.up, self.down, alignment, way, setup.overlap, memory)
+        made: ServerPipeline | SharedPipeline
+        if setup.network.shares_memory and not setup.overlap:
+            made = SharedPipeline(setup.network, self.up, self.down, alignment, way, memory)
+        else:
+            made = ServerPipeline(setup.network, self.up, self.down, alignment, way, setup.overlap, memory)
         self.carrier = made
         if setup.served.stop > setup.served.start:
             self._serve(made.answers[setup.rank], setup.served)

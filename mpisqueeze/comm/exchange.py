@@ -173,6 +173,12 @@ class Network:
         """True if ranks share cores, so that some have yet to get one; workers take turns when they have to wait."""
         return self.world.load > 1 and not self.world.virtual
 
+    @property
+    def shares_memory(self) -> bool:
+        """True if all ranks are virtual workers of one process, with nothing between them that is to be seen."""
+        local = getattr(self.world.comm, "is_local", False) and self.world.size > 1
+        return local and not (self.emulated or self.checksum)
+
     def settle(self) -> None:
         """Wait for the device, and report elements that were not finite."""
         self.device.synchronize()

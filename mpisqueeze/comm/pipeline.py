@@ -33,7 +33,7 @@ class Payload(Protocol):
     @property
     def payload_bytes(self) -> int: ...
 
-    def add_up(self, inbox: Inbox) -> bool:
+    def add_up(self, inbox: Any) -> bool:
         """At its server: add up all ranks' payloads, in rank order; True if the sum is divided by their number, too."""
 
     def divide(self, ranks: int) -> None:
@@ -61,10 +61,7 @@ def cut(
     Parts begin at multiples of `alignment` bytes of `memory` (uint8), or of new memory. Each section is given the array
     of its wire as payload.
     """
-    starts, lengths, end = [], [sum(section.payload_bytes for section in part) for part in parts], 0
-    for length in lengths:
-        starts.append(end)
-        end += -(-length // alignment) * alignment
+    starts, lengths, end = places(parts, alignment)
     whole = network.wire(end) if memory is None else network.device.wire_over(memory)
     wires: list[list[Wire]] = []
     for begin, part in zip(starts, parts, strict=True):
@@ -75,6 +72,15 @@ def cut(
             wires[-1].append(wire)
             begin += section.payload_bytes
     return wires, [whole.array[begin : begin + length] for begin, length in zip(starts, lengths, strict=True)]
+
+
+def places(parts: Sequence[Sequence[Payload]], alignment: int) -> tuple[list[int], list[int], int]:
+    """The bytes of a buffer where each part's payloads begin, multiples of `alignment`; their lengths; its end."""
+    starts, lengths, end = [], [sum(section.payload_bytes for section in part) for part in parts], 0
+    for length in lengths:
+        starts.append(end)
+        end += -(-length // alignment) * alignment
+    return starts, lengths, end
 
 
 def start(network: Network, requests: Sequence[Any], wire: Wire) -> None:

@@ -318,6 +318,7 @@ class Group:
         #: For each rank and tag, one for each source.
         self._channels: dict[int, list[Channel | None]] = {}
         self._meetings: dict[int, Meeting] = {}
+        self._shared: dict[int, list[Any]] = {}
         #: What other processes told of meetings that are not over.
         self._told: defaultdict[int, list[tuple[Any, ...]]] = defaultdict(list)
 
@@ -355,6 +356,14 @@ class Group:
         meeting = self._meetings.get(number)
         if meeting is not None and not meeting.missing:
             self._settle(number)
+
+    def share(self, number: int, rank: int, value: Any) -> list[Any]:
+        """The list of this number, in which a worker's value stands from now on."""
+        shared = self._shared.setdefault(number, [_ABSENT] * len(self.members))
+        shared[rank] = value
+        if _ABSENT not in shared:
+            del self._shared[number]
+        return shared
 
     def arrive(self, source: int, target: int, tag: int, boxed: bool, data: Any) -> None:
         """A message arrives from another process."""
@@ -483,6 +492,7 @@ class Comm:
         virtual: True, by which a world knows that its ranks are workers.
         process: the world of real ranks.
         leads: this worker is the first of the group in its process.
+        is_local: all workers of the group are of this process.
         worker: the worker.
         now: function that gives the time (s) by its clock.
     """
@@ -493,8 +503,8 @@ class Comm:
         self._group, self.worker, self.now = group, worker, worker.now
         self.rank, self.size = group.members.index(worker.index), len(group.members)
         self.process = group.office.process
-        self.leads = self.rank == group.here[0]
-        self._calls = 0
+        self.leads, self.is_local = self.rank == group.here[0], group.is_local
+        self._calls = self._shares = 0
 
     @property
     def members(self) -> Sequence[int]:
@@ -531,6 +541,12 @@ class Comm:
 
     def Free(self) -> None:
         """Nothing is held that others would need."""
+
+    def share(self, value: Any) -> list[Any]:
+        """A list with this worker's value at its rank, and in time the others': the same list for all, whose calls come
+        in the same order. For groups that are local."""
+        self._shares += 1
+        return self._group.share(self._shares, self.rank, value)
 
     # Messages.
 

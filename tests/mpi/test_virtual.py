@@ -102,6 +102,44 @@ def same_as_ranks(cases: Sequence[dict[str, Any]]) -> None:
                 assert (facts["workers"], facts["ranks"], facts["virtual"]) == (world.size, 1 + (kind == "pair"), True)
 
 
+def networks_of_ranks() -> None:
+    """What batch norm carries is each worker's own, though they have one module."""
+    small = {"batch_size": 4, "samples": 60, "test_samples": 20, "checkpoint_every": "2"}
+    cases = [
+        {"algorithm": "choco", "problem": "resnet20", **small},
+        {"algorithm": "sgd", "problem": "resnet20", "overlap": True, **small},
+        {"algorithm": "doublesqueeze", "problem": "gpt:1x32", **small},
+    ]
+    same_as_ranks(cases)
+    world = World()
+    for i in range(len(cases) if world.is_root else 0):
+        for rank in range(world.size):
+            saved = [
+                np.load(f"{i}-{kind}/checkpoint/00000006/rank-{rank:04}.npz") for kind in ("ranks", "pair", "alone")
+            ]
+            assert saved[0].files == saved[1].files == saved[2].files
+            assert all(one[name].tobytes() == saved[0][name].tobytes() for one in saved for name in one.files)
+
+
+@pytest.mark.slow
+def test_workers_take_turns_in_a_network(on_ranks: Callable[..., None]) -> None:
+    pytest.importorskip("torch")
+    on_ranks(3, networks_of_ranks, timeout=280)
+
+
+def workers_on_a_gpu() -> None:
+    world = World()
+    for i, algorithm in enumerate(("doublesqueeze", "choco")):
+        for device in ("cpu", "cuda"):
+            trained(world, {"algorithm": algorithm, "device": device}, Path(f"{i}-{device}"), 3)
+        if world.is_root:
+            assert_same(Path(f"{i}-cpu"), Path(f"{i}-cuda"), {"algorithm": algorithm})
+
+
+def test_workers_share_a_gpu(on_ranks: Callable[..., None], cuda_variables: dict[str, str]) -> None:
+    on_ranks(2, workers_on_a_gpu, timeout=280, **cuda_variables)
+
+
 FEW = [
     {"algorithm": "doublesqueeze"},
     {"algorithm": "choco", "compressor": "qsgd:4,bucket=0"},

@@ -114,7 +114,7 @@ class TorchNetwork:
 
     def bind(self, gradient: Array) -> None:
         """Leave gradients in this vector, (d,), from now on."""
-        self.gradient, self._flat_gradient = gradient, _shared(gradient)
+        self.gradient, self._flat_gradient = gradient, shared(gradient)
         for slot in self._slots:
             view = slot.view(self._flat_gradient)
             for parameter in slot.trained:
@@ -229,7 +229,7 @@ class TorchNetwork:
         # The tensor keeps x's memory alive, so an equal address means the same memory.
         if address == self._address:
             return
-        self._x = _shared(x)
+        self._x = shared(x)
         self._address = address
         for slot in self._slots:
             view = slot.view(self._x)
@@ -297,7 +297,7 @@ def _device_of(xp: Any) -> torch.device:
     return torch.device("cuda", xp.cuda.runtime.getDevice())
 
 
-def _shared(array: Array) -> torch.Tensor:
+def shared(array: Array) -> torch.Tensor:
     """A tensor that shares an array's memory."""
     if not isinstance(array, np.ndarray):
         return torch.from_dlpack(array)
