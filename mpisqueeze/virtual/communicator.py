@@ -511,6 +511,11 @@ class Comm:
         """The workers' numbers, by rank."""
         return self._group.members
 
+    @property
+    def turn(self) -> int:
+        """The number of the worker of this process whose turn it is."""
+        return self.worker.scheduler.current.index
+
     def Get_size(self) -> int:
         """The number of workers."""
         return self.size

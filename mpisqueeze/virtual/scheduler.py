@@ -85,7 +85,7 @@ class Scheduler:
         self.workers = [Worker(self, index) for index in indices]
         self.ready: Any = deque()
         self.clock: Any = None
-        self.current: Worker | None = None
+        self.current: Any = None
         self._poll = poll
         self._main = getcurrent()
         self._ending = False
