@@ -17,10 +17,9 @@ from mpisqueeze.modelling.targets import NeededIterations, measure
 from mpisqueeze.record.calibration import Calibration, read_calibration
 from mpisqueeze.record.reading import read_runs, sift
 from mpisqueeze.runs.pairs import Pair
-from mpisqueeze.settings import ALLREDUCE, DTYPES, SERVERS
+from mpisqueeze.settings import ALLREDUCE, DTYPES, MAX_RANKS, SERVERS
 
 _BOTH = "both"
-MAX_RANKS = 10**6
 MAX_DIMENSION = 10**12
 _LACKING = "give --latency and --bandwidth, or --calibration FILE"
 

@@ -17,7 +17,7 @@ from mpisqueeze.parts import contracts, registry
 from mpisqueeze.parts.contracts import check_installed, default_compressor
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.runs.schedule import LrSchedule, parse_schedule
-from mpisqueeze.settings import ALLREDUCE, DEFAULT_DATA, DEFAULT_LR, SETTINGS, Settings, with_files
+from mpisqueeze.settings import ALLREDUCE, DEFAULT_DATA, DEFAULT_LR, SETTINGS, Settings, parse_group, with_files
 from mpisqueeze.topology import Topology
 
 NO_OVERLAP_ON_GPU = "is for gradients on a CPU: use --device cpu"
@@ -107,6 +107,11 @@ class Plan:
         """Ranks move models of their own, and exchange how far they went."""
         config = self.config
         return config.local_steps > 1 or config.outer_lr != 1 or config.outer_momentum > 0
+
+    @property
+    def grouped(self) -> bool:
+        """Groups of ranks take part as one rank each."""
+        return self.config.group is not None and parse_group(self.config.group) != 1
 
     @property
     def optimizes(self) -> str:
@@ -211,6 +216,14 @@ def _check_local(plan: Plan) -> None:
         raise UsageError("update is --outer-momentum where there are --local-steps", "--momentum-at")
 
 
+def _check_groups(plan: Plan) -> None:
+    """Raise UsageError for what groups have no place for."""
+    if not plan.centralized:
+        raise UsageError(f"is for centralized algorithms, and {plan.algorithm.name} gossips", "--group")
+    if plan.config.overlap:
+        raise UsageError("sends a gradient in sections, and --group adds up whole ones: leave out one", "--overlap")
+
+
 def _optimizer(config: Settings) -> Part:
     """The optimizer. Raises UsageError for a momentum that it has no use for, or none where there must be one."""
     optimizer = registry.optimizers.find(config.optimizer)
@@ -238,6 +251,8 @@ def _check_recipe(plan: Plan) -> None:
         raise UsageError("needs --outer-momentum above 0, such as 0.9", "--outer-nesterov")
     if plan.local:
         _check_local(plan)
+    if plan.grouped:
+        _check_groups(plan)
     if config.momentum_at == "update" and not plan.centralized:
         raise UsageError(f"update is for an answer to all ranks, and {name} gossips: use gradient", "--momentum-at")
 

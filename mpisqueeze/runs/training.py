@@ -421,7 +421,7 @@ def _carry_out(run: Run, view: View, again: bool, watchdog: Watchdog) -> dict[st
         "kernels": kernels.name,
         "threads": threads_of(kernels),
         "gradient_threads": run.threads,
-        **link_facts(run.network),
+        **link_facts(run.exchanging or run.network),
     }
     recorder = Recorder(world, run.folder, run.per_epoch, plan.config.per_rank)
     interrupts = Interrupts()
