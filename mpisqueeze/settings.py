@@ -24,7 +24,7 @@ METHOD, PROBLEM, RUN, OUTPUT = "Method", "Problem and data", "Run", "Output"
 SERVERS = ("root", "sharded")
 #: The value of `--server` that has none.
 ALLREDUCE = "allreduce"
-TOPOLOGIES = ("ring", "torus", "complete", "exponential", "star")
+TOPOLOGIES = ("ring", "torus", "complete", "exponential", "star", "one-peer")
 TREES = ("flat", "chain", "binary", "binomial")
 DTYPES = ("float32", "float64")
 DEVICES = ("auto", "cpu", "cuda")

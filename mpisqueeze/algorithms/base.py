@@ -258,6 +258,7 @@ class Algorithm:
         overlaps: it can send the gradient's sections while it is computed.
         linear: the answer to all payloads is their mean as it is, so that linear ones can be averaged by MPI_Allreduce
             (`--server allreduce`), which has no server that could change or remember it.
+        directed: it gossips also where W is not symmetric, or differs from one iteration to the next.
         own_momentum: it has a momentum of its own, as by `Setup.momentum`, and gets gradients without.
         route: how its payloads travel: `servers`, `neighbours` or `allreduce`; empty where `predict` cannot know.
         formula: the talks' count of full vectors per iteration, for N workers and a server apart from them.
@@ -273,6 +274,7 @@ class Algorithm:
     compresses: ClassVar[bool] = True
     overlaps: ClassVar[bool] = False
     linear: ClassVar[bool] = False
+    directed: ClassVar[bool] = False
     own_momentum: ClassVar[bool] = False
     default_compressor: ClassVar[str] = "onebit"
     fixed_compressor: ClassVar[str] = "identity"

@@ -20,7 +20,7 @@ from mpisqueeze.parts import registry
 from mpisqueeze.parts.failing import shown_to_fail
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.runs.pairs import Pair, expand
-from mpisqueeze.runs.plan import check_linear
+from mpisqueeze.runs.plan import check_directed, check_linear
 from mpisqueeze.settings import ALLREDUCE, SERVERS, Settings
 from mpisqueeze.topology import Spectrum, Topology
 
@@ -267,7 +267,7 @@ def methods_for(
         pairs: none: every built-in algorithm.
         compressors: for pairs that name none; none: the usual ones.
         servers: of `--server`, for the algorithms that have one; those that cannot go by `allreduce` are left out
-            unless their pair is named, which is an error.
+            unless their pair is named, which is an error; so are those that have no place on the graph.
     """
     for spec in compressors:
         registry.compressors.find(spec)
@@ -285,13 +285,14 @@ def methods_for(
         (entry,) = expand([pair], [], Settings())
         for server in servers:
             method = Method.of(entry.plan.algorithm, entry.plan.compressor, server, topology)
-            if method.server == ALLREDUCE:
-                try:
+            try:
+                check_directed(method.algorithm, topology)
+                if method.server == ALLREDUCE:
                     check_linear(method.algorithm, method.compressor)
-                except UsageError:
-                    if pairs:
-                        raise
-                    continue
+            except UsageError:
+                if pairs:
+                    raise
+                continue
             if not pairs and method.shown_to_fail:
                 left_out += [method.name] if method.name not in left_out else []
             elif method not in methods:

@@ -18,7 +18,7 @@ from mpisqueeze.parts.contracts import check_installed, default_compressor
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.runs.schedule import LrSchedule, parse_schedule
 from mpisqueeze.settings import ALLREDUCE, DEFAULT_DATA, DEFAULT_LR, SETTINGS, Settings, parse_group, with_files
-from mpisqueeze.topology import Topology
+from mpisqueeze.topology import ONE_PEER, Topology
 
 NO_OVERLAP_ON_GPU = "is for gradients on a CPU: use --device cpu"
 
@@ -165,6 +165,7 @@ def plan(config: Settings) -> Plan:
         default_compressor(algorithm) if config.compressor is None else config.compressor
     )
     _check_compressor(algorithm, compressor)
+    check_directed(algorithm, config.topology)
     if config.server == ALLREDUCE:
         check_linear(algorithm, compressor)
     problem = registry.problems.find(config.problem)
@@ -304,6 +305,19 @@ def _check_overlap(config: Settings, algorithm: Part, problem: Part) -> None:
             "one, or use `mpisqueeze lab`",
             "--overlap",
         )
+
+
+def check_directed(algorithm: Part, topology: str) -> None:
+    """Raise UsageError for a graph whose W is not symmetric, with an algorithm that needs it to be."""
+    cls = algorithm.cls
+    if topology != ONE_PEER or getattr(cls, "centralized", True) is not False or getattr(cls, "directed", False):
+        return
+    able = [name for name, cls in registry.algorithms.builtins().items() if getattr(cls, "directed", False)]
+    raise UsageError(
+        f"{algorithm.name} needs a W that is symmetric, and the same in each iteration, which that of {topology} is "
+        f"not; these do without: {', '.join(able)}",
+        "--topology",
+    )
 
 
 def check_topology(spec: str) -> None:

@@ -50,7 +50,7 @@ COMPRESSORS = [
     "fp8:24",
     "natural",
 ]
-GOSSIP = ["dpsgd", "dpsgd-naive", "dcd", "ecd", "deepsqueeze", "choco", "d2"]
+GOSSIP = ["dpsgd", "dpsgd-naive", "dcd", "ecd", "deepsqueeze", "choco", "d2", "beer"]
 CENTRALIZED = ["sgd", "csgd", "csgd-double", "memsgd", "doublesqueeze"]
 #: Those that come out with SGD's iterates in another way, if at all, each with a compressor that it takes.
 FIELD = {
