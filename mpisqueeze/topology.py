@@ -1,7 +1,8 @@
 """Gossip graphs, their mixing matrices W, and the spectral quantities of the convergence theorems.
 
-W is symmetric and doubly stochastic, but for `one-peer`, with Metropolis–Hastings weights: W_ij = 1/(1 + max(deg i, deg j)) on an edge,
-and the rest on the diagonal (Xiao & Boyd, Systems & Control Letters 2004). On a ring of N ≥ 3 all weights are 1/3.
+W is doubly stochastic and, but for `one-peer`, symmetric, with Metropolis–Hastings weights: W_ij = 1/(1 + max(deg i,
+deg j)) on an edge, and the rest on the diagonal (Xiao & Boyd, Systems & Control Letters 2004). On a ring of N ≥ 3 all
+weights are 1/3.
 """
 
 from __future__ import annotations

@@ -43,8 +43,9 @@ class Traffic:
     Attributes:
         exchange: `root`, `sharded`, `neighbours` or `allreduce`.
         ranks, dimension: N and d.
-        up, down: payload bytes of a whole vector to the servers and back; without servers `up` is the payload to each
+        up, down: payload bytes of a whole vector to the servers and back; without servers `up` is what goes to each
             neighbour, or what is summed over ranks.
+        payloads: number of payloads to each neighbour, each by itself.
         sums: bytes of each vector that is summed over ranks, one after the other.
         grains: elements at whose multiples payloads can be cut on either way, or None.
         degree: the largest number of neighbours.
@@ -60,6 +61,7 @@ class Traffic:
     grains: tuple[int | None, int | None] = (None, None)
     degree: int = 0
     sums: tuple[int, ...] = ()
+    payloads: int = 1
 
     @lru_cache(maxsize=1 << 16)  # noqa: B019 - small, and asked for again and again
     def schedule(self, terms: Terms) -> Schedule:
@@ -67,7 +69,8 @@ class Traffic:
         if self.exchange in SERVERS and self.ranks > 1:
             by_root = self.exchange == "root"
             return choose_sections(terms, self.dimension, self.grains, self.up, self.down, by_root).schedule
-        return self.cost(terms.link, -(-self.up // terms.message_bytes) if self.exchange == "neighbours" else 1)
+        each = -(-self.up // (self.payloads * terms.message_bytes))
+        return self.cost(terms.link, self.payloads * each if self.exchange == "neighbours" else 1)
 
     def cost(self, link: Link, sections: int = 1, way: str = "") -> Schedule:
         """The time of a schedule on `link`, whose idle ports pass a burst in no time.
@@ -170,7 +173,7 @@ class Method:
     @property
     def by_shapes(self) -> bool:
         """True if what it sends depends on the parameters' shapes."""
-        return hasattr(self.algorithm.cls, "summed")
+        return hasattr(self.algorithm.cls, "summed") or hasattr(self.algorithm.cls, "gossiped")
 
     def traffic(self, ranks: int, dimension: int, dtype: str, shapes: Shapes | None = None) -> Traffic:
         """The traffic of one iteration on `ranks` ranks. Raises UsageError of `--topology`.
@@ -185,11 +188,18 @@ class Method:
         if route == "servers":
             return self._through_servers(ranks, dimension, kind)
         if route == "neighbours":
-            nbytes, _ = self._payload(dimension, kind, self.compressed[0])
+            cls, payloads = self.algorithm.cls, getattr(self.algorithm.cls, "payloads", 1)
+            if self.by_shapes:
+                # Of even and of odd iterations.
+                lengths = cls.gossiped(shapes or typical_shapes(dimension), **self.algorithm.options)
+                nbytes = sum(lengths) * kind.itemsize // len(lengths)
+            else:
+                nbytes = payloads * self._payload(dimension, kind, self.compressed[0])[0]
             largest, together = degrees(self.topology or "ring", ranks)
-            return Traffic("neighbours", ranks, dimension, nbytes, together * nbytes, degree=largest)
+            return Traffic("neighbours", ranks, dimension, nbytes, together * nbytes, degree=largest, payloads=payloads)
         if route == ALLREDUCE:
-            cls, lengths = self.algorithm.cls, (dimension,)
+            cls = self.algorithm.cls
+            lengths: Sequence[int] = (dimension,)
             if self.by_shapes:
                 lengths = cls.summed(shapes or typical_shapes(dimension), **self.algorithm.options)
             sums = tuple(length * kind.itemsize for length in lengths)

@@ -88,7 +88,12 @@ def work_of(method: Method, traffic: Traffic, calibration: Calibration) -> Work 
             encode = 0.0
         return Work(encode, added, added, up.decode_add * d, library=library or 1.0)
     if traffic.exchange == "neighbours":
-        return Work(encode, (traffic.degree + compresses) * (up.decode_add + 2 * add) * d, 0.0, 2 * add * d)
+        if method.by_shapes:
+            before, after = (passes * add * d for passes in method.algorithm.cls.products(**method.algorithm.options))
+            return Work(traffic.degree * before, traffic.degree * after, 0.0, 2 * add * d)
+        coded = traffic.payloads * (traffic.degree + compresses)
+        encode += (traffic.payloads - 1) * _encode(up, method.feedback) * d
+        return Work(encode, coded * (up.decode_add + 2 * add) * d, 0.0, 2 * add * d)
     served = d if traffic.exchange == "root" else d / n
     added = (n * up.decode_add + (1 + server) * add) * served
     answered = _encode(down, method.feedback) * served if answers else 0.0
