@@ -44,6 +44,6 @@ def topology_report(facts: dict[str, Any]) -> Group:
 
 
 def _rounds(facts: dict[str, Any]) -> str:
-    """How often the graph changes, and what that comes to."""
+    """The number of rounds, and the models after them."""
     exact = "all models are equal" if facts["exact_after"] else "not yet, as N is no power of two"
     return f"{facts['rounds']}, an iteration each: then {exact}"

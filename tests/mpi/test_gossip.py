@@ -219,11 +219,8 @@ def each_neighbour_gets_one_payload() -> None:
         counter.reset()
         run_steps(algorithm, start_at(37, np.float32), 1)
         c, degree = payload_bytes(spec, 37, 4) * (1 + (name == "beer")), topology.degree(world.rank)
-        assert (counter.messages, counter.bytes_sent, counter.bytes_received) == (
-            algorithm.payloads * degree,
-            degree * c,
-            degree * c,
-        )
+        assert (counter.bytes_sent, counter.bytes_received) == (degree * c, degree * c)
+        assert counter.messages == (2 if name == "beer" else 1) * degree
         assert sum(world.comm.allgather(counter.bytes_sent)) == algorithm.bytes_per_iteration()
     if world.size >= 3:
         assert Topology("ring", world.size).degree(world.rank) == 2
