@@ -9,7 +9,7 @@ from typing import Any
 from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.progress import ProgressThread
 from mpisqueeze.costs.exchanges import AHEAD
-from mpisqueeze.devices.buffers import Wire
+from mpisqueeze.devices.buffers import Fence, Wire
 from mpisqueeze.devices.clock import Phase
 
 _EDGE = 3
@@ -52,7 +52,7 @@ class NeighbourExchange:
         self.network = network
         self.neighbours = list(neighbours)
         count = len(self.neighbours) if apart else payloads
-        self._wires = sharing._wires if sharing else [network.wire(nbytes) for _ in range(count)]
+        self._wires: list[Wire] = sharing._wires if sharing else [network.wire(nbytes) for _ in range(count)]
         self.outs = [wire.array for wire in self._wires]
         #: For each payload, the wires of the neighbours.
         self._inbox: list[list[Wire]] = (
@@ -77,7 +77,7 @@ class NeighbourExchange:
             for wires in self._arriving
         ]
         self._targets, self._bytes = len(given), payloads * nbytes
-        self._past = sharing._past if sharing else network.device.fence()
+        self._past: Fence = sharing._past if sharing else network.device.fence()
         self._started = 0
         self._pending = False
         self.progress = ProgressThread()

@@ -49,7 +49,10 @@ class Traffic:
         sums: bytes of each vector that is summed over ranks, one after the other.
         grains: elements at whose multiples payloads can be cut on either way, or None.
         degree: the largest number of neighbours.
-        total: bytes of all ranks together, as runs count them.
+        total: bytes of all ranks together in an exchange, as runs count them.
+        every: iterations from one exchange to the next.
+        group, everyone: ranks that take part as one, and all of them; the other figures are of their leaders.
+        vector: bytes of a full vector.
     """
 
     exchange: str
@@ -62,6 +65,15 @@ class Traffic:
     degree: int = 0
     sums: tuple[int, ...] = ()
     payloads: int = 1
+    every: int = 1
+    group: int = 1
+    everyone: int = 0
+    vector: int = 0
+
+    @property
+    def per_iteration(self) -> float:
+        """`total` on average over iterations, most of which exchange nothing where there are local steps."""
+        return self.total / self.every if self.every > 1 else self.total
 
     @lru_cache(maxsize=1 << 16)  # noqa: B019 - small, and asked for again and again
     def schedule(self, terms: Terms) -> Schedule:
@@ -114,15 +126,19 @@ class Method:
     Attributes:
         server: `root`, `sharded` or `allreduce`; None for an algorithm without servers.
         topology: the gossip graph's spec; None for an algorithm without neighbours.
+        every: iterations from one exchange to the next, the local steps.
+        group: ranks that take part as one.
     """
 
     algorithm: Part
     compressor: Part
     server: str | None
     topology: str | None
+    every: int = 1
+    group: int = 1
 
     @staticmethod
-    def of(algorithm: Part, compressor: Part, server: str, topology: str) -> Method:
+    def of(algorithm: Part, compressor: Part, server: str, topology: str, every: int = 1, group: int = 1) -> Method:
         """Keep `server` or `topology` only where the algorithm has one."""
         route = getattr(algorithm.cls, "route", "")
         return Method(
@@ -130,6 +146,8 @@ class Method:
             compressor,
             server if route == "servers" else None,
             topology if route == "neighbours" else None,
+            every,
+            group,
         )
 
     @staticmethod
@@ -137,7 +155,12 @@ class Method:
         """The method of a run, by its settings. Raises UsageError."""
         algorithm = registry.algorithms.find(config["algorithm"])
         compressor = registry.compressors.find(config["compressor"])
-        return Method.of(algorithm, compressor, config.get("server", "root"), config.get("topology", "ring"))
+        # Hosts may have different numbers of ranks.
+        group = round(config["ranks"] / (config.get("groups") or config["ranks"]))
+        return Method.of(
+            algorithm, compressor, config.get("server", "root"), config.get("topology", "ring"),
+            config.get("local_steps", 1), group,
+        )  # fmt: skip
 
     @property
     def route(self) -> str:
@@ -176,11 +199,17 @@ class Method:
         return hasattr(self.algorithm.cls, "summed") or hasattr(self.algorithm.cls, "gossiped")
 
     def traffic(self, ranks: int, dimension: int, dtype: str, shapes: Shapes | None = None) -> Traffic:
-        """The traffic of one iteration on `ranks` ranks. Raises UsageError of `--topology`.
+        """The traffic of one exchange on `ranks` ranks. Raises UsageError of `--topology`.
 
         Args:
             shapes: of the parameters; None: those of `typical_shapes`.
         """
+        among = max(1, ranks // self.group)
+        found = self._exchanged(among, dimension, dtype, shapes)
+        vector = dimension * np.dtype(dtype).itemsize
+        return replace(found, every=self.every, group=min(self.group, ranks), everyone=ranks, vector=vector)
+
+    def _exchanged(self, ranks: int, dimension: int, dtype: str, shapes: Shapes | None) -> Traffic:
         route, kind = self.route, np.dtype(dtype)
         if self.server == ALLREDUCE:
             nbytes, _ = self._payload(dimension, kind, self.compressed[0])
@@ -190,9 +219,8 @@ class Method:
         if route == "neighbours":
             cls, payloads = self.algorithm.cls, getattr(self.algorithm.cls, "payloads", 1)
             if self.by_shapes:
-                # Of even and of odd iterations.
-                lengths = cls.gossiped(shapes or typical_shapes(dimension), **self.algorithm.options)
-                nbytes = sum(lengths) * kind.itemsize // len(lengths)
+                even, odd = cls.gossiped(shapes or typical_shapes(dimension), **self.algorithm.options)
+                nbytes = (even + odd) * kind.itemsize // 2
             else:
                 nbytes = payloads * self._payload(dimension, kind, self.compressed[0])[0]
             largest, together = degrees(self.topology or "ring", ranks)
@@ -267,7 +295,12 @@ def spectrum_of(spec: str, ranks: int) -> Spectrum | None:
 
 
 def methods_for(
-    pairs: Sequence[Pair], compressors: Sequence[str], servers: Sequence[str], topology: str
+    pairs: Sequence[Pair],
+    compressors: Sequence[str],
+    servers: Sequence[str],
+    topology: str,
+    every: int = 1,
+    group: int = 1,
 ) -> tuple[list[Method], list[str]]:
     """The methods that are asked for, with the baseline at the front, and those left out. Raises UsageError.
 
@@ -277,7 +310,9 @@ def methods_for(
         pairs: none: every built-in algorithm.
         compressors: for pairs that name none; none: the usual ones.
         servers: of `--server`, for the algorithms that have one; those that cannot go by `allreduce` are left out
-            unless their pair is named, which is an error; so are those that have no place on the graph.
+            unless their pair is named, which is an error. So are those that have no place on the graph, or no local
+            steps and groups.
+        every, group: of all methods but the baseline.
     """
     for spec in compressors:
         registry.compressors.find(spec)
@@ -294,8 +329,14 @@ def methods_for(
     for pair in asked:
         (entry,) = expand([pair], [], Settings())
         for server in servers:
-            method = Method.of(entry.plan.algorithm, entry.plan.compressor, server, topology)
+            # A pair may name the baseline, too.
+            plain = pair is asked[0]
+            method = Method.of(
+                entry.plan.algorithm, entry.plan.compressor, server, topology,
+                1 if plain else every, 1 if plain else group,
+            )  # fmt: skip
             try:
+                _check_together(method)
                 check_directed(method.algorithm, topology)
                 if method.server == ALLREDUCE:
                     check_linear(method.algorithm, method.compressor)
@@ -308,6 +349,13 @@ def methods_for(
             elif method not in methods:
                 methods.append(method)
     return methods, left_out
+
+
+def _check_together(method: Method) -> None:
+    """Raise UsageError for gossip with local steps or groups."""
+    for value, option in ((method.every, "--local-steps"), (method.group, "--group")):
+        if value > 1 and method.route == "neighbours":
+            raise UsageError(f"is for centralized algorithms, and {method.algorithm.name} gossips", option)
 
 
 def _found(pair: Pair) -> Part:
