@@ -62,8 +62,8 @@ def predict(
     inside: Annotated[
         str | None,
         in_network(
-            help="The link between the ranks of a --group, as --link has it. Default: left out.",
-            metavar="latency=TIME,bandwidth=RATE",
+            help="The link between the ranks of a --group: latency=1us,bandwidth=100gbit. Default: left out.",
+            metavar="LINK",
         ),
     ] = None,
     dimension: Annotated[str | None, in_method(help="Parameters of the model.", metavar="D")] = None,
