@@ -27,6 +27,10 @@ Gradient = Callable[..., Any]
 """x ↦ g; with `Setup.overlap` also (x, ready: Ready) ↦ g, which need not have called `ready` to the end."""
 
 
+#: Elements of a vector for which a compressor is asked what it is.
+_PROBED = 64
+
+
 class Codec:
     """A compressor at work: booked as encode_s and decode_s, keyed by the iteration, and never raising for a NaN.
 
@@ -209,10 +213,14 @@ class Setup:
         return Codec(Identity(length or self.dimension, self.network.device.xp, self.dtype, 0), self.network)
 
     def _codec(self, part: int, length: int | None, seed: int) -> Codec:
-        made = self.make_compressor(length or self.dimension, seed)
-        if made.linear:
-            made = self.make_compressor(length or self.dimension, derive_key(self.seed, 3, part))
-        return Codec(made, self.network)
+        if self._linear:
+            seed = derive_key(self.seed, 3, part)
+        return Codec(self.make_compressor(length or self.dimension, seed), self.network)
+
+    @cached_property
+    def _linear(self) -> bool:
+        """Payloads of the run's compressor may be added up, and all codecs have one seed."""
+        return self.make_compressor(min(self.dimension, _PROBED), 0).linear
 
     def descent(self, message: str = "") -> Descent:
         """The optimizer that moves x by the answers; `message` is for an answer that is not finite."""
