@@ -27,6 +27,10 @@ Gradient = Callable[..., Any]
 """x ↦ g; with `Setup.overlap` also (x, ready: Ready) ↦ g, which need not have called `ready` to the end."""
 
 
+#: Elements of a vector for which a compressor is asked what it is.
+_PROBED = 64
+
+
 class Codec:
     """A compressor at work: booked as encode_s and decode_s, keyed by the iteration, and never raising for a NaN.
 
@@ -214,9 +218,9 @@ class Setup:
         length = length or self.dimension
         if length in self._exact:
             return self._exact[length]
+        if self._linear:
+            seed = derive_key(self.seed, 3, part)
         made = self.make_compressor(length, seed)
-        if made.linear:
-            made = self.make_compressor(length, derive_key(self.seed, 3, part))
         codec = Codec(made, self.network)
         if not made.draws:
             self._exact[length] = codec
@@ -226,6 +230,11 @@ class Setup:
     def _exact(self) -> dict[int, Codec]:
         """Codecs of compressors without a seed, by length: whoever asks for one gets the same."""
         return {}
+
+    @cached_property
+    def _linear(self) -> bool:
+        """Payloads of the run's compressor may be added up, and all codecs have one seed."""
+        return self.make_compressor(min(self.dimension, _PROBED), 0).linear
 
     def descent(self, message: str = "") -> Descent:
         """The optimizer that moves x by the answers; `message` is for an answer that is not finite."""
@@ -271,6 +280,7 @@ class Algorithm:
         overlaps: it can send the gradient's sections while it is computed.
         linear: the answer to all payloads is their mean as it is, so that linear ones can be averaged by MPI_Allreduce
             (`--server allreduce`), which has no server that could change or remember it.
+        directed: it gossips also where W is not symmetric, or differs from one iteration to the next.
         own_momentum: it has a momentum of its own, as by `Setup.momentum`, and gets gradients without.
         route: how its payloads travel: `servers`, `neighbours` or `allreduce`; empty where `predict` cannot know.
         formula: the talks' count of full vectors per iteration, for N workers and a server apart from them.
@@ -286,6 +296,7 @@ class Algorithm:
     compresses: ClassVar[bool] = True
     overlaps: ClassVar[bool] = False
     linear: ClassVar[bool] = False
+    directed: ClassVar[bool] = False
     own_momentum: ClassVar[bool] = False
     default_compressor: ClassVar[str] = "onebit"
     fixed_compressor: ClassVar[str] = "identity"

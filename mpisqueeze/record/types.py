@@ -48,6 +48,8 @@ class Config(_RunConfig, total=False):
     bytes: BytesAre
     parts: dict[str, PartName]
     shapes: list[list[Count]] | None
+    groups: Ranks | None
+    local_steps: Positive
 
 
 class HostFacts(TypedDict, total=False):
@@ -150,6 +152,7 @@ class Summary(_Ended, total=False):
     ranks: Ranks
     workers: Ranks
     virtual: bool
+    groups: Ranks | None
     hosts: Ranks | None
     dimension: Dimension | None
     dtype: DType
@@ -157,6 +160,7 @@ class Summary(_Ended, total=False):
     warmup: Count
     bytes: BytesAre
     bytes_sent: Count
+    bytes_local: Count
     messages: Count
     sgd_bytes_sent: Count
     percent_saved_vs_sgd: Ratio | None

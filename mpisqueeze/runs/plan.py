@@ -19,8 +19,8 @@ from mpisqueeze.parts.contracts import check_installed, default_compressor
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.quantities import parse_time
 from mpisqueeze.runs.schedule import LrSchedule, parse_schedule
-from mpisqueeze.settings import ALLREDUCE, DEFAULT_DATA, DEFAULT_LR, SETTINGS, Settings, with_files
-from mpisqueeze.topology import Topology
+from mpisqueeze.settings import ALLREDUCE, DEFAULT_DATA, DEFAULT_LR, SETTINGS, Settings, parse_group, with_files
+from mpisqueeze.topology import ONE_PEER, Topology
 from mpisqueeze.virtual.jitter import Jitter, parse_jitter
 
 NO_OVERLAP_ON_GPU = "is for gradients on a CPU: use --device cpu"
@@ -122,6 +122,11 @@ class Plan:
         return config.local_steps > 1 or config.outer_lr != 1 or config.outer_momentum > 0
 
     @property
+    def grouped(self) -> bool:
+        """Groups of ranks take part as one rank each."""
+        return self.config.group is not None and parse_group(self.config.group) != 1
+
+    @property
     def optimizes(self) -> str:
         """The optimizer acts on each rank's `gradient`, on the `answer`, or moves each rank's own x (`local`).
 
@@ -177,6 +182,7 @@ def plan(config: Settings, problem: Part | None = None, optimizer: Part | None =
         default_compressor(algorithm) if config.compressor is None else config.compressor
     )
     _check_compressor(algorithm, compressor)
+    check_directed(algorithm, config.topology)
     if config.server == ALLREDUCE:
         check_linear(algorithm, compressor)
     problem = problem or registry.problems.find(config.problem)
@@ -232,6 +238,14 @@ def _check_local(plan: Plan) -> None:
         raise UsageError("update is --outer-momentum where there are --local-steps", "--momentum-at")
 
 
+def _check_groups(plan: Plan) -> None:
+    """Raise UsageError for what groups have no place for."""
+    if not plan.centralized:
+        raise UsageError(f"is for centralized algorithms, and {plan.algorithm.name} gossips", "--group")
+    if plan.config.overlap:
+        raise UsageError("sends a gradient in sections, and --group adds up whole ones: leave out one", "--overlap")
+
+
 def _optimizer(config: Settings) -> Part:
     """The optimizer. Raises UsageError for a momentum that it has no use for, or none where there must be one."""
     optimizer = registry.optimizers.find(config.optimizer)
@@ -259,6 +273,8 @@ def _check_recipe(plan: Plan) -> None:
         raise UsageError("needs --outer-momentum above 0, such as 0.9", "--outer-nesterov")
     if plan.local:
         _check_local(plan)
+    if plan.grouped:
+        _check_groups(plan)
     if config.momentum_at == "update" and not plan.centralized:
         raise UsageError(f"update is for an answer to all ranks, and {name} gossips: use gradient", "--momentum-at")
 
@@ -322,6 +338,19 @@ def check_workers(config: Settings) -> None:
         return
     if "MPISQUEEZE_LAB" in os.environ:
         raise UsageError("a lab's links are between real ranks: leave it out, or train without lab", "--workers")
+
+
+def check_directed(algorithm: Part, topology: str) -> None:
+    """Raise UsageError for a graph whose W is not symmetric, with an algorithm that needs it to be."""
+    cls = algorithm.cls
+    if topology != ONE_PEER or getattr(cls, "centralized", True) is not False or getattr(cls, "directed", False):
+        return
+    able = [name for name, cls in registry.algorithms.builtins().items() if getattr(cls, "directed", False)]
+    raise UsageError(
+        f"{algorithm.name} needs a W that is symmetric, and the same in each iteration, which that of {topology} is "
+        f"not; these do without: {', '.join(able)}",
+        "--topology",
+    )
 
 
 def check_topology(spec: str) -> None:

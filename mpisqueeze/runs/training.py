@@ -476,7 +476,7 @@ def set_up(kind: type[L], run: Run, view: View, interrupts: Interrupts, watchdog
             "kernels": kernels.name,
             "threads": threads_of(kernels),
             "gradient_threads": run.threads,
-            **link_facts(run.network),
+            **link_facts(run.exchanging or run.network),
         }
     recorder = Recorder(world, run.folder, run.per_epoch, plan.config.per_rank)
     loop = kind(run, recorder, view, interrupts, watchdog)

@@ -647,6 +647,12 @@ class Comm:
         """The same, by the request."""
         return Attendance(self._reduce(given, box, op), self.worker)
 
+    def Reduce(self, given: Any, box: Any, op: Any = None, root: int = 0) -> None:
+        """The same at the root alone; box is None elsewhere."""
+        target = _memory(box) if self.rank == root else None
+        own = target if given is MPI.IN_PLACE else _memory(given)
+        self._come(_adding(_ufunc(op)), own, target).wait(self.worker)
+
     def Bcast(self, buffer: Any, root: int = 0) -> None:
         """buffer ← the root's."""
         memory = _memory(buffer)

@@ -21,10 +21,10 @@ def simulate(
     jitter: Jitter | None,
     seed: int,
     iteration: Callable[[], int],
-) -> tuple[SimulatedLink | None, PhaseClock | None]:
-    """Begin the simulated clock of a world of virtual workers: (its link, the clock of phases), for this worker.
+) -> PhaseClock | None:
+    """Begin the simulated clock of a world of virtual workers; this worker's clock of phases. Collective.
 
-    Both are None where there is nothing to simulate: times are then those that the workers' own work takes. Collective.
+    It is None where there is nothing to simulate: times are then those that the workers' own work takes.
 
     Args:
         compute_s: time (s) of a gradient, None: as measured.
@@ -55,10 +55,13 @@ def simulate(
 
     world.on_root(begin)
     clock: Clock | None = scheduler.clock
-    if clock is None:
-        return None, None
-    held = None if link is None else SimulatedLink(clock, worker, comm.members)
-    return held, WorkerClock(clock, worker, iteration)
+    return None if clock is None else WorkerClock(clock, worker, iteration)
+
+
+def simulated_link(world: World) -> SimulatedLink:
+    """The link between the workers of a world, once `simulate` has begun, as this worker sees it."""
+    comm: Any = world.comm
+    return SimulatedLink(comm.worker.scheduler.clock, comm.worker, comm.members)
 
 
 class SimulatedLink:

@@ -36,6 +36,8 @@ _WAYS: list[dict[str, Any]] = [
     {"algorithm": "choco", "topology": "torus", "barrier": True, "checksum": True, "momentum": 0.5},
     {"algorithm": "deepsqueeze", "compressor": "uniform:5,bucket=64", "topology": "star"},
     {"algorithm": "dpsgd", "topology": "exponential", "partition": "dirichlet:0.5", "clip_norm": 0.1},
+    {"algorithm": "dpsgd", "topology": "one-peer"},
+    {"algorithm": "doublesqueeze", "compressor": "onebit", "group": "2"},
 ]
 
 
