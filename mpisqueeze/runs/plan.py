@@ -187,8 +187,10 @@ def plan(config: Settings, problem: Part | None = None, optimizer: Part | None =
         check_linear(algorithm, compressor)
     problem = problem or registry.problems.find(config.problem)
     check_installed(problem, "--problem")
+    optimizer = optimizer or _optimizer(config)
     if config.lr is None:
-        config = replace(config, lr=getattr(problem.cls, "default_lr", DEFAULT_LR))
+        usual = (getattr(part.cls, "default_lr", None) for part in (algorithm, optimizer, problem))
+        config = replace(config, lr=next((lr for lr in usual if lr is not None), DEFAULT_LR))
     if config.overlap:
         _check_overlap(config, algorithm, problem)
     partition = parse_partition(config.partition)
@@ -203,8 +205,7 @@ def plan(config: Settings, problem: Part | None = None, optimizer: Part | None =
     schedule = parse_schedule(config.lr_schedule)
     compute_s = None if config.compute is None else parse_time(config.compute)
     jitter = None if config.jitter is None else parse_jitter(config.jitter)
-    used = optimizer or _optimizer(config)
-    found = Plan(config, algorithm, compressor, problem, used, partition, schedule, link, compute_s, jitter)
+    found = Plan(config, algorithm, compressor, problem, optimizer, partition, schedule, link, compute_s, jitter)
     _check_recipe(found)
     check_workers(config)
     return found

@@ -1,4 +1,4 @@
-"""D-PSGD on a ring against a torus and an exponential graph, with one class of digits or so on each worker.
+"""D-PSGD on a ring, a torus, an exponential graph and its one-peer form, with about one class of digits on each worker.
 
     python results/virtual/topologies.py > results/virtual/topologies.md
 
@@ -20,7 +20,7 @@ def main() -> None:
     head(*heads, "mean ‖x_i − x̄‖²", "virtual ms an iteration")
     for workers in (16, 64, 256):
         runs = compare(
-            "dpsgd", "--sweep", "topology=ring,torus,exponential", "--workers", f"{workers}", "--partition", "label",
+            "dpsgd", "--sweep", "topology=ring,torus,exponential,one-peer", "--workers", f"{workers}", "--partition", "label",
             "--batch-size", "4", "--iterations", "150", "--eval-every", "5", "--link", LINK, "--compute", "5ms",
         )  # fmt: skip
         for run in runs:
