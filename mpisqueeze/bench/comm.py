@@ -1,8 +1,8 @@
 """`bench comm`: the time of a step through each exchange, beside MPI_Allreduce of full vectors in the same run.
 
 At each size all exchanges are timed in turn, round by round in a rotating order, so that other work of the machine
-meets them alike. Ranks meet before each; its time is the slowest rank's. Results are compared with the same equations
-on one rank, to the bit.
+meets them alike. Ranks meet before each; its time is the slowest rank's. Results are compared with those of as many
+virtual workers in one process, to the bit.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from mpisqueeze.settings import ALLREDUCE, SERVERS, Settings
 from mpisqueeze.topology import Topology
 
 COMPRESSORS = ("identity", "onebit")
-#: Runs before the result is compared with the equations; the second one has residuals.
+#: Runs before the result is compared; the second one has residuals.
 _CHECKED_RUNS = 2
 #: Elements of all ranks' vectors together up to which rank 0 computes the result that they must have.
 _MOST_CHECKED = 128 << 20
@@ -156,7 +156,7 @@ class ExchangeRow:
         vector_payload_bytes: of a rank's whole vector as it is sent.
         algbw, busbw: GB/s of payload; `effective_…`: of full vectors in the same time.
         ratio: time over that of the baseline, or None.
-        wrong: elements of all ranks that differ from the equations', None where that is not known.
+        wrong: elements of all ranks that differ from those of virtual workers, None where that is not known.
     """
 
     exchange: str
@@ -315,7 +315,7 @@ class Bench:
             raise RankFailureError(what, traceback.format_exc(), alone=True) from error
 
     def _check(self, stage: Stage, cases: list[Case]) -> list[int | None]:
-        """The number of elements of all ranks that differ from the equations', by case; None where it is not known."""
+        """The number of elements of all ranks that are not what they must be, by case; None where it is not known."""
         counts: list[int | None] = []
         feasible = stage.size * stage.ranks <= _MOST_CHECKED
         gradients = stage.all_gradients() if feasible and self.world.is_root else []

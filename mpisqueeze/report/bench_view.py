@@ -174,7 +174,7 @@ def comm_header(context: dict[str, Any]) -> list[str]:
         "algbw: bytes of a rank's payload over the time, GB/s; busbw: × 2(n − 1)/n, of ring × neighbours, after "
         "nccl-tests; effective: busbw of full vectors in this time; payload: bytes that a rank sends, mean, "
         f"{DEFINED} by the definition of MPI's collective, of which the library may move more; "
-        "#wrong: numbers of all ranks that differ from the same equations on one rank",
+        "#wrong: numbers of all ranks that differ from those of virtual workers in one process",
     ]
 
 
