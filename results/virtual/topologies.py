@@ -21,7 +21,8 @@ def main() -> None:
     for workers in (16, 64, 256):
         runs = compare(
             "dpsgd", "--sweep", "topology=ring,torus,exponential,one-peer", "--workers", f"{workers}",
-            "--partition", "label", "--batch-size", "4", "--iterations", "150", "--eval-every", "5", "--link", LINK, "--compute", "5ms",
+            "--partition", "label", "--batch-size", "4", "--iterations", "150", "--eval-every", "5", "--link", LINK,
+            "--compute", "5ms",
         )  # fmt: skip
         for run in runs:
             graph = str(run.config["topology"])
