@@ -87,7 +87,7 @@ def interface_meter(world: World) -> InterfaceMeter:
 
     Messages between virtual workers pass no interface.
     """
-    if world.virtual:
+    if getattr(world.comm, "virtual", False):
         return InterfaceMeter(world, [])
     found = world.collectively(lambda: interfaces(world, os.environ.get(VARIABLE) or None))
     return InterfaceMeter(world, found if all(world.comm.allgather(bool(found))) else [])
