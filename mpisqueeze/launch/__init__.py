@@ -65,4 +65,4 @@ def launch(
     if dry_run:
         write_text(f"{plan.shell()}\n", "-")
         return ExitCode.OK
-    return Supervisor(plan, started, grace_s, kill_s).run()
+    return Supervisor(plan, started, grace_s, kill_s, tells=target is None).run()

@@ -11,7 +11,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ FOLDER = "checkpoint"
 MANIFEST = "manifest.json"
 KEPT = 2
 SCHEMA_VERSION = 1
+#: Seconds between two looks for other ranks' files.
+_LOOK_S = 2e-3
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -133,6 +136,9 @@ class Writer:
         pending: the iteration that is being written or waits to be made valid; None if there is none.
     """
 
+    _ending = ".part"
+    _durable = True
+
     def __init__(self, run: Path, rank: int) -> None:
         self._folder, self._rank = run / FOLDER, rank
         self._copies: dict[str, NDArray[Any]] = {}
@@ -140,15 +146,19 @@ class Writer:
         self._written: Future[str] = Future()
         self.pending: int | None = None
 
-    def begin(self, iteration: int, arrays: Arrays) -> None:
-        """Copy the arrays and start to write them; what was begun before must have been made valid."""
+    def copy(self, iteration: int, arrays: Arrays) -> None:
+        """Copy the arrays; what was begun before must have been made valid."""
         for name, array in arrays.items():
             copy = self._copies.get(name)
             if copy is None or copy.shape != array.shape or copy.dtype != array.dtype:
                 copy = self._copies[name] = np.empty_like(array)
             copy[...] = array
         self.pending = iteration
-        self._written = self._thread.submit(self._write, self._part, sorted(arrays))
+
+    def begin(self, iteration: int, arrays: Arrays) -> None:
+        """Copy the arrays and start to write them."""
+        self.copy(iteration, arrays)
+        self._written = self._thread.submit(self._write, self._part)
 
     @property
     def busy(self) -> bool:
@@ -162,12 +172,12 @@ class Writer:
     @property
     def _part(self) -> Path:
         """The folder that is written to before the checkpoint is valid."""
-        return self._folder / f"{self.pending:08}.part"
+        return self._folder / f"{self.pending:08}{self._ending}"
 
-    def _write(self, folder: Path, names: Sequence[str]) -> str:
+    def _write(self, folder: Path) -> str:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / file_of(self._rank)
-        write_npz(path, {name: self._copies[name] for name in names})
+        write_npz(path, dict(sorted(self._copies.items())), self._durable)
         return sha256_of(path)
 
     def publish(self, settings: dict[str, Any], log: dict[str, int], record: Past, digests: list[str]) -> None:
@@ -177,7 +187,9 @@ class Writer:
         files = {file_of(rank): digest for rank, digest in enumerate(digests)}
         manifest = Manifest(part, self.pending, len(digests), settings, log, record, files)
         body = {key: msgspec.to_builtins(getattr(manifest, key)) for key in _BODY}
-        write_json(part / MANIFEST, {"schema_version": SCHEMA_VERSION, **body, "sha256": _digest_of(body)})
+        write_json(
+            part / MANIFEST, {"schema_version": SCHEMA_VERSION, **body, "sha256": _digest_of(body)}, self._durable
+        )
         final = self._folder / f"{self.pending:08}"
         if os.path.exists(final):
             shutil.rmtree(final)
@@ -188,6 +200,38 @@ class Writer:
         os.close(handle)
         for old in checkpoints(self._folder.parent)[KEPT:]:
             shutil.rmtree(old, ignore_errors=True)
+
+
+class EarlyWriter(Writer):
+    """Writes a checkpoint without MPI, from any thread: each rank leaves its digest in a file beside its arrays."""
+
+    _ending = ".early.part"
+    # The process has moments left, and what the system has been given outlives it.
+    _durable = False
+
+    def write(self) -> None:
+        """Write the arrays that were copied last, unless there is a checkpoint of theirs. Raises OSError."""
+        if self.pending is None or os.path.exists(self._folder / f"{self.pending:08}"):
+            self.pending = None
+            return
+        path = self._digest(self._rank)
+        path.with_suffix(".new").write_text(self._write(self._part))
+        os.replace(path.with_suffix(".new"), path)
+
+    def collect(self, ranks: int, over: Callable[[], bool]) -> list[str]:
+        """On rank 0: the digests of all ranks, as soon as they are there; none once `over` says so."""
+        paths = [self._digest(rank) for rank in range(ranks)]
+        while not all(os.path.exists(path) for path in paths):
+            if over():
+                return []
+            time.sleep(_LOOK_S)
+        digests = [path.read_text() for path in paths]
+        for path in paths:
+            path.unlink()
+        return digests
+
+    def _digest(self, rank: int) -> Path:
+        return self._part / f"{file_of(rank)}.sha256"
 
 
 def discard_unfinished(run: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from mpisqueeze.parts import contracts, state
 from mpisqueeze.problems.base import copy_to
 from mpisqueeze.record.checkpoint import (
     DamagedError,
+    EarlyWriter,
     Manifest,
     Past,
     Writer,
@@ -47,6 +49,9 @@ FREE = (
     "timeout",
     "parts",
 )
+#: Seconds of an iteration from which on each is kept, and how many times longer than the copy it must take. Open MPI's
+#: mpirun gives ranks 0.3 s after a signal, in which a shorter iteration comes to its end.
+LONG_S, COPY_SHARE = 0.1, 20
 #: Files that grow as a run goes.
 LOGS = ("iterations.jsonl", "ranks.jsonl", "evaluations.jsonl")
 
@@ -79,6 +84,10 @@ def _arrays(run: Run) -> dict[str, Any]:
     for prefix, part in _parts(run).items():
         found |= {f"{prefix}.{key}": value for key, value in state.carried(part).items()}
     return found
+
+
+def _on_host(run: Run) -> dict[str, np.ndarray]:
+    return {key: state.to_host(value) for key, value in _arrays(run).items()}
 
 
 def _put_back(run: Run, saved: dict[str, np.ndarray]) -> None:
@@ -158,6 +167,11 @@ class Checkpointer:
         run.world.collectively(partial(_see, Path(path), run.world.rank))
         run.world.collectively(lambda: check_state(run))
         self._writer = Writer(Path(path), run.world.rank)
+        self._early = EarlyWriter(Path(path), run.world.rank)
+        self._publish: Callable[[list[str]], None] | None = None
+        self._publish_early: Callable[[list[str]], None] | None = None
+        self._copying = threading.Lock()
+        self._copy_s = 0.0
         self._last = time.monotonic()
 
     @property
@@ -174,14 +188,47 @@ class Checkpointer:
     def take(self, iteration: int) -> None:
         """Copy everything and have it written. Raises RankFailureError if what was begun before cannot be written."""
         self.settle(wait=True)
-        run = self.run
-        host = {key: state.to_host(value) for key, value in _arrays(run).items()}
-        if run.folder is not None:
-            self._publish = partial(
-                self._writer.publish, fixed_settings(run.plan), run.folder.sizes(LOGS), self._past()
-            )
-        self._writer.begin(iteration, host)
+        self._publish = self._about(self._writer)
+        self._writer.begin(iteration, _on_host(self.run))
         self._last = time.monotonic()
+
+    def keep(self, iteration: int, iteration_s: float) -> None:
+        """Copy everything, for `save_early`, if iterations are long enough for it; not collective.
+
+        All rows up to here must be in the logs.
+        """
+        if iteration_s < max(LONG_S, COPY_SHARE * self._copy_s):
+            return
+        began = time.perf_counter()
+        if not self._copying.acquire(blocking=False):
+            # What was kept is being written, as the run is about to end.
+            return
+        try:
+            self._publish_early = self._about(self._early)
+            self._early.copy(iteration, _on_host(self.run))
+        finally:
+            self._copying.release()
+        self._copy_s = time.perf_counter() - began
+
+    def save_early(self, over: threading.Event) -> None:
+        """Write what was kept last, from a thread of each rank and without MPI; gives up once `over` is set.
+
+        There is a checkpoint if all ranks kept the same iteration.
+        """
+        with self._copying, contextlib.suppress(OSError):
+            # Whatever keeps files from being written is reported where all ranks learn of it.
+            self._early.write()
+            if self._early.pending is not None and self._publish_early is not None:
+                digests = self._early.collect(self.run.world.size, over.is_set)
+                if digests:
+                    self._publish_early(digests)
+
+    def _about(self, writer: Writer) -> Callable[[list[str]], None] | None:
+        """On rank 0: makes a checkpoint of this moment valid, given all ranks' digests."""
+        run = self.run
+        if run.folder is None:
+            return None
+        return partial(writer.publish, fixed_settings(run.plan), run.folder.sizes(LOGS), self._past())
 
     def settle(self, wait: bool = False) -> None:
         """Make valid what all ranks have written by now; with `wait`, once they have. Raises RankFailureError."""
@@ -189,7 +236,7 @@ class Checkpointer:
         if writer.pending is None or (not wait and world.comm.allreduce(writer.busy, MPI.LOR)):
             return
         digests = world.comm.gather(world.collectively(writer.finish))
-        world.collectively(partial(self._publish, digests) if world.is_root else lambda: None)
+        world.collectively(partial(self._publish, digests) if self._publish and digests else lambda: None)
         writer.pending = None
 
 

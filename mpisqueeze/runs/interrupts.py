@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from mpisqueeze.comm.signals import Signal
+from mpisqueeze.comm.signals import SAME_S, Signal
 from mpisqueeze.holder import abandon
 
 if TYPE_CHECKING:
@@ -31,6 +36,11 @@ def note_early() -> None:
     signal.signal(signal.SIGUSR1, lambda number, frame: _early.append(number))
 
 
+def wish_of(number: int) -> Signal:
+    """The signal between ranks for one of the operating system; 0 stands for none."""
+    return _WISHES[number]
+
+
 class StoppedError(Exception):
     """A signal came to one of the ranks, and all of them know of it: Signal.INTERRUPT or Signal.TERMINATE."""
 
@@ -38,11 +48,13 @@ class StoppedError(Exception):
 class Interrupts:
     """A context manager that notes SIGINT, SIGTERM and SIGUSR1, so that a run can stop in good order.
 
-    A second signal ends the process at once. `number` is the signal noted, or 0.
+    Another signal ends the process at once, unless it comes within SAME_S seconds of the first. `number` is the signal
+    noted, or 0.
     """
 
     def __init__(self) -> None:
         self.number = 0
+        self._noted = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
@@ -70,7 +82,7 @@ class Interrupts:
     @property
     def wish(self) -> int:
         """The signal that this rank contributes when the ranks agree."""
-        return _WISHES[self.number]
+        return wish_of(self.number)
 
     def agree(self, world: World) -> None:
         """Raise StoppedError on all ranks if one of them noted a signal; collective."""
@@ -79,8 +91,39 @@ class Interrupts:
             raise StoppedError(agreed)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.number:
+        if not self.number:
+            self.number, self._noted = number, time.monotonic()
+        elif time.monotonic() - self._noted >= SAME_S:
             abandon()
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self.number = number
+
+
+@contextmanager
+def at_once(work: Callable[[int, threading.Event], None]) -> Iterator[None]:
+    """Have a thread call `work` with the number of the first signal that `Interrupts` notes within the block.
+
+    Python's own handlers wait for the main thread, which may be in a long call to C. The block's end sets the event,
+    and waits for `work` to return.
+    """
+    over = threading.Event()
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+
+    def listen() -> None:
+        while number := ours.recv(1):
+            if number[0] in _CAUGHT:
+                work(number[0], over)
+                return
+
+    thread = threading.Thread(target=listen, name="mpisqueeze signals", daemon=True)
+    thread.start()
+    before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        over.set()
+        theirs.close()
+        thread.join()
+        ours.close()

@@ -6,9 +6,10 @@ import contextlib
 import json
 import math
 import os
+import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -23,6 +24,7 @@ from mpisqueeze.comm.consensus import Consensus
 from mpisqueeze.comm.cuda_aware import cuda_awareness
 from mpisqueeze.comm.exchange import HaltError, Network, Trouble
 from mpisqueeze.comm.interface import interface_meter
+from mpisqueeze.comm.launched import tell_launch
 from mpisqueeze.comm.pieces import gather
 from mpisqueeze.comm.watchdog import Watchdog
 from mpisqueeze.comm.world import RankFailureError, Signal, World
@@ -39,8 +41,8 @@ from mpisqueeze.record.folder import sanitized
 from mpisqueeze.record.iterations import Recorder
 from mpisqueeze.record.reading import RunLog, read_run
 from mpisqueeze.record.summary import summary_of
-from mpisqueeze.runs.checkpointing import LOGS, Checkpointer, Start, load_latest, replay_doubts
-from mpisqueeze.runs.interrupts import Interrupts
+from mpisqueeze.runs.checkpointing import LOGS, LONG_S, Checkpointer, Start, load_latest, replay_doubts
+from mpisqueeze.runs.interrupts import Interrupts, at_once, wish_of
 from mpisqueeze.runs.plan import Plan
 from mpisqueeze.runs.preparation import Run
 from mpisqueeze.runs.stopwatch import Stopwatch
@@ -148,7 +150,7 @@ class Loop:
                 gate.tell(Signal.ENOUGH)
             elif root and self.checkpointer and self.checkpointer.overdue:
                 gate.tell(Signal.CHECKPOINT)
-            elif root and recorder.overdue:
+            elif root and (recorder.overdue or (self.checkpointer and self.iteration_s >= LONG_S)):
                 gate.tell(Signal.FLUSH)
             run.optimizer.begin()
             began = clock.start()
@@ -202,6 +204,11 @@ class Loop:
         with self.stopwatch.paused(), self.meter.paused():
             yield
 
+    @property
+    def iteration_s(self) -> float:
+        """The time (s) of the last iteration on this rank."""
+        return self.ended - self.began
+
     def _save(self, iteration: int, last: bool, agreed: int) -> None:
         """Save the run if that is due, and complete earlier saving; collective."""
         checkpointer = self.checkpointer
@@ -218,6 +225,8 @@ class Loop:
         with self._paused():
             if due:
                 checkpointer.take(iteration)
+            else:
+                checkpointer.keep(iteration, self.iteration_s)
             checkpointer.settle(wait=last)
 
     def _gradient(self, x: Any, ready: Ready | None = None) -> Any:
@@ -437,21 +446,23 @@ def _carry_out(run: Run, view: View, again: bool, watchdog: Watchdog) -> dict[st
         run.folder.write_json("config.json", run.settings(), durable)
         run.folder.write_json("environment.json", environment, durable)
         run.warnings += crowding(environment)
+        tell_launch(folder=run.path)
         view.start(run, environment)
         for remark in filter(None, (run.folder.hold.note, *remarks)):
             view.remark(remark)
     began = time.perf_counter()
+
+    def until_now() -> Past:
+        wall = past.wall_s + time.perf_counter() - began
+        return Past(wall, past.resumed_after, [(sent, got) for sent, got in recorder.by_rank.tolist()])
+
     if plan.config.checkpoint_every is not None:
-
-        def until_now() -> Past:
-            wall = past.wall_s + time.perf_counter() - began
-            return Past(wall, past.resumed_after, [(sent, got) for sent, got in recorder.by_rank.tolist()])
-
         loop.checkpointer = Checkpointer(run, parse_interval(plan.config.checkpoint_every), until_now)
     # A signal that comes when the iterations are done must not keep what they gave from being written.
     with interrupts:
-        trouble = loop.iterate()
-        wall = past.wall_s + time.perf_counter() - began
+        with at_once(partial(_save_at_once, loop, environment, until_now)):
+            trouble = loop.iterate()
+        now = until_now()
         failure = failure_of(trouble)
         status = "failed" if failure else "diverged" if trouble else "interrupted" if loop.stopped_by else "ok"
         if plan.config.save_model:
@@ -462,8 +473,7 @@ def _carry_out(run: Run, view: View, again: bool, watchdog: Watchdog) -> dict[st
         if run.folder is not None:
             over = "its time was over" if loop.stopped_by == Signal.ENOUGH else None
             reason = trouble.message if trouble else over
-            facts = _summarize(loop, status, reason, wall, environment, interfaces)
-            summary = sanitized({**facts, "resumed_after": past.resumed_after})
+            summary = _summarize(loop, status, reason, now, environment, interfaces, loop.stopped_by)
             run.folder.write_json("summary.json", summary)
             view.finish(summary)
         summary = world.comm.bcast(summary)
@@ -527,6 +537,22 @@ def _save_model(run: Run, x: Any) -> None:
         os.replace(temporary, run.folder.path / "model.npz")
 
 
+def _save_at_once(
+    loop: Loop, environment: dict[str, Any], until_now: Callable[[], Past], number: int, over: threading.Event
+) -> None:
+    """From a thread, on a signal: the summary so far and a checkpoint of the last iteration that was kept.
+
+    A launcher may kill this process before its iteration ends; otherwise the run's end replaces both.
+    """
+    run = loop.run
+    if run.folder is not None:
+        with contextlib.suppress(OSError):
+            summary = _summarize(loop, "interrupted", None, until_now(), environment, None, wish_of(number))
+            run.folder.write_json("summary.json", summary, durable=False)
+    if loop.checkpointer is not None:
+        loop.checkpointer.save_early(over)
+
+
 def _by_rank(counts: list[list[int]]) -> list[dict[str, int]]:
     return [{"rank": rank, "bytes_sent": sent, "bytes_received": got} for rank, (sent, got) in enumerate(counts)]
 
@@ -535,9 +561,10 @@ def _summarize(
     loop: Loop,
     status: str,
     reason: str | None,
-    wall_s: float,
+    past: Past,
     environment: dict[str, Any],
     interfaces: list[dict[str, Any]] | None,
+    stopped_by: int,
 ) -> dict[str, Any]:
     """summary.json's object, on rank 0; `interfaces` is what the hosts' network interfaces counted meanwhile.
 
@@ -549,13 +576,13 @@ def _summarize(
     full_vector = run.dimension * plan.dtype.itemsize
     schedule = getattr(algorithm, "schedule", None)
     payload = getattr(algorithm, "payload_bytes", None) or full_vector
-    return {
+    facts = {
         **summary_of(run.settings(), environment, columns, loop.evaluations, status, reason, run.path),
         "mpisqueeze": __version__,
         "warnings": run.warnings,
         "stopped_at_target": loop.at_target,
         "shown_to_fail": shown_to_fail(plan.algorithm, plan.compressor),
-        "signal": {Signal.INTERRUPT: "SIGINT", Signal.TERMINATE: "SIGTERM"}.get(Signal(loop.stopped_by)),
+        "signal": {Signal.INTERRUPT: "SIGINT", Signal.TERMINATE: "SIGTERM"}.get(Signal(stopped_by)),
         "server": run.server,
         "topology": None if run.centralized else plan.config.topology,
         "eta": getattr(algorithm, "eta", None),
@@ -568,5 +595,7 @@ def _summarize(
         "payload_bytes": payload,
         "full_vectors_formula": getattr(algorithm, "formula", "") or None,
         "compression": payload / full_vector,
-        "wall_s": wall_s,
+        "wall_s": past.wall_s,
+        "resumed_after": past.resumed_after,
     }
+    return sanitized(facts)
