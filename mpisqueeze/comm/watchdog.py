@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from mpisqueeze.comm.world import World
 from mpisqueeze.errors import ExitCode
 from mpisqueeze.holder import abandon, beat
 from mpisqueeze.mpi import MPI
+from mpisqueeze.streams import say
 
 #: Seconds between two looks.
 PAUSE = 0.5
@@ -146,7 +146,7 @@ class Watchdog:
 
     def _abort(self, message: str) -> None:
         abandon()
-        print(f"mpisqueeze: {message}", file=sys.stderr, flush=True)
+        say(f"mpisqueeze: {message}")
         MPI.COMM_WORLD.Abort(ExitCode.FAILED)
 
 

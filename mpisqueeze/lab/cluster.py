@@ -24,7 +24,7 @@ from mpisqueeze.lab.hosts import AGENT, FOLDER, HOSTFILE, SYSTEM_PATH
 from mpisqueeze.lab.shaping import CONTROL, LINK, host_name
 from mpisqueeze.lab.trials import Trial
 from mpisqueeze.record.reading import COMPARISON, RunLog, read_runs
-from mpisqueeze.streams import STDERR
+from mpisqueeze.streams import STDERR, say
 
 _TOOLS = {"ip": "iproute2", "tc": "iproute2", "unshare": "util-linux", "nsenter": "util-linux"}
 _NAMESPACES = ("--mount", "--uts", "--ipc", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
@@ -147,7 +147,7 @@ def run_trial(trial: Trial, machine: Machine, to_stderr: bool = False) -> TrialO
                 trial.folder.parent.rmdir()
         raise UsageError(*told["error"])
     if "interfaces" not in told and code not in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
-        print(f"mpisqueeze: the lab ended with {code} before its command did", file=sys.stderr, flush=True)
+        say(f"mpisqueeze: the lab ended with {code} before its command did")
         code = ExitCode.FAILED
     return TrialOutcome(trial, code, told.get("interfaces", []), _runs(trial.folder))
 
@@ -194,5 +194,5 @@ def _runs(folder: Path | None) -> list[RunLog]:
     try:
         return read_runs([folder])[0]
     except UsageError as error:
-        print(f"mpisqueeze: {error}", file=sys.stderr, flush=True)
+        say(f"mpisqueeze: {error}")
         return []

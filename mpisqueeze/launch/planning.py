@@ -78,7 +78,9 @@ def make_plan(launcher: Launcher, n: int, started: Sequence[str], environment: M
 def program() -> list[str]:
     """The command that is mpisqueeze here: its script, since `-m` would find a source tree in the current folder."""
     script = Path(sys.executable).with_name("mpisqueeze")
-    return [sys.executable, str(script)] if script.is_file() else [sys.executable, "-m", "mpisqueeze"]
+    if script.is_file():
+        return [sys.executable, str(script)]
+    return [sys.executable, *(["-P"] if sys.version_info >= (3, 11) else []), "-m", "mpisqueeze"]
 
 
 def own_terminal() -> str:

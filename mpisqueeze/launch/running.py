@@ -26,7 +26,7 @@ from mpisqueeze.errors import ExitCode
 from mpisqueeze.launch.finding import Flavour
 from mpisqueeze.launch.noise import Noise
 from mpisqueeze.launch.planning import LaunchPlan
-from mpisqueeze.streams import results_descriptor
+from mpisqueeze.streams import results_descriptor, say
 
 GRACE_S = 10.0  # for ranks to finish an iteration and write a checkpoint
 KILL_S = 5.0  # for the launcher to end after SIGTERM
@@ -181,8 +181,7 @@ class Supervisor:
         return f"; the log in {folder} has no iteration"
 
     def _say(self, text: str) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            print(f"mpisqueeze {self.name}: {text}", file=sys.stderr, flush=True)
+        say(f"mpisqueeze {self.name}: {text}")
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[socket.socket]:

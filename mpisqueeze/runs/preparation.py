@@ -19,6 +19,7 @@ from mpisqueeze.comm.world import World
 from mpisqueeze.compressors.base import Compressor, adapt
 from mpisqueeze.data import load_dataset
 from mpisqueeze.errors import UsageError
+from mpisqueeze.files import check_whole
 from mpisqueeze.holder import check_free
 from mpisqueeze.kernels import kernels_for, threads_of
 from mpisqueeze.optimizers.base import Optimizer, Recipe
@@ -325,6 +326,7 @@ class Run:
         """Find out what `_open_folder` would, before the problem takes its time."""
         path = self.plan.config.out
         if path and self._again:
+            check_whole(path, "--resume")
             check_free(path, "--resume")
         elif path:
             check_path(path)
