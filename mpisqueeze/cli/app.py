@@ -129,7 +129,8 @@ def main(arguments: list[str] | None = None) -> None:
     # All ranks come to these ends together.
     if warned and code in (ExitCode.OK, ExitCode.DIVERGED):
         warned.tell()
-    tell_launch(code=code)
+    if launched_rank() == 0:
+        tell_launch(code=code)
     sys.exit(code)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated, Any
 
 import typer
@@ -23,12 +24,20 @@ def launch(
             autocompletion=offering(("auto", "mpirun", "mpiexec", "srun")),
         ),
     ] = "auto",
+    hostfile: Annotated[
+        str | None, typer.Option(help="File with a host a line, as the launcher takes it.", metavar="FILE")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Hosts, as the launcher takes them.", metavar="NAME,…")] = None,
+    mpi_args: Annotated[
+        str | None, typer.Option(help='Further words for the launcher: "--map-by node".', metavar="WORDS")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command instead of running it.")] = False,
 ) -> int:
     """Start COMMAND on N ranks with the MPI launcher that is found, and what a laptop, a container or root needs.
 
     [bold]mpisqueeze launch -n 8 train --algorithm memsgd --compressor topk:0.01[/]
     """
+    from mpisqueeze.launch import Where
     from mpisqueeze.launch import launch as start
 
     command = list(context.args)
@@ -37,7 +46,14 @@ def launch(
     if ranks is None:
         raise UsageError("say how many ranks, before the command: mpisqueeze launch -n 4 train", "-n")
     _parse(context, command)
-    return start(ranks, command, launcher, dry_run)
+    if hostfile is not None and host is not None:
+        raise UsageError("leave out --host, or this", "--hostfile")
+    try:
+        more = shlex.split(mpi_args or "")
+    except ValueError as error:
+        what = str(error).lower()
+        raise UsageError(f"{mpi_args!r} has {what}; accepted: words as a shell takes them", "--mpi-args") from None
+    return start(ranks, command, launcher, dry_run, Where(hostfile, host, more))
 
 
 def _parse(context: typer.Context, words: list[str]) -> None:

@@ -46,11 +46,11 @@ def told_rank() -> int | None:
 
 
 def tell_launch(**facts: Any) -> None:
-    """On rank 0, under `launch`: tell it something that it would otherwise have to trust the launcher for.
+    """Under `launch`: tell it something that it would otherwise have to trust the launcher for.
 
     It travels on stderr, which every launcher brings from every host; `launch` takes it out.
     """
-    if TELLS in os.environ and launched_rank() == 0:
+    if TELLS in os.environ:
         sys.stderr.flush()
         with contextlib.suppress(OSError):
             os.write(2, f"{MARK}{json.dumps(facts)}{MARK}\n".encode())

@@ -112,6 +112,9 @@ class Supervisor:
                     ready = select.select(listened, [], [], timeout)[0]
                     if process.stderr in ready and not self._hear(process.stderr):
                         listened.remove(process.stderr)
+                    if "lost" in self.noise.told and self.deadline is None:
+                        # The launcher may wait for a host that will never answer.
+                        self.deadline = time.monotonic() + self.grace_s
                     for number in wake.recv(4096) if wake in ready else b"":
                         self._handle(process, number)
                     if self.deadline is not None and time.monotonic() >= self.deadline:
@@ -143,6 +146,9 @@ class Supervisor:
     def _named(self, code: int) -> int:
         """The exit code for a launcher's: FAILED, with a word about it, where a rank or a host was lost."""
         ended = self.noise.told.get("code")
+        if "lost" in self.noise.told:
+            # This process may have ended the launcher.
+            return ExitCode.FAILED
         if self.tells and ended:
             # The launcher's own may be of what the ranks' end did to each other.
             return ended

@@ -26,6 +26,8 @@ from mpisqueeze.record.checkpoint import (
     Past,
     Writer,
     checkpoints,
+    complete,
+    complete_early,
     discard_unfinished,
     read_arrays,
     read_manifest,
@@ -47,11 +49,14 @@ FREE = (
     "eval_every",
     "consensus_every",
     "timeout",
+    "heartbeat",
     "parts",
 )
 #: Seconds of an iteration from which on each is kept, and how many times longer than the copy it must take. Open MPI's
 #: mpirun gives ranks 0.3 s after a signal, in which a shorter iteration comes to its end.
 LONG_S, COPY_SHARE = 0.1, 20
+#: Seconds between two looks for other ranks' files.
+_LOOK_S = 2e-3
 #: Files that grow as a run goes.
 LOGS = ("iterations.jsonl", "ranks.jsonl", "evaluations.jsonl")
 
@@ -168,8 +173,7 @@ class Checkpointer:
         run.world.collectively(lambda: check_state(run))
         self._writer = Writer(Path(path), run.world.rank)
         self._early = EarlyWriter(Path(path), run.world.rank)
-        self._publish: Callable[[list[str]], None] | None = None
-        self._publish_early: Callable[[list[str]], None] | None = None
+        self._kept: tuple[dict[str, Any], dict[str, int], Past] | None = None
         self._copying = threading.Lock()
         self._copy_s = 0.0
         self._last = time.monotonic()
@@ -188,7 +192,7 @@ class Checkpointer:
     def take(self, iteration: int) -> None:
         """Copy everything and have it written. Raises RankFailureError if what was begun before cannot be written."""
         self.settle(wait=True)
-        self._publish = self._about(self._writer)
+        self._publish = partial(self._writer.publish, *self._about())
         self._writer.begin(iteration, _on_host(self.run))
         self._last = time.monotonic()
 
@@ -204,8 +208,8 @@ class Checkpointer:
             # What was kept is being written, as the run is about to end.
             return
         try:
-            self._publish_early = self._about(self._early)
             self._early.copy(iteration, _on_host(self.run))
+            self._kept = self._about()
         finally:
             self._copying.release()
         self._copy_s = time.perf_counter() - began
@@ -213,22 +217,19 @@ class Checkpointer:
     def save_early(self, over: threading.Event) -> None:
         """Write what was kept last, from a thread of each rank and without MPI; gives up once `over` is set.
 
-        There is a checkpoint if all ranks kept the same iteration.
+        There is a checkpoint once all ranks have written the same iteration.
         """
-        with self._copying, contextlib.suppress(OSError):
-            # Whatever keeps files from being written is reported where all ranks learn of it.
-            self._early.write()
-            if self._early.pending is not None and self._publish_early is not None:
-                digests = self._early.collect(self.run.world.size, over.is_set)
-                if digests:
-                    self._publish_early(digests)
+        # Whatever keeps files from being written is reported where all ranks learn of it.
+        with self._copying, contextlib.suppress(OSError, UsageError):
+            part = self._early.write(*self._kept, self.run.world.size) if self._kept else None
+            if part is not None and self.run.world.is_root:
+                while not complete(part) and not over.wait(_LOOK_S):
+                    pass
 
-    def _about(self, writer: Writer) -> Callable[[list[str]], None] | None:
-        """On rank 0: makes a checkpoint of this moment valid, given all ranks' digests."""
-        run = self.run
-        if run.folder is None:
-            return None
-        return partial(writer.publish, fixed_settings(run.plan), run.folder.sizes(LOGS), self._past())
+    def _about(self) -> tuple[dict[str, Any], dict[str, int], Past]:
+        """What the manifest of a checkpoint at this moment says, but for its files; for rank 0."""
+        folder = self.run.folder
+        return fixed_settings(self.run.plan), folder.sizes(LOGS) if folder else {}, self._past()
 
     def settle(self, wait: bool = False) -> None:
         """Make valid what all ranks have written by now; with `wait`, once they have. Raises RankFailureError."""
@@ -236,7 +237,7 @@ class Checkpointer:
         if writer.pending is None or (not wait and world.comm.allreduce(writer.busy, MPI.LOR)):
             return
         digests = world.comm.gather(world.collectively(writer.finish))
-        world.collectively(partial(self._publish, digests) if self._publish and digests else lambda: None)
+        world.collectively(partial(self._publish, digests) if world.is_root else lambda: None)
         writer.pending = None
 
 
@@ -333,6 +334,7 @@ def load_latest(run: Run) -> Start:
 
 
 def _candidates(path: Path, plan: Plan) -> list[Path]:
+    complete_early(path)
     discard_unfinished(path)
     found = checkpoints(path)
     if not found and plan.config.checkpoint_every is None:

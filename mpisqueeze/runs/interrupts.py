@@ -23,10 +23,12 @@ _WISHES: dict[int, Signal] = {
     0: Signal.NONE,
     signal.SIGINT: Signal.INTERRUPT,
     signal.SIGTERM: Signal.TERMINATE,
+    signal.SIGHUP: Signal.TERMINATE,
     # The usual choice for SLURM's --signal, which is sent some time before the end of a job.
     signal.SIGUSR1: Signal.TERMINATE,
 }
 _CAUGHT = tuple(number for number in _WISHES if number)
+_NOHUP = (signal.SIGHUP, signal.SIG_IGN)
 #: Signals that `note_early` has noted.
 _early: list[int] = []
 
@@ -46,7 +48,7 @@ class StoppedError(Exception):
 
 
 class Interrupts:
-    """A context manager that notes SIGINT, SIGTERM and SIGUSR1, so that a run can stop in good order.
+    """A context manager that notes SIGINT, SIGTERM, SIGHUP and SIGUSR1, so that a run can stop in good order.
 
     Another signal ends the process at once, unless it comes within SAME_S seconds of the first. `number` is the signal
     noted, or 0.
@@ -58,7 +60,9 @@ class Interrupts:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
-        self._before = {number: signal.signal(number, self._note) for number in _CAUGHT}
+        # `nohup` has SIGHUP ignored, which is a promise.
+        caught = [number for number in _CAUGHT if (number, signal.getsignal(number)) != _NOHUP]
+        self._before = {number: signal.signal(number, self._note) for number in caught}
         if _early:
             self.number = _early[0]
             _early.clear()

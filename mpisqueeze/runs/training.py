@@ -23,6 +23,7 @@ from mpisqueeze.comm.checksum import DamagedPayloadError
 from mpisqueeze.comm.consensus import Consensus
 from mpisqueeze.comm.cuda_aware import cuda_awareness
 from mpisqueeze.comm.exchange import HaltError, Network, Trouble
+from mpisqueeze.comm.heartbeat import Heartbeat
 from mpisqueeze.comm.interface import interface_meter
 from mpisqueeze.comm.launched import tell_launch
 from mpisqueeze.comm.pieces import gather
@@ -47,7 +48,7 @@ from mpisqueeze.runs.plan import Plan
 from mpisqueeze.runs.preparation import Run
 from mpisqueeze.runs.stopwatch import Stopwatch
 from mpisqueeze.runs.view import View
-from mpisqueeze.settings import DEFAULT_TIMEOUT, parse_interval, parse_target, parse_timeout
+from mpisqueeze.settings import DEFAULT_HEARTBEAT, DEFAULT_TIMEOUT, parse_interval, parse_target, parse_timeout
 
 #: Most iterations between two agreements of the ranks, without a barrier.
 MEET_EVERY = 32
@@ -393,12 +394,14 @@ def train(plan: Plan, world: World, view: View, again: bool = False) -> dict[str
         UsageError, RankFailureError: on every rank alike; the run folder, if there is one yet, is complete up to there.
     """
     watchdog = Watchdog(world, parse_timeout(plan.config.timeout or DEFAULT_TIMEOUT))
+    heartbeat = Heartbeat(world, parse_timeout(plan.config.heartbeat or DEFAULT_HEARTBEAT), watchdog.state)
     try:
         return _train(plan, world, view, again, watchdog)
     except OSError as error:
         # A full disk, or a folder that is gone, is seen by this rank alone.
         raise RankFailureError(f"rank {world.rank}: {error}", "", alone=True) from error
     finally:
+        heartbeat.close()
         watchdog.close()
 
 
