@@ -83,7 +83,7 @@ class Watchdog:
         self._limit_s = self.timeout_s
 
     def state(self) -> tuple[str, float]:
-        """What this rank is doing, and for how long (s) it has been in its iteration."""
+        """Words for what this rank does, and the time (s) that it has been in its iteration."""
         doing = f"{'computing the gradient' if self.busy else 'exchanging'} in iteration {self.iteration()}"
         return doing if self.iteration() else "setting up", time.monotonic() - self._beat
 

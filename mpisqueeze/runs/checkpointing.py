@@ -227,7 +227,7 @@ class Checkpointer:
                     pass
 
     def _about(self) -> tuple[dict[str, Any], dict[str, int], Past]:
-        """What the manifest of a checkpoint at this moment says, but for its files; for rank 0."""
+        """The contents of the manifest of a checkpoint at this moment, but for its files; for rank 0."""
         folder = self.run.folder
         return fixed_settings(self.run.plan), folder.sizes(LOGS) if folder else {}, self._past()
 

@@ -543,7 +543,7 @@ def _save_model(run: Run, x: Any) -> None:
 def _save_at_once(
     loop: Loop, environment: dict[str, Any], until_now: Callable[[], Past], number: int, over: threading.Event
 ) -> None:
-    """From a thread, on a signal: the summary so far and a checkpoint of the last iteration that was kept.
+    """Write the summary so far and a checkpoint of the last iteration that was kept, from a thread, on a signal.
 
     A launcher may kill this process before its iteration ends; otherwise the run's end replaces both.
     """
