@@ -32,7 +32,7 @@ _LINES, _LOOK_S = 6, 0.5
 #: Seconds to connect to one address of a host.
 _CONNECT_S = 3.0
 #: Seconds that the launcher has to end this rank, once a peer is gone; and between ranks that each end all.
-_GONE_S, _TURN_S = 5.0, 0.2
+_GONE_S, _TURN_S, _TURNS = 5.0, 1.0, 3
 #: Bytes of the messages that are tried where an exchange does not end: those of the usual packets, and more.
 SIZES = (512, 1024, 1400, 2048, 4096, 8192, 16384, 65536)
 _LONGEST = 2 * SIZES[-1]
@@ -109,7 +109,7 @@ class _Peer:
         if self.tried and self.passed:
             return (
                 f"rank {self.rank} on {self.host} answers messages of {self.passed} bytes, and none of {self.tried}: "
-                f"is the MTU of a link on the way smaller than that of its ends?{last}"
+                f"the MTU of a link on the way may be smaller than that of its ends{last}"
             )
         return (
             f"rank {self.rank} on {self.host} cannot be reached: nothing was acknowledged for --heartbeat "
@@ -232,7 +232,7 @@ class _Ring:
 
     def _lost(self, peer: _Peer, error: OSError) -> None:
         """End all ranks, unless this is how a run ends."""
-        turn_s = min(_TURN_S * self._rank, 5 * _TURN_S)
+        turn_s = _TURN_S * min(sorted(self._every).index(self._rank), _TURNS)
         ended = isinstance(error, ConnectionResetError | BrokenPipeError)
         # The launcher of a rank that has ended ends all others, if it can reach them.
         if self._over.wait(turn_s + (_GONE_S if ended else 0)):

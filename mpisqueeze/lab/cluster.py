@@ -126,12 +126,14 @@ def run_trial(trial: Trial, machine: Machine, to_stderr: bool = False) -> TrialO
         }
         root = str(Path(mpisqueeze.__file__).resolve().parents[1])
         inside = [sys.executable, "-c", _INSIDE, root, json.dumps(settings), str(report)]
-        plan = launch.LaunchPlan(launch.Flavour.OPEN_MPI, [*machine.unshare, *inside], {})
+        # Its session's folder is the hosts' own.
+        plan = launch.LaunchPlan(launch.Flavour.UNKNOWN, [*machine.unshare, *inside], {})
         supervisor = launch.Supervisor(
             plan,
             trial.command,
             kill_s=0.0,  # the cluster has nothing to tidy up
             name="lab",
+            tells=trial.command[: len(launch.program())] == launch.program(),
             death_signal=signal.SIGKILL,  # unshare blocks SIGTERM
             popen={"pass_fds": (report,), **({"stdout": STDERR} if to_stderr else {})},
         )
@@ -146,7 +148,7 @@ def run_trial(trial: Trial, machine: Machine, to_stderr: bool = False) -> TrialO
                 trial.folder.rmdir()
                 trial.folder.parent.rmdir()
         raise UsageError(*told["error"])
-    if "interfaces" not in told and code not in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
+    if not told.keys() & {"interfaces", "lost"} and code not in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
         say(f"mpisqueeze: the lab ended with {code} before its command did")
         code = ExitCode.FAILED
     return TrialOutcome(trial, code, told.get("interfaces", []), _runs(trial.folder))

@@ -29,6 +29,7 @@ from mpisqueeze.launch.planning import LaunchPlan
 from mpisqueeze.streams import results_descriptor, say
 
 GRACE_S = 10.0  # for ranks to finish an iteration and write a checkpoint
+END_S = 30.0  # for the other ranks and the launcher to end, once rank 0 has
 KILL_S = 5.0  # for the launcher to end after SIGTERM
 _PR_SET_PDEATHSIG = 1
 #: The settings that let Open MPI start more ranks than it has slots for.
@@ -112,9 +113,9 @@ class Supervisor:
                     ready = select.select(listened, [], [], timeout)[0]
                     if process.stderr in ready and not self._hear(process.stderr):
                         listened.remove(process.stderr)
-                    if "lost" in self.noise.told and self.deadline is None:
-                        # The launcher may wait for a host that will never answer.
-                        self.deadline = time.monotonic() + self.grace_s
+                    if self.deadline is None and self.noise.told.keys() & {"lost", "code"}:
+                        # The launcher may wait for ever for a host that does not answer, or a rank that does not end.
+                        self.deadline = time.monotonic() + (self.grace_s if "lost" in self.noise.told else END_S)
                     for number in wake.recv(4096) if wake in ready else b"":
                         self._handle(process, number)
                     if self.deadline is not None and time.monotonic() >= self.deadline:
@@ -152,6 +153,9 @@ class Supervisor:
         if self.tells and ended:
             # The launcher's own may be of what the ranks' end did to each other.
             return ended
+        if self.tells and self.terminating and self.ended_by is None:
+            self._say(f"rank 0 has ended, and others had not {END_S:g} s later{self._last_known()}")
+            return ExitCode.FAILED
         if self.tells and code == ExitCode.OK and ended is None:
             host = self.noise.lost
             what = f"host {host} was lost" if host else "a host or rank 0 was lost"
