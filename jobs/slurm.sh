@@ -2,7 +2,8 @@
 # Shared by the job files here, with the settings of your site. They read this file; it does nothing alone.
 #
 #     ranks ARGUMENTS…     run mpisqueeze on every task of the job; returns its exit code, 4 where a node was lost, and
-#                          leaves in $told the name of a signal to this script
+#                          leaves in $told the name of a signal to this script, and in $lost whether the code is not
+#                          the program's own, so that a node was lost or the ranks did not start
 #
 # Set these where you submit; sbatch passes them on:
 #
@@ -49,6 +50,8 @@ esac
 # save it if they keep checkpoints, and exit with 143. SLURM sends SIGTERM to the ranks itself, so it is only noted.
 # shellcheck disable=SC2034  # preempt.sbatch reads it
 told=""
+# shellcheck disable=SC2034  # and this
+lost=""
 ranks_pid=""
 trap 'told=USR1; [ -z "$ranks_pid" ] || kill -USR1 "$ranks_pid"' USR1
 trap 'told=TERM' TERM
@@ -78,7 +81,10 @@ ranks() {
     if [ "$code" = 0 ] && ! is_done "$(folder_of "$@")"; then
         echo "the ranks have ended, and $(folder_of "$@") does not say that all is done: a node was lost" >&2
         code=4
+        lost=yes
     fi
+    # shellcheck disable=SC2034
+    case $code in 0 | 2 | 3 | 4 | 130 | 143) ;; *) lost=yes ;; esac
     return "$code"
 }
 

@@ -47,14 +47,16 @@ class _Peer:
     """A connection to the lowest rank of another host.
 
     Attributes:
+        tries: it is this rank that tries sizes here, so that lines come the other way whatever sizes pass.
         heard: when its last line came, and what it said.
         passed, tried: bytes of the largest message that it has confirmed, and of the one that is on its way, or 0.
     """
 
-    def __init__(self, rank: int, host: str, connection: socket.socket, limit_s: float) -> None:
-        self.rank, self.host, self.connection = rank, host, connection
+    def __init__(self, rank: int, host: str, connection: socket.socket, limit_s: float, tries: bool) -> None:
+        self.rank, self.host, self.connection, self.tries = rank, host, connection, tries
         self.heard = (time.monotonic(), "")
         self.passed = self.tried = 0
+        self._tried_at = 0.0
         self.took_leave = False
         self._in, self._out = b"", b""
         connection.setblocking(False)
@@ -98,17 +100,17 @@ class _Peer:
     def try_next(self) -> None:
         """Send the next larger message, if the last one is confirmed."""
         size = next((size for size in SIZES if size > self.passed), None)
-        if size and not self.tried:
-            self.tried = size
+        if size and not self.tried and self.tries:
+            self.tried, self._tried_at = size, time.monotonic()
             self.send(b"#" + b"." * (size - 2))
 
     def loss(self, limit_s: float) -> str:
         """Words for the loss of this peer."""
         when, said = self.heard
         last = f"; {time.monotonic() - when:.0f} s ago it was {said}" if said else ""
-        if self.tried and self.passed:
+        if self.tried and when - self._tried_at > limit_s / _LINES:
             return (
-                f"rank {self.rank} on {self.host} answers messages of {self.passed} bytes, and none of {self.tried}: "
+                f"rank {self.rank} on {self.host} answers messages of {self.passed or 'few'} bytes, and none of {self.tried}: "
                 f"the MTU of a link on the way may be smaller than that of its ends{last}"
             )
         return (
@@ -212,7 +214,7 @@ class _Ring:
                 connection.sendall(b"%s %d\n" % (self._token, self._rank))
                 # Another host may have the same address, of a container's bridge for one.
                 if connection.recv(len(self._token) + 1) == self._token + b"\n":
-                    self._peers.append(_Peer(self._after, name, connection, self._limit_s))
+                    self._peers.append(_Peer(self._after, name, connection, self._limit_s, tries=True))
                     return
                 connection.close()
         say(
@@ -226,7 +228,8 @@ class _Ring:
             connection.settimeout(_CONNECT_S)
             if connection.recv(64) == b"%s %d\n" % (self._token, self._before):
                 connection.sendall(self._token + b"\n")
-                self._peers.append(_Peer(self._before, self._every[self._before][0], connection, self._limit_s))
+                name = self._every[self._before][0]
+                self._peers.append(_Peer(self._before, name, connection, self._limit_s, tries=False))
             else:
                 connection.close()
 
