@@ -245,8 +245,11 @@ class _Watch:
     def lost(self) -> str:
         """A sentence about a host that is lost, or an empty string."""
         for host in self._hosts:
-            if not Path(f"/proc/{host.pid}").exists():
-                return f"{host_name(host.rank)} is gone"
+            # The entry of a process that has ended is still there.
+            with contextlib.suppress(OSError):
+                os.readlink(f"/proc/{host.pid}/ns/net")
+                continue
+            return f"{host_name(host.rank)} is gone"
         cut = next((host for host in self._hosts if not _is_up(control_port(host.rank))), None)
         if cut is None:
             self._since = None

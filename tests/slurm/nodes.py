@@ -14,6 +14,7 @@ import ctypes
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from pathlib import Path
 from one_node import CONFIGURATION, key_options, kill_all, make_key, start, which
 
 HEAD = "10.99.0.254"
-#: GPUs that each host claims to have; their device files are plain ones.
+#: GPUs that each host claims to have; their device files are like /dev/null.
 GPUS = 2
 #: Cores that each host claims to have.
 CPUS = 4
@@ -114,7 +115,8 @@ def inside(folder: Path, count: int, shared: list[str]) -> None:
     make_key(folder)
     devices = [folder / f"gpu{i}" for i in range(GPUS)]
     for device in devices:
-        device.touch()
+        # SLURM wants devices; these are like /dev/null.
+        os.mknod(device, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
     (folder / "gres.conf").write_text("".join(f"Name=gpu File={device}\n" for device in devices))
     (folder / "slurm.conf").write_text(configuration(folder, count))
     start(folder, "munged", *key_options(folder))
