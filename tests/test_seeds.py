@@ -18,7 +18,7 @@ from test_html import figures_of as figures_in
 from test_html import page_of, values_of
 from test_report import edit, write_run
 
-from mpisqueeze.analysis.intervals import difference, median, paired, student
+from mpisqueeze.analysis.intervals import difference, median, paired, seeds_needed, student
 from mpisqueeze.analysis.ranking import Target, rank_runs, verdict
 from mpisqueeze.analysis.seeds import Pooled, by_pair, pool
 from mpisqueeze.cli.app import run
@@ -152,6 +152,19 @@ def test_what_takes_a_third_longer_is_told_apart() -> None:
     noise = np.random.default_rng(12)
     told = [raced(noise, 5, sgd=1.0, slow=1.3).pairs["slow"].relative["time_to_target_s"] for _ in range(20)]
     assert sum(found.distinguishable is True and found.ratio > 1 for found in told if found.ratio) >= 18
+
+
+def test_as_many_seeds_as_are_needed_tell_a_gain_nine_times_in_ten() -> None:
+    random = np.random.default_rng(5)
+    first = [0.9 * math.exp(0.1 * deviate) for deviate in random.normal(size=200)]
+    count = seeds_needed(paired(first, [1.0] * 200), -math.log(0.9), 3, 100)
+    assert 10 < count < 16, "(t + 1.28)² (0.1 / 0.105)² by hand"
+    told = 0
+    for _ in range(400):
+        ratios = [0.9 * math.exp(0.1 * deviate) for deviate in random.normal(size=count)]
+        told += (paired(ratios, [1.0] * count).high or 1.0) < 1
+    assert 0.85 < told / 400 < 0.96
+    assert seeds_needed(paired([1.0, 1.1], [1.0, 1.0]), 0.1, 3, 50) == 50, "two pairs tell no spread"
 
 
 def test_a_verdict_names_who_is_held_apart_and_nobody_else() -> None:

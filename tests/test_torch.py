@@ -536,7 +536,7 @@ def test_what_cannot_be_repeated_is_found(
 ) -> None:
     assert run(["check", f"{PLUGINS}:{name}"]) == 0
     assert "doubtful the gradient is a function of (seed, rank, iteration)" in capsys.readouterr().out
-    options = ("train", "--problem", f"{PLUGINS}:{name}", "--iterations", "3", "--json", "-")
+    options = ("train", "--problem", f"{PLUGINS}:{name}", "--iterations", "3", "--warmup", "0", "--json", "-")
     assert mpisqueeze_run(2, *options, "--out", "one").well().json["warnings"] == []
     (warning,) = mpisqueeze_run(2, *options, "--out", "two", "--checkpoint-every", "2").well().json["warnings"]
     assert "iteration 1, computed twice, gives another gradient" in warning

@@ -23,8 +23,9 @@ import psutil
 
 from mpisqueeze import __version__
 from mpisqueeze.advise.candidates import Candidate, method_of, modelled, overlapping
-from mpisqueeze.advise.race import NO_ROOM, RATE, SEED, Race, RaceRun
-from mpisqueeze.advise.scheme import MOST, Pace, Scheme, plan_race
+from mpisqueeze.advise.race import FINAL, NO_ROOM, RATE, WHOLE_RATE, Race, RaceRun
+from mpisqueeze.advise.race import RACE as RACED
+from mpisqueeze.advise.scheme import ENOUGH, MOST, Pace, Scheme, plan_race
 from mpisqueeze.advise.sentences import Around, sentences, too_short
 from mpisqueeze.advise.verdict import GAIN, Verdict
 from mpisqueeze.analysis.ranking import Target
@@ -37,7 +38,7 @@ from mpisqueeze.record.decoding import read_object
 from mpisqueeze.record.folder import RunFolder, slug
 from mpisqueeze.record.reading import SMOOTHED, RunLog, read_run
 from mpisqueeze.record.types import SCHEMA_VERSION, RaceFile
-from mpisqueeze.runs.seeding import seed_apart
+from mpisqueeze.runs.seeding import seeds_apart
 from mpisqueeze.settings import SETTINGS, Settings
 
 RACE, ADVICE, CALIBRATION, PAGE = "race.json", "advice.json", "calibration.json", "report.html"
@@ -48,7 +49,9 @@ _RESERVE, _RESERVE_S = 0.03, 1.0
 #: Seconds that a process takes to come here, at most.
 _START_S = 120.0
 #: A probe's part of the budget, s at least and at most.
-_PROBE, _PROBE_LEAST_S, _PROBE_MOST_S = 0.02, 0.3, 10.0
+_PROBE, _PROBE_LEAST_S, _PROBE_MOST_S = 0.015, 0.3, 10.0
+#: Whether the first, second, … probe overlaps its exchange with the gradient, where that is possible.
+_TURNS = (False, False, True, True, False)
 #: Evaluations of a whole run: at least and at most, and the part of its time that they may take.
 _FEWEST, _MANY, _PART = 25, 50, 0.2
 
@@ -205,19 +208,20 @@ class Advisor:
         if not any(candidate.dropped_because is None for candidate in others):
             raise UsageError("name a method beside the baseline, or none for all", "PAIR")
         self.candidates = [base, *others]
+        self._plain, self._overlapping = base, overlapping(base, self.question.settings)
 
     def next_probe(self) -> Job | None:
         """The next short run of the baseline.
 
-        In the first things are loaded, the second is timed, and a third overlaps, where the problem allows that.
+        In the first things are loaded; the others are timed, in turns with overlapping ones where there can be some.
         """
-        settings, base = self.question.settings, self.candidates[0]
+        settings = self.question.settings
         seconds = min(max(_PROBE * self.question.budget_s, _PROBE_LEAST_S), _PROBE_MOST_S)
-        if len(self._probes) > 1:
-            base = overlapping(base, settings)
-            if len(self._probes) > 2 or "overlap" not in base.settings:
-                return None
-        overlap = "overlap" in base.settings
+        turns = _TURNS if self._overlapping != self._plain else _TURNS[:2]
+        if len(self._probes) == len(turns):
+            return None
+        overlap = turns[len(self._probes)]
+        base = self._overlapping if overlap else self._plain
         made = replace(settings, **base.settings, eval_every=0, consensus_every=0)
         return self._job(base.label, made, "probe", seconds, "time of a gradient and an exchange", overlap=overlap)
 
@@ -234,13 +238,17 @@ class Advisor:
         self.network, self.dimension, self.per_epoch = log.network, summary["dimension"], log.per_epoch
         if not job.overlap:
             self.compute_s = summary["times"]["compute_s"]["median"] or 0.0
-        elif pace.iteration < self._probes[1][2].iteration:
-            self.candidates[0] = overlapping(self.candidates[0], self.question.settings)
+        if len(self._probes) > 1:
+            self.candidates[0] = self._overlapping if self._fastest[0] else self._plain
+
+    @property
+    def _fastest(self) -> tuple[bool, RunLog, Pace]:
+        return min(self._probes[1:], key=lambda probe: probe[2].iteration)
 
     @property
     def _pace(self) -> Pace:
         """The baseline's pace, with evaluations as the race has them."""
-        _, log, pace = min(self._probes[1:], key=lambda probe: probe[2].iteration)
+        _, log, pace = self._fastest
         most = _MANY if not pace.evaluation else _PART * log.planned * pace.iteration / pace.evaluation
         return replace(pace, between=max(1, math.ceil(log.planned / min(_MANY, max(_FEWEST, most)))))
 
@@ -303,7 +311,7 @@ class Advisor:
         seeds = self.question.seeds
         self.race = Race(
             [candidate.name for candidate in raced], paces, [candidate.lr for candidate in raced], scheme, seeds,
-            seed_apart(seeds), self.question.target, [candidate.modelled for candidate in raced],
+            seeds_apart(seeds, ENOUGH + 1), self.question.target, [candidate.modelled for candidate in raced],
         )  # fmt: skip
 
     # -- the race
@@ -318,8 +326,8 @@ class Advisor:
             return None
         candidate = self.candidates[trial.method]
         settings = self.settings_of(candidate, trial.lr, trial.seed, trial.iterations)
-        kind = "seed" if trial.purpose == SEED else "rate"
-        about = f"rate {trial.lr:g}" if kind == "rate" else f"seed {trial.seed}"
+        kind = "rate" if trial.purpose in (RATE, WHOLE_RATE) else trial.purpose
+        about = f"rate {trial.lr:g}" if kind == "rate" else f"{kind}, seed {trial.seed}"
         name = f"{slug(candidate.name)}-{kind}-{trial.lr:g}-seed-{trial.seed}"
         if trial.purpose == RATE:
             name += "-short"
@@ -358,9 +366,13 @@ class Advisor:
 
     @property
     def counted(self) -> list[tuple[str, int, RunLog]]:
-        """(method's name, seed, run) of the runs that count, the baseline's first."""
-        found = [(booked, log) for booked, log in zip(self._booked, self._logs, strict=True)
-                 if booked["purpose"] == SEED]  # fmt: skip
+        """(method's name, seed, run) of the runs that are evidence, first the baseline's, the others' partners."""
+        race = self.race
+        found = [
+            (booked, log) for booked, log in zip(self._booked, self._logs, strict=True)
+            if race and booked["purpose"] in (RACED, FINAL)
+            and (booked["method"] == 0 or booked["seed"] in race.seeds_of(booked["method"]))
+        ]  # fmt: skip
         found.sort(key=lambda item: (item[0]["method"], item[0]["seed"]))
         return [(self.candidates[booked["method"]].name, booked["seed"], log) for booked, log in found]
 
@@ -431,7 +443,9 @@ class Advisor:
             "modelled": candidate.modelled,
             "relative": _ends(found.time if found and index else None),
             "final": {name or SMOOTHED: pair[1] for name, pair in (found.final.items() if found else ())},
-            "rates": sorted({trial.lr for trial in race.runs if trial.method == index and trial.purpose != SEED})
+            "rates": sorted(
+                {trial.lr for trial in race.runs if trial.method == index and trial.purpose in (RATE, WHOLE_RATE)}
+            )
             if race and raced
             else [],
             "runs": [booked["folder"] for booked in self._booked if booked["method"] == index],

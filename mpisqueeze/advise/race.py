@@ -8,7 +8,7 @@ that was killed goes on from its run folders.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,13 +17,14 @@ import numpy as np
 from mpisqueeze.advise.scheme import CLOSEST, ENOUGH, FEW, RATES, STEP, WHOLE, Pace, Scheme, tuning_s
 from mpisqueeze.advise.verdict import GAIN, Findings, Verdict, decide
 from mpisqueeze.analysis.columns import BROKEN, rises
-from mpisqueeze.analysis.intervals import Ratio, difference, median, paired
+from mpisqueeze.analysis.intervals import FEWEST, difference, median, paired, seeds_needed
 from mpisqueeze.analysis.ranking import PROGRESS, Target, cost_until, curve_of, evaluated, reached
 from mpisqueeze.quantities import significant
 from mpisqueeze.record.reading import RunLog
 
-#: The purposes of a run: a first trial of a rate, a whole trial of one of the best rates, or evidence on a seed.
-RATE, WHOLE_RATE, SEED = "rate", "whole rate", "seed"
+#: The purposes of a run: a first trial of a rate, a whole trial of one of the best rates, a seed by which the finalist
+#: is chosen, or one of the final.
+RATE, WHOLE_RATE, RACE, FINAL = "rate", "whole rate", "race", "final"
 #: The metrics that a target is set on, the first one that is evaluated.
 _METRICS = ("test_accuracy", "test_loss", "objective")
 #: Why a method has not been tried.
@@ -32,8 +33,8 @@ NO_ROOM = "the budget has no room to tune it"
 _LAST = 3
 #: A method whose tuned run takes so many times the baseline's time is dropped, unless it is one of the closest.
 HOPELESS = 2.0
-#: The level of the interval with which a winner ends a race before its time.
-SURE = 0.99
+#: The most finals: each names a winner by chance in one of 40.
+FINALS = 2
 #: A method's run is stopped after so many times the baseline's whole run.
 SLOWEST = 5.0
 
@@ -44,7 +45,7 @@ class RaceRun:
 
     Attributes:
         method: its index; 0 is the baseline.
-        purpose: RATE, WHOLE_RATE or SEED.
+        purpose: RATE, WHOLE_RATE, RACE or FINAL.
     """
 
     method: int
@@ -52,6 +53,19 @@ class RaceRun:
     lr: float
     seed: int
     iterations: int
+
+
+@dataclass(frozen=True)
+class Final:
+    """A method held against the baseline on seeds of their own.
+
+    Attributes:
+        start, count: its seeds, as they lie in those that count.
+    """
+
+    method: int
+    start: int
+    count: int
 
 
 @dataclass(frozen=True)
@@ -99,12 +113,18 @@ def target_of(run: RunLog, name: str) -> Target | None:
 class Race:
     """The runs that are done, and the next one.
 
+    It has two parts. In the first, methods are tuned and raced over a few seeds, and the most promising one is the
+    finalist. In the second, it is held against the baseline on seeds of their own, and these alone decide whether it
+    pays off: the best of many, or whoever was looked at again and again until it led, would seem faster than it is.
+    How many seeds that takes is settled before the first of them. A final that leaves it open is followed by another,
+    on further seeds, if there is time.
+
     Args:
         names: of the methods; the first is the baseline. Those beyond the scheme's number take part if there is time.
         paces: of each, as far as is known before it ran.
         lrs: the usual rate of each.
-        seeds: that count, in their order: the most of them that a method gets.
-        tuning_seed: for rates, none of `seeds`.
+        seeds: that count, in their order: the most of them that the finalist gets.
+        apart: ENOUGH + 1 others: for rates, and for the choice of the finalist.
         target: given by the user, or None.
         modelled: the time of an iteration over the baseline's by the model; None where it does not know the method.
 
@@ -120,18 +140,21 @@ class Race:
         lrs: Sequence[float],
         scheme: Scheme,
         seeds: Sequence[int],
-        tuning_seed: int,
+        apart: Sequence[int],
         target: Target | None = None,
         modelled: Sequence[float | None] = (),
     ) -> None:
         self.names, self.paces, self.lrs, self.scheme = list(names), list(paces), list(lrs), scheme
         self._modelled = [*modelled] or [None] * len(self.names)
-        self.seeds, self.tuning_seed, self._given = list(seeds), tuning_seed, target
+        self.seeds, self._given = list(seeds), target
+        self.tuning_seed, *self._racing = apart
         self.runs: dict[RaceRun, RunLog] = {}
         self.dropped: dict[int, str] = {}
         #: How many methods beside the baseline take part.
         self.admitted = min(scheme.methods, len(self.names) - 1)
         self._target: Target | None = target
+        #: Those that have begun.
+        self.finals: list[Final] = []
         self._costs: dict[RaceRun, Cost] = {}
         self._finals: dict[RaceRun, dict[str, float]] = {}
 
@@ -140,17 +163,17 @@ class Race:
     def next(self, left_s: float) -> RaceRun | None:
         """The next run; None where nothing is left to be found out, or nothing fits into the time.
 
-        Where those that were planned have been told apart, and none of them pays off, further methods take part as long
-        as there is time for them.
+        Where none of those that were planned promises to pay off, further methods take part as long as there is time
+        for them.
         """
         while True:
             for trial in self._wanted(left_s):
                 if self.seconds(trial) <= left_s:
                     return trial
-                if trial.purpose != SEED and trial.method:
+                if trial.purpose in (RATE, WHOLE_RATE) and trial.method:
                     self.dropped.setdefault(trial.method, NO_ROOM)
             further = len(self.methods) + 1
-            if further >= len(self.names) or self.verdict().pays_off or not self._room(further, left_s):
+            if further >= len(self.names) or self._next_final() or not self._room(further, left_s):
                 return None
             self.admitted = further
 
@@ -169,6 +192,9 @@ class Race:
             took_s: all of its time, with set-up and evaluations.
             hopeless: it was stopped at `limit_s`.
         """
+        if trial.purpose == FINAL and not any(trial.seed in self._seeds_in(final) for final in self.finals):
+            # A final's runs move the target, and with it what the race has told.
+            self.finals += [final] if (final := self._next_final()) else []
         self.runs[trial] = run
         self.admitted = max(self.admitted, trial.method)
         done, elapsed = run.summary["iterations"], run.summary.get("elapsed_s") or 0.0
@@ -190,15 +216,32 @@ class Race:
             if method not in self.dropped and self._room_to_tune(method, left_s):
                 yield from self._tuning(method)
         self._drop_hopeless()
-        for number, seed in enumerate(self.seeds):
-            if self._decided(number):
-                return
-            turn = [0, *self._in_question(number)]
+        if not self.finals:
+            yield from self._turns(RACE, self._racing, self._in_question, left_s, self._final_s)
+        for final in [*self.finals, self._next_final()]:
+            if final:
+                turns = [[final.method]] * final.count
+                yield from self._turns(FINAL, self._seeds_in(final), turns.__getitem__, left_s)
+
+    def _turns(
+        self, purpose: str, seeds: Sequence[int], who: Callable[[int], list[int]], left_s: float, kept_s: float = 0.0
+    ) -> Iterator[RaceRun]:
+        """The runs that are still to come of the baseline and others, seed by seed, in turns.
+
+        Args:
+            who: gives the others that seed number 0, 1, … is for; nobody: this was the last one.
+            kept_s: that seeds after the first one are to leave, s.
+        """
+        for number, seed in enumerate(seeds):
+            turn = [0, *who(number)]
             if len(turn) == 1:
                 return
-            trials = [RaceRun(method, SEED, self.rate(method) or 0.0, seed, self.scheme.iterations) for method in turn]
+            trials = [
+                RaceRun(method, purpose, self.rate(method) or 0.0, seed, self.scheme.iterations) for method in turn
+            ]
             # Nobody's run counts without the baseline's.
             kept = 0.0 if trials[0] in self.runs else self.seconds(trials[0])
+            kept += kept_s if number else 0.0
             if kept > left_s:
                 return
             for trial in trials[:: -1 if number % 2 else 1]:
@@ -240,12 +283,13 @@ class Race:
         return False
 
     def _room(self, method: int, left_s: float) -> bool:
-        """True if there is time to try the method's rates, and then for FEW seeds of it and of all before it."""
+        """True if there is time to try the method's rates, for FEW seeds of it and of others, and for a final."""
         whole = self.scheme.iterations
         needed = tuning_s(self.paces[method], whole, self.scheme.rates)
+        needed += FEWEST * (self.paces[0].run(whole) + self.paces[method].run(whole))
         for other in (0, *self.methods, method):
             if other <= method and other not in self.dropped and (other in (0, method) or self.rate(other) is not None):
-                seeds = max(0, FEW - len(self.seeds_of(other)))
+                seeds = max(0, FEW - len(self._seeds(other, RACE)))
                 needed += seeds * self.paces[other].run(whole)
         return self.target is not None and needed <= left_s
 
@@ -300,43 +344,61 @@ class Race:
         return "" if value is None else f", and ended at {significant(value)}"
 
     def _in_question(self, number: int) -> list[int]:
-        """The methods that get seed `number`, counted from 0."""
+        """The methods that get seed `number` of the race, counted from 0."""
         able = [method for method in self.methods if method not in self.dropped and self.rate(method) is not None]
         if number < FEW:
             return able
-        found = {method: self.evidence(method, number) for method in able}
+        found = {method: self._evidence(method, RACE, self._racing[:number]) for method in able}
         known = {m: e.time for m, e in found.items() if e.time.ratio is not None and not e.worse}
-        if not known:
+        if not known or self._hopeless(list(found.values())):
             return []
         order = sorted(known, key=lambda m: known[m].ratio or 0.0)
         best_high = known[order[0]].high or math.inf
         # The rest is slower than the best one, as far as its interval tells.
-        return [method for method in order[:CLOSEST] if (known[method].low or 0.0) <= best_high]
+        close = [method for method in order[:CLOSEST] if (known[method].low or 0.0) <= best_high]
+        return close if len(close) > 1 else []
 
-    def _decided(self, number: int) -> bool:
-        """True if the runs of so many seeds have told what is asked.
+    @staticmethod
+    def _hopeless(found: Sequence[Findings]) -> bool:
+        """Nobody of these promises to pay off."""
+        return all(each.no_gain for each in found)
 
-        A race is looked at after each seed, and the best of several methods would seem to win too often: an end before
-        the time asks more of a winner.
-        """
-        if number < ENOUGH:
-            return False
-        verdict = self._verdict(number)
-        if not verdict.pays_off or verdict.best is None:
-            return verdict.pays_off is False
-        high = self._ratio(verdict.best, number, SURE).high
-        return high is not None and high < 1
+    def _next_final(self) -> Final | None:
+        """The final that is to come next; None where there is nothing for it to decide, or there were enough."""
+        start = 0
+        if self.finals:
+            last = self.finals[-1]
+            start = last.start + last.count
+            done = len(self._common(last.method, FINAL, self._seeds_in(last))) == last.count
+            if not done or len(self.finals) == FINALS or self.evidence(last.method).faster:
+                return None
+        found = {m: self.evidence(m) for m in self.methods if self._seeds(m, RACE)}
+        able = {m: each for m, each in found.items() if each.able and not each.no_gain}
+        method = min(able, key=lambda m: able[m].time.ratio or 0.0, default=None)
+        if method is None or len(self.seeds) - start < (FEWEST if self.finals else 1):
+            return None
+        time = able[method].time
+        # A leader owes a part of its lead to chance.
+        expected = math.log(time.ratio or 1.0) / 2
+        distance = max(-expected, expected - math.log(1 - GAIN))
+        left = len(self.seeds) - start
+        return Final(method, start, seeds_needed(time, distance, min(ENOUGH, left), left))
 
-    def _ratio(self, method: int, number: int | None, level: float) -> Ratio:
-        """The ratio of times to the target over the first `number` seeds that count; None: all."""
-        seeds = self._common(method, number)
-        own, base = ([self._cost(self._seed(m, seed)).seconds for seed in seeds] for m in (method, 0))
-        return paired(own, base, level)
+    def _seeds_in(self, final: Final) -> list[int]:
+        return self.seeds[final.start : final.start + final.count]
 
-    def _common(self, method: int, number: int | None) -> list[int]:
-        """The first `number` seeds, of those that the baseline and a method have run."""
-        both = {*self.seeds_of(0)} & {*self.seeds_of(method)}
-        return [seed for seed in self.seeds[:number] if seed in both]
+    @property
+    def final(self) -> Final | None:
+        """The last final with as many seeds as an interval takes."""
+        told = (f for f in self.finals if len(self._common(f.method, FINAL, self._seeds_in(f))) >= FEWEST)
+        return max(told, key=lambda f: f.start, default=None)
+
+    @property
+    def _final_s(self) -> float:
+        """The time of the shortest final that has an interval."""
+        able = [self.paces[method] for method in self.methods if method not in self.dropped]
+        whole = self.scheme.iterations
+        return FEWEST * (self.paces[0].run(whole) + min((pace.run(whole) for pace in able), default=0.0))
 
     # -- what is known
 
@@ -370,14 +432,43 @@ class Race:
         return len(tried) > 1 and self.rate(method) in (min(tried), max(tried))
 
     def seeds_of(self, method: int) -> list[int]:
-        """The seeds of the runs of a method that count."""
-        return [trial.seed for trial in self._trials(method, SEED) if self._whole(trial)]
+        """The seeds of the runs that a method's evidence is of."""
+        purpose, within = self._decisive(method)
+        return [seed for seed in within if seed in self._seeds(method, purpose)]
 
-    def evidence(self, method: int, number: int | None = None) -> Findings:
-        """The evidence of the first `number` seeds on a method, in pairs with the baseline's runs; None: all seeds."""
+    def _decisive(self, method: int) -> tuple[str, list[int]]:
+        """The part of the race that a method's evidence is of, and its seeds: its last final, where it had one."""
+        final = self.final
+        if final is None or method not in (0, final.method):
+            return RACE, self._racing
+        return FINAL, self._seeds_in(final)
+
+    def _seeds(self, method: int, purpose: str) -> list[int]:
+        return [trial.seed for trial in self._trials(method, purpose) if self._whole(trial)]
+
+    def _common(self, method: int, purpose: str, within: Sequence[int]) -> list[int]:
+        """The seeds, of some, that both the baseline and a method have run."""
+        both = {*self._seeds(0, purpose)} & {*self._seeds(method, purpose)}
+        return [seed for seed in within if seed in both]
+
+    def evidence(self, method: int) -> Findings:
+        """The evidence on a method, in pairs with the baseline's runs."""
+        return self._evidence(method, *self._decisive(method))
+
+    def before_final(self) -> list[Findings]:
+        """The evidence on the finalist before its last final: of the race, and of earlier finals of the same method."""
+        last = self.final
+        if last is None:
+            return []
+        earlier = [final for final in self.finals if final.method == last.method and final.start < last.start]
+        finals = [self._evidence(last.method, FINAL, self._seeds_in(final)) for final in earlier]
+        return [self._evidence(last.method, RACE, self._racing), *finals]
+
+    def _evidence(self, method: int, purpose: str, within: Sequence[int]) -> Findings:
+        """The evidence of a part of the race."""
         target = self.target
-        seeds = self._common(method, number)
-        own, base = ([self._seed(m, seed) for seed in seeds] for m in (method, 0))
+        seeds = self._common(method, purpose, within)
+        own, base = ([self._run_of(m, purpose, seed) for seed in seeds] for m in (method, 0))
         costs, others = ([self._cost(trial) for trial in trials] for trials in (own, base))
         finals, base_finals = ([self._final(trial) for trial in trials] for trials in (own, base))
         metric = self._metric
@@ -402,7 +493,8 @@ class Race:
 
     def verdict(self) -> Verdict:
         """The verdict of all runs. As long as methods wait to be tried it is not that nothing pays off."""
-        found = self._verdict()
+        raced = [method for method in self.methods if self._seeds(method, RACE)]
+        found = decide({method: self.evidence(method) for method in raced}, self.final.method if self.final else None)
         return replace(found, pays_off=None) if found.pays_off is False and self.untried else found
 
     @property
@@ -424,14 +516,8 @@ class Race:
         modelled = self._modelled[method]
         return modelled is not None and modelled > 1 - GAIN
 
-    def _verdict(self, number: int | None = None) -> Verdict:
-        """The verdict of the first `number` seeds on the methods that were raced; None: of all seeds."""
-        raced = [method for method in self.methods if self.seeds_of(method)]
-        found = {method: self.evidence(method, number) for method in raced}
-        return decide(found)
-
-    def _seed(self, method: int, seed: int) -> RaceRun:
-        return next(trial for trial in self._trials(method, SEED) if trial.seed == seed)
+    def _run_of(self, method: int, purpose: str, seed: int) -> RaceRun:
+        return next(trial for trial in self._trials(method, purpose) if trial.seed == seed)
 
     def _trials(self, method: int, *purposes: str) -> list[RaceRun]:
         return [trial for trial in self.runs if trial.method == method and trial.purpose in purposes]
@@ -482,7 +568,7 @@ class Race:
         """
         tuned = min((trial for trial in self._trials(0, WHOLE_RATE) if not self._broken(trial)), key=self._by_metric,
                     default=None)  # fmt: skip
-        trials = [trial for trial in self._trials(0, SEED) if not self._broken(trial)]
+        trials = [trial for trial in self._trials(0, RACE, FINAL) if not self._broken(trial)]
         levels = [target_of(self.runs[trial], self.names[0]) for trial in ([tuned] if tuned else []) + trials]
         found = [level for level in levels if level is not None]
         chosen = None

@@ -11,7 +11,7 @@ RATES = {5: (1.0, 1 / 3, 3.0, 1 / 9, 9.0), 3: (1.0, 1 / 3, 3.0), 1: (1.0,)}
 STEP = 3.0
 #: A first trial of a rate is this part of a whole run, and so many of the best rates get a whole one.
 SHORT, WHOLE = 4, 2
-#: Seeds that every method gets, and those after which a race may end before its budget.
+#: Seeds that every method gets, and that the closest get before one of them is chosen; a final has ENOUGH at least.
 FEW, ENOUGH = 3, 5
 #: Methods beside the baseline: the race has room for so many at most, and wants so many at least.
 MOST, WANTED = 8, 3
@@ -49,7 +49,7 @@ class Scheme:
         iterations: of a whole run.
         rates: learning rates that each method tries, of RATES; 1: none is tuned.
         methods: that are raced beside the baseline, the first ones.
-        seconds: that this takes for ENOUGH seeds, as far as the paces tell.
+        seconds: that this takes with ENOUGH seeds in the final, as far as the paces tell.
     """
 
     iterations: int
@@ -71,12 +71,13 @@ def tuning_s(pace: Pace, iterations: int, rates: int) -> float:
 
 
 def race_s(paces: Sequence[Pace], iterations: int, rates: int) -> float:
-    """The time of a race between these methods, the first of which is the baseline, over ENOUGH seeds."""
+    """The time of a race between these methods, the first of which is the baseline, and of a final of ENOUGH seeds."""
     whole = [pace.run(iterations) for pace in paces]
     tuning = sum(tuning_s(pace, iterations, rates) for pace in paces)
     target = whole[0] if rates == 1 else 0.0
-    further = whole[0] + sum(sorted(whole[1:])[:CLOSEST])
-    return tuning + target + FEW * sum(whole) + (ENOUGH - FEW) * further
+    final = ENOUGH * (whole[0] + max(whole[1:]))
+    closest = whole[0] + sum(sorted(whole[1:])[:CLOSEST])
+    return tuning + target + FEW * sum(whole) + (ENOUGH - FEW) * closest * (len(paces) > 2) + final
 
 
 def plan_race(paces: Sequence[Pace], left_s: float, iterations: int, least: int) -> Scheme:

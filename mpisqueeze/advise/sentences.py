@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mpisqueeze.advise.race import Race
-from mpisqueeze.advise.scheme import ENOUGH, RATES
+from mpisqueeze.advise.scheme import RATES
 from mpisqueeze.advise.verdict import GAIN, Findings, Verdict
 from mpisqueeze.analysis.columns import rises
 from mpisqueeze.analysis.intervals import FEWEST, Ratio
@@ -41,7 +41,7 @@ class Around:
 
 def sentences(race: Race, verdict: Verdict, around: Around) -> list[str]:
     """The answer, what it depends on, why other methods are not recommended, and what the budget left open."""
-    found = [_answer(race, verdict, around)]
+    found = [_answer(race, verdict, around), *_chosen(race)]
     found += _break_even(verdict, around)
     found += _not_recommended(race, verdict, around)
     found += _open(race, verdict, around)
@@ -62,6 +62,10 @@ def _answer(race: Race, verdict: Verdict, around: Around) -> str:
         return _nobody(race, verdict, around, goal)
     best = verdict.evidence[verdict.best]
     name, times = around.labels[verdict.best], best.time
+    takes = (
+        f"{name} takes {significant(times.ratio or 0)} × the time of {base} to {goal} ({interval(times, best.seeds)})"
+    )
+    nearest = takes.replace(name, f"the nearest, {name},", 1)
     if verdict.pays_off:
         costs = _and(_bytes(best, around), _quality(race, best))
         return (
@@ -69,25 +73,36 @@ def _answer(race: Race, verdict: Verdict, around: Around) -> str:
             f"({interval(times, best.seeds)}), {costs}."
         )
     if verdict.pays_off is False:
-        return (
-            f"Nothing pays off here: the nearest, {name}, takes {significant(times.ratio or 0)} × the time of {base} "
-            f"to {goal} ({interval(times, best.seeds)}); a gain of {100 * GAIN:g} % or more is excluded."
-        )
+        return f"Nothing pays off here: {nearest}; a gain of {100 * GAIN:g} % or more is excluded."
     if best.no_gain:
-        return (
-            f"Not told: of the methods that there was time for, the nearest, {name}, takes "
-            f"{significant(times.ratio or 0)} × the time of {base} to {goal} ({interval(times, best.seeds)}); "
-            "others may pay off."
-        )
-    more = "More seeds, in a larger --budget, may tell."
-    if around.interrupted:
-        more = ""
-    elif best.seeds == len(race.seeds):
-        more = "More --seeds may tell."
-    return (
-        f"Not told apart: {name} takes {significant(times.ratio or 0)} × the time of {base} to {goal} "
-        f"({interval(times, best.seeds)}). {more}".rstrip()
-    )
+        return f"Not told: of the methods that there was time for, {nearest}; others may pay off."
+    if race.final is None:
+        late = "" if around.interrupted else ", and there was no time for seeds of its own"
+        return f"Not told: {takes} in the race that chose it{late}."
+    more = "" if around.interrupted else " More seeds, in a larger --budget, may tell."
+    if race.final.start + best.seeds == len(race.seeds):
+        more = " More --seeds may tell."
+    return f"Not told apart: {takes}.{more}"
+
+
+def _chosen(race: Race) -> Iterator[str]:
+    """How the finalist was found, and how many seeds it was to have."""
+    final = race.final
+    if final is None:
+        return
+    first, *earlier = race.before_final()
+    own = race.evidence(final.method)
+    methods = sum(1 for method in race.methods if race.seeds_of(method))
+    among = f"It was chosen among {counted(methods, 'method')}" if methods > 1 else "It had been raced"
+    least = f"the {counted(own.seeds, 'seed')} had no part in that"
+    if own.seeds < final.count:
+        least += f", and were to be {final.count}"
+    took = "" if first.time.ratio is None else f", where it took {significant(first.time.ratio)} ×"
+    yield f"{among}{took} on {counted(first.seeds, 'other seed')}; {least}."
+    for found in earlier:
+        if found.time.ratio is not None:
+            told = interval(found.time, found.seeds)
+            yield f"A final before had left it open: {significant(found.time.ratio)} × ({told})."
 
 
 def _nobody(race: Race, verdict: Verdict, around: Around, goal: str) -> str:
@@ -236,9 +251,6 @@ def _open(race: Race, verdict: Verdict, around: Around) -> Iterator[str]:
             f"For the budget, runs have {counted(race.scheme.iterations, 'iteration')} in place of {around.short_of}; "
             "longer ones may tell otherwise."
         )
-    seeds = max((found.seeds for found in verdict.evidence.values()), default=0)
-    if 0 < seeds < ENOUGH and verdict.pays_off is None:
-        yield f"The time was over after {counted(seeds, 'seed')}."
     untold = [around.labels[method] for method in race.untried]
     if race.needless and not verdict.pays_off:
         names = ", ".join(around.labels[method] for method in race.needless)

@@ -52,6 +52,11 @@ class Findings:
         return self.time.high is not None and self.time.high < 1
 
     @property
+    def able(self) -> bool:
+        """It reaches the target on every seed, and loses nothing."""
+        return not self.missed and not self.worse and self.time.ratio is not None
+
+    @property
     def no_gain(self) -> bool:
         """Its seeds exclude a gain of GAIN or more, or it has lost otherwise."""
         return self.missed or self.worse or (self.time.low is not None and self.time.low > 1 - GAIN)
@@ -72,18 +77,20 @@ class Verdict:
     evidence: Mapping[int, Findings]
 
 
-def decide(evidence: Mapping[int, Findings]) -> Verdict:
+def decide(evidence: Mapping[int, Findings], finalist: int | None) -> Verdict:
     """The verdict on these methods.
 
-    True: the interval of the best one's ratio of times lies below 1, each of its runs reaches the target, and its final
-    metric is not worse than the baseline's as far as the seeds can tell. False: no method has such an interval, and
-    those of all exclude a gain of GAIN or more, or they miss the target or end worse. None: neither.
+    True: the finalist's interval of the ratio of times, over seeds that had no part in choosing it, lies below 1, each
+    of its runs reaches the target, and its final metric is not worse than the baseline's as far as the seeds can tell.
+    False: no method has such an interval, and those of all exclude a gain of GAIN or more, or they miss the target or
+    end worse. None: neither.
+
+    Args:
+        finalist: the method whose evidence is of seeds of its own; None without one.
     """
-    able = {index: found for index, found in evidence.items() if not found.missed and not found.worse}
-    ratios = {index: found.time.ratio for index, found in able.items() if found.time.ratio is not None}
-    faster = {index: ratio for index, ratio in ratios.items() if able[index].faster}
-    best = min(faster or ratios, key=lambda index: ratios[index] or 0.0, default=None)
-    if faster:
+    able = [index for index, found in evidence.items() if found.able]
+    best = finalist if finalist in able else min(able, key=lambda m: evidence[m].time.ratio or 0.0, default=None)
+    if best is not None and best == finalist and evidence[best].faster:
         return Verdict(True, best, evidence)
     if evidence and all(found.no_gain for found in evidence.values()):
         return Verdict(False, best, evidence)

@@ -72,7 +72,7 @@ def advise(
     ] = None,
     seeds: Annotated[
         str | None,
-        in_comparison(help="Most seeds a method, or these seeds. Default: as many as it takes.", metavar="K|S1,S2,…"),
+        in_comparison(help="Most seeds of the final, or these. Default: as many as it takes.", metavar="K|S1,S2,…"),
     ] = None,
     target: TargetOption = None,
     target_loss: TargetLossOption = None,

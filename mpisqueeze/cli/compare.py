@@ -94,7 +94,7 @@ def compare(
     from mpisqueeze.runs import pairs as methods
     from mpisqueeze.runs.comparing import Ledger, Track, check_entries
     from mpisqueeze.runs.interrupts import Interrupts
-    from mpisqueeze.runs.seeding import parse_seeds, seed_apart, seeded
+    from mpisqueeze.runs.seeding import parse_seeds, seeded, seeds_apart
     from mpisqueeze.runs.sources import resolve
     from mpisqueeze.runs.tuning import parse_grid, plan_grids
     from mpisqueeze.runs.tuning import tune as tune_all
@@ -124,7 +124,7 @@ def compare(
         world.on_root(lambda: check_path(settings.out) if settings.out else None)
     view = View()
     race = entries if each is None else seeded(entries, each)
-    apart = seed_apart(each or [settings.seed])
+    (apart,) = seeds_apart(each or [settings.seed])
     with Interrupts() as interrupts, keeping():
         with found.blamed():
             check_entries(entries, world, asked)

@@ -109,8 +109,9 @@ class _Peer:
         when, said = self.heard
         last = f"; {time.monotonic() - when:.0f} s ago it was {said}" if said else ""
         if self.tried and when - self._tried_at > limit_s / _LINES:
+            passed = f"messages of {self.passed} bytes" if self.passed else "short messages"
             return (
-                f"rank {self.rank} on {self.host} answers messages of {self.passed or 'few'} bytes, and none of {self.tried}: "
+                f"rank {self.rank} on {self.host} answers {passed}, and none of {self.tried}: "
                 f"the MTU of a link on the way may be smaller than that of its ends{last}"
             )
         return (

@@ -133,12 +133,19 @@ class Registry:
         return problem_of(found)
 
 
+def _options(text: str) -> set[str]:
+    """The options of the part that a text begins with."""
+    name = re.split("[:/,]", text)[0]
+    return {option.name for parts in (algorithms, compressors, problems) for option in parts.parameters(name)}
+
+
 def _several(text: str) -> list[str]:
     """The parts that a text names with commas between them; none where it names one."""
     begun: list[str] = []
+    kinds = (algorithms, compressors, problems)
     for item in text.split(","):
-        named = any(re.split("[:/]", item)[0].strip() in parts.names() for parts in (algorithms, compressors, problems))
-        if named or not begun:
+        name = re.split("[:/]", item)[0].strip()
+        if not begun or (name not in _options(begun[-1]) and any(name in parts.names() for parts in kinds)):
             begun.append(item.strip())
         else:
             begun[-1] += f",{item}"

@@ -240,9 +240,16 @@ def _columns(path: Path) -> dict[str, Floats]:
         values = np.array([*map(_VALUES, found)], float)
         for column, some in zip(columns, values.T, strict=True):
             column.frombytes(np.ascontiguousarray(some).tobytes())
-    return {figure.name: np.frombuffer(column) for figure, column in zip(LOGGED, columns, strict=True) if column} or (
+    return {figure.name: _compact(column) for figure, column in zip(LOGGED, columns, strict=True) if column} or (
         no_columns()
     )
+
+
+def _compact(column: array[float]) -> Floats:
+    """The column as an array; one whose values are all the same, as many are, takes the memory of one."""
+    values = np.frombuffer(column)
+    same = np.array_equal(values, np.broadcast_to(values[0], values.shape), equal_nan=True)
+    return np.broadcast_to(values[:1].copy(), values.shape) if same else values
 
 
 def _line(path: Path, at: int, line: bytes, kind: Any) -> Any:

@@ -67,9 +67,9 @@ def plan_list(advisor: Advisor) -> Table:
         ("race", f"{', '.join(names[1:])}{behind}"),
         ("against", names[0]),
         ("rates", tuned),
-        ("runs", f"{counted(scheme.iterations, 'iteration')} each; {FEW} seeds for all, then more for the closest, "
-                 f"till the interval decides ({ENOUGH} at least) or the time is over"),
-        ("time", f"about {duration(scheme.seconds)} for {ENOUGH} seeds; {duration(left)} are left"),
+        ("runs", f"{counted(scheme.iterations, 'iteration')} each; {FEW} seeds for all, {ENOUGH} for the closest, then "
+                 "a final of the best against the baseline on seeds of its own, as many as are likely to decide"),
+        ("time", f"about {duration(scheme.seconds)} with {ENOUGH} seeds in the final; {duration(left)} are left"),
     ])  # fmt: skip
 
 

@@ -25,7 +25,8 @@ NO_OVERLAP_ON_GPU = "is for gradients on a CPU: use --device cpu"
 #: Settings that algorithms of one route alone have a use for.
 ROUTES = {"server": "servers", "tree": "servers", "topology": "neighbours", "self_weight": "neighbours"}
 
-
+#: The methods that give a gradient: in parts, which `--overlap` asks for, and whole.
+_GRADIENTS = ("gradient_in_parts", "gradient")
 #: Elements of a vector for which a compressor is asked whether it is linear.
 _PROBED = 64
 
@@ -273,8 +274,9 @@ def _check_overlap(config: Settings, algorithm: Part, problem: Part) -> None:
             "(and dpsgd:order=awc in its own way)",
             "--overlap",
         )
-    if not callable(getattr(problem.cls, "gradient_in_parts", None)):
-        able = [name for name, cls in registry.problems.builtins().items() if hasattr(cls, "gradient_in_parts")]
+    # An inherited gradient_in_parts would bypass a class's own gradient.
+    if next((name for cls in problem.cls.__mro__ for name in _GRADIENTS if name in vars(cls)), "") != _GRADIENTS[0]:
+        able = [name for name, cls in registry.problems.builtins().items() if hasattr(cls, _GRADIENTS[0])]
         raise UsageError(
             f"{problem.name} gives its gradient in one piece; these do not: {', '.join(able)}", "--overlap"
         )

@@ -41,9 +41,9 @@ def parse_seeds(text: str, first: int) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def seed_apart(seeds: Sequence[int]) -> int:
-    """A seed that is none of these, for trials that are not counted: the smallest."""
-    return 0 if 0 not in seeds else min(set(range(1, len(seeds) + 1)) - {*seeds})
+def seeds_apart(seeds: Sequence[int], count: int = 1) -> list[int]:
+    """The smallest seeds that are none of these, for trials that are not counted."""
+    return [seed for seed in range(len(seeds) + count) if seed not in seeds][:count]
 
 
 def seeded(pairs: Sequence[Entry], seeds: Sequence[int], lap: int = 0) -> list[Entry]:

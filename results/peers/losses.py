@@ -15,7 +15,6 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import ddp
@@ -66,7 +65,9 @@ class Task:
     """What is trained, for one seed: the same for all methods."""
 
     def __init__(self, world: World, config: Settings) -> None:
-        self.world, self.config, planned = world, config, plan(config)
+        planned = plan(config)
+        config = planned.config
+        self.world, self.config = world, config
         self.data: Dataset = load_dataset(config.data, config.data_dir, config.seed)
         part = planned.problem
         self.problem = part.cls(
@@ -86,7 +87,7 @@ class Task:
         """torch's network with the parameters x (d): W_l (inputs × outputs, row by row), b_l, layer by layer."""
         layers: list[torch.nn.Module] = []
         start = 0
-        for inputs, outputs in pairwise(self.problem.widths):
+        for inputs, outputs in self.problem.shapes[::2]:
             linear = torch.nn.Linear(inputs, outputs)
             middle, stop = start + inputs * outputs, start + (inputs + 1) * outputs
             with torch.no_grad():
@@ -188,7 +189,7 @@ def main() -> None:
         return
     settings = f"batch {config.batch_size} a rank, lr {config.lr:g}, {task.iterations} steps ({config.epochs:g} epochs)"
     lines += [
-        f"# {config.problem} on {config.data}, d = {task.problem.dimension}, {world.size} ranks, {settings}",
+        f"# {config.problem} on {task.config.data}, d = {task.problem.dimension}, {world.size} ranks, {settings}",
         f"# of the last point: losses, accuracy; mean and standard deviation over seeds 1 to {arguments.seeds}",
         "# kB: sent by all ranks in a step, payloads of ours, through sharded servers; torch's, written to sockets",
         f"# x of torch's fp32 and of sgd differ by {max(same):.1e} of the largest number in x at the most",
