@@ -110,7 +110,7 @@ def read_text(path: Path, option: str, longest: int = LONGEST) -> str:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"{path} cannot be read: {reason}", option) from None
     if len(content) > longest:
-        raise UsageError(f"{path} is too long: more than {longest >> 10} KiB", option)
+        raise UsageError(f"{path} is too long: more than {longest >> 20} MiB", option)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -119,16 +119,17 @@ def read_text(path: Path, option: str, longest: int = LONGEST) -> str:
         ) from None
 
 
-#: Bytes of a TOML file and of its lines. A name of many parts, `a.b.c`, takes memory by the square of their number.
+#: Characters of a TOML file and of its lines. A name of many parts, `a.b.c`, takes memory by the square of their number.
 _LONGEST_TOML, _LONGEST_LINE = 1 << 16, 1 << 12
 
 
 def read_toml(path: Path, option: str) -> dict[str, Any]:
     """The tables of a TOML file. Raises UsageError that names the file and `option`."""
-    text = read_text(path, option, _LONGEST_TOML)
+    text = read_text(path, option)
     longest = max(map(len, text.splitlines()), default=0)
-    if longest > _LONGEST_LINE:
-        raise UsageError(f"{path} has a line of {longest} characters; at most {_LONGEST_LINE} are read", option)
+    if len(text) > _LONGEST_TOML or longest > _LONGEST_LINE:
+        most = f"at most {_LONGEST_TOML} characters, and {_LONGEST_LINE} a line"
+        raise UsageError(f"{path} is not TOML as it is read: {most}", option)
     try:
         return msgspec.toml.decode(text)
     except (ValueError, RecursionError) as error:

@@ -176,8 +176,8 @@ def test_toml_is_bounded_before_it_is_parsed(tmp_path: Path, capsys: pytest.Capt
     """A name of n parts takes memory by n²: 60 000 took 14 GB."""
     file = tmp_path / "long.toml"
     for text, says in (
-        (f"{'.'.join('a' * 60_000)} = 1", "is too long"),
-        (f"{'.'.join('a' * 20_000)} = 1", "has a line of 40003 characters"),
+        (f"{'.'.join('a' * 60_000)} = 1", "at most 65536 characters"),
+        (f"{'.'.join('a' * 20_000)} = 1", "and 4096 a line"),
         (f"x = {'[' * 4000}", "is not TOML"),
         ("x" * (LONGEST + 1), "is too long"),
     ):
