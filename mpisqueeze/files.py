@@ -119,7 +119,7 @@ def read_text(path: Path, option: str, longest: int = LONGEST) -> str:
         ) from None
 
 
-#: Characters of a TOML file and of its lines. A name of many parts, `a.b.c`, takes memory by the square of their number.
+#: Characters of a TOML file and of its lines. A name of many parts, `a.b.c`, takes memory by their number squared.
 _LONGEST_TOML, _LONGEST_LINE = 1 << 16, 1 << 12
 
 

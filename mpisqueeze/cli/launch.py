@@ -35,9 +35,11 @@ def launch(
 ) -> int:
     """Start COMMAND on N ranks with the MPI launcher that is found, and what a laptop, a container or root needs.
 
+    COMMAND is one of mpisqueeze, or a Python script of your own with its arguments.
+
     [bold]mpisqueeze launch -n 8 train --algorithm memsgd --compressor topk:0.01[/]
     """
-    from mpisqueeze.launch import Where
+    from mpisqueeze.launch import Where, script
     from mpisqueeze.launch import launch as start
 
     command = list(context.args)
@@ -45,7 +47,9 @@ def launch(
         del command[0]
     if ranks is None:
         raise UsageError("say how many ranks, before the command: mpisqueeze launch -n 4 train", "-n")
-    _parse(context, command)
+    target = script(command)
+    if target is None:
+        _parse(context, command)
     if hostfile is not None and host is not None:
         raise UsageError("leave out --host, or this", "--hostfile")
     try:
@@ -53,7 +57,7 @@ def launch(
     except ValueError as error:
         what = str(error).lower()
         raise UsageError(f"{mpi_args!r} has {what}; accepted: words as a shell takes them", "--mpi-args") from None
-    return start(ranks, command, launcher, dry_run, Where(hostfile, host, more))
+    return start(ranks, command, launcher, dry_run, Where(hostfile, host, more), target=target)
 
 
 def _parse(context: typer.Context, words: list[str]) -> None:

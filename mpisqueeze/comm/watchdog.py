@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -86,6 +87,10 @@ class Watchdog:
         """Words for what this rank does, and the time (s) that it has been in its iteration."""
         doing = f"{'computing the gradient' if self.busy else 'exchanging'} in iteration {self.iteration()}"
         return doing if self.iteration() else "setting up", time.monotonic() - self._beat
+
+    def rest(self) -> None:
+        """Stop the clock until the next beat."""
+        self._beat = math.inf
 
     def close(self) -> None:
         """End the thread."""

@@ -83,7 +83,7 @@ def _parts(run: Run) -> dict[str, Any]:
     return parts | {name: part for name, part in (("local", run.local), ("outer", run.outer)) if part is not None}
 
 
-def _arrays(run: Run) -> dict[str, Any]:
+def arrays_of(run: Run) -> dict[str, Any]:
     """Arrays and numbers of a run, by key; the arrays are the live ones."""
     found = {"x": run.x}
     for prefix, part in _parts(run).items():
@@ -92,10 +92,10 @@ def _arrays(run: Run) -> dict[str, Any]:
 
 
 def _on_host(run: Run) -> dict[str, np.ndarray]:
-    return {key: state.to_host(value) for key, value in _arrays(run).items()}
+    return {key: state.to_host(value) for key, value in arrays_of(run).items()}
 
 
-def _put_back(run: Run, saved: dict[str, np.ndarray]) -> None:
+def put_back(run: Run, saved: dict[str, np.ndarray]) -> None:
     """Give a run what was saved. Raises DamagedError if that is not of this run."""
     vectors, parts = {"x": run.x}, _parts(run)
     mine = {key: value for key, value in saved.items() if key.partition(".")[0] not in parts}
@@ -317,7 +317,7 @@ def load_latest(run: Run) -> Start:
             manifest = read_manifest(folder)
             check_same(manifest, run.plan)
             if manifest.ranks == world.size:
-                _put_back(run, read_arrays(manifest, world.rank))
+                put_back(run, read_arrays(manifest, world.rank))
         except DamagedError as error:
             problem = str(error)
         ranks = world.comm.bcast(manifest.ranks if manifest else None)

@@ -50,8 +50,11 @@ class StoppedError(Exception):
 class Interrupts:
     """A context manager that notes SIGINT, SIGTERM, SIGHUP and SIGUSR1, so that a run can stop in good order.
 
-    Another signal ends the process at once, unless it comes within SAME_S seconds of the first. `number` is the signal
-    noted, or 0.
+    Another signal ends the process at once, unless it comes within SAME_S seconds of the first. Python hears signals in
+    its main thread alone: in another one, as that of a server, none is noted.
+
+    Attributes:
+        number: the signal noted, or 0.
     """
 
     def __init__(self) -> None:
@@ -60,8 +63,9 @@ class Interrupts:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
+        heard = _CAUGHT if threading.current_thread() is threading.main_thread() else ()
         # `nohup` has SIGHUP ignored, which is a promise.
-        caught = [number for number in _CAUGHT if (number, signal.getsignal(number)) != _NOHUP]
+        caught = [number for number in heard if (number, signal.getsignal(number)) != _NOHUP]
         self._before = {number: signal.signal(number, self._note) for number in caught}
         if _early:
             self.number = _early[0]
@@ -110,6 +114,9 @@ def at_once(work: Callable[[int, threading.Event], None]) -> Iterator[None]:
     Python's own handlers wait for the main thread, which may be in a long call to C. The block's end sets the event,
     and waits for `work` to return.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     over = threading.Event()
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)

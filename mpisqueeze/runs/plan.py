@@ -25,6 +25,13 @@ NO_OVERLAP_ON_GPU = "is for gradients on a CPU: use --device cpu"
 #: Settings that algorithms of one route alone have a use for.
 ROUTES = {"server": "servers", "tree": "servers", "topology": "neighbours", "self_weight": "neighbours"}
 
+#: Settings of a run whose gradients come from a script of the user's own.
+OF_SCRIPTS = (
+    "algorithm", "compressor", "server", "topology", "self_weight", "local_steps", "outer_lr", "outer_momentum",
+    "outer_nesterov", "iterations", "momentum", "seed", "buffers", "threads", "warmup", "link", "chunk", "tree",
+    "barrier", "overlap", "timeout", "checksum", "out", "consensus_every", "per_rank", "save_model",
+)  # fmt: skip
+
 #: The methods that give a gradient: in parts, which `--overlap` asks for, and whole.
 _GRADIENTS = ("gradient_in_parts", "gradient")
 #: Elements of a vector for which a compressor is asked whether it is linear.
@@ -140,8 +147,9 @@ class Plan:
             "barrier": self.barrier,
             "data": self.config.data if getattr(self.problem.cls, "needs_data", False) else None,
         }
+        unknown = getattr(self.problem.cls, "leaves_out", ())
         return {
-            **with_files(settings, Path.absolute),
+            **{name: value for name, value in with_files(settings, Path.absolute).items() if name not in unknown},
             "parts": {
                 kind: {"name": part.name, "origin": part.origin, "parameters": part.options}
                 for kind, part in vars(self).items()
@@ -150,8 +158,11 @@ class Plan:
         }
 
 
-def plan(config: Settings) -> Plan:
-    """Check every setting and find the parts. Raises UsageError."""
+def plan(config: Settings, problem: Part | None = None, optimizer: Part | None = None) -> Plan:
+    """Check every setting and find the parts; a problem and an optimizer that are given need not be found.
+
+    Raises UsageError.
+    """
     config.check()
     check_topology(config.topology)
     if config.iterations is not None and config.epochs is not None:
@@ -163,7 +174,7 @@ def plan(config: Settings) -> Plan:
     _check_compressor(algorithm, compressor)
     if config.server == ALLREDUCE:
         check_linear(algorithm, compressor)
-    problem = registry.problems.find(config.problem)
+    problem = problem or registry.problems.find(config.problem)
     check_installed(problem, "--problem")
     if config.lr is None:
         config = replace(config, lr=getattr(problem.cls, "default_lr", DEFAULT_LR))
@@ -179,7 +190,7 @@ def plan(config: Settings) -> Plan:
         raise UsageError(f"{problem.name} takes no part of --data", option)
     link = None if config.link is None else parse_link(config.link)
     schedule = parse_schedule(config.lr_schedule)
-    found = Plan(config, algorithm, compressor, problem, _optimizer(config), partition, schedule, link)
+    found = Plan(config, algorithm, compressor, problem, optimizer or _optimizer(config), partition, schedule, link)
     _check_recipe(found)
     return found
 

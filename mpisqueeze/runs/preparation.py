@@ -106,6 +106,11 @@ class Run:
         return self.algorithm.centralized
 
     @property
+    def open_ended(self) -> bool:
+        """Nobody knows how many iterations there will be; `iterations` is a guess."""
+        return self.plan.config.iterations is None and getattr(self.plan.problem.cls, "open_ended", False)
+
+    @property
     def one_model(self) -> bool:
         """All ranks hold the same x after each iteration."""
         return self.centralized and self.local is None
@@ -269,7 +274,7 @@ class Run:
             eps=config.eps,
             shapes=self.shapes,
             per_epoch=max(1, self.per_epoch // config.local_steps),
-            iterations=self.iterations // config.local_steps,
+            iterations=None if self.open_ended else self.iterations // config.local_steps,
             every=config.local_steps,
         )
         with contracts.plugin(part, "--algorithm", "__init__(setup)"), _fitting(part, "--algorithm"):
