@@ -347,7 +347,7 @@ def test_what_the_launcher_says_is_held_against_what_rank_0_has_told(
     for name, log in (("run", '{"iteration":2}\n{"iteration":3}\n{"iter'), ("new", "")):
         Path(name).mkdir()
         Path(name, "iterations.jsonl").write_text(log)
-    supervisor = Supervisor(LaunchPlan(Flavour.OPEN_MPI, ["mpirun"], {}), ["python"], tells=True)
+    supervisor = Supervisor(LaunchPlan(Flavour.OPEN_MPI, ["mpirun"], {}), ["python"], tells=True, ours=True)
     if told.pop("lost", False):
         supervisor.noise.feed(LOST.format(rule=RULE).encode())
     line = f"loss 0.1\r{MARK}{json.dumps(told)}{MARK}\nmore\n".encode()

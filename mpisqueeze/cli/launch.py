@@ -57,7 +57,7 @@ def launch(
     except ValueError as error:
         what = str(error).lower()
         raise UsageError(f"{mpi_args!r} has {what}; accepted: words as a shell takes them", "--mpi-args") from None
-    return start(ranks, command, launcher, dry_run, Where(hostfile, host, more), target=target)
+    return start(ranks, command, launcher, dry_run, Where(hostfile, host, more), target=target, tells=True)
 
 
 def _parse(context: typer.Context, words: list[str]) -> None:

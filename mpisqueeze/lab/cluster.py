@@ -128,12 +128,14 @@ def run_trial(trial: Trial, machine: Machine, to_stderr: bool = False) -> TrialO
         inside = [sys.executable, "-c", _INSIDE, root, json.dumps(settings), str(report)]
         # Its session's folder is the hosts' own.
         plan = launch.LaunchPlan(launch.Flavour.UNKNOWN, [*machine.unshare, *inside], {})
+        ours = trial.command[: len(launch.program())] == launch.program()
         supervisor = launch.Supervisor(
             plan,
             trial.command,
             kill_s=0.0,  # the cluster has nothing to tidy up
             name="lab",
-            tells=trial.command[: len(launch.program())] == launch.program(),
+            tells=ours,
+            ours=ours,
             death_signal=signal.SIGKILL,  # unshare blocks SIGTERM
             popen={"pass_fds": (report,), **({"stdout": STDERR} if to_stderr else {})},
         )

@@ -53,6 +53,7 @@ def launch(
     where: Where = HERE,
     *,
     target: Sequence[str] | None = None,
+    tells: bool = False,
     grace_s: float = GRACE_S,
     kill_s: float = KILL_S,
 ) -> int:
@@ -66,6 +67,7 @@ def launch(
         where: the hosts, and further words for the launcher.
         dry_run: print the launcher's command line, with its settings in front, and run nothing.
         target: a program to start in place of the mpisqueeze script.
+        tells: rank 0 of the target tells how it ended, as that of mpisqueeze does.
 
     Raises:
         UsageError: n < 1, an empty command, or no such launcher.
@@ -79,4 +81,4 @@ def launch(
     if dry_run:
         write_text(f"{plan.shell()}\n", "-")
         return ExitCode.OK
-    return Supervisor(plan, started, grace_s, kill_s, tells=target is None).run()
+    return Supervisor(plan, started, grace_s, kill_s, tells=tells or target is None, ours=target is None).run()

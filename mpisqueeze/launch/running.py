@@ -58,7 +58,8 @@ class Supervisor:
     Attributes:
         started: the ranks' command line, by which they are found among the launcher's descendants.
         name: the user's name for this command.
-        tells: the ranks are of this program, whose rank 0 tells how it ended.
+        tells: rank 0 tells how it ended.
+        ours: the ranks are of this program, whose exit codes are those of ExitCode.
         death_signal: sent to the launcher, on Linux, if this process is killed.
         ended_by: the signal that asked for the end.
         deadline: of the present stage, on the monotonic clock.
@@ -72,6 +73,7 @@ class Supervisor:
     kill_s: float = KILL_S
     name: str = "launch"
     tells: bool = False
+    ours: bool = False
     death_signal: signal.Signals = signal.SIGTERM
     popen: Mapping[str, Any] = field(default_factory=dict)
 
@@ -86,8 +88,8 @@ class Supervisor:
         """Run the plan to its end.
 
         The exit code is 130 after SIGINT and 143 after another signal, 4 where a rank died of one, 128 plus the
-        number where the launcher did, and the launcher's own otherwise. With `tells` it is one of ExitCode: 4 stands
-        for every code of the launcher's own, and for 0 unless rank 0 has told of its end.
+        number where the launcher did, and the launcher's own otherwise. With `tells` 4 stands for 0, too, unless
+        rank 0 has told of its end, and for codes of the launcher's own; with `ours` for all but those of ExitCode.
         """
         told = {TELLS: "1"} if self.tells else {}
         # Open MPI hands only its own variables to other hosts, unless told by name.
@@ -171,7 +173,7 @@ class Supervisor:
             self._say(f"a rank was ended by a signal; the launcher's code is {code}")
         elif code - 128 in set(signal.Signals):
             self._say(f"a rank was ended by {signal.Signals(code - 128).name}")
-        elif self.tells:
+        elif self.ours or code in _LAUNCHERS_CODES:
             what = _LAUNCHERS_CODES.get(code, "the ranks did not end by themselves")
             self._say(f"{what}; the launcher's code is {code}{self._last_known()}")
         else:
