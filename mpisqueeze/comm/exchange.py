@@ -12,6 +12,7 @@ from mpisqueeze.comm.emulated import ALIGNMENT_S, EmulatedLink, HeldReceive, Hel
 from mpisqueeze.comm.estimate import EAGER_BYTES, SLOW_BYTE_S, estimate
 from mpisqueeze.comm.pieces import in_pieces
 from mpisqueeze.comm.world import Signal, World
+from mpisqueeze.costs.link import Link
 from mpisqueeze.costs.sections import Terms
 from mpisqueeze.devices.buffers import Wire
 from mpisqueeze.devices.clock import Phase, PhaseClock
@@ -108,6 +109,7 @@ class Network:
         chunk_bytes: the user's limit to a message's bytes, or None for the cost model's choice.
         tree: the user's choice of the tree for a root's answers, or None for the cost model's choice.
         checksum: whether a checksum follows each message, see `comm.checksum`.
+        known: what an earlier launch of the run took the real link for, or None to estimate it.
 
     Attributes:
         link: cost of messages, for the choice of sections: the emulated link's, or an estimate of the real one's.
@@ -124,6 +126,7 @@ class Network:
         chunk_bytes: int | None = None,
         tree: str | None = None,
         checksum: bool = False,
+        known: Link | None = None,
     ) -> None:
         self.world, self.device = world, device
         self.clock = device.clock()
@@ -133,7 +136,7 @@ class Network:
         self.checksum = checksum
         # If ranks left the gate one by one, their delays would count as the link's.
         world.leave_together_s = ALIGNMENT_S * max(1.0, world.load) if emulated else 0.0
-        self.link = emulated.model if emulated else estimate(world)
+        self.link = emulated.model if emulated else known or estimate(world)
         self._limit = chunk_bytes
         if chunk_bytes is None and not emulated and self.link.byte_s > SLOW_BYTE_S:
             self._limit = EAGER_BYTES

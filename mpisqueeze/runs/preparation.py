@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +18,10 @@ from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.placement import choose_device, quota_doubts, threads_of_rank
 from mpisqueeze.comm.world import World
 from mpisqueeze.compressors.base import Compressor, adapt
+from mpisqueeze.costs.link import Link
 from mpisqueeze.data import load_dataset
 from mpisqueeze.errors import UsageError
-from mpisqueeze.files import check_whole
+from mpisqueeze.files import check_whole, own
 from mpisqueeze.holder import check_free
 from mpisqueeze.kernels import kernels_for, threads_of
 from mpisqueeze.optimizers.base import Optimizer, Recipe
@@ -29,7 +31,9 @@ from mpisqueeze.parts import contracts
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.parts.state import carried
 from mpisqueeze.quantities import counted, size
+from mpisqueeze.record.decoding import as_type, read_object
 from mpisqueeze.record.folder import RunFolder, check_path, hold_of_all, sanitized, slug, timed_path
+from mpisqueeze.record.types import Environment
 from mpisqueeze.runs.plan import NO_OVERLAP_ON_GPU, Plan
 from mpisqueeze.settings import DEFAULT_EPOCHS, SETTINGS, option_of, parse_betas, parse_target
 from mpisqueeze.topology import Topology
@@ -86,7 +90,10 @@ class Run:
         if len(set(sizes)) > 1:
             raise UsageError(f"{plan.compressor.spec}: payload_bytes differs by rank: {sizes}", "--compressor")
         emulated = emulate(world, plan.link) if plan.link else None
-        self.network = Network(world, self.device, plan.barrier, emulated, config.chunk, config.tree, config.checksum)
+        known = world.on_root(self._known_link) if again else None
+        self.network = Network(
+            world, self.device, plan.barrier, emulated, config.chunk, config.tree, config.checksum, known
+        )
         self.topology = world.collectively(lambda: Topology(config.topology, world.size, config.self_weight))
         self.outer = self._build_outer()
         self.algorithm: Algorithm = world.collectively(self._build_algorithm)
@@ -335,6 +342,14 @@ class Run:
             check_free(path, "--resume")
         elif path:
             check_path(path)
+
+    def _known_link(self) -> Link | None:
+        """The link that the run began with: by another one, trees and sections might differ, and so the bytes by rank."""
+        path = Path(self.plan.config.out or "") / "environment.json"
+        if not os.path.exists(path):
+            return None
+        model = read_object(own(path, "--resume"), "--resume", Environment).get("link_model")
+        return as_type(model, Link, f"{path} link_model", "--resume") if model else None
 
     def _open_folder(self) -> None:
         self.path = self.world.on_root(self._make_folder)
