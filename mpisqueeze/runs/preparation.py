@@ -344,7 +344,7 @@ class Run:
             check_path(path)
 
     def _known_link(self) -> Link | None:
-        """The link that the run began with: by another one, trees and sections might differ, and so the bytes by rank."""
+        """The link that the run began with; by another one, trees might differ, and with them the bytes by rank."""
         path = Path(self.plan.config.out or "") / "environment.json"
         if not os.path.exists(path):
             return None
