@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -55,6 +56,14 @@ class Nodes(Cluster):
     def cable(self, host: str, state: str) -> None:
         self.run("ip", "link", "set", f"v{host[1:]}", state)
 
+    def heal(self) -> None:
+        """Have all hosts up, with their cables."""
+        for host in (f"n{i}" for i in range(1, COUNT + 1)):
+            if Path("/proc", (self.folder / host).read_text()).exists():
+                self.cable(host, "up")
+            else:
+                self.up(host)
+
     def idle(self) -> bool:
         states = self.run("sinfo", "-h", "-p", "low", "-N", "-o", "%T").split()
         return states == ["idle"] * COUNT
@@ -70,15 +79,18 @@ class Nodes(Cluster):
             pytest.fail(f"{run} did not come to {iteration}: {self.said(run.name)}{self.run('squeue')}")
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, launcher: Launcher) -> Iterator[Nodes]:
+def lacking() -> str:
+    """What this machine lacks for hosts of its own, or an empty string."""
     if absent := [*one_node.missing(), *(name for name in ("ip", "unshare", "nsenter") if not shutil.which(name))]:
-        pytest.skip(f"there is no {', '.join(absent)}")
+        return f"there is no {', '.join(absent)}"
     if os.geteuid() or subprocess.run(["unshare", "--net", "--mount", "--pid", "--fork", "true"]).returncode:
-        pytest.skip("hosts need root, and a machine that grants namespaces")
-    if launcher.flavour is not Flavour.OPEN_MPI:
-        pytest.skip("this is for Open MPI")
-    here = tmp_path_factory.mktemp("user")
+        return "hosts need root, and a machine that grants namespaces"
+    return ""
+
+
+@contextlib.contextmanager
+def nodes_up(here: Path) -> Iterator[Nodes]:
+    """The cluster, whose user works in a folder."""
     (here / "jobs").symlink_to(JOBS)
     folder = Path(tempfile.mkdtemp(prefix="mpisqueeze-nodes-", dir="/tmp"))
     seen = {here, *(path for path in (JOBS.parent, Path(sys.prefix)) if path.is_relative_to("/tmp"))}
@@ -98,14 +110,20 @@ def running(tmp_path_factory: pytest.TempPathFactory, launcher: Launcher) -> Ite
         keeper.wait(timeout=30)
 
 
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, launcher: Launcher) -> Iterator[Nodes]:
+    if lacks := lacking():
+        pytest.skip(lacks)
+    if launcher.flavour is not Flavour.OPEN_MPI:
+        pytest.skip("this is for Open MPI")
+    with nodes_up(tmp_path_factory.mktemp("user")) as cluster:
+        yield cluster
+
+
 @pytest.fixture
 def cluster(running: Nodes) -> Iterator[Nodes]:
     """The cluster with all nodes idle, whatever the test before has done to them."""
-    for host in ("n1", "n2", "n3"):
-        if Path("/proc", (running.folder / host).read_text()).exists():
-            running.cable(host, "up")
-        else:
-            running.up(host)
+    running.heal()
     wait_for(running.idle, "all nodes to be idle", 90)
     yield running
     running.run("scancel", "--full", "--partition=low")
