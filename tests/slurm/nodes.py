@@ -40,6 +40,8 @@ done
 chmod 1777 {folder}/tmp-{name}
 mount --rbind {folder}/tmp-{name} /tmp
 cd {folder}
+# SLURM 22.05 does not start a step whose socket a power cut has left behind.
+rm -f {folder}/spool-{name}/stepd.*
 ip link set lo up
 read -r go
 ip addr add {address}/24 dev eth0
