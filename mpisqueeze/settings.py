@@ -24,7 +24,7 @@ METHOD, PROBLEM, RUN, OUTPUT = "Method", "Problem and data", "Run", "Output"
 SERVERS = ("root", "sharded")
 #: The value of `--server` that has none.
 ALLREDUCE = "allreduce"
-TOPOLOGIES = ("ring", "torus", "complete", "exponential", "star")
+TOPOLOGIES = ("ring", "torus", "complete", "exponential", "star", "one-peer")
 TREES = ("flat", "chain", "binary", "binomial")
 DTYPES = ("float32", "float64")
 DEVICES = ("auto", "cpu", "cuda")
@@ -40,6 +40,8 @@ DEFAULT_HEARTBEAT = "30s"
 MAX_BATCH = 2**31 - 1
 #: Seeds are keys of 64-bit hashes, of which NumPy's generators want the positive half.
 MAX_SEED = 2**63 - 1
+#: Most ranks that somebody may have.
+MAX_RANKS = 10**6
 #: Most threads that a rank's kernels take.
 MAX_THREADS = 64
 #: Two ways to give a length: one of them overrides both.
@@ -76,6 +78,11 @@ def parse_betas(text: str) -> tuple[float, float]:
     """`0.9,0.999` → (β₁, β₂), each from 0 to below 1. Raises ValueError."""
     first, second = (_BELOW_ONE(part) for part in text.split(","))
     return first, second
+
+
+def parse_group(text: str) -> int | None:
+    """The ranks of a group; None for `host`. Raises ValueError."""
+    return None if text.strip() == "host" else integer(1, MAX_RANKS)(text)
 
 
 def parse_timeout(text: str) -> float:
@@ -123,6 +130,14 @@ class Settings:
     )
     self_weight: float | None = _method(None, "Gossip: every rank's weight on itself, W_ii. Default: the graph's.")
 
+    group: str | None = _method(
+        None,
+        "host, or SIZE ranks: groups that average their gradients in full, and take part as one rank each; not with "
+        "gossip.",
+        _readable(parse_group, "host, or a number of ranks from 1 to 1000000"),
+        metavar="host|SIZE",
+        names=("host",),
+    )
     local_steps: int = _method(
         1, "Steps H of each rank on a model of its own between two exchanges, of how far it went.", integer(1)
     )
@@ -167,7 +182,9 @@ class Settings:
     )
     batch_size: int = _run(16, "Samples a rank and iteration.", integer(1, MAX_BATCH))
     lr: float | None = _run(
-        None, f"Learning rate γ. Default: {DEFAULT_LR}; 0.05 for problems that need torch.", _POSITIVE
+        None,
+        f"Learning rate γ. Default: {DEFAULT_LR}; 0.05 with torch; 0.001 with Adam and signum.",
+        _POSITIVE,
     )
     lr_schedule: str = _run(
         "constant",
@@ -206,6 +223,12 @@ class Settings:
     clip_norm: float | None = _run(
         None, "Scale each rank's gradient down to this l2 norm, before weight decay and momentum.", _POSITIVE
     )
+    workers: int | None = _run(
+        None,
+        "Train so many virtual workers in the place of ranks, which share them: as many as you like in one process. "
+        "Same results to the bit; the times of a network are simulated where --link gives one.",
+        integer(1),
+    )
     seed: int = _run(1, "Seed for data order, initial point and compressors.", integer(0, MAX_SEED))
     dtype: str = _run("float32", "float32 or float64.", choice(*DTYPES))
     device: str = _run("auto", "auto (a GPU where every rank has one), cpu or cuda.", choice(*DEVICES))
@@ -217,7 +240,21 @@ class Settings:
     )
     warmup: int = _run(3, "First iterations that the summary leaves out of its times.", integer(0))
     link: str | None = _run(
-        None, "Emulate a network between the ranks of this host: latency=5ms,bandwidth=1gbit, and ,gap=20us."
+        None,
+        "Emulate a network between the ranks of this host, or simulate one between virtual workers: "
+        "latency=5ms,bandwidth=1gbit, and ,gap=20us.",
+    )
+    compute: str | None = _run(
+        None,
+        "Virtual workers: what a gradient takes, in place of the time measured.",
+        _readable(parse_time, "a time, such as 80ms"),
+        metavar="TIME",
+    )
+    jitter: str | None = _run(
+        None,
+        "Virtual workers: what a gradient takes longer, by chance: exponential:2ms, constant:50ms,probability=1%, …",
+        metavar="DIST",
+        names=("constant:", "uniform:", "exponential:", "pareto:"),
     )
     chunk: int | None = _run(
         None, "Bytes of a message in a pipelined exchange. Default: by the cost model.", integer(1), metavar="SIZE"

@@ -27,12 +27,18 @@ Gradient = Callable[..., Any]
 """x ↦ g; with `Setup.overlap` also (x, ready: Ready) ↦ g, which need not have called `ready` to the end."""
 
 
+#: Elements of a vector for which a compressor is asked what it is.
+_PROBED = 64
+
+
 class Codec:
     """A compressor at work: booked as encode_s and decode_s, keyed by the iteration, and never raising for a NaN.
 
     A rank that cannot encode sends zeros and has the gate tell the others, since they wait for its payload; on a GPU
     this is found out later, by wires and by the network.
     """
+
+    __slots__ = ("compressor", "network", "payload_bytes")
 
     def __init__(self, compressor: Compressor, network: Network) -> None:
         self.compressor, self.network = compressor, network
@@ -209,10 +215,26 @@ class Setup:
         return Codec(Identity(length or self.dimension, self.network.device.xp, self.dtype, 0), self.network)
 
     def _codec(self, part: int, length: int | None, seed: int) -> Codec:
-        made = self.make_compressor(length or self.dimension, seed)
-        if made.linear:
-            made = self.make_compressor(length or self.dimension, derive_key(self.seed, 3, part))
-        return Codec(made, self.network)
+        length = length or self.dimension
+        if length in self._exact:
+            return self._exact[length]
+        if self._linear:
+            seed = derive_key(self.seed, 3, part)
+        made = self.make_compressor(length, seed)
+        codec = Codec(made, self.network)
+        if not made.draws:
+            self._exact[length] = codec
+        return codec
+
+    @cached_property
+    def _exact(self) -> dict[int, Codec]:
+        """Codecs of compressors without a seed, by length: whoever asks for one gets the same."""
+        return {}
+
+    @cached_property
+    def _linear(self) -> bool:
+        """Payloads of the run's compressor may be added up, and all codecs have one seed."""
+        return self.make_compressor(min(self.dimension, _PROBED), 0).linear
 
     def descent(self, message: str = "") -> Descent:
         """The optimizer that moves x by the answers; `message` is for an answer that is not finite."""
@@ -255,9 +277,11 @@ class Algorithm:
         lossless: the compressor that it takes and that loses nothing.
         ignores: settings that it has no use for, besides those of other routes.
         falling_lr: it converges with a falling γ alone.
+        default_lr: default of `--lr`, in place of the problem's, where steps do not grow with the gradient; None.
         overlaps: it can send the gradient's sections while it is computed.
         linear: the answer to all payloads is their mean as it is, so that linear ones can be averaged by MPI_Allreduce
             (`--server allreduce`), which has no server that could change or remember it.
+        directed: it gossips also where W is not symmetric, or differs from one iteration to the next.
         own_momentum: it has a momentum of its own, as by `Setup.momentum`, and gets gradients without.
         route: how its payloads travel: `servers`, `neighbours` or `allreduce`; empty where `predict` cannot know.
         formula: the talks' count of full vectors per iteration, for N workers and a server apart from them.
@@ -271,8 +295,10 @@ class Algorithm:
     summary: ClassVar[str] = ""
     centralized: ClassVar[bool] = True
     compresses: ClassVar[bool] = True
+    default_lr: ClassVar[float | None] = None
     overlaps: ClassVar[bool] = False
     linear: ClassVar[bool] = False
+    directed: ClassVar[bool] = False
     own_momentum: ClassVar[bool] = False
     default_compressor: ClassVar[str] = "onebit"
     fixed_compressor: ClassVar[str] = "identity"

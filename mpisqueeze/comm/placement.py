@@ -37,7 +37,7 @@ def choose_device(wanted: str, buffers: str, world: World) -> Device:
         aware, reason = buffers == "device", "set by --buffers"
         if aware and not collectives:
             reason += f"; MPI's collectives get host memory: {why}"
-    return CudaDevice(world.local_rank % count, aware, reason, collectives)
+    return CudaDevice(world.process.local_rank % count, aware, reason, collectives)
 
 
 def threads_of_rank(world: World) -> int:
@@ -56,7 +56,7 @@ def threads_of_rank(world: World) -> int:
 
 def quota_doubts(world: World, threads: int) -> list[str]:
     """A warning where a rank's threads want more CPU time than quotas grant; else nothing."""
-    if threads <= world.quota:
+    if threads <= world.quota or world.virtual:
         return []
     wanting = "a rank" if threads == 1 else f"the {threads} threads of a rank"
     return [

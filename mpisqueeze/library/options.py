@@ -19,6 +19,7 @@ class CommonOptions(TypedDict, total=False):
     server: Words | None
     topology: Words | None
     self_weight: float | str | None
+    group: Words | None
     local_steps: int | str | None
     outer_lr: float | str | None
     outer_momentum: float | str | None
@@ -43,6 +44,7 @@ class CommonOptions(TypedDict, total=False):
     weight_decay: float | str | None
     weight_decay_on: Words | None
     clip_norm: float | str | None
+    workers: int | str | None
     seed: int | str | None
     dtype: Words | None
     device: Words | None
@@ -50,6 +52,8 @@ class CommonOptions(TypedDict, total=False):
     threads: int | str | None
     warmup: int | str | None
     link: Words | None
+    compute: Words | None
+    jitter: Words | None
     chunk: int | str | None
     tree: Words | None
     barrier: bool | None

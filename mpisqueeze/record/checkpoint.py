@@ -70,6 +70,7 @@ class Manifest(msgspec.Struct, frozen=True):
     files: dict[str, str]
 
 
+_THREAD = ThreadPoolExecutor(1, "mpisqueeze checkpoint")
 #: The fields that are in the file, besides its version and its own SHA-256.
 _BODY = Manifest.__struct_fields__[1:]
 
@@ -126,7 +127,7 @@ def _digest_of(facts: Any) -> str:
 
 
 class Writer:
-    """Writes a rank's arrays from a thread, so that a run waits for a copy of them alone.
+    """Writes a rank's arrays from the process's thread, so that a run waits for a copy of them alone.
 
     Args:
         run: the run folder; every rank sees it.
@@ -141,7 +142,6 @@ class Writer:
     def __init__(self, run: Path, rank: int) -> None:
         self._folder, self._rank = run / FOLDER, rank
         self._copies: dict[str, NDArray[Any]] = {}
-        self._thread = ThreadPoolExecutor(1, "mpisqueeze checkpoint")
         self._written: Future[str] = Future()
         self.pending: int | None = None
 
@@ -157,7 +157,7 @@ class Writer:
     def begin(self, iteration: int, arrays: Arrays) -> None:
         """Copy the arrays and start to write them."""
         self.copy(iteration, arrays)
-        self._written = self._thread.submit(self._write, self._part)
+        self._written = _THREAD.submit(self._write, self._part)
 
     @property
     def busy(self) -> bool:

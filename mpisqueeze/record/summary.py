@@ -20,7 +20,12 @@ def sgd_bytes(ranks: int, full_vector: int) -> int:
 
 
 def traffic(sent: int, messages: int, iterations: int, ranks: int, full_vector: int) -> dict[str, Any]:
-    """Bytes that all ranks sent in a run, beside those of plain `sgd`; `full_vector`: bytes of x."""
+    """Bytes that all ranks sent in a run, beside those of plain `sgd`, between groups where there are some.
+
+    Args:
+        ranks: of groups, their number.
+        full_vector: bytes of x.
+    """
     plain = sgd_bytes(ranks, full_vector) * iterations
     return {
         "bytes_sent": sent,
@@ -32,6 +37,11 @@ def traffic(sent: int, messages: int, iterations: int, ranks: int, full_vector: 
         "ratio_vs_sgd": plain / sent if sent else None,
         "full_vectors_per_iteration": sent / (full_vector * iterations) if full_vector and iterations else None,
     }
+
+
+def workers_of(about: Mapping[str, Any]) -> int:
+    """N, the number of those that train: a run's virtual workers, or its ranks; of its settings or its summary."""
+    return int(about.get("workers") or about["ranks"])
 
 
 def label_in(config: Mapping[str, Any], kind: str) -> Any:
@@ -61,7 +71,7 @@ def summary_of(
     iterations.
     """
     done = columns["loss"].size
-    ranks, dimension = config["ranks"], config.get("dimension")
+    workers, groups, dimension = workers_of(config), config.get("groups"), config.get("dimension")
     full_vector = (dimension or 0) * np.dtype(config["dtype"]).itemsize
     warmup = config.get("warmup", 0)
     skipped = warmup if done > warmup else 0
@@ -78,7 +88,10 @@ def summary_of(
         "server": config.get("server"),
         "problem": label_in(config, "problem"),
         "data": config.get("data"),
-        "ranks": ranks,
+        "ranks": config["ranks"],
+        "workers": workers,
+        "virtual": config.get("workers") is not None,
+        "groups": groups,
         "hosts": len(environment.get("hosts", ())) or None,
         "dimension": dimension,
         "dtype": config["dtype"],
@@ -89,7 +102,7 @@ def summary_of(
         "epochs": done / config["iterations_per_epoch"] if done else 0.0,
         "warmup": skipped,
         "bytes": bytes_are(config),
-        **traffic(figures["bytes_sent"], figures["messages"], done, ranks, full_vector),
+        **traffic(figures["bytes_sent"], figures["messages"], done, groups or workers, full_vector),
         "payload_bytes": None,
         "full_vectors_formula": None,
         "compression": None,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mpisqueeze.algorithms.base import AdaptedAlgorithm
+from mpisqueeze.algorithms.groups import Grouped
 from mpisqueeze.errors import UsageError
 from mpisqueeze.mpi import MPI
 from mpisqueeze.parts import contracts, state
@@ -72,15 +73,17 @@ def check_state(run: Run) -> None:
 
 
 def _remembering(run: Run) -> Any:
-    """The algorithm that has the memory: a plug-in behind its adapter."""
-    return run.algorithm.part if isinstance(run.algorithm, AdaptedAlgorithm) else run.algorithm
+    """The algorithm that has the memory: a plug-in behind its adapter, or that of a group's leader; None for others."""
+    algorithm = run.algorithm.algorithm if isinstance(run.algorithm, Grouped) else run.algorithm
+    return algorithm.part if isinstance(algorithm, AdaptedAlgorithm) else algorithm
 
 
 def _parts(run: Run) -> dict[str, Any]:
     """Everything of a run that may carry something from one iteration to the next, by its name in a checkpoint."""
     compressors = {f"compressor{i}": compressor for i, compressor in enumerate(run.stateful)}
     parts = {"algorithm": _remembering(run), "problem": run.problem, "optimizer": run.optimizer, **compressors}
-    return parts | {name: part for name, part in (("local", run.local), ("outer", run.outer)) if part is not None}
+    parts |= {"local": run.local, "outer": run.outer}
+    return {name: part for name, part in parts.items() if part is not None}
 
 
 def arrays_of(run: Run) -> dict[str, Any]:

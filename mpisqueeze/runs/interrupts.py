@@ -53,16 +53,21 @@ class Interrupts:
     Another signal ends the process at once, unless it comes within SAME_S seconds of the first. Python hears signals in
     its main thread alone: in another one, as that of a server, none is noted.
 
+    Args:
+        listens: False for one that notes nothing; a process has one that does.
+
     Attributes:
         number: the signal noted, or 0.
     """
 
-    def __init__(self) -> None:
-        self.number = 0
+    def __init__(self, listens: bool = True) -> None:
+        self.number, self._listens = 0, listens
         self._noted = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
+        if not self._listens:
+            return self
         heard = _CAUGHT if threading.current_thread() is threading.main_thread() else ()
         # `nohup` has SIGHUP ignored, which is a promise.
         caught = [number for number in heard if (number, signal.getsignal(number)) != _NOHUP]

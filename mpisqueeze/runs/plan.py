@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from mpisqueeze.optimizers.base import Optimizer
 from mpisqueeze.parts import contracts, registry
 from mpisqueeze.parts.contracts import check_installed, default_compressor
 from mpisqueeze.parts.registry import Part
+from mpisqueeze.quantities import parse_time
 from mpisqueeze.runs.schedule import LrSchedule, parse_schedule
-from mpisqueeze.settings import ALLREDUCE, DEFAULT_DATA, DEFAULT_LR, SETTINGS, Settings, with_files
-from mpisqueeze.topology import Topology
+from mpisqueeze.settings import ALLREDUCE, DEFAULT_DATA, DEFAULT_LR, SETTINGS, Settings, parse_group, with_files
+from mpisqueeze.topology import ONE_PEER, Topology
+from mpisqueeze.virtual.jitter import Jitter, parse_jitter
 
 NO_OVERLAP_ON_GPU = "is for gradients on a CPU: use --device cpu"
 
@@ -63,6 +66,8 @@ class Plan:
     partition: Partition
     schedule: LrSchedule
     link: Link | None = None
+    compute_s: float | None = None
+    jitter: Jitter | None = None
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -115,6 +120,11 @@ class Plan:
         """Ranks move models of their own, and exchange how far they went."""
         config = self.config
         return config.local_steps > 1 or config.outer_lr != 1 or config.outer_momentum > 0
+
+    @property
+    def grouped(self) -> bool:
+        """Groups of ranks take part as one rank each."""
+        return self.config.group is not None and parse_group(self.config.group) != 1
 
     @property
     def optimizes(self) -> str:
@@ -172,12 +182,15 @@ def plan(config: Settings, problem: Part | None = None, optimizer: Part | None =
         default_compressor(algorithm) if config.compressor is None else config.compressor
     )
     _check_compressor(algorithm, compressor)
+    check_directed(algorithm, config.topology)
     if config.server == ALLREDUCE:
         check_linear(algorithm, compressor)
     problem = problem or registry.problems.find(config.problem)
     check_installed(problem, "--problem")
+    optimizer = optimizer or _optimizer(config)
     if config.lr is None:
-        config = replace(config, lr=getattr(problem.cls, "default_lr", DEFAULT_LR))
+        usual = (getattr(part.cls, "default_lr", None) for part in (algorithm, optimizer, problem))
+        config = replace(config, lr=next((lr for lr in usual if lr is not None), DEFAULT_LR))
     if config.overlap:
         _check_overlap(config, algorithm, problem)
     partition = parse_partition(config.partition)
@@ -190,8 +203,11 @@ def plan(config: Settings, problem: Part | None = None, optimizer: Part | None =
         raise UsageError(f"{problem.name} takes no part of --data", option)
     link = None if config.link is None else parse_link(config.link)
     schedule = parse_schedule(config.lr_schedule)
-    found = Plan(config, algorithm, compressor, problem, optimizer or _optimizer(config), partition, schedule, link)
+    compute_s = None if config.compute is None else parse_time(config.compute)
+    jitter = None if config.jitter is None else parse_jitter(config.jitter)
+    found = Plan(config, algorithm, compressor, problem, optimizer, partition, schedule, link, compute_s, jitter)
     _check_recipe(found)
+    check_workers(config)
     return found
 
 
@@ -223,6 +239,14 @@ def _check_local(plan: Plan) -> None:
         raise UsageError("update is --outer-momentum where there are --local-steps", "--momentum-at")
 
 
+def _check_groups(plan: Plan) -> None:
+    """Raise UsageError for what groups have no place for."""
+    if not plan.centralized:
+        raise UsageError(f"is for centralized algorithms, and {plan.algorithm.name} gossips", "--group")
+    if plan.config.overlap:
+        raise UsageError("sends a gradient in sections, and --group adds up whole ones: leave out one", "--overlap")
+
+
 def _optimizer(config: Settings) -> Part:
     """The optimizer. Raises UsageError for a momentum that it has no use for, or none where there must be one."""
     optimizer = registry.optimizers.find(config.optimizer)
@@ -250,6 +274,8 @@ def _check_recipe(plan: Plan) -> None:
         raise UsageError("needs --outer-momentum above 0, such as 0.9", "--outer-nesterov")
     if plan.local:
         _check_local(plan)
+    if plan.grouped:
+        _check_groups(plan)
     if config.momentum_at == "update" and not plan.centralized:
         raise UsageError(f"update is for an answer to all ranks, and {name} gossips: use gradient", "--momentum-at")
 
@@ -302,6 +328,30 @@ def _check_overlap(config: Settings, algorithm: Part, problem: Part) -> None:
             "one, or use `mpisqueeze lab`",
             "--overlap",
         )
+
+
+def check_workers(config: Settings) -> None:
+    """Raise UsageError for what virtual workers do not go with, and for what they alone take."""
+    if config.workers is None:
+        for option, given in (("--compute", config.compute), ("--jitter", config.jitter)):
+            if given is not None:
+                raise UsageError("is for virtual workers; say how many by --workers", option)
+        return
+    if "MPISQUEEZE_LAB" in os.environ:
+        raise UsageError("a lab's links are between real ranks: leave it out, or train without lab", "--workers")
+
+
+def check_directed(algorithm: Part, topology: str) -> None:
+    """Raise UsageError for a graph whose W is not symmetric, with an algorithm that needs it to be."""
+    cls = algorithm.cls
+    if topology != ONE_PEER or getattr(cls, "centralized", True) is not False or getattr(cls, "directed", False):
+        return
+    able = [name for name, cls in registry.algorithms.builtins().items() if getattr(cls, "directed", False)]
+    raise UsageError(
+        f"{algorithm.name} needs a W that is symmetric, and the same in each iteration, which that of {topology} is "
+        f"not; these do without: {', '.join(able)}",
+        "--topology",
+    )
 
 
 def check_topology(spec: str) -> None:

@@ -8,18 +8,22 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mpisqueeze.algorithms.base import AdaptedAlgorithm, Algorithm, Descent, Setup
+from mpisqueeze.algorithms.groups import Grouped
 from mpisqueeze.algorithms.local import LocalSteps
 from mpisqueeze.comm.emulated import emulate
-from mpisqueeze.comm.exchange import Network
+from mpisqueeze.comm.exchange import HoldingLink, Network
+from mpisqueeze.comm.groups import LeadersNetwork
 from mpisqueeze.comm.placement import choose_device, quota_doubts, threads_of_rank
-from mpisqueeze.comm.world import World
+from mpisqueeze.comm.world import Groups, World
 from mpisqueeze.compressors.base import Compressor, adapt
 from mpisqueeze.costs.link import Link
 from mpisqueeze.data import load_dataset
+from mpisqueeze.devices.clock import PhaseClock
 from mpisqueeze.errors import UsageError
 from mpisqueeze.files import check_whole, own
 from mpisqueeze.holder import check_free
@@ -30,13 +34,14 @@ from mpisqueeze.optimizers.sgd import GradientDescent
 from mpisqueeze.parts import contracts
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.parts.state import carried
-from mpisqueeze.quantities import counted, size
+from mpisqueeze.quantities import counted, grouped, size
 from mpisqueeze.record.decoding import as_type, read_object
 from mpisqueeze.record.folder import RunFolder, check_path, hold_of_all, sanitized, slug, timed_path
 from mpisqueeze.record.types import Environment
 from mpisqueeze.runs.plan import NO_OVERLAP_ON_GPU, Plan
-from mpisqueeze.settings import DEFAULT_EPOCHS, SETTINGS, option_of, parse_betas, parse_target
+from mpisqueeze.settings import DEFAULT_EPOCHS, SETTINGS, option_of, parse_betas, parse_group, parse_target
 from mpisqueeze.topology import Topology
+from mpisqueeze.virtual.link import simulate, simulated_link
 
 
 class Run:
@@ -59,6 +64,9 @@ class Run:
         decay: weight decay of the gradients, or None.
         iterations, per_epoch, eval_every, consensus_every: in iterations.
         warnings: what this run does not promise, above all that it converges, and settings without effect.
+        groups: that take part as one rank each, or None.
+        network: of all ranks.
+        exchanging: the network of the ranks that the algorithm runs on; None on those that only follow a leader.
         evaluated: on rank 0, the metrics of the initial point, where they were needed before the first iteration.
         path, hold: the run folder's, on every rank; `folder` is open on rank 0 only.
     """
@@ -72,7 +80,7 @@ class Run:
             raise UsageError(NO_OVERLAP_ON_GPU, "--overlap")
         self.threads = threads_of_rank(world)
         self.stateful: list[Any] = []
-        self.problem = world.collectively(self._build_problem)
+        self.problem = self._build_problems()
         self.dimension = int(self.problem.dimension)
         self.shapes = contracts.shapes_of(plan.problem, self.problem)
         self.samples = world.comm.allgather(getattr(self.problem, "training_samples", None))
@@ -89,11 +97,9 @@ class Run:
         sizes = world.comm.allgather(world.collectively(self._try_compressor))
         if len(set(sizes)) > 1:
             raise UsageError(f"{plan.compressor.spec}: payload_bytes differs by rank: {sizes}", "--compressor")
-        emulated = emulate(world, plan.link) if plan.link else None
-        known = world.on_root(self._known_link) if again else None
-        self.network = Network(
-            world, self.device, plan.barrier, emulated, config.chunk, config.tree, config.checksum, known
-        )
+        self.groups = self._form_groups() if plan.grouped else None
+        self.network = self._build_network()
+        self.exchanging = world.collectively(self._leaders_network) if self.groups else self.network
         self.topology = world.collectively(lambda: Topology(config.topology, world.size, config.self_weight))
         self.outer = self._build_outer()
         self.algorithm: Algorithm = world.collectively(self._build_algorithm)
@@ -155,7 +161,9 @@ class Run:
             "iterations_per_epoch": self.per_epoch,
             "eval_every": self.eval_every,
             "consensus_every": self.consensus_every,
-            "ranks": self.world.size,
+            "ranks": self.world.process.size,
+            "workers": self.world.size if self.world.virtual else None,
+            "groups": self.groups.count if self.groups else None,
             "dimension": self.dimension,
             "shapes": self.shapes or None,
             "out": self.path,
@@ -170,6 +178,46 @@ class Run:
             if carried(made):
                 self.stateful.append(made)
             return adapt(made, dimension, self.device.xp, self.plan.dtype)
+
+    def _build_problems(self) -> Any:
+        """This rank's problem; that of a process's first worker tells, before there are others, whether all fit."""
+        world = self.world
+        first: Any = world.collectively(lambda: self._build_problem() if world.leads else None)
+        if not world.virtual:
+            return first
+        world.collectively(lambda: self._check_memory(int(first.dimension)) if world.leads else None)
+        others = world.collectively(lambda: None if world.leads else self._build_problem())
+        return first if world.leads else others
+
+    def _check_memory(self, dimension: int) -> None:
+        """Raise UsageError where this host, or its GPU, lacks the memory that its workers take at the least."""
+        plan, workers = self.plan, self.world.local_size
+        state = bool(getattr(plan.algorithm.cls, "memory", ())) + bool(plan.config.momentum)
+        state += 0 if plan.optimizer.cls.linear else 2
+        least, free = workers * (2 + state) * dimension * plan.dtype.itemsize, self.device.free_memory()
+        if least > free:
+            raise UsageError(
+                f"{grouped(workers)} workers take {size(least)} at the least: x, the gradient and {state} of state, "
+                f"{grouped(dimension)} numbers each; {size(free)} are free",
+                "--workers",
+            )
+
+    def _build_network(self) -> Network:
+        """The network of all ranks. The clock of virtual workers begins."""
+        plan, config, world = self.plan, self.plan.config, self.world
+        clock: PhaseClock | None = None
+        if world.virtual:
+            clock = simulate(world, plan.link, plan.compute_s, plan.jitter, config.seed, lambda: self.network.iteration)
+        held = None if self.groups else self._link(world)
+        known = world.on_root(self._known_link) if self._again else None
+        options = (config.chunk, config.tree, config.checksum, known, clock)
+        return Network(world, self.device, plan.barrier, held, *options)
+
+    def _link(self, world: World) -> HoldingLink | None:
+        """The emulated or simulated link between the ranks of a world."""
+        if self.plan.link is None:
+            return None
+        return simulated_link(world) if world.virtual else emulate(world, self.plan.link)
 
     def _build_problem(self) -> Any:
         config, part, world = self.plan.config, self.plan.problem, self.world
@@ -220,6 +268,17 @@ class Run:
         recipe = Recipe(config.outer_momentum, config.outer_nesterov)
         return GradientDescent(self.dimension, self.device.xp, self.plan.dtype, recipe)
 
+    def _form_groups(self) -> Groups:
+        assert self.plan.config.group is not None
+        size, ranks = parse_group(self.plan.config.group), self.world.size
+        if size is not None and ranks % size:
+            raise UsageError(f"{size} does not divide the {counted(ranks, 'rank')} of this run", "--group")
+        return self.world.grouped(size)
+
+    def _leaders_network(self) -> Network | None:
+        leaders = self.groups.leaders if self.groups else None
+        return None if leaders is None else LeadersNetwork(self.network, leaders, self._link(leaders))
+
     def _build_local(self) -> LocalSteps | None:
         config = self.plan.config
         if not self.plan.local:
@@ -265,7 +324,7 @@ class Run:
             return contracts.try_compressor(part, self.make_compressor, self.dimension, self.device.xp)
 
     def _build_algorithm(self) -> Algorithm:
-        config, part = self.plan.config, self.plan.algorithm
+        config = self.plan.config
         setup = Setup(
             self.network,
             self.dimension,
@@ -284,6 +343,14 @@ class Run:
             iterations=None if self.open_ended else self.iterations // config.local_steps,
             every=config.local_steps,
         )
+        if self.groups is None:
+            return self._made(setup)
+        leads = self._made(replace(setup, network=self.exchanging)) if self.exchanging else None
+        return Grouped(setup, self.groups, leads)
+
+    def _made(self, setup: Setup) -> Algorithm:
+        """The run's algorithm on the ranks of `setup`."""
+        part = self.plan.algorithm
         with contracts.plugin(part, "--algorithm", "__init__(setup)"), _fitting(part, "--algorithm"):
             made = part.cls(setup, **part.options)
             contracts.check_algorithm(part, made)
@@ -310,6 +377,8 @@ class Run:
             yield f"{option_of(name)} has no effect with {by}"
         if config.checksum and self.network.counter.bytes_are == "by definition":
             yield "--checksum checks nothing here: the messages of MPI_Allreduce are the library's own"
+        if config.checksum and self.groups:
+            yield "--checksum checks nothing inside groups: those messages are the MPI library's own"
         if config.buffers != SETTINGS["buffers"].default and self.device.kind == "cpu":
             yield "--buffers has no effect on a CPU"
         if config.threads > threads_of(kernels_for(self.device.xp, plan.dtype)):
