@@ -53,7 +53,7 @@ class NeighbourExchange:
         self._past = network.device.fence()
         self._started = 0
         self._pending = False
-        self.progress = ProgressThread()
+        self.progress = ProgressThread(network.device.make_current)
 
     def expect(self) -> None:
         """Post the receives."""

@@ -22,7 +22,7 @@
 #define __device__
 #define __global__ EMULATED_KERNEL
 #define __shared__ static
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 
 struct dim3 { unsigned x, y, z; };
 struct alignas(16) float4 { float x, y, z, w; };
