@@ -96,9 +96,7 @@ def test_mpich_switched_off(mpi, monkeypatch: pytest.MonkeyPatch) -> None:
         (INTEL, "I_MPI_OFFLOAD", "Intel MPI 2021.9: I_MPI_OFFLOAD is not 1 or 2"),
     ],
 )
-def test_gpus_must_be_switched_on(
-    mpi, monkeypatch: pytest.MonkeyPatch, version: str, variable: str, why: str
-) -> None:
+def test_gpus_must_be_switched_on(mpi, monkeypatch: pytest.MonkeyPatch, version: str, variable: str, why: str) -> None:
     """What the library was built with does not count where a run has not switched it on."""
     mpi(version, CLASSIC % 1)
     for off in (None, "0"):

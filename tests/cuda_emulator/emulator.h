@@ -15,7 +15,9 @@
 #include <cstring>
 #include <initializer_list>
 #include <memory>
+#include <string>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -119,6 +121,20 @@ inline bool run_block(bool backwards) {
         if (!alive) return true;
         if (!progress) return false;
     }
+}
+
+// A kernel's parameters as `EmulatedKernel` checks what they are given: a letter of the kind, and the size in bytes.
+template <class T>
+std::string described() {
+    const char* kind = std::is_pointer<T>::value ? "p" : std::is_floating_point<T>::value ? "f"
+                       : std::is_signed<T>::value ? "i" : "u";
+    return kind + std::to_string(sizeof(T)) + " ";
+}
+
+template <class... A>
+const char* parameters(void (*)(A...)) {
+    static const std::string text = (std::string() + ... + described<A>());
+    return text.c_str();
 }
 
 template <class... A>
