@@ -32,13 +32,37 @@ from cuda_emulator.streams import (
 )
 
 FLAGS = ("-std=c++17", "-O1", "-ffp-contract=off", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE", "-fPIC")
-#: Reports to emulator.h, so that no sanitizer's library is linked.
-SANITIZE = ("-fsanitize=alignment", "-fsanitize-recover=alignment")
+#: By $CUDA_EMULATOR_SANITIZER: what is checked, and what is linked for it. Alignment alone is reported to emulator.h,
+#: so that no sanitizer's library is needed; the others' must be preloaded.
+SANITIZERS = {
+    "": (("-fsanitize=alignment", "-fsanitize-recover=alignment"), ()),
+    "address": (
+        (
+            "-g",
+            "-fno-omit-frame-pointer",
+            "-fsanitize=alignment,address,undefined,float-cast-overflow,bounds-strict",
+            "-fno-sanitize=vptr,object-size",  # the latter would be reported as alignment is
+            "-fsanitize-recover=all",
+            # Fibers have stacks that AddressSanitizer does not know.
+            "--param=asan-stack=0",
+        ),
+        ("-fsanitize=address,undefined",),
+    ),
+    "thread": (("-g", "-fno-omit-frame-pointer", "-fsanitize=thread"), ("-fsanitize=thread",)),
+}
 MEMORY_BYTES = 512 << 20
 #: Few, so that thread blocks take several turns on vectors of a test.
 MULTIPROCESSORS = 2
 HEADER = Path(__file__).with_name("emulator.h")
 SITE = Path(__file__).with_name("site")
+SANITIZER = os.environ.get("CUDA_EMULATOR_SANITIZER", "")
+#: What Python calls of a kernel.
+LAUNCHERS = """
+extern "C" UNSEEN int emulate_NAME(unsigned grid, unsigned block, void** arguments, int backwards) {
+    return emulator::launch(NAME, grid, block, arguments, backwards);
+}
+extern "C" const char* parameters_of_NAME() { return emulator::parameters(NAME); }
+"""
 _FAILURES = {1: "threads wait at a barrier that others never reach", 2: "an access is not aligned to its size"}
 
 
@@ -103,7 +127,8 @@ class EmulatedCompiler:
     def compile_using_nvrtc(self, source: str, options: tuple[str, ...], filename: str) -> tuple[bytes, None]:
         self.compiled.append(filename)
         defines = [option for option in options if option.startswith("-D")]
-        digest = hashlib.sha256(repr((source, defines, HEADER.read_text())).encode()).hexdigest()[:16]
+        facts = (source, defines, HEADER.read_text(), LAUNCHERS, SANITIZER)
+        digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
         library = self.folder / f"{Path(filename).stem}-{digest}.so"
         if not library.exists():
             self._compile(source, defines, library)
@@ -118,15 +143,11 @@ class EmulatedCompiler:
         include = ["-include", str(HEADER)]
         preprocessed = _run("g++", "-std=c++17", "-E", "-P", *defines, *include, str(source))
         kernels = re.findall(r'extern "C" EMULATED_KERNEL void\s+(\w+)\(', preprocessed)
-        launchers = [
-            f'extern "C" int emulate_{name}(unsigned grid, unsigned block, void** arguments, int backwards)'
-            f" {{ return emulator::launch({name}, grid, block, arguments, backwards); }}\n"
-            f'extern "C" const char* parameters_of_{name}() {{ return emulator::parameters({name}); }}\n'
-            for name in kernels
-        ]
+        launchers = [LAUNCHERS.replace("NAME", name) for name in kernels]
+        checks, libraries = SANITIZERS[SANITIZER]
         source.write_text(code + "".join(launchers), encoding="utf-8")
-        _run("g++", *FLAGS, *SANITIZE, *defines, "-DEMULATED_KERNEL=", *include, "-c", str(source), "-o", str(compiled))
-        _run("g++", "-shared", str(compiled), "-o", str(mine))
+        _run("g++", *FLAGS, *checks, *defines, "-DEMULATED_KERNEL=", *include, "-c", str(source), "-o", str(compiled))
+        _run("g++", "-shared", *libraries, str(compiled), "-o", str(mine))
         mine.replace(library)
         source.unlink()
         compiled.unlink()
@@ -155,7 +176,9 @@ class Device:
 
 
 def _run(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True)
+    # A sanitizer that is preloaded is not for the compiler.
+    variables = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    done = subprocess.run(command, capture_output=True, text=True, env=variables)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
     return done.stdout
