@@ -41,13 +41,11 @@ class GossipAlgorithm(Algorithm):
         self.w, self.shares = dtype(self.w), [dtype(weight) for _, weight in edges]
         self.exchange = NeighbourExchange(setup.network, neighbours, codec.payload_bytes)
         self._decoded = setup.zeros()
-        self._scratch = setup.zeros()
+        self._kernels = kernels_for(setup.network.device.xp, setup.dtype)
 
     def add_weighted(self, total: Any, weight: Any, vector: Any) -> None:
-        """total ← total + weight·vector; `vector` is kept, unless it is `_decoded`, which is scratch."""
-        scratch = self._decoded if vector is self._decoded else self._scratch
-        self.setup.network.device.xp.multiply(vector, weight, out=scratch)
-        total += scratch
+        """total ← total + weight·vector; `vector` is kept."""
+        self._kernels.axpy(total, weight, vector)
 
     def check_finite(self, g: Any) -> None:
         """Complain of a NaN in a gradient that is not encoded before it reaches x."""

@@ -375,6 +375,9 @@ class CudaKernels:
 
     # -- optimizers
 
+    def axpy(self, y: Any, factor: Any, x: Any) -> None:
+        self._quads("steps.cu", "axpy", y.size, y, self.dtype.type(factor), x, np.int64(y.size))
+
     def momentum_step(
         self, p: Any, u: Any, x: Any | None, scale: float, decay: float, lr: float, beta: float, nesterov: bool
     ) -> bool:
