@@ -15,7 +15,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -152,6 +152,17 @@ def release_all() -> None:
     """Give up all folders that this process holds, as its command has ended."""
     for hold in [*_held]:
         hold.release()
+
+
+@contextlib.contextmanager
+def releasing() -> Iterator[None]:
+    """Give up what was taken in the block and is still held, as after an error; what was held before stays."""
+    before = [*_held]
+    try:
+        yield
+    finally:
+        for hold in [hold for hold in _held if hold not in before]:
+            hold.release()
 
 
 def abandon() -> None:

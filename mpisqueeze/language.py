@@ -189,7 +189,7 @@ def parse_spec(text: str) -> Spec:
 
 
 def label_of(name: str, spec: str) -> str:
-    """A part's name with the parameters that its spec gives: `ef21,start=full` for `FILE.py:EF21,start=full`."""
+    """A part's name with the parameters that its spec gives: `diana,alpha=0.5` for `FILE.py:Diana,alpha=0.5`."""
     return name + re.sub(r"^(.+\.py:)?[^:,]*", "", spec)
 
 

@@ -24,7 +24,7 @@ METHOD, PROBLEM, RUN, OUTPUT = "Method", "Problem and data", "Run", "Output"
 SERVERS = ("root", "sharded")
 #: The value of `--server` that has none.
 ALLREDUCE = "allreduce"
-TOPOLOGIES = ("ring", "torus", "complete", "exponential", "star")
+TOPOLOGIES = ("ring", "torus", "complete", "exponential", "star", "one-peer")
 TREES = ("flat", "chain", "binary", "binomial")
 DTYPES = ("float32", "float64")
 DEVICES = ("auto", "cpu", "cuda")
@@ -39,6 +39,8 @@ DEFAULT_TIMEOUT = "30min"
 MAX_BATCH = 2**31 - 1
 #: Seeds are keys of 64-bit hashes, of which NumPy's generators want the positive half.
 MAX_SEED = 2**63 - 1
+#: Most ranks that somebody may have.
+MAX_RANKS = 10**6
 #: Most threads that a rank's kernels take.
 MAX_THREADS = 64
 #: Two ways to give a length: one of them overrides both.
@@ -75,6 +77,11 @@ def parse_betas(text: str) -> tuple[float, float]:
     """`0.9,0.999` → (β₁, β₂), each from 0 to below 1. Raises ValueError."""
     first, second = (_BELOW_ONE(part) for part in text.split(","))
     return first, second
+
+
+def parse_group(text: str) -> int | None:
+    """The ranks of a group; None for `host`. Raises ValueError."""
+    return None if text.strip() == "host" else integer(1, MAX_RANKS)(text)
 
 
 def parse_timeout(text: str) -> float:
@@ -122,6 +129,14 @@ class Settings:
     )
     self_weight: float | None = _method(None, "Gossip: every rank's weight on itself, W_ii. Default: the graph's.")
 
+    group: str | None = _method(
+        None,
+        "host, or SIZE ranks: groups that average their gradients in full, and take part as one rank each; not with "
+        "gossip.",
+        _readable(parse_group, "host, or a number of ranks from 1 to 1000000"),
+        metavar="host|SIZE",
+        names=("host",),
+    )
     local_steps: int = _method(
         1, "Steps H of each rank on a model of its own between two exchanges, of how far it went.", integer(1)
     )

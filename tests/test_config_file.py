@@ -145,7 +145,7 @@ def test_a_run_with_files_of_its_own_goes_on_from_any_folder(
 
 
 #: Values of settings whose text has a form of its own.
-EXAMPLES = {"stop_at": "loss=0.5", "betas": "0.5,0.25"}
+EXAMPLES = {"stop_at": "loss=0.5", "betas": "0.5,0.25", "group": "2"}
 
 
 def example(setting: Setting) -> Any:

@@ -64,10 +64,10 @@ class Scaled(CSGD):
 """
 
 
-EF21, SPARSE_SIGN = f"{EXAMPLES}/ef21.py:EF21", f"{EXAMPLES}/sparse_sign.py:SparseSign"
+DIANA, SPARSE_SIGN = f"{EXAMPLES}/diana.py:Diana", f"{EXAMPLES}/sparse_sign.py:SparseSign"
 
 
-NAMES = [*CENTRALIZED[1:], *GOSSIP, EF21, "sgd", "allreduce", "powersgd"]
+NAMES = [*CENTRALIZED[1:], *GOSSIP, DIANA, "sgd", "allreduce", "powersgd"]
 
 
 @pytest.mark.parametrize(

@@ -454,6 +454,64 @@ def test_runs_that_do_not_go_together(arguments: list[str], says: str, capsys: p
     assert says in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("server", ["root", "sharded", "allreduce"])
+def test_local_steps_and_groups_spread_an_exchange_over_iterations(
+    server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An exchange of 8 groups' leaders, and one inside each group, every 5 iterations; the baseline has neither."""
+    inside = "latency=2us,bandwidth=100gbit"
+    base, local = asked(
+        capsys, "-n", "32", *NETWORK, "--compute", "3ms", "--server", server, "--local-steps", "5", "--group", "4",
+        "--inside", inside, "memsgd/identity",
+    )["results"]  # fmt: skip
+    if base["algorithm"] != "allreduce":
+        base, local = local, base
+    plain = predicted("memsgd", server).wire_s
+    assert local["comm_s"] == pytest.approx(plain)
+    assert base["comm_s"] == pytest.approx(predicted("allreduce", ranks=32).wire_s)
+    link = Link.hockney(2e-6, 1e11)
+    # Two parts of 3/4 of a vector each way, in 2·2 messages, and in 2 + 3.
+    assert local["inside_s"] == pytest.approx(9 * 2e-6 + 4 * 3 / 4 * FULL * link.byte_s)
+    assert local["iteration_s"] == pytest.approx(3e-3 + (plain + local["inside_s"]) / 5)
+    assert local["bytes_per_iteration"] == 2 * 7 * FULL / 5
+    assert (local["ranks"], local["local_steps"], local["group"]) == (32, 5, 4)
+    assert (base["ranks"], base["local_steps"], base["group"], base["inside_s"]) == (32, 1, 1, 0)
+
+
+def test_what_an_exchange_costs_a_rank_besides_is_in_the_model() -> None:
+    """A pass in each local step, two for its exchange, one of a leader; BEER codes twice; PowerGossip multiplies."""
+    registry_of = registry.algorithms.find
+    plain, local = (
+        Method.of(registry_of("sgd"), registry.compressors.find("identity"), "root", "ring", every, every)
+        for every in (1, 4)
+    )
+    add = CALIBRATION.add(D) * D
+    first, second = (work_of(chosen, chosen.traffic(8, D, "float32"), CALIBRATION) for chosen in (plain, local))
+    assert first is not None
+    assert second is not None
+    assert (first.step, second.step) == (0, pytest.approx(add))
+    assert second.update - first.update == pytest.approx(3 * add)
+    beer, choco = (
+        work_of(m, m.traffic(8, D, "float32"), CALIBRATION) for m in map(method, ("beer/onebit", "choco/onebit"))
+    )
+    assert beer is not None
+    assert choco is not None
+    assert beer.decode == pytest.approx(2 * choco.decode)
+    assert beer.encode > 2 * choco.encode
+    powers = method("powergossip:3")
+    found = work_of(powers, powers.traffic(8, D, "float32"), CALIBRATION)
+    before, after = powers.algorithm.cls.products(rank=3)
+    assert found is not None
+    assert (found.encode, found.decode) == (pytest.approx(2 * before * add), pytest.approx(2 * after * add))
+
+
+def test_gossip_of_one_peer_or_of_two_payloads(capsys: pytest.CaptureFixture[str]) -> None:
+    assert predicted("dpsgd", topology="one-peer").wire_s == cost.neighbours(HOCKNEY, 1, FULL).seconds
+    assert predicted("beer/onebit").wire_s == cost.neighbours(HOCKNEY, 2, 2 * SIGNS, 2).seconds
+    facts = asked(capsys, *NETWORK, "--topology", "one-peer")
+    assert {row["algorithm"] for row in facts["results"] if row["topology"]} == {"dpsgd"}
+
+
 def test_an_algorithm_that_names_no_route_is_refused() -> None:
     mine = Part("mine.py:Mine", type("Mine", (Algorithm,), {}), {}, "mine.py")
     with pytest.raises(UsageError, match="what it sends is not known"):
@@ -541,6 +599,12 @@ ENOUGH = f"{SIZE} --latency 50us --bandwidth 10gbit"
         (f"{ENOUGH} --compressor qsgd", "--compressor: |needs bits"),
         (f"{ENOUGH} --plot map.txt", "--plot: |.png"),
         (f"{ENOUGH} --json no/such/x.json", "--json: "),
+        (f"{ENOUGH} --group 3", "--group: |3 does not divide 8 ranks"),
+        (f"{ENOUGH} --group host", "--group: |how many ranks"),
+        (f"{ENOUGH} --inside latency=1us,bandwidth=1gbit", "--inside: |no --group"),
+        (f"{ENOUGH} --group 2 --inside 5ms", "--inside: |latency=5ms"),
+        (f"{ENOUGH} --local-steps 4 choco", "--local-steps: |choco gossips"),
+        (f"{ENOUGH} --topology one-peer choco", "--topology: |needs a W that is symmetric"),
         (f"{SIZE} --calibration nowhere.json", "--calibration: |nowhere.json"),
         ("--check", "--check: |RUN"),
         ("--check nowhere", "RUN: |nowhere"),

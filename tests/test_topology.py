@@ -58,6 +58,28 @@ def test_spectrum_is_that_of_the_matrix(spec: str, n: int, self_weight: float | 
     assert facts["lambda_min"] == pytest.approx(spectrum.smallest, abs=1e-12)
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6, 8, 12, 16])
+def test_one_peer_is_exact_after_its_rounds_for_powers_of_two_alone(n: int) -> None:
+    topology = Topology("one-peer", n)
+    product = np.eye(n)
+    for r in range(topology.rounds):
+        W = topology.matrix(r)
+        assert (W.sum(axis=0) == 1).all()
+        assert (W.sum(axis=1) == 1).all()
+        for i in range(n):
+            sources, targets = topology.peers(i, r)
+            assert all(topology.peers(j, r)[0] == [i] for j in targets)
+            assert [j for j in range(n) if j != i and W[i, j]] == sources
+        product = W @ product
+    exact = bool(np.abs(product - 1 / n).max() < 1e-15)
+    assert exact == (n in (1, 2, 4, 8, 16))
+    facts = topology_facts("one-peer", n, None, 10, "identity")
+    assert facts["exact_after"] == (topology.rounds if exact and n > 2 else None)
+    assert facts["bytes_per_iteration"] == (40 * n if n > 1 else 0)
+    left = np.linalg.norm(product - 1 / n, 2)
+    assert 1 - facts["spectral_gap"] == pytest.approx(0 if exact else left ** (1 / topology.rounds), abs=1e-12)
+
+
 def test_rings_have_the_weights_of_the_talk() -> None:
     assert Topology("ring", 1).weights(0) == (1.0, [])
     assert Topology("ring", 2).weights(1) == (0.5, [(0, 0.5)])

@@ -86,7 +86,7 @@ def _answer(race: Race, verdict: Verdict, around: Around) -> str:
 
 
 def _chosen(race: Race) -> Iterator[str]:
-    """How the finalist was found, and how many seeds it was to have."""
+    """Sentences on how the finalist was found, and on earlier finals."""
     final = race.final
     if final is None:
         return

@@ -27,6 +27,10 @@ Gradient = Callable[..., Any]
 """x ↦ g; with `Setup.overlap` also (x, ready: Ready) ↦ g, which need not have called `ready` to the end."""
 
 
+#: Elements of a vector for which a compressor is asked what it is.
+_PROBED = 64
+
+
 class Codec:
     """A compressor at work: booked as encode_s and decode_s, keyed by the iteration, and never raising for a NaN.
 
@@ -209,10 +213,14 @@ class Setup:
         return Codec(Identity(length or self.dimension, self.network.device.xp, self.dtype, 0), self.network)
 
     def _codec(self, part: int, length: int | None, seed: int) -> Codec:
-        made = self.make_compressor(length or self.dimension, seed)
-        if made.linear:
-            made = self.make_compressor(length or self.dimension, derive_key(self.seed, 3, part))
-        return Codec(made, self.network)
+        if self._linear:
+            seed = derive_key(self.seed, 3, part)
+        return Codec(self.make_compressor(length or self.dimension, seed), self.network)
+
+    @cached_property
+    def _linear(self) -> bool:
+        """Payloads of the run's compressor may be added up, and all codecs have one seed."""
+        return self.make_compressor(min(self.dimension, _PROBED), 0).linear
 
     def descent(self, message: str = "") -> Descent:
         """The optimizer that moves x by the answers; `message` is for an answer that is not finite."""
@@ -258,6 +266,7 @@ class Algorithm:
         overlaps: it can send the gradient's sections while it is computed.
         linear: the answer to all payloads is their mean as it is, so that linear ones can be averaged by MPI_Allreduce
             (`--server allreduce`), which has no server that could change or remember it.
+        directed: it gossips also where W is not symmetric, or differs from one iteration to the next.
         own_momentum: it has a momentum of its own, as by `Setup.momentum`, and gets gradients without.
         route: how its payloads travel: `servers`, `neighbours` or `allreduce`; empty where `predict` cannot know.
         formula: the talks' count of full vectors per iteration, for N workers and a server apart from them.
@@ -273,6 +282,7 @@ class Algorithm:
     compresses: ClassVar[bool] = True
     overlaps: ClassVar[bool] = False
     linear: ClassVar[bool] = False
+    directed: ClassVar[bool] = False
     own_momentum: ClassVar[bool] = False
     default_compressor: ClassVar[str] = "onebit"
     fixed_compressor: ClassVar[str] = "identity"

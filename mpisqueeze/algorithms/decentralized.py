@@ -16,12 +16,13 @@ GossipStep = Annotated[float | None, real(0, accepts="a positive number", open_l
 
 
 class GossipAlgorithm(Algorithm):
-    """Every rank i has its own x_i and exchanges one payload with each of its neighbours j, of weight W_ij.
+    """Every rank i has its own x_i and exchanges payloads with each of its neighbours j, of weight W_ij.
 
     Args:
         codec: compresses what a rank sends.
 
     Attributes:
+        payloads: number of payloads to each neighbour.
         w: W_ii.
         shares: W_ij in the order of the exchange's neighbours.
 
@@ -31,17 +32,29 @@ class GossipAlgorithm(Algorithm):
     route: ClassVar[str] = "neighbours"
     centralized: ClassVar[bool] = False
     formula: ClassVar[str] = "2cN on a ring"
+    payloads: ClassVar[int] = 1
 
     def __init__(self, setup: Setup, codec: Codec) -> None:
         super().__init__(setup)
         self.codec = codec
         self.w, edges = setup.topology.weights(setup.rank)
-        neighbours = [j for j, _ in edges]
         dtype = setup.dtype.type
         self.w, self.shares = dtype(self.w), [dtype(weight) for _, weight in edges]
-        self.exchange = NeighbourExchange(setup.network, neighbours, codec.payload_bytes)
+        self._rounds: list[NeighbourExchange] = []
+        for round_ in range(setup.topology.rounds):
+            sources, targets = setup.topology.peers(setup.rank, round_)
+            first = self._rounds[0] if self._rounds else None
+            made = NeighbourExchange(
+                setup.network, sources, codec.payload_bytes, payloads=self.payloads, targets=targets, sharing=first
+            )
+            self._rounds.append(made)
         self._decoded = setup.zeros()
         self._kernels = kernels_for(setup.network.device.xp, setup.dtype)
+
+    @property
+    def exchange(self) -> NeighbourExchange:
+        """The exchange of this iteration."""
+        return self._rounds[self.setup.network.iteration % len(self._rounds)]
 
     def add_weighted(self, total: Any, weight: Any, vector: Any) -> None:
         """total ← total + weight·vector; `vector` is kept."""
@@ -76,11 +89,12 @@ class GossipAlgorithm(Algorithm):
 
     @property
     def payload_bytes(self) -> int:
-        return self.codec.payload_bytes
+        return self.payloads * self.codec.payload_bytes
 
     def bytes_per_iteration(self) -> int:
         topology = self.setup.topology
-        return sum(topology.degree(i) for i in range(self.setup.size)) * self.codec.payload_bytes
+        return sum(topology.degree(i) for i in range(self.setup.size)) * self.payload_bytes
 
     def close(self) -> None:
-        self.exchange.close()
+        for exchange in self._rounds:
+            exchange.close()

@@ -20,6 +20,7 @@ class DPSGD(GossipAlgorithm):
     name = "dpsgd"
     summary = "gossip SGD with full vectors: dpsgd[:order=atc|awc]"
     compresses = False
+    directed = True
     formula = "2N on a ring"
 
     def __init__(self, setup: Setup, *, order: Annotated[str, choice("atc", "awc")] = "atc") -> None:

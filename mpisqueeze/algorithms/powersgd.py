@@ -68,6 +68,22 @@ class Split:
         """The number of elements that travel in full."""
         return sum(span.stop - span.start for span in self.rest)
 
+    def doubts(self, name: str, told: bool) -> list[str]:
+        """The doubt where nothing travels as a matrix; `told`: the problem tells its parameters' shapes."""
+        if self.matrices:
+            return []
+        why = "no parameter gets shorter as a product" if told else "the problem tells no shapes"
+        return [f"{why}, so that {name} sends everything in full"]
+
+
+def multiply(xp: Any, rows: Any, matrix: Any, out: Any) -> None:
+    """out (r, l) ← rows (r, k) · matrix (k, l)."""
+    if xp is np and len(rows) <= _FEW:
+        for row, product in zip(rows, out, strict=True):
+            xp.matmul(row, matrix, out=product)
+    else:
+        xp.matmul(rows, matrix, out=out)
+
 
 class PowerSGD(Algorithm):
     """M_i = g_i + e_i; P = Σ M_i Q, orthonormalised; Q = mean M_iᵀP; ĝ = PQᵀ; e_i ← M_i − ĝ; x ← x − γĝ.
@@ -109,7 +125,7 @@ class PowerSGD(Algorithm):
         draws = np.random.default_rng(derive_key(setup.seed, 3))
         self._second = device.xp.asarray(draws.standard_normal(rank * columns).astype(setup.dtype))
         self.q = self._second.reshape(rank, columns)
-        self._bases = _Bases(device.xp, rank, [max(n, m) for _, n, m in self._split.matrices], setup.dtype)
+        self._bases = Bases(device.xp, rank, [max(n, m) for _, n, m in self._split.matrices], setup.dtype)
         self._matrices = list(self._matrices_of(device.xp, BLOCK if device.kind == "cpu" else setup.dimension))
         self._exchanges = [AllreduceExchange(setup.network, len(v), setup.dtype) for v in self._vectors]
         self._descent = setup.descent("the answer to all ranks' gradients holds a NaN or an infinity")
@@ -153,7 +169,7 @@ class PowerSGD(Algorithm):
                 for block in matrix.blocks:
                     # From here to ĝ, e is M.
                     xp.add(block.e, block.g, out=block.e)
-                    self._multiply(matrix.q, block.e.T, block.p)
+                    multiply(xp, matrix.q, block.e.T, block.p)
             for g, kept, _ in self._spans:
                 xp.copyto(kept, g)
             clock.lap(Phase.ENCODE)
@@ -161,7 +177,7 @@ class PowerSGD(Algorithm):
             if self._matrices:
                 self._bases.orthonormalise(self.p, [matrix.p for matrix in self._matrices])
                 for matrix in self._matrices:
-                    self._multiply(matrix.p, matrix.e, matrix.q)
+                    multiply(xp, matrix.p, matrix.e, matrix.q)
                 clock.lap(Phase.ENCODE)
                 self._exchanges[1].sum(self._second)
                 xp.multiply(self._second, self.setup.dtype.type(1 / size), out=self._second)
@@ -173,15 +189,6 @@ class PowerSGD(Algorithm):
                     self._descent.move(block.x, block.flat, lr, block.span.start)
             for span, (_, kept, moved) in zip(self._split.rest, self._spans, strict=True):
                 self._descent.move(moved, kept, lr, span.start, size)
-
-    def _multiply(self, rows: Any, matrix: Any, out: Any) -> None:
-        """out (r, l) ← rows (r, k) · matrix (k, l)."""
-        xp = self.setup.network.device.xp
-        if xp is np and len(rows) <= _FEW:
-            for row, product in zip(rows, out, strict=True):
-                xp.matmul(row, matrix, out=product)
-        else:
-            xp.matmul(rows, matrix, out=out)
 
     def _bind(self, x: Any, g: Any) -> None:
         """Have the matrices' views of x and of this rank's gradient."""
@@ -207,11 +214,8 @@ class PowerSGD(Algorithm):
         return sum(exchange.total_bytes for exchange in self._exchanges)
 
     def doubts(self) -> list[str]:
-        found: list[str] = []
-        if not self._split.matrices:
-            why = "no parameter gets shorter as a product" if self.setup.shapes else "the problem tells no shapes"
-            found.append(f"{why}, so that powersgd:{self.rank} sends everything in full, as allreduce does")
-        return found
+        found = self._split.doubts(f"{self.name}:{self.rank}", bool(self.setup.shapes))
+        return [f"{doubt}, as allreduce does" for doubt in found]
 
     def close(self) -> None:
         for exchange in self._exchanges:
@@ -250,7 +254,7 @@ class _Matrix:
         ]
 
 
-class _Bases:
+class Bases:
     """Orthonormalises the rows of matrices, (r, length), in place, with the same bits for the same numbers.
 
     It is Gram and Schmidt's way, with each projection done twice, which leaves the products of rows at a few roundings

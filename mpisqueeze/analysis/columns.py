@@ -104,7 +104,7 @@ def columns_of(rows: Rows, has_target: bool, metric: str) -> list[Column]:
         RECORDED["bytes_sent"],
         *(_TO_TARGET if has_target else []),
         RECORDED["elapsed_s"],
-        *(column for column in _REST if column.heading),
+        *(column for column in _REST if column.heading and any(column.of(row) for row in rows)),
     ]
 
 

@@ -157,8 +157,9 @@ def compare(
             output.print(comparison_report(ranking))
         for note in tuning_notes(ledger.tuned):
             output.print(note, style="yellow", soft_wrap=True, markup=False, highlight=False)
-        output.remark(f"comparison: {path}")
+        output.folder("comparison", path)
         output.json(ledger.results())
+        ledger.folder.close()
     if track.stopped_by:
         return stop_code(track.stopped_by)
     # One run that went well is a comparison that did.

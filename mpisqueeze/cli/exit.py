@@ -43,7 +43,7 @@ def ended(command: Callable[[], int | None]) -> int:
     except UsageError as error:
         return _refuse(str(error), rank)
     except RankFailureError as error:
-        return _fail(error, rank)
+        return fail(error, rank)
     except KeyboardInterrupt:
         # The others may be waiting for this rank, and MPI's own end would wait for them.
         return abort_others(ExitCode.INTERRUPTED)
@@ -91,7 +91,7 @@ def _refuse(message: str, rank: int | None, context: Any = None) -> int:
     return leave_together(ExitCode.USAGE)
 
 
-def _fail(error: RankFailureError, rank: int | None) -> int:
+def fail(error: RankFailureError, rank: int | None) -> int:
     """Report a failure, of which all ranks know unless it is `alone`."""
     if error.alone:
         # Where several ranks find out at once, the lowest one speaks, and ends the others.

@@ -27,17 +27,22 @@ def launch(
 ) -> int:
     """Start COMMAND on N ranks with the MPI launcher that is found, and what a laptop, a container or root needs.
 
+    COMMAND is one of mpisqueeze, or a Python script of your own with its arguments.
+
     [bold]mpisqueeze launch -n 8 train --algorithm memsgd --compressor topk:0.01[/]
     """
     from mpisqueeze.launch import launch as start
+    from mpisqueeze.launch import script
 
     command = list(context.args)
     if command[:1] == [context.find_root().info_name]:
         del command[0]
     if ranks is None:
         raise UsageError("say how many ranks, before the command: mpisqueeze launch -n 4 train", "-n")
-    _parse(context, command)
-    return start(ranks, command, launcher, dry_run)
+    target = script(command)
+    if target is None:
+        _parse(context, command)
+    return start(ranks, command, launcher, dry_run, target=target)
 
 
 def _parse(context: typer.Context, words: list[str]) -> None:

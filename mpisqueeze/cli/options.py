@@ -94,6 +94,7 @@ def command(
     """Give a function the options of settings and of output beside its own.
 
     The function takes an `Output` as `output`, and of settings a dict `given`, those that were typed, or `settings`.
+    The command's attribute `call(values, output)` calls it with another output, which leaves stdout alone.
 
     Args:
         to: the targets of its output, of `_TARGETS`; `--color` is always there.
@@ -102,19 +103,23 @@ def command(
     names, targets, says = tuple(settings), tuple(to), says or {}
 
     def decorate(function: Command) -> Command:
-        @wraps(function)
-        def run(**values: Any) -> int:
+        def call(values: Mapping[str, Any], output: Output) -> int:
+            """Call the function with values by name, as typed or as Python has them; None stands for a default."""
             values = {name: _located(value) for name, value in values.items()}
-            values["output"] = Output(values.pop("color"), {target: values.pop(f"{target}_to") for target in targets})
-            typed = {name: values.pop(name) for name in names}
+            typed = {name: values.pop(name, None) for name in names}
             given = {name: SETTINGS[name].checked(value) for name, value in typed.items() if value is not None}
             if "given" in own:
                 values["given"] = given
             if "settings" in own:
                 values["settings"] = Settings(**given)
+            return function(output=output, **values)
+
+        @wraps(function)
+        def run(**values: Any) -> int:
+            output = Output(values.pop("color"), {target: values.pop(f"{target}_to") for target in targets})
             restore = reserve()
             try:
-                return function(**values)
+                return call(values, output)
             finally:
                 restore()
 
@@ -132,6 +137,7 @@ def command(
         parameters = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in sorted(parameters, key=_place)]
         run.__signature__ = inspect.Signature(parameters, return_annotation=int)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        run.call = call  # type: ignore[attr-defined]
         return run
 
     return decorate

@@ -13,6 +13,8 @@ from mpisqueeze.language import check_choice
 from mpisqueeze.streams import STDOUT_PATHS
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console, RenderableType
 
     from mpisqueeze.report.tables import TableColumn
@@ -97,6 +99,10 @@ class Output:
     def remark(self, text: str) -> None:
         """Print a line that says where something is."""
         self.print(text, style="dim", soft_wrap=True)
+
+    def folder(self, kind: str, path: Path) -> None:
+        """Say where the folder of a result is."""
+        self.remark(f"{kind}: {path}")
 
     def write(self, name: str, write: Callable[[str], object]) -> None:
         """Have `write` write to the target of this option, if it was given."""

@@ -27,11 +27,12 @@ from mpisqueeze.quantities import parse_rate, parse_time
 from mpisqueeze.settings import ALLREDUCE, METHOD, SERVERS, Settings
 
 if TYPE_CHECKING:
+    from mpisqueeze.costs.link import Link
     from mpisqueeze.modelling.asking import Question
 
 
 @command(
-    ("topology", "dtype"),
+    ("topology", "dtype", "local_steps", "group"),
     to=("json", "csv", "plot"),
     says={"plot": "Draw the map of the fastest methods: .png, .svg or .pdf."},
 )
@@ -56,6 +57,13 @@ def predict(
         in_network(
             help="A file of `calibrate`, for network, kernel rates and ranks where they are not given here.",
             metavar="FILE",
+        ),
+    ] = None,
+    inside: Annotated[
+        str | None,
+        in_network(
+            help="The link between the ranks of a --group: latency=1us,bandwidth=100gbit. Default: left out.",
+            metavar="LINK",
         ),
     ] = None,
     dimension: Annotated[str | None, in_method(help="Parameters of the model.", metavar="D")] = None,
@@ -105,6 +113,9 @@ def predict(
         dtype=settings.dtype,
         runs=runs or [],
         target=target_of(target, target_loss),
+        local_steps=settings.local_steps,
+        group=settings.group,
+        inside=_link_of(inside),
     )
     output.check()
     if check:
@@ -137,6 +148,16 @@ def _check(runs: Sequence[Path], question: Question, output: Output) -> int:
     output.json(facts)
     output.csv(predict_view.plain_rows(facts))
     return ExitCode.OK
+
+
+def _link_of(text: str | None) -> Link | None:
+    """The value of `--inside`. Raises UsageError."""
+    from mpisqueeze.costs.link import parse_link
+
+    try:
+        return None if text is None else parse_link(text)
+    except UsageError as error:
+        raise UsageError(error.message, "--inside") from None
 
 
 def _path_of(question: Question) -> str | None:

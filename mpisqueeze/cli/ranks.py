@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from typing import TYPE_CHECKING
 
 from mpisqueeze.errors import UsageError
@@ -13,8 +14,9 @@ if TYPE_CHECKING:
 _ADVICE = "they do not match; {} the launcher that belongs to this MPI (under SLURM, srun may need --mpi=pmix)"
 
 
+@cache
 def join() -> World:
-    """Start MPI, follow the launcher from now on, and give the world of all ranks.
+    """Start MPI, follow the launcher from now on, and give the world of all ranks, the same each time.
 
     Raises UsageError where a launcher started ranks that MPI takes for so many worlds of one.
     """

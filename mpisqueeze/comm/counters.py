@@ -13,9 +13,10 @@ class Counter:
 
     Attributes:
         bytes_are: `by definition` once an exchange was built that leaves payloads to a collective of the MPI library.
+        bytes_local: bytes for ranks of the same group, where `--group` forms some; they are not in `bytes_sent`.
     """
 
-    __slots__ = ("bytes_are", "bytes_received", "bytes_sent", "messages")
+    __slots__ = ("bytes_are", "bytes_local", "bytes_received", "bytes_sent", "messages")
 
     def __init__(self) -> None:
         self.bytes_are: BytesAre = "counted"
@@ -24,4 +25,5 @@ class Counter:
     def reset(self) -> None:
         self.bytes_sent = 0
         self.bytes_received = 0
+        self.bytes_local = 0
         self.messages = 0

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.progress import ProgressThread
 from mpisqueeze.costs.exchanges import AHEAD
+from mpisqueeze.devices.buffers import Fence, Wire
 from mpisqueeze.devices.clock import Phase
 
 _EDGE = 3
@@ -20,40 +22,70 @@ class NeighbourExchange:
     and its time is booked where the caller books it, not as communication. On a slow link a payload travels in sections
     that the network takes in order, AHEAD of them at a time, so that both directions and all neighbours share it.
 
-    Counted: `nbytes` to each neighbour.
+    Counted: what goes to each target.
 
     Args:
         neighbours: the ranks to exchange with, in the order in which their payloads are handed out.
         nbytes: payload size, the same on every rank.
+        payloads: number of payloads to each neighbour, and from each.
+        apart: each neighbour gets a payload of its own, instead of all the same.
+        targets: the ranks that this rank's payload goes to, where those are others than it gets some from.
+        sharing: an exchange of other iterations, alike but for the ranks, whose buffers this one uses, too.
 
     Attributes:
         progress: of `send(overlap=True)`.
-        out: uint8 (nbytes): this rank's payload, to be filled before `send` and left alone until all is received.
+        outs: uint8 (nbytes), a payload each, or one for each neighbour with `apart`: this rank's, to be filled before
+            `send` and left alone until all is received.
     """
 
-    def __init__(self, network: Network, neighbours: Sequence[int], nbytes: int) -> None:
+    def __init__(
+        self,
+        network: Network,
+        neighbours: Sequence[int],
+        nbytes: int,
+        *,
+        payloads: int = 1,
+        apart: bool = False,
+        targets: Sequence[int] | None = None,
+        sharing: NeighbourExchange | None = None,
+    ) -> None:
         self.network = network
         self.neighbours = list(neighbours)
-        self._out = network.wire(nbytes)
-        self.out = self._out.array
-        self._inbox = [network.wire(nbytes) for _ in self.neighbours]
+        count = len(self.neighbours) if apart else payloads
+        self._wires: list[Wire] = sharing._wires if sharing else [network.wire(nbytes) for _ in range(count)]
+        self.outs = [wire.array for wire in self._wires]
+        #: For each payload, the wires of the neighbours.
+        self._inbox: list[list[Wire]] = (
+            sharing._inbox if sharing else [[network.wire(nbytes) for _ in self.neighbours] for _ in range(payloads)]
+        )
         step = min(nbytes, network.terms.message_bytes)
-        sections = [(start, min(start + step, nbytes)) for start in range(0, nbytes, step)]
-        self._sections = [self._out.part(*section) for section in sections]
-        #: For each section, the wires of the neighbours.
-        self._arriving = [[wire.part(*section) for wire in self._inbox] for section in sections]
+        spans = [(start, min(start + step, nbytes)) for start in range(0, nbytes, step)]
+        # All ranks send in the same direction at a time, so that no two send to the same one.
+        rank, size = network.world.rank, network.world.size
+        given = list(neighbours if targets is None else targets)
+        order = sorted(range(len(given)), key=lambda i: (given[i] - rank) % size)
+        #: For each section of each payload, what leaves.
+        leaving = [self._wires] if apart else [[wire] for wire in self._wires]
+        self._sections = [[wire.part(*span) for wire in wires] for wires in leaving for span in spans]
+        self._sends = [
+            [network.sender(parts[i if apart else 0].mpi, given[i], _EDGE) for i in order] for parts in self._sections
+        ]
+        #: For each of them, the wires of the neighbours.
+        self._arriving = [[wire.part(*span) for wire in wires] for wires in self._inbox for span in spans]
         self._receives = [
             [network.receiver(wire.mpi, source, _EDGE) for wire, source in zip(wires, self.neighbours, strict=True)]
             for wires in self._arriving
         ]
-        # All ranks send in the same direction at a time, so that no two send to the same one.
-        rank, size = network.world.rank, network.world.size
-        targets = sorted(self.neighbours, key=lambda target: (target - rank) % size)
-        self._sends = [[network.sender(section.mpi, target, _EDGE) for target in targets] for section in self._sections]
-        self._past = network.device.fence()
+        self._targets, self._bytes = len(given), payloads * nbytes
+        self._past: Fence = sharing._past if sharing else network.device.fence()
         self._started = 0
         self._pending = False
         self.progress = ProgressThread(network.device.make_current)
+
+    @property
+    def out(self) -> Any:
+        """The first of `outs`, which is the only one unless there are several payloads."""
+        return self.outs[0]
 
     def expect(self) -> None:
         """Post the receives."""
@@ -68,21 +100,23 @@ class NeighbourExchange:
 
         With `overlap` a thread keeps the messages moving until `receive`: for work in between that does not enter MPI.
         """
-        self._sections[0].push()
+        first, *others = self._sections
+        for part in first:
+            part.push()
         self.network.gate.enter()
-        for section in self._sections[1:]:
-            section.begin_push()
+        for part in chain(*others):
+            part.begin_push()
         self._started = 0
         self._start_sends(len(self._sends) if overlap else AHEAD)
         counter = self.network.counter
-        counter.bytes_sent += self._out.nbytes * len(self.neighbours)
-        counter.messages += len(self._sends) * len(self.neighbours)
+        counter.bytes_sent += self._bytes * self._targets
+        counter.messages += len(self._sends) * self._targets
         if overlap:
             self.progress.give([request for requests in self._receives + self._sends for request in requests])
         self.network.clock.lap(Phase.COMM)
 
-    def receive(self) -> Iterator[tuple[int, Any]]:
-        """(neighbour's index, its payload) for each neighbour in order, as they arrive; must be exhausted."""
+    def receive(self) -> Iterator[tuple[Any, ...]]:
+        """(neighbour's index, its payload or payloads) for each neighbour in order, as they arrive; to be exhausted."""
         counter, clock = self.network.counter, self.network.clock
         self.progress.take_back()
         last, arriving = self._receives[-1], self._arriving[-1]
@@ -91,12 +125,12 @@ class NeighbourExchange:
                 request.Wait()
                 wire.pull()
             self._start_sends(i + 1 + AHEAD)
-        for index, wire in enumerate(self._inbox):
+        for index, wires in enumerate(zip(*self._inbox, strict=True)):
             last[index].Wait()
             arriving[index].pull()
-            counter.bytes_received += wire.nbytes
+            counter.bytes_received += self._bytes
             clock.lap(Phase.COMM)
-            yield index, wire.array
+            yield index, *(wire.array for wire in wires)
         for requests in self._sends:
             for request in requests:
                 request.Wait()
@@ -106,8 +140,9 @@ class NeighbourExchange:
 
     def _start_sends(self, count: int) -> None:
         """Have the first `count` sections on their way."""
-        for requests, section in zip(self._sends[self._started : count], self._sections[self._started :], strict=False):
-            section.finish_push()
+        for requests, parts in zip(self._sends[self._started : count], self._sections[self._started :], strict=False):
+            for part in parts:
+                part.finish_push()
             for request in requests:
                 request.Start()
         self._started = max(self._started, min(count, len(self._sends)))

@@ -17,3 +17,5 @@ class Signal(IntEnum):
     TERMINATE = 6
     NONFINITE = 7
     ERROR = 8
+    #: A rank of a user's own script ends, or evaluates; those that are in an iteration cannot go on with it.
+    ASIDE = 9

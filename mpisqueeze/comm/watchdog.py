@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -81,6 +82,10 @@ class Watchdog:
         """Start the clock anew; the first call ends the set-up."""
         self._beat = time.monotonic()
         self._limit_s = self.timeout_s
+
+    def rest(self) -> None:
+        """Stop the clock until the next beat."""
+        self._beat = math.inf
 
     def close(self) -> None:
         """End the thread."""

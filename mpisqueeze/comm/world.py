@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -14,7 +15,7 @@ from mpisqueeze.devices.cores import cpu_quotas, granted, logical_cores
 from mpisqueeze.errors import RankFailureError, UsageError
 from mpisqueeze.mpi import MPI
 
-__all__ = ["RankFailureError", "Signal", "World"]
+__all__ = ["Groups", "RankFailureError", "Signal", "World"]
 
 T = TypeVar("T")
 
@@ -24,6 +25,21 @@ _TAGS = 32767
 PAUSE = 50e-6
 #: Seconds between two tests while a rank waits for other ranks' whole run.
 REST = 5e-3
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Groups of ranks, the first rank of each its leader.
+
+    Attributes:
+        team: this rank's group; its rank 0 is the leader.
+        leaders: the world of all leaders; None on other ranks.
+        count: number of groups.
+    """
+
+    team: MPI.Comm
+    leaders: World | None
+    count: int
 
 
 class World:
@@ -55,6 +71,7 @@ class World:
         self.hosts: int = self.comm.allreduce(int(self.local_rank == 0))
         self.leave_together_s = 0.0
         self._teams: dict[int, World | None] = {}
+        self._groups: dict[int | None, Groups] = {}
         self._aside: MPI.Comm | None = None
         self._tag = 0
         self._mine, self._all = np.zeros(2, np.int64), np.zeros(2, np.int64)
@@ -92,6 +109,15 @@ class World:
             mine = self.comm.Split(0 if self.rank < ranks else MPI.UNDEFINED, self.rank)
             self._teams[ranks] = None if mine == MPI.COMM_NULL else World(mine)
         return self._teams[ranks]
+
+    def grouped(self, size: int | None) -> Groups:
+        """Groups of `size` neighbours by rank, or of each host's ranks for None; collective. They are made once."""
+        if size not in self._groups:
+            team = self.comm.Split(self.host if size is None else self.rank // size, self.rank)
+            mine = self.comm.Split(MPI.UNDEFINED if team.rank else 0, self.rank)
+            leaders = None if mine == MPI.COMM_NULL else World(mine)
+            self._groups[size] = Groups(team, leaders, self.comm.allreduce(int(team.rank == 0)))
+        return self._groups[size]
 
     def aside(self) -> tuple[MPI.Comm, int]:
         """A second communicator, for the watchdog, and a tag that no other call returns; collective.

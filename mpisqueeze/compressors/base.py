@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
 from mpisqueeze.kernels import kernels_for
 from mpisqueeze.kernels.random import derive_key
+from mpisqueeze.language import integer
+
+#: The elements that share a scale.
+Block = Annotated[int, integer(0, accepts="a block length ≥ 1, or 0 for the whole vector")]
 
 
 class NonFiniteError(ArithmeticError):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from mpisqueeze.compressors.base import Compressor, block_grain
+from mpisqueeze.compressors.base import Block, Compressor, block_grain
 from mpisqueeze.kernels.reference import blocks_of
-from mpisqueeze.language import integer
 
 
 class FP8(Compressor):
@@ -23,15 +22,7 @@ class FP8(Compressor):
     kernel = "fp8"
     summary = "8-bit floats (e4m3) and a scale a block: fp8[:BLOCK]; d + 4⌈d/BLOCK⌉ bytes"
 
-    def __init__(
-        self,
-        dimension: int,
-        xp: Any,
-        dtype: Any,
-        seed: int,
-        *,
-        block: Annotated[int, integer(0, accepts="a block length ≥ 1, or 0 for the whole vector")] = 128,
-    ) -> None:
+    def __init__(self, dimension: int, xp: Any, dtype: Any, seed: int, *, block: Block = 128) -> None:
         super().__init__(dimension, xp, dtype, seed)
         self.layout = (block,)
         self.length, blocks = blocks_of(dimension, block)

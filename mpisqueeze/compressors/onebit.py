@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from mpisqueeze.compressors.base import Compressor, block_grain
+from mpisqueeze.compressors.base import Block, Compressor, block_grain
 from mpisqueeze.kernels.reference import blocks_of
-from mpisqueeze.language import choice, integer
+from mpisqueeze.language import choice
+
+Scale = Annotated[str, choice("l1", "l2", "two", "none")]
 
 
 class OneBit(Compressor):
@@ -33,14 +35,7 @@ class OneBit(Compressor):
     )
 
     def __init__(
-        self,
-        dimension: int,
-        xp: Any,
-        dtype: Any,
-        seed: int,
-        *,
-        block: Annotated[int, integer(0, accepts="a block length ≥ 1, or 0 for the whole vector")] = 1024,
-        scale: Annotated[str, choice("l1", "l2", "two", "none")] = "l1",
+        self, dimension: int, xp: Any, dtype: Any, seed: int, *, block: Block = 1024, scale: Scale = "l1"
     ) -> None:
         super().__init__(dimension, xp, dtype, seed)
         self.scales, self.l2 = {"two": 2, "none": 0}.get(scale, 1), scale == "l2"

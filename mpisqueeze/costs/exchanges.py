@@ -209,6 +209,22 @@ def neighbours(link: Link, degree: int, nbytes: float, sections: int = 1, ranks:
     return Schedule(max(_pipeline(period + link.hop, period, sections, AHEAD), work), degree * nbytes, sections)
 
 
+def inside_group(link: Link, ranks: int, nbytes: float) -> Schedule:
+    """A vector is summed at a group's leader, and one comes back from there: MPI_Reduce and MPI_Bcast among N ranks.
+
+    Each is the faster of two (Thakur et al. §§4.2, 4.4): a binomial tree, ⌈log₂N⌉(τ(B) + l); or in parts, a
+    reduce-scatter and a gather, 2⌈log₂N⌉(g + l) + 2(N − 1)/N·Bβ, and a scatter and an all-gather,
+    (⌈log₂N⌉ + N − 1)(g + l) + as much.
+    """
+    if ranks == 1:
+        return Schedule(0.0, 0.0)
+    rounds, start = (ranks - 1).bit_length(), link.gap + link.hop
+    tree = rounds * (link.message(nbytes) + link.hop)
+    moved = 2 * (ranks - 1) / ranks * nbytes * link.byte_s
+    seconds = min(tree, 2 * rounds * start + moved) + min(tree, (rounds + ranks - 1) * start + moved)
+    return Schedule(max(seconds, _work(link, ranks, 2 * (ranks - 1), 2 * (ranks - 1) * nbytes)), 2 * nbytes)
+
+
 def allreduce(link: Link, ranks: int, nbytes: float) -> Schedule:
     """The fastest of the algorithms that MPI libraries choose from.
 

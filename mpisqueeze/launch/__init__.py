@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from mpisqueeze.errors import ExitCode, UsageError
 from mpisqueeze.files import write_text
 from mpisqueeze.launch.finding import Flavour, Launcher, find_launcher, identify
-from mpisqueeze.launch.planning import AS_ROOT, THREADS, LaunchPlan, make_plan, own_terminal, program
+from mpisqueeze.launch.planning import AS_ROOT, THREADS, LaunchPlan, make_plan, own_terminal, program, script
 from mpisqueeze.launch.running import GRACE_S, KILL_S, Supervisor, session_folder
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "make_plan",
     "own_terminal",
     "program",
+    "script",
     "session_folder",
 ]
 

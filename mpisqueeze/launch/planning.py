@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mpisqueeze.devices.cores import usable_cores
+from mpisqueeze.errors import UsageError
 from mpisqueeze.launch.finding import Flavour, Launcher
 from mpisqueeze.streams import results_descriptor
 
@@ -79,6 +80,18 @@ def program() -> list[str]:
     """The command that is mpisqueeze here: its script, since `-m` would find a source tree in the current folder."""
     script = Path(sys.executable).with_name("mpisqueeze")
     return [sys.executable, str(script)] if script.is_file() else [sys.executable, "-m", "mpisqueeze"]
+
+
+def script(command: Sequence[str]) -> list[str] | None:
+    """The program that starts a Python script of the user's own, see `launch.rank`; None if the command is no script.
+
+    Raises UsageError for a script that is not there.
+    """
+    if not command or not command[0].endswith(".py"):
+        return None
+    if not os.path.isfile(command[0]):
+        raise UsageError(f"{command[0]} is not there", "COMMAND")
+    return [sys.executable, str(Path(__file__).with_name("rank.py"))]
 
 
 def own_terminal() -> str:

@@ -14,13 +14,13 @@ from mpisqueeze.modelling.checking import Checked, check_runs
 from mpisqueeze.modelling.forecast import Forecast
 from mpisqueeze.modelling.methods import methods_for
 from mpisqueeze.modelling.targets import NeededIterations, measure
+from mpisqueeze.quantities import counted
 from mpisqueeze.record.calibration import Calibration, read_calibration
 from mpisqueeze.record.reading import read_runs, sift
 from mpisqueeze.runs.pairs import Pair
-from mpisqueeze.settings import ALLREDUCE, DTYPES, SERVERS
+from mpisqueeze.settings import ALLREDUCE, DTYPES, MAX_RANKS, SERVERS, parse_group
 
 _BOTH = "both"
-MAX_RANKS = 10**6
 MAX_DIMENSION = 10**12
 _LACKING = "give --latency and --bandwidth, or --calibration FILE"
 
@@ -33,6 +33,7 @@ class Question:
         latency, gap, compute: s.
         bandwidth: bits/s.
         runs: folders of runs whose iterations to `target` are counted.
+        inside: the link between ranks of a group.
     """
 
     ranks: int | None
@@ -48,6 +49,9 @@ class Question:
     dtype: str
     runs: Sequence[Path] = ()
     target: Target | None = None
+    local_steps: int = 1
+    group: str | None = None
+    inside: Link | None = None
 
 
 def forecast(pairs: Sequence[Pair], question: Question) -> Forecast:
@@ -78,9 +82,24 @@ def forecast(pairs: Sequence[Pair], question: Question) -> Forecast:
         compute = measured.compute_s if compute is None else compute
     else:
         servers = SERVERS if question.server == _BOTH else (question.server,)
-        methods, left_out = methods_for(pairs, question.compressors, servers, question.topology)
+        group = _group_of(question, ranks)
+        methods, left_out = methods_for(
+            pairs, question.compressors, servers, question.topology, question.local_steps, group
+        )
     usable = calibration if calibration and calibration.dtype == dtype else None
-    return Forecast(methods, ranks, dimension, dtype, link, compute, usable, left_out, measured)
+    return Forecast(methods, ranks, dimension, dtype, link, compute, usable, left_out, measured, question.inside)
+
+
+def _group_of(question: Question, ranks: int) -> int:
+    """The ranks of a group. Raises UsageError."""
+    size = 1 if question.group is None else parse_group(question.group)
+    if size is None:
+        raise UsageError("host has no size here: say how many ranks are on one", "--group")
+    if ranks % size:
+        raise UsageError(f"{size} does not divide {counted(ranks, 'rank')}", "--group")
+    if question.inside and size == 1:
+        raise UsageError("is the link between ranks of a group, and there is no --group", "--inside")
+    return size
 
 
 def _measured(pairs: Sequence[Pair], question: Question) -> NeededIterations | None:
@@ -93,6 +112,8 @@ def _measured(pairs: Sequence[Pair], question: Question) -> NeededIterations | N
         ("PAIR", bool(pairs)),
         ("--compressor", bool(question.compressors)),
         ("--server", question.server != _BOTH),
+        ("--local-steps", question.local_steps > 1),
+        ("--group", question.group is not None),
     ):
         if given:
             raise UsageError("does not go with --runs, which takes the methods from the runs", option)
@@ -144,6 +165,8 @@ def refuse_for_check(question: Question, plot_to: str | None) -> None:
         ("--plot", plot_to is not None),
         ("--runs", bool(question.runs)),
         ("--target", question.target is not None),
+        ("--local-steps", question.local_steps > 1),
+        ("--group", question.group is not None),
     ):
         if given:
             raise UsageError("does not go with --check, which takes it from the runs", option)

@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from mpisqueeze.comm.emulated import ALIGNMENT_S
-from mpisqueeze.comm.estimate import EAGER_BYTES, SLOW_BYTE_S
+from mpisqueeze.comm.estimate import CALL_S, CROWDED_S, EAGER_BYTES, MEMORY_BYTE_S, SLOW_BYTE_S
 from mpisqueeze.costs import exchanges
 from mpisqueeze.costs.exchanges import Schedule
 from mpisqueeze.costs.link import Link, parse_link
@@ -38,7 +40,7 @@ class Checked:
         kernels: whether coding is in the prediction.
         alone_s: a rank's work in an iteration, s, up to a time slice.
         barrier_s: modelled time of the barrier.
-        comm_s, iteration_s: measured, medians over iterations of the slowest rank's time.
+        comm_s, iteration_s: measured, medians over iterations that exchange of the slowest rank's time.
     """
 
     run: RunLog
@@ -54,14 +56,18 @@ class Checked:
     @property
     def predicted_comm_s(self) -> float:
         """The time that the log books as communication: on a worker also the coding that its server does meanwhile."""
+        inside = self.prediction.inside_s
         if not self.kernels:
-            return self.prediction.wire_s
+            return inside + self.prediction.wire_s
+        if self.prediction.traffic.group > 1:
+            # Those that follow a leader wait for all that it does.
+            return inside + self.prediction.exchange_s + self.prediction.link.load * self.prediction.work.update
         return self.prediction.waited_s((self.prediction.link.load - 1) * self.alone_s)
 
     @property
     def predicted_iteration_s(self) -> float | None:
-        """The time of an iteration with its barrier; None where coding is not known."""
-        return self.prediction.iteration_s + self.barrier_s if self.kernels else None
+        """The time of an iteration that exchanges, with its barrier; None where coding is not known."""
+        return self.prediction.exchanging_s + self.barrier_s if self.kernels else None
 
 
 def check_runs(
@@ -82,8 +88,6 @@ def check_runs(
             skipped.append(f"{run.name}: no iteration was measured")
         elif run.summary["ranks"] == 1:
             skipped.append(f"{run.name}: one rank sends nothing")
-        elif run.config.get("local_steps", 1) > 1:
-            skipped.append(f"{run.name}: most of its iterations exchange nothing, so that medians say nothing of one")
         else:
             try:
                 checked.append(_check(run, given, calibration))
@@ -113,17 +117,30 @@ def _check(run: RunLog, given: Link | None, calibration: Calibration | None) -> 
         work = replace(work, library=1.0)
     # This is the limit of comm.exchange.
     slow = not emulated and link.byte_s > SLOW_BYTE_S
-    terms = terms_of(config["ranks"], link, config, EAGER_BYTES if slow else None)
-    compute, comm, iteration = (run.summary["times"][key]["median"] for key in ("compute_s", "comm_s", "iteration_s"))
+    terms = terms_of(traffic.ranks, link, config, EAGER_BYTES if slow else None)
+    compute, comm, iteration = (_median(run, key) for key in ("compute_s", "comm_s", "iteration_s"))
     # A gradient longer than a slice was measured while others had the core by turns.
     own = compute if compute <= SLICE_S else max(SLICE_S, compute / link.load)
-    prediction = predict(method, traffic, work or Work(), terms, own * link.load, _ran(run, traffic, terms))
+    crowded = link.load > 1 or bool(emulated)
+    inside = Link(0.0, CROWDED_S if crowded else CALL_S, MEMORY_BYTE_S) if method.group > 1 else None
+    schedule = _ran(run, traffic, terms)
+    prediction = predict(method, traffic, work or Work(), terms, own * link.load, schedule, inside)
     alone = min(SLICE_S, own + prediction.work.encode + prediction.work.decode + prediction.work.update)
     meets, barrier = config.get("barrier"), 0.0
     # Gossip has none unless it was asked for.
     if meets or (meets is None and method.route != "neighbours"):
-        barrier = ALIGNMENT_S * link.load if emulated else exchanges.allreduce(link, traffic.ranks, _AGREEMENT).seconds
+        met = exchanges.allreduce(link, traffic.everyone, _AGREEMENT).seconds
+        barrier = ALIGNMENT_S * link.load if emulated else met
     return Checked(run, emulated or run.network, link, work is not None, prediction, alone, barrier, comm, iteration)
+
+
+def _median(run: RunLog, key: str) -> float:
+    """The median of a time over the iterations that exchange, s."""
+    every, warmup = run.config.get("local_steps", 1), run.summary["warmup"]
+    times = run.columns[key][every - 1 :: every]
+    if every == 1 or not times.size:
+        return float(run.summary["times"][key]["median"])
+    return float(np.median(times[warmup // every :]))
 
 
 def _ran(run: RunLog, traffic: Traffic, terms: Terms) -> Schedule:

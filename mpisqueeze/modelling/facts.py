@@ -36,6 +36,8 @@ def forecast_facts(forecast: Forecast, calibration: str | None) -> dict[str, Any
             "gap_s": link.gap,
             "bandwidth": 8 / link.byte_s,
             "compute_s": forecast.compute_s,
+            "local_steps": max(method.every for method in forecast.methods),
+            "group": max(method.group for method in forecast.methods),
             "kernels": "measured" if forecast.timed else "not included",
             "calibration": calibration,
             "baseline": BASELINE,
@@ -56,6 +58,8 @@ def _unknown(forecast: Forecast, calibration: str | None) -> Iterator[str]:
         yield f"for {', '.join(by_shapes)} the parameters are taken as 32 square matrices: --runs knows their shapes"
     if not forecast.computes:
         yield "compute time not included: give --compute"
+    if forecast.inside is None and any(method.group > 1 for method in forecast.methods):
+        yield "time inside groups not included: give --inside"
     if calibration is None:
         yield "kernel time not included: give --calibration"
     elif not forecast.timed:
@@ -71,6 +75,8 @@ def _cautions(forecast: Forecast, winners: Iterable[dict[str, Any]]) -> Iterator
     if forecast.left_out:
         yield f"left out, since shown to fail: {', '.join(forecast.left_out)}; name a pair to see it"
     measured, ranks = forecast.measured, forecast.ranks
+    if measured is None and (every := max(method.every for method in forecast.methods)) > 1:
+        yield f"with {every} local steps a target may take more iterations: --runs counts them"
     graphs = dict.fromkeys(row["topology"] for row in winners if row["topology"] and ranks > 1)
     spectra = {graph: spectrum for graph in graphs if (spectrum := spectrum_of(graph, ranks))}
     if measured is None:
@@ -151,7 +157,9 @@ def _names(prediction: Prediction) -> dict[str, Any]:
         "server": method.server,
         "topology": method.topology,
         "compressor": method.compressor_name,
-        "ranks": prediction.traffic.ranks,
+        "ranks": prediction.traffic.everyone,
+        "local_steps": method.every,
+        "group": method.group,
     }
 
 
@@ -160,6 +168,7 @@ def _costs(prediction: Prediction) -> dict[str, Any]:
     schedule, work = prediction.schedule, prediction.work
     return {
         "comm_s": prediction.wire_s,
+        "inside_s": prediction.inside_s,
         "bound_s": prediction.bound_s,
         "encode_s": work.encode,
         "decode_s": work.decode,
@@ -167,12 +176,18 @@ def _costs(prediction: Prediction) -> dict[str, Any]:
         "update_s": work.update,
         "compute_s": prediction.compute_s,
         "iteration_s": prediction.iteration_s,
-        "comm_share": prediction.wire_s / prediction.iteration_s if prediction.iteration_s else 0.0,
-        "bytes_per_iteration": prediction.traffic.total,
+        "comm_share": _share(prediction),
+        "bytes_per_iteration": prediction.traffic.per_iteration,
         "port_bytes": schedule.port_bytes,
         "chunks": schedule.sections,
         "way": schedule.way or None,
     }
+
+
+def _share(prediction: Prediction) -> float:
+    """The part of an iteration that is communication."""
+    comm = (prediction.inside_s + prediction.wire_s) / prediction.traffic.every
+    return comm / prediction.iteration_s if prediction.iteration_s else 0.0
 
 
 def _row(forecast: Forecast, index: int) -> dict[str, Any]:
@@ -189,7 +204,7 @@ def _row(forecast: Forecast, index: int) -> dict[str, Any]:
         "rho": spectrum.rho if spectrum else None,
         "iterations_to_target": count if reached else None,
         "time_to_target_s": forecast.cost(index, prediction) if reached else None,
-        "full_vectors_per_iteration": prediction.traffic.total / forecast.vector_bytes,
+        "full_vectors_per_iteration": prediction.traffic.per_iteration / forecast.vector_bytes,
         "speedup_vs_allreduce": forecast.speedup(index),
         "break_even_bandwidth": won.break_even,
         "wins_between": [list(interval) for interval in won.between] if index else None,

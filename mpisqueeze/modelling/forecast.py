@@ -84,6 +84,7 @@ class Forecast:
         left_out: names of methods that are shown to fail.
         measured: the iterations that runs of the methods needed: what is compared is then the time to their target, and
             not that of an iteration.
+        inside: the link between ranks of a group, None where it is not known, and left out.
 
     Attributes:
         results: a prediction for each method, in their order.
@@ -103,7 +104,9 @@ class Forecast:
         calibration: Calibration | None,
         left_out: Sequence[str] = (),
         measured: NeededIterations | None = None,
+        inside: Link | None = None,
     ) -> None:
+        self.inside = inside
         self.left_out, self.measured, self.computes = left_out, measured, compute_s is not None
         self.methods, self.link, self.compute_s = list(methods), link, compute_s or 0.0
         self.ranks, self.dimension, self.dtype = ranks, dimension, dtype
@@ -135,8 +138,9 @@ class Forecast:
         return count * prediction.iteration_s if math.isfinite(count) else math.inf
 
     def _predict(self, index: int, link: Link) -> Prediction:
-        terms = terms_of(self.ranks, link)
-        return predict(self.methods[index], self.traffic[index], self.work[index], terms, self.compute_s)
+        traffic = self.traffic[index]
+        terms = terms_of(traffic.ranks, link)
+        return predict(self.methods[index], traffic, self.work[index], terms, self.compute_s, inside=self.inside)
 
     def wins(self, index: int) -> Wins:
         """The bandwidths at which method `index` beats the baseline, at this latency and compute time."""
@@ -180,7 +184,7 @@ class Forecast:
         for method in self._typical():
             for ranks in GROWTH_RANKS:
                 traffic = method.traffic(ranks, self.dimension, self.dtype, self.shapes)
-                yield predict(method, traffic, Work(), terms_of(ranks, self.link), self.compute_s)
+                yield predict(method, traffic, Work(), terms_of(traffic.ranks, self.link), self.compute_s)
 
     def _typical(self) -> list[Method]:
         kept: dict[tuple[str, bool], Prediction] = {}

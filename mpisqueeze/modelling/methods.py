@@ -20,7 +20,7 @@ from mpisqueeze.parts import registry
 from mpisqueeze.parts.failing import shown_to_fail
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.runs.pairs import Pair, expand
-from mpisqueeze.runs.plan import check_linear
+from mpisqueeze.runs.plan import check_directed, check_linear
 from mpisqueeze.settings import ALLREDUCE, SERVERS, Settings
 from mpisqueeze.topology import Spectrum, Topology
 
@@ -43,12 +43,16 @@ class Traffic:
     Attributes:
         exchange: `root`, `sharded`, `neighbours` or `allreduce`.
         ranks, dimension: N and d.
-        up, down: payload bytes of a whole vector to the servers and back; without servers `up` is the payload to each
+        up, down: payload bytes of a whole vector to the servers and back; without servers `up` is what goes to each
             neighbour, or what is summed over ranks.
+        payloads: number of payloads to each neighbour, each by itself.
         sums: bytes of each vector that is summed over ranks, one after the other.
         grains: elements at whose multiples payloads can be cut on either way, or None.
         degree: the largest number of neighbours.
-        total: bytes of all ranks together, as runs count them.
+        total: bytes of all ranks together in an exchange, as runs count them.
+        every: iterations from one exchange to the next.
+        group, everyone: ranks that take part as one, and all of them; the other figures are of their leaders.
+        vector: bytes of a full vector.
     """
 
     exchange: str
@@ -60,6 +64,16 @@ class Traffic:
     grains: tuple[int | None, int | None] = (None, None)
     degree: int = 0
     sums: tuple[int, ...] = ()
+    payloads: int = 1
+    every: int = 1
+    group: int = 1
+    everyone: int = 0
+    vector: int = 0
+
+    @property
+    def per_iteration(self) -> float:
+        """`total` on average over iterations, most of which exchange nothing where there are local steps."""
+        return self.total / self.every if self.every > 1 else self.total
 
     @lru_cache(maxsize=1 << 16)  # noqa: B019 - small, and asked for again and again
     def schedule(self, terms: Terms) -> Schedule:
@@ -67,7 +81,8 @@ class Traffic:
         if self.exchange in SERVERS and self.ranks > 1:
             by_root = self.exchange == "root"
             return choose_sections(terms, self.dimension, self.grains, self.up, self.down, by_root).schedule
-        return self.cost(terms.link, -(-self.up // terms.message_bytes) if self.exchange == "neighbours" else 1)
+        each = -(-self.up // (self.payloads * terms.message_bytes))
+        return self.cost(terms.link, self.payloads * each if self.exchange == "neighbours" else 1)
 
     def cost(self, link: Link, sections: int = 1, way: str = "") -> Schedule:
         """The time of a schedule on `link`, whose idle ports pass a burst in no time.
@@ -111,15 +126,19 @@ class Method:
     Attributes:
         server: `root`, `sharded` or `allreduce`; None for an algorithm without servers.
         topology: the gossip graph's spec; None for an algorithm without neighbours.
+        every: iterations from one exchange to the next, the local steps.
+        group: ranks that take part as one.
     """
 
     algorithm: Part
     compressor: Part
     server: str | None
     topology: str | None
+    every: int = 1
+    group: int = 1
 
     @staticmethod
-    def of(algorithm: Part, compressor: Part, server: str, topology: str) -> Method:
+    def of(algorithm: Part, compressor: Part, server: str, topology: str, every: int = 1, group: int = 1) -> Method:
         """Keep `server` or `topology` only where the algorithm has one."""
         route = getattr(algorithm.cls, "route", "")
         return Method(
@@ -127,6 +146,8 @@ class Method:
             compressor,
             server if route == "servers" else None,
             topology if route == "neighbours" else None,
+            every,
+            group,
         )
 
     @staticmethod
@@ -134,7 +155,12 @@ class Method:
         """The method of a run, by its settings. Raises UsageError."""
         algorithm = registry.algorithms.find(config["algorithm"])
         compressor = registry.compressors.find(config["compressor"])
-        return Method.of(algorithm, compressor, config.get("server", "root"), config.get("topology", "ring"))
+        # Hosts may have different numbers of ranks.
+        group = round(config["ranks"] / (config.get("groups") or config["ranks"]))
+        return Method.of(
+            algorithm, compressor, config.get("server", "root"), config.get("topology", "ring"),
+            config.get("local_steps", 1), group,
+        )  # fmt: skip
 
     @property
     def route(self) -> str:
@@ -170,14 +196,20 @@ class Method:
     @property
     def by_shapes(self) -> bool:
         """True if what it sends depends on the parameters' shapes."""
-        return hasattr(self.algorithm.cls, "summed")
+        return hasattr(self.algorithm.cls, "summed") or hasattr(self.algorithm.cls, "gossiped")
 
     def traffic(self, ranks: int, dimension: int, dtype: str, shapes: Shapes | None = None) -> Traffic:
-        """The traffic of one iteration on `ranks` ranks. Raises UsageError of `--topology`.
+        """The traffic of one exchange on `ranks` ranks. Raises UsageError of `--topology`.
 
         Args:
             shapes: of the parameters; None: those of `typical_shapes`.
         """
+        among = max(1, ranks // self.group)
+        found = self._exchanged(among, dimension, dtype, shapes)
+        vector = dimension * np.dtype(dtype).itemsize
+        return replace(found, every=self.every, group=min(self.group, ranks), everyone=ranks, vector=vector)
+
+    def _exchanged(self, ranks: int, dimension: int, dtype: str, shapes: Shapes | None) -> Traffic:
         route, kind = self.route, np.dtype(dtype)
         if self.server == ALLREDUCE:
             nbytes, _ = self._payload(dimension, kind, self.compressed[0])
@@ -185,11 +217,17 @@ class Method:
         if route == "servers":
             return self._through_servers(ranks, dimension, kind)
         if route == "neighbours":
-            nbytes, _ = self._payload(dimension, kind, self.compressed[0])
+            cls, payloads = self.algorithm.cls, getattr(self.algorithm.cls, "payloads", 1)
+            if self.by_shapes:
+                even, odd = cls.gossiped(shapes or typical_shapes(dimension), **self.algorithm.options)
+                nbytes = (even + odd) * kind.itemsize // 2
+            else:
+                nbytes = payloads * self._payload(dimension, kind, self.compressed[0])[0]
             largest, together = degrees(self.topology or "ring", ranks)
-            return Traffic("neighbours", ranks, dimension, nbytes, together * nbytes, degree=largest)
+            return Traffic("neighbours", ranks, dimension, nbytes, together * nbytes, degree=largest, payloads=payloads)
         if route == ALLREDUCE:
-            cls, lengths = self.algorithm.cls, (dimension,)
+            cls = self.algorithm.cls
+            lengths: Sequence[int] = (dimension,)
             if self.by_shapes:
                 lengths = cls.summed(shapes or typical_shapes(dimension), **self.algorithm.options)
             sums = tuple(length * kind.itemsize for length in lengths)
@@ -257,7 +295,12 @@ def spectrum_of(spec: str, ranks: int) -> Spectrum | None:
 
 
 def methods_for(
-    pairs: Sequence[Pair], compressors: Sequence[str], servers: Sequence[str], topology: str
+    pairs: Sequence[Pair],
+    compressors: Sequence[str],
+    servers: Sequence[str],
+    topology: str,
+    every: int = 1,
+    group: int = 1,
 ) -> tuple[list[Method], list[str]]:
     """The methods that are asked for, with the baseline at the front, and those left out. Raises UsageError.
 
@@ -267,7 +310,9 @@ def methods_for(
         pairs: none: every built-in algorithm.
         compressors: for pairs that name none; none: the usual ones.
         servers: of `--server`, for the algorithms that have one; those that cannot go by `allreduce` are left out
-            unless their pair is named, which is an error.
+            unless their pair is named, which is an error. So are those that have no place on the graph, or no local
+            steps and groups.
+        every, group: of all methods but the baseline.
     """
     for spec in compressors:
         registry.compressors.find(spec)
@@ -284,19 +329,33 @@ def methods_for(
     for pair in asked:
         (entry,) = expand([pair], [], Settings())
         for server in servers:
-            method = Method.of(entry.plan.algorithm, entry.plan.compressor, server, topology)
-            if method.server == ALLREDUCE:
-                try:
+            # A pair may name the baseline, too.
+            plain = pair is asked[0]
+            method = Method.of(
+                entry.plan.algorithm, entry.plan.compressor, server, topology,
+                1 if plain else every, 1 if plain else group,
+            )  # fmt: skip
+            try:
+                _check_together(method)
+                check_directed(method.algorithm, topology)
+                if method.server == ALLREDUCE:
                     check_linear(method.algorithm, method.compressor)
-                except UsageError:
-                    if pairs:
-                        raise
-                    continue
+            except UsageError:
+                if pairs:
+                    raise
+                continue
             if not pairs and method.shown_to_fail:
                 left_out += [method.name] if method.name not in left_out else []
             elif method not in methods:
                 methods.append(method)
     return methods, left_out
+
+
+def _check_together(method: Method) -> None:
+    """Raise UsageError for gossip with local steps or groups."""
+    for value, option in ((method.every, "--local-steps"), (method.group, "--group")):
+        if value > 1 and method.route == "neighbours":
+            raise UsageError(f"is for centralized algorithms, and {method.algorithm.name} gossips", option)
 
 
 def _found(pair: Pair) -> Part:

@@ -2,6 +2,10 @@
 
     iteration = compute + exchange + L·update        exchange = max(wire, L·codec) + min(wire, L·codec)/K
 
+With local steps, of which H make an exchange, and in groups, it is the mean over H iterations:
+
+    iteration = compute + L·step + (inside + exchange + L·update)/H
+
 `wire` is the exchange's time by `costs.exchanges`, in the schedule that the exchange itself would choose. `codec` is
 the time of encoding and decoding from the first element to the last: a rank's encoding, what its server adds up and
 encodes, and the decoding of the answer. In an exchange of K sections the codec works on one while others travel, so
@@ -15,12 +19,12 @@ An algorithm that sends its model before it has the gradient (`dpsgd:order=awc`)
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from mpisqueeze.costs.exchanges import Schedule
+from mpisqueeze.costs.exchanges import Schedule, inside_group
 from mpisqueeze.costs.link import Link
 from mpisqueeze.costs.sections import HOST_CODING, Terms
 from mpisqueeze.errors import UsageError
@@ -39,6 +43,7 @@ class Work:
         encode, decode: in all, from the first element to the last.
         server: the part of both that workers wait for while their server does it.
         update: of the model.
+        step: of this rank's own model, in each iteration with local steps.
         section: of both, beside what their elements take, in each section of the exchange.
         library: the time of MPI's own all-reduce, where it was measured, over that of the model's.
     """
@@ -47,12 +52,27 @@ class Work:
     decode: float = 0.0
     server: float = 0.0
     update: float = 0.0
+    step: float = 0.0
     section: float = 0.0
     library: float = 1.0
 
 
 def work_of(method: Method, traffic: Traffic, calibration: Calibration) -> Work | None:
     """The work of a method by measured rates; None where its compressor was not measured.
+
+    Local steps take a pass in each iteration, and two for an exchange: what is sent, and the model that all go on from.
+    A leader weighs its group's sum in a pass.
+    """
+    found = _exchanging(method, traffic, calibration)
+    if found is None or method.every == method.group == 1:
+        return found
+    passed = calibration.add(traffic.dimension) * traffic.dimension
+    more = (method.group > 1) + 2 * (method.every > 1)
+    return replace(found, update=found.update + more * passed, step=passed if method.every > 1 else 0.0)
+
+
+def _exchanging(method: Method, traffic: Traffic, calibration: Calibration) -> Work | None:
+    """The work of an exchange.
 
     Decoding is taken to add. A root adds N payloads of d elements, sharded every rank N of d/N; the sum is divided
     by N, and the answer added to the model as it is decoded, so that there is no further update. A gossip rank adds
@@ -88,7 +108,12 @@ def work_of(method: Method, traffic: Traffic, calibration: Calibration) -> Work 
             encode = 0.0
         return Work(encode, added, added, up.decode_add * d, library=library or 1.0)
     if traffic.exchange == "neighbours":
-        return Work(encode, (traffic.degree + compresses) * (up.decode_add + 2 * add) * d, 0.0, 2 * add * d)
+        if method.by_shapes:
+            before, after = (passes * add * d for passes in method.algorithm.cls.products(**method.algorithm.options))
+            return Work(traffic.degree * before, traffic.degree * after, 0.0, 2 * add * d)
+        coded = traffic.payloads * (traffic.degree + compresses)
+        encode += (traffic.payloads - 1) * _encode(up, method.feedback) * d
+        return Work(encode, coded * (up.decode_add + 2 * add) * d, 0.0, 2 * add * d)
     served = d if traffic.exchange == "root" else d / n
     added = (n * up.decode_add + (1 + server) * add) * served
     answered = _encode(down, method.feedback) * served if answers else 0.0
@@ -126,6 +151,7 @@ class Prediction:
 
     Attributes:
         link: the network, and the processors that ranks share.
+        inside: the link between ranks of a group; None where it is not known, and left out.
         wire_s: `comm_s` of the output: the exchange, without coding.
         exchange_s: with coding, as far as it is not hidden.
         bound_s: what the busiest port needs for its bytes.
@@ -137,6 +163,13 @@ class Prediction:
     work: Work
     compute_s: float
     link: Link
+    inside: Link | None = None
+
+    @property
+    def inside_s(self) -> float:
+        """The time of an exchange inside groups."""
+        traffic = self.traffic
+        return inside_group(self.inside, traffic.group, traffic.vector).seconds if self.inside else 0.0
 
     @property
     def bound_s(self) -> float:
@@ -168,14 +201,29 @@ class Prediction:
 
     @property
     def iteration_s(self) -> float:
-        return self.compute_s + self.exchange_s + self.link.load * self.work.update
+        return self._iteration(self.traffic.every)
+
+    @property
+    def exchanging_s(self) -> float:
+        """The time of an iteration that exchanges, which with local steps is one of several."""
+        return self._iteration(1)
+
+    def _iteration(self, every: int) -> float:
+        work, load = self.work, self.link.load
+        return self.compute_s + load * work.step + (self.inside_s + self.exchange_s + load * work.update) / every
 
 
 def predict(
-    method: Method, traffic: Traffic, work: Work, terms: Terms, compute_s: float, schedule: Schedule | None = None
+    method: Method,
+    traffic: Traffic,
+    work: Work,
+    terms: Terms,
+    compute_s: float,
+    schedule: Schedule | None = None,
+    inside: Link | None = None,
 ) -> Prediction:
     """One iteration on the network that `terms` describes, in the schedule that the exchange chooses unless given."""
-    return Prediction(method, traffic, schedule or traffic.schedule(terms), work, compute_s, terms.link)
+    return Prediction(method, traffic, schedule or traffic.schedule(terms), work, compute_s, terms.link, inside)
 
 
 def terms_of(ranks: int, link: Link, config: Mapping[str, Any] | None = None, limit: int | None = None) -> Terms:

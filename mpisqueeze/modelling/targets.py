@@ -61,20 +61,21 @@ def measure(paths: Sequence[Path], target: Target | None) -> NeededIterations:
     ranking = rank_runs(runs, target) if runs else None
     if ranking is None or ranking.target is None:
         raise UsageError("no run ended well, so that there is no target", "--runs")
-    needed: dict[tuple[str | None, ...], dict[str, list[float]]] = {}
-    methods: dict[tuple[str | None, ...], Method] = {}
+    needed: dict[tuple[str | int | None, ...], dict[str, list[float]]] = {}
+    methods: dict[tuple[str | int | None, ...], Method] = {}
     for run in runs:
         # A run that broke down later has shown no way to get there.
         broken = run.summary["status"] in BROKEN
         count = None if broken else ranking.row(run.name)["iterations_to_target"]
         settings = json.dumps({key: value for key, value in run.config.items() if key not in _REPEATED})
         for method in _told(run):
-            key = (method.algorithm.spec, method.compressor.spec, method.server, method.topology)
+            shape = (method.server, method.topology, method.every, method.group)
+            key = (method.algorithm.spec, method.compressor.spec, *shape)
             methods.setdefault(key, method)
             needed.setdefault(key, {}).setdefault(settings, []).append(math.inf if count is None else count)
     iterations = {key: min(map(median, needed[key].values())) for key in methods}
-    order = sorted(methods, key=lambda key: key[0] != BASELINE)
-    if order[0][0] != BASELINE or math.isinf(iterations[order[0]]):
+    order = sorted(methods, key=lambda key: not _is_baseline(methods[key]))
+    if not _is_baseline(methods[order[0]]) or math.isinf(iterations[order[0]]):
         raise UsageError(f"no run of {' or '.join(_SAME)} reached {ranking.target}, which others are held against",
                          "--runs")  # fmt: skip
     times = [run.summary["times"]["compute_s"]["median"] for run in runs]
@@ -87,10 +88,14 @@ def measure(paths: Sequence[Path], target: Target | None) -> NeededIterations:
     )  # fmt: skip
 
 
+def _is_baseline(method: Method) -> bool:
+    return method.algorithm.spec == BASELINE and method.every == method.group == 1
+
+
 def _told(run: RunLog) -> list[Method]:
     """The methods whose iterations a run tells: its own, and with it the baseline where their iterates agree."""
     method = Method.ran(run.config)
-    if method.algorithm.name not in _SAME or method.algorithm.name == BASELINE:
+    if method.algorithm.name not in _SAME or method.every > 1 or _is_baseline(method):
         return [method]
     baseline = Method.of(registry.algorithms.find(BASELINE), registry.compressors.find("identity"), "root", "ring")
     return [baseline, method]

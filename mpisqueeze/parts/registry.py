@@ -142,10 +142,11 @@ def _options(text: str) -> set[str]:
 def _several(text: str) -> list[str]:
     """The parts that a text names with commas between them; none where it names one."""
     begun: list[str] = []
-    kinds = (algorithms, compressors, problems)
     for item in text.split(","):
         name = re.split("[:/]", item)[0].strip()
-        if not begun or (name not in _options(begun[-1]) and any(name in parts.names() for parts in kinds)):
+        # Names are looked up where it may be one, since those of algorithms load MPI.
+        kinds = (compressors, problems, algorithms) if begun and "=" not in item else ()
+        if not begun or (any(name in parts.names() for parts in kinds) and name not in _options(begun[-1])):
             begun.append(item.strip())
         else:
             begun[-1] += f",{item}"

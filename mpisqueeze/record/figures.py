@@ -118,6 +118,14 @@ def _norm(vector: Any) -> float:
     return math.nan if vector is None else math.sqrt(float(vector.dot(vector)))
 
 
+def _mean_of_known(values: Floats, axis: int) -> Floats:
+    """The mean over the ranks that have a number: those that follow a leader have no residual."""
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        mean: Floats = np.where(known, values, 0.0).sum(axis) / known.sum(axis)
+    return mean
+
+
 #: The parts of an iteration.
 _PHASES = (
     _phase(Phase.COMPUTE, "compute (gradient)"),
@@ -133,13 +141,26 @@ FIGURES: tuple[Figure, ...] = (
     Figure("loss", "training loss", "", np.mean, attrgetter("loss"), required=True),
     Figure("lr", "step size", "", np.max, attrgetter("lr")),
     _count("bytes_sent", "bytes sent", "bytes", over_iterations="total", heading="bytes", required=True),
+    _count(
+        "bytes_local",
+        "bytes sent inside groups",
+        "bytes",
+        over_iterations="total",
+        heading="in groups",
+    ),
     _count("bytes_received", "bytes received", "bytes", per_rank=True),
     _count("messages", "messages", "count", over_iterations="total", required=True),
     *_PHASES,
     Figure("iteration_s", "iteration", "s", np.max, lambda loop: loop.ended - loop.began, "spread", required=True),
     # The last rank's clock: where ranks overlap, the slowest rank's iterations add up to more.
     Figure("elapsed_s", "iteration, by the clock", "s", np.max, attrgetter("elapsed"), "clock", "ms/it"),
-    Figure("residual_norm", "norm of the residual", "", np.mean, lambda loop: _norm(loop.run.algorithm.residual())),
+    Figure(
+        "residual_norm",
+        "norm of the residual",
+        "",
+        _mean_of_known,
+        lambda loop: _norm(loop.run.algorithm.residual()),
+    ),
     Figure("consensus", "mean ‖x_i − x̄‖²", "", np.mean, lambda loop: loop.distance()),
 )
 
@@ -175,7 +196,8 @@ def summarized(columns: Mapping[str, Floats], warmup: int) -> dict[str, Any]:
     for figure in LOGGED:
         values = columns[figure.name]
         if figure.over_iterations == "total":
-            found[figure.name] = int(values.sum()) if figure.whole else finite(float(values.sum()))
+            total = float(np.nansum(values))
+            found[figure.name] = int(total) if figure.whole else finite(total)
         elif figure.over_iterations in ("last", "clock"):
             found[figure.name] = finite(float(values[-1])) if values.size else None
             if figure.over_iterations == "clock":

@@ -47,6 +47,7 @@ class Recorder:
         per_rank: write ranks.jsonl too.
 
     Attributes:
+        first: the number of the next iteration that is written.
         by_rank: on rank 0, bytes sent and received by each rank so far.
         last: on rank 0, the iteration that was written last.
     """
@@ -55,7 +56,7 @@ class Recorder:
         self.world, self.folder = world, folder
         self.per_epoch, self.per_rank = per_epoch, per_rank
         self._rows = array("d")
-        self._count, self._first = 0, 1
+        self._count, self.first = 0, 1
         self._flushed = time.monotonic()
         self._gathered = np.empty(world.size * CAPACITY * len(FIGURES)) if world.is_root else None
         self._columns = {figure.name: array("d") for figure in LOGGED}
@@ -75,7 +76,7 @@ class Recorder:
 
     def restore(self, columns: Mapping[str, Floats], by_rank: Sequence[Sequence[int]], iteration: int) -> None:
         """On all ranks: go on after `iteration`; on rank 0 with the log's columns and each rank's bytes up to there."""
-        self._first = iteration + 1
+        self.first = iteration + 1
         if self.world.is_root and iteration:
             self.by_rank[...] = by_rank
             self._take([columns[figure.name] for figure in LOGGED])
@@ -98,7 +99,7 @@ class Recorder:
                 everyone = self._gathered[: self.world.size * mine.size]
                 self.world.comm.Gather(mine, everyone, 0)
                 self._write(everyone.reshape(self.world.size, self._count, len(FIGURES)))
-        self._first += self._count
+        self.first += self._count
         self._count = 0
         del self._rows[:]
         self._flushed = time.monotonic()
@@ -110,7 +111,7 @@ class Recorder:
         self._take(values)
         if self.folder is None:
             return
-        iterations = range(self._first, self._first + count)
+        iterations = range(self.first, self.first + count)
         epochs = [round(iteration / self.per_epoch, 6) for iteration in iterations]
         written = (figure.written(column) for figure, column in zip(LOGGED, values, strict=True))
         self._append("iterations.jsonl", ITERATION_LINE, iterations, epochs, *written)

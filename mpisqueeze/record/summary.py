@@ -20,7 +20,12 @@ def sgd_bytes(ranks: int, full_vector: int) -> int:
 
 
 def traffic(sent: int, messages: int, iterations: int, ranks: int, full_vector: int) -> dict[str, Any]:
-    """Bytes that all ranks sent in a run, beside those of plain `sgd`; `full_vector`: bytes of x."""
+    """Bytes that all ranks sent in a run, beside those of plain `sgd`, between groups where there are some.
+
+    Args:
+        ranks: of groups, their number.
+        full_vector: bytes of x.
+    """
     plain = sgd_bytes(ranks, full_vector) * iterations
     return {
         "bytes_sent": sent,
@@ -61,7 +66,7 @@ def summary_of(
     iterations.
     """
     done = columns["loss"].size
-    ranks, dimension = config["ranks"], config.get("dimension")
+    ranks, groups, dimension = config["ranks"], config.get("groups"), config.get("dimension")
     full_vector = (dimension or 0) * np.dtype(config["dtype"]).itemsize
     warmup = config.get("warmup", 0)
     skipped = warmup if done > warmup else 0
@@ -79,6 +84,7 @@ def summary_of(
         "problem": label_in(config, "problem"),
         "data": config.get("data"),
         "ranks": ranks,
+        "groups": groups,
         "hosts": len(environment.get("hosts", ())) or None,
         "dimension": dimension,
         "dtype": config["dtype"],
@@ -89,7 +95,7 @@ def summary_of(
         "epochs": done / config["iterations_per_epoch"] if done else 0.0,
         "warmup": skipped,
         "bytes": bytes_are(config),
-        **traffic(figures["bytes_sent"], figures["messages"], done, ranks, full_vector),
+        **traffic(figures["bytes_sent"], figures["messages"], done, groups or ranks, full_vector),
         "payload_bytes": None,
         "full_vectors_formula": None,
         "compression": None,

@@ -47,6 +47,8 @@ class Config(_RunConfig, total=False):
     bytes: BytesAre
     parts: dict[str, PartName]
     shapes: list[list[Count]] | None
+    groups: Ranks | None
+    local_steps: Positive
 
 
 class HostFacts(TypedDict, total=False):
@@ -146,6 +148,7 @@ class Summary(_Ended, total=False):
     problem: str | None
     data: str | None
     ranks: Ranks
+    groups: Ranks | None
     hosts: Ranks | None
     dimension: Dimension | None
     dtype: DType
@@ -153,6 +156,7 @@ class Summary(_Ended, total=False):
     warmup: Count
     bytes: BytesAre
     bytes_sent: Count
+    bytes_local: Count
     messages: Count
     sgd_bytes_sent: Count
     percent_saved_vs_sgd: Ratio | None

@@ -70,11 +70,14 @@ def traffic(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     """(what, of this run, of plain sgd over the same iterations) of the whole run, and of an iteration."""
     done, sent, plain = summary["iterations"], summary["bytes_sent"], summary["sgd_bytes_sent"]
     rows = [("whole run", size(sent), size(plain))]
+    if summary.get("groups"):
+        rows.append(("  inside groups, besides", size(summary["bytes_local"]), ""))
     interfaces = summary.get("interface_bytes_by_host")
     if interfaces:
         rows.append(("  at the hosts' interfaces", size(sum(host["bytes_sent"] for host in interfaces)), ""))
     if done:
-        vectors = shown(summary["full_vectors_per_iteration"]), significant(2.0 * (summary["ranks"] - 1))
+        among = summary.get("groups") or summary["ranks"]
+        vectors = shown(summary["full_vectors_per_iteration"]), significant(2.0 * (among - 1))
         rows += [("an iteration", size(sent / done), size(plain / done)), ("full vectors an iteration", *vectors)]
     if summary["full_vectors_formula"]:
         c = f"{summary['full_vectors_formula']}, c = {shown(summary['compression'])}"
@@ -92,6 +95,8 @@ def traffic_note(summary: dict[str, Any]) -> str:
     notes = ["plain sgd: by definition"]
     if defined(summary["bytes"]):
         notes = ["what MPI_Allreduce moves is the MPI library's choice"]
+    if summary.get("groups"):
+        notes.append(f"N is the {summary['groups']} groups; what is inside them is by definition")
     if summary.get("interface_bytes_by_host"):
         notes.append("interfaces: as the kernel counts, headers included")
     return "; ".join(notes)

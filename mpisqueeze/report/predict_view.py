@@ -46,9 +46,16 @@ def _interval(low: float | None, high: float | None) -> str:
 
 def label(rows: Sequence[Row]) -> str:
     """`csgd, memsgd/onebit`: the name of rows with the same compressor that cost the same."""
-    names = ", ".join(dict.fromkeys(row["algorithm"] for row in rows))
+    names = ", ".join(dict.fromkeys(row["algorithm"] + _unlike_the_baseline(row) for row in rows))
     compressor = rows[0]["compressor"]
     return names if compressor == "identity" else f"{names}/{compressor}"
+
+
+def _unlike_the_baseline(row: Row) -> str:
+    """The difference from the baseline, for the same algorithm with local steps or in groups."""
+    found = [f"H = {row['local_steps']}"] if row["local_steps"] > 1 else []
+    found += ["groups"] if row["group"] > 1 else []
+    return f" ({', '.join(found)})" if found and row["algorithm"] == BASELINE else ""
 
 
 def through(row: Row) -> str:
@@ -79,6 +86,7 @@ def _columns(facts: dict[str, Any]) -> list[TableColumn]:
         TableColumn("method", label, _NAME_WIDTH, left=True, style="bold", folds=True),
         column("through", through, "", left=True),
         column("comm", lambda row: duration(row["comm_s"]), "time"),
+        *([column("inside", lambda row: duration(row["inside_s"]), "time")] if _any(facts, "inside_s") else []),
         column("bound", lambda row: duration(row["bound_s"]), "time", "dim"),
         *(kernels if any(map(kernels_s, facts["results"])) else []),
         *(iteration if context["compute_s"] > 0 or context["kernels"] == "measured" else []),
@@ -91,6 +99,11 @@ def _columns(facts: dict[str, Any]) -> list[TableColumn]:
         column("sections", lambda row: grouped(row["chunks"]), "wire"),
         column("tree", lambda row: row["way"] or "—", "wire", left=True),
     ]
+
+
+def _any(facts: dict[str, Any], key: str) -> bool:
+    """Some method has the figure."""
+    return any(row[key] for row in facts["results"])
 
 
 def _or_missed(value: float | None, show: Callable[[float], str]) -> str:
@@ -108,6 +121,8 @@ def forecast_report(facts: dict[str, Any]) -> Group:
     what = "modelled, seconds an iteration"
     if target:
         what = f"modelled, iterations measured; target: {Target.given(target)} ({facts['context']['target_is']})"
+    if facts["context"]["local_steps"] > 1:
+        what += "; comm and kernels of an exchange, the rest on average over the local steps"
     return Group(
         _heading(facts["context"]),
         Fitting(_columns(facts), alike(facts["results"])),
@@ -138,6 +153,8 @@ def _heading(context: dict[str, Any]) -> Text:
         f"{grouped(context['ranks'])} ranks, d = {grouped(context['dimension'])} {context['dtype']}, "
         f"latency {duration(alpha)}{busy}, bandwidth {format_rate(context['bandwidth'])}, "
         f"compute {duration(context['compute_s'])}",
+        f", {context['local_steps']} local steps" if context["local_steps"] > 1 else "",
+        f", groups of {context['group']}" if context["group"] > 1 else "",
         f", calibration {context['calibration']}" if context["calibration"] else "",
     )
 
@@ -149,16 +166,17 @@ def _notes(facts: dict[str, Any]) -> list[Text]:
 # -- the map of the fastest
 
 
-def key_of(row: Row) -> tuple[str, str, str]:
+def key_of(row: Row) -> tuple[str, ...]:
     """The same for rows and cells of one method."""
-    return row["algorithm"], row["compressor"], through(row)
+    return f"{row['algorithm']}{_unlike_the_baseline(row)}", row["compressor"], through(row)
 
 
-def winners(results: Sequence[Row], cells: Sequence[Row]) -> dict[tuple[str, str, str], tuple[str, str, str]]:
+def winners(results: Sequence[Row], cells: Sequence[Row]) -> dict[tuple[str, ...], tuple[str, str, str]]:
     """(letter, colour, name) of each method that is the best somewhere; A is the baseline, the others by first win."""
     groups = alike(results)
-    found: dict[tuple[str, str, str], tuple[str, str, str]] = {}
-    for cell in [{"algorithm": BASELINE, "server": None, "topology": None, "compressor": "identity"}, *cells]:
+    found: dict[tuple[str, ...], tuple[str, str, str]] = {}
+    baseline = {"algorithm": BASELINE, "server": None, "topology": None, "compressor": "identity"}
+    for cell in [{**baseline, "local_steps": 1, "group": 1}, *cells]:
         key, index = key_of(cell), len(found)
         if key not in found:
             rows = next((rows for rows in groups if key in map(key_of, rows)), [cell])
@@ -216,7 +234,7 @@ def compact(value: float) -> str:
 def _growth(facts: dict[str, Any]) -> Fitting:
     """`comm_s` by the number of ranks."""
     least = _SHOWN_RANKS[0]
-    lines: dict[tuple[str, str, str], dict[int, Row]] = {}
+    lines: dict[tuple[str, ...], dict[int, Row]] = {}
     for row in facts["growth"]:
         lines.setdefault(key_of(row), {})[row["ranks"]] = row
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from mpisqueeze.quantities import clock, duration, format_rate, grouped, ratio, significant, size
+from mpisqueeze.quantities import clock, counted, duration, format_rate, grouped, ratio, significant, size
 from mpisqueeze.record.environment import ranks_on_hosts
 from mpisqueeze.record.iterations import Progress
 from mpisqueeze.record.summary import sgd_bytes
@@ -75,7 +75,7 @@ class TrainingView(View):
 def header(run: Run, environment: dict[str, Any]) -> Panel:
     """The run's settings, its machines, and what it will send."""
     plan, config = run.plan, run.plan.config
-    plain = sgd_bytes(run.world.size, run.dimension * plan.dtype.itemsize)
+    plain = sgd_bytes(run.groups.count if run.groups else run.world.size, run.dimension * plan.dtype.itemsize)
     expected = run.algorithm.bytes_per_iteration()
     kernels = f", {environment['kernels']} kernels"
     if environment["threads"] > 1:
@@ -84,6 +84,8 @@ def header(run: Run, environment: dict[str, Any]) -> Panel:
     where = "no server" if run.server is None else f"server {run.server}"
     if run.server == "sharded" and plan.compressor.name != "identity":
         where += ", each shard compressed by itself"
+    if run.groups:
+        where += f", between {counted(run.groups.count, 'group')} of ranks"
     where = where if run.centralized else gossip(run)
     method = Text.assemble((plan.algorithm.label, "bold"), " with ", (plan.compressor.label, "bold"), f", {where}")
     entries: list[tuple[str, str | Text]] = [

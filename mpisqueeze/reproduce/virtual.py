@@ -70,7 +70,8 @@ def _one_lab(
             time.sleep(_PAUSE)
     if process.returncode:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no output"]
-        raise LabError(lines[-1].removeprefix("Error: ").removeprefix("mpisqueeze: "))
+        said = next((line for line in reversed(lines) if line.startswith(("Error: ", "mpisqueeze: "))), lines[-1])
+        raise LabError(said.removeprefix("Error: ").removeprefix("mpisqueeze: "))
     runs: list[RunLog] = []
     try:
         for label in labels:

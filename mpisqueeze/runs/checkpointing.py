@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mpisqueeze.algorithms.base import AdaptedAlgorithm
+from mpisqueeze.algorithms.groups import Grouped
 from mpisqueeze.errors import UsageError
 from mpisqueeze.mpi import MPI
 from mpisqueeze.parts import contracts, state
@@ -62,18 +63,20 @@ def check_state(run: Run) -> None:
 
 
 def _remembering(run: Run) -> Any:
-    """The algorithm that has the memory: a plug-in behind its adapter."""
-    return run.algorithm.part if isinstance(run.algorithm, AdaptedAlgorithm) else run.algorithm
+    """The algorithm that has the memory: a plug-in behind its adapter, or that of a group's leader; None for others."""
+    algorithm = run.algorithm.algorithm if isinstance(run.algorithm, Grouped) else run.algorithm
+    return algorithm.part if isinstance(algorithm, AdaptedAlgorithm) else algorithm
 
 
 def _parts(run: Run) -> dict[str, Any]:
     """Everything of a run that may carry something from one iteration to the next, by its name in a checkpoint."""
     compressors = {f"compressor{i}": compressor for i, compressor in enumerate(run.stateful)}
     parts = {"algorithm": _remembering(run), "problem": run.problem, "optimizer": run.optimizer, **compressors}
-    return parts | {name: part for name, part in (("local", run.local), ("outer", run.outer)) if part is not None}
+    parts |= {"local": run.local, "outer": run.outer}
+    return {name: part for name, part in parts.items() if part is not None}
 
 
-def _arrays(run: Run) -> dict[str, Any]:
+def arrays_of(run: Run) -> dict[str, Any]:
     """Arrays and numbers of a run, by key; the arrays are the live ones."""
     found = {"x": run.x}
     for prefix, part in _parts(run).items():
@@ -81,7 +84,7 @@ def _arrays(run: Run) -> dict[str, Any]:
     return found
 
 
-def _put_back(run: Run, saved: dict[str, np.ndarray]) -> None:
+def put_back(run: Run, saved: dict[str, np.ndarray]) -> None:
     """Give a run what was saved. Raises DamagedError if that is not of this run."""
     vectors, parts = {"x": run.x}, _parts(run)
     mine = {key: value for key, value in saved.items() if key.partition(".")[0] not in parts}
@@ -175,7 +178,7 @@ class Checkpointer:
         """Copy everything and have it written. Raises RankFailureError if what was begun before cannot be written."""
         self.settle(wait=True)
         run = self.run
-        host = {key: state.to_host(value) for key, value in _arrays(run).items()}
+        host = {key: state.to_host(value) for key, value in arrays_of(run).items()}
         if run.folder is not None:
             self._publish = partial(
                 self._writer.publish, fixed_settings(run.plan), run.folder.sizes(LOGS), self._past()
@@ -269,7 +272,7 @@ def load_latest(run: Run) -> Start:
             manifest = read_manifest(folder)
             check_same(manifest, run.plan)
             if manifest.ranks == world.size:
-                _put_back(run, read_arrays(manifest, world.rank))
+                put_back(run, read_arrays(manifest, world.rank))
         except DamagedError as error:
             problem = str(error)
         ranks = world.comm.bcast(manifest.ranks if manifest else None)

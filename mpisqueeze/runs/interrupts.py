@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,11 @@ class StoppedError(Exception):
 class Interrupts:
     """A context manager that notes SIGINT, SIGTERM and SIGUSR1, so that a run can stop in good order.
 
-    A second signal ends the process at once. `number` is the signal noted, or 0.
+    A second signal ends the process at once. Python hears signals in its main thread alone: in another one, as that of
+    a server, none is noted.
+
+    Attributes:
+        number: the signal noted, or 0.
     """
 
     def __init__(self) -> None:
@@ -46,7 +51,8 @@ class Interrupts:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
-        self._before = {number: signal.signal(number, self._note) for number in _CAUGHT}
+        heard = _CAUGHT if threading.current_thread() is threading.main_thread() else ()
+        self._before = {number: signal.signal(number, self._note) for number in heard}
         if _early:
             self.number = _early[0]
             _early.clear()

@@ -17,13 +17,20 @@ from mpisqueeze.parts import contracts, registry
 from mpisqueeze.parts.contracts import check_installed, default_compressor
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.runs.schedule import LrSchedule, parse_schedule
-from mpisqueeze.settings import ALLREDUCE, DEFAULT_DATA, DEFAULT_LR, SETTINGS, Settings, with_files
-from mpisqueeze.topology import Topology
+from mpisqueeze.settings import ALLREDUCE, DEFAULT_DATA, DEFAULT_LR, SETTINGS, Settings, parse_group, with_files
+from mpisqueeze.topology import ONE_PEER, Topology
 
 NO_OVERLAP_ON_GPU = "is for gradients on a CPU: use --device cpu"
 
 #: Settings that algorithms of one route alone have a use for.
 ROUTES = {"server": "servers", "tree": "servers", "topology": "neighbours", "self_weight": "neighbours"}
+
+#: Settings of a run whose gradients come from a script of the user's own.
+OF_SCRIPTS = (
+    "algorithm", "compressor", "server", "topology", "self_weight", "local_steps", "outer_lr", "outer_momentum",
+    "outer_nesterov", "iterations", "momentum", "seed", "buffers", "threads", "warmup", "link", "chunk", "tree",
+    "barrier", "overlap", "timeout", "checksum", "out", "consensus_every", "per_rank", "save_model",
+)  # fmt: skip
 
 #: The methods that give a gradient: in parts, which `--overlap` asks for, and whole.
 _GRADIENTS = ("gradient_in_parts", "gradient")
@@ -110,6 +117,11 @@ class Plan:
         return config.local_steps > 1 or config.outer_lr != 1 or config.outer_momentum > 0
 
     @property
+    def grouped(self) -> bool:
+        """Groups of ranks take part as one rank each."""
+        return self.config.group is not None and parse_group(self.config.group) != 1
+
+    @property
     def optimizes(self) -> str:
         """The optimizer acts on each rank's `gradient`, on the `answer`, or moves each rank's own x (`local`).
 
@@ -140,8 +152,9 @@ class Plan:
             "barrier": self.barrier,
             "data": self.config.data if getattr(self.problem.cls, "needs_data", False) else None,
         }
+        unknown = getattr(self.problem.cls, "leaves_out", ())
         return {
-            **with_files(settings, Path.absolute),
+            **{name: value for name, value in with_files(settings, Path.absolute).items() if name not in unknown},
             "parts": {
                 kind: {"name": part.name, "origin": part.origin, "parameters": part.options}
                 for kind, part in vars(self).items()
@@ -150,8 +163,11 @@ class Plan:
         }
 
 
-def plan(config: Settings) -> Plan:
-    """Check every setting and find the parts. Raises UsageError."""
+def plan(config: Settings, problem: Part | None = None, optimizer: Part | None = None) -> Plan:
+    """Check every setting and find the parts; a problem and an optimizer that are given need not be found.
+
+    Raises UsageError.
+    """
     config.check()
     check_topology(config.topology)
     if config.iterations is not None and config.epochs is not None:
@@ -161,9 +177,10 @@ def plan(config: Settings) -> Plan:
         default_compressor(algorithm) if config.compressor is None else config.compressor
     )
     _check_compressor(algorithm, compressor)
+    check_directed(algorithm, config.topology)
     if config.server == ALLREDUCE:
         check_linear(algorithm, compressor)
-    problem = registry.problems.find(config.problem)
+    problem = problem or registry.problems.find(config.problem)
     check_installed(problem, "--problem")
     if config.lr is None:
         config = replace(config, lr=getattr(problem.cls, "default_lr", DEFAULT_LR))
@@ -179,7 +196,7 @@ def plan(config: Settings) -> Plan:
         raise UsageError(f"{problem.name} takes no part of --data", option)
     link = None if config.link is None else parse_link(config.link)
     schedule = parse_schedule(config.lr_schedule)
-    found = Plan(config, algorithm, compressor, problem, _optimizer(config), partition, schedule, link)
+    found = Plan(config, algorithm, compressor, problem, optimizer or _optimizer(config), partition, schedule, link)
     _check_recipe(found)
     return found
 
@@ -212,6 +229,14 @@ def _check_local(plan: Plan) -> None:
         raise UsageError("update is --outer-momentum where there are --local-steps", "--momentum-at")
 
 
+def _check_groups(plan: Plan) -> None:
+    """Raise UsageError for what groups have no place for."""
+    if not plan.centralized:
+        raise UsageError(f"is for centralized algorithms, and {plan.algorithm.name} gossips", "--group")
+    if plan.config.overlap:
+        raise UsageError("sends a gradient in sections, and --group adds up whole ones: leave out one", "--overlap")
+
+
 def _optimizer(config: Settings) -> Part:
     """The optimizer. Raises UsageError for a momentum that it has no use for, or none where there must be one."""
     optimizer = registry.optimizers.find(config.optimizer)
@@ -239,6 +264,8 @@ def _check_recipe(plan: Plan) -> None:
         raise UsageError("needs --outer-momentum above 0, such as 0.9", "--outer-nesterov")
     if plan.local:
         _check_local(plan)
+    if plan.grouped:
+        _check_groups(plan)
     if config.momentum_at == "update" and not plan.centralized:
         raise UsageError(f"update is for an answer to all ranks, and {name} gossips: use gradient", "--momentum-at")
 
@@ -291,6 +318,19 @@ def _check_overlap(config: Settings, algorithm: Part, problem: Part) -> None:
             "one, or use `mpisqueeze lab`",
             "--overlap",
         )
+
+
+def check_directed(algorithm: Part, topology: str) -> None:
+    """Raise UsageError for a graph whose W is not symmetric, with an algorithm that needs it to be."""
+    cls = algorithm.cls
+    if topology != ONE_PEER or getattr(cls, "centralized", True) is not False or getattr(cls, "directed", False):
+        return
+    able = [name for name, cls in registry.algorithms.builtins().items() if getattr(cls, "directed", False)]
+    raise UsageError(
+        f"{algorithm.name} needs a W that is symmetric, and the same in each iteration, which that of {topology} is "
+        f"not; these do without: {', '.join(able)}",
+        "--topology",
+    )
 
 
 def check_topology(spec: str) -> None:

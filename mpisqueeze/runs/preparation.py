@@ -7,15 +7,18 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mpisqueeze.algorithms.base import AdaptedAlgorithm, Algorithm, Descent, Setup
+from mpisqueeze.algorithms.groups import Grouped
 from mpisqueeze.algorithms.local import LocalSteps
 from mpisqueeze.comm.emulated import emulate
 from mpisqueeze.comm.exchange import Network
+from mpisqueeze.comm.groups import LeadersNetwork
 from mpisqueeze.comm.placement import choose_device, quota_doubts, threads_of_rank
-from mpisqueeze.comm.world import World
+from mpisqueeze.comm.world import Groups, World
 from mpisqueeze.compressors.base import Compressor, adapt
 from mpisqueeze.data import load_dataset
 from mpisqueeze.errors import UsageError
@@ -30,7 +33,7 @@ from mpisqueeze.parts.state import carried
 from mpisqueeze.quantities import counted, size
 from mpisqueeze.record.folder import RunFolder, check_path, hold_of_all, sanitized, slug, timed_path
 from mpisqueeze.runs.plan import NO_OVERLAP_ON_GPU, Plan
-from mpisqueeze.settings import DEFAULT_EPOCHS, SETTINGS, option_of, parse_betas, parse_target
+from mpisqueeze.settings import DEFAULT_EPOCHS, SETTINGS, option_of, parse_betas, parse_group, parse_target
 from mpisqueeze.topology import Topology
 
 
@@ -54,6 +57,9 @@ class Run:
         decay: weight decay of the gradients, or None.
         iterations, per_epoch, eval_every, consensus_every: in iterations.
         warnings: what this run does not promise, above all that it converges, and settings without effect.
+        groups: that take part as one rank each, or None.
+        network: of all ranks.
+        exchanging: the network of the ranks that the algorithm runs on; None on those that only follow a leader.
         evaluated: on rank 0, the metrics of the initial point, where they were needed before the first iteration.
         path, hold: the run folder's, on every rank; `folder` is open on rank 0 only.
     """
@@ -84,8 +90,10 @@ class Run:
         sizes = world.comm.allgather(world.collectively(self._try_compressor))
         if len(set(sizes)) > 1:
             raise UsageError(f"{plan.compressor.spec}: payload_bytes differs by rank: {sizes}", "--compressor")
-        emulated = emulate(world, plan.link) if plan.link else None
+        self.groups = self._form_groups() if plan.grouped else None
+        emulated = emulate(world, plan.link) if plan.link and not self.groups else None
         self.network = Network(world, self.device, plan.barrier, emulated, config.chunk, config.tree, config.checksum)
+        self.exchanging = world.collectively(self._leaders_network) if self.groups else self.network
         self.topology = world.collectively(lambda: Topology(config.topology, world.size, config.self_weight))
         self.outer = self._build_outer()
         self.algorithm: Algorithm = world.collectively(self._build_algorithm)
@@ -103,6 +111,11 @@ class Run:
     def centralized(self) -> bool:
         """All ranks hold the same x after each exchange."""
         return self.algorithm.centralized
+
+    @property
+    def open_ended(self) -> bool:
+        """Nobody knows how many iterations there will be; `iterations` is a guess."""
+        return self.plan.config.iterations is None and getattr(self.plan.problem.cls, "open_ended", False)
 
     @property
     def one_model(self) -> bool:
@@ -143,6 +156,7 @@ class Run:
             "eval_every": self.eval_every,
             "consensus_every": self.consensus_every,
             "ranks": self.world.size,
+            "groups": self.groups.count if self.groups else None,
             "dimension": self.dimension,
             "shapes": self.shapes or None,
             "out": self.path,
@@ -207,6 +221,19 @@ class Run:
         recipe = Recipe(config.outer_momentum, config.outer_nesterov)
         return GradientDescent(self.dimension, self.device.xp, self.plan.dtype, recipe)
 
+    def _form_groups(self) -> Groups:
+        assert self.plan.config.group is not None
+        size, ranks = parse_group(self.plan.config.group), self.world.size
+        if size is not None and ranks % size:
+            raise UsageError(f"{size} does not divide the {counted(ranks, 'rank')} of this run", "--group")
+        return self.world.grouped(size)
+
+    def _leaders_network(self) -> Network | None:
+        leaders, link = self.groups.leaders if self.groups else None, self.plan.link
+        if leaders is None:
+            return None
+        return LeadersNetwork(self.network, leaders, emulate(leaders, link) if link else None)
+
     def _build_local(self) -> LocalSteps | None:
         config = self.plan.config
         if not self.plan.local:
@@ -252,7 +279,7 @@ class Run:
             return contracts.try_compressor(part, self.make_compressor, self.dimension, self.device.xp)
 
     def _build_algorithm(self) -> Algorithm:
-        config, part = self.plan.config, self.plan.algorithm
+        config = self.plan.config
         setup = Setup(
             self.network,
             self.dimension,
@@ -268,9 +295,17 @@ class Run:
             eps=config.eps,
             shapes=self.shapes,
             per_epoch=max(1, self.per_epoch // config.local_steps),
-            iterations=self.iterations // config.local_steps,
+            iterations=None if self.open_ended else self.iterations // config.local_steps,
             every=config.local_steps,
         )
+        if self.groups is None:
+            return self._made(setup)
+        leads = self._made(replace(setup, network=self.exchanging)) if self.exchanging else None
+        return Grouped(setup, self.groups, leads)
+
+    def _made(self, setup: Setup) -> Algorithm:
+        """The run's algorithm on the ranks of `setup`."""
+        part = self.plan.algorithm
         with contracts.plugin(part, "--algorithm", "__init__(setup)"), _fitting(part, "--algorithm"):
             made = part.cls(setup, **part.options)
             contracts.check_algorithm(part, made)
@@ -297,6 +332,8 @@ class Run:
             yield f"{option_of(name)} has no effect with {by}"
         if config.checksum and self.network.counter.bytes_are == "by definition":
             yield "--checksum checks nothing here: the messages of MPI_Allreduce are the library's own"
+        if config.checksum and self.groups:
+            yield "--checksum checks nothing inside groups: those messages are the MPI library's own"
         if config.buffers != SETTINGS["buffers"].default and self.device.kind == "cpu":
             yield "--buffers has no effect on a CPU"
         if config.threads > threads_of(kernels_for(self.device.xp, plan.dtype)):

@@ -26,6 +26,7 @@ PRESETS: dict[str, tuple[str, ...]] = {
     "field": (
         "allreduce",
         "sgd",
+        "powersgd",
         "doublesqueeze/onebit",
         "doublesqueeze/bf16",
         "memsgd/topk:0.01",

@@ -8,10 +8,10 @@ import math
 import os
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -63,11 +63,14 @@ class Loop:
         stopped_by: the signal that ended the run before its last iteration, or Signal.NONE.
         at_target: an evaluation met the target that ends the run.
         evaluations: on rank 0, the lines of evaluations.jsonl.
+        environment: environment.json's object.
+        past: what came before, of a run that is continued.
     """
 
     run: Run
     began: float
     ended: float
+    environment: Mapping[str, Any]
 
     def __init__(self, run: Run, recorder: Recorder, view: View, interrupts: Interrupts, watchdog: Watchdog) -> None:
         self.run, self.recorder, self.view = run, recorder, view
@@ -85,6 +88,8 @@ class Loop:
         self.meter = interface_meter(run.world)
         #: The last iteration of earlier launches, 0 without one.
         self.done = 0
+        self.past = Past()
+        self._since = time.perf_counter()
         self.checkpointer: Checkpointer | None = None
         #: The first of the gradient's elements that were reported to the algorithm.
         self._final = run.dimension
@@ -92,8 +97,18 @@ class Loop:
         self._consensus = None
         if not run.one_model:
             self._consensus = Consensus(run.world, run.dimension, run.plan.dtype)
+        self._step = run.local.step if run.local else run.algorithm.step
         #: The optimizer if it acts on this rank's gradient.
         self._turns = run.optimizer if run.plan.optimizes == "gradient" else None
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds since the set-up, and those of the launches before."""
+        return self.past.wall_s + time.perf_counter() - self._since
+
+    def started(self) -> None:
+        """Start the clock of `wall_s`."""
+        self._since = time.perf_counter()
 
     def iterate(self) -> Trouble | None:
         """Run to the last iteration, an interruption (`stopped_by`), or the trouble that is returned; collective."""
@@ -115,6 +130,10 @@ class Loop:
                 raise RankFailureError(f"{where}: {error}", alone=True) from error
         self.watchdog.beat()
         self.meter.stop()
+        return self._worst_trouble()
+
+    def _worst_trouble(self) -> Trouble | None:
+        """The gravest of all ranks' troubles; collective."""
         troubles = [trouble for trouble in self.world.comm.allgather(self._located()) if trouble]
         return max(troubles, key=lambda trouble: trouble.signal, default=None)
 
@@ -126,64 +145,81 @@ class Loop:
         return Trouble(trouble.signal, trouble.iteration, where, trouble.option, trouble.details)
 
     def _iterations(self) -> None:
-        run, network, recorder, clock = self.run, self.network, self.recorder, self.clock
-        gate, counter, algorithm = network.gate, self.counter, run.algorithm
-        schedule, root = run.plan.schedule, self.world.is_root
-        step = run.local.step if run.local else algorithm.step
-        meets = gate.barrier and not run.local
+        run = self.run
         if self.done >= run.iterations and not self._scheduled(self.done):
             self._evaluate(self.done)
+        self._open()
+        for t in range(self.done + 1, run.iterations + 1):
+            if self._iteration(t):
+                return
+
+    def _open(self) -> None:
+        """Start the clock, before the first iteration; collective."""
         #: Without a barrier: the iteration of the next agreement, and that and the time of the last one.
         self._meet_at, self._met, self._met_at = 0, self.done, time.perf_counter()
         self.stopwatch.start(self.elapsed)
-        for t in range(self.done + 1, run.iterations + 1):
-            network.iteration = t
-            self.watchdog.beat()
-            self.lr = lr = run.plan.lr * schedule(t, run.iterations, run.per_epoch)
-            counter.reset()
-            gate.agreed, gate.met = Signal.NONE, False
-            if self._interrupts.number:
-                gate.tell(self._interrupts.wish)
-            elif root and self.view.enough:
-                gate.tell(Signal.ENOUGH)
-            elif root and self.checkpointer and self.checkpointer.overdue:
-                gate.tell(Signal.CHECKPOINT)
-            elif root and recorder.overdue:
-                gate.tell(Signal.FLUSH)
-            run.optimizer.begin()
-            began = clock.start()
-            step(self.x, self._gradient, lr)
-            self.began, self.ended = began, clock.stop(Phase.UPDATE)
-            self.elapsed = self.stopwatch.at(self.ended)
-            if t == self.done + 1:
-                self._check_moved()
-            network.settle()
-            recorder.add(self)
-            # An algorithm of a user's own may exchange nothing in an iteration.
-            if not gate.met and (meets or t >= self._meet_at):
-                gate.meet()
-                if not meets:
-                    self._meet_again(t)
-            agreed = gate.agreed
-            if agreed >= Signal.NONFINITE:
-                raise HaltError
-            if gate.signal < Signal.NONFINITE:
-                gate.signal = Signal.NONE
-            if agreed or recorder.full:
-                recorder.flush()
-                if root and recorder.last:
-                    self.view.progress(recorder.last)
-            last = t == run.iterations or agreed >= Signal.ENOUGH
-            if self._scheduled(t):
-                self._evaluate(t)
-                last = last or self.at_target
-            # An evaluation that only the end of this launch brings is not part of the checkpoint.
-            self._save(t, last, agreed)
-            if last and not self._scheduled(t):
-                self._evaluate(t)
-            if last:
-                self.stopped_by = agreed if agreed >= Signal.ENOUGH else Signal.NONE
-                return
+
+    def _rate(self, iteration: int) -> float:
+        """γ of an iteration."""
+        run = self.run
+        return run.plan.lr * run.plan.schedule(iteration, run.iterations, run.per_epoch)
+
+    def _start_clock(self) -> float:
+        """Begin to time an iteration; the moment when it began."""
+        return self.clock.start()
+
+    def _iteration(self, t: int) -> bool:
+        """Iteration t, its record, and what is due after it; True if it is the last. Raises HaltError. Collective."""
+        run, network, recorder = self.run, self.network, self.recorder
+        gate, root = network.gate, self.world.is_root
+        meets = gate.barrier and not run.local
+        network.iteration = t
+        self.watchdog.beat()
+        self.lr = lr = self._rate(t)
+        self.counter.reset()
+        gate.agreed, gate.met = Signal.NONE, False
+        if self._interrupts.number:
+            gate.tell(self._interrupts.wish)
+        elif root and self.view.enough:
+            gate.tell(Signal.ENOUGH)
+        elif root and self.checkpointer and self.checkpointer.overdue:
+            gate.tell(Signal.CHECKPOINT)
+        elif root and recorder.overdue:
+            gate.tell(Signal.FLUSH)
+        run.optimizer.begin()
+        began = self._start_clock()
+        self._step(self.x, self._gradient, lr)
+        self.began, self.ended = began, self.clock.stop(Phase.UPDATE)
+        self.elapsed = self.stopwatch.at(self.ended)
+        if t == self.done + 1:
+            self._check_moved()
+        network.settle()
+        recorder.add(self)
+        # An algorithm of a user's own may exchange nothing in an iteration.
+        if not gate.met and (meets or t >= self._meet_at):
+            gate.meet()
+            if not meets:
+                self._meet_again(t)
+        agreed = gate.agreed
+        if agreed >= Signal.NONFINITE:
+            raise HaltError
+        if gate.signal < Signal.NONFINITE:
+            gate.signal = Signal.NONE
+        if agreed or recorder.full:
+            recorder.flush()
+            if root and recorder.last:
+                self.view.progress(recorder.last)
+        last = t == run.iterations or agreed >= Signal.ENOUGH
+        if self._scheduled(t):
+            self._evaluate(t)
+            last = last or self.at_target
+        # An evaluation that only the end of this launch brings is not part of the checkpoint.
+        self._save(t, last, agreed)
+        if last and not self._scheduled(t):
+            self._evaluate(t)
+        if last:
+            self.stopped_by = agreed if agreed >= Signal.ENOUGH else Signal.NONE
+        return last
 
     def _meet_again(self, iteration: int) -> None:
         """Choose when ranks that are without a barrier meet next; collective."""
@@ -407,6 +443,24 @@ def _train(plan: Plan, world: World, view: View, again: bool, watchdog: Watchdog
 
 
 def _carry_out(run: Run, view: View, again: bool, watchdog: Watchdog) -> dict[str, Any]:
+    interrupts = Interrupts()
+    loop = set_up(Loop, run, view, interrupts, watchdog, again)
+    # A signal that comes when the iterations are done must not keep what they gave from being written.
+    with interrupts:
+        trouble = loop.iterate()
+        summary = conclude(loop, trouble)
+    if loop.stopped_by < Signal.INTERRUPT:
+        interrupts.hand_back()
+    if failure := failure_of(trouble):
+        raise failure
+    return summary
+
+
+L = TypeVar("L", bound=Loop)
+
+
+def set_up(kind: type[L], run: Run, view: View, interrupts: Interrupts, watchdog: Watchdog, again: bool = False) -> L:
+    """The loop of a run, with its folder's first files written; collective."""
     plan, world = run.plan, run.world
     watchdog.iteration = lambda: run.network.iteration
     kernels = kernels_for(run.device.xp, plan.dtype)
@@ -421,12 +475,12 @@ def _carry_out(run: Run, view: View, again: bool, watchdog: Watchdog) -> dict[st
         "kernels": kernels.name,
         "threads": threads_of(kernels),
         "gradient_threads": run.threads,
-        **link_facts(run.network),
+        **link_facts(run.exchanging or run.network),
     }
     recorder = Recorder(world, run.folder, run.per_epoch, plan.config.per_rank)
-    interrupts = Interrupts()
-    loop = Loop(run, recorder, view, interrupts, watchdog)
-    past, remarks = _resume(loop) if again else (Past(), [])
+    loop = kind(run, recorder, view, interrupts, watchdog)
+    loop.environment = environment
+    loop.past, remarks = _resume(loop) if again else (Past(), [])
     watchdog.beat()
     if plan.config.checkpoint_every is not None:
         run.warnings += replay_doubts(run, min(loop.done + 1, run.iterations))
@@ -440,38 +494,35 @@ def _carry_out(run: Run, view: View, again: bool, watchdog: Watchdog) -> dict[st
         view.start(run, environment)
         for remark in filter(None, (run.folder.hold.note, *remarks)):
             view.remark(remark)
-    began = time.perf_counter()
+    loop.started()
     if plan.config.checkpoint_every is not None:
 
         def until_now() -> Past:
-            wall = past.wall_s + time.perf_counter() - began
-            return Past(wall, past.resumed_after, [(sent, got) for sent, got in recorder.by_rank.tolist()])
+            past = loop.past
+            return Past(loop.wall_s, past.resumed_after, [(sent, got) for sent, got in recorder.by_rank.tolist()])
 
         loop.checkpointer = Checkpointer(run, parse_interval(plan.config.checkpoint_every), until_now)
-    # A signal that comes when the iterations are done must not keep what they gave from being written.
-    with interrupts:
-        trouble = loop.iterate()
-        wall = past.wall_s + time.perf_counter() - began
-        failure = failure_of(trouble)
-        status = "failed" if failure else "diverged" if trouble else "interrupted" if loop.stopped_by else "ok"
-        if plan.config.save_model:
-            _save_model(run, loop.x)
-        run.algorithm.close()
-        interfaces = loop.meter.by_host()
-        summary = None
-        if run.folder is not None:
-            over = "its time was over" if loop.stopped_by == Signal.ENOUGH else None
-            reason = trouble.message if trouble else over
-            facts = _summarize(loop, status, reason, wall, environment, interfaces)
-            summary = sanitized({**facts, "resumed_after": past.resumed_after})
-            run.folder.write_json("summary.json", summary)
-            view.finish(summary)
-        summary = world.comm.bcast(summary)
-    if loop.stopped_by < Signal.INTERRUPT:
-        interrupts.hand_back()
-    if failure:
-        raise failure
-    return summary
+    return loop
+
+
+def conclude(loop: Loop, trouble: Trouble | None) -> dict[str, Any]:
+    """Write the end of a run whose iterations are over; its summary, on every rank. Collective."""
+    run, world, wall_s = loop.run, loop.world, loop.wall_s
+    failed = failure_of(trouble) is not None
+    status = "failed" if failed else "diverged" if trouble else "interrupted" if loop.stopped_by else "ok"
+    if run.plan.config.save_model:
+        _save_model(run, loop.x)
+    run.algorithm.close()
+    interfaces = loop.meter.by_host()
+    summary = None
+    if run.folder is not None:
+        over = "its time was over" if loop.stopped_by == Signal.ENOUGH else None
+        reason = trouble.message if trouble else over
+        facts = _summarize(loop, status, reason, wall_s, interfaces)
+        summary = sanitized({**facts, "resumed_after": loop.past.resumed_after})
+        run.folder.write_json("summary.json", summary)
+        loop.view.finish(summary)
+    return world.comm.bcast(summary)
 
 
 def _resume(loop: Loop) -> tuple[Past, list[str]]:
@@ -536,14 +587,13 @@ def _summarize(
     status: str,
     reason: str | None,
     wall_s: float,
-    environment: dict[str, Any],
     interfaces: list[dict[str, Any]] | None,
 ) -> dict[str, Any]:
     """summary.json's object, on rank 0; `interfaces` is what the hosts' network interfaces counted meanwhile.
 
     The busiest port's bytes are those that one rank sent or received, whichever is more.
     """
-    run, recorder = loop.run, loop.recorder
+    run, recorder, environment = loop.run, loop.recorder, loop.environment
     plan, algorithm, columns = run.plan, run.algorithm, recorder.columns
     done = columns["loss"].size
     full_vector = run.dimension * plan.dtype.itemsize

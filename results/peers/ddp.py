@@ -15,6 +15,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_
 from torch.nn.parallel import DistributedDataParallel
 
 from mpisqueeze.comm.interface import VARIABLE
+from mpisqueeze.torch import ddp_hook
 
 #: PowerSGD's earliest: it cannot compress before DDP has arranged its buckets.
 FIRST_COMPRESSED = 2
@@ -36,7 +37,7 @@ def start(comm: MPI.Comm) -> None:
 
 
 def data_parallel(model: torch.nn.Module, hook: str) -> DistributedDataParallel:
-    """DDP around `model`, with a hook of its own: `fp32` (none), `fp16`, or `powersgd:RANK`.
+    """DDP around `model`, with a hook: `fp32` (none), `fp16`, `powersgd:RANK`, or this program's ALGORITHM/COMPRESSOR.
 
     Gradients are views of the buckets, which saves DDP a copy. PowerSGD gets one bucket: with DDP's default of several
     its hook hangs on gloo, where its callbacks start collectives in an order that differs by rank.
@@ -49,6 +50,8 @@ def data_parallel(model: torch.nn.Module, hook: str) -> DistributedDataParallel:
     elif name == "powersgd":
         state = powerSGD_hook.PowerSGDState(None, int(rank), start_powerSGD_iter=FIRST_COMPRESSED)
         module.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
+    elif "/" in hook:
+        module.register_comm_hook(*ddp_hook(*hook.split("/")))
     return module
 
 

@@ -220,6 +220,8 @@ def rows_of(stage: Stage, shapes: Shapes, only: str) -> list[Row]:
         torchs("torch DDP, PowerSGD rank 1", "powersgd:1"),
         torchs("torch DDP, PowerSGD rank 2", "powersgd:2"),
         torchs("torch DDP, PowerSGD rank 4", "powersgd:4"),
+        torchs("torch DDP, our hook doublesqueeze/onebit", "doublesqueeze/onebit"),
+        torchs("torch DDP, our hook doublesqueeze/topk:0.01", "doublesqueeze/topk:0.01"),
         ("gloo all_reduce fp32 + update", lambda name: GlooAllreduce(name, stage)),
         ("allreduce", lambda name: Ours(name, AllreduceCase(stage, "allreduce"), True)),
         powersgd(1),

@@ -43,6 +43,8 @@ PEERS = [
     ("torch DDP, PowerSGD rank 1", "powersgd:1"),
     ("torch DDP, PowerSGD rank 2", "powersgd:2"),
     ("torch DDP, PowerSGD rank 4", "powersgd:4"),
+    ("torch DDP, our hook doublesqueeze/onebit", "doublesqueeze/onebit"),
+    ("torch DDP, our hook doublesqueeze/topk:0.01", "doublesqueeze/topk:0.01"),
 ]
 OURS = [
     ("sgd", None),

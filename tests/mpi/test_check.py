@@ -54,13 +54,13 @@ def test_sound_algorithms_pass(mpisqueeze_run: Run) -> None:
         *CENTRALIZED, "allreduce", "powersgd", "powersgd:1", "memsgd:lr=inside",
         *(name.partition(":")[0] for name in FIELD), *GOSSIP, "dpsgd:order=awc",
     ]  # fmt: skip
-    finished = mpisqueeze_run(3, "check", *names, f"{EXAMPLES}/ef21.py:EF21", "onebit").well()
+    finished = mpisqueeze_run(3, "check", *names, f"{EXAMPLES}/diana.py:Diana", "onebit").well()
     assert "FAILED" not in finished.out
     # The majority of ranks whose data differ is not their mean.
     doubts = re.findall(r"^  doubtful (.*): 60 steps on a quadratic", finished.out, re.MULTILINE)
     assert doubts == ["ranks minimise the mean of their functions together"]
     # On the same ranks a compressor is checked on rank 0.
-    counts = ["7 passed, 1 doubtful" if name == "signum" else "8 passed" for name in (*names, "ef21.py")]
+    counts = ["7 passed, 1 doubtful" if name == "signum" else "8 passed" for name in (*names, "diana.py")]
     counts.append("13 passed")
     assert re.findall(r"^\d+ passed.*$", finished.out, re.MULTILINE) == counts
 

@@ -16,43 +16,39 @@ Run = Callable[..., Finished]
 
 @pytest.fixture(autouse=True)
 def examples(tmp_path: Path) -> None:
-    for name in ("ef21.py", "sparse_sign.py"):
+    for name in ("diana.py", "sparse_sign.py"):
         shutil.copy(EXAMPLES / name, tmp_path)
 
 
 @pytest.mark.parametrize("server", ["root", "sharded"])
 def test_an_algorithm_with_an_option(mpisqueeze_run: Run, tmp_path: Path, server: str) -> None:
-    """EF21 with and without its option, beside sgd: its bytes, its names, and a resumed run."""
-    d, n, iterations = 650 * 10, 3, 20
+    """DIANA with and without its option, beside sgd: its bytes, its names, and a resumed run."""
+    n, iterations = 3, 20
     options = ("--problem", "mlp:64", "--iterations", str(iterations), "--server", server, "--warmup", "0")
-    pairs = ("sgd", "./ef21.py:EF21/identity", "./ef21.py:EF21/topk:0.1", "./ef21.py:EF21,start=compressed/topk:0.1")
+    pairs = ("sgd", "./diana.py:Diana/identity", "./diana.py:Diana/uniform:8", "./diana.py:Diana,alpha=0.25/uniform:8")
     finished = mpisqueeze_run(n, "compare", *pairs, *options, "--out", "all", "--json", "-", "--save-model").well()
     found = {run["name"]: run for run in finished.json}
-    assert list(found) == ["sgd", "ef21/identity", "ef21/topk:0.1", "ef21,start=compressed/topk:0.1"]
+    assert list(found) == ["sgd", "diana/identity", "diana/uniform:8", "diana,alpha=0.25/uniform:8"]
     d = found["sgd"]["dimension"]
     shards = [d // n + (s < d % n) for s in range(n)] if server == "sharded" else [d]
-    full, c = 4 * d, sum(8 * -(-size // 10) for size in shards)
-    first, other = 2 * full, c + full
-    for name, expected in (
-        ("ef21/topk:0.1", first + (iterations - 1) * other),
-        ("ef21,start=compressed/topk:0.1", iterations * other),
-    ):
-        assert found[name]["bytes_sent"] == (n - 1) * expected, name
-    x = [np.load(tmp_path / "all" / folder / "model.npz")["x"] for folder in ("01-sgd", "02-ef21-identity")]
+    full, c = 4 * d, sum(size + 8 * -(-size // 512) for size in shards)
+    for name in list(found)[2:]:
+        assert found[name]["bytes_sent"] == (n - 1) * iterations * (c + full), name
+    x = [np.load(tmp_path / "all" / folder / "model.npz")["x"] for folder in ("01-sgd", "02-diana-identity")]
     np.testing.assert_allclose(x[1], x[0], atol=1e-5)
 
-    train = ("train", *options, "--algorithm", "./ef21.py:EF21", "--compressor", "topk:0.1", "--save-model")
+    train = ("train", *options, "--algorithm", "./diana.py:Diana", "--compressor", "uniform:8", "--save-model")
     mpisqueeze_run(n, *train, "--out", "part", "--checkpoint-every", "7", "--iterations", "7").well()
     mpisqueeze_run(n, "train", "--resume", "part", "--iterations", str(iterations)).well()
-    assert np.array_equal(*(np.load(tmp_path / run / "model.npz")["x"] for run in ("all/03-ef21-topk-0.1", "part")))
+    assert np.array_equal(*(np.load(tmp_path / run / "model.npz")["x"] for run in ("all/03-diana-uniform-8", "part")))
 
 
 @pytest.mark.parametrize(
     ("part", "says"),
     [
-        ("ef21.py:EF21,start=soon", "start must be full or compressed"),
-        ("ef21.py:EF21:soon", "EF21:soon: start must be full or compressed"),
-        ("ef21.py:EF21,stat=full", "EF21 has no parameter 'stat'; did you mean 'start'?; it accepts: start"),
+        ("diana.py:Diana,alpha=2", "alpha must be a number > 0 and ≤ 1"),
+        ("diana.py:Diana:soon", "Diana:soon: alpha must be a number"),
+        ("diana.py:Diana,alhpa=1", "Diana has no parameter 'alhpa'; did you mean 'alpha'?; it accepts: alpha"),
     ],
 )
 def test_an_option_that_is_wrong(mpisqueeze_run: Run, part: str, says: str) -> None:

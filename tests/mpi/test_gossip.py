@@ -67,6 +67,7 @@ def without_compression_they_are_dpsgd() -> None:
         close(x_of("deepsqueeze:eta=1"), x_of("dpsgd"))
         close(x_of("choco:1"), x_of("dpsgd"))
         close(x_of("deepsqueeze:eta=0.3"), with_lazy_mixing(topology, 0.3, d, steps)[world.rank])
+        close(x_of("beer:eta=0.6"), with_gradient_tracking(topology, 0.6, d, steps)[world.rank])
 
 
 def with_lazy_mixing(topology: Topology, eta: float, d: int, steps: int) -> np.ndarray:
@@ -76,6 +77,18 @@ def with_lazy_mixing(topology: Topology, eta: float, d: int, steps: int) -> np.n
     X = np.tile(start_at(d, np.float64), (n, 1))
     for t in range(1, steps + 1):
         X = W @ (X - LR * np.array([gradient_at(X[i], i, t) for i in range(n)]))
+    return X
+
+
+def with_gradient_tracking(topology: Topology, eta: float, d: int, steps: int) -> np.ndarray:
+    """The same mixing for models and for directions, which follow the mean gradient."""
+    n = topology.ranks
+    W = (1 - eta) * np.eye(n) + eta * topology.matrix()
+    X, V, before = np.tile(start_at(d, np.float64), (n, 1)), np.zeros((n, d)), np.zeros((n, d))
+    for t in range(1, steps + 1):
+        G = np.array([gradient_at(X[i], i, t) for i in range(n)])
+        V = W @ V + G - before
+        X, before = W @ X - LR * V, G
     return X
 
 
@@ -99,13 +112,14 @@ def serially(name: str, order: str, spec: str, topology: Topology, d: int, steps
     n = topology.ranks
     W = topology.matrix()
     compressor = make_compressor(spec, np.float64)(d, 0)
-    seeds = [stream(SEED, SHARED if compressor.linear else WORKER, i) for i in range(n)]
 
-    def C(V: np.ndarray, t: int) -> np.ndarray:  # noqa: N802
+    def C(V: np.ndarray, t: int, *part: int) -> np.ndarray:  # noqa: N802
+        seeds = [stream(SEED, SHARED if compressor.linear else WORKER, i, *part) for i in range(n)]
         return np.array([compressed_by(compressor, v, key_of(seed, t)) for seed, v in zip(seeds, V, strict=True)])
 
     X = np.tile(start_at(d, np.float64), (n, 1))
     Y, delta, x_hat, S = X.copy(), np.zeros((n, d)), np.zeros((n, d)), np.zeros((n, d))
+    V, R, g_hat, before = (np.zeros((n, d)) for _ in range(4))
     previous: tuple[np.ndarray, np.ndarray] | None = None
     for t in range(1, steps + 1):
         G = LR * np.array([gradient_at(X[i], i, t) for i in range(n)])
@@ -124,6 +138,12 @@ def serially(name: str, order: str, spec: str, topology: Topology, d: int, steps
             Q = C(H + delta, t)
             delta = H + delta - Q
             X = H + eta * (W - np.eye(n)) @ Q
+        elif name == "beer":
+            V = V + eta * (R - g_hat) + G / LR - before
+            before = G / LR
+            X = X + eta * (S - x_hat) - LR * V
+            Q, tracked = C(X - x_hat, t), C(V - g_hat, t, 1)
+            x_hat, S, g_hat, R = x_hat + Q, S + W @ Q, g_hat + tracked, R + W @ tracked
         elif name == "choco":
             H = X - G
             Q = C(H - x_hat, t)
@@ -139,14 +159,14 @@ def serially(name: str, order: str, spec: str, topology: Topology, d: int, steps
 
 
 def the_mean_moves_by_the_mean_gradient() -> None:
-    """dpsgd, d2, deepsqueeze, choco: x̄ moves by −γ mean g; dcd: by −γ mean g + mean(C(z) − z)."""
+    """dpsgd, d2, deepsqueeze, choco, beer: x̄ moves by −γ mean g; dcd: by −γ mean g + mean(C(z) − z)."""
     world = World()
     comm = world.comm
 
     def mean(v: np.ndarray) -> np.ndarray:
         return sum(comm.allgather(v)) / world.size
 
-    d, methods = 37, ("dpsgd", "d2", "deepsqueeze", "choco", "dcd")
+    d, methods = 37, ("dpsgd", "d2", "deepsqueeze", "choco", "beer", "dcd")
     for topology, spec, name in cases(("ring", "star", "exponential"), methods, world):
         algorithm: Any = make_algorithm(name, spec, d, np.float64, world, topology=topology)
         x = start_at(d, np.float64)
@@ -165,6 +185,8 @@ def the_mean_moves_by_the_mean_gradient() -> None:
         for t in range(1, 6):
             before = mean(x)
             expected = before - LR * mean(step_at(algorithm, x, t)) + mean(lost)
+            if name == "beer":
+                close(mean(algorithm.v), mean(algorithm.g_prev), max(comm.allgather(float(np.abs(algorithm.v).max()))))
             scale = max(comm.allgather(float(np.abs(x).max())))
             close(mean(x), expected, scale)
         algorithm.close()
@@ -196,8 +218,9 @@ def each_neighbour_gets_one_payload() -> None:
         counter = algorithm.setup.network.counter
         counter.reset()
         run_steps(algorithm, start_at(37, np.float32), 1)
-        c, degree = payload_bytes(spec, 37, 4), topology.degree(world.rank)
-        assert (counter.messages, counter.bytes_sent, counter.bytes_received) == (degree, degree * c, degree * c)
+        c, degree = payload_bytes(spec, 37, 4) * (1 + (name == "beer")), topology.degree(world.rank)
+        assert (counter.bytes_sent, counter.bytes_received) == (degree * c, degree * c)
+        assert counter.messages == (2 if name == "beer" else 1) * degree
         assert sum(world.comm.allgather(counter.bytes_sent)) == algorithm.bytes_per_iteration()
     if world.size >= 3:
         assert Topology("ring", world.size).degree(world.rank) == 2
@@ -213,14 +236,35 @@ def a_complete_graph_without_compression_averages_as_sgd() -> None:
     close(x, expected)
 
 
+def one_peer_comes_to_the_exact_mean() -> None:
+    """Each W(t) in its turn, which for a power of two leave all ranks with the mean, to the bit; a payload a rank."""
+    world, d = World(), 37
+    topology, n = Topology("one-peer", world.size), world.size
+    whole = np.random.default_rng(5).integers(-9, 9, (n, d)) * 2.0**8
+    for method in ("dpsgd", "dpsgd:order=awc"):
+        algorithm = make_algorithm(method, "identity", d, np.float64, world, topology=topology)
+        network, X = algorithm.setup.network, whole
+        x = X[world.rank].copy()
+        for t in range(1, topology.rounds + 1):
+            network.iteration = t
+            network.counter.reset()
+            algorithm.step(x, np.zeros_like, LR)
+            X = topology.matrix(t % topology.rounds) @ X
+            assert np.array_equal(x, X[world.rank]), (method, t)
+            assert (network.counter.messages, network.counter.bytes_sent) == ((1, 8 * d) if n > 1 else (0, 0))
+        assert np.array_equal(x, whole.mean(axis=0)) == (n & (n - 1) == 0)
+        assert algorithm.bytes_per_iteration() == (n * 8 * d if n > 1 else 0)
+        algorithm.close()
+
+
 def memory_a_rank_is_the_state_of_the_table() -> None:
     """Vectors of d that an algorithm on a ring of 3 holds, beside payloads, a decoded vector and a scratch."""
     world, d = World(), 1 << 18
-    states = {"dpsgd": 0, "dpsgd-naive": 0, "dcd": 2, "ecd": 3, "deepsqueeze": 1, "choco": 2, "d2": 2}
+    states = {"dpsgd": 0, "dpsgd-naive": 0, "dcd": 2, "ecd": 3, "deepsqueeze": 1, "choco": 2, "d2": 2, "beer": 6}
     for name, vectors in states.items():
         spec = "identity" if name in UNCOMPRESSED else "onebit"
-        payload = payload_bytes(spec, d, 4)
-        name += ":eta=0.5" if name in ("deepsqueeze", "choco") else ""
+        payload = payload_bytes(spec, d, 4) * (1 + (name == "beer"))
+        name += ":eta=0.5" if name in ("deepsqueeze", "choco", "beer") else ""
         make_algorithm(name, spec, d, np.float32, world).close()
         tracemalloc.start()
         algorithm = make_algorithm(name, spec, d, np.float32, world)
@@ -258,6 +302,7 @@ def awc_exchanges_while_the_gradient_is_computed() -> None:
         the_mean_moves_by_the_mean_gradient,
         replicas_equal_their_owners_to_the_bit,
         each_neighbour_gets_one_payload,
+        one_peer_comes_to_the_exact_mean,
     ],
 )
 def test_identities(on_ranks: Callable[..., None], identity: Callable[[], None], n: int) -> None:

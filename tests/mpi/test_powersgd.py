@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from parts import gradient_at, make_algorithm, run_steps, start_at, step_at
 
-from mpisqueeze.algorithms.powersgd import PowerSGD, _Bases
+from mpisqueeze.algorithms.powersgd import Bases, PowerSGD
 from mpisqueeze.comm.world import World
 from mpisqueeze.costs.exchanges import allreduce
 from mpisqueeze.costs.link import Link
@@ -199,7 +199,7 @@ def test_rows_become_orthonormal_whatever_they_were(scale: float, dependent: int
         rows += noise * rng.standard_normal(rows.shape)
         rows = (scale * rows).astype(np.float32)
         matrices = np.split(rows, np.cumsum(lengths)[:-1], axis=1)
-        _Bases(np, 4, lengths, rows.dtype).orthonormalise(rows, matrices)
+        Bases(np, 4, lengths, rows.dtype).orthonormalise(rows, matrices)
         for matrix in matrices:
             assert np.abs(matrix.astype(float) @ matrix.T.astype(float) - np.eye(4)).max() < 2e-6
 

@@ -31,8 +31,8 @@ Run = Callable[..., Finished]
 SMALL = ("--problem", "quadratic:101", "--iterations", "12", "--lr", "0.5")
 PLUGINS = Path(__file__).with_name("plugins.py")
 ITERATION_FIELDS = [
-    "iteration", "epoch", "loss", "lr", "bytes_sent", "messages", "compute_s", "wait_s", "encode_s", "comm_s",
-    "decode_s", "update_s", "iteration_s", "elapsed_s", "residual_norm", "consensus",
+    "iteration", "epoch", "loss", "lr", "bytes_sent", "bytes_local", "messages", "compute_s", "wait_s", "encode_s",
+    "comm_s", "decode_s", "update_s", "iteration_s", "elapsed_s", "residual_norm", "consensus",
 ]  # fmt: skip
 
 

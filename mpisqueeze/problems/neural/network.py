@@ -96,7 +96,7 @@ class TorchNetwork:
         self.dimension = self._start.size
         self.shapes = [slot.real_shape for slot in self._slots]
         self.gradient: Array = xp.zeros(self.dimension, dtype)
-        self._flat_gradient = _shared(self.gradient)
+        self._flat_gradient = shared(self.gradient)
         for slot in self._slots:
             view = slot.view(self._flat_gradient)
             for parameter in slot.trained:
@@ -221,7 +221,7 @@ class TorchNetwork:
         # The tensor keeps x's memory alive, so an equal address means the same memory.
         if address == self._address:
             return
-        self._x = _shared(x)
+        self._x = shared(x)
         self._address = address
         for slot in self._slots:
             view = slot.view(self._x)
@@ -267,7 +267,7 @@ def _device_of(xp: Any) -> torch.device:
     return torch.device("cuda", xp.cuda.runtime.getDevice())
 
 
-def _shared(array: Array) -> torch.Tensor:
+def shared(array: Array) -> torch.Tensor:
     """A tensor that shares an array's memory."""
     if not isinstance(array, np.ndarray):
         return torch.from_dlpack(array)

@@ -127,7 +127,7 @@ def slots_of(module: nn.Module) -> list[Slot]:
             )
         same = [own]
         for place in places:
-            if place is own or not _meet(place.tensor, parameter):
+            if place is own or not meet(place.tensor, parameter):
                 continue
             if not _same_view(place.tensor, parameter):
                 raise UsageError(
@@ -162,7 +162,7 @@ def _other_tensors(owner: nn.Module) -> list[tuple[str, torch.Tensor]]:
     return [(name, value) for name, value in found if isinstance(value, torch.Tensor)]
 
 
-def _meet(one: torch.Tensor, other: torch.Tensor) -> bool:
+def meet(one: torch.Tensor, other: torch.Tensor) -> bool:
     """True if two tensors have an element of memory in common."""
     if not one.numel() or not other.numel() or {one.layout, other.layout} != {torch.strided}:
         return False

@@ -1,0 +1,1 @@
+"""The commands and their results for programs and notebooks, see docs/library.md."""
