@@ -180,6 +180,22 @@ def test_topk_whatever_its_sample_says(gpu: Gpu, dtype: np.dtype[Any]) -> None:
     assert all(source == 0 for (_, ratio), source in sources.items() if ratio == 0.5)
 
 
+@each_dtype
+def test_axpy_keeps_denormal_elements(gpu: Gpu, dtype: np.dtype[Any]) -> None:
+    rng, n, factor = np.random.default_rng(2), 140_007, dtype.type(-0.3)
+    x, y = (numbers(rng, n, dtype, "normal") * np.finfo(dtype).tiny for _ in range(2))
+    given = [gpu.cupy.asarray(values) for values in (x, y)]
+    with np.errstate(all="ignore"):
+        expected = y + factor * x
+        ReferenceKernels(dtype).axpy(y, factor, x)
+    place = Place(gpu.cupy, 1).vector(given[1].get())
+    gpu.kernels[dtype].axpy(place, factor, given[0])
+    assert place.get().tobytes() == y.tobytes() == expected.tobytes()
+    # CuPy's own operations on float32 do not.
+    given[1] += factor * given[0]
+    assert (given[1].get().tobytes() == y.tobytes()) == (dtype == np.float64)
+
+
 def test_a_fault_does_not_outlive_its_encode(gpu: Gpu) -> None:
     for kind in ("nan", "normal", "inf", "normal"):
         check(gpu, copy(), kind, 100, DTYPES[0])

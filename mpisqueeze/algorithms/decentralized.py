@@ -9,6 +9,7 @@ from mpisqueeze.comm.neighbours import NeighbourExchange
 from mpisqueeze.comm.world import Signal
 from mpisqueeze.compressors.base import is_finite
 from mpisqueeze.devices.clock import Phase
+from mpisqueeze.kernels import kernels_for
 from mpisqueeze.language import real
 
 #: η, or None for the compressor's default.
@@ -26,7 +27,7 @@ class GossipAlgorithm(Algorithm):
         w: W_ii.
         shares: W_ij in the order of the exchange's neighbours.
 
-    Memory of a rank: two vectors, one for a decoded payload and one for a weighted one.
+    Memory of a rank: a vector for a decoded payload.
     """
 
     route: ClassVar[str] = "neighbours"

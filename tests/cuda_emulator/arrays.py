@@ -102,9 +102,18 @@ class FakeArray(np.lib.mixins.NDArrayOperatorsMixin):
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **options: Any) -> Any:
         only_device_arrays(ufunc.__name__, (*inputs, *(out or ())))
-        call = functools.partial(getattr(ufunc, method), *map(memory_of, inputs), **memory_of(options))
+        places = None if out is None else tuple(map(memory_of, out))
+
+        def call() -> Any:
+            given = [_flushed(memory_of(value)) for value in inputs]
+            result = getattr(ufunc, method)(*given, **memory_of(options), **({} if places is None else {"out": places}))
+            for value in (result,) if places is None else places:
+                if _may_be_denormal(value):
+                    value[...] = _flushed(value)
+            return result
+
         if out is not None:
-            _give(functools.partial(call, out=tuple(map(memory_of, out))))
+            _give(call)
             return out[0]
         current_stream().synchronize()
         with np.errstate(all="ignore"):
@@ -230,6 +239,18 @@ def _give(work: Callable[[], Any]) -> None:
             work()
 
     current_stream().give(quietly, KERNEL)
+
+
+def _may_be_denormal(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype == np.float32
+
+
+def _flushed(value: Any) -> Any:
+    """`value` with zeros in place of denormal elements, as CuPy's own kernels take and leave them in float32."""
+    if not _may_be_denormal(value):
+        return value
+    denormal = (np.abs(value) < np.finfo(np.float32).tiny) & (value != 0)
+    return np.where(denormal, np.copysign(np.float32(0), value), value) if denormal.any() else value
 
 
 def _tuple(key: Any) -> tuple[Any, ...]:
