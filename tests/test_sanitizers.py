@@ -8,6 +8,7 @@ Each of them must report the faults that are planted here.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,23 +17,28 @@ import pytest
 from conftest import need
 from cuda_emulator.fake_cupy import SITE
 
+from mpisqueeze.kernels.cuda import cuda_sources
+
 PROGRAM = SITE.with_name("sanitized.py")
 #: Names as in `sanitized.FAULTS`, with what the report says.
 FAULTS = {
     "a store beyond the end": ("address", "AddressSanitizer"),
     "a histogram too small": ("address", "AddressSanitizer|out of bounds"),
     "a shift by too much": ("address", "shift exponent"),
-    "no barrier of a warp": ("thread", "data race"),
-    "no barrier of a block": ("thread", "data race"),
-    "blocks that do not count themselves": ("thread", "data race"),
+    "no barrier of a warp": ("threads", "data race"),
+    "no barrier of a block": ("threads", "data race"),
+    "blocks that do not count themselves": ("blocks", "data race"),
 }
+#: The sanitizer of each kind of check. The threads of a block are checked, and then blocks, whose __shared__ memory is
+#: one in the emulator.
+SANITIZERS = {"address": "address", "threads": "thread", "blocks": "thread"}
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def library(kind: str) -> str:
     """The path of a sanitizer's library, which the compiler knows."""
-    name = {"address": "libasan.so", "thread": "libtsan.so"}[kind]
+    name = {"address": "libasan.so", "thread": "libtsan.so"}[SANITIZERS[kind]]
     found = subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True)
     path = Path(found.stdout.strip())
     if not path.is_absolute():
@@ -42,13 +48,15 @@ def library(kind: str) -> str:
 
 def sanitized(kind: str, folder: Path, *fault: str) -> subprocess.CompletedProcess[str]:
     need("emulator")
-    tests = SITE.parents[1]
+    tests, shared = SITE.parents[1], folder / "shared_memory.txt"
+    names = {name for source in cuda_sources().values() for name in re.findall(r"__shared__ \w+ (\w+)", source)}
+    shared.write_text("".join(f"race:::{name}$\n" for name in names))
     paths = [str(SITE), str(tests), str(tests / "mpi"), str(tests.parent), os.environ.get("PYTHONPATH", "")]
     variables = {
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         "LD_PRELOAD": library(kind),
         "CUDA_EMULATOR": str(folder),
-        "CUDA_EMULATOR_SANITIZER": kind,
+        "CUDA_EMULATOR_SANITIZER": SANITIZERS[kind],
         "XDG_CACHE_HOME": str(folder / f"cache-{kind}"),
         "OPENBLAS_NUM_THREADS": "1",
         # Python leaks by design.
@@ -56,12 +64,16 @@ def sanitized(kind: str, folder: Path, *fault: str) -> subprocess.CompletedProce
         "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
         "TSAN_OPTIONS": "halt_on_error=1:report_signal_unsafe=0",
     }
+    if kind == "threads":
+        variables["CUDA_EMULATOR_BLOCKS"] = "ordered"
+    if kind == "blocks":
+        variables["TSAN_OPTIONS"] += f":suppressions={shared}"
     command = [sys.executable, str(PROGRAM), kind, *fault]
     environment = {**os.environ, **variables}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=850)
 
 
-@pytest.mark.parametrize("kind", ["address", "thread"])
+@pytest.mark.parametrize("kind", SANITIZERS)
 def test_a_sanitizer_finds_nothing(kind: str, emulator_folder: Path) -> None:
     done = sanitized(kind, emulator_folder)
     assert done.returncode == 0, done.stderr[-6000:]

@@ -7,7 +7,8 @@
 // its own size, at which a GPU stops, is an error too: the compiler's sanitizer reports it here.
 //
 // Under ThreadSanitizer each thread of a block is one of its fibers, so that it finds races which no order of taking them
-// shows. Order comes from barriers, atomics and launches alone, not from the turns; see `races` below.
+// shows. Order comes from barriers, atomics and launches, not from the turns; from the turns of blocks only where
+// $CUDA_EMULATOR_BLOCKS is `ordered`: they have one __shared__ memory in turn, which else looks like a race.
 #pragma once
 #include <ucontext.h>
 
@@ -103,6 +104,7 @@ inline void (*body)(void*);
 inline void* body_argument;
 inline bool misaligned;
 // Places that order hangs on: a launch's begin and end, and barriers, each in turns.
+inline const bool blocks_are_ordered = getenv("CUDA_EMULATOR_BLOCKS") != nullptr;
 inline char launched[8], ended[8], block_barriers[2][8], warp_barriers[32][2][8];
 
 enum Outcome { FINE, STUCK, MISALIGNED };
@@ -170,6 +172,7 @@ struct Threads {
 // Runs one thread block; false when a collective can never be complete.
 UNSEEN inline bool run_block(bool backwards) {
     unsigned threads = block_size.x;
+    if (blocks_are_ordered) acquire(ended);
     release(launched);
     for (unsigned i = 0; i < threads; ++i) {
         Fiber& fiber = fibers[i];

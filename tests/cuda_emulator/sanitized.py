@@ -1,4 +1,4 @@
-"""The kernels in the emulator under a sanitizer: python sanitized.py address|thread [FAULT]
+"""The kernels in the emulator under a sanitizer: python sanitized.py address|threads|blocks [FAULT]
 
 It is for `tests/test_sanitizers.py`, which preloads the sanitizer's library. Every result is compared with the
 reference. With FAULT, one of `FAULTS`, a source is changed first, and the sanitizer must report it.
@@ -43,15 +43,15 @@ FAULTS = {
     "a store beyond the end": ("address", "common.cuh", "if (i + c < end) p[i + c]", "if (i + c <= end) p[i + c]"),
     "a histogram too small": ("address", "topk.cu", "u32 bins[BINS]", "u32 bins[BINS / 8]"),
     "a shift by too much": ("address", "clip.cu", "code >>= 32 - bits", "code >>= 64 - bits"),
-    "no barrier of a warp": ("thread", "blocks.cuh", "    __syncwarp();\n    emit(", "    emit("),
+    "no barrier of a warp": ("threads", "blocks.cuh", "    __syncwarp();\n    emit(", "    emit("),
     "no barrier of a block": (
-        "thread",
+        "threads",
         "topk.cu",
         "    shared[threadIdx.x] = own;\n    __syncthreads();",
         "    shared[threadIdx.x] = own;",
     ),
     "blocks that do not count themselves": (
-        "thread",
+        "blocks",
         "topk.cu",
         "last = atomicAdd(&state[DONE], (u64)1) == gridDim.x - 1",
         "last = blockIdx.x == gridDim.x - 1",
