@@ -237,6 +237,7 @@ def fake_cupy(folder: Path) -> Any:
         get_elapsed_time=get_elapsed_time,
         Stream=Stream,
         get_current_stream=current_stream,
+        set_allocator=lambda allocator=None: None,
         PinnedMemory=PinnedMemory,
         PinnedMemoryPointer=PinnedMemoryPointer,
     )
