@@ -181,7 +181,9 @@ class Settings:
     )
     batch_size: int = _run(16, "Samples a rank and iteration.", integer(1, MAX_BATCH))
     lr: float | None = _run(
-        None, f"Learning rate γ. Default: {DEFAULT_LR}; 0.05 for problems that need torch.", _POSITIVE
+        None,
+        f"Learning rate γ. Default: {DEFAULT_LR}; 0.05 with torch; 0.001 with Adam and signum.",
+        _POSITIVE,
     )
     lr_schedule: str = _run(
         "constant",

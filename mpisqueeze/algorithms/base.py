@@ -263,6 +263,7 @@ class Algorithm:
         lossless: the compressor that it takes and that loses nothing.
         ignores: settings that it has no use for, besides those of other routes.
         falling_lr: it converges with a falling γ alone.
+        default_lr: default of `--lr`, in place of the problem's, where steps do not grow with the gradient; None.
         overlaps: it can send the gradient's sections while it is computed.
         linear: the answer to all payloads is their mean as it is, so that linear ones can be averaged by MPI_Allreduce
             (`--server allreduce`), which has no server that could change or remember it.
@@ -280,6 +281,7 @@ class Algorithm:
     summary: ClassVar[str] = ""
     centralized: ClassVar[bool] = True
     compresses: ClassVar[bool] = True
+    default_lr: ClassVar[float | None] = None
     overlaps: ClassVar[bool] = False
     linear: ClassVar[bool] = False
     directed: ClassVar[bool] = False

@@ -42,6 +42,7 @@ class OnebitAdam(ServerAlgorithm):
     """
 
     name = "onebit-adam"
+    default_lr = 1e-3
     summary = "Adam in full for an epoch, then compressed momenta under its variance: onebit-adam[:freeze=STEPS]"
     formula = "2cN"
     own_momentum = True

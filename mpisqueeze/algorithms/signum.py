@@ -20,6 +20,7 @@ class Signum(ServerAlgorithm):
     """
 
     name = "signum"
+    default_lr = 1e-3
     summary = "signs of momentum, the majority of which is the step: signum[:BETA]; d/8 bytes each way"
     formula = "2cN"
     compresses = False

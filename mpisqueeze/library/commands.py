@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import signal
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
@@ -61,24 +61,28 @@ def train(pair: str | None = None, *, verbose: bool = False, **options: Unpack[T
     return _shared(lambda: _run(found.result["run_folder"]))
 
 
-def compare(*pairs: str, verbose: bool = False, **options: Unpack[CompareOptions]) -> ComparisonResult:
+def compare(*pairs: str | Sequence[str], verbose: bool = False, **options: Unpack[CompareOptions]) -> ComparisonResult:
     """Train with several methods in one launch, and rank them, as `mpisqueeze compare` does; see `train`.
 
     Args:
-        pairs: `ALGORITHM` or `ALGORITHM/COMPRESSOR`, each.
+        pairs: `ALGORITHM` or `ALGORITHM/COMPRESSOR`, each, or a list of them.
     """
-    found = _called(_compare, {"pairs": [*pairs], **options}, verbose)
+    found = _called(_compare, {"pairs": _listed(pairs), **options}, verbose)
     return _shared(lambda: _comparison(found))
 
 
-def advise(*pairs: str, verbose: bool = False, **options: Unpack[AdviseOptions]) -> dict[str, Any]:
+def advise(*pairs: str | Sequence[str], verbose: bool = False, **options: Unpack[AdviseOptions]) -> dict[str, Any]:
     """Find out what pays off here, as `mpisqueeze advise` does; see `train`. The result is advice.json's object.
 
     Args:
-        pairs: methods to race against `allreduce`; none for all that should converge.
+        pairs: methods to race against `allreduce`, or a list of them; none for all that should converge.
     """
-    found = _called(_advise, {"pairs": [*pairs], **options}, verbose)
+    found = _called(_advise, {"pairs": _listed(pairs), **options}, verbose)
     return _shared(lambda: found.result)
+
+
+def _listed(pairs: Sequence[str | Sequence[str]]) -> list[str]:
+    return [name for each in pairs for name in ([each] if isinstance(each, str) else each)]
 
 
 class Kept(Output):

@@ -19,6 +19,7 @@ class CommonOptions(TypedDict, total=False):
     server: Words | None
     topology: Words | None
     self_weight: float | str | None
+    group: Words | None
     local_steps: int | str | None
     outer_lr: float | str | None
     outer_momentum: float | str | None

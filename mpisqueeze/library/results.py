@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,11 +37,11 @@ class RunResult:
 
     name: str
     path: Path | None
-    settings: dict[str, Any]
-    environment: dict[str, Any]
-    summary: dict[str, Any]
-    columns: dict[str, Floats]
-    evaluations: list[dict[str, Any]]
+    settings: dict[str, Any] = field(repr=False)
+    environment: dict[str, Any] = field(repr=False)
+    summary: dict[str, Any] = field(repr=False)
+    columns: dict[str, Floats] = field(repr=False)
+    evaluations: list[dict[str, Any]] = field(repr=False)
 
     def frame(self) -> DataFrame:
         """The columns as a pandas DataFrame with a row an iteration, indexed by `iteration` from 1.
@@ -72,9 +72,9 @@ class ComparisonResult:
     """
 
     path: Path
-    results: list[dict[str, Any]]
+    results: list[dict[str, Any]] = field(repr=False)
     runs: list[RunResult]
-    facts: dict[str, Any]
+    facts: dict[str, Any] = field(repr=False)
 
     def frame(self) -> DataFrame:
         """The results as a pandas DataFrame with a row each, and dots in the names of nested fields.

@@ -15,6 +15,7 @@ class Adam(Optimizer):
     """
 
     name = "adam"
+    default_lr = 1e-3
     summary = "Adam (Kingma & Ba, arXiv 1412.6980), with --betas and --eps"
     memory = ("steps", "m", "v")
 

@@ -39,6 +39,7 @@ class Optimizer:
     Attributes:
         linear: a step is linear in p and earlier ones, so that the mean of the ranks' steps is the step of their mean.
             It may then act on each rank's gradient as well as on the answer.
+        default_lr: as an algorithm's.
         decouples: weight decay shrinks x by γλx; with the others λx is added to p.
         memory: the names of the attributes that carry over from one iteration to the next.
         steps: the number of iterations that have begun.
@@ -48,6 +49,7 @@ class Optimizer:
     name: ClassVar[str]
     summary: ClassVar[str] = ""
     linear: ClassVar[bool] = False
+    default_lr: ClassVar[float | None] = None
     decouples: ClassVar[bool] = False
     memory: ClassVar[Sequence[str]] = ()
 

@@ -182,8 +182,10 @@ def plan(config: Settings, problem: Part | None = None, optimizer: Part | None =
         check_linear(algorithm, compressor)
     problem = problem or registry.problems.find(config.problem)
     check_installed(problem, "--problem")
+    optimizer = optimizer or _optimizer(config)
     if config.lr is None:
-        config = replace(config, lr=getattr(problem.cls, "default_lr", DEFAULT_LR))
+        usual = (getattr(part.cls, "default_lr", None) for part in (algorithm, optimizer, problem))
+        config = replace(config, lr=next((lr for lr in usual if lr is not None), DEFAULT_LR))
     if config.overlap:
         _check_overlap(config, algorithm, problem)
     partition = parse_partition(config.partition)
@@ -196,7 +198,7 @@ def plan(config: Settings, problem: Part | None = None, optimizer: Part | None =
         raise UsageError(f"{problem.name} takes no part of --data", option)
     link = None if config.link is None else parse_link(config.link)
     schedule = parse_schedule(config.lr_schedule)
-    found = Plan(config, algorithm, compressor, problem, optimizer or _optimizer(config), partition, schedule, link)
+    found = Plan(config, algorithm, compressor, problem, optimizer, partition, schedule, link)
     _check_recipe(found)
     return found
 

@@ -67,7 +67,7 @@ def test_a_session_of_several_runs(empty_folder: Path, capfd: pytest.CaptureFixt
     assert (both.runs[1].columns["loss"] == first.columns["loss"]).all()
     assert both.facts["status"] == "done"
     assert not Path("both/holder.json").exists()
-    seeds = mpisqueeze.compare("sgd", "csgd/qsgd:4", **QUICK, out="seeds", seeds=[3, 5, 8], target_loss=5, lr=[0.1][0])
+    seeds = mpisqueeze.compare(["sgd", "csgd/qsgd:4"], **QUICK, out="seeds", seeds=[3, 5, 8], target_loss=5, lr=0.1)
     assert [result["seeds"] for result in seeds.results] == [[3, 5, 8]] * 2
     loaded = mpisqueeze.load("seeds")
     assert isinstance(loaded, mpisqueeze.ComparisonResult)
