@@ -362,7 +362,11 @@ fi
 if able torch; then
     if have torch; then
         network=(--problem cnn --data digits --iterations 20)
-        train torch 2 "${network[@]}" "${onebit[@]}"
+        if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' >>"$log" 2>&1; then
+            train torch 2 "${network[@]}" "${onebit[@]}"
+        else
+            skip torch "torch finds no GPU"
+        fi
         train torch-overlap 2 "${network[@]}" --algorithm sgd --server sharded --device cpu --overlap
     else
         skip torch "not installed"
