@@ -222,6 +222,12 @@ class Settings:
     clip_norm: float | None = _run(
         None, "Scale each rank's gradient down to this l2 norm, before weight decay and momentum.", _POSITIVE
     )
+    workers: int | None = _run(
+        None,
+        "Train so many virtual workers in the place of ranks, which share them: as many as you like in one process. "
+        "Same results to the bit; the times of a network are simulated where --link gives one.",
+        integer(1),
+    )
     seed: int = _run(1, "Seed for data order, initial point and compressors.", integer(0, MAX_SEED))
     dtype: str = _run("float32", "float32 or float64.", choice(*DTYPES))
     device: str = _run("auto", "auto (a GPU where every rank has one), cpu or cuda.", choice(*DEVICES))
@@ -233,7 +239,21 @@ class Settings:
     )
     warmup: int = _run(3, "First iterations that the summary leaves out of its times.", integer(0))
     link: str | None = _run(
-        None, "Emulate a network between the ranks of this host: latency=5ms,bandwidth=1gbit, and ,gap=20us."
+        None,
+        "Emulate a network between the ranks of this host, or simulate one between virtual workers: "
+        "latency=5ms,bandwidth=1gbit, and ,gap=20us.",
+    )
+    compute: str | None = _run(
+        None,
+        "Virtual workers: what a gradient takes, in place of the time measured.",
+        _readable(parse_time, "a time, such as 80ms"),
+        metavar="TIME",
+    )
+    jitter: str | None = _run(
+        None,
+        "Virtual workers: what a gradient takes longer, by chance: exponential:2ms, constant:50ms,probability=1%, …",
+        metavar="DIST",
+        names=("constant:", "uniform:", "exponential:", "pareto:"),
     )
     chunk: int | None = _run(
         None, "Bytes of a message in a pipelined exchange. Default: by the cost model.", integer(1), metavar="SIZE"

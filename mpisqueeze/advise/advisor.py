@@ -23,7 +23,7 @@ import psutil
 
 from mpisqueeze import __version__
 from mpisqueeze.advise.candidates import Candidate, method_of, modelled, overlapping
-from mpisqueeze.advise.race import FINAL, NO_ROOM, RATE, WHOLE_RATE, Race, RaceRun
+from mpisqueeze.advise.race import FINAL, NO_ROOM, RATE, WHOLE_RATE, Race, RaceRun, lasted_s
 from mpisqueeze.advise.race import RACE as RACED
 from mpisqueeze.advise.scheme import ENOUGH, MOST, Pace, Scheme, plan_race
 from mpisqueeze.advise.sentences import Around, sentences, too_short
@@ -199,6 +199,11 @@ class Advisor:
     # -- before the race
 
     @property
+    def virtual(self) -> bool:
+        """The workers are virtual ones, and times are the model's."""
+        return self.question.settings.workers is not None
+
+    @property
     def planned(self) -> bool:
         return self.race is not None
 
@@ -227,12 +232,13 @@ class Advisor:
     def probed(self, job: Job, log: RunLog, took_s: float) -> None:
         """Book a probe. Raises RankFailureError where it failed, as any other run would."""
         summary = log.summary
-        done, wall_s = summary["iterations"], summary["wall_s"] or 0.0
+        done, wall_s, virtual = summary["iterations"], summary["wall_s"] or 0.0, self.virtual
         if not done:
             raise RankFailureError(f"the first run of {job.name} failed: {summary['reason']}")
         # It is evaluated twice, before and after.
-        evaluation = max(0.0, wall_s - summary["elapsed_s"]) / 2
-        pace = Pace(max(0.0, took_s - wall_s), summary["elapsed_s"] / done, evaluation, done)
+        iterated = lasted_s(log, virtual)
+        evaluation = max(0.0, wall_s - iterated) / 2
+        pace = Pace(max(0.0, took_s - wall_s), iterated / done, evaluation, done)
         self._probes.append((job.overlap, log, pace))
         self.network, self.dimension, self.per_epoch = log.network, summary["dimension"], log.per_epoch
         if not job.overlap:
@@ -242,7 +248,12 @@ class Advisor:
 
     @property
     def _fastest(self) -> tuple[bool, RunLog, Pace]:
-        return min(self._probes[1:], key=lambda probe: probe[2].iteration)
+        return min(self._probes[1:], key=lambda probe: self._elapsed_each(probe[1]))
+
+    @staticmethod
+    def _elapsed_each(log: RunLog) -> float:
+        """Time (s) of an iteration, by the run's own clock."""
+        return log.summary["elapsed_s"] / log.summary["iterations"]
 
     @property
     def _pace(self) -> Pace:
@@ -290,8 +301,10 @@ class Advisor:
         able = [other for other in others if other.dropped_because is None]
         able = _varied(able)
         pace = self._pace
-        # The model's time of an iteration over the baseline's, by what the baseline's took.
-        paces = [pace, *(replace(pace, iteration=pace.iteration * (other.modelled or 1.0)) for other in able)]
+        # The model's time of an iteration over the baseline's, by what the baseline's took. Messages of virtual workers
+        # take no time here.
+        slower = [1.0 if self.virtual else other.modelled or 1.0 for other in able]
+        paces = [pace, *(replace(pace, iteration=pace.iteration * factor) for factor in slower)]
         whole, least = self._lengths
         scheme = plan_race(paces, self.clock.left_s, whole, least)
         self.short_of = whole if scheme.iterations < whole else None
@@ -311,6 +324,7 @@ class Advisor:
         self.race = Race(
             [candidate.name for candidate in raced], paces, [candidate.lr for candidate in raced], scheme, seeds,
             seeds_apart(seeds, ENOUGH + 1), self.question.target, [candidate.modelled for candidate in raced],
+            self.virtual,
         )  # fmt: skip
 
     # -- the race
@@ -398,6 +412,7 @@ class Advisor:
             ),
             short_of=self.short_of,
             interrupted=interrupted,
+            virtual=self.network if self.virtual else "",
         )
         return {
             "schema_version": SCHEMA_VERSION,
@@ -417,7 +432,7 @@ class Advisor:
             "break_even_bandwidth": break_even,
             "compute_s": self.compute_s,
             "network": self.network,
-            "virtual": False,
+            "virtual": self.virtual,
             "sentences": sentences(race, verdict, around) if race else ["Nothing could be told: no race had begun."],
             "candidates": [self.candidate(index) for index in range(len(self.candidates))],
             "budget_s": self.question.budget_s,
@@ -464,7 +479,7 @@ class Advisor:
             for word in SETTINGS[name].typed(value)
         ]
         lab = json.loads(os.environ.get("MPISQUEEZE_LAB") or "null")
-        start = ["mpirun", "-n", str(self.ranks), "mpisqueeze"]
+        start = ["mpisqueeze"] if self.virtual else ["mpirun", "-n", str(self.ranks), "mpisqueeze"]
         if lab:
             delay = ["--delay", f"{lab['delay']:g}s"] if lab.get("delay") else []
             start = ["mpisqueeze", "lab", "-n", str(self.ranks), "--rate", f"{lab['rate'] / 1e6:g}mbit", *delay]
@@ -552,7 +567,7 @@ def past_of(path: Path, ranks: int) -> dict[str, Any]:
     if not os.path.isfile(path / RACE):
         raise UsageError(f"{path} is no folder of advise: it has no {RACE}", "--resume")
     about = read_object(path / RACE, "--resume", RaceFile)
-    if about["ranks"] != ranks:
+    if about["question"]["settings"].get("workers") is None and about["ranks"] != ranks:
         raise UsageError(f"{path} was begun on {about['ranks']} ranks, and these are {ranks}", "--resume")
     return about
 

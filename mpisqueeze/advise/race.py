@@ -86,6 +86,11 @@ def cost_of(run: RunLog, target: Target) -> Cost:
     return Cost(cost_until(curve.seconds, hit), cost_until(curve.bytes_sent, hit), hit)
 
 
+def lasted_s(run: RunLog, virtual: bool) -> float:
+    """Time (s) here that the iterations of a run took; of virtual workers with the evaluations between them."""
+    return run.summary["wall_s" if virtual else "elapsed_s"] or 0.0
+
+
 def metric_of(run: RunLog) -> str:
     """The metric that a target is set on; empty for the smoothed training loss."""
     known = run.summary["evaluation"] or {}
@@ -127,6 +132,7 @@ class Race:
         apart: ENOUGH + 1 others: for rates, and for the choice of the finalist.
         target: given by the user, or None.
         modelled: the time of an iteration over the baseline's by the model; None where it does not know the method.
+        virtual: the workers are virtual ones, so that how long a run takes here says nothing about its method.
 
     Attributes:
         runs: by their trials.
@@ -143,9 +149,11 @@ class Race:
         apart: Sequence[int],
         target: Target | None = None,
         modelled: Sequence[float | None] = (),
+        virtual: bool = False,
     ) -> None:
         self.names, self.paces, self.lrs, self.scheme = list(names), list(paces), list(lrs), scheme
         self._modelled = [*modelled] or [None] * len(self.names)
+        self._virtual = virtual
         self.seeds, self._given = list(seeds), target
         self.tuning_seed, *self._racing = apart
         self.runs: dict[RaceRun, RunLog] = {}
@@ -182,8 +190,8 @@ class Race:
         return self.paces[trial.method].run(trial.iterations)
 
     def limit_s(self, trial: RaceRun) -> float:
-        """The time after which a run is stopped as hopeless; the baseline's is infinite."""
-        return SLOWEST * self.paces[0].run(trial.iterations) if trial.method else math.inf
+        """The time after which a run is stopped as hopeless; infinite for the baseline, and on virtual workers."""
+        return math.inf if self._virtual or not trial.method else SLOWEST * self.paces[0].run(trial.iterations)
 
     def add(self, trial: RaceRun, run: RunLog, took_s: float, hopeless: bool = False) -> None:
         """Book a run.
@@ -197,10 +205,10 @@ class Race:
             self.finals += [final] if (final := self._next_final()) else []
         self.runs[trial] = run
         self.admitted = max(self.admitted, trial.method)
-        done, elapsed = run.summary["iterations"], run.summary.get("elapsed_s") or 0.0
+        done, elapsed = run.summary["iterations"], lasted_s(run, self._virtual)
         if done:
             pace = self.paces[trial.method]
-            begin = max(0.0, took_s - elapsed - len(run.evaluations) * pace.evaluation)
+            begin = max(0.0, took_s - elapsed - (not self._virtual) * len(run.evaluations) * pace.evaluation)
             self.paces[trial.method] = replace(pace, iteration=elapsed / done, begin=begin)
         if hopeless:
             self.dropped[trial.method] = f"a run takes more than {SLOWEST:g} × the time of the baseline's"

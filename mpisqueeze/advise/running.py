@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mpisqueeze.advise.advisor import AdviceQuestion, Advisor, Job
 from mpisqueeze.advise.candidates import baseline, candidates
 from mpisqueeze.comm.watchdog import watched
 from mpisqueeze.comm.world import Signal, World
 from mpisqueeze.errors import UsageError
-from mpisqueeze.modelling.calibrate import CalibrationRequest, calibrate
+from mpisqueeze.modelling.calibrate import CalibrationRequest, assumed_link, calibrate
 from mpisqueeze.modelling.methods import BASELINE
 from mpisqueeze.record.folder import write_json
 from mpisqueeze.record.reading import RunLog
@@ -72,12 +72,19 @@ class _DoneJob:
     overdue: bool
 
 
+def check_network(question: AdviceQuestion) -> None:
+    """Raise UsageError for virtual workers without a network between them, whose times would tell nothing."""
+    settings = question.settings
+    if settings.workers is not None and settings.link is None:
+        raise UsageError("needs a network between virtual workers, such as latency=50us,bandwidth=10gbit", "--link")
+
+
 def check(question: AdviceQuestion, world: World) -> None:
     """Build the baseline's run and those that a user named, and let them go; collective. Raises UsageError."""
     if world.size == 1:
         raise UsageError(
-            "one rank has nobody to exchange with; start several: mpisqueeze launch -n 4 advise, or mpirun. "
-            "mpisqueeze predict models a network that is not here"
+            "one rank has nobody to exchange with; start several: mpisqueeze launch -n 4 advise, or mpirun. A network "
+            "that is not here is -n 64 --latency 50us --bandwidth 10gbit"
         )
     texts = [BASELINE, *question.pairs, *question.also]
     entries = world.collectively(lambda: expand([parse_pair(text) for text in texts], [], question.settings))
@@ -154,6 +161,9 @@ class Driver:
         settings = self.question.settings
         specs, nbytes = self._on_root(lambda advisor: (advisor.compressors, advisor.vector_bytes)) or ([], 0)
         largest = min(max(nbytes, _LEAST), _LARGEST)
+        if self.world.virtual:
+            self._on_root(lambda advisor: write_json(advisor.calibration_path, self._assumed(specs, largest)))
+            return
         request = self.world.collectively(lambda: CalibrationRequest.checked(specs, largest, True, settings))
         with watched(self.world, "a stage of the calibration") as begin:
 
@@ -163,6 +173,14 @@ class Driver:
 
             facts = calibrate(request, self.world, say)
         self._on_root(lambda advisor: write_json(advisor.calibration_path, facts))
+
+    def _assumed(self, specs: Sequence[str], largest: int) -> dict[str, Any]:
+        """A calibration of this process alone, with the network that virtual workers are given."""
+        settings, world = self.question.settings, self.world
+        assert settings.link is not None
+        request = CalibrationRequest.checked(specs, largest, True, replace(settings, link=None))
+        facts = calibrate(request, world.process, self.view.stage)
+        return {**facts, "ranks": world.size, "link": assumed_link(settings.link)}
 
     def _run(self, job: Job) -> _DoneJob:
         """One run. Raises StoppedError on all ranks when a signal ends it, or came before."""

@@ -27,6 +27,7 @@ class Around:
         virtual_bytes: the baseline's bytes are by definition.
         short_of: iterations that a run would have had if the budget had been long enough, or None.
         interrupted: a signal ended the race.
+        virtual: the network that virtual workers had, in words; empty for ranks that were there.
     """
 
     labels: Sequence[str]
@@ -37,6 +38,7 @@ class Around:
     virtual_bytes: bool = False
     short_of: int | None = None
     interrupted: bool = False
+    virtual: str = ""
 
 
 def sentences(race: Race, verdict: Verdict, around: Around) -> list[str]:
@@ -45,6 +47,12 @@ def sentences(race: Race, verdict: Verdict, around: Around) -> list[str]:
     found += _break_even(verdict, around)
     found += _not_recommended(race, verdict, around)
     found += _open(race, verdict, around)
+    if around.virtual:
+        found[0] = f"On {around.virtual}: {found[0][0].lower()}{found[0][1:]}"
+        found.append(
+            "All times are virtual: work as measured here or given, messages by the cost model. Losses and bytes are "
+            "those of real ranks."
+        )
     return found
 
 

@@ -38,6 +38,8 @@ class Codec:
     this is found out later, by wires and by the network.
     """
 
+    __slots__ = ("compressor", "network", "payload_bytes")
+
     def __init__(self, compressor: Compressor, network: Network) -> None:
         self.compressor, self.network = compressor, network
         network.device.adopt(compressor)
@@ -213,9 +215,21 @@ class Setup:
         return Codec(Identity(length or self.dimension, self.network.device.xp, self.dtype, 0), self.network)
 
     def _codec(self, part: int, length: int | None, seed: int) -> Codec:
+        length = length or self.dimension
+        if length in self._exact:
+            return self._exact[length]
         if self._linear:
             seed = derive_key(self.seed, 3, part)
-        return Codec(self.make_compressor(length or self.dimension, seed), self.network)
+        made = self.make_compressor(length, seed)
+        codec = Codec(made, self.network)
+        if not made.draws:
+            self._exact[length] = codec
+        return codec
+
+    @cached_property
+    def _exact(self) -> dict[int, Codec]:
+        """Codecs of compressors without a seed, by length: whoever asks for one gets the same."""
+        return {}
 
     @cached_property
     def _linear(self) -> bool:

@@ -13,6 +13,7 @@ from mpisqueeze.comm.pipeline import Inbox, Moves
 from mpisqueeze.comm.servers import ServerPipeline
 from mpisqueeze.costs.sections import choose_sections
 from mpisqueeze.devices.clock import Phase
+from mpisqueeze.virtual.servers import SharedPipeline
 
 
 class Section:
@@ -97,7 +98,7 @@ class Section:
 
     # The steps of the exchange at the section's server.
 
-    def add_up(self, inbox: Inbox) -> bool:
+    def add_up(self, inbox: Inbox | SharedPipeline) -> bool:
         """Add up all ranks' payloads, in rank order; True if the sum is divided by their number, too."""
         world = self.codec.network.world
         if self.combines and inbox.holds_sections:
@@ -161,16 +162,27 @@ class ServerExchange:
         self.up = [_sections(make_up, s, part, cut.up, backwards) for s, part in enumerate(parts)]
         self.down = [_sections(make_down, s, part, cut.down, backwards) for s, part in enumerate(parts)]
         self._all_up, self._all_down = (list(chain(*sections)) for sections in (self.up, self.down))
+        #: The sections of both directions by their elements: those of the same ones share views of vectors.
+        self._alike: dict[tuple[int, int], list[Section]] = {}
         for section in (*self._all_up, *self._all_down):
-            vars(section).update({name: vector[section.span] for name, vector in worker_vectors.items()})
+            self._alike.setdefault((section.span.start, section.span.stop), []).append(section)
+        for name, vector in worker_vectors.items():
+            self._view(name, vector)
         self._prepare_descent(setup.descent())
-        self.carrier: ServerPipeline | None = None
+        self.carrier: ServerPipeline | SharedPipeline | None = None
         #: Where in the vector each payload begins, in the order of leaving.
         self._begins: list[int] = []
         self._x: Any = None
         self._g: Any = None
         if not self._straight:
             self._build()
+
+    def _view(self, name: str, vector: Any) -> None:
+        """Give each section its view of a vector of d elements, under this name."""
+        for (start, stop), sections in self._alike.items():
+            view = vector[start:stop]
+            for section in sections:
+                setattr(section, name, view)
 
     def _prepare_descent(self, descent: Descent) -> None:
         """Give the answers' sections what moves x, and a vector to decode into where that takes one."""
@@ -185,7 +197,11 @@ class ServerExchange:
         setup = self.setup
         self.close()
         alignment, way = setup.dtype.itemsize, self.schedule.way or "flat"
-        made = ServerPipeline(setup.network, self.up, self.down, alignment, way, setup.overlap, memory)
+        made: ServerPipeline | SharedPipeline
+        if setup.network.shares_memory and not setup.overlap:
+            made = SharedPipeline(setup.network, self.up, self.down, alignment, way, memory)
+        else:
+            made = ServerPipeline(setup.network, self.up, self.down, alignment, way, setup.overlap, memory)
         self.carrier = made
         if setup.served.stop > setup.served.start:
             self._serve(made.answers[setup.rank], setup.served)
@@ -221,8 +237,7 @@ class ServerExchange:
         """Exchange this rank's gradient at x; with `--overlap`, while it is computed. Raises HaltError."""
         if x is not self._x:
             self._x = x
-            for section in (*self._all_up, *self._all_down):
-                section.x = x[section.span]
+            self._view("x", x)
         early = self.carrier.departure if self.carrier else None
         if early:
             early.watch(moves, x, gradient, self._take, self._begins)

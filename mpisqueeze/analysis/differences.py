@@ -7,6 +7,7 @@ from typing import Any
 
 from mpisqueeze.quantities import grouped
 from mpisqueeze.record.reading import RunLog
+from mpisqueeze.record.summary import workers_of
 
 #: At most so many values of a difference are named.
 _NAMED = 4
@@ -20,6 +21,10 @@ def _of(key: str, show: Callable[[Any], str] = str) -> Callable[[RunLog], str | 
         return None if value is None else show(value)
 
     return read
+
+
+def _ranks(run: RunLog) -> str | None:
+    return str(workers_of(run.config)) if run.config else None
 
 
 def _samples(run: RunLog) -> str | None:
@@ -41,7 +46,7 @@ _MEASURES: tuple[tuple[str, tuple[tuple[str, Callable[[RunLog], str | None]], ..
         "their losses and costs are of different problems",
         (("problem", _of("problem")), ("data", _of("data")), ("d", _of("dimension", grouped)), ("samples", _samples)),
     ),
-    ("their bytes and times are not of the same exchange", (("ranks", _of("ranks")), ("dtype", _of("dtype")))),
+    ("their bytes and times are not of the same exchange", (("ranks", _ranks), ("dtype", _of("dtype")))),
     (
         "their times are of different networks or machines",
         (("link", _network), ("device", lambda run: run.environment.get("device")), ("CPU", _cpus)),

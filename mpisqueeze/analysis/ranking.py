@@ -98,8 +98,9 @@ class Ranking:
         target: what costs are counted to; None if no run gave one.
         reaches: the smallest and the largest reach of the smoothing, in iterations.
         rows: an object a run, best first: `position name method status reason shown_to_fail smoothed_loss final_loss
-            evaluation iterations bytes_to_target time_to_target_s iterations_to_target`, the keys of RECORDED (medians
-            without warm-up), `relative` (of each relative column, the value over the first run's) and `run_folder`.
+            evaluation iterations virtual bytes_to_target time_to_target_s iterations_to_target`, the keys of RECORDED
+            (medians without warm-up), `relative` (of each relative column, the value over the first run's) and
+            `run_folder`.
         reference: the first run's name.
         gossips: some of the runs are decentralized.
         curves: by the run's name.
@@ -147,10 +148,17 @@ class Ranking:
 
     @property
     def doubt_on_times(self) -> str:
-        """A sentence on runs that recorded no elapsed time; empty where all did."""
-        if not self.summed:
-            return ""
-        return f"No elapsed time was recorded, and times are sums of the slowest rank's: {', '.join(self.summed)}."
+        """Sentences on runs that recorded no elapsed time, or a virtual one; empty where it was real in all."""
+        found = []
+        if self.summed:
+            found.append(
+                f"No elapsed time was recorded, and times are sums of the slowest rank's: {', '.join(self.summed)}."
+            )
+        names = [row["name"] for row in self.rows if row["virtual"]]
+        if names:
+            whose = "" if len(names) == len(self.rows) else f" of {', '.join(names)}"
+            found.append(f"Times{whose} are virtual: work as measured or given, messages by the cost model.")
+        return " ".join(found)
 
     @property
     def warnings(self) -> list[str]:
@@ -355,6 +363,7 @@ def row_of(run: RunLog, curve: Curve, target: Target | None) -> dict[str, Any]:
         "evaluation": summary["evaluation"] or {},
         "iterations": summary["iterations"],
         "bytes": summary["bytes"],
+        "virtual": run.virtual,
         "bytes_to_target": None if hit is None else int(cost_until(curve.bytes_sent, hit)),
         "time_to_target_s": None if hit is None else cost_until(curve.seconds, hit),
         "iterations_to_target": hit,

@@ -1,8 +1,8 @@
 """`bench comm`: the time of a step through each exchange, beside MPI_Allreduce of full vectors in the same run.
 
 At each size all exchanges are timed in turn, round by round in a rotating order, so that other work of the machine
-meets them alike. Ranks meet before each; its time is the slowest rank's. Results are compared with the same equations
-on one rank, to the bit.
+meets them alike. Ranks meet before each; its time is the slowest rank's. Results are compared with those of as many
+virtual workers in one process, to the bit.
 """
 
 from __future__ import annotations
@@ -46,12 +46,13 @@ from mpisqueeze.parts import contracts, registry
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.record.environment import collect_environment
 from mpisqueeze.runs.interrupts import Interrupts, StoppedError
+from mpisqueeze.runs.plan import check_workers
 from mpisqueeze.runs.training import link_facts
 from mpisqueeze.settings import ALLREDUCE, SERVERS, Settings
 from mpisqueeze.topology import Topology
 
 COMPRESSORS = ("identity", "onebit")
-#: Runs before the result is compared with the equations; the second one has residuals.
+#: Runs before the result is compared; the second one has residuals.
 _CHECKED_RUNS = 2
 #: Elements of all ranks' vectors together up to which rank 0 computes the result that they must have.
 _MOST_CHECKED = 128 << 20
@@ -96,6 +97,9 @@ class CommRequest:
     ) -> CommRequest:
         """The request for these options. Raises UsageError."""
         link = settings.link
+        check_workers(settings)
+        if link and settings.workers:
+            raise UsageError("is between real ranks: leave it out, or --workers", "--link")
         for name in exchanges:
             if name not in EXCHANGES:
                 known = f"known: {', '.join(EXCHANGES)}"
@@ -152,7 +156,7 @@ class ExchangeRow:
         vector_payload_bytes: of a rank's whole vector as it is sent.
         algbw, busbw: GB/s of payload; `effective_…`: of full vectors in the same time.
         ratio: time over that of the baseline, or None.
-        wrong: elements of all ranks that differ from the equations', None where that is not known.
+        wrong: elements of all ranks that differ from those of virtual workers, None where that is not known.
     """
 
     exchange: str
@@ -187,7 +191,7 @@ class Bench:
 
     def __init__(self, request: CommRequest, world: World) -> None:
         self.request, self.world = request, world
-        self.interrupts = Interrupts()
+        self.interrupts = Interrupts(world.leads)
         settings = request.settings
         use_threads(settings.threads)
         self.device = choose_device(settings.device, settings.buffers, world)
@@ -304,14 +308,14 @@ class Bench:
         case.prepare()
         self.interrupts.agree(self.world)
         try:
-            return seconds_of(case.run, self.device)
+            return seconds_of(case.run, self.device, self.world.now)
         except Exception as error:
             # The others wait for what this rank will not send.
             what = f"rank {self.world.rank}, {case.exchange} with {case.compressor}: {error!r}"
             raise RankFailureError(what, traceback.format_exc(), alone=True) from error
 
     def _check(self, stage: Stage, cases: list[Case]) -> list[int | None]:
-        """The number of elements of all ranks that differ from the equations', by case; None where it is not known."""
+        """The number of elements of all ranks that are not what they must be, by case; None where it is not known."""
         counts: list[int | None] = []
         feasible = stage.size * stage.ranks <= _MOST_CHECKED
         gradients = stage.all_gradients() if feasible and self.world.is_root else []

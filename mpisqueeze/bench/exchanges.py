@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -22,15 +22,17 @@ from mpisqueeze.algorithms.doublesqueeze import DoubleSqueeze
 from mpisqueeze.algorithms.dpsgd import DPSGD
 from mpisqueeze.algorithms.memsgd import MemSGD
 from mpisqueeze.algorithms.sgd import SGD
-from mpisqueeze.bench import serial
 from mpisqueeze.comm.counters import BytesAre
 from mpisqueeze.comm.exchange import Network
+from mpisqueeze.comm.world import World
 from mpisqueeze.compressors.base import Compressor
 from mpisqueeze.compressors.identity import Identity
+from mpisqueeze.devices.device import Device
 from mpisqueeze.kernels import kernels_for
 from mpisqueeze.mpi import MPI
 from mpisqueeze.settings import ALLREDUCE
 from mpisqueeze.topology import Topology
+from mpisqueeze.virtual.workers import on_workers
 
 LR = 0.1
 _GRID = 1024
@@ -187,12 +189,22 @@ class StepCase(Case):
         return self.stage.home(self._x)
 
     def expected(self, gradients: Sequence[np.ndarray], runs: int) -> Callable[[int], np.ndarray]:
-        setup, start = replace(self._setup, make_compressor=self._host_compressor), self.stage.home(self.stage.start)
-        if self._gossips:
-            eta = getattr(self._part, "eta", None)
-            return serial.gossip(setup, eta, start, gradients, LR, runs).__getitem__
-        x = serial.through_servers(setup, self._compressed, start, gradients, LR, runs)
-        return lambda rank: x
+        found: dict[int, np.ndarray] = {}
+
+        def work(world: World) -> None:
+            """The same on a virtual worker, which has neither MPI nor a GPU."""
+            network, make = Network(world, Device(), barrier=False), self._host_compressor
+            setup = replace(self._setup, network=network, make_compressor=make)
+            stage = Stage(network, self.stage.size, self.stage.dtype)
+            case = StepCase(stage, self.exchange, setup, self.compressor if self._compressed else None, make)
+            for _ in range(runs):
+                case.prepare()
+                case.run()
+            found[world.rank] = case.output()
+            case.close()
+
+        on_workers(_this_process(), self.stage.ranks, work)
+        return found.__getitem__
 
     def how(self) -> str | None:
         schedule: Any = getattr(self._part, "schedule", None)
@@ -202,6 +214,12 @@ class StepCase(Case):
 
     def close(self) -> None:
         self._part.close()
+
+
+@cache
+def _this_process() -> World:
+    """A world of this process alone; MPI has no communicators for one a case."""
+    return World(MPI.COMM_SELF)
 
 
 class AllreduceCase(Case):

@@ -12,7 +12,6 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 import numpy as np
-import psutil
 
 from mpisqueeze.devices.device import Device
 from mpisqueeze.errors import UsageError
@@ -131,13 +130,13 @@ def rotated(items: Sequence[T], number: int) -> Iterator[T]:
     yield from items[:start]
 
 
-def seconds_of(work: Callable[[], Any], device: Device) -> float:
-    """Seconds that `work` takes, with nothing else queued on the device."""
+def seconds_of(work: Callable[[], Any], device: Device, now: Callable[[], float] = perf_counter) -> float:
+    """Seconds that `work` takes by the clock `now`, with nothing else queued on the device."""
     device.synchronize()
-    began = perf_counter()
+    began = now()
     work()
     device.synchronize()
-    return perf_counter() - began
+    return now() - began
 
 
 @contextmanager
@@ -154,7 +153,7 @@ def no_garbage_collection() -> Iterator[None]:
 
 def check_memory(nbytes: int, what: str) -> None:
     """Raise UsageError where this host lacks the memory for `what`."""
-    free = psutil.virtual_memory().available
+    free = Device().free_memory()
     if nbytes > free:
         raise UsageError(
             f"{what} takes about {nbytes / 1e9:.1f} GB, and this host has {free / 1e9:.1f} GB free: name fewer or "

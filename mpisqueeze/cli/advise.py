@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,11 +25,12 @@ from mpisqueeze.cli.options import (
 )
 from mpisqueeze.cli.output import Output
 from mpisqueeze.errors import ExitCode, UsageError
-from mpisqueeze.quantities import parse_time
+from mpisqueeze.quantities import parse_rate, parse_time
 from mpisqueeze.settings import EITHER, SETTINGS, option_of
 
 if TYPE_CHECKING:
     from mpisqueeze.advise.advisor import AdviceQuestion, Advisor
+    from mpisqueeze.comm.world import Signal, World
 
 #: Settings that the race chooses itself, or has no use for.
 _UNUSED = (
@@ -81,23 +84,22 @@ def advise(
         in_run(help="Go on with the advice in this folder, with its own options, and --budget.", metavar="FOLDER"),
     ] = None,
     ranks: Annotated[
-        str | None, in_network("-n", "--ranks", help="Ranks that are not here: see predict.", metavar="N")
+        str | None,
+        in_network("-n", "--ranks", help="Race on so many virtual workers, as --workers does.", metavar="N"),
     ] = None,
-    latency: Annotated[str | None, in_network(help="Of a network that is not here.", metavar="TIME")] = None,
-    bandwidth: Annotated[str | None, in_network(help="Of a network that is not here.", metavar="RATE")] = None,
+    latency: Annotated[
+        str | None, in_network(help="α of a message's α + mβ between virtual workers: 20us, 5ms.", metavar="TIME")
+    ] = None,
+    bandwidth: Annotated[str | None, in_network(help="8/β between them: 100mbit, 10gbit.", metavar="RATE")] = None,
     config: ConfigOption = None,
 ) -> int:
     """Find out what pays off here: calibrate, tune the best methods' learning rates, race them, and give a verdict.
 
     [bold]mpirun -n 8 mpisqueeze advise --problem mlp --data digits --budget 2min[/]
+
+    [bold]mpisqueeze advise -n 64 --latency 50us --bandwidth 10gbit --budget 5min[/] (virtual workers)
     """
-    for option, value in (("-n", ranks), ("--latency", latency), ("--bandwidth", bandwidth)):
-        if value is not None:
-            raise UsageError(
-                "describes a network that is not here, and a race needs ranks: run advise under mpirun or mpisqueeze "
-                "launch -n 8, or model that network with mpisqueeze predict",
-                option,
-            )
+    given |= _elsewhere(given, ranks, latency, bandwidth)
     seconds = quantity("--budget", _BUDGET if budget is None and resume is None else budget, parse_time)
     if seconds is not None and seconds <= 0:
         raise UsageError(f"must be a time above 0, got {budget}", "--budget")
@@ -108,7 +110,7 @@ def advise(
             if other:
                 raise UsageError("does not go with --resume: the advice has its own options", option)
     from mpisqueeze.advise import advisor as advising
-    from mpisqueeze.advise.running import AdviceWatcher, Driver, check
+    from mpisqueeze.advise.running import AdviceWatcher, Driver, check, check_network
     from mpisqueeze.cli.exit import stop_code
     from mpisqueeze.cli.ranks import join
     from mpisqueeze.data import keeping
@@ -117,6 +119,7 @@ def advise(
     from mpisqueeze.runs.interrupts import Interrupts
     from mpisqueeze.runs.seeding import parse_seeds
     from mpisqueeze.runs.sources import Resolved, resolve
+    from mpisqueeze.virtual.workers import on_workers
 
     def asked() -> tuple[Resolved, AdviceQuestion]:
         if past:
@@ -140,6 +143,9 @@ def advise(
     world = join()
     past = world.on_root(lambda: advising.past_of(resume, world.size) if resume else None)
     found, question = world.on_root(asked)
+    workers = question.settings.workers
+    with found.blamed():
+        world.on_root(lambda: check_network(question))
     world.on_root(output.check)
     out = found.config.out
     with found.blamed():
@@ -153,19 +159,22 @@ def advise(
         if past:
             advising.remove_unfinished(path, past)
         clock = advising.BudgetClock(question.budget_s, past["spent_s"] if past else 0.0)
-        return advising.Advisor(question, folder, world.size, clock, past)
+        return advising.Advisor(question, folder, workers or world.size, clock, past)
 
-    with Interrupts() as interrupts, keeping():
-        with found.blamed():
-            check(question, world)
-            path = resume or world.on_root(lambda: out or timed_path("advise", world.size))
-            advisor = world.collectively(begin)
+    def drive(ranks: World) -> Signal:
+        own = (advisor, view) if ranks.is_root else (None, AdviceWatcher())
+        return Driver(question, ranks, path, interrupts, *own).advise()
+
+    with Interrupts() as interrupts, keeping(), found.blamed():
+        on_workers(world, workers, partial(check, question))
+        path = resume or world.on_root(lambda: out or timed_path("advise", workers or world.size))
+        advisor = world.collectively(begin)
         hold_of_all(world, advisor.folder if advisor else None, path)
         if advisor:
-            output.print(opening(question, world.size, f"{path}", resume is not None))
+            output.print(opening(question, workers or world.size, f"{path}", resume is not None))
             view = AdviceView(output.console, output.live, advisor, interrupts.hand_on)
-        with closing(view), found.blamed():
-            stopped_by = Driver(question, world, path, interrupts, advisor, view).advise()
+        with closing(view):
+            stopped_by = on_workers(world, workers, drive)
     if advisor:
         facts = advisor.finish(bool(stopped_by))
         output.print(advice_report(facts))
@@ -175,6 +184,26 @@ def advise(
         output.json(facts)
         advisor.folder.close()
     return stop_code(stopped_by) if stopped_by else ExitCode.OK
+
+
+def _elsewhere(given: Mapping[str, Any], *network: str | None) -> dict[str, Any]:
+    """The settings of virtual workers for -n, --latency and --bandwidth. Raises UsageError where one is missing."""
+    options = dict(zip(("-n", "--latency", "--bandwidth"), network, strict=True))
+    if not any(value is not None for value in options.values()):
+        return {}
+    for option, value in options.items():
+        if value is None:
+            raise UsageError("is missing: a network that is not here is -n N --latency TIME --bandwidth RATE", option)
+    for option, name in (("-n", "workers"), ("--latency", "link")):
+        if name in given:
+            raise UsageError(f"does not go with {option_of(name)}, which says the same", option)
+    ranks, latency, bandwidth = options.values()
+    quantity("--latency", latency, parse_time)
+    quantity("--bandwidth", bandwidth, parse_rate)
+    workers = quantity("-n", ranks)
+    if workers is None or workers < 2:
+        raise UsageError(f"must be at least 2, got {ranks}", "-n")
+    return {"workers": workers, "link": f"latency={latency},bandwidth={bandwidth}"}
 
 
 def _write_page(advisor: Advisor, facts: dict[str, Any], output: Output) -> None:

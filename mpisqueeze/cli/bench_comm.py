@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from mpisqueeze.cli.bench import CheckOption, IterationsOption, SizesOption, WarmupOption, timing
 from mpisqueeze.cli.completion import offering
@@ -11,12 +11,16 @@ from mpisqueeze.cli.output import Output
 from mpisqueeze.errors import ExitCode
 from mpisqueeze.settings import METHOD, Settings
 
+if TYPE_CHECKING:
+    from mpisqueeze.bench.comm import ExchangeRow
+    from mpisqueeze.comm.world import World
+
 _OURS = ("allreduce", "sharded", "root", "ring")
 _MPIS = ("by-hand", "mpi-allreduce", "mpi-gather-bcast", "mpi-alltoall-allgather")
 
 
 @command(
-    ("dtype", "device", "buffers", "threads", "link", "chunk", "tree"),
+    ("workers", "dtype", "device", "buffers", "threads", "link", "chunk", "tree"),
     to=("json", "csv", "markdown", "latex"),
 )
 def bench_comm(
@@ -52,6 +56,7 @@ def bench_comm(
     from mpisqueeze.comm.placement import quota_doubts
     from mpisqueeze.comm.watchdog import watched
     from mpisqueeze.report import bench_view
+    from mpisqueeze.virtual.workers import on_workers
 
     asked = timing(sizes, iterations, warmup, check)
     world = join()
@@ -59,12 +64,14 @@ def bench_comm(
         lambda: CommRequest.checked(exchanges or [], compressor or [], **asked, settings=settings)
     )
     world.on_root(output.check)
-    bench = Bench(request, world)
-    facts = bench.context()
-    header = bench_view.comm_header(facts) if world.is_root else []
     columns = bench_view.comm_columns(request.cases)
     view = bench_view.BenchView(output.console, output.live, columns, request.rounds)
-    try:
+
+    def measure(world: World) -> tuple[dict[str, Any], list[str], list[ExchangeRow]]:
+        """On rank 0 the facts, the header and the rows; on workers or on ranks."""
+        bench = Bench(request, world)
+        facts = bench.context()
+        header = bench_view.comm_header(facts) if world.is_root else []
         if world.is_root:
             view.start(header)
             view.comments([f"warning: {doubt}" for doubt in quota_doubts(world, facts["threads"])], "yellow")
@@ -75,7 +82,10 @@ def bench_comm(
                 if world.is_root:
                     view.tick(what)
 
-            results = bench.run(view.line, tick)
+            return facts, header, bench.run(view.line, tick)
+
+    try:
+        facts, header, results = on_workers(world, settings.workers, measure)
     finally:
         view.close()
     failed = bench_view.failures(results, ("exchange", "compressor", "size"))

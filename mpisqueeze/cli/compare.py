@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import closing
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from mpisqueeze.cli.completion import numbers as complete_numbers
 from mpisqueeze.cli.completion import pairs as complete_pairs
@@ -25,6 +25,10 @@ from mpisqueeze.errors import ExitCode, UsageError
 from mpisqueeze.language import check_choice
 from mpisqueeze.runs.presets import PRESETS
 from mpisqueeze.settings import SETTINGS
+
+if TYPE_CHECKING:
+    from mpisqueeze.comm.world import World
+    from mpisqueeze.runs.comparing import Track
 
 #: Settings that a comparison has no use for: its pairs name the methods.
 _UNUSED = ("algorithm", "compressor", "checkpoint_every", "stop_at")
@@ -99,6 +103,7 @@ def compare(
     from mpisqueeze.runs.tuning import parse_grid, plan_grids
     from mpisqueeze.runs.tuning import tune as tune_all
     from mpisqueeze.runs.view import View
+    from mpisqueeze.virtual.workers import on_workers
 
     def plan_all() -> list[methods.Entry]:
         base = replace(settings, stop_at=_stop(target, target_loss)) if stop_at_target else settings
@@ -122,33 +127,45 @@ def compare(
         tuned = world.collectively(lambda: plan_grids(entries, [parse_grid(text) for text in tune or []]))
         world.on_root(output.check)
         world.on_root(lambda: check_path(settings.out) if settings.out else None)
-    view = View()
     race = entries if each is None else seeded(entries, each)
     (apart,) = seeds_apart(each or [settings.seed])
-    with Interrupts() as interrupts, keeping():
-        with found.blamed():
-            check_entries(entries, world, asked)
-            path = world.on_root(lambda: settings.out or timed_path("compare", world.size))
-            ledger = world.collectively(
-                lambda: Ledger(path, race, world.size, asked, sort, each) if world.is_root else None
-            )
-        hold_of_all(world, ledger.folder if ledger else None, path)
-        if ledger:
-            tuning = f"{', '.join(tune)}; trials have seed {apart}" if tune else ""
-            view = CompareView(output.console, output.live, entries, f"{path}", interrupts.hand_on, each, tuning)
-        track = Track(world, path, interrupts, ledger, view)
-        with closing(view):
-            track.expect(race)
-            if tune:
-                tune_all(tuned, apart, asked, track, race)
-                chosen = [one.race(one.chosen) for one in tuned]
-                race = chosen if each is None else seeded(chosen, each)
-                if ledger:
-                    ledger.tuned = [one.as_json() for one in tuned]
+
+    def run_all(world: World) -> tuple[Track, int]:
+        """The track of all runs, and the number of trials among them; on workers or on ranks."""
+        view, to_come = View(), race
+        # Workers of one process have trials of their own to book.
+        tuning = [replace(one, values={**one.values}, tried=[]) for one in tuned]
+        with Interrupts(world.leads) as interrupts:
+            with found.blamed():
+                check_entries(entries, world, asked)
+                path = world.on_root(lambda: settings.out or timed_path("compare", world.size))
+                ledger = world.collectively(
+                    lambda: Ledger(path, race, world, asked, sort, each) if world.is_root else None
+                )
+            hold_of_all(world, ledger.folder if ledger else None, path)
+            if ledger:
+                said = f"{', '.join(tune)}; trials have seed {apart}" if tune else ""
+                view = CompareView(output.console, output.live, entries, f"{path}", interrupts.hand_on, each, said)
+            track = Track(world, path, interrupts, ledger, view)
+            with closing(view):
                 track.expect(race)
-            begun = len(track.statuses)
-            track.run(race)
-            track.end()
+                if tune:
+                    tune_all(tuning, apart, asked, track, race)
+                    chosen = [one.race(one.chosen) for one in tuning]
+                    to_come = chosen if each is None else seeded(chosen, each)
+                    if ledger:
+                        ledger.tuned = [one.as_json() for one in tuning]
+                    track.expect(to_come)
+                trials = len(track.statuses)
+                track.run(to_come)
+                track.end()
+        return track, trials
+
+    with keeping(), found.blamed():
+        # A sweep may have runs of fewer workers.
+        most = max((entry.plan.config.workers or 0 for entry in entries), default=0)
+        track, trials = on_workers(world, most or None, run_all)
+    ledger = track.ledger
     if ledger:
         pooled, ranking = ledger.pooled(), ledger.ranking()
         if pooled:
@@ -157,14 +174,14 @@ def compare(
             output.print(comparison_report(ranking))
         for note in tuning_notes(ledger.tuned):
             output.print(note, style="yellow", soft_wrap=True, markup=False, highlight=False)
-        output.folder("comparison", path)
+        output.folder("comparison", track.path)
         output.json(ledger.results())
         ledger.folder.close()
     if track.stopped_by:
         return stop_code(track.stopped_by)
     # One run that went well is a comparison that did.
     for status in ("ok", "diverged"):
-        if status in track.statuses[begun:]:
+        if status in track.statuses[trials:]:
             return status_code(status)
     return ExitCode.FAILED
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 from mpisqueeze.cli.options import arguments, command, in_run
 from mpisqueeze.cli.output import Output
@@ -11,12 +12,15 @@ from mpisqueeze.errors import ExitCode, UsageError
 from mpisqueeze.files import write_text
 from mpisqueeze.settings import Settings
 
+if TYPE_CHECKING:
+    from mpisqueeze.comm.world import Signal, World
+
 #: The page that it leaves beside its runs.
 PAGE = "report.html"
 
 
 @command(
-    ("data_dir", "device", "out"),
+    ("data_dir", "workers", "device", "out"),
     says={"out": "Folder, new or empty, with one for each claim. Default: results/<time>-reproduce-n<N>."},
 )
 def reproduce(
@@ -48,24 +52,29 @@ def reproduce(
     from mpisqueeze.runs.comparing import check_entries
     from mpisqueeze.runs.interrupts import Interrupts
     from mpisqueeze.runs.view import View
+    from mpisqueeze.virtual.workers import on_workers
 
     world = join()
-    tasks = world.collectively(
-        lambda: plan_tasks(select(claims, scale), world.size, settings.data_dir, settings.device)
-    )
+    tasks = world.collectively(lambda: plan_tasks(select(claims, scale), world.size, settings))
     world.on_root(output.check)
     world.on_root(lambda: check_path(settings.out) if settings.out else None)
-    view = View()
-    with Interrupts() as interrupts, keeping():
-        # The first run of each claim is built once, so that missing data are known before anything starts.
-        check_entries([entry for task in tasks for entry in task.entries[:1]], world)
-        path = world.on_root(lambda: settings.out or timed_path("reproduce", world.size))
-        folder = world.collectively(lambda: RunFolder(path) if world.is_root else None)
-        hold_of_all(world, folder, path)
-        if folder:
-            view = ClaimsView(output.console, output.live, len(tasks), interrupts.hand_on)
-        with closing(view):
-            verdicts, stopped = check_claims(tasks, world, path, scale, interrupts, folder, view)
+
+    def check_all(world: World) -> tuple[Path, list[dict[str, Any]], Signal]:
+        """The folder, the verdicts, on rank 0, and a signal that stopped them; on workers or on ranks."""
+        view = View()
+        with Interrupts(world.leads) as interrupts:
+            # The first run of each claim is built once, so that missing data are known before anything starts.
+            check_entries([entry for task in tasks for entry in task.entries[:1]], world)
+            path = world.on_root(lambda: settings.out or timed_path("reproduce", world.size))
+            folder = world.collectively(lambda: RunFolder(path) if world.is_root else None)
+            hold_of_all(world, folder, path)
+            if folder:
+                view = ClaimsView(output.console, output.live, len(tasks), interrupts.hand_on)
+            with closing(view):
+                return path, *check_claims(tasks, world, path, scale, interrupts, folder, view)
+
+    with keeping():
+        path, verdicts, stopped = on_workers(world, settings.workers, check_all)
     if world.is_root and (verdicts or stopped):
         output.print(claims_report(verdicts, len(tasks)))
     if world.is_root and verdicts:

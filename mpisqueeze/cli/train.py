@@ -58,6 +58,7 @@ def train(
     from mpisqueeze.runs.sources import Resolved, as_toml, resolve
     from mpisqueeze.runs.training import train
     from mpisqueeze.runs.view import View
+    from mpisqueeze.virtual.workers import on_workers
 
     def settings() -> Resolved:
         if resume is None:
@@ -81,7 +82,8 @@ def train(
             from mpisqueeze.report.training_view import TrainingView
 
             view = TrainingView(output.console, output.live)
-        summary = train(planned, world, view, again=resume is not None)
+        again = resume is not None
+        summary = on_workers(world, found.config.workers, lambda workers: train(planned, workers, view, again))
     output.json(summary)
     if summary["status"] == "interrupted":
         return ExitCode.INTERRUPTED if summary["signal"] == "SIGINT" else ExitCode.TERMINATED

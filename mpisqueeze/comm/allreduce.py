@@ -108,7 +108,7 @@ class _Rounds:
 
     def __init__(self, network: Network, wire: Wire, dtype: Any) -> None:
         world = network.world
-        self._past = network.device.fence()
+        self._past, self._clock = network.device.fence(), network.clock
         scratch = network.wire(wire.nbytes)
         way = exchanges.allreduce(network.link, world.size, wire.nbytes).way
         size = dtype.itemsize
@@ -141,7 +141,9 @@ class _Rounds:
                 send.Wait()
             # The sum may be what was sent.
             if total is not None:
+                self._clock.lap(Phase.COMM)
                 total += addend
+                self._clock.work(Phase.COMM)
             self._past.set()
 
     def close(self) -> None:
@@ -295,7 +297,8 @@ class EarlyAllreduce(AllreduceExchange):
     def _post(self) -> list[Any]:
         """A message that never comes, which the thread looks at and by that lets MPI work."""
         if self._beat is None:
-            self._beat = MPI.COMM_SELF.Recv_init(bytearray(1), 0, _BEAT)
+            world = self.network.world
+            self._beat = world.comm.Recv_init(np.empty(1, np.uint8), world.rank, _BEAT)
             self._beat.Start()
         return [self._beat]
 

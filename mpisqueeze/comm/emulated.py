@@ -72,6 +72,8 @@ class EmulatedLink:
                 "--link",
             )
         self.model = Link(0.0, 0.0, 0.0)
+        # If ranks left the gate one by one, their delays would count as the link's.
+        self.alignment_s = ALIGNMENT_S * max(1.0, world.load)
         self.pause = PAUSE
         self._world = world
         self._rank, size = world.rank, world.size
@@ -108,6 +110,14 @@ class EmulatedLink:
             kept.clear()
         _fence()
         self._world.comm.Barrier()
+
+    def sender(self, request: Any, target: int, tag: int, nbytes: int) -> HeldSend:
+        """A persistent send that is held back."""
+        return HeldSend(self, request, target, tag, nbytes)
+
+    def receiver(self, request: Any, source: int, tag: int) -> HeldReceive:
+        """A persistent receive that is held back."""
+        return HeldReceive(self, request, source, tag)
 
     def send(self, target: int, tag: int, nbytes: int) -> float:
         """Book this rank's port for a message, tell its receiver, and return the time (s) when the port is free."""

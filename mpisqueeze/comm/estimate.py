@@ -30,7 +30,8 @@ _known: dict[int, Link] = {}
 
 
 def estimate(world: World) -> Link:
-    """The link between ranks; collective. On several hosts it is measured once, on one host it is assumed.
+    """The link between ranks; collective. On several hosts it is measured once, on one host or between virtual
+    workers it is assumed.
 
     The measurement is a ping-pong between rank 0 and the first rank of another host with 1 byte, 128 KiB and 384 KiB,
     of which the fastest of a few rounds counts.
@@ -38,7 +39,7 @@ def estimate(world: World) -> Link:
     found = _known.get(world.comm.py2f())
     if found is None:
         in_memory = Link(0.0, CROWDED_S if world.load > 1 else CALL_S, MEMORY_BYTE_S)
-        found = _known[world.comm.py2f()] = _measure(world) if world.hosts > 1 else in_memory
+        found = _known[world.comm.py2f()] = _measure(world) if world.hosts > 1 and not world.virtual else in_memory
     return found
 
 

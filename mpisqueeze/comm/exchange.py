@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from mpisqueeze.comm.checksum import CheckedReceive, CheckedSend
 from mpisqueeze.comm.counters import Counter
-from mpisqueeze.comm.emulated import ALIGNMENT_S, EmulatedLink, HeldReceive, HeldSend
 from mpisqueeze.comm.estimate import EAGER_BYTES, SLOW_BYTE_S, estimate
 from mpisqueeze.comm.pieces import in_pieces
 from mpisqueeze.comm.world import Signal, World
+from mpisqueeze.costs.link import Link
 from mpisqueeze.costs.sections import Terms
 from mpisqueeze.devices.buffers import Wire
 from mpisqueeze.devices.clock import Phase, PhaseClock
@@ -100,17 +100,37 @@ class Gate:
             self._admit(self.agreed)
 
 
+class HoldingLink(Protocol):
+    """A link that holds messages back: `comm.emulated` for real ranks, `virtual.link` for virtual workers.
+
+    Attributes:
+        model: the cost of its messages.
+        alignment_s: time (s) after the last rank's arrival when all ranks leave an agreement; 0: each when it can.
+    """
+
+    @property
+    def model(self) -> Link: ...
+    @property
+    def alignment_s(self) -> float: ...
+    def sender(self, request: Any, target: int, tag: int, nbytes: int) -> Any:
+        """A persistent send that takes the link's time, around that of MPI."""
+
+    def receiver(self, request: Any, source: int, tag: int) -> Any:
+        """A persistent receive, likewise."""
+
+
 class Network:
     """The resources of an exchange: ranks, a device that owns the buffers, a link, a clock and a counter.
 
     Args:
-        emulated: emulated link that delays messages, or None.
+        emulated: emulated or simulated link that delays messages, or None.
         chunk_bytes: the user's limit to a message's bytes, or None for the cost model's choice.
         tree: the user's choice of the tree for a root's answers, or None for the cost model's choice.
         checksum: whether a checksum follows each message, see `comm.checksum`.
+        clock: of the phases, in place of the device's.
 
     Attributes:
-        link: cost of messages, for the choice of sections: the emulated link's, or an estimate of the real one's.
+        link: cost of messages, for the choice of sections: that link's, or an estimate of the real one's.
         iteration: 1, 2, …, set by the training loop.
         trouble: the first error on this rank, or None.
     """
@@ -120,19 +140,22 @@ class Network:
         world: World,
         device: Device,
         barrier: bool = True,
-        emulated: EmulatedLink | None = None,
+        emulated: HoldingLink | None = None,
         chunk_bytes: int | None = None,
         tree: str | None = None,
         checksum: bool = False,
+        clock: PhaseClock | None = None,
     ) -> None:
         self.world, self.device = world, device
-        self.clock = device.clock()
+        if clock is None:
+            clock = device.clock()
+            clock.now = world.now
+        self.clock = clock
         self.counter = Counter()
         self.gate = Gate(world, self.clock, barrier, None if device.kind == "cpu" else self.settle)
         self.emulated, self.chunk_bytes, self.tree = emulated, chunk_bytes, tree
         self.checksum = checksum
-        # If ranks left the gate one by one, their delays would count as the link's.
-        world.leave_together_s = ALIGNMENT_S * max(1.0, world.load) if emulated else 0.0
+        world.leave_together_s = emulated.alignment_s if emulated else 0.0
         self.link = emulated.model if emulated else estimate(world)
         self._limit = chunk_bytes
         if chunk_bytes is None and not emulated and self.link.byte_s > SLOW_BYTE_S:
@@ -147,8 +170,14 @@ class Network:
 
     @property
     def crowded(self) -> bool:
-        """True if ranks share cores."""
-        return self.world.load > 1
+        """True if ranks share cores, so that some have yet to get one; workers take turns when they have to wait."""
+        return self.world.load > 1 and not self.world.virtual
+
+    @property
+    def shares_memory(self) -> bool:
+        """True if all ranks are virtual workers of one process, with nothing between them that is to be seen."""
+        local = getattr(self.world.comm, "is_local", False) and self.world.size > 1
+        return local and not (self.emulated or self.checksum)
 
     def settle(self) -> None:
         """Wait for the device, and report elements that were not finite."""
@@ -172,14 +201,14 @@ class Network:
         start = self.world.comm.Send_init
         request: Any = start(buffer, target, tag)
         if self.emulated:
-            request = HeldSend(self.emulated, request, target, tag, int(buffer[0].nbytes))
+            request = self.emulated.sender(request, target, tag, int(buffer[0].nbytes))
         return CheckedSend(start, request, buffer[0], target, tag, self.counter) if self.checksum else request
 
     def _receiver(self, buffer: Sequence[Any], source: int, tag: int) -> Any:
         start = self.world.comm.Recv_init
         request: Any = start(buffer, source, tag)
         if self.emulated:
-            request = HeldReceive(self.emulated, request, source, tag)
+            request = self.emulated.receiver(request, source, tag)
         return CheckedReceive(start, request, buffer[0], source, tag, self.counter) if self.checksum else request
 
     def complain(self, signal: int, message: str, option: str | None = None, details: str = "") -> None:

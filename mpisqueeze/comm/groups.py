@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mpisqueeze.comm.emulated import EmulatedLink
-from mpisqueeze.comm.exchange import Network
+from mpisqueeze.comm.exchange import HoldingLink, Network
 from mpisqueeze.comm.world import World
 from mpisqueeze.costs.sections import LONGEST, pieces
 from mpisqueeze.devices.buffers import Wire
@@ -24,10 +23,10 @@ class LeadersNetwork(Network):
     Args:
         whole: the network of all ranks.
         world: the leaders.
-        emulated: the emulated link between them, or None.
+        emulated: the emulated or simulated link between them, or None.
     """
 
-    def __init__(self, whole: Network, world: World, emulated: EmulatedLink | None) -> None:
+    def __init__(self, whole: Network, world: World, emulated: HoldingLink | None) -> None:
         super().__init__(world, whole.device, False, emulated, whole.chunk_bytes, whole.tree, whole.checksum)
         self._whole = whole
         self.clock, self.counter = whole.clock, whole.counter

@@ -83,6 +83,11 @@ def interfaces(world: World, name: str | None) -> list[str]:
 
 
 def interface_meter(world: World) -> InterfaceMeter:
-    """The meter of the interface that the environment names, or of all network cards; collective. Raises UsageError."""
+    """The meter of the interface that the environment names, or of all network cards; collective. Raises UsageError.
+
+    Messages between virtual workers pass no interface.
+    """
+    if getattr(world.comm, "virtual", False):
+        return InterfaceMeter(world, [])
     found = world.collectively(lambda: interfaces(world, os.environ.get(VARIABLE) or None))
     return InterfaceMeter(world, found if all(world.comm.allgather(bool(found))) else [])

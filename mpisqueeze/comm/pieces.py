@@ -48,10 +48,12 @@ class Pieces:
 
 
 def requests_of_mpi(request: Any) -> list[Any]:
-    """MPI's own requests behind one of ours, which its owner waits for."""
+    """MPI's own requests behind one of ours, which its owner waits for; none behind one of virtual workers."""
     if isinstance(request, Pieces):
         return request.of_mpi
-    return [getattr(request, "request", request)]
+    while hasattr(request, "request"):
+        request = request.request
+    return [] if request is None else [request]
 
 
 def in_pieces(buffer: Sequence[Any], make: Callable[[Sequence[Any]], Any]) -> Any:

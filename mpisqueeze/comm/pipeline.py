@@ -16,6 +16,9 @@ from mpisqueeze.costs.sections import messages
 from mpisqueeze.devices.buffers import Wire
 from mpisqueeze.devices.clock import Phase
 
+#: Buffers begin at multiples of so many bytes.
+_ALIGNED = 16
+
 
 class Payload(Protocol):
     """A section in one direction, as its exchange sees it.
@@ -30,7 +33,7 @@ class Payload(Protocol):
     @property
     def payload_bytes(self) -> int: ...
 
-    def add_up(self, inbox: Inbox) -> bool:
+    def add_up(self, inbox: Any) -> bool:
         """At its server: add up all ranks' payloads, in rank order; True if the sum is divided by their number, too."""
 
     def divide(self, ranks: int) -> None:
@@ -58,10 +61,7 @@ def cut(
     Parts begin at multiples of `alignment` bytes of `memory` (uint8), or of new memory. Each section is given the array
     of its wire as payload.
     """
-    starts, lengths, end = [], [sum(section.payload_bytes for section in part) for part in parts], 0
-    for length in lengths:
-        starts.append(end)
-        end += -(-length // alignment) * alignment
+    starts, lengths, end = places(parts, alignment)
     whole = network.wire(end) if memory is None else network.device.wire_over(memory)
     wires: list[list[Wire]] = []
     for begin, part in zip(starts, parts, strict=True):
@@ -72,6 +72,15 @@ def cut(
             wires[-1].append(wire)
             begin += section.payload_bytes
     return wires, [whole.array[begin : begin + length] for begin, length in zip(starts, lengths, strict=True)]
+
+
+def places(parts: Sequence[Sequence[Payload]], alignment: int) -> tuple[list[int], list[int], int]:
+    """The bytes of a buffer where each part's payloads begin, multiples of `alignment`; their lengths; its end."""
+    starts, lengths, end = [], [sum(section.payload_bytes for section in part) for part in parts], 0
+    for length in lengths:
+        starts.append(end)
+        end += -(-length // alignment) * alignment
+    return starts, lengths, end
 
 
 def start(network: Network, requests: Sequence[Any], wire: Wire) -> None:
@@ -154,7 +163,9 @@ class Inbox:
         self._requests: list[Any] = []
         self._short: dict[int, tuple[Wire, Any]] = {}
         if self._count:
-            buffers = [network.wire(longest) for _ in range(slots)]
+            step = -(-longest // _ALIGNED) * _ALIGNED
+            whole = network.wire(slots * step)
+            buffers = [whole.part(start, start + longest) for start in range(0, slots * step, step)]
             # Message i, counted by section and then by source, comes into buffer i mod `slots`.
             for i in range(min(self._count, math.lcm(slots, len(sources)))):
                 self._wires.append(buffers[i % slots])

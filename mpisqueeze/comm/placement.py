@@ -35,7 +35,7 @@ def choose_device(wanted: str, buffers: str, world: World, checksum: bool = Fals
             return Device()
         reasons = world.comm.bcast(why, root=lacking[0])
         raise UsageError(f"cuda: rank {lacking[0]} has no GPU: {reasons}; use auto or cpu", "--device")
-    index = world.local_rank % count
+    index = world.process.local_rank % count
     aware, reason = cuda_awareness()
     collectives, why = collectives_take_device_memory()
     if buffers != "auto":
@@ -46,7 +46,7 @@ def choose_device(wanted: str, buffers: str, world: World, checksum: bool = Fals
         if buffers == "device":
             raise UsageError("device: --checksum computes checksums on the host; use auto or staged", "--buffers")
         aware, reason = False, "--checksum computes checksums on the host"
-    if aware and world.size > 1:
+    if aware and world.process.size > 1:
         tried, fault = _fault_anywhere(world, index)
         if fault and buffers == "auto":
             aware, reason = False, f"{reason}, but {fault}"
@@ -59,7 +59,8 @@ def choose_device(wanted: str, buffers: str, world: World, checksum: bool = Fals
 
 def _fault_anywhere(world: World, index: int) -> tuple[bool, str]:
     """`device_memory_fault` of the first host that has one, tried on a GPU of each; collective."""
-    mine = device_memory_fault(index) if world.local_rank == 0 else (True, "")
+    first = world.process.local_rank == 0 and world.leads
+    mine = device_memory_fault(index) if first else (True, "")
     faults = [found for found in world.comm.allgather(mine) if found[1]]
     # A message that was tried tells more than one that was not.
     return max(faults, key=lambda found: found[0], default=(True, ""))
@@ -81,7 +82,7 @@ def threads_of_rank(world: World) -> int:
 
 def quota_doubts(world: World, threads: int) -> list[str]:
     """A warning where a rank's threads want more CPU time than quotas grant; else nothing."""
-    if threads <= world.quota:
+    if threads <= world.quota or world.virtual:
         return []
     wanting = "a rank" if threads == 1 else f"the {threads} threads of a rank"
     return [

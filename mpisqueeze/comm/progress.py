@@ -43,13 +43,14 @@ class ProgressThread:
 
     def give(self, requests: list[Any]) -> None:
         """Hand over started requests; the caller must not touch them before `take_back`."""
-        if not self._usable or not requests:
+        # The thread tests MPI's own request behind a held one; its owner waits for the emulated link.
+        found = [own for request in requests for own in requests_of_mpi(request)]
+        if not self._usable or not found:
             return
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="mpisqueeze progress", daemon=True)
             self._thread.start()
-        # The thread tests MPI's own request behind a held one; its owner waits for the emulated link.
-        self._requests = [found for request in requests for found in requests_of_mpi(request)]
+        self._requests = found
         self.early = self._wanted = False
         self._returned.clear()
         self._given.set()

@@ -61,22 +61,25 @@ class ServerPipeline:
         behind = [(rank + k) % size for k in range(1, size)]
         #: Servers of this rank, in the order in which it takes their answers.
         self._servers = [s for s in reversed(behind) if s < len(up)]
-        self._to_server = {s: [[network.sender(wire.mpi, s, _UP)] for wire in self._up[s]] for s in self._servers}
+        self._to_server = {s: [network.sender(wire.mpi, s, _UP) for wire in self._up[s]] for s in self._servers}
+        #: Of the parts whose answers this rank passes on.
         self._passing: dict[int, list[list[Any]]] = {}
         self._from_server: dict[int, list[Any]] = {}
         for s, wires in enumerate(self._down):
             children = [(child + s) % size for child in tree.children((rank - s) % size)]
-            self._passing[s] = [[network.sender(wire.mpi, child, _DOWN) for child in children] for wire in wires]
+            if children:
+                self._passing[s] = [[network.sender(wire.mpi, child, _DOWN) for child in children] for wire in wires]
             parent = tree.parent((rank - s) % size)
             if parent is not None:
                 source = (parent + s) % size
                 self._from_server[s] = [network.receiver(wire.mpi, source, _DOWN) for wire in wires]
-        self._sends = list(chain(*chain(*self._to_server.values(), *self._passing.values())))
+        self._sends = list(chain(*self._to_server.values(), *chain(*self._passing.values())))
         self._receives = list(chain(*self._from_server.values()))
         self._last = [requests[-1] for requests in self._from_server.values() if requests]
         #: The sections of the part that this rank serves, and the answers to them.
         self._sections, self._answered = (up[rank], down[rank]) if rank < len(up) else ((), ())
-        self._replying = list(zip(self._down[rank], self._passing[rank], strict=True)) if rank < len(up) else []
+        passing = self._passing.get(rank) or [[] for _ in self._answered]
+        self._replying = list(zip(self._down[rank], passing, strict=True)) if self._answered else []
         others = [r for r in range(size) if r != rank] if self._sections else []
         # Part 0 is the longest: its sections set the pace.
         sizes = [section.payload_bytes for section in self._sections or up[0]]
@@ -100,7 +103,7 @@ class ServerPipeline:
             for s in reversed(range(len(up))):
                 for j, section in enumerate(up[s]):
                     wire = None if s == rank else self._up[s][j]
-                    send = partial(start, network, self._to_server[s][j], wire) if wire else None
+                    send = partial(start, network, [self._to_server[s][j]], wire) if wire else None
                     items.append((section, wire, send))
             self.departure = Departure(network, items, self._post, self._advance)
             #: Payloads that leave before those of the own part.
@@ -149,7 +152,7 @@ class ServerPipeline:
         for s in self._order[j]:
             self._outbox.ready(self._prepared)
             self._prepared += 1
-            start(self.network, self._to_server[s][j], self._up[s][j])
+            start(self.network, (self._to_server[s][j],), self._up[s][j])
         self.network.clock.lap(Phase.COMM)
 
     def _serve(self, moves: Moves, j: int) -> None:
@@ -208,9 +211,8 @@ class ServerPipeline:
         self._from_server[s][j].Wait()
         wire.pull()
         self.network.counter.bytes_received += wire.nbytes
-        requests = self._passing[s][j]
-        if requests:
-            start(self.network, requests, wire)
+        if s in self._passing:
+            start(self.network, self._passing[s][j], wire)
 
     def close(self) -> None:
         """Free the persistent requests, with nothing on its way."""

@@ -56,7 +56,7 @@ class Watchdog:
 
     A thread of each rank checks when the current iteration began. If that is too long ago, rank 0 calls the roll: a
     stopped rank does not answer, and a rank that still computes its gradient says so. Without MPI_THREAD_MULTIPLE each
-    rank speaks for itself.
+    rank speaks for itself, and so does the first one of a process for its virtual workers.
 
     Args:
         timeout_s: longest time (s) for an iteration, an evaluation or a checkpoint.
@@ -76,7 +76,8 @@ class Watchdog:
         self._beat = time.monotonic()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="mpisqueeze watchdog", daemon=True)
-        self._thread.start()
+        if world.leads:
+            self._thread.start()
 
     def beat(self) -> None:
         """Start the clock anew; the first call ends the set-up."""
@@ -90,7 +91,8 @@ class Watchdog:
     def close(self) -> None:
         """End the thread."""
         self._stopped.set()
-        self._thread.join()
+        if self.world.leads:
+            self._thread.join()
 
     def _watch(self) -> None:
         pause = min(PAUSE, self.timeout_s / 10)
@@ -109,8 +111,10 @@ class Watchdog:
     def _end(self) -> None:
         rank, size = self.world.rank, self.world.size
         mine = np.array([self.iteration(), int(self.busy)], np.int64)
-        if MPI.Query_thread() < MPI.THREAD_MULTIPLE or size == 1:
-            self._abort(self._sentence([rank], {rank: mine}))
+        if MPI.Query_thread() < MPI.THREAD_MULTIPLE or size == 1 or self.world.virtual:
+            # Of virtual workers, the one whose turn it is does not come to an end.
+            at = getattr(self.world.comm, "turn", rank)
+            self._abort(self._sentence([at], {at: mine}))
             return
         if rank:
             self._comm.Isend(mine, 0, self._tag)

@@ -1,4 +1,7 @@
-"""The ranks of a run: agreements between them, and errors that all of them raise."""
+"""The ranks of a run: agreements between them, and errors that all of them raise.
+
+Virtual workers (`virtual.workers`) are ranks to everything that is built on a world.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -47,21 +50,29 @@ class World:
 
     Attributes:
         comm: communicator for exchanges and for uncounted metrics.
-        local_rank: index of this rank among those of its host.
+        local_rank, local_size: index of this rank among those of its host, and how many they are.
         host: lowest rank on this rank's host.
         hosts: number of hosts.
         load: ranks per core on the host where it is largest; a CPU quota counts as so many cores.
         quota: CPU time a second (s) that quotas grant a rank, on the host where it is least; infinite without quotas.
+        virtual: the ranks are virtual workers, which take turns in their process.
+        process: the world of the processes: this one, unless it is virtual.
+        leads: this rank is the first one of its process, which alone listens to signals.
+        now: function that gives the time (s) by this rank's clock; a worker's stands still in the turns of others.
         leave_together_s: time (s) after the last rank's arrival when all ranks of one host leave an agreement, at the
             same moment even if they share cores; 0: each leaves as soon as it can.
     """
 
-    def __init__(self, comm: MPI.Comm | None = None) -> None:
+    def __init__(self, comm: Any = None) -> None:
         self.comm = (comm or MPI.COMM_WORLD).Dup()
         self.rank, self.size = self.comm.rank, self.comm.size
         self.is_root = self.rank == 0
+        self.virtual: bool = getattr(self.comm, "virtual", False)
+        self.process: World = getattr(self.comm, "process", self)
+        self.leads: bool = getattr(self.comm, "leads", True)
+        self.now: Callable[[], float] = getattr(self.comm, "now", time.perf_counter)
         node = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
-        self.local_rank = node.rank
+        self.local_rank, self.local_size = node.rank, node.size
         self.host: int = node.bcast(self.rank)
         cores: set[int] = set().union(*node.allgather(logical_cores()))
         quota = granted(node.allgather(cpu_quotas())) / node.size
@@ -82,9 +93,7 @@ class World:
         self._mine[0] = signal
         if self.leave_together_s:
             self._mine[1] = time.monotonic_ns()
-            request = self.comm.Iallreduce(*self._buffers, MPI.MAX)
-            while not request.Test():
-                time.sleep(PAUSE)
+            self._await(self.comm.Iallreduce(*self._buffers, MPI.MAX), PAUSE)
             left = self.leave_together_s - 1e-9 * (time.monotonic_ns() - int(self._all[1]))
             time.sleep(max(0.0, left))
         else:
@@ -131,9 +140,14 @@ class World:
 
     def rest(self) -> None:
         """Sleep until all ranks have called this; for ranks that are idle while others work. Collective."""
-        request = self.comm.Ibarrier()
+        self._await(self.comm.Ibarrier(), REST)
+
+    def _await(self, request: Any, pause: float) -> None:
+        """Sleep until a request is complete, with pauses (s) between two looks."""
+        if self.virtual:
+            request.Wait()
         while not request.Test():
-            time.sleep(REST)
+            time.sleep(pause)
 
     def collectively(self, work: Callable[[], T]) -> T:
         """Do `work` on every rank, and fail on every rank where it fails on one.
@@ -155,7 +169,8 @@ class World:
             failure = RankFailureError(f"rank {self.rank}: {error!r}", traceback.format_exc())
         for found in self.comm.allgather(failure):
             if found is not None:
-                raise found
+                # Workers of a process have one and the same.
+                raise found.with_traceback(None)
         return result
 
     def on_root(self, work: Callable[[], T]) -> T:

@@ -38,6 +38,7 @@ class Compressor:
 
     Attributes:
         unbiased: whether E C(v) = v.
+        draws: whether a payload depends on `seed`, or on what was encoded before.
         linear: whether payloads are arrays of `dtype` that may be added up, D(p + q) = D(p) + D(q), where they are of
             one seed and iteration. `--server allreduce` averages such payloads. All ranks and roles then have one seed,
             and `iteration` is set before each decoding, too. One that depends on the iteration has no `grain`.
@@ -53,6 +54,7 @@ class Compressor:
     #: One line for `mpisqueeze info`.
     summary: ClassVar[str] = ""
     unbiased: bool = False
+    draws: bool = True
     linear: bool = False
     payload_bytes: int
     grain: int | None = None

@@ -17,6 +17,7 @@ class Clip(Compressor):
     """
 
     name = "clip"
+    draws = False
     kernel = "clip"
     grain = 8
     summary = "the top bits of each float32: clip:BITS; d·BITS/8 bytes"

@@ -19,6 +19,7 @@ class FP8(Compressor):
     """
 
     name = "fp8"
+    draws = False
     kernel = "fp8"
     summary = "8-bit floats (e4m3) and a scale a block: fp8[:BLOCK]; d + 4⌈d/BLOCK⌉ bytes"
 

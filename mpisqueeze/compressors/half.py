@@ -14,6 +14,7 @@ class FP16(Compressor):
     """
 
     name = "fp16"
+    draws = False
     kernel = "half"
     grain = 8
     summary = "IEEE half precision; 2d bytes"

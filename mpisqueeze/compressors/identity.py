@@ -11,6 +11,7 @@ class Identity(Compressor):
     """C(v) = v. Payload: d values."""
 
     name = "identity"
+    draws = False
     kernel = "copy"
     summary = "no compression; 4d bytes"
     unbiased = linear = True

@@ -28,6 +28,7 @@ class OneBit(Compressor):
     """
 
     name = "onebit"
+    draws = False
     kernel = "signs"
     summary = (
         "signs and a scale or two a block: onebit[:BLOCK][,scale=l1|l2|two|none]; d/8 + 4⌈d/BLOCK⌉ bytes, two: 8, "

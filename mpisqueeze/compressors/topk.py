@@ -36,6 +36,7 @@ class TopK(Compressor):
     """
 
     name = "topk"
+    draws = False
     kernel = "topk"
     sparsifies = True
     summary = "the largest magnitudes: topk:RATIO; 8k bytes, k = ⌈RATIO·d⌉"

@@ -90,11 +90,13 @@ def network_name(kind: str, hosts: int | None, lab: Mapping[str, Any] | None = N
     """A network for people.
 
     Args:
-        kind: `real`, `lab` or `emulated`, as environment.json has it.
+        kind: `real`, `lab`, `emulated` or `virtual`, as environment.json has it.
         hosts: that ranks were on; None where that is not known.
         lab: the links of a virtual cluster, with `rate` and perhaps `delay`.
-        given: the emulated link.
+        given: the emulated or simulated link.
     """
+    if kind == "virtual":
+        return f"virtual workers, {given or 'no network'}"
     if kind == "real":
         if hosts is None:
             return "real network"

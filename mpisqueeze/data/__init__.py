@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from mpisqueeze.data.cifar10 import CIFAR10
 from mpisqueeze.data.dataset import Dataset, DataSource
 from mpisqueeze.data.digits import DIGITS
 from mpisqueeze.data.idx import FASHION_MNIST, MNIST
+from mpisqueeze.data.kept import keeping, once
 from mpisqueeze.data.synthetic import SYNTHETIC
 from mpisqueeze.data.tables import CSV, LIBSVM
 from mpisqueeze.data.text import SYNTHETIC_TEXT, TEXT
@@ -38,23 +36,6 @@ def check_data_spec(spec_text: str) -> tuple[DataSource, dict[str, object]]:
         raise UsageError(error.message, "--data") from None
 
 
-#: Bytes of the largest data set that is kept for further runs.
-KEPT_BYTES = 64 << 20
-#: The last data set that was read, by what it depends on; None where none is kept.
-_kept: dict[Any, Dataset] | None = None
-
-
-@contextmanager
-def keeping() -> Iterator[None]:
-    """Within the block, runs that follow each other read a data set once, if it is small."""
-    global _kept
-    before, _kept = _kept, {}
-    try:
-        yield
-    finally:
-        _kept = before
-
-
 def load_dataset(spec_text: str, data_dir: Path | None, seed: int, shared: bool = False) -> Dataset:
     """The data set that `spec_text`, the value of `--data`, names. Raises UsageError.
 
@@ -64,15 +45,12 @@ def load_dataset(spec_text: str, data_dir: Path | None, seed: int, shared: bool 
         shared: nobody writes to its arrays, so that it may be the one that `keeping` has kept.
     """
     source, parameters = check_data_spec(spec_text)
+
+    def load() -> Dataset:
+        try:
+            return source.load(data_dir, seed, **parameters)
+        except UsageError as error:
+            raise UsageError(error.message, error.option or "--data") from None
+
     key = (spec_text, data_dir, seed if source.seeded else None)
-    if shared and _kept and key in _kept:
-        return _kept[key]
-    try:
-        found = source.load(data_dir, seed, **parameters)
-    except UsageError as error:
-        raise UsageError(error.message, error.option or "--data") from None
-    if shared and _kept is not None:
-        _kept.clear()
-        if found.train_inputs.nbytes + found.test_inputs.nbytes <= KEPT_BYTES:
-            _kept[key] = found
-    return found
+    return once("data", None, key, load, lambda found: found.nbytes) if shared else load()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mpisqueeze.data.kept import once
 from mpisqueeze.data.seeding import Stream, generator
 from mpisqueeze.errors import UsageError
 from mpisqueeze.language import Parameter, parameters_of
@@ -45,11 +46,23 @@ class Dataset:
     def features(self) -> int:
         return self.train_inputs.shape[1]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its inputs."""
+        return self.train_inputs.nbytes + self.test_inputs.nbytes
+
     def subset(self, samples: int | None, test_samples: int | None, seed: int) -> Dataset:
         """The first of a seeded permutation of the training set, and of the test set; None leaves a set as it is.
 
         Raises UsageError where more are asked for than there are.
         """
+        if samples is None and test_samples is None:
+            return self
+        return once(
+            "subset", self, (samples, test_samples, seed), lambda: self._subset(samples, test_samples, seed),
+        )  # fmt: skip
+
+    def _subset(self, samples: int | None, test_samples: int | None, seed: int) -> Dataset:
         parts: dict[str, Any] = {}
         for key, (option, count, kind) in enumerate(
             (("--samples", samples, "train"), ("--test-samples", test_samples, "test"))
@@ -61,7 +74,7 @@ class Dataset:
                 raise UsageError(f"{self.name} has {len(labels)} {kind} samples, got {count}", option)
             chosen = generator(seed, Stream.SUBSET, key).permutation(len(labels))[:count]
             parts |= {f"{kind}_inputs": inputs[chosen], f"{kind}_labels": labels[chosen]}
-        return replace(self, **parts) if parts else self
+        return replace(self, **parts)
 
 
 @dataclass(frozen=True)

@@ -35,12 +35,17 @@ class Wire:
         nbytes: length in bytes.
     """
 
+    __slots__ = ("array", "nbytes")
+
     immediate = True
 
     def __init__(self, array: Any) -> None:
         self.array = array
         self.nbytes = int(array.nbytes)
-        self.mpi = [array, self.nbytes, MPI.BYTE]
+
+    @property
+    def mpi(self) -> list[Any]:
+        return [self.array, self.nbytes, MPI.BYTE]
 
     def part(self, start: int, stop: int) -> Wire:
         """Bytes [start, stop) of this buffer."""
@@ -97,10 +102,13 @@ class StagedWire(Wire):
     def __init__(self, array: Any, host: Any, lanes: Any) -> None:
         super().__init__(array)
         self.host = host
-        self.mpi = [host, self.nbytes, MPI.BYTE]
         self._lanes = lanes
         self._memory, self._address = array.data, host.ctypes.data
         self._pushed: Any = None
+
+    @property
+    def mpi(self) -> list[Any]:
+        return [self.host, self.nbytes, MPI.BYTE]
 
     def part(self, start: int, stop: int) -> Wire:
         return StagedWire(self.array[start:stop], self.host[start:stop], self._lanes)

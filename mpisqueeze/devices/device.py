@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import psutil
 
 from mpisqueeze.costs.sections import HOST_CODING, Coding
 from mpisqueeze.devices.buffers import DeviceWire, Fence, StagedWire, Wire
@@ -61,6 +62,10 @@ class Device:
     def faults(self) -> Sequence[str]:
         """Errors of adopted compressors since the last call, in work that the device was waited for."""
         return ()
+
+    def free_memory(self) -> int:
+        """Bytes that are free."""
+        return int(psutil.virtual_memory().available)
 
     def to_numpy(self, array: Any) -> np.ndarray:
         """`array` as a host array; not necessarily a copy."""
@@ -142,6 +147,9 @@ class CudaDevice(Device):
 
     def faults(self) -> Sequence[str]:
         return [message for message, flag in self._flags.items() if flag.take()]
+
+    def free_memory(self) -> int:
+        return int(self.xp.cuda.runtime.memGetInfo()[0])
 
     def to_numpy(self, array: Any) -> np.ndarray:
         return array.get() if hasattr(array, "get") else np.asarray(array)

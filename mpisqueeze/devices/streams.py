@@ -5,7 +5,6 @@ Computation runs on CuPy's current stream, which plug-ins and other libraries us
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -86,7 +85,7 @@ class StreamClock(PhaseClock):
         self.seconds[:] = (0.0,) * len(Phase)
         self._phases.clear()
         self._cupy.cuda.get_current_stream().synchronize()
-        began = time.perf_counter()
+        began = self.now()
         self._marks[0].record()
         return began
 
@@ -103,7 +102,7 @@ class StreamClock(PhaseClock):
         self.lap(phase)
         marks = self._marks
         marks[len(self._phases)].synchronize()
-        ended = time.perf_counter()
+        ended = self.now()
         elapsed = self._cupy.cuda.get_elapsed_time
         for i, booked in enumerate(self._phases):
             self.seconds[booked] += 1e-3 * elapsed(marks[i], marks[i + 1])

@@ -25,6 +25,7 @@ Every `*_clear`, of kernels that send some elements, does out ← 0 at those tha
 from __future__ import annotations
 
 import os
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,12 @@ def kernels_for(xp: Any, dtype: Any) -> Any:
         from mpisqueeze.kernels.cuda import CudaKernels
 
         return CudaKernels(dtype)
-    wanted = os.environ.get("MPISQUEEZE_KERNELS", "")
+    return _for_hosts(dtype, os.environ.get("MPISQUEEZE_KERNELS", ""))
+
+
+@cache
+def _for_hosts(dtype: np.dtype[Any], wanted: str) -> Any:
+    """One set for all who work on a host's arrays, so that they share scratch memory."""
     if wanted != "numpy":
         try:
             from mpisqueeze.kernels.native import NativeKernels

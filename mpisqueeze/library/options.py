@@ -44,6 +44,7 @@ class CommonOptions(TypedDict, total=False):
     weight_decay: float | str | None
     weight_decay_on: Words | None
     clip_norm: float | str | None
+    workers: int | str | None
     seed: int | str | None
     dtype: Words | None
     device: Words | None
@@ -51,6 +52,8 @@ class CommonOptions(TypedDict, total=False):
     threads: int | str | None
     warmup: int | str | None
     link: Words | None
+    compute: Words | None
+    jitter: Words | None
     chunk: int | str | None
     tree: Words | None
     barrier: bool | None

@@ -146,6 +146,8 @@ def _refusal(run: RunLog) -> str:
     """Why a run's method cannot be modelled, empty where it can."""
     if run.summary["times"]["iteration_s"]["median"] is None or not run.config:
         return "no iteration was measured"
+    if run.summary.get("virtual"):
+        return "its workers are virtual, and so are its times"
     if run.summary["ranks"] == 1:
         return "one rank sends nothing"
     # A report loads no program of a user's own.

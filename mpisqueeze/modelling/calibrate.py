@@ -186,6 +186,14 @@ def calibrate(request: CalibrationRequest, world: World, say: Callable[[str], No
 # -- the network
 
 
+def assumed_link(text: str) -> dict[str, Any]:
+    """The `link` object of a network that is given, as `--link` has it, and not measured."""
+    link = parse_link(text)
+    bandwidth = 8 / link.byte_s if link.byte_s else None
+    alpha = link.latency + link.gap
+    return {"kind": "virtual", "given": text, "alpha_s": alpha, "gap_s": link.gap, "bandwidth": bandwidth}
+
+
 def partners(world: World) -> list[int]:
     """The ranks that rank 0 plays ping-pong with: 1, the last, and the first on another host; collective."""
     hosts = world.comm.allgather(world.host)

@@ -86,6 +86,8 @@ def check_runs(
         times = run.summary["times"]
         if run.path is None or times["comm_s"]["median"] is None:
             skipped.append(f"{run.name}: no iteration was measured")
+        elif run.summary.get("virtual"):
+            skipped.append(f"{run.name}: its workers are virtual, and so are its times")
         elif run.summary["ranks"] == 1:
             skipped.append(f"{run.name}: one rank sends nothing")
         else:

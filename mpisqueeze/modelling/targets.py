@@ -14,6 +14,7 @@ from mpisqueeze.errors import UsageError
 from mpisqueeze.modelling.methods import BASELINE, Method, Shapes
 from mpisqueeze.parts import registry
 from mpisqueeze.record.reading import RunLog, read_runs
+from mpisqueeze.record.summary import workers_of
 
 #: Algorithms with the baseline's iterates, whose runs tell its iterations.
 _SAME = (BASELINE, "sgd")
@@ -55,7 +56,7 @@ def measure(paths: Sequence[Path], target: Target | None) -> NeededIterations:
     runs = [run for run in runs if run.config]
     check_evaluated(runs, target)
     for name in ("ranks", "dimension", "dtype", "problem", "data"):
-        found = list(dict.fromkeys(run.config.get(name) for run in runs))
+        found = list(dict.fromkeys({**run.config, "ranks": workers_of(run.config)}.get(name) for run in runs))
         if len(found) > 1:
             raise UsageError(f"the runs differ in {name}: {', '.join(map(str, found))}", "--runs")
     ranking = rank_runs(runs, target) if runs else None
@@ -83,7 +84,7 @@ def measure(paths: Sequence[Path], target: Target | None) -> NeededIterations:
     config = runs[0].config
     return NeededIterations(
         [methods[key] for key in order], [iterations[key] for key in order], ranking.target,
-        config["ranks"], config["dimension"], config["dtype"], median(known) if known else None,
+        workers_of(config), config["dimension"], config["dtype"], median(known) if known else None,
         config.get("shapes"),
     )  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -55,8 +56,8 @@ class ClassificationProblem(Problem):
     """Softmax cross-entropy of dense layers on this rank's part of a data set, mean over a batch.
 
     A_l = relu(A_{l−1} W_l + b_l) from the batch A₀, (n, features), to the logits, which have no relu. x is W₁
-    (inputs × outputs, row by row), b₁, W₂, b₂, …. This rank's training samples and the test set are kept in device
-    memory, in the data set's dtype.
+    (inputs × outputs, row by row), b₁, W₂, b₂, …. This rank's training samples are kept in device memory, and
+    so is the test set where it is evaluated, in the data set's dtype.
 
     Args:
         hidden: the widths of the hidden layers.
@@ -85,8 +86,7 @@ class ClassificationProblem(Problem):
         self._scale, self._offset = dataset.scale, dataset.offset
         self._train_inputs = xp.asarray(dataset.train_inputs[mine])
         self._train_labels = xp.asarray(dataset.train_labels[mine], dtype=np.int64)
-        self._test_inputs = xp.asarray(dataset.test_inputs)
-        self._test_labels = xp.asarray(dataset.test_labels, dtype=np.int64)
+        self._dataset = dataset
 
         self._indices = xp.empty(batch_size, np.int64)
         self._inputs = xp.empty((batch_size, dataset.features), self.dtype)
@@ -161,22 +161,29 @@ class ClassificationProblem(Problem):
 
     def evaluate(self, x: Array) -> dict[str, float]:
         """`test_loss`, the mean cross-entropy, and `test_accuracy`, 0 … 1, over the whole test set."""
-        xp, samples = self.xp, len(self._test_labels)
+        xp, (test_inputs, test_labels) = self.xp, self._test_set
+        samples = len(test_labels)
         rows = min(samples, _TEST_ROWS)
         activations = self.make_activations(rows)
         inputs = xp.empty((rows, self._widths[0]), self.dtype)
         cross_entropy = SoftmaxCrossEntropy(rows, self._widths[-1], xp, self.dtype)
         loss, correct = 0.0, 0
         for start in range(0, samples, rows):
-            labels = self._test_labels[start : start + rows]
+            labels = test_labels[start : start + rows]
             count = len(labels)
             outputs = [activation[:count] for activation in activations]
-            self._prepare_inputs(self._test_inputs[start : start + rows], inputs[:count])
+            self._prepare_inputs(test_inputs[start : start + rows], inputs[:count])
             with np.errstate(all="ignore"):
                 self.forward(x, inputs[:count], outputs)
                 correct += int(xp.sum(xp.argmax(outputs[-1], axis=1) == labels))
                 loss += count * cross_entropy(outputs[-1], self._one_hot[labels])[0]
         return {"test_loss": loss / samples, "test_accuracy": correct / samples}
+
+    @cached_property
+    def _test_set(self) -> tuple[Array, Array]:
+        """Inputs and labels, for the one rank that evaluates."""
+        inputs, labels = self._dataset.test_inputs, self._dataset.test_labels
+        return self.xp.asarray(inputs), self.xp.asarray(labels, dtype=np.int64)
 
     def _load_batch(self, iteration: int) -> None:
         copy_to(self._indices, self._sampler.batch(iteration))

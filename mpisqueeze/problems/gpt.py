@@ -74,10 +74,14 @@ class GPT(NeuralProblem):
         from mpisqueeze.problems.neural.network import TorchNetwork, seeded
 
         (layers, width), self._context = shape, dataset.features - 1
-        with seeded(derive_key(self.seed, Stream.INITIAL_POINT)):
-            module = gpt(layers, width, max(1, width // HEAD), self._context)
-        loss = torch.nn.functional.cross_entropy
-        self._network = TorchNetwork(module, loss, self.xp, self.dtype, compiled=compile, bf16=bf16)
+
+        def make() -> TorchNetwork:
+            with seeded(derive_key(self.seed, Stream.INITIAL_POINT)):
+                module = gpt(layers, width, max(1, width // HEAD), self._context)
+            loss = torch.nn.functional.cross_entropy
+            return TorchNetwork(module, loss, self.xp, self.dtype, compiled=compile, bf16=bf16)
+
+        self._share((shape, self._context, compile, bf16), make)
         self.dimension, self.shapes, self.floor = self._network.dimension, self._network.shapes, dataset.floor
 
         mine, self._sampler, self.iterations_per_epoch = training_share(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property, partial
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from mpisqueeze.data.augmentation import crop_and_flip
 from mpisqueeze.data.dataset import Dataset
+from mpisqueeze.data.kept import shared
 from mpisqueeze.data.partition import Partition
 from mpisqueeze.data.seeding import Stream, generator
 from mpisqueeze.errors import UsageError
@@ -59,11 +61,13 @@ class ImageProblem(NeuralProblem):
         from mpisqueeze.problems.neural import architectures
         from mpisqueeze.problems.neural.network import TorchNetwork, seeded
 
-        with seeded(derive_key(self.seed, Stream.INITIAL_POINT)):
-            module = getattr(architectures, self.name)(*self._image, dataset.classes)
-        self._network = TorchNetwork(
-            module, torch.nn.functional.cross_entropy, self.xp, self.dtype, compiled=compile, bf16=bf16
-        )
+        def make() -> TorchNetwork:
+            with seeded(derive_key(self.seed, Stream.INITIAL_POINT)):
+                module = getattr(architectures, self.name)(*self._image, dataset.classes)
+            loss = torch.nn.functional.cross_entropy
+            return TorchNetwork(module, loss, self.xp, self.dtype, compiled=compile, bf16=bf16)
+
+        self._share((self._image, dataset.classes, compile, bf16), make)
         self.dimension, self.shapes = self._network.dimension, self._network.shapes
 
         mine, self._sampler, self.iterations_per_epoch = training_share(
@@ -73,14 +77,11 @@ class ImageProblem(NeuralProblem):
         self._train_inputs, self._train_labels = dataset.train_inputs[mine], dataset.train_labels[mine].astype(np.int64)
         self._scale, self._offset = dataset.scale, dataset.offset
         self._augments = dataset.natural if augment == "auto" else augment == "on"
-        self._test_inputs, self._test_labels = dataset.test_inputs, dataset.test_labels.astype(np.int64)
-        drawn = generator(self.seed, Stream.STATISTICS).permutation(len(dataset.train_labels))[:STATISTICS_SAMPLES]
-        self._statistics_inputs = dataset.train_inputs[drawn]
-
-        self._stored = np.empty((batch_size, *self._image), self._train_inputs.dtype)
-        self._augmented = np.empty_like(self._stored) if self._augments else self._stored
-        self._labels = np.empty(batch_size, np.int64)
-        self._inputs = self._empty(batch_size)
+        self._dataset = dataset
+        #: Memory of a batch: as stored, augmented, labels, and the module's input.
+        make_buffers = partial(self._buffers, batch_size)
+        buffers = shared("batch", self._network, batch_size, make_buffers) or make_buffers()
+        self._stored, self._augmented, self._labels, self._inputs = buffers
         if compile:
             self._try_compiled()
 
@@ -92,8 +93,19 @@ class ImageProblem(NeuralProblem):
             crop_and_flip(stored, self._augmented, generator(self.seed, Stream.AUGMENTATION, self.rank, iteration))
         return self._scaled(self._augmented, self._inputs), self._network.moved(self._labels)
 
+    def _buffers(self, rows: int) -> tuple[Any, ...]:
+        stored = np.empty((rows, *self._image), self._train_inputs.dtype)
+        augmented = np.empty_like(stored) if self._augments else stored
+        return stored, augmented, np.empty(rows, np.int64), self._empty(rows)
+
+    @cached_property
+    def _statistics_inputs(self) -> NDArray[Any]:
+        images = self._dataset.train_inputs
+        return images[generator(self.seed, Stream.STATISTICS).permutation(len(images))[:STATISTICS_SAMPLES]]
+
     def evaluate(self, x: Any) -> dict[str, float]:
-        tests = zip(batches_of(self._test_inputs), batches_of(self._test_labels), strict=True)
+        labels = self._dataset.test_labels.astype(np.int64)
+        tests = zip(batches_of(self._dataset.test_inputs), batches_of(labels), strict=True)
         return self._figures(
             x,
             (self._scaled(images) for images in batches_of(self._statistics_inputs)),

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpisqueeze.data.dataset import Dataset
+from mpisqueeze.data.kept import once
 from mpisqueeze.data.partition import Partition, partition_indices
 from mpisqueeze.data.seeding import Stream, generator
 from mpisqueeze.errors import UsageError
@@ -60,6 +61,8 @@ def training_share(
     """
     if batch_size < 1:
         raise UsageError(f"must be at least 1, got {batch_size}", "--batch-size")
-    mine = partition_indices(dataset.train_labels, size, partition, seed)[rank]
+    labels = dataset.train_labels
+    shares = once("shares", labels, (size, partition, seed), lambda: partition_indices(labels, size, partition, seed))
+    mine = shares[rank]
     sampler = BatchSampler(len(mine), batch_size, seed, rank)
-    return mine, sampler, max(1, len(dataset.train_labels) // (size * batch_size))
+    return mine, sampler, max(1, len(labels) // (size * batch_size))

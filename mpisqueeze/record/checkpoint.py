@@ -68,6 +68,7 @@ class Manifest(msgspec.Struct, frozen=True):
     files: dict[str, str]
 
 
+_THREAD = ThreadPoolExecutor(1, "mpisqueeze checkpoint")
 #: The fields that are in the file, besides its version and its own SHA-256.
 _BODY = Manifest.__struct_fields__[1:]
 
@@ -124,7 +125,7 @@ def _digest_of(facts: Any) -> str:
 
 
 class Writer:
-    """Writes a rank's arrays from a thread, so that a run waits for a copy of them alone.
+    """Writes a rank's arrays from the process's thread, so that a run waits for a copy of them alone.
 
     Args:
         run: the run folder; every rank sees it.
@@ -136,7 +137,6 @@ class Writer:
     def __init__(self, run: Path, rank: int) -> None:
         self._folder, self._rank = run / FOLDER, rank
         self._copies: dict[str, NDArray[Any]] = {}
-        self._thread = ThreadPoolExecutor(1, "mpisqueeze checkpoint")
         self._written: Future[str] = Future()
         self.pending: int | None = None
 
@@ -148,7 +148,7 @@ class Writer:
                 copy = self._copies[name] = np.empty_like(array)
             copy[...] = array
         self.pending = iteration
-        self._written = self._thread.submit(self._write, self._part, sorted(arrays))
+        self._written = _THREAD.submit(self._write, self._part, sorted(arrays))
 
     @property
     def busy(self) -> bool:

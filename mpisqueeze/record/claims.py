@@ -70,10 +70,11 @@ class ClaimFacts(_Claim, total=False):
 
 class _Asked(TypedDict, total=False):
     asked: Count
+    workers: Positive | None
 
 
 class Claims(_Asked):
-    """claims.json; `asked` is the number of claims that were to be tested."""
+    """claims.json; `asked` is the number of claims that were to be tested, `workers` that of virtual workers."""
 
     claims: list[ClaimFacts]
     scale: str

@@ -63,9 +63,11 @@ def collect_environment(comm: MPI.Comm) -> dict[str, Any]:
         On rank 0, an object for `environment.json`, memory in bytes and times in UTC; on other ranks an empty
         one. What cannot be found out is None. Versions and variables are those of rank 0.
     """
-    machines = comm.gather(_machine(), root=0)
-    if machines is None:
+    # Of virtual workers, the first one of each process speaks for it.
+    gathered = comm.gather(_machine() if getattr(comm, "leads", True) else None, root=0)
+    if gathered is None:
         return {}
+    machines = [machine for machine in gathered if machine]
     from mpisqueeze.mpi import MPI
 
     major, minor = MPI.Get_version()
@@ -76,7 +78,8 @@ def collect_environment(comm: MPI.Comm) -> dict[str, Any]:
         "mpi_library_path": loaded[0] if loaded else None,
         "mpi_abi": library.binding_abi(),
         "mpi_standard": f"{major}.{minor}",
-        "ranks": comm.Get_size(),
+        "ranks": len(machines),
+        "workers": len(gathered) if getattr(comm, "virtual", False) else None,
         "hosts": _by_host(machines),
         "variables": _variables(),
     }
@@ -84,8 +87,14 @@ def collect_environment(comm: MPI.Comm) -> dict[str, Any]:
 
 def local_environment() -> dict[str, Any]:
     """The same for this process alone, without MPI."""
-    unknown = dict.fromkeys(("mpi_library", "mpi_library_path", "mpi_abi", "mpi_standard"))
-    return {**_software(), **unknown, "ranks": 1, "hosts": _by_host([_machine()]), "variables": _variables()}
+    unknown = dict.fromkeys(("mpi_library", "mpi_library_path", "mpi_abi", "mpi_standard", "workers"))
+    return {
+        **_software(),
+        **unknown,
+        "ranks": 1,
+        "hosts": _by_host([_machine()]),
+        "variables": _variables(),
+    }
 
 
 def crowding(environment: Mapping[str, Any]) -> list[str]:
@@ -111,9 +120,15 @@ def cores_of(host: Mapping[str, Any]) -> str:
 def ranks_on_hosts(environment: Mapping[str, Any]) -> str:
     """The MPI library, its ranks and hosts, and the cores of the one with the least quota, in words."""
     library, hosts = (environment["mpi_library"] or "unknown").partition(",")[0], environment["hosts"]
-    places = f"{counted(environment['ranks'], 'rank')} on {counted(len(hosts), 'host')}"
     least = min((host for host in hosts if host["cpu_quota"]), key=lambda host: host["cpu_quota"], default=None)
-    return f"{library}, {places}" + (f"; {cores_of(least)}" if least else "")
+    return f"{library}, {places(environment)}" + (f"; {cores_of(least)}" if least else "")
+
+
+def places(environment: Mapping[str, Any]) -> str:
+    """Ranks and hosts, and the virtual workers that they have, in words."""
+    found = f"{counted(environment['ranks'], 'rank')} on {counted(len(environment['hosts']), 'host')}"
+    workers = environment.get("workers")
+    return f"{counted(workers, 'virtual worker')} on {found}" if workers else found
 
 
 def _software() -> dict[str, Any]:

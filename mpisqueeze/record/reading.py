@@ -73,10 +73,15 @@ class RunLog:
         return label_of_run(self.config) if self.config else self.name
 
     @property
+    def virtual(self) -> bool:
+        """Its workers were virtual ones, and so is the time that its messages took."""
+        return self.environment.get("link") == "virtual"
+
+    @property
     def network(self) -> str:
         """The network that it ran on, for people."""
         kind, given = self.environment.get("link", "real"), self.config.get("link")
-        kind = "emulated" if given else kind
+        kind = "emulated" if given and not self.virtual else kind
         return network_name(kind, self.summary.get("hosts"), self.environment.get("lab"), given)
 
     @property

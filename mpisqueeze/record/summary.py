@@ -39,6 +39,11 @@ def traffic(sent: int, messages: int, iterations: int, ranks: int, full_vector: 
     }
 
 
+def workers_of(about: Mapping[str, Any]) -> int:
+    """N, the number of those that train: a run's virtual workers, or its ranks; of its settings or its summary."""
+    return int(about.get("workers") or about["ranks"])
+
+
 def label_in(config: Mapping[str, Any], kind: str) -> Any:
     """The label in tables of a run's `algorithm`, `compressor` or `problem`."""
     name, spec = config.get("parts", {}).get(kind, {}).get("name"), config.get(kind)
@@ -66,7 +71,7 @@ def summary_of(
     iterations.
     """
     done = columns["loss"].size
-    ranks, groups, dimension = config["ranks"], config.get("groups"), config.get("dimension")
+    workers, groups, dimension = workers_of(config), config.get("groups"), config.get("dimension")
     full_vector = (dimension or 0) * np.dtype(config["dtype"]).itemsize
     warmup = config.get("warmup", 0)
     skipped = warmup if done > warmup else 0
@@ -83,7 +88,9 @@ def summary_of(
         "server": config.get("server"),
         "problem": label_in(config, "problem"),
         "data": config.get("data"),
-        "ranks": ranks,
+        "ranks": config["ranks"],
+        "workers": workers,
+        "virtual": config.get("workers") is not None,
         "groups": groups,
         "hosts": len(environment.get("hosts", ())) or None,
         "dimension": dimension,
@@ -95,7 +102,7 @@ def summary_of(
         "epochs": done / config["iterations_per_epoch"] if done else 0.0,
         "warmup": skipped,
         "bytes": bytes_are(config),
-        **traffic(figures["bytes_sent"], figures["messages"], done, groups or ranks, full_vector),
+        **traffic(figures["bytes_sent"], figures["messages"], done, groups or workers, full_vector),
         "payload_bytes": None,
         "full_vectors_formula": None,
         "compression": None,

@@ -42,6 +42,7 @@ class Config(_RunConfig, total=False):
     tree: Literal["flat", "chain", "binary", "binomial"] | None
     chunk: Positive | None
     warmup: Count
+    workers: Ranks | None
     batch_size: Positive
     seed: int | Number | None
     bytes: BytesAre
@@ -93,6 +94,7 @@ class Environment(TypedDict, total=False):
     variables: dict[str, str | None]
     hosts: list[HostFacts]
     ranks: Count | None
+    workers: Count | None
     mpi_library: str | None
     mpi_library_path: str | None
     mpi_abi: str | None
@@ -148,6 +150,8 @@ class Summary(_Ended, total=False):
     problem: str | None
     data: str | None
     ranks: Ranks
+    workers: Ranks
+    virtual: bool
     groups: Ranks | None
     hosts: Ranks | None
     dimension: Dimension | None
@@ -254,6 +258,7 @@ class PooledPair(TypedDict):
     missed: Count
     shown_to_fail: bool
     bytes: BytesAre
+    virtual: bool
     time_to_target_s: Spread
     bytes_to_target: Spread
     iterations_to_target: Spread

@@ -35,8 +35,9 @@ def opening(question: AdviceQuestion, ranks: int, path: str, again: bool) -> Pan
     if question.also and not question.pairs:
         methods = f"every method that is expected to converge, and {', '.join(question.also)}"
     problem = question.settings.problem
+    where = counted(ranks, "rank" if question.settings.workers is None else "virtual worker")
     return panel("advise", [
-        ("question", f"does one of these pay off on {counted(ranks, 'rank')}, against allreduce?"),
+        ("question", f"does one of these pay off on {where}, against allreduce?"),
         ("methods", methods),
         ("problem", problem),
         ("budget", f"{duration(question.budget_s)}: time a gradient, calibrate the network, model the methods, tune "

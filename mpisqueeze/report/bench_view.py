@@ -15,7 +15,7 @@ from mpisqueeze import __version__
 from mpisqueeze.bench import kernels
 from mpisqueeze.bench.timing import TimeStatistics, flat
 from mpisqueeze.quantities import clock, counted, grouped, significant
-from mpisqueeze.record.environment import cores_of, crowding
+from mpisqueeze.record.environment import cores_of, crowding, places
 from mpisqueeze.report.live import Drawing, bar
 from mpisqueeze.report.tables import DEFINED, TableColumn, defined
 
@@ -152,8 +152,7 @@ def comm_header(context: dict[str, Any]) -> list[str]:
     lines = [
         f"mpisqueeze {__version__} bench comm",
         f"command: {context['command']}",
-        f"MPI: {library} (MPI {context['mpi_standard']}), mpi4py {versions['mpi4py']}, "
-        f"{counted(context['ranks'], 'rank')} on {counted(len(context['hosts']), 'host')}",
+        f"MPI: {library} (MPI {context['mpi_standard']}), mpi4py {versions['mpi4py']}, {places(context)}",
         *(
             f"host {host['hostname']}: {counted(host['ranks'], 'rank')}, {host['cpu_model']}, {cores_of(host)}"
             for host in context["hosts"]
@@ -162,7 +161,9 @@ def comm_header(context: dict[str, Any]) -> list[str]:
         f"buffers: {buffers}; {context['dtype']}",
     ]
     lines += [f"warning: {warning}" for warning in crowding(context)]
-    if context["link"] != "real":
+    if context["link"] == "virtual":
+        lines.append("link: virtual workers, no network: times are a worker's own, which computes and copies")
+    elif context["link"] != "real":
         lines.append(f"link: {context['link']}, {context['link_given'] or context['lab']}")
     return [
         *lines,
@@ -173,7 +174,7 @@ def comm_header(context: dict[str, Any]) -> list[str]:
         "algbw: bytes of a rank's payload over the time, GB/s; busbw: × 2(n − 1)/n, of ring × neighbours, after "
         "nccl-tests; effective: busbw of full vectors in this time; payload: bytes that a rank sends, mean, "
         f"{DEFINED} by the definition of MPI's collective, of which the library may move more; "
-        "#wrong: numbers of all ranks that differ from the same equations on one rank",
+        "#wrong: numbers of all ranks that differ from those of virtual workers in one process",
     ]
 
 

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from mpisqueeze.quantities import duration, grouped, ratio, significant, size
 from mpisqueeze.record.figures import TIMES
+from mpisqueeze.record.summary import workers_of
 from mpisqueeze.report.tables import STATUS, defined, make_table
 
 
@@ -22,6 +23,8 @@ def closing(summary: dict[str, Any]) -> Group:
     result.append(f" after {grouped(summary['iterations'])} iterations")
     if summary["wall_s"] is not None:
         result.append(f" in {duration(summary['wall_s'])}")
+    if summary.get("virtual") and summary["elapsed_s"] is not None:
+        result.append(f", {duration(summary['elapsed_s'])} by the virtual clock")
     if summary["final_loss"] is not None:
         result.append(f", loss {significant(summary['final_loss'], 4)}")
     for key, value in (summary["evaluation"] or {}).items():
@@ -76,7 +79,7 @@ def traffic(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     if interfaces:
         rows.append(("  at the hosts' interfaces", size(sum(host["bytes_sent"] for host in interfaces)), ""))
     if done:
-        among = summary.get("groups") or summary["ranks"]
+        among = summary.get("groups") or workers_of(summary)
         vectors = shown(summary["full_vectors_per_iteration"]), significant(2.0 * (among - 1))
         rows += [("an iteration", size(sent / done), size(plain / done)), ("full vectors an iteration", *vectors)]
     if summary["full_vectors_formula"]:
@@ -86,8 +89,9 @@ def traffic(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def traffic_title(summary: dict[str, Any]) -> str:
-    """The heading of `traffic`, which says whether its bytes are counted."""
-    return f"bytes{defined(summary['bytes']) or ' handed to MPI'}"
+    """The heading of `traffic`, which says whether its bytes are counted, and where."""
+    handed = " between virtual workers" if summary.get("virtual") else " handed to MPI"
+    return f"bytes{defined(summary['bytes']) or handed}"
 
 
 def traffic_note(summary: dict[str, Any]) -> str:
@@ -112,7 +116,8 @@ def time_table(summary: dict[str, Any]) -> Table:
     times = summary["times"]
     table = make_table()
     link = summary.get("link", "real")
-    table.add_column(Text("time of the slowest rank" + ("" if link == "real" else f" ({link} link)")))
+    heads = {"real": "time of the slowest rank", "virtual": "virtual time of the slowest worker"}
+    table.add_column(Text(heads.get(link, f"time of the slowest rank ({link} link)")))
     table.add_column("median", justify="right", style="bold")
     table.add_column("p99", justify="right")
     for name, label in TIMES.items():

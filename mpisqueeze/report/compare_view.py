@@ -244,7 +244,7 @@ def header(
         how = f" ({', '.join(map(str, seeds))}), in turns: same start and data order for each seed"
     sweeps = [f"{option.removeprefix('--')} = {' or '.join(values)}" for option, values in swept.items()]
     return panel("compare", [
-        ("MPI", ranks_on_hosts(environment)),
+        ("MPI", shared(ranks_on_hosts(environment), "--workers")),
         *(("link", shared(text, "--link")) for text in link(run, environment)),
         ("device", shared(device, "--device", "--buffers")),
         ("problem", shared(problem(run), "--problem", "--data", "--samples", "--dtype", "--partition")),

@@ -90,7 +90,7 @@ def settings_of(run: RunLog) -> dict[str, Any]:
 def figures_of(runs: Sequence[RunLog], ranking: Ranking) -> list[dict[str, Any]]:
     """The ranking in full for a spreadsheet: settings, bytes and seconds, and `relative_…` over the first run's."""
     metrics = list(dict.fromkeys(name for row in ranking.rows for name in row["evaluation"]))
-    plain = ("shown_to_fail", "final_loss", "iterations", "bytes", "iterations_to_target")
+    plain = ("shown_to_fail", "final_loss", "iterations", "bytes", "virtual", "iterations_to_target")
     keys = [*(column.key for column in columns.NUMBERS), *plain]
     relative = [column.key for column in columns.NUMBERS if column.relative]
     target = ranking.target.as_json() if ranking.target else dict.fromkeys(("name", "value"))

@@ -90,7 +90,7 @@ def phase_chart(runs: Sequence[RunLog], ranking: Ranking) -> BarChart:
             bars.append(Bar(run.name, parts, float(run.columns["iteration_s"][usual].mean())))
     return BarChart(
         "Where an iteration's time goes",
-        Axis("time", Unit.SECONDS),
+        Axis(timed("time", runs), Unit.SECONDS),
         [*PHASES.values()],
         bars,
         "whole iteration",
@@ -176,10 +176,20 @@ def charts_of(
 
 
 def axis_of(cost: str, runs: Sequence[RunLog]) -> tuple[str, Unit, bool]:
-    """An entry of COSTS, whose label names runs with bytes by definition."""
+    """An entry of COSTS, whose label names runs with bytes by definition, or with virtual times."""
     label, unit, log = COSTS[cost]
     names = [run.name for run in runs if defined(run.summary["bytes"])]
-    return label + (f" ({', '.join(names)}: by definition)" if names and unit is Unit.BYTES else ""), unit, log
+    if names and unit is Unit.BYTES:
+        label += f" ({', '.join(names)}: by definition)"
+    return timed(label, runs) if unit is Unit.SECONDS else label, unit, log
+
+
+def timed(label: str, runs: Sequence[RunLog]) -> str:
+    """The label of an axis with times of these runs, which says whose are virtual."""
+    names = [run.name for run in runs if run.virtual]
+    if not names:
+        return label
+    return f"{label} (virtual)" if len(names) == len(runs) else f"{label} ({', '.join(names)}: virtual)"
 
 
 def costs_of(curve: Curve) -> dict[str, Numbers]:

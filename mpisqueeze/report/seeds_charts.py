@@ -30,7 +30,16 @@ from mpisqueeze.report.charts import (
     value_axis,
 )
 from mpisqueeze.report.palette import style_of
-from mpisqueeze.report.run_charts import COSTS, axis_of, bandwidth_chart, costs_of, is_shown, levels_of, phase_chart
+from mpisqueeze.report.run_charts import (
+    COSTS,
+    axis_of,
+    bandwidth_chart,
+    costs_of,
+    is_shown,
+    levels_of,
+    phase_chart,
+    timed,
+)
 from mpisqueeze.report.scales import Unit
 
 #: Iterations that a curve is drawn through at most, evenly spaced on the axis.
@@ -135,7 +144,8 @@ def pareto_chart(pooled: Pooled) -> PointChart:
         caption += f" Without a place, as they missed the target: {', '.join(left_out)}."
     spread = [point.x for point in points]
     log = bool(spread) and max(spread) > 4 * min(spread)
-    time, title = Axis("time to target", Unit.SECONDS, log), f"Time to target and final {name}"
+    label = timed("time to target", [run for pair in pooled.pairs.values() for run in pair.runs])
+    time, title = Axis(label, Unit.SECONDS, log), f"Time to target and final {name}"
     return PointChart(title, time, Axis(f"final {name}"), points, caption)
 
 
@@ -151,12 +161,13 @@ def phases_chart(pooled: Pooled) -> BarChart:
     """The phases of an iteration, the mean over a pair's runs."""
     bars: list[Bar] = []
     about = phase_chart([], pooled.ranking)
+    axis = replace(about.x, label=timed("time", [run for pair in pooled.pairs.values() for run in pair.runs]))
     for pair in pooled.pairs.values():
         found = phase_chart(pair.runs, pooled.ranking).bars
         if found:
             parts = np.mean([bar.parts for bar in found], axis=0).tolist()
             bars.append(Bar(pair.name, parts, float(np.mean([bar.mark for bar in found if bar.mark is not None]))))
-    return replace(about, bars=bars, caption=f"Means over seeds. {about.caption}")
+    return replace(about, x=axis, bars=bars, caption=f"Means over seeds. {about.caption}")
 
 
 def bandwidth_of(pooled: Pooled, calibration: Calibration | None) -> ByBandwidth:

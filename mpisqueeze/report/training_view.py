@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
+from mpisqueeze.costs.link import network_name
 from mpisqueeze.quantities import clock, counted, duration, format_rate, grouped, ratio, significant, size
 from mpisqueeze.record.environment import ranks_on_hosts
 from mpisqueeze.record.iterations import Progress
@@ -149,9 +150,11 @@ def shares(run: Run) -> str:
 
 
 def link(run: Run, environment: dict[str, Any]) -> list[str]:
-    """The emulated link, or those of a virtual cluster; nothing for a real network."""
+    """The emulated link, that of virtual workers, or those of a virtual cluster; nothing for a real network."""
     if environment["link"] == "real":
         return []
+    if environment["link"] == "virtual":
+        return [f"{network_name('virtual', 1, given=run.plan.config.link)}; times are virtual"]
     return [f"{environment['link']}: {run.plan.config.link or lab_link(environment['lab'])}"]
 
 

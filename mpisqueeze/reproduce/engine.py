@@ -27,6 +27,7 @@ from mpisqueeze.runs.comparing import Ledger, compare
 from mpisqueeze.runs.interrupts import Interrupts
 from mpisqueeze.runs.pairs import Entry
 from mpisqueeze.runs.view import View
+from mpisqueeze.settings import Settings
 
 #: Verdicts on a claim that was tested, by whether its decisions hold; None: the seeds do not tell.
 VERDICTS = {True: "PASS", False: "FAIL", None: "NOT DISTINGUISHABLE"}
@@ -46,15 +47,23 @@ class Task:
     obstacle: str | None
 
 
-def plan_tasks(claims: Sequence[StatedClaim], ranks: int, data_dir: Path | None, device: str) -> list[Task]:
-    """Every run of every claim, planned for `ranks` ranks. Raises UsageError naming the claim."""
-    tasks = []
+def plan_tasks(claims: Sequence[StatedClaim], ranks: int, settings: Settings) -> list[Task]:
+    """Every run of every claim, planned for `ranks` ranks. Raises UsageError naming the claim.
+
+    Args:
+        settings: those of the reproduction: `data_dir`, `device` and, in place of ranks, `workers`.
+    """
+    tasks, ranks = [], settings.workers or ranks
     for claim in claims:
         obstacle = None
         if ranks < claim.file.min_ranks:
             obstacle = f"needs {claim.file.min_ranks} ranks at least, and these are {ranks}"
         trials = [] if obstacle else claim.trials(ranks)
-        trials = [replace(t, config=replace(t.config, data_dir=data_dir, device=device)) for t in trials]
+        trials = [
+            replace(t, config=replace(t.config, data_dir=settings.data_dir, device=settings.device)) for t in trials
+        ]
+        if settings.workers and claim.hosts is not None:
+            obstacle, trials = "needs virtual hosts for its ranks, and virtual workers have none", []
         try:
             entries = [trial.entry(number) for number, trial in enumerate(trials, 1)]
         except UsageError as error:
@@ -86,7 +95,7 @@ def check_claims(
 
     def write(status: str) -> None:
         about = {"schema_version": SCHEMA_VERSION, "mpisqueeze": __version__, "status": status, "scale": scale}
-        about |= {"ranks": world.size}
+        about |= {"ranks": world.process.size, "workers": world.size if world.virtual else None}
         if folder:
             folder.write_json(CLAIMS, about | {"asked": len(tasks), "claims": verdicts})
 
@@ -118,7 +127,7 @@ def _run(
         return [], task.obstacle, Signal.NONE
     if task.claim.hosts is not None:
         return _run_in_lab(task, world, path, interrupts)
-    ledger = world.collectively(lambda: Ledger(path, task.entries, world.size, None) if world.is_root else None)
+    ledger = world.collectively(lambda: Ledger(path, task.entries, world, None) if world.is_root else None)
     _, stopped = compare(task.entries, world, path, interrupts, ledger, view)
     return (ledger.runs if ledger else []), None, stopped
 

@@ -37,6 +37,7 @@ class Ledger:
     Args:
         path: the comparison's folder, new or empty.
         entries: the runs that are to come.
+        world: where they run.
         target: as given, or None.
         sort: by what runs are ranked, of SORTS.
         seeds: of the counted runs, which are pooled by pair; None where each run is a row of its own.
@@ -54,13 +55,14 @@ class Ledger:
         self,
         path: Path,
         entries: Sequence[Entry],
-        ranks: int,
+        world: World,
         target: Target | None,
         sort: str = "loss",
         seeds: Sequence[int] | None = None,
     ) -> None:
         self.folder = RunFolder(path)
-        self.entries, self.ranks, self.target, self.sort = [*entries], ranks, target, sort
+        self.entries, self.target, self.sort = [*entries], target, sort
+        self._ranks, self._workers = world.process.size, world.size if world.virtual else None
         self.seeds = None if seeds is None else [*seeds]
         self.runs: list[RunLog] = []
         self.tuned: list[dict[str, Any]] = []
@@ -73,7 +75,7 @@ class Ledger:
     def add(self, status: str, reason: str | None) -> RunLog:
         """Book the next run, which has ended, from its folder where it has one."""
         entry = self.entries[len(self.runs)]
-        ranks = entry.ranks or self.ranks
+        ranks = self._ranks if self._workers else entry.takes or self._ranks
         run = log_of(self.folder.path / entry.folder, entry.plan, ranks, entry.name, status, reason)
         self.runs.append(run)
         # Many runs may be skipped at once, none of which changes a result.
@@ -119,7 +121,8 @@ class Ledger:
             "schema_version": SCHEMA_VERSION,
             "mpisqueeze": __version__,
             "status": status,
-            "ranks": self.ranks,
+            "ranks": self._ranks,
+            "workers": self._workers,
             "given_target": self.target.as_json() if self.target else None,
             "seeds": self.seeds,
             "runs": [entry.as_json() for entry in self.entries],
@@ -256,7 +259,7 @@ def _alike(world: World, entry: Entry, work: Callable[[World], T]) -> T:
 
     A UsageError or RankFailureError that `work` raises on all that take part is raised on all.
     """
-    team = world.first(entry.ranks or world.size)
+    team = world.first(entry.takes or world.size)
     if team is world:
         return work(world)
     result: Any = None

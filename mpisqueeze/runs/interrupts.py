@@ -42,15 +42,20 @@ class Interrupts:
     A second signal ends the process at once. Python hears signals in its main thread alone: in another one, as that of
     a server, none is noted.
 
+    Args:
+        listens: False for one that notes nothing; a process has one that does.
+
     Attributes:
         number: the signal noted, or 0.
     """
 
-    def __init__(self) -> None:
-        self.number = 0
+    def __init__(self, listens: bool = True) -> None:
+        self.number, self._listens = 0, listens
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
+        if not self._listens:
+            return self
         heard = _CAUGHT if threading.current_thread() is threading.main_thread() else ()
         self._before = {number: signal.signal(number, self._note) for number in heard}
         if _early:

@@ -73,6 +73,11 @@ class Entry:
     def seed(self) -> int:
         return self.plan.config.seed
 
+    @property
+    def takes(self) -> int | None:
+        """The number of ranks, or of virtual workers, that take part; None for all."""
+        return self.ranks or self.plan.config.workers
+
     def as_json(self) -> dict[str, Any]:
         """The entry of compare.json."""
         of = {"pair": self.pair or self.name, "seed": self.seed, "phase": self.phase}

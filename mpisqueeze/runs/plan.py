@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from mpisqueeze.optimizers.base import Optimizer
 from mpisqueeze.parts import contracts, registry
 from mpisqueeze.parts.contracts import check_installed, default_compressor
 from mpisqueeze.parts.registry import Part
+from mpisqueeze.quantities import parse_time
 from mpisqueeze.runs.schedule import LrSchedule, parse_schedule
 from mpisqueeze.settings import ALLREDUCE, DEFAULT_DATA, DEFAULT_LR, SETTINGS, Settings, parse_group, with_files
 from mpisqueeze.topology import ONE_PEER, Topology
+from mpisqueeze.virtual.jitter import Jitter, parse_jitter
 
 NO_OVERLAP_ON_GPU = "is for gradients on a CPU: use --device cpu"
 
@@ -63,6 +66,8 @@ class Plan:
     partition: Partition
     schedule: LrSchedule
     link: Link | None = None
+    compute_s: float | None = None
+    jitter: Jitter | None = None
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -198,8 +203,11 @@ def plan(config: Settings, problem: Part | None = None, optimizer: Part | None =
         raise UsageError(f"{problem.name} takes no part of --data", option)
     link = None if config.link is None else parse_link(config.link)
     schedule = parse_schedule(config.lr_schedule)
-    found = Plan(config, algorithm, compressor, problem, optimizer, partition, schedule, link)
+    compute_s = None if config.compute is None else parse_time(config.compute)
+    jitter = None if config.jitter is None else parse_jitter(config.jitter)
+    found = Plan(config, algorithm, compressor, problem, optimizer, partition, schedule, link, compute_s, jitter)
     _check_recipe(found)
+    check_workers(config)
     return found
 
 
@@ -320,6 +328,17 @@ def _check_overlap(config: Settings, algorithm: Part, problem: Part) -> None:
             "one, or use `mpisqueeze lab`",
             "--overlap",
         )
+
+
+def check_workers(config: Settings) -> None:
+    """Raise UsageError for what virtual workers do not go with, and for what they alone take."""
+    if config.workers is None:
+        for option, given in (("--compute", config.compute), ("--jitter", config.jitter)):
+            if given is not None:
+                raise UsageError("is for virtual workers; say how many by --workers", option)
+        return
+    if "MPISQUEEZE_LAB" in os.environ:
+        raise UsageError("a lab's links are between real ranks: leave it out, or train without lab", "--workers")
 
 
 def check_directed(algorithm: Part, topology: str) -> None:

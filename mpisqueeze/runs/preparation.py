@@ -15,12 +15,13 @@ from mpisqueeze.algorithms.base import AdaptedAlgorithm, Algorithm, Descent, Set
 from mpisqueeze.algorithms.groups import Grouped
 from mpisqueeze.algorithms.local import LocalSteps
 from mpisqueeze.comm.emulated import emulate
-from mpisqueeze.comm.exchange import Network
+from mpisqueeze.comm.exchange import HoldingLink, Network
 from mpisqueeze.comm.groups import LeadersNetwork
 from mpisqueeze.comm.placement import choose_device, quota_doubts, threads_of_rank
 from mpisqueeze.comm.world import Groups, World
 from mpisqueeze.compressors.base import Compressor, adapt
 from mpisqueeze.data import load_dataset
+from mpisqueeze.devices.clock import PhaseClock
 from mpisqueeze.errors import UsageError
 from mpisqueeze.holder import check_free
 from mpisqueeze.kernels import kernels_for, threads_of
@@ -30,11 +31,12 @@ from mpisqueeze.optimizers.sgd import GradientDescent
 from mpisqueeze.parts import contracts
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.parts.state import carried
-from mpisqueeze.quantities import counted, size
+from mpisqueeze.quantities import counted, grouped, size
 from mpisqueeze.record.folder import RunFolder, check_path, hold_of_all, sanitized, slug, timed_path
 from mpisqueeze.runs.plan import NO_OVERLAP_ON_GPU, Plan
 from mpisqueeze.settings import DEFAULT_EPOCHS, SETTINGS, option_of, parse_betas, parse_group, parse_target
 from mpisqueeze.topology import Topology
+from mpisqueeze.virtual.link import simulate, simulated_link
 
 
 class Run:
@@ -73,7 +75,7 @@ class Run:
             raise UsageError(NO_OVERLAP_ON_GPU, "--overlap")
         self.threads = threads_of_rank(world)
         self.stateful: list[Any] = []
-        self.problem = world.collectively(self._build_problem)
+        self.problem = self._build_problems()
         self.dimension = int(self.problem.dimension)
         self.shapes = contracts.shapes_of(plan.problem, self.problem)
         self.samples = world.comm.allgather(getattr(self.problem, "training_samples", None))
@@ -91,8 +93,7 @@ class Run:
         if len(set(sizes)) > 1:
             raise UsageError(f"{plan.compressor.spec}: payload_bytes differs by rank: {sizes}", "--compressor")
         self.groups = self._form_groups() if plan.grouped else None
-        emulated = emulate(world, plan.link) if plan.link and not self.groups else None
-        self.network = Network(world, self.device, plan.barrier, emulated, config.chunk, config.tree, config.checksum)
+        self.network = self._build_network()
         self.exchanging = world.collectively(self._leaders_network) if self.groups else self.network
         self.topology = world.collectively(lambda: Topology(config.topology, world.size, config.self_weight))
         self.outer = self._build_outer()
@@ -155,7 +156,8 @@ class Run:
             "iterations_per_epoch": self.per_epoch,
             "eval_every": self.eval_every,
             "consensus_every": self.consensus_every,
-            "ranks": self.world.size,
+            "ranks": self.world.process.size,
+            "workers": self.world.size if self.world.virtual else None,
             "groups": self.groups.count if self.groups else None,
             "dimension": self.dimension,
             "shapes": self.shapes or None,
@@ -171,6 +173,44 @@ class Run:
             if carried(made):
                 self.stateful.append(made)
             return adapt(made, dimension, self.device.xp, self.plan.dtype)
+
+    def _build_problems(self) -> Any:
+        """This rank's problem; that of a process's first worker tells, before there are others, whether all fit."""
+        world = self.world
+        first: Any = world.collectively(lambda: self._build_problem() if world.leads else None)
+        if not world.virtual:
+            return first
+        world.collectively(lambda: self._check_memory(int(first.dimension)) if world.leads else None)
+        others = world.collectively(lambda: None if world.leads else self._build_problem())
+        return first if world.leads else others
+
+    def _check_memory(self, dimension: int) -> None:
+        """Raise UsageError where this host, or its GPU, lacks the memory that its workers take at the least."""
+        plan, workers = self.plan, self.world.local_size
+        state = bool(getattr(plan.algorithm.cls, "memory", ())) + bool(plan.config.momentum)
+        state += 0 if plan.optimizer.cls.linear else 2
+        least, free = workers * (2 + state) * dimension * plan.dtype.itemsize, self.device.free_memory()
+        if least > free:
+            raise UsageError(
+                f"{grouped(workers)} workers take {size(least)} at the least: x, the gradient and {state} of state, "
+                f"{grouped(dimension)} numbers each; {size(free)} are free",
+                "--workers",
+            )
+
+    def _build_network(self) -> Network:
+        """The network of all ranks. The clock of virtual workers begins."""
+        plan, config, world = self.plan, self.plan.config, self.world
+        clock: PhaseClock | None = None
+        if world.virtual:
+            clock = simulate(world, plan.link, plan.compute_s, plan.jitter, config.seed, lambda: self.network.iteration)
+        held = None if self.groups else self._link(world)
+        return Network(world, self.device, plan.barrier, held, config.chunk, config.tree, config.checksum, clock=clock)
+
+    def _link(self, world: World) -> HoldingLink | None:
+        """The emulated or simulated link between the ranks of a world."""
+        if self.plan.link is None:
+            return None
+        return simulated_link(world) if world.virtual else emulate(world, self.plan.link)
 
     def _build_problem(self) -> Any:
         config, part, world = self.plan.config, self.plan.problem, self.world
@@ -229,10 +269,8 @@ class Run:
         return self.world.grouped(size)
 
     def _leaders_network(self) -> Network | None:
-        leaders, link = self.groups.leaders if self.groups else None, self.plan.link
-        if leaders is None:
-            return None
-        return LeadersNetwork(self.network, leaders, emulate(leaders, link) if link else None)
+        leaders = self.groups.leaders if self.groups else None
+        return None if leaders is None else LeadersNetwork(self.network, leaders, self._link(leaders))
 
     def _build_local(self) -> LocalSteps | None:
         config = self.plan.config

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mpisqueeze.comm.world import World
 from mpisqueeze.mpi import MPI
 
 
@@ -18,17 +18,17 @@ class Stopwatch:
     the largest of all ranks' times is that of the first one to leave.
     """
 
-    def __init__(self, comm: MPI.Comm) -> None:
-        self._comm = comm
+    def __init__(self, world: World) -> None:
+        self._comm, self._now = world.comm, world.now
         self._zero = math.nan
 
     def start(self, elapsed_s: float = 0.0) -> None:
         """Set all ranks' clocks to this time once all are here; collective."""
         self._comm.Barrier()
-        self._zero = time.perf_counter() - elapsed_s
+        self._zero = self._now() - elapsed_s
 
     def at(self, moment: float) -> float:
-        """The seconds of training at a moment of `time.perf_counter` since the last pause."""
+        """The seconds of training at a moment of `World.now` since the last pause."""
         return moment - self._zero
 
     @contextmanager
@@ -37,6 +37,6 @@ class Stopwatch:
 
         The clock stops when the last rank comes: until then that rank trains, and the others wait for it.
         """
-        stopped_at = self._comm.allreduce(self.at(time.perf_counter()), MPI.MAX)
+        stopped_at = self._comm.allreduce(self.at(self._now()), MPI.MAX)
         yield
         self.start(stopped_at)

@@ -80,7 +80,7 @@ class Loop:
         self.clock, self.counter = run.network.clock, run.network.counter
         self.loss = self.lr = math.nan
         self.began = self.ended = self.elapsed = 0.0
-        self.stopwatch = Stopwatch(run.world.comm)
+        self.stopwatch = Stopwatch(run.world)
         self.stopped_by: int = Signal.NONE
         self._target = None if self.config.stop_at is None else Target(*parse_target(self.config.stop_at))
         self.at_target = False
@@ -156,7 +156,7 @@ class Loop:
     def _open(self) -> None:
         """Start the clock, before the first iteration; collective."""
         #: Without a barrier: the iteration of the next agreement, and that and the time of the last one.
-        self._meet_at, self._met, self._met_at = 0, self.done, time.perf_counter()
+        self._meet_at, self._met, self._met_at = 0, self.done, self.world.now()
         self.stopwatch.start(self.elapsed)
 
     def _rate(self, iteration: int) -> float:
@@ -223,7 +223,7 @@ class Loop:
 
     def _meet_again(self, iteration: int) -> None:
         """Choose when ranks that are without a barrier meet next; collective."""
-        now = time.perf_counter()
+        now = self.world.now()
         each = self.world.comm.allreduce((now - self._met_at) / max(1, iteration - self._met), MPI.MAX)
         self._met, self._met_at = iteration, now
         self._meet_at = iteration + max(1, min(MEET_EVERY, int(MEET_S / max(each, 1e-9))))
@@ -443,7 +443,7 @@ def _train(plan: Plan, world: World, view: View, again: bool, watchdog: Watchdog
 
 
 def _carry_out(run: Run, view: View, again: bool, watchdog: Watchdog) -> dict[str, Any]:
-    interrupts = Interrupts()
+    interrupts = Interrupts(run.world.leads)
     loop = set_up(Loop, run, view, interrupts, watchdog, again)
     # A signal that comes when the iterations are done must not keep what they gave from being written.
     with interrupts:
@@ -466,17 +466,18 @@ def set_up(kind: type[L], run: Run, view: View, interrupts: Interrupts, watchdog
     kernels = kernels_for(run.device.xp, plan.dtype)
     environment = collect_environment(world.comm)
     labels = world.comm.gather(run.device.label)
-    environment |= {
-        "device": run.device.kind,
-        "devices": labels,
-        "buffers": run.device.buffers,
-        "buffers_reason": run.device.buffers_reason,
-        "cuda_aware": cuda_awareness()[0],
-        "kernels": kernels.name,
-        "threads": threads_of(kernels),
-        "gradient_threads": run.threads,
-        **link_facts(run.exchanging or run.network),
-    }
+    if world.is_root:
+        environment |= {
+            "device": run.device.kind,
+            "devices": labels,
+            "buffers": run.device.buffers,
+            "buffers_reason": run.device.buffers_reason,
+            "cuda_aware": cuda_awareness()[0],
+            "kernels": kernels.name,
+            "threads": threads_of(kernels),
+            "gradient_threads": run.threads,
+            **link_facts(run.exchanging or run.network),
+        }
     recorder = Recorder(world, run.folder, run.per_epoch, plan.config.per_rank)
     loop = kind(run, recorder, view, interrupts, watchdog)
     loop.environment = environment
@@ -558,12 +559,12 @@ def _reopen_log(run: Run, start: Start) -> RunLog:
 
 
 def link_facts(network: Network) -> dict[str, Any]:
-    """The ranks' link for environment.json: the real network, a lab's, or an emulated one.
+    """The ranks' link for environment.json: the real network, a lab's, an emulated one, or virtual workers' memory.
 
     `link_model` has the times that the cost model goes by: those that are emulated, or a rough estimate.
     """
     lab = os.environ.get("MPISQUEEZE_LAB")
-    kind = "emulated" if network.emulated else "lab" if lab else "real"
+    kind = "virtual" if network.world.virtual else "emulated" if network.emulated else "lab" if lab else "real"
     return {"link": kind, "lab": json.loads(lab) if lab else None, "link_model": asdict(network.link)}
 
 

@@ -29,6 +29,7 @@ _NOT_TUNED = {
     **dict.fromkeys(("iterations", "epochs"), "every pair has runs of one length"),
     **dict.fromkeys(("warmup", "eval_every", "consensus_every", "test_samples"), "it changes what is measured alone"),
     "samples": "every pair is trained on the same data",
+    "workers": "every pair has as many",
 }
 #: Options that leave an iteration's time as it is.
 _UNPACED = ("lr", "momentum", "eps", "weight_decay", "clip_norm", "self_weight", "eta")

@@ -66,9 +66,9 @@ class ScriptProblem(Problem):
         parameters = self.parameters
         parameters.check()
         if self._frontier is None:
-            self._frontier = Frontier(parameters.slots, parameters.gradient)
+            self._frontier = Frontier(parameters.slots, parameters.dimension)
         parameters.accumulate()
-        self._frontier.open(ready)
+        self._frontier.open(ready, parameters.gradient)
         try:
             self.loss.backward()
         finally:

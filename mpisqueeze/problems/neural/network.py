@@ -58,8 +58,10 @@ class TorchNetwork:
 
     Attributes:
         gradient: (d,), the result of the last `differentiate`.
+        tenant: whose turn it is, where several use it.
         shapes: of the parameters in x, in its order, see `problems.base.Problem`.
         carried: what the module and the loss carry from one iteration to the next.
+        first_carried: what they carry before the first iteration.
         evaluates_with_gradients: whether the module differentiates by its inputs, also in evaluation.
         doubts: sentences about tensors that are not trained as they came.
 
@@ -95,13 +97,11 @@ class TorchNetwork:
         self._start = np.concatenate([slot.values() for slot in self._slots])
         self.dimension = self._start.size
         self.shapes = [slot.real_shape for slot in self._slots]
-        self.gradient: Array = xp.zeros(self.dimension, dtype)
-        self._flat_gradient = shared(self.gradient)
-        for slot in self._slots:
-            view = slot.view(self._flat_gradient)
-            for parameter in slot.trained:
-                parameter.grad = view
+        self.gradient: Array
+        self.bind(xp.zeros(self.dimension, dtype))
+        self.tenant: Tenant | None = None
         self.carried = Carried({"model": module} | ({"loss": loss} if isinstance(loss, nn.Module) else {}), self._slots)
+        self.first_carried = {name: array.copy() for name, array in self.carried.read().items()}
         self.evaluates_with_gradients = False
         self._frontier: Frontier | None = None
         self._address = 0
@@ -111,6 +111,14 @@ class TorchNetwork:
     def initial_point(self) -> Array:
         """A copy of x₀, (d,)."""
         return self._xp.array(self._start)
+
+    def bind(self, gradient: Array) -> None:
+        """Leave gradients in this vector, (d,), from now on."""
+        self.gradient, self._flat_gradient = gradient, shared(gradient)
+        for slot in self._slots:
+            view = slot.view(self._flat_gradient)
+            for parameter in slot.trained:
+                parameter.grad = view
 
     def differentiate(
         self, x: Array, inputs: Any, targets: Any, key: int, ready: Callable[[Array, int], None] | None = None
@@ -129,8 +137,8 @@ class TorchNetwork:
             loss.backward()
             return float(loss.detach())
         if self._frontier is None:
-            self._frontier = Frontier(self._slots, self.gradient)
-        self._frontier.open(ready)
+            self._frontier = Frontier(self._slots, self.dimension)
+        self._frontier.open(ready, self.gradient)
         try:
             loss.backward()
         finally:
@@ -234,6 +242,28 @@ class TorchNetwork:
         if self.device.type == "cuda":
             generator = torch.cuda.default_generators[self.device.index]
         generator.manual_seed(key)
+
+
+class Tenant:
+    """A worker's part in a network that several workers of a process use by turns: its gradient, and what it carries
+    from one iteration to the next."""
+
+    def __init__(self, network: TorchNetwork) -> None:
+        self._network = network
+        self._gradient = network.gradient * 0
+        #: What the network carries when it is not this worker's turn.
+        self._carried = network.first_carried
+
+    def move_in(self) -> TorchNetwork:
+        """The network, from now on in this worker's state."""
+        network, before = self._network, self._network.tenant
+        if before is not self:
+            if before is not None:
+                before._carried = {name: array.copy() for name, array in network.carried.read().items()}
+            network.bind(self._gradient)
+            network.carried.write(self._carried)
+            network.tenant = self
+        return network
 
 
 def _doubts(module: nn.Module, loss: Any, dtype: torch.dtype) -> list[str]:

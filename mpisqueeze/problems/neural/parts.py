@@ -21,13 +21,13 @@ class Frontier:
     it until the end.
 
     Args:
-        slots: the parameters' elements in `gradient`, in their order.
-        gradient: the flat gradient, (d,).
+        slots: the parameters' elements in the gradient, in their order.
+        dimension: d.
     """
 
-    def __init__(self, slots: Sequence[Slot], gradient: Array) -> None:
-        self._gradient = gradient
-        self._starts = [*(slot.start for slot in slots), gradient.size]
+    def __init__(self, slots: Sequence[Slot], dimension: int) -> None:
+        self._gradient: Array
+        self._starts = [*(slot.start for slot in slots), dimension]
         self._expected = [len(slot.trained) for slot in slots]
         self._left = list(self._expected)
         self._ready: Callable[[Array, int], None] | None = None
@@ -36,8 +36,9 @@ class Frontier:
             for parameter in slot.trained:
                 parameter.register_post_accumulate_grad_hook(self._hook(i))
 
-    def open(self, ready: Callable[[Array, int], None]) -> None:
-        """Start reporting to `ready`, after the forward pass."""
+    def open(self, ready: Callable[[Array, int], None], gradient: Array) -> None:
+        """Start reporting the flat gradient, (d,), to `ready`, after the forward pass."""
+        self._gradient = gradient
         self._left[:] = self._expected
         self._next, self._reported = len(self._left), self._gradient.size
         self._ready = ready

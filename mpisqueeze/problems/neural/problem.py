@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mpisqueeze.data.kept import shared
 from mpisqueeze.data.seeding import Stream
 from mpisqueeze.errors import UsageError, describe
 from mpisqueeze.kernels.random import derive_key
 from mpisqueeze.problems.base import Array, Problem
 
 if TYPE_CHECKING:
-    from mpisqueeze.problems.neural.network import TorchNetwork
+    from mpisqueeze.problems.neural.network import Tenant, TorchNetwork
 
 #: Number of samples from which batch norm's statistics are computed before an evaluation.
 STATISTICS_SAMPLES = 1024
@@ -31,11 +32,34 @@ class NeuralProblem(Problem):
     """The loss of a torch module on batches, and its gradient by backpropagation.
 
     A subclass makes `_network` and sets `dimension` and `shapes` in its constructor, and implements `batch`.
+
+    Workers of one process that have the same module take turns in it, see `_share`.
     """
 
     #: He et al.'s 0.1 for batches of 128 (arXiv 1512.03385, §4.2), scaled to 4 ranks of 16 samples.
     default_lr = 0.05
-    _network: TorchNetwork
+    _own: TorchNetwork | Tenant
+
+    @property
+    def _network(self) -> TorchNetwork:
+        """The network, in this rank's state."""
+        found = self._own
+        return found.move_in() if hasattr(found, "move_in") else found
+
+    @_network.setter
+    def _network(self, network: TorchNetwork) -> None:
+        self._own = network
+
+    def _share(self, key: Any, make: Callable[[], TorchNetwork]) -> None:
+        """Have the network that `make` gives, or the one that it gave another worker of this process.
+
+        Args:
+            key: what it depends on, besides the class, the seed, the array module and the dtype.
+        """
+        from mpisqueeze.problems.neural.network import Tenant
+
+        found = shared("network", type(self), (key, self.seed, self.xp.__name__, self.dtype), make)
+        self._own = make() if found is None else Tenant(found)
 
     @classmethod
     def check_installed(cls) -> None:

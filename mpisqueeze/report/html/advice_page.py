@@ -32,7 +32,7 @@ def advice_page(facts: Mapping[str, Any], pooled: Pooled | None, calibration: Ca
         "commands": commands(facts),
     }
     spent = f"{duration(facts['spent_s'])} of {duration(facts['budget_s'])}"
-    lead = f"{counted(facts['ranks'], 'rank')}; {facts['network']}; {spent}"
+    lead = f"{counted(facts['ranks'], 'virtual worker' if facts['virtual'] else 'rank')}; {facts['network']}; {spent}"
     below = seeds_page(pooled, calibration).sections if pooled else []
     return Page(
         "Does it pay off here?", lead, [Chapter("Verdict", "advice", about), *below], _BADGES[facts["pays_off"]]

@@ -46,7 +46,9 @@ def reproduction_page(path: Path, about: dict[str, Any]) -> Page:
         *([Chapter("Environment", "environment", environment(logs))] if logs else []),
     ]
     running = {"running": "; not finished", "interrupted": "; interrupted"}.get(about["status"], "")
-    lead = f"{counted(about['ranks'], 'rank')}, {about['scale']} scale, {counted(len(logs), 'run')}{running}"
+    workers = about.get("workers")
+    whose = counted(workers, "virtual worker") if workers else counted(about["ranks"], "rank")
+    lead = f"{whose}, {about['scale']} scale, {counted(len(logs), 'run')}{running}"
     failed = sum(claim["verdict"] == "FAIL" for claim in claims)
     badge = f"{failed} of {len(claims)} fail" if failed else ""
     return Page("The claims, put to the test", lead, sections, badge)

@@ -54,13 +54,16 @@ def lead(runs: Sequence[RunLog]) -> str:
         values = {run.summary.get(key) for run in runs}
         return values.pop() if len(values) == 1 else None
 
-    problem, data, dimension, ranks, hosts = map(shared, ("problem", "data", "dimension", "ranks", "hosts"))
+    keys = ("problem", "data", "dimension", "ranks", "hosts", "workers")
+    problem, data, dimension, ranks, hosts, workers = map(shared, keys)
     parts = []
     if problem:
         parts.append(f"{problem} on {data}" if data else str(problem))
     if dimension:
         parts.append(f"{grouped(dimension)} parameters of {shared('dtype') or 'mixed types'}")
-    if ranks:
+    if workers and shared("virtual"):
+        parts.append(counted(workers, "virtual worker"))
+    elif ranks:
         parts.append(counted(ranks, "rank") + (f" on {counted(hosts, 'host')}" if hosts else ""))
     links = {run.network for run in runs if run.environment.get("link", "real") != "real"}
     if links:
