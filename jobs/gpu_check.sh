@@ -378,8 +378,8 @@ fi
 if able resume; then
     # The second half ends where a whole run does, to the bit.
     train resume-whole 2 --buffers staged "${onebit[@]}" --iterations 40 --save-model
-    train resume-half 2 --buffers staged "${onebit[@]}" --iterations 20 --checkpoint-every 10
-    step resume 60 "${launch[@]}" -n 2 train --resume "$work/run-resume-half" --iterations 40 --save-model --color never
+    train resume-half 2 --buffers staged "${onebit[@]}" --iterations 20 --checkpoint-every 10 --save-model
+    step resume 60 "${launch[@]}" -n 2 train --resume "$work/run-resume-half" --iterations 40 --color never
     step resume-bits 30 "$python" -c 'import sys, numpy as np
 a, b = (np.load(f"{folder}/model.npz")["x"] for folder in sys.argv[1:])
 sys.exit(a.tobytes() != b.tobytes())' "$work/run-resume-whole" "$work/run-resume-half"
