@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import threading
 import types
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,8 @@ MULTIPROCESSORS = 2
 HEADER = Path(__file__).with_name("emulator.h")
 SITE = Path(__file__).with_name("site")
 SANITIZER = os.environ.get("CUDA_EMULATOR_SANITIZER", "")
+#: The compiler's version, which kernels that are kept on disk depend on.
+COMPILER = (0, zlib.crc32(HEADER.read_bytes() + SANITIZER.encode()))
 #: What Python calls of a kernel.
 LAUNCHERS = """
 extern "C" UNSEEN int emulate_NAME(unsigned grid, unsigned block, void** arguments, int backwards) {
@@ -216,7 +219,7 @@ def fake_cupy(folder: Path) -> Any:
     module.asnumpy = lambda values: values.get()
     module.cuda = types.SimpleNamespace(
         compiler=EmulatedCompiler(folder),
-        nvrtc=types.SimpleNamespace(getVersion=lambda: (0, 0)),
+        nvrtc=types.SimpleNamespace(getVersion=lambda: COMPILER),
         function=types.SimpleNamespace(Module=EmulatedModule),
         runtime=types.SimpleNamespace(
             getDevice=lambda: 0,
