@@ -75,7 +75,7 @@ class Run:
         config = plan.config
         self.plan, self.world, self._again = plan, world, again
         world.on_root(self._check_folder)
-        self.device = choose_device(config.device, config.buffers, world)
+        self.device = choose_device(config.device, config.buffers, world, config.checksum)
         if config.overlap and self.device.kind != "cpu":
             raise UsageError(NO_OVERLAP_ON_GPU, "--overlap")
         self.threads = threads_of_rank(world)
