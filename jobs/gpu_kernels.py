@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 ROUNDS, WARMUP = 15, 3
+DTYPES = ("float32", "float64")
 #: Bytes that are filled, twice, in front of the timed work, to give the host time to launch it.
 BUSY_BYTES = 256 << 20
 COMPRESSORS = (
@@ -36,18 +37,19 @@ def numbers(text: str) -> list[int]:
 
 
 class Timing:
-    """Events around work of a stream that is busy."""
+    """Events around work of a stream that is busy; with `once`, the work is done once, and nothing keeps it waiting."""
 
-    def __init__(self, cupy: Any) -> None:
+    def __init__(self, cupy: Any, once: bool = False) -> None:
+        self.rounds, self.warmup = (1, 0) if once else (ROUNDS, WARMUP)
         self.begin, self.end = cupy.cuda.Event(), cupy.cuda.Event()
         self.elapsed = cupy.cuda.get_elapsed_time
         free = int(cupy.cuda.runtime.memGetInfo()[0])
-        self.busy = cupy.empty(min(BUSY_BYTES, free // 8), np.uint8)
+        self.busy = cupy.empty(1 if once else min(BUSY_BYTES, free // 8), np.uint8)
 
     def of(self, work: Any, changed: Any) -> tuple[float, float]:
         """Median seconds of `work` on the device, and of launching it; `changed` is zeroed before each round."""
         device, host = [], []
-        for _ in range(ROUNDS + WARMUP):
+        for _ in range(self.rounds + self.warmup):
             changed.fill(0)
             self.busy.fill(0)
             self.busy.fill(1)
@@ -58,26 +60,27 @@ class Timing:
             self.end.record()
             self.end.synchronize()
             device.append(1e-3 * self.elapsed(self.begin, self.end))
-        return median(device[WARMUP:]), median(host[WARMUP:])
+        return median(device[self.warmup :]), median(host[self.warmup :])
 
 
-def measured(cupy: Any, timing: Timing, spec: str, size: int) -> dict[str, Any]:
+def measured(cupy: Any, timing: Timing, spec: str, size: int, dtype: str) -> dict[str, Any]:
     """The row of a compressor and a size."""
     from mpisqueeze.kernels.cuda import Flag
     from mpisqueeze.parts import registry
 
     part, flag = registry.compressors.find(spec), Flag(cupy)
-    compressor = part.cls(size, cupy, np.dtype(np.float32), 1, **part.options)
+    compressor = part.cls(size, cupy, np.dtype(dtype), 1, **part.options)
     compressor.kernels = compressor.kernels.late(flag)
     compressor.iteration = 1
     rng = np.random.default_rng(1)
-    vector = cupy.asarray(rng.standard_normal(size, dtype=np.float32))
-    residual, out = cupy.zeros(size, np.float32), cupy.zeros(size, np.float32)
+    vector = cupy.asarray(rng.standard_normal(size, dtype=dtype))
+    residual, out = cupy.zeros(size, dtype), cupy.zeros(size, dtype)
     payload = cupy.zeros(compressor.payload_bytes, np.uint8)
     encode, give = timing.of(lambda: compressor.encode_feedback(vector, residual, payload), residual)
     decode, _ = timing.of(lambda: compressor.decode_add(payload, out), out)
     return {
         "compressor": part.spec,
+        "dtype": dtype,
         "size": size,
         "payload_bytes": compressor.payload_bytes,
         "wire_bits": 8 * compressor.payload_bytes / size,
@@ -92,16 +95,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("compressors", nargs="*", default=COMPRESSORS, metavar="COMPRESSOR")
     parser.add_argument("--sizes", type=numbers, default=[64 << 20, 64 << 10], metavar="N,N")
+    parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0])
+    parser.add_argument("--once", action="store_true", help="for tools that slow a GPU down: no time is worth a thing")
+    parser.add_argument("--no-pool", action="store_true", help="memory of each array by itself, as long as it must be")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
     import cupy
 
+    if options.no_pool:
+        cupy.cuda.set_allocator(None)
     print(cupy.cuda.runtime.getDeviceProperties(0)["name"].decode())
-    timing, rows = Timing(cupy), []
+    timing, rows = Timing(cupy, options.once), []
     print(f"{'compressor':22}{'elements':>12}{'encode µs':>12}{'decode µs':>12}{'give µs':>10}")
     for size in options.sizes:
         for spec in options.compressors:
-            row = measured(cupy, timing, spec, size)
+            row = measured(cupy, timing, spec, size, options.dtype)
             rows.append(row)
             times = "".join(f"{1e6 * row[name]:{width}.1f}" for name, width in TIMES)
             print(f"{row['compressor']:22}{size:12}{times}", flush=True)

@@ -1,8 +1,9 @@
 # shellcheck shell=bash
 # Shared by the job files here, with the settings of your site. They read this file; it does nothing alone.
 #
-#     ranks ARGUMENTS…     run mpisqueeze on every task of the job; returns its exit code, and leaves in $told the name
-#                          of a signal to this script
+#     ranks ARGUMENTS…     run mpisqueeze on every task of the job; returns its exit code, 4 where a node was lost, and
+#                          leaves in $told the name of a signal to this script, and in $lost whether the code is not
+#                          the program's own, so that a node was lost or the ranks did not start
 #
 # Set these where you submit; sbatch passes them on:
 #
@@ -49,9 +50,25 @@ esac
 # save it if they keep checkpoints, and exit with 143. SLURM sends SIGTERM to the ranks itself, so it is only noted.
 # shellcheck disable=SC2034  # preempt.sbatch reads it
 told=""
+# shellcheck disable=SC2034  # and this
+lost=""
 ranks_pid=""
 trap 'told=USR1; [ -z "$ranks_pid" ] || kill -USR1 "$ranks_pid"' USR1
 trap 'told=TERM' TERM
+
+# folder_of ARGUMENTS…: the folder that they write to.
+folder_of() {
+    local word before="" folder=""
+    for word; do
+        case $before in --out | --resume) folder=$word ;; esac
+        case $word in --out=* | --resume=*) folder=${word#*=} ;; esac
+        before=$word
+    done
+    printf '%s\n' "$folder"
+}
+
+# is_done FOLDER: a run, a comparison or an advice says so in its folder.
+is_done() { grep -qsE '^  "status": "(ok|done)"' "$1/summary.json" "$1/compare.json" "$1/advice.json"; }
 
 ranks() {
     local code
@@ -60,6 +77,14 @@ ranks() {
     # A signal ends `wait` before the ranks have ended.
     until wait "$ranks_pid"; code=$?; ! kill -0 "$ranks_pid" 2>/dev/null; do :; done
     ranks_pid=""
+    # Open MPI's mpirun ends with 0 where it has lost a node.
+    if [ "$code" = 0 ] && ! is_done "$(folder_of "$@")"; then
+        echo "the ranks have ended, and $(folder_of "$@") does not say that all is done: a node was lost" >&2
+        code=4
+        lost=yes
+    fi
+    # shellcheck disable=SC2034
+    case $code in 0 | 2 | 3 | 4 | 130 | 143) ;; *) lost=yes ;; esac
     return "$code"
 }
 

@@ -1,6 +1,7 @@
 """Entry point of `python -m mpisqueeze` and of the console script."""
 
 import signal
+import sys
 
 
 def main() -> None:
@@ -27,4 +28,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    # `python -m` puts the current folder first, whose files would stand for modules that are loaded from here on.
+    if not getattr(sys.flags, "safe_path", False):
+        del sys.path[0]
     main()

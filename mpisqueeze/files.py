@@ -6,8 +6,12 @@ import hashlib
 import html
 import os
 import re
+import stat
 import zlib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import msgspec.toml
 
 from mpisqueeze.errors import UsageError
 from mpisqueeze.streams import discard, results
@@ -19,6 +23,41 @@ LONGEST = 1 << 24
 def path_of(text: str | os.PathLike[str]) -> Path:
     """A path as a person writes it: `~` is the home folder, also in files and variables, which no shell expands."""
     return Path(os.path.expanduser(text))
+
+
+def own(path: Path, option: str) -> Path:
+    """The path of a file within a folder that a user named, which may be somebody else's work.
+
+    Raises UsageError, blaming `option`, where it is no file but a link, whose target may be anywhere, or a pipe or a
+    device, which may never end. A path where nothing is goes through.
+    """
+    try:
+        mode = os.lstat(path).st_mode
+    except (OSError, ValueError):
+        return path
+    if not stat.S_ISREG(mode):
+        what = "a symbolic link" if stat.S_ISLNK(mode) else "no file"
+        raise UsageError(f"{path} is {what}: nothing outside the folder is read", option)
+    return path
+
+
+def inside(folder: Path, name: str, option: str) -> Path:
+    """The folder that a file in `folder` names. Raises UsageError, blaming `option`, where that leads out of it."""
+    path, parts = folder, PurePosixPath(name).parts
+    for part in parts:
+        path = path / part
+        if part in ("/", "//", "..") or os.path.islink(path):
+            raise UsageError(f"{folder} names {name!r}, which is outside of it", option)
+    return path
+
+
+def check_whole(folder: Path, option: str) -> None:
+    """Raise UsageError, blaming `option`, for a symbolic link in a folder that is about to be written to."""
+    for where, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = os.path.join(where, name)
+            if os.path.islink(path):
+                raise UsageError(f"{path} is a symbolic link: nothing outside the folder is written", option)
 
 
 def sha256_of(path: Path) -> str:
@@ -78,6 +117,23 @@ def read_text(path: Path, option: str, longest: int = LONGEST) -> str:
         raise UsageError(
             f"{path} is not text in UTF-8: byte {error.start} is {content[error.start]:#04x}", option
         ) from None
+
+
+#: Characters of a TOML file and of its lines. A name of many parts, `a.b.c`, takes memory by their number squared.
+_LONGEST_TOML, _LONGEST_LINE = 1 << 16, 1 << 12
+
+
+def read_toml(path: Path, option: str) -> dict[str, Any]:
+    """The tables of a TOML file. Raises UsageError that names the file and `option`."""
+    text = read_text(path, option)
+    longest = max(map(len, text.splitlines()), default=0)
+    if len(text) > _LONGEST_TOML or longest > _LONGEST_LINE:
+        most = f"at most {_LONGEST_TOML} characters, and {_LONGEST_LINE} a line"
+        raise UsageError(f"{path} is not TOML as it is read: {most}", option)
+    try:
+        return msgspec.toml.decode(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is not TOML: {error}", option) from None
 
 
 def write_text(text: str, target: str) -> None:

@@ -12,7 +12,6 @@ import errno
 import os
 import secrets
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ from pathlib import Path
 import msgspec
 
 from mpisqueeze.errors import UsageError
+from mpisqueeze.streams import say
 
 NAME = "holder.json"
 #: A folder beside it while a process removes the file of another one that is gone.
@@ -231,11 +231,7 @@ def _gone(folder: Path, option: str) -> tuple[bytes, str] | None:
             return content, f"{folder} was left behind by {who}, of which there was no sign for {silent:.0f} s"
         elif first in (None, beaten):
             if first is None and holder:
-                print(
-                    f"mpisqueeze: {folder} is held by {who}: waiting at most {STALE_S:.0f} s for a sign of life",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                say(f"mpisqueeze: {folder} is held by {who}: waiting at most {STALE_S:.0f} s for a sign of life")
             first = beaten
             time.sleep(PAUSE_S)
             continue

@@ -35,6 +35,7 @@ DEFAULT_LR = 0.3
 DEFAULT_DATA = "digits"
 #: An iteration takes longer than this where something hangs.
 DEFAULT_TIMEOUT = "30min"
+DEFAULT_HEARTBEAT = "30s"
 #: Samples that an int32 index reaches.
 MAX_BATCH = 2**31 - 1
 #: Seeds are keys of 64-bit hashes, of which NumPy's generators want the positive half.
@@ -275,6 +276,12 @@ class Settings:
         _readable(parse_timeout, "a time above 0, or 0 for ever"),
         metavar="TIME",
     )
+    heartbeat: str | None = _run(
+        None,
+        f"End all ranks when a host has not answered for so long: 10s, 2min; 0: never. Default: {DEFAULT_HEARTBEAT}.",
+        _readable(parse_timeout, "a time above 0, or 0 for never"),
+        metavar="TIME",
+    )
     checksum: bool = _run(False, "Send each message's CRC-32 behind it, and check it; 4 bytes more.")
 
     eval_every: int | None = _output(
@@ -422,9 +429,13 @@ _FORMER: dict[str, tuple[tuple[str, ...], str, Any]] = {
 }
 
 
+#: Settings that earlier versions did not have, with what they did.
+_SINCE: dict[str, Any] = {"heartbeat": None}
+
+
 def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config.json of any version as this one writes it: former settings are part of the algorithm's spec."""
-    found = {name: value for name, value in config.items() if name not in _FORMER}
+    found = {**_SINCE, **{name: value for name, value in config.items() if name not in _FORMER}}
     for name, (algorithms, key, default) in _FORMER.items():
         if config.get("algorithm") in algorithms and config.get(name, default) != default:
             found["algorithm"] = f"{config['algorithm']}:{key}={config[name]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import io
 import os
 import re
@@ -27,8 +28,26 @@ _POWERS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-", strict=True)
 _POWER = re.compile(f"[{''.join(_POWERS)}]+")
 _BRAILLE_BLANK, _BRAILLE_END = "\u2800", "\u28ff"
 
+#: Characters that would act on a terminal, or turn the order of what follows them: of ASCII and of C1 all but the ends
+#: of lines and tabs, and Unicode's marks of direction.
+_ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
 #: Where results go once stdout is reserved for them.
 _results: IO[str] | None = None
+
+
+def harmless(text: str) -> str:
+    """Text that may be somebody else's, as it may be written to a terminal or a file: what would act is spelled out.
+
+    Every text becomes output through this: on the console, in messages on stderr, and in exported tables.
+    """
+    return _ACTING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def say(text: str) -> None:
+    """A line on stderr, at once, whoever may be reading."""
+    with contextlib.suppress(OSError, ValueError):
+        print(harmless(text), file=sys.stderr, flush=True)
 
 
 def spelled(text: str) -> str:

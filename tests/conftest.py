@@ -20,6 +20,7 @@ import pytest
 from cuda_emulator.fake_cupy import SITE, fake_cupy, have_compiler
 from hypothesis import settings
 
+from mpisqueeze.comm.cuda_aware import cuda_awareness
 from mpisqueeze.devices.device import gpu_count
 from mpisqueeze.errors import UsageError
 from mpisqueeze.launch import Launcher, find_launcher, make_plan
@@ -214,6 +215,17 @@ def cuda_variables(request: pytest.FixtureRequest, emulator_folder: Path) -> dic
         "CUDA_EMULATOR": str(emulator_folder),
         "XDG_CACHE_HOME": str(emulator_folder / "cache"),
     }
+
+
+@pytest.fixture
+def need_device_memory(cuda_variables: dict[str, str]) -> Callable[[], None]:
+    """Skip a test where MPI would be handed a GPU's memory that it cannot read, and crash."""
+
+    def need_it() -> None:
+        if not cuda_variables and not cuda_awareness()[0]:
+            pytest.skip("this MPI library takes no device memory")
+
+    return need_it
 
 
 def start(

@@ -308,8 +308,14 @@ def test_kernels_on_a_gpu_are_those_of_the_reference(
 
 @pytest.mark.parametrize(("buffers", "told"), [("staged", "HOST-STAGED"), ("device", "DEVICE")])
 def test_exchanges_on_a_gpu_follow_their_equations(
-    mpisqueeze_run: Callable[..., Any], cuda_variables: dict[str, str], buffers: str, told: str
+    mpisqueeze_run: Callable[..., Any],
+    cuda_variables: dict[str, str],
+    need_device_memory: Callable[[], None],
+    buffers: str,
+    told: str,
 ) -> None:
+    if buffers == "device":
+        need_device_memory()
     options = ["-m", "1500", "-i", "2", "--device", "cuda", "--buffers", buffers, "--json", "-"]
     finished = mpisqueeze_run(2, "bench", "comm", *options, **cuda_variables)
     assert finished.code == 0, finished.err

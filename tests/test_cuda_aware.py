@@ -14,6 +14,7 @@ from mpisqueeze.comm.cuda_aware import collectives_take_device_memory, cuda_awar
 OPEN_MPI = "Open MPI v5.0.11, package: Open MPI, ident: 5.0.11, repo rev: v5.0.11rc1, Sep 16, 2026\0"
 MPICH = "MPICH Version:      5.0.2\nMPICH Release date: Fri Sep 25 20:45:26 UTC 2026\n"
 CRAY = "MPI VERSION    : CRAY MPICH version 8.1.25.17 (ANL base 3.4a2)\nMPI BUILD INFO : ...\n"
+MVAPICH = "MVAPICH2 Version      :\t2.3.7\nMVAPICH2 Release date :\tWed March 02 22:00:00 EST 2022\n"
 INTEL = "Intel(R) MPI Library 2021.9 for Linux* OS\n"
 CLASSIC = "int MPIX_Query_cuda_support(void) { return %d; }"
 # Kind 0 is CUDA; the answer for any other kind is the opposite, so that the wrong question shows.
@@ -24,7 +25,8 @@ FAILING = "int MPIX_GPU_query_support(int kind, int *flag) { *flag = 1; return 1
 @pytest.fixture
 def mpi(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """mpi(version text, C source or None): cuda_awareness() sees that library."""
-    for name in ("MPICH_GPU_SUPPORT_ENABLED", "MPIR_CVAR_ENABLE_GPU"):
+    names = ("MPICH_GPU_SUPPORT_ENABLED", "MPIR_CVAR_ENABLE_GPU", "MV2_USE_CUDA", "MVP_USE_CUDA", "I_MPI_OFFLOAD")
+    for name in names:
         monkeypatch.delenv(name, raising=False)
 
     def pretend(version: str, source: str | None) -> None:
@@ -46,7 +48,8 @@ def mpi(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 @pytest.mark.parametrize(
     ("version", "name"), [(OPEN_MPI, "Open MPI 5.0.11"), (MPICH, "MPICH 5.0.2"), (INTEL, "Intel MPI 2021.9")]
 )
-def test_the_classic_query(mpi, version: str, name: str, answer: int) -> None:
+def test_the_classic_query(mpi, monkeypatch: pytest.MonkeyPatch, version: str, name: str, answer: int) -> None:
+    monkeypatch.setenv("I_MPI_OFFLOAD", "1")
     mpi(version, CLASSIC % answer)
     verdict, reason = cuda_awareness()
     assert verdict is bool(answer)
@@ -64,7 +67,8 @@ def test_a_failing_query_is_a_no(mpi) -> None:
     assert cuda_awareness()[0] is False
 
 
-def test_no_query_function_is_a_no(mpi) -> None:
+def test_no_query_function_is_a_no(mpi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("I_MPI_OFFLOAD", "1")
     mpi(INTEL, "int nothing;")
     assert cuda_awareness() == (False, "Intel MPI 2021.9 cannot say whether it supports CUDA")
 
@@ -82,6 +86,25 @@ def test_mpich_switched_off(mpi, monkeypatch: pytest.MonkeyPatch) -> None:
     mpi(MPICH, CLASSIC % 1)
     monkeypatch.setenv("MPIR_CVAR_ENABLE_GPU", "0")
     assert cuda_awareness() == (False, "MPICH 5.0.2: MPIR_CVAR_ENABLE_GPU is 0")
+
+
+@pytest.mark.parametrize(
+    ("version", "variable", "why"),
+    [
+        (MVAPICH, "MV2_USE_CUDA", "MVAPICH 2.3.7: neither MV2_USE_CUDA nor MVP_USE_CUDA is 1"),
+        (MVAPICH, "MVP_USE_CUDA", "MVAPICH 2.3.7: neither MV2_USE_CUDA nor MVP_USE_CUDA is 1"),
+        (INTEL, "I_MPI_OFFLOAD", "Intel MPI 2021.9: I_MPI_OFFLOAD is not 1 or 2"),
+    ],
+)
+def test_gpus_must_be_switched_on(mpi, monkeypatch: pytest.MonkeyPatch, version: str, variable: str, why: str) -> None:
+    """What the library was built with does not count where a run has not switched it on."""
+    mpi(version, CLASSIC % 1)
+    for off in (None, "0"):
+        if off is not None:
+            monkeypatch.setenv(variable, off)
+        assert cuda_awareness() == (False, why)
+    monkeypatch.setenv(variable, "1")
+    assert cuda_awareness()[0] is True
 
 
 @pytest.mark.parametrize("answer", [0, 1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import re
 import sysconfig
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,6 +180,22 @@ def test_topk_whatever_its_sample_says(gpu: Gpu, dtype: np.dtype[Any]) -> None:
     assert all(source == 0 for (_, ratio), source in sources.items() if ratio == 0.5)
 
 
+@each_dtype
+def test_axpy_keeps_denormal_elements(gpu: Gpu, dtype: np.dtype[Any]) -> None:
+    rng, n, factor = np.random.default_rng(2), 140_007, dtype.type(-0.3)
+    x, y = (numbers(rng, n, dtype, "normal") * np.finfo(dtype).tiny for _ in range(2))
+    given = [gpu.cupy.asarray(values) for values in (x, y)]
+    with np.errstate(all="ignore"):
+        expected = y + factor * x
+        ReferenceKernels(dtype).axpy(y, factor, x)
+    place = Place(gpu.cupy, 1).vector(given[1].get())
+    gpu.kernels[dtype].axpy(place, factor, given[0])
+    assert place.get().tobytes() == y.tobytes() == expected.tobytes()
+    # CuPy's own operations on float32 do not.
+    given[1] += factor * given[0]
+    assert (given[1].get().tobytes() == y.tobytes()) == (dtype == np.float64)
+
+
 def test_a_fault_does_not_outlive_its_encode(gpu: Gpu) -> None:
     for kind in ("nan", "normal", "inf", "normal"):
         check(gpu, copy(), kind, 100, DTYPES[0])
@@ -254,6 +271,45 @@ def test_the_emulator_reports_a_barrier_that_some_threads_miss(gpu: Gpu) -> None
 
 
 @only_emulated
+def test_the_emulator_reports_arguments_that_a_kernel_does_not_take(gpu: Gpu) -> None:
+    """CUDA takes them by address alone, whatever they are, and reads beyond them."""
+    source = 'extern "C" __global__ void put(int* to, long long at, int value) { to[at + blockIdx.x] = value; }'
+    put, to = emulated_kernel(gpu, source, "put"), gpu.cupy.zeros(2, np.int32)
+    fine = (to, np.int64(0), np.int32(7))
+    for wrong in (
+        fine[:2],
+        (*fine, np.int32(1)),
+        (to, np.int32(0), np.int32(7)),
+        (to, np.int64(0), np.float32(7)),
+        (to, np.uint64(0), np.int32(7)),
+        (np.int64(to.data.ptr), *fine[1:]),
+    ):
+        with pytest.raises(TypeError, match="put takes"):
+            put((1,), (1,), wrong)
+    with pytest.raises(TypeError, match="neither a device array"):
+        put((1,), (1,), (np.zeros(2, np.int32), *fine[1:]))
+    assert to.get().tolist() == [0, 0]
+    # As CuPy does, it runs a thread block where it is asked for none.
+    put((0,), (1,), fine)
+    assert to.get().tolist() == [7, 0]
+
+
+@only_emulated
+def test_an_emulated_array_is_no_array_of_the_host(gpu: Gpu) -> None:
+    array = gpu.cupy.arange(6.0)
+    assert not isinstance(array, np.ndarray)
+    for use in (np.asarray, memoryview, zlib.crc32, np.zeros(6).__add__, np.zeros(6).dot):
+        with pytest.raises(TypeError):
+            use(array)
+    with pytest.raises(TypeError, match="set"):
+        array[1:4] = np.ones(3)
+    assert array.__cuda_array_interface__["data"][0] == array.data.ptr
+    assert array.__dlpack_device__() == (2, 0)
+    assert type(array.sum()) is type(array[1]) is type(array)
+    assert float(array[2:].sum()) == 14
+
+
+@only_emulated
 def test_the_emulator_reports_an_access_that_is_not_aligned(gpu: Gpu) -> None:
     source = 'extern "C" __global__ void wide(const float* from, float* to) { *(float4*)to = *(const float4*)from; }'
     wide = emulated_kernel(gpu, source, "wide")
@@ -282,6 +338,10 @@ def nvrtc_library() -> ctypes.CDLL | None:
     return None
 
 
+#: Registers of a thread, for 16 and 10 warps on a multiprocessor at a time, which has 65 536.
+REGISTERS = {32: 128, 64: 192}
+
+
 @pytest.mark.parametrize(("arch", "real_bits"), [("80", 32), ("80", 64), ("90", 32), ("90", 64)])
 def test_sources_compile_to_plain_arithmetic_in_registers(arch: str, real_bits: int) -> None:
     nvrtc = nvrtc_library()
@@ -305,6 +365,11 @@ def test_sources_compile_to_plain_arithmetic_in_registers(arch: str, real_bits: 
         status, log = nvrtc.nvrtcCompileProgram(program, len(options), given_options), text("ProgramLog")
         assert status == 0, log
         assert "warning" not in log, log
+        registers = {
+            name: int(used) for name, used in re.findall(r"function '(\w+)'.*?Used (\d+) registers", log, re.S)
+        }
+        assert registers, log
+        assert max(registers.values()) <= REGISTERS[real_bits], registers
         frames = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log)
         assert set(frames) == {("0", "0", "0")}, f"numbers kept in local memory, not in registers:\n{log}"
         assert not re.search(r"\bfma\.|\.ftz\b|\.approx\b", text("PTX")), "not plain IEEE arithmetic"

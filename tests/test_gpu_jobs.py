@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -106,7 +107,7 @@ SMALL = {
     "SIZES": "4Ki,1Ki",
     "BITS": "1Ki:1Ki",
     "COMM": "1Ki:1Ki",
-    "RANKS": "2",
+    "RANKS": "1,2",
     "COMM_RANKS": "2",
     "TRAIN": "--problem mlp:16 --iterations 4",
 }
@@ -115,18 +116,19 @@ SMALL = {
 @pytest.mark.slow
 def test_gpu_check_runs_its_steps(launcher: Launcher, emulator_folder: Path, tmp_path: Path) -> None:
     out, variables = tmp_path / "out", {**SMALL, **emulated(emulator_folder)}
-    done = gpu_check("device", "kernels", "bits", "train", OUT=str(out), **variables)
+    done = gpu_check("device", "kernels", "bits", "train", "gossip", "resume", OUT=str(out), **variables)
     assert done.returncode == 0, done.stdout + done.stderr
     files = {
         "README.md", "log.txt", "steps.tsv", "device.json", "kernels-device.json", "kernels-cuda.json",
-        "train-doublesqueeze.json", "train-sgd.json",
+        "train-staged-1.json", "train-staged-2.json", "train-sgd-2.json", "train-gossip.json",
+        "train-resume-whole.json", "train-resume-half.json",
     }  # fmt: skip
     assert {path.name for path in out.iterdir()} == files
     assert all(found["wrong"] == 0 for found in json.loads((out / "kernels-cuda.json").read_text())["results"])
     by_clock = json.loads((out / "kernels-device.json").read_text())["results"]
     assert {found["size"] for found in by_clock} == {4096, 1024}
     assert all(found["finite"] and found["encode_s"] > 0 and found["decode_s"] > 0 for found in by_clock)
-    assert json.loads((out / "train-sgd.json").read_text())["buffers"] == "HOST-STAGED"
+    assert json.loads((out / "train-sgd-2.json").read_text())["buffers"] == "HOST-STAGED"
 
     # What is run later adds to what is there.
     done = gpu_check("comm", OUT=str(out), **variables)
@@ -137,8 +139,11 @@ def test_gpu_check_runs_its_steps(launcher: Launcher, emulator_folder: Path, tmp
         assert {row["exchange"] for row in rows} == {"sharded", "root", "allreduce"}
         assert all(row["wrong"] == 0 for row in rows)
     text = (out / "README.md").read_text()
-    for step in ("device", "kernels", "bits", "train-doublesqueeze", "train-sgd", "comm", "comm-whole"):
+    steps = "device kernels bits train-staged-1 train-sgd-2 train-gossip resume-bits comm comm-whole"
+    for step in steps.split():
         assert f"| {step} | passed |" in text
+    with tarfile.open(f"{out}.tar.gz") as archive:
+        assert {Path(name).name for name in archive.getnames()} == {"out", *(path.name for path in out.iterdir())}
     # What is to be committed names no folder of this machine.
     for path in out.iterdir():
         assert str(tmp_path) not in path.read_text(), path.name
@@ -149,12 +154,12 @@ def test_gpu_check_ends_in_time(launcher: Launcher, emulator_folder: Path, tmp_p
     """A step that would take longer is cut off, the next ones are left, and what there is is kept."""
     out = tmp_path / "out"
     small = SMALL | {"SIZES": "4Ki,1Ki,64Mi", "BUDGET": "24"}
-    done = gpu_check("kernels", "bits", OUT=str(out), **small, **emulated(emulator_folder))
+    done = gpu_check("kernels", "kernels-cpu", OUT=str(out), **small, **emulated(emulator_folder))
     assert done.returncode == 1
     text = (out / "README.md").read_text()
     assert "| kernels | FAILED |" in text
     assert "took more than" in text
-    assert "| bits | skipped |" in text
+    assert "| kernels-cpu | skipped |" in text
     assert "4096 elements" in text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
@@ -10,12 +11,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from conftest import wait_for
 
 from mpisqueeze.cli import app
+from mpisqueeze.comm.launched import MARK
 from mpisqueeze.errors import UsageError
 from mpisqueeze.launch import (
     THREADS,
@@ -23,6 +26,7 @@ from mpisqueeze.launch import (
     Launcher,
     LaunchPlan,
     Supervisor,
+    Where,
     find_launcher,
     finding,
     identify,
@@ -219,6 +223,29 @@ class TestPlan:
         assert exported >= {"MPISQUEEZE_DATA", "OMP_NUM_THREADS", "MPISQUEEZE_LAUNCHED_RANKS"}
 
     @pytest.mark.parametrize(
+        ("flavour", "file", "names"),
+        [
+            (Flavour.OPEN_MPI, "--hostfile", "--host"),
+            (Flavour.HYDRA, "-f", "-hosts"),
+            (Flavour.SRUN, "--nodefile", "--nodelist"),
+        ],
+    )
+    def test_hosts_that_are_named(self, tmp_path: Path, flavour: Flavour, file: str, names: str) -> None:
+        """Each launcher has its own words; Open MPI is told what to hand to other hosts."""
+        hosts = tmp_path / "hosts"
+        hosts.write_text("# mine\nn1 slots=2\n\nn2:4\nn1\n")
+        launcher = Launcher("run", flavour, 5)
+        plan = make_plan(launcher, 8, ["python"], {}, Where(hostfile=str(hosts)))
+        assert plan.arguments[-3:] == [file, str(hosts), "python"]
+        # Two hosts have eight cores.
+        assert not OPEN_MPI.keys() & plan.settings.keys()
+        assert ("-x" in plan.arguments) == (flavour is Flavour.OPEN_MPI)
+        assert OPEN_MPI.keys() & launched(Flavour.OPEN_MPI, 8, {}, 5).settings.keys()
+        where = Where(hosts="n1,n2", more=["--map-by", "node"])
+        plan = make_plan(launcher, 2, ["python"], {}, where)
+        assert plan.arguments[-5:] == [names, "n1,n2", "--map-by", "node", "python"]
+
+    @pytest.mark.parametrize(
         ("exported", "instead"), [("NONE", "ALL"), ("PATH,HOME", "ALL"), ("ALL,A=1", None), (None, None)]
     )
     @pytest.mark.parametrize("flavour", [Flavour.SRUN, Flavour.OPEN_MPI, Flavour.HYDRA])
@@ -268,12 +295,75 @@ def test_a_launchers_code_for_a_killed_rank(flavour: Flavour, launchers: int, co
     assert supervisor._named(launchers) == code
 
 
+RULE, SHORT = "-" * 74, "-" * 55
+#: What Open MPI says when a host is gone, after which it ends with 0.
+LOST = """{rule}
+PRTE has lost communication with a remote daemon.
+
+  HNP daemon   : [prterun-n1-31@0,0] on node n1
+  Remote daemon: [prterun-n1-31@0,2] on node n3
+
+This is usually due to either a failure of the TCP network
+connection to the node, or possibly an internal failure of
+the daemon itself. We cannot recover from this failure, and
+therefore will terminate the job.
+{rule}
+"""
+
+
+@pytest.mark.parametrize(
+    ("launchers", "told", "code", "says"),
+    [
+        (0, {"code": 0}, 0, ""),
+        (0, {}, 4, "a host or rank 0 was lost: the launcher ended with 0, and rank 0 has not ended"),
+        (0, {"lost": True}, 4, "host n3 was lost: the launcher ended with 0, and rank 0 has not ended"),
+        (0, {"folder": "run"}, 4, "the last iteration in run is 3"),
+        (0, {"folder": "new"}, 4, "the log in new has no iteration"),
+        # What the launcher makes of the ranks' end is not what they ended with.
+        (0, {"code": 3}, 3, ""),
+        (14, {"code": 143}, 143, ""),
+        (14, {}, 4, "a rank lost its connection to another one; the launcher's code is 14"),
+        (186, {}, 4, "a host or its daemon was lost; the launcher's code is 186"),
+        (230, {}, 4, "a host or its daemon was lost; the launcher's code is 230"),
+        (137, {}, 4, "a rank was ended by SIGKILL"),
+        (
+            1,
+            {"folder": "run"},
+            4,
+            "did not end by themselves; the launcher's code is 1; the last iteration in run is 3",
+        ),
+    ],
+)
+def test_what_the_launcher_says_is_held_against_what_rank_0_has_told(
+    launchers: int,
+    told: dict[str, Any],
+    code: int,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, log in (("run", '{"iteration":2}\n{"iteration":3}\n{"iter'), ("new", "")):
+        Path(name).mkdir()
+        Path(name, "iterations.jsonl").write_text(log)
+    supervisor = Supervisor(LaunchPlan(Flavour.OPEN_MPI, ["mpirun"], {}), ["python"], tells=True, ours=True)
+    if told.pop("lost", False):
+        supervisor.noise.feed(LOST.format(rule=RULE).encode())
+    line = f"loss 0.1\r{MARK}{json.dumps(told)}{MARK}\nmore\n".encode()
+    shown = b"".join(supervisor.noise.feed(line[at : at + 5]) for at in range(0, len(line), 5))
+    assert shown == b"loss 0.1\rmore\n"
+    assert supervisor._named(launchers) == code
+    err = capsys.readouterr().err
+    assert says in err
+    assert err.count("\n") == bool(says)
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /sys")
 def test_usable_cores_are_at_most_the_usable_threads() -> None:
     assert 1 <= planning.usable_cores() <= len(os.sched_getaffinity(0))
 
 
-RULE, SHORT = "-" * 74, "-" * 55
 #: What launchers say about a rank that ended with a code, by the code.
 SAID = {
     "Open MPI 5": """{rule}

@@ -30,6 +30,7 @@ from mpisqueeze.advise.sentences import Around, sentences, too_short
 from mpisqueeze.advise.verdict import GAIN, Verdict
 from mpisqueeze.analysis.ranking import Target
 from mpisqueeze.errors import RankFailureError, UsageError
+from mpisqueeze.files import check_whole, inside
 from mpisqueeze.modelling.forecast import Forecast
 from mpisqueeze.modelling.targets import NeededIterations
 from mpisqueeze.record.calibration import Calibration, read_calibration
@@ -566,7 +567,10 @@ def past_of(path: Path, ranks: int) -> dict[str, Any]:
     """
     if not os.path.isfile(path / RACE):
         raise UsageError(f"{path} is no folder of advise: it has no {RACE}", "--resume")
+    check_whole(path, "--resume")
     about = read_object(path / RACE, "--resume", RaceFile)
+    for booked in about["booked"]:
+        inside(path, booked["folder"], "--resume")
     if about["question"]["settings"].get("workers") is None and about["ranks"] != ranks:
         raise UsageError(f"{path} was begun on {about['ranks']} ranks, and these are {ranks}", "--resume")
     return about

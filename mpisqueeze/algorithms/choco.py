@@ -32,22 +32,20 @@ class Choco(GossipAlgorithm):
         scalar = x.dtype.type
         self.exchange.expect()
         g = gradient(x)
-        g *= scalar(lr)
-        x -= g
+        self.add_weighted(x, -scalar(lr), g)
         difference = g
         self.setup.network.device.xp.subtract(x, self.x_hat, out=difference)
         self.booked()
         self.codec.encode(difference, self.exchange.out)
         self.exchange.send()
         self.codec.decode(self.exchange.out, self._decoded)
-        self.x_hat += self._decoded
+        self.add_weighted(self.x_hat, scalar(1), self._decoded)
         self.add_weighted(self.s, self.w, self._decoded)
         self.booked(Phase.DECODE)
         self.add_decoded(self.s)
         step = difference
         self.setup.network.device.xp.subtract(self.s, self.x_hat, out=step)
-        step *= scalar(self.eta)
-        x += step
+        self.add_weighted(x, scalar(self.eta), step)
         self.booked()
 
     def doubts(self) -> list[str]:

@@ -34,7 +34,7 @@ class D2(GossipAlgorithm):
         g = gradient(x)
         g *= x.dtype.type(lr)
         if self._started:
-            moved = self._scratch
+            moved = self._decoded
             self.setup.network.device.xp.subtract(x, self.x_prev, out=moved)
             self.x_prev[:] = x
             x += moved

@@ -9,6 +9,7 @@ from mpisqueeze.comm.neighbours import NeighbourExchange
 from mpisqueeze.comm.world import Signal
 from mpisqueeze.compressors.base import is_finite
 from mpisqueeze.devices.clock import Phase
+from mpisqueeze.kernels import kernels_for
 from mpisqueeze.language import real
 
 #: η, or None for the compressor's default.
@@ -26,7 +27,7 @@ class GossipAlgorithm(Algorithm):
         w: W_ii.
         shares: W_ij in the order of the exchange's neighbours.
 
-    Memory of a rank: two vectors, one for a decoded payload and one for a weighted one.
+    Memory of a rank: a vector for a decoded payload.
     """
 
     route: ClassVar[str] = "neighbours"
@@ -49,7 +50,7 @@ class GossipAlgorithm(Algorithm):
             )
             self._rounds.append(made)
         self._decoded = setup.zeros()
-        self._scratch = setup.zeros()
+        self._kernels = kernels_for(setup.network.device.xp, setup.dtype)
 
     @property
     def exchange(self) -> NeighbourExchange:
@@ -57,10 +58,8 @@ class GossipAlgorithm(Algorithm):
         return self._rounds[self.setup.network.iteration % len(self._rounds)]
 
     def add_weighted(self, total: Any, weight: Any, vector: Any) -> None:
-        """total ← total + weight·vector; `vector` is kept, unless it is `_decoded`, which is scratch."""
-        scratch = self._decoded if vector is self._decoded else self._scratch
-        self.setup.network.device.xp.multiply(vector, weight, out=scratch)
-        total += scratch
+        """total ← total + weight·vector; `vector` is kept."""
+        self._kernels.axpy(total, weight, vector)
 
     def check_finite(self, g: Any) -> None:
         """Complain of a NaN in a gradient that is not encoded before it reaches x."""

@@ -30,8 +30,7 @@ class DeepSqueeze(GossipAlgorithm):
         scalar = x.dtype.type
         self.exchange.expect()
         g = gradient(x)
-        g *= scalar(lr)
-        x -= g
+        self.add_weighted(x, -scalar(lr), g)
         self.booked()
         self.codec.encode_feedback(x, self.delta, self.exchange.out)
         self.exchange.send()
@@ -40,8 +39,7 @@ class DeepSqueeze(GossipAlgorithm):
         mixed *= self.w - scalar(1)
         self.booked()
         self.add_decoded(mixed)
-        mixed *= scalar(self.eta)
-        x += mixed
+        self.add_weighted(x, scalar(self.eta), mixed)
         self.booked()
 
     def residual(self) -> Any:

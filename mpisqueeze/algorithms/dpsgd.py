@@ -32,8 +32,7 @@ class DPSGD(GossipAlgorithm):
         self.exchange.expect()
         if not self.while_combining:
             g = gradient(x)
-            g *= gamma
-            x -= g
+            self.add_weighted(x, -gamma, g)
             self.combine(x)
         else:
             self.codec.encode(x, self.exchange.out)
@@ -43,6 +42,5 @@ class DPSGD(GossipAlgorithm):
             x *= self.w
             self.booked()
             self.add_decoded(x)
-            g *= gamma
-            x -= g
+            self.add_weighted(x, -gamma, g)
             self.booked()

@@ -37,6 +37,5 @@ class NaiveDPSGD(GossipAlgorithm):
         x *= self.w
         self.booked()
         self.add_decoded(x)
-        g *= x.dtype.type(lr)
-        x -= g
+        self.add_weighted(x, -x.dtype.type(lr), g)
         self.booked()

@@ -449,6 +449,8 @@ def winners(ranking: Ranking) -> list[Winner]:
         cost = show(best[figure])
         if figure == "bytes_to_target" and best["bytes"] != "counted":
             cost += f" {best['bytes']}"
+        if figure == "time_to_target_s" and best["virtual"]:
+            cost += " (virtual)"
         relative = best[figure] / against[figure] if known else None
         found.append(Winner(title, best, cost, relative, against["name"], tries))
     return found

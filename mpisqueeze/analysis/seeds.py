@@ -238,6 +238,8 @@ class Pooled:
                 cost = "—" if middle is None else show(middle)
                 if key == "bytes_to_target" and best.runs[0].summary["bytes"] != "counted":
                     cost += f" {best.runs[0].summary['bytes']}"
+                if key == "time_to_target_s" and best.runs[0].virtual:
+                    cost += " (virtual)"
                 found.append(Win(title, best, cost, self.said(best, key), level))
         return found
 

@@ -26,7 +26,7 @@ from mpisqueeze.cli.report import report
 from mpisqueeze.cli.reproduce import reproduce
 from mpisqueeze.cli.train import train
 from mpisqueeze.cli.warned import warned_once
-from mpisqueeze.comm.launched import end_in_time, launched_rank
+from mpisqueeze.comm.launched import end_in_time, launched_rank, tell_launch
 from mpisqueeze.comm.library import unsuited_launcher
 from mpisqueeze.errors import ExitCode
 from mpisqueeze.streams import reserve, show_everything
@@ -129,6 +129,8 @@ def main(arguments: list[str] | None = None) -> None:
     # All ranks come to these ends together.
     if warned and code in (ExitCode.OK, ExitCode.DIVERGED):
         warned.tell()
+    if launched_rank() == 0:
+        tell_launch(code=code)
     sys.exit(code)
 
 

@@ -14,7 +14,7 @@ from mpisqueeze.comm.signals import Signal
 from mpisqueeze.errors import ExitCode, RankFailureError, UsageError
 from mpisqueeze.holder import release_all
 from mpisqueeze.runs.interrupts import StoppedError
-from mpisqueeze.streams import discard
+from mpisqueeze.streams import discard, harmless
 
 #: Seconds between ranks that each end all of them.
 TURN_S = 0.2
@@ -69,7 +69,7 @@ def ended(command: Callable[[], int | None]) -> int:
                 # It would fail once more when Python ends.
                 discard(stdout)
             return abort_others(ExitCode.FAILED)
-        traceback.print_exc()
+        print(harmless(traceback.format_exc()), end="", file=sys.stderr)
         _say(f"rank {rank or 0} failed: {error!r}")
         return abort_others(ExitCode.FAILED)
     finally:
@@ -79,7 +79,7 @@ def ended(command: Callable[[], int | None]) -> int:
 def _say(message: str, before: str = "") -> None:
     from mpisqueeze.report.terminal import broken
 
-    print(before + broken(f"mpisqueeze: {message}"), file=sys.stderr, flush=True)
+    print(harmless(before) + broken(f"mpisqueeze: {message}"), file=sys.stderr, flush=True)
 
 
 def _refuse(message: str, rank: int | None, context: Any = None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated, Any
 
 import typer
@@ -23,6 +24,13 @@ def launch(
             autocompletion=offering(("auto", "mpirun", "mpiexec", "srun")),
         ),
     ] = "auto",
+    hostfile: Annotated[
+        str | None, typer.Option(help="File with a host a line, as the launcher takes it.", metavar="FILE")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Hosts, as the launcher takes them.", metavar="NAME,…")] = None,
+    mpi_args: Annotated[
+        str | None, typer.Option(help='Further words for the launcher: "--map-by node".', metavar="WORDS")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command instead of running it.")] = False,
 ) -> int:
     """Start COMMAND on N ranks with the MPI launcher that is found, and what a laptop, a container or root needs.
@@ -31,8 +39,8 @@ def launch(
 
     [bold]mpisqueeze launch -n 8 train --algorithm memsgd --compressor topk:0.01[/]
     """
+    from mpisqueeze.launch import Where, script
     from mpisqueeze.launch import launch as start
-    from mpisqueeze.launch import script
 
     command = list(context.args)
     if command[:1] == [context.find_root().info_name]:
@@ -42,7 +50,14 @@ def launch(
     target = script(command)
     if target is None:
         _parse(context, command)
-    return start(ranks, command, launcher, dry_run, target=target)
+    if hostfile is not None and host is not None:
+        raise UsageError("leave out --host, or this", "--hostfile")
+    try:
+        more = shlex.split(mpi_args or "")
+    except ValueError as error:
+        what = str(error).lower()
+        raise UsageError(f"{mpi_args!r} has {what}; accepted: words as a shell takes them", "--mpi-args") from None
+    return start(ranks, command, launcher, dry_run, Where(hostfile, host, more), target=target, tells=True)
 
 
 def _parse(context: typer.Context, words: list[str]) -> None:

@@ -14,7 +14,7 @@ from mpisqueeze.files import write_text
 from mpisqueeze.settings import SETTINGS, option_of
 
 #: Settings that may be given beside --resume, as they change how the run goes on and not what it is.
-_WITH_RESUME = ("iterations", "epochs", "checkpoint_every", "timeout", "data_dir")
+_WITH_RESUME = ("iterations", "epochs", "checkpoint_every", "timeout", "heartbeat", "data_dir")
 
 
 @command(SETTINGS)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from mpisqueeze.comm.launched import launched_rank
+from mpisqueeze.streams import harmless
 
 #: File and line that a warning came from.
 Place = tuple[str, int]
@@ -32,6 +33,7 @@ class Warned(logging.Handler):
         self._take((record.pathname, record.lineno), f"{record.getMessage()}\n")
 
     def _take(self, place: Place, text: str) -> None:
+        text = harmless(text)
         self._texts.setdefault(place, text)
         if self._rank == 0:
             sys.stderr.write(text)

@@ -10,6 +10,9 @@ from mpisqueeze.comm import library
 _EXTENSION = "MPIX_Query_cuda_support"
 _GPU_QUERY = "MPIX_GPU_query_support"
 _MPIX_GPU_SUPPORT_CUDA = 0
+_OFF = ("0", "no", "off", "false", "disable")
+#: Switches of MVAPICH2, and of MVAPICH since version 3; it is built with CUDA, and does without it by default.
+_MVAPICH = ("MV2_USE_CUDA", "MVP_USE_CUDA")
 
 
 def cuda_awareness() -> tuple[bool, str]:
@@ -48,12 +51,12 @@ def _switched_off(name: str) -> str:
     """The environment variable that switches this library's GPU support off, or an empty string."""
     if name.startswith("Cray MPICH") and os.environ.get("MPICH_GPU_SUPPORT_ENABLED") != "1":
         return "MPICH_GPU_SUPPORT_ENABLED is not 1"
-    if name.startswith("MPICH") and os.environ.get("MPIR_CVAR_ENABLE_GPU", "1").lower() in (
-        "0",
-        "no",
-        "off",
-        "false",
-    ):
+    if name.startswith("MVAPICH") and "1" not in (os.environ.get(variable) for variable in _MVAPICH):
+        return f"neither {' nor '.join(_MVAPICH)} is 1"
+    # 0, the default, keeps device memory from Intel MPI, whatever its library can do.
+    if name.startswith("Intel") and os.environ.get("I_MPI_OFFLOAD", "0").lower() in _OFF:
+        return "I_MPI_OFFLOAD is not 1 or 2"
+    if name.startswith("MPICH") and os.environ.get("MPIR_CVAR_ENABLE_GPU", "1").lower() in _OFF:
         return "MPIR_CVAR_ENABLE_GPU is 0"
     return ""
 

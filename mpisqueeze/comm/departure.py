@@ -53,7 +53,7 @@ class Departure:
         self._sends = [send for _, _, send in items]
         self._post, self._advance = post, advance
         pause = min(max(HELD_BYTES * network.link.byte_s, SHORTEST_S), LONGEST_S)
-        self._progress = ProgressThread(pause, TURNS)
+        self._progress = ProgressThread(network.device.make_current, pause, TURNS)
         self._ready = self._left = 0
         self._met = False
 

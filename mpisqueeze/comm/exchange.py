@@ -127,6 +127,7 @@ class Network:
         chunk_bytes: the user's limit to a message's bytes, or None for the cost model's choice.
         tree: the user's choice of the tree for a root's answers, or None for the cost model's choice.
         checksum: whether a checksum follows each message, see `comm.checksum`.
+        known: what an earlier launch of the run took the real link for, or None to estimate it.
         clock: of the phases, in place of the device's.
 
     Attributes:
@@ -144,6 +145,7 @@ class Network:
         chunk_bytes: int | None = None,
         tree: str | None = None,
         checksum: bool = False,
+        known: Link | None = None,
         clock: PhaseClock | None = None,
     ) -> None:
         self.world, self.device = world, device
@@ -156,7 +158,7 @@ class Network:
         self.emulated, self.chunk_bytes, self.tree = emulated, chunk_bytes, tree
         self.checksum = checksum
         world.leave_together_s = emulated.alignment_s if emulated else 0.0
-        self.link = emulated.model if emulated else estimate(world)
+        self.link = emulated.model if emulated else known or estimate(world)
         self._limit = chunk_bytes
         if chunk_bytes is None and not emulated and self.link.byte_s > SLOW_BYTE_S:
             self._limit = EAGER_BYTES

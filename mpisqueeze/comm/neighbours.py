@@ -80,7 +80,7 @@ class NeighbourExchange:
         self._past: Fence = sharing._past if sharing else network.device.fence()
         self._started = 0
         self._pending = False
-        self.progress = ProgressThread()
+        self.progress = ProgressThread(network.device.make_current)
 
     @property
     def out(self) -> Any:

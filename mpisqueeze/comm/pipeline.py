@@ -210,6 +210,8 @@ class Inbox:
     def next(self, count: int = 1) -> list[Any]:
         """The next payloads, as many each time, once they are there; valid until the next call."""
         i, fences = self._i, self._fences
+        # Each fence stands behind one payload: a device takes them one by one.
+        assert count == 1 or not fences
         if fences and i:
             fences[(i - 1) % len(fences)].set()
         # The payloads handed out last are done with, so that their buffers are free.

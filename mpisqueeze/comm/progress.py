@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from mpisqueeze.comm.pieces import requests_of_mpi
@@ -25,13 +26,14 @@ class ProgressThread:
     Args:
         pause: seconds between two tests.
         turns: number of MPI calls in a test.
+        begin: what the thread does first: `Device.make_current`, since MPI may copy a GPU's memory in this thread.
 
     Attributes:
         early: whether all requests of the last round were complete when they were taken back.
     """
 
-    def __init__(self, pause: float = PAUSE, turns: int = 1) -> None:
-        self.early, self._pause, self._turns = False, pause, turns
+    def __init__(self, begin: Callable[[], None], pause: float = PAUSE, turns: int = 1) -> None:
+        self.early, self._begin, self._pause, self._turns = False, begin, pause, turns
         self._requests: list[Any] = []
         self._given, self._returned = threading.Event(), threading.Event()
         self._wanted = self._closing = False
@@ -77,6 +79,7 @@ class ProgressThread:
             self._thread = None
 
     def _run(self) -> None:
+        self._begin()
         while True:
             self._given.wait()
             self._given.clear()

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+#: Seconds within which a signal of the operating system that comes again is the same wish. SLURM sends SIGTERM to a
+#: step twice within milliseconds, and a launcher may add its own to one that the ranks have got already.
+SAME_S = 1.0
+
 
 class Signal(IntEnum):
     """A rank's signal to the others; ranks agree on the largest."""

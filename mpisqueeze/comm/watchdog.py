@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from mpisqueeze.comm.world import World
 from mpisqueeze.errors import ExitCode
 from mpisqueeze.holder import abandon, beat
 from mpisqueeze.mpi import MPI
+from mpisqueeze.streams import say
 
 #: Seconds between two looks.
 PAUSE = 0.5
@@ -83,6 +83,11 @@ class Watchdog:
         """Start the clock anew; the first call ends the set-up."""
         self._beat = time.monotonic()
         self._limit_s = self.timeout_s
+
+    def state(self) -> tuple[str, float]:
+        """Words for what this rank does, and the time (s) that it has been in its iteration."""
+        doing = f"{'computing the gradient' if self.busy else 'exchanging'} in iteration {self.iteration()}"
+        return doing if self.iteration() else "setting up", time.monotonic() - self._beat
 
     def rest(self) -> None:
         """Stop the clock until the next beat."""
@@ -155,7 +160,7 @@ class Watchdog:
 
     def _abort(self, message: str) -> None:
         abandon()
-        print(f"mpisqueeze: {message}", file=sys.stderr, flush=True)
+        say(f"mpisqueeze: {message}")
         MPI.COMM_WORLD.Abort(ExitCode.FAILED)
 
 

@@ -50,6 +50,9 @@ class Device:
         """A clock for the device's work."""
         return PhaseClock()
 
+    def make_current(self) -> None:
+        """Have what the calling thread does, MPI's calls included, be for this device; each thread begins on GPU 0."""
+
     def synchronize(self) -> None:
         """Wait until the device has done all queued work."""
 
@@ -93,7 +96,7 @@ class CudaDevice(Device):
 
         self.xp = cupy
         self.index = index
-        cupy.cuda.Device(index).use()
+        self.make_current()
         properties = cupy.cuda.runtime.getDeviceProperties(index)
         self.label = f"{properties['name'].decode()} (GPU {index})"
         self.aware, self.collectives = aware, aware if collectives is None else aware and collectives
@@ -105,14 +108,18 @@ class CudaDevice(Device):
         self._kernels: dict[Any, Any] = {}
         self.lanes = CudaLanes(cupy, self._faulty)
 
+    def make_current(self) -> None:
+        self.xp.cuda.Device(self.index).use()
+
     def synchronize(self) -> None:
         self.xp.cuda.get_current_stream().synchronize()
 
     def wire_over(self, array: Any, collective: bool = False) -> Wire:
         if self.collectives if collective else self.aware:
             return DeviceWire(array, self.lanes)
-        pinned = self.xp.cuda.alloc_pinned_memory(max(array.nbytes, 1))
-        return StagedWire(array, np.frombuffer(pinned, np.uint8, array.nbytes), self.lanes)
+        from mpisqueeze.kernels.cuda import pinned
+
+        return StagedWire(array, pinned(self.xp, array.nbytes), self.lanes)
 
     def fence(self) -> Fence:
         return self.lanes.fence()
@@ -155,6 +162,16 @@ def gpu_count() -> tuple[int, str]:
     except ImportError:
         return 0, "CuPy is not installed (extras cuda12, cuda13)"
     try:
-        return int(cupy.cuda.runtime.getDeviceCount()), "no GPU is visible"
+        count = int(cupy.cuda.runtime.getDeviceCount())
     except Exception as error:
-        return 0, f"CuPy finds no usable GPU ({' '.join(str(error).split())[:160]})"
+        return 0, f"CuPy finds no usable GPU ({_in_brief(error)})"
+    if count:
+        try:
+            cupy.cuda.nvrtc.getVersion()
+        except Exception as error:
+            return 0, f"CuPy finds no NVRTC to compile kernels (extras cuda12, cuda13 bring it; {_in_brief(error)})"
+    return count, "no GPU is visible"
+
+
+def _in_brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]

@@ -28,8 +28,9 @@ OPTIONS = ("--std=c++14", "-fmad=false", "--ftz=false", "--prec-div=true", "--pr
 #: in common.cuh).
 THREADS = 256
 WARP_THREADS = 128
-#: Thread blocks that share the histogram of a top-k pass: enough to fill a GPU, few enough for a cheap merge.
-HISTOGRAM_BLOCKS = 1024
+#: Thread blocks for each multiprocessor that share the histogram of a top-k pass, by REAL_BITS (RESIDENT in topk.cu):
+#: all run at a time, so that none waits for a second turn, and the histogram is merged as seldom as can be.
+RESIDENT = {32: 5, 64: 2}
 #: DIGIT and SAMPLES are those of topk.cu. Vectors shorter than SAMPLED are not sampled.
 DIGIT, SAMPLES, SAMPLED = 11, 4096, 1 << 16
 NULL = np.uint64(0)
@@ -54,6 +55,20 @@ def _module(cupy: Any, file: str, real_bits: int, device: int) -> Any:
     return compiled(cupy, cuda_sources()[file], options, file)
 
 
+@functools.cache
+def _multiprocessors(cupy: Any, device: int) -> int:
+    return int(cupy.cuda.runtime.getDeviceProperties(device)["multiProcessorCount"])
+
+
+def pinned(cupy: Any, nbytes: int) -> np.ndarray:
+    """`nbytes` bytes (uint8) of pinned host memory, which is freed with the array.
+
+    CuPy's pool would round each block up to a power of two, and keep it.
+    """
+    memory = cupy.cuda.PinnedMemoryPointer(cupy.cuda.PinnedMemory(max(nbytes, 1)), 0)
+    return np.frombuffer(memory, np.uint8, nbytes)
+
+
 class Flag:
     """An int32 in pinned host memory that kernels set to 1.
 
@@ -61,7 +76,7 @@ class Flag:
     """
 
     def __init__(self, cupy: Any) -> None:
-        self._value = np.frombuffer(cupy.cuda.alloc_pinned_memory(4), np.int32, 1)
+        self._value = pinned(cupy, 4).view(np.int32)
         self._value[0] = 0
         self.pointer = np.uint64(self._value.ctypes.data)
 
@@ -267,7 +282,9 @@ class CudaKernels:
         indices = self.scratch("indices", max(capacity, 1), np.int32)
         if rank:
             self._launch(file, "topk_sample", 1024, 1024, vector, memory, size, np.int64(rank), state)
-        blocks = min(HISTOGRAM_BLOCKS, pieces) * WARP_THREADS
+        device = self._cupy.cuda.runtime.getDevice()
+        resident = RESIDENT[8 * self.dtype.itemsize] * _multiprocessors(self._cupy, device)
+        blocks = min(resident, pieces) * WARP_THREADS
         listing = (np.uint32(rank > 0), np.int64(capacity), state, histogram, values, indices, rows, self._fault())
         self._launch(file, "topk_pass", blocks, WARP_THREADS, vector, memory, size, wanted, *listing)
         if rank:
@@ -357,6 +374,9 @@ class CudaKernels:
         self._decode("bf16" if bfloat else "fp16", payload, out, add, factor, file="half")
 
     # -- optimizers
+
+    def axpy(self, y: Any, factor: Any, x: Any) -> None:
+        self._quads("steps.cu", "axpy", y.size, y, self.dtype.type(factor), x, np.int64(y.size))
 
     def momentum_step(
         self, p: Any, u: Any, x: Any | None, scale: float, decay: float, lr: float, beta: float, nesterov: bool

@@ -730,6 +730,15 @@ class ReferenceKernels:
 
     # -- optimizers
 
+    def axpy(self, y: np.ndarray, factor: Any, x: np.ndarray) -> None:
+        """y ← y + factor·x, rounded after the product and after the sum; x is kept.
+
+        CuPy's own operations on float32 would make zeros of denormal elements (its kernels are compiled with
+        `-ftz=true`), and differ from the host's bits there.
+        """
+        for start in range(0, y.size, TILE):
+            self._deliver(x[start : start + TILE], y[start : start + TILE], True, factor)
+
     def momentum_step(
         self,
         p: np.ndarray,

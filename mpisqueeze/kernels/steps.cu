@@ -1,6 +1,15 @@
 // Steps of optimizers: each thread takes four elements of all their vectors. Without x the step overwrites p.
 #include "common.cuh"
 
+// y ← y + factor·x.
+extern "C" __global__ void axpy(real* y, real factor, const real* x, i64 n) {
+    i64 i = 4 * thread_index();
+    if (i >= n) return;
+    real moved[4];
+    load4(x, i, n, moved);
+    deliver4(y, i, n, moved, 1, factor);
+}
+
 // g = scale·p + decay·x, four elements.
 __device__ inline void direction4(const real* p, const real* x, i64 i, i64 n, real scale, real decay, real (&g)[4],
                                   int* fault) {

@@ -15,6 +15,7 @@ const u32 TOP = REAL_BITS - 1 - DIGIT;  // of the first digit, its lowest bit
 const u32 SAMPLERS = 1024, SAMPLES = 4096;
 const u32 PIECE = TILE * WARPS;  // elements that a thread block takes at a time; candidates are in order within a piece
 const u32 BATCH = 8;             // loads in flight per lane
+const u32 RESIDENT = REAL_BITS == 64 ? 2 : 5;  // thread blocks of topk_pass at a time on a multiprocessor: what registers allow
 enum : u32 {
     PREFIX,  // the digits chosen so far; at the end the k-th largest |v|
     WANTED,  // elements still wanted among those that agree with them; at the end, ties
@@ -62,13 +63,15 @@ __device__ inline bool choose_bin(volatile u32* bins, u64 wanted, u32& bin, u64&
     return found;
 }
 
-// True in the thread block that ends last; volatile reads see what the others wrote.
+// True in the thread block that ends last, which then sees what the others wrote: each fences its writes before it counts
+// itself, and the last one fences its reads after it has counted itself.
 __device__ inline bool is_last_block(u64* state) {
     __shared__ bool last;
     __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) last = atomicAdd(&state[DONE], (u64)1) == gridDim.x - 1;
     __syncthreads();
+    if (last) __threadfence();
     if (last && threadIdx.x == 0) state[DONE] = 0;
     return last;
 }
@@ -131,7 +134,7 @@ extern "C" __global__ void __launch_bounds__(SAMPLERS)
 
 // One thread block per piece, in strides of the grid. δ ← v; lists the candidates, those of a piece in a row whose place and
 // count go to pieces[]; counts the first digit. Without `sampled` all elements are candidates, and none is listed.
-extern "C" __global__ void __launch_bounds__(32 * WARPS) topk_pass(
+extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) topk_pass(
     const real* vector, real* residual, i64 n, i64 k, u32 sampled, i64 capacity, u64* state, u32* histogram, real* values,
     int* indices, u64* pieces, int* fault) {
     __shared__ u32 bins[BINS];

@@ -24,7 +24,7 @@ from mpisqueeze.lab.hosts import AGENT, FOLDER, HOSTFILE, SYSTEM_PATH
 from mpisqueeze.lab.shaping import CONTROL, LINK, host_name
 from mpisqueeze.lab.trials import Trial
 from mpisqueeze.record.reading import COMPARISON, RunLog, read_runs
-from mpisqueeze.streams import STDERR
+from mpisqueeze.streams import STDERR, say
 
 _TOOLS = {"ip": "iproute2", "tc": "iproute2", "unshare": "util-linux", "nsenter": "util-linux"}
 _NAMESPACES = ("--mount", "--uts", "--ipc", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
@@ -126,12 +126,16 @@ def run_trial(trial: Trial, machine: Machine, to_stderr: bool = False) -> TrialO
         }
         root = str(Path(mpisqueeze.__file__).resolve().parents[1])
         inside = [sys.executable, "-c", _INSIDE, root, json.dumps(settings), str(report)]
-        plan = launch.LaunchPlan(launch.Flavour.OPEN_MPI, [*machine.unshare, *inside], {})
+        # Its session's folder is the hosts' own.
+        plan = launch.LaunchPlan(launch.Flavour.UNKNOWN, [*machine.unshare, *inside], {})
+        ours = trial.command[: len(launch.program())] == launch.program()
         supervisor = launch.Supervisor(
             plan,
             trial.command,
             kill_s=0.0,  # the cluster has nothing to tidy up
             name="lab",
+            tells=ours,
+            ours=ours,
             death_signal=signal.SIGKILL,  # unshare blocks SIGTERM
             popen={"pass_fds": (report,), **({"stdout": STDERR} if to_stderr else {})},
         )
@@ -146,8 +150,8 @@ def run_trial(trial: Trial, machine: Machine, to_stderr: bool = False) -> TrialO
                 trial.folder.rmdir()
                 trial.folder.parent.rmdir()
         raise UsageError(*told["error"])
-    if "interfaces" not in told and code not in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
-        print(f"mpisqueeze: the lab ended with {code} before its command did", file=sys.stderr, flush=True)
+    if not told.keys() & {"interfaces", "lost"} and code not in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
+        say(f"mpisqueeze: the lab ended with {code} before its command did")
         code = ExitCode.FAILED
     return TrialOutcome(trial, code, told.get("interfaces", []), _runs(trial.folder))
 
@@ -194,5 +198,5 @@ def _runs(folder: Path | None) -> list[RunLog]:
     try:
         return read_runs([folder])[0]
     except UsageError as error:
-        print(f"mpisqueeze: {error}", file=sys.stderr, flush=True)
+        say(f"mpisqueeze: {error}")
         return []

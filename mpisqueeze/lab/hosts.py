@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import NoReturn
 
@@ -24,6 +27,7 @@ from mpisqueeze.lab.shaping import (
     HEAD,
     LINK,
     Links,
+    control_port,
     delay_queue,
     host_commands,
     host_name,
@@ -37,6 +41,9 @@ FOLDER = Path("/dev/shm")  # of every machine in the cluster its own, so that no
 AGENT, HOSTFILE = FOLDER / "agent", FOLDER / "hostfile"
 SYSTEM_PATH = ":/usr/sbin:/sbin"  # which not every user's PATH has
 
+#: Seconds between two looks at the hosts, and those that mpirun has to find out by itself.
+LOOK_S, GRACE_S = 2.0, 5.0
+
 _OTHER_LAUNCHERS = ("SLURM_", "PBS_", "LSB_", "PMI_", "PMIX_RANK", "PMIX_NAMESPACE", "PMIX_SERVER")
 
 # Its host's process 1 gives mpirun's remote shell the namespaces to enter.
@@ -49,6 +56,7 @@ exec nsenter --target "$pid" --net --uts --ipc --mount --pid -- sh -c "$*"
 
 _NEW_HOST = 0x00020000 | 0x04000000 | 0x08000000 | 0x20000000 | 0x40000000  # CLONE_NEW{NS,UTS,IPC,PID,NET}
 _MS_BIND = 4096
+_SIOCGIFFLAGS, _IFF_RUNNING = 0x8913, 0x40
 
 # mpirun and its remote shell race for this, and nothing comes of it.
 _OWN = f"[{HEAD}:".encode()
@@ -208,15 +216,56 @@ def _check(result: int, what: str) -> None:
         raise OSError(f"{what}: {os.strerror(ctypes.get_errno())}")
 
 
-def _start(command: list[str], variables: dict[str, str]) -> int:
-    """Run mpirun; its exit code."""
+def _start(command: list[str], variables: dict[str, str], watch: _Watch) -> tuple[int, str]:
+    """Run mpirun, and end it where it waits for a host that is lost; its exit code, and a sentence about the loss."""
+    lost = ""
     with subprocess.Popen(command, env=variables, stderr=subprocess.PIPE) as process:
         assert process.stderr
         relay = threading.Thread(target=_relay, args=[process.stderr.fileno()], daemon=True)
         relay.start()
+        while process.poll() is None and not lost:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(LOOK_S)
+            lost = watch.lost()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_S)
+        process.kill()
         process.wait()
         relay.join(1.0)  # a daemon that lost its mpirun may keep the pipe open
-    return process.returncode
+    return process.returncode, lost
+
+
+class _Watch:
+    """Looks whether mpirun can reach all hosts, for which it may wait for ever."""
+
+    def __init__(self, hosts: list[Host]) -> None:
+        self._hosts = hosts
+        self._since: float | None = None
+
+    def lost(self) -> str:
+        """A sentence about a host that is lost, or an empty string."""
+        for host in self._hosts:
+            # The entry of a process that has ended is still there.
+            with contextlib.suppress(OSError):
+                os.readlink(f"/proc/{host.pid}/ns/net")
+                continue
+            return f"{host_name(host.rank)} is gone"
+        cut = next((host for host in self._hosts if not _is_up(control_port(host.rank))), None)
+        if cut is None:
+            self._since = None
+        elif self._since is None:
+            self._since = time.monotonic()
+        elif time.monotonic() - self._since > GRACE_S:
+            return f"the link by which mpirun reaches {host_name(cut.rank)} is down"
+        return ""
+
+
+def _is_up(interface: str) -> bool:
+    """An interface of this network namespace is up, and so is what it is connected to."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        request = struct.pack("16sh14x", interface.encode(), 0)
+        flags: int = struct.unpack("16sh14x", fcntl.ioctl(any_socket, _SIOCGIFFLAGS, request))[1]
+    return bool(flags & _IFF_RUNNING)
 
 
 def _relay(source: int) -> None:
@@ -256,7 +305,12 @@ def main(arguments: list[str]) -> int:
             return ExitCode.USAGE
         before = [host.counters() for host in hosts]
         kept = {name: value for name, value in os.environ.items() if not name.startswith(_OTHER_LAUNCHERS)}
-        code = _start(settings["command"], {**kept, **settings["variables"]})
+        watch = _Watch(hosts)
+        code, lost = _start(settings["command"], {**kept, **settings["variables"]}, watch)
+        if lost:
+            _write(f"mpisqueeze lab: {lost}\n".encode())
+            json.dump({"lost": lost}, report)
+            return ExitCode.FAILED
         after = [host.counters() for host in hosts]
         traffic = [{key: b[key] - a[key] for key in a} for a, b in zip(before, after, strict=True)]
         json.dump({"interfaces": traffic}, report)

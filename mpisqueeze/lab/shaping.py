@@ -102,6 +102,11 @@ def address(rank: int) -> IPv4Address:
     return _FIRST_LINK + rank
 
 
+def control_port(rank: int) -> str:
+    """The head node's end of the cable by which the launcher reaches a rank's host."""
+    return f"control{rank}"
+
+
 def names_file(hosts: int) -> str:
     """/etc/hosts of every machine in the cluster."""
     lines = ["127.0.0.1 localhost", f"127.0.1.1 {HEAD}", *(f"{address(r)} {host_name(r)}" for r in range(hosts))]
@@ -124,9 +129,9 @@ def switch_commands(links: Links, pids: list[int]) -> list[str]:
     for rank, pid in enumerate(pids):
         lines += [
             f"link add port{rank} {limits} type veth peer name {LINK} {limits} netns {pid}",
-            f"link add control{rank} type veth peer name {CONTROL} netns {pid}",
+            f"link add {control_port(rank)} type veth peer name {CONTROL} netns {pid}",
             f"link set port{rank} master switch addrgenmode none up",
-            f"link set control{rank} master {CONTROL} addrgenmode none up",
+            f"link set {control_port(rank)} master {CONTROL} addrgenmode none up",
         ]
     return [*lines, "link set switch addrgenmode none up", f"link set {CONTROL} addrgenmode none up"]
 

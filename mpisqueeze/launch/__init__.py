@@ -13,7 +13,17 @@ from collections.abc import Sequence
 from mpisqueeze.errors import ExitCode, UsageError
 from mpisqueeze.files import write_text
 from mpisqueeze.launch.finding import Flavour, Launcher, find_launcher, identify
-from mpisqueeze.launch.planning import AS_ROOT, THREADS, LaunchPlan, make_plan, own_terminal, program, script
+from mpisqueeze.launch.planning import (
+    AS_ROOT,
+    HERE,
+    THREADS,
+    LaunchPlan,
+    Where,
+    make_plan,
+    own_terminal,
+    program,
+    script,
+)
 from mpisqueeze.launch.running import GRACE_S, KILL_S, Supervisor, session_folder
 
 __all__ = [
@@ -23,6 +33,7 @@ __all__ = [
     "LaunchPlan",
     "Launcher",
     "Supervisor",
+    "Where",
     "find_launcher",
     "identify",
     "launch",
@@ -39,8 +50,10 @@ def launch(
     command: Sequence[str],
     launcher: str | None = None,
     dry_run: bool = False,
+    where: Where = HERE,
     *,
     target: Sequence[str] | None = None,
+    tells: bool = False,
     grace_s: float = GRACE_S,
     kill_s: float = KILL_S,
 ) -> int:
@@ -51,8 +64,10 @@ def launch(
     Args:
         n: number of ranks, at least 1.
         launcher: `auto` or None, a launcher's name, or a path to one.
+        where: the hosts, and further words for the launcher.
         dry_run: print the launcher's command line, with its settings in front, and run nothing.
         target: a program to start in place of the mpisqueeze script.
+        tells: rank 0 of the target tells how it ended, as that of mpisqueeze does.
 
     Raises:
         UsageError: n < 1, an empty command, or no such launcher.
@@ -62,8 +77,8 @@ def launch(
     if not command:
         raise UsageError("name the command to launch, such as: mpisqueeze launch -n 4 train")
     started = [*(target or program()), *command]
-    plan = make_plan(find_launcher(launcher), n, started, os.environ)
+    plan = make_plan(find_launcher(launcher), n, started, os.environ, where)
     if dry_run:
         write_text(f"{plan.shell()}\n", "-")
         return ExitCode.OK
-    return Supervisor(plan, started, grace_s, kill_s).run()
+    return Supervisor(plan, started, grace_s, kill_s, tells=tells or target is None, ours=target is None).run()

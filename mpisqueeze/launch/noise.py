@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Any
 
+from mpisqueeze.comm.launched import MARK
 from mpisqueeze.errors import ExitCode
 
 #: The rules around messages: of Open MPI, of its older versions' shorter ones, and of Hydra.
@@ -37,6 +40,11 @@ _LINES = re.compile(
     rf"srun: error: \S+: tasks? [\d,-]+: Exited with exit code (?:{_OURS})".encode()
 )
 _FIRST_BYTES = (b"-", b"=", b"Abort(", b"srun: ", b"[")
+#: What rank 0 tells `launch`, and the most bytes of it.
+_TOLD = re.compile(rf"{MARK}(.*?){MARK}\r?\n".encode(), re.DOTALL)
+_LONGEST_TOLD = 1 << 14
+#: A launcher's words for the loss of a host.
+_LOST = re.compile(rb"lost communication with a remote daemon.*Remote daemon: \S+ on node (\S+)", re.DOTALL)
 #: A launcher's words for more ranks than it has slots for.
 _NO_SLOTS = b"There are not enough slots available"
 
@@ -47,11 +55,16 @@ class Noise:
     Attributes:
         silent: nothing has been shown.
         no_slots: the launcher refused to start so many ranks; its words about that are taken out, too.
+        told: what rank 0 has told this program, which is taken out.
+        lost: the host that the launcher says it has lost, or None.
     """
 
     def __init__(self) -> None:
         self.silent = True
         self.no_slots = False
+        self.told: dict[str, Any] = {}
+        self.lost: str | None = None
+        self._untold = b""
         self._rest = b""
         #: A part of the present line has been shown.
         self._begun = False
@@ -59,6 +72,7 @@ class Noise:
 
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes of the stream; return those that can be shown by now."""
+        data = self._listen(data)
         shown = b""
         if self._begun:
             rest, newline, data = data.partition(b"\n")
@@ -74,9 +88,21 @@ class Noise:
 
     def flush(self) -> bytes:
         """The rest."""
-        shown, self._held, self._rest = b"".join([*self._held, self._rest]), [], b""
+        shown = b"".join([*self._held, self._rest, self._untold])
+        self._held, self._rest, self._untold = [], b"", b""
         self.silent = self.silent and not shown
         return shown
+
+    def _listen(self, data: bytes) -> bytes:
+        """Take out what rank 0 tells this program."""
+        data = self._untold + data
+        for found in _TOLD.finditer(data):
+            self.told |= json.loads(found[1])
+        data = _TOLD.sub(b"", data)
+        at = data.find(MARK[:1].encode())
+        at = len(data) if at < 0 or len(data) - at > _LONGEST_TOLD else at
+        self._untold = data[at:]
+        return data[:at]
 
     def _line(self, line: bytes) -> bytes:
         is_rule = line.rstrip() in _RULES
@@ -89,6 +115,8 @@ class Noise:
         if not is_rule and len(self._held) < _MOST_LINES:
             return b""
         message, held, self._held = b"".join(self._held[1:-1]).strip(), b"".join(self._held), []
+        if is_rule and (lost := _LOST.search(message)):
+            self.lost = lost[1].decode(errors="replace")
         if is_rule and message.startswith(_NO_SLOTS):
             self.no_slots = True
             return b""

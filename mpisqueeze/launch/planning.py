@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from mpisqueeze.devices.cores import usable_cores
 from mpisqueeze.errors import UsageError
+from mpisqueeze.files import read_text
 from mpisqueeze.launch.finding import Flavour, Launcher
 from mpisqueeze.streams import results_descriptor
 
@@ -31,6 +33,49 @@ _CROWDED = {
 }
 
 
+#: The options by which a launcher takes a file of hosts, and their names.
+_HOST_OPTIONS = {
+    Flavour.HYDRA: ("-f", "-hosts"),
+    Flavour.INTEL: ("-f", "-hosts"),
+    Flavour.SRUN: ("--nodefile", "--nodelist"),
+}
+_OTHER_HOST_OPTIONS = ("--hostfile", "--host")
+
+
+@dataclass(frozen=True)
+class Where:
+    """The hosts that the user names, in place of the batch system's or of this one.
+
+    Attributes:
+        hostfile: a file with a host a line, as the launcher takes it.
+        hosts: names, separated by commas, as the launcher takes them.
+        more: further words for the launcher.
+    """
+
+    hostfile: str | None = None
+    hosts: str | None = None
+    more: Sequence[str] = ()
+
+    @property
+    def count(self) -> int | None:
+        """The number of hosts; None where none are named. Raises UsageError for a file that cannot be read."""
+        if self.hostfile is not None:
+            lines = read_text(Path(self.hostfile), "--hostfile").splitlines()
+            names = {re.split(r"[\s:#]", line.strip())[0] for line in lines}
+        else:
+            names = {name.partition(":")[0] for name in (self.hosts or "").split(",")}
+        return len(names - {""}) or None
+
+    def words(self, flavour: Flavour) -> list[str]:
+        """The launcher's options."""
+        file, names = _HOST_OPTIONS.get(flavour, _OTHER_HOST_OPTIONS)
+        given = ((file, self.hostfile), (names, self.hosts))
+        return [*(word for option, value in given if value is not None for word in (option, value)), *self.more]
+
+
+HERE = Where()
+
+
 @dataclass(frozen=True)
 class LaunchPlan:
     """A command line, and the variables set on top of the user's own."""
@@ -45,13 +90,15 @@ class LaunchPlan:
         return " ".join([*assignments, shlex.join(self.arguments)])
 
 
-def make_plan(launcher: Launcher, n: int, started: Sequence[str], environment: Mapping[str, str]) -> LaunchPlan:
+def make_plan(
+    launcher: Launcher, n: int, started: Sequence[str], environment: Mapping[str, str], where: Where = HERE
+) -> LaunchPlan:
     """The launcher's command line for `n` ranks of `started`, and the settings that this machine needs.
 
     A variable that is set in `environment` stays as it is, but for MPISQUEEZE_LAUNCHED_RANKS, which states a fact
     about this launch, and SLURM_EXPORT_ENV where it would keep all others from the ranks.
     """
-    hosts = _hosts(environment)
+    hosts = where.count or _hosts(environment)
     crowded = n > usable_cores() * hosts
     wanted = {**dict.fromkeys(THREADS, "1"), "MPISQUEEZE_TERMINAL": own_terminal()}
     flags: list[str] = []
@@ -73,7 +120,9 @@ def make_plan(launcher: Launcher, n: int, started: Sequence[str], environment: M
         theirs = {name for name in environment if name.startswith("MPISQUEEZE_")}
         for name in sorted(theirs | {*THREADS, "MPISQUEEZE_TERMINAL", "MPISQUEEZE_LAUNCHED_RANKS"}):
             flags += ["-x", name]
-    return LaunchPlan(launcher.flavour, [launcher.path, "-n", str(n), *flags, *started], settings)
+    return LaunchPlan(
+        launcher.flavour, [launcher.path, "-n", str(n), *flags, *where.words(launcher.flavour), *started], settings
+    )
 
 
 def program() -> list[str]:

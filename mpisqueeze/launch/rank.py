@@ -40,7 +40,15 @@ def main() -> None:
     sys.path[0] = os.path.realpath(os.path.dirname(sys.argv[1]))
     for name, value in variables().items():
         os.environ.setdefault(name, value)
-    runpy.run_module("mpi4py", run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module("mpi4py", run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        if ended.code not in (None, 0):
+            raise
+    from mpisqueeze.comm.launched import launched_rank, tell_launch
+
+    if launched_rank() == 0:
+        tell_launch(code=0)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import select
 import signal
@@ -19,17 +20,28 @@ from typing import Any
 
 import psutil
 
+from mpisqueeze.comm.launched import TELLS
+from mpisqueeze.comm.signals import SAME_S
 from mpisqueeze.errors import ExitCode
 from mpisqueeze.launch.finding import Flavour
 from mpisqueeze.launch.noise import Noise
 from mpisqueeze.launch.planning import LaunchPlan
-from mpisqueeze.streams import results_descriptor
+from mpisqueeze.streams import results_descriptor, say
 
 GRACE_S = 10.0  # for ranks to finish an iteration and write a checkpoint
+END_S = 30.0  # for the other ranks and the launcher to end, once rank 0 has
 KILL_S = 5.0  # for the launcher to end after SIGTERM
 _PR_SET_PDEATHSIG = 1
 #: The settings that let Open MPI start more ranks than it has slots for.
 OVERSUBSCRIBE = "PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe (before 5.0: OMPI_MCA_rmaps_base_oversubscribe=1)"
+#: Codes that are a launcher's own, and their meaning: those of Open MPI 5.
+_LAUNCHERS_CODES = {
+    14: "a rank lost its connection to another one",
+    186: "a host or its daemon was lost",
+    230: "a host or its daemon was lost",
+}
+#: Bytes from the end of a log that hold its last line.
+_LAST = 1 << 16
 #: Name the folder in which Open MPI 5 makes its session's folder: on this machine, and on all.
 _SESSIONS = ("PRTE_MCA_prte_local_tmpdir_base", "PRTE_MCA_prte_tmpdir_base")
 
@@ -39,13 +51,15 @@ class Supervisor:
     """Runs a plan and stands between the user's signals and the launcher.
 
     SIGINT, SIGTERM and SIGHUP (as SIGTERM) go to the ranks of this machine once; a second one, or `grace_s`
-    seconds without an exit, ends the launcher, and `kill_s` seconds later everything it started is killed. Before
-    the ranks are prepared for it, SIGINT ends the launcher at once. SIGUSR1 is passed on each time and ends nothing
-    by itself.
+    seconds without an exit, ends the launcher, and `kill_s` seconds later everything it started is killed. The same
+    signal within SAME_S seconds is no second one. Before the ranks are prepared for it, SIGINT ends the launcher at
+    once. SIGUSR1 is passed on each time and ends nothing by itself.
 
     Attributes:
         started: the ranks' command line, by which they are found among the launcher's descendants.
         name: the user's name for this command.
+        tells: rank 0 tells how it ended.
+        ours: the ranks are of this program, whose exit codes are those of ExitCode.
         death_signal: sent to the launcher, on Linux, if this process is killed.
         ended_by: the signal that asked for the end.
         deadline: of the present stage, on the monotonic clock.
@@ -58,10 +72,13 @@ class Supervisor:
     grace_s: float = GRACE_S
     kill_s: float = KILL_S
     name: str = "launch"
+    tells: bool = False
+    ours: bool = False
     death_signal: signal.Signals = signal.SIGTERM
     popen: Mapping[str, Any] = field(default_factory=dict)
 
     ended_by: int | None = field(default=None, init=False)
+    ended_at: float = field(default=0.0, init=False)
     deadline: float | None = field(default=None, init=False)
     terminating: bool = field(default=False, init=False)
     family: set[psutil.Process] = field(default_factory=set, init=False)
@@ -71,12 +88,17 @@ class Supervisor:
         """Run the plan to its end.
 
         The exit code is 130 after SIGINT and 143 after another signal, 4 where a rank died of one, 128 plus the
-        number where the launcher did, and the launcher's own otherwise.
+        number where the launcher did, and the launcher's own otherwise. With `tells` 4 stands for 0, too, unless
+        rank 0 has told of its end, and for codes of the launcher's own; with `ours` for all but those of ExitCode.
         """
+        told = {TELLS: "1"} if self.tells else {}
+        # Open MPI hands only its own variables to other hosts, unless told by name.
+        passed = ["-x", TELLS] if self.tells and self.plan.flavour is Flavour.OPEN_MPI else []
+        launcher, *rest = self.plan.arguments
         with self._signals() as wake, session_folder(self.plan) as settings:
             process = subprocess.Popen(
-                self.plan.arguments,
-                env={**os.environ, **self.plan.settings, **settings},
+                [launcher, *passed, *rest],
+                env={**os.environ, **self.plan.settings, **settings, **told},
                 # A terminal may be read by its own session only; a pipe or a file is passed on.
                 stdin=subprocess.DEVNULL if os.isatty(0) else None,
                 start_new_session=True,
@@ -93,6 +115,9 @@ class Supervisor:
                     ready = select.select(listened, [], [], timeout)[0]
                     if process.stderr in ready and not self._hear(process.stderr):
                         listened.remove(process.stderr)
+                    if self.deadline is None and self.noise.told.keys() & {"lost", "code"}:
+                        # The launcher may wait for ever for a host that does not answer, or a rank that does not end.
+                        self.deadline = time.monotonic() + (self.grace_s if "lost" in self.noise.told else END_S)
                     for number in wake.recv(4096) if wake in ready else b"":
                         self._handle(process, number)
                     if self.deadline is not None and time.monotonic() >= self.deadline:
@@ -122,7 +147,22 @@ class Supervisor:
         return bool(data)
 
     def _named(self, code: int) -> int:
-        """The exit code for a launcher's: FAILED, with a word about it, where a rank died of a signal."""
+        """The exit code for a launcher's: FAILED, with a word about it, where a rank or a host was lost."""
+        ended = self.noise.told.get("code")
+        if "lost" in self.noise.told:
+            # This process may have ended the launcher.
+            return ExitCode.FAILED
+        if self.tells and ended:
+            # The launcher's own may be of what the ranks' end did to each other.
+            return ended
+        if self.tells and self.terminating and self.ended_by is None:
+            self._say(f"rank 0 has ended, and others had not {END_S:g} s later{self._last_known()}")
+            return ExitCode.FAILED
+        if self.tells and code == ExitCode.OK and ended is None:
+            host = self.noise.lost
+            what = f"host {host} was lost" if host else "a host or rank 0 was lost"
+            self._say(f"{what}: the launcher ended with 0, and rank 0 has not ended{self._last_known()}")
+            return ExitCode.FAILED
         if code in set(ExitCode):
             if code == ExitCode.FAILED and self.noise.silent:
                 self._say(f"the ranks ended with {code}, and none has said why on stderr")
@@ -133,13 +173,27 @@ class Supervisor:
             self._say(f"a rank was ended by a signal; the launcher's code is {code}")
         elif code - 128 in set(signal.Signals):
             self._say(f"a rank was ended by {signal.Signals(code - 128).name}")
+        elif self.ours or code in _LAUNCHERS_CODES:
+            what = _LAUNCHERS_CODES.get(code, "the ranks did not end by themselves")
+            self._say(f"{what}; the launcher's code is {code}{self._last_known()}")
         else:
             return code
         return ExitCode.FAILED
 
+    def _last_known(self) -> str:
+        """The run folder and the last iteration in its log, as the end of a sentence."""
+        folder = self.noise.told.get("folder")
+        if not folder:
+            return ""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            with open(os.path.join(folder, "iterations.jsonl"), "rb") as log:
+                log.seek(max(0, os.fstat(log.fileno()).st_size - _LAST))
+                line = log.read().rpartition(b"\n")[0].rpartition(b"\n")[2]
+            return f"; the last iteration in {folder} is {json.loads(line)['iteration']}"
+        return f"; the log in {folder} has no iteration"
+
     def _say(self, text: str) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            print(f"mpisqueeze {self.name}: {text}", file=sys.stderr, flush=True)
+        say(f"mpisqueeze {self.name}: {text}")
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[socket.socket]:
@@ -169,12 +223,13 @@ class Supervisor:
         if number == signal.SIGUSR1:
             self._pass_on(process, number)
         elif self.ended_by is not None:
-            self._escalate(process)
+            if number != self.ended_by or time.monotonic() - self.ended_at >= SAME_S:
+                self._escalate(process)
         else:
             self._begin_the_end(process, number)
 
     def _begin_the_end(self, process: subprocess.Popen[bytes], number: int) -> None:
-        self.ended_by = number
+        self.ended_by, self.ended_at = number, time.monotonic()
         if self._pass_on(process, signal.SIGTERM if number == signal.SIGHUP else number):
             self.deadline = time.monotonic() + self.grace_s
             name = signal.Signals(number).name
@@ -185,8 +240,8 @@ class Supervisor:
     def _pass_on(self, process: subprocess.Popen[bytes], number: int) -> bool:
         """Send a signal to the ranks of this machine; False if there are none yet, or none that it would not end."""
         if self.plan.flavour is Flavour.SRUN:
-            # Ranks are no descendants of srun, which passes on every signal but SIGINT.
-            process.send_signal(signal.SIGTERM if number == signal.SIGINT else number)
+            # Ranks are no descendants of srun, which answers SIGINT and SIGTERM by killing them all at once.
+            process.send_signal(signal.SIGUSR1)
             return True
         ranks = self._ranks(process)
         if number == signal.SIGINT and not any(_prepared(rank.pid) for rank in ranks):

@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write a .npz file, and have it on the disk. Raises OSError where that is full."""
+def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]], durable: bool = True) -> None:
+    """Write a .npz file and, with `durable`, have it on the disk. Raises OSError where that is full."""
     try:
         with open(path, "wb") as stream:
             np.savez(stream, **arrays)  # type: ignore[arg-type]
             stream.flush()
-            os.fsync(stream.fileno())
+            if durable:
+                os.fsync(stream.fileno())
     except ValueError as error:
         # A zip file that could not be written cannot be closed either, and says only that.
         if isinstance(error.__context__, OSError):

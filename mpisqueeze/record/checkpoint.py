@@ -7,6 +7,7 @@ KEPT stay. Nothing is ever unpickled.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -28,6 +29,7 @@ from mpisqueeze.record.folder import write_json
 
 FOLDER = "checkpoint"
 MANIFEST = "manifest.json"
+_DRAFT = "draft.json"
 KEPT = 2
 SCHEMA_VERSION = 1
 
@@ -134,21 +136,28 @@ class Writer:
         pending: the iteration that is being written or waits to be made valid; None if there is none.
     """
 
+    _ending = ".part"
+    _durable = True
+
     def __init__(self, run: Path, rank: int) -> None:
         self._folder, self._rank = run / FOLDER, rank
         self._copies: dict[str, NDArray[Any]] = {}
         self._written: Future[str] = Future()
         self.pending: int | None = None
 
-    def begin(self, iteration: int, arrays: Arrays) -> None:
-        """Copy the arrays and start to write them; what was begun before must have been made valid."""
+    def copy(self, iteration: int, arrays: Arrays) -> None:
+        """Copy the arrays; what was begun before must have been made valid."""
         for name, array in arrays.items():
             copy = self._copies.get(name)
             if copy is None or copy.shape != array.shape or copy.dtype != array.dtype:
                 copy = self._copies[name] = np.empty_like(array)
             copy[...] = array
         self.pending = iteration
-        self._written = _THREAD.submit(self._write, self._part, sorted(arrays))
+
+    def begin(self, iteration: int, arrays: Arrays) -> None:
+        """Copy the arrays and start to write them."""
+        self.copy(iteration, arrays)
+        self._written = _THREAD.submit(self._write, self._part)
 
     @property
     def busy(self) -> bool:
@@ -162,32 +171,94 @@ class Writer:
     @property
     def _part(self) -> Path:
         """The folder that is written to before the checkpoint is valid."""
-        return self._folder / f"{self.pending:08}.part"
+        return self._folder / f"{self.pending:08}{self._ending}"
 
-    def _write(self, folder: Path, names: Sequence[str]) -> str:
+    def _write(self, folder: Path) -> str:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / file_of(self._rank)
-        write_npz(path, {name: self._copies[name] for name in names})
+        write_npz(path, dict(sorted(self._copies.items())), self._durable)
         return sha256_of(path)
 
     def publish(self, settings: dict[str, Any], log: dict[str, int], record: Past, digests: list[str]) -> None:
         """On rank 0: make the checkpoint valid that all ranks have written, and drop all but the last ones."""
         assert self.pending is not None
-        part = self._part
-        files = {file_of(rank): digest for rank, digest in enumerate(digests)}
-        manifest = Manifest(part, self.pending, len(digests), settings, log, record, files)
-        body = {key: msgspec.to_builtins(getattr(manifest, key)) for key in _BODY}
-        write_json(part / MANIFEST, {"schema_version": SCHEMA_VERSION, **body, "sha256": _digest_of(body)})
-        final = self._folder / f"{self.pending:08}"
-        if os.path.exists(final):
-            shutil.rmtree(final)
-        os.replace(part, final)
-        # The new name is to survive a crash of the machine.
-        handle = os.open(self._folder, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
-        for old in checkpoints(self._folder.parent)[KEPT:]:
-            shutil.rmtree(old, ignore_errors=True)
+        _make_valid(Manifest(self._part, self.pending, len(digests), settings, log, record, {}), digests)
+
+
+def _make_valid(manifest: Manifest, digests: Sequence[str], durable: bool = True) -> None:
+    """Give the folder of a checkpoint that all ranks have written its manifest and its name; drop all but the last."""
+    part, folder = manifest.path, manifest.path.parent
+    files = {file_of(rank): digest for rank, digest in enumerate(digests)}
+    body = {**_body(manifest), "files": files}
+    write_json(part / MANIFEST, {"schema_version": SCHEMA_VERSION, **body, "sha256": _digest_of(body)}, durable)
+    final = folder / f"{manifest.iteration:08}"
+    if os.path.exists(final):
+        shutil.rmtree(final)
+    os.replace(part, final)
+    # The new name is to survive a crash of the machine.
+    handle = os.open(folder, os.O_RDONLY)
+    os.fsync(handle)
+    os.close(handle)
+    for old in checkpoints(folder.parent)[KEPT:]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _body(manifest: Manifest) -> dict[str, Any]:
+    return {key: msgspec.to_builtins(getattr(manifest, key)) for key in _BODY}
+
+
+class EarlyWriter(Writer):
+    """Writes a checkpoint from a thread and without MPI, by a process that may be killed at any moment.
+
+    Each rank leaves its digest in a file beside its arrays, and rank 0 a draft of the manifest, so that whoever finds
+    them all can make the checkpoint valid: rank 0, if it lives to see the last one, or the run that goes on.
+    """
+
+    _ending = ".early.part"
+    # What the system has been given outlives the process.
+    _durable = False
+
+    def write(self, settings: dict[str, Any], log: dict[str, int], record: Past, ranks: int) -> Path | None:
+        """Write the arrays that were copied last; the folder, or None if there is a checkpoint of theirs.
+
+        Raises OSError.
+        """
+        if self.pending is None or os.path.exists(self._folder / f"{self.pending:08}"):
+            return None
+        digest, path = self._write(self._part), self._part / _digest_file(self._rank)
+        if self._rank == 0:
+            body = _body(Manifest(self._part, self.pending, ranks, settings, log, record, {}))
+            write_json(self._part / _DRAFT, body, durable=False)
+        path.with_suffix(".new").write_text(digest)
+        os.replace(path.with_suffix(".new"), path)
+        return self._part
+
+
+def complete(part: Path) -> bool:
+    """Make an early checkpoint valid if all ranks have written it.
+
+    Raises OSError, and UsageError where its draft is damaged.
+    """
+    if not os.path.exists(part / _DRAFT):
+        return False
+    facts = read_object(part / _DRAFT, "--resume", dict[str, Any])
+    manifest = as_type({**facts, "path": part}, Manifest, f"{part / _DRAFT}", "--resume")
+    paths = [part / _digest_file(rank) for rank in range(manifest.ranks)]
+    if not all(os.path.exists(path) for path in paths):
+        return False
+    _make_valid(manifest, [path.read_text() for path in paths], durable=False)
+    return True
+
+
+def complete_early(run: Path) -> None:
+    """Make the early checkpoints of a killed run valid that all of its ranks have written."""
+    for part in (run / FOLDER).glob(f"*{EarlyWriter._ending}"):
+        with contextlib.suppress(OSError, UsageError):
+            complete(part)
+
+
+def _digest_file(rank: int) -> str:
+    return f"{file_of(rank)}.sha256"
 
 
 def discard_unfinished(run: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from mpisqueeze.errors import UsageError
+from mpisqueeze.files import inside, own
 from mpisqueeze.record.decoding import Count, Number, Positive, Seconds, read_object
 from mpisqueeze.record.reading import RunLog, read_run
 
@@ -84,7 +85,7 @@ class Claims(_Asked):
 
 def read_claims(path: Path) -> dict[str, Any]:
     """The object in a reproduction's folder, its claims under `claims`. Raises UsageError."""
-    about = read_object(path / CLAIMS, "RUN", Claims)
+    about = read_object(own(path / CLAIMS, "RUN"), "RUN", Claims)
     for i, claim in enumerate(about["claims"]):
         for j, decision in enumerate(claim["decisions"]):
             found, passed = decision["found"], decision["passed"]
@@ -110,9 +111,9 @@ def claim_logs(path: Path, claim: dict[str, Any]) -> list[RunLog | None]:
     for row in claim["runs"]:
         parts = Path(row["run_folder"] or "").parts
         # As it was written, the folder's path began where the reproduction was started.
-        inside = parts[len(parts) - parts[::-1].index(claim["claim"]) :] if claim["claim"] in parts else ()
-        folder = path / claim["claim"] / Path(*inside)
-        found = bool(inside) and os.path.isfile(folder / "config.json")
+        rest = parts[len(parts) - parts[::-1].index(claim["claim"]) :] if claim["claim"] in parts else ()
+        folder = inside(path, str(Path(claim["claim"], *rest)), "RUN")
+        found = bool(rest) and os.path.isfile(folder / "config.json")
         point = f" {row['point']}" if row["point"] else ""
         logs.append(read_run(folder, f"{claim['claim']}: {row['run']}{point}, seed {row['seed']}") if found else None)
     return logs

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mpisqueeze import holder
 from mpisqueeze.errors import UsageError
+from mpisqueeze.files import check_whole, own
 
 if TYPE_CHECKING:
     from mpisqueeze.comm.world import World
@@ -95,8 +96,10 @@ def check_path(path: Path) -> None:
     if os.path.exists(path):
         if not os.path.isdir(path):
             raise UsageError(f"{path} is not a folder", "--out")
+        own(path / holder.NAME, "--out")
         holder.check_free(path, "--out")
         _check_empty(path)
+        check_whole(path, "--out")
     nearest = path
     while not os.path.exists(nearest):
         nearest = nearest.parent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from array import array
 from collections.abc import Mapping, Sequence
@@ -60,6 +61,8 @@ class Recorder:
         self._flushed = time.monotonic()
         self._gathered = np.empty(world.size * CAPACITY * len(FIGURES)) if world.is_root else None
         self._columns = {figure.name: array("d") for figure in LOGGED}
+        # A thread that saves what there is reads them, too.
+        self._lock = threading.Lock()
         self._encoder = msgspec.json.Encoder()
         self.by_rank = np.zeros((world.size, 2), np.int64)
         self.last: Progress | None = None
@@ -67,7 +70,8 @@ class Recorder:
     @property
     def columns(self) -> dict[str, Floats]:
         """On rank 0, what the log has of each figure in LOGGED, of all iterations that were written."""
-        return {name: np.array(values) for name, values in self._columns.items()}
+        with self._lock:
+            return {name: np.array(values) for name, values in self._columns.items()}
 
     def add(self, loop: Measured) -> None:
         """Keep the row of the iteration that is over."""
@@ -127,8 +131,9 @@ class Recorder:
 
     def _take(self, values: Sequence[Floats]) -> None:
         """Keep iterations of the log, and where the run stands after them."""
-        for column, some in zip(self._columns.values(), values, strict=True):
-            column.frombytes(np.ascontiguousarray(some, np.float64).tobytes())
+        with self._lock:
+            for column, some in zip(self._columns.values(), values, strict=True):
+                column.frombytes(np.ascontiguousarray(some, np.float64).tobytes())
         columns = self._columns
         done = len(columns["loss"])
         elapsed = columns["elapsed_s"]

@@ -16,6 +16,7 @@ import numpy as np
 
 from mpisqueeze.costs.link import network_name
 from mpisqueeze.errors import UsageError
+from mpisqueeze.files import inside, own
 from mpisqueeze.record.decoding import Count, Number, as_type, parsed, read_object
 from mpisqueeze.record.figures import LOGGED, READ_LINE, Floats, no_columns, summarized
 from mpisqueeze.record.folder import FIRST
@@ -176,7 +177,7 @@ def _read_comparison(path: Path) -> tuple[list[RunLog], GivenTarget | None]:
     recorded = {summary["name"]: summary for summary in about["summaries"]}
     runs = []
     for entry in about["runs"]:
-        name, folder = entry["name"], path / entry["folder"]
+        name, folder = entry["name"], inside(path, entry["folder"], "RUN")
         if os.path.isfile(folder / "config.json"):
             run = read_run(folder, name)
         elif name in recorded:
@@ -226,7 +227,7 @@ def _differences(paths: Sequence[Path]) -> list[str]:
 def _object(path: Path, kind: Any, option: str = "RUN") -> dict[str, Any]:
     if not os.path.exists(path):
         raise UsageError(f"{path} is not there; a run folder has one", option)
-    return read_object(path, option, kind)
+    return read_object(own(path, option), option, kind)
 
 
 def _columns(path: Path) -> dict[str, Floats]:
@@ -267,7 +268,7 @@ def _blocks(path: Path) -> Iterator[bytes]:
         return
     rest = b""
     try:
-        with open(path, "rb") as stream:
+        with open(own(path, "RUN"), "rb") as stream:
             while block := stream.read(_BLOCK):
                 # A line without its newline was being written when the run ended.
                 lines, newline, rest = (rest + block).rpartition(b"\n")

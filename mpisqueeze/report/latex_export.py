@@ -7,6 +7,7 @@ from typing import Any
 
 from mpisqueeze.files import write_text
 from mpisqueeze.report.tables import TableColumn
+from mpisqueeze.streams import harmless
 
 #: Characters that LaTeX takes for commands, and those of our tables that its usual fonts lack.
 _ESCAPED = str.maketrans(
@@ -29,7 +30,7 @@ def write_latex(columns: Sequence[TableColumn], rows: Sequence[Any], notes: Sequ
     """
     comments = [r"needs \usepackage{booktabs}", *(line for note in notes for line in note.splitlines())]
     lines = [
-        *(f"% {comment}" for comment in comments),
+        *(f"% {harmless(comment)}" for comment in comments),
         rf"\begin{{tabular}}{{{''.join('l' if column.left else 'r' for column in columns)}}}",
         r"\toprule",
         _line(column.title for column in columns),
@@ -42,4 +43,4 @@ def write_latex(columns: Sequence[TableColumn], rows: Sequence[Any], notes: Sequ
 
 
 def _line(cells: Iterable[str]) -> str:
-    return rf"{' & '.join(cell.translate(_ESCAPED) for cell in cells)} \\"
+    return rf"{' & '.join(harmless(' '.join(cell.splitlines())).translate(_ESCAPED) for cell in cells)} \\"

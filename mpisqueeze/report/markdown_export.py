@@ -7,6 +7,9 @@ from typing import Any
 
 from mpisqueeze.files import write_text
 from mpisqueeze.report.tables import TableColumn
+from mpisqueeze.streams import harmless
+
+_MARKS = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "\\|", "[": "\\[", "]": "\\]"})
 
 
 def write_markdown(columns: Sequence[TableColumn], rows: Sequence[Any], notes: Sequence[str], target: str) -> None:
@@ -23,4 +26,5 @@ def write_markdown(columns: Sequence[TableColumn], rows: Sequence[Any], notes: S
 
 
 def _escaped(text: str) -> str:
-    return text.replace("|", "\\|")
+    """A text without line ends, HTML, links and images."""
+    return harmless(" ".join(text.splitlines())).translate(_MARKS)

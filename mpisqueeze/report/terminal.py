@@ -15,11 +15,12 @@ from itertools import dropwhile
 from typing import Any, Literal
 
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, ConsoleOptions
+from rich.segment import Segment
 from rich.text import Text
 
 from mpisqueeze.comm.launched import RANK_VARIABLES
-from mpisqueeze.streams import STDERR, STDOUT, discard, results, results_descriptor
+from mpisqueeze.streams import STDERR, STDOUT, discard, harmless, results, results_descriptor
 
 LOG_WIDTH = 100
 _HEIGHT = 25
@@ -70,6 +71,11 @@ class _Console(Console):
     def on_broken_pipe(self) -> None:
         discard(self.file)
 
+    def render(self, renderable: Any, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """Render as rich does; what it shows may come from a file of somebody else's."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=harmless(segment.text))
+
     def print(self, *objects: Any, soft_wrap: bool | None = None, **about: Any) -> None:
         """Print as rich does; with `soft_wrap` a line stays one in a log, and is broken at blanks alone on a terminal.
 
@@ -111,6 +117,7 @@ def make_console(choice: TerminalChoice, stderr: bool = False) -> Console:
 
 def broken(text: str) -> str:
     """`text` for stderr: each line broken at blanks where stderr is a terminal, and whole elsewhere."""
+    text = harmless(text)
     terminal = _terminal(STDERR)
     if terminal is None:
         return text

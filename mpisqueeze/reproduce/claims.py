@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import msgspec.toml
+import msgspec
 
 from mpisqueeze.analysis import evidence
 from mpisqueeze.costs.link import parse_link
 from mpisqueeze.errors import UsageError
-from mpisqueeze.files import path_of, read_text
+from mpisqueeze.files import path_of, read_toml
 from mpisqueeze.language import check_choice, suggestion
 from mpisqueeze.quantities import parse_rate, parse_time
 from mpisqueeze.record.folder import slug
@@ -231,10 +231,7 @@ def select(wanted: Sequence[str], scale: str) -> list[StatedClaim]:
 
 def load(path: Path, scale: str) -> StatedClaim:
     """The claim in a file. Raises UsageError naming the file and what is wrong in it."""
-    try:
-        facts = msgspec.toml.decode(read_text(path, "CLAIM"))
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is not TOML: {error}", "CLAIM") from None
+    facts = read_toml(path, "CLAIM")
     try:
         return _claim(_name(path), facts, scale)
     except (UsageError, ValueError) as error:

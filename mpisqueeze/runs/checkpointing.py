@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -21,10 +22,13 @@ from mpisqueeze.parts import contracts, state
 from mpisqueeze.problems.base import copy_to
 from mpisqueeze.record.checkpoint import (
     DamagedError,
+    EarlyWriter,
     Manifest,
     Past,
     Writer,
     checkpoints,
+    complete,
+    complete_early,
     discard_unfinished,
     read_arrays,
     read_manifest,
@@ -46,8 +50,14 @@ FREE = (
     "eval_every",
     "consensus_every",
     "timeout",
+    "heartbeat",
     "parts",
 )
+#: Seconds of an iteration from which on each is kept, and how many times longer than the copy it must take. Open MPI's
+#: mpirun gives ranks 0.3 s after a signal, in which a shorter iteration comes to its end.
+LONG_S, COPY_SHARE = 0.1, 20
+#: Seconds between two looks for other ranks' files.
+_LOOK_S = 2e-3
 #: Files that grow as a run goes.
 LOGS = ("iterations.jsonl", "ranks.jsonl", "evaluations.jsonl")
 
@@ -82,6 +92,10 @@ def arrays_of(run: Run) -> dict[str, Any]:
     for prefix, part in _parts(run).items():
         found |= {f"{prefix}.{key}": value for key, value in state.carried(part).items()}
     return found
+
+
+def _on_host(run: Run) -> dict[str, np.ndarray]:
+    return {key: state.to_host(value) for key, value in arrays_of(run).items()}
 
 
 def put_back(run: Run, saved: dict[str, np.ndarray]) -> None:
@@ -161,6 +175,10 @@ class Checkpointer:
         run.world.collectively(partial(_see, Path(path), run.world.rank))
         run.world.collectively(lambda: check_state(run))
         self._writer = Writer(Path(path), run.world.rank)
+        self._early = EarlyWriter(Path(path), run.world.rank)
+        self._kept: tuple[dict[str, Any], dict[str, int], Past] | None = None
+        self._copying = threading.Lock()
+        self._copy_s = 0.0
         self._last = time.monotonic()
 
     @property
@@ -177,14 +195,44 @@ class Checkpointer:
     def take(self, iteration: int) -> None:
         """Copy everything and have it written. Raises RankFailureError if what was begun before cannot be written."""
         self.settle(wait=True)
-        run = self.run
-        host = {key: state.to_host(value) for key, value in arrays_of(run).items()}
-        if run.folder is not None:
-            self._publish = partial(
-                self._writer.publish, fixed_settings(run.plan), run.folder.sizes(LOGS), self._past()
-            )
-        self._writer.begin(iteration, host)
+        self._publish = partial(self._writer.publish, *self._about())
+        self._writer.begin(iteration, _on_host(self.run))
         self._last = time.monotonic()
+
+    def keep(self, iteration: int, iteration_s: float) -> None:
+        """Copy everything, for `save_early`, if iterations are long enough for it; not collective.
+
+        All rows up to here must be in the logs.
+        """
+        if iteration_s < max(LONG_S, COPY_SHARE * self._copy_s):
+            return
+        began = time.perf_counter()
+        if not self._copying.acquire(blocking=False):
+            # What was kept is being written, as the run is about to end.
+            return
+        try:
+            self._early.copy(iteration, _on_host(self.run))
+            self._kept = self._about()
+        finally:
+            self._copying.release()
+        self._copy_s = time.perf_counter() - began
+
+    def save_early(self, over: threading.Event) -> None:
+        """Write what was kept last, from a thread of each rank and without MPI; gives up once `over` is set.
+
+        There is a checkpoint once all ranks have written the same iteration.
+        """
+        # Whatever keeps files from being written is reported where all ranks learn of it.
+        with self._copying, contextlib.suppress(OSError, UsageError):
+            part = self._early.write(*self._kept, self.run.world.size) if self._kept else None
+            if part is not None and self.run.world.is_root:
+                while not complete(part) and not over.wait(_LOOK_S):
+                    pass
+
+    def _about(self) -> tuple[dict[str, Any], dict[str, int], Past]:
+        """The contents of the manifest of a checkpoint at this moment, but for its files; for rank 0."""
+        folder = self.run.folder
+        return fixed_settings(self.run.plan), folder.sizes(LOGS) if folder else {}, self._past()
 
     def settle(self, wait: bool = False) -> None:
         """Make valid what all ranks have written by now; with `wait`, once they have. Raises RankFailureError."""
@@ -289,6 +337,7 @@ def load_latest(run: Run) -> Start:
 
 
 def _candidates(path: Path, plan: Plan) -> list[Path]:
+    complete_early(path)
     discard_unfinished(path)
     found = checkpoints(path)
     if not found and plan.config.checkpoint_every is None:

@@ -27,6 +27,7 @@ from mpisqueeze.runs.preparation import Run
 from mpisqueeze.runs.training import train
 from mpisqueeze.runs.view import View
 from mpisqueeze.settings import name_of
+from mpisqueeze.streams import harmless
 
 T = TypeVar("T")
 
@@ -293,7 +294,7 @@ def run_one(plan: Plan, world: World, view: View) -> tuple[str, str | None, Sign
         if error.alone:  # the other ranks wait within the run, and have to be ended
             raise
         if world.is_root:
-            sys.stderr.write(error.details)
+            sys.stderr.write(harmless(error.details))
         return "failed", str(error), Signal.NONE
     stopped = {"SIGINT": Signal.INTERRUPT, "SIGTERM": Signal.TERMINATE}.get(summary["signal"] or "", Signal.NONE)
     return summary["status"], summary["reason"], stopped

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,9 +21,11 @@ from mpisqueeze.comm.groups import LeadersNetwork
 from mpisqueeze.comm.placement import choose_device, quota_doubts, threads_of_rank
 from mpisqueeze.comm.world import Groups, World
 from mpisqueeze.compressors.base import Compressor, adapt
+from mpisqueeze.costs.link import Link
 from mpisqueeze.data import load_dataset
 from mpisqueeze.devices.clock import PhaseClock
 from mpisqueeze.errors import UsageError
+from mpisqueeze.files import check_whole, own
 from mpisqueeze.holder import check_free
 from mpisqueeze.kernels import kernels_for, threads_of
 from mpisqueeze.optimizers.base import Optimizer, Recipe
@@ -32,7 +35,9 @@ from mpisqueeze.parts import contracts
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.parts.state import carried
 from mpisqueeze.quantities import counted, grouped, size
+from mpisqueeze.record.decoding import as_type, read_object
 from mpisqueeze.record.folder import RunFolder, check_path, hold_of_all, sanitized, slug, timed_path
+from mpisqueeze.record.types import Environment
 from mpisqueeze.runs.plan import NO_OVERLAP_ON_GPU, Plan
 from mpisqueeze.settings import DEFAULT_EPOCHS, SETTINGS, option_of, parse_betas, parse_group, parse_target
 from mpisqueeze.topology import Topology
@@ -70,7 +75,7 @@ class Run:
         config = plan.config
         self.plan, self.world, self._again = plan, world, again
         world.on_root(self._check_folder)
-        self.device = choose_device(config.device, config.buffers, world)
+        self.device = choose_device(config.device, config.buffers, world, config.checksum)
         if config.overlap and self.device.kind != "cpu":
             raise UsageError(NO_OVERLAP_ON_GPU, "--overlap")
         self.threads = threads_of_rank(world)
@@ -204,7 +209,9 @@ class Run:
         if world.virtual:
             clock = simulate(world, plan.link, plan.compute_s, plan.jitter, config.seed, lambda: self.network.iteration)
         held = None if self.groups else self._link(world)
-        return Network(world, self.device, plan.barrier, held, config.chunk, config.tree, config.checksum, clock=clock)
+        known = world.on_root(self._known_link) if self._again else None
+        options = (config.chunk, config.tree, config.checksum, known, clock)
+        return Network(world, self.device, plan.barrier, held, *options)
 
     def _link(self, world: World) -> HoldingLink | None:
         """The emulated or simulated link between the ranks of a world."""
@@ -400,9 +407,18 @@ class Run:
         """Find out what `_open_folder` would, before the problem takes its time."""
         path = self.plan.config.out
         if path and self._again:
+            check_whole(path, "--resume")
             check_free(path, "--resume")
         elif path:
             check_path(path)
+
+    def _known_link(self) -> Link | None:
+        """The link that the run began with; by another one, trees might differ, and with them the bytes by rank."""
+        path = Path(self.plan.config.out or "") / "environment.json"
+        if not os.path.exists(path):
+            return None
+        model = read_object(own(path, "--resume"), "--resume", Environment).get("link_model")
+        return as_type(model, Link, f"{path} link_model", "--resume") if model else None
 
     def _open_folder(self) -> None:
         self.path = self.world.on_root(self._make_folder)

@@ -11,10 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import msgspec.toml
-
 from mpisqueeze.errors import UsageError
-from mpisqueeze.files import path_of, read_text
+from mpisqueeze.files import path_of, read_text, read_toml
 from mpisqueeze.language import suggestion
 from mpisqueeze.runs.plan import Plan
 from mpisqueeze.settings import DEFAULT_EPOCHS, EITHER, SETTINGS, Setting, Settings, moved, name_of, upgraded
@@ -96,12 +94,11 @@ def _read(path: Path, option: str) -> dict[str, Any]:
     """The keys of a TOML file, or of a run's config.json. Raises UsageError."""
     if os.path.isfile(path / "config.json"):
         raise UsageError(f"{path} is a folder; its settings are {path / 'config.json'}", option)
-    text = read_text(path, option)
     is_json = path.suffix == ".json"
     try:
-        found = json.loads(text) if is_json else msgspec.toml.decode(text)
+        found = json.loads(read_text(path, option)) if is_json else read_toml(path, option)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is not {'JSON' if is_json else 'TOML'}: {error}", option) from None
+        raise UsageError(f"{path} is not JSON: {error}", option) from None
     if not isinstance(found, dict):
         raise UsageError(f"{path} does not hold a JSON object", option)
     if "iterations_per_epoch" in found:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -22,7 +23,9 @@ from mpisqueeze.comm.checksum import DamagedPayloadError
 from mpisqueeze.comm.consensus import Consensus
 from mpisqueeze.comm.cuda_aware import cuda_awareness
 from mpisqueeze.comm.exchange import HaltError, Network, Trouble
+from mpisqueeze.comm.heartbeat import Heartbeat
 from mpisqueeze.comm.interface import interface_meter
+from mpisqueeze.comm.launched import tell_launch
 from mpisqueeze.comm.pieces import gather
 from mpisqueeze.comm.watchdog import Watchdog
 from mpisqueeze.comm.world import RankFailureError, Signal, World
@@ -39,13 +42,13 @@ from mpisqueeze.record.folder import sanitized
 from mpisqueeze.record.iterations import Recorder
 from mpisqueeze.record.reading import RunLog, read_run
 from mpisqueeze.record.summary import summary_of
-from mpisqueeze.runs.checkpointing import LOGS, Checkpointer, Start, load_latest, replay_doubts
-from mpisqueeze.runs.interrupts import Interrupts
+from mpisqueeze.runs.checkpointing import LOGS, LONG_S, Checkpointer, Start, load_latest, replay_doubts
+from mpisqueeze.runs.interrupts import Interrupts, at_once, wish_of
 from mpisqueeze.runs.plan import Plan
 from mpisqueeze.runs.preparation import Run
 from mpisqueeze.runs.stopwatch import Stopwatch
 from mpisqueeze.runs.view import View
-from mpisqueeze.settings import DEFAULT_TIMEOUT, parse_interval, parse_target, parse_timeout
+from mpisqueeze.settings import DEFAULT_HEARTBEAT, DEFAULT_TIMEOUT, parse_interval, parse_target, parse_timeout
 
 #: Most iterations between two agreements of the ranks, without a barrier.
 MEET_EVERY = 32
@@ -184,7 +187,7 @@ class Loop:
             gate.tell(Signal.ENOUGH)
         elif root and self.checkpointer and self.checkpointer.overdue:
             gate.tell(Signal.CHECKPOINT)
-        elif root and recorder.overdue:
+        elif root and (recorder.overdue or (self.checkpointer and self.iteration_s >= LONG_S)):
             gate.tell(Signal.FLUSH)
         run.optimizer.begin()
         began = self._start_clock()
@@ -238,6 +241,11 @@ class Loop:
         with self.stopwatch.paused(), self.meter.paused():
             yield
 
+    @property
+    def iteration_s(self) -> float:
+        """The time (s) of the last iteration on this rank."""
+        return self.ended - self.began
+
     def _save(self, iteration: int, last: bool, agreed: int) -> None:
         """Save the run if that is due, and complete earlier saving; collective."""
         checkpointer = self.checkpointer
@@ -254,6 +262,8 @@ class Loop:
         with self._paused():
             if due:
                 checkpointer.take(iteration)
+            elif not self.world.virtual:
+                checkpointer.keep(iteration, self.iteration_s)
             checkpointer.settle(wait=last)
 
     def _gradient(self, x: Any, ready: Ready | None = None) -> Any:
@@ -420,12 +430,14 @@ def train(plan: Plan, world: World, view: View, again: bool = False) -> dict[str
         UsageError, RankFailureError: on every rank alike; the run folder, if there is one yet, is complete up to there.
     """
     watchdog = Watchdog(world, parse_timeout(plan.config.timeout or DEFAULT_TIMEOUT))
+    heartbeat = Heartbeat(world, parse_timeout(plan.config.heartbeat or DEFAULT_HEARTBEAT), watchdog.state)
     try:
         return _train(plan, world, view, again, watchdog)
     except OSError as error:
         # A full disk, or a folder that is gone, is seen by this rank alone.
         raise RankFailureError(f"rank {world.rank}: {error}", "", alone=True) from error
     finally:
+        heartbeat.close()
         watchdog.close()
 
 
@@ -447,7 +459,9 @@ def _carry_out(run: Run, view: View, again: bool, watchdog: Watchdog) -> dict[st
     loop = set_up(Loop, run, view, interrupts, watchdog, again)
     # A signal that comes when the iterations are done must not keep what they gave from being written.
     with interrupts:
-        trouble = loop.iterate()
+        # Virtual workers share a process, and it has one thread for them.
+        with contextlib.nullcontext() if run.world.virtual else at_once(partial(_save_at_once, loop)):
+            trouble = loop.iterate()
         summary = conclude(loop, trouble)
     if loop.stopped_by < Signal.INTERRUPT:
         interrupts.hand_back()
@@ -492,6 +506,7 @@ def set_up(kind: type[L], run: Run, view: View, interrupts: Interrupts, watchdog
         run.folder.write_json("config.json", run.settings(), durable)
         run.folder.write_json("environment.json", environment, durable)
         run.warnings += crowding(environment)
+        tell_launch(folder=run.path)
         view.start(run, environment)
         for remark in filter(None, (run.folder.hold.note, *remarks)):
             view.remark(remark)
@@ -519,8 +534,7 @@ def conclude(loop: Loop, trouble: Trouble | None) -> dict[str, Any]:
     if run.folder is not None:
         over = "its time was over" if loop.stopped_by == Signal.ENOUGH else None
         reason = trouble.message if trouble else over
-        facts = _summarize(loop, status, reason, wall_s, interfaces)
-        summary = sanitized({**facts, "resumed_after": loop.past.resumed_after})
+        summary = _summarize(loop, status, reason, wall_s, interfaces, loop.stopped_by)
         run.folder.write_json("summary.json", summary)
         loop.view.finish(summary)
     return world.comm.bcast(summary)
@@ -579,6 +593,20 @@ def _save_model(run: Run, x: Any) -> None:
         os.replace(temporary, run.folder.path / "model.npz")
 
 
+def _save_at_once(loop: Loop, number: int, over: threading.Event) -> None:
+    """Write the summary so far and a checkpoint of the last iteration that was kept, from a thread, on a signal.
+
+    A launcher may kill this process before its iteration ends; otherwise the run's end replaces both.
+    """
+    run = loop.run
+    if run.folder is not None:
+        with contextlib.suppress(OSError):
+            summary = _summarize(loop, "interrupted", None, loop.wall_s, None, wish_of(number))
+            run.folder.write_json("summary.json", summary, durable=False)
+    if loop.checkpointer is not None:
+        loop.checkpointer.save_early(over)
+
+
 def _by_rank(counts: list[list[int]]) -> list[dict[str, int]]:
     return [{"rank": rank, "bytes_sent": sent, "bytes_received": got} for rank, (sent, got) in enumerate(counts)]
 
@@ -589,6 +617,7 @@ def _summarize(
     reason: str | None,
     wall_s: float,
     interfaces: list[dict[str, Any]] | None,
+    stopped_by: int,
 ) -> dict[str, Any]:
     """summary.json's object, on rank 0; `interfaces` is what the hosts' network interfaces counted meanwhile.
 
@@ -600,13 +629,13 @@ def _summarize(
     full_vector = run.dimension * plan.dtype.itemsize
     schedule = getattr(algorithm, "schedule", None)
     payload = getattr(algorithm, "payload_bytes", None) or full_vector
-    return {
+    facts = {
         **summary_of(run.settings(), environment, columns, loop.evaluations, status, reason, run.path),
         "mpisqueeze": __version__,
         "warnings": run.warnings,
         "stopped_at_target": loop.at_target,
         "shown_to_fail": shown_to_fail(plan.algorithm, plan.compressor),
-        "signal": {Signal.INTERRUPT: "SIGINT", Signal.TERMINATE: "SIGTERM"}.get(Signal(loop.stopped_by)),
+        "signal": {Signal.INTERRUPT: "SIGINT", Signal.TERMINATE: "SIGTERM"}.get(Signal(stopped_by)),
         "server": run.server,
         "topology": None if run.centralized else plan.config.topology,
         "eta": getattr(algorithm, "eta", None),
@@ -620,4 +649,6 @@ def _summarize(
         "full_vectors_formula": getattr(algorithm, "formula", "") or None,
         "compression": payload / full_vector,
         "wall_s": wall_s,
+        "resumed_after": loop.past.resumed_after,
     }
+    return sanitized(facts)

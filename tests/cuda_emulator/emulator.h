@@ -5,6 +5,10 @@
 // after the other, so that __shared__ is `static`. A collective that some thread never reaches is an error, not a hang.
 // The fibers are taken first to last or last to first: results must not depend on it. An access that is not aligned to
 // its own size, at which a GPU stops, is an error too: the compiler's sanitizer reports it here.
+//
+// Under ThreadSanitizer each thread of a block is one of its fibers, so that it finds races which no order of taking them
+// shows. Order comes from barriers, atomics and launches, not from the turns; from the turns of blocks only where
+// $CUDA_EMULATOR_BLOCKS is `ordered`: they have one __shared__ memory in turn, which else looks like a race.
 #pragma once
 #include <ucontext.h>
 
@@ -16,13 +20,14 @@
 #include <initializer_list>
 #include <memory>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #define __device__
 #define __global__ EMULATED_KERNEL
 #define __shared__ static
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 
 struct dim3 { unsigned x, y, z; };
 struct alignas(16) float4 { float x, y, z, w; };
@@ -34,61 +39,110 @@ namespace emulator {
 
 enum Stop { RUNNING, DONE, BLOCK_BARRIER, WARP_BARRIER, SHUFFLE, BALLOT, FAILED };
 
-struct Fiber {
+#ifdef __SANITIZE_THREAD__
+
+// What ThreadSanitizer is told, and how it must be switched: it follows neither longjmp nor a stack that is not its own.
+// The emulator's own accesses are none of its business.
+#define UNSEEN __attribute__((no_sanitize_thread, noinline))
+extern "C" {
+void* __tsan_get_current_fiber();
+void* __tsan_create_fiber(unsigned);
+void __tsan_destroy_fiber(void*);
+void __tsan_switch_to_fiber(void*, unsigned);
+void __tsan_acquire(void*);
+void __tsan_release(void*);
+}
+const unsigned WITHOUT_ORDER = 1;  // a switch alone orders nothing
+
+struct Switch {
+    ucontext_t context;
+    void* races = nullptr;
+};
+UNSEEN inline void change(Switch& from, Switch& to) {
+    __tsan_switch_to_fiber(to.races, WITHOUT_ORDER);
+    swapcontext(&from.context, &to.context);
+}
+UNSEEN inline void begin(Switch& from, Switch& to) { change(from, to); }
+UNSEEN inline void acquire(void* what) { __tsan_acquire(what); }
+UNSEEN inline void release(void* what) { __tsan_release(what); }
+
+#else
+
+#define UNSEEN
+
+struct Switch {
     jmp_buf state;
     ucontext_t context;
+};
+__attribute__((noinline)) inline void change(Switch& from, Switch& to) {
+    if (_setjmp(from.state) == 0) _longjmp(to.state, 1);
+}
+__attribute__((noinline)) inline void begin(Switch& from, Switch& to) {
+    if (_setjmp(from.state) == 0) setcontext(&to.context);
+}
+inline void acquire(void*) {}
+inline void release(void*) {}
+
+#endif
+
+struct Fiber {
+    Switch turn;
     std::unique_ptr<char[]> stack;
     bool started = false;
     Stop stop = DONE;
     bool released = false;
     unsigned phase = 0;            // parity of the warp collectives so far
+    unsigned block_phase = 0;      // and of the block's
     uint64_t slots[2] = {0, 0};    // what this lane gave to the last two
 };
 
 inline std::vector<Fiber> fibers;
-inline jmp_buf scheduler;
+inline Switch scheduler;
 inline unsigned current;
 inline dim3 thread_index, block_index, block_size, grid_size;
 inline void (*body)(void*);
 inline void* body_argument;
 inline bool misaligned;
+// Places that order hangs on: a launch's begin and end, and barriers, each in turns.
+inline const bool blocks_are_ordered = getenv("CUDA_EMULATOR_BLOCKS") != nullptr;
+inline char launched[8], ended[8], block_barriers[2][8], warp_barriers[32][2][8];
 
 enum Outcome { FINE, STUCK, MISALIGNED };
 
 // Back to the scheduler, which resumes this fiber later.
-__attribute__((noinline)) inline void leave() {
-    if (_setjmp(fibers[current].state) == 0) _longjmp(scheduler, 1);
-}
+UNSEEN inline void leave() { change(fibers[current].turn, scheduler); }
 
 // A fiber outlives its kernel: it is started anew for each thread block.
-inline void fiber_main() {
+UNSEEN inline void fiber_main() {
     for (;;) {
+        acquire(launched);
         body(body_argument);
+        release(ended);
         fibers[current].stop = DONE;
         leave();
     }
 }
 
-__attribute__((noinline)) inline void resume(unsigned index) {
-    if (_setjmp(scheduler) != 0) return;
+UNSEEN inline void resume(unsigned index) {
     current = index;
     thread_index = {index, 0, 0};
     Fiber& fiber = fibers[index];
     fiber.stop = RUNNING;
-    if (fiber.started) _longjmp(fiber.state, 1);
+    if (fiber.started) return change(scheduler, fiber.turn);
     fiber.started = true;
     const size_t size = 1 << 17;
     fiber.stack.reset(new char[size]);
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.get();
-    fiber.context.uc_stack.ss_size = size;
-    fiber.context.uc_link = nullptr;
-    makecontext(&fiber.context, fiber_main, 0);
-    setcontext(&fiber.context);
+    ucontext_t& context = fiber.turn.context;
+    getcontext(&context);
+    context.uc_stack.ss_sp = fiber.stack.get();
+    context.uc_stack.ss_size = size;
+    context.uc_link = nullptr;
+    makecontext(&context, fiber_main, 0);
+    begin(scheduler, fiber.turn);
 }
 
 // Whether fibers [first, last) all stand at the same collective; then they may go on.
-inline bool release(unsigned first, unsigned last, Stop lowest, Stop highest) {
+UNSEEN inline bool let_go(unsigned first, unsigned last, Stop lowest, Stop highest) {
     Stop stop = fibers[first].stop;
     if (stop < lowest || stop > highest) return false;
     for (unsigned i = first; i < last; ++i)
@@ -97,10 +151,34 @@ inline bool release(unsigned first, unsigned last, Stop lowest, Stop highest) {
     return true;
 }
 
+#ifdef __SANITIZE_THREAD__
+// The threads of a block, as long as it runs: those of the next one are others.
+struct Threads {
+    unsigned count;
+    UNSEEN explicit Threads(unsigned count) : count(count) {
+        scheduler.races = __tsan_get_current_fiber();
+        for (unsigned i = 0; i < count; ++i) fibers[i].turn.races = __tsan_create_fiber(0);
+    }
+    UNSEEN ~Threads() {
+        for (unsigned i = 0; i < count; ++i) __tsan_destroy_fiber(fibers[i].turn.races);
+    }
+};
+#else
+struct Threads {
+    explicit Threads(unsigned) {}
+};
+#endif
+
 // Runs one thread block; false when a collective can never be complete.
-inline bool run_block(bool backwards) {
+UNSEEN inline bool run_block(bool backwards) {
     unsigned threads = block_size.x;
-    for (unsigned i = 0; i < threads; ++i) fibers[i].stop = RUNNING, fibers[i].released = true;
+    if (blocks_are_ordered) acquire(ended);
+    release(launched);
+    for (unsigned i = 0; i < threads; ++i) {
+        Fiber& fiber = fibers[i];
+        fiber.stop = RUNNING, fiber.released = true, fiber.phase = fiber.block_phase = 0;
+    }
+    Threads known(threads);
     for (;;) {
         bool progress = false, alive = false;
         for (unsigned n = 0; n < threads; ++n) {
@@ -112,17 +190,32 @@ inline bool run_block(bool backwards) {
         }
         for (unsigned first = 0; first < threads; first += 32) {
             unsigned last = first + 32 < threads ? first + 32 : threads;
-            release(first, last, WARP_BARRIER, BALLOT);
+            let_go(first, last, WARP_BARRIER, BALLOT);
         }
-        release(0, threads, BLOCK_BARRIER, BLOCK_BARRIER);
+        let_go(0, threads, BLOCK_BARRIER, BLOCK_BARRIER);
         for (unsigned i = 0; i < threads; ++i) alive = alive || fibers[i].stop != DONE;
         if (!alive) return true;
         if (!progress) return false;
     }
 }
 
+template <class T>
+constexpr char kind() {
+    return std::is_pointer<T>::value ? 'p' : std::is_floating_point<T>::value ? 'f' : std::is_signed<T>::value ? 'i' : 'u';
+}
+
+// A kernel's parameters as `EmulatedKernel` checks what they are given: a letter of the kind, and the size in bytes.
 template <class... A>
-int launch(void (*kernel)(A...), unsigned grid, unsigned block, void** arguments, int backwards) {
+const char* parameters(void (*)(A...)) {
+    static char text[3 * sizeof...(A) + 1];
+    char* at = text;
+    ((*at++ = kind<A>(), *at++ = '0' + sizeof(A), *at++ = ' '), ...);
+    *at = 0;
+    return text;
+}
+
+template <class... A>
+UNSEEN int launch(void (*kernel)(A...), unsigned grid, unsigned block, void** arguments, int backwards) {
     std::tuple<A...> values;
     unsigned at = 0;
     std::apply([&](A&... value) { (std::memcpy(&value, arguments[at++], sizeof(A)), ...); }, values);
@@ -143,23 +236,31 @@ int launch(void (*kernel)(A...), unsigned grid, unsigned block, void** arguments
             return misaligned ? MISALIGNED : STUCK;
         }
     }
+    acquire(ended);
     return FINE;
 }
 
-inline void wait_at(Stop stop) {
-    fibers[current].stop = stop;
+// A shuffle or a ballot orders no accesses of memory.
+UNSEEN inline void wait_at(Stop stop) {
+    Fiber& fiber = fibers[current];
+    char* barrier = nullptr;
+    if (stop == BLOCK_BARRIER) barrier = block_barriers[fiber.block_phase ^= 1];
+    if (stop == WARP_BARRIER) barrier = warp_barriers[current / 32][fiber.phase ^= 1];
+    fiber.stop = stop;
+    if (barrier) release(barrier);
     leave();
+    if (barrier) acquire(barrier);
 }
 
 // Gives `value` to the warp; afterwards slot(lane) is what each lane gave.
-inline void exchange(Stop stop, uint64_t value) {
+UNSEEN inline void exchange(Stop stop, uint64_t value) {
     Fiber& fiber = fibers[current];
     fiber.phase ^= 1;
     fiber.slots[fiber.phase] = value;
     wait_at(stop);
 }
 
-inline uint64_t slot(unsigned lane) {
+UNSEEN inline uint64_t slot(unsigned lane) {
     unsigned warp = current / 32 * 32;
     return fibers[warp + lane].slots[fibers[current].phase];
 }
@@ -203,9 +304,7 @@ inline unsigned __ballot_sync(unsigned mask, int predicate) {
 
 template <class T>
 T atomicAdd(T* address, T value) {
-    T before = *address;
-    *address += value;
-    return before;
+    return __atomic_fetch_add(address, value, __ATOMIC_ACQ_REL);
 }
 
 template <class To, class From>

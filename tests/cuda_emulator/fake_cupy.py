@@ -7,7 +7,6 @@ gets it by `import cupy` with the folder `site` beside this file on PYTHONPATH.
 from __future__ import annotations
 
 import ctypes
-import functools
 import hashlib
 import os
 import re
@@ -15,158 +14,83 @@ import shutil
 import subprocess
 import threading
 import types
-from collections.abc import Callable
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cuda_emulator.arrays import FakeArray, device_function
 from cuda_emulator.streams import (
-    COPY,
     KERNEL,
     SETTINGS,
     Event,
+    PinnedMemory,
+    PinnedMemoryPointer,
     Stream,
-    alloc_pinned_memory,
     current_stream,
     get_elapsed_time,
-    pinned_block,
 )
 
 FLAGS = ("-std=c++17", "-O1", "-ffp-contract=off", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE", "-fPIC")
-#: Reports to emulator.h, so that no sanitizer's library is linked.
-SANITIZE = ("-fsanitize=alignment", "-fsanitize-recover=alignment")
+#: By $CUDA_EMULATOR_SANITIZER: what is checked, and what is linked for it. Alignment alone is reported to emulator.h,
+#: so that no sanitizer's library is needed; the others' must be preloaded.
+SANITIZERS = {
+    "": (("-fsanitize=alignment", "-fsanitize-recover=alignment"), ()),
+    "address": (
+        (
+            "-g",
+            "-fno-omit-frame-pointer",
+            "-fsanitize=alignment,address,undefined,float-cast-overflow,bounds-strict",
+            "-fno-sanitize=vptr,object-size",  # the latter would be reported as alignment is
+            "-fsanitize-recover=all",
+            # Fibers have stacks that AddressSanitizer does not know.
+            "--param=asan-stack=0",
+        ),
+        ("-fsanitize=address,undefined",),
+    ),
+    "thread": (("-g", "-fno-omit-frame-pointer", "-fsanitize=thread"), ("-fsanitize=thread",)),
+}
 MEMORY_BYTES = 512 << 20
+#: Few, so that thread blocks take several turns on vectors of a test.
+MULTIPROCESSORS = 2
 HEADER = Path(__file__).with_name("emulator.h")
 SITE = Path(__file__).with_name("site")
+SANITIZER = os.environ.get("CUDA_EMULATOR_SANITIZER", "")
+#: The compiler's version, which kernels that are kept on disk depend on.
+COMPILER = (0, zlib.crc32(HEADER.read_bytes() + SANITIZER.encode()))
+#: What Python calls of a kernel.
+LAUNCHERS = """
+extern "C" UNSEEN int emulate_NAME(unsigned grid, unsigned block, void** arguments, int backwards) {
+    return emulator::launch(NAME, grid, block, arguments, backwards);
+}
+extern "C" const char* parameters_of_NAME() { return emulator::parameters(NAME); }
+"""
 _FAILURES = {1: "threads wait at a barrier that others never reach", 2: "an access is not aligned to its size"}
 
 
-class FakeArray(np.ndarray):
-    """NumPy memory with what a device array has; as there, no arithmetic with host arrays.
+class EmulatedKernel:
+    """A kernel, whose arguments must be as many and as wide as its parameters: CUDA reads them by address alone.
 
-    What fills memory that is there is given to the current stream. What makes new memory is done at once, behind all
-    that this stream was given before.
+    Args:
+        parameters: for each its kind, that of NumPy's dtype or `p` for a pointer, and its bytes: "p8 i8 f4".
     """
 
-    @property
-    def data(self) -> MemoryPointer:
-        return MemoryPointer(self)
-
-    def get(self, out: np.ndarray | None = None) -> np.ndarray:
-        current_stream().synchronize()
-        if out is None:
-            return np.array(self.view(np.ndarray))
-        if isinstance(out, FakeArray) or out.dtype != self.dtype or out.shape != self.shape:
-            raise TypeError("get fills a host array of the same dtype and shape")
-        out[...] = self.view(np.ndarray)
-        return out
-
-    def set(self, source: np.ndarray) -> None:
-        if isinstance(source, FakeArray) or source.dtype != self.dtype or source.shape != self.shape:
-            raise TypeError("set takes a host array of the same dtype and shape")
-        current_stream().synchronize()
-        self.view(np.ndarray)[...] = source
-
-    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **options: Any) -> Any:
-        for array in (*inputs, *(out or ())):
-            if isinstance(array, np.ndarray) and not isinstance(array, FakeArray) and array.ndim:
-                raise TypeError(f"{ufunc.__name__}: a host array among device arrays")
-        call = functools.partial(getattr(ufunc, method), *(_host(array) for array in inputs), **options)
-        if out is not None:
-            _give(functools.partial(call, out=tuple(_host(array) for array in out)))
-            return out[0]
-        current_stream().synchronize()
-        result = call()
-        return result.view(FakeArray) if isinstance(result, np.ndarray) else result
-
-    def fill(self, value: Any) -> None:
-        _give(functools.partial(self.view(np.ndarray).fill, value))
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        # Of the host's memory CUDA takes what is there now.
-        value = _host(value) if isinstance(value, FakeArray) else np.array(value)
-        _give(functools.partial(self.view(np.ndarray).__setitem__, key, value))
-
-
-def _give(work: Callable[[], Any]) -> None:
-    """Have the current stream do it, with no warnings, as a device has none."""
-
-    def quietly() -> None:
-        with np.errstate(all="ignore"):
-            work()
-
-    current_stream().give(quietly, KERNEL)
-
-
-def _in_order(name: str) -> Any:
-    """NumPy's method, behind what the current stream was given before."""
-    method = getattr(np.ndarray, name)
-
-    @functools.wraps(method)
-    def call(self: FakeArray, *arguments: Any, **options: Any) -> Any:
-        current_stream().synchronize()
-        return method(self, *arguments, **options)
-
-    return call
-
-
-_METHODS = """
-    __array_function__ __bool__ __float__ __int__
-    all any argmax argmin astype copy dot item max mean min sum tobytes tolist
-"""
-for _name in _METHODS.split():
-    setattr(FakeArray, _name, _in_order(_name))
-
-
-class MemoryPointer:
-    """The address of a device array."""
-
-    def __init__(self, array: FakeArray) -> None:
-        self._array = array
-        self.ptr = array.__array_interface__["data"][0]
-
-    def copy_to_host_async(self, memory: int, size: int, stream: Stream | None = None) -> None:
-        self._copy(memory, self.ptr, memory, size, stream)
-
-    def copy_from_host_async(self, memory: int, size: int, stream: Stream | None = None) -> None:
-        self._copy(self.ptr, memory, memory, size, stream)
-
-    def _copy(self, target: int, source: int, host: int, size: int, stream: Stream | None) -> None:
-        array, block = self._array, pinned_block(host, size)
-        if not 0 <= self.ptr - array.__array_interface__["data"][0] <= array.nbytes - size:
-            raise ValueError("a copy reaches beyond its array")
-
-        def copy() -> None:
-            assert array is not None
-            assert block is not None
-            ctypes.memmove(target, source, size)
-
-        (stream or current_stream()).give(copy, COPY)
-
-
-def _host(value: Any) -> Any:
-    return value.view(np.ndarray) if isinstance(value, FakeArray) else value
-
-
-def fake_array(values: np.ndarray) -> FakeArray:
-    """`values` as a device array, without a copy."""
-    return values.view(FakeArray)
-
-
-class EmulatedKernel:
-    def __init__(self, name: str, function: Any) -> None:
-        self.name, self.function = name, function
+    def __init__(self, name: str, function: Any, parameters: str) -> None:
+        self.name, self.function, self.parameters = name, function, parameters.split()
 
     def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
-        if grid[0] < 1:
-            raise ValueError(f"{self.name}: a grid of {grid[0]} blocks cannot be launched")
         values = [_argument(value) for value in arguments]
+        given = [_described(value, wanted) for value, wanted in zip(arguments, self.parameters, strict=False)]
+        if len(values) != len(self.parameters) or given != self.parameters:
+            raise TypeError(f"{self.name} takes {self.parameters}, and was given {len(values)} arguments: {given}")
         pointers = (ctypes.c_void_p * len(values))(*(value.ctypes.data for value in values))
         backwards, kept = int(SETTINGS.backwards), [values, arguments]
+        # CuPy launches a thread block where it is asked for none.
+        blocks, threads = max(1, grid[0]), max(1, block[0])
 
         def run() -> None:
-            outcome = self.function(grid[0], block[0], pointers, backwards)
+            outcome = self.function(blocks, threads, pointers, backwards)
             kept.clear()
             if outcome:
                 raise RuntimeError(f"{self.name}: {_FAILURES[outcome]}")
@@ -185,6 +109,13 @@ def _argument(value: Any) -> np.ndarray:
     raise TypeError(f"{value!r}: neither a device array nor a number of a definite type")
 
 
+def _described(value: Any, wanted: str) -> str:
+    """An argument as a kernel describes its parameters; an address may be given as a number of 8 bytes."""
+    if isinstance(value, FakeArray) or (wanted == "p8" and value.dtype == np.uint64):
+        return "p8"
+    return f"{value.dtype.kind}{value.dtype.itemsize}"
+
+
 class EmulatedCompiler:
     """`compile_using_nvrtc` by g++: the "binary" is a shared library's path. Of the options only -D is passed on.
 
@@ -199,7 +130,8 @@ class EmulatedCompiler:
     def compile_using_nvrtc(self, source: str, options: tuple[str, ...], filename: str) -> tuple[bytes, None]:
         self.compiled.append(filename)
         defines = [option for option in options if option.startswith("-D")]
-        digest = hashlib.sha256(repr((source, defines, HEADER.read_text())).encode()).hexdigest()[:16]
+        facts = (source, defines, HEADER.read_text(), LAUNCHERS, SANITIZER)
+        digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
         library = self.folder / f"{Path(filename).stem}-{digest}.so"
         if not library.exists():
             self._compile(source, defines, library)
@@ -214,14 +146,11 @@ class EmulatedCompiler:
         include = ["-include", str(HEADER)]
         preprocessed = _run("g++", "-std=c++17", "-E", "-P", *defines, *include, str(source))
         kernels = re.findall(r'extern "C" EMULATED_KERNEL void\s+(\w+)\(', preprocessed)
-        launchers = [
-            f'extern "C" int emulate_{name}(unsigned grid, unsigned block, void** arguments, int backwards)'
-            f" {{ return emulator::launch({name}, grid, block, arguments, backwards); }}\n"
-            for name in kernels
-        ]
+        launchers = [LAUNCHERS.replace("NAME", name) for name in kernels]
+        checks, libraries = SANITIZERS[SANITIZER]
         source.write_text(code + "".join(launchers), encoding="utf-8")
-        _run("g++", *FLAGS, *SANITIZE, *defines, "-DEMULATED_KERNEL=", *include, "-c", str(source), "-o", str(compiled))
-        _run("g++", "-shared", str(compiled), "-o", str(mine))
+        _run("g++", *FLAGS, *checks, *defines, "-DEMULATED_KERNEL=", *include, "-c", str(source), "-o", str(compiled))
+        _run("g++", "-shared", *libraries, str(compiled), "-o", str(mine))
         mine.replace(library)
         source.unlink()
         compiled.unlink()
@@ -232,7 +161,9 @@ class EmulatedModule:
         self.library = ctypes.CDLL(os.fsdecode(binary))
 
     def get_function(self, name: str) -> EmulatedKernel:
-        return EmulatedKernel(name, getattr(self.library, f"emulate_{name}"))
+        parameters = getattr(self.library, f"parameters_of_{name}")
+        parameters.restype = ctypes.c_char_p
+        return EmulatedKernel(name, getattr(self.library, f"emulate_{name}"), parameters().decode())
 
 
 class Device:
@@ -248,7 +179,9 @@ class Device:
 
 
 def _run(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True)
+    # A sanitizer that is preloaded is not for the compiler.
+    variables = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    done = subprocess.run(command, capture_output=True, text=True, env=variables)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
     return done.stdout
@@ -258,24 +191,17 @@ def have_compiler() -> bool:
     return shutil.which("g++") is not None
 
 
-def _on_device(function: Any) -> Any:
-    """NumPy's function with arrays of the device as its results."""
-
-    @functools.wraps(function)
-    def call(*arguments: Any, **options: Any) -> Any:
-        current_stream().synchronize()
-        result = function(*arguments, **options)
-        return result.view(FakeArray) if isinstance(result, np.ndarray) else result
-
-    return call
-
-
 def _missing(name: str) -> Any:
     """NumPy's attribute for a name that this module does not define."""
     if name.startswith("_"):
         raise AttributeError(name)
     found = getattr(np, name)
-    return _on_device(found) if callable(found) and not isinstance(found, type | np.ufunc) else found
+    return device_function(found) if callable(found) and not isinstance(found, type | np.ufunc) else found
+
+
+def _new(values: Any, dtype: Any = None) -> FakeArray:
+    """A new array of the device, of values of the host or of the device."""
+    return FakeArray(np.array(values.get() if isinstance(values, FakeArray) else values, dtype))
 
 
 def fake_cupy(folder: Path) -> Any:
@@ -286,13 +212,14 @@ def fake_cupy(folder: Path) -> Any:
     module.settings = SETTINGS
     module.ndarray = FakeArray
     module.copyto = lambda target, source: target.__setitem__(Ellipsis, source)
-    module.array = lambda values, dtype=None: fake_array(np.array(values, dtype))
+    module.array = _new
     module.asarray = lambda values, dtype=None: (
-        values if isinstance(values, FakeArray) and dtype in (None, values.dtype) else module.array(values, dtype)
+        values if isinstance(values, FakeArray) and dtype in (None, values.dtype) else _new(values, dtype)
     )
+    module.asnumpy = lambda values: values.get()
     module.cuda = types.SimpleNamespace(
         compiler=EmulatedCompiler(folder),
-        nvrtc=types.SimpleNamespace(getVersion=lambda: (0, 0)),
+        nvrtc=types.SimpleNamespace(getVersion=lambda: COMPILER),
         function=types.SimpleNamespace(Module=EmulatedModule),
         runtime=types.SimpleNamespace(
             getDevice=lambda: 0,
@@ -301,6 +228,7 @@ def fake_cupy(folder: Path) -> Any:
                 "name": b"emulated GPU",
                 "major": 0,
                 "minor": 0,
+                "multiProcessorCount": MULTIPROCESSORS,
                 "totalGlobalMem": MEMORY_BYTES,
             },
             memGetInfo=lambda: (MEMORY_BYTES, MEMORY_BYTES),
@@ -312,6 +240,8 @@ def fake_cupy(folder: Path) -> Any:
         get_elapsed_time=get_elapsed_time,
         Stream=Stream,
         get_current_stream=current_stream,
-        alloc_pinned_memory=alloc_pinned_memory,
+        set_allocator=lambda allocator=None: None,
+        PinnedMemory=PinnedMemory,
+        PinnedMemoryPointer=PinnedMemoryPointer,
     )
     return module

@@ -150,13 +150,22 @@ _pinned: dict[int, bytearray] = {}
 _begins: list[int] = []
 
 
-def alloc_pinned_memory(size: int) -> bytearray:
+class PinnedMemory:
     """Memory of the host that copies may run on, and that kernels may write; kept for good, as a late copy needs it."""
-    block = bytearray(max(size, 1))
-    begin = ctypes.addressof(ctypes.c_char.from_buffer(block))
-    _pinned[begin] = block
-    bisect.insort(_begins, begin)
-    return block
+
+    def __init__(self, size: int, flags: int = 0) -> None:
+        if size < 1:
+            raise ValueError("cudaErrorInvalidValue: pinned memory of no bytes")
+        self.size = size
+        self.block = bytearray(size)
+        begin = ctypes.addressof(ctypes.c_char.from_buffer(self.block))
+        _pinned[begin] = self.block
+        bisect.insort(_begins, begin)
+
+
+def PinnedMemoryPointer(memory: PinnedMemory, offset: int) -> memoryview:  # noqa: N802
+    """What holds the bytes from `offset` on."""
+    return memoryview(memory.block)[offset:]
 
 
 def pinned_block(address: int, size: int) -> bytearray:

@@ -12,6 +12,7 @@ from unittest.mock import patch
 import numpy as np
 
 from mpisqueeze.algorithms.base import Algorithm, Setup
+from mpisqueeze.comm.cuda_aware import cuda_awareness
 from mpisqueeze.comm.emulated import emulate
 from mpisqueeze.comm.exchange import Network
 from mpisqueeze.comm.world import World
@@ -67,6 +68,13 @@ DIMENSIONS = [1, 7, 1031]
 #: The run's seed.
 SEED = 3
 T = TypeVar("T")
+
+
+def kinds_of_buffers() -> tuple[bool, ...]:
+    """Whether MPI is handed device memory: no, and yes where it can read that; of an emulated device anybody can."""
+    import cupy
+
+    return (False, True) if cupy.__version__ == "emulated" or cuda_awareness()[0] else (False,)
 
 
 def each_on_a_rank(world: World, works: Sequence[Callable[[], T]]) -> list[T]:

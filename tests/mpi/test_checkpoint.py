@@ -191,6 +191,23 @@ def test_errors_of_use(
     assert (tmp_path / "run" / "iterations.jsonl").read_text() == before
 
 
+def test_a_run_that_goes_on_sends_as_the_folder_says(mpisqueeze_run: Run, tmp_path: Path) -> None:
+    """Trees follow the link, which would be measured anew, and with them the bytes of each rank."""
+    options = ("--problem", "quadratic:4000", "--algorithm", "sgd", "--per-rank", "--checkpoint-every", "3")
+    mpisqueeze_run(4, "train", *options, "--iterations", "3", "--out", "run").well()
+    environment = tmp_path / "run" / "environment.json"
+    facts = json.loads(environment.read_text())
+    for latency, tree, most in ((0.0, "binary", 32_000), (0.05, "flat", 48_000)):
+        other = shutil.copytree(tmp_path / "run", tmp_path / tree)
+        link = {**facts["link_model"], "latency": latency, "gap": 1e-6, "byte_s": 1e-8}
+        (other / "environment.json").write_text(json.dumps({**facts, "link_model": link}))
+        mpisqueeze_run(4, "train", "--resume", tree, "--iterations", "6").well()
+        assert json.loads((other / "environment.json").read_text())["link_model"] == link
+        assert json.loads((other / "summary.json").read_text())["tree"] == tree
+        last = json.loads((other / "ranks.jsonl").read_text().splitlines()[-4])
+        assert (last["iteration"], last["rank"], last["bytes_sent"]) == (6, 0, most)
+
+
 def test_a_plug_in_must_say_what_it_remembers(mpisqueeze_run: Run, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "from mpisqueeze.algorithms.doublesqueeze import DoubleSqueeze\n"

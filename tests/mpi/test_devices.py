@@ -59,9 +59,15 @@ class Watch:
     ("n", "buffers"), [(1, "device"), (2, "device"), pytest.param(3, "staged", marks=pytest.mark.slow)]
 )
 def test_training_on_a_gpu_equals_training_on_the_host(
-    on_ranks: Callable[..., None], cuda_variables: dict[str, str], n: int, buffers: str
+    on_ranks: Callable[..., None],
+    cuda_variables: dict[str, str],
+    need_device_memory: Callable[[], None],
+    n: int,
+    buffers: str,
 ) -> None:
     """The bits are equal, because a step consists of sums and products of two numbers; MPI gets the right memory."""
+    if buffers == "device" and n > 1:
+        need_device_memory()
     on_ranks(n, gpu_run, buffers == "device", timeout=300, **cuda_variables)
 
 
@@ -94,8 +100,9 @@ def gpu_run(aware: bool) -> None:
 
 
 def test_mpis_collectives_get_host_memory_where_they_would_crash_on_a_devices(
-    on_ranks: Callable[..., None], cuda_variables: dict[str, str]
+    on_ranks: Callable[..., None], cuda_variables: dict[str, str], need_device_memory: Callable[[], None]
 ) -> None:
+    need_device_memory()
     on_ranks(2, staged_collective, **cuda_variables)
 
 
@@ -128,8 +135,12 @@ def gpu_divergence() -> None:
 
 
 def test_allreduce_on_device_buffers_says_that_it_is_staged(
-    mpisqueeze_run: Callable[..., Any], cuda_variables: dict[str, str], tmp_path: Path
+    mpisqueeze_run: Callable[..., Any],
+    cuda_variables: dict[str, str],
+    need_device_memory: Callable[[], None],
+    tmp_path: Path,
 ) -> None:
+    need_device_memory()
     if cuda_awareness()[0]:
         pytest.skip("this MPI library takes device memory in its collectives")
     command = "train --algorithm allreduce --iterations 2 --device cuda --buffers device --out run --json -"
@@ -145,7 +156,7 @@ def test_the_program_trains_on_a_gpu_as_on_the_host(
 ) -> None:
     """Results agree to rounding, because a GPU adds up the products of a layer in its own order."""
     options = ["train", "--algorithm", algorithm, "--compressor", compressor]
-    options += ["--iterations", "12", "--dtype", "float64", "--json", "-"]
+    options += ["--iterations", "12", "--dtype", "float64", "--checksum", "--json", "-"]
     host = mpisqueeze_run(2, *options, "--device", "cpu")
     options += ["--device", "cuda", "--buffers", "staged", "--out", "run"]
     gpu = mpisqueeze_run(2, *options, timeout=300, **cuda_variables)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mpi4py import MPI
-from parts import make_algorithm, start_at
+from parts import kinds_of_buffers, make_algorithm, start_at
 
 from mpisqueeze.comm import pipeline
 from mpisqueeze.comm.exchange import HaltError, Network
@@ -79,7 +79,7 @@ def test_nothing_shows(on_ranks: Callable[..., None], cuda_variables: dict[str, 
 def late_and_early() -> None:
     for early in EARLY:
         emulate(early)
-        for aware in (False, True):
+        for aware in kinds_of_buffers():
             for run in RUNS:
                 assert equals_the_host(aware, run), (early, aware, run)
 
@@ -195,7 +195,7 @@ def test_a_fault_is_told_and_its_payload_is_not(on_ranks: Callable[..., None], c
 
 
 def fault_in_a_late_section() -> None:
-    for aware in (False, True):
+    for aware in kinds_of_buffers():
         world, device = World(), CudaDevice(0, aware, "a test")
         algorithm: Any = make_algorithm("csgd", "onebit:64", D, np.float32, world, device, chunk=64)
         network = algorithm.setup.network

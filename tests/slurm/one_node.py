@@ -29,7 +29,7 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 #: Everything is tried again at once, jobs may not wait, and a low partition's jobs are requeued for a high one's.
 CONFIGURATION = """
 ClusterName=one
-SlurmctldHost={host}(127.0.0.1)
+SlurmctldHost={head}({address})
 SlurmctldPort={controller}
 SlurmdPort={node}
 SlurmUser={user}
@@ -39,11 +39,11 @@ CredType=cred/munge
 # A requeued job waits until a step's credential has expired; less than 5 s is refused.
 AuthInfo=socket={folder}/munge.socket,cred_expire=5
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
+SlurmdLogFile={folder}/slurmd-%n.log
 SlurmdParameters=config_overrides
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
@@ -56,11 +56,12 @@ SchedulerParameters=bf_interval=1,sched_interval=1,sched_min_interval=0,batch_sc
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 KillWait=10
+SlurmdTimeout={timeout}
 ReturnToService=2
 # PMIx looks for a rank's host by the name that the host has itself.
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
-PartitionName=low Nodes={host} Default=YES PriorityTier=1
-PartitionName=high Nodes={host} PriorityTier=2
+{nodes}
+PartitionName=low Nodes={names} Default=YES PriorityTier=1
+PartitionName=high Nodes={names} PriorityTier=2
 """
 
 
@@ -82,17 +83,29 @@ def free_ports(count: int) -> list[int]:
 
 
 def write_configuration(folder: Path) -> None:
-    for name in ("state", "spool"):
+    host = socket.gethostname().partition(".")[0]
+    for name in ("state", f"spool-{host}"):
         (folder / name).mkdir()
+    make_key(folder)
+    controller, node = free_ports(2)
+    text = CONFIGURATION.format(
+        folder=folder, controller=controller, node=node, head=host, address="127.0.0.1", user=getpass.getuser(),
+        timeout=300, nodes=f"NodeName={host} NodeAddr=127.0.0.1 CPUs={CPUS} State=UNKNOWN", names=host,
+    )  # fmt: skip
+    (folder / "slurm.conf").write_text(text)
+
+
+def make_key(folder: Path) -> None:
     key = folder / "munge.key"
     key.touch(0o600)
     key.write_bytes(os.urandom(128))
-    controller, node = free_ports(2)
-    host = socket.gethostname().partition(".")[0]
-    text = CONFIGURATION.format(
-        folder=folder, controller=controller, node=node, host=host, user=getpass.getuser(), cpus=CPUS
-    )
-    (folder / "slurm.conf").write_text(text)
+
+
+def key_options(folder: Path) -> list[str]:
+    """The options of munged. Its own rules for folders are for machines with other users."""
+    files = {"key": "munge.key", "socket": "munge.socket", "pid": "munged.pid", "log": "munged.log", "seed": "seed"}
+    options = [f"--{name}-file={folder / file}" for name, file in files.items() if name != "socket"]
+    return ["--foreground", "--force", f"--socket={folder / 'munge.socket'}", *options]
 
 
 def start(folder: Path, name: str, *arguments: str) -> subprocess.Popen[bytes]:
@@ -131,10 +144,7 @@ def main() -> None:
     try:
         write_configuration(folder)
         conf = str(folder / "slurm.conf")
-        files = {"key": "munge.key", "socket": "munge.socket", "pid": "munged.pid", "log": "munged.log", "seed": "seed"}
-        options = [f"--{name}-file={folder / file}" for name, file in files.items() if name != "socket"]
-        # Its own rules for folders are for machines with other users.
-        start(folder, "munged", "--foreground", "--force", f"--socket={folder / 'munge.socket'}", *options)
+        start(folder, "munged", *key_options(folder))
         start(folder, "slurmctld", "-D", "-f", conf)
         start(folder, "slurmd", "-D", "-f", conf, "-N", socket.gethostname().partition(".")[0])
         sys.stdin.buffer.read()

@@ -42,15 +42,22 @@ class Cluster:
 
     Attributes:
         environment: what jobs get from their user.
+        enter: what has a command run on the head of a cluster of several hosts.
     """
 
     folder: Path
     here: Path
     environment: dict[str, str]
+    enter: tuple[str, ...] = ()
 
     def run(self, *command: str, **variables: str) -> str:
         done = subprocess.run(
-            command, env=self.environment | variables, cwd=self.here, capture_output=True, text=True, timeout=60
+            [*self.enter, *command],
+            env=self.environment | variables,
+            cwd=self.here,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
@@ -86,6 +93,22 @@ class Cluster:
         return self.here / "results" / name
 
 
+def environment_of_users(folder: Path) -> dict[str, str]:
+    """What jobs get from whoever submits them to the cluster in this folder."""
+    foreign = ("SLURM", "SBATCH_", "MPISQUEEZE_", "PMI", "PRTE_", "OMPI_COMM_", "LAUNCHER", "PAIRS", "RATES")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    program = Path(sys.executable).with_name("mpisqueeze")
+    return environment | {
+        "SLURM_CONF": str(folder / "slurm.conf"),
+        "PATH": os.pathsep.join([str(program.parent), environment.get("PATH", os.defpath)]),
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        "OMPI_MCA_mpi_yield_when_idle": "1",
+        "PRTE_MCA_hwloc_default_binding_policy": "none",
+    }
+
+
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A cluster, as long as this module's tests run."""
@@ -98,18 +121,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     (here / "jobs").symlink_to(JOBS)
     # A socket's path has to be short.
     folder = Path(tempfile.mkdtemp(prefix="mpisqueeze-slurm-", dir="/tmp"))
-    foreign = ("SLURM", "SBATCH_", "MPISQUEEZE_", "PMI", "OMPI_COMM_", "LAUNCHER", "PAIRS", "RATES")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-    environment |= {
-        "SLURM_CONF": str(folder / "slurm.conf"),
-        "PATH": os.pathsep.join([str(program.parent), environment.get("PATH", os.defpath)]),
-        "OPENBLAS_NUM_THREADS": "1",
-        # The node claims more cores than the machine has, which Open MPI's mpirun looks at.
-        "OMPI_ALLOW_RUN_AS_ROOT": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
-        "PRTE_MCA_hwloc_default_binding_policy": "none",
-    }
+    # The node claims more cores than the machine has, which Open MPI's mpirun looks at.
+    crowded = {"PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
+    environment = environment_of_users(folder) | crowded
     keeper = subprocess.Popen([sys.executable, one_node.__file__, str(folder)], stdin=subprocess.PIPE)
     cluster = Cluster(folder, here, environment)
     try:

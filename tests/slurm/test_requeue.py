@@ -19,6 +19,7 @@ MPISQUEEZE = """
 echo "$@" >> called
 mkdir -p results/7/checkpoint/00000012
 touch results/7/config.json
+[ "$CODE" != 0 ] || [ -n "$LOST" ] || printf '{\n  "status": "ok"\n}\n' > results/7/summary.json
 [ -z "$SAVES" ] || { mkdir -p results/7/checkpoint/00000024; touch results/7/checkpoint/00000024/manifest.json; }
 if [ -n "$WAITS" ]; then
     trap 'echo USR1 >> signals; exit '"$CODE" USR1
@@ -44,7 +45,7 @@ def start(folder: Path, **variables: str) -> subprocess.Popen[bytes]:
         for name, body in FAKES.items():
             (programs / name).write_text(f"#!/bin/bash\n{body}\n")
             (programs / name).chmod(0o755)
-    environment = {"PATH": f"{programs}:{os.environ.get('PATH', os.defpath)}", "SAVES": "", "WAITS": ""}
+    environment = {"PATH": f"{programs}:{os.environ.get('PATH', os.defpath)}", "SAVES": "", "WAITS": "", "LOST": ""}
     job = {"SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": str(folder), "SLURM_NTASKS": "2", "SLURM_JOB_NUM_NODES": "1"}
     command = ["bash", "jobs/preempt.sbatch", "--iterations", "100"]
     return subprocess.Popen(command, cwd=folder, env=environment | job | variables)
@@ -62,6 +63,9 @@ def start(folder: Path, **variables: str) -> subprocess.Popen[bytes]:
         (4, False, 0, False),
         # and not for ever.
         (4, True, 100, False),
+        # The ranks did not start, as on a node that is gone; not for ever, either.
+        (1, False, 0, True),
+        (137, False, 100, False),
         # Somebody else interrupts the ranks.
         (143, True, 0, False),
         (130, True, 0, False),
@@ -73,6 +77,17 @@ def test_exit_codes(tmp_path: Path, code: int, saves: bool, restarts: int, again
     assert (tmp_path / "requeued").exists() == again
     if again:
         assert (tmp_path / "requeued").read_text() == "requeue 7\n"
+
+
+def test_a_launcher_that_ends_with_0_without_the_ranks_has_lost_a_node(tmp_path: Path) -> None:
+    """It is tried again a few times in a row, whether or not there is a checkpoint, and counted anew after one."""
+    for saves, code in (("", 0), ("", 0), ("", 0), ("", 0), ("yes", 0), ("", 0)):
+        assert start(tmp_path, CODE="0", LOST="yes", SAVES=saves).wait(timeout=30) == code
+    for _ in range(3):
+        assert start(tmp_path, CODE="0", LOST="yes").wait(timeout=30) == 0
+    assert start(tmp_path, CODE="0", LOST="yes").wait(timeout=30) == 4
+    assert start(tmp_path, CODE="0").wait(timeout=30) == 0
+    assert not (tmp_path / "results" / ".tries-7").exists()
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mpisqueeze.analysis.columns import RECORDED, rises
@@ -71,6 +71,11 @@ def lead(runs: Sequence[RunLog]) -> str:
     return "; ".join(parts)
 
 
+def _virtual(about: Mapping[str, Any]) -> str:
+    """A mark for times of virtual workers."""
+    return " (virtual)" if about.get("virtual") else ""
+
+
 def _comparison(runs: Sequence[RunLog], ranking: Ranking, styles: dict[str, int]) -> Chapter:
     target = ranking.target.said(3) if ranking.target else ""
     tiles = []
@@ -85,9 +90,8 @@ def _comparison(runs: Sequence[RunLog], ranking: Ranking, styles: dict[str, int]
     fastest = RECORDED["elapsed_s"].best_of(ranking.rows)
     if fastest:
         best = ranking.row(fastest[0])
-        tiles.append(
-            Tile("Fastest iteration", duration(best["elapsed_s_per_iteration"]), best["name"], styles[best["name"]])
-        )
+        pace = duration(best["elapsed_s_per_iteration"])
+        tiles.append(Tile(f"Fastest iteration{_virtual(best)}", pace, best["name"], styles[best["name"]]))
     # Where the tiles say who won, nothing else needs to.
     said = [] if winners(ranking) else verdict(ranking)
     said += (f"{row['name']} {STATUS[row['status']][0]}: {row['reason']}" for row in ranking.rows if row["reason"])
@@ -179,7 +183,7 @@ def _single(run: RunLog) -> Chapter:
     pace, times = summary["elapsed_s_per_iteration"], summary["times"]["iteration_s"]
     if pace is not None:
         slowest = f"slowest rank: median {duration(times['median'])}, p99 {duration(times['p99'])}"
-        tiles.append(Tile("Iteration", duration(pace), slowest))
+        tiles.append(Tile(f"Iteration{_virtual(summary)}", duration(pace), slowest))
     done = f"{grouped(summary['iterations'])} of {grouped(run.planned)} iterations"
     took = f" in {duration(summary['wall_s'])}" if summary["wall_s"] is not None else ""
     reason = f": {summary['reason']}" if summary["reason"] else ""
