@@ -152,12 +152,19 @@ UNSEEN inline bool let_go(unsigned first, unsigned last, Stop lowest, Stop highe
 }
 
 #ifdef __SANITIZE_THREAD__
-// The threads of a block, as long as it runs: those of the next one are others.
+// The threads of a block, as long as it runs: those of the next one are others, with stacks of their own unless blocks
+// are ordered.
+inline std::vector<std::unique_ptr<char[]>> past_stacks;
 struct Threads {
     unsigned count;
     UNSEEN explicit Threads(unsigned count) : count(count) {
         scheduler.races = __tsan_get_current_fiber();
-        for (unsigned i = 0; i < count; ++i) fibers[i].turn.races = __tsan_create_fiber(0);
+        for (unsigned i = 0; i < count; ++i) {
+            fibers[i].turn.races = __tsan_create_fiber(0);
+            if (blocks_are_ordered || !fibers[i].started) continue;
+            past_stacks.push_back(std::move(fibers[i].stack));
+            fibers[i].started = false;
+        }
     }
     UNSEEN ~Threads() {
         for (unsigned i = 0; i < count; ++i) __tsan_destroy_fiber(fibers[i].turn.races);
@@ -167,6 +174,7 @@ struct Threads {
 struct Threads {
     explicit Threads(unsigned) {}
 };
+inline std::vector<std::unique_ptr<char[]>> past_stacks;
 #endif
 
 // Runs one thread block; false when a collective can never be complete.
@@ -237,6 +245,7 @@ UNSEEN int launch(void (*kernel)(A...), unsigned grid, unsigned block, void** ar
         }
     }
     acquire(ended);
+    past_stacks.clear();
     return FINE;
 }
 
