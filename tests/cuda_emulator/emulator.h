@@ -235,10 +235,8 @@ UNSEEN int launch(void (*kernel)(A...), unsigned grid, unsigned block, void** ar
     auto call = [&] { std::apply(kernel, values); };
     body = [](void* closure) { (*(decltype(call)*)closure)(); };
     body_argument = &call;
-    if (fibers.size() < block) {
-        std::vector<Fiber> more(block);
-        fibers.swap(more);
-    }
+    // As many as a thread block may have: more of them later would look like a race with those that have run.
+    if (fibers.empty()) std::vector<Fiber>(1024).swap(fibers);
     block_size = {block, 1, 1};
     grid_size = {grid, 1, 1};
     misaligned = false;
