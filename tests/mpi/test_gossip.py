@@ -182,7 +182,7 @@ def the_mean_moves_by_the_mean_gradient() -> None:
                 decode(payload, lost)
                 lost -= z
 
-            algorithm.codec = SimpleNamespace(encode=noting, decode=algorithm.codec.decode)
+            algorithm.codec = SimpleNamespace(encode=noting, decode_add=algorithm.codec.decode_add)
         for t in range(1, 6):
             before = mean(x)
             expected = before - LR * mean(step_at(algorithm, x, t)) + mean(lost)
