@@ -70,8 +70,18 @@ folder_of() {
 # is_done FOLDER: a run, a comparison or an advice says so in its folder.
 is_done() { grep -qsE '^  "status": "(ok|done)"' "$1/summary.json" "$1/compare.json" "$1/advice.json"; }
 
+# SLURM's PMIx (22.05) cannot start a step of the same job and number on a node where a power cut or a killed slurmstepd
+# has left its socket behind. So a job that is started again gives the ranks' step a number that it has not had.
+other_step() {
+    local i
+    for ((i = 0; i < ${SLURM_RESTART_COUNT:-0}; i++)); do
+        srun --mpi=none --nodes=1 --ntasks=1 true 2>/dev/null || true
+    done
+}
+
 ranks() {
     local code
+    [ "$LAUNCHER" != srun ] || other_step
     "${start[@]}" mpisqueeze "$@" &
     ranks_pid=$!
     # A signal ends `wait` before the ranks have ended.

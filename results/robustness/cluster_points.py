@@ -84,7 +84,7 @@ def point(cluster: Nodes, random: Random, by: str, loss: str, options: list[str]
     time.sleep(random.uniform(0, 4))
     lost = lose(cluster, random, loss)
     since, deadline = time.monotonic(), time.monotonic() + ENOUGH
-    healed = False
+    healed, waiting = False, 0
     while True:
         (facts,) = cluster.facts(job)
         state = facts["JobState"]
@@ -95,8 +95,9 @@ def point(cluster: Nodes, random: Random, by: str, loss: str, options: list[str]
         if not healed and time.monotonic() - since > BACK:
             cluster.heal()
             healed = True
-        if facts["Reason"] == "BeginTime":
-            # It would wait for two minutes.
+        waiting = waiting + 1 if facts["Reason"] == "BeginTime" else 0
+        if waiting == 3:
+            # It would wait for two minutes, and must for one second: what slurmd has just ended is told by the second.
             with contextlib.suppress(AssertionError):
                 cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
         time.sleep(1)

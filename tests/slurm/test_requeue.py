@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 from conftest import wait_for
 
-pytestmark = pytest.mark.slow
-
 JOBS = Path(__file__).parents[2] / "jobs"
 #: The ranks: they note their arguments, save a checkpoint if told to, wait for a signal if told to, and exit.
 MPISQUEEZE = """
