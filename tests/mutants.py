@@ -262,7 +262,7 @@ MUTANTS = (
     Mutant(
         "deepsqueeze-without-eta",
         "DeepSqueeze ignores η",
-        (("algorithms/deepsqueeze.py", "        mixed *= scalar(self.eta)\n", ""),),
+        (("algorithms/deepsqueeze.py", "scalar(self.eta), mixed)", "scalar(1), mixed)"),),
         ("deepsqueeze",),
         (GOSSIP,),
     ),
@@ -276,14 +276,14 @@ MUTANTS = (
     Mutant(
         "choco-without-eta",
         "CHOCO ignores η",
-        (("algorithms/choco.py", "        step *= scalar(self.eta)\n", ""),),
+        (("algorithms/choco.py", "scalar(self.eta), step)", "scalar(1), step)"),),
         ("choco",),
         (GOSSIP,),
     ),
     Mutant(
         "choco-replica-kept",
         "CHOCO's x̂ stays 0",
-        (("algorithms/choco.py", "        self.x_hat += self._decoded\n", ""),),
+        (("algorithms/choco.py", "        self.add_weighted(self.x_hat, scalar(1), self._decoded)\n", ""),),
         ("choco", "mean-model"),
         (GOSSIP,),
     ),

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mpisqueeze.advise.race import FINAL, RACE, RATE, WHOLE_RATE, Final, Race, RaceRun
-from mpisqueeze.advise.scheme import ENOUGH, FEW, MOST, Pace, Scheme, plan_race, race_s
-from mpisqueeze.advise.sentences import Around, sentences
-from mpisqueeze.advise.verdict import Findings, decide
+from mpisqueeze.advice.race import FINAL, RACE, RATE, WHOLE_RATE, Final, Race, RaceRun
+from mpisqueeze.advice.scheme import ENOUGH, FEW, MOST, Pace, Scheme, plan_race, race_s
+from mpisqueeze.advice.sentences import Around, sentences
+from mpisqueeze.advice.verdict import Findings, decide
 from mpisqueeze.analysis.intervals import difference, paired
 from mpisqueeze.analysis.ranking import Target
 from mpisqueeze.cli.app import run

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mpisqueeze.cli.app import run
+from mpisqueeze.cli.ranks import join
 from mpisqueeze.comm import placement
 from mpisqueeze.comm.world import World
 from mpisqueeze.devices import cores
@@ -124,6 +125,8 @@ def test_a_quota_counts_as_cores(
 @contextmanager
 def one_and_a_half_cores() -> Iterator[pytest.MonkeyPatch]:
     """All processes here are in one group that grants the time of one and a half cores of 64."""
+    # A process asks for its world's quota once.
+    join.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
         for name in ("comm.world", "record.environment"):
             patch.setattr(f"mpisqueeze.{name}.cpu_quotas", lambda: (Quota((0, 1), 1.5),))
@@ -131,6 +134,7 @@ def one_and_a_half_cores() -> Iterator[pytest.MonkeyPatch]:
             patch.setattr(f"mpisqueeze.{name}.logical_cores", lambda: set(range(64)))
         patch.setattr("mpisqueeze.comm.placement.physical_cores", lambda: 64)
         yield patch
+    join.cache_clear()
 
 
 def ranks_under_a_quota() -> None:

@@ -261,10 +261,10 @@ class DeviceArray:
 
 
 def test_arrays_of_another_library_are_shared_by_dlpack() -> None:
-    from mpisqueeze.problems.neural.network import _shared
+    from mpisqueeze.problems.neural.network import shared
 
     memory = np.arange(5, dtype=np.float32)
-    tensor = _shared(DeviceArray(memory))
+    tensor = shared(DeviceArray(memory))
     assert tensor.data_ptr() == address(memory)
     tensor += 1
     assert memory.tolist() == [1, 2, 3, 4, 5]

@@ -14,7 +14,7 @@ from mpisqueeze.analysis.trials import best_trial
 from mpisqueeze.record.figures import no_columns
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.runs.pairs import Entry, expand, parse_pair
-from mpisqueeze.runs.seeding import parse_seeds, seed_apart, seeded
+from mpisqueeze.runs.seeding import parse_seeds, seeded, seeds_apart
 from mpisqueeze.runs.tuning import parse_grid, plan_grids, tune
 from mpisqueeze.settings import Settings
 
@@ -37,7 +37,7 @@ def log(name: str, accuracies: Sequence[float], seconds: float = 1.0, status: st
 def test_a_count_or_a_list_of_seeds() -> None:
     assert parse_seeds("3", 7) == (7, 8, 9)
     assert parse_seeds("3, 5,8", 1) == (3, 5, 8)
-    assert [seed_apart(seeds) for seeds in ((1, 2), (0, 1, 3), (0, 4))] == [0, 2, 1]
+    assert [seeds_apart(seeds, 2) for seeds in ((1, 2), (0, 1, 3), (0, 4))] == [[0, 3], [2, 4], [1, 2]]
 
 
 def test_each_lap_is_the_last_one_backwards() -> None:

@@ -151,7 +151,8 @@ def test_an_error_of_all_is_one() -> None:
     ("words", "says"),
     [
         (["train", "--workers", "0"], "whole number ≥ 1"),
-        (["train", "--workers", "2000"], "1437 training samples cannot be spread over 2000 ranks"),
+        (["train", "--workers", "30", "--samples", "20"], "20 training samples cannot be spread over 30 ranks"),
+        (["train", "--workers", "1000000000"], "--workers: 1 000 000 000 workers take 262 TB at the least"),
         (["bench", "comm", "--workers", "4", "--link", "latency=1ms"], "between real ranks"),
     ],
 )

@@ -29,7 +29,7 @@ from mpisqueeze.quantities import parse_rate, parse_time
 from mpisqueeze.settings import EITHER, SETTINGS, option_of
 
 if TYPE_CHECKING:
-    from mpisqueeze.advise.advisor import AdviceQuestion, Advisor
+    from mpisqueeze.advice.advisor import AdviceQuestion, Advisor
     from mpisqueeze.comm.world import Signal, World
 
 #: Settings that the race chooses itself, or has no use for.
@@ -109,8 +109,8 @@ def advise(
         for option, other in others.items():
             if other:
                 raise UsageError("does not go with --resume: the advice has its own options", option)
-    from mpisqueeze.advise import advisor as advising
-    from mpisqueeze.advise.running import AdviceWatcher, Driver, check, check_network
+    from mpisqueeze.advice import advisor as advising
+    from mpisqueeze.advice.running import AdviceWatcher, Driver, check, check_network
     from mpisqueeze.cli.exit import stop_code
     from mpisqueeze.cli.ranks import join
     from mpisqueeze.data import keeping
@@ -208,7 +208,7 @@ def _elsewhere(given: Mapping[str, Any], *network: str | None) -> dict[str, Any]
 
 def _write_page(advisor: Advisor, facts: dict[str, Any], output: Output) -> None:
     """Write report.html, where the libraries that pages need are there."""
-    from mpisqueeze.advise.advisor import PAGE
+    from mpisqueeze.advice.advisor import PAGE
     from mpisqueeze.analysis.seeds import pool
     from mpisqueeze.files import write_text
     from mpisqueeze.report.html.advice_page import advice_page

@@ -58,6 +58,7 @@ class CommonOptions(TypedDict, total=False):
     tree: Words | None
     barrier: bool | None
     timeout: Words | None
+    heartbeat: Words | None
     checksum: bool | None
     config: str | PathLike[str] | None
     out: str | PathLike[str] | None

@@ -11,15 +11,15 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from mpisqueeze.advise.running import AdviceWatcher
-from mpisqueeze.advise.scheme import ENOUGH, FEW, RATES
+from mpisqueeze.advice.running import AdviceWatcher
+from mpisqueeze.advice.scheme import ENOUGH, FEW, RATES
 from mpisqueeze.quantities import clock, counted, duration, significant
 from mpisqueeze.record.reading import SMOOTHED, RunLog
 from mpisqueeze.report.live import Drawing, bar
 from mpisqueeze.report.tables import Fitting, TableColumn, close_table, filled, first_fitting, make_list, panel
 
 if TYPE_CHECKING:
-    from mpisqueeze.advise.advisor import AdviceQuestion, Advisor, Job
+    from mpisqueeze.advice.advisor import AdviceQuestion, Advisor, Job
     from mpisqueeze.record.iterations import Progress
     from mpisqueeze.runs.preparation import Run
 

@@ -135,12 +135,6 @@ class Scheduler:
         if self._ending:
             raise GreenletExit
 
-    def step_aside(self, worker: Worker) -> None:
-        """Let those go on that were ready before."""
-        if self.ready:
-            self.ready.append(worker)
-            self.block(worker)
-
     def _start_all(self) -> None:
         for worker in self.workers:
             worker.greenlet.switch()

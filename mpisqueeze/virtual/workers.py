@@ -8,10 +8,12 @@ from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
 import numpy as np
+import psutil
 
 from mpisqueeze.comm.world import World
 from mpisqueeze.data import keeping
 from mpisqueeze.errors import RankFailureError, UsageError
+from mpisqueeze.quantities import grouped, size
 from mpisqueeze.virtual.communicator import Comm, Office, Post
 from mpisqueeze.virtual.scheduler import Scheduler, Worker
 
@@ -19,6 +21,8 @@ T = TypeVar("T")
 
 #: Seconds between two looks for messages of other processes, when no worker can go on.
 PAUSE = 50e-6
+#: Memory of a worker at the least: its stack, its world and its parts, without vectors.
+LEAST_BYTES = 256 << 10
 
 
 class Mail(Post):
@@ -59,6 +63,16 @@ class Mail(Post):
             self.poll()
 
 
+def _check_room(world: World, count: int) -> None:
+    """Raise UsageError where so many workers cannot even begin on this host, before any of them is made."""
+    needed, free = count * LEAST_BYTES // world.hosts, psutil.virtual_memory().available
+    if needed > free:
+        raise UsageError(
+            f"{grouped(count)} workers take {size(needed)} at the least, before any vector; {size(free)} are free",
+            "--workers",
+        )
+
+
 def on_workers(world: World, count: int | None, work: Callable[[World], T]) -> T:
     """Call `work` with the world of each of `count` workers, which the ranks host, one more or less each; collective.
 
@@ -76,6 +90,7 @@ def on_workers(world: World, count: int | None, work: Callable[[World], T]) -> T
         return work(world)
     if count < world.size:
         raise UsageError(f"{count} workers cannot be spread over {world.size} ranks", "--workers")
+    _check_room(world, count)
     starts = np.arange(world.size + 1) * count // world.size
     post = Mail(world, starts[:-1]) if world.size > 1 else None
     office = Office(world, post)

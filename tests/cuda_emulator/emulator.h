@@ -97,6 +97,8 @@ struct Fiber {
 };
 
 inline std::vector<Fiber> fibers;
+// Stacks of blocks of this launch that have ended, and those that are free.
+inline std::vector<std::unique_ptr<char[]>> past_stacks, free_stacks;
 inline Switch scheduler;
 inline unsigned current;
 inline dim3 thread_index, block_index, block_size, grid_size;
@@ -131,7 +133,12 @@ UNSEEN inline void resume(unsigned index) {
     if (fiber.started) return change(scheduler, fiber.turn);
     fiber.started = true;
     const size_t size = 1 << 17;
-    fiber.stack.reset(new char[size]);
+    if (free_stacks.empty()) {
+        fiber.stack.reset(new char[size]);
+    } else {
+        fiber.stack = std::move(free_stacks.back());
+        free_stacks.pop_back();
+    }
     ucontext_t& context = fiber.turn.context;
     getcontext(&context);
     context.uc_stack.ss_sp = fiber.stack.get();
@@ -152,12 +159,18 @@ UNSEEN inline bool let_go(unsigned first, unsigned last, Stop lowest, Stop highe
 }
 
 #ifdef __SANITIZE_THREAD__
-// The threads of a block, as long as it runs: those of the next one are others.
+// The threads of a block, as long as it runs: those of the next one are others, with stacks of their own unless blocks
+// are ordered.
 struct Threads {
     unsigned count;
     UNSEEN explicit Threads(unsigned count) : count(count) {
         scheduler.races = __tsan_get_current_fiber();
-        for (unsigned i = 0; i < count; ++i) fibers[i].turn.races = __tsan_create_fiber(0);
+        for (unsigned i = 0; i < count; ++i) {
+            fibers[i].turn.races = __tsan_create_fiber(0);
+            if (blocks_are_ordered || !fibers[i].started) continue;
+            past_stacks.push_back(std::move(fibers[i].stack));
+            fibers[i].started = false;
+        }
     }
     UNSEEN ~Threads() {
         for (unsigned i = 0; i < count; ++i) __tsan_destroy_fiber(fibers[i].turn.races);
@@ -222,10 +235,8 @@ UNSEEN int launch(void (*kernel)(A...), unsigned grid, unsigned block, void** ar
     auto call = [&] { std::apply(kernel, values); };
     body = [](void* closure) { (*(decltype(call)*)closure)(); };
     body_argument = &call;
-    if (fibers.size() < block) {
-        std::vector<Fiber> more(block);
-        fibers.swap(more);
-    }
+    // As many as a thread block may have: more of them later would look like a race with those that have run.
+    if (fibers.empty()) std::vector<Fiber>(1024).swap(fibers);
     block_size = {block, 1, 1};
     grid_size = {grid, 1, 1};
     misaligned = false;
@@ -237,6 +248,8 @@ UNSEEN int launch(void (*kernel)(A...), unsigned grid, unsigned block, void** ar
         }
     }
     acquire(ended);
+    for (auto& stack : past_stacks) free_stacks.push_back(std::move(stack));
+    past_stacks.clear();
     return FINE;
 }
 

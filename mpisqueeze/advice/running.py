@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mpisqueeze.advise.advisor import AdviceQuestion, Advisor, Job
-from mpisqueeze.advise.candidates import baseline, candidates
+from mpisqueeze.advice.advisor import AdviceQuestion, Advisor, Job
+from mpisqueeze.advice.candidates import baseline, candidates
 from mpisqueeze.comm.watchdog import watched
 from mpisqueeze.comm.world import Signal, World
 from mpisqueeze.errors import UsageError

@@ -89,7 +89,7 @@ def test_errors_are_exceptions(empty_folder: Path, capfd: pytest.CaptureFixture[
         "--seeds: must be a number of seeds up to": lambda: mpisqueeze.compare("sgd", seeds=[3]),
         "--target-loss: must be a float, got 'low'": lambda: mpisqueeze.compare("sgd", target_loss="low"),  # type: ignore[typeddict-item]
         "--sort": lambda: mpisqueeze.compare("sgd", sort="beauty"),
-        "-n: describes a network that is not here": lambda: mpisqueeze.advise(ranks=64),
+        "a network that is not here is -n N --latency TIME": lambda: mpisqueeze.advise(ranks=64),
         "nowhere is not there": lambda: mpisqueeze.load("nowhere"),
         "config.json is not there": lambda: mpisqueeze.load("."),
     }.items():

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from mpisqueeze.advise.race import Race
-from mpisqueeze.advise.scheme import RATES
-from mpisqueeze.advise.verdict import GAIN, Findings, Verdict
+from mpisqueeze.advice.race import Race
+from mpisqueeze.advice.scheme import RATES
+from mpisqueeze.advice.verdict import GAIN, Findings, Verdict
 from mpisqueeze.analysis.columns import rises
 from mpisqueeze.analysis.intervals import FEWEST, Ratio
 from mpisqueeze.analysis.ranking import Target

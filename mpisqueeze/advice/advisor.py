@@ -22,12 +22,12 @@ import numpy as np
 import psutil
 
 from mpisqueeze import __version__
-from mpisqueeze.advise.candidates import Candidate, method_of, modelled, overlapping
-from mpisqueeze.advise.race import FINAL, NO_ROOM, RATE, WHOLE_RATE, Race, RaceRun, lasted_s
-from mpisqueeze.advise.race import RACE as RACED
-from mpisqueeze.advise.scheme import ENOUGH, MOST, Pace, Scheme, plan_race
-from mpisqueeze.advise.sentences import Around, sentences, too_short
-from mpisqueeze.advise.verdict import GAIN, Verdict
+from mpisqueeze.advice.candidates import Candidate, method_of, modelled, overlapping
+from mpisqueeze.advice.race import FINAL, NO_ROOM, RATE, WHOLE_RATE, Race, RaceRun, lasted_s
+from mpisqueeze.advice.race import RACE as RACED
+from mpisqueeze.advice.scheme import ENOUGH, MOST, Pace, Scheme, plan_race
+from mpisqueeze.advice.sentences import Around, sentences, too_short
+from mpisqueeze.advice.verdict import GAIN, Verdict
 from mpisqueeze.analysis.ranking import Target
 from mpisqueeze.errors import RankFailureError, UsageError
 from mpisqueeze.files import check_whole, inside

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from mpisqueeze.advise.scheme import CLOSEST, ENOUGH, FEW, RATES, STEP, WHOLE, Pace, Scheme, tuning_s
-from mpisqueeze.advise.verdict import GAIN, Findings, Verdict, decide
+from mpisqueeze.advice.scheme import CLOSEST, ENOUGH, FEW, RATES, STEP, WHOLE, Pace, Scheme, tuning_s
+from mpisqueeze.advice.verdict import GAIN, Findings, Verdict, decide
 from mpisqueeze.analysis.columns import BROKEN, rises
 from mpisqueeze.analysis.intervals import FEWEST, difference, median, paired, seeds_needed
 from mpisqueeze.analysis.ranking import PROGRESS, Target, cost_until, curve_of, evaluated, reached
