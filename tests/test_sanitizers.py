@@ -27,7 +27,7 @@ FAULTS = {
     "a shift by too much": ("address", "shift exponent"),
     "no barrier of a warp": ("threads", "data race"),
     "no barrier of a block": ("threads", "data race"),
-    "blocks that do not count themselves": ("blocks", "data race"),
+    "blocks that add without an atomic": ("blocks", "data race"),
 }
 #: The sanitizer of each kind of check. The threads of a block are checked, and then blocks, whose __shared__ memory is
 #: one in the emulator.

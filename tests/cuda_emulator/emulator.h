@@ -107,7 +107,9 @@ inline void* body_argument;
 inline bool misaligned;
 // Places that order hangs on: a launch's begin and end, and barriers, each in turns.
 inline const bool blocks_are_ordered = getenv("CUDA_EMULATOR_BLOCKS") != nullptr;
-inline char launched[8], ended[8], block_barriers[2][8], warp_barriers[32][2][8];
+const unsigned TURNS = 4096;  // of blocks, whose barriers are places of their own, or they would order blocks
+inline unsigned turn;
+inline char launched[8], ended[8], block_barriers[TURNS][2][8], warp_barriers[TURNS][32][2][8];
 
 enum Outcome { FINE, STUCK, MISALIGNED };
 
@@ -185,6 +187,7 @@ struct Threads {
 // Runs one thread block; false when a collective can never be complete.
 UNSEEN inline bool run_block(bool backwards) {
     unsigned threads = block_size.x;
+    turn = (turn + 1) % TURNS;
     if (blocks_are_ordered) acquire(ended);
     release(launched);
     for (unsigned i = 0; i < threads; ++i) {
@@ -257,8 +260,8 @@ UNSEEN int launch(void (*kernel)(A...), unsigned grid, unsigned block, void** ar
 UNSEEN inline void wait_at(Stop stop) {
     Fiber& fiber = fibers[current];
     char* barrier = nullptr;
-    if (stop == BLOCK_BARRIER) barrier = block_barriers[fiber.block_phase ^= 1];
-    if (stop == WARP_BARRIER) barrier = warp_barriers[current / 32][fiber.phase ^= 1];
+    if (stop == BLOCK_BARRIER) barrier = block_barriers[turn][fiber.block_phase ^= 1];
+    if (stop == WARP_BARRIER) barrier = warp_barriers[turn][current / 32][fiber.phase ^= 1];
     fiber.stop = stop;
     if (barrier) release(barrier);
     leave();
