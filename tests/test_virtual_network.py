@@ -177,7 +177,7 @@ def test_vectors_may_be_made_of_several_temporaries() -> None:
         total = 0.0
         for _ in range(20):
             total += deep(int(random.integers(6)), lambda: (x - 2.0 + random.normal(size=x.size) / 2)[0])
-            worker.scheduler.wake(worker)
+            worker.wake()
             deep(int(random.integers(6)), lambda: worker.scheduler.block(worker))
         return total
 
