@@ -342,7 +342,15 @@ def nvrtc_library() -> ctypes.CDLL | None:
 REGISTERS = {32: 128, 64: 200}
 
 
-@pytest.mark.parametrize(("arch", "real_bits"), [("80", 32), ("80", 64), ("90", 32), ("90", 64)])
+@pytest.mark.parametrize(
+    ("arch", "real_bits"),
+    [
+        pytest.param("80", 32, marks=pytest.mark.slow),
+        pytest.param("80", 64, marks=pytest.mark.slow),
+        ("90", 32),
+        ("90", 64),
+    ],
+)
 def test_sources_compile_to_plain_arithmetic_in_registers(arch: str, real_bits: int) -> None:
     nvrtc = nvrtc_library()
     if nvrtc is None:

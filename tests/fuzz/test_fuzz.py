@@ -29,7 +29,7 @@ from mpisqueeze.quantities import parse_size, parse_time
 
 #: Inputs a target, of those that take long fewer.
 MANY, FEW = 60, 5
-SLOW = ("command_line",)
+SLOW = ("command_line", "data_tables")
 
 
 @pytest.mark.parametrize("name", targets.TARGETS)

@@ -89,6 +89,7 @@ def test_a_short_advice(mpisqueeze_run: Run, tmp_path: Path) -> None:
     assert advice["sentences"][0][:20] in page.read_text()
 
 
+@pytest.mark.slow
 def test_what_is_too_short_and_what_is_interrupted(mpisqueeze_run: Run, launcher: Launcher, tmp_path: Path) -> None:
     """A budget too short for a run says how long one takes; a signal leaves a verdict, and --resume goes on."""
     options = ("--problem", "quadratic:500", "--iterations", "60", "--link", "latency=20ms,bandwidth=10mbit")
