@@ -396,10 +396,13 @@ class Race:
         return self.seeds[final.start : final.start + final.count]
 
     @property
-    def final(self) -> Final | None:
-        """The last final with as many seeds as an interval takes."""
-        told = (f for f in self.finals if len(self._common(f.method, FINAL, self._seeds_in(f))) >= FEWEST)
-        return max(told, key=lambda f: f.start, default=None)
+    def told(self) -> list[Final]:
+        """The finals with as many seeds as an interval takes, the last one last."""
+        return [f for f in self.finals if len(self._common(f.method, FINAL, self._seeds_in(f))) >= FEWEST]
+
+    def final_of(self, method: int | None) -> Final | None:
+        """The last such final of a method; None where it had none."""
+        return next((final for final in reversed(self.told) if final.method == method), None)
 
     @property
     def _final_s(self) -> float:
@@ -446,10 +449,8 @@ class Race:
 
     def _decisive(self, method: int) -> tuple[str, list[int]]:
         """The part of the race that a method's evidence is of, and its seeds: its last final, where it had one."""
-        final = self.final
-        if final is None or method not in (0, final.method):
-            return RACE, self._racing
-        return FINAL, self._seeds_in(final)
+        final = self.final_of(method) if method else next(reversed(self.told), None)
+        return (RACE, self._racing) if final is None else (FINAL, self._seeds_in(final))
 
     def _seeds(self, method: int, purpose: str) -> list[int]:
         return [trial.seed for trial in self._trials(method, purpose) if self._whole(trial)]
@@ -463,14 +464,13 @@ class Race:
         """The evidence on a method, in pairs with the baseline's runs."""
         return self._evidence(method, *self._decisive(method))
 
-    def before_final(self) -> list[Findings]:
-        """The evidence on the finalist before its last final: of the race, and of earlier finals of the same method."""
-        last = self.final
-        if last is None:
-            return []
-        earlier = [final for final in self.finals if final.method == last.method and final.start < last.start]
-        finals = [self._evidence(last.method, FINAL, self._seeds_in(final)) for final in earlier]
-        return [self._evidence(last.method, RACE, self._racing), *finals]
+    def in_race(self, method: int) -> Findings:
+        """The evidence by which a finalist was chosen."""
+        return self._evidence(method, RACE, self._racing)
+
+    def in_final(self, final: Final) -> Findings:
+        """The evidence of a final."""
+        return self._evidence(final.method, FINAL, self._seeds_in(final))
 
     def _evidence(self, method: int, purpose: str, within: Sequence[int]) -> Findings:
         """The evidence of a part of the race."""
@@ -502,7 +502,7 @@ class Race:
     def verdict(self) -> Verdict:
         """The verdict of all runs. As long as methods wait to be tried it is not that nothing pays off."""
         raced = [method for method in self.methods if self._seeds(method, RACE)]
-        found = decide({method: self.evidence(method) for method in raced}, self.final.method if self.final else None)
+        found = decide({method: self.evidence(method) for method in raced}, [final.method for final in self.told])
         return replace(found, pays_off=None) if found.pays_off is False and self.untried else found
 
     @property

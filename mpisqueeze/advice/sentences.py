@@ -43,7 +43,7 @@ class Around:
 
 def sentences(race: Race, verdict: Verdict, around: Around) -> list[str]:
     """The answer, what it depends on, why other methods are not recommended, and what the budget left open."""
-    found = [_answer(race, verdict, around), *_chosen(race)]
+    found = [_answer(race, verdict, around), *_chosen(race, verdict, around)]
     found += _break_even(verdict, around)
     found += _not_recommended(race, verdict, around)
     found += _open(race, verdict, around)
@@ -84,33 +84,33 @@ def _answer(race: Race, verdict: Verdict, around: Around) -> str:
         return f"Nothing pays off here: {nearest}; a gain of {100 * GAIN:g} % or more is excluded."
     if best.no_gain:
         return f"Not told: of the methods that there was time for, {nearest}; others may pay off."
-    if race.final is None:
+    final = race.final_of(verdict.best)
+    if final is None:
         late = "" if around.interrupted else ", and there was no time for seeds of its own"
         return f"Not told: {takes} in the race that chose it{late}."
     more = "" if around.interrupted else " More seeds, in a larger --budget, may tell."
-    if race.final.start + best.seeds == len(race.seeds):
+    if final.start + best.seeds == len(race.seeds):
         more = " More --seeds may tell."
     return f"Not told apart: {takes}.{more}"
 
 
-def _chosen(race: Race) -> Iterator[str]:
-    """Sentences on how the finalist was found, and on earlier finals."""
-    final = race.final
-    if final is None:
-        return
-    first, *earlier = race.before_final()
-    own = race.evidence(final.method)
-    methods = sum(1 for method in race.methods if race.seeds_of(method))
-    among = f"It was chosen among {counted(methods, 'method')}" if methods > 1 else "It had been raced"
-    least = f"the {counted(own.seeds, 'seed')} had no part in that"
-    if own.seeds < final.count:
-        least += f", and were to be {final.count}"
-    took = "" if first.time.ratio is None else f", where it took {significant(first.time.ratio)} ×"
-    yield f"{among}{took} on {counted(first.seeds, 'other seed')}; {least}."
-    for found in earlier:
-        if found.time.ratio is not None:
-            told = interval(found.time, found.seeds)
-            yield f"A final before had left it open: {significant(found.time.ratio)} × ({told})."
+def _chosen(race: Race, verdict: Verdict, around: Around) -> Iterator[str]:
+    """Sentences on how the best method came into its final, and on other finals."""
+    final = race.final_of(verdict.best)
+    if final is not None:
+        first, own = race.in_race(final.method), race.evidence(final.method)
+        methods = sum(1 for method in race.methods if race.seeds_of(method))
+        among = f"It was chosen among {counted(methods, 'method')}" if methods > 1 else "It had been raced"
+        took = "" if first.time.ratio is None else f", where it took {significant(first.time.ratio)} ×"
+        least = f"the {counted(own.seeds, 'seed')} had no part in that"
+        if own.seeds < final.count:
+            least += f", and were to be {final.count}"
+        yield f"{among}{took} on {counted(first.seeds, 'other seed')}; {least}."
+    for other in race.told:
+        found = race.in_final(other)
+        if other != final and found.time.ratio is not None:
+            label, told = around.labels[other.method], interval(found.time, found.seeds)
+            yield f"Another final was of {label}: {significant(found.time.ratio)} × ({told})."
 
 
 def _nobody(race: Race, verdict: Verdict, around: Around, goal: str) -> str:

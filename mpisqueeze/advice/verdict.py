@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mpisqueeze.analysis.intervals import Difference, Ratio
@@ -77,20 +77,21 @@ class Verdict:
     evidence: Mapping[int, Findings]
 
 
-def decide(evidence: Mapping[int, Findings], finalist: int | None) -> Verdict:
+def decide(evidence: Mapping[int, Findings], finalists: Sequence[int]) -> Verdict:
     """The verdict on these methods.
 
-    True: the finalist's interval of the ratio of times, over seeds that had no part in choosing it, lies below 1, each
+    True: a finalist's interval of the ratio of times, over seeds that had no part in choosing it, lies below 1, each
     of its runs reaches the target, and its final metric is not worse than the baseline's as far as the seeds can tell.
     False: no method has such an interval, and those of all exclude a gain of GAIN or more, or they miss the target or
     end worse. None: neither.
 
     Args:
-        finalist: the method whose evidence is of seeds of its own; None without one.
+        finalists: the methods whose evidence is of seeds of their own.
     """
     able = [index for index, found in evidence.items() if found.able]
-    best = finalist if finalist in able else min(able, key=lambda m: evidence[m].time.ratio or 0.0, default=None)
-    if best is not None and best == finalist and evidence[best].faster:
+    among = [index for index in able if index in finalists] or able
+    best = min(among, key=lambda index: evidence[index].time.ratio or 0.0, default=None)
+    if best is not None and best in finalists and evidence[best].faster:
         return Verdict(True, best, evidence)
     if evidence and all(found.no_gain for found in evidence.values()):
         return Verdict(False, best, evidence)
