@@ -154,4 +154,4 @@ def test_a_broken_method_is_not_recommended(mpisqueeze_run: Run, tmp_path: Path)
         "--json", "-", timeout=100, alone=True,
     ).well().json  # fmt: skip
     assert advice["pays_off"] is not True, advice["sentences"]
-    assert any(text.startswith(("Not recommended: Forgets", "Not raced: Forgets")) for text in advice["sentences"])
+    assert any(text.startswith(("Not recommended: forgets", "Not raced: forgets")) for text in advice["sentences"])
