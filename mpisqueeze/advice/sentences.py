@@ -86,7 +86,7 @@ def _answer(race: Race, verdict: Verdict, around: Around) -> str:
         return f"Not told: of the methods that there was time for, {nearest}; others may pay off."
     final = race.final_of(verdict.best)
     if final is None:
-        late = "" if around.interrupted else ", and there was no time for seeds of its own"
+        late = "" if around.interrupted or race.finals else ", and there was no time for seeds of its own"
         return f"Not told: {takes} in the race that chose it{late}."
     more = "" if around.interrupted else " More seeds, in a larger --budget, may tell."
     if final.start + best.seeds == len(race.seeds):
