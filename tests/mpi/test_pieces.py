@@ -63,6 +63,7 @@ def logs(folder: str) -> dict[str, tuple[list[dict[str, Any]], np.ndarray]]:
 
 def pieces_change_no_bit() -> None:
     from mpisqueeze.cli.app import run
+    from mpisqueeze.cli.ranks import join
 
     plain = World.__init__
 
@@ -73,6 +74,7 @@ def pieces_change_no_bit() -> None:
     for number, options in enumerate(COMPARISONS):
         assert run(["compare", *RUN, *options, "--out", f"whole-{number}"]) == 0, options
     sections.LONGEST, World.__init__ = LIMIT, watched  # type: ignore[method-assign]
+    join.cache_clear()
     for number, options in enumerate(COMPARISONS):
         Watched.longest = 0
         assert run(["compare", *RUN, *options, "--out", f"pieces-{number}"]) == 0, options
