@@ -161,7 +161,7 @@ class Race:
         #: How many methods beside the baseline take part.
         self.admitted = min(scheme.methods, len(self.names) - 1)
         self._target: Target | None = target
-        #: Those that have begun.
+        #: The finals that have begun.
         self.finals: list[Final] = []
         self._costs: dict[RaceRun, Cost] = {}
         self._finals: dict[RaceRun, dict[str, float]] = {}

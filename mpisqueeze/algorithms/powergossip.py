@@ -58,7 +58,7 @@ class PowerGossip(Algorithm):
         self.p = [setup.zeros(rank * rows).reshape(rank, rows) for _ in neighbours]
         self.q = [self._drawn(j, rank, columns) for j in neighbours]
         lengths = [rank * side + self._split.whole for side in (columns, rows)]
-        #: Of even iterations, and of odd ones.
+        #: The exchanges of even iterations, and of odd ones.
         self._exchanges = [
             NeighbourExchange(network, neighbours, max(length, 1) * setup.dtype.itemsize, apart=True)
             for length in lengths
