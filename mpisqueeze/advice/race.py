@@ -358,18 +358,13 @@ class Race:
             return able
         found = {method: self._evidence(method, RACE, self._racing[:number]) for method in able}
         known = {m: e.time for m, e in found.items() if e.time.ratio is not None and not e.worse}
-        if not known or self._hopeless(list(found.values())):
+        if not known or all(each.no_gain for each in found.values()):
             return []
         order = sorted(known, key=lambda m: known[m].ratio or 0.0)
         best_high = known[order[0]].high or math.inf
         # The rest is slower than the best one, as far as its interval tells.
         close = [method for method in order[:CLOSEST] if (known[method].low or 0.0) <= best_high]
         return close if len(close) > 1 else []
-
-    @staticmethod
-    def _hopeless(found: Sequence[Findings]) -> bool:
-        """Nobody of these promises to pay off."""
-        return all(each.no_gain for each in found)
 
     def _next_final(self) -> Final | None:
         """The final that is to come next; None where there is nothing for it to decide, or there were enough."""

@@ -70,10 +70,8 @@ def _answer(race: Race, verdict: Verdict, around: Around) -> str:
         return _nobody(race, verdict, around, goal)
     best = verdict.evidence[verdict.best]
     name, times = around.labels[verdict.best], best.time
-    takes = (
-        f"{name} takes {significant(times.ratio or 0)} × the time of {base} to {goal} ({interval(times, best.seeds)})"
-    )
-    nearest = takes.replace(name, f"the nearest, {name},", 1)
+    takes = f"takes {significant(times.ratio or 0)} × the time of {base} to {goal} ({interval(times, best.seeds)})"
+    nearest = f"the nearest, {name}, {takes}"
     if verdict.pays_off:
         costs = _and(_bytes(best, around), _quality(race, best))
         return (
@@ -87,11 +85,11 @@ def _answer(race: Race, verdict: Verdict, around: Around) -> str:
     final = race.final_of(verdict.best)
     if final is None:
         late = "" if around.interrupted or race.finals else ", and there was no time for seeds of its own"
-        return f"Not told: {takes} in the race that chose it{late}."
+        return f"Not told: {name} {takes} in the race that chose it{late}."
     more = "" if around.interrupted else " More seeds, in a larger --budget, may tell."
     if final.start + best.seeds == len(race.seeds):
         more = " More --seeds may tell."
-    return f"Not told apart: {takes}.{more}"
+    return f"Not told apart: {name} {takes}.{more}"
 
 
 def _chosen(race: Race, verdict: Verdict, around: Around) -> Iterator[str]:

@@ -39,7 +39,7 @@ _LONGEST = 2 * SIZES[-1]
 #: The line by which a rank takes its leave.
 _BYE = b"bye"
 
-#: What this rank is doing, and for how long (s) it has been in its iteration.
+#: Tells what this rank is doing, and for how long (s) it has been in its iteration.
 State = Callable[[], tuple[str, float]]
 
 

@@ -62,7 +62,7 @@ class ServerPipeline:
         #: Servers of this rank, in the order in which it takes their answers.
         self._servers = [s for s in reversed(behind) if s < len(up)]
         self._to_server = {s: [network.sender(wire.mpi, s, _UP) for wire in self._up[s]] for s in self._servers}
-        #: Of the parts whose answers this rank passes on.
+        #: The sends of the answers that this rank passes on, by their part.
         self._passing: dict[int, list[list[Any]]] = {}
         self._from_server: dict[int, list[Any]] = {}
         for s, wires in enumerate(self._down):

@@ -117,7 +117,7 @@ class Watchdog:
         rank, size = self.world.rank, self.world.size
         mine = np.array([self.iteration(), int(self.busy)], np.int64)
         if MPI.Query_thread() < MPI.THREAD_MULTIPLE or size == 1 or self.world.virtual:
-            # Of virtual workers, the one whose turn it is does not come to an end.
+            # The virtual worker whose turn it is does not come to an end.
             at = getattr(self.world.comm, "turn", rank)
             self._abort(self._sentence([at], {at: mine}))
             return

@@ -40,7 +40,7 @@ _LINES = re.compile(
     rf"srun: error: \S+: tasks? [\d,-]+: Exited with exit code (?:{_OURS})".encode()
 )
 _FIRST_BYTES = (b"-", b"=", b"Abort(", b"srun: ", b"[")
-#: What rank 0 tells `launch`, and the most bytes of it.
+#: The message in which rank 0 tells `launch` something, and its most bytes.
 _TOLD = re.compile(rf"{MARK}(.*?){MARK}\r?\n".encode(), re.DOTALL)
 _LONGEST_TOLD = 1 << 14
 #: A launcher's words for the loss of a host.

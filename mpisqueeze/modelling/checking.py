@@ -60,7 +60,7 @@ class Checked:
         if not self.kernels:
             return inside + self.prediction.wire_s
         if self.prediction.traffic.group > 1:
-            # Those that follow a leader wait for all that it does.
+            # The ranks that follow a leader wait for all that it does.
             return inside + self.prediction.exchange_s + self.prediction.link.load * self.prediction.work.update
         return self.prediction.waited_s((self.prediction.link.load - 1) * self.alone_s)
 
