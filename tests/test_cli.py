@@ -395,6 +395,13 @@ def test_settings_without_effect_are_warned_of(arguments: list[str], says: list[
     assert sorted(others) == sorted(says)
 
 
+@pytest.mark.parametrize("pair", ["sgd", "allreduce", "memsgd/topk:0.4", "dpsgd", "powersgd"])
+def test_a_run_that_is_resumed_has_no_other_warnings(pair: str) -> None:
+    before = warnings_of(pair, "--iterations", "9", "--checkpoint-every", "9", "--problem", "mlp")
+    assert run(["train", "--resume", "run", "--iterations", "10"]) == 0
+    assert json.loads(Path("run/summary.json").read_text())["warnings"] == before
+
+
 def test_a_setting_that_one_pair_of_a_comparison_needs_is_no_mistake_in_another() -> None:
     options = [
         "--problem",
