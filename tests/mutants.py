@@ -145,7 +145,7 @@ MUTANTS = (
     Mutant(
         "allreduce-not-divided",
         "allreduce moves by the sum",
-        (("algorithms/linear.py", "self.span.start, self._ranks)", "self.span.start, 1)"),),
+        (("algorithms/linear.py", "factor /= self._ranks", "factor /= 1"),),
         ("one-bit", "mean-model"),
         (IDENTITIES,),
     ),
