@@ -215,7 +215,7 @@ class ServerExchange:
         # Where ranks share cores, what is there is worth adding up while others have yet to get a core, unless that
         # takes a pass over full vectors for each. A payload that came up whole is a mean of answers in sections.
         early = setup.network.crowded and not self._full_up
-        combines = len(up) == len(down) and not early and all(s.codec.fuses_mean for s in up)
+        combines = len(up) == len(down) and not early and all(s.codec.combines for s in up)
         for section, view in zip((*up, *down), (*_views(up, total), *_views(down, total)), strict=True):
             section.total = section.mean = view
             section.combines, section.in_place = combines, self._full_down
