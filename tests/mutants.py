@@ -404,10 +404,9 @@ def failing_tests(folder: Path, files: Sequence[str]) -> list[str]:
 
 
 def table(path: Path, names: Sequence[str]) -> None:
-    """Try all mutants, and write a line for each to `path`, in Markdown; or those of `names`, and put in their lines."""
-    lines = path.read_text().splitlines() if names else [""] * (2 + len(MUTANTS))
-    lines[:2] = ["| mutant | what it breaks | claims that fail | tests that fail |", "|---|---|---|---|"]
-    for number, mutant in enumerate(MUTANTS, 2):
+    """Try all mutants, and write a line for each to `path`, in Markdown; with `names` those alone, in place of theirs."""
+    lines = {line.split("`")[1]: line for line in path.read_text().splitlines()[2:]} if names else {}
+    for mutant in MUTANTS:
         if names and mutant.name not in names:
             continue
         with tempfile.TemporaryDirectory() as name:
@@ -416,9 +415,12 @@ def table(path: Path, names: Sequence[str]) -> None:
             found = verdicts(folder, mutant.claims)
             claims = [f"`{claim}`" if found[claim] == "FAIL" else f"`{claim}` holds (!)" for claim in mutant.claims]
             tests = [f"`{test}`" for test in failing_tests(folder, mutant.tests)] or ["none (!)"]
-        lines[number] = f"| `{mutant.name}` | {mutant.says} | {', '.join(claims)} | {', '.join(tests)} |"
-        print(lines[number], flush=True)
-    path.write_text("\n".join(lines) + "\n")
+        line = f"| `{mutant.name}` | {mutant.says} | {', '.join(claims)} | {', '.join(tests)} |"
+        print(line, flush=True)
+        lines[mutant.name] = line
+    head = ["| mutant | what it breaks | claims that fail | tests that fail |", "|---|---|---|---|"]
+    order = [mutant.name for mutant in MUTANTS if mutant.name in lines]
+    path.write_text("\n".join([*head, *(lines[name] for name in order)]) + "\n")
 
 
 if __name__ == "__main__":
