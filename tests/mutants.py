@@ -404,7 +404,7 @@ def failing_tests(folder: Path, files: Sequence[str]) -> list[str]:
 
 
 def table(path: Path, names: Sequence[str]) -> None:
-    """Try all mutants, and write a line for each to `path`, in Markdown; with `names` those alone, in place of theirs."""
+    """Try all mutants, and write a line for each to `path`, in Markdown; with `names` of those alone."""
     lines = {line.split("`")[1]: line for line in path.read_text().splitlines()[2:]} if names else {}
     for mutant in MUTANTS:
         if names and mutant.name not in names:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mpisqueeze.algorithms.allreduce import Allreduce
-from mpisqueeze.algorithms.base import Algorithm, Setup
+from mpisqueeze.algorithms.base import Algorithm, Codec, Setup
 from mpisqueeze.algorithms.deepsqueeze import DeepSqueeze
 from mpisqueeze.algorithms.doublesqueeze import DoubleSqueeze
 from mpisqueeze.algorithms.dpsgd import DPSGD
@@ -89,12 +89,14 @@ class Case:
             2(n − 1)/n where all get a sum, here also where a server's answer stands for it, and for a payload to each
             neighbour their number.
         alike: all ranks end with the same output.
+        kernels: what is timed beside it, in the same rounds, where it is a step that compresses.
         bytes_are: the source of the bytes that the counter gets.
     """
 
     algorithm: str | None = None
     compressor = "identity"
     alike = True
+    kernels: StepKernels | None = None
     bytes_are: BytesAre = "counted"
 
     def __init__(self, stage: Stage, exchange: str) -> None:
@@ -164,6 +166,8 @@ class StepCase(Case):
         self.bytes_are = stage.network.counter.bytes_are if exchange == ALLREDUCE else "counted"
         self._x, self._g = stage.start.copy(), stage.gradient.copy()
         self._iteration = 0
+        if self._compressed and setup.server != ALLREDUCE:
+            self.kernels = (GossipKernels if self._gossips else ServerKernels)(stage, exchange, setup)
 
     def reset(self) -> None:
         stage = self.stage
@@ -214,6 +218,78 @@ class StepCase(Case):
 
     def close(self) -> None:
         self._part.close()
+
+
+class StepKernels(Case):
+    """The kernels of a compressed step through servers, alone: each over all that it has to do, without a message.
+
+    Each goes through all of its vectors before the next one does, which finds its own as cold as a step's.
+
+    Args:
+        length, payloads: elements that this rank adds up, and of how many ranks.
+    """
+
+    def __init__(self, stage: Stage, exchange: str, setup: Setup, length: int, payloads: int) -> None:
+        super().__init__(stage, exchange)
+        self._x, self._g, self._delta = stage.start.copy(), stage.gradient.copy(), setup.zeros()
+        self._codec, self._adding = setup.worker_codec(), setup.worker_codec(0, length)
+        self._payload = self._coded(self._codec, self._g)
+        self._arrived = [self._coded(self._adding, self._g[:length]) for _ in range(payloads)]
+        self._sum = setup.zeros(length)
+
+    def _coded(self, codec: Codec, vector: Any) -> Any:
+        payload = self.stage.xp.zeros(codec.payload_bytes, np.uint8)
+        codec.encode(vector, payload)
+        return payload
+
+    def prepare(self) -> None:
+        self.stage.xp.copyto(self._g, self.stage.gradient)
+
+
+class ServerKernels(StepKernels):
+    """Those of `doublesqueeze`."""
+
+    def __init__(self, stage: Stage, exchange: str, setup: Setup) -> None:
+        self._length = setup.served.stop - setup.served.start
+        super().__init__(stage, exchange, setup, self._length, stage.ranks if self._length else 0)
+        self._delta_bar, self._answering = setup.zeros(self._length), setup.server_codec(0, self._length)
+        self._answer = stage.xp.zeros(self._answering.payload_bytes, np.uint8)
+
+    def run(self) -> None:
+        self._codec.encode_feedback(self._g, self._delta, self._payload)
+        if self._length:
+            if self._adding.combines:
+                self._adding.decode_mean(self._arrived, self._sum)
+            else:
+                for number, payload in enumerate(self._arrived):
+                    (self._adding.decode_add if number else self._adding.decode)(payload, self._sum)
+                self._sum /= len(self._arrived)
+            self._answering.encode_feedback(self._sum, self._delta_bar, self._answer)
+        self._codec.decode_add(self._payload, self._x, -LR)
+
+
+class GossipKernels(StepKernels):
+    """Those of `deepsqueeze`."""
+
+    def __init__(self, stage: Stage, exchange: str, setup: Setup) -> None:
+        own, edges = setup.topology.weights(setup.rank)
+        self._weights = tuple(setup.dtype.type(weight) for weight in (own - 1, *(weight for _, weight in edges)))
+        super().__init__(stage, exchange, setup, stage.size, len(self._weights))
+        self._add_weighted = kernels_for(stage.xp, stage.dtype).axpy
+
+    def run(self) -> None:
+        self._add_weighted(self._x, self.stage.dtype.type(-LR), self._g)
+        self._codec.encode_feedback(self._x, self._delta, self._payload)
+        if self._adding.combines:
+            self._adding.decode_mix(self._arrived, self._weights, self._x, LR)
+            return
+        for number, (payload, weight) in enumerate(zip(self._arrived, self._weights, strict=True)):
+            if number:
+                self._adding.decode_add(payload, self._sum, weight)
+            else:
+                self._adding.decode(payload, self._sum)
+                self._sum *= weight
+        self._add_weighted(self._x, self.stage.dtype.type(LR), self._sum)
 
 
 @cache
