@@ -223,7 +223,8 @@ class StepCase(Case):
 class StepKernels(Case):
     """The kernels of a compressed step through servers, alone: each over all that it has to do, without a message.
 
-    Each goes through all of its vectors before the next one does, which finds its own as cold as a step's.
+    Each goes through all of its vectors before the next one does, which finds its own as cold as a step's. Where ranks
+    share cores, all of them end with the last one: a rank's own time may be a core's before others have had it.
 
     Args:
         length, payloads: elements that this rank adds up, and of how many ranks.
@@ -245,6 +246,15 @@ class StepKernels(Case):
     def prepare(self) -> None:
         self.stage.xp.copyto(self._g, self.stage.gradient)
 
+    def run(self) -> None:
+        self.compute()
+        if self.stage.network.crowded:
+            self.stage.network.world.comm.Barrier()
+
+    def compute(self) -> None:
+        """The kernels."""
+        raise NotImplementedError
+
 
 class ServerKernels(StepKernels):
     """Those of `doublesqueeze`."""
@@ -255,7 +265,7 @@ class ServerKernels(StepKernels):
         self._delta_bar, self._answering = setup.zeros(self._length), setup.server_codec(0, self._length)
         self._answer = stage.xp.zeros(self._answering.payload_bytes, np.uint8)
 
-    def run(self) -> None:
+    def compute(self) -> None:
         self._codec.encode_feedback(self._g, self._delta, self._payload)
         if self._length:
             if self._adding.combines:
@@ -277,7 +287,7 @@ class GossipKernels(StepKernels):
         super().__init__(stage, exchange, setup, stage.size, len(self._weights))
         self._add_weighted = kernels_for(stage.xp, stage.dtype).axpy
 
-    def run(self) -> None:
+    def compute(self) -> None:
         self._add_weighted(self._x, self.stage.dtype.type(-LR), self._g)
         self._codec.encode_feedback(self._x, self._delta, self._payload)
         if self._adding.combines:
