@@ -257,7 +257,7 @@ class StepKernels(Case):
 
 
 class ServerKernels(StepKernels):
-    """Those of `doublesqueeze`."""
+    """The kernels of `doublesqueeze`."""
 
     def __init__(self, stage: Stage, exchange: str, setup: Setup) -> None:
         self._length = setup.served.stop - setup.served.start
@@ -279,7 +279,7 @@ class ServerKernels(StepKernels):
 
 
 class GossipKernels(StepKernels):
-    """Those of `deepsqueeze`."""
+    """The kernels of `deepsqueeze`."""
 
     def __init__(self, stage: Stage, exchange: str, setup: Setup) -> None:
         own, edges = setup.topology.weights(setup.rank)

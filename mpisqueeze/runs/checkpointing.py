@@ -33,6 +33,7 @@ from mpisqueeze.record.checkpoint import (
     read_arrays,
     read_manifest,
 )
+from mpisqueeze.record.figures import BINARY_LOG
 from mpisqueeze.record.reading import read_settings
 from mpisqueeze.runs.plan import Plan, applies
 from mpisqueeze.settings import EITHER, SETTINGS, Interval, Settings, upgraded, with_files
@@ -59,7 +60,7 @@ LONG_S, COPY_SHARE = 0.1, 20
 #: Seconds between two looks for other ranks' files.
 _LOOK_S = 2e-3
 #: Files that grow as a run goes.
-LOGS = ("iterations.jsonl", "ranks.jsonl", "evaluations.jsonl")
+LOGS = ("iterations.jsonl", BINARY_LOG, "ranks.jsonl", "evaluations.jsonl")
 
 
 def check_state(run: Run) -> None:

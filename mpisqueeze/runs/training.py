@@ -492,7 +492,7 @@ def set_up(kind: type[L], run: Run, view: View, interrupts: Interrupts, watchdog
             "gradient_threads": run.threads,
             **link_facts(run.exchanging or run.network),
         }
-    recorder = Recorder(world, run.folder, run.per_epoch, plan.config.per_rank)
+    recorder = Recorder(world, run.folder, run.per_epoch, plan.config.log, plan.config.per_rank)
     loop = kind(run, recorder, view, interrupts, watchdog)
     loop.environment = environment
     loop.past, remarks = _resume(loop) if again else (Past(), [])
