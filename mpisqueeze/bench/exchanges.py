@@ -131,8 +131,35 @@ class Case:
         """Free what MPI holds."""
 
 
-class StepCase(Case):
-    """A complete step of an algorithm: encode with feedback, exchange, server, decode, update.
+class _Step(Case):
+    """A step of an algorithm, from the stage's start along its gradient."""
+
+    def __init__(self, stage: Stage, exchange: str, algorithm: Algorithm) -> None:
+        super().__init__(stage, exchange)
+        self._part, self.algorithm = algorithm, algorithm.name
+        self._x, self._g = stage.start.copy(), stage.gradient.copy()
+
+    def reset(self) -> None:
+        self.stage.xp.copyto(self._x, self.stage.start)
+
+    def prepare(self) -> None:
+        self.stage.xp.copyto(self._g, self.stage.gradient)
+
+    def run(self) -> None:
+        self._part.step(self._x, self._gradient, LR)
+
+    def _gradient(self, _: Any) -> Any:
+        return self._g
+
+    def output(self) -> np.ndarray:
+        return self.stage.home(self._x)
+
+    def close(self) -> None:
+        self._part.close()
+
+
+class StepCase(_Step):
+    """A complete step of a method: encode with feedback, exchange, server, decode, update.
 
     Args:
         setup: with the compressor; None for `compressor` sends full vectors, by `sgd` or `dpsgd`.
@@ -147,31 +174,28 @@ class StepCase(Case):
         compressor: str | None,
         host_compressor: Callable[[int, int], Compressor],
     ) -> None:
-        super().__init__(stage, exchange)
-        self._setup, self._host_compressor = setup, host_compressor
-        self._compressed = compressor is not None
-        self.compressor = compressor or "identity"
-        self._gossips = exchange == "ring"
+        gossips = exchange == "ring"
         cls: type[Algorithm]
-        if self._gossips:
-            cls = DeepSqueeze if self._compressed else DPSGD
-            self.bus_factor = float(setup.topology.degree(setup.rank))
+        if gossips:
+            cls = DPSGD if compressor is None else DeepSqueeze
+        elif compressor is None:
+            cls = SGD
         else:
-            compressed = MemSGD if setup.server == ALLREDUCE else DoubleSqueeze
-            cls = compressed if self._compressed else SGD
-        self._part = cls(setup)
-        self.algorithm, self.alike = cls.name, not self._gossips
+            cls = MemSGD if setup.server == ALLREDUCE else DoubleSqueeze
+        super().__init__(stage, exchange, cls(setup))
+        self._setup, self._host_compressor = setup, host_compressor
+        self._given, self.compressor, self.alike = compressor, compressor or "identity", not gossips
+        if gossips:
+            self.bus_factor = float(setup.topology.degree(setup.rank))
         assert self._part.payload_bytes is not None
         self.payload_bytes = self._part.payload_bytes
         self.bytes_are = stage.network.counter.bytes_are if exchange == ALLREDUCE else "counted"
-        self._x, self._g = stage.start.copy(), stage.gradient.copy()
         self._iteration = 0
-        if self._compressed and setup.server != ALLREDUCE:
-            self.kernels = (GossipKernels if self._gossips else ServerKernels)(stage, exchange, setup)
+        if compressor and setup.server != ALLREDUCE:
+            self.kernels = (GossipKernels if gossips else ServerKernels)(stage, exchange, setup)
 
     def reset(self) -> None:
-        stage = self.stage
-        stage.xp.copyto(self._x, stage.start)
+        super().reset()
         for memory in self._part.memory:
             kept = getattr(self._part, memory)
             if kept is not None:
@@ -179,18 +203,9 @@ class StepCase(Case):
         self._iteration = 0
 
     def prepare(self) -> None:
-        self.stage.xp.copyto(self._g, self.stage.gradient)
+        super().prepare()
         self._iteration += 1
         self.stage.network.iteration = self._iteration
-
-    def run(self) -> None:
-        self._part.step(self._x, self._gradient, LR)
-
-    def _gradient(self, _: Any) -> Any:
-        return self._g
-
-    def output(self) -> np.ndarray:
-        return self.stage.home(self._x)
 
     def expected(self, gradients: Sequence[np.ndarray], runs: int) -> Callable[[int], np.ndarray]:
         found: dict[int, np.ndarray] = {}
@@ -200,7 +215,7 @@ class StepCase(Case):
             network, make = Network(world, Device(), barrier=False), self._host_compressor
             setup = replace(self._setup, network=network, make_compressor=make)
             stage = Stage(network, self.stage.size, self.stage.dtype)
-            case = StepCase(stage, self.exchange, setup, self.compressor if self._compressed else None, make)
+            case = StepCase(stage, self.exchange, setup, self._given, make)
             for _ in range(runs):
                 case.prepare()
                 case.run()
@@ -215,9 +230,6 @@ class StepCase(Case):
         if schedule is None:
             return None
         return f"{schedule.way}, {schedule.sections} sections" if schedule.way else f"{schedule.sections} sections"
-
-    def close(self) -> None:
-        self._part.close()
 
 
 class StepKernels(Case):
@@ -308,38 +320,17 @@ def _this_process() -> World:
     return World(MPI.COMM_SELF)
 
 
-class AllreduceCase(Case):
+class AllreduceCase(_Step):
     """A step of `allreduce`, the baseline."""
 
-    algorithm = "allreduce"
-
     def __init__(self, stage: Stage, exchange: str) -> None:
-        super().__init__(stage, exchange)
         make = partial(_identity, stage)
-        self._part = Allreduce(Setup(stage.network, stage.size, stage.dtype, 0, make, Topology("ring", stage.ranks)))
+        setup = Setup(stage.network, stage.size, stage.dtype, 0, make, Topology("ring", stage.ranks))
+        super().__init__(stage, exchange, Allreduce(setup))
         self.bytes_are = stage.network.counter.bytes_are
-        self._x, self._g = stage.start.copy(), stage.gradient.copy()
-
-    def reset(self) -> None:
-        self.stage.xp.copyto(self._x, self.stage.start)
-
-    def prepare(self) -> None:
-        self.stage.xp.copyto(self._g, self.stage.gradient)
-
-    def run(self) -> None:
-        self._part.step(self._x, self._gradient, LR)
-
-    def _gradient(self, _: Any) -> Any:
-        return self._g
-
-    def output(self) -> np.ndarray:
-        return self.stage.home(self._x)
 
     def expected(self, gradients: Sequence[np.ndarray], runs: int) -> Callable[[int], np.ndarray]:
         return _summed(self.stage, gradients, runs)
-
-    def close(self) -> None:
-        self._part.close()
 
 
 class _Collective(Case):
