@@ -211,7 +211,7 @@ class _Ports:
         return last, np.where(starts == last, self.senders, -1).max(axis=0, initial=-1)
 
     def receive(self, free: Seconds, starts: Seconds) -> Seconds:
-        """The times at which the receivers' ports, free from `free` on, have taken messages, whose starts are −∞ for none.
+        """The times at which the receivers' ports, free from `free` on, have taken messages; a start of −∞ is none.
 
         Ports take messages in the order of their starts, each for as long, so no port asks whose they are.
         """
