@@ -18,8 +18,8 @@ from mpisqueeze.devices.clock import Phase
 class SharedPipeline:
     """`comm.servers.ServerPipeline` without its messages, of which N² would take longer than what is done with them.
 
-    Moves, sections and what is counted are the same. All payloads are ready when the workers
-    have passed the gate, and all answers when they have met once more.
+    Moves, sections and what is counted are the same. All payloads are ready when the workers have passed the gate, and
+    all answers when they have met once more.
 
     Attributes:
         answers: uint8, the payloads of the answers that this worker gives, in a row, by its rank.
