@@ -244,8 +244,8 @@ class Group:
 
     def share(self, number: int, rank: int, value: Any) -> list[Any]:
         """The list of this number, in which a worker's value stands from now on."""
-        shared = self._shared.setdefault(number, [_ABSENT] * len(self.members))
-        shared[rank] = value
+        shared = self._shared.setdefault(number, [_ABSENT] * len(self.here))
+        shared[self.here.index(rank)] = value
         if _ABSENT not in shared:
             del self._shared[number]
         return shared

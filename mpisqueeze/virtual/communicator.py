@@ -12,6 +12,7 @@ Workers of other processes are reached by the `Post`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from functools import partial, reduce
 from typing import Any
@@ -53,6 +54,11 @@ class Comm:
         return self._group.members
 
     @property
+    def simulates(self) -> bool:
+        """A network is simulated: workers that wait for each other do so by its clock."""
+        return self.worker.moment() > -math.inf
+
+    @property
     def turn(self) -> int:
         """The number of the worker of this process whose turn it is."""
         return self.worker.scheduler.current.index
@@ -89,8 +95,8 @@ class Comm:
         """Nothing is held that others would need."""
 
     def share(self, value: Any) -> list[Any]:
-        """A list with this worker's value at its rank, and in time the others': the same list for all, whose calls come
-        in the same order. For groups that are local."""
+        """A list of the values of this process's workers, which have theirs in it as soon as they call this; it is the
+        same one for all of them. Collective."""
         self._shares += 1
         return self._group.share(self._shares, self.rank, value)
 
