@@ -557,6 +557,8 @@ def conclude(loop: Loop, trouble: Trouble | None) -> dict[str, Any]:
         summary = _summarize(loop, status, reason, wall_s, interfaces, loop.stopped_by)
         run.folder.write_json("summary.json", summary)
         loop.view.finish(summary)
+    # Loops that hold each other would keep their vectors until Python looks for such circles.
+    loop.beside.clear()
     return world.comm.bcast(summary)
 
 
