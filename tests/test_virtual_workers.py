@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -206,3 +207,103 @@ def test_a_comparison_sweeps_the_number_of_workers(empty_folder: Path, capsys: p
     sent = {one["workers"]: one["bytes_sent"] for one in found if one["algorithm"] == "sgd"}
     assert sent[4] == 3 * sent[2]
     assert {one["virtual"] for one in found} == {True}
+
+
+NETWORKS = '''
+import torch
+from torch import nn
+
+
+class Counting(nn.Module):
+    """Noise that grows with the number of batches that this worker has seen, which is no parameter and no buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = 0
+
+    def forward(self, a):
+        self.seen += self.training
+        return a + 0.01 * self.seen * torch.randn_like(a)
+
+
+class Remembering(Counting):
+    """A memory of which nobody takes note."""
+
+    def __init__(self):
+        super().__init__()
+        self.before = []
+
+    def forward(self, a):
+        self.before.append(float(a.detach().mean()))
+        return a + sum(self.before)
+
+
+class Rows(torch.utils.data.Dataset):
+    def __init__(self, inputs, targets, layer):
+        self.inputs, self.targets, self.layer = inputs, targets, layer
+
+    def __len__(self):
+        return len(self.inputs)
+
+    def __getitem__(self, at):
+        return self.inputs[at] + self.layer.weight.detach().mean(), self.targets[at]
+
+
+def problem(noise, rank, seed):
+    inputs = torch.randn(90, 6, generator=torch.Generator().manual_seed(seed))
+    targets = inputs[:, :3].argmax(1)
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), noise(), nn.Dropout(0.3), nn.ReLU(), nn.Linear(8, 3))
+    return model, (inputs[rank::4], targets[rank::4]), nn.CrossEntropyLoss(), (inputs, targets)
+
+
+def alike(rank, size, seed):
+    return problem(Counting, rank, seed)
+
+
+def remembering(rank, size, seed):
+    return problem(Remembering, rank, seed)
+
+
+def different(rank, size, seed):
+    model, *others = problem(Counting, rank, seed)
+    model[3].p = 0.1 * (1 + rank)
+    return model, *others
+
+
+def held(rank, size, seed):
+    model, data, *others = problem(Counting, rank, seed)
+    return model, Rows(*data, model[0]), *others
+'''
+
+
+@pytest.mark.parametrize(("name", "networks"), [("alike", 1), ("remembering", 3), ("different", 3), ("held", 3)])
+def test_workers_take_turns_in_the_network_of_a_user(
+    name: str, networks: int, empty_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where theirs are the same and nothing else holds on to one. Bits are those of a network for each."""
+    pytest.importorskip("torch")
+    function = importlib.import_module("mpisqueeze.problems.function")
+    Path("nets.py").write_text(NETWORKS)
+    used: dict[int, Any] = {}
+    gradient = function.FunctionProblem.gradient_in_parts
+
+    def watched(problem: Any, *about: Any) -> Any:
+        network = problem._network
+        used[id(network)] = network
+        return gradient(problem, *about)
+
+    monkeypatch.setattr(function.FunctionProblem, "gradient_in_parts", watched)
+    options = ("--problem", f"nets.py:{name}", "--workers", "3", "--iterations", "4", "--eval-every", "2")
+    for folder in ("turns", "own"):
+        used.clear()
+        words = ["choco/onebit", *options, "--checkpoint-every", "4", "--out", folder]
+        assert run(["train", *words]) == 0
+        assert len(used) == (3 if folder == "own" else networks)
+        monkeypatch.setattr(function, "together", lambda: False)
+    for rank in range(3):
+        turns, own = (np.load(f"{folder}/checkpoint/00000004/rank-{rank:04}.npz") for folder in ("turns", "own"))
+        assert turns.files == own.files
+        assert "problem.state.model.1.running_mean" in own.files
+        assert [key for key in own.files if own[key].tobytes() != turns[key].tobytes()] == []
+    turns, own = (Path(folder, "evaluations.jsonl").read_text() for folder in ("turns", "own"))
+    assert turns == own
