@@ -151,7 +151,7 @@ def _check(run: RunLog, given: Link | None, calibration: Calibration | None, ins
 
 
 def _spans_hosts(run: RunLog, method: Method) -> bool:
-    """Whether ranks of a group, which are neighbours by rank, were on several hosts."""
+    """True if ranks of a group, which are neighbours by rank, were on several hosts."""
     on_each = [host.get("ranks") or 0 for host in run.environment.get("hosts") or []]
     return run.config.get("group") != "host" and bool(on_each) and min(on_each) < method.group
 
