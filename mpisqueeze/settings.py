@@ -184,7 +184,7 @@ class Settings:
     batch_size: int = _run(16, "Samples a rank and iteration.", integer(1, MAX_BATCH))
     lr: float | None = _run(
         None,
-        f"Learning rate γ. Default: {DEFAULT_LR}; 0.05 with torch; 0.001 with Adam and signum.",
+        f"Learning rate γ. Default: {DEFAULT_LR}; 0.05 with torch, 0.1 for gpt; 0.001 with Adam and signum.",
         _POSITIVE,
     )
     lr_schedule: str = _run(

@@ -136,6 +136,26 @@ def test_native_refuses_an_index_outside_of_the_vector(index: int) -> None:
 
 
 @needs_native
+def test_positions_drawn_before_are_those_of_this_length_number_and_key() -> None:
+    """Whoever draws, and also behind an encoding that found a NaN before it drew them all."""
+    native, reference = NativeKernels(np.float64), ReferenceKernels(np.float64)
+    spoilt = np.ones(5000)
+    spoilt[4999] = np.nan
+    for d, k, key in ((5000, 4000, 1), (5000, 4000, 2), (5000, 3999, 2), (4097, 3999, 2), (5000, 4000, 1)):
+        vector, payloads = np.arange(1.0, d + 1), np.zeros((2, 8 * k), np.uint8)
+        outs = np.ones((2, d))
+        for kernels, payload, out in zip((native, reference), payloads, outs, strict=True):
+            assert kernels.positions_decode(vector[:k].view(np.uint8), out, k, key, True)
+            assert kernels.positions_encode(vector, None, payload, k, key, False)
+            assert kernels.positions_decode(payload, out, k, key, True, -0.5)
+            if d == spoilt.size:
+                assert not kernels.positions_encode(spoilt, None, payload.copy(), k, key + 7, False)
+                assert kernels.positions_decode(payload, out, k, key + 7, True)
+        assert payloads[0].tobytes() == payloads[1].tobytes()
+        assert outs[0].tobytes() == outs[1].tobytes()
+
+
+@needs_native
 def test_native_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MPISQUEEZE_KERNELS", raising=False)
     assert kernels_for(np, np.float32).name == "native"

@@ -45,11 +45,12 @@ struct loops {
                           int unbiased);
     void (*randomk_decode)(const uint8_t *payload, void *out, int64_t d, int64_t k, int add, double factor);
     void (*randomk_clear)(const uint8_t *payload, void *out, int64_t d, int64_t k);
+    /* The k positions are read from `kept` where they are `drawn`, and else written there, where it is not NULL. */
     int (*positions_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int64_t k, uint64_t key,
-                            int unbiased);
+                            int unbiased, uint32_t *kept, int drawn);
     /* Returns 0 where a value was not finite; `out` is changed all the same. */
-    int (*positions_decode)(const uint8_t *payload, void *out, int64_t d, int64_t k, uint64_t key, int add,
-                            double factor);
+    int (*positions_decode)(const uint8_t *payload, void *out, int64_t d, int64_t k, uint64_t key, uint32_t *kept,
+                            int drawn, int add, double factor);
     int (*clip_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int bits);
     void (*clip_decode)(const uint8_t *payload, void *out, int64_t d, int bits, int add, double factor);
     int (*half_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int bfloat);

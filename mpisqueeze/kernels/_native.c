@@ -449,26 +449,38 @@ FUNCTION(randomk_decode) {
            a.loops->randomk_decode(a.payload.buf, a.vector.buf, a.d, k, add, factor));
 }
 
+/* An array of k positions, and whether they are in it already. */
+static int kept_positions(PyObject *const *args, struct arrays *a, int64_t k, int *drawn) {
+    if (numbers(args[0], &a->scratch, PyBUF_WRITABLE, "kept") < 0 || truth(args[1], drawn) < 0)
+        return -1;
+    if (a->scratch.len >= 4 * k)
+        return 0;
+    PyErr_Format(PyExc_ValueError, "kept has room for %zd positions", a->scratch.len / 4);
+    return -1;
+}
+
 FUNCTION(positions_encode) {
     struct arrays a;
     int64_t k;
     uint64_t key;
-    int unbiased;
-    CHECKED(encoder_arrays(&a, args, given, 6) < 0 || whole(args[3], "k", 0, a.d, &k) < 0 ||
-               key_of(args[4], &key) < 0 || truth(args[5], &unbiased) < 0 || payload_is(&a, k * a.vector.itemsize) < 0,
-           a.loops->positions_encode(a.vector.buf, a.delta, a.d, a.payload.buf, k, key, unbiased));
+    int unbiased, drawn;
+    CHECKED(encoder_arrays(&a, args, given, 8) < 0 || whole(args[3], "k", 0, a.d, &k) < 0 ||
+               key_of(args[4], &key) < 0 || truth(args[5], &unbiased) < 0 ||
+               kept_positions(args + 6, &a, k, &drawn) < 0 || payload_is(&a, k * a.vector.itemsize) < 0,
+           a.loops->positions_encode(a.vector.buf, a.delta, a.d, a.payload.buf, k, key, unbiased, a.scratch.buf,
+                                     drawn));
 }
 
 FUNCTION(positions_decode) {
     struct arrays a;
     int64_t k;
     uint64_t key;
-    int add;
+    int add, drawn;
     double factor;
-    CHECKED(decoder_arrays(&a, args, given, 6) < 0 || whole(args[2], "k", 0, a.d, &k) < 0 ||
-                key_of(args[3], &key) < 0 || adding(args, given, 4, &add, &factor) < 0 ||
-                payload_is(&a, k * a.vector.itemsize) < 0,
-            a.loops->positions_decode(a.payload.buf, a.vector.buf, a.d, k, key, add, factor));
+    CHECKED(decoder_arrays(&a, args, given, 8) < 0 || whole(args[2], "k", 0, a.d, &k) < 0 ||
+                key_of(args[3], &key) < 0 || kept_positions(args + 4, &a, k, &drawn) < 0 ||
+                adding(args, given, 6, &add, &factor) < 0 || payload_is(&a, k * a.vector.itemsize) < 0,
+            a.loops->positions_decode(a.payload.buf, a.vector.buf, a.d, k, key, a.scratch.buf, drawn, add, factor));
 }
 
 FUNCTION(clip_encode) {
