@@ -46,8 +46,11 @@ ip link set lo up
 read -r go
 ip addr add {address}/24 dev eth0
 ip link set eth0 up
-{slurmd} -D -f {folder}/slurm.conf -N {name} &
-wait
+# As systemd does: one that is killed is started again.
+while :; do
+    {slurmd} -D -f {folder}/slurm.conf -N {name} || true
+    sleep 2
+done
 """
 
 

@@ -35,9 +35,14 @@ ON_THREE = ("--nodes=3", "--ntasks-per-node=1")
 
 @dataclass
 class Nodes(Cluster):
-    """A cluster of several hosts, and its keeper."""
+    """A cluster of `count` hosts, and its keeper."""
 
     keeper: subprocess.Popen[bytes] | None = None
+    count: int = COUNT
+
+    @property
+    def hosts(self) -> list[str]:
+        return [f"n{i}" for i in range(1, self.count + 1)]
 
     def on_three(self, *arguments: str, **variables: str) -> str:
         return self.run("sbatch", "--parsable", *ON_THREE, *arguments, **variables).strip()
@@ -56,17 +61,19 @@ class Nodes(Cluster):
     def cable(self, host: str, state: str) -> None:
         self.run("ip", "link", "set", f"v{host[1:]}", state)
 
-    def heal(self) -> None:
-        """Have all hosts up, with their cables."""
-        for host in (f"n{i}" for i in range(1, COUNT + 1)):
+    def heal(self, hosts: list[str] | None = None) -> None:
+        """Have these hosts, or all, up with their cables."""
+        for host in hosts or self.hosts:
             if Path("/proc", (self.folder / host).read_text()).exists():
                 self.cable(host, "up")
             else:
                 self.up(host)
 
-    def idle(self) -> bool:
-        states = self.run("sinfo", "-h", "-p", "low", "-N", "-o", "%T").split()
-        return states == ["idle"] * COUNT
+    def idle(self, hosts: list[str] | None = None) -> bool:
+        """Whether these hosts, or all, have no job and can have one."""
+        names = hosts or self.hosts
+        states = self.run("sinfo", "-h", "-p", "low", "-N", "-n", ",".join(names), "-o", "%T").split()
+        return states == ["idle"] * len(names)
 
     def logged(self, run: Path) -> int:
         log = run / "iterations.jsonl"
@@ -89,19 +96,19 @@ def lacking() -> str:
 
 
 @contextlib.contextmanager
-def nodes_up(here: Path) -> Iterator[Nodes]:
-    """The cluster, whose user works in a folder."""
+def nodes_up(here: Path, count: int = COUNT) -> Iterator[Nodes]:
+    """A cluster whose user works in the folder `here`."""
     (here / "jobs").symlink_to(JOBS)
     folder = Path(tempfile.mkdtemp(prefix="mpisqueeze-nodes-", dir="/tmp"))
     seen = {here, *(path for path in (JOBS.parent, Path(sys.prefix)) if path.is_relative_to("/tmp"))}
     keeper = subprocess.Popen(
-        [sys.executable, nodes.__file__, str(folder), str(COUNT), *map(str, seen)], stdin=subprocess.PIPE
+        [sys.executable, nodes.__file__, str(folder), str(count), *map(str, seen)], stdin=subprocess.PIPE
     )
     try:
         wait_for((folder / "head").exists, "the head")
         pid = (folder / "head").read_text()
         enter = ("nsenter", "-t", pid, "-m", "-u", "-n", f"--wd={here}", "--")
-        cluster = Nodes(folder, here, environment_of_users(folder), enter, keeper)
+        cluster = Nodes(folder, here, environment_of_users(folder), enter, keeper, count)
         wait_for(cluster.idle, "the nodes to be idle")
         yield cluster
     finally:
