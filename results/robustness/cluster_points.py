@@ -2,7 +2,7 @@
 
     python results/robustness/cluster_points.py -n 1000 --minutes 60 --write results/robustness
 
-A point is a loss at a random moment of a run by jobs/preempt.sbatch on two or three hosts, by srun or mpirun: SIGKILL
+A point is a loss at a random moment of a run by jobs/preempt.sbatch on two or three hosts, its start included: SIGKILL
 for a rank or for a daemon (prted, slurmstepd, slurmd), a power cut of a host, a cable that is pulled, or preemption by
 a job of more importance. What was lost comes back after a while. SLURM or the job file has to start the job again,
 until it is COMPLETED, and its model, losses, counts and log must be those of a run of the same settings that nothing
@@ -51,8 +51,10 @@ LOSSES = {
     "mpirun": ("rank", "rank", "prted", "slurmd", "host", "cable", "preemption"),
 }
 ALGORITHMS = ("doublesqueeze", "memsgd", "sgd", "dpsgd", "choco", "ef21")
-#: Hosts of a lane, iterations, seconds of a gradient, seconds that a job has.
-HOSTS, ITERATIONS, SLOW_S, ENOUGH = 3, 80, 0.03, 240.0
+#: Hosts of a lane, iterations, seconds of a gradient, of the ranks' start at the most, and that a job has.
+HOSTS, ITERATIONS, SLOW_S, START_S, ENOUGH = 3, 80, 0.03, 5.0, 240.0
+#: How long srun waits for ranks once one has ended, and its PMIx for ranks that do not come to MPI's start.
+PATIENCE = {"SLURM_WAIT": "10", "SLURM_PMIX_TIMEOUT": "20"}
 #: A job that did not fail, and has not ended.
 GOING = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "PREEMPTED")
 
@@ -81,8 +83,9 @@ class Lane:
         return found
 
     def lose(self, random: Random, hosts: list[str], loss: str) -> str:
-        """Have something lost; where, or an empty string where there is nothing of the kind."""
-        host = random.choice(hosts)
+        """Have something lost; the host that it was on, or an empty string where it did not come to be in time."""
+        hosts = random.sample(hosts, len(hosts))
+        host = hosts[0]
         if loss == "host":
             self.cluster.power_cut(host)
         elif loss == "cable":
@@ -90,21 +93,29 @@ class Lane:
         elif loss == "preemption":
             self.submit(hosts, "--partition=high", "--exclusive", "--output=/dev/null", "--wrap=sleep 0.2")
         else:
-            found = self.candidates(host, loss)
-            if not found:
-                return ""
-            random.choice(found).kill()
+            deadline = time.monotonic() + 10
+            while not (found := [(each, process) for each in hosts for process in self.candidates(each, loss)]):
+                if time.monotonic() > deadline:
+                    return ""
+                time.sleep(0.2)
+            host, process = found[0]
+            process.kill()
         return host
 
     def point(self, random: Random, drawn: dict[str, Any], options: list[str], whole: Path) -> dict[str, Any]:
         """Carry out one; where it was, and how often the job was started again. Raises FailedError."""
         cluster, hosts = self.cluster, self.hosts[: drawn["ranks"]]
         saving = ("--checkpoint-every", str(random.choice([5, 10, 20])), "--heartbeat", "3s")
-        job = self.submit(hosts, "jobs/preempt.sbatch", *options, *saving, LAUNCHER=drawn["by"], SLOW_S=str(SLOW_S))
+        variables = {"LAUNCHER": drawn["by"], "SLOW_S": str(SLOW_S), **PATIENCE}
+        job = self.submit(hosts, "jobs/preempt.sbatch", *options, *saving, **variables)
         run = cluster.results(job)
-        wait_for(lambda: cluster.logged(run) >= 1, f"job {job} to begin: {cluster.said(job)}", 120)
-        time.sleep(random.uniform(0, 0.9 * ITERATIONS * SLOW_S))
-        back = random.uniform(1, 12)
+        if drawn["moment"] == "start":
+            cluster.wait(lambda: cluster.facts(job)[0]["JobState"] == "RUNNING", f"job {job} to start")
+            time.sleep(random.uniform(0, START_S))
+        else:
+            wait_for(lambda: cluster.logged(run) >= 1, lambda: f"job {job} to begin: {cluster.said(job)}", 120)
+            time.sleep(random.uniform(0, 0.9 * ITERATIONS * SLOW_S))
+        back, logged = random.uniform(1, 12), cluster.logged(run)
         host = self.lose(random, hosts, drawn["loss"])
         since, healed, waiting = time.monotonic(), False, 0
         while True:
@@ -127,12 +138,12 @@ class Lane:
         shutil.rmtree(run)
         for path in cluster.here.glob(f"*-{job}.out"):
             path.unlink()
-        return {"host": host, "restarts": int(facts["Restarts"])}
+        return {"host": host, "logged": logged, "restarts": int(facts["Restarts"])}
 
     def ready(self) -> None:
         """Have all hosts of the lane up, idle, and with their cables."""
         self.cluster.heal(self.hosts)
-        wait_for(lambda: self.cluster.idle(self.hosts), f"{self.hosts} to be idle", 120)
+        self.cluster.wait(lambda: self.cluster.idle(self.hosts), f"{self.hosts} to be idle", 120)
 
     def clear(self) -> None:
         """End what a point that failed has left."""
@@ -187,6 +198,7 @@ class Points:
                 "loss": random.choice(LOSSES[by]),
                 "algorithm": random.choice(ALGORITHMS),
                 "ranks": random.choice([2, 2, 3]),
+                "moment": random.choice(["start", "training", "training"]),
             }
             options = ["--problem", SLOW, "--algorithm", drawn["algorithm"], "--iterations", str(ITERATIONS)]
             options += ["--lr", "0.05", "--momentum", "0.5", "--per-rank", "--save-model", "--tree", "flat"]
@@ -214,7 +226,7 @@ class Points:
     def tally(self) -> str:
         """All points so far, in lines."""
         equal = [line for line in self.done.values() if line["equal"]]
-        of = Counter(f"{line['loss']} under {line['by']}" for line in equal)
+        of = Counter(f"{line['loss']} under {line['by']}, {line['moment']}" for line in equal)
         again = Counter(line["restarts"] for line in equal)
         return "\n".join(
             [

@@ -46,9 +46,12 @@ ip link set lo up
 read -r go
 ip addr add {address}/24 dev eth0
 ip link set eth0 up
-# As systemd does: one that is killed is started again.
+# As systemd does: one that is killed is started again. The first tells that the host was booted, which hosts of one
+# machine do not see.
+booted=-b
 while :; do
-    {slurmd} -D -f {folder}/slurm.conf -N {name} || true
+    {slurmd} -D -f {folder}/slurm.conf -N {name} $booted || true
+    booted=
     sleep 2
 done
 """

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,10 @@ class Cluster:
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
 
+    def wait(self, condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
+        """As `wait_for`, for what a program of SLURM has to be asked."""
+        return wait_for(condition, lambda: f"{what}: {self.run('squeue')}", seconds, pause=0.25)
+
     def submit(self, *arguments: str, **variables: str) -> str:
         """A job's number; the ranks are two on one node, where `arguments` do not say otherwise."""
         size = ("--nodes=1", "--ntasks-per-node=2")
@@ -78,7 +82,7 @@ class Cluster:
             going = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED")
             return [] if any(facts["JobState"] in going for facts in found) else found
 
-        return wait_for(over, f"job {job} to end, which said: {self.said(job)}", seconds)
+        return wait_for(over, lambda: f"job {job} to end, which said: {self.said(job)}", seconds, pause=0.25)
 
     def completed(self, job: str, seconds: float = 60) -> dict[str, str]:
         """The facts of a job that ends well."""
@@ -134,7 +138,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             return "idle" in asked.stdout
 
         try:
-            wait_for(idle, "the node to be idle")
+            wait_for(idle, "the node to be idle", pause=0.25)
         except AssertionError:
             logs = "".join(path.read_text(errors="replace") for path in folder.glob("*.out"))
             pytest.fail(f"SLURM did not start:\n{logs}")
@@ -290,7 +294,7 @@ def test_a_run_in_pieces_ends_as_one_that_was_never_stopped(
             (facts,) = cluster.facts(job)
             return (facts["JobState"], facts["Reason"], facts["Restarts"]) == ("PENDING", "BeginTime", str(times))
 
-        wait_for(waits, f"job {job} to be requeued, which said: {cluster.said(job)}")
+        cluster.wait(waits, f"job {job} to be requeued")
         # It would wait for 5 s, and must for one: what slurmd has just ended is told by the second.
         time.sleep(1.2)
         cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
