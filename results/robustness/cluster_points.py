@@ -56,7 +56,7 @@ HOSTS, ITERATIONS, SLOW_S, START_S, ENOUGH = 3, 80, 0.03, 5.0, 240.0
 #: How long srun waits for ranks once one has ended, and its PMIx for ranks that do not come to MPI's start.
 PATIENCE = {"SLURM_WAIT": "10", "SLURM_PMIX_TIMEOUT": "20"}
 #: A job that did not fail, and has not ended.
-GOING = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "PREEMPTED")
+GOING = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "PREEMPTED", "SIGNALING")
 
 
 class Lane:
@@ -115,7 +115,9 @@ class Lane:
         else:
             wait_for(lambda: cluster.logged(run) >= 1, lambda: f"job {job} to begin: {cluster.said(job)}", 120)
             time.sleep(random.uniform(0, 0.9 * ITERATIONS * SLOW_S))
-        back, logged = random.uniform(1, 12), cluster.logged(run)
+        # A host takes longer to boot than SLURM to find out that it is lost.
+        back = random.uniform(15, 20) if drawn["loss"] == "host" else random.uniform(1, 12)
+        logged = cluster.logged(run)
         host = self.lose(random, hosts, drawn["loss"])
         since, healed, waiting = time.monotonic(), False, 0
         while True:

@@ -79,7 +79,7 @@ class Cluster:
     def ended(self, job: str, seconds: float = 60) -> list[dict[str, str]]:
         def over() -> list[dict[str, str]]:
             found = self.facts(job)
-            going = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED")
+            going = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "SIGNALING")
             return [] if any(facts["JobState"] in going for facts in found) else found
 
         return wait_for(over, lambda: f"job {job} to end, which said: {self.said(job)}", seconds, pause=0.25)
