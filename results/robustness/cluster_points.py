@@ -43,7 +43,7 @@ import psutil  # noqa: E402
 from conftest import start_on_ranks, wait_for  # noqa: E402
 from kill_points import FailedError, same  # noqa: E402
 from programs import launcher, versions  # noqa: E402
-from test_nodes import SLOW, Nodes, nodes_up  # noqa: E402
+from test_nodes import AS_ONE, SLOW, Nodes, nodes_up  # noqa: E402
 
 #: What may be lost, by launcher.
 LOSSES = {
@@ -203,7 +203,7 @@ class Points:
                 "moment": random.choice(["start", "training", "training"]),
             }
             options = ["--problem", SLOW, "--algorithm", drawn["algorithm"], "--iterations", str(ITERATIONS)]
-            options += ["--lr", "0.05", "--momentum", "0.5", "--per-rank", "--save-model", "--tree", "flat"]
+            options += ["--lr", "0.05", "--momentum", "0.5", "--per-rank", "--save-model", *AS_ONE]
             began = time.monotonic()
             try:
                 whole = self.whole(drawn["algorithm"], drawn["ranks"], options)

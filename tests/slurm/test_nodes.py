@@ -32,7 +32,9 @@ pytestmark = pytest.mark.slow
 #: Hosts, of which jobs have three, so that several wait for something at the same time.
 COUNT, RANKS = 12, 3
 SLOW = f"{HERE / 'slow_gradient.py'}:Slow"
-LONG = ("--problem", SLOW, "--iterations", "200", "--lr", "0.1", "--save-model")
+#: The network as it is found makes no difference to the messages.
+AS_ONE = ("--tree", "flat", "--chunk", "1Mi")
+LONG = ("--problem", SLOW, "--iterations", "200", "--lr", "0.1", "--save-model", *AS_ONE)
 ON_THREE = ("--nodes=3", "--ntasks-per-node=1")
 
 
