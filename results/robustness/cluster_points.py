@@ -115,8 +115,7 @@ class Lane:
         else:
             wait_for(lambda: cluster.logged(run) >= 1, lambda: f"job {job} to begin: {cluster.said(job)}", 120)
             time.sleep(random.uniform(0, 0.9 * ITERATIONS * SLOW_S))
-        # A host takes longer to boot than SLURM to find out that it is lost.
-        back = random.uniform(15, 20) if drawn["loss"] == "host" else random.uniform(1, 12)
+        back = random.uniform(1, 12)
         logged = cluster.logged(run)
         host = self.lose(random, hosts, drawn["loss"])
         since, healed, waiting = time.monotonic(), False, 0
@@ -127,7 +126,9 @@ class Lane:
                 break
             if state not in GOING or time.monotonic() > since + ENOUGH:
                 raise FailedError(f"job {job} is {state}: {cluster.said(job)[-1500:]}")
-            if not healed and time.monotonic() > since + back:
+            # A host takes longer to boot than SLURM to find out that it is lost.
+            found_out = drawn["loss"] != "host" or cluster.run("sinfo", "-h", "-n", host, "-o", "%t").startswith("down")
+            if not healed and found_out and time.monotonic() > since + back:
                 cluster.heal(self.hosts)
                 healed = True
             waiting = waiting + 1 if facts["Reason"] == "BeginTime" else 0

@@ -91,7 +91,8 @@ class Cluster:
         return facts
 
     def said(self, job: str) -> str:
-        return "".join(path.read_text() for path in sorted(self.here.glob(f"*-{job}*.out")))
+        own = [path for each in ("", "_*") for path in self.here.glob(f"*-{job}{each}.out")]
+        return "".join(path.read_text() for path in sorted(own))
 
     def results(self, name: str) -> Path:
         return self.here / "results" / name
