@@ -54,7 +54,7 @@ def main() -> None:
             link = "--link", measured(start)
             links.append(f"{ranks} hosts {link[1]}")
         for pairs, server in ((METHODS, "root"), (SHARDED, "sharded")):
-            compare = ["compare", *pairs, "--server", server, "--iterations", "25" if lab else "30", *OPTIONS]
+            compare = ["compare", *pairs, "--server", server, "--iterations", "20" if lab else "30", *OPTIONS]
             for real, virtual in both([*start, *compare, *emulated], [*compare, "--workers", f"{ranks}", *link]):
                 times = [1e3 * run.summary["elapsed_s_per_iteration"] for run in (real, virtual)]
                 comm = [1e3 * run.summary["times"]["comm_s"]["median"] for run in (real, virtual)]
