@@ -51,11 +51,6 @@ def once(kind: str, source: Any, key: Any, make: Callable[[], T], nbytes: Callab
     return made
 
 
-def together() -> bool:
-    """True among workers of a process, which live at the same time."""
-    return _kept is not None and _most == math.inf
-
-
 def shared(kind: str, source: Any, key: Any, make: Callable[[], T]) -> T | None:
     """`once` for what those who live at the same time, in one process, use by turns; None where they do not."""
-    return once(kind, source, key, make) if together() else None
+    return once(kind, source, key, make) if _kept is not None and _most == math.inf else None

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from mpisqueeze.data.kept import together
 from mpisqueeze.data.seeding import Stream, generator
 from mpisqueeze.errors import UsageError, describe
 from mpisqueeze.kernels.random import derive_key
@@ -42,9 +40,6 @@ class FunctionProblem(NeuralProblem):
 
     Before training, two batches go forward and backward, and one of `test` through an evaluation.
 
-    Workers of one process use one network by turns where theirs are the same (`neural.likeness`), and nothing of the
-    user's holds on to a module or its tensors.
-
     Raises:
         UsageError: the function or one of these batches raises, or the function returns something else.
     """
@@ -52,30 +47,10 @@ class FunctionProblem(NeuralProblem):
     takes_batch_size = True
     function: ClassVar[Callable[..., Any]]
     origin: ClassVar[str]  # FILE.py:function
-    #: Something of the user's holds on to modules or their tensors.
-    holds_on: ClassVar[bool] = False
 
     def __init__(self, *run: Any, batch_size: int, compile: bool = False, bf16: bool = False) -> None:
         super().__init__(*run)
         self.check_installed()
-        samples = self._build(compile, bf16)
-        network = self._network
-        self.dimension, self.shapes = network.dimension, network.shapes
-        self.training_samples, self.iterations_per_epoch = samples, max(1, samples // batch_size)
-        self._sampler = BatchSampler(samples, batch_size, self.seed, self.rank)
-        self._statistics = generator(self.seed, Stream.STATISTICS).permutation(samples)[:STATISTICS_SAMPLES]
-        takes_turns = together() and not compile and not type(self).holds_on
-        alike = network.likeness if takes_turns else None
-        self._try_batches()
-        if compile:
-            self._try_compiled()
-        # What two batches have changed would change for all.
-        if alike is not None and network.likeness == alike:
-            del network
-            self._take_turns(alike, bf16)
-
-    def _build(self, compile: bool, bf16: bool) -> int:
-        """Call the function, and take the network, the data and the test set that it gives; the number of samples."""
         import torch
 
         from mpisqueeze.problems.neural.network import TorchNetwork, seeded
@@ -99,17 +74,13 @@ class FunctionProblem(NeuralProblem):
             self._network = TorchNetwork(module, loss, self.xp, self.dtype, compiled=compile, bf16=bf16)
         except UsageError as error:
             raise self._wrong(error.message) if error.option == "--problem" else error from None
-        return samples
-
-    def _take_turns(self, alike: Hashable, bf16: bool) -> None:
-        """Give this worker's network up for that of another one which is the same, if there is one."""
-        mine = [self._network]
-        parts = [weakref.ref(part) for part in mine[0].parts()]
-        self._share((alike, bf16), lambda: mine[0])
-        is_given_up = self._network is not mine.pop()
-        if is_given_up and any(part() is not None for part in parts):
-            type(self).holds_on = True
-            self._build(compile=False, bf16=bf16)
+        self.dimension, self.shapes = self._network.dimension, self._network.shapes
+        self.training_samples, self.iterations_per_epoch = samples, max(1, samples // batch_size)
+        self._sampler = BatchSampler(samples, batch_size, self.seed, self.rank)
+        self._statistics = generator(self.seed, Stream.STATISTICS).permutation(samples)[:STATISTICS_SAMPLES]
+        self._try_batches()
+        if compile:
+            self._try_compiled()
 
     def batch(self, iteration: int) -> tuple[Any, Any]:
         self._seed(Stream.AUGMENTATION, self.rank, iteration)

@@ -19,7 +19,6 @@ from mpisqueeze.runs.view import View
 from mpisqueeze.settings import Settings
 from mpisqueeze.virtual.workers import on_workers
 
-PLUGINS = Path(__file__).parents[1] / "torch_plugins.py"
 ITERATIONS = 6
 #: What is not a time, in the lines of a log.
 EXACT = ("rank", "loss", "lr", "bytes_sent", "bytes_received", "messages", "residual_norm")
@@ -114,7 +113,6 @@ def networks_of_ranks() -> None:
         {"algorithm": "choco", "problem": "resnet20", **small},
         {"algorithm": "sgd", "problem": "resnet20", "overlap": True, **small},
         {"algorithm": "doublesqueeze", "problem": "gpt:1x32", **small},
-        {"algorithm": "choco", "problem": f"{PLUGINS}:classes", **small, "samples": None, "test_samples": None},
     ]
     same_as_ranks(cases)
     world = World()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -15,7 +15,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mpisqueeze.errors import UsageError
 from mpisqueeze.problems.base import Array, address_of
-from mpisqueeze.problems.neural.likeness import likeness
 from mpisqueeze.problems.neural.parts import Frontier
 from mpisqueeze.problems.neural.tensors import Carried, cast, check_ready, converted, slots_of
 
@@ -108,17 +107,6 @@ class TorchNetwork:
         self._address = 0
         self._x: torch.Tensor | None = None
         self._train = torch.compile(self.module) if compiled else self.module
-
-    @property
-    def likeness(self) -> Hashable | None:
-        """A value that networks of one process share which are the same, see `likeness`; None for one like no other."""
-        places = tuple(tuple(place.path for place in slot.places) for slot in self._slots)
-        return likeness(self.carried.owners, (places, self.loss))
-
-    def parts(self) -> list[Any]:
-        """The modules, parameters and buffers."""
-        modules = self.carried.owners.values()
-        return [*modules, *(tensor for one in modules for tensor in (*one.parameters(False), *one.buffers(False)))]
 
     def initial_point(self) -> Array:
         """A copy of x₀, (d,)."""

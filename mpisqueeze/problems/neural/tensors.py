@@ -194,19 +194,16 @@ class Carried:
     Args:
         modules: by their names here.
         slots: what is part of x instead.
-
-    Attributes:
-        owners: the modules and all that they consist of, by their paths.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], slots: list[Slot]) -> None:
-        self.owners = {
+        self._owners = {
             f"{prefix}.{name}".rstrip("."): owner
             for prefix, module in modules.items()
             for name, owner in module.named_modules()
         }
         self._in_x = {(id(place.owner), place.name) for slot in slots for place in slot.places}
-        self._first = {path: dict(vars(owner)) for path, owner in self.owners.items()}
+        self._first = {path: dict(vars(owner)) for path, owner in self._owners.items()}
         self._first_names = self._tensors().keys()
 
     def read(self) -> dict[str, np.ndarray]:
@@ -253,7 +250,7 @@ class Carried:
     def _tensors(self) -> dict[str, Place]:
         places = [
             Place(owner, name, f"{path}.{name}")
-            for path, owner in self.owners.items()
+            for path, owner in self._owners.items()
             for name, tensor in _other_tensors(owner)
             if not isinstance(tensor, nn.Parameter) and tensor.grad_fn is None and tensor.layout == torch.strided
         ]
@@ -261,7 +258,7 @@ class Carried:
 
     def _numbers(self) -> Iterator[tuple[Place, Any, Any]]:
         """(place, value, first value) of numbers in modules that are not torch's own."""
-        for path, owner in self.owners.items():
+        for path, owner in self._owners.items():
             if type(owner).__module__.partition(".")[0] == "torch":
                 continue
             for name, first in self._first[path].items():
@@ -272,9 +269,9 @@ class Carried:
     def _place(self, path: str) -> Place:
         """Raises ValueError where there is no such module."""
         owner, _, name = path.rpartition(".")
-        if owner not in self.owners:
+        if owner not in self._owners:
             raise ValueError(f"it holds {path}, for which the model has no place")
-        return Place(self.owners[owner], name, path)
+        return Place(self._owners[owner], name, path)
 
     def _set(self, place: Place, array: np.ndarray) -> None:
         old = place.tensor
