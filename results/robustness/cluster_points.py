@@ -53,8 +53,8 @@ LOSSES = {
 ALGORITHMS = ("doublesqueeze", "memsgd", "sgd", "dpsgd", "choco", "ef21")
 #: Hosts of a lane, iterations, seconds of a gradient, of the ranks' start at the most, and that a job has.
 HOSTS, ITERATIONS, SLOW_S, START_S, ENOUGH = 3, 80, 0.03, 5.0, 240.0
-#: How long srun waits for ranks once one has ended, and its PMIx for ranks that do not come to MPI's start.
-PATIENCE = {"SLURM_WAIT": "10", "SLURM_PMIX_TIMEOUT": "20"}
+#: How long srun waits for ranks once one has ended, and ranks and PMIx for those that do not come to MPI's start.
+PATIENCE = {"SLURM_WAIT": "10", "SLURM_PMIX_TIMEOUT": "20", "MPISQUEEZE_START_S": "60"}
 #: A job that did not fail, and has not ended.
 GOING = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "PREEMPTED", "SIGNALING")
 
@@ -132,8 +132,8 @@ class Lane:
                 cluster.heal(self.hosts)
                 healed = True
             waiting = waiting + 1 if facts["Reason"] == "BeginTime" else 0
-            if waiting == 3:
-                # It would wait for minutes, and must for a second: what slurmd has just ended is told by the second.
+            if waiting == 8:
+                # It would wait for minutes, and must for seconds, in which SLURM hears of all that has ended.
                 with contextlib.suppress(AssertionError):
                     cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
             time.sleep(0.5)

@@ -109,11 +109,9 @@ def test_a_rank_that_stops_outside_of_the_iterations(
 
 
 def test_a_rank_that_stops_before_mpi_starts(launcher: Launcher, tmp_path: Path) -> None:
-    """The others wait for it in MPI's start, where no line of Python runs; half an hour is two seconds here."""
+    """The others wait for it in MPI's start, where no line of Python runs."""
     program = (
         "import os, signal",
-        "alarm = signal.alarm",
-        "signal.alarm = lambda seconds: alarm(min(seconds, 2))",
         "try:",
         "    os.close(os.open('first', os.O_CREAT | os.O_EXCL))",
         "    os.kill(os.getpid(), signal.SIGSTOP)",
@@ -122,9 +120,17 @@ def test_a_rank_that_stops_before_mpi_starts(launcher: Launcher, tmp_path: Path)
         "import mpisqueeze.mpi",
         "print('started')",
     )
-    done = start_on_ranks(launcher, 2, [sys.executable, "-c", "\n".join(program)], tmp_path, 2 * LIMIT)
+    done = start_on_ranks(
+        launcher, 2, [sys.executable, "-c", "\n".join(program)], tmp_path, 2 * LIMIT, MPISQUEEZE_START_S="2"
+    )
     assert done.code
     assert "started" not in done.out
+
+
+def test_a_time_for_the_start_of_mpi_that_is_none(mpisqueeze_run: Run) -> None:
+    refused = mpisqueeze_run(2, "train", alone=True, MPISQUEEZE_START_S="5min")
+    assert refused.code == 2
+    assert refused.err.count("MPISQUEEZE_START_S: 5min is no number of seconds; accepted: a whole number") == 1
 
 
 def test_a_signal_when_all_is_done_keeps_nothing_from_being_written(mpisqueeze_run: Run, tmp_path: Path) -> None:
