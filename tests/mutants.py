@@ -47,6 +47,7 @@ GOSSIP = "mpi/test_gossip.py"
 KERNELS = "test_kernels.py"
 RANDOMNESS = "test_randomness.py"
 LINK = "mpi/test_link.py"
+LOCAL = "mpi/test_local_steps.py"
 
 MUTANTS = (
     Mutant(
@@ -143,6 +144,38 @@ MUTANTS = (
         (IDENTITIES,),
     ),
     Mutant(
+        "last-worker-alone",
+        "the server's sum is what the last worker sent",
+        (
+            (
+                "algorithms/sections.py",
+                "self.codec.decode_mean(payloads, self.total)",
+                "self.codec.decode_mean(payloads[-1:], self.total)",
+            ),
+            (
+                "algorithms/sections.py",
+                "decode = self.codec.decode_add if rank else self.codec.decode",
+                "decode = self.codec.decode",
+            ),
+        ),
+        ("mean-model", "speed-up"),
+        (IDENTITIES,),
+    ),
+    Mutant(
+        "mean-is-a-sum",
+        "the server divides the sum by nothing",
+        (
+            ("algorithms/sections.py", "self.mean /= ranks", "self.mean /= 1"),
+            (
+                "algorithms/sections.py",
+                "self.codec.decode_mean(payloads, self.total)",
+                "self.codec.decode_mean(payloads, self.total); self.total *= world.size",
+            ),
+        ),
+        ("speed-up",),
+        (IDENTITIES,),
+    ),
+    Mutant(
         "allreduce-not-divided",
         "allreduce moves by the sum",
         (("algorithms/linear.py", "self.span.start, self._ranks)", "self.span.start, 1)"),),
@@ -219,7 +252,7 @@ MUTANTS = (
                 "self.w, self.shares = dtype(1), [dtype(0) for _ in edges]",
             ),
         ),
-        ("decentralized", "deepsqueeze", "choco", "different-data"),
+        ("decentralized", "deepsqueeze", "choco", "different-data", "speed-up", "graphs"),
         (GOSSIP,),
     ),
     Mutant(
@@ -234,6 +267,13 @@ MUTANTS = (
         ),
         ("decentralized", "mean-model"),
         (GOSSIP,),
+    ),
+    Mutant(
+        "one-peer-for-ever",
+        "one-peer has its first round in each iteration",
+        (("topology.py", "step = 1 << round_", "step = 1"),),
+        ("graphs",),
+        (GOSSIP, "test_topology.py"),
     ),
     Mutant(
         "naive-own-term-exact",
@@ -263,7 +303,7 @@ MUTANTS = (
         "deepsqueeze-without-eta",
         "DeepSqueeze ignores η",
         (("algorithms/deepsqueeze.py", "scalar(self.eta), mixed)", "scalar(1), mixed)"),),
-        ("deepsqueeze",),
+        ("deepsqueeze", "two-bits"),
         (GOSSIP,),
     ),
     Mutant(
@@ -277,7 +317,7 @@ MUTANTS = (
         "choco-without-eta",
         "CHOCO ignores η",
         (("algorithms/choco.py", "scalar(self.eta), step)", "scalar(1), step)"),),
-        ("choco",),
+        ("choco", "two-bits"),
         (GOSSIP,),
     ),
     Mutant(
@@ -293,6 +333,20 @@ MUTANTS = (
         (("algorithms/d2.py", "            x += self.g_prev\n", ""),),
         ("different-data", "mean-model"),
         (GOSSIP,),
+    ),
+    Mutant(
+        "local-steps-exchange-each",
+        "local steps are exchanged in each iteration",
+        (("algorithms/local.py", "network.iteration % self.every", "network.iteration % 1"),),
+        ("local-steps",),
+        (LOCAL,),
+    ),
+    Mutant(
+        "local-steps-without-average",
+        "after an exchange of local steps each rank goes on from its own model",
+        (("algorithms/local.py", "        x[...] = self.start\n", ""),),
+        ("local-steps",),
+        (LOCAL,),
     ),
     Mutant(
         "bytes-with-headers",
