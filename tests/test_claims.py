@@ -268,6 +268,7 @@ def test_selection() -> None:
         ("[runs.sgd]", "[sweep]\nworkers = [0]\n[runs.sgd]", "`int` >= 1"),
         ("[runs.sgd]", OVER_N.replace("[0.1, 0.2]", "[0.1]") + "[runs.sgd]", "lr has 1 value for 2 points"),
         ("[runs.sgd]", OVER_N.replace("[0.1, 0.2]", "[0.1, -1]") + "[runs.sgd]", "--lr"),
+        ("[runs.sgd]", OVER_N.replace("lr", "workers") + "[runs.sgd]", "swept themselves"),
         ("[runs.sgd]", OVER_N.replace("lr", "rl") + "[runs.sgd]", "'rl' is no setting of train"),
         ("[runs.sgd]", OVER_N.replace("workers", "latencies") + "[runs.sgd]", "latencies"),
         ("[runs.sgd]", "[sweep]\nranks = [2]\n[runs.sgd]\nworkers = 2", "on virtual workers or on ranks"),

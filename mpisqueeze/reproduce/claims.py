@@ -98,6 +98,8 @@ class _OverN(_Table, kw_only=True):
 
     def points(self, counts: Sequence[int]) -> list[tuple[int, tuple[tuple[str, Any], ...]]]:
         """N and the settings at each point, by N. Raises ValueError."""
+        if "workers" in self.settings:
+            raise ValueError("sweep.settings: workers are swept themselves, by `workers = [1, 4]` of the sweep")
         for name, values in self.settings.items():
             if len(values) != len(counts):
                 raise ValueError(f"sweep.settings: {name} has {counted(len(values), 'value')} for {len(counts)} points")

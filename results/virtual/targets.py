@@ -26,10 +26,10 @@ PROBLEM = ("--problem", "mlp:256x256", "--batch-size", "8", "--server", "sharded
 #: Methods whose tuning is another one than a step size near 0.1. The variance of 1-bit Adam is frozen early enough for
 #: compressed steps to come; CHOCO's step η has to fit its compressor.
 APART = {
-    "onebit-adam/onebit": ("onebit-adam:freeze=8/onebit", "lr=0.001:0.016:5"),
-    "choco/topk:0.01": ("choco/topk:0.01", "eta=0.02:0.32:5"),
+    "onebit-adam/onebit": ("onebit-adam:freeze=8/onebit", "lr=0.001:0.008:4"),
+    "choco/topk:0.01": ("choco/topk:0.01", "eta=0.03:0.24:4"),
 }
-USUAL = "lr=0.05:0.8:5"
+USUAL = "lr=0.05:0.4:4"
 
 
 def main() -> None:
