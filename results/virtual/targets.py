@@ -19,8 +19,8 @@ from mpisqueeze.runs.presets import PRESETS
 
 ACCURACY = 0.93
 RATES = ("1gbit", "10gbit", "25gbit")
-#: Iterations of a run at most; most methods need a quarter.
-MOST = 60
+#: Iterations of a run at most.
+MOST = 40
 PROBLEM = ("--problem", "mlp:256x256", "--batch-size", "8", "--server", "sharded", "--topology", "exponential",
            "--consensus-every", "0")  # fmt: skip
 #: Methods whose tuning is another one than a step size near 0.1. The variance of 1-bit Adam is frozen early enough for
