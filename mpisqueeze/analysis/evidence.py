@@ -54,7 +54,7 @@ def _spectral_gap(run: RunLog) -> float | None:
 
 
 def _to_target(cost: Callable[[RunLog], float | None]) -> Callable[[RunLog], float | None]:
-    """What a run costs that ends at its target; ∞ where it does not get there, None for a run without a target."""
+    """The cost of a run that ends at its target; ∞ where it does not get there, None for a run without a target."""
 
     def of(run: RunLog) -> float | None:
         if run.config.get("stop_at") is None:
