@@ -48,6 +48,7 @@ GOSSIP = "mpi/test_gossip.py"
 KERNELS = "test_kernels.py"
 RANDOMNESS = "test_randomness.py"
 LINK = "mpi/test_link.py"
+LOCAL = "mpi/test_local_steps.py"
 
 MUTANTS = (
     Mutant(
@@ -144,6 +145,38 @@ MUTANTS = (
         (IDENTITIES,),
     ),
     Mutant(
+        "last-worker-alone",
+        "the server's sum is what the last worker sent",
+        (
+            (
+                "algorithms/sections.py",
+                "self.codec.decode_mean(payloads, self.total)",
+                "self.codec.decode_mean(payloads[-1:], self.total)",
+            ),
+            (
+                "algorithms/sections.py",
+                "decode = self.codec.decode_add if rank else self.codec.decode",
+                "decode = self.codec.decode",
+            ),
+        ),
+        ("mean-model", "speed-up"),
+        (IDENTITIES,),
+    ),
+    Mutant(
+        "mean-is-a-sum",
+        "the server divides the sum by nothing",
+        (
+            ("algorithms/sections.py", "self.mean /= ranks", "self.mean /= 1"),
+            (
+                "algorithms/sections.py",
+                "self.codec.decode_mean(payloads, self.total)",
+                "self.codec.decode_mean(payloads, self.total); self.total *= world.size",
+            ),
+        ),
+        ("speed-up",),
+        (IDENTITIES,),
+    ),
+    Mutant(
         "allreduce-not-divided",
         "allreduce moves by the sum",
         (("algorithms/linear.py", "factor /= self._ranks", "factor /= 1"),),
@@ -220,7 +253,7 @@ MUTANTS = (
                 "self.w, self.shares = dtype(1), [dtype(0) for _ in edges]",
             ),
         ),
-        ("decentralized", "deepsqueeze", "choco", "different-data"),
+        ("decentralized", "deepsqueeze", "choco", "different-data", "speed-up", "graphs"),
         (GOSSIP,),
     ),
     Mutant(
@@ -235,6 +268,13 @@ MUTANTS = (
         ),
         ("decentralized", "mean-model"),
         (GOSSIP,),
+    ),
+    Mutant(
+        "one-peer-for-ever",
+        "one-peer has its first round in each iteration",
+        (("topology.py", "step = 1 << round_", "step = 1"),),
+        ("graphs",),
+        (GOSSIP, "test_topology.py"),
     ),
     Mutant(
         "naive-own-term-exact",
@@ -263,8 +303,13 @@ MUTANTS = (
     Mutant(
         "deepsqueeze-without-eta",
         "DeepSqueeze ignores η",
+<<<<<<< HEAD
         (("algorithms/deepsqueeze.py", "eta=scalar(self.eta)", "eta=scalar(1)"),),
         ("deepsqueeze",),
+=======
+        (("algorithms/deepsqueeze.py", "scalar(self.eta), mixed)", "scalar(1), mixed)"),),
+        ("deepsqueeze", "two-bits"),
+>>>>>>> claims
         (GOSSIP,),
     ),
     Mutant(
@@ -278,7 +323,7 @@ MUTANTS = (
         "choco-without-eta",
         "CHOCO ignores η",
         (("algorithms/choco.py", "scalar(self.eta), step)", "scalar(1), step)"),),
-        ("choco",),
+        ("choco", "two-bits"),
         (GOSSIP,),
     ),
     Mutant(
@@ -294,6 +339,20 @@ MUTANTS = (
         (("algorithms/d2.py", "            x += self.g_prev\n", ""),),
         ("different-data", "mean-model"),
         (GOSSIP,),
+    ),
+    Mutant(
+        "local-steps-exchange-each",
+        "local steps are exchanged in each iteration",
+        (("algorithms/local.py", "network.iteration % self.every", "network.iteration % 1"),),
+        ("local-steps",),
+        (LOCAL,),
+    ),
+    Mutant(
+        "local-steps-without-average",
+        "after an exchange of local steps each rank goes on from its own model",
+        (("algorithms/local.py", "        x[...] = self.start\n", ""),),
+        ("local-steps",),
+        (LOCAL,),
     ),
     Mutant(
         "bytes-with-headers",
