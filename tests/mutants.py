@@ -303,13 +303,8 @@ MUTANTS = (
     Mutant(
         "deepsqueeze-without-eta",
         "DeepSqueeze ignores η",
-<<<<<<< HEAD
         (("algorithms/deepsqueeze.py", "eta=scalar(self.eta)", "eta=scalar(1)"),),
-        ("deepsqueeze",),
-=======
-        (("algorithms/deepsqueeze.py", "scalar(self.eta), mixed)", "scalar(1), mixed)"),),
         ("deepsqueeze", "two-bits"),
->>>>>>> claims
         (GOSSIP,),
     ),
     Mutant(
