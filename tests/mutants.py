@@ -2,7 +2,8 @@
 
 A mutant is an edit of the source, applied to a copy of the package. Kernels are NumPy's there, so that a mutant of
 `kernels/reference.py` counts. `python tests/mutants.py FILE` tries all of them, on every claim that they name and on
-the test files beside them, and writes the table of results/mutants.
+the test files beside them, and writes the table of results/mutants; `python tests/mutants.py FILE NAME …` tries those
+alone, and replaces their lines.
 """
 
 from __future__ import annotations
@@ -178,7 +179,7 @@ MUTANTS = (
     Mutant(
         "allreduce-not-divided",
         "allreduce moves by the sum",
-        (("algorithms/linear.py", "self.span.start, self._ranks)", "self.span.start, 1)"),),
+        (("algorithms/linear.py", "factor /= self._ranks", "factor /= 1"),),
         ("one-bit", "mean-model"),
         (IDENTITIES,),
     ),
@@ -278,7 +279,7 @@ MUTANTS = (
     Mutant(
         "naive-own-term-exact",
         "dpsgd-naive does not compress a rank's own model",
-        (("algorithms/dpsgd_naive.py", "        self.codec.decode(self.exchange.out, x)\n", ""),),
+        (("algorithms/dpsgd_naive.py", "self.mix(x, self.w)", "x *= self.w; self.add_decoded(x)"),),
         ("differences",),
         (GOSSIP,),
     ),
@@ -293,8 +294,8 @@ MUTANTS = (
         "ecd-averages",
         "ECD's estimate is y ← (1 − 1/t) y + (1/t) C(z)",
         (
-            ("algorithms/ecd.py", "scalar(1 - 2 / t)", "scalar(1 - 1 / t)"),
-            ("algorithms/ecd.py", "scalar(2 / t)", "scalar(1 / t)"),
+            ("algorithms/ecd.py", "dtype.type(1 - 2 / t)", "dtype.type(1 - 1 / t)"),
+            ("algorithms/ecd.py", "payload, y, 2 / t)", "payload, y, 1 / t)"),
         ),
         ("differences",),
         (GOSSIP,),
@@ -302,14 +303,14 @@ MUTANTS = (
     Mutant(
         "deepsqueeze-without-eta",
         "DeepSqueeze ignores η",
-        (("algorithms/deepsqueeze.py", "scalar(self.eta), mixed)", "scalar(1), mixed)"),),
+        (("algorithms/deepsqueeze.py", "eta=scalar(self.eta)", "eta=scalar(1)"),),
         ("deepsqueeze", "two-bits"),
         (GOSSIP,),
     ),
     Mutant(
         "deepsqueeze-without-own-term",
         "DeepSqueeze subtracts nothing of its own payload",
-        (("algorithms/deepsqueeze.py", "mixed *= self.w - scalar(1)", "mixed *= self.w"),),
+        (("algorithms/deepsqueeze.py", "self.w - scalar(1)", "self.w"),),
         ("deepsqueeze", "mean-model"),
         (GOSSIP,),
     ),
@@ -323,7 +324,7 @@ MUTANTS = (
     Mutant(
         "choco-replica-kept",
         "CHOCO's x̂ stays 0",
-        (("algorithms/choco.py", "        self.add_weighted(self.x_hat, scalar(1), self._decoded)\n", ""),),
+        (("algorithms/choco.py", "        self.codec.decode_add(self.exchange.out, self.x_hat)\n", ""),),
         ("choco", "mean-model"),
         (GOSSIP,),
     ),
@@ -456,22 +457,25 @@ def failing_tests(folder: Path, files: Sequence[str]) -> list[str]:
     return failed
 
 
-def table(path: Path) -> None:
-    """Try all mutants, and write a line for each to `path`, in Markdown."""
-    lines = ["| mutant | what it breaks | claims that fail | tests that fail |", "|---|---|---|---|"]
+def table(path: Path, names: Sequence[str]) -> None:
+    """Try all mutants, and write a line for each to `path`, in Markdown; with `names` of those alone."""
+    lines = {line.split("`")[1]: line for line in path.read_text().splitlines()[2:]} if names else {}
     for mutant in MUTANTS:
+        if names and mutant.name not in names:
+            continue
         with tempfile.TemporaryDirectory() as name:
             folder = copy_package(Path(name))
             mutate(folder, mutant)
             found = verdicts(folder, mutant.claims)
             claims = [f"`{claim}`" if found[claim] == "FAIL" else f"`{claim}` holds (!)" for claim in mutant.claims]
             tests = [f"`{test}`" for test in failing_tests(folder, mutant.tests)] or ["none (!)"]
-        lines.append(
-            f"| `{mutant.name}` | {mutant.says} | {', '.join(claims)} | {', '.join(tests)} |".replace("\n", " ")
-        )
-        print(lines[-1], flush=True)
-    path.write_text("\n".join(lines) + "\n")
+        line = f"| `{mutant.name}` | {mutant.says} | {', '.join(claims)} | {', '.join(tests)} |"
+        print(line, flush=True)
+        lines[mutant.name] = line
+    head = ["| mutant | what it breaks | claims that fail | tests that fail |", "|---|---|---|---|"]
+    order = [mutant.name for mutant in MUTANTS if mutant.name in lines]
+    path.write_text("\n".join([*head, *(lines[name] for name in order)]) + "\n")
 
 
 if __name__ == "__main__":
-    table(Path(sys.argv[1]))
+    table(Path(sys.argv[1]), sys.argv[2:])
