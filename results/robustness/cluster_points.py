@@ -9,10 +9,9 @@ until it is COMPLETED, and its model, losses, counts and log must be those of a 
 disturbed, to the bit.
 
 The number of a point is its seed, so that it can be had again by itself (`--only 17`). A line for each is added to
-cluster_points.jsonl, and all together are told in cluster_points.txt; numbers that are there are left out the next time,
-unless they failed. One cluster serves all points.
-It has several lanes, each with hosts of its own, because most of a point is waiting: for SLURM, for the heartbeat, for
-a gradient that sleeps.
+cluster_points.jsonl, and all are counted in cluster_points.txt; numbers that are there are left out the next time,
+unless they failed. One cluster serves all points. It has several lanes, each with hosts of its own, because most of a
+point is waiting: for SLURM, for the heartbeat, for a gradient that sleeps.
 
 Needs root, SLURM, iproute2 and Open MPI; see tests/slurm/nodes.py. Exits with 1 if a point failed.
 """
