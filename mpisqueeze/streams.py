@@ -21,8 +21,8 @@ STDOUT_PATHS = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 _SPELLINGS = {
     **dict(zip("×µμ—–−·’‘†₀₁₂│┃─━╴╶█▓░▚▞▪", "xuu---.''+012||----#%:\\/o", strict=True)),
     **dict.fromkeys("┌┐└┘├┤┬┴┼╭╮╯╰┏┓┗┛┡┩╇╞╡╪", "+"),
-    "…": "...", "≥": ">=", "≤": "<=", "±": "+-", "←": "<-", "→": "->", "↦": "->", "‖": "||", "⌈": "ceil(", "⌉": ")", "√": "sqrt",
-    "λ": "lambda", "\N{COMBINING MACRON}": "", "\N{NO-BREAK SPACE}": " ",
+    "…": "...", "≥": ">=", "≤": "<=", "±": "+-", "←": "<-", "→": "->", "↦": "->", "‖": "||", "⌈": "ceil(", "⌉": ")",
+    "√": "sqrt", "λ": "lambda", "\N{COMBINING MACRON}": "", "\N{NO-BREAK SPACE}": " ",
 }  # fmt: skip
 _POWERS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-", strict=True))
 _POWER = re.compile(f"[{''.join(_POWERS)}]+")
