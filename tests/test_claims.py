@@ -228,6 +228,8 @@ def test_n_and_the_spectral_gap_over_a_sweep() -> None:
 @pytest.mark.parametrize("scale", SCALES)
 def test_the_claims_of_the_package(scale: str) -> None:
     """Every one can be read at each scale, names what it says, and its runs have labels of their own."""
+    if scale == "full":
+        pytest.importorskip("torch", reason="PyTorch is not installed (extra torch)")
     assert len(names()) >= 9
     for claim in select(["all"], scale):
         trials = claim.trials(8)
@@ -243,6 +245,7 @@ def test_the_claims_of_the_package(scale: str) -> None:
 
 def test_full_scale_trains_the_papers_networks() -> None:
     """Each claim that trains does so on CIFAR-10 there, and one that is an identity stays as it is."""
+    pytest.importorskip("torch", reason="PyTorch is not installed (extra torch)")
     laptop, full = ({claim.name: claim for claim in select(["all"], scale)} for scale in SCALES)
     networks = {"double-compression", "one-bit", "top-k", "decentralized", "naive-gossip", "dcd", "deepsqueeze"}
     for name, claim in full.items():
@@ -299,6 +302,7 @@ def test_full_scale_wants_data_and_torch(
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "torch", None)
         assert "pip install 'mpisqueeze[torch]'" in refused(*arguments)
+    pytest.importorskip("torch", reason="PyTorch is not installed (extra torch)")
     line = refused(*arguments, "--data-dir", str(tmp_path))
     assert "--data-dir: cifar10: no file data_batch_1.bin" in line
     assert not (tmp_path / "out").exists()
