@@ -130,8 +130,14 @@ class Heartbeat:
 
     def __init__(self, world: World, limit_s: float, state: State) -> None:
         self._ring: _Ring | None = None
-        if world.hosts == 1 or world.virtual or math.isinf(limit_s):
+        if world.process.hosts == 1 or math.isinf(limit_s):
             return
+        if world.virtual:
+            # The first worker of each process speaks for it. Once all are here, no other process waits for this one.
+            world.comm.Barrier()
+            if not world.leads:
+                return
+            world = world.process
         token = world.comm.bcast(secrets.token_hex(8))
         listener = _listener() if world.host == world.rank else None
         about = (socket.gethostname(), _addresses(), listener.getsockname()[1]) if listener else None

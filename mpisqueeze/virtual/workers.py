@@ -14,7 +14,8 @@ from mpisqueeze.control_groups import free_memory
 from mpisqueeze.data import keeping
 from mpisqueeze.errors import RankFailureError, UsageError
 from mpisqueeze.quantities import grouped, size
-from mpisqueeze.virtual.communicator import Comm, Office, Post
+from mpisqueeze.virtual.collectives import Office, Post
+from mpisqueeze.virtual.communicator import Comm
 from mpisqueeze.virtual.scheduler import Scheduler, Worker
 
 T = TypeVar("T")
