@@ -28,6 +28,7 @@ TOPOLOGIES = ("ring", "torus", "complete", "exponential", "star", "one-peer")
 TREES = ("flat", "chain", "binary", "binomial")
 DTYPES = ("float32", "float64")
 DEVICES = ("auto", "cpu", "cuda")
+LOG_FORMS = ("jsonl", "binary")
 BUFFERS = ("auto", "device", "staged")
 
 DEFAULT_EPOCHS = 10.0
@@ -293,6 +294,11 @@ class Settings:
         "Gossip: iterations between measurements of the consensus distance, at which all ranks meet; 0: never. "
         "Default: as --eval-every.",
         integer(0),
+    )
+    log: str = _output(
+        LOG_FORMS[0],
+        "Form of the log of iterations: jsonl, an object a line, or binary, 120 bytes each.",
+        choice(*LOG_FORMS),
     )
     per_rank: bool = _output(False, "Log every rank in ranks.jsonl.")
     save_model: bool = _output(False, "Write model.npz: x, every rank's parameters.")

@@ -213,8 +213,8 @@ CALIBRATION = Calibration(Path("c.json"), 4, None, 0.25e-9, "float32", {"identit
          Work(2e-3 + 2e-3 / 8, 0.5e-3 + 0.25e-3 / 8 + 0.5e-3, 0.5e-3 + 0.25e-3 / 8 + 2e-3 / 8)),
         # No error feedback, and full vectors come down.
         ("csgd/onebit", "root", Work(1e-3, 8 * 0.5e-3 + 0.25e-3 + 0.5e-3, 8 * 0.5e-3 + 0.25e-3)),
-        # Own payload and two neighbours', with a multiplication and an addition each; two passes for the update.
-        ("choco/onebit", "root", Work(1e-3, 3 * 1e-3, 0.0, 0.5e-3)),
+        # Own payload and two neighbours'; two passes for the update.
+        ("choco/onebit", "root", Work(1e-3, 3 * 0.5e-3, 0.0, 0.5e-3)),
         # MPI adds up what it receives in place of the gradient; the sum is added to the model in one pass.
         ("allreduce", "root", Work(0.0, 0.25e-3 * 7 / 8, 0.25e-3 * 7 / 8, 0.5e-3)),
     ],

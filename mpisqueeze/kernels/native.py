@@ -29,10 +29,18 @@ class NativeKernels(ReferenceKernels):
     half_encode, half_decode = _native.half_encode, _native.half_decode
     natural_encode, natural_decode = _native.natural_encode, _native.natural_decode
     fp8_encode, fp8_decode = _native.fp8_encode, _native.fp8_decode
-    # out ← (D(p₀) + D(p₁) + …)/n for a tuple of payloads, added in this order.
-    copy_mean = _native.copy_mean
-    signs_mean, quantize_mean, uniform_mean = _native.signs_mean, _native.quantize_mean, _native.uniform_mean
-    natural_mean, fp8_mean = _native.natural_mean, _native.fp8_mean
+    # Several payloads in one pass: (payloads, weights, factor, out) and the decoder's arguments, see `decode_mix` of a
+    # compressor; weights None: their mean.
+    copy_combine, signs_combine, quantize_combine = (
+        _native.copy_combine,
+        _native.signs_combine,
+        _native.quantize_combine,
+    )
+    uniform_combine, natural_combine, fp8_combine = (
+        _native.uniform_combine,
+        _native.natural_combine,
+        _native.fp8_combine,
+    )
     momentum_step, adam_step = _native.momentum_step, _native.adam_step
 
     def topk_encode(self, vector: np.ndarray, residual: np.ndarray | None, payload: np.ndarray, k: int) -> bool:

@@ -76,11 +76,11 @@ def _exchanging(method: Method, traffic: Traffic, calibration: Calibration) -> W
 
     Decoding is taken to add. A root adds N payloads of d elements, sharded every rank N of d/N; the sum is divided
     by N, and the answer added to the model as it is decoded, so that there is no further update. A gossip rank adds
-    a payload for each neighbour and, where it compresses, its own, with a multiplication and an addition each, and its
-    update is two passes over the model. An all-reduce adds its sum to the model as it is decoded; full vectors without
-    error feedback are summed where they lie, and not encoded. Algorithms with servers say what `passes` they make
-    besides. A pass takes as long as an in-place add. So do products of matrices with few columns, as many as the
-    algorithm says, but at the rate of vectors that no cache holds: multiplying takes as long where one does.
+    a payload for each neighbour and its own, and its update is two passes over the model. An all-reduce adds its sum
+    to the model as it is decoded; full vectors without error feedback are summed where they lie, and not encoded.
+    Algorithms with servers say what `passes` they make besides. A pass takes as long as an in-place add. So do products
+    of matrices with few columns, as many as the algorithm says, but at the rate of vectors that no cache holds:
+    multiplying takes as long where one does.
     """
     fixed = not getattr(method.algorithm.cls, "compresses", True)
     rates = _rates(method.compressor, calibration, fixed)
@@ -113,9 +113,9 @@ def _exchanging(method: Method, traffic: Traffic, calibration: Calibration) -> W
     if traffic.exchange == "neighbours":
         if method.by_shapes:
             return Work(traffic.degree * before, traffic.degree * after, 0.0, 2 * add * d)
-        coded = traffic.payloads * (traffic.degree + compresses)
+        coded = traffic.payloads * (traffic.degree + 1)
         encode += (traffic.payloads - 1) * _encode(up, method.feedback) * d
-        return Work(encode, coded * (up.decode_add + 2 * add) * d, 0.0, 2 * add * d)
+        return Work(encode, coded * up.decode_add * d, 0.0, 2 * add * d)
     served = d if traffic.exchange == "root" else d / n
     added = (n * up.decode_add + (1 + server) * add) * served
     answered = _encode(down, method.feedback) * served if answers else 0.0
