@@ -32,7 +32,7 @@ case ${LAUNCHER:=srun} in
             export SLURM_MPI_TYPE=pmix
         fi
         # Where a rank is killed before MPI has started, the others wait for it, and srun for them.
-        start=(srun --wait="${SLURM_WAIT:-60}")
+        start=(env SLURM_WAIT="${SLURM_WAIT:-60}" srun)
         ;;
     mpirun)
         start=(mpirun -n "$SLURM_NTASKS")

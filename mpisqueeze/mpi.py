@@ -38,7 +38,7 @@ class MissingMPI:
 
 
 @contextlib.contextmanager
-def _ended_by_alarm() -> Iterator[None]:
+def ended_by_alarm() -> Iterator[None]:
     """End this process by SIGALRM after a time: MPI starts when all ranks are there, and one may be lost.
 
     Raises UsageError for a time that is none.
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 else:
     try:
-        with _ended_by_alarm():
+        with ended_by_alarm():
             from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         MPI = MissingMPI(error)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpisqueeze.analysis.evidence import Evidence
+from mpisqueeze.cli.app import run
+from mpisqueeze.data import cifar10
 from mpisqueeze.errors import UsageError
+from mpisqueeze.record.claims import read_claims
 from mpisqueeze.record.figures import no_columns
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.reproduce import virtual
-from mpisqueeze.reproduce.claims import FOLDER, load, names, select
+from mpisqueeze.reproduce.claims import FOLDER, SCALES, load, names, select
 from mpisqueeze.reproduce.engine import plan_tasks
 from mpisqueeze.reproduce.expressions import parse
 from mpisqueeze.settings import Settings
@@ -221,10 +225,13 @@ def test_n_and_the_spectral_gap_over_a_sweep() -> None:
     assert math.isnan(Evidence({"sgd": [[log([1.0])]]}, [0.0], [8]).figure("sgd", "spectral_gap"))
 
 
-def test_the_claims_of_the_package() -> None:
-    """Every one can be read at laptop scale, names what it says, and its runs have labels of their own."""
+@pytest.mark.parametrize("scale", SCALES)
+def test_the_claims_of_the_package(scale: str) -> None:
+    """Every one can be read at each scale, names what it says, and its runs have labels of their own."""
+    if scale == "full":
+        pytest.importorskip("torch", reason="PyTorch is not installed (extra torch)")
     assert len(names()) >= 9
-    for claim in select(["all"], "laptop"):
+    for claim in select(["all"], scale):
         trials = claim.trials(8)
         assert len({trial.label for trial in trials}) == len(trials)
         assert {trial.run for trial in trials} == set(claim.runs)
@@ -236,11 +243,107 @@ def test_the_claims_of_the_package() -> None:
     assert len(names()) == len(list(FOLDER.glob("*.toml")))
 
 
+def test_full_scale_trains_the_papers_networks() -> None:
+    """Each claim that trains does so on CIFAR-10 there, and one that is an identity stays as it is."""
+    pytest.importorskip("torch", reason="PyTorch is not installed (extra torch)")
+    laptop, full = ({claim.name: claim for claim in select(["all"], scale)} for scale in SCALES)
+    networks = {"double-compression", "one-bit", "top-k", "decentralized", "naive-gossip", "dcd", "deepsqueeze"}
+    for name, claim in full.items():
+        configs = [config for points in claim.runs.values() for config in points]
+        problems = {(config.problem, config.data) for config in configs}
+        if name in networks:
+            assert problems <= {("resnet18", "cifar10"), ("resnet20", "cifar10")}
+            assert {config.epochs for config in configs} == {60}
+            assert len(claim.file.seeds) >= 3
+        else:
+            assert len(claim.runs) == len(laptop[name].runs)
+    assert (full["traffic"].file, full["traffic"].runs) == (laptop["traffic"].file, laptop["traffic"].runs)
+    assert full["dcd"].runs["dcd_4_bits"][0].compressor == "qsgd:4,bucket=36864"
+    assert laptop["dcd"].runs["dcd_4_bits"][0].compressor == "qsgd:4,bucket=0"
+    assert set(full["top-k"].runs) - set(laptop["top-k"].runs) == {"randomk"}
+    # A run that only decisions of the laptop's name has no place there.
+    assert "naive_floor" not in full["one-bit"].runs
+
+
+def test_full_scale_is_said_by_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    more = """
+[full]
+seeds = [3, 4]
+[full.settings]
+lr = 0.25
+[full.runs.sgd]
+algorithm = "allreduce"
+[full.runs.other]
+algorithm = "dpsgd"
+[[full.decisions]]
+text = "f"
+holds = "other.loss < 2"
+"""
+    path.write_text(SMALLEST + more)
+    small, large = (load(path, scale) for scale in SCALES)
+    assert (set(small.runs), small.runs["sgd"][0].algorithm, small.file.seeds) == ({"sgd"}, "sgd", [1])
+    assert (set(large.runs), large.runs["other"][0].lr, large.file.seeds) == ({"other"}, 0.25, [3, 4])
+    assert [decision.text for decision in large.file.decisions] == ["f"]
+    path.write_text(SMALLEST + more[: more.index("[[")])
+    large = load(path, "full")
+    assert {name: config.algorithm for name, (config,) in large.runs.items()} == {"sgd": "allreduce", "other": "dpsgd"}
+    assert [decision.text for decision in large.file.decisions] == ["d"]
+    path.write_text(SMALLEST + more.replace("other.loss", "another.loss"))
+    with pytest.raises(UsageError, match="no run 'another'"):
+        load(path, "full")
+
+
+def test_full_scale_wants_data_and_torch(
+    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is missing is said in one line, before any run."""
+    arguments = ("reproduce", "dcd", "--scale", "full", "--workers", "3", "--out", str(tmp_path / "out"))
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "torch", None)
+        assert "pip install 'mpisqueeze[torch]'" in refused(*arguments)
+    pytest.importorskip("torch", reason="PyTorch is not installed (extra torch)")
+    line = refused(*arguments, "--data-dir", str(tmp_path))
+    assert "--data-dir: cifar10: no file data_batch_1.bin" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_claim_runs_at_full_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`dcd` on files like CIFAR-10's, with three workers and two iterations, has the runs and decisions of its file."""
+    pytest.importorskip("torch", reason="PyTorch is not installed (extra torch)")
+    monkeypatch.setattr(cifar10, "RECORDS", 4)
+    generator = np.random.default_rng(1)
+    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
+        records = generator.integers(0, 256, (4, 3073), np.uint8)
+        records[:, 0] %= 10
+        records.tofile(tmp_path / f"{name}.bin")
+    text = (FOLDER / "85-dcd.toml").read_text()
+    short = text.replace("epochs = 60\nbatch_size = 16\n", "epochs = 1\nbatch_size = 2\nsamples = 12\n")
+    short = short.replace("[full]\nseeds = [1, 2, 3]", "[full]\nseeds = [2]")
+    assert "epochs = 1\n" in short
+    assert "seeds = [2]" in short
+    (tmp_path / "dcd.toml").write_text(short)
+    out = tmp_path / "out"
+    arguments = ["--scale", "full", "--workers", "3", "--data-dir", str(tmp_path), "--out", str(out)]
+    assert run(["reproduce", str(tmp_path / "dcd.toml"), *arguments]) == 0
+    about = read_claims(out)
+    (claim,) = about["claims"]
+    assert (about["scale"], claim["seeds"], claim["reason"]) == ("full", [2], None)
+    assert {found["run"]: found["compressor"] for found in claim["runs"]} == {
+        "dpsgd": "identity",
+        **{f"dcd_{bits}_bits": f"qsgd:{bits},bucket=36864" for bits in (8, 4, 2)},
+    }
+    assert all(found["status"] == "ok" and found["test_accuracy"] is not None for found in claim["runs"])
+    assert [decision["holds"] for decision in claim["decisions"]] == [
+        decision.holds for decision in load(FOLDER / "85-dcd.toml", "full").file.decisions
+    ]
+
+
 def test_selection() -> None:
     assert [claim.name for claim in select(["dcd", "traffic", "dcd"], "laptop")] == ["dcd", "traffic"]
     with pytest.raises(UsageError, match="did you mean 'traffic'"):
         select(["trafic"], "laptop")
-    with pytest.raises(UsageError, match="not one of laptop, gpu"):
+    with pytest.raises(UsageError, match="not one of laptop, full"):
         select(["dcd"], "desktop")
 
 

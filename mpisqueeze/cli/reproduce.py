@@ -26,7 +26,10 @@ def reproduce(
         list[str] | None, arguments("CLAIM…", "Names, FILE.toml, or all. Without any: a list of them.")
     ] = None,
     scale: Annotated[
-        str, in_run(help="laptop: minutes on two cores. gpu: the talks' own sizes.", metavar="NAME")
+        str,
+        in_run(
+            help="laptop: minutes on two cores. full: the papers' networks and data, days on a GPU.", metavar="NAME"
+        ),
     ] = "laptop",
 ) -> int:
     """Put the talks' claims to the test here: for each its runs, what decides, and a verdict.

@@ -10,6 +10,11 @@ struct NAME(blocks) {
     int bits, l2;
     uint64_t key;
     atomic_int bad; /* an element that is not finite was met */
+    /* For encode_groups. Fills the scales of the blocks of [start, stop), and returns 0 where one is not finite. The
+       elements are those of x, or where there is a residual, of x + residual, which is written to `sum`. */
+    int (*measure)(const struct NAME(blocks) *b, const REAL *x, REAL *residual, REAL *sum, int64_t start, int64_t stop);
+    /* Writes the stream and the residual of [start, stop), a tile at most; v has the elements. */
+    void (*encode)(const struct NAME(blocks) *b, const REAL *v, int64_t start, int64_t stop, struct draws *draws);
 };
 
 static struct NAME(blocks) NAME(blocks_of)(const void *vector, void *residual, int64_t d, uint8_t *payload,
@@ -29,6 +34,46 @@ static int NAME(encode_blocks)(struct NAME(blocks) *b, spread_work *groups) {
     const int parts = threads_parts(b->d);
     spread(groups, b, 0, b->d, group, count >= parts ? parts : 1);
     return !b->bad;
+}
+
+/* A part of a block that is longer than a tile; where there is a residual, it has the elements. */
+static void NAME(encode_tiles)(void *job, int part, int64_t first, int64_t last) {
+    const struct NAME(blocks) *b = job;
+    struct draws draws;
+    REAL tile[TILE];
+    (void)part;
+    draws_init(&draws, b->key);
+    for (int64_t start = first; start < last; start += TILE) {
+        const int64_t stop = smaller(start + TILE, last);
+        const REAL *v = b->v + start;
+        if (b->residual)
+            v = memcpy(tile, v, (size_t)(stop - start) * sizeof(REAL));
+        b->encode(b, v, start, stop, &draws);
+    }
+}
+
+/* A group of blocks that is no longer than a tile stays in the L1 cache until it is encoded. */
+static void NAME(encode_groups)(void *job, int part, int64_t first, int64_t last) {
+    struct NAME(blocks) *b = job;
+    const int64_t group = group_length(b->length);
+    struct draws draws;
+    REAL room[TILE + PAGE / sizeof(REAL)];
+    (void)part;
+    draws_init(&draws, b->key);
+    for (int64_t start = first; start < last; start += group) {
+        const int64_t stop = smaller(start + group, last);
+        const REAL *x = b->vector + start;
+        REAL *residual = b->residual ? b->residual + start : NULL;
+        REAL *sum = residual && group <= TILE ? away_from(residual, room) : residual;
+        if (b->bad || !b->measure(b, x, residual, sum, start, stop)) {
+            b->bad = 1;
+            return;
+        }
+        if (group <= TILE)
+            b->encode(b, residual ? sum : x, start, stop, &draws);
+        else
+            spread(NAME(encode_tiles), b, start, stop, TILE, threads_parts(stop - start));
+    }
 }
 
 /* A payload and where its elements go: out ← out + factor·value, or with `add` 0 out ← value. */

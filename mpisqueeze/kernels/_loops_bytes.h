@@ -1,4 +1,4 @@
-/* natural and fp8: a byte per element. The loops are plain ones, which the compiler vectorises. */
+/* natural and fp8: a byte per element. */
 
 #define FRACTION (REAL_BITS == 32 ? 23 : 52)
 #define BIAS (REAL_BITS == 32 ? 127 : 1023)
@@ -11,6 +11,9 @@
 
 #define NOTHING POWER_OF_TWO(-109) /* what code 0 would be */
 #define CUT (FRACTION - FIRST_BITS)
+/* The fraction's bits, and the sign's. */
+#define FRACTION_BITS (((BITS)1 << FRACTION) - 1)
+#define SIGN_BIT ((BITS)1 << (REAL_BITS - 1))
 
 INLINE REAL NAME(natural_value)(uint32_t code) {
     const BITS power = code & 0x7fu ? ((BITS)(code & 0x7fu) << FRACTION) + NOTHING : 0;
@@ -47,24 +50,55 @@ static uint32_t NAME(natural_one)(REAL v, uint32_t index, uint64_t key) {
     return code | SIGN_(v);
 }
 
-/* Codes of n elements, `index` the first one's. Returns 0; 1 where some are open, and coded as if they went down; or 2
-   where one is too large. */
-INLINE int NAME(natural_run)(const REAL *x, REAL *residual, int64_t n, uint32_t index, uint64_t key, uint8_t *codes) {
-    const uint32_t low = (uint32_t)key, high = (uint32_t)(key >> 32);
-    BITS large = 0, open = 0;
-    for (int64_t i = 0; i < n; i++) {
-        const REAL v = V_(i);
-        const BITS magnitude = NAME(magnitude)(v);
-        const uint32_t sum = NAME(natural_level)(magnitude) +
-                             (~hash32(index + (uint32_t)i, low, high) >> (32 - FIRST_BITS));
-        const uint32_t code = sum >> FIRST_BITS | SIGN_(v);
-        large |= magnitude > POWER_OF_TWO(18);
-        open |= NAME(natural_is_open)(magnitude, sum);
-        codes[i] = (uint8_t)code;
+/* What a run has seen: its largest magnitude, and in `open` a bit where an element is open. */
+struct NAME(natural_seen) {
+    NAME(patterns) largest, open;
+};
+
+/* The codes of LANES elements, and their values; open ones as if they went down. */
+INLINE NAME(words) NAME(natural_lanes)(NAME(vec) v, NAME(words) not_hashes, NAME(vec) *values,
+                                       struct NAME(natural_seen) *seen) {
+    const NAME(patterns) bits = NAME(patterns_of)(v), magnitude = bits & MAGNITUDE_BITS;
+    const NAME(mask) small = NAME(below)(magnitude, POWER_OF_TWO(-108));
+    const NAME(patterns) draw = not_hashes >> (32 - FIRST_BITS);
+    /* A carry out of the fraction is the step up to the next power of two. */
+    const NAME(patterns) sum = NAME(keep_where)(bits, small, SIGN_BIT) + (draw << CUT);
+    seen->largest = NAME(larger)(seen->largest, magnitude);
+    seen->open = NAME(or_where)(seen->open, small, magnitude);
+    if (CUT)
+        seen->open |= ((sum >> CUT) ^ ((sum >> CUT) + 1)) >> FIRST_BITS;
+    *values = NAME(vec_of)(sum & ~FRACTION_BITS);
+    const NAME(patterns) twice = NAME(larger)(sum + sum, NAME(pattern)(2 * NOTHING)) - 2 * NOTHING;
+    return (twice << (REAL_BITS - 9 - FRACTION) | (sum & SIGN_BIT)) >> (REAL_BITS - 8);
+}
+
+/* Codes of n elements, the first one's hash that of draws `at`. Returns 0; 1 where some are open, and coded as if they
+   went down; or 2 where one is too large. */
+INLINE int NAME(natural_run)(const REAL *x, REAL *residual, int64_t n, struct draws_at at, uint8_t *codes) {
+    struct NAME(natural_seen) seen = {NAME(pattern)(0), NAME(pattern)(0)};
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        NAME(vec) v = NAME(get)(x + i), values;
         if (residual)
-            residual[i] = v - NAME(natural_value)(code);
+            v = v + NAME(get)(residual + i);
+        NAME(put_bytes)(codes + i, NAME(natural_lanes)(v, NAME(not_hashes)(at, i), &values, &seen));
+        if (residual)
+            NAME(put)(residual + i, v - values);
     }
-    return large ? 2 : open != 0;
+    if (i < n) {
+        REAL few[LANES] = {0}, few_values[LANES];
+        uint8_t few_codes[LANES];
+        NAME(vec) values;
+        for (int64_t j = i; j < n; j++)
+            few[j - i] = V_(j);
+        NAME(put_bytes)(few_codes, NAME(natural_lanes)(NAME(get)(few), NAME(not_hashes)(at, i), &values, &seen));
+        NAME(put)(few_values, values);
+        memcpy(codes + i, few_codes, (size_t)(n - i));
+        if (residual)
+            for (int64_t j = i; j < n; j++)
+                residual[j] = few[j - i] - few_values[j - i];
+    }
+    return NAME(largest_lane)(seen.largest) > POWER_OF_TWO(18) ? 2 : NAME(largest_lane)(seen.open) != 0;
 }
 
 /* The open ones again. The difference to a power of two beside v is exact, so that a residual tells what v was. */
@@ -85,13 +119,16 @@ static __attribute__((noinline, cold)) void NAME(natural_exactly)(const REAL *x,
 static void NAME(natural_encode_part)(void *job, int part, int64_t start, int64_t stop) {
     struct NAME(blocks) *b = job;
     (void)part;
+    struct draws draws;
+    draws_init(&draws, b->key);
     for (int64_t a = start; a < stop; a += TILE) {
         const int64_t n = smaller(TILE, stop - a);
         const REAL *x = b->vector + a;
         REAL *residual = b->residual ? b->residual + a : NULL;
         uint8_t *codes = b->stream + a;
-        const int found = residual ? NAME(natural_run)(x, residual, n, (uint32_t)a, b->key, codes)
-                                   : NAME(natural_run)(x, NULL, n, (uint32_t)a, b->key, codes);
+        const struct draws_at at = draws_from(&draws, (uint32_t)a);
+        const int found = residual ? NAME(natural_run)(x, residual, n, at, codes)
+                                   : NAME(natural_run)(x, NULL, n, at, codes);
         if (found == 2) {
             b->bad = 1;
             return;
@@ -147,72 +184,84 @@ INLINE REAL NAME(fp8_value)(uint32_t code) {
     return NAME(real)(magnitude | (BITS)(code & 0x80u) << (REAL_BITS - 8));
 }
 
-INLINE uint32_t NAME(fp8_code)(REAL x) {
-    const BITS magnitude = NAME(magnitude)(x);
-    /* Adding a number whose last bit is worth 2^-9 rounds what is below 2^-6. */
-    const REAL large = NAME(real)(POWER_OF_TWO(FRACTION - 9));
-    const BITS below = NAME(bits)(NAME(absolute)(x) + large) - NAME(bits)(large);
-    const BITS normal = (magnitude - POWER_OF_TWO(-7) + (((BITS)1 << (CUT - 1)) - 1) + (magnitude >> CUT & 1)) >> CUT;
-    return (uint32_t)(magnitude < POWER_OF_TWO(-6) ? below : normal) | SIGN_(x);
+/* The codes of LANES elements, and their values. Adding a power of two whose last bit is worth as much as the code's, 2^-9
+   or more, rounds the quotient, and leaves in the last bits of the sum what the code counts. */
+INLINE NAME(words) NAME(fp8_lanes)(NAME(vec) v, NAME(vec) scale, NAME(vec) *values) {
+    const NAME(vec) quotient = NAME(absolutes)(v) / scale;
+    const NAME(patterns) least = NAME(pattern)(POWER_OF_TWO(-6));
+    const NAME(patterns) power = NAME(larger)(NAME(patterns_of)(quotient), least) & ~FRACTION_BITS;
+    const NAME(vec) large = NAME(vec_of)(power + ((BITS)CUT << FRACTION)), sum = quotient + large;
+    const NAME(patterns) sign = NAME(patterns_of)(v) & SIGN_BIT;
+    *values = NAME(vec_of)(NAME(patterns_of)((sum - large) * scale) | sign);
+    const NAME(patterns) code = NAME(patterns_of)(sum) + (power >> CUT) - (POWER_OF_TWO(-6) >> CUT);
+    return code | sign >> (REAL_BITS - 8);
 }
 
+/* The codes of a block's elements; and what they leave of v, where there is a residual. */
 INLINE void NAME(fp8_run)(const REAL *v, REAL *residual, int64_t n, REAL scale, uint8_t *codes) {
-    for (int64_t i = 0; i < n; i++) {
-        const REAL x = v[i];
-        const uint32_t code = NAME(fp8_code)(x / scale);
-        codes[i] = (uint8_t)code;
+    const NAME(vec) scales = NAME(splat)(scale);
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        NAME(vec) x = NAME(get)(v + i), values;
+        NAME(put_bytes)(codes + i, NAME(fp8_lanes)(x, scales, &values));
         if (residual)
-            residual[i] = x - NAME(fp8_value)(code) * scale;
+            NAME(put)(residual + i, x - values);
+    }
+    if (i < n) {
+        REAL few[LANES] = {0}, few_values[LANES];
+        uint8_t few_codes[LANES];
+        NAME(vec) values;
+        memcpy(few, v + i, (size_t)(n - i) * sizeof(REAL));
+        NAME(put_bytes)(few_codes, NAME(fp8_lanes)(NAME(get)(few), scales, &values));
+        NAME(put)(few_values, values);
+        memcpy(codes + i, few_codes, (size_t)(n - i));
+        if (residual)
+            for (int64_t j = i; j < n; j++)
+                residual[j] = few[j - i] - few_values[j - i];
     }
 }
 
-static void NAME(fp8_codes)(void *job, int part, int64_t start, int64_t stop) {
-    const struct NAME(blocks) *b = job;
-    (void)part;
+static void NAME(fp8_tile)(const struct NAME(blocks) *b, const REAL *v, int64_t start, int64_t stop,
+                           struct draws *draws) {
     int64_t index = start / b->length;
+    (void)draws;
     for (int64_t a = start, end; a < stop; a = end, index++) {
         end = smaller((index + 1) * b->length, stop);
         const REAL scale = NAME(load)(b->scales, index);
         if (b->residual)
-            NAME(fp8_run)(b->residual + a, b->residual + a, end - a, scale, b->stream + a);
+            NAME(fp8_run)(v + (a - start), b->residual + a, end - a, scale, b->stream + a);
         else
-            NAME(fp8_run)(b->v + a, NULL, end - a, scale, b->stream + a);
+            NAME(fp8_run)(v + (a - start), NULL, end - a, scale, b->stream + a);
     }
 }
 
-/* max |v| of n elements, as `magnitude`; v = x + residual is written over the residual. */
-static BITS NAME(fp8_largest)(const REAL *x, REAL *residual, int64_t n) {
-    if (n > RUN)
-        return NAME(largest)(x, residual, n);
-    return (BITS)(residual ? NAME(largest_of)(x, residual, n) : NAME(largest_of)(x, NULL, n));
-}
-
-static void NAME(fp8_groups)(void *job, int part, int64_t first, int64_t last) {
-    struct NAME(blocks) *b = job;
-    (void)part;
-    const int64_t group = group_length(b->length);
+static int NAME(fp8_measure)(const struct NAME(blocks) *b, const REAL *x, REAL *residual, REAL *sum, int64_t start,
+                             int64_t stop) {
     const REAL tiny = NAME(real)((BITS)1 << FRACTION);
-    for (int64_t start = first; start < last && !b->bad; start += group) {
-        int64_t stop = smaller(start + group, last);
-        for (int64_t a = start; a < stop; a += b->length) {
-            REAL *residual = b->residual ? b->residual + a : NULL;
-            REAL scale = NAME(real)(NAME(fp8_largest)(b->vector + a, residual, smaller(b->length, stop - a))) / 448;
-            scale = scale < tiny ? tiny : scale;
-            if (!NAME(finite)(scale * 448)) {
-                b->bad = 1;
-                return;
-            }
-            NAME(store)(b->scales, a / b->length, scale);
-        }
-        spread(NAME(fp8_codes), b, start, stop, TILE, threads_parts(stop - start));
+    for (int64_t a = start, at = 0; a < stop; a += b->length, at += b->length) {
+        const int64_t n = smaller(b->length, stop - a);
+        const REAL *r = residual ? residual + at : NULL;
+        REAL *v = residual ? sum + at : NULL;
+        BITS largest;
+        if (n == 128) /* A constant length makes a faster loop. */
+            largest = (BITS)(r ? NAME(largest_of)(x + at, r, v, 128) : NAME(largest_of)(x + at, NULL, NULL, 128));
+        else
+            largest = NAME(largest)(x + at, r, v, n);
+        REAL scale = NAME(real)(largest) / 448;
+        scale = scale < tiny ? tiny : scale;
+        if (!NAME(finite)(scale * 448))
+            return 0;
+        NAME(store)(b->scales, a / b->length, scale);
     }
+    return 1;
 }
 
 static int NAME(fp8_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int64_t block) {
     if (!d)
         return 1;
     struct NAME(blocks) b = NAME(blocks_of)(vector, residual, d, payload, block, 1);
-    return NAME(encode_blocks)(&b, NAME(fp8_groups));
+    b.measure = NAME(fp8_measure), b.encode = NAME(fp8_tile);
+    return NAME(encode_blocks)(&b, NAME(encode_groups));
 }
 
 INLINE void NAME(fp8_deliver)(const struct NAME(delivery) *to, int64_t start, int64_t stop, int add, REAL factor) {

@@ -26,6 +26,15 @@ INLINE void prefetch(const void *from, int64_t bytes) {
         __builtin_prefetch((const char *)from + i);
 }
 
+/* Addresses whose last 12 bits are equal: a load waits for an earlier store to such an address. */
+#define PAGE 4096
+
+/* The first line in `room`, a page larger than what is to lie there, that is half a page away from `other`. */
+INLINE void *away_from(const void *other, void *room) {
+    const uintptr_t wanted = (uintptr_t)other / 64 * 64 + PAGE / 2;
+    return (char *)room + (wanted - (uintptr_t)room) % PAGE;
+}
+
 INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* The length of a block of a vector cut into blocks of `block` elements; 0 means the whole vector. */
@@ -48,6 +57,44 @@ INLINE uint32_t hash32(uint32_t x, uint32_t key_low, uint32_t key_high) {
     x *= 0x735A2D97u;
     x ^= x >> 15;
     return x;
+}
+
+/* hash32 of many indices. An index is H + l with l < TILE. What its first xors bring into l is the same for SPAN
+   indices, so that the products by the first factor, of H and of l, need only be added. */
+#define SPAN (1u << 16)
+struct draws {
+    uint32_t products[TILE] __attribute__((aligned(64)));
+    uint32_t low, high; /* the key's halves */
+    uint32_t span;      /* 1 + that of the products, or 0 before the first one */
+};
+
+static void draws_init(struct draws *d, uint64_t key) { d->low = (uint32_t)key, d->high = key >> 32, d->span = 0; }
+
+/* The hashes of the TILE indices from a multiple of TILE on. */
+struct draws_at {
+    const uint32_t *products;
+    uint32_t product, high;
+};
+
+static __attribute__((noinline)) void draws_move(struct draws *d, uint32_t index) {
+    const uint32_t mixed = d->low ^ (index ^ d->low) >> 16;
+    d->span = index / SPAN + 1;
+    for (uint32_t l = 0; l < TILE; l++)
+        d->products[l] = (l ^ mixed % TILE) * 0x21F0AAADu;
+}
+
+INLINE struct draws_at draws_from(struct draws *d, uint32_t index) {
+    if (d->span != index / SPAN + 1)
+        draws_move(d, index);
+    const uint32_t x = (index ^ d->low) / TILE * TILE;
+    return (struct draws_at){d->products, (x ^ (x >> 16) / TILE * TILE) * 0x21F0AAADu, d->high};
+}
+
+INLINE uint32_t hash_at(struct draws_at at, int64_t i) {
+    uint32_t x = at.product + at.products[i];
+    x ^= x >> 15 ^ at.high;
+    x *= 0x735A2D97u;
+    return x ^ x >> 15;
 }
 
 static uint64_t splitmix64(uint64_t state) {

@@ -1,18 +1,19 @@
 /* LANES elements of one dtype at a time: vectors of float32 where the instruction set has them, else single
-   elements, which the compiler may vectorise. The operators + − * / and, on words, << >> & | ^ work on
-   all of them. */
+   elements, which the compiler may vectorise. The operators + − * / and, on words and on patterns, the
+   bits of elements, << >> & | ^ work on all of them. */
 
 #if LEVEL == 2 && REAL_BITS == 32
 #define LANES 16
 typedef __m512 NAME(vec);
 typedef uint32_t NAME(words) __attribute__((vector_size(64)));
+typedef NAME(words) NAME(patterns);
 typedef __mmask16 NAME(mask);
 
 INLINE NAME(vec) NAME(splat)(REAL x) { return _mm512_set1_ps(x); }
 INLINE NAME(vec) NAME(get)(const REAL *from) { return _mm512_loadu_ps(from); }
 INLINE void NAME(put)(REAL *to, NAME(vec) x) { _mm512_storeu_ps(to, x); }
-INLINE NAME(words) NAME(words_of)(NAME(vec) x) { return (NAME(words))x; }
-INLINE NAME(vec) NAME(vec_of)(NAME(words) w) { return (NAME(vec))w; }
+INLINE NAME(patterns) NAME(patterns_of)(NAME(vec) x) { return (NAME(patterns))x; }
+INLINE NAME(vec) NAME(vec_of)(NAME(patterns) p) { return (NAME(vec))p; }
 INLINE NAME(vec) NAME(lesser)(NAME(vec) x, NAME(vec) y) { return _mm512_min_ps(x, y); }
 INLINE NAME(mask) NAME(less)(NAME(vec) x, NAME(vec) y) { return _mm512_cmp_ps_mask(x, y, _CMP_LT_OQ); }
 INLINE uint32_t NAME(mask_bits)(NAME(mask) mask) { return mask; }
@@ -56,6 +57,25 @@ INLINE NAME(mask) NAME(bit_set)(NAME(words) w, uint32_t bit) {
 INLINE NAME(words) NAME(lane_indices)(void) {
     return (NAME(words)){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 }
+/* Where p < limit; both are below 2^31. */
+INLINE NAME(mask) NAME(below)(NAME(patterns) p, BITS limit) {
+    return _mm512_cmplt_epi32_mask((__m512i)p, _mm512_set1_epi32((int)limit));
+}
+INLINE NAME(patterns) NAME(larger)(NAME(patterns) p, NAME(patterns) q) {
+    return (NAME(patterns))_mm512_max_epu32((__m512i)p, (__m512i)q);
+}
+INLINE NAME(patterns) NAME(pattern)(BITS p) { return (NAME(patterns))_mm512_set1_epi32((int)p); }
+/* p & bits where the mask is set, else p. */
+INLINE NAME(patterns) NAME(keep_where)(NAME(patterns) p, NAME(mask) where, BITS bits) {
+    return (NAME(patterns))_mm512_mask_and_epi32((__m512i)p, where, (__m512i)p, _mm512_set1_epi32((int)bits));
+}
+/* p | q where the mask is set, else p. */
+INLINE NAME(patterns) NAME(or_where)(NAME(patterns) p, NAME(mask) where, NAME(patterns) q) {
+    return (NAME(patterns))_mm512_mask_or_epi32((__m512i)p, where, (__m512i)p, (__m512i)q);
+}
+/* The elements of a table of LANES. */
+INLINE NAME(vec) NAME(look_up)(NAME(vec) table, NAME(words) w) { return _mm512_permutexvar_ps((__m512i)w, table); }
+/* The last byte of each word. */
 INLINE void NAME(put_bytes)(uint8_t *to, NAME(words) w) {
     _mm_storeu_si128((__m128i *)to, _mm512_cvtepi32_epi8((__m512i)w));
 }
@@ -67,13 +87,14 @@ INLINE NAME(words) NAME(get_bytes)(const uint8_t *from) {
 #define LANES 8
 typedef __m256 NAME(vec);
 typedef uint32_t NAME(words) __attribute__((vector_size(32)));
+typedef NAME(words) NAME(patterns);
 typedef NAME(words) NAME(mask);
 
 INLINE NAME(vec) NAME(splat)(REAL x) { return _mm256_set1_ps(x); }
 INLINE NAME(vec) NAME(get)(const REAL *from) { return _mm256_loadu_ps(from); }
 INLINE void NAME(put)(REAL *to, NAME(vec) x) { _mm256_storeu_ps(to, x); }
-INLINE NAME(words) NAME(words_of)(NAME(vec) x) { return (NAME(words))x; }
-INLINE NAME(vec) NAME(vec_of)(NAME(words) w) { return (NAME(vec))w; }
+INLINE NAME(patterns) NAME(patterns_of)(NAME(vec) x) { return (NAME(patterns))x; }
+INLINE NAME(vec) NAME(vec_of)(NAME(patterns) p) { return (NAME(vec))p; }
 INLINE NAME(vec) NAME(lesser)(NAME(vec) x, NAME(vec) y) { return _mm256_min_ps(x, y); }
 INLINE NAME(mask) NAME(less)(NAME(vec) x, NAME(vec) y) { return (NAME(mask))_mm256_cmp_ps(x, y, _CMP_LT_OQ); }
 INLINE uint32_t NAME(mask_bits)(NAME(mask) mask) { return (uint32_t)_mm256_movemask_ps((__m256)mask); }
@@ -102,9 +123,21 @@ INLINE NAME(mask) NAME(bit_set)(NAME(words) w, uint32_t bit) {
     return (NAME(mask))_mm256_cmpgt_epi32((__m256i)w, _mm256_set1_epi32((int)bit - 1));
 }
 INLINE NAME(words) NAME(lane_indices)(void) { return (NAME(words)){0, 1, 2, 3, 4, 5, 6, 7}; }
+INLINE NAME(mask) NAME(below)(NAME(patterns) p, BITS limit) {
+    return (NAME(mask))_mm256_cmpgt_epi32(_mm256_set1_epi32((int)limit), (__m256i)p);
+}
+INLINE NAME(patterns) NAME(larger)(NAME(patterns) p, NAME(patterns) q) {
+    return (NAME(patterns))_mm256_max_epu32((__m256i)p, (__m256i)q);
+}
+INLINE NAME(patterns) NAME(pattern)(BITS p) { return (NAME(patterns))_mm256_set1_epi32((int)p); }
+INLINE NAME(patterns) NAME(keep_where)(NAME(patterns) p, NAME(mask) where, BITS bits) { return p & ~(where & ~bits); }
+INLINE NAME(patterns) NAME(or_where)(NAME(patterns) p, NAME(mask) where, NAME(patterns) q) { return p | (where & q); }
+INLINE NAME(vec) NAME(look_up)(NAME(vec) table, NAME(words) w) { return _mm256_permutevar8x32_ps(table, (__m256i)w); }
 INLINE void NAME(put_bytes)(uint8_t *to, NAME(words) w) {
-    __m128i half = _mm_packus_epi32(_mm256_castsi256_si128((__m256i)w), _mm256_extracti128_si256((__m256i)w, 1));
-    _mm_storel_epi64((__m128i *)to, _mm_packus_epi16(half, half));
+    const __m256i last = _mm256_set1_epi32(0x0c080400);
+    __m256i four = _mm256_shuffle_epi8((__m256i)w, last);
+    __m128i low = _mm256_castsi256_si128(four), high = _mm256_extracti128_si256(four, 1);
+    _mm_storel_epi64((__m128i *)to, _mm_unpacklo_epi32(low, high));
 }
 INLINE NAME(words) NAME(get_bytes)(const uint8_t *from) {
     return (NAME(words))_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)from));
@@ -114,6 +147,7 @@ INLINE NAME(words) NAME(get_bytes)(const uint8_t *from) {
 #define LANES 1
 typedef REAL NAME(vec);
 typedef uint32_t NAME(words);
+typedef BITS NAME(patterns);
 typedef int NAME(mask);
 
 INLINE NAME(vec) NAME(splat)(REAL x) { return x; }
@@ -134,25 +168,43 @@ INLINE NAME(vec) NAME(negate_where)(NAME(vec) x, NAME(mask) where) {
 INLINE NAME(words) NAME(xnor)(NAME(words) x, NAME(words) y) { return ~(x ^ y); }
 INLINE NAME(mask) NAME(bit_set)(NAME(words) w, uint32_t bit) { return w >= bit; }
 INLINE NAME(words) NAME(lane_indices)(void) { return 0; }
+INLINE NAME(patterns) NAME(patterns_of)(NAME(vec) x) { return NAME(bits)(x); }
+INLINE NAME(vec) NAME(vec_of)(NAME(patterns) p) { return NAME(real)(p); }
+INLINE NAME(mask) NAME(below)(NAME(patterns) p, BITS limit) { return (SBITS)p < (SBITS)limit; }
+INLINE NAME(patterns) NAME(larger)(NAME(patterns) p, NAME(patterns) q) { return p > q ? p : q; }
+INLINE NAME(patterns) NAME(pattern)(BITS p) { return p; }
+INLINE NAME(patterns) NAME(keep_where)(NAME(patterns) p, NAME(mask) where, BITS bits) { return where ? p & bits : p; }
+INLINE NAME(patterns) NAME(or_where)(NAME(patterns) p, NAME(mask) where, NAME(patterns) q) {
+    return p | (where ? q : 0);
+}
+INLINE NAME(vec) NAME(look_up)(NAME(vec) table, NAME(words) w) { return (void)w, table; }
 INLINE void NAME(put_bytes)(uint8_t *to, NAME(words) w) { *to = (uint8_t)w; }
 INLINE NAME(words) NAME(get_bytes)(const uint8_t *from) { return *from; }
 #endif
 
-INLINE NAME(vec) NAME(absolutes)(NAME(vec) x) {
+INLINE NAME(vec) NAME(absolutes)(NAME(vec) x) { return NAME(vec_of)(NAME(patterns_of)(x) & MAGNITUDE_BITS); }
+
+INLINE BITS NAME(largest_lane)(NAME(patterns) p) {
 #if LANES > 1
-    return NAME(vec_of)(NAME(words_of)(x) & 0x7fffffffu);
+    BITS largest = p[0];
+    for (int lane = 1; lane < LANES; lane++)
+        largest = p[lane] > largest ? p[lane] : largest;
+    return largest;
 #else
-    return NAME(absolute)(x);
+    return p;
 #endif
 }
 
-/* The complement of hash32 of LANES elements from `index` on, a multiple of LANES. What the first xorshift brings down
-   from the upper half is the same for all of them. */
-INLINE NAME(words) NAME(not_hash)(uint32_t index, uint64_t key) {
-    uint32_t first = index ^ (uint32_t)key;
-    NAME(words) x = NAME(lane_indices)() ^ (first ^ first >> 16);
-    x *= 0x21F0AAADu;
-    x ^= x >> 15 ^ (uint32_t)(key >> 32);
+/* The complement of the hashes of LANES elements, see hash_at. */
+INLINE NAME(words) NAME(not_hashes)(struct draws_at at, int64_t i) {
+#if LANES > 1
+    NAME(words) x;
+    memcpy(&x, at.products + i, sizeof x);
+    x += at.product;
+    x ^= x >> 15 ^ at.high;
     x *= 0x735A2D97u;
     return NAME(xnor)(x, x >> 15);
+#else
+    return ~hash_at(at, i);
+#endif
 }

@@ -20,11 +20,11 @@ INLINE NAME(vec) NAME(fraction_at)(struct NAME(fraction) f, NAME(words) code) {
 
 enum NAME(code) { NAME(QUANTIZE), NAME(UNIFORM) };
 
-/* ⌊level⌋, or one more with the fractional part as probability, for levels that are `scaled` by 2^FIRST_BITS; `index` is
-   a multiple of LANES. Levels are below 256, so that as fixed-point numbers they fit into 31 bits. The first FIRST_BITS
-   bits of a draw decide, unless the fractional part begins with the same: `equal` remembers that. */
-INLINE NAME(words) NAME(round_stochastically)(NAME(vec) scaled, uint32_t index, uint64_t key, NAME(words) *equal) {
-    NAME(words) sum = NAME(truncate)(scaled) + (NAME(not_hash)(index, key) >> (32 - FIRST_BITS));
+/* ⌊level⌋, or one more with the fractional part as probability, for levels that are `scaled` by 2^FIRST_BITS. Levels
+   are below 256, so that as fixed-point numbers they fit into 31 bits. The first FIRST_BITS bits of a draw decide, unless
+   the fractional part begins with the same: `equal` remembers that. */
+INLINE NAME(words) NAME(round_stochastically)(NAME(vec) scaled, NAME(words) not_hashes, NAME(words) *equal) {
+    NAME(words) sum = NAME(truncate)(scaled) + (not_hashes >> (32 - FIRST_BITS));
     *equal = NAME(note_ones)(*equal, sum);
     return sum >> FIRST_BITS;
 }
@@ -35,6 +35,7 @@ struct NAME(scale) {
     struct NAME(fraction) fraction;
     uint32_t sign; /* the bit of a quantize code that is the sign */
     uint64_t key;
+    NAME(vec) values; /* of codes 0, 1, …, where LANES are enough of them */
 };
 
 INLINE NAME(vec) NAME(quantize_value)(NAME(words) level, NAME(mask) negative, struct NAME(scale) s) {
@@ -45,18 +46,25 @@ INLINE NAME(vec) NAME(uniform_value)(NAME(words) code, struct NAME(scale) s) {
     return NAME(fraction_at)(s.fraction, code) * NAME(splat)(s.norm) + NAME(splat)(s.low);
 }
 
-/* The codes of LANES elements. */
-INLINE NAME(words) NAME(encode_lanes)(enum NAME(code) kind, NAME(vec) x, uint32_t index, struct NAME(scale) s,
-                                      NAME(words) *equal) {
+/* The codes of LANES elements, and the values that these stand for; `tabled` if s.values has them. */
+INLINE NAME(words) NAME(encode_lanes)(enum NAME(code) kind, int tabled, NAME(vec) x, NAME(words) not_hashes,
+                                      struct NAME(scale) s, NAME(vec) *values, NAME(words) *equal) {
     const NAME(vec) levels = NAME(splat)(s.fraction.levels * (REAL)(1 << FIRST_BITS)), divisor = NAME(splat)(s.divisor);
-    if (kind == NAME(UNIFORM))
-        return NAME(round_stochastically)((x - NAME(splat)(s.low)) / divisor * levels, index, s.key, equal);
-    NAME(vec) level = NAME(absolutes)(x) / divisor * levels;
+    NAME(words) code;
+    if (kind == NAME(UNIFORM)) {
+        code = NAME(round_stochastically)((x - NAME(splat)(s.low)) / divisor * levels, not_hashes, equal);
+        *values = tabled ? NAME(look_up)(s.values, code) : NAME(uniform_value)(code, s);
+        return code;
+    }
+    NAME(vec) scaled = NAME(absolutes)(x) / divisor * levels;
     /* Squares are added in float64. Those of float64 can underflow, so that the norm is smaller than the element. */
     if (REAL_BITS == 64)
-        level = NAME(lesser)(level, levels);
-    NAME(words) code = NAME(round_stochastically)(level, index, s.key, equal);
-    return NAME(set_where)(code, NAME(less)(x, NAME(splat)(0)), s.sign);
+        scaled = NAME(lesser)(scaled, levels);
+    const NAME(words) level = NAME(round_stochastically)(scaled, not_hashes, equal);
+    const NAME(mask) negative = NAME(less)(x, NAME(splat)(0));
+    code = NAME(set_where)(level, negative, s.sign);
+    *values = tabled ? NAME(look_up)(s.values, code) : NAME(quantize_value)(level, negative, s);
+    return code;
 }
 
 /* The bits of u of random.py that splitmix64 makes from `state` are below `rest`, as a binary fraction. */
@@ -84,39 +92,6 @@ INLINE uint32_t NAME(encode_one)(enum NAME(code) kind, REAL x, uint32_t index, s
     if (!(~sum << (32 - FIRST_BITS)))
         code += NAME(rest_is_below)(scaled - (REAL)fixed, s.key ^ index);
     return kind == NAME(QUANTIZE) && x < 0 ? code | s.sign : code;
-}
-
-/* Rare: one of 2^FIRST_BITS elements asks for it. */
-static __attribute__((noinline, cold)) void NAME(encode_exactly)(enum NAME(code) kind, const REAL *v, int64_t n,
-                                                                 int64_t index, struct NAME(scale) s, uint8_t *codes) {
-    for (int64_t i = 0; i < n; i++)
-        codes[i] = (uint8_t)NAME(encode_one)(kind, v[i], (uint32_t)(index + i), s);
-}
-
-/* The codes of n elements, `index` the first one's, a byte each. */
-INLINE void NAME(encode_run)(enum NAME(code) kind, const REAL *v, int64_t n, int64_t index, struct NAME(scale) s,
-                             uint8_t *codes) {
-    NAME(words) equal = {0};
-    for (int64_t i = 0, m; i < n; i += m) {
-        /* Random numbers are drawn LANES at a time, from a multiple of LANES on. */
-        const int64_t skip = (index + i) % LANES;
-        if (!skip && n - i >= LANES) {
-            for (m = 0; m + LANES <= n - i; m += LANES) {
-                NAME(vec) x = NAME(get)(v + i + m);
-                NAME(put_bytes)(codes + i + m, NAME(encode_lanes)(kind, x, (uint32_t)(index + i + m), s, &equal));
-            }
-        } else {
-            REAL few[LANES] = {0};
-            uint8_t few_codes[LANES];
-            m = smaller(LANES - skip, n - i);
-            memcpy(few + skip, v + i, (size_t)m * sizeof(REAL));
-            NAME(vec) x = NAME(get)(few);
-            NAME(put_bytes)(few_codes, NAME(encode_lanes)(kind, x, (uint32_t)(index + i - skip), s, &equal));
-            memcpy(codes + i, few_codes + skip, (size_t)m);
-        }
-    }
-    if (__builtin_expect(NAME(noted)(equal), 0))
-        NAME(encode_exactly)(kind, v, n, index, s, codes);
 }
 
 INLINE struct NAME(scale) NAME(scale_of)(enum NAME(code) kind, int bits, uint64_t key) {
@@ -165,56 +140,123 @@ INLINE void NAME(deliver_run)(enum NAME(code) kind, const uint8_t *codes, int64_
     }
 }
 
-/* The stream of [start, stop), from a whole byte on, and the residual. */
-INLINE void NAME(encode_codes)(enum NAME(code) kind, const struct NAME(blocks) *b, int64_t start, int64_t stop) {
-    const struct NAME(scale) shared = NAME(scale_of)(kind, b->bits, b->key);
-    uint8_t codes[TILE + 8];
-    for (int64_t s = start; s < stop; s += TILE) {
-        int64_t e = smaller(s + TILE, stop), index = s / b->length;
-        uint8_t *bytes = b->bits == 8 ? b->stream + s : codes;
-        for (int64_t a = s, end; a < e; a = end, index++) {
-            end = smaller((index + 1) * b->length, e);
-            const struct NAME(scale) scale = NAME(scale_at)(kind, shared, b->scales, index);
-            NAME(encode_run)(kind, b->v + a, end - a, a, scale, bytes + (a - s));
-            if (b->residual)
-                NAME(deliver_run)(kind, bytes + (a - s), end - a, scale, b->residual + a, 1, -1);
-        }
-        if (b->bits < 8)
-            pack(codes, e - s, b->bits, b->stream + s * b->bits / 8);
+/* Rare: one of 2^FIRST_BITS elements asks for it. */
+static __attribute__((noinline, cold)) void NAME(encode_exactly)(enum NAME(code) kind, const REAL *v, REAL *residual,
+                                                                 int64_t n, int64_t index, struct NAME(scale) s,
+                                                                 uint8_t *codes) {
+    for (int64_t i = 0; i < n; i++)
+        codes[i] = (uint8_t)NAME(encode_one)(kind, v[i], (uint32_t)(index + i), s);
+    if (residual) {
+        memcpy(residual, v, (size_t)n * sizeof(REAL));
+        NAME(deliver_run)(kind, codes, n, s, residual, 1, -1);
     }
 }
 
-static void NAME(quantize_codes)(void *job, int part, int64_t start, int64_t stop) {
-    (void)part;
-    NAME(encode_codes)(NAME(QUANTIZE), job, start, stop);
-}
-
-static void NAME(uniform_codes)(void *job, int part, int64_t start, int64_t stop) {
-    (void)part;
-    NAME(encode_codes)(NAME(UNIFORM), job, start, stop);
-}
-
-static void NAME(quantize_groups)(void *job, int part, int64_t first, int64_t last) {
-    struct NAME(blocks) *b = job;
-    (void)part;
-    const int64_t group = group_length(b->length);
-    for (int64_t start = first; start < last && !b->bad; start += group) {
-        int64_t stop = smaller(start + group, last);
-        for (int64_t a = start; a < stop; a += b->length) {
-            int64_t n = smaller(b->length, stop - a);
-            REAL *residual = b->residual ? b->residual + a : NULL, norm;
-            if (b->l2)
-                norm = (REAL)sqrt(NAME(sum_squares)(b->vector + a, residual, n));
-            else
-                norm = NAME(real)(NAME(largest)(b->vector + a, residual, n));
-            if (!NAME(finite)(norm)) {
-                b->bad = 1;
-                return;
+/* The codes of n elements, `index` the first one's, a byte each; and what they leave of v, if there is a residual. */
+INLINE void NAME(encode_run)(enum NAME(code) kind, int tabled, const REAL *v, REAL *residual, int64_t n, int64_t index,
+                             struct NAME(scale) s, struct draws *draws, uint8_t *codes) {
+    NAME(words) equal = {0};
+    NAME(vec) values;
+    if (tabled)
+        s.values = NAME(decode_lanes)(kind, NAME(lane_indices)(), s);
+    for (int64_t i = 0, m; i < n; i += m) {
+        /* Random numbers are drawn LANES at a time, from a multiple of LANES on. */
+        const int64_t place = (uint32_t)(index + i) % TILE, skip = place % LANES;
+        const struct draws_at at = draws_from(draws, (uint32_t)(index + i));
+        m = smaller(n - i, TILE - place);
+        if (!skip && m >= LANES) {
+            m -= m % LANES;
+            for (int64_t j = i, end = i + m; j < end; j += LANES) {
+                NAME(vec) x = NAME(get)(v + j);
+                NAME(words) not_hashes = NAME(not_hashes)(at, place + j - i);
+                NAME(put_bytes)(codes + j, NAME(encode_lanes)(kind, tabled, x, not_hashes, s, &values, &equal));
+                if (residual)
+                    NAME(put)(residual + j, x - values);
             }
-            NAME(store)(b->scales, a / b->length, norm);
+        } else {
+            REAL few[LANES] = {0}, left[LANES];
+            uint8_t few_codes[LANES];
+            m = smaller(LANES - skip, n - i);
+            memcpy(few + skip, v + i, (size_t)m * sizeof(REAL));
+            NAME(vec) x = NAME(get)(few);
+            NAME(words) not_hashes = NAME(not_hashes)(at, place - skip);
+            NAME(put_bytes)(few_codes, NAME(encode_lanes)(kind, tabled, x, not_hashes, s, &values, &equal));
+            memcpy(codes + i, few_codes + skip, (size_t)m);
+            NAME(put)(left, x - values);
+            if (residual)
+                memcpy(residual + i, left + skip, (size_t)m * sizeof(REAL));
         }
-        spread(NAME(quantize_codes), b, start, stop, TILE, threads_parts(stop - start));
     }
+    if (__builtin_expect(NAME(noted)(equal), 0))
+        NAME(encode_exactly)(kind, v, residual, n, index, s, codes);
+}
+
+INLINE void NAME(encode_tile)(enum NAME(code) kind, const struct NAME(blocks) *b, const REAL *v, int64_t start,
+                              int64_t stop, struct draws *draws) {
+    const struct NAME(scale) shared = NAME(scale_of)(kind, b->bits, b->key);
+    uint8_t few[TILE + 8], *codes = b->bits == 8 ? b->stream + start : few;
+    int64_t index = start / b->length;
+    for (int64_t a = start, end; a < stop; a = end, index++) {
+        end = smaller((index + 1) * b->length, stop);
+        const struct NAME(scale) scale = NAME(scale_at)(kind, shared, b->scales, index);
+        const REAL *run = v + (a - start);
+        uint8_t *run_codes = codes + (a - start);
+        if (!b->residual)
+            NAME(encode_run)(kind, 0, run, NULL, end - a, a, scale, draws, run_codes);
+        else if (1 << b->bits <= LANES)
+            NAME(encode_run)(kind, 1, run, b->residual + a, end - a, a, scale, draws, run_codes);
+        else
+            NAME(encode_run)(kind, 0, run, b->residual + a, end - a, a, scale, draws, run_codes);
+    }
+    if (b->bits < 8)
+        pack(codes, stop - start, b->bits, b->stream + start * b->bits / 8);
+}
+
+static void NAME(quantize_tile)(const struct NAME(blocks) *b, const REAL *v, int64_t start, int64_t stop,
+                                struct draws *draws) {
+    NAME(encode_tile)(NAME(QUANTIZE), b, v, start, stop, draws);
+}
+
+static void NAME(uniform_tile)(const struct NAME(blocks) *b, const REAL *v, int64_t start, int64_t stop,
+                               struct draws *draws) {
+    NAME(encode_tile)(NAME(UNIFORM), b, v, start, stop, draws);
+}
+
+static int NAME(quantize_measure)(const struct NAME(blocks) *b, const REAL *x, REAL *residual, REAL *sum,
+                                  int64_t start, int64_t stop) {
+    for (int64_t a = start, at = 0; a < stop; a += b->length, at += b->length) {
+        const int64_t n = smaller(b->length, stop - a);
+        REAL norm;
+        if (!b->l2) {
+            norm = NAME(real)(residual ? NAME(largest)(x + at, residual + at, sum + at, n)
+                                       : NAME(largest)(x + at, NULL, NULL, n));
+        } else if (residual != sum) {
+            for (int64_t i = at; i < at + n; i++)
+                sum[i] = x[i] + residual[i];
+            norm = (REAL)sqrt(NAME(sum_squares)(sum + at, NULL, n));
+        } else {
+            norm = (REAL)sqrt(NAME(sum_squares)(x + at, residual ? residual + at : NULL, n));
+        }
+        if (!NAME(finite)(norm))
+            return 0;
+        NAME(store)(b->scales, a / b->length, norm);
+    }
+    return 1;
+}
+
+static int NAME(uniform_measure)(const struct NAME(blocks) *b, const REAL *x, REAL *residual, REAL *sum,
+                                 int64_t start, int64_t stop) {
+    for (int64_t a = start, at = 0; a < stop; a += b->length, at += b->length) {
+        const int64_t n = smaller(b->length, stop - a), block = a / b->length;
+        REAL ends[2];
+        const int finite = residual ? NAME(range)(x + at, residual + at, sum + at, n, ends)
+                                    : NAME(range)(x + at, NULL, NULL, n, ends);
+        if (!finite || !NAME(finite)(ends[1] - ends[0]))
+            return 0;
+        NAME(store)(b->scales, 2 * block, ends[0]);
+        NAME(store)(b->scales, 2 * block + 1, ends[1]);
+    }
+    return 1;
 }
 
 static int NAME(quantize_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int bits,
@@ -223,27 +265,8 @@ static int NAME(quantize_encode)(const void *vector, void *residual, int64_t d, 
         return 1;
     struct NAME(blocks) b = NAME(blocks_of)(vector, residual, d, payload, bucket, 1);
     b.bits = bits, b.l2 = l2, b.key = key;
-    return NAME(encode_blocks)(&b, NAME(quantize_groups));
-}
-
-static void NAME(uniform_groups)(void *job, int part, int64_t first, int64_t last) {
-    struct NAME(blocks) *b = job;
-    (void)part;
-    const int64_t group = group_length(b->length);
-    for (int64_t start = first; start < last && !b->bad; start += group) {
-        int64_t stop = smaller(start + group, last);
-        for (int64_t a = start; a < stop; a += b->length) {
-            REAL ends[2], *residual = b->residual ? b->residual + a : NULL;
-            if (!NAME(range)(b->vector + a, residual, smaller(b->length, stop - a), ends) ||
-                !NAME(finite)(ends[1] - ends[0])) {
-                b->bad = 1;
-                return;
-            }
-            NAME(store)(b->scales, 2 * (a / b->length), ends[0]);
-            NAME(store)(b->scales, 2 * (a / b->length) + 1, ends[1]);
-        }
-        spread(NAME(uniform_codes), b, start, stop, TILE, threads_parts(stop - start));
-    }
+    b.measure = NAME(quantize_measure), b.encode = NAME(quantize_tile);
+    return NAME(encode_blocks)(&b, NAME(encode_groups));
 }
 
 static int NAME(uniform_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int bits,
@@ -252,7 +275,8 @@ static int NAME(uniform_encode)(const void *vector, void *residual, int64_t d, u
         return 1;
     struct NAME(blocks) b = NAME(blocks_of)(vector, residual, d, payload, bucket, 2);
     b.bits = bits, b.key = key;
-    return NAME(encode_blocks)(&b, NAME(uniform_groups));
+    b.measure = NAME(uniform_measure), b.encode = NAME(uniform_tile);
+    return NAME(encode_blocks)(&b, NAME(encode_groups));
 }
 
 INLINE void NAME(decode_codes)(enum NAME(code) kind, const struct NAME(delivery) *to, int64_t start, int64_t stop) {

@@ -57,7 +57,7 @@ static int NAME(positions_encode)(const void *vector, void *residual, int64_t d,
     from.kept = kept;
     from.drawn = drawn;
     from.factor = unbiased ? (REAL)((double)d / (double)k) : 1;
-    if (NAME(largest)(vector, residual, d) >= INFINITY_BITS)
+    if (NAME(largest)(vector, residual, residual, d) >= INFINITY_BITS)
         return 0;
     feistel_init(&from.feistel, key, d);
     spread(NAME(randomk_gather), &from, 0, k, RUN, threads_parts(8 * k));

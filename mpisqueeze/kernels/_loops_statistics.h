@@ -38,9 +38,13 @@ INLINE const REAL *NAME(compensated)(const REAL *x, REAL *residual, int64_t n) {
         if (n == width && n >= 512) {                                                                          \
             const int64_t line = 64 / sizeof(REAL), head = NAME(until_line)(v, line);                          \
             width /= 8;                                                                                        \
-            FOLD8_OF(term, v, width, head, head + width - line, w)                                             \
-            FOLD8_OF(term, v, width, 0, line, w)                                                               \
-            FOLD8_OF(term, v, width, width - line, width, w)                                                   \
+            if (head) {                                                                                        \
+                FOLD8_OF(term, v, width, head, head + width - line, w)                                         \
+                FOLD8_OF(term, v, width, 0, line, w)                                                           \
+                FOLD8_OF(term, v, width, width - line, width, w)                                               \
+            } else {                                                                                           \
+                FOLD8_OF(term, v, width, 0, width, w)                                                          \
+            }                                                                                                  \
         } else {                                                                                               \
             for (int64_t i = 0; i < n; i++)                                                                    \
                 w[i] = term(v[i]);                                                                             \
@@ -208,17 +212,18 @@ static struct NAME(sides) NAME(sides)(const REAL *x, REAL *residual, int64_t n) 
 
 /* The extremes of each part of the vector. */
 struct NAME(extremes) {
-    const REAL *x;
-    REAL *residual;
+    const REAL *x, *residual;
+    REAL *sum;
     SBITS largest[MAX_PARTS], low[MAX_PARTS], high[MAX_PARTS];
 };
 
-INLINE SBITS NAME(largest_of)(const REAL *x, REAL *residual, int64_t n) {
+/* Where there is a residual, v is written to `sum`, which may be the residual. */
+INLINE SBITS NAME(largest_of)(const REAL *x, const REAL *residual, REAL *sum, int64_t n) {
     SBITS top = 0;
     for (int64_t i = 0; i < n; i++) {
         REAL v = V_(i);
         if (residual)
-            residual[i] = v;
+            sum[i] = v;
         SBITS s = (SBITS)NAME(magnitude)(v);
         top = s > top ? s : top;
     }
@@ -227,21 +232,23 @@ INLINE SBITS NAME(largest_of)(const REAL *x, REAL *residual, int64_t n) {
 
 /* The same without a residual, or `top` where it is larger. */
 static SBITS NAME(largest_from)(const REAL *x, int64_t n, SBITS top) {
-    const SBITS largest = NAME(largest_of)(x, NULL, n);
+    const SBITS largest = NAME(largest_of)(x, NULL, NULL, n);
     return largest > top ? largest : top;
 }
 
 static void NAME(largest_part)(void *job, int part, int64_t start, int64_t stop) {
     struct NAME(extremes) *e = job;
-    e->largest[part] = e->residual ? NAME(largest_of)(e->x + start, e->residual + start, stop - start)
-                                   : NAME(largest_of)(e->x + start, NULL, stop - start);
+    if (e->residual)
+        e->largest[part] = NAME(largest_of)(e->x + start, e->residual + start, e->sum + start, stop - start);
+    else
+        e->largest[part] = NAME(largest_of)(e->x + start, NULL, NULL, stop - start);
 }
 
 /* max |v|, as `magnitude`. */
-static BITS NAME(largest)(const REAL *x, REAL *residual, int64_t n) {
+static BITS NAME(largest)(const REAL *x, const REAL *residual, REAL *sum, int64_t n) {
     struct NAME(extremes) e;
     const int parts = threads_parts(n);
-    e.x = x, e.residual = residual;
+    e.x = x, e.residual = residual, e.sum = sum;
     for (int part = 0; part < parts; part++)
         e.largest[part] = 0;
     spread(NAME(largest_part), &e, 0, n, RUN, parts);
@@ -250,12 +257,13 @@ static BITS NAME(largest)(const REAL *x, REAL *residual, int64_t n) {
     return (BITS)e.largest[0];
 }
 
-INLINE void NAME(range_of)(const REAL *x, REAL *residual, int64_t n, SBITS *lowest, SBITS *highest) {
+INLINE void NAME(range_of)(const REAL *x, const REAL *residual, REAL *sum, int64_t n, SBITS *lowest,
+                           SBITS *highest) {
     SBITS low = NAME(ordered)(NAME(real)(INFINITY_BITS)), high = -low - 1;
     for (int64_t i = 0; i < n; i++) {
         REAL v = V_(i);
         if (residual)
-            residual[i] = v;
+            sum[i] = v;
         SBITS s = NAME(ordered)(v);
         low = s < low ? s : low;
         high = s > high ? s : high;
@@ -267,18 +275,18 @@ static void NAME(range_part)(void *job, int part, int64_t start, int64_t stop) {
     struct NAME(extremes) *e = job;
     SBITS *low = &e->low[part], *high = &e->high[part];
     if (e->residual)
-        NAME(range_of)(e->x + start, e->residual + start, stop - start, low, high);
+        NAME(range_of)(e->x + start, e->residual + start, e->sum + start, stop - start, low, high);
     else
-        NAME(range_of)(e->x + start, NULL, stop - start, low, high);
+        NAME(range_of)(e->x + start, NULL, NULL, stop - start, low, high);
 }
 
 /* min v and max v into ends[0] and ends[1]; 0 where an element is not finite. */
-static int NAME(range)(const REAL *x, REAL *residual, int64_t n, REAL ends[2]) {
+static int NAME(range)(const REAL *x, const REAL *residual, REAL *sum, int64_t n, REAL ends[2]) {
     struct NAME(extremes) e;
     const int parts = threads_parts(n);
-    e.x = x, e.residual = residual;
+    e.x = x, e.residual = residual, e.sum = sum;
     for (int part = 0; part < parts; part++)
-        NAME(range_of)(x, NULL, 0, &e.low[part], &e.high[part]);
+        NAME(range_of)(x, NULL, NULL, 0, &e.low[part], &e.high[part]);
     spread(NAME(range_part), &e, 0, n, RUN, parts);
     for (int part = 1; part < parts; part++) {
         e.low[0] = e.low[part] < e.low[0] ? e.low[part] : e.low[0];

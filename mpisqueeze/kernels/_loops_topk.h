@@ -46,7 +46,7 @@ INLINE uint64_t NAME(reaching)(const REAL *x, REAL *residual, int64_t n, BITS le
             v = v + NAME(get)(residual + i);
             NAME(put)(residual + i, v);
         }
-        found |= (uint64_t)NAME(reach)(NAME(words_of)(v) & 0x7fffffffu, least) << i;
+        found |= (uint64_t)NAME(reach)(NAME(patterns_of)(v) & MAGNITUDE_BITS, least) << i;
     }
 #elif LEVEL == 2
     const __m512i lowest = _mm512_set1_epi64((long long)least), mask = _mm512_set1_epi64(0x7fffffffffffffff);

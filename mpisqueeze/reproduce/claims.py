@@ -22,7 +22,7 @@ from mpisqueeze.runs.plan import plan
 from mpisqueeze.settings import SETTINGS, Settings
 
 FOLDER = Path(__file__).parent / "claims"
-SCALES = ("laptop", "gpu")
+SCALES = ("laptop", "full")
 #: Settings that a claim does not choose.
 _NOT_CHOSEN = {"out", "data_dir", "device", "seed"}
 
@@ -153,6 +153,23 @@ class _LabTable(_Table):
     bandwidths: _Texts
 
 
+class FullTable(_Table):
+    """Changes to a claim at full scale, where networks and data are those of the papers.
+
+    Attributes:
+        settings: of all runs, over those of the claim.
+        runs: settings of each, over those that it has in the claim; others are runs of this scale alone.
+        seeds, note: in place of the claim's.
+        decisions: likewise; runs that none of them names are left out.
+    """
+
+    settings: dict[str, Any] = {}
+    runs: dict[str, dict[str, Any]] = {}
+    seeds: Annotated[list[_Seed], msgspec.Meta(min_length=1)] | None = None
+    decisions: Annotated[list[DecisionTable], msgspec.Meta(min_length=1)] | None = None
+    note: str | None = None
+
+
 class ClaimFile(_Table):
     """A claim as its file states it.
 
@@ -161,7 +178,7 @@ class ClaimFile(_Table):
         runs: the settings of each, besides those of all.
         min_ranks: with fewer it says nothing; virtual workers of its own need no ranks.
         seeds: each run is repeated with each of them.
-        gpu: settings of all runs at that scale.
+        full: changes to it at that scale.
     """
 
     title: str
@@ -173,10 +190,20 @@ class ClaimFile(_Table):
     min_ranks: int = 2
     seeds: Annotated[list[_Seed], msgspec.Meta(min_length=1)] = msgspec.field(default_factory=lambda: [1])
     settings: dict[str, Any] = {}
-    gpu: dict[str, Any] = {}
+    full: FullTable = msgspec.field(default_factory=FullTable)
     sweep: dict[str, Any] | None = None
     lab: _LabTable | None = None
     figure: FigureTable | None = None
+
+    def at(self, scale: str) -> ClaimFile:
+        """The claim at one of SCALES."""
+        if scale != "full":
+            return self
+        full = self.full
+        runs = {run: {**self.runs.get(run, {}), **full.runs.get(run, {})} for run in {**self.runs, **full.runs}}
+        others = {name: getattr(full, name) for name in ("seeds", "decisions", "note")}
+        others = {name: value for name, value in others.items() if value is not None}
+        return msgspec.structs.replace(self, settings={**self.settings, **full.settings}, runs=runs, **others)
 
 
 @dataclass(frozen=True)
@@ -282,7 +309,7 @@ def _name(path: Path) -> str:
 
 
 def _claim(name: str, facts: dict[str, Any], scale: str) -> StatedClaim:
-    file = msgspec.convert(facts, ClaimFile)
+    file = msgspec.convert(facts, ClaimFile).at(scale)
     if file.sweep is not None and file.lab:
         raise ValueError("a claim has a sweep or a lab, not both")
     sweep = None
@@ -290,10 +317,9 @@ def _claim(name: str, facts: dict[str, Any], scale: str) -> StatedClaim:
         sweep = _by_bandwidth(file.lab.bandwidths, None)
     elif file.sweep is not None:
         sweep = _swept(file.sweep)
-    settings = {**file.settings, **(file.gpu if scale == "gpu" else {})}
     points = sweep.points if sweep else (Point(),)
     runs = {
-        run: [_config({**settings, **dict(point.settings), **table}) for point in points]
+        run: [_config({**file.settings, **dict(point.settings), **table}) for point in points]
         for run, table in file.runs.items()
     }
     configs = [config for found in runs.values() for config in found]
@@ -312,7 +338,11 @@ def _claim(name: str, facts: dict[str, Any], scale: str) -> StatedClaim:
             raise ValueError("figure: log is for a sweep")
         _known(file.figure.y, "figure")
         _are_runs(file.figure.runs, runs, "figure")
-    return StatedClaim(name, file, runs, sweep, tuple(_decision(item.holds, runs) for item in file.decisions))
+    decisions = tuple(_decision(item.holds, runs) for item in file.decisions)
+    if file.decisions is file.full.decisions:
+        named = {run for decision in decisions for run in decision.runs}
+        runs = {run: config for run, config in runs.items() if run in named}
+    return StatedClaim(name, file, runs, sweep, decisions)
 
 
 def _config(settings: dict[str, Any]) -> Settings:

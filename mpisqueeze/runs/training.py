@@ -121,7 +121,7 @@ class Loop:
 
     @property
     def checkpointers(self) -> list[Checkpointer]:
-        """Those of the loops of this process."""
+        """The checkpointers of this process's loops."""
         return [loop.checkpointer for loop in self.beside if loop.checkpointer]
 
     def started(self) -> None:

@@ -9,9 +9,9 @@ until it is COMPLETED, and its model, losses, counts and log must be those of a 
 disturbed, to the bit.
 
 The number of a point is its seed, so that it can be had again by itself (`--only 17`). A line for each is added to
-cluster_points.jsonl; numbers that it has are left out the next time, unless they failed. One cluster serves all points.
-It has several lanes, each with hosts of its own, because most of a point is waiting: for SLURM, for the heartbeat, for
-a gradient that sleeps.
+cluster_points.jsonl, and all are counted in cluster_points.txt; numbers that are there are left out the next time,
+unless they failed. One cluster serves all points. It has several lanes, each with hosts of its own, because most of a
+point is waiting: for SLURM, for the heartbeat, for a gradient that sleeps.
 
 Needs root, SLURM, iproute2 and Open MPI; see tests/slurm/nodes.py. Exits with 1 if a point failed.
 """
@@ -52,7 +52,7 @@ LOSSES = {
 }
 ALGORITHMS = ("doublesqueeze", "memsgd", "sgd", "dpsgd", "choco", "ef21")
 #: Hosts of a lane, iterations, seconds of a gradient, of the ranks' start at the most, and that a job has.
-HOSTS, ITERATIONS, SLOW_S, START_S, ENOUGH = 3, 80, 0.03, 5.0, 240.0
+HOSTS, ITERATIONS, SLOW_S, START_S, ENOUGH = 3, 80, 0.03, 5.0, 420.0
 #: How long srun waits for ranks once one has ended, and ranks and PMIx for those that do not come to MPI's start.
 PATIENCE = {"SLURM_WAIT": "10", "SLURM_PMIX_TIMEOUT": "20", "MPISQUEEZE_START_S": "60"}
 #: A job that did not fail, and has not ended.
@@ -246,18 +246,21 @@ def main() -> int:
     parser.add_argument("--only", type=int, nargs="*", help="these points instead")
     parser.add_argument("--minutes", type=float, default=1e6, help="no point begins later")
     parser.add_argument("--lanes", type=int, default=4, help="points at a time")
-    parser.add_argument("--write", type=Path, help="folder of cluster_points.jsonl")
+    parser.add_argument("--write", type=Path, help="folder of cluster_points.jsonl and .txt")
     given = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="cluster_points") as name:
         here = Path(name) / "user"
         here.mkdir()
         points = Points(given.only or [*range(1, given.n + 1)], Path(name), given.write, given.minutes)
-        with nodes_up(here, HOSTS * given.lanes) as cluster, ThreadPoolExecutor(given.lanes) as lanes:
-            for future in [lanes.submit(points.work, Lane(cluster, i)) for i in range(given.lanes)]:
-                future.result()
+        if not points.numbers.empty():
+            with nodes_up(here, HOSTS * given.lanes) as cluster, ThreadPoolExecutor(given.lanes) as lanes:
+                for future in [lanes.submit(points.work, Lane(cluster, i)) for i in range(given.lanes)]:
+                    future.result()
     minutes = (time.monotonic() - began) / 60
     print(f"{points.tally()}\n{points.carried_out} now, in {minutes:.0f} min, {given.lanes} at a time")
+    if given.write:
+        (given.write / "cluster_points.txt").write_text(points.tally() + "\n")
     return 1 if points.failures else 0
 
 

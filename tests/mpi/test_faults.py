@@ -108,16 +108,18 @@ def test_a_rank_that_stops_outside_of_the_iterations(
         assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "ok"
 
 
-def test_a_rank_that_stops_before_mpi_starts(launcher: Launcher, tmp_path: Path) -> None:
-    """The others wait for it in MPI's start, where no line of Python runs."""
+@pytest.mark.parametrize("first", ["import os", "import mpisqueeze.mpi"])
+def test_a_rank_that_stops_before_the_world_is_there(launcher: Launcher, tmp_path: Path, first: str) -> None:
+    """The others wait for it in MPI's start, or in the first collective, where no line of Python runs."""
     program = (
-        "import os, signal",
+        f"import os, signal\n{first}",
         "try:",
         "    os.close(os.open('first', os.O_CREAT | os.O_EXCL))",
         "    os.kill(os.getpid(), signal.SIGSTOP)",
         "except FileExistsError:",
         "    pass",
-        "import mpisqueeze.mpi",
+        "from mpisqueeze.cli.ranks import join",
+        "join()",
         "print('started')",
     )
     done = start_on_ranks(

@@ -140,7 +140,7 @@ def test_a_failed_run_is_no_verdict_for_a_claim(mpisqueeze_run: Run, tmp_path: P
     ("arguments", "expected"),
     [
         (("trafic",), "did you mean 'traffic'"),
-        (("traffic", "--scale", "huge"), "laptop, gpu"),
+        (("traffic", "--scale", "huge"), "laptop, full"),
         (("none.toml",), "cannot be read"),
         (("traffic", "--device", "tpu"), "auto, cpu or cuda"),
         (("traffic", "--out", "full"), "not empty"),

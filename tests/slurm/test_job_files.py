@@ -24,8 +24,6 @@ from test_checkpoint import same_runs
 
 from mpisqueeze.launch import Flavour, Launcher
 
-pytestmark = pytest.mark.slow
-
 HERE = Path(__file__).parent
 JOBS = HERE.parents[1] / "jobs"
 SHORT = ("--problem", "quadratic:101", "--iterations", "5")
@@ -206,6 +204,7 @@ def test_train(cluster: Cluster, started_by: dict[str, str], tmp_path: Path) -> 
     assert list(scratch.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["srun", "launch"])
 def test_a_job_without_the_users_variables(
     by: str, cluster: Cluster, started_by: dict[str, str], tmp_path: Path
@@ -229,6 +228,7 @@ def test_a_job_without_the_users_variables(
     assert (summary["ranks"], summary["iterations"]) == (2, 7)
 
 
+@pytest.mark.slow
 def test_compare(cluster: Cluster) -> None:
     job = cluster.submit("jobs/compare.sbatch", "sgd", "doublesqueeze/onebit", *SHORT, LAUNCHER="mpirun")
     cluster.completed(job)
@@ -248,6 +248,7 @@ def test_advise(cluster: Cluster) -> None:
     assert advice["spent_s"] < 1.1 * advice["budget_s"]
 
 
+@pytest.mark.slow
 def test_sweep(cluster: Cluster) -> None:
     """Each task of the array has its own settings and folder; one beyond the settings is refused."""
     lists = {"PAIRS": "sgd dcd/qsgd:8", "RATES": "0.01 0.02"}
@@ -274,6 +275,7 @@ def whole(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_a_run_in_pieces_ends_as_one_that_was_never_stopped(
     cluster: Cluster, started_by: dict[str, str], whole: Path
 ) -> None:
@@ -331,6 +333,7 @@ def test_launch_within_a_job(cluster: Cluster, started_by: dict[str, str]) -> No
     assert json.loads(cluster.said(job))["environment"]["ranks"] == 2
 
 
+@pytest.mark.slow
 def test_srun_that_connects_no_ranks_is_refused(cluster: Cluster) -> None:
     """Each task would train for itself, all in the same folder."""
     job = cluster.submit("jobs/train.sbatch", *SHORT, SLURM_MPI_TYPE="none")

@@ -27,8 +27,6 @@ from test_job_files import HERE, JOBS, Cluster, environment_of_users, lines, rea
 
 from mpisqueeze.launch import Flavour, Launcher
 
-pytestmark = pytest.mark.slow
-
 #: Hosts, of which jobs have three, so that several wait for something at the same time.
 COUNT, RANKS = 12, 3
 SLOW = f"{HERE / 'slow_gradient.py'}:Slow"
@@ -191,6 +189,7 @@ def interrupt(cluster: Nodes, by: str, what: str, whole: Path) -> None:
     assert [line["iteration"] for line in lines(run / "iterations.jsonl")] == [*range(1, 201)]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_preemptible_job_ends_as_one_that_was_never_disturbed(cluster: Nodes, whole: Path) -> None:
     whats = ("time limit", "node", "cable", "preemption")
@@ -241,6 +240,7 @@ def sweeps_compares_advises(cluster: Nodes, by: str) -> None:
     assert read(cluster.results(advise) / "advice.json")["sentences"][0] in " ".join(cluster.said(advise).split())
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_job_files_on_three_hosts(cluster: Nodes) -> None:
     works = (loses_a_node, sweeps_compares_advises)
@@ -248,16 +248,20 @@ def test_the_job_files_on_three_hosts(cluster: Nodes) -> None:
     together({**cases, "launch": partial(launch_loses_a_node, cluster)})
 
 
+@pytest.mark.slow
 def test_a_pulled_cable_is_found_out_within_the_heartbeat(cluster: Nodes) -> None:
-    """Under srun: the peer is named, with what it did last; a cable that comes back in time is none."""
-    command = "mpisqueeze launch --launcher srun -n 3 train --heartbeat 12s --out run-$SLURM_JOB_ID"
+    """Under srun: the peer is named, with what it did last; a cable that comes back in time is none.
+
+    SLURM itself looks for hosts every few seconds, and ends the job after ten.
+    """
+    command = "mpisqueeze launch --launcher srun -n 3 train --heartbeat 6s --out run-$SLURM_JOB_ID"
     job = cluster.on_three("--output=%j.out", f"--wrap={command} --problem {SLOW} --iterations 4000")
     run = cluster.here / f"run-{job}"
     cluster.reaches(run, 20)
     last = cluster.hosts_of(job)[-1]
     cluster.cable(last, "down")
     begun = cluster.logged(run)
-    time.sleep(5)
+    time.sleep(3)
     cluster.cable(last, "up")
     cluster.reaches(run, begun + 40)
     cluster.cable(last, "down")
@@ -265,7 +269,7 @@ def test_a_pulled_cable_is_found_out_within_the_heartbeat(cluster: Nodes) -> Non
     said = (cluster.here / f"{job}.out").read_text()
     assert facts["JobState"] != "COMPLETED", said
     assert re.search(
-        rf"mpisqueeze: rank 2 on {last} cannot be reached: nothing was acknowledged for --heartbeat 12 s; "
+        rf"mpisqueeze: rank 2 on {last} cannot be reached: nothing was acknowledged for --heartbeat 6 s; "
         r"\d+ s ago it was (computing the gradient|exchanging) in iteration \d+",
         said,
     ), said
@@ -300,6 +304,7 @@ def signalled(cluster: Nodes, how: str, name: str) -> None:
     assert found["lost"] == lost
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", SIGNALS)
 def test_what_signals_do(cluster: Nodes, how: str) -> None:
     """With a gradient of more than a second: the table of docs/clusters.md."""
@@ -318,6 +323,7 @@ def test_ranks_see_the_gpus_that_slurm_gives_them(cluster: Nodes) -> None:
     assert all(re.fullmatch(r"n\d [01]", line) for line in seen), seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["--host n2,n3", "--hostfile hosts", "--mpi-args '--host n2,n3'"])
 def test_launch_on_hosts_that_are_named(cluster: Nodes, where: str) -> None:
     (cluster.here / "hosts").write_text("n2 slots=1\nn3 slots=1\n")
