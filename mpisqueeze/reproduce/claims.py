@@ -134,12 +134,14 @@ class _Bandwidths(_Table):
 
 
 class _Latencies(_Table):
+    """A sweep over latencies that hold each message back and occupy no port."""
+
     latencies: _Texts
     bandwidth: str
 
     def sweep(self) -> ClaimSweep:
         points = [
-            Point(text, 1e3 * parse_time(text), _link(f"latency={text},bandwidth={self.bandwidth}"))
+            Point(text, 1e3 * parse_time(text), _link(f"latency={text},gap=0ms,bandwidth={self.bandwidth}"))
             for text in self.latencies
         ]
         return ClaimSweep("latency (ms)", tuple(sorted(points, key=lambda point: point.x)))
