@@ -31,7 +31,8 @@ case ${LAUNCHER:=srun} in
         if [ -z "${SLURM_MPI_TYPE:-}" ] && srun --mpi=list 2>&1 | grep -qw pmix; then
             export SLURM_MPI_TYPE=pmix
         fi
-        start=(srun)
+        # Where a rank is killed before MPI has started, the others wait for it, and srun for them.
+        start=(env SLURM_WAIT="${SLURM_WAIT:-60}" srun)
         ;;
     mpirun)
         start=(mpirun -n "$SLURM_NTASKS")

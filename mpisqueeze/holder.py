@@ -108,7 +108,7 @@ class Hold:
         _held.append(self)
 
     def check(self) -> None:
-        """Give a sign of life if it is time. Raises OSError if the folder is gone or another process has taken it."""
+        """Give a sign of life if it is time. Raises OSError if the folder is gone or no longer held by this one."""
         if self._descriptor is None:
             return
         try:
@@ -120,8 +120,11 @@ class Hold:
         except OSError as error:
             if error.errno != errno.ESTALE:
                 raise
-        gone = not os.path.exists(self._path.parent)
-        what = "the run folder was removed" if gone else "another process has taken the run folder over"
+        what = "the run folder was removed"
+        if os.path.exists(self._path):
+            what = "another process has taken the run folder over"
+        elif os.path.exists(self._path.parent):
+            what = "the run folder was given up, since another rank of this run failed or the file was removed"
         raise FileNotFoundError(errno.ENOENT, what, str(self._path))
 
     def release(self) -> None:

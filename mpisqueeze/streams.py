@@ -22,7 +22,7 @@ _SPELLINGS = {
     **dict(zip("×µμ—–−·’‘†₀₁₂│┃─━╴╶█▓░▚▞▪", "xuu---.''+012||----#%:\\/o", strict=True)),
     **dict.fromkeys("┌┐└┘├┤┬┴┼╭╮╯╰┏┓┗┛┡┩╇╞╡╪", "+"),
     "…": "...", "≥": ">=", "≤": "<=", "±": "+-", "←": "<-", "→": "->", "↦": "->", "‖": "||", "⌈": "ceil(", "⌉": ")",
-    "λ": "lambda", "\N{COMBINING MACRON}": "", "\N{NO-BREAK SPACE}": " ",
+    "√": "sqrt", "λ": "lambda", "\N{COMBINING MACRON}": "", "\N{NO-BREAK SPACE}": " ",
 }  # fmt: skip
 _POWERS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-", strict=True))
 _POWER = re.compile(f"[{''.join(_POWERS)}]+")

@@ -132,12 +132,15 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
+def wait_for(
+    condition: Callable[[], Any], what: str | Callable[[], str], seconds: float = 60, pause: float = 0.02
+) -> Any:
     """The first true value of `condition`, which is asked again and again."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        time.sleep(0.02)
+        late = time.monotonic() > deadline
+        assert not late, f"waited {seconds} s for {what if isinstance(what, str) else what()}"
+        time.sleep(pause)
     return found
 
 

@@ -2,7 +2,8 @@
 
 A mutant is an edit of the source, applied to a copy of the package. Kernels are NumPy's there, so that a mutant of
 `kernels/reference.py` counts. `python tests/mutants.py FILE` tries all of them, on every claim that they name and on
-the test files beside them, and writes the table of results/mutants.
+the test files beside them, and writes the table of results/mutants; `python tests/mutants.py FILE NAME …` tries those
+alone, and replaces their lines.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ GOSSIP = "mpi/test_gossip.py"
 KERNELS = "test_kernels.py"
 RANDOMNESS = "test_randomness.py"
 LINK = "mpi/test_link.py"
+LOCAL = "mpi/test_local_steps.py"
 
 MUTANTS = (
     Mutant(
@@ -143,9 +145,41 @@ MUTANTS = (
         (IDENTITIES,),
     ),
     Mutant(
+        "last-worker-alone",
+        "the server's sum is what the last worker sent",
+        (
+            (
+                "algorithms/sections.py",
+                "self.codec.decode_mean(payloads, self.total)",
+                "self.codec.decode_mean(payloads[-1:], self.total)",
+            ),
+            (
+                "algorithms/sections.py",
+                "decode = self.codec.decode_add if rank else self.codec.decode",
+                "decode = self.codec.decode",
+            ),
+        ),
+        ("mean-model", "speed-up"),
+        (IDENTITIES,),
+    ),
+    Mutant(
+        "mean-is-a-sum",
+        "the server divides the sum by nothing",
+        (
+            ("algorithms/sections.py", "self.mean /= ranks", "self.mean /= 1"),
+            (
+                "algorithms/sections.py",
+                "self.codec.decode_mean(payloads, self.total)",
+                "self.codec.decode_mean(payloads, self.total); self.total *= world.size",
+            ),
+        ),
+        ("speed-up",),
+        (IDENTITIES,),
+    ),
+    Mutant(
         "allreduce-not-divided",
         "allreduce moves by the sum",
-        (("algorithms/linear.py", "self.span.start, self._ranks)", "self.span.start, 1)"),),
+        (("algorithms/linear.py", "factor /= self._ranks", "factor /= 1"),),
         ("one-bit", "mean-model"),
         (IDENTITIES,),
     ),
@@ -219,7 +253,7 @@ MUTANTS = (
                 "self.w, self.shares = dtype(1), [dtype(0) for _ in edges]",
             ),
         ),
-        ("decentralized", "deepsqueeze", "choco", "different-data"),
+        ("decentralized", "deepsqueeze", "choco", "different-data", "speed-up", "graphs"),
         (GOSSIP,),
     ),
     Mutant(
@@ -236,9 +270,16 @@ MUTANTS = (
         (GOSSIP,),
     ),
     Mutant(
+        "one-peer-for-ever",
+        "one-peer has its first round in each iteration",
+        (("topology.py", "step = 1 << round_", "step = 1"),),
+        ("graphs",),
+        (GOSSIP, "test_topology.py"),
+    ),
+    Mutant(
         "naive-own-term-exact",
         "dpsgd-naive does not compress a rank's own model",
-        (("algorithms/dpsgd_naive.py", "        self.codec.decode(self.exchange.out, x)\n", ""),),
+        (("algorithms/dpsgd_naive.py", "self.mix(x, self.w)", "x *= self.w; self.add_decoded(x)"),),
         ("differences",),
         (GOSSIP,),
     ),
@@ -253,8 +294,8 @@ MUTANTS = (
         "ecd-averages",
         "ECD's estimate is y ← (1 − 1/t) y + (1/t) C(z)",
         (
-            ("algorithms/ecd.py", "scalar(1 - 2 / t)", "scalar(1 - 1 / t)"),
-            ("algorithms/ecd.py", "scalar(2 / t)", "scalar(1 / t)"),
+            ("algorithms/ecd.py", "dtype.type(1 - 2 / t)", "dtype.type(1 - 1 / t)"),
+            ("algorithms/ecd.py", "payload, y, 2 / t)", "payload, y, 1 / t)"),
         ),
         ("differences",),
         (GOSSIP,),
@@ -262,14 +303,14 @@ MUTANTS = (
     Mutant(
         "deepsqueeze-without-eta",
         "DeepSqueeze ignores η",
-        (("algorithms/deepsqueeze.py", "scalar(self.eta), mixed)", "scalar(1), mixed)"),),
-        ("deepsqueeze",),
+        (("algorithms/deepsqueeze.py", "eta=scalar(self.eta)", "eta=scalar(1)"),),
+        ("deepsqueeze", "two-bits"),
         (GOSSIP,),
     ),
     Mutant(
         "deepsqueeze-without-own-term",
         "DeepSqueeze subtracts nothing of its own payload",
-        (("algorithms/deepsqueeze.py", "mixed *= self.w - scalar(1)", "mixed *= self.w"),),
+        (("algorithms/deepsqueeze.py", "self.w - scalar(1)", "self.w"),),
         ("deepsqueeze", "mean-model"),
         (GOSSIP,),
     ),
@@ -277,13 +318,13 @@ MUTANTS = (
         "choco-without-eta",
         "CHOCO ignores η",
         (("algorithms/choco.py", "scalar(self.eta), step)", "scalar(1), step)"),),
-        ("choco",),
+        ("choco", "two-bits"),
         (GOSSIP,),
     ),
     Mutant(
         "choco-replica-kept",
         "CHOCO's x̂ stays 0",
-        (("algorithms/choco.py", "        self.add_weighted(self.x_hat, scalar(1), self._decoded)\n", ""),),
+        (("algorithms/choco.py", "        self.codec.decode_add(self.exchange.out, self.x_hat)\n", ""),),
         ("choco", "mean-model"),
         (GOSSIP,),
     ),
@@ -293,6 +334,20 @@ MUTANTS = (
         (("algorithms/d2.py", "            x += self.g_prev\n", ""),),
         ("different-data", "mean-model"),
         (GOSSIP,),
+    ),
+    Mutant(
+        "local-steps-exchange-each",
+        "local steps are exchanged in each iteration",
+        (("algorithms/local.py", "network.iteration % self.every", "network.iteration % 1"),),
+        ("local-steps",),
+        (LOCAL,),
+    ),
+    Mutant(
+        "local-steps-without-average",
+        "after an exchange of local steps each rank goes on from its own model",
+        (("algorithms/local.py", "        x[...] = self.start\n", ""),),
+        ("local-steps",),
+        (LOCAL,),
     ),
     Mutant(
         "bytes-with-headers",
@@ -402,22 +457,25 @@ def failing_tests(folder: Path, files: Sequence[str]) -> list[str]:
     return failed
 
 
-def table(path: Path) -> None:
-    """Try all mutants, and write a line for each to `path`, in Markdown."""
-    lines = ["| mutant | what it breaks | claims that fail | tests that fail |", "|---|---|---|---|"]
+def table(path: Path, names: Sequence[str]) -> None:
+    """Try all mutants, and write a line for each to `path`, in Markdown; with `names` of those alone."""
+    lines = {line.split("`")[1]: line for line in path.read_text().splitlines()[2:]} if names else {}
     for mutant in MUTANTS:
+        if names and mutant.name not in names:
+            continue
         with tempfile.TemporaryDirectory() as name:
             folder = copy_package(Path(name))
             mutate(folder, mutant)
             found = verdicts(folder, mutant.claims)
             claims = [f"`{claim}`" if found[claim] == "FAIL" else f"`{claim}` holds (!)" for claim in mutant.claims]
             tests = [f"`{test}`" for test in failing_tests(folder, mutant.tests)] or ["none (!)"]
-        lines.append(
-            f"| `{mutant.name}` | {mutant.says} | {', '.join(claims)} | {', '.join(tests)} |".replace("\n", " ")
-        )
-        print(lines[-1], flush=True)
-    path.write_text("\n".join(lines) + "\n")
+        line = f"| `{mutant.name}` | {mutant.says} | {', '.join(claims)} | {', '.join(tests)} |"
+        print(line, flush=True)
+        lines[mutant.name] = line
+    head = ["| mutant | what it breaks | claims that fail | tests that fail |", "|---|---|---|---|"]
+    order = [mutant.name for mutant in MUTANTS if mutant.name in lines]
+    path.write_text("\n".join([*head, *(lines[name] for name in order)]) + "\n")
 
 
 if __name__ == "__main__":
-    table(Path(sys.argv[1]))
+    table(Path(sys.argv[1]), sys.argv[2:])

@@ -450,6 +450,10 @@ def test_comm_is_right_and_counts_what_is_sent(mpisqueeze_run: Callable[..., Any
         assert row["effective_busbw"] == pytest.approx(factor * row["effective_algbw"])
         assert row["algbw"] == pytest.approx(1e-9 * row["vector_payload_bytes"] / row["time_s"])
         assert row["ratio"] == pytest.approx(row["time_s"] / base[d])
+        if compressor == "identity":
+            assert row["kernels_s"] is row["kernels_ratio"] is None
+        else:
+            assert row["kernels_ratio"] == pytest.approx(row["time_s"] / row["kernels_s"])
     lines = [line for line in finished.out.splitlines() if not line.startswith("#")]
     assert len(lines) == len(rows)
     assert len((folder / "out.csv").read_text().splitlines()) == 1 + len(rows)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpisqueeze.report.charts import Axis, LineChart, Series, thin
+from mpisqueeze.report.claim_charts import claim_chart
 from mpisqueeze.report.labels import fold, spread
 from mpisqueeze.report.scales import Scale, Unit, marks
 
@@ -145,3 +146,17 @@ def test_the_legend_follows_the_ends_of_the_lines() -> None:
     assert chart.is_drawn
     assert math.isnan(lines[1].end)
     assert not LineChart("", Axis("x", log=True), Axis("y"), [Series("a", np.array([0.0, 1.0]), x[:2], 0)]).is_drawn
+
+
+def test_the_chart_of_a_claim_counts_what_never_gets_there() -> None:
+    """The median of three seeds of which two miss the target is no point; of one that does, it is another seed's."""
+    found = {1.0: [100, 120, 110], 4.0: [30, None, 25], 16.0: [None, 8, None]}
+    rows = [
+        {"run": "sgd", "x": x, "seed": seed, "iterations_to_target": value}
+        for x, values in found.items() for seed, value in enumerate(values)
+    ]  # fmt: skip
+    figure = {"kind": "sweep", "y": "iterations_to_target", "label": "iterations to the target", "log": True}
+    chart = claim_chart({"figure": figure, "runs": rows, "sweep": "virtual workers"}, [])
+    assert isinstance(chart, LineChart)
+    assert (chart.title, chart.x.log, chart.y.log) == ("Iterations to the target by virtual workers", True, True)
+    assert chart.series[0].y.tolist() == [110, 30, math.inf]

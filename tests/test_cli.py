@@ -11,12 +11,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mpisqueeze.cli.app import run
 from mpisqueeze.cli.completion import part_names
 from mpisqueeze.devices.device import gpu_count
 from mpisqueeze.parts import registry
+from mpisqueeze.record.reading import read_run
 
 PLUGINS = Path(__file__).parent / "mpi" / "plugins.py"
 
@@ -395,6 +397,13 @@ def test_settings_without_effect_are_warned_of(arguments: list[str], says: list[
     assert sorted(others) == sorted(says)
 
 
+@pytest.mark.parametrize("pair", ["sgd", "allreduce", "memsgd/topk:0.4", "dpsgd", "powersgd"])
+def test_a_run_that_is_resumed_has_no_other_warnings(pair: str) -> None:
+    before = warnings_of(pair, "--iterations", "9", "--checkpoint-every", "9", "--problem", "mlp")
+    assert run(["train", "--resume", "run", "--iterations", "10"]) == 0
+    assert json.loads(Path("run/summary.json").read_text())["warnings"] == before
+
+
 def test_a_setting_that_one_pair_of_a_comparison_needs_is_no_mistake_in_another() -> None:
     options = [
         "--problem",
@@ -432,3 +441,26 @@ def test_what_is_no_run_is_left_out_with_a_note(
     assert "left out" in refused("predict", "--check", "run", "results")
     assert "nosuch is not there" in refused("report", "run", "nosuch")
     assert "results/notes.txt is not a folder" in refused("report", "results/notes.txt")
+
+
+def test_a_binary_log_says_what_lines_say(capsys: pytest.CaptureFixture[str]) -> None:
+    """Resumed as well, behind a row that was half written; it takes at most 120 bytes an iteration."""
+    options = ["memsgd/topk:0.4", "--problem", "mlp", "--checkpoint-every", "8", "--lr-schedule", "step:4:0.5"]
+    assert run(["train", *options, "--iterations", "20", "--out", "lines"]) == 0
+    assert run(["train", *options, "--iterations", "12", "--out", "rows", "--log", "binary"]) == 0
+    assert not Path("rows/iterations.jsonl").exists()
+    with open("rows/iterations.f8", "ab") as log:
+        log.write(b"\1" * 77)
+    assert read_run(Path("rows")).columns["loss"].size == 12
+    assert run(["train", "--resume", "rows", "--iterations", "20"]) == 0
+    lines, rows = (read_run(Path(name)).columns for name in ("lines", "rows"))
+    for name in ("loss", "lr", "bytes_sent", "messages", "residual_norm", "consensus"):
+        assert np.array_equal(lines[name], rows[name], equal_nan=True), name
+    assert (np.diff(rows["elapsed_s"]) > 0).all()
+    with open("rows/iterations.f8", "rb") as log:
+        assert len(log.readline()) + 20 * 120 >= os.path.getsize("rows/iterations.f8")
+    capsys.readouterr()
+    assert run(["report", "lines", "rows", "--color", "never"]) == 0
+    Path("rows/iterations.f8").write_bytes(b"loss lr\n" + bytes(32))
+    assert run(["report", "rows"]) == 2
+    assert "rows/iterations.f8 has no 'bytes_sent'" in capsys.readouterr().err

@@ -21,7 +21,12 @@ def test_both_recipes_build_and_install_the_same() -> None:
     bases = re.findall(r"^FROM (\S+)", DOCKER, re.MULTILINE)
     assert re.findall(r"^From: (\S+)", APPTAINER, re.MULTILINE) == bases
     assert len(bases) == 2
-    for command in (r"pip wheel .*", r"apt-get install -y --no-install-recommends [\w -]+", r"pip install .*\]\""):
+    for command in (
+        r"pip wheel .*",
+        r"apt-get install -y --no-install-recommends [\w -]+",
+        r"pip install .*\]\"",
+        r"python -c \"import [\w.]+\"",
+    ):
         found = [re.findall(command, recipe) for recipe in (DOCKER, APPTAINER)]
         assert len(found[0]) == 1
         assert found[0][0].strip() == found[1][0].strip()

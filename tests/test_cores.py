@@ -1,4 +1,4 @@
-"""CPU quotas of control groups, in trees of files as the kernel lays them out."""
+"""CPU quotas and memory limits of control groups, in trees of files as the kernel lays them out."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mpisqueeze.cli.app import run
 from mpisqueeze.cli.ranks import join
 from mpisqueeze.comm import placement
 from mpisqueeze.comm.world import World
+from mpisqueeze.control_groups import free_memory, total_memory
 from mpisqueeze.devices import cores
 from mpisqueeze.devices.cores import Quota, cpu_quotas, granted
 from mpisqueeze.record.environment import collect_environment, cores_of, ranks_on_hosts
 
 V2 = "30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate"
 V1_CPU = "32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct"
+V1_MEMORY = "35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory"
 V1_SET = "34 31 0:31 / /sys/fs/cgroup/cpuset rw - cgroup cgroup rw,cpuset"
 UNIFIED = "41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw"
 DISK = "29 1 259:1 / / rw,relatime shared:1 - ext4 /dev/root rw"
@@ -90,8 +93,46 @@ def test_quotas(groups: str, mounts: list[str], limits: dict[str, str], expected
     assert granted([found]) == min(expected, default=math.inf)
 
 
+#: By folder below /sys/fs/cgroup: the limit, the use, and how much of it are files that were read; what is granted,
+#: and free. The machine has 1000 bytes, 800 of them free.
+MEMORY: dict[str, tuple[str, str, dict[str, tuple[str, int, int]], tuple[int, int]]] = {
+    "no limit": ("0::/job", V2, {"job": ("max", 50, 0)}, (1000, 800)),
+    "version 2": ("0::/job", V2, {"job": ("300", 100, 40)}, (300, 240)),
+    "version 2, nested": ("0::/job/step", V2, {"job": ("300", 100, 0), "job/step": ("600", 10, 0)}, (300, 200)),
+    "more than there is": ("0::/job", V2, {"job": ("2000", 100, 0)}, (1000, 800)),
+    "used up": ("0::/job", V2, {"job": ("300", 310, 0)}, (300, 0)),
+    "version 1": ("3:cpu:/x\n2:memory:/slurm/job", V1_MEMORY, {"memory/slurm/job": ("300", 100, 40)}, (300, 240)),
+    "version 1, no limit": ("2:memory:/", V1_MEMORY, {"memory": ("9223372036854771712", 500, 0)}, (1000, 800)),
+}
+
+
+@pytest.mark.parametrize(("groups", "mount", "limits", "expected"), MEMORY.values(), ids=MEMORY)
+def test_memory_limits(
+    groups: str,
+    mount: str,
+    limits: dict[str, tuple[str, int, int]],
+    expected: tuple[int, int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    root = tree(tmp_path, groups, [mount, DISK], {})
+    for name, (limit, used, files) in limits.items():
+        folder = root / "sys/fs/cgroup" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        old = mount is V1_MEMORY
+        (folder / ("memory.limit_in_bytes" if old else "memory.max")).write_text(f"{limit}\n")
+        (folder / ("memory.usage_in_bytes" if old else "memory.current")).write_text(f"{used}\n")
+        # Version 1 has a group's own files as inactive_file, and those of the groups in it, too, as the total.
+        mine = "inactive_file 7\ntotal_inactive_file" if old else "inactive_file"
+        (folder / "memory.stat").write_text(f"anon 1\n{mine} {files}\nactive_file 9\n")
+    machine = type("Machine", (), {"total": 1000, "available": 800})
+    monkeypatch.setattr(psutil, "virtual_memory", machine)
+    assert (total_memory(root), free_memory(root)) == expected
+
+
 def test_no_linux(tmp_path: Path) -> None:
     assert cpu_quotas(tmp_path) == ()
+    assert total_memory(tmp_path) == psutil.virtual_memory().total
 
 
 def test_processes_share_what_their_groups_grant(tmp_path: Path) -> None:

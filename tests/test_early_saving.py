@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 from conftest import wait_for
 from test_checkpoint import same_runs
 
+from mpisqueeze.cli.app import run
 from mpisqueeze.comm.signals import SAME_S, Signal
 from mpisqueeze.errors import UsageError
 from mpisqueeze.record.checkpoint import (
@@ -29,6 +31,7 @@ from mpisqueeze.record.checkpoint import (
     read_arrays,
     read_manifest,
 )
+from mpisqueeze.runs import checkpointing, training
 from mpisqueeze.runs.interrupts import Interrupts, at_once
 
 SLOW = Path(__file__).parent / "slurm" / "slow_gradient.py"
@@ -116,14 +119,14 @@ def test_a_process_that_is_killed_right_after_a_signal_has_saved_its_last_iterat
     options = ["--problem", f"{SLOW}:Slow", "--iterations", "6", "--save-model", "--eval-every", "2"]
     program = [sys.executable, "-m", "mpisqueeze", "train"]
 
-    def run(*more: str, slow_s: str = "0") -> subprocess.Popen[bytes]:
+    def start(*more: str, slow_s: str = "0") -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [*program, *more], env={**os.environ, "SLOW_S": slow_s}, cwd=tmp_path, stdout=subprocess.DEVNULL
         )
 
-    assert run(*options, "--out", "whole").wait(timeout=60) == 0
+    assert start(*options, "--out", "whole").wait(timeout=60) == 0
     saving = ("--checkpoint-every", "10min", "--out", "part")
-    process = run(*options, *saving, slow_s="1.5")
+    process = start(*options, *saving, slow_s="1.5")
     log = tmp_path / "part" / "iterations.jsonl"
     wait_for(lambda: log.exists() and log.read_text().count("\n") >= 1, "an iteration")
     # The log is written just before the state is copied.
@@ -135,6 +138,79 @@ def test_a_process_that_is_killed_right_after_a_signal_has_saved_its_last_iterat
     process.wait()
     summary = json.loads((tmp_path / "part" / "summary.json").read_text())
     assert (summary["status"], summary["signal"], summary["iterations"]) == ("interrupted", "SIGTERM", done)
-    assert run("--resume", "part").wait(timeout=60) == 0
+    assert start("--resume", "part").wait(timeout=60) == 0
     same_runs(tmp_path / "whole", tmp_path / "part")
     assert json.loads((tmp_path / "part" / "summary.json").read_text())["resumed_after"] == [done]
+
+
+STOPPED = '''
+import os, signal, time
+from pathlib import Path
+import numpy as np
+
+
+class Stopped:
+    """STOP=NUMBER:RANK:ITERATION:PATH: a signal comes in a gradient, which goes on once the path is there."""
+
+    dimension = 101
+
+    def __init__(self, rank, size, seed, xp, dtype):
+        self.rank, self.dtype = rank, dtype
+
+    def initial_point(self):
+        return np.ones(self.dimension, self.dtype)
+
+    def gradient(self, x, iteration):
+        number, *place, path = os.environ.get("STOP", ":::").split(":")
+        if place == [str(self.rank), str(iteration)]:
+            os.kill(os.getpid(), int(number))
+            deadline = time.monotonic() + 60
+            while not Path(path).exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        time.sleep(float(os.environ.get("SLOW_S", "0")))
+        return float(x @ x) / 2, x + self.dtype.type(0.01 * self.rank)
+'''
+
+
+def ended(*words: str) -> int:
+    """The exit code of a run of virtual workers with that problem."""
+    Path("stopped.py").write_text(STOPPED)
+    return run(["train", "--problem", "stopped.py:Stopped", "--eval-every", "0", *words])
+
+
+def test_virtual_workers_are_saved_in_the_course_of_an_iteration(
+    empty_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ranks are, each of which has a thread for it: the third worker waits for the checkpoint of all."""
+    monkeypatch.setattr(training, "LONG_S", 0)
+    monkeypatch.setattr(checkpointing, "LONG_S", 0)
+    monkeypatch.setattr(checkpointing, "COPY_SHARE", 0)
+    options = ("--algorithm", "memsgd", "--compressor", "onebit", "--workers", "4", "--iterations", "7", "--save-model")
+    assert ended(*options, "--out", "whole") == 0
+    saved = Path("part/checkpoint/00000003")
+    monkeypatch.setenv("STOP", f"{signal.SIGTERM:d}:2:4:{saved}")
+    assert ended(*options, "--checkpoint-every", "10min", "--out", "part") == 143
+    summary = json.loads(Path("part/summary.json").read_text())
+    assert (summary["status"], summary["signal"]) == ("interrupted", "SIGTERM")
+    # Whether the signal comes before the first worker's iteration or after is a matter of turns.
+    assert summary["iterations"] in (4, 5)
+    last = saved.with_name(f"{summary['iterations']:08}")
+    assert {*saved.parent.iterdir()} == {saved, last}
+    shutil.rmtree(last)
+    monkeypatch.delenv("STOP")
+    assert run(["train", "--resume", "part"]) == 0
+    same_runs(Path("whole"), Path("part"))
+
+
+@pytest.mark.parametrize(
+    ("words", "slow_s"), [(("--link", "latency=1ms,bandwidth=1gbit", "--compute", "1ms"), "0"), ((), "0.01")]
+)
+def test_virtual_workers_without_a_barrier_stop_soon(
+    empty_folder: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], slow_s: str
+) -> None:
+    """By their own clocks the next agreement is 20 iterations away, and more."""
+    monkeypatch.setenv("STOP", f"{signal.SIGINT:d}:3:8:.")
+    monkeypatch.setenv("SLOW_S", slow_s)
+    assert ended("--algorithm", "dpsgd", "--workers", "6", "--iterations", "99", *words, "--out", "run") == 130
+    assert 8 <= json.loads(Path("run/summary.json").read_text())["iterations"] <= 12

@@ -136,6 +136,26 @@ def test_native_refuses_an_index_outside_of_the_vector(index: int) -> None:
 
 
 @needs_native
+def test_positions_drawn_before_are_those_of_this_length_number_and_key() -> None:
+    """Whoever draws, and also behind an encoding that found a NaN before it drew them all."""
+    native, reference = NativeKernels(np.float64), ReferenceKernels(np.float64)
+    spoilt = np.ones(5000)
+    spoilt[4999] = np.nan
+    for d, k, key in ((5000, 4000, 1), (5000, 4000, 2), (5000, 3999, 2), (4097, 3999, 2), (5000, 4000, 1)):
+        vector, payloads = np.arange(1.0, d + 1), np.zeros((2, 8 * k), np.uint8)
+        outs = np.ones((2, d))
+        for kernels, payload, out in zip((native, reference), payloads, outs, strict=True):
+            assert kernels.positions_decode(vector[:k].view(np.uint8), out, k, key, True)
+            assert kernels.positions_encode(vector, None, payload, k, key, False)
+            assert kernels.positions_decode(payload, out, k, key, True, -0.5)
+            if d == spoilt.size:
+                assert not kernels.positions_encode(spoilt, None, payload.copy(), k, key + 7, False)
+                assert kernels.positions_decode(payload, out, k, key + 7, True)
+        assert payloads[0].tobytes() == payloads[1].tobytes()
+        assert outs[0].tobytes() == outs[1].tobytes()
+
+
+@needs_native
 def test_native_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MPISQUEEZE_KERNELS", raising=False)
     assert kernels_for(np, np.float32).name == "native"
@@ -429,24 +449,39 @@ def test_fp8_is_e4m3_of_a_block_whose_largest_is_448(kernel_set: Callable[[Any],
 
 
 @each_dtype
-def test_the_mean_of_payloads_is_that_of_one_after_the_other(
+def test_payloads_at_once_are_those_of_one_after_the_other(
     kernel_set: Callable[[Any], Any], dtype: np.dtype[Any]
 ) -> None:
-    """To the bit, on every kernel set that has it, for full vectors and all that have codes in a row."""
+    """Their mean, and what gossip mixes: to the bit, on every kernel set that has it, for full vectors and codes."""
     kernels = kernel_set(dtype)
     for count, d, block in itertools.product((1, 2, 5), (1, 7, 2048, 5000), (0, 24, 1000, 1024)):
         draws = np.random.default_rng(d)
         coded = (signs(block), signs(block, "two"), quantize(3, block, "l2"), uniform(5, block), fp8(block))
         for case in (copy(), natural(), *coded):
-            if not hasattr(kernels, f"{case.kernel}_mean"):
+            if not hasattr(kernels, f"{case.kernel}_combine"):
                 pytest.skip(f"{kernels.name} adds payloads one by one")
             payloads = tuple(
                 case.encode(kernels, draws.standard_normal(d).astype(dtype), None)[1] for _ in range(count)
             )
-            expected = np.zeros(d, dtype)
-            for number, payload in enumerate(payloads):
-                case.decode(kernels, payload, expected, number > 0)
-            expected /= count
+            start = draws.standard_normal(d).astype(dtype)
+
+            combine, layout = getattr(kernels, f"{case.kernel}_combine"), case.decode_arguments(d)
             out = np.full(d, np.nan, dtype)
-            getattr(kernels, f"{case.kernel}_mean")(tuple(payloads), out, *case.decode_arguments(d))
-            assert np.array_equal(out, expected), (case, count, d)
+            mean = np.zeros(d, dtype)
+            for number, payload in enumerate(payloads):
+                case.decode(kernels, payload, mean, number > 0)
+            mean /= count
+            combine(payloads, None, 0.0, out, *layout)
+            assert np.array_equal(out, mean), (case, count, d)
+
+            weights = tuple(draws.uniform(-1, 1, count))
+            mixed = np.zeros(d, dtype)
+            case.decode(kernels, payloads[0], mixed, False)
+            mixed *= dtype.type(weights[0])
+            for weight, payload in zip(weights[1:], payloads[1:], strict=True):
+                getattr(kernels, f"{case.kernel}_decode")(payload, mixed, *layout, True, weight)
+            combine(payloads, weights, 0.0, out, *layout)
+            assert np.array_equal(out, mixed), (case, count, d)
+            expected = start + dtype.type(0.3) * mixed
+            combine(payloads, weights, 0.3, start, *layout)
+            assert np.array_equal(start, expected), (case, count, d)

@@ -63,7 +63,7 @@ class Faults:
         space = os.readlink(f"/proc/{self.hosts[number].pid}/ns/pid")
         for process in psutil.Process(self.lab.process.pid).children(True) if self.lab.process else ():
             there = os.readlink(f"/proc/{process.pid}/ns/pid") == space
-            if there and "train" in process.cmdline() and process.cmdline()[0].endswith("python"):
+            if there and "train" in process.cmdline() and Path(process.cmdline()[0]).name.startswith("python"):
                 return process
         raise AssertionError("there is no such rank")
 

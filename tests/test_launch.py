@@ -203,6 +203,7 @@ class TestPlan:
         self, monkeypatch: pytest.MonkeyPatch, flavour: Flavour, major: int | None, crowded: dict[str, str]
     ) -> None:
         always = dict.fromkeys(THREADS, "1") | {"MPISQUEEZE_TERMINAL": planning.own_terminal()}
+        always |= {"SLURM_WAIT": "60"} if flavour is Flavour.SRUN else {}
         ranks = "MPISQUEEZE_LAUNCHED_RANKS"
         assert launched(flavour, 4, {ranks: "8"}, major).settings == always | {ranks: "4"}
         plan = launched(flavour, 5, {}, major)

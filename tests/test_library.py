@@ -42,6 +42,9 @@ def test_names(version: str, line: str | None, name: str) -> None:
         (1, {"SLURM_STEP_NUM_TASKS": "3"}, "srun started 3 ranks"),
         (1, {"SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "3"}, None),
         (1, {"SLURM_STEP_NUM_TASKS": "3", "PMIX_RANK": "0"}, None),
+        (1, {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2"}, "torchrun started 2 ranks"),
+        (1, {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "1"}, None),
+        (1, {"WORLD_SIZE": "2"}, None),
     ],
 )
 def test_worlds_of_one(monkeypatch: pytest.MonkeyPatch, size: int, told: dict[str, str], expected: str | None) -> None:

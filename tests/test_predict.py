@@ -213,8 +213,8 @@ CALIBRATION = Calibration(Path("c.json"), 4, None, 0.25e-9, "float32", {"identit
          Work(2e-3 + 2e-3 / 8, 0.5e-3 + 0.25e-3 / 8 + 0.5e-3, 0.5e-3 + 0.25e-3 / 8 + 2e-3 / 8)),
         # No error feedback, and full vectors come down.
         ("csgd/onebit", "root", Work(1e-3, 8 * 0.5e-3 + 0.25e-3 + 0.5e-3, 8 * 0.5e-3 + 0.25e-3)),
-        # Own payload and two neighbours', with a multiplication and an addition each; two passes for the update.
-        ("choco/onebit", "root", Work(1e-3, 3 * 1e-3, 0.0, 0.5e-3)),
+        # Own payload and two neighbours'; two passes for the update.
+        ("choco/onebit", "root", Work(1e-3, 3 * 0.5e-3, 0.0, 0.5e-3)),
         # MPI adds up what it receives in place of the gradient; the sum is added to the model in one pass.
         ("allreduce", "root", Work(0.0, 0.25e-3 * 7 / 8, 0.25e-3 * 7 / 8, 0.5e-3)),
     ],
@@ -498,10 +498,12 @@ def test_what_an_exchange_costs_a_rank_besides_is_in_the_model() -> None:
     assert choco is not None
     assert beer.decode == pytest.approx(2 * choco.decode)
     assert beer.encode > 2 * choco.encode
-    powers = method("powergossip:3")
-    found = work_of(powers, powers.traffic(8, D, "float32"), CALIBRATION)
+    # A product takes as long where a cache holds the vectors, a sum does not.
+    powers, cached = method("powergossip:3"), replace(CALIBRATION, adds=((D, CALIBRATION.add_s / 4),))
+    found = work_of(powers, powers.traffic(8, D, "float32"), cached)
     before, after = powers.algorithm.cls.products(rank=3)
     assert found is not None
+    assert found.update == pytest.approx(add / 2)
     assert (found.encode, found.decode) == (pytest.approx(2 * before * add), pytest.approx(2 * after * add))
 
 
@@ -641,7 +643,7 @@ def test_a_damaged_calibration_is_named(changes: dict[str, Any], says: str, refu
     assert "is not JSON" in refused(*command)
 
 
-def timed_run(path: Path, comm_s: float, **changes: Any) -> None:
+def timed_run(path: Path, comm_s: float, compute_s: float = 0.01, **changes: Any) -> None:
     """A finished run whose ten iterations took the same time each."""
     path.mkdir(parents=True)
     config = {
@@ -651,7 +653,7 @@ def timed_run(path: Path, comm_s: float, **changes: Any) -> None:
     }  # fmt: skip
     (path / "config.json").write_text(json.dumps(config))
     times = dict.fromkeys(("wait_s", "encode_s", "decode_s", "update_s"), 0.0)
-    line = {"loss": 1.0, "bytes_sent": 100, "messages": 2, **times, "compute_s": 0.01, "comm_s": comm_s}
+    line = {"loss": 1.0, "bytes_sent": 100, "messages": 2, **times, "compute_s": compute_s, "comm_s": comm_s}
     line["iteration_s"] = 0.02 + comm_s
     lines = [json.dumps({"iteration": t, **line}) for t in range(1, 11)]
     (path / "iterations.jsonl").write_text("\n".join(lines) + "\n")
@@ -712,6 +714,40 @@ def test_check_knows_a_labs_burst_and_the_ranks_that_share_its_cores(
     quiet = max(wire, codec) + min(wire, codec) / row["chunks"]
     assert row["comm_s"] == pytest.approx(quiet - codec + server + (load - 1) * SLICE_S)
     assert row["bound_s"] == pytest.approx((row["port_bytes"] - Links(4, 1e9).burst) * link.byte_s)
+
+
+def test_check_knows_who_waits_for_local_steps(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of two ranks on a core the first one does all its steps until the next exchange while the other one waits."""
+    own, add = 2e-4, 1e-10 * D
+    for name, steps in (("one", 1), ("three", 3)):
+        timed_run(Path(name), 0.005, own, link=None, local_steps=steps, dtype="float32")
+        Path(f"{name}/environment.json").write_text(json.dumps({"lab": LAB}))
+    processor = {"message_s": 4e-6, "byte_s": 1e-9, "wake_s": 5e-5, "ranks": 4, "cores": 2}
+    calibration_file(link={"alpha_s": 1e-5, "gap_s": 1e-6, "bandwidth": 0.95e9, "processor": processor})
+    one, three = asked(capsys, "--check", "one", "three", "--calibration", "c.json")["results"]
+    # A pass in each step; and two more for the exchange, by both ranks of the core.
+    assert three["update_s"] - one["update_s"] == pytest.approx(2 * add)
+    assert three["comm_s"] - one["comm_s"] == pytest.approx(2 * (own + add) + add + 2 * add)
+    assert three["iteration_s"] - one["iteration_s"] == pytest.approx(2 * (own + add) + 2 * (add + 2 * add))
+
+
+def test_check_knows_groups_that_span_hosts(capsys: pytest.CaptureFixture[str]) -> None:
+    """A group's sums cross the network where its ranks are on several hosts, else memory; `--inside` says otherwise."""
+    facts = {"memory": [4], "network": [1, 1, 1, 1]}
+    for name, ranks in facts.items():
+        timed_run(Path(name), 0.005, link=None, group="2", groups=2)
+        hosts = [{"ranks": count} for count in ranks]
+        Path(f"{name}/environment.json").write_text(json.dumps({"hosts": hosts}))
+    network = ["--latency", "1ms", "--bandwidth", "1gbit"]
+    memory, crossing = asked(capsys, "--check", *facts, *network)["results"]
+    assert crossing["inside_s"] == pytest.approx(cost.inside_group(Link.hockney(1e-3, 1e9), 2, FULL).seconds)
+    assert memory["inside_s"] < crossing["inside_s"] / 10
+    assert crossing["comm_s"] - memory["comm_s"] == pytest.approx(crossing["inside_s"] - memory["inside_s"])
+    told = asked(capsys, "--check", *facts, *network, "--inside", "latency=5ms,bandwidth=1gbit")["results"]
+    assert {row["inside_s"] for row in told} == {cost.inside_group(Link.hockney(5e-3, 1e9), 2, FULL).seconds}
+    timed_run(Path("alone"), 0.005, link=None)
+    assert run(["predict", "--check", "alone", *network, "--inside", "latency=5ms"]) == 2
+    assert "--inside: is the link between ranks of a group, and none of these runs" in capsys.readouterr().err
 
 
 def test_runs_on_a_real_network_need_to_be_told_of_it(capsys: pytest.CaptureFixture[str]) -> None:

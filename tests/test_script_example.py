@@ -77,6 +77,7 @@ def test_an_exception_of_one_rank_ends_all(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode != 0
     assert "RuntimeError: mine" in done.stderr
+    assert "runpy" not in done.stderr
     run = mpisqueeze.load(tmp_path / "run")
     assert isinstance(run, mpisqueeze.RunResult)
     assert run.summary["status"] == "killed"

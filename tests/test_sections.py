@@ -40,7 +40,7 @@ def test_a_section_costs_what_the_device_says() -> None:
 
 def test_a_copy_is_hidden_as_coding_is() -> None:
     d = 1 << 22
-    without, beside = (sections(Coding(0.0, 5e-5, byte_s), MEMORY, d, 4 * d, True) for byte_s in (0.0, 1e-9))
+    without, beside = (sections(Coding(0.0, 5e-5, byte_s), MEMORY, d, 4 * d, True) for byte_s in (0.0, 2e-10))
     assert beside > without
 
 

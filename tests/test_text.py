@@ -112,13 +112,15 @@ def test_the_number_of_parameters_and_of_bytes_in_an_evaluation() -> None:
     assert found["test_accuracy"] == pytest.approx(np.mean(windows().test_inputs[:, 1:] == 0))
 
 
+@pytest.mark.parametrize("method", [("--optimizer", "adamw", "--lr", "0.01"), ("--momentum", "0.9")])
 def test_training_comes_down_towards_the_floor_and_not_below(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    method: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Also with momentum at the default rate."""
     pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
     source = "synthetic-text:128Ki,context=16"
-    options = ("--problem", "gpt:1x32", "--data", source, "--optimizer", "adamw", "--lr", "0.01")
+    options = ("--problem", "gpt:1x32", "--data", source, *method)
     assert run(["train", "allreduce", *options, "--iterations", "40", "--eval-every", "0", "--out", "run"]) == 0
     data = load_dataset(source, None, 1)
     assert data.floor is not None

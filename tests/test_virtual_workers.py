@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from mpi4py import MPI
 from mpisqueeze.cli.app import run
 from mpisqueeze.comm.world import World
 from mpisqueeze.errors import RankFailureError, UsageError
+from mpisqueeze.virtual import scheduler
 from mpisqueeze.virtual.workers import on_workers
 
 N = 7
@@ -92,17 +94,18 @@ def test_messages_are_those_of_mpi() -> None:
     on_seven(messages)
 
 
-def test_a_clock_stands_still_while_others_have_their_turn() -> None:
-    def work(world: World) -> float:
+def test_a_clock_stands_still_while_others_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(world: World) -> None:
         began = world.now()
         for _ in range(3):
-            busy = world.now()
-            while world.now() - busy < 0.003:
-                pass
+            clock[0] += 1 + world.rank
             world.comm.Barrier()
-        return world.now() - began
+        took.append((world.rank, world.now() - began))
 
-    assert 0.009 <= on_seven(work) < 0.009 * N / 2
+    clock, took = [0], []
+    monkeypatch.setattr(scheduler, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    on_seven(work)
+    assert sorted(took) == [(rank, 3 * (1 + rank)) for rank in range(N)]
 
 
 def test_workers_that_wait_for_ever_are_named() -> None:

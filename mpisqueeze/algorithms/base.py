@@ -89,6 +89,11 @@ class Codec:
         self.compressor.decode_mean(payloads, out)
         self.network.clock.lap(Phase.DECODE)
 
+    def decode_mix(self, payloads: Sequence[Any], weights: tuple[Any, ...], out: Any, factor: float = 0.0) -> None:
+        """out ← Σ w D(p), or with a factor out + factor·Σ w D(p); only where the compressor fuses that."""
+        self.compressor.decode_mix(payloads, weights, out, factor)
+        self.network.clock.lap(Phase.DECODE)
+
     def clear(self, payload: Any, out: Any) -> None:
         """out ← 0 at the elements that the payload holds; only where the compressor `sparsifies`."""
         self._tell_iteration()
@@ -101,9 +106,9 @@ class Codec:
             self.compressor.iteration = self.network.iteration
 
     @property
-    def fuses_mean(self) -> bool:
-        """There is `decode_mean`."""
-        return getattr(self.compressor, "fuses_mean", False)
+    def combines(self) -> bool:
+        """There are `decode_mean` and `decode_mix`."""
+        return getattr(self.compressor, "combines", False)
 
 
 class Descent:

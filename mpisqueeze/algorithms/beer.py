@@ -6,7 +6,6 @@ from typing import Any
 
 from mpisqueeze.algorithms.base import Gradient, Setup, feedback_doubt
 from mpisqueeze.algorithms.decentralized import GossipAlgorithm, GossipStep
-from mpisqueeze.devices.clock import Phase
 
 
 class Beer(GossipAlgorithm):
@@ -36,6 +35,7 @@ class Beer(GossipAlgorithm):
         self.v, self.g_prev = setup.zeros(), setup.zeros()
         self.x_hat, self.g_hat = setup.zeros(), setup.zeros()
         self.s, self.r = setup.zeros(), setup.zeros()
+        self._step = setup.zeros()
         self.eta = setup.gossip_step() if eta is None else eta
 
     def step(self, x: Any, gradient: Gradient, lr: float) -> None:
@@ -64,17 +64,15 @@ class Beer(GossipAlgorithm):
 
     def _mix(self, vector: Any, mixed: Any, own: Any) -> None:
         """vector ← vector + η (mixed − own)."""
-        step = self._decoded
+        step = self._step
         self.setup.network.device.xp.subtract(mixed, own, out=step)
         self.add_weighted(vector, vector.dtype.type(self.eta), step)
 
     def _take(self, payload: Any, codec: Any, weight: Any, mixed: Any, own: Any = None) -> None:
         """mixed ← mixed + W_ij D(payload), and for this rank's own payload own ← own + D(payload)."""
-        codec.decode(payload, self._decoded)
         if own is not None:
-            own += self._decoded
-        self.add_weighted(mixed, weight, self._decoded)
-        self.booked(Phase.DECODE)
+            codec.decode_add(payload, own)
+        codec.decode_add(payload, mixed, weight)
 
     def doubts(self) -> list[str]:
         return feedback_doubt(self, self.codec)

@@ -6,7 +6,6 @@ from typing import Any
 
 from mpisqueeze.algorithms.base import Gradient, Setup, feedback_doubt
 from mpisqueeze.algorithms.decentralized import GossipAlgorithm, GossipStep
-from mpisqueeze.devices.clock import Phase
 
 
 class Choco(GossipAlgorithm):
@@ -38,10 +37,8 @@ class Choco(GossipAlgorithm):
         self.booked()
         self.codec.encode(difference, self.exchange.out)
         self.exchange.send()
-        self.codec.decode(self.exchange.out, self._decoded)
-        self.add_weighted(self.x_hat, scalar(1), self._decoded)
-        self.add_weighted(self.s, self.w, self._decoded)
-        self.booked(Phase.DECODE)
+        self.codec.decode_add(self.exchange.out, self.x_hat)
+        self.codec.decode_add(self.exchange.out, self.s, self.w)
         self.add_decoded(self.s)
         step = difference
         self.setup.network.device.xp.subtract(self.s, self.x_hat, out=step)

@@ -27,6 +27,7 @@ class D2(GossipAlgorithm):
         super().__init__(setup, setup.identity_codec())
         self.x_prev = setup.zeros()
         self.g_prev = setup.zeros()
+        self._moved = setup.zeros()
         self._started = False
 
     def step(self, x: Any, gradient: Gradient, lr: float) -> None:
@@ -34,7 +35,7 @@ class D2(GossipAlgorithm):
         g = gradient(x)
         g *= x.dtype.type(lr)
         if self._started:
-            moved = self._decoded
+            moved = self._moved
             self.setup.network.device.xp.subtract(x, self.x_prev, out=moved)
             self.x_prev[:] = x
             x += moved

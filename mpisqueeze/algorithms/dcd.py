@@ -6,7 +6,6 @@ from typing import Any
 
 from mpisqueeze.algorithms.base import Gradient, Setup, bias_doubt
 from mpisqueeze.algorithms.decentralized import GossipAlgorithm
-from mpisqueeze.devices.clock import Phase
 
 
 class DCD(GossipAlgorithm):
@@ -46,7 +45,6 @@ class DCD(GossipAlgorithm):
         self.codec.decode_add(self.exchange.out, x)
         for index, payload in self.exchange.receive():
             self.codec.decode_add(payload, self.x_hat[index])
-        self.booked(Phase.DECODE)
 
     def doubts(self) -> list[str]:
         """Theorem 1's condition, with C's bound for α² where it states one."""

@@ -27,7 +27,6 @@ class GossipAlgorithm(Algorithm):
         w: W_ii.
         shares: W_ij in the order of the exchange's neighbours.
 
-    Memory of a rank: a vector for a decoded payload.
     """
 
     route: ClassVar[str] = "neighbours"
@@ -49,7 +48,6 @@ class GossipAlgorithm(Algorithm):
                 setup.network, sources, codec.payload_bytes, payloads=self.payloads, targets=targets, sharing=first
             )
             self._rounds.append(made)
-        self._decoded = setup.zeros()
         self._kernels = kernels_for(setup.network.device.xp, setup.dtype)
 
     @property
@@ -68,25 +66,39 @@ class GossipAlgorithm(Algorithm):
 
     def add_decoded(self, total: Any) -> None:
         """total ← total + Σ_j W_ij D(payload of j), over the neighbours, in their order."""
-        clock = self.setup.network.clock
         for index, payload in self.exchange.receive():
-            self.codec.decode(payload, self._decoded)
-            self.add_weighted(total, self.shares[index], self._decoded)
-            clock.lap(Phase.DECODE)
+            self.codec.decode_add(payload, total, self.shares[index])
+
+    def mix(self, out: Any, own: Any, eta: Any = None, scratch: Any = None) -> None:
+        """out ← Σ_j w_j D(payload of j), or with η out + η Σ_j w_j D(payload of j), once all payloads are there.
+
+        This rank's own payload is the first, of weight `own`; the others are the neighbours', of weight W_ij. In one
+        pass where the compressor has a kernel for it; else with η the sum takes the place of `scratch`.
+        """
+        codec, exchange = self.codec, self.exchange
+        if codec.combines:
+            payloads = [exchange.out, *(payload for _, payload in exchange.receive())]
+            codec.decode_mix(payloads, (own, *self.shares), out, 0.0 if eta is None else eta)
+            return
+        total = out if eta is None else scratch
+        codec.decode(exchange.out, total)
+        total *= own
+        self.booked()
+        self.add_decoded(total)
+        if eta is not None:
+            self.add_weighted(out, eta, total)
+            self.booked()
 
     def combine(self, x: Any) -> None:
         """x_i ← Σ_j W_ij x_j, sent by the codec."""
         self.booked()
         self.codec.encode(x, self.exchange.out)
         self.exchange.send()
-        x *= self.w
-        self.booked()
-        self.add_decoded(x)
-        self.booked()
+        self.mix(x, self.w)
 
-    def booked(self, phase: Phase = Phase.UPDATE) -> None:
-        """Book the time since the last lap."""
-        self.setup.network.clock.lap(phase)
+    def booked(self) -> None:
+        """Book the time since the last lap as update_s."""
+        self.setup.network.clock.lap(Phase.UPDATE)
 
     @property
     def payload_bytes(self) -> int:

@@ -34,13 +34,7 @@ class DeepSqueeze(GossipAlgorithm):
         self.booked()
         self.codec.encode_feedback(x, self.delta, self.exchange.out)
         self.exchange.send()
-        mixed = g
-        self.codec.decode(self.exchange.out, mixed)
-        mixed *= self.w - scalar(1)
-        self.booked()
-        self.add_decoded(mixed)
-        self.add_weighted(x, scalar(self.eta), mixed)
-        self.booked()
+        self.mix(x, self.w - scalar(1), eta=scalar(self.eta), scratch=g)
 
     def residual(self) -> Any:
         return self.delta

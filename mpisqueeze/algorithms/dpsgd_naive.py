@@ -33,9 +33,7 @@ class NaiveDPSGD(GossipAlgorithm):
         self.exchange.send(overlap=True)
         g = gradient(x)
         self.check_finite(g)
-        self.codec.decode(self.exchange.out, x)
-        x *= self.w
         self.booked()
-        self.add_decoded(x)
+        self.mix(x, self.w)
         self.add_weighted(x, -x.dtype.type(lr), g)
         self.booked()

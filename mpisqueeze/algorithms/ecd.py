@@ -6,7 +6,6 @@ from typing import Any
 
 from mpisqueeze.algorithms.base import Gradient, Setup, bias_doubt
 from mpisqueeze.algorithms.decentralized import GossipAlgorithm
-from mpisqueeze.devices.clock import Phase
 
 
 class ECD(GossipAlgorithm):
@@ -54,11 +53,8 @@ class ECD(GossipAlgorithm):
 
     def _estimate(self, y: Any, payload: Any, t: int) -> None:
         """y ← (1 − 2/t) y + (2/t) D(payload)."""
-        scalar = y.dtype.type
-        self.codec.decode(payload, self._decoded)
-        y *= scalar(1 - 2 / t)
-        self.add_weighted(y, scalar(2 / t), self._decoded)
-        self.booked(Phase.DECODE)
+        y *= y.dtype.type(1 - 2 / t)
+        self.codec.decode_add(payload, y, 2 / t)
 
     def doubts(self) -> list[str]:
         return bias_doubt(self, self.codec, "arXiv 1803.06443, Assumption 1.5")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mpisqueeze.algorithms.base import Codec, Descent, Gradient, Setup
-from mpisqueeze.comm.pipeline import Inbox, Moves
+from mpisqueeze.comm.pipeline import Inbox, Moves, Parts
 from mpisqueeze.comm.servers import ServerPipeline
 from mpisqueeze.costs.sections import choose_sections
 from mpisqueeze.devices.clock import Phase
@@ -196,12 +196,12 @@ class ServerExchange:
         """Make the carrier; `memory` is uint8, where this rank's payloads lie already."""
         setup = self.setup
         self.close()
-        alignment, way = setup.dtype.itemsize, self.schedule.way or "flat"
+        parts = Parts(self.up, self.down, setup.dtype.itemsize, self.schedule.way or "flat", memory)
         made: ServerPipeline | SharedPipeline
         if setup.network.shares_memory and not setup.overlap:
-            made = SharedPipeline(setup.network, self.up, self.down, alignment, way, memory)
+            made = SharedPipeline(setup.network, parts)
         else:
-            made = ServerPipeline(setup.network, self.up, self.down, alignment, way, setup.overlap, memory)
+            made = ServerPipeline(setup.network, parts, setup.overlap)
         self.carrier = made
         if setup.served.stop > setup.served.start:
             self._serve(made.answers[setup.rank], setup.served)
@@ -215,7 +215,7 @@ class ServerExchange:
         # Where ranks share cores, what is there is worth adding up while others have yet to get a core, unless that
         # takes a pass over full vectors for each. A payload that came up whole is a mean of answers in sections.
         early = setup.network.crowded and not self._full_up
-        combines = len(up) == len(down) and not early and all(s.codec.fuses_mean for s in up)
+        combines = len(up) == len(down) and not early and all(s.codec.combines for s in up)
         for section, view in zip((*up, *down), (*_views(up, total), *_views(down, total)), strict=True):
             section.total = section.mean = view
             section.combines, section.in_place = combines, self._full_down

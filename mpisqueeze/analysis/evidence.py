@@ -10,8 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mpisqueeze.analysis.ranking import curve_of
+from mpisqueeze.errors import UsageError
 from mpisqueeze.record.figures import Floats, per_iteration
 from mpisqueeze.record.reading import RunLog
+from mpisqueeze.record.summary import workers_of
+from mpisqueeze.topology import Topology
 
 #: Seconds an iteration by the clock.
 PACE = per_iteration("elapsed_s")
@@ -39,6 +42,28 @@ def _consensus(run: RunLog) -> float | None:
     return float(values[-max(1, values.size // 10) :].mean()) if values.size else None
 
 
+def _spectral_gap(run: RunLog) -> float | None:
+    """1 − ρ of the graph's W; None without one, or where it is not known."""
+    topology = run.config.get("topology")
+    if topology is None:
+        return None
+    try:
+        return Topology(topology, workers_of(run.config), run.config["self_weight"]).spectrum().gap
+    except UsageError:
+        return None
+
+
+def _to_target(cost: Callable[[RunLog], float | None]) -> Callable[[RunLog], float | None]:
+    """The cost of a run that ends at its target; ∞ where it does not get there, None for a run without a target."""
+
+    def of(run: RunLog) -> float | None:
+        if run.config.get("stop_at") is None:
+            return None
+        return cost(run) if run.summary.get("stopped_at_target") else math.inf
+
+    return of
+
+
 def _epoch(run: RunLog) -> float | None:
     seconds = run.summary[PACE]
     return None if seconds is None else seconds * run.per_epoch
@@ -61,6 +86,9 @@ FIGURES: dict[str, Measure] = {
     "full_vectors": _summary("full_vectors_per_iteration", "full vectors an iteration"),
     "bytes": _summary("bytes_sent_per_iteration", "bytes an iteration"),
     "c": _summary("compression", "payload over full vector, c"),
+    "iterations_to_target": Measure("iterations to the target", _to_target(lambda run: run.columns["loss"].size)),
+    "bytes_to_target": Measure("bytes to the target", _to_target(lambda run: run.summary["bytes_sent"])),
+    "spectral_gap": Measure("spectral gap, 1 − ρ", _spectral_gap),
     "iteration_s": _summary(PACE, "time of an iteration (s)"),
     "comm_s": _time("comm_s", "time of an exchange (s)"),
     "epoch_s": Measure("time of an epoch (s)", _epoch),
@@ -73,14 +101,16 @@ class Evidence:
     Args:
         logs: by the run's name, then by point, then by seed.
         x: of each point.
-        ranks: of the whole launch.
+        ranks: N at each point.
     """
 
-    def __init__(self, logs: Mapping[str, Sequence[Sequence[RunLog]]], x: Sequence[float] | Floats, ranks: int) -> None:
-        self.logs, self.x = logs, np.array(x)
+    def __init__(
+        self, logs: Mapping[str, Sequence[Sequence[RunLog]]], x: Sequence[float] | Floats, ranks: Sequence[int]
+    ) -> None:
+        self.logs, self.x, self._ranks = logs, np.array(x), ranks
         first = next(iter(logs.values()))[0][0]
-        self.constants: Mapping[str, float] = {"N": float(ranks), "d": float(first.summary["dimension"] or math.nan)}
-        self._ranks = ranks
+        size = np.array(ranks, float) if len(set(ranks)) > 1 else float(ranks[0])
+        self.constants: Mapping[str, Any] = {"N": size, "d": float(first.summary["dimension"] or math.nan)}
 
     @cached_property
     def seeds(self) -> Sequence[Evidence]:

@@ -35,7 +35,7 @@ UNFINISHED = ("interrupted", "killed", "skipped")
 #: The phase of runs that choose settings, on seeds that no counted run uses.
 TUNE = "tune"
 #: Settings in which runs may differ and are pooled all the same: they change neither steps nor times.
-_ASIDE = ("seed", "out", "per_rank", "save_model", "checkpoint_every", "timeout")
+_ASIDE = ("seed", "out", "log", "per_rank", "save_model", "checkpoint_every", "timeout")
 #: A swept seed in a run's name, and the number of one of several pairs of a name.
 _SEED, _NUMBER = re.compile(r" seed=\S+"), re.compile(r" #(\d+)$")
 #: Costs in which there are winners: key, what the least is called, what the cost is called, and how it is written.

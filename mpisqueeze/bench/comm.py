@@ -59,7 +59,7 @@ _MOST_CHECKED = 128 << 20
 #: Rounds after which residuals and models go back to the start, so that they stay finite whatever the compressor.
 _ROUNDS_TO_RESET = 8
 #: Vectors that a rank needs for an exchange, roughly.
-_VECTORS = 6
+_VECTORS = 10
 _SEED = 1
 
 
@@ -156,6 +156,8 @@ class ExchangeRow:
         vector_payload_bytes: of a rank's whole vector as it is sent.
         algbw, busbw: GB/s of payload; `effective_…`: of full vectors in the same time.
         ratio: time over that of the baseline, or None.
+        kernels_s: median of what the kernels of a compressed step take alone, the slowest rank's; None for others.
+        kernels_ratio: time over that.
         wrong: elements of all ranks that differ from those of virtual workers, None where that is not known.
     """
 
@@ -176,6 +178,8 @@ class ExchangeRow:
     effective_algbw: float
     effective_busbw: float
     ratio: float | None
+    kernels_s: float | None
+    kernels_ratio: float | None
     wrong: int | None
     how: str | None
     iterations: int
@@ -263,8 +267,11 @@ class Bench:
                         if number % _ROUNDS_TO_RESET == 0:
                             case.reset()
                         seconds = self._timed(case)
+                        alone = self._timed(case.kernels) if case.kernels else 0.0
                         if number >= 0:
                             case.seconds.append(seconds)
+                            if case.kernels:
+                                case.kernels.seconds.append(alone)
                     tick(f"{size} elements")
             for index, case in enumerate(cases):
                 # All runs together must have left ranks alike, too.
@@ -356,6 +363,7 @@ class Bench:
         wrong: int | None,
         base: float | None,
     ) -> ExchangeRow:
+        kernels = TimeStatistics.of(self._slowest(case.kernels)).median if case.kernels else None
         self.network.counter.reset()
         self._timed(case)
         sent = self.world.comm.allgather(self.network.counter.bytes_sent)
@@ -378,6 +386,8 @@ class Bench:
             effective_algbw=effective,
             effective_busbw=effective * case.bus_factor,
             ratio=time.median / base if base else None,
+            kernels_s=kernels,
+            kernels_ratio=time.median / kernels if kernels else None,
             wrong=wrong,
             how=case.how(),
             iterations=len(seconds),

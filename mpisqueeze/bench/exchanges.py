@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mpisqueeze.algorithms.allreduce import Allreduce
-from mpisqueeze.algorithms.base import Algorithm, Setup
+from mpisqueeze.algorithms.base import Algorithm, Codec, Setup
 from mpisqueeze.algorithms.deepsqueeze import DeepSqueeze
 from mpisqueeze.algorithms.doublesqueeze import DoubleSqueeze
 from mpisqueeze.algorithms.dpsgd import DPSGD
@@ -89,12 +89,14 @@ class Case:
             2(n − 1)/n where all get a sum, here also where a server's answer stands for it, and for a payload to each
             neighbour their number.
         alike: all ranks end with the same output.
+        kernels: what is timed beside it, in the same rounds, where it is a step that compresses.
         bytes_are: the source of the bytes that the counter gets.
     """
 
     algorithm: str | None = None
     compressor = "identity"
     alike = True
+    kernels: StepKernels | None = None
     bytes_are: BytesAre = "counted"
 
     def __init__(self, stage: Stage, exchange: str) -> None:
@@ -129,109 +131,12 @@ class Case:
         """Free what MPI holds."""
 
 
-class StepCase(Case):
-    """A complete step of an algorithm: encode with feedback, exchange, server, decode, update.
+class _Step(Case):
+    """A step of an algorithm, from the stage's start along its gradient."""
 
-    Args:
-        setup: with the compressor; None for `compressor` sends full vectors, by `sgd` or `dpsgd`.
-        host_compressor: makes the same compressor for NumPy arrays.
-    """
-
-    def __init__(
-        self,
-        stage: Stage,
-        exchange: str,
-        setup: Setup,
-        compressor: str | None,
-        host_compressor: Callable[[int, int], Compressor],
-    ) -> None:
+    def __init__(self, stage: Stage, exchange: str, algorithm: Algorithm) -> None:
         super().__init__(stage, exchange)
-        self._setup, self._host_compressor = setup, host_compressor
-        self._compressed = compressor is not None
-        self.compressor = compressor or "identity"
-        self._gossips = exchange == "ring"
-        cls: type[Algorithm]
-        if self._gossips:
-            cls = DeepSqueeze if self._compressed else DPSGD
-            self.bus_factor = float(setup.topology.degree(setup.rank))
-        else:
-            compressed = MemSGD if setup.server == ALLREDUCE else DoubleSqueeze
-            cls = compressed if self._compressed else SGD
-        self._part = cls(setup)
-        self.algorithm, self.alike = cls.name, not self._gossips
-        assert self._part.payload_bytes is not None
-        self.payload_bytes = self._part.payload_bytes
-        self.bytes_are = stage.network.counter.bytes_are if exchange == ALLREDUCE else "counted"
-        self._x, self._g = stage.start.copy(), stage.gradient.copy()
-        self._iteration = 0
-
-    def reset(self) -> None:
-        stage = self.stage
-        stage.xp.copyto(self._x, stage.start)
-        for memory in self._part.memory:
-            kept = getattr(self._part, memory)
-            if kept is not None:
-                kept.fill(0)
-        self._iteration = 0
-
-    def prepare(self) -> None:
-        self.stage.xp.copyto(self._g, self.stage.gradient)
-        self._iteration += 1
-        self.stage.network.iteration = self._iteration
-
-    def run(self) -> None:
-        self._part.step(self._x, self._gradient, LR)
-
-    def _gradient(self, _: Any) -> Any:
-        return self._g
-
-    def output(self) -> np.ndarray:
-        return self.stage.home(self._x)
-
-    def expected(self, gradients: Sequence[np.ndarray], runs: int) -> Callable[[int], np.ndarray]:
-        found: dict[int, np.ndarray] = {}
-
-        def work(world: World) -> None:
-            """The same on a virtual worker, which has neither MPI nor a GPU."""
-            network, make = Network(world, Device(), barrier=False), self._host_compressor
-            setup = replace(self._setup, network=network, make_compressor=make)
-            stage = Stage(network, self.stage.size, self.stage.dtype)
-            case = StepCase(stage, self.exchange, setup, self.compressor if self._compressed else None, make)
-            for _ in range(runs):
-                case.prepare()
-                case.run()
-            found[world.rank] = case.output()
-            case.close()
-
-        on_workers(_this_process(), self.stage.ranks, work)
-        return found.__getitem__
-
-    def how(self) -> str | None:
-        schedule: Any = getattr(self._part, "schedule", None)
-        if schedule is None:
-            return None
-        return f"{schedule.way}, {schedule.sections} sections" if schedule.way else f"{schedule.sections} sections"
-
-    def close(self) -> None:
-        self._part.close()
-
-
-@cache
-def _this_process() -> World:
-    """A world of this process alone; MPI has no communicators for one a case."""
-    return World(MPI.COMM_SELF)
-
-
-class AllreduceCase(Case):
-    """A step of `allreduce`, the baseline."""
-
-    algorithm = "allreduce"
-
-    def __init__(self, stage: Stage, exchange: str) -> None:
-        super().__init__(stage, exchange)
-        make = partial(_identity, stage)
-        self._part = Allreduce(Setup(stage.network, stage.size, stage.dtype, 0, make, Topology("ring", stage.ranks)))
-        self.bytes_are = stage.network.counter.bytes_are
+        self._part, self.algorithm = algorithm, algorithm.name
         self._x, self._g = stage.start.copy(), stage.gradient.copy()
 
     def reset(self) -> None:
@@ -249,11 +154,183 @@ class AllreduceCase(Case):
     def output(self) -> np.ndarray:
         return self.stage.home(self._x)
 
-    def expected(self, gradients: Sequence[np.ndarray], runs: int) -> Callable[[int], np.ndarray]:
-        return _summed(self.stage, gradients, runs)
-
     def close(self) -> None:
         self._part.close()
+
+
+class StepCase(_Step):
+    """A complete step of a method: encode with feedback, exchange, server, decode, update.
+
+    Args:
+        setup: with the compressor; None for `compressor` sends full vectors, by `sgd` or `dpsgd`.
+        host_compressor: makes the same compressor for NumPy arrays.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        exchange: str,
+        setup: Setup,
+        compressor: str | None,
+        host_compressor: Callable[[int, int], Compressor],
+    ) -> None:
+        gossips = exchange == "ring"
+        cls: type[Algorithm]
+        if gossips:
+            cls = DPSGD if compressor is None else DeepSqueeze
+        elif compressor is None:
+            cls = SGD
+        else:
+            cls = MemSGD if setup.server == ALLREDUCE else DoubleSqueeze
+        super().__init__(stage, exchange, cls(setup))
+        self._setup, self._host_compressor = setup, host_compressor
+        self._given, self.compressor, self.alike = compressor, compressor or "identity", not gossips
+        if gossips:
+            self.bus_factor = float(setup.topology.degree(setup.rank))
+        assert self._part.payload_bytes is not None
+        self.payload_bytes = self._part.payload_bytes
+        self.bytes_are = stage.network.counter.bytes_are if exchange == ALLREDUCE else "counted"
+        self._iteration = 0
+        if compressor and setup.server != ALLREDUCE:
+            self.kernels = (GossipKernels if gossips else ServerKernels)(stage, exchange, setup)
+
+    def reset(self) -> None:
+        super().reset()
+        for memory in self._part.memory:
+            kept = getattr(self._part, memory)
+            if kept is not None:
+                kept.fill(0)
+        self._iteration = 0
+
+    def prepare(self) -> None:
+        super().prepare()
+        self._iteration += 1
+        self.stage.network.iteration = self._iteration
+
+    def expected(self, gradients: Sequence[np.ndarray], runs: int) -> Callable[[int], np.ndarray]:
+        found: dict[int, np.ndarray] = {}
+
+        def work(world: World) -> None:
+            """The same on a virtual worker, which has neither MPI nor a GPU."""
+            network, make = Network(world, Device(), barrier=False), self._host_compressor
+            setup = replace(self._setup, network=network, make_compressor=make)
+            stage = Stage(network, self.stage.size, self.stage.dtype)
+            case = StepCase(stage, self.exchange, setup, self._given, make)
+            for _ in range(runs):
+                case.prepare()
+                case.run()
+            found[world.rank] = case.output()
+            case.close()
+
+        on_workers(_this_process(), self.stage.ranks, work)
+        return found.__getitem__
+
+    def how(self) -> str | None:
+        schedule: Any = getattr(self._part, "schedule", None)
+        if schedule is None:
+            return None
+        return f"{schedule.way}, {schedule.sections} sections" if schedule.way else f"{schedule.sections} sections"
+
+
+class StepKernels(Case):
+    """The kernels of a compressed step through servers, alone: each over all that it has to do, without a message.
+
+    Each goes through all of its vectors before the next one does, which finds its own as cold as a step's. Where ranks
+    share cores, all of them end with the last one: a rank's own time may be a core's before others have had it.
+
+    Args:
+        length, payloads: elements that this rank adds up, and of how many ranks.
+    """
+
+    def __init__(self, stage: Stage, exchange: str, setup: Setup, length: int, payloads: int) -> None:
+        super().__init__(stage, exchange)
+        self._x, self._g, self._delta = stage.start.copy(), stage.gradient.copy(), setup.zeros()
+        self._codec, self._adding = setup.worker_codec(), setup.worker_codec(0, length)
+        self._payload = self._coded(self._codec, self._g)
+        self._arrived = [self._coded(self._adding, self._g[:length]) for _ in range(payloads)]
+        self._sum = setup.zeros(length)
+
+    def _coded(self, codec: Codec, vector: Any) -> Any:
+        payload = self.stage.xp.zeros(codec.payload_bytes, np.uint8)
+        codec.encode(vector, payload)
+        return payload
+
+    def prepare(self) -> None:
+        self.stage.xp.copyto(self._g, self.stage.gradient)
+
+    def run(self) -> None:
+        self.compute()
+        if self.stage.network.crowded:
+            self.stage.network.world.comm.Barrier()
+
+    def compute(self) -> None:
+        """The kernels."""
+        raise NotImplementedError
+
+
+class ServerKernels(StepKernels):
+    """The kernels of `doublesqueeze`."""
+
+    def __init__(self, stage: Stage, exchange: str, setup: Setup) -> None:
+        self._length = setup.served.stop - setup.served.start
+        super().__init__(stage, exchange, setup, self._length, stage.ranks if self._length else 0)
+        self._delta_bar, self._answering = setup.zeros(self._length), setup.server_codec(0, self._length)
+        self._answer = stage.xp.zeros(self._answering.payload_bytes, np.uint8)
+
+    def compute(self) -> None:
+        self._codec.encode_feedback(self._g, self._delta, self._payload)
+        if self._length:
+            if self._adding.combines:
+                self._adding.decode_mean(self._arrived, self._sum)
+            else:
+                for number, payload in enumerate(self._arrived):
+                    (self._adding.decode_add if number else self._adding.decode)(payload, self._sum)
+                self._sum /= len(self._arrived)
+            self._answering.encode_feedback(self._sum, self._delta_bar, self._answer)
+        self._codec.decode_add(self._payload, self._x, -LR)
+
+
+class GossipKernels(StepKernels):
+    """The kernels of `deepsqueeze`."""
+
+    def __init__(self, stage: Stage, exchange: str, setup: Setup) -> None:
+        own, edges = setup.topology.weights(setup.rank)
+        self._weights = tuple(setup.dtype.type(weight) for weight in (own - 1, *(weight for _, weight in edges)))
+        super().__init__(stage, exchange, setup, stage.size, len(self._weights))
+        self._add_weighted = kernels_for(stage.xp, stage.dtype).axpy
+
+    def compute(self) -> None:
+        self._add_weighted(self._x, self.stage.dtype.type(-LR), self._g)
+        self._codec.encode_feedback(self._x, self._delta, self._payload)
+        if self._adding.combines:
+            self._adding.decode_mix(self._arrived, self._weights, self._x, LR)
+            return
+        for number, (payload, weight) in enumerate(zip(self._arrived, self._weights, strict=True)):
+            if number:
+                self._adding.decode_add(payload, self._sum, weight)
+            else:
+                self._adding.decode(payload, self._sum)
+                self._sum *= weight
+        self._add_weighted(self._x, self.stage.dtype.type(LR), self._sum)
+
+
+@cache
+def _this_process() -> World:
+    """A world of this process alone; MPI has no communicators for one a case."""
+    return World(MPI.COMM_SELF)
+
+
+class AllreduceCase(_Step):
+    """A step of `allreduce`, the baseline."""
+
+    def __init__(self, stage: Stage, exchange: str) -> None:
+        make = partial(_identity, stage)
+        setup = Setup(stage.network, stage.size, stage.dtype, 0, make, Topology("ring", stage.ranks))
+        super().__init__(stage, exchange, Allreduce(setup))
+        self.bytes_are = stage.network.counter.bytes_are
+
+    def expected(self, gradients: Sequence[np.ndarray], runs: int) -> Callable[[int], np.ndarray]:
+        return _summed(self.stage, gradients, runs)
 
 
 class _Collective(Case):

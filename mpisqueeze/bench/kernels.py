@@ -266,15 +266,20 @@ class Workload:
         #: ‖C(v) − v‖/‖v‖ of a vector v of normal numbers.
         self.relative_error = math.sqrt(float(out.dot(out)) / float(vector.dot(vector)))
         self.operations: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
-            "encode": (lambda: residual.fill(0), lambda: compressor.encode_feedback(vector, residual, payload)),
-            "plain_encode": (lambda: None, lambda: compressor.encode(vector, payload)),
+            "encode": (lambda: self._next(residual), lambda: compressor.encode_feedback(vector, residual, payload)),
+            "plain_encode": (self._next, lambda: compressor.encode(vector, payload)),
             "decode": (lambda: out.fill(0), lambda: compressor.decode_add(payload, out)),
             "add": (lambda: total.fill(0), lambda: xp.add(total, vector, out=total)),
         }
 
+    def _next(self, residual: Any = None) -> None:
+        """Begin an iteration, so that encoding draws anew, and decoding finds what was drawn, as in a run."""
+        self.compressor.iteration += 1
+        if residual is not None:
+            residual.fill(0)
+
     def round(self, number: int) -> dict[str, float]:
         """Seconds of each operation, done once."""
-        self.compressor.iteration += 1
         seconds = {}
         for name in rotated(OPERATIONS, number):
             prepare, work = self.operations[name]

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 #: Settings that the race chooses itself, or has no use for.
 _UNUSED = (
-    "algorithm", "compressor", "overlap", "eval_every", "consensus_every", "checkpoint_every", "per_rank", "save_model",
-    "stop_at",
+    "algorithm", "compressor", "overlap", "eval_every", "consensus_every", "checkpoint_every", "log", "per_rank",
+    "save_model", "stop_at",
 )  # fmt: skip
 _BUDGET = "5min"
 #: The most seeds that a method gets where --seeds does not say: more than a budget is likely to have time for.

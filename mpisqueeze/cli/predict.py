@@ -62,7 +62,8 @@ def predict(
     inside: Annotated[
         str | None,
         in_network(
-            help="The link between the ranks of a --group: latency=1us,bandwidth=100gbit. Default: left out.",
+            help="The link between the ranks of a --group: latency=1us,bandwidth=100gbit. Default: left out; with "
+            "--check memory, or the network where groups span hosts.",
             metavar="LINK",
         ),
     ] = None,

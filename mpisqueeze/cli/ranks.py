@@ -23,8 +23,11 @@ def join() -> World:
     from mpisqueeze.comm.library import launched_apart, library_version, short_name
     from mpisqueeze.comm.watchdog import follow_launcher
     from mpisqueeze.comm.world import World
+    from mpisqueeze.mpi import ended_by_alarm
 
-    world = World()
+    # Open MPI's start may end without a rank that was lost, for which the first collective then waits.
+    with ended_by_alarm():
+        world = World()
     follow_launcher()
     wanted = os.environ.get("MPISQUEEZE_LAUNCHED_RANKS", "")
     if wanted.isdigit() and int(wanted) != world.size:

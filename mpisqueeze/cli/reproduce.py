@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from contextlib import closing
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 from mpisqueeze.cli.options import arguments, command, in_run
 from mpisqueeze.cli.output import Output
 from mpisqueeze.errors import ExitCode, UsageError
 from mpisqueeze.files import write_text
 from mpisqueeze.settings import Settings
-
-if TYPE_CHECKING:
-    from mpisqueeze.comm.world import Signal, World
 
 #: The page that it leaves beside its runs.
 PAGE = "report.html"
@@ -30,7 +26,10 @@ def reproduce(
         list[str] | None, arguments("CLAIM…", "Names, FILE.toml, or all. Without any: a list of them.")
     ] = None,
     scale: Annotated[
-        str, in_run(help="laptop: minutes on two cores. gpu: the talks' own sizes.", metavar="NAME")
+        str,
+        in_run(
+            help="laptop: minutes on two cores. full: the papers' networks and data, days on a GPU.", metavar="NAME"
+        ),
     ] = "laptop",
 ) -> int:
     """Put the talks' claims to the test here: for each its runs, what decides, and a verdict.
@@ -48,33 +47,25 @@ def reproduce(
     from mpisqueeze.report.html.page import check_page, render
     from mpisqueeze.report.html.reproduction_page import reproduction_page
     from mpisqueeze.reproduce.claims import select
-    from mpisqueeze.reproduce.engine import check_claims, plan_tasks
-    from mpisqueeze.runs.comparing import check_entries
+    from mpisqueeze.reproduce.engine import check_claims, check_first, plan_tasks
     from mpisqueeze.runs.interrupts import Interrupts
     from mpisqueeze.runs.view import View
-    from mpisqueeze.virtual.workers import on_workers
 
     world = join()
     tasks = world.collectively(lambda: plan_tasks(select(claims, scale), world.size, settings))
     world.on_root(output.check)
     world.on_root(lambda: check_path(settings.out) if settings.out else None)
 
-    def check_all(world: World) -> tuple[Path, list[dict[str, Any]], Signal]:
-        """The folder, the verdicts, on rank 0, and a signal that stopped them; on workers or on ranks."""
-        view = View()
-        with Interrupts(world.leads) as interrupts:
-            # The first run of each claim is built once, so that missing data are known before anything starts.
-            check_entries([entry for task in tasks for entry in task.entries[:1]], world)
-            path = world.on_root(lambda: settings.out or timed_path("reproduce", world.size))
-            folder = world.collectively(lambda: RunFolder(path) if world.is_root else None)
-            hold_of_all(world, folder, path)
-            if folder:
-                view = ClaimsView(output.console, output.live, len(tasks), interrupts.hand_on)
-            with closing(view):
-                return path, *check_claims(tasks, world, path, scale, interrupts, folder, view)
-
-    with keeping():
-        path, verdicts, stopped = on_workers(world, settings.workers, check_all)
+    view = View()
+    with Interrupts() as interrupts, keeping():
+        check_first(tasks, world)
+        path = world.on_root(lambda: settings.out or timed_path("reproduce", settings.workers or world.size))
+        folder = world.collectively(lambda: RunFolder(path) if world.is_root else None)
+        hold_of_all(world, folder, path)
+        if folder:
+            view = ClaimsView(output.console, output.live, len(tasks), interrupts.hand_on)
+        with closing(view):
+            verdicts, stopped = check_claims(tasks, world, path, scale, interrupts, folder, view)
     if world.is_root and (verdicts or stopped):
         output.print(claims_report(verdicts, len(tasks)))
     if world.is_root and verdicts:

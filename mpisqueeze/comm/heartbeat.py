@@ -130,8 +130,14 @@ class Heartbeat:
 
     def __init__(self, world: World, limit_s: float, state: State) -> None:
         self._ring: _Ring | None = None
-        if world.hosts == 1 or world.virtual or math.isinf(limit_s):
+        if world.process.hosts == 1 or math.isinf(limit_s):
             return
+        if world.virtual:
+            # The first worker of each process speaks for it. Once all are here, no other process waits for this one.
+            world.comm.Barrier()
+            if not world.leads:
+                return
+            world = world.process
         token = world.comm.bcast(secrets.token_hex(8))
         listener = _listener() if world.host == world.rank else None
         about = (socket.gethostname(), _addresses(), listener.getsockname()[1]) if listener else None
@@ -205,19 +211,26 @@ class _Ring:
             peer.connection.close()
 
     def _connect(self) -> None:
-        """Connect to the next host's lowest rank, by the first of its addresses that leads there."""
+        """Connect to the next host's lowest rank, by the first of its addresses that leads there.
+
+        They are tried until a host without an answer would be lost, since a network may be slow to begin with.
+        """
         name, addresses, port = self._every[self._after]
-        for address in _nearest(addresses):
-            if self._over.is_set():
-                return
-            with contextlib.suppress(OSError):
-                connection = socket.create_connection((address, port), _CONNECT_S)
-                connection.sendall(b"%s %d\n" % (self._token, self._rank))
-                # Another host may have the same address, of a container's bridge for one.
-                if connection.recv(len(self._token) + 1) == self._token + b"\n":
-                    self._peers.append(_Peer(self._after, name, connection, self._limit_s, tries=True))
+        deadline = time.monotonic() + self._limit_s
+        while time.monotonic() < deadline:
+            for address in _nearest(addresses):
+                if self._over.is_set():
                     return
-                connection.close()
+                with contextlib.suppress(OSError):
+                    connection = socket.create_connection((address, port), _CONNECT_S)
+                    connection.sendall(b"%s %d\n" % (self._token, self._rank))
+                    # Another host may have the same address, of a container's bridge for one.
+                    if connection.recv(len(self._token) + 1) == self._token + b"\n":
+                        self._peers.append(_Peer(self._after, name, connection, self._limit_s, tries=True))
+                        return
+                    connection.close()
+            if self._over.wait(_LOOK_S):
+                return
         say(
             f"mpisqueeze: rank {self._rank} has no heartbeat with rank {self._after} on {name}, since no TCP "
             "connection leads there: if the link is lost, the run ends by --timeout alone"

@@ -99,6 +99,9 @@ def launched_apart(size: int, environment: Mapping[str, str]) -> str | None:
     if size != 1:
         return None
     told = [(environment.get(name, ""), who) for name, who in _SIZE_VARIABLES.items()]
+    if "TORCHELASTIC_RUN_ID" in environment:
+        # `mpisqueeze launch` sets WORLD_SIZE, too, but it starts ranks of MPI.
+        told.append((environment.get("WORLD_SIZE", ""), "torchrun"))
     told = [(count, who) for count, who in told if count.isdigit()]
     if not told and not any(name.startswith(("PMIX_", "PMI_")) for name in environment):
         # An srun without a PMI plug-in starts the program all the same. Under mpirun, srun starts the daemons instead.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mpisqueeze.comm.exchange import Network
@@ -51,6 +52,37 @@ class Moves(Protocol):
 
     def apply(self, section: Any) -> None:
         """On each rank, when the answer is there: take it. The payload is kept."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The sections of a vector's parts. Rank s serves part s: there is one, of the root's, or one for each rank.
+
+    Attributes:
+        up, down: the sections of each part, as many up as down, or a single one up; their payloads are as long on every
+            rank.
+        alignment: bytes of an element.
+        way: the tree that answers go down, see `costs.exchanges.Tree`, with the server in place of rank 0.
+        memory: uint8, where the payloads of `up` lie one after another; None: a buffer of its own.
+    """
+
+    up: Sequence[Sequence[Payload]]
+    down: Sequence[Sequence[Payload]]
+    alignment: int
+    way: str
+    memory: Any = None
+
+    def of_server(self, rank: int) -> tuple[Sequence[Payload], Sequence[Payload]]:
+        """The sections that a rank serves, and the answers to them; neither where it is no server."""
+        return (self.up[rank], self.down[rank]) if rank < len(self.up) else ((), ())
+
+    def servers(self, rank: int, size: int) -> list[int]:
+        """A rank's servers, in the order in which it takes their answers.
+
+        It sends in the opposite order, to the ranks behind it first, so that no two send to the same one at a time.
+        """
+        behind = [(rank + k) % size for k in range(1, size)]
+        return [s for s in reversed(behind) if s < len(self.up)]
 
 
 def cut(

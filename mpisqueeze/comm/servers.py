@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from itertools import chain
 from typing import Any
 
 from mpisqueeze.comm.departure import Departure
 from mpisqueeze.comm.exchange import Network
-from mpisqueeze.comm.pipeline import Inbox, Moves, Outbox, Payload, cut, start
+from mpisqueeze.comm.pipeline import Inbox, Moves, Outbox, Parts, Payload, cut, start
 from mpisqueeze.costs.exchanges import Tree
 from mpisqueeze.devices.buffers import Wire
 from mpisqueeze.devices.clock import Phase
@@ -20,10 +20,8 @@ _UP, _DOWN = 1, 2
 class ServerPipeline:
     """A pipeline of point-to-point messages, with persistent requests.
 
-    Rank s serves part s. There is one part, whose server is the root, or one for each rank: an all-to-all of payloads,
-    then an all-gather of answers, as in 1-bit Adam's compressed all-reduce (arXiv 2102.02888, §5). Each rank sends to
-    the ranks behind it first, so that no two send to the same one at a time. Parts of no elements (more ranks than
-    elements) send nothing.
+    Where each rank serves a part, it is an all-to-all of payloads, then an all-gather of answers, as in 1-bit Adam's
+    compressed all-reduce (arXiv 2102.02888, §5). Parts of no elements (more ranks than elements) send nothing.
 
     While a section travels, the next one is encoded; a server adds up sections as they arrive, and an answer goes down
     the tree of its part while later ones still come in. A rank sends no more than `Inbox.ahead` sections before it has
@@ -31,36 +29,21 @@ class ServerPipeline:
     every message, at the rank that sends it; of each part (N − 1) payloads go up and (N − 1) down, whatever the tree.
 
     Args:
-        up, down: the sections of each part, as many up as down, or a single one up; their payloads are as long on every
-            rank.
-        alignment: bytes of an element.
-        way: the tree that answers go down, see `costs.exchanges.Tree`, with the server in place of rank 0.
         early: payloads may leave before `run`, see `departure`; then no rank waits for answers before it sends.
-        memory: uint8, where the payloads of `up` lie one after another; None: a buffer of its own.
 
     Attributes:
         answers: answers[s] is uint8: the payloads of down[s] in a row.
         departure: where payloads may leave early, how, the last part's first; else None.
     """
 
-    def __init__(
-        self,
-        network: Network,
-        up: Sequence[Sequence[Payload]],
-        down: Sequence[Sequence[Payload]],
-        alignment: int,
-        way: str,
-        early: bool = False,
-        memory: Any = None,
-    ) -> None:
+    def __init__(self, network: Network, parts: Parts, early: bool = False) -> None:
         self.network = network
-        rank, size, tree = network.world.rank, network.world.size, Tree(way, network.world.size)
-        self._up, _ = cut(network, up, alignment, memory)
-        self._down, self.answers = cut(network, down, alignment)
+        rank, size, tree = network.world.rank, network.world.size, Tree(parts.way, network.world.size)
+        up, down = parts.up, parts.down
+        self._up, _ = cut(network, up, parts.alignment, parts.memory)
+        self._down, self.answers = cut(network, down, parts.alignment)
         self._replies = down
-        behind = [(rank + k) % size for k in range(1, size)]
-        #: Servers of this rank, in the order in which it takes their answers.
-        self._servers = [s for s in reversed(behind) if s < len(up)]
+        self._servers = parts.servers(rank, size)
         self._to_server = {s: [network.sender(wire.mpi, s, _UP) for wire in self._up[s]] for s in self._servers}
         #: The sends of the answers that this rank passes on, by their part.
         self._passing: dict[int, list[list[Any]]] = {}
@@ -76,8 +59,7 @@ class ServerPipeline:
         self._sends = list(chain(*self._to_server.values(), *chain(*self._passing.values())))
         self._receives = list(chain(*self._from_server.values()))
         self._last = [requests[-1] for requests in self._from_server.values() if requests]
-        #: The sections of the part that this rank serves, and the answers to them.
-        self._sections, self._answered = (up[rank], down[rank]) if rank < len(up) else ((), ())
+        self._sections, self._answered = parts.of_server(rank)
         passing = self._passing.get(rank) or [[] for _ in self._answered]
         self._replying = list(zip(self._down[rank], passing, strict=True)) if self._answered else []
         others = [r for r in range(size) if r != rank] if self._sections else []

@@ -59,6 +59,8 @@ class World:
         process: the world of the processes: this one, unless it is virtual.
         leads: this rank is the first one of its process, which alone listens to signals.
         now: function that gives the time (s) by this rank's clock; a worker's stands still in the turns of others.
+        share: function that gives the list of what the ranks of this process called it with, which fills up as they do;
+            collective.
         leave_together_s: time (s) after the last rank's arrival when all ranks of one host leave an agreement, at the
             same moment even if they share cores; 0: each leaves as soon as it can.
     """
@@ -71,6 +73,7 @@ class World:
         self.process: World = getattr(self.comm, "process", self)
         self.leads: bool = getattr(self.comm, "leads", True)
         self.now: Callable[[], float] = getattr(self.comm, "now", time.perf_counter)
+        self.share: Callable[[Any], list[Any]] = getattr(self.comm, "share", lambda value: [value])
         node = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank, self.local_size = node.rank, node.size
         self.host: int = node.bcast(self.rank)

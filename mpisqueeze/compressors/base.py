@@ -62,7 +62,7 @@ class Compressor:
     #: A payload holds some elements, the share `ratio`, and the rest is 0: there are `clear` and `at`.
     sparsifies: ClassVar[bool] = False
     ratio: Fraction
-    #: A built-in operator's kernels: `{kernel}_encode`, `{kernel}_decode` and, for some, `{kernel}_mean`.
+    #: A built-in operator's kernels: `{kernel}_encode`, `{kernel}_decode` and, for some, `{kernel}_combine`.
     kernel: str = ""
     #: The arguments that all of them take: those that set the payload's layout.
     layout: tuple[Any, ...] = ()
@@ -127,8 +127,15 @@ class Compressor:
             raise NonFiniteError(self.nonfinite_message())
 
     def decode_mean(self, payloads: Sequence[Any], out: Any) -> None:
-        """out (d,) ← (D(p₀) + D(p₁) + …)/n, added in this order, in one pass over `out`. Needs `fuses_mean`."""
-        getattr(self.kernels, f"{self.kernel}_mean")(tuple(payloads), out, *self.layout)
+        """out (d,) ← (D(p₀) + D(p₁) + …)/n, added in this order, in one pass over `out`. Needs `combines`."""
+        getattr(self.kernels, f"{self.kernel}_combine")(tuple(payloads), None, 0.0, out, *self.layout)
+
+    def decode_mix(self, payloads: Sequence[Any], weights: tuple[Any, ...], out: Any, factor: float = 0.0) -> None:
+        """out (d,) ← Σ w D(p), or with a factor, which is not 0, out + factor·Σ w D(p), in one pass over `out`.
+
+        Summed in the order of the payloads, and rounded after each product and sum. Needs `combines`.
+        """
+        getattr(self.kernels, f"{self.kernel}_combine")(tuple(payloads), weights, factor, out, *self.layout)
 
     def clear(self, payload: Any, out: Any) -> None:
         """out (d,) ← 0 at the elements that the payload holds, be they 0 themselves. Needs `sparsifies`."""
@@ -139,9 +146,9 @@ class Compressor:
         raise NotImplementedError
 
     @property
-    def fuses_mean(self) -> bool:
-        """True if there is a kernel for `decode_mean`."""
-        return hasattr(self.kernels, f"{self.kernel}_mean")
+    def combines(self) -> bool:
+        """True if there is a kernel for `decode_mean` and `decode_mix`."""
+        return hasattr(self.kernels, f"{self.kernel}_combine")
 
     def nonfinite_message(self) -> str:
         """The message of NonFiniteError."""

@@ -48,18 +48,27 @@ class Coding:
     """The assumed cost of coding, for the choice of sections; the same on all ranks, so that they agree.
 
     Attributes:
-        element_s: seconds per element, counted in the one section whose coding no transfer hides.
+        element_s: seconds per element of the vector.
         section_s: seconds per section, whatever its length.
-        byte_s: seconds per byte of payload between device and MPI, counted in the same one section.
+        byte_s: seconds per byte of payload between device and MPI.
+        cached: elements of the longest section whose sum stays in the cache until it is encoded, None: there is none.
+        cold_s: seconds more per element that is served in longer ones.
     """
 
     element_s: float
     section_s: float = 0.0
     byte_s: float = 0.0
+    cached: int | None = None
+    cold_s: float = 0.0
+
+    def seconds(self, dimension: int, served: int, nbytes: int, length: int) -> float:
+        """Time (s) for d elements in all, `served` of them at a server, in sections of `length`."""
+        cold = self.cold_s * served if self.cached is not None and length > self.cached else 0.0
+        return self.element_s * dimension + self.byte_s * nbytes + self.section_s * -(-served // length) + cold
 
 
-#: One core of a host, at about the speed of memory.
-HOST_CODING = Coding(element_s=1e-9)
+#: One core of a host, at about the speed of memory; a section is what its calls from Python to MPI take.
+HOST_CODING = Coding(element_s=1e-9, section_s=25e-6, cached=1 << 19, cold_s=2e-10)
 
 
 @dataclass(frozen=True)
@@ -130,14 +139,14 @@ def choose_sections(
     best: tuple[float, Cut] | None = None
     for length in reversed(lengths):
         count = -(-longest // length)
-        nbytes = (0 if whole_up else up_bytes) + down_bytes
-        unhidden = coding.section_s + (coding.element_s * dimension + coding.byte_s * nbytes) / count
+        work = coding.seconds(dimension, longest, (0 if whole_up else up_bytes) + down_bytes, length)
         for way in root_ways(terms.tree, count) if by_root else [""]:
             if by_root:
                 schedule = exchanges.through_root(link, ranks, up_bytes, down_bytes, count, way, whole_up)
             else:
                 schedule = exchanges.sharded(link, ranks, up_bytes, down_bytes, count)
-            seconds = max(schedule.seconds, coding.section_s * count) + unhidden
+            # Of coding and transfer the longer one hides the other, but for one section.
+            seconds = max(schedule.seconds, work) + min(schedule.seconds, work) / count
             if best is None or seconds < best[0] * (1 - 1e-9):
                 best = (seconds, Cut(longest if whole_up else length, length, schedule))
     assert best is not None

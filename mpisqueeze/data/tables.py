@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import re
 import warnings
 from collections.abc import Collection, Sequence
@@ -18,6 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mpisqueeze.control_groups import total_memory
 from mpisqueeze.data.dataset import Dataset, DataSource, image_of, stratified
 from mpisqueeze.data.files import bad_file, find_data, open_data
 from mpisqueeze.errors import UsageError
@@ -221,7 +221,7 @@ def _dense(paths: Sequence[Path], parts: Sequence[Any]) -> list[Samples]:
     base = 0 if indices.min() == 0 else 1
     features = int(indices.max()) + 1 - base
     needed = sum(len(labels) for labels, *_ in parts) * features * 4
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = total_memory()
     if needed > _SHARE * memory:
         raise UsageError(
             f"{paths[0]} has {features} features, which take {needed / 1e9:.1f} GB of this machine's "

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 import psutil
+
+from mpisqueeze.control_groups import ROOT, control_groups
 
 
 @dataclass(frozen=True, order=True)
@@ -67,41 +68,13 @@ def granted(processes: Sequence[tuple[Quota, ...]]) -> float:
     return sum(min(quota.cores, granted([quotas[1:] for quotas in inside])) for quota, inside in outermost)
 
 
-def cpu_quotas(root: Path = Path("/")) -> tuple[Quota, ...]:
+def cpu_quotas(root: Path = ROOT) -> tuple[Quota, ...]:
     """The quotas that hold for this process, the outermost first, of control groups of versions 1 and 2.
 
     Args:
         root: folder of `proc` and `sys`.
     """
-    return tuple(quota for folder in _control_groups(root) if (quota := _quota(folder)))
-
-
-def _control_groups(root: Path) -> Iterator[Path]:
-    """Folders of the groups that may limit CPU time, from each mount down to this process's own."""
-    try:
-        groups = (root / "proc/self/cgroup").read_text(errors="surrogateescape").splitlines()
-        mounts = (root / "proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
-    except OSError:
-        # No Linux, or no /proc.
-        return
-    own: dict[str, str] = {}
-    for line in groups:
-        _, controllers, path = line.split(":", 2)
-        if not controllers or "cpu" in controllers.split(","):
-            own["cgroup" if controllers else "cgroup2"] = path
-    for line in mounts:
-        place, _, about = line.partition(" - ")
-        kind, _, options = about.split(" ", 2)
-        if kind not in own or (kind == "cgroup" and "cpu" not in options.split(",")):
-            continue
-        # A container may see its own group as the root of the mount.
-        top, point = (re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), text) for text in place.split()[3:5])
-        inside = os.path.relpath(own.pop(kind), top)
-        folder = root / point.lstrip("/")
-        yield folder
-        for name in Path("" if inside.startswith("..") else inside).parts:
-            folder /= name
-            yield folder
+    return tuple(quota for folder in control_groups("cpu", root) if (quota := _quota(folder)))
 
 
 def _quota(folder: Path) -> Quota | None:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import psutil
 
+from mpisqueeze.control_groups import free_memory
 from mpisqueeze.costs.sections import HOST_CODING, Coding
 from mpisqueeze.devices.buffers import DeviceWire, Fence, StagedWire, Wire
 from mpisqueeze.devices.clock import PhaseClock
@@ -65,7 +65,7 @@ class Device:
 
     def free_memory(self) -> int:
         """Bytes that are free."""
-        return int(psutil.virtual_memory().available)
+        return free_memory()
 
     def to_numpy(self, array: Any) -> np.ndarray:
         """`array` as a host array; not necessarily a copy."""

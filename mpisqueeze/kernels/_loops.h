@@ -9,6 +9,14 @@
 
 #include <stdint.h>
 
+/* Payloads that are added up: their mean, or with `weights` (else NULL) what gossip mixes. */
+struct payloads {
+    const uint8_t *const *each;
+    const double *weights;
+    int count;
+    double factor;
+};
+
 struct loops {
     int (*copy_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload);
     /* Returns 0 where an element was not finite; `out` is changed all the same. */
@@ -37,11 +45,12 @@ struct loops {
                           int unbiased);
     void (*randomk_decode)(const uint8_t *payload, void *out, int64_t d, int64_t k, int add, double factor);
     void (*randomk_clear)(const uint8_t *payload, void *out, int64_t d, int64_t k);
+    /* The k positions are read from `kept` where they are `drawn`, and else written there, where it is not NULL. */
     int (*positions_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int64_t k, uint64_t key,
-                            int unbiased);
+                            int unbiased, uint32_t *kept, int drawn);
     /* Returns 0 where a value was not finite; `out` is changed all the same. */
-    int (*positions_decode)(const uint8_t *payload, void *out, int64_t d, int64_t k, uint64_t key, int add,
-                            double factor);
+    int (*positions_decode)(const uint8_t *payload, void *out, int64_t d, int64_t k, uint64_t key, uint32_t *kept,
+                            int drawn, int add, double factor);
     int (*clip_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int bits);
     void (*clip_decode)(const uint8_t *payload, void *out, int64_t d, int bits, int add, double factor);
     int (*half_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int bfloat);
@@ -50,13 +59,13 @@ struct loops {
     void (*natural_decode)(const uint8_t *payload, void *out, int64_t d, int add, double factor);
     int (*fp8_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int64_t block);
     void (*fp8_decode)(const uint8_t *payload, void *out, int64_t d, int64_t block, int add, double factor);
-    /* The mean of `count` payloads, see _loops_mean.h; 0 where there was no memory. */
-    int (*copy_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int bits);
-    int (*signs_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int each);
-    int (*quantize_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int bits);
-    int (*uniform_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int bits);
-    int (*natural_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int bits);
-    int (*fp8_mean)(const uint8_t *const *payloads, int count, void *out, int64_t d, int64_t block, int bits);
+    /* Several payloads at once, see _loops_combine.h; 0 where there was no memory. */
+    int (*copy_combine)(const struct payloads *given, void *out, int64_t d, int64_t block, int bits);
+    int (*signs_combine)(const struct payloads *given, void *out, int64_t d, int64_t block, int each);
+    int (*quantize_combine)(const struct payloads *given, void *out, int64_t d, int64_t block, int bits);
+    int (*uniform_combine)(const struct payloads *given, void *out, int64_t d, int64_t block, int bits);
+    int (*natural_combine)(const struct payloads *given, void *out, int64_t d, int64_t block, int bits);
+    int (*fp8_combine)(const struct payloads *given, void *out, int64_t d, int64_t block, int bits);
     /* Steps of optimizers, see _loops_steps.h: d elements each, x may be NULL; 0 where p was not finite. */
     int (*momentum_step)(void *p, void *u, void *x, int64_t d, const double *numbers, int nesterov);
     int (*adam_step)(void *p, void *m, void *v, void *x, int64_t d, const double *numbers);

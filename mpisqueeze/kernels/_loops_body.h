@@ -46,7 +46,7 @@ static void NAME(clear)(void *numbers, int part, int64_t start, int64_t stop) {
 #include "_loops_signs.h"
 #include "_loops_quantize.h"
 #include "_loops_bytes.h"
-#include "_loops_mean.h"
+#include "_loops_combine.h"
 #include "_loops_topk.h"
 #include "_loops_randomk.h"
 #include "_loops_steps.h"

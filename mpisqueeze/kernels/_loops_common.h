@@ -135,15 +135,34 @@ INLINE uint32_t feistel_permute(const struct feistel *f, uint32_t x) {
     return low | (high << f->low_bits);
 }
 
-/* Positions first … first + n − 1 of the permutation, each walked along its cycle until it falls inside. */
+/* Positions first … first + n − 1 of the permutation, n ≤ RUN, each walked along its cycle until it falls inside.
+
+   Up to half of them fall outside at each step. Those are walked together, in loops that compilers vectorise. */
 static void random_positions(const struct feistel *f, int64_t first, int64_t n, int64_t dimension,
                              uint32_t *positions) {
     struct feistel local = *f;
+    uint32_t walked[RUN], outside[RUN];
+    int64_t left = 0;
     for (int64_t i = 0; i < n; i++)
         positions[i] = feistel_permute(&local, (uint32_t)(first + i));
-    for (int64_t i = 0; i < n; i++)
-        while (positions[i] >= dimension)
-            positions[i] = feistel_permute(&local, positions[i]);
+    for (int64_t i = 0; i < n; i++) {
+        outside[left] = (uint32_t)i;
+        left += positions[i] >= dimension;
+    }
+    while (left) {
+        int64_t still = 0;
+        for (int64_t j = 0; j < left; j++)
+            walked[j] = positions[outside[j]];
+        for (int64_t j = 0; j < left; j++)
+            walked[j] = feistel_permute(&local, walked[j]);
+        for (int64_t j = 0; j < left; j++) {
+            const uint32_t at = outside[j];
+            positions[at] = walked[j];
+            outside[still] = at;
+            still += walked[j] >= dimension;
+        }
+        left = still;
+    }
 }
 
 /* -- bit patterns */

@@ -33,8 +33,8 @@
             randomk_encode_##dtype, randomk_decode_##dtype, randomk_clear_##dtype, positions_encode_##dtype,   \
             positions_decode_##dtype, clip_encode_##dtype, clip_decode_##dtype, half_encode_##dtype,           \
             half_decode_##dtype, natural_encode_##dtype, natural_decode_##dtype, fp8_encode_##dtype,           \
-            fp8_decode_##dtype, copy_mean_##dtype, signs_mean_##dtype, quantize_mean_##dtype,                  \
-            uniform_mean_##dtype, natural_mean_##dtype, fp8_mean_##dtype, momentum_step_##dtype,               \
+            fp8_decode_##dtype, copy_combine_##dtype, signs_combine_##dtype, quantize_combine_##dtype,                  \
+            uniform_combine_##dtype, natural_combine_##dtype, fp8_combine_##dtype, momentum_step_##dtype,               \
             adam_step_##dtype                                                                                  \
     }
 const struct loops LOOPS[2] = {TABLE(f32), TABLE(f64)};

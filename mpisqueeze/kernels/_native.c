@@ -212,13 +212,15 @@ FUNCTION(signs_decode) {
 
 enum kind { SIGNS, QUANTIZE, UNIFORM, COPY, NATURAL, FP8 };
 
-/* A mean of the payloads of a tuple: (payloads, out), then of signs (block, each), of quantize and uniform (bits,
-   block), of fp8 (block). */
-static PyObject *mean(PyObject *const *args, Py_ssize_t given, enum kind kind) {
-    static const Py_ssize_t wanted[] = {4, 4, 4, 2, 2, 3};
+/* Payloads of a tuple at once: (payloads, weights, factor, out), then of signs (block, each), of quantize and uniform
+   (bits, block), of fp8 (block). Weights None and factor 0 stand for their mean; else see _loops_combine.h. */
+static PyObject *combine(PyObject *const *args, Py_ssize_t given, enum kind kind) {
+    static const Py_ssize_t wanted[] = {6, 6, 6, 4, 4, 5};
     struct arrays a;
+    struct payloads all = {0};
     Py_buffer *views = NULL;
-    const uint8_t **payloads = NULL;
+    const uint8_t **each_of = NULL;
+    double *weights = NULL;
     Py_ssize_t count = 0, held = 0;
     int64_t block = 0, bits = kind == SIGNS ? 1 : 8, each = kind == NATURAL ? 0 : kind == UNIFORM ? 2 : 1;
     int good = 0;
@@ -231,28 +233,43 @@ static PyObject *mean(PyObject *const *args, Py_ssize_t given, enum kind kind) {
         PyErr_SetString(PyExc_TypeError, "payloads must be a tuple of one at least");
         return NULL;
     }
-    if (numbers(args[1], &a.vector, PyBUF_WRITABLE, "out") < 0)
+    if (args[1] != Py_None && (!PyTuple_Check(args[1]) || PyTuple_GET_SIZE(args[1]) != count)) {
+        PyErr_SetString(PyExc_TypeError, "weights must be None, or a tuple of one for each payload");
+        return NULL;
+    }
+    all.count = (int)count;
+    all.factor = PyFloat_AsDouble(args[2]);
+    if (PyErr_Occurred() || numbers(args[3], &a.vector, PyBUF_WRITABLE, "out") < 0)
         goto end;
     a.d = a.vector.len / a.vector.itemsize;
     a.loops = &active[a.vector.itemsize == 8];
     const int coarse = kind == QUANTIZE || kind == UNIFORM;
-    if (given > 2 && whole(args[coarse ? 3 : 2], "block", 0, INT64_MAX / 16, &block) < 0)
+    if (given > 4 && whole(args[coarse ? 5 : 4], "block", 0, INT64_MAX / 16, &block) < 0)
         goto end;
-    if ((coarse && whole(args[2], "bits", kind == QUANTIZE ? 2 : 1, 8, &bits) < 0) ||
-        (kind == SIGNS && whole(args[3], "each", 0, 2, &each) < 0))
+    if ((coarse && whole(args[4], "bits", kind == QUANTIZE ? 2 : 1, 8, &bits) < 0) ||
+        (kind == SIGNS && whole(args[5], "each", 0, 2, &each) < 0))
         goto end;
     const int64_t coded = each * blocks_of(a.d, block) * a.vector.itemsize + stream_bytes(a.d, bits);
     const int64_t size = kind == COPY ? a.vector.len : coded;
     views = PyMem_Calloc((size_t)count, sizeof *views);
-    payloads = PyMem_Calloc((size_t)count, sizeof *payloads);
-    if (!views || !payloads) {
+    each_of = PyMem_Calloc((size_t)count, sizeof *each_of);
+    weights = PyMem_Calloc((size_t)count, sizeof *weights);
+    if (!views || !each_of || !weights) {
         PyErr_NoMemory();
         goto end;
+    }
+    all.each = each_of;
+    if (args[1] != Py_None) {
+        for (Py_ssize_t r = 0; r < count; r++)
+            weights[r] = PyFloat_AsDouble(PyTuple_GET_ITEM(args[1], r));
+        if (PyErr_Occurred())
+            goto end;
+        all.weights = weights;
     }
     for (; held < count; held++) {
         if (PyObject_GetBuffer(PyTuple_GET_ITEM(args[0], held), &views[held], PyBUF_SIMPLE) < 0)
             goto end;
-        payloads[held] = views[held].buf;
+        each_of[held] = views[held].buf;
         if (views[held].len != size) {
             PyErr_Format(PyExc_ValueError, "payload must have %lld bytes, not %lld", (long long)size,
                          (long long)views[held].len);
@@ -261,13 +278,13 @@ static PyObject *mean(PyObject *const *args, Py_ssize_t given, enum kind kind) {
         }
     }
     Py_BEGIN_ALLOW_THREADS;
-    good = (kind == SIGNS      ? a.loops->signs_mean
-            : kind == QUANTIZE ? a.loops->quantize_mean
-            : kind == UNIFORM  ? a.loops->uniform_mean
-            : kind == COPY     ? a.loops->copy_mean
-            : kind == NATURAL  ? a.loops->natural_mean
-                               : a.loops->fp8_mean)(payloads, (int)count, a.vector.buf, a.d, block,
-                                                    (int)(kind == SIGNS ? each : bits));
+    good = (kind == SIGNS      ? a.loops->signs_combine
+            : kind == QUANTIZE ? a.loops->quantize_combine
+            : kind == UNIFORM  ? a.loops->uniform_combine
+            : kind == COPY     ? a.loops->copy_combine
+            : kind == NATURAL  ? a.loops->natural_combine
+                               : a.loops->fp8_combine)(&all, a.vector.buf, a.d, block,
+                                                       (int)(kind == SIGNS ? each : bits));
     Py_END_ALLOW_THREADS;
     if (!good)
         PyErr_NoMemory();
@@ -275,19 +292,20 @@ end:
     while (held--)
         PyBuffer_Release(&views[held]);
     PyMem_Free(views);
-    PyMem_Free((void *)payloads);
+    PyMem_Free((void *)each_of);
+    PyMem_Free(weights);
     release(&a);
     if (!good)
         return NULL;
     Py_RETURN_NONE;
 }
 
-FUNCTION(copy_mean) { return mean(args, given, COPY); }
-FUNCTION(signs_mean) { return mean(args, given, SIGNS); }
-FUNCTION(quantize_mean) { return mean(args, given, QUANTIZE); }
-FUNCTION(uniform_mean) { return mean(args, given, UNIFORM); }
-FUNCTION(natural_mean) { return mean(args, given, NATURAL); }
-FUNCTION(fp8_mean) { return mean(args, given, FP8); }
+FUNCTION(copy_combine) { return combine(args, given, COPY); }
+FUNCTION(signs_combine) { return combine(args, given, SIGNS); }
+FUNCTION(quantize_combine) { return combine(args, given, QUANTIZE); }
+FUNCTION(uniform_combine) { return combine(args, given, UNIFORM); }
+FUNCTION(natural_combine) { return combine(args, given, NATURAL); }
+FUNCTION(fp8_combine) { return combine(args, given, FP8); }
 
 static int is_l2(PyObject *norm, int *l2) {
     if (PyUnicode_Check(norm)) {
@@ -431,26 +449,38 @@ FUNCTION(randomk_decode) {
            a.loops->randomk_decode(a.payload.buf, a.vector.buf, a.d, k, add, factor));
 }
 
+/* An array of k positions, and whether they are in it already. */
+static int kept_positions(PyObject *const *args, struct arrays *a, int64_t k, int *drawn) {
+    if (numbers(args[0], &a->scratch, PyBUF_WRITABLE, "kept") < 0 || truth(args[1], drawn) < 0)
+        return -1;
+    if (a->scratch.len >= 4 * k)
+        return 0;
+    PyErr_Format(PyExc_ValueError, "kept has room for %zd positions", a->scratch.len / 4);
+    return -1;
+}
+
 FUNCTION(positions_encode) {
     struct arrays a;
     int64_t k;
     uint64_t key;
-    int unbiased;
-    CHECKED(encoder_arrays(&a, args, given, 6) < 0 || whole(args[3], "k", 0, a.d, &k) < 0 ||
-               key_of(args[4], &key) < 0 || truth(args[5], &unbiased) < 0 || payload_is(&a, k * a.vector.itemsize) < 0,
-           a.loops->positions_encode(a.vector.buf, a.delta, a.d, a.payload.buf, k, key, unbiased));
+    int unbiased, drawn;
+    CHECKED(encoder_arrays(&a, args, given, 8) < 0 || whole(args[3], "k", 0, a.d, &k) < 0 ||
+               key_of(args[4], &key) < 0 || truth(args[5], &unbiased) < 0 ||
+               kept_positions(args + 6, &a, k, &drawn) < 0 || payload_is(&a, k * a.vector.itemsize) < 0,
+           a.loops->positions_encode(a.vector.buf, a.delta, a.d, a.payload.buf, k, key, unbiased, a.scratch.buf,
+                                     drawn));
 }
 
 FUNCTION(positions_decode) {
     struct arrays a;
     int64_t k;
     uint64_t key;
-    int add;
+    int add, drawn;
     double factor;
-    CHECKED(decoder_arrays(&a, args, given, 6) < 0 || whole(args[2], "k", 0, a.d, &k) < 0 ||
-                key_of(args[3], &key) < 0 || adding(args, given, 4, &add, &factor) < 0 ||
-                payload_is(&a, k * a.vector.itemsize) < 0,
-            a.loops->positions_decode(a.payload.buf, a.vector.buf, a.d, k, key, add, factor));
+    CHECKED(decoder_arrays(&a, args, given, 8) < 0 || whole(args[2], "k", 0, a.d, &k) < 0 ||
+                key_of(args[3], &key) < 0 || kept_positions(args + 4, &a, k, &drawn) < 0 ||
+                adding(args, given, 6, &add, &factor) < 0 || payload_is(&a, k * a.vector.itemsize) < 0,
+            a.loops->positions_decode(a.payload.buf, a.vector.buf, a.d, k, key, a.scratch.buf, drawn, add, factor));
 }
 
 FUNCTION(clip_encode) {
@@ -627,14 +657,14 @@ FUNCTION(adam_step) {
 static PyMethodDef methods[] = {
     METHOD(copy_encode),
     METHOD(copy_decode),
-    METHOD(copy_mean),
+    METHOD(copy_combine),
     METHOD(signs_encode),
     METHOD(signs_decode),
-    METHOD(signs_mean),
-    METHOD(quantize_mean),
-    METHOD(uniform_mean),
-    METHOD(natural_mean),
-    METHOD(fp8_mean),
+    METHOD(signs_combine),
+    METHOD(quantize_combine),
+    METHOD(uniform_combine),
+    METHOD(natural_combine),
+    METHOD(fp8_combine),
     METHOD(quantize_encode),
     METHOD(quantize_decode),
     METHOD(uniform_encode),

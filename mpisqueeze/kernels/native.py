@@ -25,17 +25,48 @@ class NativeKernels(ReferenceKernels):
     topk_decode, topk_clear = _native.topk_decode, _native.topk_clear
     randomk_encode, randomk_decode = _native.randomk_encode, _native.randomk_decode
     randomk_clear = _native.randomk_clear
-    positions_encode, positions_decode = _native.positions_encode, _native.positions_decode
     clip_encode, clip_decode = _native.clip_encode, _native.clip_decode
     half_encode, half_decode = _native.half_encode, _native.half_decode
     natural_encode, natural_decode = _native.natural_encode, _native.natural_decode
     fp8_encode, fp8_decode = _native.fp8_encode, _native.fp8_decode
-    # out ← (D(p₀) + D(p₁) + …)/n for a tuple of payloads, added in this order.
-    copy_mean = _native.copy_mean
-    signs_mean, quantize_mean, uniform_mean = _native.signs_mean, _native.quantize_mean, _native.uniform_mean
-    natural_mean, fp8_mean = _native.natural_mean, _native.fp8_mean
+    # Several payloads in one pass: (payloads, weights, factor, out) and the decoder's arguments, see `decode_mix` of a
+    # compressor; weights None: their mean.
+    copy_combine, signs_combine, quantize_combine = (
+        _native.copy_combine,
+        _native.signs_combine,
+        _native.quantize_combine,
+    )
+    uniform_combine, natural_combine, fp8_combine = (
+        _native.uniform_combine,
+        _native.natural_combine,
+        _native.fp8_combine,
+    )
     momentum_step, adam_step = _native.momentum_step, _native.adam_step
 
     def topk_encode(self, vector: np.ndarray, residual: np.ndarray | None, payload: np.ndarray, k: int) -> bool:
         room = -(-_native.topk_scratch(vector.size, k, self.dtype.itemsize) // self.dtype.itemsize)
         return _native.topk_encode(vector, residual, payload, k, self.scratch("candidates", room))
+
+    #: Length, number and key of the positions that `scratch` holds.
+    _drawn: tuple[int, int, int] | None = None
+
+    def positions_encode(
+        self, vector: np.ndarray, residual: np.ndarray | None, payload: np.ndarray, k: int, key: int, unbiased: bool
+    ) -> bool:
+        kept = self._kept(vector.size, k, key)
+        if not _native.positions_encode(vector, residual, payload, k, key, unbiased, *kept):
+            return False
+        self._drawn = vector.size, k, key
+        return True
+
+    def positions_decode(
+        self, payload: np.ndarray, out: np.ndarray, k: int, key: int, add: bool, factor: float = 1.0
+    ) -> bool:
+        finite: bool = _native.positions_decode(payload, out, k, key, *self._kept(out.size, k, key), add, factor)
+        self._drawn = out.size, k, key
+        return finite
+
+    def _kept(self, *drawn: int) -> tuple[np.ndarray, bool]:
+        """Memory for k positions, and whether they are there: all who encode and decode draw the same."""
+        known, self._drawn = drawn == self._drawn, None
+        return self.scratch("positions", drawn[1], np.uint32), known

@@ -20,6 +20,8 @@ from mpisqueeze.streams import results_descriptor
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 _SRUN_EXPORT = "SLURM_EXPORT_ENV"
+#: Seconds after a rank's end in which srun ends the others: if it was killed before MPI started, they wait for it.
+_SRUN_WAIT = {"SLURM_WAIT": "60"}
 _OPEN_MPI_4 = {"OMPI_MCA_rmaps_base_oversubscribe": "1", "OMPI_MCA_hwloc_base_binding_policy": "none"}
 #: Settings for more ranks than cores. Waiting ranks of MPICH and Intel MPI yield by sched_yield, which keeps a core
 #: busy; by YIELD they sleep a moment.
@@ -110,6 +112,7 @@ def make_plan(
     if launcher.flavour is Flavour.SRUN:
         flags += [f"--mpi={launcher.pmi}"] if launcher.pmi else []
         flags += ["--overcommit"] if crowded else []
+        wanted |= _SRUN_WAIT
     settings = {name: value for name, value in wanted.items() if name not in environment}
     settings["MPISQUEEZE_LAUNCHED_RANKS"] = str(n)
     # In a job of `--export=NONE`, srun, which mpirun starts its daemons by, would keep the job's variables from ranks.

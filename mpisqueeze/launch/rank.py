@@ -10,6 +10,7 @@ import os
 import runpy
 import socket
 import sys
+from types import TracebackType
 
 
 def variables() -> dict[str, str]:
@@ -34,8 +35,23 @@ def variables() -> dict[str, str]:
     return {name: str(value) for name, value in found.items()}
 
 
+def show_from(script: str) -> None:
+    """Have tracebacks of uncaught exceptions begin in the script: the frames that started it say nothing."""
+    shown = sys.excepthook
+
+    def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        own = trace
+        while own is not None and own.tb_frame.f_code.co_filename != script:
+            own = own.tb_next
+        # What is shown is the exception's own, whatever is handed on.
+        shown(kind, error.with_traceback(own or trace), own or trace)
+
+    sys.excepthook = show
+
+
 def main() -> None:
     """Run the script of the command line."""
+    show_from(sys.argv[1])
     # As of the script; mpi4py's runner sets the same.
     sys.path[0] = os.path.realpath(os.path.dirname(sys.argv[1]))
     for name, value in variables().items():

@@ -185,6 +185,10 @@ class Supervisor:
         folder = self.noise.told.get("folder")
         if not folder:
             return ""
+        from mpisqueeze.record.figures import BINARY_LOG, rows_in
+
+        with contextlib.suppress(OSError, ValueError), open(os.path.join(folder, BINARY_LOG), "rb") as log:
+            return f"; the last iteration in {folder} is {rows_in(log)[1]}"
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             with open(os.path.join(folder, "iterations.jsonl"), "rb") as log:
                 log.seek(max(0, os.fstat(log.fileno()).st_size - _LAST))

@@ -74,6 +74,7 @@ class TrainOptions(CommonOptions, total=False):
     resume: str | PathLike[str] | None
     eval_every: int | str | None
     consensus_every: int | str | None
+    log: Words | None
     per_rank: bool | None
     save_model: bool | None
     checkpoint_every: Words | None
@@ -93,6 +94,7 @@ class CompareOptions(CommonOptions, total=False):
     overlap: bool | None
     eval_every: int | str | None
     consensus_every: int | str | None
+    log: Words | None
     per_rank: bool | None
     save_model: bool | None
 
@@ -138,5 +140,6 @@ class ScriptOptions(TypedDict, total=False):
     checksum: bool | None
     out: str | PathLike[str] | None
     consensus_every: int | str | None
+    log: Words | None
     per_rank: bool | None
     save_model: bool | None

@@ -22,6 +22,7 @@ from mpisqueeze.settings import ALLREDUCE, DTYPES, MAX_RANKS, SERVERS, parse_gro
 
 _BOTH = "both"
 MAX_DIMENSION = 10**12
+_NO_GROUP = "is the link between ranks of a group, and "
 _LACKING = "give --latency and --bandwidth, or --calibration FILE"
 
 
@@ -98,7 +99,7 @@ def _group_of(question: Question, ranks: int) -> int:
     if ranks % size:
         raise UsageError(f"{size} does not divide {counted(ranks, 'rank')}", "--group")
     if question.inside and size == 1:
-        raise UsageError("is the link between ranks of a group, and there is no --group", "--inside")
+        raise UsageError(f"{_NO_GROUP}there is no --group", "--inside")
     return size
 
 
@@ -179,8 +180,10 @@ def check(paths: Sequence[Path], question: Question) -> tuple[list[Checked], lis
     calibration = read_calibration(question.calibration) if question.calibration else None
     folders, notes = sift(paths)
     runs, _ = read_runs(folders)
-    checked, skipped = check_runs(runs, link_of(question, calibration), calibration)
+    checked, skipped = check_runs(runs, link_of(question, calibration), calibration, question.inside)
     skipped += notes
+    if question.inside and not any(each.prediction.inside for each in checked):
+        raise UsageError(f"{_NO_GROUP}none of these runs has groups", "--inside")
     if not checked:
         raise UsageError(f"there is nothing to check: {'; '.join(skipped)}", "--check")
     return checked, skipped

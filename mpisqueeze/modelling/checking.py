@@ -2,8 +2,9 @@
 
 A log books more than `predict` models. A run meets at a barrier before each exchange. Where L ranks share a core, the
 one that is done first goes on to its next gradient, and the others are booked as waiting for a message that is there:
-(L − 1)W more communication, where W is all work of a rank in an iteration, or what it gets done before the
-system gives the core to another rank.
+(L − 1)W more communication, where W is all work of a rank from one exchange to the next, or what it gets done before
+the system gives the core to another rank. Where H local steps lie between exchanges, the first one does all of them
+meanwhile, and then waits for those of the others: H − 1 gradients and steps more than `predict` has of other ranks.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Checked:
 
     Attributes:
         kernels: whether coding is in the prediction.
-        alone_s: a rank's work in an iteration, s, up to a time slice.
+        alone_s: a rank's work from one exchange to the next, s, up to a time slice.
+        ahead_s: the part of it in iterations that do not exchange.
         barrier_s: modelled time of the barrier.
         comm_s, iteration_s: measured, medians over iterations that exchange of the slowest rank's time.
     """
@@ -49,6 +51,7 @@ class Checked:
     kernels: bool
     prediction: Prediction
     alone_s: float
+    ahead_s: float
     barrier_s: float
     comm_s: float
     iteration_s: float
@@ -67,16 +70,19 @@ class Checked:
     @property
     def predicted_iteration_s(self) -> float | None:
         """The time of an iteration that exchanges, with its barrier; None where coding is not known."""
-        return self.prediction.exchanging_s + self.barrier_s if self.kernels else None
+        if not self.kernels:
+            return None
+        return self.prediction.exchanging_s + self.barrier_s + (self.prediction.link.load - 1) * self.ahead_s
 
 
 def check_runs(
-    runs: Sequence[RunLog], given: Link | None, calibration: Calibration | None
+    runs: Sequence[RunLog], given: Link | None, calibration: Calibration | None, inside: Link | None = None
 ) -> tuple[list[Checked], list[str]]:
     """Predict each run from its own config.json, with its median compute time.
 
     Args:
         given: the link by the command line or a calibration, for runs on no emulated one.
+        inside: the link between ranks of a group. Default: a host's memory, or where groups span hosts, their network.
 
     Returns:
         the runs that could be predicted, and why each of the others could not.
@@ -92,13 +98,13 @@ def check_runs(
             skipped.append(f"{run.name}: one rank sends nothing")
         else:
             try:
-                checked.append(_check(run, given, calibration))
+                checked.append(_check(run, given, calibration, inside))
             except UsageError as error:
                 skipped.append(f"{run.name}: {error.message}")
     return checked, skipped
 
 
-def _check(run: RunLog, given: Link | None, calibration: Calibration | None) -> Checked:
+def _check(run: RunLog, given: Link | None, calibration: Calibration | None, inside: Link | None) -> Checked:
     config = run.config
     emulated = config.get("link")
     link = parse_link(emulated) if emulated else given
@@ -123,17 +129,31 @@ def _check(run: RunLog, given: Link | None, calibration: Calibration | None) -> 
     compute, comm, iteration = (_median(run, key) for key in ("compute_s", "comm_s", "iteration_s"))
     # A gradient longer than a slice was measured while others had the core by turns.
     own = compute if compute <= SLICE_S else max(SLICE_S, compute / link.load)
-    crowded = link.load > 1 or bool(emulated)
-    inside = Link(0.0, CROWDED_S if crowded else CALL_S, MEMORY_BYTE_S) if method.group > 1 else None
+    if method.group == 1:
+        inside = None
+    elif inside is None:
+        crowded = link.load > 1 or bool(emulated)
+        memory = Link(0.0, CROWDED_S if crowded else CALL_S, MEMORY_BYTE_S)
+        inside = link if _spans_hosts(run, method) else memory
     schedule = _ran(run, traffic, terms)
     prediction = predict(method, traffic, work or Work(), terms, own * link.load, schedule, inside)
-    alone = min(SLICE_S, own + prediction.work.encode + prediction.work.decode + prediction.work.update)
+    done = prediction.work
+    last = min(SLICE_S, own + done.step + done.encode + done.decode + done.update)
+    alone = min(SLICE_S, last + (method.every - 1) * (own + done.step))
     meets, barrier = config.get("barrier"), 0.0
     # Gossip has none unless it was asked for.
     if meets or (meets is None and method.route != "neighbours"):
         met = exchanges.allreduce(link, traffic.everyone, _AGREEMENT).seconds
         barrier = ALIGNMENT_S * link.load if emulated else met
-    return Checked(run, emulated or run.network, link, work is not None, prediction, alone, barrier, comm, iteration)
+    return Checked(
+        run, emulated or run.network, link, work is not None, prediction, alone, alone - last, barrier, comm, iteration
+    )  # fmt: skip
+
+
+def _spans_hosts(run: RunLog, method: Method) -> bool:
+    """True if ranks of a group, which are neighbours by rank, were on several hosts."""
+    on_each = [host.get("ranks") or 0 for host in run.environment.get("hosts") or []]
+    return run.config.get("group") != "host" and bool(on_each) and min(on_each) < method.group
 
 
 def _median(run: RunLog, key: str) -> float:

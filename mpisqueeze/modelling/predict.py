@@ -76,11 +76,11 @@ def _exchanging(method: Method, traffic: Traffic, calibration: Calibration) -> W
 
     Decoding is taken to add. A root adds N payloads of d elements, sharded every rank N of d/N; the sum is divided
     by N, and the answer added to the model as it is decoded, so that there is no further update. A gossip rank adds
-    a payload for each neighbour and, where it compresses, its own, with a multiplication and an addition each, and its
-    update is two passes over the model. An all-reduce adds its sum to the model as it is decoded; full vectors without
-    error feedback are summed where they lie, and not encoded. Algorithms with servers say what `passes` they make
-    besides. A pass takes as long as an in-place add; so do products of matrices with few columns, as many as the
-    algorithm says.
+    a payload for each neighbour and its own, and its update is two passes over the model. An all-reduce adds its sum
+    to the model as it is decoded; full vectors without error feedback are summed where they lie, and not encoded.
+    Algorithms with servers say what `passes` they make besides. A pass takes as long as an in-place add. So do products
+    of matrices with few columns, as many as the algorithm says, but at the rate of vectors that no cache holds:
+    multiplying takes as long where one does.
     """
     fixed = not getattr(method.algorithm.cls, "compresses", True)
     rates = _rates(method.compressor, calibration, fixed)
@@ -96,24 +96,26 @@ def _exchanging(method: Method, traffic: Traffic, calibration: Calibration) -> W
     up, down = rates if compresses else full, rates if answers else full
     worker, server = getattr(method.algorithm.cls, "passes", (0, 0))
     encode = _encode(up, method.feedback) * d + worker * add * d
+    before = after = 0.0
+    if method.by_shapes:
+        passes = method.algorithm.cls.products(**method.algorithm.options)
+        before, after = (count * calibration.add_s * d for count in passes)
     if traffic.exchange == "allreduce":
         # MPI adds what it receives, (N − 1)/N of a payload; its measured time has that.
         library = calibration.library(max(traffic.sums))
         added = 0.0 if library else add * traffic.up / np.dtype(calibration.dtype).itemsize * (n - 1) / n
         if method.by_shapes:
             # The second sum comes before what is left, which moves the model too.
-            encode, decode = (passes * add * d for passes in method.algorithm.cls.products(**method.algorithm.options))
-            return Work(encode, added + decode, added, library=library or 1.0)
+            return Work(before, added + after, added, library=library or 1.0)
         if method.compressor.name == "identity" and not method.feedback:
             encode = 0.0
         return Work(encode, added, added, up.decode_add * d, library=library or 1.0)
     if traffic.exchange == "neighbours":
         if method.by_shapes:
-            before, after = (passes * add * d for passes in method.algorithm.cls.products(**method.algorithm.options))
             return Work(traffic.degree * before, traffic.degree * after, 0.0, 2 * add * d)
-        coded = traffic.payloads * (traffic.degree + compresses)
+        coded = traffic.payloads * (traffic.degree + 1)
         encode += (traffic.payloads - 1) * _encode(up, method.feedback) * d
-        return Work(encode, coded * (up.decode_add + 2 * add) * d, 0.0, 2 * add * d)
+        return Work(encode, coded * up.decode_add * d, 0.0, 2 * add * d)
     served = d if traffic.exchange == "root" else d / n
     added = (n * up.decode_add + (1 + server) * add) * served
     answered = _encode(down, method.feedback) * served if answers else 0.0

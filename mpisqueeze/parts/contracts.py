@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import psutil
 
 from mpisqueeze.compressors.base import Compressor, adapt
+from mpisqueeze.control_groups import total_memory
 from mpisqueeze.costs.exchanges import Schedule
 from mpisqueeze.errors import UsageError, describe, describe_value
 from mpisqueeze.parts.registry import Part
@@ -259,7 +259,7 @@ def try_compressor(part: Part, make: Callable[[int, int], Compressor], dimension
     if not part.is_plugin:
         return 0
     compressor = make(dimension, 0)
-    memory = psutil.virtual_memory().total
+    memory = total_memory()
     if compressor.payload_bytes > memory:
         what = f"a payload has {compressor.payload_bytes} bytes, and this machine's memory {memory}"
         raise UsageError(f"{part.spec}: {what}", "--compressor")

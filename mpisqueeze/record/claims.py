@@ -43,9 +43,13 @@ class _Kind(TypedDict):
 
 
 class ChartFacts(_Kind, total=False):
-    """The chart of a claim: losses, or a figure `y` over the values of the sweep, of the named runs or of all."""
+    """The chart of a claim: losses, or a figure `y` over the values of the sweep, of the named runs or of all.
+
+    `log`: both axes of a sweep are logarithmic.
+    """
 
     label: str
+    log: bool
     runs: list[str]
 
 
@@ -64,9 +68,13 @@ class _Claim(TypedDict):
 
 
 class ClaimFacts(_Claim, total=False):
-    """A claim with its verdict; its runs have the figures that decisions may name, too."""
+    """A claim with its verdict; its runs have the figures that decisions may name, too.
+
+    `workers`: the most virtual workers that it brings itself, None where it has none.
+    """
 
     seconds: Seconds | None
+    workers: Positive | None
 
 
 class _Asked(TypedDict, total=False):
@@ -75,7 +83,8 @@ class _Asked(TypedDict, total=False):
 
 
 class Claims(_Asked):
-    """claims.json; `asked` is the number of claims that were to be tested, `workers` that of virtual workers."""
+    """claims.json; `asked` is the number of claims that were to be tested, `workers` that of virtual workers in place
+    of ranks."""
 
     claims: list[ClaimFacts]
     scale: str

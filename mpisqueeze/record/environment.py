@@ -14,10 +14,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
 import mpisqueeze
 from mpisqueeze.comm import library
+from mpisqueeze.control_groups import total_memory
 from mpisqueeze.devices.cores import cpu_quotas, granted, logical_cores
 from mpisqueeze.quantities import counted
 
@@ -151,7 +150,7 @@ def _machine() -> dict[str, Any]:
     return {
         "hostname": platform.node(),
         "cpu_model": _cpu_model(),
-        "memory_bytes": psutil.virtual_memory().total,
+        "memory_bytes": total_memory(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cores": sorted(logical_cores()),
         "cpu_quota": cpu_quotas(),

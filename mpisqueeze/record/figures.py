@@ -9,10 +9,11 @@ shows it in the terminal, in the table and the CSV file of a comparison, and on 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, BinaryIO, Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -169,6 +170,26 @@ LOGGED = tuple(figure for figure in FIGURES if not figure.per_rank)
 PHASES = {figure.name: figure.title for figure in _PHASES}
 #: Times whose spread over the iterations summary.json has.
 TIMES = {figure.name: figure.title for figure in LOGGED if figure.over_iterations == "spread"}
+
+#: The log of iterations in binary form: a line with the names of figures, then these for each iteration, as
+#: little-endian float64, NaN for null.
+BINARY_LOG = "iterations.f8"
+BINARY_HEAD = (" ".join(figure.name for figure in LOGGED) + "\n").encode()
+#: Bytes that a head has at the most.
+_LONGEST_HEAD = 4096
+
+
+def rows_in(stream: BinaryIO) -> tuple[list[str], int]:
+    """The names of figures in a binary log, read up to its rows, and how many there are; a half one does not count.
+
+    Raises ValueError.
+    """
+    head = stream.readline(_LONGEST_HEAD)
+    names = head.decode("ascii").split()
+    if not names or not head.endswith(b"\n"):
+        raise ValueError("does not begin with a line of names")
+    return names, (os.fstat(stream.fileno()).st_size - len(head)) // (8 * len(names))
+
 
 _HEAD = [("iteration", int), ("epoch", float)]
 #: A line of iterations.jsonl and one of ranks.jsonl, as they are written.

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from mpisqueeze.record.figures import FIGURES, ITERATION_LINE, LOGGED, RANK_LINE, Floats, Measured
+from mpisqueeze.record.figures import (
+    BINARY_HEAD,
+    BINARY_LOG,
+    FIGURES,
+    ITERATION_LINE,
+    LOGGED,
+    RANK_LINE,
+    Floats,
+    Measured,
+)
 from mpisqueeze.record.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -45,6 +54,7 @@ class Recorder:
 
     Args:
         per_epoch: iterations of an epoch, for the log's `epoch`.
+        form: of the log of iterations, one of LOG_FORMS.
         per_rank: write ranks.jsonl too.
 
     Attributes:
@@ -53,9 +63,9 @@ class Recorder:
         last: on rank 0, the iteration that was written last.
     """
 
-    def __init__(self, world: World, folder: RunFolder | None, per_epoch: int, per_rank: bool) -> None:
+    def __init__(self, world: World, folder: RunFolder | None, per_epoch: int, form: str, per_rank: bool) -> None:
         self.world, self.folder = world, folder
-        self.per_epoch, self.per_rank = per_epoch, per_rank
+        self.per_epoch, self.form, self.per_rank = per_epoch, form, per_rank
         self._rows = array("d")
         self._count, self.first = 0, 1
         self._flushed = time.monotonic()
@@ -117,8 +127,12 @@ class Recorder:
             return
         iterations = range(self.first, self.first + count)
         epochs = [round(iteration / self.per_epoch, 6) for iteration in iterations]
-        written = (figure.written(column) for figure, column in zip(LOGGED, values, strict=True))
-        self._append("iterations.jsonl", ITERATION_LINE, iterations, epochs, *written)
+        if self.form == "binary":
+            head = BINARY_HEAD if self.first == 1 else b""
+            self.folder.append(BINARY_LOG, head + np.stack(values, axis=1).astype("<f8").tobytes())
+        else:
+            written = (figure.written(column) for figure, column in zip(LOGGED, values, strict=True))
+            self._append("iterations.jsonl", ITERATION_LINE, iterations, epochs, *written)
         if self.per_rank:
             each = rows.transpose(1, 0, 2).reshape(count * ranks, -1)
             written = (figure.written(column) for figure, column in zip(FIGURES, each.T, strict=True))

@@ -18,7 +18,7 @@ from mpisqueeze.costs.link import network_name
 from mpisqueeze.errors import UsageError
 from mpisqueeze.files import inside, own
 from mpisqueeze.record.decoding import Count, Number, as_type, parsed, read_object
-from mpisqueeze.record.figures import LOGGED, READ_LINE, Floats, no_columns, summarized
+from mpisqueeze.record.figures import BINARY_LOG, LOGGED, READ_LINE, Floats, no_columns, rows_in, summarized
 from mpisqueeze.record.folder import FIRST
 from mpisqueeze.record.summary import label_in, summary_of
 from mpisqueeze.record.types import ComparisonFile, Config, Environment, GivenTarget, Summary
@@ -133,7 +133,7 @@ def read_run(path: Path, name: str | None = None) -> RunLog:
         UsageError: no run folder, or a damaged one.
     """
     config = read_settings(path)
-    columns = _columns(path / "iterations.jsonl")
+    columns = _columns(path)
     unknown = np.isnan(columns["elapsed_s"])
     columns["elapsed_s"] = np.where(unknown, np.cumsum(columns["iteration_s"]), columns["elapsed_s"])
     log = path / "evaluations.jsonl"
@@ -230,7 +230,27 @@ def _object(path: Path, kind: Any, option: str = "RUN") -> dict[str, Any]:
     return read_object(own(path, option), option, kind)
 
 
-def _columns(path: Path) -> dict[str, Floats]:
+def _columns(folder: Path) -> dict[str, Floats]:
+    """The figures of the log of iterations, in whichever form it is."""
+    path = folder / BINARY_LOG
+    if not os.path.exists(path):
+        return _columns_of_lines(folder / "iterations.jsonl")
+    try:
+        with open(own(path, "RUN"), "rb") as stream:
+            names, rows = rows_in(stream)
+            # Not by the file's own position, which the line's buffer is ahead of.
+            values = np.frombuffer(stream.read(8 * rows * len(names)), "<f8").reshape(rows, len(names))
+    except OSError as error:
+        raise _wrong(path, f"cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise _wrong(path, str(error)) from None
+    found = dict(zip(names, values.T, strict=True))
+    if missing := [figure.name for figure in LOGGED if figure.required and figure.name not in found]:
+        raise _wrong(path, f"has no {missing[0]!r}")
+    return {name: _compact(found.get(name, np.full(rows, np.nan))) for name in no_columns()}
+
+
+def _columns_of_lines(path: Path) -> dict[str, Floats]:
     """The figures of iterations.jsonl, of which no more than a block's lines are objects at any time."""
     columns = [array("d") for _ in LOGGED]
     for lines in _blocks(path):
@@ -245,16 +265,15 @@ def _columns(path: Path) -> dict[str, Floats]:
         values = np.array([*map(_VALUES, found)], float)
         for column, some in zip(columns, values.T, strict=True):
             column.frombytes(np.ascontiguousarray(some).tobytes())
-    return {figure.name: _compact(column) for figure, column in zip(LOGGED, columns, strict=True) if column} or (
-        no_columns()
-    )
+    if not columns[0]:
+        return no_columns()
+    return {figure.name: _compact(np.frombuffer(column)) for figure, column in zip(LOGGED, columns, strict=True)}
 
 
-def _compact(column: array[float]) -> Floats:
-    """The column as an array; one whose values are all the same, as many are, takes the memory of one."""
-    values = np.frombuffer(column)
-    same = np.array_equal(values, np.broadcast_to(values[0], values.shape), equal_nan=True)
-    return np.broadcast_to(values[:1].copy(), values.shape) if same else values
+def _compact(values: Floats) -> Floats:
+    """The column for itself; one whose values are all the same, as many are, takes the memory of one."""
+    same = values.size and np.array_equal(values, np.broadcast_to(values[0], values.shape), equal_nan=True)
+    return np.broadcast_to(values[:1].copy(), values.shape) if same else np.ascontiguousarray(values)
 
 
 def _line(path: Path, at: int, line: bytes, kind: Any) -> Any:

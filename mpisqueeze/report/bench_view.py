@@ -140,6 +140,7 @@ def comm_columns(rows: Sequence[tuple[str, str]]) -> list[TableColumn]:
             "payload", lambda row: f"{row.payload_bytes}{DEFINED if defined(row.payload_bytes_are) else ''}", 9
         ),
         TableColumn("×allreduce", lambda row: "-" if row.ratio is None else _plain(row.ratio), 10),
+        TableColumn("×kernels", lambda row: "-" if row.kernels_ratio is None else _plain(row.kernels_ratio), 8),
         _WRONG,
     ]
 
@@ -171,6 +172,7 @@ def comm_header(context: dict[str, Any]) -> list[str]:
         "exchange, server, decode and update, of doublesqueeze or deepsqueeze (identity: sgd, dpsgd); "
         "allreduce: a step of allreduce, or of memsgd with what is linear; by-hand: MPI_Allreduce in place and the "
         "update in one pass, as one would write it; mpi-…: MPI's calls alone; ×allreduce: over the time of allreduce; "
+        "×kernels: over what the step's kernels take alone, all ranks at once and each in one piece; "
         "algbw: bytes of a rank's payload over the time, GB/s; busbw: × 2(n − 1)/n, of ring × neighbours, after "
         "nccl-tests; effective: busbw of full vectors in this time; payload: bytes that a rank sends, mean, "
         f"{DEFINED} by the definition of MPI's collective, of which the library may move more; "

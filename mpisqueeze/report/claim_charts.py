@@ -37,18 +37,23 @@ def _sweep(claim: dict[str, Any], styles: dict[str, int]) -> LineChart:
     label = claim["figure"].get("label", key)
     series = []
     for name, style in styles.items():
-        rows = [row for row in claim["runs"] if row["run"] == name and isinstance(row.get(key), int | float)]
+        rows = [row for row in claim["runs"] if row["run"] == name]
         at = sorted({float(row["x"]) for row in rows})
-        values = [float(np.median([row[key] for row in rows if row["x"] == x])) for x in at]
+        # What a seed never reaches is beyond all others.
+        found = {x: [row.get(key) for row in rows if row["x"] == x] for x in at}
+        known = [[y if isinstance(y, int | float) else np.inf for y in found[x]] for x in at]
+        values = [float(np.median(numbers)) for numbers in known]
         series.append(Series(name, np.array(at), np.array(values), style))
     words = re.sub(r" \(s\)$", "", label)
     unit = Unit.SECONDS if words != label else Unit.BYTES if label.startswith("bytes") else Unit.NUMBER
-    # Slopes are compared, and those show on linear axes alone, from 0.
+    log = claim["figure"].get("log", False)
+    # Slopes show on linear axes alone, from 0.
     values = [value for line in series for value in line.y if np.isfinite(value)]
-    y = Axis(words, unit, limits=(min(0.0, *values), 1.05 * max(values)) if max(values, default=0.0) > 0 else None)
+    shows_all = log or max(values, default=0.0) <= 0
+    y = Axis(words, unit, log, None if shows_all else (min(0.0, *values), 1.05 * max(values)))
     swept = claim["sweep"] or ""
     title = f"{words[:1].upper()}{words[1:]} by {swept.partition(' (')[0]}"
-    return LineChart(title, Axis(swept), y, series, caption=_seeds(claim))
+    return LineChart(title, Axis(swept, log=log), y, series, caption=_seeds(claim))
 
 
 def _losses(claim: dict[str, Any], logs: Sequence[RunLog | None], styles: dict[str, int]) -> LineChart:

@@ -37,12 +37,13 @@ class ClaimsView(View):
         self._claim, self._number, self._runs, self._run = "", 0, 0, 0
         self._planned, self._done = 0, 0
 
-    def claim_begins(self, number: int, name: str, runs: int) -> None:
+    def claim_begins(self, number: int, name: str, runs: int, workers: int | None) -> None:
         self._claim, self._number, self._runs, self._run = name, number, runs, 0
         self._planned = self._done = 0
         self._drawing.show(self._line, now=True)
         if runs and not self._drawing:
-            self.console.print(Text(f"{self._at} {name}: {counted(runs, 'run')}", "dim"), soft_wrap=True)
+            on = f" on up to {counted(workers, 'virtual worker')}" if workers else ""
+            self.console.print(Text(f"{self._at} {name}: {counted(runs, 'run')}{on}", "dim"), soft_wrap=True)
 
     def run_begins(self, index: int) -> None:
         self._run, self._done = index, 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +14,7 @@ from mpisqueeze.costs.link import parse_link
 from mpisqueeze.errors import UsageError
 from mpisqueeze.files import path_of, read_toml
 from mpisqueeze.language import check_choice, suggestion
-from mpisqueeze.quantities import parse_rate, parse_time
+from mpisqueeze.quantities import counted, parse_rate, parse_time
 from mpisqueeze.record.folder import slug
 from mpisqueeze.reproduce.expressions import Expression, parse
 from mpisqueeze.runs.pairs import Entry
@@ -22,7 +22,7 @@ from mpisqueeze.runs.plan import plan
 from mpisqueeze.settings import SETTINGS, Settings
 
 FOLDER = Path(__file__).parent / "claims"
-SCALES = ("laptop", "gpu")
+SCALES = ("laptop", "full")
 #: Settings that a claim does not choose.
 _NOT_CHOSEN = {"out", "data_dir", "device", "seed"}
 
@@ -33,6 +33,7 @@ class Point:
 
     Attributes:
         label: in the names of its runs; empty where nothing is swept.
+        settings: those of its runs, where a run has no such setting of its own.
         ranks: how many take part; None for all.
     """
 
@@ -49,10 +50,12 @@ class ClaimSweep:
     Attributes:
         axis: what x is, with its unit.
         points: in the order of their x.
+        over_n: x is N.
     """
 
     axis: str
     points: tuple[Point, ...]
+    over_n: bool = False
 
 
 class _Table(msgspec.Struct, forbid_unknown_fields=True):
@@ -65,16 +68,19 @@ class FigureTable(_Table):
     Attributes:
         kind: `loss` by iteration, or `sweep`.
         y: the figure that is drawn over a sweep.
+        log: of a sweep: both axes are logarithmic, on which powers are straight lines.
         runs: those that are drawn; all of them where none is named.
     """
 
     kind: Literal["loss", "sweep"]
     y: str = "loss"
+    log: bool = False
     runs: list[str] = []
 
 
 _Count = Annotated[int, msgspec.Meta(ge=1)]
 _Seed = Annotated[int, msgspec.Meta(ge=0)]
+_Counts = Annotated[list[_Count], msgspec.Meta(min_length=1)]
 _Texts = Annotated[list[str], msgspec.Meta(min_length=1)]
 
 
@@ -85,11 +91,38 @@ class DecisionTable(_Table):
     holds: str
 
 
-class _Ranks(_Table):
-    ranks: list[_Count]
+class _OverN(_Table, kw_only=True):
+    """A sweep over N; `settings` has a list for each of some settings, with a value for each N."""
+
+    settings: dict[str, list[Any]] = {}
+
+    def points(self, counts: Sequence[int]) -> list[tuple[int, tuple[tuple[str, Any], ...]]]:
+        """N and the settings at each point, by N. Raises ValueError."""
+        if "workers" in self.settings:
+            raise ValueError("sweep.settings: workers are swept themselves, by `workers = [1, 4]` of the sweep")
+        for name, values in self.settings.items():
+            if len(values) != len(counts):
+                raise ValueError(f"sweep.settings: {name} has {counted(len(values), 'value')} for {len(counts)} points")
+        rows = [tuple((name, values[at]) for name, values in self.settings.items()) for at in range(len(counts))]
+        return sorted(zip(counts, rows, strict=True), key=lambda point: point[0])
+
+
+class _Ranks(_OverN):
+    ranks: _Counts
 
     def sweep(self) -> ClaimSweep:
-        return ClaimSweep("ranks", tuple(Point(f"n={count}", count, ranks=count) for count in sorted(self.ranks)))
+        points = (Point(f"n={count}", count, settings, count) for count, settings in self.points(self.ranks))
+        return ClaimSweep("ranks", tuple(points), True)
+
+
+class _Workers(_OverN):
+    workers: _Counts
+
+    def sweep(self) -> ClaimSweep:
+        points = (
+            Point(f"n={count}", count, (("workers", count), *settings)) for count, settings in self.points(self.workers)
+        )
+        return ClaimSweep("virtual workers", tuple(points), True)
 
 
 class _Bandwidths(_Table):
@@ -112,12 +145,29 @@ class _Latencies(_Table):
         return ClaimSweep("latency (ms)", tuple(sorted(points, key=lambda point: point.x)))
 
 
-_SWEEPS = {"bandwidths": _Bandwidths, "latencies": _Latencies, "ranks": _Ranks}
+_SWEEPS = {"bandwidths": _Bandwidths, "latencies": _Latencies, "ranks": _Ranks, "workers": _Workers}
 
 
 class _LabTable(_Table):
     hosts: int
     bandwidths: _Texts
+
+
+class FullTable(_Table):
+    """Changes to a claim at full scale, where networks and data are those of the papers.
+
+    Attributes:
+        settings: of all runs, over those of the claim.
+        runs: settings of each, over those that it has in the claim; others are runs of this scale alone.
+        seeds, note: in place of the claim's.
+        decisions: likewise; runs that none of them names are left out.
+    """
+
+    settings: dict[str, Any] = {}
+    runs: dict[str, dict[str, Any]] = {}
+    seeds: Annotated[list[_Seed], msgspec.Meta(min_length=1)] | None = None
+    decisions: Annotated[list[DecisionTable], msgspec.Meta(min_length=1)] | None = None
+    note: str | None = None
 
 
 class ClaimFile(_Table):
@@ -126,9 +176,9 @@ class ClaimFile(_Table):
     Attributes:
         title, says, source, note: for people.
         runs: the settings of each, besides those of all.
-        min_ranks: with fewer it says nothing.
+        min_ranks: with fewer it says nothing; virtual workers of its own need no ranks.
         seeds: each run is repeated with each of them.
-        gpu: settings of all runs at that scale.
+        full: changes to it at that scale.
     """
 
     title: str
@@ -140,10 +190,20 @@ class ClaimFile(_Table):
     min_ranks: int = 2
     seeds: Annotated[list[_Seed], msgspec.Meta(min_length=1)] = msgspec.field(default_factory=lambda: [1])
     settings: dict[str, Any] = {}
-    gpu: dict[str, Any] = {}
+    full: FullTable = msgspec.field(default_factory=FullTable)
     sweep: dict[str, Any] | None = None
     lab: _LabTable | None = None
     figure: FigureTable | None = None
+
+    def at(self, scale: str) -> ClaimFile:
+        """The claim at one of SCALES."""
+        if scale != "full":
+            return self
+        full = self.full
+        runs = {run: {**self.runs.get(run, {}), **full.runs.get(run, {})} for run in {**self.runs, **full.runs}}
+        others = {name: getattr(full, name) for name in ("seeds", "decisions", "note")}
+        others = {name: value for name, value in others.items() if value is not None}
+        return msgspec.structs.replace(self, settings={**self.settings, **full.settings}, runs=runs, **others)
 
 
 @dataclass(frozen=True)
@@ -152,16 +212,21 @@ class StatedClaim:
 
     Attributes:
         name: the file's name without its number and ending.
-        runs: the settings of each, by its name, without what belongs to a sweep or a seed.
+        runs: by its name, the settings of each at each point of the sweep, without a seed.
         sweep: None where nothing is varied.
         decisions: the expressions of the file's, in their order.
     """
 
     name: str
     file: ClaimFile
-    runs: Mapping[str, Settings]
+    runs: Mapping[str, Sequence[Settings]]
     sweep: ClaimSweep | None
     decisions: tuple[Expression, ...]
+
+    @property
+    def workers(self) -> int | None:
+        """The most virtual workers that one of its runs has; None for a claim that runs on ranks."""
+        return max((config.workers or 0 for configs in self.runs.values() for config in configs), default=0) or None
 
     @property
     def hosts(self) -> int | None:
@@ -177,13 +242,14 @@ class StatedClaim:
     def trials(self, ranks: int) -> list[ClaimRun]:
         """All its runs, in the order in which they are to be run."""
         found = []
-        for point in self.points(ranks):
+        # Points that so few ranks cannot run are the last ones.
+        for at, point in enumerate(self.points(ranks)):
             for turn, seed in enumerate(self.file.seeds):
                 # In turns, so that a machine that slows down slows all of them down.
                 runs = list(self.runs.items())
-                for name, config in reversed(runs) if turn % 2 else runs:
+                for name, configs in reversed(runs) if turn % 2 else runs:
                     marks = [name, point.label, f"seed={seed}" if len(self.file.seeds) > 1 else ""]
-                    config = replace(config, seed=seed, **dict(point.settings))
+                    config = replace(configs[at], seed=seed)
                     found.append(ClaimRun(" ".join(filter(None, marks)), name, point, config))
         return found
 
@@ -243,26 +309,40 @@ def _name(path: Path) -> str:
 
 
 def _claim(name: str, facts: dict[str, Any], scale: str) -> StatedClaim:
-    file = msgspec.convert(facts, ClaimFile)
-    settings = {**file.settings, **(file.gpu if scale == "gpu" else {})}
-    runs = {run: _config({**settings, **table}) for run, table in file.runs.items()}
+    file = msgspec.convert(facts, ClaimFile).at(scale)
     if file.sweep is not None and file.lab:
         raise ValueError("a claim has a sweep or a lab, not both")
     sweep = None
     if file.lab:
-        # The runs of a lab are pairs of one `compare`.
-        plain = [replace(config, algorithm="sgd", compressor=None) for config in runs.values()]
-        if any(config != plain[0] for config in plain):
-            raise ValueError("lab: runs may differ by algorithm and compressor alone")
         sweep = _by_bandwidth(file.lab.bandwidths, None)
     elif file.sweep is not None:
         sweep = _swept(file.sweep)
+    points = sweep.points if sweep else (Point(),)
+    runs = {
+        run: [_config({**file.settings, **dict(point.settings), **table}) for point in points]
+        for run, table in file.runs.items()
+    }
+    configs = [config for found in runs.values() for config in found]
+    if file.lab:
+        # The runs of a lab are pairs of one `compare`.
+        plain = [replace(config, algorithm="sgd", compressor=None) for config in configs]
+        if any(config != plain[0] for config in plain):
+            raise ValueError("lab: runs may differ by algorithm and compressor alone")
+    on_workers = {config.workers is not None for config in configs}
+    if len(on_workers) > 1 or (True in on_workers and (file.lab or any(point.ranks for point in points))):
+        raise ValueError("workers: a claim runs on virtual workers or on ranks, not on both")
     if file.figure:
         if (file.figure.kind == "sweep") != (sweep is not None):
             raise ValueError("figure: kind is loss, or sweep where there is one")
+        if file.figure.log and sweep is None:
+            raise ValueError("figure: log is for a sweep")
         _known(file.figure.y, "figure")
         _are_runs(file.figure.runs, runs, "figure")
-    return StatedClaim(name, file, runs, sweep, tuple(_decision(item.holds, runs) for item in file.decisions))
+    decisions = tuple(_decision(item.holds, runs) for item in file.decisions)
+    if file.decisions is file.full.decisions:
+        named = {run for decision in decisions for run in decision.runs}
+        runs = {run: config for run, config in runs.items() if run in named}
+    return StatedClaim(name, file, runs, sweep, decisions)
 
 
 def _config(settings: dict[str, Any]) -> Settings:
@@ -271,7 +351,8 @@ def _config(settings: dict[str, Any]) -> Settings:
         if key not in known:
             raise ValueError(f"{key!r} is no setting of train{suggestion(key, known)}")
     config = Settings.of(settings)
-    plan(config)
+    # Virtual workers are refused in some places, which is no fault of the file's; its runs are planned with them later.
+    plan(replace(config, workers=None, compute=None, jitter=None))
     return config
 
 
@@ -293,7 +374,7 @@ def _link(text: str) -> tuple[tuple[str, str]]:
     return (("link", text),)
 
 
-def _decision(text: str, runs: Mapping[str, Settings]) -> Expression:
+def _decision(text: str, runs: Collection[str]) -> Expression:
     expression = parse(text)
     _are_runs(expression.runs, runs, expression.text)
     for figure in expression.figures:
@@ -301,7 +382,7 @@ def _decision(text: str, runs: Mapping[str, Settings]) -> Expression:
     return expression
 
 
-def _are_runs(names: Iterable[str], runs: Mapping[str, Settings], where: str) -> None:
+def _are_runs(names: Iterable[str], runs: Collection[str], where: str) -> None:
     for run in names:
         if run not in runs:
             raise ValueError(f"{where}: there is no run {run!r}{suggestion(run, runs)}")

@@ -6,7 +6,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ from mpisqueeze.record.checkpoint import (
     read_arrays,
     read_manifest,
 )
+from mpisqueeze.record.figures import BINARY_LOG
 from mpisqueeze.record.reading import read_settings
 from mpisqueeze.runs.plan import Plan, applies
 from mpisqueeze.settings import EITHER, SETTINGS, Interval, Settings, upgraded, with_files
@@ -59,7 +60,7 @@ LONG_S, COPY_SHARE = 0.1, 20
 #: Seconds between two looks for other ranks' files.
 _LOOK_S = 2e-3
 #: Files that grow as a run goes.
-LOGS = ("iterations.jsonl", "ranks.jsonl", "evaluations.jsonl")
+LOGS = ("iterations.jsonl", BINARY_LOG, "ranks.jsonl", "evaluations.jsonl")
 
 
 def check_state(run: Run) -> None:
@@ -199,10 +200,13 @@ class Checkpointer:
         self._writer.begin(iteration, _on_host(self.run))
         self._last = time.monotonic()
 
-    def keep(self, iteration: int, iteration_s: float) -> None:
+    def keep(self, iteration: int, iteration_s: float, here: Sequence[Checkpointer]) -> None:
         """Copy everything, for `save_early`, if iterations are long enough for it; not collective.
 
         All rows up to here must be in the logs.
+
+        Args:
+            here: the checkpointers of this process's ranks, whose first this is. None of them is in an iteration.
         """
         if iteration_s < max(LONG_S, COPY_SHARE * self._copy_s):
             return
@@ -211,23 +215,31 @@ class Checkpointer:
             # What was kept is being written, as the run is about to end.
             return
         try:
-            self._early.copy(iteration, _on_host(self.run))
-            self._kept = self._about()
+            for one in here:
+                one._early.copy(iteration, _on_host(one.run))
+                one._kept = one._about()
         finally:
             self._copying.release()
         self._copy_s = time.perf_counter() - began
 
-    def save_early(self, over: threading.Event) -> None:
-        """Write what was kept last, from a thread of each rank and without MPI; gives up once `over` is set.
+    def save_early(self, over: threading.Event, here: Sequence[Checkpointer]) -> None:
+        """Write what was kept last, from a thread of each process and without MPI; gives up once `over` is set.
 
-        There is a checkpoint once all ranks have written the same iteration.
+        There is a checkpoint once all ranks have written the same iteration. Rank 0, which waits for that, comes last.
         """
-        # Whatever keeps files from being written is reported where all ranks learn of it.
-        with self._copying, contextlib.suppress(OSError, UsageError):
-            part = self._early.write(*self._kept, self.run.world.size) if self._kept else None
-            if part is not None and self.run.world.is_root:
-                while not complete(part) and not over.wait(_LOOK_S):
-                    pass
+        with self._copying:
+            for one in reversed(here):
+                # Whatever keeps files from being written is reported where all ranks learn of it.
+                with contextlib.suppress(OSError, UsageError):
+                    one._write_early(over)
+
+    def _write_early(self, over: threading.Event) -> None:
+        if self._kept is None or over.is_set():
+            return
+        part = self._early.write(*self._kept, self.run.world.size)
+        if part is not None and self.run.world.is_root:
+            while not complete(part) and not over.wait(_LOOK_S):
+                pass
 
     def _about(self) -> tuple[dict[str, Any], dict[str, int], Past]:
         """The contents of the manifest of a checkpoint at this moment, but for its files; for rank 0."""

@@ -166,7 +166,7 @@ def check_entries(entries: Sequence[Entry], world: World, target: Target | None 
     """
     for entry in entries:
         try:
-            _alike(world, entry, partial(_try, entry.plan, target))
+            on_first(world, entry.takes, partial(_try, entry.plan, target))
         except UsageError as error:
             swept = {name_of(option): value for option, value in entry.swept.items()}
             raise blamed(error, entry.name, swept) from error.__cause__
@@ -217,7 +217,7 @@ class Track:
                 self.view.run_begins(len(self.statuses))
                 config = replace(entry.plan.config, out=self.path / entry.folder)
                 work = partial(run_one, replace(entry.plan, config=config), view=self.view)
-                status, reason, self.stopped_by = _alike(self.world, entry, work)
+                status, reason, self.stopped_by = on_first(self.world, entry.takes, work)
             logs.append(self.world.collectively(partial(self._book, status, reason)))
             self.statuses.append(status)
         return logs
@@ -255,12 +255,12 @@ def compare(
     return track.statuses, track.stopped_by
 
 
-def _alike(world: World, entry: Entry, work: Callable[[World], T]) -> T:
-    """The result of `work` on the ranks that take part, on all ranks; the others wait. Collective.
+def on_first(world: World, ranks: int | None, work: Callable[[World], T]) -> T:
+    """The result of `work` on the `ranks` lowest ranks, None for all, on all ranks; the others wait. Collective.
 
     A UsageError or RankFailureError that `work` raises on all that take part is raised on all.
     """
-    team = world.first(entry.takes or world.size)
+    team = world.first(ranks or world.size)
     if team is world:
         return work(world)
     result: Any = None

@@ -93,7 +93,7 @@ class Interrupts:
             os.kill(os.getpid(), self.number)
 
     @property
-    def wish(self) -> int:
+    def wish(self) -> Signal:
         """The signal that this rank contributes when the ranks agree."""
         return wish_of(self.number)
 

@@ -32,7 +32,8 @@ ROUTES = {"server": "servers", "tree": "servers", "topology": "neighbours", "sel
 OF_SCRIPTS = (
     "algorithm", "compressor", "server", "topology", "self_weight", "local_steps", "outer_lr", "outer_momentum",
     "outer_nesterov", "iterations", "momentum", "seed", "buffers", "threads", "warmup", "link", "chunk", "tree",
-    "barrier", "overlap", "timeout", "checksum", "out", "consensus_every", "per_rank", "save_model",
+    "barrier", "overlap", "timeout", "checksum", "out", "consensus_every", "log", "per_rank",
+    "save_model",
 )  # fmt: skip
 
 #: The methods that give a gradient: in parts, which `--overlap` asks for, and whole.

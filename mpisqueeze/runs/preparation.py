@@ -160,7 +160,7 @@ class Run:
             "epochs": self.iterations / self.per_epoch,
             "iterations_per_epoch": self.per_epoch,
             "eval_every": self.eval_every,
-            "consensus_every": self.consensus_every,
+            "consensus_every": None if self.centralized else self.consensus_every,
             "ranks": self.world.process.size,
             "workers": self.world.size if self.world.virtual else None,
             "groups": self.groups.count if self.groups else None,

@@ -89,6 +89,16 @@ class Loop:
         self.at_target = False
         self.evaluations: list[dict[str, Any]] = []
         self.meter = interface_meter(run.world)
+        #: The loops of this process; where a network is simulated, the first one is rank 0's.
+        self.beside: list[Loop] = run.world.share(self)
+        #: Times that decide what is done for whoever waits here for the run. Meetings take time on a simulated network,
+        #: so there its clock decides, and how fast this process is changes no result.
+        self._simulates: bool = getattr(run.world.comm, "simulates", False)
+        self._pace = time.perf_counter if run.world.virtual and not self._simulates else run.world.now
+        #: What the last iteration took of this process's time (s), or of the simulated network's.
+        self._took_s = 0.0
+        #: The iteration after which all loops of this process agree, by news of rank 0's; 0: none.
+        self.soon = 0
         #: The last iteration of earlier launches, 0 without one.
         self.done = 0
         self.past = Past()
@@ -108,6 +118,11 @@ class Loop:
     def wall_s(self) -> float:
         """Seconds since the set-up, and those of the launches before."""
         return self.past.wall_s + time.perf_counter() - self._since
+
+    @property
+    def checkpointers(self) -> list[Checkpointer]:
+        """The checkpointers of this process's loops."""
+        return [loop.checkpointer for loop in self.beside if loop.checkpointer]
 
     def started(self) -> None:
         """Start the clock of `wall_s`."""
@@ -159,7 +174,7 @@ class Loop:
     def _open(self) -> None:
         """Start the clock, before the first iteration; collective."""
         #: Without a barrier: the iteration of the next agreement, and that and the time of the last one.
-        self._meet_at, self._met, self._met_at = 0, self.done, self.world.now()
+        self._meet_at, self._met, self._met_at = 0, self.done, self._pace()
         self.stopwatch.start(self.elapsed)
 
     def _rate(self, iteration: int) -> float:
@@ -181,25 +196,22 @@ class Loop:
         self.lr = lr = self._rate(t)
         self.counter.reset()
         gate.agreed, gate.met = Signal.NONE, False
-        if self._interrupts.number:
-            gate.tell(self._interrupts.wish)
-        elif root and self.view.enough:
-            gate.tell(Signal.ENOUGH)
-        elif root and self.checkpointer and self.checkpointer.overdue:
-            gate.tell(Signal.CHECKPOINT)
-        elif root and (recorder.overdue or (self.checkpointer and self.iteration_s >= LONG_S)):
-            gate.tell(Signal.FLUSH)
+        gate.tell(wish := self._wish())
+        if wish >= Signal.CHECKPOINT and self._simulates and self.soon < t:
+            # None of the loops has come to the end of this iteration.
+            self.soon = 1 + max(loop.network.iteration for loop in self.beside)
         run.optimizer.begin()
-        began = self._start_clock()
+        paced, began = self._pace(), self._start_clock()
         self._step(self.x, self._gradient, lr)
         self.began, self.ended = began, self.clock.stop(Phase.UPDATE)
         self.elapsed = self.stopwatch.at(self.ended)
+        self._took_s = max(self.ended - began, self._pace() - paced)
         if t == self.done + 1:
             self._check_moved()
         network.settle()
         recorder.add(self)
         # An algorithm of a user's own may exchange nothing in an iteration.
-        if not gate.met and (meets or t >= self._meet_at):
+        if not gate.met and (meets or t >= self._meet_at or t == self.beside[0].soon):
             gate.meet()
             if not meets:
                 self._meet_again(t)
@@ -224,9 +236,22 @@ class Loop:
             self.stopped_by = agreed if agreed >= Signal.ENOUGH else Signal.NONE
         return last
 
+    def _wish(self) -> Signal:
+        """The signal that this rank has for the others."""
+        if self._interrupts.number:
+            return self._interrupts.wish
+        if not self.world.is_root:
+            return Signal.NONE
+        if self.view.enough:
+            return Signal.ENOUGH
+        if self.checkpointer and self.checkpointer.overdue:
+            return Signal.CHECKPOINT
+        is_long = self.checkpointer is not None and self._took_s >= LONG_S
+        return Signal.FLUSH if self.recorder.overdue or is_long else Signal.NONE
+
     def _meet_again(self, iteration: int) -> None:
         """Choose when ranks that are without a barrier meet next; collective."""
-        now = self.world.now()
+        now = self._pace()
         each = self.world.comm.allreduce((now - self._met_at) / max(1, iteration - self._met), MPI.MAX)
         self._met, self._met_at = iteration, now
         self._meet_at = iteration + max(1, min(MEET_EVERY, int(MEET_S / max(each, 1e-9))))
@@ -240,11 +265,6 @@ class Loop:
         """Neither the clock nor the interfaces count what is done in the block; collective."""
         with self.stopwatch.paused(), self.meter.paused():
             yield
-
-    @property
-    def iteration_s(self) -> float:
-        """The time (s) of the last iteration on this rank."""
-        return self.ended - self.began
 
     def _save(self, iteration: int, last: bool, agreed: int) -> None:
         """Save the run if that is due, and complete earlier saving; collective."""
@@ -262,8 +282,8 @@ class Loop:
         with self._paused():
             if due:
                 checkpointer.take(iteration)
-            elif not self.world.virtual:
-                checkpointer.keep(iteration, self.iteration_s)
+            elif self.world.leads:
+                checkpointer.keep(iteration, self._took_s, self.checkpointers)
             checkpointer.settle(wait=last)
 
     def _gradient(self, x: Any, ready: Ready | None = None) -> Any:
@@ -459,8 +479,8 @@ def _carry_out(run: Run, view: View, again: bool, watchdog: Watchdog) -> dict[st
     loop = set_up(Loop, run, view, interrupts, watchdog, again)
     # A signal that comes when the iterations are done must not keep what they gave from being written.
     with interrupts:
-        # Virtual workers share a process, and it has one thread for them.
-        with contextlib.nullcontext() if run.world.virtual else at_once(partial(_save_at_once, loop)):
+        # Virtual workers share a process, and the first one has it save them all.
+        with at_once(partial(_save_at_once, loop)) if run.world.leads else contextlib.nullcontext():
             trouble = loop.iterate()
         summary = conclude(loop, trouble)
     if loop.stopped_by < Signal.INTERRUPT:
@@ -492,7 +512,7 @@ def set_up(kind: type[L], run: Run, view: View, interrupts: Interrupts, watchdog
             "gradient_threads": run.threads,
             **link_facts(run.exchanging or run.network),
         }
-    recorder = Recorder(world, run.folder, run.per_epoch, plan.config.per_rank)
+    recorder = Recorder(world, run.folder, run.per_epoch, plan.config.log, plan.config.per_rank)
     loop = kind(run, recorder, view, interrupts, watchdog)
     loop.environment = environment
     loop.past, remarks = _resume(loop) if again else (Past(), [])
@@ -537,6 +557,8 @@ def conclude(loop: Loop, trouble: Trouble | None) -> dict[str, Any]:
         summary = _summarize(loop, status, reason, wall_s, interfaces, loop.stopped_by)
         run.folder.write_json("summary.json", summary)
         loop.view.finish(summary)
+    # Loops that hold each other would keep their vectors until Python looks for such circles.
+    loop.beside.clear()
     return world.comm.bcast(summary)
 
 
@@ -594,7 +616,7 @@ def _save_model(run: Run, x: Any) -> None:
 
 
 def _save_at_once(loop: Loop, number: int, over: threading.Event) -> None:
-    """Write the summary so far and a checkpoint of the last iteration that was kept, from a thread, on a signal.
+    """Write the summary so far and what this process's ranks kept of the last iteration, from a thread, on a signal.
 
     A launcher may kill this process before its iteration ends; otherwise the run's end replaces both.
     """
@@ -604,7 +626,7 @@ def _save_at_once(loop: Loop, number: int, over: threading.Event) -> None:
             summary = _summarize(loop, "interrupted", None, loop.wall_s, None, wish_of(number))
             run.folder.write_json("summary.json", summary, durable=False)
     if loop.checkpointer is not None:
-        loop.checkpointer.save_early(over)
+        loop.checkpointer.save_early(over, loop.checkpointers)
 
 
 def _by_rank(counts: list[list[int]]) -> list[dict[str, int]]:

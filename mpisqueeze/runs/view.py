@@ -20,7 +20,7 @@ class View:
         """The run is to end after this iteration, as its time is over; asked on rank 0."""
         return False
 
-    def claim_begins(self, number: int, name: str, runs: int) -> None:
+    def claim_begins(self, number: int, name: str, runs: int, workers: int | None) -> None:
         """Claim `number`, counted from 0, is about to be tested with so many runs."""
 
     def runs_to_come(self, entries: Sequence[Entry]) -> None:

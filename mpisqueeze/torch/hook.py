@@ -313,7 +313,7 @@ class Coder:
         if self.compressor is None:
             return
         payloads, mean = [_array(message[self._payload]) for message in messages], _array(out)
-        if self.compressor.fuses_mean:
+        if self.compressor.combines:
             self.compressor.decode_mean(payloads, mean)
             return
         self.compressor.iteration = iteration

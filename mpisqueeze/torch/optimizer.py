@@ -150,6 +150,8 @@ class DistributedOptimizer(torch.optim.Optimizer):
             raise UsageError(f"the parameters are on {parameters.device}; they may be on cpu or cuda", CALL)
         if isinstance(self.inner, torch.optim.LBFGS):
             raise UsageError("LBFGS needs its gradient more than once a step: use another optimizer", CALL)
+        if isinstance(self.inner, torch.optim.SparseAdam):
+            raise UsageError("SparseAdam takes sparse gradients, and the exchanges give dense ones: use Adam", CALL)
         config.problem, config.device, config.dtype = _script(), parameters.device.type, parameters.dtype.name
         config.eval_every = 0
         config.barrier = config.barrier is not False

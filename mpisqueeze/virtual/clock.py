@@ -1,13 +1,14 @@
 """The simulated clock of virtual workers: each has a time of its own, and messages take what the link model says.
 
 The network is that of `costs.exchanges` and of `comm.emulated`: a message starts when it is sent and its sender's port
-is free, and occupies that port for τ = g + mβ. The receiver's port takes messages in the order of their starts, each
-for τ from its start or from when the port is free. A message arrives a latency l later.
+is free, and occupies that port for τ = g + mβ. The receiver's port takes messages in the order of their starts, those
+of one moment in the order of their senders, each for τ from its start or from when the port is free. A message arrives
+a latency l later.
 
 The simulation is conservative: the worker that goes on is always the one with the smallest time, and a receiver's port
-takes a message once no worker can start an earlier one. Nothing is ever taken back, so the times do not depend on how
-fast this process is, or on the order in which it runs the workers. Agreements and metrics take no time, as they do on
-an emulated link.
+takes a message once no worker can start one that comes first. Nothing is ever taken back, so the times do not depend on
+how fast this process is, or on the order in which it runs the workers. Agreements and metrics take no time, as they do
+on an emulated link.
 """
 
 from __future__ import annotations
@@ -152,9 +153,9 @@ class Clock:
         self._put(worker, now[index])
 
     def __bool__(self) -> bool:
-        """True if a worker can go on. All messages that start before it does are on its way then."""
+        """True if a worker can go on. All messages that start before it goes on have been taken then."""
         starts, ready = self._starts, self._ready
-        while starts and (not ready or starts[0][0] <= ready[0][0]):
+        while starts and (not ready or starts[0][0] < ready[0][0]):
             start, _, _, message = heappop(starts)
             # The receiver's port takes it.
             target = message._target

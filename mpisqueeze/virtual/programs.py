@@ -19,6 +19,8 @@ from mpisqueeze.virtual.clock import Clock, Message
 Steps = Generator[None, None, None]
 Seconds = NDArray[np.float64]
 
+_NEVER = -np.inf
+
 
 @dataclass(frozen=True)
 class _Worker:
@@ -121,32 +123,6 @@ def sharded(up: float, down: float) -> Callable[[Cluster, int], Steps]:
     return program
 
 
-def gossip(
-    neighbours: Sequence[Sequence[int]], nbytes: float, work: Seconds, ends: Seconds | None = None
-) -> Callable[[Cluster, int], Steps]:
-    """Iterations without a barrier: a gradient, then a payload to each neighbour and one from each.
-
-    Args:
-        neighbours: of each worker.
-        work: (T, N), time (s) of each gradient.
-        ends: (T, N), filled with the time (s) when each worker ended each iteration.
-    """
-
-    def program(cluster: Cluster, me: int) -> Steps:
-        clock, size = cluster.clock, cluster.size
-        targets = sorted(neighbours[me], key=lambda target: (target - me) % size)
-        for t, seconds in enumerate(work[:, me].tolist()):
-            clock.spend(me, seconds)
-            sent = [cluster.send(me, target, nbytes) for target in targets]
-            for source in targets:
-                yield from cluster.receive(me, source)
-            _finish(cluster, me, sent)
-            if ends is not None:
-                ends[t, me] = clock.now(me)
-
-    return program
-
-
 def _finish(cluster: Cluster, me: int, sent: Sequence[Message]) -> None:
     if sent:
         cluster.clock.sent(me, sent[-1])
@@ -168,3 +144,78 @@ def after_barriers(exchange: Callable[[Cluster, int], Steps], link: Link, work: 
         now = (now + seconds).max() + takes
         ends[t] = now
     return ends
+
+
+def gossip(neighbours: Sequence[Sequence[int]], nbytes: float, link: Link, work: Seconds) -> Seconds:
+    """The times (s) when each worker ends each iteration, (T, N): a gradient, then payloads to and from all neighbours.
+
+    They are those of programs on a `Cluster`, to the bit, found for all workers at once. There is no barrier, but a
+    worker waits for all its neighbours, so that none of these is more than an iteration ahead of it. Before the last
+    message of an iteration, its port takes those of the next one that start earlier. When they start depends on the
+    ends of this iteration at their senders, which depend on such early messages there: both are found by repetition.
+    A worker ends after its early messages have started; so each pass has one more worker right at the least, in the
+    order of their ends, and a pass that changes nothing is the last.
+
+    Args:
+        neighbours: of each worker; each is a neighbour of its neighbours.
+        nbytes: of a payload.
+        work: (T, N), time (s) of each gradient.
+    """
+    ports = _Ports(neighbours, link.gap + nbytes * link.byte_s)
+    ends, free = np.empty_like(work), np.zeros(ports.size)
+    starts, sent = ports.send(work[0])
+    for t, end in enumerate(ends):
+        last, last_sender = ports.last(starts)
+        early = np.full_like(starts, _NEVER)
+        while True:
+            taken = ports.receive(free, np.concatenate((starts, early)))
+            end[:] = np.maximum(sent, np.where(last > _NEVER, taken + link.latency, _NEVER))
+            if t + 1 == len(ends):
+                return ends
+            following, following_sent = ports.send(end + work[t + 1])
+            is_early = (following < last) | (following == last) & (ports.senders < last_sender)
+            before, early = early, np.where(is_early, following, _NEVER)
+            if np.array_equal(before, early):
+                break
+        free, starts, sent = taken, np.where(is_early, _NEVER, following), following_sent
+    return ends
+
+
+class _Ports:
+    """The ports of workers that send a message to each neighbour at a time, each of which keeps a port for `kept_s`.
+
+    Attributes:
+        senders: (most neighbours, N), of the messages that each worker receives, in ascending order; then 0.
+    """
+
+    def __init__(self, neighbours: Sequence[Sequence[int]], kept_s: float) -> None:
+        self.size, most, self._kept_s = len(neighbours), max(map(len, neighbours)), kept_s
+        self._workers, self._degrees = np.arange(self.size), np.array([*map(len, neighbours)])
+        #: Places of the received messages among all that are sent, in the order of sending; the last of all for none.
+        self._places = np.full((most, self.size), most * self.size)
+        for me, others in enumerate(neighbours):
+            for number, other in enumerate(sorted(others, key=lambda other: (other - me) % self.size)):
+                self._places[sorted(neighbours[other]).index(me), other] = number * self.size + me
+        self.senders = self._places % self.size
+        self._steps = np.full((most + 1, self.size), kept_s)
+
+    def send(self, now: Seconds) -> tuple[Seconds, Seconds]:
+        """The starts of the messages that each worker receives, −∞ for none, and when the senders' ports are free."""
+        self._steps[0] = now
+        starts = np.add.accumulate(self._steps)
+        return np.append(starts[:-1], _NEVER)[self._places], starts[self._degrees, self._workers]
+
+    def last(self, starts: Seconds) -> tuple[Seconds, NDArray[np.int64]]:
+        """The start and the sender of the last message that each worker receives; −∞ and −1 for none."""
+        last = starts.max(axis=0, initial=_NEVER)
+        return last, np.where(starts == last, self.senders, -1).max(axis=0, initial=-1)
+
+    def receive(self, free: Seconds, starts: Seconds) -> Seconds:
+        """The times at which the receivers' ports, free from `free` on, have taken messages; a start of −∞ is none.
+
+        Ports take messages in the order of their starts, each for as long, so no port asks whose they are.
+        """
+        for start in np.sort(starts, axis=0):
+            if start.max() > _NEVER:
+                free = np.maximum(free, start) + np.where(start > _NEVER, self._kept_s, 0.0)
+        return free

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mpisqueeze.comm.exchange import Network
-from mpisqueeze.comm.pipeline import Moves, Payload, places
+from mpisqueeze.comm.pipeline import Moves, Parts, Payload, places
 from mpisqueeze.costs.exchanges import Tree
 from mpisqueeze.costs.sections import messages
 from mpisqueeze.devices.clock import Phase
@@ -18,8 +18,8 @@ from mpisqueeze.devices.clock import Phase
 class SharedPipeline:
     """`comm.servers.ServerPipeline` without its messages, of which N² would take longer than what is done with them.
 
-    Moves, sections and what is counted are the same; the arguments are, too. All payloads are ready when the workers
-    have passed the gate, and all answers when they have met once more.
+    Moves, sections and what is counted are the same. All payloads are ready when the workers have passed the gate, and
+    all answers when they have met once more.
 
     Attributes:
         answers: uint8, the payloads of the answers that this worker gives, in a row, by its rank.
@@ -30,38 +30,27 @@ class SharedPipeline:
     #: A section's payloads are there all at once.
     holds_sections = True
 
-    def __init__(
-        self,
-        network: Network,
-        up: Sequence[Sequence[Payload]],
-        down: Sequence[Sequence[Payload]],
-        alignment: int,
-        way: str,
-        memory: Any = None,
-    ) -> None:
+    def __init__(self, network: Network, parts: Parts) -> None:
         comm: Any = network.world.comm
         self.network, self._comm = network, comm
         rank, size = network.world.rank, network.world.size
-        self._up, self._down = up, down
-        self._lay(up, alignment, memory)
-        served, self._replies = (up[rank], down[rank]) if rank < len(up) else ((), ())
-        self._served = served
-        self.answers = dict.fromkeys((rank,), self._lay([self._replies], alignment)[0])
-        behind = [(rank + k) % size for k in range(1, size)]
-        #: Servers of this worker, in the order in which it takes their answers.
-        servers = [s for s in reversed(behind) if s < len(up)]
-        self._sent = [*chain(*(up[s] for s in reversed(servers))), *served]
+        up, down = self._up, self._down = parts.up, parts.down
+        self._lay(up, parts.alignment, parts.memory)
+        self._served, self._replies = parts.of_server(rank)
+        self.answers = dict.fromkeys((rank,), self._lay([self._replies], parts.alignment)[0])
+        servers = parts.servers(rank, size)
+        self._sent = [*chain(*(up[s] for s in reversed(servers))), *self._served]
         self._taken = [*chain(*(down[s] for s in servers))]
         self._others = [r for r in range(size) if r != rank]
         self._letters: Iterator[Any] = iter(())
-        tree = Tree(way, size)
+        tree = Tree(parts.way, size)
         passes = {s: len(tree.children((rank - s) % size)) for s in range(len(up))}
         leaving = [(section, 1) for s in servers for section in up[s]]
         leaving += [(reply, passes[s]) for s in passes for reply in down[s]]
         self._bytes_sent = sum(section.payload_bytes * count for section, count in leaving)
         self._messages = sum(messages(section.payload_bytes) * count for section, count in leaving)
         self._bytes_received = sum(section.payload_bytes for section in self._taken)
-        self._bytes_received += (size - 1) * sum(section.payload_bytes for section in served)
+        self._bytes_received += (size - 1) * sum(section.payload_bytes for section in self._served)
         self._all: Sequence[SharedPipeline] = comm.share(self)
         self._knows_answers = False
 

@@ -8,13 +8,14 @@ from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
 import numpy as np
-import psutil
 
 from mpisqueeze.comm.world import World
+from mpisqueeze.control_groups import free_memory
 from mpisqueeze.data import keeping
 from mpisqueeze.errors import RankFailureError, UsageError
 from mpisqueeze.quantities import grouped, size
-from mpisqueeze.virtual.communicator import Comm, Office, Post
+from mpisqueeze.virtual.collectives import Office, Post
+from mpisqueeze.virtual.communicator import Comm
 from mpisqueeze.virtual.scheduler import Scheduler, Worker
 
 T = TypeVar("T")
@@ -65,7 +66,7 @@ class Mail(Post):
 
 def _check_room(world: World, count: int) -> None:
     """Raise UsageError where so many workers cannot even begin on this host, before any of them is made."""
-    needed, free = count * LEAST_BYTES // world.hosts, psutil.virtual_memory().available
+    needed, free = count * LEAST_BYTES // world.hosts, free_memory()
     if needed > free:
         raise UsageError(
             f"{grouped(count)} workers take {size(needed)} at the least, before any vector; {size(free)} are free",

@@ -1,4 +1,5 @@
-"""What the framework costs: iterations of `sgd` and `allreduce` beside the same loops by hand in mpi4py, in one run.
+"""What the framework costs: iterations of `sgd`, of `allreduce` and of local steps that exchange nothing, beside the
+same loops by hand in mpi4py, in one run.
 
     mpirun -n 2 python results/overhead/compare.py [DIMENSION] [ITERATIONS] [REPEATS]
 
@@ -28,11 +29,12 @@ from mpisqueeze.settings import Settings
 
 LR = 0.1
 #: What each loop by hand does after the gradient.
-LOOPS = {"sgd": "Gather + mean + Bcast + update", "allreduce": "Allreduce + update"}
+LOCAL = "local steps"
+LOOPS = {"sgd": "Gather + mean + Bcast + update", "allreduce": "Allreduce + update", LOCAL: "update"}
 
 
 def by_hand(algorithm: str, dimension: int, iterations: int) -> float:
-    """Seconds an iteration: Gather, mean, Bcast and update, or Allreduce in place and update in one pass."""
+    """Seconds an iteration: Gather, mean, Bcast and update; Allreduce in place and update in one pass; or update."""
     comm = MPI.COMM_WORLD
     rank, size = comm.rank, comm.size
     add = kernels_for(np, np.float32).copy_decode
@@ -45,6 +47,9 @@ def by_hand(algorithm: str, dimension: int, iterations: int) -> float:
     began = time.perf_counter()
     for t in range(1, iterations + 1):
         _, g = problem.gradient(x, t)
+        if algorithm == LOCAL:
+            add(g.view(np.uint8), x, True, -LR)
+            continue
         if algorithm == "allreduce":
             comm.Allreduce(MPI.IN_PLACE, g, MPI.SUM)
             add(g.view(np.uint8), x, True, -LR / size)
@@ -61,8 +66,9 @@ def by_hand(algorithm: str, dimension: int, iterations: int) -> float:
 def by_framework(world: World, algorithm: str, dimension: int, iterations: int, folder: Path) -> tuple[float, float]:
     """(seconds an iteration of the whole loop, median `iteration_s`)."""
     config = Settings(
-        algorithm=algorithm,
+        algorithm="sgd" if algorithm == LOCAL else algorithm,
         compressor="identity",
+        local_steps=iterations if algorithm == LOCAL else 1,
         problem=f"quadratic:{dimension}",
         iterations=iterations,
         lr=LR,
@@ -90,7 +96,8 @@ def main() -> None:
         hand, whole, inner = (statistics.median(values) for values in zip(*found, strict=True))
         print(f"  by hand, gradient + {LOOPS[algorithm]:32s}: {hand * 1e6:8.2f} us an iteration")
         for label, value in (("its iteration_s", inner), ("whole loop with its log", whole)):
-            print(f"  {f'{algorithm}, {label}':52s}: {value * 1e6:8.2f} us an iteration, ratio {value / hand:.2f}")
+            over = f"ratio {value / hand:.2f}, {1e6 * (value - hand):+.1f} us"
+            print(f"  {f'{algorithm}, {label}':52s}: {value * 1e6:8.2f} us an iteration, {over}")
 
 
 if __name__ == "__main__":

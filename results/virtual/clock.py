@@ -20,7 +20,7 @@ from mpisqueeze.costs.exchanges import through_root as root_cost
 from mpisqueeze.costs.link import parse_link
 from mpisqueeze.topology import Topology
 from mpisqueeze.virtual.jitter import parse_jitter
-from mpisqueeze.virtual.programs import Cluster, Seconds, after_barriers, gossip, sharded, through_root
+from mpisqueeze.virtual.programs import Seconds, after_barriers, gossip, sharded, through_root
 
 LINK = parse_link("latency=50us,bandwidth=10gbit,gap=10us")
 LATE = parse_jitter("constant:100ms,probability=1%")
@@ -57,7 +57,7 @@ def exchanges(size: int) -> list[tuple[str, int, Callable[[Seconds], Seconds]]]:
     for graph in ("ring", "exponential"):
         topology = Topology(graph, size)
         neighbours = [topology.neighbours(worker) for worker in range(size)]
-        found.append((graph, FULL, partial(without_barrier, neighbours)))
+        found.append((graph, FULL, partial(gossip, neighbours, FULL, LINK)))
     return found
 
 
@@ -70,12 +70,6 @@ def fastest(size: int, nbytes: int) -> tuple[str, int]:
     ]
     _, way, sections = min(options, key=lambda option: option[0].seconds)
     return way, sections
-
-
-def without_barrier(neighbours: list[list[int]], work: Seconds) -> Seconds:
-    ends = np.empty_like(work)
-    Cluster(work.shape[1], LINK).run(gossip(neighbours, FULL, work, ends))
-    return ends
 
 
 def row(*cells: str) -> str:

@@ -94,6 +94,17 @@ class FolderGone(Faulty):
         shutil.rmtree(Path("run"))
 
 
+class FolderTaken(Faulty):
+    """Another run, to which this one seemed to be gone, holds its folder."""
+
+    rank_at_fault = 0
+
+    def fault(self, g: Any) -> None:
+        other = Path("run", "other")
+        other.write_text("{}")
+        other.replace(Path("run", "holder.json"))
+
+
 class Damages(Faulty):
     """From here on this rank's checksums are wrong, as if its messages were damaged."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import Finished, start, wait_for
+from conftest import Finished, start, start_on_ranks, wait_for
 from faulty import WHEN
 
 from mpisqueeze.launch import Launcher
@@ -39,6 +39,7 @@ QUICK = "--problem quadratic:50 --lr 0.05 --iterations 20"
         ("FullDisk", (), (4,), "File too large"),
         ("FullDisk", ("--checkpoint-every", "35"), (4,), "File too large"),
         ("FolderGone", (), (4,), "the run folder was removed"),
+        ("FolderTaken", (), (4,), "another process has taken the run folder over"),
         ("Damages", ("--checksum",), (4,), "from rank 1 was damaged on the way"),
         # Gossip has no barrier.
         ("Dies", ("--algorithm", "dpsgd"), (4, 9, 137), "signal 9"),
@@ -105,6 +106,33 @@ def test_a_rank_that_stops_outside_of_the_iterations(
     assert finished.err.count("mpisqueeze:") == (code == 4)
     if code != 4:
         assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "ok"
+
+
+@pytest.mark.parametrize("first", ["import os", "import mpisqueeze.mpi"])
+def test_a_rank_that_stops_before_the_world_is_there(launcher: Launcher, tmp_path: Path, first: str) -> None:
+    """The others wait for it in MPI's start, or in the first collective, where no line of Python runs."""
+    program = (
+        f"import os, signal\n{first}",
+        "try:",
+        "    os.close(os.open('first', os.O_CREAT | os.O_EXCL))",
+        "    os.kill(os.getpid(), signal.SIGSTOP)",
+        "except FileExistsError:",
+        "    pass",
+        "from mpisqueeze.cli.ranks import join",
+        "join()",
+        "print('started')",
+    )
+    done = start_on_ranks(
+        launcher, 2, [sys.executable, "-c", "\n".join(program)], tmp_path, 2 * LIMIT, MPISQUEEZE_START_S="2"
+    )
+    assert done.code
+    assert "started" not in done.out
+
+
+def test_a_time_for_the_start_of_mpi_that_is_none(mpisqueeze_run: Run) -> None:
+    refused = mpisqueeze_run(2, "train", alone=True, MPISQUEEZE_START_S="5min")
+    assert refused.code == 2
+    assert refused.err.count("MPISQUEEZE_START_S: 5min is no number of seconds; accepted: a whole number") == 1
 
 
 def test_a_signal_when_all_is_done_keeps_nothing_from_being_written(mpisqueeze_run: Run, tmp_path: Path) -> None:

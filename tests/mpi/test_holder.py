@@ -317,6 +317,8 @@ def test_a_holder_that_lost_its_folder_finds_out(tmp_path: Path) -> None:
     hold = holder.take(tmp_path, "--out")
     hold.check()
     (tmp_path / holder.NAME).unlink()
+    with pytest.raises(OSError, match="given up, since another rank"):
+        hold.check()
     other = tmp_path / holder.NAME
     other.write_text("another's")
     with pytest.raises(OSError, match="taken the run folder over"):

@@ -73,6 +73,59 @@ def test_verdicts_folders_and_ranks_that_rest(mpisqueeze_run: Run, tmp_path: Pat
     assert (tmp_path / "all" / "mine" / "compare.json").is_file()
 
 
+VIRTUAL = """
+title = "Noise averages"
+says = "Sixteen workers with four times the step size of four need a quarter of their iterations."
+source = "this test"
+[settings]
+problem = "quadratic:100,condition=1,noise=2,spread=0"
+stop_at = "distance=3"
+eval_every = 1
+[sweep]
+workers = [4, 16]
+[sweep.settings]
+lr = [0.02, 0.08]
+iterations = [100, 25]
+[runs.sgd]
+algorithm = "sgd"
+[runs.stays]
+algorithm = "sgd"
+lr = 0.0001
+[[decisions]]
+text = "as many gradients"
+holds = "0.8 <= N * sgd.iterations_to_target / (4 * first(sgd.iterations_to_target)) <= 1.2"
+[[decisions]]
+text = "the other one does not get there"
+holds = "last(stays.iterations_to_target) > 1000"
+[figure]
+kind = "sweep"
+y = "iterations_to_target"
+log = true
+"""
+
+
+@pytest.mark.parametrize(("ranks", "options"), [(1, ()), (3, ("--workers", "5"))])
+def test_a_claim_on_workers_of_its_own(
+    mpisqueeze_run: Run, tmp_path: Path, ranks: int, options: tuple[str, ...]
+) -> None:
+    """It has them whatever ranks there are, and whatever workers others share."""
+    (tmp_path / "mine.toml").write_text(VIRTUAL)
+    finished = mpisqueeze_run(
+        ranks, "reproduce", "mine.toml", "traffic", *options, "--out", "all", "--json", "all.json"
+    ).well()
+    assert "mine: 4 runs on up to 16 virtual workers" in finished.out
+    mine, traffic = json.loads((tmp_path / "all.json").read_text())
+    assert (mine["verdict"], mine["workers"]) == ("PASS", 16)
+    assert (traffic["verdict"], traffic["workers"]) == ("PASS" if ranks > 1 else "SKIPPED", None)
+    for row in mine["runs"]:
+        summary = json.loads((tmp_path / row["run_folder"] / "summary.json").read_text())
+        assert (summary["workers"], summary["ranks"], summary["virtual"]) == (row["x"], 1, True)
+        assert (row["iterations_to_target"] is None) == (row["run"] == "stays")
+    page = (tmp_path / "all" / "report.html").read_text()
+    assert "Iterations to the target by virtual workers" in page
+    assert "4 runs on up to 16 virtual workers" in page
+
+
 def test_a_failed_run_is_no_verdict_for_a_claim(mpisqueeze_run: Run, tmp_path: Path) -> None:
     """What a run that failed should have measured is unknown, and decides nothing."""
     plugin = Path(__file__).with_name("plugins.py")
@@ -87,7 +140,7 @@ def test_a_failed_run_is_no_verdict_for_a_claim(mpisqueeze_run: Run, tmp_path: P
     ("arguments", "expected"),
     [
         (("trafic",), "did you mean 'traffic'"),
-        (("traffic", "--scale", "huge"), "laptop, gpu"),
+        (("traffic", "--scale", "huge"), "laptop, full"),
         (("none.toml",), "cannot be read"),
         (("traffic", "--device", "tpu"), "auto, cpu or cuda"),
         (("traffic", "--out", "full"), "not empty"),

@@ -319,6 +319,8 @@ def wrong() -> None:
         distribute(trial.sgd(momentum=0.9), algorithm="dgc")
     with refused("LBFGS needs its gradient more than once"):
         distribute(torch.optim.LBFGS(parameters))
+    with refused("SparseAdam takes sparse gradients"):
+        distribute(torch.optim.SparseAdam(parameters))
     with refused("unexpected keyword argument 'batch_size'", TypeError):
         distribute(trial.sgd(), batch_size=3)
 

@@ -44,10 +44,18 @@ cd {folder}
 rm -f {folder}/spool-{name}/stepd.*
 ip link set lo up
 read -r go
+# Whoever spoke to the host before its power cut still knows this address.
+ip link set eth0 address 02:00:00:00:00:{number:02x}
 ip addr add {address}/24 dev eth0
 ip link set eth0 up
-{slurmd} -D -f {folder}/slurm.conf -N {name} &
-wait
+# As systemd does: one that is killed is started again. The first tells that the host was booted, which hosts of one
+# machine do not see.
+booted=-b
+while :; do
+    {slurmd} -D -f {folder}/slurm.conf -N {name} $booted || true
+    booted=
+    sleep 2
+done
 """
 
 
@@ -74,6 +82,7 @@ class Host:
             name=self.name,
             shared=" ".join(shared),
             address=f"10.99.0.{number}",
+            number=number,
             slurmd=which("slurmd"),
         )
         with open(folder / f"{self.name}.out", "ab") as out:

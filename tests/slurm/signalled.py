@@ -1,9 +1,10 @@
 """Start a run by a launcher, send a signal within an iteration, and tell how it ended.
 
-    python signalled.py mpirun|launch|srun|launch-srun|scancel SIGNAL FOLDER RESULT
+    python signalled.py mpirun|launch|srun|launch-srun|scancel SIGNAL[+SIGNAL] FOLDER RESULT
 
-`scancel` sends the signal to srun's step by that command, the others to the launcher. RESULT is a JSON file: the exit
-code, the seconds from the signal to the end, the summary's status, and the iterations that a resumed run has to repeat.
+A second signal comes after half a second, in which the launcher must not have ended. `scancel` sends the signal to
+srun's step by that command, the others to the launcher. RESULT is a JSON file: the exit code, the seconds from the
+signal to the end, the summary's status, and the iterations that a resumed run has to repeat.
 """
 
 import json
@@ -28,7 +29,7 @@ STARTS = {
 
 def main() -> None:
     how, name, folder, result = sys.argv[1:]
-    number = getattr(signal, name)
+    first, *others = (getattr(signal, each) for each in name.split("+"))
     # A shell's `&` and batch systems have some ignored, which programs inherit.
     for each in (signal.SIGINT, signal.SIGHUP):
         signal.signal(each, signal.SIG_DFL)
@@ -51,7 +52,11 @@ def main() -> None:
         step = [line for line in said.stdout.split() if line.rpartition(".")[2].isdigit()][-1]
         subprocess.run(["scancel", "--signal", name.removeprefix("SIG"), step], check=True)
     else:
-        process.send_signal(number)
+        process.send_signal(first)
+    for other in others:
+        time.sleep(0.5)
+        assert process.poll() is None
+        process.send_signal(other)
     code = process.wait()
     took = time.monotonic() - began
     # Of ranks that were killed, files may still be on their way.

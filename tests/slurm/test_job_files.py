@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,6 @@ from conftest import start_on_ranks, wait_for
 from test_checkpoint import same_runs
 
 from mpisqueeze.launch import Flavour, Launcher
-
-pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
 JOBS = HERE.parents[1] / "jobs"
@@ -62,6 +60,10 @@ class Cluster:
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
 
+    def wait(self, condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
+        """As `wait_for`, for what a program of SLURM has to be asked."""
+        return wait_for(condition, lambda: f"{what}: {self.run('squeue')}", seconds, pause=0.25)
+
     def submit(self, *arguments: str, **variables: str) -> str:
         """A job's number; the ranks are two on one node, where `arguments` do not say otherwise."""
         size = ("--nodes=1", "--ntasks-per-node=2")
@@ -75,10 +77,10 @@ class Cluster:
     def ended(self, job: str, seconds: float = 60) -> list[dict[str, str]]:
         def over() -> list[dict[str, str]]:
             found = self.facts(job)
-            going = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED")
+            going = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "SIGNALING")
             return [] if any(facts["JobState"] in going for facts in found) else found
 
-        return wait_for(over, f"job {job} to end, which said: {self.said(job)}", seconds)
+        return wait_for(over, lambda: f"job {job} to end, which said: {self.said(job)}", seconds, pause=0.25)
 
     def completed(self, job: str, seconds: float = 60) -> dict[str, str]:
         """The facts of a job that ends well."""
@@ -87,7 +89,8 @@ class Cluster:
         return facts
 
     def said(self, job: str) -> str:
-        return "".join(path.read_text() for path in sorted(self.here.glob(f"*-{job}*.out")))
+        own = [path for each in ("", "_*") for path in self.here.glob(f"*-{job}{each}.out")]
+        return "".join(path.read_text() for path in sorted(own))
 
     def results(self, name: str) -> Path:
         return self.here / "results" / name
@@ -134,7 +137,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             return "idle" in asked.stdout
 
         try:
-            wait_for(idle, "the node to be idle")
+            wait_for(idle, "the node to be idle", pause=0.25)
         except AssertionError:
             logs = "".join(path.read_text(errors="replace") for path in folder.glob("*.out"))
             pytest.fail(f"SLURM did not start:\n{logs}")
@@ -201,6 +204,7 @@ def test_train(cluster: Cluster, started_by: dict[str, str], tmp_path: Path) -> 
     assert list(scratch.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["srun", "launch"])
 def test_a_job_without_the_users_variables(
     by: str, cluster: Cluster, started_by: dict[str, str], tmp_path: Path
@@ -210,9 +214,7 @@ def test_a_job_without_the_users_variables(
     shutil.copytree(JOBS, tmp_path / "jobs")
     shared = tmp_path / "jobs" / "slurm.sh"
     wanted = {**cluster.environment, **started_by, "MPISQUEEZE_ITERATIONS": "7"}
-    set_up = [
-        f"export {name}={shlex.quote(wanted[name])}" for name in wanted if name not in os.environ or name == "PATH"
-    ]
+    set_up = [f"export {name}={shlex.quote(wanted[name])}" for name in wanted if name.isidentifier()]
     shared.write_text("\n".join([*set_up, shared.read_text()]))
     job_file = tmp_path / "jobs" / "train.sbatch"
     text = job_file.read_text().replace("#SBATCH --job-name", "#SBATCH --export=NONE\n#SBATCH --job-name")
@@ -226,6 +228,7 @@ def test_a_job_without_the_users_variables(
     assert (summary["ranks"], summary["iterations"]) == (2, 7)
 
 
+@pytest.mark.slow
 def test_compare(cluster: Cluster) -> None:
     job = cluster.submit("jobs/compare.sbatch", "sgd", "doublesqueeze/onebit", *SHORT, LAUNCHER="mpirun")
     cluster.completed(job)
@@ -245,6 +248,7 @@ def test_advise(cluster: Cluster) -> None:
     assert advice["spent_s"] < 1.1 * advice["budget_s"]
 
 
+@pytest.mark.slow
 def test_sweep(cluster: Cluster) -> None:
     """Each task of the array has its own settings and folder; one beyond the settings is refused."""
     lists = {"PAIRS": "sgd dcd/qsgd:8", "RATES": "0.01 0.02"}
@@ -271,6 +275,7 @@ def whole(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_a_run_in_pieces_ends_as_one_that_was_never_stopped(
     cluster: Cluster, started_by: dict[str, str], whole: Path
 ) -> None:
@@ -290,7 +295,7 @@ def test_a_run_in_pieces_ends_as_one_that_was_never_stopped(
             (facts,) = cluster.facts(job)
             return (facts["JobState"], facts["Reason"], facts["Restarts"]) == ("PENDING", "BeginTime", str(times))
 
-        wait_for(waits, f"job {job} to be requeued, which said: {cluster.said(job)}")
+        cluster.wait(waits, f"job {job} to be requeued")
         # It would wait for 5 s, and must for one: what slurmd has just ended is told by the second.
         time.sleep(1.2)
         cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
@@ -328,6 +333,7 @@ def test_launch_within_a_job(cluster: Cluster, started_by: dict[str, str]) -> No
     assert json.loads(cluster.said(job))["environment"]["ranks"] == 2
 
 
+@pytest.mark.slow
 def test_srun_that_connects_no_ranks_is_refused(cluster: Cluster) -> None:
     """Each task would train for itself, all in the same folder."""
     job = cluster.submit("jobs/train.sbatch", *SHORT, SLURM_MPI_TYPE="none")

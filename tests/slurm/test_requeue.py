@@ -58,7 +58,7 @@ def start(folder: Path, **variables: str) -> subprocess.Popen[bytes]:
         # A rank fails, or is killed for its memory: again, if that came further than the time before,
         (4, True, 0, True),
         (137, True, 99, True),
-        (4, False, 0, False),
+        (4, False, 0, True),
         # and not for ever.
         (4, True, 100, False),
         # The ranks did not start, as on a node that is gone; not for ever, either.
@@ -75,6 +75,10 @@ def test_exit_codes(tmp_path: Path, code: int, saves: bool, restarts: int, again
     assert (tmp_path / "requeued").exists() == again
     if again:
         assert (tmp_path / "requeued").read_text() == "requeue 7\n"
+
+
+def test_a_failure_without_progress_is_tried_once_more(tmp_path: Path) -> None:
+    assert [start(tmp_path, CODE="4").wait(timeout=30) for _ in range(2)] == [0, 4]
 
 
 def test_a_launcher_that_ends_with_0_without_the_ranks_has_lost_a_node(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mpisqueeze.quantities import counted, duration, significant, size
+from mpisqueeze.quantities import counted, duration, grouped, significant, size
 from mpisqueeze.record.claims import claim_logs
 from mpisqueeze.record.reading import RunLog
 from mpisqueeze.report.claim_charts import claim_chart
@@ -78,7 +78,7 @@ def _section(claim: dict[str, Any], logs: Sequence[RunLog | None]) -> Chapter:
         for decision in claim["decisions"]
     ]
     facts = {
-        "claim": {"seconds": None, **claim},
+        "claim": {"seconds": None, "workers": None, **claim},
         "decisions": Table(["what decides", "found", "outcome"], rows, left=(0, 1, 2)),
         "missing": sum(log is None for log in logs),
         "runs": _runs(claim),
@@ -90,15 +90,22 @@ def _section(claim: dict[str, Any], logs: Sequence[RunLog | None]) -> Chapter:
 def _runs(claim: dict[str, Any]) -> Table:
     """A row a run."""
     swept = [claim["sweep"]] if claim["sweep"] else []
-    titles = ["run", "method", "seed", *swept, "training loss", "test accuracy", "bytes an iteration", "iteration"]
+    # A run that does not get to its target has ∞, which a file writes as null.
+    aims = any(row.get("iterations_to_target") is not None for row in claim["runs"])
+    target = ["iterations to target"] if aims else []
+    figures = ["training loss", "test accuracy", "bytes an iteration", "iteration"]
+    titles = ["run", "method", "seed", *swept, *target, *figures]
     rows: list[list[TableCell | str]] = []
     for row in claim["runs"]:
         method = row["algorithm"] + ("" if row["compressor"] == "identity" else f"/{row['compressor']}")
         badge = "" if row["status"] == "ok" else row["status"]
+        shown: list[tuple[str, Any]] = [
+            *([("iterations_to_target", grouped)] if aims else []), ("loss", significant), ("test_accuracy", _four),
+            ("bytes", size), ("iteration_s", duration),
+        ]  # fmt: skip
         rows.append(
             [TableCell(row["run"], badge=badge), method, str(row["seed"]), *([f"{row['x']:g}"] if swept else []),
-             *(_shown(row.get(key), show) for key, show in (("loss", significant), ("test_accuracy", _four),
-                                                            ("bytes", size), ("iteration_s", duration)))]
+             *(_shown(row.get(key), show) for key, show in shown)]
         )  # fmt: skip
     return Table(titles, rows, left=(0, 1))
 

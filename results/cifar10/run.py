@@ -1,0 +1,254 @@
+"""The talks' experiment at its real size: ResNet-20 on all of CIFAR-10, eight workers, one method after the other.
+
+    python results/cifar10/run.py --data DIR --work FOLDER --epochs 15     # goes on where it was stopped
+    python results/cifar10/run.py --table --epochs 15                      # the table of the curves that are there
+
+DIR has CIFAR-10's binary batches. Run folders with checkpoints are kept in FOLDER; a method that is done leaves its
+curve in `curves/EPOCHS/` beside this file, and is not run again. SIGINT or SIGTERM stops it, with checkpoints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import mpisqueeze
+from mpisqueeze.costs.link import Link
+from mpisqueeze.modelling.methods import Method
+from mpisqueeze.modelling.predict import Work, predict, terms_of
+
+WORKERS, BATCH, RATE = 8, 16, 0.3
+#: Settings of all runs. Convolutions are in bfloat16; parameters, gradients and exchanges in float32.
+COMMON = (
+    *("--problem", "resnet20,bf16", "--data", "cifar10", "--workers", str(WORKERS), "--batch-size", str(BATCH)),
+    *("--weight-decay", "1e-4", "--timeout", "0", "--consensus-every", "0", "--color", "never"),
+)
+#: Latency (s) and rates (bit/s) of the networks whose times are modelled, and a gradient's time (s) there.
+LATENCY, NETWORKS, COMPUTE = 50e-6, {"10 Gbit/s": 1e10, "1 Gbit/s": 1e9, "100 Mbit/s": 1e8}, 20e-3
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method.
+
+    Attributes:
+        words: what tables call it.
+        options: of `train`.
+        published: what others found, in words; empty where the sources below have nothing.
+    """
+
+    words: str
+    options: str
+    published: str = ""
+
+
+#: In the order in which they are run. A bucket of 36 864 elements is as long as the largest layer: published quantizers
+#: have a norm for each layer.
+ENTRIES = {
+    "allreduce": Entry("SGD by all-reduce", "--algorithm allreduce"),
+    "doublesqueeze-onebit": Entry(
+        "DoubleSqueeze, 1 bit", "--algorithm doublesqueeze --compressor onebit", "as SGD (1905.05957, Fig. 1)"
+    ),
+    "doublesqueeze-topk": Entry(
+        "DoubleSqueeze, top-1 %", "--algorithm doublesqueeze --compressor topk:0.01", "as SGD (1905.05957, Fig. 2)"
+    ),
+    "topk-sgd": Entry(
+        "top-1 % without feedback", "--algorithm csgd --compressor topk:0.01", "behind SGD (1905.05957, Fig. 2)"
+    ),
+    "dpsgd": Entry("D-PSGD, ring", "--algorithm dpsgd", "as SGD (1705.09056, Fig. 2)"),
+    "dcd-8-bits": Entry(
+        "DCD, 8 bits", "--algorithm dcd --compressor qsgd:8,bucket=36864", "as D-PSGD (1907.09356, Table 1)"
+    ),
+    "dcd-4-bits": Entry(
+        "DCD, 4 bits", "--algorithm dcd --compressor qsgd:4,bucket=36864", "fails (1907.09356, Table 1)"
+    ),
+    "choco-sign": Entry("CHOCO, sign", "--algorithm choco --compressor onebit", "holds (1907.09356, Table 1)"),
+    "deepsqueeze-2-bits": Entry(
+        "DeepSqueeze, 2 bits",
+        "--algorithm deepsqueeze --compressor uniform:2,bucket=8192",
+        "as D-PSGD (1907.07346, Fig. 2)",
+    ),
+    "memsgd-onebit": Entry("MEM-SGD, 1 bit", "--algorithm memsgd --compressor onebit", "as SGD (1905.05957, Fig. 1)"),
+    "powersgd": Entry("PowerSGD, rank 2", "--algorithm powersgd:2", "as SGD (1905.13727, Table 3)"),
+    "local-steps": Entry("SGD, 8 local steps", "--algorithm allreduce --local-steps 8"),
+    "qsgd": Entry(
+        "QSGD, 2 bits, both ways", "--algorithm csgd-double --compressor qsgd:2", "behind SGD (1905.05957, Fig. 1)"
+    ),
+    "deepsqueeze-sign": Entry("DeepSqueeze, sign", "--algorithm deepsqueeze --compressor onebit"),
+    "randomk-sgd": Entry("random 1 % without feedback", "--algorithm csgd --compressor randomk:0.01"),
+}
+CURVES = Path(__file__).with_name("curves")
+_STOP = threading.Event()
+_RUNNING: set[subprocess.Popen[bytes]] = set()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder of CIFAR-10's binary batches")
+    parser.add_argument("--work", type=Path, help="folder of the run folders, with their checkpoints")
+    parser.add_argument("--epochs", type=int, default=15, help="length of every run")
+    parser.add_argument("--lr", type=float, default=RATE, help=f"γ of every method, {RATE:g} unless given")
+    parser.add_argument("--lanes", type=int, default=2, help="methods at a time, each on one thread")
+    parser.add_argument("--table", action="store_true", help="show the table of the curves that there are")
+    parser.add_argument("methods", nargs="*", help=f"by default all: {', '.join(ENTRIES)}")
+    given: Any = parser.parse_args()
+    if unknown := [name for name in given.methods if name not in ENTRIES]:
+        parser.error(f"no method {unknown[0]!r}; there are {', '.join(ENTRIES)}")
+    if given.table:
+        print(table(given.epochs))
+        return
+    if given.data is None or given.work is None:
+        parser.error("give --data and --work")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    wanted = [name for name in given.methods or ENTRIES if not curve_path(name, given.epochs).exists()]
+    with ThreadPoolExecutor(given.lanes) as lanes:
+        list(lanes.map(lambda name: train(name, given), wanted))
+
+
+def _stop(number: int, frame: Any) -> None:
+    _STOP.set()
+    for process in list(_RUNNING):
+        process.send_signal(signal.SIGTERM)
+
+
+def curve_path(name: str, epochs: int) -> Path:
+    return CURVES / f"{epochs}" / f"{name}.json"
+
+
+def train(name: str, given: Any) -> None:
+    """Train by a method, from its checkpoint if there is one, and leave its curve."""
+    if _STOP.is_set():
+        return
+    folder = given.work / f"{given.epochs}" / name
+    if list(folder.glob("checkpoint/*/manifest.json")):
+        arguments = ["--resume", str(folder)]
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+        schedule = f"cosine,warmup={given.epochs / 10:g}"
+        arguments = [
+            *ENTRIES[name].options.split(), *COMMON, "--epochs", str(given.epochs), "--lr", f"{given.lr:g}",
+            "--lr-schedule", schedule, "--data-dir", str(given.data), "--checkpoint-every", "2min",
+            "--out", str(folder),
+        ]  # fmt: skip
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    print(f"{name}: mpisqueeze train {' '.join(arguments)}", flush=True)
+    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // given.lanes))}
+    with open(folder.parent / f"{name}.log", "ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mpisqueeze", "train", *arguments],
+            stdout=log, stderr=log, env={**threads, **os.environ}, start_new_session=True,
+        )  # fmt: skip
+        _RUNNING.add(process)
+        code = process.wait()
+        _RUNNING.discard(process)
+    # 3: it diverged, which is a result.
+    if code not in (0, 3):
+        print(f"{name}: ended with {code}, see {folder.parent / name}.log", flush=True)
+        return
+    path = curve_path(name, given.epochs)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(as_json(curve(name, folder)))
+    print(f"{name}: {path}", flush=True)
+
+
+def curve(name: str, folder: Path) -> dict[str, Any]:
+    """What is kept of a run: its settings, its machine, and its course by epochs."""
+    run = mpisqueeze.load(folder)
+    config, environment = run.settings, run.environment
+    loss, sent = run.columns["loss"], np.cumsum(run.columns["bytes_sent"])
+    per_epoch, done = config["iterations_per_epoch"], len(loss)
+    epochs = []
+    for line in run.evaluations:
+        at = line["iteration"]
+        since = loss[max(0, at - per_epoch) : at]
+        epochs.append({
+            "epoch": round(line["epoch"], 3),
+            "loss": rounded(float(np.mean(since))) if at else None,
+            "test_loss": rounded(line["test_loss"]),
+            "test_accuracy": line["test_accuracy"],
+            "bytes": int(sent[at - 1]) if at else 0,
+        })  # fmt: skip
+    kept = ("algorithm", "compressor", "local_steps", "problem", "batch_size", "workers", "lr", "lr_schedule",
+            "weight_decay", "iterations", "seed", "dimension")  # fmt: skip
+    host = environment["hosts"][0]
+    return {
+        "name": name,
+        "status": run.summary["status"],
+        "iterations_done": done,
+        "settings": {key: config[key] for key in kept},
+        "machine": {"cpu": host["cpu_model"], "cores": host["cores"], **environment["versions"]},
+        "git_commit": environment["git_commit"],
+        "eta": run.summary["eta"],
+        "bytes_an_iteration": run.summary["bytes_sent_per_iteration"],
+        "modelled_comm_s": modelled(config),
+        "epochs": epochs,
+    }
+
+
+def modelled(config: dict[str, Any]) -> dict[str, float]:
+    """Seconds of an iteration's exchange on each network by the cost model of `predict`, kernels left out."""
+    method = Method.ran(config)
+    traffic = method.traffic(config["workers"], config["dimension"], config["dtype"], config["shapes"])
+    found = {}
+    for words, rate in NETWORKS.items():
+        link = Link.hockney(LATENCY, rate)
+        prediction = predict(method, traffic, Work(), terms_of(traffic.ranks, link, config), 0.0)
+        found[words] = rounded(prediction.iteration_s)
+    return found
+
+
+def rounded(value: float | None) -> float | None:
+    """Four digits; None where it is not finite."""
+    return float(f"{value:.4g}") if value is not None and math.isfinite(value) else None
+
+
+def as_json(facts: dict[str, Any]) -> str:
+    """With an epoch a line."""
+    text = json.dumps(facts, indent=1, ensure_ascii=False)
+    return re.sub(r"\{\s+(\"epoch\"[^}]*?)\s+\}", lambda m: "{" + re.sub(r"\s*\n\s*", " ", m[1]) + "}", text) + "\n"
+
+
+def table(epochs: int) -> str:
+    """The methods that have a curve, in Markdown."""
+    lines = [
+        f"| method | loss | test accuracy | bytes | × fewer | epoch at {' | at '.join(NETWORKS)} | published |",
+        f"|---|--:|--:|--:|--:|{'--:|' * len(NETWORKS)}---|",
+    ]
+    found = {name: json.loads(path.read_text()) for name in ENTRIES if (path := curve_path(name, epochs)).exists()}
+    if not found:
+        raise SystemExit(f"{CURVES / str(epochs)} has no curves")
+    base = next(iter(found.values()))["bytes_an_iteration"]
+    for name, facts in found.items():
+        last, entry = facts["epochs"][-1], ENTRIES[name]
+        fine = facts["status"] == "ok"
+        cells = [
+            entry.words,
+            f"{last['loss']:.3f}" if fine else f"diverged after {facts['iterations_done']} iterations",
+            f"{100 * last['test_accuracy']:.1f} %" if fine else "",
+            f"{facts['bytes_an_iteration'] * facts['settings']['iterations'] / 1e9:.3g} GB",
+            f"{base / facts['bytes_an_iteration']:.3g}",
+            *(f"{facts['settings']['iterations'] / epochs * (COMPUTE + s):.3g} s"
+              for s in facts["modelled_comm_s"].values()),
+            entry.published,
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
