@@ -13,8 +13,10 @@ struct NAME(blocks) {
     /* For encode_groups. Fills the scales of the blocks of [start, stop), and returns 0 where one is not finite. The
        elements are those of x, or where there is a residual, of x + residual, which is written to `sum`. */
     int (*measure)(const struct NAME(blocks) *b, const REAL *x, REAL *residual, REAL *sum, int64_t start, int64_t stop);
-    /* Writes the stream and the residual of [start, stop), a tile at most; v has the elements. */
-    void (*encode)(const struct NAME(blocks) *b, const REAL *v, int64_t start, int64_t stop, struct draws *draws);
+    /* Writes the stream and the residual of [start, stop), a tile at most; v has the elements. Meanwhile it
+       fetches those behind `ahead`, and the residual a tile further on, if there is one. */
+    void (*encode)(const struct NAME(blocks) *b, const REAL *v, const REAL *ahead, int64_t start, int64_t stop,
+                   struct draws *draws);
 };
 
 static struct NAME(blocks) NAME(blocks_of)(const void *vector, void *residual, int64_t d, uint8_t *payload,
@@ -42,13 +44,13 @@ static void NAME(encode_tiles)(void *job, int part, int64_t first, int64_t last)
     struct draws draws;
     REAL tile[TILE];
     (void)part;
-    draws_init(&draws, b->key);
+    draws_init(&draws, b->key, b->residual);
     for (int64_t start = first; start < last; start += TILE) {
         const int64_t stop = smaller(start + TILE, last);
         const REAL *v = b->v + start;
         if (b->residual)
             v = memcpy(tile, v, (size_t)(stop - start) * sizeof(REAL));
-        b->encode(b, v, start, stop, &draws);
+        b->encode(b, v, b->v + start + TILE, start, stop, &draws);
     }
 }
 
@@ -59,7 +61,7 @@ static void NAME(encode_groups)(void *job, int part, int64_t first, int64_t last
     struct draws draws;
     REAL room[TILE + PAGE / sizeof(REAL)];
     (void)part;
-    draws_init(&draws, b->key);
+    draws_init(&draws, b->key, b->residual);
     for (int64_t start = first; start < last; start += group) {
         const int64_t stop = smaller(start + group, last);
         const REAL *x = b->vector + start;
@@ -70,7 +72,7 @@ static void NAME(encode_groups)(void *job, int part, int64_t first, int64_t last
             return;
         }
         if (group <= TILE)
-            b->encode(b, residual ? sum : x, start, stop, &draws);
+            b->encode(b, residual ? sum : x, x + TILE, start, stop, &draws);
         else
             spread(NAME(encode_tiles), b, start, stop, TILE, threads_parts(stop - start));
     }

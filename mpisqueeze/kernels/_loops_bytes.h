@@ -79,6 +79,7 @@ INLINE int NAME(natural_run)(const REAL *x, REAL *residual, int64_t n, struct dr
     int64_t i = 0;
     for (; i + LANES <= n; i += LANES) {
         NAME(vec) v = NAME(get)(x + i), values;
+        NAME(fetch)(x + i + TILE, residual ? residual + i + TILE : NULL);
         if (residual)
             v = v + NAME(get)(residual + i);
         NAME(put_bytes)(codes + i, NAME(natural_lanes)(v, NAME(not_hashes)(at, i), &values, &seen));
@@ -120,7 +121,7 @@ static void NAME(natural_encode_part)(void *job, int part, int64_t start, int64_
     struct NAME(blocks) *b = job;
     (void)part;
     struct draws draws;
-    draws_init(&draws, b->key);
+    draws_init(&draws, b->key, b->residual);
     for (int64_t a = start; a < stop; a += TILE) {
         const int64_t n = smaller(TILE, stop - a);
         const REAL *x = b->vector + a;
@@ -184,8 +185,8 @@ INLINE REAL NAME(fp8_value)(uint32_t code) {
     return NAME(real)(magnitude | (BITS)(code & 0x80u) << (REAL_BITS - 8));
 }
 
-/* The codes of LANES elements, and their values. Adding a power of two whose last bit is worth as much as the code's, 2^-9
-   or more, rounds the quotient, and leaves in the last bits of the sum what the code counts. */
+/* The codes of LANES elements, and their values. Adding a power of two whose last bit is worth as much as the code's,
+   2^-9 or more, rounds the quotient, and leaves in the last bits of the sum what the code counts. */
 INLINE NAME(words) NAME(fp8_lanes)(NAME(vec) v, NAME(vec) scale, NAME(vec) *values) {
     const NAME(vec) quotient = NAME(absolutes)(v) / scale;
     const NAME(patterns) least = NAME(pattern)(POWER_OF_TWO(-6));
@@ -198,11 +199,12 @@ INLINE NAME(words) NAME(fp8_lanes)(NAME(vec) v, NAME(vec) scale, NAME(vec) *valu
 }
 
 /* The codes of a block's elements; and what they leave of v, where there is a residual. */
-INLINE void NAME(fp8_run)(const REAL *v, REAL *residual, int64_t n, REAL scale, uint8_t *codes) {
+INLINE void NAME(fp8_run)(const REAL *v, const REAL *ahead, REAL *residual, int64_t n, REAL scale, uint8_t *codes) {
     const NAME(vec) scales = NAME(splat)(scale);
     int64_t i = 0;
     for (; i + LANES <= n; i += LANES) {
         NAME(vec) x = NAME(get)(v + i), values;
+        NAME(fetch)(ahead + i, residual ? residual + i + TILE : NULL);
         NAME(put_bytes)(codes + i, NAME(fp8_lanes)(x, scales, &values));
         if (residual)
             NAME(put)(residual + i, x - values);
@@ -221,17 +223,17 @@ INLINE void NAME(fp8_run)(const REAL *v, REAL *residual, int64_t n, REAL scale, 
     }
 }
 
-static void NAME(fp8_tile)(const struct NAME(blocks) *b, const REAL *v, int64_t start, int64_t stop,
+static void NAME(fp8_tile)(const struct NAME(blocks) *b, const REAL *v, const REAL *ahead, int64_t start, int64_t stop,
                            struct draws *draws) {
     int64_t index = start / b->length;
     (void)draws;
     for (int64_t a = start, end; a < stop; a = end, index++) {
         end = smaller((index + 1) * b->length, stop);
-        const REAL scale = NAME(load)(b->scales, index);
+        const REAL scale = NAME(load)(b->scales, index), *run = v + (a - start), *next = ahead + (a - start);
         if (b->residual)
-            NAME(fp8_run)(v + (a - start), b->residual + a, end - a, scale, b->stream + a);
+            NAME(fp8_run)(run, next, b->residual + a, end - a, scale, b->stream + a);
         else
-            NAME(fp8_run)(v + (a - start), NULL, end - a, scale, b->stream + a);
+            NAME(fp8_run)(run, next, NULL, end - a, scale, b->stream + a);
     }
 }
 

@@ -63,12 +63,16 @@ INLINE uint32_t hash32(uint32_t x, uint32_t key_low, uint32_t key_high) {
    indices, so that the products by the first factor, of H and of l, need only be added. */
 #define SPAN (1u << 16)
 struct draws {
-    uint32_t products[TILE] __attribute__((aligned(64)));
     uint32_t low, high; /* the key's halves */
     uint32_t span;      /* 1 + that of the products, or 0 before the first one */
+    uint32_t *products, room[TILE + PAGE / 4];
 };
 
-static void draws_init(struct draws *d, uint64_t key) { d->low = (uint32_t)key, d->high = key >> 32, d->span = 0; }
+/* `written`: the vector of float32 that is written while elements are drawn, or NULL. */
+static void draws_init(struct draws *d, uint64_t key, const void *written) {
+    d->low = (uint32_t)key, d->high = key >> 32, d->span = 0;
+    d->products = away_from(written, d->room);
+}
 
 /* The hashes of the TILE indices from a multiple of TILE on. */
 struct draws_at {

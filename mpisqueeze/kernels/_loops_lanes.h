@@ -195,6 +195,15 @@ INLINE BITS NAME(largest_lane)(NAME(patterns) p) {
 #endif
 }
 
+/* Fetches LANES elements of x and of the residual. Where there is none, the processor's own prefetching is as good; and
+   a plain loop would not be vectorised. */
+INLINE void NAME(fetch)(const REAL *x, const REAL *residual) {
+    if (LANES > 1 && residual) {
+        __builtin_prefetch(x);
+        __builtin_prefetch(residual);
+    }
+}
+
 /* The complement of the hashes of LANES elements, see hash_at. */
 INLINE NAME(words) NAME(not_hashes)(struct draws_at at, int64_t i) {
 #if LANES > 1

@@ -21,8 +21,8 @@ INLINE NAME(vec) NAME(fraction_at)(struct NAME(fraction) f, NAME(words) code) {
 enum NAME(code) { NAME(QUANTIZE), NAME(UNIFORM) };
 
 /* ⌊level⌋, or one more with the fractional part as probability, for levels that are `scaled` by 2^FIRST_BITS. Levels
-   are below 256, so that as fixed-point numbers they fit into 31 bits. The first FIRST_BITS bits of a draw decide, unless
-   the fractional part begins with the same: `equal` remembers that. */
+   are below 256, so that as fixed-point numbers they fit into 31 bits. The first FIRST_BITS bits of a draw decide,
+   unless the fractional part begins with the same: `equal` remembers that. */
 INLINE NAME(words) NAME(round_stochastically)(NAME(vec) scaled, NAME(words) not_hashes, NAME(words) *equal) {
     NAME(words) sum = NAME(truncate)(scaled) + (not_hashes >> (32 - FIRST_BITS));
     *equal = NAME(note_ones)(*equal, sum);
@@ -153,8 +153,8 @@ static __attribute__((noinline, cold)) void NAME(encode_exactly)(enum NAME(code)
 }
 
 /* The codes of n elements, `index` the first one's, a byte each; and what they leave of v, if there is a residual. */
-INLINE void NAME(encode_run)(enum NAME(code) kind, int tabled, const REAL *v, REAL *residual, int64_t n, int64_t index,
-                             struct NAME(scale) s, struct draws *draws, uint8_t *codes) {
+INLINE void NAME(encode_run)(enum NAME(code) kind, int tabled, const REAL *v, const REAL *ahead, REAL *residual,
+                             int64_t n, int64_t index, struct NAME(scale) s, struct draws *draws, uint8_t *codes) {
     NAME(words) equal = {0};
     NAME(vec) values;
     if (tabled)
@@ -168,6 +168,7 @@ INLINE void NAME(encode_run)(enum NAME(code) kind, int tabled, const REAL *v, RE
             m -= m % LANES;
             for (int64_t j = i, end = i + m; j < end; j += LANES) {
                 NAME(vec) x = NAME(get)(v + j);
+                NAME(fetch)(ahead + j, residual ? residual + j + TILE : NULL);
                 NAME(words) not_hashes = NAME(not_hashes)(at, place + j - i);
                 NAME(put_bytes)(codes + j, NAME(encode_lanes)(kind, tabled, x, not_hashes, s, &values, &equal));
                 if (residual)
@@ -191,35 +192,36 @@ INLINE void NAME(encode_run)(enum NAME(code) kind, int tabled, const REAL *v, RE
         NAME(encode_exactly)(kind, v, residual, n, index, s, codes);
 }
 
-INLINE void NAME(encode_tile)(enum NAME(code) kind, const struct NAME(blocks) *b, const REAL *v, int64_t start,
-                              int64_t stop, struct draws *draws) {
+INLINE void NAME(encode_tile)(enum NAME(code) kind, const struct NAME(blocks) *b, const REAL *v, const REAL *ahead,
+                              int64_t start, int64_t stop, struct draws *draws) {
     const struct NAME(scale) shared = NAME(scale_of)(kind, b->bits, b->key);
     uint8_t few[TILE + 8], *codes = b->bits == 8 ? b->stream + start : few;
     int64_t index = start / b->length;
     for (int64_t a = start, end; a < stop; a = end, index++) {
         end = smaller((index + 1) * b->length, stop);
         const struct NAME(scale) scale = NAME(scale_at)(kind, shared, b->scales, index);
-        const REAL *run = v + (a - start);
+        const REAL *run = v + (a - start), *next = ahead + (a - start);
+        REAL *residual = b->residual ? b->residual + a : NULL;
         uint8_t *run_codes = codes + (a - start);
-        if (!b->residual)
-            NAME(encode_run)(kind, 0, run, NULL, end - a, a, scale, draws, run_codes);
+        if (!residual)
+            NAME(encode_run)(kind, 0, run, next, NULL, end - a, a, scale, draws, run_codes);
         else if (1 << b->bits <= LANES)
-            NAME(encode_run)(kind, 1, run, b->residual + a, end - a, a, scale, draws, run_codes);
+            NAME(encode_run)(kind, 1, run, next, residual, end - a, a, scale, draws, run_codes);
         else
-            NAME(encode_run)(kind, 0, run, b->residual + a, end - a, a, scale, draws, run_codes);
+            NAME(encode_run)(kind, 0, run, next, residual, end - a, a, scale, draws, run_codes);
     }
     if (b->bits < 8)
         pack(codes, stop - start, b->bits, b->stream + start * b->bits / 8);
 }
 
-static void NAME(quantize_tile)(const struct NAME(blocks) *b, const REAL *v, int64_t start, int64_t stop,
-                                struct draws *draws) {
-    NAME(encode_tile)(NAME(QUANTIZE), b, v, start, stop, draws);
+static void NAME(quantize_tile)(const struct NAME(blocks) *b, const REAL *v, const REAL *ahead, int64_t start,
+                                int64_t stop, struct draws *draws) {
+    NAME(encode_tile)(NAME(QUANTIZE), b, v, ahead, start, stop, draws);
 }
 
-static void NAME(uniform_tile)(const struct NAME(blocks) *b, const REAL *v, int64_t start, int64_t stop,
-                               struct draws *draws) {
-    NAME(encode_tile)(NAME(UNIFORM), b, v, start, stop, draws);
+static void NAME(uniform_tile)(const struct NAME(blocks) *b, const REAL *v, const REAL *ahead, int64_t start,
+                               int64_t stop, struct draws *draws) {
+    NAME(encode_tile)(NAME(UNIFORM), b, v, ahead, start, stop, draws);
 }
 
 static int NAME(quantize_measure)(const struct NAME(blocks) *b, const REAL *x, REAL *residual, REAL *sum,
