@@ -145,7 +145,7 @@ def choose_sections(
                 schedule = exchanges.through_root(link, ranks, up_bytes, down_bytes, count, way, whole_up)
             else:
                 schedule = exchanges.sharded(link, ranks, up_bytes, down_bytes, count)
-            # Of coding and transfer the longer one hides the other, but for one section.
+            # The longer one of coding and transfer hides the other, but for one section.
             seconds = max(schedule.seconds, work) + min(schedule.seconds, work) / count
             if best is None or seconds < best[0] * (1 - 1e-9):
                 best = (seconds, Cut(longest if whole_up else length, length, schedule))

@@ -43,7 +43,7 @@ def show_from(script: str) -> None:
         own = trace
         while own is not None and own.tb_frame.f_code.co_filename != script:
             own = own.tb_next
-        # What is shown is the exception's own, whatever is handed on.
+        # Python shows the exception's own trace, whatever is handed on.
         shown(kind, error.with_traceback(own or trace), own or trace)
 
     sys.excepthook = show

@@ -39,7 +39,7 @@ def _sweep(claim: dict[str, Any], styles: dict[str, int]) -> LineChart:
     for name, style in styles.items():
         rows = [row for row in claim["runs"] if row["run"] == name]
         at = sorted({float(row["x"]) for row in rows})
-        # What a seed never reaches is beyond all others.
+        # A figure that a seed never reaches is beyond all others.
         found = {x: [row.get(key) for row in rows if row["x"] == x] for x in at}
         known = [[y if isinstance(y, int | float) else np.inf for y in found[x]] for x in at]
         values = [float(np.median(numbers)) for numbers in known]

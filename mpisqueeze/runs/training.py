@@ -95,7 +95,7 @@ class Loop:
         #: so there its clock decides, and how fast this process is changes no result.
         self._simulates: bool = getattr(run.world.comm, "simulates", False)
         self._pace = time.perf_counter if run.world.virtual and not self._simulates else run.world.now
-        #: What the last iteration took of this process's time (s), or of the simulated network's.
+        #: The last iteration's share of this process's time (s), or of the simulated network's.
         self._took_s = 0.0
         #: The iteration after which all loops of this process agree, by news of rank 0's; 0: none.
         self.soon = 0

@@ -204,7 +204,7 @@ class Group:
         self._channels: dict[int, list[Channel | None]] = {}
         self._meetings: dict[int, Meeting] = {}
         self._shared: dict[int, list[Any]] = {}
-        #: What other processes told of meetings that are not over.
+        #: News of other processes about meetings that are not over.
         self._told: defaultdict[int, list[tuple[Any, ...]]] = defaultdict(list)
 
     def channel(self, source: int, target: int, tag: int) -> Channel:
