@@ -3,8 +3,9 @@
     python results/cifar10/run.py --data DIR --work FOLDER --epochs 15     # goes on where it was stopped
     python results/cifar10/run.py --table --epochs 15                      # the table of the curves that are there
 
-DIR has CIFAR-10's binary batches. Run folders with checkpoints are kept in FOLDER; a method that is done leaves its
-curve in `curves/EPOCHS/` beside this file, and is not run again. SIGINT or SIGTERM stops it, with checkpoints.
+DIR has CIFAR-10's binary batches. Each method first tunes γ on a short budget (`compare --tune`), which leaves
+`tuned/METHOD.json` beside this file, and is then trained. Run folders with checkpoints are kept in FOLDER; a method
+that is done leaves its curve in `curves/EPOCHS/`, and is not run again. SIGINT or SIGTERM stops it, with checkpoints.
 """
 
 from __future__ import annotations
@@ -31,10 +32,12 @@ from mpisqueeze.costs.link import Link
 from mpisqueeze.modelling.methods import Method
 from mpisqueeze.modelling.predict import Work, predict, terms_of
 
-WORKERS, BATCH, RATE = 8, 16, 0.3
-#: Settings of all runs. Convolutions are in bfloat16; parameters, gradients and exchanges in float32.
+WORKERS, BATCH = 8, 16
+#: Tuning: γ, on so many iterations. The grid goes on where its best is at an end.
+GRID, TRIAL = "0.1:0.9:3", 130
+#: Settings of all runs.
 COMMON = (
-    *("--problem", "resnet20,bf16", "--data", "cifar10", "--workers", str(WORKERS), "--batch-size", str(BATCH)),
+    *("--problem", "resnet20,compile", "--data", "cifar10", "--workers", str(WORKERS), "--batch-size", str(BATCH)),
     *("--weight-decay", "1e-4", "--timeout", "0", "--consensus-every", "0", "--color", "never"),
 )
 #: Latency (s) and rates (bit/s) of the networks whose times are modelled, and a gradient's time (s) there.
@@ -47,51 +50,39 @@ class Entry:
 
     Attributes:
         words: what tables call it.
-        options: of `train`.
+        pair: the method, and options of it.
         published: what others found, in words; empty where the sources below have nothing.
     """
 
     words: str
-    options: str
+    pair: str
     published: str = ""
 
 
 #: In the order in which they are run. A bucket of 36 864 elements is as long as the largest layer: published quantizers
 #: have a norm for each layer.
 ENTRIES = {
-    "allreduce": Entry("SGD by all-reduce", "--algorithm allreduce"),
-    "doublesqueeze-onebit": Entry(
-        "DoubleSqueeze, 1 bit", "--algorithm doublesqueeze --compressor onebit", "as SGD (1905.05957, Fig. 1)"
-    ),
-    "doublesqueeze-topk": Entry(
-        "DoubleSqueeze, top-1 %", "--algorithm doublesqueeze --compressor topk:0.01", "as SGD (1905.05957, Fig. 2)"
-    ),
-    "topk-sgd": Entry(
-        "top-1 % without feedback", "--algorithm csgd --compressor topk:0.01", "behind SGD (1905.05957, Fig. 2)"
-    ),
-    "dpsgd": Entry("D-PSGD, ring", "--algorithm dpsgd", "as SGD (1705.09056, Fig. 2)"),
-    "dcd-8-bits": Entry(
-        "DCD, 8 bits", "--algorithm dcd --compressor qsgd:8,bucket=36864", "as D-PSGD (1907.09356, Table 1)"
-    ),
-    "dcd-4-bits": Entry(
-        "DCD, 4 bits", "--algorithm dcd --compressor qsgd:4,bucket=36864", "fails (1907.09356, Table 1)"
-    ),
-    "choco-sign": Entry("CHOCO, sign", "--algorithm choco --compressor onebit", "holds (1907.09356, Table 1)"),
+    "allreduce": Entry("SGD by all-reduce", "allreduce"),
+    "doublesqueeze-onebit": Entry("DoubleSqueeze, 1 bit", "doublesqueeze/onebit", "as SGD (1905.05957, Fig. 1)"),
+    "doublesqueeze-topk": Entry("DoubleSqueeze, top-1 %", "doublesqueeze/topk:0.01", "as SGD (1905.05957, Fig. 2)"),
+    "topk-sgd": Entry("top-1 % without feedback", "csgd/topk:0.01", "behind SGD (1905.05957, Fig. 2)"),
+    "dpsgd": Entry("D-PSGD, ring", "dpsgd", "as SGD (1705.09056, Fig. 2)"),
+    "dcd-8-bits": Entry("DCD, 8 bits", "dcd/qsgd:8,bucket=36864", "as D-PSGD (1907.09356, Table 1)"),
+    "dcd-4-bits": Entry("DCD, 4 bits", "dcd/qsgd:4,bucket=36864", "fails (1907.09356, Table 1)"),
+    "choco-sign": Entry("CHOCO, sign", "choco/onebit", "holds (1907.09356, Table 1)"),
     "deepsqueeze-2-bits": Entry(
         "DeepSqueeze, 2 bits",
-        "--algorithm deepsqueeze --compressor uniform:2,bucket=8192",
+        "deepsqueeze/uniform:2,bucket=8192",
         "as D-PSGD (1907.07346, Fig. 2)",
     ),
-    "memsgd-onebit": Entry("MEM-SGD, 1 bit", "--algorithm memsgd --compressor onebit", "as SGD (1905.05957, Fig. 1)"),
-    "powersgd": Entry("PowerSGD, rank 2", "--algorithm powersgd:2", "as SGD (1905.13727, Table 3)"),
-    "local-steps": Entry("SGD, 8 local steps", "--algorithm allreduce --local-steps 8"),
-    "qsgd": Entry(
-        "QSGD, 2 bits, both ways", "--algorithm csgd-double --compressor qsgd:2", "behind SGD (1905.05957, Fig. 1)"
-    ),
-    "deepsqueeze-sign": Entry("DeepSqueeze, sign", "--algorithm deepsqueeze --compressor onebit"),
-    "randomk-sgd": Entry("random 1 % without feedback", "--algorithm csgd --compressor randomk:0.01"),
+    "memsgd-onebit": Entry("MEM-SGD, 1 bit", "memsgd/onebit", "as SGD (1905.05957, Fig. 1)"),
+    "powersgd": Entry("PowerSGD, rank 2", "powersgd:2", "as SGD (1905.13727, Table 3)"),
+    "local-steps": Entry("SGD, 8 local steps", "allreduce --local-steps 8"),
+    "qsgd": Entry("QSGD, 2 bits, both ways", "csgd-double/qsgd:2", "behind SGD (1905.05957, Fig. 1)"),
+    "deepsqueeze-sign": Entry("DeepSqueeze, sign", "deepsqueeze/onebit"),
+    "randomk-sgd": Entry("random 1 % without feedback", "csgd/randomk:0.01"),
 }
-CURVES = Path(__file__).with_name("curves")
+CURVES, TUNED = Path(__file__).with_name("curves"), Path(__file__).with_name("tuned")
 _STOP = threading.Event()
 _RUNNING: set[subprocess.Popen[bytes]] = set()
 
@@ -101,7 +92,6 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of CIFAR-10's binary batches")
     parser.add_argument("--work", type=Path, help="folder of the run folders, with their checkpoints")
     parser.add_argument("--epochs", type=int, default=15, help="length of every run")
-    parser.add_argument("--lr", type=float, default=RATE, help=f"γ of every method, {RATE:g} unless given")
     parser.add_argument("--lanes", type=int, default=2, help="methods at a time, each on one thread")
     parser.add_argument("--table", action="store_true", help="show the table of the curves that there are")
     parser.add_argument("methods", nargs="*", help=f"by default all: {', '.join(ENTRIES)}")
@@ -132,38 +122,75 @@ def curve_path(name: str, epochs: int) -> Path:
 
 def train(name: str, given: Any) -> None:
     """Train by a method, from its checkpoint if there is one, and leave its curve."""
-    if _STOP.is_set():
-        return
     folder = given.work / f"{given.epochs}" / name
+    rate = tuned_rate(name, given)
+    if rate is None:
+        return
     if list(folder.glob("checkpoint/*/manifest.json")):
         arguments = ["--resume", str(folder)]
     else:
         shutil.rmtree(folder, ignore_errors=True)
-        schedule = f"cosine,warmup={given.epochs / 10:g}"
         arguments = [
-            *ENTRIES[name].options.split(), *COMMON, "--epochs", str(given.epochs), "--lr", f"{given.lr:g}",
-            "--lr-schedule", schedule, "--data-dir", str(given.data), "--checkpoint-every", "2min",
-            "--out", str(folder),
+            *ENTRIES[name].pair.split(), *COMMON, "--epochs", str(given.epochs), "--lr", rate,
+            "--lr-schedule", f"cosine,warmup={given.epochs / 10:g}", "--data-dir", str(given.data),
+            "--checkpoint-every", "2min", "--out", str(folder),
         ]  # fmt: skip
+    # 3: it diverged, which is a result.
+    if run(f"train {' '.join(arguments)}", folder, given) in (0, 3):
+        leave(curve_path(name, given.epochs), curve(name, folder))
+
+
+def tuned_rate(name: str, given: Any) -> str | None:
+    """γ by `compare --tune`, of this sitting or of an earlier one; None where it was stopped, or no trial went well."""
+    path = TUNED / f"{name}.json"
+    if not path.exists():
+        folder = given.work / "tuned" / name
+        shutil.rmtree(folder, ignore_errors=True)
+        schedule = f"cosine,warmup={TRIAL * WORKERS * BATCH / 50_000 / 10:.3g}"
+        arguments = [
+            *ENTRIES[name].pair.split(), *COMMON, "--iterations", str(TRIAL), "--tune", f"lr={GRID}",
+            "--lr-schedule", schedule, "--test-samples", "1000", "--data-dir", str(given.data), "--out", str(folder),
+        ]  # fmt: skip
+        if run(f"compare {' '.join(arguments)}", folder, given) != 0:
+            return None
+        compared = json.loads((folder / "compare.json").read_text())
+        losses = {each["swept"]["--lr"]: last_loss(folder / each["folder"])
+                  for each in compared["runs"] if each["phase"] == "tune"}  # fmt: skip
+        leave(path, {"iterations": TRIAL, **compared["tuned"][0], "last_losses": losses})
+    return str(json.loads(path.read_text())["settings"]["lr"])
+
+
+def last_loss(folder: Path) -> float | None:
+    """The mean training loss of a run's last tenth."""
+    loss = mpisqueeze.load(folder).columns["loss"]
+    return rounded(float(np.mean(loss[-max(1, TRIAL // 10) :])))
+
+
+def run(command: str, folder: Path, given: Any) -> int:
+    """Run a command of the program, whose output goes to a log beside its folder; its exit code."""
+    if _STOP.is_set():
+        return 1
     folder.parent.mkdir(parents=True, exist_ok=True)
-    print(f"{name}: mpisqueeze train {' '.join(arguments)}", flush=True)
+    print(f"mpisqueeze {command}", flush=True)
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // given.lanes))}
-    with open(folder.parent / f"{name}.log", "ab") as log:
+    log = folder.with_suffix(".log")
+    with open(log, "ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "mpisqueeze", "train", *arguments],
-            stdout=log, stderr=log, env={**threads, **os.environ}, start_new_session=True,
+            [sys.executable, "-m", "mpisqueeze", *command.split()],
+            stdout=output, stderr=output, env={**threads, **os.environ}, start_new_session=True,
         )  # fmt: skip
         _RUNNING.add(process)
         code = process.wait()
         _RUNNING.discard(process)
-    # 3: it diverged, which is a result.
     if code not in (0, 3):
-        print(f"{name}: ended with {code}, see {folder.parent / name}.log", flush=True)
-        return
-    path = curve_path(name, given.epochs)
+        print(f"ended with {code}, see {log}", flush=True)
+    return code
+
+
+def leave(path: Path, facts: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(as_json(curve(name, folder)))
-    print(f"{name}: {path}", flush=True)
+    path.write_text(as_json(facts))
+    print(path, flush=True)
 
 
 def curve(name: str, folder: Path) -> dict[str, Any]:
