@@ -153,7 +153,7 @@ def test_gpu_check_runs_its_steps(launcher: Launcher, emulator_folder: Path, tmp
 def test_gpu_check_ends_in_time(launcher: Launcher, emulator_folder: Path, tmp_path: Path) -> None:
     """A step that would take longer is cut off, the next ones are left, and what there is is kept."""
     out = tmp_path / "out"
-    small = SMALL | {"SIZES": "4Ki,1Ki,64Mi", "BUDGET": "24"}
+    small = SMALL | {"SIZES": "4Ki,1Ki,64Mi", "BUDGET": "60"}
     done = gpu_check("kernels", "kernels-cpu", OUT=str(out), **small, **emulated(emulator_folder))
     assert done.returncode == 1
     text = (out / "README.md").read_text()
