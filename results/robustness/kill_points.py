@@ -1,9 +1,11 @@
 """Runs that are killed at a random moment and taken up again: do they end as runs that were left alone, to the bit?
 
     python results/robustness/kill_points.py -n 200 --seed 1 --write results/robustness
+    python results/robustness/kill_points.py -n 60 --seed 3 --lab --add --write results/robustness
 
 A kill point is SIGKILL for a random rank, for mpirun, or for all of them at once, at a random moment of a run with
-checkpoints. All processes have to be gone within 15 s. Then `train --resume` goes on, in a quarter of the cases to be
+checkpoints; with --lab, whose ranks are on hosts of their own, for a host or for `lab` itself as well. All processes
+have to be gone within 15 s. Then `train --resume` goes on, in a quarter of the cases to be
 killed once more, until the run is done. Its model, losses, counts and evaluations must be those of a run of the same
 settings without checkpoints that nobody killed. Where there is no checkpoint yet, --resume has to say so and begin
 anew; where there is not even a config.json, it has to say that, and the command itself must work in that folder.
@@ -30,7 +32,7 @@ from typing import Any
 
 import numpy as np
 import settings
-from programs import NOT_STARTED, Clock, Started, kill, launcher, versions
+from programs import LAB, NOT_STARTED, Clock, Started, kill, launcher, versions
 
 from mpisqueeze.launch import Launcher
 
@@ -43,6 +45,7 @@ SHARED = 5
 PHASES = ("start-up", "training", "writing a checkpoint", "end")
 MOMENTS = ("start", "training", "training", "checkpoint", "checkpoint", "end")
 VICTIMS = ("rank",) * 7 + ("mpirun", "mpirun", "all")
+IN_THE_LAB = ("rank",) * 3 + ("host",) * 3 + ("mpirun", "lab", "lab", "all")
 
 
 class FailedError(Exception):
@@ -123,8 +126,9 @@ def phase_of(folder: Path, iterations: int, again: bool) -> str:
 class Points:
     """Draws and carries out kill points in a temporary folder."""
 
-    def __init__(self, seed: int, folder: Path, with_launcher: Launcher) -> None:
-        self.random, self.folder, self.launcher = Random(seed), folder, with_launcher
+    def __init__(self, seed: int, folder: Path, by: Launcher | tuple[str, ...]) -> None:
+        self.random, self.folder, self.by = Random(seed), folder, by
+        self.victims = IN_THE_LAB if by == LAB else VICTIMS
         self.pending: list[str] = []
         self.tally: dict[str, Counter[str]] = {
             name: Counter() for name in ("algorithm", "phase", "victim", "then", "misses")
@@ -153,9 +157,13 @@ class Points:
                 *("--problem", spec, "--lr", "0.02", "--iterations", str(iterations), "--save-model"),
                 *("--eval-every", str(random.choice([0, 13, 100]))),
             ]
+            if self.by == LAB and algorithm in settings.CENTRALIZED:
+                # Over a network two runs may measure another latency, and take another tree or other messages.
+                for option, value in (("--tree", "binary"), ("--chunk", "4Ki")):
+                    options += [] if option in options else [option, value]
             folder = self.folder / "undisturbed"
             shutil.rmtree(folder, ignore_errors=True)
-            started = Started(ranks, ["train", *options, "--out", folder.name], self.folder, self.launcher)
+            started = Started(ranks, ["train", *options, "--out", folder.name], self.folder, self.by)
             started.wait(ENOUGH, (folder / "config.json").exists)
             start_s = started.clock.tick()
             if not started.wait(ENOUGH):
@@ -172,7 +180,7 @@ class Points:
     def point(self, base: Undisturbed) -> str | None:
         """One kill point; in a line, how it went, or None where the run was over before its moment came."""
         random = self.random
-        moment, victim, twice = random.choice(MOMENTS), random.choice(VICTIMS), random.random() < 0.25
+        moment, victim, twice = random.choice(MOMENTS), random.choice(self.victims), random.random() < 0.25
         rank, part, late = random.randrange(base.ranks), random.random(), random.random()
         for attempt in (1, 2, 3):
             try:
@@ -191,7 +199,7 @@ class Points:
         folder = self.folder / "killed"
         shutil.rmtree(folder, ignore_errors=True)
         first = ["train", *base.settings, "--checkpoint-every", str(base.every), "--out", folder.name]
-        started = Started(base.ranks, first, self.folder, self.launcher)
+        started = Started(base.ranks, first, self.folder, self.by)
         phase = self._kill(started, base, folder, moment, victim, rank, part, late, again=False)
         if phase is None:
             ended(started, "before it was killed, the run")
@@ -245,11 +253,15 @@ class Points:
         if rank not in ranks:
             return None
         phase = phase_of(folder, base.iterations, again)
-        if victim == "rank":
-            kill(ranks[rank], signal.SIGKILL)
-        else:
-            for pid in started.launchers() + (started.pids() if victim == "all" else []):
-                kill(pid, signal.SIGKILL)
+        to_end = {
+            "rank": lambda: [ranks[rank]],
+            "host": lambda: [started.host_of(ranks[rank])],
+            "lab": lambda: [started.process.pid],
+            "mpirun": started.launchers,
+            "all": lambda: started.launchers() + started.pids(),
+        }
+        for pid in to_end[victim]():
+            kill(pid, signal.SIGKILL)
         seconds = started.gone(3 * LIMIT)
         if seconds is None or seconds > LIMIT:
             left = started.ranks()
@@ -277,9 +289,9 @@ class Points:
             saved = sorted(path.name for path in (folder / "checkpoint").glob("*") if path.name.isdecimal())
             known = (folder / "config.json").exists()
             again = ["train", "--resume", folder.name]
-            started = Started(base.ranks, again, self.folder, self.launcher)
+            started = Started(base.ranks, again, self.folder, self.by)
             if known and twice and not launch:
-                victim, rank = self.random.choice(VICTIMS), self.random.randrange(base.ranks)
+                victim, rank = self.random.choice(self.victims), self.random.randrange(base.ranks)
                 moment = self.random.choice(MOMENTS)
                 if self._kill(started, base, folder, moment, victim, rank, 1 - part, late, again=True):
                     names.append("killed again")
@@ -292,7 +304,7 @@ class Points:
             if not known:
                 if started.code != 2 or "config.json is not there" not in started.err or "Traceback" in started.err:
                     raise FailedError(f"--resume without config.json ended with {started.code}\n{started.err}")
-                started = Started(base.ranks, first, self.folder, self.launcher)
+                started = Started(base.ranks, first, self.folder, self.by)
                 if not started.wait(ENOUGH):
                     started.clear()
                     raise FailedError("the command again in that folder did not end")
@@ -316,6 +328,7 @@ class Points:
         return {
             "n": given.n,
             "seed": given.seed,
+            "lab": given.lab,
             "versions": versions(),
             "minutes": round(minutes),
             "equal": self.count,
@@ -330,7 +343,7 @@ def text_of(runs: list[dict[str, Any]]) -> str:
     """kill_points.txt: the tally of one or several runs of the script."""
     lines = []
     for i, run in enumerate(runs):
-        more = " --add" if i else ""
+        more = " --lab" * run.get("lab", False) + " --add" * bool(i)
         lines.append(f"$ python results/robustness/kill_points.py -n {run['n']} --seed {run['seed']}{more}")
         lines.append(f"{run['versions']}; {run['equal'] + len(run['failed'])} points in {run['minutes']} min")
     equal, failures = sum(run["equal"] for run in runs), [failure for run in runs for failure in run["failed"]]
@@ -374,6 +387,7 @@ def main() -> int:
     parser.add_argument("-n", type=int, default=200, help="kill points")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--shared", type=int, default=SHARED, help="kill points on the same settings")
+    parser.add_argument("--lab", action="store_true", help="on hosts of `mpisqueeze lab`")
     parser.add_argument("--write", type=Path, help="folder for kill_points.txt and kill_points.json")
     parser.add_argument("--add", action="store_true", help="keep what that folder's files have, and add to it")
     given = parser.parse_args()
@@ -381,7 +395,7 @@ def main() -> int:
     began = time.monotonic()
     failures: list[str] = []
     with tempfile.TemporaryDirectory(prefix="kill_points") as name:
-        points = Points(given.seed, Path(name), launcher())
+        points = Points(given.seed, Path(name), LAB if given.lab else launcher())
         base, uses = None, 0
         while points.count + len(failures) < given.n:
             where = ""

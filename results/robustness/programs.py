@@ -22,6 +22,8 @@ MARK = "ROBUSTNESS_RUN"
 #: What Open MPI says where a network interface comes or goes while it looks at them: nothing was started.
 NOT_STARTED = "The PMIx server's listener thread failed to start"
 PAUSE = 0.02
+#: Starts ranks on hosts of their own.
+LAB = ("lab", "--rate", "1gbit")
 
 # What a shell starts with & ignores Ctrl-C, and so would all that is started here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -48,17 +50,16 @@ class Started:
     """A command on `ranks` ranks, with its output in files below `folder`.
 
     Args:
-        launcher: starts the ranks itself; None: `mpisqueeze launch` does.
+        by: the launcher, or the command of ours that starts the ranks, with its options.
     """
 
-    def __init__(self, ranks: int, arguments: list[str], folder: Path, launcher: Launcher | None) -> None:
+    def __init__(self, ranks: int, arguments: list[str], folder: Path, by: Launcher | tuple[str, ...]) -> None:
         self.mark = uuid.uuid4().hex
         variables = {name: value for name, value in os.environ.items() if not name.startswith("MPISQUEEZE_")}
-        command = [*program(), *arguments]
-        if launcher is None:
-            command = [*program(), "launch", "-n", str(ranks), *arguments]
+        if isinstance(by, tuple):
+            command = [*program(), *by, "-n", str(ranks), *arguments]
         else:
-            plan = make_plan(launcher, ranks, command, variables)
+            plan = make_plan(by, ranks, [*program(), *arguments], variables)
             command, variables = plan.arguments, {**variables, **plan.settings}
         # Open MPI's launcher cannot start where one with the same pid was killed and left its sockets.
         self._scratch = tempfile.mkdtemp(prefix="killed-")
@@ -111,6 +112,16 @@ class Started:
         """Processes that are no ranks, the outermost first."""
         ranks = set(self.ranks().values())
         return sorted(pid for pid in self.pids() if pid not in ranks and parent(pid) not in ranks)
+
+    def host_of(self, pid: int) -> int:
+        """Process 1 of the namespace that a process is in, which ends with it."""
+        space = os.readlink(f"/proc/{pid}/ns/pid")
+        for each in self.pids():
+            with contextlib.suppress(OSError):
+                inside = Path(f"/proc/{each}/status").read_text().partition("NSpid:")[2].splitlines()[0].split()[-1]
+                if inside == "1" and os.readlink(f"/proc/{each}/ns/pid") == space:
+                    return each
+        return pid
 
     def wait(self, limit_s: float, until: Callable[[], bool] = lambda: False) -> bool:
         """Wait until the command itself has ended (True), or until then or so long (False)."""

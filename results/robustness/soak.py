@@ -39,7 +39,7 @@ import mpi4py
 mpi4py.rc.initialize = False
 
 import settings  # noqa: E402
-from programs import NOT_STARTED, Started, kill, parent, versions  # noqa: E402
+from programs import LAB, NOT_STARTED, Started, kill, parent, versions  # noqa: E402
 
 from mpisqueeze.topology import Topology  # noqa: E402
 
@@ -93,6 +93,7 @@ class Draw:
         early: the fault comes so many seconds after the start; None: `late` seconds after the first file is there.
         codes: what the run may end with.
         bytes: what all ranks send in an iteration, without checksums.
+        by: the command of ours that starts the ranks, with its options.
     """
 
     number: int
@@ -104,11 +105,12 @@ class Draw:
     victim: int
     codes: set[int]
     bytes: int
-    edges: str = ""
+    edges: str
+    by: tuple[str, ...]
 
     @property
     def command(self) -> str:
-        text = shlex.join(["mpisqueeze", "launch", "-n", str(self.ranks), "train", *self.options])
+        text = shlex.join(["mpisqueeze", *self.by, "-n", str(self.ranks), "train", *self.options])
         return text.replace(f"{ROOT}/", "")
 
 
@@ -128,7 +130,7 @@ class Outcome:
     waited: bool = False
 
 
-def draw(seed: int, number: int) -> Draw:
+def draw(seed: int, number: int, by: tuple[str, ...]) -> Draw:
     """The number-th draw of a seed."""
     random = Random(f"{seed}/{number}")
     algorithm = random.choice(settings.ALGORITHMS)
@@ -176,7 +178,8 @@ def draw(seed: int, number: int) -> Draw:
         options += ["--timeout", f"{TIMEOUT}s"]
     elif random.random() < 0.2:
         options += ["--timeout", random.choice(["0", "5min"])]
-    if random.random() < 0.1 and d <= 10_000:
+    # The hosts of a lab have a network, and need none that is emulated.
+    if random.random() < 0.1 and d <= 10_000 and by != LAB:
         options += [
             "--link",
             random.choice(["latency=200us,bandwidth=1gbit", "latency=1ms,bandwidth=100mbit,gap=20us"]),
@@ -198,6 +201,7 @@ def draw(seed: int, number: int) -> Draw:
         codes,
         0,
         edges,
+        by,
     )
 
 
@@ -317,7 +321,7 @@ def carry_out(given: Draw, folder: Path) -> Outcome:
 
 
 def _carry_out(given: Draw, folder: Path, run: Path) -> Outcome:
-    started = Started(given.ranks, ["train", *given.options], folder, None)
+    started = Started(given.ranks, ["train", *given.options], folder, given.by)
     outcome = Outcome(None)
     over, limit = False, ENOUGH
     if given.fault in SIGNALS or given.fault == "folder removed":
@@ -371,7 +375,7 @@ def said(given: Draw, started: Started, outcome: Outcome) -> list[str]:
     for word in ("Warning:", "Segmentation", "corrupt", "free():", "Assertion"):
         if word in err:
             found.append(f"{word!r} on stderr")
-    messages = [line for line in err.splitlines() if line.startswith(("mpisqueeze: ", "mpisqueeze error"))]
+    messages = [line for line in err.splitlines() if line.startswith(("mpisqueeze: ", "mpisqueeze lab: ", "mpisqueeze error"))]
     if len(messages) > 1:
         found.append(f"{len(messages)} messages")
     if outcome.code in (2, 4) and not messages and "a rank was ended by" not in err:
@@ -439,7 +443,7 @@ def resume(given: Draw, run: Path, folder: Path, outcome: Outcome) -> None:
         return
     total = json.loads((run / "config.json").read_text())["iterations"]
     again = ["train", "--resume", str(run.relative_to(folder)), "--timeout", "0"]
-    started = Started(given.ranks, again, folder, None)
+    started = Started(given.ranks, again, folder, given.by)
     ended = started.gone(ENOUGH)
     outcome.resumed = True
     if ended is None:
@@ -473,8 +477,8 @@ def judged(given: Draw) -> Outcome:
 class Report:
     """What came out, for soak.txt."""
 
-    def __init__(self, seed: int, minutes: float) -> None:
-        self.seed, self.minutes, self.began = seed, minutes, time.monotonic()
+    def __init__(self, seed: int, minutes: float, lab: bool) -> None:
+        self.lab, self.seed, self.minutes, self.began = lab, seed, minutes, time.monotonic()
         self.codes: Counter[tuple[str, int | None]] = Counter()
         self.broken: list[str] = []
         self.algorithms: Counter[str] = Counter()
@@ -500,7 +504,7 @@ class Report:
 
     def text(self) -> str:
         rows = [
-            f"$ python results/robustness/soak.py --minutes {self.minutes:g} --seed {self.seed}",
+            f"$ python results/robustness/soak.py --minutes {self.minutes:g} --seed {self.seed}{' --lab' * self.lab}",
             versions(),
             "",
             f"{self.draws} draws in {(time.monotonic() - self.began) / 60:.0f} min: {len(self.broken)} broken. "
@@ -522,16 +526,17 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--draw", type=int, help="make this draw alone")
+    parser.add_argument("--lab", action="store_true", help="on hosts of `mpisqueeze lab`; soak-lab.txt")
     parser.add_argument("--write", type=Path, help="folder for soak.txt")
     given = parser.parse_args()
-    report = Report(given.seed, given.minutes)
+    report = Report(given.seed, given.minutes, given.lab)
     number = given.draw or 1
     while report.draws == 0 or (given.draw is None and time.monotonic() - report.began < 60 * given.minutes):
-        drawn = draw(given.seed, number)
+        drawn = draw(given.seed, number, LAB if given.lab else ("launch",))
         print(report.add(drawn, judged(drawn)), flush=True)
         number += 1
         if given.write:
-            (given.write / "soak.txt").write_text(f"{report.text()}\n")
+            (given.write / ("soak-lab.txt" if given.lab else "soak.txt")).write_text(f"{report.text()}\n")
     print(f"\n{report.text()}")
     return 1 if report.broken else 0
 
