@@ -82,6 +82,8 @@ SIGNALS = {
     "USR1 rank": {143},
 }
 OTHERS = ("folder removed", "disk full")
+#: What our messages begin with.
+OURS = ("mpisqueeze: ", "mpisqueeze lab: ", "mpisqueeze error")
 
 
 @dataclass
@@ -375,7 +377,7 @@ def said(given: Draw, started: Started, outcome: Outcome) -> list[str]:
     for word in ("Warning:", "Segmentation", "corrupt", "free():", "Assertion"):
         if word in err:
             found.append(f"{word!r} on stderr")
-    messages = [line for line in err.splitlines() if line.startswith(("mpisqueeze: ", "mpisqueeze lab: ", "mpisqueeze error"))]
+    messages = [line for line in err.splitlines() if line.startswith(OURS)]
     if len(messages) > 1:
         found.append(f"{len(messages)} messages")
     if outcome.code in (2, 4) and not messages and "a rank was ended by" not in err:
