@@ -22,6 +22,12 @@ export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"
 # Since SLURM 22.05, srun does not take this from the job's options.
 export SRUN_CPUS_PER_TASK="$OMP_NUM_THREADS"
 
+# A step waits no longer than this for the nodes of its own job: where one was lost while the job was started again,
+# SLURM (22.05) may hold it for busy, and srun would wait until the job's time is over. srun itself does not take the
+# variable within a job.
+soon=--immediate=${SLURM_IMMEDIATE:-120}
+export PRTE_MCA_plm_slurm_args="$soon"
+
 # After `--export=NONE`, srun, and with it mpirun, would not pass on what this script has set up.
 export SLURM_EXPORT_ENV=ALL
 
@@ -32,7 +38,7 @@ case ${LAUNCHER:=srun} in
             export SLURM_MPI_TYPE=pmix
         fi
         # Where a rank is killed before MPI has started, the others wait for it, and srun for them.
-        start=(env SLURM_WAIT="${SLURM_WAIT:-60}" srun)
+        start=(env SLURM_WAIT="${SLURM_WAIT:-60}" srun "$soon")
         ;;
     mpirun)
         start=(mpirun -n "$SLURM_NTASKS")
@@ -76,7 +82,7 @@ is_done() { grep -qsE '^  "status": "(ok|done)"' "$1/summary.json" "$1/compare.j
 other_step() {
     local i
     for ((i = 0; i < ${SLURM_RESTART_COUNT:-0}; i++)); do
-        srun --mpi=none --nodes=1 --ntasks=1 true 2>/dev/null || true
+        srun "$soon" --mpi=none --nodes=1 --ntasks=1 true 2>/dev/null || true
     done
 }
 
@@ -101,7 +107,7 @@ ranks() {
 
 # on_nodes COMMAND…: run it once on every node of the job.
 on_nodes() {
-    srun --mpi=none --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 "$@"
+    srun "$soon" --mpi=none --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 "$@"
 }
 
 if [ -n "${MPISQUEEZE_DATA:-}" ]; then

@@ -53,8 +53,9 @@ LOSSES = {
 ALGORITHMS = ("doublesqueeze", "memsgd", "sgd", "dpsgd", "choco", "ef21")
 #: Hosts of a lane, iterations, seconds of a gradient, of the ranks' start at the most, and that a job has.
 HOSTS, ITERATIONS, SLOW_S, START_S, ENOUGH = 3, 80, 0.03, 5.0, 420.0
-#: How long srun waits for ranks once one has ended, and ranks and PMIx for those that do not come to MPI's start.
-PATIENCE = {"SLURM_WAIT": "10", "SLURM_PMIX_TIMEOUT": "20", "MPISQUEEZE_START_S": "60"}
+#: How long srun waits for ranks once one has ended and for its job's nodes, and ranks and PMIx for those that do not
+#: come to MPI's start.
+PATIENCE = {"SLURM_WAIT": "10", "SLURM_IMMEDIATE": "30", "SLURM_PMIX_TIMEOUT": "20", "MPISQUEEZE_START_S": "60"}
 #: A job that did not fail, and has not ended.
 GOING = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "PREEMPTED", "SIGNALING")
 

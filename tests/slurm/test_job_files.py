@@ -341,3 +341,16 @@ def test_srun_that_connects_no_ranks_is_refused(cluster: Cluster) -> None:
     assert (facts["JobState"], facts["ExitCode"]) == ("FAILED", "2:0")
     assert cluster.said(job).count("srun started 2 ranks, but the MPI that mpi4py loads") == 1
     assert not cluster.results(job).exists()
+
+
+@pytest.mark.slow
+def test_a_step_does_not_wait_for_ever_for_the_nodes_of_its_job(cluster: Cluster) -> None:
+    """SLURM may hold them for busy when a job is started again after it has lost one."""
+    script = cluster.here / "busy.sh"
+    script.write_text(
+        "#!/bin/bash\n. jobs/slurm.sh\nsrun --exclusive --ntasks=2 sleep 40 &\nsleep 2\n"
+        'start+=(--exclusive)\nranks info || echo "code $? lost $lost"\nkill %1\n'
+    )
+    job = cluster.submit("--output=busy-%j.out", str(script), SLURM_IMMEDIATE="3", SLURM_MPI_TYPE="none")
+    cluster.ended(job)
+    assert "code 1 lost yes" in cluster.said(job)

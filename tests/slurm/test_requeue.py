@@ -28,7 +28,7 @@ fi
 exit "$CODE"
 """
 FAKES = {
-    "srun": 'case $1 in --mpi=list) echo "none pmix" ;; *) exec "$@" ;; esac',
+    "srun": 'case $1 in --mpi=list) echo "none pmix" ;; *) shift; exec "$@" ;; esac',  # --immediate=TIME
     "scontrol": 'echo "$@" >> requeued',
     "mpisqueeze": MPISQUEEZE,
 }
