@@ -72,9 +72,11 @@ class Nodes(Cluster):
         """Have these hosts, or all, up with their cables."""
         for host in hosts or self.hosts:
             if Path("/proc", (self.folder / host).read_text()).exists():
-                self.cable(host, "up")
-            else:
-                self.up(host)
+                # Another process may have its number since, and then the cable is gone with the host.
+                with contextlib.suppress(AssertionError):
+                    self.cable(host, "up")
+                    continue
+            self.up(host)
 
     def idle(self, hosts: list[str] | None = None) -> bool:
         """Whether these hosts, or all, have no job and can have one."""
