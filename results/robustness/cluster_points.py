@@ -119,7 +119,7 @@ class Lane:
         back = random.uniform(1, 12)
         logged = cluster.logged(run)
         host = self.lose(random, hosts, drawn["loss"])
-        since, healed, waiting = time.monotonic(), False, 0
+        since, waiting = time.monotonic(), 0
         while True:
             (facts,) = cluster.facts(job)
             state = facts["JobState"]
@@ -129,9 +129,10 @@ class Lane:
                 raise FailedError(f"job {job} is {state}: {cluster.said(job)[-1500:]}")
             # A host takes longer to boot than SLURM to find out that it is lost.
             found_out = drawn["loss"] != "host" or cluster.run("sinfo", "-h", "-n", host, "-o", "%t").startswith("down")
-            if not healed and found_out and time.monotonic() > since + back:
+            if found_out and time.monotonic() > since + back:
                 cluster.heal(self.hosts)
-                healed = True
+                # Now and then once more: what is left of a host that is being cut may have looked like the host.
+                back += 10
             waiting = waiting + 1 if facts["Reason"] == "BeginTime" else 0
             if waiting == 8:
                 # It would wait for minutes, and must for seconds, in which SLURM hears of all that has ended.
