@@ -157,9 +157,11 @@ class Points:
                 *("--problem", spec, "--lr", "0.02", "--iterations", str(iterations), "--save-model"),
                 *("--eval-every", str(random.choice([0, 13, 100]))),
             ]
-            if self.by == LAB and algorithm in settings.CENTRALIZED:
+            if self.by == LAB and algorithm != "allreduce":
                 # Over a network two runs may measure another latency, and take another tree or other messages.
-                for option, value in (("--tree", "binary"), ("--chunk", "4Ki")):
+                for option, value in [("--tree", "binary")] * (algorithm in settings.CENTRALIZED) + [
+                    ("--chunk", "4Ki")
+                ]:
                     options += [] if option in options else [option, value]
             folder = self.folder / "undisturbed"
             shutil.rmtree(folder, ignore_errors=True)
