@@ -1,7 +1,7 @@
 """Runs that are killed at a random moment and taken up again: do they end as runs that were left alone, to the bit?
 
     python results/robustness/kill_points.py -n 200 --seed 1 --write results/robustness
-    python results/robustness/kill_points.py -n 60 --seed 3 --lab --add --write results/robustness
+    python results/robustness/kill_points.py -n 40 --seed 3 --lab --add --write results/robustness
 
 A kill point is SIGKILL for a random rank, for mpirun, or for all of them at once, at a random moment of a run with
 checkpoints; with --lab, whose ranks are on hosts of their own, for a host or for `lab` itself as well. All processes
