@@ -29,7 +29,7 @@ class NativeKernels(ReferenceKernels):
     half_encode, half_decode = _native.half_encode, _native.half_decode
     natural_encode, natural_decode = _native.natural_encode, _native.natural_decode
     fp8_encode, fp8_decode = _native.fp8_encode, _native.fp8_decode
-    # Several payloads in one pass: (payloads, weights, factor, out) and the decoder's arguments, see `decode_mix` of a
+    # Several payloads in one pass: (payloads, weights, factor, out) and the decoder's arguments, see `combine` of a
     # compressor; weights None: their mean.
     copy_combine, signs_combine, quantize_combine = (
         _native.copy_combine,
