@@ -250,9 +250,6 @@ def test_captured_output_is_plain_and_json_stands_alone(mpisqueeze_run: Run) -> 
     ("options", "says"),
     [
         (["--algorithm", "doublesqueze"], ["--algorithm", "did you mean 'doublesqueeze'", "memsgd"]),
-        (["--iterations", "many"], ["--iterations", "whole number"]),
-        (["--no-such-option"], ["--no-such-option"]),
-        (["--data", "mnist", "--data-dir", "nowhere"], ["--data-dir", "nowhere", "MPISQUEEZE_DATA"]),
         (["--problem", f"{PLUGINS}:WrongShape"], ["--problem", "WrongShape", "shape (3,)", "(7,)"]),
         (["--problem", f"{PLUGINS}:DifferentStarts"], ["--problem", "initial_point differs"]),
         (["--problem", f"{PLUGINS}:RaisesOnRank1"], ["--problem", "KeyError"]),
