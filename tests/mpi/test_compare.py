@@ -78,8 +78,7 @@ def test_sweeps_divergence_and_exports(
         2, "compare", "sgd", "csgd/topk:0.1", *SMALL, "--sweep", "lr=0.5,1e12", "--sweep", "warmup=0,2",
         "--out", "grid", "--json", "-", "--target-loss", "40",
     )  # fmt: skip
-    assert finished.code == 0, finished.err
-    summaries = finished.json
+    summaries = finished.well().json
     names = [f"{pair} lr={lr} warmup={w}" for pair in ("sgd", "csgd/topk:0.1") for lr in ("0.5", "1e12") for w in "02"]
     assert [summary["name"] for summary in summaries] == names
     assert [summary["status"] for summary in summaries] == ["ok", "ok", "diverged", "diverged"] * 2

@@ -224,16 +224,14 @@ def test_samples_are_a_seeded_part_of_the_training_set(mpisqueeze_run: Run, tmp_
         2, "train", "--problem", "logistic", "--samples", "320", "--test-samples", "7", "--epochs", "2", "--out", "run",
         "--json", "-",
     )  # fmt: skip
-    assert finished.code == 0, finished.err
-    assert finished.json["iterations"] == 2 * 320 // (2 * 16)
+    assert finished.well().json["iterations"] == 2 * 320 // (2 * 16)
     assert finished.json["test_accuracy"] * 7 == pytest.approx(round(finished.json["test_accuracy"] * 7))
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (config["samples"], config["test_samples"]) == (320, 7)
 
 
 def test_captured_output_is_plain_and_json_stands_alone(mpisqueeze_run: Run) -> None:
-    finished = mpisqueeze_run(2, "train", *SMALL, TERM="xterm-256color")
-    assert finished.code == 0
+    finished = mpisqueeze_run(2, "train", *SMALL, TERM="xterm-256color").well()
     assert "\x1b" not in finished.out + finished.err
     assert "\r" not in finished.out
     assert "fewer" in finished.out
@@ -337,8 +335,7 @@ def test_an_exception_on_one_rank_ends_all_with_4(mpisqueeze_run: Run, tmp_path:
 
 def test_gossip_measures_consensus_and_keeps_every_model(mpisqueeze_run: Run, tmp_path: Path) -> None:
     options = ("--algorithm", "dcd", "--compressor", "uniform:8", "--consensus-every", "3", "--out", "run")
-    finished = mpisqueeze_run(4, "train", *SMALL, *options, "--save-model", "--per-rank", "--json", "-")
-    assert finished.code == 0, finished.err
+    finished = mpisqueeze_run(4, "train", *SMALL, *options, "--save-model", "--per-rank", "--json", "-").well()
     x = np.load(tmp_path / "run" / "model.npz")["x"].astype(np.float64)
     assert x.shape == (4, 101)
     assert not (x == x[0]).all()
@@ -390,8 +387,7 @@ def test_own_problem_and_compressor_in_double_precision(mpisqueeze_run: Run, tmp
         3, "train", "--problem", f"{PLUGINS}:Quadratic", "--compressor", f"{PLUGINS}:Halves", "--dtype", "float64",
         "--iterations", "200", "--lr", "0.3", "--json", "-", "--save-model", "--out", "run",
     )  # fmt: skip
-    assert finished.code == 0, finished.err
-    assert finished.json["bytes_sent"] == 200 * 2 * 2 * 4 * 7
+    assert finished.well().json["bytes_sent"] == 200 * 2 * 2 * 4 * 7
     x = np.load(tmp_path / "run" / "model.npz")["x"]
     assert x.dtype == np.float64
     assert x[0] == pytest.approx(np.arange(7) + 1, abs=1e-4)
@@ -457,12 +453,10 @@ def test_a_scheduler_s_word_while_a_run_is_set_up(mpisqueeze_run: Run, tmp_path:
     assert finished.code == 143, finished.err
     if command == "train":
         assert json.loads((tmp_path / "run" / "summary.json").read_text())["iterations"] == 1
-        resumed = mpisqueeze_run(2, "train", "--resume", "run", alone=True, PYTHONPATH=str(PLUGINS.parent))
-        assert resumed.code == 0, resumed.err
+        mpisqueeze_run(2, "train", "--resume", "run", alone=True, PYTHONPATH=str(PLUGINS.parent)).well()
         assert len(lines(tmp_path / "run" / "iterations.jsonl")) == 9
 
 
 def test_help_is_said_once_under_mpirun(mpisqueeze_run: Run) -> None:
-    finished = mpisqueeze_run(3, "--help")
-    assert finished.code == 0
+    finished = mpisqueeze_run(3, "--help").well()
     assert len(re.findall("Usage:", finished.out)) == 1
