@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 /* What an element becomes, in the payloads whose elements are all coded. */
-enum kind { COPY, SIGNS, QUANTIZE, UNIFORM, CLIP, FP16, BF16, NATURAL, FP8 };
+enum kind { COPY, SIGNS, QUANTIZE, UNIFORM, CLIP, CLIP16, FP16, BF16, NATURAL, FP8 };
 
 /* Such a payload: `each` scales for each block of the vector (0: one block), then codes of so many bits. */
 struct layout {

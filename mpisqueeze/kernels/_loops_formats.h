@@ -58,20 +58,6 @@ INLINE uint32_t NAME(load16)(const uint8_t *payload, int64_t i) {
     return code;
 }
 
-/* The top 16 bits of n elements; 1 where one is not finite. */
-INLINE int NAME(clip16)(const REAL *x, REAL *residual, int64_t n, uint8_t *payload) {
-    uint32_t bad = 0;
-    for (int64_t i = 0; i < n; i++) {
-        REAL v = V_(i);
-        uint32_t word = bits_f32((float)v);
-        bad |= (word & 0x7fffffffu) + 0x00800000u;
-        NAME(store16)(payload, i, word >> 16);
-        if (residual)
-            residual[i] = v - (REAL)real_f32(word & 0xffff0000u);
-    }
-    return bad >> 31;
-}
-
 /* The top bits of n elements as whole numbers. */
 INLINE int NAME(clip_words)(const REAL *x, REAL *residual, int64_t n, int drop, uint32_t *words) {
     uint32_t bad = 0;
@@ -88,22 +74,16 @@ INLINE int NAME(clip_words)(const REAL *x, REAL *residual, int64_t n, int drop, 
 
 static void NAME(clip_encode_part)(void *job, int part, int64_t start, int64_t stop) {
     struct NAME(blocks) *of = job;
-    const int bits = of->bits;
+    const int bits = of->bits, drop = 32 - bits;
     uint32_t words[TILE];
     int bad = 0;
     (void)part;
     for (int64_t a = start; a < stop && !bad; a += TILE) {
         int64_t n = smaller(TILE, stop - a);
         const REAL *x = of->vector + a;
-        REAL *residual = of->residual ? of->residual + a : NULL;
-        uint8_t *payload = of->stream + a * bits / 8;
-        if (bits == 16) {
-            bad = residual ? NAME(clip16)(x, residual, n, payload) : NAME(clip16)(x, NULL, n, payload);
-        } else {
-            bad = residual ? NAME(clip_words)(x, residual, n, 32 - bits, words)
-                           : NAME(clip_words)(x, NULL, n, 32 - bits, words);
-            pack_words(words, n, bits, payload);
-        }
+        bad = of->residual ? NAME(clip_words)(x, of->residual + a, n, drop, words)
+                           : NAME(clip_words)(x, NULL, n, drop, words);
+        pack_words(words, n, bits, of->stream + a * bits / 8);
     }
     if (bad)
         of->bad = 1;
@@ -114,34 +94,35 @@ INLINE void NAME(clip_deliver)(const struct NAME(delivery) *from, int64_t start,
     uint32_t words[TILE];
     for (int64_t a = start; a < stop; a += TILE) {
         int64_t n = smaller(TILE, stop - a);
-        const uint8_t *payload = from->stream + a * bits / 8;
-        REAL *out = from->out + a;
-        if (bits == 16) {
-            for (int64_t i = 0; i < n; i++)
-                NAME(deliver)(out + i, (REAL)real_f32(NAME(load16)(payload, i) << 16), add, factor);
-        } else {
-            unpack_words(payload, n, bits, words);
-            for (int64_t i = 0; i < n; i++)
-                NAME(deliver)(out + i, (REAL)real_f32(words[i] << drop), add, factor);
-        }
+        unpack_words(from->stream + a * bits / 8, n, bits, words);
+        for (int64_t i = 0; i < n; i++)
+            NAME(deliver)(from->out + a + i, (REAL)real_f32(words[i] << drop), add, factor);
     }
 }
 
 DELIVERED(clip)
 
-/* n elements in bf16; 1 where one is not finite, or rounds to infinity. */
-INLINE int NAME(bfloats_of)(const REAL *x, REAL *residual, int64_t n, uint8_t *payload) {
+/* n elements in bf16, or their top 16 bits; 1 where one is not finite, or rounds to infinity. */
+INLINE int NAME(top16)(const REAL *x, REAL *residual, int64_t n, uint8_t *payload, int rounds) {
     uint32_t bad = 0;
     for (int64_t i = 0; i < n; i++) {
         REAL v = V_(i);
-        uint32_t word = bits_f32((float)v), code = (word + ((word >> 16) & 1u) + 0x7fffu) >> 16;
+        uint32_t word = bits_f32((float)v), code = (rounds ? word + ((word >> 16) & 1u) + 0x7fffu : word) >> 16;
         /* From 0x7f7f8000 on an element rounds to infinity. */
-        bad |= (word & 0x7fffffffu) + 0x00808000u;
+        bad |= (word & 0x7fffffffu) + (rounds ? 0x00808000u : 0x00800000u);
         NAME(store16)(payload, i, code);
         if (residual)
             residual[i] = v - (REAL)real_f32(code << 16);
     }
     return bad >> 31;
+}
+
+INLINE int NAME(bfloats_of)(const REAL *x, REAL *residual, int64_t n, uint8_t *payload) {
+    return NAME(top16)(x, residual, n, payload, 1);
+}
+
+INLINE int NAME(clips_of)(const REAL *x, REAL *residual, int64_t n, uint8_t *payload) {
+    return NAME(top16)(x, residual, n, payload, 0);
 }
 
 INLINE int NAME(halves_of)(const REAL *x, REAL *residual, int64_t n, uint8_t *payload) {
@@ -188,6 +169,7 @@ INLINE int NAME(halves_of)(const REAL *x, REAL *residual, int64_t n, uint8_t *pa
     }
 SIXTEEN(half, halves_of)
 SIXTEEN(bfloat, bfloats_of)
+SIXTEEN(clip16, clips_of)
 #undef SIXTEEN
 
 INLINE void NAME(half_deliver)(const struct NAME(delivery) *to, int64_t start, int64_t stop, int add, REAL factor) {

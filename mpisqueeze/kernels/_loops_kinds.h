@@ -3,8 +3,8 @@
 static int NAME(encode)(enum kind kind, const void *vector, void *residual, int64_t d, uint8_t *payload,
                         struct layout layout, int l2, uint64_t key) {
     static spread_work *const alike[] = {
-        [COPY] = NAME(copy_encode_part), [CLIP] = NAME(clip_encode_part),       [FP16] = NAME(half_encode_part),
-        [BF16] = NAME(bfloat_encode_part), [NATURAL] = NAME(natural_encode_part),
+        [COPY] = NAME(copy_encode_part), [CLIP] = NAME(clip_encode_part),   [CLIP16] = NAME(clip16_encode_part),
+        [FP16] = NAME(half_encode_part), [BF16] = NAME(bfloat_encode_part), [NATURAL] = NAME(natural_encode_part),
     };
     if (!d)
         return 1;
@@ -32,9 +32,10 @@ static int NAME(encode)(enum kind kind, const void *vector, void *residual, int6
 }
 
 static spread_work *const NAME(decoders)[] = {
-    [COPY] = NAME(copy_decode_part),       [SIGNS] = NAME(signs_decode_part), [QUANTIZE] = NAME(quantize_decode_part),
-    [UNIFORM] = NAME(uniform_decode_part), [CLIP] = NAME(clip_decode_part),   [FP16] = NAME(half_decode_part),
-    [BF16] = NAME(bfloat_decode_part),     [FP8] = NAME(fp8_decode_part),     [NATURAL] = NAME(natural_decode_part),
+    [COPY] = NAME(copy_decode_part),       [SIGNS] = NAME(signs_decode_part),   [QUANTIZE] = NAME(quantize_decode_part),
+    [UNIFORM] = NAME(uniform_decode_part), [CLIP] = NAME(clip_decode_part),     [CLIP16] = NAME(bfloat_decode_part),
+    [FP16] = NAME(half_decode_part),       [BF16] = NAME(bfloat_decode_part),   [FP8] = NAME(fp8_decode_part),
+    [NATURAL] = NAME(natural_decode_part),
 };
 
 static int NAME(decode)(enum kind kind, const uint8_t *payload, void *out, int64_t d, struct layout layout, int add,

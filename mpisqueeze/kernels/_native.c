@@ -178,7 +178,7 @@ static const struct {
              [FP16] = {1, 0},  [NATURAL] = {0, 1},  [FP8] = {1, 0}};
 
 /* The layout: of signs (block, each), of quantize and uniform (bits, bucket), of clip (bits), of fp8 (block). That of
-   half (bfloat) makes FP16 the kind that it is. */
+   half (bfloat) makes FP16 the kind that it is, and that of clip CLIP. */
 static int layout_of(enum kind *kind, const struct arrays *a, PyObject *const *args, struct layout *layout) {
     int64_t block = 0, each = 0, bits = 8;
     int bfloat, failed = 0;
@@ -198,6 +198,7 @@ static int layout_of(enum kind *kind, const struct arrays *a, PyObject *const *a
         break;
     case CLIP:
         failed = whole(args[0], "bits", 9, 31, &bits) < 0;
+        *kind = bits == 16 ? CLIP16 : CLIP;
         break;
     case FP8:
         each = 1;
@@ -535,38 +536,17 @@ FUNCTION(adam_step) {
 }
 
 #define METHOD(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, NULL}
+#define BOTH(name) METHOD(name##_encode), METHOD(name##_decode)
 static PyMethodDef methods[] = {
-    METHOD(copy_encode),
-    METHOD(copy_decode),
-    METHOD(copy_combine),
-    METHOD(signs_encode),
-    METHOD(signs_decode),
-    METHOD(signs_combine),
-    METHOD(quantize_combine),
-    METHOD(uniform_combine),
-    METHOD(natural_combine),
-    METHOD(fp8_combine),
-    METHOD(quantize_encode),
-    METHOD(quantize_decode),
-    METHOD(uniform_encode),
-    METHOD(uniform_decode),
-    METHOD(topk_scratch),
-    METHOD(topk_encode),
-    METHOD(topk_decode),
-    METHOD(topk_clear),
-    METHOD(randomk_encode),
-    METHOD(randomk_decode),
-    METHOD(randomk_clear),
-    METHOD(positions_encode),
-    METHOD(positions_decode),
-    METHOD(clip_encode),
-    METHOD(clip_decode),
-    METHOD(half_encode),
-    METHOD(half_decode),
-    METHOD(natural_encode),
-    METHOD(natural_decode),
-    METHOD(fp8_encode),
-    METHOD(fp8_decode),
+    BOTH(copy), METHOD(copy_combine),
+    BOTH(signs), METHOD(signs_combine),
+    BOTH(quantize), METHOD(quantize_combine),
+    BOTH(uniform), METHOD(uniform_combine),
+    BOTH(natural), METHOD(natural_combine),
+    BOTH(fp8), METHOD(fp8_combine),
+    BOTH(topk), METHOD(topk_clear), METHOD(topk_scratch),
+    BOTH(randomk), METHOD(randomk_clear),
+    BOTH(positions), BOTH(clip), BOTH(half),
     METHOD(momentum_step),
     METHOD(adam_step),
     {"instruction_sets", instruction_sets, METH_NOARGS, "The instruction sets that can be used, slowest first."},
