@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Finished
+from conftest import Finished, logged
 from test_checkpoint import same_runs, whole_and_part
 
 from mpisqueeze.parts import registry
@@ -56,7 +55,7 @@ def test_diloco(mpisqueeze_run: Run, tmp_path: Path) -> None:
             x = np.tile(start, (3, 1))
         apart.append(np.mean(np.sum((x - x.mean(axis=0)) ** 2, axis=1)))
     np.testing.assert_allclose(np.load(tmp_path / "run" / "model.npz")["x"], x, rtol=1e-9)
-    lines = [json.loads(line) for line in (tmp_path / "run" / "iterations.jsonl").read_text().splitlines()]
+    lines = logged(tmp_path / "run" / "iterations.jsonl")
     assert [line["bytes_sent"] for line in lines] == [2 * 2 * 9 * 8 if t % 4 == 0 else 0 for t in range(1, 15)]
     assert [line["consensus"] for line in lines] == pytest.approx(apart, rel=1e-6, abs=1e-20)
     assert "the last 2 iterations end without an exchange" in (tmp_path / "run" / "summary.json").read_text()
