@@ -310,8 +310,7 @@ class StatesOtherBytes(NeverSends):
         return 5
 
     def step(self, x: Any, gradient: Gradient, lr: float) -> None:
-        self.exchange.sum(gradient(x))
-        x -= lr / self.size * self.exchange.total.view(x.dtype)
+        x -= lr / self.size * self.exchange.sum(gradient(x))
 
 
 @says(

@@ -144,6 +144,11 @@ def wait_for(
     return found
 
 
+def logged(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log, each a JSON object."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
 @dataclass
 class Finished:
     """A program that ended by itself."""

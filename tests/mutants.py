@@ -137,8 +137,8 @@ MUTANTS = (
             ("algorithms/sections.py", "self.mean /= ranks", "self.mean /= max(1, ranks - 1)"),
             (
                 "algorithms/sections.py",
-                "self.codec.decode_mean(payloads, self.total)",
-                "self.codec.decode_mean(payloads, self.total); self.total *= world.size / max(1, world.size - 1)",
+                "self.codec.combine(payloads, self.total)",
+                "self.codec.combine(payloads, self.total); self.total *= world.size / max(1, world.size - 1)",
             ),
         ),
         ("one-bit", "mean-model"),
@@ -150,13 +150,13 @@ MUTANTS = (
         (
             (
                 "algorithms/sections.py",
-                "self.codec.decode_mean(payloads, self.total)",
-                "self.codec.decode_mean(payloads[-1:], self.total)",
+                "self.codec.combine(payloads, self.total)",
+                "self.codec.combine(payloads[-1:], self.total)",
             ),
             (
                 "algorithms/sections.py",
-                "decode = self.codec.decode_add if rank else self.codec.decode",
-                "decode = self.codec.decode",
+                "self.codec.add_up(arriving, self.total)",
+                "self.codec.add_up([*arriving][-1:], self.total)",
             ),
         ),
         ("mean-model", "speed-up"),
@@ -169,8 +169,8 @@ MUTANTS = (
             ("algorithms/sections.py", "self.mean /= ranks", "self.mean /= 1"),
             (
                 "algorithms/sections.py",
-                "self.codec.decode_mean(payloads, self.total)",
-                "self.codec.decode_mean(payloads, self.total); self.total *= world.size",
+                "self.codec.combine(payloads, self.total)",
+                "self.codec.combine(payloads, self.total); self.total *= world.size",
             ),
         ),
         ("speed-up",),

@@ -299,8 +299,7 @@ def test_kernels_on_a_gpu_are_those_of_the_reference(
     mpisqueeze_run: Callable[..., Any], cuda_variables: dict[str, str]
 ) -> None:
     options = ["-m", "1500", "-i", "1", "-x", "0", "--device", "cuda", "--json", "-"]
-    finished = mpisqueeze_run(1, "bench", "kernels", *options, **cuda_variables)
-    assert finished.code == 0, finished.err
+    finished = mpisqueeze_run(1, "bench", "kernels", *options, **cuda_variables).well()
     rows = finished.json["results"]
     assert [row["compressor"] for row in rows] == list(kernels.COMPRESSORS)
     assert all((row["device"], row["kernels"], row["wrong"]) == ("cuda", "cuda", 0) for row in rows)
@@ -317,8 +316,7 @@ def test_exchanges_on_a_gpu_follow_their_equations(
     if buffers == "device":
         need_device_memory()
     options = ["-m", "1500", "-i", "2", "--device", "cuda", "--buffers", buffers, "--json", "-"]
-    finished = mpisqueeze_run(2, "bench", "comm", *options, **cuda_variables)
-    assert finished.code == 0, finished.err
+    finished = mpisqueeze_run(2, "bench", "comm", *options, **cuda_variables).well()
     assert finished.json["context"]["buffers"] == told
     assert all(row["wrong"] == 0 for row in finished.json["results"])
 
@@ -392,8 +390,7 @@ def test_bad_input_is_one_line_that_names_the_option(arguments: str, says: str, 
 
 
 def test_kernels_under_a_launcher_are_timed_once(mpisqueeze_run: Callable[..., Any]) -> None:
-    finished = mpisqueeze_run(2, "bench", "kernels", "onebit", "-m", "1Ki", "-i", "2", "--json", "-")
-    assert finished.code == 0, finished.err
+    finished = mpisqueeze_run(2, "bench", "kernels", "onebit", "-m", "1Ki", "-i", "2", "--json", "-").well()
     assert len(finished.json["results"]) == 1
     assert finished.err.count("bench kernels\n") == 1
     finished = mpisqueeze_run(2, "bench", "kernels", "mine.py:Raises", "-m", "1Ki", timeout=30)
@@ -425,8 +422,7 @@ def moved(exchange: str, compressor: str, ranks: int, d: int) -> int:
 def test_comm_is_right_and_counts_what_is_sent(mpisqueeze_run: Callable[..., Any], folder: Path, n: int) -> None:
     options = [option for text in COMPRESSED for option in ("--compressor", text)]
     targets = ["--json", "out.json", "--csv", "out.csv", "--markdown", "out.md"]
-    finished = mpisqueeze_run(n, "bench", "comm", *options, "-m", "5:5000", "-i", "4", "-x", "1", *targets)
-    assert finished.code == 0, finished.err
+    finished = mpisqueeze_run(n, "bench", "comm", *options, "-m", "5:5000", "-i", "4", "-x", "1", *targets).well()
     value = json.loads((folder / "out.json").read_text())
     assert value["context"]["ranks"] == n
     rows = value["results"]
@@ -466,8 +462,7 @@ def test_comm_of_one_number_in_double_precision(mpisqueeze_run: Callable[..., An
         3, "bench", "comm", "--dtype", "float64", "-m", "1:40", "-i", "1", "--chunk", "64", "--threads", "2",
         "--json", "-",
     )  # fmt: skip
-    assert finished.code == 0, finished.err
-    assert finished.json["context"]["threads"] == (2 if HAS_NATIVE else 1)
+    assert finished.well().json["context"]["threads"] == (2 if HAS_NATIVE else 1)
     assert all(row["wrong"] == 0 for row in finished.json["results"])
 
 
@@ -505,8 +500,7 @@ def test_an_emulated_link_holds_every_exchange(mpisqueeze_run: Callable[..., Any
     finished = mpisqueeze_run(
         2, "bench", "comm", "-m", "64Ki", "-i", "3", "-x", "1", "--link", "latency=2ms,bandwidth=200mbit", "--json", "-"
     )
-    assert finished.code == 0, finished.err
-    rows = finished.json["results"]
+    rows = finished.well().json["results"]
     assert {row["exchange"] for row in rows} == {"allreduce", "sharded", "root", "ring"}
     for row in rows:
         assert row["wrong"] == 0

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import statistics
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from mpisqueeze.costs import exchanges as cost
 from mpisqueeze.costs.exchanges import Tree
 from mpisqueeze.costs.link import Link, Processor
+from mpisqueeze.virtual.programs import Cluster, through_root
 
 HOCKNEY = Link.hockney(1e-3, 1e9)
 LOGGP = Link(5e-3, 2e-5, 8e-9)
@@ -195,57 +193,9 @@ def test_the_model_and_the_exchange_have_the_same_window() -> None:
 
 
 def simulated(link: Link, ranks: int, up: float, down: float, sections: int, way: str) -> float:
-    """Seconds of an exchange through the root, event by event: ports, the tree and the window, and no formula.
-
-    A message starts when it is handed over and its sender's port is free; a receiver's port takes messages in the order
-    of their starts.
-    """
-    tree, ahead = Tree(way, ranks), cost.sections_ahead(ranks, sections, up)
-    events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
-    order = itertools.count()
-    sending, receiving = [0.0] * ranks, [0.0] * ranks
-    missing, sent = [ranks - 1] * sections, [0] * ranks
-    last = 0.0
-
-    def at(moment: float, action: Callable[..., None], *arguments: Any) -> None:
-        heapq.heappush(events, (moment, next(order), action, arguments))
-
-    def send(now: float, source: int, target: int, nbytes: float, then: Callable[[float], None]) -> None:
-        start = max(now, sending[source])
-        sending[source] = start + link.message(nbytes)
-        at(start, arrive, target, nbytes, then)
-
-    def arrive(now: float, target: int, nbytes: float, then: Callable[[float], None]) -> None:
-        receiving[target] = max(now, receiving[target]) + link.message(nbytes)
-        at(receiving[target] + link.latency, then)
-
-    def send_up(now: float, rank: int, answered: int) -> None:
-        while sent[rank] < min(answered + ahead, sections):
-            section = sent[rank]
-            sent[rank] += 1
-            send(now, rank, 0, up / sections, lambda t, section=section: gathered(t, section))
-
-    def gathered(now: float, section: int) -> None:
-        missing[section] -= 1
-        if not missing[section]:
-            pass_on(now, 0, section)
-
-    def pass_on(now: float, rank: int, section: int) -> None:
-        for child in tree.children(rank):
-            send(now, rank, child, down / sections, lambda t, child=child: answered(t, child, section))
-
-    def answered(now: float, rank: int, section: int) -> None:
-        nonlocal last
-        last = max(last, now)
-        pass_on(now, rank, section)
-        send_up(now, rank, section + 1)
-
-    for rank in range(1, ranks):
-        send_up(0.0, rank, 0)
-    while events:
-        moment, _, action, arguments = heapq.heappop(events)
-        action(moment, *arguments)
-    return last
+    """Seconds of an exchange through the root, event by event: ports, the tree and the window, and no formula."""
+    ahead = cost.sections_ahead(ranks, sections, up)
+    return float(Cluster(ranks, link).run(through_root(way, up, down, sections, ahead)).max())
 
 
 @pytest.mark.parametrize("link", [HOCKNEY, LOGGP, Link(1e-3, 1e-6, 8e-10)])

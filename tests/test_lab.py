@@ -461,8 +461,7 @@ class TestCluster:
     def test_no_iteration_beats_its_bound(self, cluster: Lab) -> None:
         """Of each exchange's 4 kB the first 2 pass in a bucket's burst, so that it takes less than 3.2 ms."""
         options = ["--problem", "quadratic:1000", "--iterations", "40", "--algorithm", "dpsgd", "--barrier"]
-        done = cluster.run("-n", "2", "--rate", "10mbit", "--json", "-", "--", "train", *options, "--out", "run")
-        assert done.code == 0, done.err
+        done = cluster.run("-n", "2", "--rate", "10mbit", "--json", "-", "--", "train", *options, "--out", "run").well()
         (run,) = done.json["results"]
         lines = map(json.loads, (cluster.folder / "run" / "iterations.jsonl").read_text().splitlines())
         fastest = min(sum(line[f"{phase}_s"] for phase in ("encode", "comm", "decode")) for line in lines)
@@ -472,8 +471,7 @@ class TestCluster:
     def test_a_link_is_as_fast_as_it_is_said_to_be(self, cluster: Lab) -> None:
         """sgd's 200 kB from and to each of two workers at 20 Mbit/s: 160 ms each way at the root's port alone."""
         options = ["--problem", "quadratic:50000", "--iterations", "6", "--algorithm", "sgd", "--batch-size", "1"]
-        done = cluster.run("-n", "3", "--rate", "20mbit", "--json", "-", "--", "train", *options)
-        assert done.code == 0, done.err
+        done = cluster.run("-n", "3", "--rate", "20mbit", "--json", "-", "--", "train", *options).well()
         assert "wire" in done.err  # the run's own view
         (run,) = done.json["results"]
         assert run["rate"] == 20e6
@@ -490,8 +488,7 @@ class TestCluster:
     def test_an_allreduce_moves_no_less_than_its_definition(self, cluster: Lab) -> None:
         """On three hosts a rank is folded in, or the vector goes round; either way, 2(N − 1) vectors at the least."""
         options = ["--problem", "quadratic:20000", "--iterations", "8", "--algorithm", "allreduce", "--eval-every", "0"]
-        done = cluster.run("-n", "3", "--rate", "100mbit", "--json", "-", "--", "train", *options)
-        assert done.code == 0, done.err
+        done = cluster.run("-n", "3", "--rate", "100mbit", "--json", "-", "--", "train", *options).well()
         assert "by definition" in done.err
         (run,) = done.json["results"]
         assert run["bytes"] == "by definition"
@@ -502,16 +499,14 @@ class TestCluster:
         """An evaluation and a consensus distance move two vectors more a rank and iteration than gossip itself."""
         options = ["--problem", "quadratic:100000", "--iterations", "6", "--algorithm", "dpsgd", "--no-barrier"]
         each = ["--eval-every", "1", "--consensus-every", "1"]
-        done = cluster.run("-n", "3", "--rate", "100mbit", "--json", "-", "--", "train", *options, *each)
-        assert done.code == 0, done.err
+        done = cluster.run("-n", "3", "--rate", "100mbit", "--json", "-", "--", "train", *options, *each).well()
         (run,) = done.json["results"]
         for host in run["hosts"]:
             assert 1 < host["interface_bytes_sent"] / host["bytes_sent"] < 1.1
 
     def test_a_sweep(self, cluster: Lab) -> None:
         pairs = ["sgd", "doublesqueeze", "--problem", "quadratic:1000", "--iterations", "4"]
-        done = cluster.run("-n", "2", "--rates", "20mbit,10mbit", "--json", "lab.json", "--", "compare", *pairs)
-        assert done.code == 0, done.err
+        done = cluster.run("-n", "2", "--rates", "20mbit,10mbit", "--json", "lab.json", "--", "compare", *pairs).well()
         (folder,) = (cluster.folder / "results").iterdir()
         assert {path.name for path in folder.iterdir()} == {"20mbit", "10mbit"}
         assert (folder / "10mbit" / "compare.json").is_file()

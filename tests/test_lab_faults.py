@@ -141,7 +141,6 @@ def slow_down(run: Faults) -> None:
 def test_what_passes_is_no_fault(faults: Callable[..., Faults], fault: Callable[[Faults], Any]) -> None:
     run = faults(iterations=200)
     fault(run)
-    done = run.lab.finish()
-    assert done.code == 0, done.err
+    done = run.lab.finish().well()
     assert "mpisqueeze:" not in done.err
     assert json.loads((run.log.parent / "summary.json").read_text())["iterations"] == 200

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import logged
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
@@ -220,7 +221,7 @@ def test_bars_in_the_terminal_are_as_long_as_their_parts() -> None:
 
 def test_phases_are_of_usual_iterations_without_the_warm_up() -> None:
     path = write_run(Path("a"), [1.0] * 12)
-    lines = [json.loads(line) for line in (path / "iterations.jsonl").read_text().splitlines()]
+    lines = logged(path / "iterations.jsonl")
     for t, line in enumerate(lines):
         line["iteration_s"] = 50.0 if t < 2 else float(t)
         line["comm_s"] = line["iteration_s"] / 2

@@ -7,10 +7,10 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from conftest import logged
 
 DECLARED = """
     Figure("coding_s", "encode and decode", "s", np.max,
@@ -31,10 +31,6 @@ sys.exit(run(sys.argv[2:]))
 """
 
 
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 @pytest.mark.usefixtures("empty_folder")
 def test_a_new_figure_is_logged_summed_up_and_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
@@ -49,10 +45,10 @@ def test_a_new_figure_is_logged_summed_up_and_shown(monkeypatch: pytest.MonkeyPa
     closing = mpisqueeze("train", *method, "--per-rank", "--out", "new")
     mpisqueeze("train", *method, "--out", "old", declared="")
 
-    log = lines(Path("new/iterations.jsonl"))
+    log = logged(Path("new/iterations.jsonl"))
     for line in log:
         assert line["coding_s"] == pytest.approx(line["encode_s"] + line["decode_s"], abs=2e-9)
-    assert [line["x_norm"] for line in lines(Path("new/ranks.jsonl"))] == [line["x_norm"] for line in log]
+    assert [line["x_norm"] for line in logged(Path("new/ranks.jsonl"))] == [line["x_norm"] for line in log]
     summary = json.loads(Path("new/summary.json").read_text())
     median = np.median([line["coding_s"] for line in log[3:]])
     assert summary["times"]["coding_s"]["median"] == pytest.approx(median, abs=2e-9)

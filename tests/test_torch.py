@@ -586,8 +586,7 @@ def test_naming_the_problems_loads_no_torch() -> None:
 
 def test_ranks_train_a_network(mpisqueeze_run: Callable[..., Finished], tmp_path: Path) -> None:
     options = ("--problem", "cnn", "--data", "digits", "--epochs", "5", "--momentum", "0.5", "--algorithm", "memsgd")
-    finished = mpisqueeze_run(3, "train", *options, "--out", "run", "--json", "-")
-    assert finished.code == 0, finished.err
+    finished = mpisqueeze_run(3, "train", *options, "--out", "run", "--json", "-").well()
     assert finished.json["test_accuracy"] > 0.8
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert environment["versions"]["torch"] == version("torch")
@@ -599,10 +598,8 @@ def test_a_resumed_run_agrees_to_the_bit(mpisqueeze_run: Callable[..., Finished]
     for problem in ("cnn,augment=on", f"{PLUGINS}:classes", f"{PLUGINS}:in_a_buffer", f"{PLUGINS}:by_numpy"):
         options = ("--problem", problem, "--checkpoint-every", "4", "--momentum", "0.9", "--lr", "0.05", "--save-model")
         for out, iterations in (("whole", "8"), ("part", "4")):
-            finished = mpisqueeze_run(2, "train", *options, "--iterations", iterations, "--out", out)
-            assert finished.code == 0, finished.err
-        finished = mpisqueeze_run(2, "train", "--resume", "part", "--iterations", "8")
-        assert finished.code == 0, finished.err
+            mpisqueeze_run(2, "train", *options, "--iterations", iterations, "--out", out).well()
+        mpisqueeze_run(2, "train", "--resume", "part", "--iterations", "8").well()
         whole, part = (np.load(tmp_path / name / "model.npz")["x"] for name in ("whole", "part"))
         assert np.array_equal(whole, part)
         assert (whole == whole[0]).all()
@@ -616,8 +613,7 @@ def test_gossip_trains_a_user_s_module_and_evaluates_the_mean_model(
     mpisqueeze_run: Callable[..., Finished], tmp_path: Path
 ) -> None:
     options = ("--algorithm", "dpsgd", "--epochs", "15", "--lr", "0.3", "--out", "run", "--save-model", "--json", "-")
-    finished = mpisqueeze_run(3, "train", "--problem", f"{PLUGINS}:classes", *options)
-    assert finished.code == 0, finished.err
+    finished = mpisqueeze_run(3, "train", "--problem", f"{PLUGINS}:classes", *options).well()
     assert finished.json["test_accuracy"] > 0.8
     models = np.load(tmp_path / "run" / "model.npz")["x"]
     assert not (models == models[0]).all()
@@ -628,8 +624,7 @@ def test_gossip_trains_a_user_s_module_and_evaluates_the_mean_model(
 
 def test_an_epoch_is_the_shortest_ranks(mpisqueeze_run: Callable[..., Finished]) -> None:
     options = ("--epochs", "3", "--batch-size", "4", "--json", "-", "--lr", "0.5")
-    finished = mpisqueeze_run(3, "train", "--problem", f"{PLUGINS}:regression", *options)
-    assert finished.code == 0, finished.err
+    finished = mpisqueeze_run(3, "train", "--problem", f"{PLUGINS}:regression", *options).well()
     assert finished.json["iterations"] == 3 * (40 - 16) // 4
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Finished
+from conftest import Finished, logged
 
 from mpisqueeze.cli.app import run
 from mpisqueeze.costs.exchanges import allreduce, neighbours, sharded, through_root
@@ -34,7 +34,7 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         path = f"{len(list(tmp_path.iterdir()))}"
         assert run(["train", "--algorithm", *words, "--workers", f"{workers}", *OPTIONS, "--out", path]) == 0
         capsys.readouterr()
-        lines = [json.loads(line) for line in (tmp_path / path / "iterations.jsonl").read_text().splitlines()]
+        lines = logged(tmp_path / path / "iterations.jsonl")
         columns = {name: np.array([line[name] for line in lines], float) for name in lines[0]}
         return json.loads((tmp_path / path / "summary.json").read_text()), columns
 

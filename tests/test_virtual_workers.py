@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import logged
 from mpi4py import MPI
 
 from mpisqueeze.cli.app import run
@@ -189,7 +190,7 @@ def test_a_run_of_workers_says_so_and_goes_on(empty_folder: Path, capsys: pytest
     whole = trained("--iterations", "9", *options)
     assert "5 virtual workers on 1 rank" in capsys.readouterr().out
     assert (whole["workers"], whole["ranks"], whole["virtual"], whole["link"]) == (5, 1, True, "virtual")
-    lines = [json.loads(line) for line in Path("run/ranks.jsonl").read_text().splitlines()]
+    lines = logged(Path("run/ranks.jsonl"))
     assert [line["rank"] for line in lines] == [*range(5)] * 9
     model = np.load("run/model.npz")["x"]
     assert len(model) == 5

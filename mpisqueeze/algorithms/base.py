@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import pairwise, repeat
 from typing import Any, ClassVar
 
 import numpy as np
@@ -84,15 +84,21 @@ class Codec:
             self.network.complain(Signal.NONFINITE, str(error))
         self.network.clock.lap(Phase.DECODE)
 
-    def decode_mean(self, payloads: Sequence[Any], out: Any) -> None:
-        """out ← (D(p₀) + D(p₁) + …)/n, added in this order; only where the compressor fuses that."""
-        self.compressor.decode_mean(payloads, out)
+    def combine(self, payloads: Sequence[Any], out: Any, weights: Any = None, factor: float = 0.0) -> None:
+        """out ← the payloads' mean, Σ w D(p), or with a factor out + factor·Σ w D(p); only where it `combines`."""
+        self.compressor.combine(payloads, out, weights, factor)
         self.network.clock.lap(Phase.DECODE)
 
-    def decode_mix(self, payloads: Sequence[Any], weights: tuple[Any, ...], out: Any, factor: float = 0.0) -> None:
-        """out ← Σ w D(p), or with a factor out + factor·Σ w D(p); only where the compressor fuses that."""
-        self.compressor.decode_mix(payloads, weights, out, factor)
-        self.network.clock.lap(Phase.DECODE)
+    def add_up(self, payloads: Iterable[Any], out: Any, weights: tuple[Any, ...] = ()) -> None:
+        """out ← D(p₀) + D(p₁) + …, or Σ w D(p), one payload after the other as they come."""
+        for number, (payload, weight) in enumerate(zip(payloads, weights or repeat(1.0), strict=False)):
+            if number:
+                self.decode_add(payload, out, weight)
+                continue
+            self.decode(payload, out)
+            if weights:
+                out *= weight
+                self.network.clock.lap(Phase.UPDATE)
 
     def clear(self, payload: Any, out: Any) -> None:
         """out ← 0 at the elements that the payload holds; only where the compressor `sparsifies`."""
@@ -107,7 +113,7 @@ class Codec:
 
     @property
     def combines(self) -> bool:
-        """There are `decode_mean` and `decode_mix`."""
+        """There is `combine`."""
         return getattr(self.compressor, "combines", False)
 
 

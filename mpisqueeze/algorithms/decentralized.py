@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Annotated, Any, ClassVar
 
 from mpisqueeze.algorithms.base import Algorithm, Codec, Setup
@@ -75,18 +76,14 @@ class GossipAlgorithm(Algorithm):
         This rank's own payload is the first, of weight `own`; the others are the neighbours', of weight W_ij. In one
         pass where the compressor has a kernel for it; else with η the sum takes the place of `scratch`.
         """
-        codec, exchange = self.codec, self.exchange
+        codec, weights = self.codec, (own, *self.shares)
+        payloads = chain([self.exchange.out], (payload for _, payload in self.exchange.receive()))
         if codec.combines:
-            payloads = [exchange.out, *(payload for _, payload in exchange.receive())]
-            codec.decode_mix(payloads, (own, *self.shares), out, 0.0 if eta is None else eta)
+            codec.combine([*payloads], out, weights, 0.0 if eta is None else eta)
             return
-        total = out if eta is None else scratch
-        codec.decode(exchange.out, total)
-        total *= own
-        self.booked()
-        self.add_decoded(total)
+        codec.add_up(payloads, out if eta is None else scratch, weights)
         if eta is not None:
-            self.add_weighted(out, eta, total)
+            self.add_weighted(out, eta, scratch)
             self.booked()
 
     def combine(self, x: Any) -> None:

@@ -104,11 +104,10 @@ class Section:
         if self.combines and inbox.holds_sections:
             payloads = inbox.next(world.size - 1)
             payloads.insert(world.rank, self.payload)
-            self.codec.decode_mean(payloads, self.total)
+            self.codec.combine(payloads, self.total)
             return True
-        for rank in range(world.size):
-            decode = self.codec.decode_add if rank else self.codec.decode
-            decode(self.payload if rank == world.rank else inbox.next()[0], self.total)
+        arriving = (self.payload if rank == world.rank else inbox.next()[0] for rank in range(world.size))
+        self.codec.add_up(arriving, self.total)
         return False
 
     def divide(self, ranks: int) -> None:

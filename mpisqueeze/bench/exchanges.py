@@ -281,10 +281,9 @@ class ServerKernels(StepKernels):
         self._codec.encode_feedback(self._g, self._delta, self._payload)
         if self._length:
             if self._adding.combines:
-                self._adding.decode_mean(self._arrived, self._sum)
+                self._adding.combine(self._arrived, self._sum)
             else:
-                for number, payload in enumerate(self._arrived):
-                    (self._adding.decode_add if number else self._adding.decode)(payload, self._sum)
+                self._adding.add_up(self._arrived, self._sum)
                 self._sum /= len(self._arrived)
             self._answering.encode_feedback(self._sum, self._delta_bar, self._answer)
         self._codec.decode_add(self._payload, self._x, -LR)
@@ -303,15 +302,10 @@ class GossipKernels(StepKernels):
         self._add_weighted(self._x, self.stage.dtype.type(-LR), self._g)
         self._codec.encode_feedback(self._x, self._delta, self._payload)
         if self._adding.combines:
-            self._adding.decode_mix(self._arrived, self._weights, self._x, LR)
-            return
-        for number, (payload, weight) in enumerate(zip(self._arrived, self._weights, strict=True)):
-            if number:
-                self._adding.decode_add(payload, self._sum, weight)
-            else:
-                self._adding.decode(payload, self._sum)
-                self._sum *= weight
-        self._add_weighted(self._x, self.stage.dtype.type(LR), self._sum)
+            self._adding.combine(self._arrived, self._x, self._weights, LR)
+        else:
+            self._adding.add_up(self._arrived, self._sum, self._weights)
+            self._add_weighted(self._x, self.stage.dtype.type(LR), self._sum)
 
 
 @cache

@@ -170,10 +170,7 @@ class AllreduceExchange:
 
     Attributes:
         total_bytes: of all ranks together in a `sum`.
-        total: uint8, the memory of the vector that was summed last.
     """
-
-    total: Any
 
     def __init__(self, network: Network, dimension: int, dtype: Any, longest: int = LONGEST) -> None:
         self.network, self._dtype = network, dtype
@@ -224,8 +221,8 @@ class AllreduceExchange:
         """Have MPI work in the memory of `vector`."""
         network, in_messages = self.network, self._in_messages
         self.close()
-        self._vector, self.total = vector, vector.view(np.uint8)
-        self._wire = network.device.wire_over(self.total, collective=not in_messages)
+        self._vector = vector
+        self._wire = network.device.wire_over(vector.view(np.uint8), collective=not in_messages)
         whole, size = self._wire.mpi[0], self._dtype.itemsize
         self._buffers = [[whole[span], (span.stop - span.start) // size, self._kind] for span in self._spans]
         self._rounds = _Rounds(network, self._wire, self._dtype) if in_messages else None

@@ -126,14 +126,11 @@ class Compressor:
         if self._decoder(payload, out, *self.layout, True, factor) is False:
             raise NonFiniteError(self.nonfinite_message())
 
-    def decode_mean(self, payloads: Sequence[Any], out: Any) -> None:
-        """out (d,) ← (D(p₀) + D(p₁) + …)/n, added in this order, in one pass over `out`. Needs `combines`."""
-        getattr(self.kernels, f"{self.kernel}_combine")(tuple(payloads), None, 0.0, out, *self.layout)
+    def combine(self, payloads: Sequence[Any], out: Any, weights: Any = None, factor: float = 0.0) -> None:
+        """out (d,) ← (D(p₀) + D(p₁) + …)/n, or with a tuple of weights Σ w D(p), in one pass over `out`.
 
-    def decode_mix(self, payloads: Sequence[Any], weights: tuple[Any, ...], out: Any, factor: float = 0.0) -> None:
-        """out (d,) ← Σ w D(p), or with a factor, which is not 0, out + factor·Σ w D(p), in one pass over `out`.
-
-        Summed in the order of the payloads, and rounded after each product and sum. Needs `combines`.
+        With a factor, which is not 0, out ← out + factor·Σ w D(p). Summed in the order of the payloads, and rounded
+        after each product and sum. Needs `combines`.
         """
         getattr(self.kernels, f"{self.kernel}_combine")(tuple(payloads), weights, factor, out, *self.layout)
 
@@ -147,7 +144,7 @@ class Compressor:
 
     @property
     def combines(self) -> bool:
-        """True if there is a kernel for `decode_mean` and `decode_mix`."""
+        """True if there is a kernel for `combine`."""
         return hasattr(self.kernels, f"{self.kernel}_combine")
 
     def nonfinite_message(self) -> str:

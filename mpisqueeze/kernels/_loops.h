@@ -9,6 +9,15 @@
 
 #include <stdint.h>
 
+/* What an element becomes, in the payloads whose elements are all coded. */
+enum kind { COPY, SIGNS, QUANTIZE, UNIFORM, CLIP, CLIP16, FP16, BF16, NATURAL, FP8 };
+
+/* Such a payload: `each` scales for each block of the vector (0: one block), then codes of so many bits. */
+struct layout {
+    int64_t block;
+    int each, bits;
+};
+
 /* Payloads that are added up: their mean, or with `weights` (else NULL) what gossip mixes. */
 struct payloads {
     const uint8_t *const *each;
@@ -18,21 +27,13 @@ struct payloads {
 };
 
 struct loops {
-    int (*copy_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload);
-    /* Returns 0 where an element was not finite; `out` is changed all the same. */
-    int (*copy_decode)(const uint8_t *payload, void *out, int64_t d, int add, double factor);
-    int (*signs_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int64_t block, int each,
-                        int l2);
-    void (*signs_decode)(const uint8_t *payload, void *out, int64_t d, int64_t block, int each, int add,
-                         double factor);
-    int (*quantize_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int bits, int64_t bucket,
-                           int l2, uint64_t key);
-    void (*quantize_decode)(const uint8_t *payload, void *out, int64_t d, int bits, int64_t bucket, int add,
-                            double factor);
-    int (*uniform_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int bits, int64_t bucket,
-                          uint64_t key);
-    void (*uniform_decode)(const uint8_t *payload, void *out, int64_t d, int bits, int64_t bucket, int add,
-                           double factor);
+    int (*encode)(enum kind kind, const void *vector, void *residual, int64_t d, uint8_t *payload,
+                  struct layout layout, int l2, uint64_t key);
+    /* Returns 0 where an element of COPY was not finite; `out` is changed all the same. */
+    int (*decode)(enum kind kind, const uint8_t *payload, void *out, int64_t d, struct layout layout, int add,
+                  double factor);
+    /* Several payloads at once, see _loops_combine.h; 0 where there was no memory. */
+    int (*combine)(enum kind kind, const struct payloads *given, void *out, int64_t d, struct layout layout);
     /* Bytes of scratch that topk_encode can use. */
     int64_t (*topk_scratch)(int64_t d, int64_t k);
     /* Less scratch makes it slower; it is aligned as int32 and the dtype are. */
@@ -51,21 +52,6 @@ struct loops {
     /* Returns 0 where a value was not finite; `out` is changed all the same. */
     int (*positions_decode)(const uint8_t *payload, void *out, int64_t d, int64_t k, uint64_t key, uint32_t *kept,
                             int drawn, int add, double factor);
-    int (*clip_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int bits);
-    void (*clip_decode)(const uint8_t *payload, void *out, int64_t d, int bits, int add, double factor);
-    int (*half_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int bfloat);
-    void (*half_decode)(const uint8_t *payload, void *out, int64_t d, int bfloat, int add, double factor);
-    int (*natural_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, uint64_t key);
-    void (*natural_decode)(const uint8_t *payload, void *out, int64_t d, int add, double factor);
-    int (*fp8_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int64_t block);
-    void (*fp8_decode)(const uint8_t *payload, void *out, int64_t d, int64_t block, int add, double factor);
-    /* Several payloads at once, see _loops_combine.h; 0 where there was no memory. */
-    int (*copy_combine)(const struct payloads *given, void *out, int64_t d, int64_t block, int bits);
-    int (*signs_combine)(const struct payloads *given, void *out, int64_t d, int64_t block, int each);
-    int (*quantize_combine)(const struct payloads *given, void *out, int64_t d, int64_t block, int bits);
-    int (*uniform_combine)(const struct payloads *given, void *out, int64_t d, int64_t block, int bits);
-    int (*natural_combine)(const struct payloads *given, void *out, int64_t d, int64_t block, int bits);
-    int (*fp8_combine)(const struct payloads *given, void *out, int64_t d, int64_t block, int bits);
     /* Steps of optimizers, see _loops_steps.h: d elements each, x may be NULL; 0 where p was not finite. */
     int (*momentum_step)(void *p, void *u, void *x, int64_t d, const double *numbers, int nesterov);
     int (*adam_step)(void *p, void *m, void *v, void *x, int64_t d, const double *numbers);

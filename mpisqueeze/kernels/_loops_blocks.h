@@ -1,4 +1,4 @@
-/* Shared by compressors with a scale or two for each block of the vector, or none, and a code per element. */
+/* Shared by the kinds of payloads with a scale or two for each block of the vector, or none, and a code per element. */
 
 struct NAME(blocks) {
     const REAL *vector;
@@ -19,14 +19,9 @@ struct NAME(blocks) {
                    struct draws *draws);
 };
 
-static struct NAME(blocks) NAME(blocks_of)(const void *vector, void *residual, int64_t d, uint8_t *payload,
-                                           int64_t block, int scales) {
-    struct NAME(blocks) b = {.vector = vector, .residual = residual, .v = residual ? residual : vector, .d = d,
-                              .each = scales};
-    b.length = block_length(d, block);
-    b.scales = payload;
-    b.stream = payload + scales * ((d + b.length - 1) / b.length) * (int64_t)sizeof(REAL);
-    return b;
+/* Bytes of the scales, of d ≥ 1 elements in blocks of `length`. */
+INLINE int64_t NAME(scale_bytes)(int64_t d, int64_t length, int each) {
+    return each * ((d + length - 1) / length) * (int64_t)sizeof(REAL);
 }
 
 /* Calls `groups` on ranges of whole groups of blocks: a thread each where there are enough of them; else it spreads
@@ -85,13 +80,25 @@ struct NAME(delivery) {
     int64_t length;
     int each, bits, add;
     REAL factor;
+    atomic_int bad; /* of COPY alone: an element is not finite */
 };
 
-static struct NAME(delivery) NAME(delivery_of)(const uint8_t *payload, void *out, int64_t d, int64_t block,
-                                               int scales, int add, double factor) {
-    struct NAME(delivery) to = {.scales = payload, .out = out, .each = scales, .add = add,
+static struct NAME(delivery) NAME(delivery_of)(const uint8_t *payload, void *out, int64_t d, struct layout layout,
+                                               int add, double factor) {
+    struct NAME(delivery) to = {.scales = payload, .out = out, .length = block_length(d, layout.block),
+                                .each = layout.each, .bits = layout.bits, .add = add,
                                 .factor = add ? (REAL)factor : 1};
-    to.length = block_length(d, block);
-    to.stream = payload + scales * ((d + to.length - 1) / to.length) * (int64_t)sizeof(REAL);
+    to.stream = payload + NAME(scale_bytes)(d, to.length, to.each);
     return to;
 }
+
+/* A decoder of elements [start, stop), out of a loop that is compiled with `add` and without. */
+#define DELIVERED(what)                                                                                        \
+    static void NAME(what##_decode_part)(void *job, int part, int64_t start, int64_t stop) {                   \
+        const struct NAME(delivery) *to = job;                                                                 \
+        (void)part;                                                                                            \
+        if (to->add)                                                                                           \
+            NAME(what##_deliver)(to, start, stop, 1, to->factor);                                              \
+        else                                                                                                   \
+            NAME(what##_deliver)(to, start, stop, 0, 1);                                                       \
+    }

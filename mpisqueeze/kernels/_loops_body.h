@@ -41,16 +41,18 @@ static void NAME(clear)(void *numbers, int part, int64_t start, int64_t stop) {
 
 #include "_loops_lanes.h"
 #include "_loops_statistics.h"
-#include "_loops_formats.h"
 #include "_loops_blocks.h"
+#include "_loops_formats.h"
 #include "_loops_signs.h"
 #include "_loops_quantize.h"
 #include "_loops_bytes.h"
+#include "_loops_kinds.h"
 #include "_loops_combine.h"
 #include "_loops_topk.h"
 #include "_loops_randomk.h"
 #include "_loops_steps.h"
 
+#undef DELIVERED
 #undef LANES
 #undef V_
 #undef TO_TOP_BIT

@@ -139,15 +139,6 @@ static void NAME(natural_encode_part)(void *job, int part, int64_t start, int64_
     }
 }
 
-static int NAME(natural_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, uint64_t key) {
-    if (!d)
-        return 1;
-    struct NAME(blocks) b = NAME(blocks_of)(vector, residual, d, payload, 0, 0);
-    b.key = key;
-    spread(NAME(natural_encode_part), &b, 0, d, TILE, threads_parts(d));
-    return !b.bad;
-}
-
 INLINE void NAME(natural_deliver)(const struct NAME(delivery) *to, int64_t start, int64_t stop, int add, REAL factor) {
     const uint8_t *codes = to->stream;
     REAL *out = to->out;
@@ -155,21 +146,7 @@ INLINE void NAME(natural_deliver)(const struct NAME(delivery) *to, int64_t start
         NAME(deliver)(out + i, NAME(natural_value)(codes[i]), add, factor);
 }
 
-static void NAME(natural_decode_part)(void *job, int part, int64_t start, int64_t stop) {
-    const struct NAME(delivery) *to = job;
-    (void)part;
-    if (to->add)
-        NAME(natural_deliver)(to, start, stop, 1, to->factor);
-    else
-        NAME(natural_deliver)(to, start, stop, 0, 1);
-}
-
-static void NAME(natural_decode)(const uint8_t *payload, void *out, int64_t d, int add, double factor) {
-    if (!d)
-        return;
-    struct NAME(delivery) to = NAME(delivery_of)(payload, out, d, 0, 0, add, factor);
-    spread(NAME(natural_decode_part), &to, 0, d, TILE, threads_parts(d));
-}
+DELIVERED(natural)
 
 #undef CUT
 #undef NOTHING
@@ -258,14 +235,6 @@ static int NAME(fp8_measure)(const struct NAME(blocks) *b, const REAL *x, REAL *
     return 1;
 }
 
-static int NAME(fp8_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int64_t block) {
-    if (!d)
-        return 1;
-    struct NAME(blocks) b = NAME(blocks_of)(vector, residual, d, payload, block, 1);
-    b.measure = NAME(fp8_measure), b.encode = NAME(fp8_tile);
-    return NAME(encode_blocks)(&b, NAME(encode_groups));
-}
-
 INLINE void NAME(fp8_deliver)(const struct NAME(delivery) *to, int64_t start, int64_t stop, int add, REAL factor) {
     const uint8_t *codes = to->stream;
     REAL *out = to->out;
@@ -278,21 +247,7 @@ INLINE void NAME(fp8_deliver)(const struct NAME(delivery) *to, int64_t start, in
     }
 }
 
-static void NAME(fp8_decode_part)(void *job, int part, int64_t start, int64_t stop) {
-    const struct NAME(delivery) *to = job;
-    (void)part;
-    if (to->add)
-        NAME(fp8_deliver)(to, start, stop, 1, to->factor);
-    else
-        NAME(fp8_deliver)(to, start, stop, 0, 1);
-}
-
-static void NAME(fp8_decode)(const uint8_t *payload, void *out, int64_t d, int64_t block, int add, double factor) {
-    if (!d)
-        return;
-    struct NAME(delivery) to = NAME(delivery_of)(payload, out, d, block, 1, add, factor);
-    spread(NAME(fp8_decode_part), &to, 0, d, TILE, threads_parts(d));
-}
+DELIVERED(fp8)
 
 #undef CUT
 #undef SIGN_

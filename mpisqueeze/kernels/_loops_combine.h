@@ -44,27 +44,6 @@ static void NAME(combine_part)(void *job, int part, int64_t start, int64_t stop)
     }
 }
 
-/* Returns 0 where there was no memory. */
-static int NAME(combine)(const struct payloads *given, void *out, int64_t d, int64_t block, int scales, int bits,
-                         spread_work *decode) {
-    const int count = given->count;
-    struct NAME(delivery) *all = malloc((size_t)count * (sizeof *all + sizeof(REAL)));
-    if (!all)
-        return 0;
-    REAL *weights = (REAL *)(all + count);
-    for (int r = 0; r < count; r++) {
-        weights[r] = given->weights ? (REAL)given->weights[r] : 1;
-        all[r] = NAME(delivery_of)(given->each[r], out, d, block, scales, r > 0, weights[r]);
-        all[r].bits = bits;
-    }
-    struct NAME(combination) job = {.payloads = all, .weights = given->weights ? weights : NULL, .count = count,
-                                    .decode = decode, .factor = (REAL)given->factor, .out = out};
-    if (d)
-        spread(NAME(combine_part), &job, 0, d, TILE, threads_parts(d));
-    free(all);
-    return 1;
-}
-
 static void NAME(copy_combine_part)(void *job, int part, int64_t start, int64_t stop) {
     const struct NAME(delivery) *to = job;
     (void)part;
@@ -74,27 +53,23 @@ static void NAME(copy_combine_part)(void *job, int part, int64_t start, int64_t 
         memcpy(to->out + start, to->stream + start * (int64_t)sizeof(REAL), (size_t)(stop - start) * sizeof(REAL));
 }
 
-static int NAME(copy_combine)(const struct payloads *given, void *out, int64_t d, int64_t block, int bits) {
-    (void)block, (void)bits;
-    return NAME(combine)(given, out, d, 0, 0, 0, NAME(copy_combine_part));
-}
-
-static int NAME(signs_combine)(const struct payloads *given, void *out, int64_t d, int64_t block, int each) {
-    return NAME(combine)(given, out, d, block, each, 1, NAME(signs_decode_part));
-}
-
-static int NAME(quantize_combine)(const struct payloads *given, void *out, int64_t d, int64_t block, int bits) {
-    return NAME(combine)(given, out, d, block, 1, bits, NAME(quantize_decode_part));
-}
-
-static int NAME(uniform_combine)(const struct payloads *given, void *out, int64_t d, int64_t block, int bits) {
-    return NAME(combine)(given, out, d, block, 2, bits, NAME(uniform_decode_part));
-}
-
-static int NAME(natural_combine)(const struct payloads *given, void *out, int64_t d, int64_t block, int bits) {
-    return NAME(combine)(given, out, d, block, 0, bits, NAME(natural_decode_part));
-}
-
-static int NAME(fp8_combine)(const struct payloads *given, void *out, int64_t d, int64_t block, int bits) {
-    return NAME(combine)(given, out, d, block, 1, bits, NAME(fp8_decode_part));
+/* Returns 0 where there was no memory. */
+static int NAME(combine)(enum kind kind, const struct payloads *given, void *out, int64_t d, struct layout layout) {
+    if (!d)
+        return 1;
+    const int count = given->count;
+    struct NAME(delivery) *all = malloc((size_t)count * (sizeof *all + sizeof(REAL)));
+    if (!all)
+        return 0;
+    REAL *weights = (REAL *)(all + count);
+    for (int r = 0; r < count; r++) {
+        weights[r] = given->weights ? (REAL)given->weights[r] : 1;
+        all[r] = NAME(delivery_of)(given->each[r], out, d, layout, r > 0, weights[r]);
+    }
+    struct NAME(combination) job = {.payloads = all, .weights = given->weights ? weights : NULL, .count = count,
+                                    .decode = kind == COPY ? NAME(copy_combine_part) : NAME(decoders)[kind],
+                                    .factor = (REAL)given->factor, .out = out};
+    spread(NAME(combine_part), &job, 0, d, TILE, threads_parts(d));
+    free(all);
+    return 1;
 }

@@ -1,20 +1,4 @@
-/* Compressors that treat every element alike: copy, clip, half. */
-
-struct NAME(numbers) {
-    const REAL *x;
-    REAL *residual;
-    uint8_t *payload;
-    int bits;
-    atomic_int bad; /* an element that is not finite, or too large for the format */
-};
-
-struct NAME(values) {
-    const uint8_t *payload;
-    REAL *out;
-    int bits, add;
-    REAL factor;
-    atomic_int bad; /* of copy_decode alone: an element that is not finite */
-};
+/* Kinds that treat every element alike: copy, clip, fp16, bf16. */
 
 /* -- identity */
 
@@ -33,20 +17,14 @@ INLINE int NAME(copy_as)(const REAL *x, REAL *residual, int64_t n, uint8_t *payl
 }
 
 static void NAME(copy_encode_part)(void *job, int part, int64_t start, int64_t stop) {
-    struct NAME(numbers) *of = job;
-    uint8_t *payload = of->payload + start * (int64_t)sizeof(REAL);
+    struct NAME(blocks) *of = job;
+    uint8_t *payload = of->stream + start * (int64_t)sizeof(REAL);
     (void)part;
-    const REAL *x = of->x + start;
+    const REAL *x = of->vector + start;
     if (of->residual                      ? NAME(copy_as)(x, of->residual + start, stop - start, payload)
         : payload == (const uint8_t *)x ? NAME(copy_as)(x, NULL, stop - start, NULL)
                                           : NAME(copy_as)(x, NULL, stop - start, payload))
         of->bad = 1;
-}
-
-static int NAME(copy_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload) {
-    struct NAME(numbers) of = {.x = vector, .residual = residual, .payload = payload};
-    spread(NAME(copy_encode_part), &of, 0, d, TILE, threads_parts(d));
-    return !of.bad;
 }
 
 INLINE int NAME(copy_deliver)(const uint8_t *payload, REAL *out, int64_t start, int64_t stop, int add, REAL factor) {
@@ -60,17 +38,11 @@ INLINE int NAME(copy_deliver)(const uint8_t *payload, REAL *out, int64_t start, 
 }
 
 static void NAME(copy_decode_part)(void *job, int part, int64_t start, int64_t stop) {
-    struct NAME(values) *from = job;
+    struct NAME(delivery) *from = job;
     (void)part;
-    if (from->add ? NAME(copy_deliver)(from->payload, from->out, start, stop, 1, from->factor)
-                  : NAME(copy_deliver)(from->payload, from->out, start, stop, 0, 1))
+    if (from->add ? NAME(copy_deliver)(from->stream, from->out, start, stop, 1, from->factor)
+                  : NAME(copy_deliver)(from->stream, from->out, start, stop, 0, 1))
         from->bad = 1;
-}
-
-static int NAME(copy_decode)(const uint8_t *payload, void *out, int64_t d, int add, double factor) {
-    struct NAME(values) from = {.payload = payload, .out = out, .add = add, .factor = (REAL)factor};
-    spread(NAME(copy_decode_part), &from, 0, d, TILE, threads_parts(d));
-    return !from.bad;
 }
 
 /* -- float formats. Those of 16 bits per element go straight to the payload. */
@@ -84,20 +56,6 @@ INLINE uint32_t NAME(load16)(const uint8_t *payload, int64_t i) {
     uint16_t code;
     memcpy(&code, payload + 2 * i, 2);
     return code;
-}
-
-/* The top 16 bits of n elements; 1 where one is not finite. */
-INLINE int NAME(clip16)(const REAL *x, REAL *residual, int64_t n, uint8_t *payload) {
-    uint32_t bad = 0;
-    for (int64_t i = 0; i < n; i++) {
-        REAL v = V_(i);
-        uint32_t word = bits_f32((float)v);
-        bad |= (word & 0x7fffffffu) + 0x00800000u;
-        NAME(store16)(payload, i, word >> 16);
-        if (residual)
-            residual[i] = v - (REAL)real_f32(word & 0xffff0000u);
-    }
-    return bad >> 31;
 }
 
 /* The top bits of n elements as whole numbers. */
@@ -115,80 +73,56 @@ INLINE int NAME(clip_words)(const REAL *x, REAL *residual, int64_t n, int drop, 
 }
 
 static void NAME(clip_encode_part)(void *job, int part, int64_t start, int64_t stop) {
-    struct NAME(numbers) *of = job;
-    const int bits = of->bits;
+    struct NAME(blocks) *of = job;
+    const int bits = of->bits, drop = 32 - bits;
     uint32_t words[TILE];
     int bad = 0;
     (void)part;
     for (int64_t a = start; a < stop && !bad; a += TILE) {
         int64_t n = smaller(TILE, stop - a);
-        const REAL *x = of->x + a;
-        REAL *residual = of->residual ? of->residual + a : NULL;
-        uint8_t *payload = of->payload + a * bits / 8;
-        if (bits == 16) {
-            bad = residual ? NAME(clip16)(x, residual, n, payload) : NAME(clip16)(x, NULL, n, payload);
-        } else {
-            bad = residual ? NAME(clip_words)(x, residual, n, 32 - bits, words)
-                           : NAME(clip_words)(x, NULL, n, 32 - bits, words);
-            pack_words(words, n, bits, payload);
-        }
+        const REAL *x = of->vector + a;
+        bad = of->residual ? NAME(clip_words)(x, of->residual + a, n, drop, words)
+                           : NAME(clip_words)(x, NULL, n, drop, words);
+        pack_words(words, n, bits, of->stream + a * bits / 8);
     }
     if (bad)
         of->bad = 1;
 }
 
-static int NAME(clip_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int bits) {
-    struct NAME(numbers) of = {.x = vector, .residual = residual, .payload = payload, .bits = bits};
-    spread(NAME(clip_encode_part), &of, 0, d, TILE, threads_parts(d));
-    return !of.bad;
-}
-
-INLINE void NAME(clip_deliver)(const struct NAME(values) *from, int64_t start, int64_t stop, int add) {
-    const REAL factor = from->factor;
+INLINE void NAME(clip_deliver)(const struct NAME(delivery) *from, int64_t start, int64_t stop, int add, REAL factor) {
     const int bits = from->bits, drop = 32 - bits;
     uint32_t words[TILE];
     for (int64_t a = start; a < stop; a += TILE) {
         int64_t n = smaller(TILE, stop - a);
-        const uint8_t *payload = from->payload + a * bits / 8;
-        REAL *out = from->out + a;
-        if (bits == 16) {
-            for (int64_t i = 0; i < n; i++)
-                NAME(deliver)(out + i, (REAL)real_f32(NAME(load16)(payload, i) << 16), add, factor);
-        } else {
-            unpack_words(payload, n, bits, words);
-            for (int64_t i = 0; i < n; i++)
-                NAME(deliver)(out + i, (REAL)real_f32(words[i] << drop), add, factor);
-        }
+        unpack_words(from->stream + a * bits / 8, n, bits, words);
+        for (int64_t i = 0; i < n; i++)
+            NAME(deliver)(from->out + a + i, (REAL)real_f32(words[i] << drop), add, factor);
     }
 }
 
-static void NAME(clip_decode_part)(void *job, int part, int64_t start, int64_t stop) {
-    const struct NAME(values) *from = job;
-    (void)part;
-    if (from->add)
-        NAME(clip_deliver)(from, start, stop, 1);
-    else
-        NAME(clip_deliver)(from, start, stop, 0);
-}
+DELIVERED(clip)
 
-static void NAME(clip_decode)(const uint8_t *payload, void *out, int64_t d, int bits, int add, double factor) {
-    struct NAME(values) from = {.payload = payload, .out = out, .bits = bits, .add = add, .factor = (REAL)factor};
-    spread(NAME(clip_decode_part), &from, 0, d, TILE, threads_parts(d));
-}
-
-/* n elements in bf16; 1 where one is not finite, or rounds to infinity. */
-INLINE int NAME(bfloats_of)(const REAL *x, REAL *residual, int64_t n, uint8_t *payload) {
+/* n elements in bf16, or their top 16 bits; 1 where one is not finite, or rounds to infinity. */
+INLINE int NAME(top16)(const REAL *x, REAL *residual, int64_t n, uint8_t *payload, int rounds) {
     uint32_t bad = 0;
     for (int64_t i = 0; i < n; i++) {
         REAL v = V_(i);
-        uint32_t word = bits_f32((float)v), code = (word + ((word >> 16) & 1u) + 0x7fffu) >> 16;
+        uint32_t word = bits_f32((float)v), code = (rounds ? word + ((word >> 16) & 1u) + 0x7fffu : word) >> 16;
         /* From 0x7f7f8000 on an element rounds to infinity. */
-        bad |= (word & 0x7fffffffu) + 0x00808000u;
+        bad |= (word & 0x7fffffffu) + (rounds ? 0x00808000u : 0x00800000u);
         NAME(store16)(payload, i, code);
         if (residual)
             residual[i] = v - (REAL)real_f32(code << 16);
     }
     return bad >> 31;
+}
+
+INLINE int NAME(bfloats_of)(const REAL *x, REAL *residual, int64_t n, uint8_t *payload) {
+    return NAME(top16)(x, residual, n, payload, 1);
+}
+
+INLINE int NAME(clips_of)(const REAL *x, REAL *residual, int64_t n, uint8_t *payload) {
+    return NAME(top16)(x, residual, n, payload, 0);
 }
 
 INLINE int NAME(halves_of)(const REAL *x, REAL *residual, int64_t n, uint8_t *payload) {
@@ -223,38 +157,25 @@ INLINE int NAME(halves_of)(const REAL *x, REAL *residual, int64_t n, uint8_t *pa
     return bad >> 15 & 1;
 }
 
-static void NAME(half_encode_part)(void *job, int part, int64_t start, int64_t stop) {
-    struct NAME(numbers) *of = job;
-    const REAL *x = of->x + start;
-    REAL *residual = of->residual ? of->residual + start : NULL;
-    uint8_t *payload = of->payload + 2 * start;
-    const int64_t n = stop - start;
-    int bad;
-    (void)part;
-    if (of->bits)
-        bad = residual ? NAME(bfloats_of)(x, residual, n, payload) : NAME(bfloats_of)(x, NULL, n, payload);
-    else
-        bad = residual ? NAME(halves_of)(x, residual, n, payload) : NAME(halves_of)(x, NULL, n, payload);
-    if (bad)
-        of->bad = 1;
-}
-
-static int NAME(half_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int bfloat) {
-    struct NAME(numbers) of = {.x = vector, .residual = residual, .payload = payload, .bits = bfloat};
-    spread(NAME(half_encode_part), &of, 0, d, TILE, threads_parts(d));
-    return !of.bad;
-}
-
-INLINE void NAME(half_deliver)(const struct NAME(values) *from, int64_t start, int64_t stop, int add) {
-    const uint8_t *payload = from->payload;
-    const REAL factor = from->factor;
-    REAL *out = from->out;
-    int64_t i = start;
-    if (from->bits) {
-        for (; i < stop; i++)
-            NAME(deliver)(out + i, (REAL)real_f32(NAME(load16)(payload, i) << 16), add, factor);
-        return;
+#define SIXTEEN(what, loop)                                                                                    \
+    static void NAME(what##_encode_part)(void *job, int part, int64_t start, int64_t stop) {                   \
+        struct NAME(blocks) *of = job;                                                                         \
+        const REAL *x = of->vector + start;                                                                    \
+        uint8_t *payload = of->stream + 2 * start;                                                             \
+        (void)part;                                                                                            \
+        if (of->residual ? NAME(loop)(x, of->residual + start, stop - start, payload)                          \
+                         : NAME(loop)(x, NULL, stop - start, payload))                                         \
+            of->bad = 1;                                                                                       \
     }
+SIXTEEN(half, halves_of)
+SIXTEEN(bfloat, bfloats_of)
+SIXTEEN(clip16, clips_of)
+#undef SIXTEEN
+
+INLINE void NAME(half_deliver)(const struct NAME(delivery) *to, int64_t start, int64_t stop, int add, REAL factor) {
+    const uint8_t *payload = to->stream;
+    REAL *out = to->out;
+    int64_t i = start;
 #if LEVEL >= 1 && REAL_BITS == 32
     const __m256 times = _mm256_set1_ps(factor);
     for (; i + 8 <= stop; i += 8) {
@@ -268,16 +189,13 @@ INLINE void NAME(half_deliver)(const struct NAME(values) *from, int64_t start, i
         NAME(deliver)(out + i, (REAL)value_of_half(NAME(load16)(payload, i)), add, factor);
 }
 
-static void NAME(half_decode_part)(void *job, int part, int64_t start, int64_t stop) {
-    const struct NAME(values) *from = job;
-    (void)part;
-    if (from->add)
-        NAME(half_deliver)(from, start, stop, 1);
-    else
-        NAME(half_deliver)(from, start, stop, 0);
+DELIVERED(half)
+
+INLINE void NAME(bfloat_deliver)(const struct NAME(delivery) *to, int64_t start, int64_t stop, int add, REAL factor) {
+    const uint8_t *payload = to->stream;
+    REAL *out = to->out;
+    for (int64_t i = start; i < stop; i++)
+        NAME(deliver)(out + i, (REAL)real_f32(NAME(load16)(payload, i) << 16), add, factor);
 }
 
-static void NAME(half_decode)(const uint8_t *payload, void *out, int64_t d, int bfloat, int add, double factor) {
-    struct NAME(values) from = {.payload = payload, .out = out, .bits = bfloat, .add = add, .factor = (REAL)factor};
-    spread(NAME(half_decode_part), &from, 0, d, TILE, threads_parts(d));
-}
+DELIVERED(bfloat)

@@ -261,26 +261,6 @@ static int NAME(uniform_measure)(const struct NAME(blocks) *b, const REAL *x, RE
     return 1;
 }
 
-static int NAME(quantize_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int bits,
-                                 int64_t bucket, int l2, uint64_t key) {
-    if (!d)
-        return 1;
-    struct NAME(blocks) b = NAME(blocks_of)(vector, residual, d, payload, bucket, 1);
-    b.bits = bits, b.l2 = l2, b.key = key;
-    b.measure = NAME(quantize_measure), b.encode = NAME(quantize_tile);
-    return NAME(encode_blocks)(&b, NAME(encode_groups));
-}
-
-static int NAME(uniform_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int bits,
-                                int64_t bucket, uint64_t key) {
-    if (!d)
-        return 1;
-    struct NAME(blocks) b = NAME(blocks_of)(vector, residual, d, payload, bucket, 2);
-    b.bits = bits, b.key = key;
-    b.measure = NAME(uniform_measure), b.encode = NAME(uniform_tile);
-    return NAME(encode_blocks)(&b, NAME(encode_groups));
-}
-
 INLINE void NAME(decode_codes)(enum NAME(code) kind, const struct NAME(delivery) *to, int64_t start, int64_t stop) {
     const struct NAME(scale) shared = NAME(scale_of)(kind, to->bits, 0);
     uint8_t codes[TILE + 8];
@@ -308,22 +288,4 @@ static void NAME(quantize_decode_part)(void *job, int part, int64_t start, int64
 static void NAME(uniform_decode_part)(void *job, int part, int64_t start, int64_t stop) {
     (void)part;
     NAME(decode_codes)(NAME(UNIFORM), job, start, stop);
-}
-
-static void NAME(quantize_decode)(const uint8_t *payload, void *out, int64_t d, int bits, int64_t bucket, int add,
-                                  double factor) {
-    if (!d)
-        return;
-    struct NAME(delivery) to = NAME(delivery_of)(payload, out, d, bucket, 1, add, factor);
-    to.bits = bits;
-    spread(NAME(quantize_decode_part), &to, 0, d, TILE, threads_parts(d));
-}
-
-static void NAME(uniform_decode)(const uint8_t *payload, void *out, int64_t d, int bits, int64_t bucket, int add,
-                                 double factor) {
-    if (!d)
-        return;
-    struct NAME(delivery) to = NAME(delivery_of)(payload, out, d, bucket, 2, add, factor);
-    to.bits = bits;
-    spread(NAME(uniform_decode_part), &to, 0, d, TILE, threads_parts(d));
 }

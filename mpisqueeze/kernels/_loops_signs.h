@@ -140,15 +140,6 @@ static void NAME(signs_groups)(void *job, int part, int64_t first, int64_t last)
     }
 }
 
-static int NAME(signs_encode)(const void *vector, void *residual, int64_t d, uint8_t *payload, int64_t block,
-                              int each, int l2) {
-    if (!d)
-        return 1;
-    struct NAME(blocks) b = NAME(blocks_of)(vector, residual, d, payload, block, each);
-    b.l2 = l2;
-    return NAME(encode_blocks)(&b, NAME(signs_groups));
-}
-
 /* Values from one code per element. */
 INLINE void NAME(deliver_signed)(const uint8_t *codes, int64_t n, struct NAME(pair) to, REAL *out, int add) {
     const BITS above = NAME(bits)(to.above), change = above ^ NAME(bits)(to.below);
@@ -189,14 +180,14 @@ INLINE int64_t NAME(deliver_bits)(const uint8_t *stream, int64_t n, struct NAME(
     return i;
 }
 
-INLINE void NAME(signs_deliver)(const struct NAME(delivery) *to, int64_t start, int64_t stop, int add) {
+INLINE void NAME(signs_deliver)(const struct NAME(delivery) *to, int64_t start, int64_t stop, int add, REAL factor) {
     uint8_t codes[TILE + 8];
     for (int64_t s = start; s < stop; s += TILE) {
         int64_t e = smaller(s + TILE, stop), index = s / to->length, unpacked = 0;
         for (int64_t a = s, b; a < e; a = b, index++) {
             b = smaller((index + 1) * to->length, e);
             struct NAME(pair) value = NAME(pair_at)(to->scales, to->each, index);
-            value.above *= to->factor, value.below *= to->factor;
+            value.above *= factor, value.below *= factor;
             if (a % 8 == 0)
                 a += NAME(deliver_bits)(to->stream + a / 8, b - a, value, to->out + a, add);
             if (a == b)
@@ -209,19 +200,4 @@ INLINE void NAME(signs_deliver)(const struct NAME(delivery) *to, int64_t start, 
     }
 }
 
-static void NAME(signs_decode_part)(void *job, int part, int64_t start, int64_t stop) {
-    const struct NAME(delivery) *to = job;
-    (void)part;
-    if (to->add)
-        NAME(signs_deliver)(to, start, stop, 1);
-    else
-        NAME(signs_deliver)(to, start, stop, 0);
-}
-
-static void NAME(signs_decode)(const uint8_t *payload, void *out, int64_t d, int64_t block, int each, int add,
-                               double factor) {
-    if (!d)
-        return;
-    struct NAME(delivery) to = NAME(delivery_of)(payload, out, d, block, each, add, factor);
-    spread(NAME(signs_decode_part), &to, 0, d, TILE, threads_parts(d));
-}
+DELIVERED(signs)

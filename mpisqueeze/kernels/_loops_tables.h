@@ -27,14 +27,9 @@
 
 #define TABLE(dtype)                                                                                           \
     {                                                                                                          \
-        copy_encode_##dtype, copy_decode_##dtype, signs_encode_##dtype, signs_decode_##dtype,                  \
-            quantize_encode_##dtype, quantize_decode_##dtype, uniform_encode_##dtype, uniform_decode_##dtype,  \
-            topk_scratch_##dtype, topk_encode_##dtype, topk_decode_##dtype, topk_clear_##dtype,                \
-            randomk_encode_##dtype, randomk_decode_##dtype, randomk_clear_##dtype, positions_encode_##dtype,   \
-            positions_decode_##dtype, clip_encode_##dtype, clip_decode_##dtype, half_encode_##dtype,           \
-            half_decode_##dtype, natural_encode_##dtype, natural_decode_##dtype, fp8_encode_##dtype,           \
-            fp8_decode_##dtype, copy_combine_##dtype, signs_combine_##dtype, quantize_combine_##dtype,                  \
-            uniform_combine_##dtype, natural_combine_##dtype, fp8_combine_##dtype, momentum_step_##dtype,               \
+        encode_##dtype, decode_##dtype, combine_##dtype, topk_scratch_##dtype, topk_encode_##dtype,            \
+            topk_decode_##dtype, topk_clear_##dtype, randomk_encode_##dtype, randomk_decode_##dtype,           \
+            randomk_clear_##dtype, positions_encode_##dtype, positions_decode_##dtype, momentum_step_##dtype,  \
             adam_step_##dtype                                                                                  \
     }
 const struct loops LOOPS[2] = {TABLE(f32), TABLE(f64)};

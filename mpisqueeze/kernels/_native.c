@@ -136,18 +136,19 @@ static int adding(PyObject *const *args, Py_ssize_t given, Py_ssize_t at, int *a
     return *factor == -1 && PyErr_Occurred() ? -1 : truth(args[at], add);
 }
 
+static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
 static int64_t blocks_of(int64_t d, int64_t block) {
     if (!d)
         return 0;
     return block && block < d ? (d + block - 1) / block : 1;
 }
 
-static int64_t stream_bytes(int64_t d, int64_t bits) { return (d * bits + 7) / 8; }
-
 #define FUNCTION(name) static PyObject *name(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssize_t given)
 
-/* Runs `call`, an int, without the GIL and returns it as a bool; NULL where `checks` failed with an exception. */
-#define CHECKED(checks, call)                                                                                   \
+/* Runs `call`, an int, without the GIL, and returns `found`, which it makes of that as `good`; NULL where `checks` failed
+   with an exception. */
+#define RELEASED(checks, call, found)                                                                          \
     do {                                                                                                       \
         int good = 0, failed = (checks);                                                                       \
         if (!failed) {                                                                                         \
@@ -155,78 +156,111 @@ static int64_t stream_bytes(int64_t d, int64_t bits) { return (d * bits + 7) / 8
             Py_END_ALLOW_THREADS                                                                               \
         }                                                                                                      \
         release(&a);                                                                                           \
-        return failed ? NULL : PyBool_FromLong(good);                                                          \
+        return failed ? NULL : (found);                                                                        \
     } while (0)
+#define CHECKED(checks, call) RELEASED(checks, call, PyBool_FromLong(good))
+#define DECODE(checks, call) RELEASED(checks, ((call), 1), ((void)good, Py_NewRef(Py_None)))
 
-#define DECODE(checks, call)                                                                                   \
-    do {                                                                                                       \
-        int failed = (checks);                                                                                 \
-        if (!failed) {                                                                                         \
-            Py_BEGIN_ALLOW_THREADS(call);                                                                      \
-            Py_END_ALLOW_THREADS                                                                               \
-        }                                                                                                      \
-        release(&a);                                                                                           \
-        if (failed)                                                                                            \
-            return NULL;                                                                                       \
-        Py_RETURN_NONE;                                                                                        \
-    } while (0)
-
-FUNCTION(copy_encode) {
-    struct arrays a;
-    CHECKED(encoder_arrays(&a, args, given, 3) < 0 || payload_is(&a, a.vector.len) < 0,
-           a.loops->copy_encode(a.vector.buf, a.delta, a.d, a.payload.buf));
+static int is_l2(PyObject *norm, int *l2) {
+    if (PyUnicode_Check(norm)) {
+        *l2 = PyUnicode_CompareWithASCIIString(norm, "l2") == 0;
+        if (*l2 || PyUnicode_CompareWithASCIIString(norm, "max") == 0)
+            return 0;
+    }
+    PyErr_SetString(PyExc_ValueError, "norm must be 'l2' or 'max'");
+    return -1;
 }
 
-FUNCTION(copy_decode) {
+/* How many arguments set a kind's layout, and what its encoder takes behind them. */
+static const struct {
+    int layout, more;
+} taken[] = {[SIGNS] = {2, 1}, [QUANTIZE] = {2, 2}, [UNIFORM] = {2, 1}, [CLIP] = {1, 0},
+             [FP16] = {1, 0},  [NATURAL] = {0, 1},  [FP8] = {1, 0}};
+
+/* The layout: of signs (block, each), of quantize and uniform (bits, bucket), of clip (bits), of fp8 (block). That of
+   half (bfloat) makes FP16 the kind that it is, and that of clip CLIP. */
+static int layout_of(enum kind *kind, const struct arrays *a, PyObject *const *args, struct layout *layout) {
+    int64_t block = 0, each = 0, bits = 8;
+    int bfloat, failed = 0;
+    switch (*kind) {
+    case COPY:
+        bits = 8 * a->vector.itemsize;
+        break;
+    case SIGNS:
+        bits = 1;
+        failed = whole(args[0], "block", 0, INT64_MAX / 16, &block) < 0 || whole(args[1], "each", 0, 2, &each) < 0;
+        break;
+    case QUANTIZE:
+    case UNIFORM:
+        each = *kind == UNIFORM ? 2 : 1;
+        failed = whole(args[0], "bits", *kind == UNIFORM ? 1 : 2, 8, &bits) < 0 ||
+                 whole(args[1], "bucket", 0, INT64_MAX / 16, &block) < 0;
+        break;
+    case CLIP:
+        failed = whole(args[0], "bits", 9, 31, &bits) < 0;
+        *kind = bits == 16 ? CLIP16 : CLIP;
+        break;
+    case FP8:
+        each = 1;
+        failed = whole(args[0], "block", 0, INT64_MAX / 16, &block) < 0;
+        break;
+    case NATURAL:
+        break;
+    default:
+        bits = 16;
+        failed = truth(args[0], &bfloat) < 0;
+        *kind = !failed && bfloat ? BF16 : FP16;
+    }
+    *layout = (struct layout){block, (int)each, (int)bits};
+    return -failed;
+}
+
+/* Bytes of a payload. */
+static int64_t coded(const struct arrays *a, const struct layout *layout) {
+    return layout->each * blocks_of(a->d, layout->block) * a->vector.itemsize + (a->d * layout->bits + 7) / 8;
+}
+
+static PyObject *encode(PyObject *const *args, Py_ssize_t given, enum kind kind) {
     struct arrays a;
+    struct layout layout;
+    int l2 = 0;
+    uint64_t key = 0;
+    PyObject *const *more = args + 3 + taken[kind].layout;
+    CHECKED(encoder_arrays(&a, args, given, 3 + taken[kind].layout + taken[kind].more) < 0 ||
+                layout_of(&kind, &a, args + 3, &layout) < 0 || (kind == SIGNS && truth(more[0], &l2) < 0) ||
+                (kind == QUANTIZE && is_l2(more[0], &l2) < 0) ||
+                ((kind == QUANTIZE || kind == UNIFORM || kind == NATURAL) && key_of(args[given - 1], &key) < 0) ||
+                payload_is(&a, coded(&a, &layout)) < 0,
+            a.loops->encode(kind, a.vector.buf, a.delta, a.d, a.payload.buf, layout, l2, key));
+}
+
+static PyObject *decode(PyObject *const *args, Py_ssize_t given, enum kind kind) {
+    struct arrays a;
+    struct layout layout;
     int add;
     double factor;
-    CHECKED(decoder_arrays(&a, args, given, 4) < 0 || adding(args, given, 2, &add, &factor) < 0 ||
-                payload_is(&a, a.vector.len) < 0,
-            a.loops->copy_decode(a.payload.buf, a.vector.buf, a.d, add, factor));
+    const int before = 2 + taken[kind].layout;
+    RELEASED(decoder_arrays(&a, args, given, before + 2) < 0 || layout_of(&kind, &a, args + 2, &layout) < 0 ||
+                 adding(args, given, before, &add, &factor) < 0 || payload_is(&a, coded(&a, &layout)) < 0,
+             a.loops->decode(kind, a.payload.buf, a.vector.buf, a.d, layout, add, factor),
+             kind == COPY ? PyBool_FromLong(good) : Py_NewRef(Py_None));
 }
 
-static int signs_size(const struct arrays *a, int64_t block, int64_t each) {
-    return payload_is(a, each * blocks_of(a->d, block) * a->vector.itemsize + stream_bytes(a->d, 1));
-}
-
-FUNCTION(signs_encode) {
-    struct arrays a;
-    int64_t block, each;
-    int l2;
-    CHECKED(encoder_arrays(&a, args, given, 6) < 0 || whole(args[3], "block", 0, INT64_MAX / 16, &block) < 0 ||
-                whole(args[4], "each", 0, 2, &each) < 0 || truth(args[5], &l2) < 0 || signs_size(&a, block, each) < 0,
-            a.loops->signs_encode(a.vector.buf, a.delta, a.d, a.payload.buf, block, (int)each, l2));
-}
-
-FUNCTION(signs_decode) {
-    struct arrays a;
-    int64_t block, each;
-    int add;
-    double factor;
-    DECODE(decoder_arrays(&a, args, given, 6) < 0 || whole(args[2], "block", 0, INT64_MAX / 16, &block) < 0 ||
-               whole(args[3], "each", 0, 2, &each) < 0 || adding(args, given, 4, &add, &factor) < 0 ||
-               signs_size(&a, block, each) < 0,
-           a.loops->signs_decode(a.payload.buf, a.vector.buf, a.d, block, (int)each, add, factor));
-}
-
-enum kind { SIGNS, QUANTIZE, UNIFORM, COPY, NATURAL, FP8 };
-
-/* Payloads of a tuple at once: (payloads, weights, factor, out), then of signs (block, each), of quantize and uniform
-   (bits, block), of fp8 (block). Weights None and factor 0 stand for their mean; else see _loops_combine.h. */
+/* Payloads of a tuple at once: (payloads, weights, factor, out) and the layout. Weights None and factor 0 stand for
+   their mean; else see _loops_combine.h. */
 static PyObject *combine(PyObject *const *args, Py_ssize_t given, enum kind kind) {
-    static const Py_ssize_t wanted[] = {6, 6, 6, 4, 4, 5};
+    const Py_ssize_t wanted = 4 + taken[kind].layout;
     struct arrays a;
     struct payloads all = {0};
     Py_buffer *views = NULL;
     const uint8_t **each_of = NULL;
     double *weights = NULL;
     Py_ssize_t count = 0, held = 0;
-    int64_t block = 0, bits = kind == SIGNS ? 1 : 8, each = kind == NATURAL ? 0 : kind == UNIFORM ? 2 : 1;
+    struct layout layout;
     int good = 0;
     memset(&a, 0, sizeof a);
-    if (given != wanted[kind]) {
-        PyErr_Format(PyExc_TypeError, "expected %zd arguments, got %zd", wanted[kind], given);
+    if (given != wanted) {
+        PyErr_Format(PyExc_TypeError, "expected %zd arguments, got %zd", wanted, given);
         return NULL;
     }
     if (!PyTuple_Check(args[0]) || !(count = PyTuple_GET_SIZE(args[0])) || count > INT_MAX) {
@@ -243,14 +277,9 @@ static PyObject *combine(PyObject *const *args, Py_ssize_t given, enum kind kind
         goto end;
     a.d = a.vector.len / a.vector.itemsize;
     a.loops = &active[a.vector.itemsize == 8];
-    const int coarse = kind == QUANTIZE || kind == UNIFORM;
-    if (given > 4 && whole(args[coarse ? 5 : 4], "block", 0, INT64_MAX / 16, &block) < 0)
+    if (layout_of(&kind, &a, args + 4, &layout) < 0)
         goto end;
-    if ((coarse && whole(args[4], "bits", kind == QUANTIZE ? 2 : 1, 8, &bits) < 0) ||
-        (kind == SIGNS && whole(args[5], "each", 0, 2, &each) < 0))
-        goto end;
-    const int64_t coded = each * blocks_of(a.d, block) * a.vector.itemsize + stream_bytes(a.d, bits);
-    const int64_t size = kind == COPY ? a.vector.len : coded;
+    const int64_t size = coded(&a, &layout);
     views = PyMem_Calloc((size_t)count, sizeof *views);
     each_of = PyMem_Calloc((size_t)count, sizeof *each_of);
     weights = PyMem_Calloc((size_t)count, sizeof *weights);
@@ -278,13 +307,7 @@ static PyObject *combine(PyObject *const *args, Py_ssize_t given, enum kind kind
         }
     }
     Py_BEGIN_ALLOW_THREADS;
-    good = (kind == SIGNS      ? a.loops->signs_combine
-            : kind == QUANTIZE ? a.loops->quantize_combine
-            : kind == UNIFORM  ? a.loops->uniform_combine
-            : kind == COPY     ? a.loops->copy_combine
-            : kind == NATURAL  ? a.loops->natural_combine
-                               : a.loops->fp8_combine)(&all, a.vector.buf, a.d, block,
-                                                       (int)(kind == SIGNS ? each : bits));
+    good = a.loops->combine(kind, &all, a.vector.buf, a.d, layout);
     Py_END_ALLOW_THREADS;
     if (!good)
         PyErr_NoMemory();
@@ -300,80 +323,26 @@ end:
     Py_RETURN_NONE;
 }
 
-FUNCTION(copy_combine) { return combine(args, given, COPY); }
-FUNCTION(signs_combine) { return combine(args, given, SIGNS); }
-FUNCTION(quantize_combine) { return combine(args, given, QUANTIZE); }
-FUNCTION(uniform_combine) { return combine(args, given, UNIFORM); }
-FUNCTION(natural_combine) { return combine(args, given, NATURAL); }
-FUNCTION(fp8_combine) { return combine(args, given, FP8); }
-
-static int is_l2(PyObject *norm, int *l2) {
-    if (PyUnicode_Check(norm)) {
-        *l2 = PyUnicode_CompareWithASCIIString(norm, "l2") == 0;
-        if (*l2 || PyUnicode_CompareWithASCIIString(norm, "max") == 0)
-            return 0;
-    }
-    PyErr_SetString(PyExc_ValueError, "norm must be 'l2' or 'max'");
-    return -1;
-}
-
-static int quantize_size(const struct arrays *a, int64_t bits, int64_t bucket) {
-    return payload_is(a, blocks_of(a->d, bucket) * a->vector.itemsize + stream_bytes(a->d, bits));
-}
-
-FUNCTION(quantize_encode) {
-    struct arrays a;
-    int64_t bits, bucket;
-    int l2;
-    uint64_t key;
-    CHECKED(encoder_arrays(&a, args, given, 7) < 0 || whole(args[3], "bits", 2, 8, &bits) < 0 ||
-               whole(args[4], "bucket", 0, INT64_MAX / 16, &bucket) < 0 || is_l2(args[5], &l2) < 0 ||
-               key_of(args[6], &key) < 0 || quantize_size(&a, bits, bucket) < 0,
-           a.loops->quantize_encode(a.vector.buf, a.delta, a.d, a.payload.buf, (int)bits, bucket, l2, key));
-}
-
-FUNCTION(quantize_decode) {
-    struct arrays a;
-    int64_t bits, bucket;
-    int add;
-    double factor;
-    DECODE(decoder_arrays(&a, args, given, 6) < 0 || whole(args[2], "bits", 2, 8, &bits) < 0 ||
-               whole(args[3], "bucket", 0, INT64_MAX / 16, &bucket) < 0 || adding(args, given, 4, &add, &factor) < 0 ||
-               quantize_size(&a, bits, bucket) < 0,
-           a.loops->quantize_decode(a.payload.buf, a.vector.buf, a.d, (int)bits, bucket, add, factor));
-}
-
-static int uniform_size(const struct arrays *a, int64_t bits, int64_t bucket) {
-    return payload_is(a, 2 * blocks_of(a->d, bucket) * a->vector.itemsize + stream_bytes(a->d, bits));
-}
-
-FUNCTION(uniform_encode) {
-    struct arrays a;
-    int64_t bits, bucket;
-    uint64_t key;
-    CHECKED(encoder_arrays(&a, args, given, 6) < 0 || whole(args[3], "bits", 1, 8, &bits) < 0 ||
-               whole(args[4], "bucket", 0, INT64_MAX / 16, &bucket) < 0 || key_of(args[5], &key) < 0 ||
-               uniform_size(&a, bits, bucket) < 0,
-           a.loops->uniform_encode(a.vector.buf, a.delta, a.d, a.payload.buf, (int)bits, bucket, key));
-}
-
-FUNCTION(uniform_decode) {
-    struct arrays a;
-    int64_t bits, bucket;
-    int add;
-    double factor;
-    DECODE(decoder_arrays(&a, args, given, 6) < 0 || whole(args[2], "bits", 1, 8, &bits) < 0 ||
-               whole(args[3], "bucket", 0, INT64_MAX / 16, &bucket) < 0 || adding(args, given, 4, &add, &factor) < 0 ||
-               uniform_size(&a, bits, bucket) < 0,
-           a.loops->uniform_decode(a.payload.buf, a.vector.buf, a.d, (int)bits, bucket, add, factor));
-}
+#define CODED(name, kind)                                                                                      \
+    FUNCTION(name##_encode) { return encode(args, given, kind); }                                              \
+    FUNCTION(name##_decode) { return decode(args, given, kind); }
+#define COMBINED(name, kind)                                                                                   \
+    CODED(name, kind)                                                                                          \
+    FUNCTION(name##_combine) { return combine(args, given, kind); }
+COMBINED(copy, COPY)
+COMBINED(signs, SIGNS)
+COMBINED(quantize, QUANTIZE)
+COMBINED(uniform, UNIFORM)
+COMBINED(natural, NATURAL)
+COMBINED(fp8, FP8)
+CODED(clip, CLIP)
+CODED(half, FP16)
 
 /* One argument more than the method: scratch for candidates, any writable array of the vector's dtype. */
 FUNCTION(topk_encode) {
     struct arrays a;
     int64_t k;
-    CHECKED(encoder_arrays(&a, args, given, 5) < 0 ||
-               whole(args[3], "k", 0, a.d < INT32_MAX ? a.d : INT32_MAX, &k) < 0 ||
+    CHECKED(encoder_arrays(&a, args, given, 5) < 0 || whole(args[3], "k", 0, smaller(a.d, INT32_MAX), &k) < 0 ||
                payload_is(&a, k * (a.vector.itemsize + 4)) < 0 ||
                numbers(args[4], &a.scratch, PyBUF_WRITABLE, "scratch") < 0,
            a.loops->topk_encode(a.vector.buf, a.delta, a.d, a.payload.buf, k, a.scratch.buf,
@@ -390,34 +359,20 @@ static PyObject *indices_inside(int inside) {
 FUNCTION(topk_decode) {
     struct arrays a;
     int64_t k;
-    int add, inside = 1;
+    int add;
     double factor;
-    int failed = decoder_arrays(&a, args, given, 5) < 0 ||
-                 whole(args[2], "k", 0, a.d < INT32_MAX ? a.d : INT32_MAX, &k) < 0 ||
-                 adding(args, given, 3, &add, &factor) < 0 ||
-                 payload_is(&a, k * (a.vector.itemsize + 4)) < 0;
-    if (!failed) {
-        Py_BEGIN_ALLOW_THREADS inside = a.loops->topk_decode(a.payload.buf, a.vector.buf, a.d, k, add, factor);
-        Py_END_ALLOW_THREADS
-    }
-    release(&a);
-    return failed ? NULL : indices_inside(inside);
+    RELEASED(decoder_arrays(&a, args, given, 5) < 0 || whole(args[2], "k", 0, smaller(a.d, INT32_MAX), &k) < 0 ||
+                 adding(args, given, 3, &add, &factor) < 0 || payload_is(&a, k * (a.vector.itemsize + 4)) < 0,
+             a.loops->topk_decode(a.payload.buf, a.vector.buf, a.d, k, add, factor), indices_inside(good));
 }
 
 /* The arguments are (payload, out, k): those of a decoder that may lack its last one, `add`. */
 FUNCTION(topk_clear) {
     struct arrays a;
     int64_t k;
-    int inside = 1;
-    int failed = decoder_arrays(&a, args, given, 4) < 0 ||
-                 whole(args[2], "k", 0, a.d < INT32_MAX ? a.d : INT32_MAX, &k) < 0 ||
-                 payload_is(&a, k * (a.vector.itemsize + 4)) < 0;
-    if (!failed) {
-        Py_BEGIN_ALLOW_THREADS inside = a.loops->topk_clear(a.payload.buf, a.vector.buf, a.d, k);
-        Py_END_ALLOW_THREADS
-    }
-    release(&a);
-    return failed ? NULL : indices_inside(inside);
+    RELEASED(decoder_arrays(&a, args, given, 4) < 0 || whole(args[2], "k", 0, smaller(a.d, INT32_MAX), &k) < 0 ||
+                 payload_is(&a, k * (a.vector.itemsize + 4)) < 0,
+             a.loops->topk_clear(a.payload.buf, a.vector.buf, a.d, k), indices_inside(good));
 }
 
 FUNCTION(randomk_clear) {
@@ -481,79 +436,6 @@ FUNCTION(positions_decode) {
                 key_of(args[3], &key) < 0 || kept_positions(args + 4, &a, k, &drawn) < 0 ||
                 adding(args, given, 6, &add, &factor) < 0 || payload_is(&a, k * a.vector.itemsize) < 0,
             a.loops->positions_decode(a.payload.buf, a.vector.buf, a.d, k, key, a.scratch.buf, drawn, add, factor));
-}
-
-FUNCTION(clip_encode) {
-    struct arrays a;
-    int64_t bits;
-    CHECKED(encoder_arrays(&a, args, given, 4) < 0 || whole(args[3], "bits", 9, 31, &bits) < 0 ||
-               payload_is(&a, stream_bytes(a.d, bits)) < 0,
-           a.loops->clip_encode(a.vector.buf, a.delta, a.d, a.payload.buf, (int)bits));
-}
-
-FUNCTION(clip_decode) {
-    struct arrays a;
-    int64_t bits;
-    int add;
-    double factor;
-    DECODE(decoder_arrays(&a, args, given, 5) < 0 || whole(args[2], "bits", 9, 31, &bits) < 0 ||
-               adding(args, given, 3, &add, &factor) < 0 || payload_is(&a, stream_bytes(a.d, bits)) < 0,
-           a.loops->clip_decode(a.payload.buf, a.vector.buf, a.d, (int)bits, add, factor));
-}
-
-FUNCTION(half_encode) {
-    struct arrays a;
-    int bfloat;
-    CHECKED(encoder_arrays(&a, args, given, 4) < 0 || truth(args[3], &bfloat) < 0 || payload_is(&a, 2 * a.d) < 0,
-           a.loops->half_encode(a.vector.buf, a.delta, a.d, a.payload.buf, bfloat));
-}
-
-FUNCTION(half_decode) {
-    struct arrays a;
-    int bfloat, add;
-    double factor;
-    DECODE(decoder_arrays(&a, args, given, 5) < 0 || truth(args[2], &bfloat) < 0 ||
-               adding(args, given, 3, &add, &factor) < 0 ||
-               payload_is(&a, 2 * a.d) < 0,
-           a.loops->half_decode(a.payload.buf, a.vector.buf, a.d, bfloat, add, factor));
-}
-
-FUNCTION(natural_encode) {
-    struct arrays a;
-    uint64_t key;
-    CHECKED(encoder_arrays(&a, args, given, 4) < 0 || key_of(args[3], &key) < 0 || payload_is(&a, a.d) < 0,
-            a.loops->natural_encode(a.vector.buf, a.delta, a.d, a.payload.buf, key));
-}
-
-FUNCTION(natural_decode) {
-    struct arrays a;
-    int add;
-    double factor;
-    DECODE(decoder_arrays(&a, args, given, 4) < 0 || adding(args, given, 2, &add, &factor) < 0 ||
-               payload_is(&a, a.d) < 0,
-           a.loops->natural_decode(a.payload.buf, a.vector.buf, a.d, add, factor));
-}
-
-static int fp8_size(const struct arrays *a, int64_t block) {
-    return payload_is(a, blocks_of(a->d, block) * a->vector.itemsize + a->d);
-}
-
-FUNCTION(fp8_encode) {
-    struct arrays a;
-    int64_t block;
-    CHECKED(encoder_arrays(&a, args, given, 4) < 0 || whole(args[3], "block", 0, INT64_MAX / 16, &block) < 0 ||
-                fp8_size(&a, block) < 0,
-            a.loops->fp8_encode(a.vector.buf, a.delta, a.d, a.payload.buf, block));
-}
-
-FUNCTION(fp8_decode) {
-    struct arrays a;
-    int64_t block;
-    int add;
-    double factor;
-    DECODE(decoder_arrays(&a, args, given, 5) < 0 || whole(args[2], "block", 0, INT64_MAX / 16, &block) < 0 ||
-               adding(args, given, 3, &add, &factor) < 0 || fp8_size(&a, block) < 0,
-           a.loops->fp8_decode(a.payload.buf, a.vector.buf, a.d, block, add, factor));
 }
 
 /* (d, k, bytes of an element) → bytes of scratch that topk_encode can use. */
@@ -654,38 +536,17 @@ FUNCTION(adam_step) {
 }
 
 #define METHOD(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, NULL}
+#define BOTH(name) METHOD(name##_encode), METHOD(name##_decode)
 static PyMethodDef methods[] = {
-    METHOD(copy_encode),
-    METHOD(copy_decode),
-    METHOD(copy_combine),
-    METHOD(signs_encode),
-    METHOD(signs_decode),
-    METHOD(signs_combine),
-    METHOD(quantize_combine),
-    METHOD(uniform_combine),
-    METHOD(natural_combine),
-    METHOD(fp8_combine),
-    METHOD(quantize_encode),
-    METHOD(quantize_decode),
-    METHOD(uniform_encode),
-    METHOD(uniform_decode),
-    METHOD(topk_scratch),
-    METHOD(topk_encode),
-    METHOD(topk_decode),
-    METHOD(topk_clear),
-    METHOD(randomk_encode),
-    METHOD(randomk_decode),
-    METHOD(randomk_clear),
-    METHOD(positions_encode),
-    METHOD(positions_decode),
-    METHOD(clip_encode),
-    METHOD(clip_decode),
-    METHOD(half_encode),
-    METHOD(half_decode),
-    METHOD(natural_encode),
-    METHOD(natural_decode),
-    METHOD(fp8_encode),
-    METHOD(fp8_decode),
+    BOTH(copy), METHOD(copy_combine),
+    BOTH(signs), METHOD(signs_combine),
+    BOTH(quantize), METHOD(quantize_combine),
+    BOTH(uniform), METHOD(uniform_combine),
+    BOTH(natural), METHOD(natural_combine),
+    BOTH(fp8), METHOD(fp8_combine),
+    BOTH(topk), METHOD(topk_clear), METHOD(topk_scratch),
+    BOTH(randomk), METHOD(randomk_clear),
+    BOTH(positions), BOTH(clip), BOTH(half),
     METHOD(momentum_step),
     METHOD(adam_step),
     {"instruction_sets", instruction_sets, METH_NOARGS, "The instruction sets that can be used, slowest first."},

@@ -29,18 +29,11 @@ class NativeKernels(ReferenceKernels):
     half_encode, half_decode = _native.half_encode, _native.half_decode
     natural_encode, natural_decode = _native.natural_encode, _native.natural_decode
     fp8_encode, fp8_decode = _native.fp8_encode, _native.fp8_decode
-    # Several payloads in one pass: (payloads, weights, factor, out) and the decoder's arguments, see `decode_mix` of a
+    # Several payloads in one pass: (payloads, weights, factor, out) and the decoder's arguments, see `combine` of a
     # compressor; weights None: their mean.
-    copy_combine, signs_combine, quantize_combine = (
-        _native.copy_combine,
-        _native.signs_combine,
-        _native.quantize_combine,
-    )
-    uniform_combine, natural_combine, fp8_combine = (
-        _native.uniform_combine,
-        _native.natural_combine,
-        _native.fp8_combine,
-    )
+    copy_combine, signs_combine = _native.copy_combine, _native.signs_combine
+    quantize_combine, uniform_combine = _native.quantize_combine, _native.uniform_combine
+    natural_combine, fp8_combine = _native.natural_combine, _native.fp8_combine
     momentum_step, adam_step = _native.momentum_step, _native.adam_step
 
     def topk_encode(self, vector: np.ndarray, residual: np.ndarray | None, payload: np.ndarray, k: int) -> bool:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -39,7 +38,10 @@ ALIKE = 1e-4
 
 
 class Rehearsal:
-    """An algorithm on ranks of its own: `step` moves x by an iteration.
+    """An algorithm on ranks of its own: `step` moves x by an iteration. A context that closes it where all went well.
+
+    Args:
+        compressor: of some text. Default: one that loses nothing.
 
     Attributes:
         algorithm: the part's instance.
@@ -51,10 +53,10 @@ class Rehearsal:
         part: Part,
         world: World,
         dtype: np.dtype[Any],
-        dimension: int,
-        compressor: str | None,
-        per_epoch: int,
-        server: str,
+        dimension: int = ELEMENTS,
+        compressor: str | None = None,
+        per_epoch: int = STEPS // 2,
+        server: str = "root",
     ) -> None:
         self.network = Network(world, Device())
         compressors = registry.compressors.find(compressor or lossless(part))
@@ -71,6 +73,13 @@ class Rehearsal:
         )
         self.algorithm = part.cls(setup, **part.options)
         contracts.check_algorithm(part, self.algorithm)
+
+    def __enter__(self) -> Rehearsal:
+        return self
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        if kind is None:
+            getattr(self.algorithm, "close", lambda: None)()
 
     def step(self, t: int, x: np.ndarray, gradient: Callable[[Any], Any], lr: float = 0.5) -> None:
         """Iteration t. Raises AssertionError if it came to an error that ends a run."""
@@ -108,22 +117,6 @@ def falling(part: Part, lr: float, t: int) -> float:
     return 2 * lr * (1 - (t - 1) / STEPS) ** 2 if getattr(part.cls, "falling_lr", False) else lr
 
 
-@contextmanager
-def rehearsal(
-    part: Part,
-    world: World,
-    dtype: np.dtype[Any],
-    dimension: int = ELEMENTS,
-    compressor: str | None = None,
-    per_epoch: int = STEPS // 2,
-    server: str = "root",
-) -> Iterator[Rehearsal]:
-    """A Rehearsal that is closed in the end; its compressor loses nothing unless one is named."""
-    found = Rehearsal(part, world, dtype, dimension, compressor, per_epoch, server)
-    yield found
-    getattr(found.algorithm, "close", lambda: None)()
-
-
 # -- on a rank alone
 
 
@@ -132,7 +125,7 @@ def _descent(part: Part, world: World, dtype: np.dtype[Any], iterations: int) ->
     problem = registry.problems.find(f"quadratic:{ELEMENTS}").cls(0, 1, 1, np, dtype, dimension=ELEMENTS)
     start = problem.initial_point()
     x = start.copy()
-    with rehearsal(part, world, dtype) as found:
+    with Rehearsal(part, world, dtype) as found:
         for t in range(1, iterations + 1):
             lr = falling(part, 0.5, t)
             found.step(t, x, lambda point: problem.gradient(point, found.network.iteration)[1], lr)
@@ -171,7 +164,7 @@ def _step_allocates_nothing(part: Part, world: World) -> None:
     usual = contracts.default_compressor(part)
     others = getattr(part.cls, "takes", ()) or not getattr(part.cls, "compresses", True)
     for compressor in dict.fromkeys((lossless(part), usual if others else "onebit")):
-        with rehearsal(part, world, dtype, DIMENSION, compressor) as found:
+        with Rehearsal(part, world, dtype, DIMENSION, compressor) as found:
             work = partial(found.step, x=x, gradient=gradient)
             allocates_nothing(part, {f"a step with {compressor}": work}, vector.nbytes)
 
@@ -217,7 +210,7 @@ def _course(part: Part, world: World, dtype: np.dtype[Any]) -> _Course:
     x, alone = np.full(ELEMENTS, 3, dtype), np.full(ELEMENTS, 3, dtype)
     everyone = np.empty((world.size, ELEMENTS), dtype)
     alike, sent, gradient = 0, [], _gradient(target)
-    with rehearsal(part, world, dtype) as found:
+    with Rehearsal(part, world, dtype) as found:
         for t in range(1, STEPS + MIXING + 1):
             lr = falling(part, 0.1, t) if t <= STEPS else 1e-3
             found.step(t, x, gradient, lr)
@@ -301,7 +294,7 @@ def _walk(
     gradient, x = _gradient(_target(world.rank).astype(dtype)), np.full(ELEMENTS, 3, dtype)
     saved: dict[str, np.ndarray] = {}
     for first, last in ((1, steps),) if again_after is None else ((1, again_after), (again_after + 1, steps)):
-        with rehearsal(part, world, dtype, ELEMENTS, compressor, per_epoch=5, server=server) as found:
+        with Rehearsal(part, world, dtype, ELEMENTS, compressor, per_epoch=5, server=server) as found:
             if first > 1:
                 state.put_back(found.algorithm, saved)
             for t in range(first, last + 1):

@@ -24,7 +24,7 @@ from mpisqueeze.record.types import SCHEMA_VERSION
 from mpisqueeze.reproduce.claims import ClaimRun, StatedClaim
 from mpisqueeze.reproduce.expressions import joined
 from mpisqueeze.reproduce.virtual import LabError, run_in_lab
-from mpisqueeze.runs.comparing import Ledger, check_entries, compare, on_first
+from mpisqueeze.runs.comparing import Ledger, Track, check_entries, on_first
 from mpisqueeze.runs.interrupts import Interrupts
 from mpisqueeze.runs.pairs import Entry
 from mpisqueeze.runs.view import View
@@ -165,9 +165,11 @@ def _run(
         """The signal that ended the runs, if any; on workers or on ranks."""
         ledger = world.collectively(lambda: Ledger(path, task.entries, world, None) if world.is_root else None)
         listening = interrupts if world.leads else Interrupts(listens=False)
-        _, stopped = compare(task.entries, world, path, listening, ledger, view if world.is_root else View())
+        track = Track(world, path, listening, ledger, view if world.is_root else View())
+        track.run(task.entries)
+        track.end()
         logs.extend(ledger.runs if ledger else [])
-        return stopped
+        return track.stopped_by
 
     return logs, None, task.do(world, run)
 

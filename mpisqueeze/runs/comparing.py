@@ -236,25 +236,6 @@ class Track:
         return log
 
 
-def compare(
-    entries: Sequence[Entry],
-    world: World,
-    path: Path,
-    interrupts: Interrupts,
-    ledger: Ledger | None,
-    view: View,
-) -> tuple[list[str], Signal]:
-    """Run all entries on a track of their own; collective. The arguments are those of `Track`.
-
-    Returns:
-        On every rank the statuses of the runs, in their order, and the signal that ended the comparison, if any.
-    """
-    track = Track(world, path, interrupts, ledger, view)
-    track.run(entries)
-    track.end()
-    return track.statuses, track.stopped_by
-
-
 def on_first(world: World, ranks: int | None, work: Callable[[World], T]) -> T:
     """The result of `work` on the `ranks` lowest ranks, None for all, on all ranks; the others wait. Collective.
 

@@ -314,7 +314,7 @@ class Coder:
             return
         payloads, mean = [_array(message[self._payload]) for message in messages], _array(out)
         if self.compressor.combines:
-            self.compressor.decode_mean(payloads, mean)
+            self.compressor.combine(payloads, mean)
             return
         self.compressor.iteration = iteration
         self.compressor.decode(payloads[0], mean)

@@ -90,14 +90,22 @@ class Cluster:
         return np.array([self.clock.now(worker) for worker in range(self.size)])
 
 
-def through_root(way: str, up: float, down: float, sections: int) -> Callable[[Cluster, int], Steps]:
-    """All send payloads of `up` bytes in sections to worker 0, which answers each with `down` bytes in a tree."""
+def through_root(
+    way: str, up: float, down: float, sections: int, ahead: int | None = None
+) -> Callable[[Cluster, int], Steps]:
+    """All send payloads of `up` bytes in sections to worker 0, which answers each with `down` bytes in a tree.
+
+    Args:
+        ahead: sections that a worker sends before it has the answer to the first of them; None: all.
+    """
 
     def program(cluster: Cluster, me: int) -> Steps:
         tree, sent = Tree(way, cluster.size), []
-        if me:
-            sent += [cluster.send(me, 0, up / sections, 1) for _ in range(sections)]
-        for _ in range(sections):
+        for section in range(sections):
+            # All that it may send at the beginning, and then a section for each answer.
+            first = ahead or sections
+            leaving = min(first, sections) if not section else int(section + first <= sections)
+            sent += [cluster.send(me, 0, up / sections, 1) for _ in range(leaving if me else 0)]
             for source in range(1, cluster.size) if not me else ():
                 yield from cluster.receive(0, source, 1)
             if me:

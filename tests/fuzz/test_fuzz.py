@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import logged
 from fuzz import targets
 from fuzz.sandbox import EscapedError, sandbox
 from hypothesis import HealthCheck, example, given, settings
@@ -202,7 +203,7 @@ def test_names_are_no_markup(folder: Path, capsys: pytest.CaptureFixture[str]) -
 
 def test_losses_that_no_axis_shows_are_survived(folder: Path) -> None:
     path = folder / "run" / "iterations.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = logged(path)
     for line, loss in zip(lines, (1e-320, 1.0, 1.7e308, -1.7e308), strict=True):
         line["loss"] = loss
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))

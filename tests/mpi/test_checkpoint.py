@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Finished, start_on_ranks
+from conftest import Finished, logged, start_on_ranks
 from parts import CENTRALIZED, FIELD, GOSSIP
 
 from mpisqueeze.errors import UsageError
@@ -88,7 +88,7 @@ def test_every_algorithm_goes_on_as_if_nothing_had_been(mpisqueeze_run: Run, tmp
     rest = mpisqueeze_run(3, "train", "--resume", "part", "--iterations", "23").well()
     assert "resumed after iteration 12" in rest.out
     same_runs(tmp_path / "whole", tmp_path / "part")
-    ranks = [json.loads(line) for line in (tmp_path / "part" / "ranks.jsonl").read_text().splitlines()]
+    ranks = logged(tmp_path / "part" / "ranks.jsonl")
     assert [(line["iteration"], line["rank"]) for line in ranks] == [(t, r) for t in range(1, 24) for r in range(3)]
     assert json.loads((tmp_path / "part" / "summary.json").read_text())["resumed_after"] == [12]
 
@@ -235,7 +235,7 @@ def test_a_run_of_an_earlier_version_goes_on(mpisqueeze_run: Run, tmp_path: Path
         config.write_text(json.dumps({**json.loads(config.read_text()), **former}))
         # Nor was there elapsed time.
         log = tmp_path / "part" / "iterations.jsonl"
-        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        lines = logged(log)
         for line in lines:
             del line["elapsed_s"]
         log.write_text("".join(f"{json.dumps(line)}\n" for line in lines))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Finished
+from conftest import Finished, logged
 from jitter import outer_clock
 from parts import CENTRALIZED, GOSSIP
 
@@ -31,10 +30,7 @@ def test_sums_of_iterations_turn_the_order_of_methods_round_and_the_clock_does_n
     options = ("compare", "sgd", "dpsgd", "--problem", f"{JITTER}:InTurn", "--iterations", "32", "--eval-every", "0")
     for attempt in range(3):
         mpisqueeze_run(4, *options, "--lr", "0.01", "--out", f"{attempt}").well()
-        sgd, dpsgd = (
-            [json.loads(line) for line in (folder / "iterations.jsonl").read_text().splitlines()]
-            for folder in sorted((tmp_path / f"{attempt}").glob("0*"))
-        )
+        sgd, dpsgd = (logged(folder / "iterations.jsonl") for folder in sorted((tmp_path / f"{attempt}").glob("0*")))
         assert not any(line["wait_s"] for line in dpsgd)
         assert all(line["wait_s"] for line in sgd)
         clock = dpsgd[-1]["elapsed_s"] / sgd[-1]["elapsed_s"]

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Finished, start, wait_for
+from conftest import Finished, logged, start, wait_for
 from parts import payload_bytes
 
 from mpisqueeze.cli.app import run
@@ -28,12 +28,8 @@ SMALL = ("--problem", "quadratic:101", "--iterations", "12")
 PLUGINS = Path(__file__).with_name("plugins.py")
 
 
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 def losses(folder: Path) -> list[float]:
-    return [line["loss"] for line in lines(folder / "iterations.jsonl")]
+    return [line["loss"] for line in logged(folder / "iterations.jsonl")]
 
 
 def test_all_pairs_share_start_data_and_seed(mpisqueeze_run: Run, tmp_path: Path) -> None:
@@ -78,15 +74,14 @@ def test_sweeps_divergence_and_exports(
         2, "compare", "sgd", "csgd/topk:0.1", *SMALL, "--sweep", "lr=0.5,1e12", "--sweep", "warmup=0,2",
         "--out", "grid", "--json", "-", "--target-loss", "40",
     )  # fmt: skip
-    assert finished.code == 0, finished.err
-    summaries = finished.json
+    summaries = finished.well().json
     names = [f"{pair} lr={lr} warmup={w}" for pair in ("sgd", "csgd/topk:0.1") for lr in ("0.5", "1e12") for w in "02"]
     assert [summary["name"] for summary in summaries] == names
     assert [summary["status"] for summary in summaries] == ["ok", "ok", "diverged", "diverged"] * 2
     assert [summary["warmup"] for summary in summaries[:2]] == [0, 2]
     folder = empty_folder / "grid"
     for summary, path in zip(summaries, sorted(folder.glob("0*")), strict=True):
-        log = lines(path / "iterations.jsonl")
+        log = logged(path / "iterations.jsonl")
         config = json.loads((path / "config.json").read_text())
         assert f"lr={config['lr']:g}".replace("e+", "e") in summary["name"]
         hits = [i for i, line in enumerate(log) if line["loss"] <= 40]
@@ -117,9 +112,9 @@ def test_a_target_is_counted_on_evaluations(mpisqueeze_run: Run, tmp_path: Path)
     finished = mpisqueeze_run(2, "compare", "sgd", "csgd/topk:0.1", "csgd/qsgd:4", *options, "--target", "distance=7")
     summaries = finished.well().json
     for summary, path in zip(summaries, sorted((tmp_path / "c").glob("0*")), strict=True):
-        met = [line["iteration"] for line in lines(path / "evaluations.jsonl") if line["distance"] <= 7]
+        met = [line["iteration"] for line in logged(path / "evaluations.jsonl") if line["distance"] <= 7]
         assert met[:1] != [0], "the start is not there yet"
-        log = lines(path / "iterations.jsonl")
+        log = logged(path / "iterations.jsonl")
         assert summary["bytes_to_target"] == (sum(line["bytes_sent"] for line in log[: met[0]]) if met else None)
     assert summaries[0]["bytes_to_target"]
     assert [summary["shown_to_fail"] for summary in summaries] == [False, True, False]
@@ -157,9 +152,9 @@ def test_seeds_in_turns_tuned_and_stopped_at_the_target(mpisqueeze_run: Run, tmp
     for entry in about["runs"]:
         path = folder / entry["folder"]
         summary = json.loads((path / "summary.json").read_text())
-        distances = [line["distance"] for line in lines(path / "evaluations.jsonl")]
+        distances = [line["distance"] for line in logged(path / "evaluations.jsonl")]
         assert [distance <= 7 for distance in distances] == [False] * (len(distances) - 1) + [True]
-        assert summary["iterations"] == len(lines(path / "iterations.jsonl")) == 2 * (len(distances) - 1)
+        assert summary["iterations"] == len(logged(path / "iterations.jsonl")) == 2 * (len(distances) - 1)
         assert (summary["status"], summary["stopped_at_target"]) == ("ok", True)
         config = json.loads((path / "config.json").read_text())
         assert (config["iterations"], config["seed"]) == (60, entry["seed"])
@@ -181,10 +176,10 @@ def test_seeds_in_turns_tuned_and_stopped_at_the_target(mpisqueeze_run: Run, tmp
     # `train` stops there as well, and has nothing to go on with.
     alone = ("--seed", "5", "--lr", "0.16", "--stop-at", "distance=7", "--checkpoint-every", "3", "--out", "alone")
     mpisqueeze_run(2, "train", "sgd", *options, *alone).well()
-    before = lines(tmp_path / "alone" / "iterations.jsonl")
+    before = logged(tmp_path / "alone" / "iterations.jsonl")
     assert [line["loss"] for line in before] == losses(folder / "01-sgd-seed-5")
     mpisqueeze_run(2, "train", "--resume", "alone").well()
-    assert lines(tmp_path / "alone" / "iterations.jsonl") == before
+    assert logged(tmp_path / "alone" / "iterations.jsonl") == before
     wrong = mpisqueeze_run(2, "train", *options, "--stop-at", "bleu=3", "--out", "wrong")
     assert wrong.code == 2
     assert "--stop-at: quadratic:101 evaluates distance, objective, not 'bleu'" in wrong.err

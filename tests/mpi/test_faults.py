@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import Finished, start, start_on_ranks, wait_for
+from conftest import Finished, logged, start, start_on_ranks, wait_for
 from faulty import WHEN
 
 from mpisqueeze.launch import Launcher
@@ -163,10 +163,7 @@ def test_checksums_change_nothing_but_the_count(mpisqueeze_run: Run, tmp_path: P
     options = ("train", "--problem", "quadratic:1031", "--iterations", "6", "--server", server)
     for name, more in (("plain", ()), ("checked", ("--checksum",))):
         mpisqueeze_run(3, *options, *more, "--out", name).well()
-    logs = [
-        [json.loads(line) for line in (tmp_path / name / "iterations.jsonl").read_text().splitlines()]
-        for name in ("plain", "checked")
-    ]
+    logs = [logged(tmp_path / name / "iterations.jsonl") for name in ("plain", "checked")]
     for plain, checked in zip(*logs, strict=True):
         assert plain["loss"] == checked["loss"]
         assert checked["messages"] == 2 * plain["messages"]

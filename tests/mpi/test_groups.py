@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import Finished
-from test_checkpoint import same_runs
+from test_checkpoint import same_runs, whole_and_part
 
 from mpisqueeze.modelling.methods import Method
 
@@ -74,14 +73,9 @@ def test_groups_go_on_as_if_nothing_had_been(mpisqueeze_run: Run, tmp_path: Path
     """Leaders have the algorithm's memory and the optimizer's; the link is emulated between them."""
     options = (
         *("--algorithm", "doublesqueeze", "--group", "2", "--optimizer", "adam", "--problem", "mlp:32", "--lr", "0.01"),
-        *("--iterations", "20", "--save-model", "--link", "latency=100us,bandwidth=1gbit"),
+        *("--link", "latency=100us,bandwidth=1gbit"),
     )
-    mpisqueeze_run(4, "train", *options, "--out", "whole").well()
-    mpisqueeze_run(4, "train", *options, "--checkpoint-every", "6", "--out", "part").well()
-    shutil.rmtree(tmp_path / "part" / "checkpoint" / "00000020")
-    mpisqueeze_run(4, "train", "--resume", "part").well()
-    assert json.loads((tmp_path / "part" / "summary.json").read_text())["resumed_after"] == [18]
-    same_runs(tmp_path / "whole", tmp_path / "part")
+    same_runs(*whole_and_part(mpisqueeze_run, tmp_path, 4, *options, last=20, saved=18))
 
 
 @pytest.mark.parametrize("barrier", ["--barrier", pytest.param("--no-barrier", marks=pytest.mark.slow)])

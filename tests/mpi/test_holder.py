@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Finished, start, wait_for
-from test_train import lines
+from conftest import Finished, logged, start, wait_for
 
 from mpisqueeze import holder
 from mpisqueeze.errors import UsageError
@@ -57,7 +56,7 @@ def held(run: Path) -> dict[str, Any]:
 
 def whole(run: Path) -> list[int]:
     """The iterations of the log, of which none is missing or there twice."""
-    found = [line["iteration"] for line in lines(run / "iterations.jsonl")]
+    found = [line["iteration"] for line in logged(run / "iterations.jsonl")]
     assert found == list(range(1, len(found) + 1))
     return found
 

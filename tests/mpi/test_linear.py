@@ -166,14 +166,10 @@ def test_runs_by_allreduce_are_those_of_the_baseline(mpisqueeze_run: Run, tmp_pa
 
 
 def test_a_run_goes_on_to_the_bit(mpisqueeze_run: Run, tmp_path: Path) -> None:
-    from test_checkpoint import same_runs
+    from test_checkpoint import same_runs, whole_and_part
 
     method = ("--algorithm", "memsgd", "--compressor", "randomk:0.1,shared", "--server", "allreduce")
-    options = (*method, "--problem", "mlp:16", "--lr", "0.05", "--save-model", "--checkpoint-every", "100")
-    mpisqueeze_run(3, "train", *options, "--iterations", "9", "--out", "whole").well()
-    mpisqueeze_run(3, "train", *options, "--iterations", "4", "--out", "part").well()
-    mpisqueeze_run(3, "train", "--resume", "part", "--iterations", "9").well()
-    same_runs(tmp_path / "whole", tmp_path / "part")
+    same_runs(*whole_and_part(mpisqueeze_run, tmp_path, 3, *method, "--problem", "mlp:16", "--lr", "0.05", saved=4))
     summary = json.loads((tmp_path / "part" / "summary.json").read_text())
     assert summary["bytes_sent"] == 9 * 2 * 2 * 4 * math.ceil(summary["dimension"] / 10)
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Finished
-from test_checkpoint import same_runs
+from conftest import Finished, logged
+from test_checkpoint import same_runs, whole_and_part
 
 from mpisqueeze.parts import registry
 
@@ -57,7 +55,7 @@ def test_diloco(mpisqueeze_run: Run, tmp_path: Path) -> None:
             x = np.tile(start, (3, 1))
         apart.append(np.mean(np.sum((x - x.mean(axis=0)) ** 2, axis=1)))
     np.testing.assert_allclose(np.load(tmp_path / "run" / "model.npz")["x"], x, rtol=1e-9)
-    lines = [json.loads(line) for line in (tmp_path / "run" / "iterations.jsonl").read_text().splitlines()]
+    lines = logged(tmp_path / "run" / "iterations.jsonl")
     assert [line["bytes_sent"] for line in lines] == [2 * 2 * 9 * 8 if t % 4 == 0 else 0 for t in range(1, 15)]
     assert [line["consensus"] for line in lines] == pytest.approx(apart, rel=1e-6, abs=1e-20)
     assert "the last 2 iterations end without an exchange" in (tmp_path / "run" / "summary.json").read_text()
@@ -67,14 +65,9 @@ def test_local_steps_go_on_as_if_nothing_had_been(mpisqueeze_run: Run, tmp_path:
     """A checkpoint amid local steps has each rank's model, the one that they began with, and all momenta."""
     options = (
         *("--algorithm", "doublesqueeze", "--local-steps", "4", "--outer-momentum", "0.5", "--momentum", "0.9"),
-        *("--problem", "mlp:32", "--lr", "0.05", "--iterations", "20", "--eval-every", "7", "--save-model"),
+        *("--problem", "mlp:32", "--lr", "0.05", "--eval-every", "7"),
     )
-    mpisqueeze_run(3, "train", *options, "--out", "whole").well()
-    mpisqueeze_run(3, "train", *options, "--checkpoint-every", "6", "--out", "part").well()
-    shutil.rmtree(tmp_path / "part" / "checkpoint" / "00000020")
-    mpisqueeze_run(3, "train", "--resume", "part").well()
-    assert json.loads((tmp_path / "part" / "summary.json").read_text())["resumed_after"] == [18]
-    same_runs(tmp_path / "whole", tmp_path / "part")
+    same_runs(*whole_and_part(mpisqueeze_run, tmp_path, 3, *options, last=20, saved=18))
 
 
 @pytest.mark.parametrize(

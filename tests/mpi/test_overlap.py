@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Finished
+from conftest import Finished, logged
 from overlapping import WHEN, before_the_gradient_ends, more_sections_than_a_link_holds
 from parts import CENTRALIZED, FIELD
 from test_checkpoint import same_runs
@@ -29,7 +29,7 @@ def runs(folder: Path) -> dict[str, tuple[list[dict[str, Any]], Any, dict[str, A
     """Parts of each run's log, model and summary that must not differ in a comparison."""
     found = {}
     for path in sorted(folder.glob("*/summary.json")):
-        lines = [json.loads(line) for line in (path.parent / "iterations.jsonl").read_text().splitlines()]
+        lines = logged(path.parent / "iterations.jsonl")
         kept = [{name: line[name] for name in KEPT if name in line} for line in lines]
         with np.load(path.parent / "model.npz") as model:
             found[path.parent.name] = kept, model["x"], json.loads(path.read_text())

@@ -279,13 +279,10 @@ def test_it_runs_on_a_gpu(on_ranks: Callable[..., None], cuda_variables: dict[st
 
 
 def test_a_run_goes_on_to_the_bit(mpisqueeze_run: Run, tmp_path: Path) -> None:
-    from test_checkpoint import same_runs
+    from test_checkpoint import same_runs, whole_and_part
 
-    options = ("--algorithm", "powersgd:1", "--problem", "mlp:9x7", "--momentum", "0.5", "--save-model")
-    mpisqueeze_run(3, "train", *options, "--iterations", "19", "--out", "whole").well()
-    mpisqueeze_run(3, "train", *options, "--iterations", "12", "--checkpoint-every", "6", "--out", "part").well()
-    mpisqueeze_run(3, "train", "--resume", "part", "--iterations", "19").well()
-    same_runs(tmp_path / "whole", tmp_path / "part")
+    options = ("--algorithm", "powersgd:1", "--problem", "mlp:9x7", "--momentum", "0.5")
+    same_runs(*whole_and_part(mpisqueeze_run, tmp_path, 3, *options, last=19, saved=12))
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import one_node
 import pytest
-from conftest import start_on_ranks, wait_for
+from conftest import logged, start_on_ranks, wait_for
 from test_checkpoint import same_runs
 
 from mpisqueeze.launch import Flavour, Launcher
@@ -176,10 +176,6 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def lines(path: Path) -> list[Any]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 def test_train(cluster: Cluster, started_by: dict[str, str], tmp_path: Path) -> None:
     """A complete run folder named by the job; data from the node's own disk, where nothing is left."""
     data, scratch = tmp_path / "data", tmp_path / "scratch"
@@ -199,7 +195,7 @@ def test_train(cluster: Cluster, started_by: dict[str, str], tmp_path: Path) -> 
     summary, variables = read(run / "summary.json"), read(run / "environment.json")["variables"]
     assert (summary["status"], summary["ranks"]) == ("ok", 2)
     # Half the square of the target's norm, and the target reached.
-    assert [line["loss"] for line in lines(run / "iterations.jsonl")] == [45.5, 0, 0, 0, 0]
+    assert [line["loss"] for line in logged(run / "iterations.jsonl")] == [45.5, 0, 0, 0, 0]
     assert (variables["SLURM_JOB_ID"], variables["OMP_NUM_THREADS"]) == (job, "2")
     assert list(scratch.iterdir()) == []
 
@@ -316,7 +312,7 @@ def test_a_run_in_pieces_ends_as_one_that_was_never_stopped(
 
     assert cluster.completed(job)["Restarts"] == "3"
     same_runs(whole, run)
-    assert [line["iteration"] for line in lines(run / "iterations.jsonl")] == list(range(1, 301))
+    assert [line["iteration"] for line in logged(run / "iterations.jsonl")] == list(range(1, 301))
     resumed = read(run / "summary.json")["resumed_after"]
     assert len(resumed) == 3
     assert all(after >= least for after, least in zip(resumed, (50, 110, 170), strict=True)), resumed

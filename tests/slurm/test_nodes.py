@@ -21,9 +21,9 @@ from pathlib import Path
 import nodes
 import one_node
 import pytest
-from conftest import start_on_ranks, wait_for
+from conftest import logged, start_on_ranks, wait_for
 from test_checkpoint import same_runs
-from test_job_files import HERE, JOBS, Cluster, environment_of_users, lines, read
+from test_job_files import HERE, JOBS, Cluster, environment_of_users, read
 
 from mpisqueeze.launch import Flavour, Launcher
 
@@ -188,7 +188,7 @@ def interrupt(cluster: Nodes, by: str, what: str, whole: Path) -> None:
         cluster.heal([last])
     cluster.completed(job, 200)
     same_runs(whole, run)
-    assert [line["iteration"] for line in lines(run / "iterations.jsonl")] == [*range(1, 201)]
+    assert [line["iteration"] for line in logged(run / "iterations.jsonl")] == [*range(1, 201)]
 
 
 @pytest.mark.slow
