@@ -137,6 +137,14 @@ def loss_and_gradient(part: Part, found: Any) -> tuple[float, Any]:
         raise broken(part, "--problem", f"gradient gave {describe_value(found)}, not (loss, gradient)") from None
 
 
+def evaluation(part: Part, found: Any) -> dict[str, float]:
+    """What `problem.evaluate` returned, numbers by name; none for None. Raises UsageError for anything else."""
+    try:
+        return {str(name): float(value) for name, value in ({} if found is None else found).items()}
+    except (AttributeError, TypeError, ValueError):
+        raise broken(part, "--problem", f"evaluate gave {describe_value(found)}, not numbers by name") from None
+
+
 class GradientCheck:
     """Checks what `problem.gradient` returns, at the price of comparing an address.
 

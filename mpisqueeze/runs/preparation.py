@@ -141,7 +141,7 @@ class Run:
         part = self.plan.problem
         with contracts.plugin(part, "--problem", "evaluate(x)"):
             evaluate = getattr(self.problem, "evaluate", lambda x: None)
-            self.evaluated = {str(name): float(value) for name, value in (evaluate(self.x) or {}).items()}
+            self.evaluated = contracts.evaluation(part, evaluate(self.x))
         if metric not in self.evaluated:
             known = ", ".join(sorted(self.evaluated)) or "nothing"
             raise UsageError(f"{part.spec} evaluates {known}, not {metric!r}", option)

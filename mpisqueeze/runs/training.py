@@ -33,7 +33,7 @@ from mpisqueeze.devices.clock import Phase
 from mpisqueeze.errors import UsageError
 from mpisqueeze.kernels import kernels_for, threads_of, use_threads
 from mpisqueeze.mpi import MPI
-from mpisqueeze.parts.contracts import GradientCheck, broken, loss_and_gradient
+from mpisqueeze.parts.contracts import GradientCheck, broken, evaluation, loss_and_gradient
 from mpisqueeze.parts.failing import shown_to_fail
 from mpisqueeze.record.arrays import write_npz
 from mpisqueeze.record.checkpoint import Past
@@ -402,8 +402,11 @@ class Loop:
             x = xp.asarray(self._consensus.mean(self.run.device.to_numpy(x)))
         if self.world.is_root:
             try:
-                found = self.run.evaluated if iteration == 0 and self.run.evaluated else evaluate(x) or {}
-                values = {str(name): float(value) for name, value in found.items()}
+                found = self.run.evaluated if iteration == 0 and self.run.evaluated else evaluate(x)
+                values = evaluation(self.run.plan.problem, found)
+            except UsageError as error:
+                network.complain(Signal.ERROR, error.message, option=error.option or "--problem")
+                values = {}
             except (Exception, SystemExit) as error:
                 network.complain(Signal.ERROR, repr(error), details=traceback.format_exc())
                 values = {}
