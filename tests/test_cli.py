@@ -115,6 +115,8 @@ pytestmark = pytest.mark.usefixtures("empty_folder")
         (["--problem", f"{PLUGINS}:Thing"], ["--problem", "Thing", "Quadratic"]),
         (["--problem", f"{PLUGINS}:WrongShape"], ["--problem", "WrongShape", "shape (3,)", "(7,)"]),
         (["--problem", f"{PLUGINS}:NaNAtStart"], ["--problem", "NaN"]),
+        (["--problem", f"{PLUGINS}:GradientMovesX"], ["--problem", "gradient changed x"]),
+        (["--problem", f"{PLUGINS}:EvaluateMovesX"], ["--problem", "evaluate changed x"]),
         (["--problem", f"{PLUGINS}:EvaluatesToText"], ["--problem", "evaluate gave {'grade': 'A'}, not numbers"]),
         (["--compressor", f"{PLUGINS}:WrongPayload"], ["--compressor", "encode"]),
         (["--compressor", f"{PLUGINS}:NoPayloadSize"], ["--compressor", "payload_bytes"]),

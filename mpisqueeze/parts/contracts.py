@@ -137,6 +137,15 @@ def loss_and_gradient(part: Part, found: Any) -> tuple[float, Any]:
         raise broken(part, "--problem", f"gradient gave {describe_value(found)}, not (loss, gradient)") from None
 
 
+@contextmanager
+def keeps(part: Part, method: str, x: Any) -> Iterator[None]:
+    """Raise UsageError if x (d), finite, is another one at the end of the block, in which `method` is called."""
+    before = x.copy()
+    yield
+    if not bool((x == before).all()):
+        raise broken(part, "--problem", f"{method} changed x")
+
+
 def evaluation(part: Part, found: Any) -> dict[str, float]:
     """What `problem.evaluate` returned, numbers by name; none for None. Raises UsageError for anything else."""
     try:
