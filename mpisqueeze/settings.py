@@ -60,8 +60,11 @@ class Interval(NamedTuple):
 
 
 def parse_interval(text: str) -> Interval:
-    """`500` iterations, `10min`, `90s`, above 0. Raises ValueError."""
-    found = Interval(parse_size(text), None) if text.strip()[-1:].isdigit() else Interval(None, parse_time(text))
+    """`500`, `1k` iterations, `10min`, `90s`, above 0. Raises ValueError."""
+    try:
+        found = Interval(parse_size(text), None)
+    except ValueError:
+        found = Interval(None, parse_time(text))
     if not any(found):
         raise ValueError(f"{text!r} is no time")
     return found
