@@ -111,7 +111,7 @@ def test_settings_of_earlier_versions(before: dict[str, Any], after: str) -> Non
     part = registry.algorithms.find(after)
     if ":" in after:
         assert part.options == {after.partition(":")[2].partition("=")[0]: next(iter(part.options.values()))}
-    assert moved("eta").endswith('algorithm = "choco:eta=…"')
+    assert moved("eta").endswith("as in choco:eta=…")
     assert moved("lr") == ""
 
 
