@@ -147,7 +147,7 @@ def keeps(part: Part, method: str, x: Any) -> Iterator[None]:
 
 
 def evaluation(part: Part, found: Any) -> dict[str, float]:
-    """What `problem.evaluate` returned, numbers by name; none for None. Raises UsageError for anything else."""
+    """The numbers by name that `problem.evaluate` returned; none for None. Raises UsageError for anything else."""
     try:
         return {str(name): float(value) for name, value in ({} if found is None else found).items()}
     except (AttributeError, TypeError, ValueError):
