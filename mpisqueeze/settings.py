@@ -60,8 +60,11 @@ class Interval(NamedTuple):
 
 
 def parse_interval(text: str) -> Interval:
-    """`500` iterations, `10min`, `90s`, above 0. Raises ValueError."""
-    found = Interval(parse_size(text), None) if text.strip()[-1:].isdigit() else Interval(None, parse_time(text))
+    """`500`, `1k` iterations, `10min`, `90s`, above 0. Raises ValueError."""
+    try:
+        found = Interval(parse_size(text), None)
+    except ValueError:
+        found = Interval(None, parse_time(text))
     if not any(found):
         raise ValueError(f"{text!r} is no time")
     return found
@@ -127,7 +130,10 @@ class Settings:
         choice(*SERVERS, ALLREDUCE),
     )
     topology: str = _method(
-        "ring", f"Gossip graph: {', '.join(TOPOLOGIES)} or file:EDGES.", names=(*TOPOLOGIES, "file:")
+        "ring",
+        f"Gossip graph: {', '.join(TOPOLOGIES)} or file:EDGES.",
+        Kind(str.strip, "a graph"),
+        names=(*TOPOLOGIES, "file:"),
     )
     self_weight: float | None = _method(None, "Gossip: every rank's weight on itself, W_ii. Default: the graph's.")
 
@@ -274,13 +280,13 @@ class Settings:
     timeout: str | None = _run(
         None,
         f"End all ranks when an iteration takes longer: 30s, 10min; 0: wait for ever. Default: {DEFAULT_TIMEOUT}.",
-        _readable(parse_timeout, "a time above 0, or 0 for ever"),
+        _readable(parse_timeout, "a time above 0, such as 30s, or 0 for ever"),
         metavar="TIME",
     )
     heartbeat: str | None = _run(
         None,
         f"End all ranks when a host has not answered for so long: 10s, 2min; 0: never. Default: {DEFAULT_HEARTBEAT}.",
-        _readable(parse_timeout, "a time above 0, or 0 for never"),
+        _readable(parse_timeout, "a time above 0, such as 10s, or 0 for never"),
         metavar="TIME",
     )
     checksum: bool = _run(False, "Send each message's CRC-32 behind it, and check it; 4 bytes more.")
@@ -453,4 +459,4 @@ def moved(name: str) -> str:
     if name not in _FORMER:
         return ""
     algorithms, key, _ = _FORMER[name]
-    return f'; it is a parameter of {" and ".join(algorithms)}: algorithm = "{algorithms[0]}:{key}=…"'
+    return f"; it is a parameter of {' and '.join(algorithms)}, as in {algorithms[0]}:{key}=…"

@@ -82,9 +82,12 @@ class Topology:
     _shape: tuple[int, int] | None
 
     def __init__(self, spec: str, ranks: int, self_weight: float | None = None) -> None:
-        self.spec, self.ranks, self.note = spec, ranks, ""
-        parsed = parse_spec(spec)
-        self.rounds = max(1, (ranks - 1).bit_length()) if spec == ONE_PEER else 1
+        self.spec, self.ranks, self.note = spec.strip(), ranks, ""
+        try:
+            parsed = parse_spec(spec)
+        except UsageError as error:
+            raise UsageError(error.message, "--topology") from None
+        self.rounds = 1 if self.symmetric else max(1, (ranks - 1).bit_length())
         if parsed.name == "file" and parsed.argument is not None:
             path = path_of(spec.partition(":")[2])
             around, weighted = read_edges(path, ranks)

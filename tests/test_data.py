@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import pickle
 import re
 import struct
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mpisqueeze.cli.app import run
 from mpisqueeze.data import DATASETS, cifar10, load_dataset
 from mpisqueeze.errors import UsageError
 
@@ -221,12 +223,22 @@ def test_cifar10_batches_are_joined_in_order(tmp_path: Path, cifar_folder: Path,
     assert data.train_inputs[:, -1].tolist() == [10 * number + i for number in range(5) for i in range(4)]
     assert data.train_labels[3::4].tolist() == [0, 1, 2, 3, 4]
     assert data.test_inputs[:, 0].tolist() == [50, 51, 52, 53]
+    assert data.note == ""
+
+
+def test_a_part_of_cifar10_is_read_and_told_of(cifar_folder: Path) -> None:
+    path = cifar_folder / "data_batch_3.bin"
+    path.write_bytes(path.read_bytes()[:3073])
+    options = ["--problem", "logistic", "--data", "cifar10", "--data-dir", str(cifar_folder), "--iterations", "1"]
+    assert run(["train", *options, "--out", str(cifar_folder / "run")]) == 0
+    warnings = json.loads((cifar_folder / "run" / "summary.json").read_text())["warnings"]
+    assert "cifar10's files have 17 training and 4 test samples, fewer than published" in warnings
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda data: data[:-3073], "4 records of 3073 bytes, 12292 in all, found 9219 bytes"),
+        (lambda data: data[:-1], "1 to 4 records of 3073 bytes, 12292 at most, found 12291 bytes"),
         (lambda data: data + b"\0", "found more"),
         (lambda data: b"\x0a" + data[1:], "labels 0…9, found the label 10"),
         (lambda data: b"", "found 0 bytes"),

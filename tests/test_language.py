@@ -9,7 +9,7 @@ import pytest
 from mpisqueeze.errors import UsageError
 from mpisqueeze.language import choice, integer, parameters_of, parse_spec, real, resolve_parameters
 from mpisqueeze.parts import registry
-from mpisqueeze.settings import moved, upgraded
+from mpisqueeze.settings import moved, parse_interval, upgraded
 
 
 class Part:
@@ -111,5 +111,13 @@ def test_settings_of_earlier_versions(before: dict[str, Any], after: str) -> Non
     part = registry.algorithms.find(after)
     if ":" in after:
         assert part.options == {after.partition(":")[2].partition("=")[0]: next(iter(part.options.values()))}
-    assert moved("eta").endswith('algorithm = "choco:eta=…"')
+    assert moved("eta").endswith("as in choco:eta=…")
     assert moved("lr") == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "interval"),
+    [("500", (500, None)), ("1k", (1000, None)), ("2Ki", (2048, None)), ("10min", (None, 600)), ("90 s", (None, 90))],
+)
+def test_intervals_are_counts_or_times(text: str, interval: tuple[int | None, float | None]) -> None:
+    assert parse_interval(text) == interval

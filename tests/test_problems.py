@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from problem_cases import make, small_dataset, some_point
 
+import mpisqueeze
 from mpisqueeze.data import load_dataset
 from mpisqueeze.data.partition import Partition, partition_indices
 from mpisqueeze.errors import UsageError
@@ -30,6 +31,8 @@ from mpisqueeze.settings import DEFAULT_LR, Settings
 ALL = ["logistic", "mlp:5", "mlp:7x1", "mlp:6x5x3", "quadratic:11", "quadratic:1", "quadratic:11,spread=0"]
 LINEAR = """
 import numpy as np
+
+from mpisqueeze.problems.base import Problem
 
 
 class Linear:
@@ -48,6 +51,10 @@ class Linear:
 class Fresh(Linear):
     def gradient(self, x, iteration):
         return float(self.c @ x), self.c.copy()
+
+
+class Given(Linear, Problem):
+    pass
 """
 NEEDS_DATA = [text for text in ALL if not text.startswith("quadratic")]
 TORCH = pytest.mark.skipif(find_spec("torch") is None, reason="PyTorch is not installed (extra torch)")
@@ -406,10 +413,23 @@ def test_an_algorithm_gets_the_gradient_in_one_place() -> None:
         check(np.ones(5, np.float32), x)
 
 
-@pytest.mark.parametrize(("name", "outcome"), [("Linear", "doubtful"), ("Fresh", "passed")])
+@pytest.mark.parametrize(("name", "outcome"), [("Linear", "passed"), ("Given", "doubtful"), ("Fresh", "passed")])
 def test_check_doubts_a_gradient_that_does_not_outlive_its_use(tmp_path: Path, name: str, outcome: str) -> None:
-    """The gradient of c·x is c, which an algorithm would overwrite."""
+    """The gradient of c·x is c, which an algorithm overwrites where the problem gives it away."""
     (tmp_path / "mine.py").write_text(LINEAR)
     part = registry.problems.find(f"{tmp_path}/mine.py:{name}")
     found = {finding.check: finding.outcome for finding in examine("problem", part)}
     assert found["the gradient is a function of (seed, rank, iteration)"] == outcome
+
+
+@pytest.mark.parametrize("pair", ["allreduce", "ef21/identity", "ecd/identity", "d2"])
+def test_a_plug_in_keeps_the_array_that_its_gradient_is(tmp_path: Path, pair: str) -> None:
+    (tmp_path / "mine.py").write_text(LINEAR)
+    models = []
+    for name in ("Linear", "Fresh"):
+        out = tmp_path / name
+        problem = f"{tmp_path}/mine.py:{name}"
+        mpisqueeze.train(pair, problem=problem, workers=2, iterations=4, lr=0.5, out=out, save_model=True)
+        models.append(np.load(out / "model.npz")["x"])
+    assert np.array_equal(*models)
+    assert np.allclose(models[0].mean(0), -0.5 * 4 * np.arange(1, 6))

@@ -9,6 +9,7 @@ import pytest
 
 from mpisqueeze.errors import UsageError
 from mpisqueeze.modelling.graphs import topology_facts
+from mpisqueeze.settings import Settings
 from mpisqueeze.topology import Topology
 
 GRAPHS = ["ring", "torus", "complete", "exponential", "star"]
@@ -104,6 +105,14 @@ def test_self_weight_is_on_every_diagonal_entry() -> None:
     with pytest.raises(UsageError, match="--self-weight"):
         Topology("ring", 5, 1.0)
     assert Topology("ring", 1, 0.5).weights(0)[0] == 1.0
+
+
+def test_blanks_around_a_name_are_no_part_of_it() -> None:
+    for spec in ("one-peer", "star", "ring"):
+        blanks, bare = Topology(f" {spec} ", 4), Topology(spec, 4)
+        assert blanks.spectrum().rho == bare.spectrum().rho
+        assert blanks.peers(1) == bare.peers(1)
+    assert Settings.of({"topology": " one-peer "}).topology == "one-peer"
 
 
 def test_edges_from_a_file(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from mpisqueeze.comm.signals import Signal
 from mpisqueeze.errors import ExitCode, RankFailureError, UsageError
 from mpisqueeze.holder import release_all
 from mpisqueeze.runs.interrupts import StoppedError
+from mpisqueeze.settings import moved, name_of
 from mpisqueeze.streams import discard, harmless
 
 #: Seconds between ranks that each end all of them.
@@ -58,8 +59,10 @@ def ended(command: Callable[[], int | None]) -> int:
         return stop_code(*stopped.args)
     except Exception as error:
         if hasattr(error, "format_message"):
-            of_launchers = getattr(error, "option_name", "") in _LAUNCHERS_OPTIONS
-            hint = "; it is the launcher's, as in mpisqueeze launch -n 4 train" if of_launchers else ""
+            option = getattr(error, "option_name", "")
+            hint = moved(name_of(option))
+            if option in _LAUNCHERS_OPTIONS:
+                hint = "; it is the launcher's, as in mpisqueeze launch -n 4 train"
             return _refuse(error.format_message() + hint, rank, getattr(error, "ctx", None))
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
             _say(f"rank {rank or 0}: {f'{error.filename}: ' if error.filename else ''}{error.strerror}")

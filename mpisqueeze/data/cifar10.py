@@ -1,7 +1,7 @@
 """CIFAR-10 from the binary version of its archive (https://www.cs.toronto.edu/~kriz/cifar.html).
 
-A file is 10 000 records of one label byte and 3 072 pixel bytes: 32×32 red, then green, then blue. The Python
-version of the archive is made of pickles, which can run code when they are loaded, so it is never read.
+A file is 10 000 records, or a part of them, of one label byte and 3 072 pixel bytes: 32×32 red, then green, then blue.
+The Python version of the archive is made of pickles, which can run code when they are loaded, so it is never read.
 """
 
 from __future__ import annotations
@@ -13,31 +13,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpisqueeze.data.dataset import Dataset, DataSource, standardisation
-from mpisqueeze.data.files import check_labels, data_folder, find_file, how_to_get, open_data, read_rest
+from mpisqueeze.data.files import bad_file, check_labels, data_folder, find_file, how_to_get, open_data, read_up_to
 
-RECORDS = 10_000
+RECORDS = 10_000  # in a published file
 _ARCHIVE = "cifar-10-binary.tar.gz"
 _FEATURES = 3 * 32 * 32
+_RECORD = 1 + _FEATURES
 _CLASSES = 10
 _PIXEL_MEAN, _PIXEL_STD = 120.708, 64.150
 
 
 def read_batch(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """The images, (10 000, 3 072), and labels, (10 000,), of one file. Raises UsageError where it is damaged."""
-    size = RECORDS * (1 + _FEATURES)
+    """The images, (n, 3 072), and labels, (n,), of one file, n ≤ 10 000. Raises UsageError where it is damaged."""
+    size = RECORDS * _RECORD
     with open_data(path) as stream:
-        data = read_rest(path, stream, size, f"{RECORDS} records of {1 + _FEATURES} bytes, {size} in all")
-    records = np.frombuffer(data, dtype=np.uint8).reshape(RECORDS, 1 + _FEATURES)
+        data = read_up_to(stream, size + 1)
+    if not 0 < len(data) <= size or len(data) % _RECORD:
+        found = f"{len(data)} bytes" if len(data) <= size else "more"
+        raise bad_file(path, f"1 to {RECORDS} records of {_RECORD} bytes, {size} at most", found)
+    records = np.frombuffer(data, dtype=np.uint8).reshape(-1, _RECORD)
     labels = records[:, 0].astype(np.int32)
     check_labels(path, labels, _CLASSES)
     return records[:, 1:], labels
 
 
 def load_cifar10(data_dir: Path | None, seed: int) -> Dataset:
-    """50 000 training and 10 000 test images of 3 072 features, channel by channel; `seed` does not matter.
+    """50 000 training and 10 000 test images of 3 072 features, channel by channel, or as many as the files have.
 
-    The files are looked for in DATA_DIR/cifar10 and DATA_DIR, and in the folder cifar-10-batches-bin of either. Raises
-    UsageError.
+    `seed` does not matter. The files are looked for in DATA_DIR/cifar10 and DATA_DIR, and in the folder
+    cifar-10-batches-bin of either. Raises UsageError.
     """
     root = data_folder(data_dir)
     folders = [root / "cifar10", root, root / "cifar-10-batches-bin", root / "cifar10" / "cifar-10-batches-bin"]
@@ -50,6 +54,8 @@ def load_cifar10(data_dir: Path | None, seed: int) -> Dataset:
     names = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
     paths = [find_file("cifar10", folders, [name], hint) for name in names]
     *train, (test_inputs, test_labels) = map(read_batch, paths)
+    counts = [sum(len(labels) for _, labels in train), len(test_labels)]
+    found = f"cifar10's files have {counts[0]} training and {counts[1]} test samples, fewer than published"
     return Dataset(
         name="cifar10",
         train_inputs=np.concatenate([inputs for inputs, _ in train]),
@@ -59,6 +65,7 @@ def load_cifar10(data_dir: Path | None, seed: int) -> Dataset:
         classes=_CLASSES,
         image=(3, 32, 32),
         natural=True,
+        note=found if sum(counts) < RECORDS * len(names) else "",
         **standardisation(_PIXEL_MEAN, _PIXEL_STD),
     )
 

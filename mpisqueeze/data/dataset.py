@@ -41,6 +41,7 @@ class Dataset:
     natural: bool = False  # photographs: shifted by some pixels or mirrored, they are of the same class
     text: bool = False  # an input is a window of bytes with the next one; its label is its place in the text
     floor: float | None = None  # no model's expected loss is lower (nats a byte); None where that is not known
+    note: str = ""  # a sentence about the files that a user should know before training
 
     @property
     def features(self) -> int:

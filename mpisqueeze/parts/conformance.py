@@ -22,6 +22,7 @@ from mpisqueeze.parts.allocation import DIMENSION, allocates_nothing
 from mpisqueeze.parts.findings import Check, Doubt, Finding
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.parts.state import carried, copied, put_back
+from mpisqueeze.problems.base import Problem
 from mpisqueeze.settings import DEFAULT_DATA
 
 if TYPE_CHECKING:
@@ -484,11 +485,12 @@ def _evaluation_is_pure(part: Part) -> None:
 
 
 def _repeats(problem: Any, x: np.ndarray) -> bool:
-    """The gradient of an iteration is the same the second time, after that of another, which was overwritten."""
+    """The gradient of an iteration is the same the second time, after that of another, which was overwritten if a run
+    does that."""
     before = copied(problem)
     first = problem.gradient(x, 1)[1].copy()
     other = problem.gradient(x, 2)[1]
-    if other is not x and other.dtype.kind == "f" and other.flags.writeable:
+    if isinstance(problem, Problem) and other is not x and other.dtype.kind == "f" and other.flags.writeable:
         other.fill(np.nan)
     put_back(problem, before)
     return np.array_equal(first, problem.gradient(x, 1)[1])

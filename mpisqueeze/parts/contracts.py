@@ -16,7 +16,7 @@ from mpisqueeze.costs.exchanges import Schedule
 from mpisqueeze.errors import UsageError, describe, describe_value
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.parts.state import carried, copied, put_back
-from mpisqueeze.problems.base import address_of
+from mpisqueeze.problems.base import Problem, address_of
 
 
 @contextmanager
@@ -137,16 +137,35 @@ def loss_and_gradient(part: Part, found: Any) -> tuple[float, Any]:
         raise broken(part, "--problem", f"gradient gave {describe_value(found)}, not (loss, gradient)") from None
 
 
+@contextmanager
+def keeps(part: Part, method: str, x: Any) -> Iterator[None]:
+    """Raise UsageError if x (d), finite, is another one at the end of the block, in which `method` is called."""
+    before = x.copy()
+    yield
+    if not bool((x == before).all()):
+        raise broken(part, "--problem", f"{method} changed x")
+
+
+def evaluation(part: Part, found: Any) -> dict[str, float]:
+    """The numbers by name that `problem.evaluate` returned; none for None. Raises UsageError for anything else."""
+    try:
+        return {str(name): float(value) for name, value in ({} if found is None else found).items()}
+    except (AttributeError, TypeError, ValueError):
+        raise broken(part, "--problem", f"evaluate gave {describe_value(found)}, not numbers by name") from None
+
+
 class GradientCheck:
     """Checks what `problem.gradient` returns, at the price of comparing an address.
 
-    A gradient of another shape is refused. One of another dtype, one that may not be written to, x itself and one that
-    comes in other memory each time are copied, so that algorithms may overwrite what they get, and MPI knows its place.
+    A gradient of another shape is refused. One of another dtype, one that may not be written to, x itself, one that
+    comes in other memory each time and one of a plug-in that is not built on `Problem`, whose docstring gives it away,
+    are copied, so that algorithms may overwrite what they get, and MPI knows its place.
     """
 
     def __init__(self, part: Part, dimension: int, xp: Any, dtype: np.dtype[Any]) -> None:
         self.part, self.xp, self.dtype = part, xp, dtype
         self.shape = (dimension,)
+        self._given = not part.is_plugin or issubclass(part.cls, Problem)
         self._kept: Any = None
         self._copies: Any = None
 
@@ -154,7 +173,8 @@ class GradientCheck:
         """The gradient (d) at x in the run's dtype, contiguous, the same array each time. Raises UsageError."""
         if g is self._kept:
             return g
-        if self.fits(g, x) and (self._kept is None or address_of(g) == address_of(self._kept)):
+        fits = self.fits(g, x) and self._given
+        if fits and (self._kept is None or address_of(g) == address_of(self._kept)):
             self._kept = g
         else:
             if self._copies is None:

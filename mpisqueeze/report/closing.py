@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from mpisqueeze.quantities import duration, grouped, ratio, significant, size
+from mpisqueeze.quantities import counted, duration, ratio, significant, size
 from mpisqueeze.record.figures import TIMES
 from mpisqueeze.record.summary import workers_of
 from mpisqueeze.report.tables import STATUS, defined, make_table
@@ -20,7 +20,7 @@ def closing(summary: dict[str, Any]) -> Group:
     """Bytes against plain SGD, where the time went, what came out."""
     parts: list[Any] = [traffic_table(summary), time_table(summary)] if summary["iterations"] else []
     result = Text.assemble(STATUS[summary["status"]])
-    result.append(f" after {grouped(summary['iterations'])} iterations")
+    result.append(f" after {counted(summary['iterations'], 'iteration')}")
     if summary["wall_s"] is not None:
         result.append(f" in {duration(summary['wall_s'])}")
     if summary.get("virtual") and summary["elapsed_s"] is not None:

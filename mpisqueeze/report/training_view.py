@@ -95,7 +95,7 @@ def header(run: Run, environment: dict[str, Any]) -> Panel:
         ("problem", problem(run)),
         *([("shares", shares(run))] if shares(run) else []),
         ("method", method),
-        ("run", f"{grouped(run.iterations)} iterations ({significant(run.iterations / run.per_epoch)} epochs), "
+        ("run", f"{counted(run.iterations, 'iteration')} ({significant(run.iterations / run.per_epoch)} epochs), "
                 f"batch {config.batch_size} a rank, lr {plan.lr:g} {config.lr_schedule}{recipe(plan)}, seed "
                 f"{config.seed}"),
     ]  # fmt: skip

@@ -80,6 +80,7 @@ class Run:
             raise UsageError(NO_OVERLAP_ON_GPU, "--overlap")
         self.threads = threads_of_rank(world)
         self.stateful: list[Any] = []
+        self._data_note = ""
         self.problem = self._build_problems()
         self.dimension = int(self.problem.dimension)
         self.shapes = contracts.shapes_of(plan.problem, self.problem)
@@ -141,7 +142,7 @@ class Run:
         part = self.plan.problem
         with contracts.plugin(part, "--problem", "evaluate(x)"):
             evaluate = getattr(self.problem, "evaluate", lambda x: None)
-            self.evaluated = {str(name): float(value) for name, value in (evaluate(self.x) or {}).items()}
+            self.evaluated = contracts.evaluation(part, evaluate(self.x))
         if metric not in self.evaluated:
             known = ", ".join(sorted(self.evaluated)) or "nothing"
             raise UsageError(f"{part.spec} evaluates {known}, not {metric!r}", option)
@@ -225,6 +226,7 @@ class Run:
         if getattr(part.cls, "needs_data", False):
             assert config.data is not None
             dataset = load_dataset(config.data, config.data_dir, config.seed, shared=not part.is_plugin)
+            self._data_note = dataset.note
             options["dataset"] = dataset.subset(config.samples, config.test_samples, config.seed)
             options["partition"] = self.plan.partition
         if any(getattr(part.cls, name, False) for name in ("needs_data", "takes_batch_size")):
@@ -366,6 +368,8 @@ class Run:
                 found += [str(doubt) for doubt in getattr(thing, "doubts", list)()]
         if self.topology.note and not self.centralized:
             found.append(self.topology.note)
+        if self._data_note:
+            found.append(self._data_note)
         return [*found, *quota_doubts(self.world, self.threads)]
 
     def _idle(self) -> Iterator[str]:

@@ -33,7 +33,7 @@ from mpisqueeze.devices.clock import Phase
 from mpisqueeze.errors import UsageError
 from mpisqueeze.kernels import kernels_for, threads_of, use_threads
 from mpisqueeze.mpi import MPI
-from mpisqueeze.parts.contracts import GradientCheck, broken, loss_and_gradient
+from mpisqueeze.parts.contracts import GradientCheck, broken, evaluation, keeps, loss_and_gradient
 from mpisqueeze.parts.failing import shown_to_fail
 from mpisqueeze.record.arrays import write_npz
 from mpisqueeze.record.checkpoint import Past
@@ -305,8 +305,10 @@ class Loop:
         try:
             self.watchdog.busy = True
             self._final = self.run.dimension
+            first = network.iteration == 1 and part.is_plugin
             if ready is None:
-                found = self.run.problem.gradient(x, network.iteration)
+                with keeps(part, "gradient", x) if first else contextlib.nullcontext():
+                    found = self.run.problem.gradient(x, network.iteration)
             else:
                 tell = partial(self._tell_ready, x, ready)
                 found = self.run.problem.gradient_in_parts(x, network.iteration, tell)
@@ -314,7 +316,7 @@ class Loop:
             # A gradient that has left in parts stays where it is.
             g = g if ready is not None and self._check.fits(g, x) else self._check(g, x)
             self.loss = loss * self.run.weight
-            if network.iteration == 1 and part.is_plugin:
+            if first:
                 self._check_first(g)
         except UsageError as error:
             network.complain(Signal.ERROR, error.message, option=error.option or "--problem")
@@ -402,8 +404,13 @@ class Loop:
             x = xp.asarray(self._consensus.mean(self.run.device.to_numpy(x)))
         if self.world.is_root:
             try:
-                found = self.run.evaluated if iteration == 0 and self.run.evaluated else evaluate(x) or {}
-                values = {str(name): float(value) for name, value in found.items()}
+                part = self.run.plan.problem
+                with keeps(part, "evaluate", x) if iteration == 0 and part.is_plugin else contextlib.nullcontext():
+                    found = self.run.evaluated if iteration == 0 and self.run.evaluated else evaluate(x)
+                values = evaluation(part, found)
+            except UsageError as error:
+                network.complain(Signal.ERROR, error.message, option=error.option or "--problem")
+                values = {}
             except (Exception, SystemExit) as error:
                 network.complain(Signal.ERROR, repr(error), details=traceback.format_exc())
                 values = {}

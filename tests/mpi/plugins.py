@@ -39,6 +39,23 @@ class NaNAtStart(Quadratic):
         return loss, g
 
 
+class GradientMovesX(Quadratic):
+    def gradient(self, x: Any, iteration: int) -> tuple[float, Any]:
+        x -= 1
+        return super().gradient(x, iteration)
+
+
+class EvaluateMovesX(Quadratic):
+    def evaluate(self, x: Any) -> Any:
+        x -= 1
+        return {"sum": float(x.sum())}
+
+
+class EvaluatesToText(Quadratic):
+    def evaluate(self, x: Any) -> Any:
+        return {"grade": "A"}
+
+
 class NaNLater(Quadratic):
     def gradient(self, x: Any, iteration: int) -> tuple[float, Any]:
         loss, g = super().gradient(x, iteration)
