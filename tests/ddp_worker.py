@@ -147,6 +147,15 @@ def check_bytes() -> None:
     assert 0 <= trial.state.bytes_sent - before - payloads <= len(layout) * (2 * (SIZE - 1) * 17)
 
 
+def check_group() -> None:
+    """A hook on some of the ranks is those ranks' affair: a later one on all of them finds all of them."""
+    some = dist.new_group([1])
+    if RANK == 1:
+        state, _ = mpisqueeze.torch.ddp_hook("doublesqueeze", "onebit", process_group=some)
+        assert (state.rank, state.size) == (0, 1)
+    Trial("doublesqueeze", "onebit").step(0)
+
+
 def main() -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{STORE}", rank=RANK, world_size=SIZE)
@@ -157,6 +166,7 @@ def main() -> None:
         check_feedback(*pair.split("/"))
     check_nan()
     check_bytes()
+    check_group()
     assert "mpi4py" not in sys.modules
     dist.destroy_process_group()
 

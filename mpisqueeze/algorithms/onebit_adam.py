@@ -63,6 +63,8 @@ class OnebitAdam(ServerAlgorithm):
                 "to as many",
                 "--algorithm",
             )
+        if setup.optimizer:
+            raise UsageError("onebit-adam has a momentum of its own, and takes no other", "--outer-momentum")
         recipe = Recipe(betas=setup.betas, eps=setup.eps)
         self.adam = FreezingAdam(setup.dimension, setup.network.device.xp, setup.dtype, recipe)
         self.adam.freeze = setup.per_epoch if freeze is None else freeze

@@ -169,8 +169,10 @@ def _read(parameter: inspect.Parameter, name: str, value: Any) -> Any:
     kind, repeated = kind_of(parameter)
     if repeated:
         return [*map(text, value)] if isinstance(value, list | tuple) else [text(value)]
-    if kind is bool or isinstance(value, bool):
+    if kind is bool:
         return value
+    if isinstance(value, bool):
+        raise UsageError(f"is no flag, got {value}", option_of(name))
     try:
         return path_of(value) if kind is Path else float(value) if kind is float else text(value)
     except (TypeError, ValueError):

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mpisqueeze.analysis.ranking import Target, rank_runs, summaries_of
 from mpisqueeze.analysis.seeds import TUNE, by_pair, pool, tuned
 from mpisqueeze.errors import UsageError
@@ -31,7 +33,8 @@ class RunResult:
         settings: config.json's object: every setting, resolved.
         environment: environment.json's object: versions, hosts, devices.
         summary: summary.json's object, or what could be rebuilt of it where the run was killed: `status` says so.
-        columns: the figures of iterations.jsonl by name, each (T,) float64 for the T iterations done; NaN for null.
+        columns: iterations.jsonl by name, `iteration` and `epoch` included, each (T,) float64 for the T iterations that
+            were done; NaN for null.
         evaluations: the lines of evaluations.jsonl.
     """
 
@@ -51,9 +54,9 @@ class RunResult:
         """
         import pandas
 
-        count = self.columns["loss"].size
-        index = pandas.RangeIndex(1, count + 1, name="iteration")
-        frame = pandas.DataFrame({name: values.copy() for name, values in self.columns.items()}, index=index)
+        columns = {name: values.copy() for name, values in self.columns.items() if name != "iteration"}
+        index = pandas.RangeIndex(1, self.columns["loss"].size + 1, name="iteration")
+        frame = pandas.DataFrame(columns, index=index)
         if not self.evaluations:
             return frame
         evaluated = pandas.DataFrame(self.evaluations).drop_duplicates("iteration", keep="last")
@@ -101,7 +104,9 @@ def load(path: str | os.PathLike[str]) -> RunResult | ComparisonResult:
 
 
 def _result(log: RunLog) -> RunResult:
-    return RunResult(log.name, log.path, log.config, log.environment, log.summary, log.columns, log.evaluations)
+    iteration = np.arange(1.0, log.columns["loss"].size + 1)
+    columns = {"iteration": iteration, "epoch": np.round(iteration / log.per_epoch, 6), **log.columns}
+    return RunResult(log.name, log.path, log.config, log.environment, log.summary, columns, log.evaluations)
 
 
 def _comparison(folder: Path) -> ComparisonResult:

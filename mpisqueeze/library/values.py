@@ -8,7 +8,7 @@ from typing import Any
 
 def text(value: Any) -> str:
     """A value as a command line has it: a list is text with commas."""
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | range):
         # Text of a single item would be another thing than a list of one.
         return ",".join(map(str, value)) + ("," if len(value) == 1 else "")
     return os.fspath(value) if isinstance(value, os.PathLike) else str(value)

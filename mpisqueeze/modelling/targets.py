@@ -52,7 +52,10 @@ def measure(paths: Sequence[Path], target: Target | None) -> NeededIterations:
     Raises:
         UsageError: the runs differ in ranks, model or dtype, have no target or no baseline, or are damaged.
     """
-    runs, _ = read_runs(paths)
+    try:
+        runs, _ = read_runs(paths)
+    except UsageError as error:
+        raise UsageError(error.message, "--runs") from None
     runs = [run for run in runs if run.config]
     check_evaluated(runs, target)
     for name in ("ranks", "dimension", "dtype", "problem", "data"):

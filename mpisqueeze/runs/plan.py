@@ -219,10 +219,9 @@ def _check_compressor(algorithm: Part, compressor: Part) -> None:
         fixed = registry.compressors.find(default_compressor(algorithm))
         if (compressor.name, compressor.options) != (fixed.name, fixed.options):
             takers = [name for name, cls in registry.algorithms.builtins().items() if getattr(cls, "compresses", True)]
-            sends = "full vectors" if fixed.name == "identity" else f"what {fixed.spec} makes"
+            sends = "" if fixed.name == "identity" else f"sends what {fixed.spec} makes and "
             raise UsageError(
-                f"{name} sends {sends} and takes no compressor, got {compressor.spec!r}; "
-                f"these take one: {', '.join(takers)}",
+                f"{name} {sends}takes no compressor, got {compressor.spec!r}; these take one: {', '.join(takers)}",
                 "--compressor",
             )
     elif takes and compressor.name not in takes:

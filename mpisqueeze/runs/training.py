@@ -206,7 +206,8 @@ class Loop:
         self.began, self.ended = began, self.clock.stop(Phase.UPDATE)
         self.elapsed = self.stopwatch.at(self.ended)
         self._took_s = max(self.ended - began, self._pace() - paced)
-        if t == self.done + 1:
+        every = self.config.local_steps
+        if t % every == 0 and t // every == self.done // every + 1:
             self._check_moved()
         network.settle()
         recorder.add(self)
@@ -380,8 +381,10 @@ class Loop:
     def _check_moved(self) -> None:
         """Refuse a plug-in's algorithm that applies its answer itself where the optimizer should."""
         run, plan = self.run, self.run.plan
-        if run.algorithm.setup.optimizer is run.optimizer and run.optimizer.moved != run.dimension:
+        optimizer = run.outer if plan.local else run.optimizer
+        if optimizer and run.algorithm.setup.optimizer is optimizer and optimizer.moved != run.dimension:
             option = "--momentum-at" if plan.optimizer.cls.linear else "--optimizer"
+            option = "--outer-momentum" if plan.local else option
             what = f"{plan.algorithm.spec} moves x by itself: in its `apply`, call section.descend(self.lr)"
             self.network.complain(Signal.ERROR, what, option=option)
 

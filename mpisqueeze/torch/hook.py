@@ -103,8 +103,10 @@ class HookState:
         self.on_workers, self.on_servers = ALGORITHMS[algorithm]
         contracts.make_compressor(part, 1, np, np.dtype(np.float32), 0)
         ranks = dist.get_process_group_ranks(group or dist.group.WORLD)
-        # DDP's own collectives may come between those of its buckets.
-        self.group: Any = dist.new_group(ranks, backend=dist.get_backend(group))
+        # DDP's own collectives may come between those of its buckets. Ranks outside of `group` are not here, so that
+        # one of some ranks must not be numbered as those that all ranks make.
+        partly = len(ranks) < dist.get_world_size()
+        self.group: Any = dist.new_group(ranks, backend=dist.get_backend(group), use_local_synchronization=partly)
         self.rank, self.size = dist.get_rank(self.group), dist.get_world_size(self.group)
         self.bytes_sent = self.iteration = 0
         self._numbers: dict[int, int] = {}

@@ -71,6 +71,8 @@ def distribute(
     for name in options:
         if name not in OF_SCRIPTS:
             raise TypeError(f"{CALL}() got an unexpected keyword argument {name!r}")
+    if isinstance(optimizer, DistributedOptimizer):
+        raise UsageError("the optimizer is one that it has made already", CALL)
     try:
         per_epoch = integer(1)(str(iterations_per_epoch))
     except ValueError:

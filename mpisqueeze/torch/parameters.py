@@ -56,10 +56,11 @@ class Parameters:
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self._optimizer = optimizer
-        found = [(name, p) for name, p in _named(optimizer) if p.requires_grad]
+        self._all = _named(optimizer)
+        found = [(name, p) for name, p in self._all if p.requires_grad]
+        self._frozen = [(name, p) for name, p in self._all if not p.requires_grad]
         if not found:
             raise UsageError("the optimizer has no parameters that require a gradient", CALL)
-        self._all = sum(len(group["params"]) for group in optimizer.param_groups)
         self.dtype = _dtype_of(found)
         devices = {p.device for _, p in found}
         if len(devices) > 1:
@@ -120,11 +121,21 @@ class Parameters:
         return [slot.view(flat) for slot in self.slots]
 
     def check(self) -> None:
-        """Raise UsageError if a parameter has other memory than before, or there is one more."""
-        count = sum(len(group["params"]) for group in self._optimizer.param_groups)
-        if count != self._all:
-            what = f"the optimizer had {self._all} parameters, and has {count}: none can be added later"
+        """Raise UsageError if a parameter has other memory than before, was frozen then, or there is another one."""
+        present = [p for group in self._optimizer.param_groups for p in group["params"]]
+        if len(present) != len(self._all):
+            what = f"the optimizer had {len(self._all)} parameters, and has {len(present)}: none can be added later"
             raise UsageError(what, CALL)
+        for (name, before), now in zip(self._all, present, strict=True):
+            if now is not before:
+                raise UsageError(f"{name} was replaced by another tensor: none can be added later", CALL)
+        for name, tensor in self._frozen:
+            if tensor.requires_grad:
+                raise UsageError(
+                    f"{name} required no gradient at first, and does now: let it require one before {CALL}, and freeze "
+                    "it afterwards",
+                    CALL,
+                )
         for name, tensor, view in zip(self.names, self.tensors, self._views, strict=True):
             if tensor.data_ptr() != view.data_ptr() and tensor.numel():
                 raise UsageError(
@@ -160,7 +171,8 @@ class Parameters:
             else:
                 here.append(place)
                 there.append(grad)
-        torch._foreach_copy_(here, there)
+        if here:
+            torch._foreach_copy_(here, there)
         self.settle()
 
     def settle(self) -> None:

@@ -54,7 +54,8 @@ def test_a_session_of_several_runs(empty_folder: Path, capfd: pytest.CaptureFixt
     assert first.settings["batch_size"] == 1000
     assert first.environment["ranks"] == 1
     lines = [json.loads(line) for line in Path("first/iterations.jsonl").read_text().splitlines()]
-    for name in ("loss", "bytes_sent", "elapsed_s", "consensus"):
+    assert first.columns.keys() == lines[0].keys()
+    for name in ("iteration", "epoch", "loss", "bytes_sent", "elapsed_s", "consensus"):
         assert [finite(value) for value in first.columns[name]] == [line[name] for line in lines]
     assert first.columns["loss"].shape == (20,)
     again = mpisqueeze.load("first")
@@ -87,6 +88,10 @@ def test_errors_are_exceptions(empty_folder: Path, capfd: pytest.CaptureFixture[
         "run is not empty": lambda: mpisqueeze.train("sgd", out="run"),
         "--resume: the run has its own settings": lambda: mpisqueeze.train("sgd", resume="run"),
         "--seeds: must be a number of seeds up to": lambda: mpisqueeze.compare("sgd", seeds=[3]),
+        "--seeds: is no flag, got True": lambda: mpisqueeze.compare("sgd", seeds=True),  # type: ignore[typeddict-item]
+        "--seeds: must be a number of seeds up to 1000, such as 5, or a list of them, such as 3,5,8, got '-1,0'": (
+            lambda: mpisqueeze.compare("sgd", seeds=range(-1, 1))  # type: ignore[typeddict-item]
+        ),
         "--target-loss: must be a float, got 'low'": lambda: mpisqueeze.compare("sgd", target_loss="low"),  # type: ignore[typeddict-item]
         "--sort": lambda: mpisqueeze.compare("sgd", sort="beauty"),
         "a network that is not here is -n N --latency TIME": lambda: mpisqueeze.advise(ranks=64),
@@ -132,6 +137,7 @@ def test_frames(empty_folder: Path) -> None:
     run = mpisqueeze.train("sgd", epochs=2, data="digits", out="run")
     frame = run.frame()
     assert frame.index.name == "iteration"
+    assert [*frame.reset_index()["epoch"]] == [*run.columns["epoch"]]
     assert [*frame.index] == [*range(1, len(run.columns["loss"]) + 1)]
     assert (frame["loss"] == run.columns["loss"]).all()
     evaluated = frame["test_accuracy"].dropna()

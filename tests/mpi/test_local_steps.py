@@ -79,6 +79,10 @@ def test_local_steps_go_on_as_if_nothing_had_been(mpisqueeze_run: Run, tmp_path:
         (("--local-steps", "30"), "30 steps are more than the 20 iterations of the run"),
         (("--outer-nesterov",), "needs --outer-momentum above 0"),
         (("--local-steps", "4", "--momentum", "0.9", "--momentum-at", "update"), "update is --outer-momentum"),
+        (
+            ("--local-steps", "4", "--algorithm", "onebit-adam:freeze=2", "--outer-momentum", "0.9"),
+            "--outer-momentum: onebit-adam has a momentum of its own",
+        ),
     ],
 )
 def test_mistakes(mpisqueeze_run: Run, options: tuple[str, ...], told: str) -> None:

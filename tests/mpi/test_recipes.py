@@ -159,7 +159,9 @@ def test_an_algorithm_that_moves_x_by_itself_is_refused_an_optimizer(mpisqueeze_
     mpisqueeze_run(2, "train", *options, "--iterations", "3").well()
     finished = mpisqueeze_run(2, "train", *options, "--iterations", "3", "--optimizer", "adam")
     assert finished.code == 2
-    assert (
-        "--optimizer: rank 0, iteration 1: alone.py:Alone moves x by itself: in its `apply`, call section.descend"
-        in finished.err
-    )
+    says = "iteration {}: alone.py:Alone moves x by itself: in its `apply`, call section.descend"
+    assert f"--optimizer: rank 0, {says.format(1)}" in finished.err
+    outer = ("--iterations", "5", "--local-steps", "2", "--outer-momentum", "0.9")
+    finished = mpisqueeze_run(2, "train", *options, *outer)
+    assert finished.code == 2
+    assert f"--outer-momentum: rank 0, {says.format(2)}" in finished.err

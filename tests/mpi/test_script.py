@@ -329,12 +329,17 @@ def wrong() -> None:
             ("sgd", sparse, mpisqueeze.UsageError, "rank 1, iteration 3: parameter 0 has a sparse gradient"),
             ("doublesqueeze", added, mpisqueeze.UsageError, "the optimizer had 6 parameters, and has 7"),
             ("choco", moved, mpisqueeze.UsageError, "parameter 0 has other memory than before"),
+            ("csgd", replaced, mpisqueeze.UsageError, "parameter 0 was replaced by another tensor"),
+            ("allreduce", thawed, mpisqueeze.UsageError, "parameter 1 required no gradient at first, and does now"),
             ("memsgd", spoilt, NonFiniteError, "NaN"),
             ("dpsgd", spoilt, NonFiniteError, "NaN"),
         ]
     ):
         trial = Trial()
+        trial.model[0].bias.requires_grad_(break_it is not thawed)
         optimizer = distribute(trial.sgd(), algorithm=algorithm, out=f"wrong-{number}")
+        with refused("it has made already"):
+            distribute(optimizer)
         taken(trial, optimizer, range(1, 3))
         trial.backward(3)
         if rank == 1:
@@ -376,6 +381,14 @@ def added(trial: Trial, optimizer: Any) -> None:
 
 def moved(trial: Trial, optimizer: Any) -> None:
     trial.model[0].weight.data = trial.model[0].weight.data.clone()
+
+
+def replaced(trial: Trial, optimizer: Any) -> None:
+    optimizer.param_groups[0]["params"][0] = nn.Parameter(torch.zeros(40, 5))
+
+
+def thawed(trial: Trial, optimizer: Any) -> None:
+    trial.model[0].bias.requires_grad_(True)
 
 
 def spoilt(trial: Trial, optimizer: Any) -> None:
@@ -444,8 +457,10 @@ def test_it_works_alone(empty_folder: Path) -> None:
         assert optimizer.step(lambda trial=trial: trial.backward(1)) > 0
         assert optimizer.iteration == STEPS + 1
         assert (trial.x != x).any()
+        optimizer.zero_grad()
+        optimizer.step()
         summary = optimizer.finish()
-        assert (summary["ranks"], summary["bytes_sent"], summary["iterations"]) == (1, 0, STEPS + 1)
+        assert (summary["ranks"], summary["bytes_sent"], summary["iterations"]) == (1, 0, STEPS + 2)
         assert summary == mpisqueeze.load(algorithm).summary  # type: ignore[union-attr]
     with pytest.raises(mpisqueeze.UsageError, match="doublesqueeze is not empty"):
         mpisqueeze.torch.distribute(trial.sgd(), out="doublesqueeze")
