@@ -41,7 +41,6 @@ from mpisqueeze.quantities import counted, grouped, size
 from mpisqueeze.record.decoding import as_type, read_object
 from mpisqueeze.record.folder import RunFolder, check_path, hold_of_all, sanitized, slug, timed_path
 from mpisqueeze.record.types import Environment
-from mpisqueeze.runs.checkpointing import arrays_of
 from mpisqueeze.runs.plan import NO_OVERLAP_ON_GPU, Plan
 from mpisqueeze.settings import DEFAULT_EPOCHS, SETTINGS, option_of, parse_betas, parse_group, parse_target
 from mpisqueeze.topology import Topology
@@ -126,6 +125,27 @@ class Run:
     def centralized(self) -> bool:
         """All ranks hold the same x after each exchange."""
         return self.algorithm.centralized
+
+    @property
+    def carrying(self) -> dict[str, Any]:
+        """Everything that may carry something from one iteration to the next, by its name in a checkpoint.
+
+        The algorithm is the one that has the memory: a plug-in behind its adapter, or that of a group's leader.
+        """
+        algorithm: Any = self.algorithm.algorithm if isinstance(self.algorithm, Grouped) else self.algorithm
+        algorithm = algorithm.part if isinstance(algorithm, AdaptedAlgorithm) else algorithm
+        parts = {"algorithm": algorithm, "problem": self.problem, "optimizer": self.optimizer}
+        parts |= {f"compressor{i}": compressor for i, compressor in enumerate(self.stateful)}
+        parts |= {"local": self.local, "outer": self.outer}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    @property
+    def carried(self) -> dict[str, Any]:
+        """Arrays and numbers that go into a checkpoint, by key; the arrays are the live ones."""
+        found = {"x": self.x}
+        for prefix, part in self.carrying.items():
+            found |= {f"{prefix}.{key}": value for key, value in carried(part).items()}
+        return found
 
     @property
     def open_ended(self) -> bool:
@@ -250,7 +270,7 @@ class Run:
         config, world = self.plan.config, self.world
         found = self.algorithm.later_bytes
         if config.checkpoint_every is not None:
-            found += sum(getattr(array, "nbytes", 0) for array in arrays_of(self).values())
+            found += sum(getattr(array, "nbytes", 0) for array in self.carried.values())
         if config.save_model and world.is_root:
             found += world.size * self.dimension * self.plan.dtype.itemsize
         return found
