@@ -26,6 +26,16 @@ def free_memory(root: Path = ROOT) -> int:
     return min([psutil.virtual_memory().available, *(max(0, limit - used) for limit, used in _memory_limits(root))])
 
 
+def claimed_memory() -> tuple[int, int]:
+    """(bytes that this process has asked for, bytes of these that it has written to), without what others share.
+
+    The system grants memory when it is asked, and finds a place for it when it is written to. (0, 0) where it does not
+    tell.
+    """
+    used = psutil.Process().memory_info()
+    return (used.data, used.rss - used.shared) if hasattr(used, "data") else (0, 0)
+
+
 def _memory_limits(root: Path) -> Iterator[tuple[int, int]]:
     """(limit, use) of each group's memory in bytes. Files that were read lately are no use: they make room."""
     for folder in control_groups("memory", root):

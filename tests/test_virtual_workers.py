@@ -169,8 +169,8 @@ def test_workers_beyond_memory_are_refused_with_an_estimate(
 ) -> None:
     monkeypatch.setattr("mpisqueeze.devices.device.Device.free_memory", lambda device: 1_000_000)
     line = refused("train", "--workers", "40", "--problem", "quadratic:10k", "--momentum", "0.9")
-    # x, the gradient, δ and u.
-    assert "--workers: 40 workers take 6.40 MB at the least" in line
+    # x; a, b, that of a worker, x − b and the gradient; δ and u.
+    assert "--workers: 40 workers take 12.8 MB at the least" in line
     assert "1.00 MB are free" in line
 
 

@@ -349,6 +349,11 @@ class Algorithm:
         """Bytes that all ranks together will count in one iteration, or None if they are not known beforehand."""
         return None
 
+    @property
+    def later_bytes(self) -> int:
+        """Bytes of vectors that it asks for in the first iteration, besides those that it has asked for before."""
+        return 0
+
     def doubts(self) -> list[str]:
         """Sentences about what this choice does not promise, above all to converge, with condition and source."""
         return []

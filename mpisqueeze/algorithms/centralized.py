@@ -159,6 +159,10 @@ class ServerAlgorithm(Algorithm):
     def bytes_per_iteration(self) -> int:
         return self.exchange.bytes_per_iteration
 
+    @property
+    def later_bytes(self) -> int:
+        return sum(exchange.later_bytes for exchange in self._exchanges)
+
     def close(self) -> None:
         for exchange in self._exchanges:
             exchange.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mpisqueeze.algorithms.base import Gradient, feedback_doubt
+from mpisqueeze.algorithms.base import Gradient, Setup, feedback_doubt
 from mpisqueeze.algorithms.centralized import ServerAlgorithm, server_vector, worker_vector
 from mpisqueeze.algorithms.sections import Section
 
@@ -26,6 +26,11 @@ class EF21(ServerAlgorithm):
 
     g_i = worker_vector()
     g_mean = server_vector()
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        # Before training, so that it is known whether there is the memory.
+        self.turn("full", full=True)
 
     def step(self, x: Any, gradient: Gradient, lr: float) -> None:
         self.lr = lr

@@ -36,6 +36,10 @@ class Grouped(Algorithm):
         self._weight = setup.dtype.type(groups.count / setup.size)
         self._mean: Any = None
 
+    @property
+    def later_bytes(self) -> int:
+        return self.algorithm.later_bytes if self.algorithm else 0
+
     def step(self, x: Any, gradient: Gradient, lr: float) -> None:
         network, algorithm = self.setup.network, self.algorithm
         g = gradient(x)

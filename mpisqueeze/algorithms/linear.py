@@ -114,6 +114,11 @@ class LinearExchange:
         """Bytes that all ranks together send."""
         return self._exchange.total_bytes
 
+    @property
+    def later_bytes(self) -> int:
+        """Bytes of the buffers in which the sum is made."""
+        return self._exchange.later_bytes
+
     def run(self, moves: Moves, x: Any, gradient: Gradient) -> None:
         """Exchange this rank's gradient at x; with `--overlap`, while it is computed. Raises HaltError."""
         if x is not self._x:

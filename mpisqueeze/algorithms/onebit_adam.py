@@ -70,6 +70,8 @@ class OnebitAdam(ServerAlgorithm):
         self.adam.freeze = setup.per_epoch if freeze is None else freeze
         super().__init__(replace(setup, optimizer=self.adam))
         self.adam.m, self.adam.v = self.m, self.v
+        # Before training, so that it is known whether there is the memory.
+        self.turn("full", full=True)
 
     @property
     def frozen(self) -> bool:

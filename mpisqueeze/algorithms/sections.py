@@ -232,6 +232,11 @@ class ServerExchange:
         """Bytes that all ranks together send."""
         return (self.setup.size - 1) * sum(section.payload_bytes for section in (*self._all_up, *self._all_down))
 
+    @property
+    def later_bytes(self) -> int:
+        """Bytes of the answers, whose buffer is made when it is known where the gradient lies."""
+        return 0 if self.carrier else sum(section.payload_bytes for section in self._all_down)
+
     def run(self, moves: Moves, x: Any, gradient: Gradient) -> None:
         """Exchange this rank's gradient at x; with `--overlap`, while it is computed. Raises HaltError."""
         if x is not self._x:

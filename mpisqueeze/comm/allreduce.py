@@ -211,6 +211,16 @@ class AllreduceExchange:
         network.clock.lap(Phase.COMM)
         return vector
 
+    @property
+    def later_bytes(self) -> int:
+        """Bytes that a sum takes besides the vector: ours on an emulated link, else what Open MPI's ring takes.
+
+        The ring has a block, 1/N of a message, on two ranks and two blocks on more.
+        """
+        if self._in_messages:
+            return self._spans[-1].stop
+        return self._spans[0].stop * min(2, self._size - 1) // self._size
+
     def _count(self) -> None:
         counter = self.network.counter
         counter.bytes_sent += self._traffic.bytes_sent

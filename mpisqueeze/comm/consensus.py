@@ -11,11 +11,15 @@ from mpisqueeze.comm.world import World
 
 
 class Consensus:
-    """The mean model x̄ over the ranks, on the host. It takes two vectors of memory per rank."""
+    """The mean model x̄ over the ranks, on the host. It takes a vector of memory per rank, or two with `distances`.
 
-    def __init__(self, world: World, dimension: int, dtype: Any) -> None:
+    Args:
+        distances: `distance` is asked for.
+    """
+
+    def __init__(self, world: World, dimension: int, dtype: Any, distances: bool = True) -> None:
         self._comm, self._size = world.comm, world.size
-        self._mean, self._difference = np.empty(dimension, dtype), np.empty(dimension, dtype)
+        self._mean, self._difference = np.empty(dimension, dtype), np.empty(dimension if distances else 0, dtype)
 
     def mean(self, x: np.ndarray) -> np.ndarray:
         """x̄, (d,), valid until the next call; collective."""

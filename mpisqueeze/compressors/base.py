@@ -166,10 +166,16 @@ def is_finite(vector: Any, xp: Any) -> bool:
     return math.isfinite(float(vector.dot(vector))) or bool(xp.isfinite(vector).all())
 
 
+#: Normal numbers that are drawn at once, in double precision.
+_DRAWN = 1 << 20
+
+
 def gaussian_error(compressor: Compressor) -> float:
     """‖C(v) − v‖²/‖v‖² for one fixed vector of standard normal elements."""
-    draws = np.random.default_rng(1).standard_normal(compressor.dimension)
-    vector = compressor.xp.asarray(draws.astype(compressor.dtype))
+    generator, draws = np.random.default_rng(1), np.empty(compressor.dimension, compressor.dtype)
+    for start in range(0, draws.size, _DRAWN):
+        draws[start : start + _DRAWN] = generator.standard_normal(min(_DRAWN, draws.size - start))
+    vector = compressor.xp.asarray(draws)
     payload = compressor.xp.empty(compressor.payload_bytes, np.uint8)
     decoded = compressor.xp.empty_like(vector)
     compressor.iteration = 1

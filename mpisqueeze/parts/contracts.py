@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mpisqueeze.compressors.base import Compressor, adapt
+from mpisqueeze.compressors.base import Compressor, adapt, is_finite
 from mpisqueeze.control_groups import total_memory
 from mpisqueeze.costs.exchanges import Schedule
 from mpisqueeze.errors import UsageError, describe, describe_value
@@ -116,7 +116,7 @@ def checked_point(part: Part, x: Any, dimension: int, xp: Any, dtype: np.dtype[A
     _need_shape(part, "initial_point", x, (dimension,))
     with plugin(part, "--problem", "the conversion of initial_point()"):
         x = xp.array(_real(part, "initial_point", xp.asarray(x)), dtype=dtype)
-    if not bool(xp.isfinite(x).all()):
+    if not is_finite(x, xp):
         raise broken(part, "--problem", "initial_point holds a NaN or an infinity")
     return x
 

@@ -72,6 +72,16 @@ class Problem(ABC):
         self.xp = xp
         self.dtype = np.dtype(dtype)
 
+    @classmethod
+    def needs(cls, size: int, **options: Any) -> tuple[int, int] | None:
+        """(d, vectors of d elements that an instance holds, its gradient's among them), if `options` tell; else None.
+
+        Args:
+            size: number of ranks.
+            options: the parameters of a spec.
+        """
+        return None
+
     @abstractmethod
     def initial_point(self) -> Array:
         """x₀, (d,), C-contiguous, of the run's dtype, equal on every rank to the bit; owned by the caller."""

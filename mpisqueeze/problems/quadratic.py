@@ -74,6 +74,12 @@ class Quadratic(Problem):
             self._host_noise: NDArray[Any] = np.empty(dimension, self.dtype)
             self._device_noise = self._host_noise if xp is np else xp.empty(dimension, self.dtype)
 
+    @classmethod
+    def needs(cls, size: int, **options: Any) -> tuple[int, int]:
+        apart = size > 1 and options.get("spread", 1.0) > 0
+        # a, b, x − b and the gradient; this rank's b; noise.
+        return options["dimension"], 4 + apart + (options.get("noise", 0.0) > 0)
+
     def initial_point(self) -> Array:
         return self.xp.zeros(self.dimension, self.dtype)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Annotated, Any, BinaryIO, Literal, Protocol
@@ -177,6 +177,8 @@ BINARY_LOG = "iterations.f8"
 BINARY_HEAD = (" ".join(figure.name for figure in LOGGED) + "\n").encode()
 #: Bytes that a head has at the most.
 _LONGEST_HEAD = 4096
+#: Rows that are read at once.
+_ROWS = 8192
 
 
 def rows_in(stream: BinaryIO) -> tuple[list[str], int]:
@@ -189,6 +191,23 @@ def rows_in(stream: BinaryIO) -> tuple[list[str], int]:
     if not names or not head.endswith(b"\n"):
         raise ValueError("does not begin with a line of names")
     return names, (os.fstat(stream.fileno()).st_size - len(head)) // (8 * len(names))
+
+
+def columns_in(stream: BinaryIO, names: Sequence[str], rows: int, wanted: Collection[str]) -> dict[str, Floats]:
+    """The columns `wanted`, (rows,) each, of rows that begin where the stream stands; a block of them at a time.
+
+    Args:
+        names: of all figures in a row.
+
+    Raises ValueError where there are fewer rows.
+    """
+    found = {name: np.empty(rows) for name in names if name in wanted}
+    for start in range(0, rows, _ROWS):
+        count = min(_ROWS, rows - start)
+        block = np.frombuffer(stream.read(8 * count * len(names)), "<f8").reshape(count, len(names))
+        for name, column in found.items():
+            column[start : start + count] = block[:, names.index(name)]
+    return found
 
 
 _HEAD = [("iteration", int), ("epoch", float)]
@@ -215,6 +234,8 @@ def summarized(columns: Mapping[str, Floats], warmup: int) -> dict[str, Any]:
     """The figures in summary.json; the first `warmup` iterations count for totals alone."""
     found: dict[str, Any] = {"times": {name: statistics(columns[name][warmup:]) for name in TIMES}}
     for figure in LOGGED:
+        if figure.over_iterations in ("spread", ""):
+            continue
         values = columns[figure.name]
         if figure.over_iterations == "total":
             total = float(np.nansum(values))

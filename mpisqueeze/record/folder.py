@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from tempfile import SpooledTemporaryFile
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from mpisqueeze import holder
 from mpisqueeze.errors import UsageError
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 #: The file that makes a folder a run's.
 FIRST = "config.json"
+#: Bytes of a file without a name that stay in memory.
+_SHORT = 1 << 20
 
 
 def finite(value: float | None) -> float | None:
@@ -140,6 +143,7 @@ class RunFolder:
                 raise
         self.path = path
         self._streams: dict[str, BinaryIO] = {}
+        self._opened: list[BinaryIO] = []
 
     def write_json(self, name: str, value: Any, durable: bool = True) -> None:
         """Write or replace a JSON file, as the function of this name does."""
@@ -158,6 +162,15 @@ class RunFolder:
         if os.fstat(stream.fileno()).st_nlink == 0:
             raise FileNotFoundError(errno.ENOENT, "the run folder was removed", str(self.path / name))
 
+    def rows(self, name: str | None) -> BinaryIO:
+        """A log to read; without a name, a file of this folder's disk that nobody else sees, to write and read."""
+        if name is not None:
+            stream: BinaryIO = open(self.path / name, "rb")  # noqa: SIM115
+        else:
+            stream = cast(BinaryIO, SpooledTemporaryFile(_SHORT, "w+b", dir=str(self.path)))  # noqa: SIM115
+        self._opened.append(stream)
+        return stream
+
     def sizes(self, names: Iterable[str]) -> dict[str, int]:
         """Bytes of each of these files, of those that are there; all that was appended is in them."""
         paths = {name: self.path / name for name in names}
@@ -172,9 +185,10 @@ class RunFolder:
 
     def close(self) -> None:
         """Close the logs, whose lines are safe with the system, and give the folder up."""
-        for stream in self._streams.values():
+        for stream in (*self._streams.values(), *self._opened):
             stream.close()
         self._streams.clear()
+        self._opened.clear()
         self.hold.release()
 
 

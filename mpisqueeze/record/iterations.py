@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from array import array
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 import numpy as np
@@ -21,6 +23,8 @@ from mpisqueeze.record.figures import (
     RANK_LINE,
     Floats,
     Measured,
+    columns_in,
+    no_columns,
 )
 from mpisqueeze.record.folder import RunFolder
 
@@ -36,6 +40,7 @@ RECENT = 100
 
 _MEASURES = tuple(figure.of for figure in FIGURES)
 _AT = {figure.name: at for at, figure in enumerate(FIGURES)}
+_COLUMNS = [figure.name for figure in LOGGED]
 _PORT = [_AT["bytes_sent"], _AT["bytes_received"]]
 
 
@@ -49,8 +54,35 @@ class Progress:
     seconds_per_iteration: float
 
 
+class Written(Mapping[str, Floats]):
+    """The columns of iterations that were written, by the names in LOGGED; each is read when it is asked for.
+
+    Args:
+        rows: LOGGED of each iteration as float64, from `first` on.
+        lock: held by whoever uses the position of `rows`.
+        count: iterations.
+    """
+
+    def __init__(self, rows: BinaryIO, first: int, lock: threading.Lock, count: int) -> None:
+        self._rows, self._first, self._lock, self._count = rows, first, lock, count
+
+    def __getitem__(self, name: str) -> Floats:
+        with self._lock:
+            self._rows.seek(self._first)
+            return columns_in(self._rows, _COLUMNS, self._count, [name])[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_COLUMNS)
+
+    def __len__(self) -> int:
+        return len(_COLUMNS)
+
+
 class Recorder:
-    """Rows of this rank; on rank 0 also the log files and what the summary needs of each iteration.
+    """Rows of this rank; on rank 0 also the log files.
+
+    What the summary needs of each iteration is read back from disk: from the binary log, or from a nameless file of the
+    same rows beside a log of lines, since lines have rounded times. Memory does not grow with the run.
 
     Args:
         per_epoch: iterations of an epoch, for the log's `epoch`.
@@ -65,23 +97,28 @@ class Recorder:
 
     def __init__(self, world: World, folder: RunFolder | None, per_epoch: int, form: str, per_rank: bool) -> None:
         self.world, self.folder = world, folder
-        self.per_epoch, self.form, self.per_rank = per_epoch, form, per_rank
+        self.per_epoch, self.per_rank = per_epoch, per_rank
+        self._binary = form == "binary"
+        self._first_byte = len(BINARY_HEAD) if self._binary else 0
         self._rows = array("d")
         self._count, self.first = 0, 1
         self._flushed = time.monotonic()
         self._gathered = np.empty(world.size * CAPACITY * len(FIGURES)) if world.is_root else None
-        self._columns = {figure.name: array("d") for figure in LOGGED}
-        # A thread that saves what there is reads them, too.
+        self._kept: BinaryIO | None = None
+        # A thread that saves what there is reads what was kept, too.
         self._lock = threading.Lock()
+        self._done = 0
+        self._ends = deque([0.0], RECENT + 1)
         self._encoder = msgspec.json.Encoder()
         self.by_rank = np.zeros((world.size, 2), np.int64)
         self.last: Progress | None = None
 
     @property
-    def columns(self) -> dict[str, Floats]:
-        """On rank 0, what the log has of each figure in LOGGED, of all iterations that were written."""
+    def columns(self) -> Mapping[str, Floats]:
+        """On rank 0, what was measured in all iterations that were written."""
         with self._lock:
-            return {name: np.array(values) for name, values in self._columns.items()}
+            count, rows = self._done, self._kept
+        return Written(rows, self._first_byte, self._lock, count) if rows else no_columns()
 
     def add(self, loop: Measured) -> None:
         """Keep the row of the iteration that is over."""
@@ -93,7 +130,7 @@ class Recorder:
         self.first = iteration + 1
         if self.world.is_root and iteration:
             self.by_rank[...] = by_rank
-            self._take([columns[figure.name] for figure in LOGGED])
+            self._keep(np.stack([columns[figure.name] for figure in LOGGED], axis=1))
 
     @property
     def full(self) -> bool:
@@ -122,14 +159,12 @@ class Recorder:
         ranks, count, _ = rows.shape
         self.by_rank += rows[:, :, _PORT].sum(axis=1).astype(np.int64)
         values = [figure.over_ranks(rows[:, :, _AT[figure.name]], axis=0) for figure in LOGGED]
-        self._take(values)
-        if self.folder is None:
-            return
+        table = np.stack(values, axis=1).astype("<f8")
+        assert self.folder is not None
         iterations = range(self.first, self.first + count)
         epochs = [round(iteration / self.per_epoch, 6) for iteration in iterations]
-        if self.form == "binary":
-            head = BINARY_HEAD if self.first == 1 else b""
-            self.folder.append(BINARY_LOG, head + np.stack(values, axis=1).astype("<f8").tobytes())
+        if self._binary:
+            self.folder.append(BINARY_LOG, (BINARY_HEAD if self.first == 1 else b"") + table.tobytes())
         else:
             written = (figure.written(column) for figure, column in zip(LOGGED, values, strict=True))
             self._append("iterations.jsonl", ITERATION_LINE, iterations, epochs, *written)
@@ -138,19 +173,24 @@ class Recorder:
             written = (figure.written(column) for figure, column in zip(FIGURES, each.T, strict=True))
             heads = (np.repeat(head, ranks).tolist() for head in (iterations, epochs))
             self._append("ranks.jsonl", RANK_LINE, *heads, [*range(ranks)] * count, *written)
+        self._keep(table)
 
     def _append(self, name: str, line: Any, *columns: Sequence[Any]) -> None:
         assert self.folder is not None
         self.folder.append(name, self._encoder.encode_lines([*map(line, *columns)]))
 
-    def _take(self, values: Sequence[Floats]) -> None:
-        """Keep iterations of the log, and where the run stands after them."""
+    def _keep(self, table: np.ndarray) -> None:
+        """Have the rows of LOGGED of iterations that are in the log where `columns` finds them."""
+        assert self.folder is not None
         with self._lock:
-            for column, some in zip(self._columns.values(), values, strict=True):
-                column.frombytes(np.ascontiguousarray(some, np.float64).tobytes())
-        columns = self._columns
-        done = len(columns["loss"])
-        elapsed = columns["elapsed_s"]
-        before = elapsed[-RECENT - 1] if done > RECENT else 0.0
-        pace = (elapsed[-1] - before) / min(done, RECENT)
-        self.last = Progress(done, columns["loss"][-1], int(self.by_rank[:, 0].sum()), pace)
+            if self._kept is None:
+                self._kept = self.folder.rows(BINARY_LOG if self._binary else None)
+            if not self._binary:
+                self._kept.seek(0, os.SEEK_END)
+                self._kept.write(table.astype("<f8").tobytes())
+            self._done += len(table)
+        ends = self._ends
+        ends.extend(table[:, _COLUMNS.index("elapsed_s")].tolist())
+        loss = float(table[-1, _COLUMNS.index("loss")])
+        pace = (ends[-1] - ends[0]) / (len(ends) - 1)
+        self.last = Progress(self._done, loss, int(self.by_rank[:, 0].sum()), pace)

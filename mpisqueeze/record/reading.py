@@ -18,7 +18,7 @@ from mpisqueeze.costs.link import network_name
 from mpisqueeze.errors import UsageError
 from mpisqueeze.files import inside, own
 from mpisqueeze.record.decoding import Count, Number, as_type, parsed, read_object
-from mpisqueeze.record.figures import BINARY_LOG, LOGGED, READ_LINE, Floats, no_columns, rows_in, summarized
+from mpisqueeze.record.figures import BINARY_LOG, LOGGED, READ_LINE, Floats, columns_in, no_columns, rows_in, summarized
 from mpisqueeze.record.folder import FIRST
 from mpisqueeze.record.summary import label_in, summary_of
 from mpisqueeze.record.types import ComparisonFile, Config, Environment, GivenTarget, Summary
@@ -238,13 +238,11 @@ def _columns(folder: Path) -> dict[str, Floats]:
     try:
         with open(own(path, "RUN"), "rb") as stream:
             names, rows = rows_in(stream)
-            # Not by the file's own position, which the line's buffer is ahead of.
-            values = np.frombuffer(stream.read(8 * rows * len(names)), "<f8").reshape(rows, len(names))
+            found = columns_in(stream, names, rows, no_columns())
     except OSError as error:
         raise _wrong(path, f"cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise _wrong(path, str(error)) from None
-    found = dict(zip(names, values.T, strict=True))
     if missing := [figure.name for figure in LOGGED if figure.required and figure.name not in found]:
         raise _wrong(path, f"has no {missing[0]!r}")
     return {name: _compact(found.get(name, np.full(rows, np.nan))) for name in no_columns()}

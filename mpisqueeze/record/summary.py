@@ -70,7 +70,8 @@ def summary_of(
     Times are of the slowest rank in each phase and iteration, without the warm-up; bytes are of all ranks and
     iterations.
     """
-    done = columns["loss"].size
+    losses = columns["loss"]
+    done = losses.size
     workers, groups, dimension = workers_of(config), config.get("groups"), config.get("dimension")
     full_vector = (dimension or 0) * np.dtype(config["dtype"]).itemsize
     warmup = config.get("warmup", 0)
@@ -106,7 +107,7 @@ def summary_of(
         "payload_bytes": None,
         "full_vectors_formula": None,
         "compression": None,
-        "final_loss": finite(float(columns["loss"][-1])) if done else None,
+        "final_loss": finite(float(losses[-1])) if done else None,
         "evaluation": {key: value for key, value in final.items() if key not in ("iteration", "epoch")} or None,
         "test_loss": final.get("test_loss"),
         "test_accuracy": final.get("test_accuracy"),

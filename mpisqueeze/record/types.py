@@ -105,6 +105,7 @@ class Environment(TypedDict, total=False):
     buffers_reason: str | None
     cuda_aware: bool | None
     kernels: str | None
+    ranks_memory_bytes: Count
     threads: Count
     gradient_threads: Count
     link: str

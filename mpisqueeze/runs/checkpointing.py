@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mpisqueeze.algorithms.base import AdaptedAlgorithm
-from mpisqueeze.algorithms.groups import Grouped
 from mpisqueeze.errors import UsageError
 from mpisqueeze.mpi import MPI
 from mpisqueeze.parts import contracts, state
@@ -73,35 +71,13 @@ def check_state(run: Run) -> None:
         )
 
 
-def _remembering(run: Run) -> Any:
-    """The algorithm that has the memory: a plug-in behind its adapter, or that of a group's leader; None for others."""
-    algorithm = run.algorithm.algorithm if isinstance(run.algorithm, Grouped) else run.algorithm
-    return algorithm.part if isinstance(algorithm, AdaptedAlgorithm) else algorithm
-
-
-def _parts(run: Run) -> dict[str, Any]:
-    """Everything of a run that may carry something from one iteration to the next, by its name in a checkpoint."""
-    compressors = {f"compressor{i}": compressor for i, compressor in enumerate(run.stateful)}
-    parts = {"algorithm": _remembering(run), "problem": run.problem, "optimizer": run.optimizer, **compressors}
-    parts |= {"local": run.local, "outer": run.outer}
-    return {name: part for name, part in parts.items() if part is not None}
-
-
-def arrays_of(run: Run) -> dict[str, Any]:
-    """Arrays and numbers of a run, by key; the arrays are the live ones."""
-    found = {"x": run.x}
-    for prefix, part in _parts(run).items():
-        found |= {f"{prefix}.{key}": value for key, value in state.carried(part).items()}
-    return found
-
-
 def _on_host(run: Run) -> dict[str, np.ndarray]:
-    return {key: state.to_host(value) for key, value in arrays_of(run).items()}
+    return {key: state.to_host(value) for key, value in run.carried.items()}
 
 
 def put_back(run: Run, saved: dict[str, np.ndarray]) -> None:
     """Give a run what was saved. Raises DamagedError if that is not of this run."""
-    vectors, parts = {"x": run.x}, _parts(run)
+    vectors, parts = {"x": run.x}, run.carrying
     mine = {key: value for key, value in saved.items() if key.partition(".")[0] not in parts}
     try:
         state.check_same(vectors, mine)

@@ -15,12 +15,14 @@ from typing import Any
 from mpisqueeze.algorithms.base import AdaptedAlgorithm, Algorithm, Descent, Setup
 from mpisqueeze.algorithms.groups import Grouped
 from mpisqueeze.algorithms.local import LocalSteps
+from mpisqueeze.comm.consensus import Consensus
 from mpisqueeze.comm.emulated import emulate
 from mpisqueeze.comm.exchange import HoldingLink, Network
 from mpisqueeze.comm.groups import LeadersNetwork
 from mpisqueeze.comm.placement import choose_device, quota_doubts, threads_of_rank
 from mpisqueeze.comm.world import Groups, World
 from mpisqueeze.compressors.base import Compressor, adapt
+from mpisqueeze.control_groups import claimed_memory
 from mpisqueeze.costs.link import Link
 from mpisqueeze.data import load_dataset
 from mpisqueeze.devices.clock import PhaseClock
@@ -34,6 +36,7 @@ from mpisqueeze.optimizers.sgd import GradientDescent
 from mpisqueeze.parts import contracts
 from mpisqueeze.parts.registry import Part
 from mpisqueeze.parts.state import carried
+from mpisqueeze.problems.base import Problem
 from mpisqueeze.quantities import counted, grouped, size
 from mpisqueeze.record.decoding import as_type, read_object
 from mpisqueeze.record.folder import RunFolder, check_path, hold_of_all, sanitized, slug, timed_path
@@ -65,6 +68,8 @@ class Run:
         iterations, per_epoch, eval_every, consensus_every: in iterations.
         warnings: what this run does not promise, above all that it converges, and settings without effect.
         groups: that take part as one rank each, or None.
+        consensus: of gossip, the mean model for metrics, or None.
+        memory_bytes: that a host's ranks take in training, the most of all hosts.
         network: of all ranks.
         exchanging: the network of the ranks that the algorithm runs on; None on those that only follow a leader.
         evaluated: on rank 0, the metrics of the initial point, where they were needed before the first iteration.
@@ -79,6 +84,7 @@ class Run:
         if config.overlap and self.device.kind != "cpu":
             raise UsageError(NO_OVERLAP_ON_GPU, "--overlap")
         self.threads = threads_of_rank(world)
+        before = claimed_memory()
         self.stateful: list[Any] = []
         self._data_note = ""
         self.problem = self._build_problems()
@@ -105,6 +111,8 @@ class Run:
         self.outer = self._build_outer()
         self.algorithm: Algorithm = world.collectively(self._build_algorithm)
         self.local = self._build_local()
+        self.consensus = self._build_consensus()
+        self.memory_bytes = self._check_claims(before)
         self.warnings: list[str] = world.on_root(lambda: [*self._doubts(), *self._idle()])
         self.evaluated: dict[str, float] = {}
         if config.stop_at is not None:
@@ -118,6 +126,27 @@ class Run:
     def centralized(self) -> bool:
         """All ranks hold the same x after each exchange."""
         return self.algorithm.centralized
+
+    @property
+    def carrying(self) -> dict[str, Any]:
+        """Everything that may carry something from one iteration to the next, by its name in a checkpoint.
+
+        The algorithm is the one that has the memory: a plug-in behind its adapter, or that of a group's leader.
+        """
+        algorithm: Any = self.algorithm.algorithm if isinstance(self.algorithm, Grouped) else self.algorithm
+        algorithm = algorithm.part if isinstance(algorithm, AdaptedAlgorithm) else algorithm
+        parts = {"algorithm": algorithm, "problem": self.problem, "optimizer": self.optimizer}
+        parts |= {f"compressor{i}": compressor for i, compressor in enumerate(self.stateful)}
+        parts |= {"local": self.local, "outer": self.outer}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    @property
+    def carried(self) -> dict[str, Any]:
+        """Arrays and numbers that go into a checkpoint, by key; the arrays are the live ones."""
+        found = {"x": self.x}
+        for prefix, part in self.carrying.items():
+            found |= {f"{prefix}.{key}": value for key, value in carried(part).items()}
+        return found
 
     @property
     def open_ended(self) -> bool:
@@ -183,6 +212,9 @@ class Run:
     def _build_problems(self) -> Any:
         """This rank's problem; that of a process's first worker tells, before there are others, whether all fit."""
         world = self.world
+        part = self.plan.problem
+        if issubclass(part.cls, Problem) and (needs := part.cls.needs(world.size, **part.options)):
+            world.collectively(lambda: self._check_memory(*needs))
         first: Any = world.collectively(lambda: self._build_problem() if world.leads else None)
         if not world.virtual:
             return first
@@ -190,18 +222,59 @@ class Run:
         others = world.collectively(lambda: None if world.leads else self._build_problem())
         return first if world.leads else others
 
-    def _check_memory(self, dimension: int) -> None:
-        """Raise UsageError where this host, or its GPU, lacks the memory that its workers take at the least."""
-        plan, workers = self.plan, self.world.local_size
+    def _check_memory(self, dimension: int, vectors: int = 1) -> None:
+        """Raise UsageError where this host, or its GPU, lacks the memory that its ranks take at the least.
+
+        Args:
+            vectors: that a rank's problem holds, the gradient among them.
+        """
+        plan, workers, virtual = self.plan, self.world.local_size, self.world.virtual
         state = bool(getattr(plan.algorithm.cls, "memory", ())) + bool(plan.config.momentum)
         state += 0 if plan.optimizer.cls.linear else 2
-        least, free = workers * (2 + state) * dimension * plan.dtype.itemsize, self.device.free_memory()
+        least, free = workers * (1 + vectors + state) * dimension * plan.dtype.itemsize, self.device.free_memory()
         if least > free:
             raise UsageError(
-                f"{grouped(workers)} workers take {size(least)} at the least: x, the gradient and {state} of state, "
-                f"{grouped(dimension)} numbers each; {size(free)} are free",
-                "--workers",
+                f"{grouped(workers)} {'workers' if virtual else 'ranks'} take {size(least)} at the least: x, {vectors} "
+                f"of the problem and {state} of state, {grouped(dimension)} numbers each; {size(free)} are free",
+                "--workers" if virtual else "--problem",
             )
+
+    def _check_claims(self, before: tuple[int, int]) -> int:
+        """The bytes that the ranks of this host, or of the one with the most, take once the iterations are under way.
+
+        By now all of it has been asked for, but for what `later` says, and little has been written to.
+
+        Args:
+            before: `claimed_memory` before the first vector.
+
+        Raises UsageError where a host has less, which would end a rank without a word.
+        """
+        world, claimed = self.world, claimed_memory()
+        mine = [max(0, now - then) if world.leads else 0 for now, then in zip(claimed, before, strict=True)]
+        found = world.comm.allgather((world.host, mine[0] + self._later_bytes(), mine[1]))
+        here = [(asked, written) for host, asked, written in found if host == world.host]
+        needed, written = (sum(each) for each in zip(*here, strict=True))
+
+        def check() -> None:
+            if self.device.kind == "cpu" and needed > (free := self.device.free_memory() + written):
+                raise UsageError(
+                    f"{counted(world.local_size, 'worker' if world.virtual else 'rank')} of {grouped(self.dimension)} "
+                    f"numbers a vector take {size(needed)} on this host, {size(free)} are free",
+                    "--problem",
+                )
+
+        world.collectively(check)
+        return max(world.comm.allgather(needed))
+
+    def _later_bytes(self) -> int:
+        """Bytes of vectors that this rank asks for when the iterations are under way."""
+        config, world = self.plan.config, self.world
+        found = self.algorithm.later_bytes
+        if config.checkpoint_every is not None:
+            found += sum(getattr(array, "nbytes", 0) for array in self.carried.values())
+        if config.save_model and world.is_root:
+            found += world.size * self.dimension * self.plan.dtype.itemsize
+        return found
 
     def _build_network(self) -> Network:
         """The network of all ranks. The clock of virtual workers begins."""
@@ -294,6 +367,13 @@ class Run:
         inner = Descent(self.optimizer, self.network)
         return LocalSteps(self.algorithm, inner, self.x, config.local_steps, config.outer_lr)
 
+    def _build_consensus(self) -> Consensus | None:
+        """The mean of the ranks' models, where there are several and anyone asks for it."""
+        distances = bool(self.consensus_every)
+        if self.one_model or not (distances or getattr(self.problem, "evaluate", None)):
+            return None
+        return Consensus(self.world, self.dimension, self.plan.dtype, distances)
+
     def _decayed(self) -> list[slice] | None:
         """The elements that weight decay holds for; None for all."""
         if self.plan.config.weight_decay_on == "all":
@@ -315,7 +395,7 @@ class Run:
         if len(set(shapes)) > 1:
             raise UsageError(f"{spec}: shapes differs by rank", "--problem")
         # A digest in place of the vector: on a slow link that would take longer than an iteration.
-        digests = comm.allgather(hashlib.sha256(self.device.to_numpy(self.x).tobytes()).digest())
+        digests = comm.allgather(hashlib.sha256(self.device.to_numpy(self.x).data).digest())
         other = next((rank for rank, digest in enumerate(digests) if digest != digests[0]), None)
         if other is not None:
             raise UsageError(f"{spec}: initial_point differs between ranks 0 and {other}", "--problem")

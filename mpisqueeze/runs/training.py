@@ -20,7 +20,6 @@ from mpisqueeze import __version__
 from mpisqueeze.algorithms.base import Ready
 from mpisqueeze.analysis.ranking import Target, lead
 from mpisqueeze.comm.checksum import DamagedPayloadError
-from mpisqueeze.comm.consensus import Consensus
 from mpisqueeze.comm.cuda_aware import cuda_awareness
 from mpisqueeze.comm.exchange import HaltError, Network, Trouble
 from mpisqueeze.comm.heartbeat import Heartbeat
@@ -29,6 +28,7 @@ from mpisqueeze.comm.launched import tell_launch
 from mpisqueeze.comm.pieces import gather
 from mpisqueeze.comm.watchdog import Watchdog
 from mpisqueeze.comm.world import RankFailureError, Signal, World
+from mpisqueeze.compressors.base import is_finite
 from mpisqueeze.devices.clock import Phase
 from mpisqueeze.errors import UsageError
 from mpisqueeze.kernels import kernels_for, threads_of, use_threads
@@ -107,9 +107,6 @@ class Loop:
         #: The first of the gradient's elements that were reported to the algorithm.
         self._final = run.dimension
         self._check = GradientCheck(run.plan.problem, run.dimension, run.device.xp, run.plan.dtype)
-        self._consensus = None
-        if not run.one_model:
-            self._consensus = Consensus(run.world, run.dimension, run.plan.dtype)
         self._step = run.local.step if run.local else run.algorithm.step
         #: The optimizer if it acts on this rank's gradient.
         self._turns = run.optimizer if run.plan.optimizes == "gradient" else None
@@ -368,14 +365,14 @@ class Loop:
     def distance(self) -> float:
         """‖x_i − x̄‖² in the iterations of --consensus-every, else NaN; collective."""
         every = self.run.consensus_every
-        if self._consensus is None or not every or self.network.iteration % every:
+        if self.run.consensus is None or not every or self.network.iteration % every:
             return math.nan
         with self._paused():
-            return self._consensus.distance(self.run.device.to_numpy(self.x))
+            return self.run.consensus.distance(self.run.device.to_numpy(self.x))
 
     def _check_first(self, g: Any) -> None:
         """Refuse a NaN at x₀, which is the plug-in's fault; a later one is a divergence."""
-        if not (math.isfinite(self.loss) and bool(self.run.device.xp.isfinite(g).all())):
+        if not (math.isfinite(self.loss) and is_finite(g, self.run.device.xp)):
             raise broken(self.run.plan.problem, "--problem", "gradient gave a NaN or an infinity at the initial point")
 
     def _check_moved(self) -> None:
@@ -396,15 +393,15 @@ class Loop:
     def _evaluate_here(self, iteration: int) -> None:
         network, xp = self.network, self.run.device.xp
         self.watchdog.beat()
-        if not bool(xp.isfinite(self.x).all()):
+        if not is_finite(self.x, xp):
             network.complain(Signal.NONFINITE, "a parameter was NaN or infinite")
         self._meet()
         evaluate = getattr(self.run.problem, "evaluate", None)
         if evaluate is None:
             return
         x = self.x
-        if self._consensus is not None:
-            x = xp.asarray(self._consensus.mean(self.run.device.to_numpy(x)))
+        if self.run.consensus is not None:
+            x = xp.asarray(self.run.consensus.mean(self.run.device.to_numpy(x)))
         if self.world.is_root:
             try:
                 part = self.run.plan.problem
@@ -520,6 +517,7 @@ def set_up(kind: type[L], run: Run, view: View, interrupts: Interrupts, watchdog
             "kernels": kernels.name,
             "threads": threads_of(kernels),
             "gradient_threads": run.threads,
+            "ranks_memory_bytes": run.memory_bytes,
             **link_facts(run.exchanging or run.network),
         }
     recorder = Recorder(world, run.folder, run.per_epoch, plan.config.log, plan.config.per_rank)
@@ -656,13 +654,14 @@ def _summarize(
     The busiest port's bytes are those that one rank sent or received, whichever is more.
     """
     run, recorder, environment = loop.run, loop.recorder, loop.environment
-    plan, algorithm, columns = run.plan, run.algorithm, recorder.columns
-    done = columns["loss"].size
+    plan, algorithm = run.plan, run.algorithm
+    summary = summary_of(run.settings(), environment, recorder.columns, loop.evaluations, status, reason, run.path)
+    done = summary["iterations"]
     full_vector = run.dimension * plan.dtype.itemsize
     schedule = getattr(algorithm, "schedule", None)
     payload = getattr(algorithm, "payload_bytes", None) or full_vector
     facts = {
-        **summary_of(run.settings(), environment, columns, loop.evaluations, status, reason, run.path),
+        **summary,
         "mpisqueeze": __version__,
         "warnings": run.warnings,
         "stopped_at_target": loop.at_target,

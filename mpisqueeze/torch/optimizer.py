@@ -27,7 +27,7 @@ from mpisqueeze.language import integer
 from mpisqueeze.library.values import plain
 from mpisqueeze.parts import registry
 from mpisqueeze.parts.registry import Part
-from mpisqueeze.runs.checkpointing import arrays_of, put_back
+from mpisqueeze.runs.checkpointing import put_back
 from mpisqueeze.runs.interrupts import Interrupts
 from mpisqueeze.runs.plan import OF_SCRIPTS, plan
 from mpisqueeze.runs.preparation import Run
@@ -423,7 +423,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
 
     def _arrays(self) -> dict[str, np.ndarray]:
         """This rank's state besides the parameters, on the host."""
-        found = {name: value for name, value in arrays_of(self._run).items() if name != "x"}
+        found = {name: value for name, value in self._run.carried.items() if name != "x"}
         return {name: value.get() if hasattr(value, "get") else np.asarray(value) for name, value in found.items()}
 
     def _take(self, loss: torch.Tensor | float | None, unscale: float | None) -> None:
