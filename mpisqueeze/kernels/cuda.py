@@ -205,7 +205,7 @@ class CudaKernels:
         given = (vector, _pointer(residual), np.int64(n), np.int64(length), np.int64(blocks))
         coding = (np.uint32(bits), np.uint64(key))
         if length <= RUN and (length % 8 == 0 or blocks == 1):
-            self._warps(file, f"{scale}_fused", blocks, *given, target, *coding, fault)
+            self._warps(file, f"{scale}_fused{1 if length <= 128 else 4 if length <= 512 else 8}", blocks, *given, target, *coding, fault)
             return self._finish(payload, target)
         level, runs = 0, -(-length // RUN)
         sums = NULL if runs == 1 else self.scratch("sums 0", blocks * runs * share, np.uint8)
