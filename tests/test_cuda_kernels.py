@@ -227,7 +227,8 @@ extern "C" __global__ void unlike_fractions(u32* found) {
 @each_dtype
 def test_quotients_and_fractions_are_those_of_divisions(gpu: Gpu, dtype: np.dtype[Any]) -> None:
     """Of a quotient with a float32 divisor, all that are hard; `step` 1 takes every divisor."""
-    source, option = cuda_sources()["fp8.cu"] + QUOTIENTS, f"-DREAL_BITS={8 * dtype.itemsize}"
+    source, option = cuda_sources()["fp8.cu"].partition("\nSCALE_KERNELS(fp8")[0], f"-DREAL_BITS={8 * dtype.itemsize}"
+    source += QUOTIENTS
     found, tried = (gpu.cupy.zeros(64, np.uint32) for _ in range(2))
     if dtype == np.float32:
         hard = own_kernel(gpu, source, "unlike_quotients", option)
