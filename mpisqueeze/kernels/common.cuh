@@ -158,12 +158,4 @@ __device__ inline bool rest_is_below(real rest, u64 state) {
     return false;
 }
 
-// ⌊level⌋, or one more if u is below the fractional part. Levels are fixed-point numbers with 23 bits behind the point;
-// a sum that ends in ones has a u that begins as the fractional part does.
-__device__ inline u32 round_stochastically(real level, i64 i, u64 key) {
-    real scaled = level * (real)8388608;
-    u32 fixed = (u32)scaled, sum = fixed + (~hash32((u32)i, key) >> 9);
-    return (sum >> 23) + (~sum << 9 ? 0 : rest_is_below(scaled - (real)fixed, key ^ (u64)i));
-}
-
 #endif

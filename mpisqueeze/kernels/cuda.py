@@ -22,7 +22,7 @@ import numpy as np
 from mpisqueeze.kernels.compiled import compiled
 from mpisqueeze.kernels.reference import RUN, blocks_of
 
-#: `-fmad=false`: a fused multiply-add would round once where the other kernel sets round twice.
+#: `-fmad=false`: a fused multiply-add would round once where the other kernel sets round twice; levels.cuh has its own.
 OPTIONS = ("--std=c++14", "-fmad=false", "--ftz=false", "--prec-div=true", "--prec-sqrt=true")
 #: Threads of a thread block in kernels that work thread by thread; WARP_THREADS where each warp works by itself (WARPS
 #: in common.cuh).
@@ -205,7 +205,8 @@ class CudaKernels:
         given = (vector, _pointer(residual), np.int64(n), np.int64(length), np.int64(blocks))
         coding = (np.uint32(bits), np.uint64(key))
         if length <= RUN and (length % 8 == 0 or blocks == 1):
-            self._warps(file, f"{scale}_fused", blocks, *given, target, *coding, fault)
+            rows = 1 if length <= 128 else 4 if length <= 512 else 8
+            self._warps(file, f"{scale}_fused{rows}", blocks, *given, target, *coding, fault)
             return self._finish(payload, target)
         level, runs = 0, -(-length // RUN)
         sums = NULL if runs == 1 else self.scratch("sums 0", blocks * runs * share, np.uint8)

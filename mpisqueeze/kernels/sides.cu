@@ -18,12 +18,12 @@ __device__ inline Sides from_lane(Sides x, u32 distance) {
 struct Above {
     typedef real type;
     __device__ static type none() { return 0; }
-    __device__ static type of(real x) { return x < 0 ? 0 : x; }  // a NaN is here
+    __device__ static type of(real x, bool) { return x < 0 ? 0 : x; }  // a NaN is here
     __device__ static type join(type a, type b) { return a + b; }
 };
 
 struct Below : Above {
-    __device__ static type of(real x) { return x < 0 ? x : 0; }
+    __device__ static type of(real x, bool) { return x < 0 ? x : 0; }
 };
 
 struct SideMeans {
@@ -41,24 +41,23 @@ struct SideMeans {
     __device__ static bool valid(Pair s) { return is_finite(s.above) && is_finite(s.below); }
 };
 
-// One after the other, so that a tile of sums at a time is in registers. Elements past `count` are 0.
-template <>
-__device__ inline Sides statistic<SideMeans>(const real (&v)[ROWS][4], u32 count) {
+// One after the other, so that a tile of sums at a time is in registers.
+template <u32 R>
+__device__ inline Sides statistic(SideMeans, const real (&v)[R][4], u32 count) {
     u32 negatives = 0;
 #pragma unroll
-    for (u32 j = 0; j < ROWS; ++j)
+    for (u32 j = 0; j < R; ++j)
 #pragma unroll
         for (u32 c = 0; c < 4; ++c) negatives += v[j][c] < 0;
 #pragma unroll
     for (u32 distance = 16; distance; distance /= 2) negatives += from_lane(negatives, distance);
-    return {statistic<Above>(v, count), statistic<Below>(v, count), negatives};
+    return {statistic(Above(), v, count), statistic(Below(), v, count), negatives};
 }
 
-struct SideCode {
-    typedef Pair scale_type;
+struct SideCode : PlainCode<SideCode, Pair> {
     static const u32 bits = 1;
-    __device__ SideCode(u32, u64) {}
-    __device__ u32 code(real v, Pair, i64) const { return v < 0; }
+    using PlainCode::PlainCode;
+    __device__ static u32 code(real v, Pair) { return v < 0; }
     __device__ real value(u32 code, Pair scale) const { return code ? scale.below : scale.above; }
 };
 

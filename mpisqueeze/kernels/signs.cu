@@ -5,7 +5,7 @@ struct MeanMagnitude {
     typedef real type;
     typedef real scale_type;
     __device__ static type none() { return 0; }
-    __device__ static type of(real x) { return magnitude(x); }
+    __device__ static type of(real x, bool) { return magnitude(x); }
     __device__ static type join(type a, type b) { return a + b; }
     __device__ static real scale(type total, i64 count) { return total / (real)count; }
     __device__ static bool valid(real s) { return is_finite(s); }
@@ -15,17 +15,16 @@ struct RootMeanSquare {
     typedef double type;
     typedef real scale_type;
     __device__ static type none() { return 0; }
-    __device__ static type of(real x) { return (double)x * (double)x; }
+    __device__ static type of(real x, bool) { return (double)x * (double)x; }
     __device__ static type join(type a, type b) { return a + b; }
     __device__ static real scale(type total, i64 count) { return (real)sqrt(total / (double)count); }
     __device__ static bool valid(real s) { return is_finite(s); }
 };
 
-struct SignCode {
-    typedef real scale_type;
+struct SignCode : PlainCode<SignCode, real> {
     static const u32 bits = 1;
-    __device__ SignCode(u32, u64) {}
-    __device__ u32 code(real v, real, i64) const { return v < 0; }
+    using PlainCode::PlainCode;
+    __device__ static u32 code(real v, real) { return v < 0; }
     __device__ real value(u32 code, real scale) const { return code ? -scale : scale; }
 };
 

@@ -28,6 +28,7 @@
 #define __global__ EMULATED_KERNEL
 #define __shared__ static
 #define __launch_bounds__(...)
+#define __noinline__ __attribute__((noinline))
 
 struct dim3 { unsigned x, y, z; };
 struct alignas(16) float4 { float x, y, z, w; };
@@ -333,6 +334,8 @@ inline unsigned __float_as_uint(float x) { return emulated_cast<unsigned>(x); }
 inline float __uint_as_float(unsigned x) { return emulated_cast<float>(x); }
 inline long long __double_as_longlong(double x) { return emulated_cast<long long>(x); }
 inline double __longlong_as_double(long long x) { return emulated_cast<double>(x); }
+inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
+inline double __fma_rn(double a, double b, double c) { return std::fma(a, b, c); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
     return (unsigned)(((uint64_t)high << 32 | low) >> (shift & 31));
