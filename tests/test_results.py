@@ -7,7 +7,6 @@ import importlib
 import importlib.util
 import json
 import sys
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -48,9 +47,13 @@ def cifar_run() -> ModuleType:
 def test_every_method_on_cifar_can_be_planned(cifar_run: ModuleType) -> None:
     pytest.importorskip("torch", reason="PyTorch is not installed (extra torch)")
     for name, entry in cifar_run.ENTRIES.items():
-        words = [*entry.options.split(), *cifar_run.COMMON]
-        given = {option.removeprefix("--").replace("-", "_"): value for option, value in batched(words)}
+        pair, *options = entry.pair.split()
+        words = [*options, *cifar_run.COMMON]
+        names = (option.removeprefix("--").replace("-", "_") for option in words[::2])
+        given = dict(zip(names, words[1::2], strict=True))
         del given["color"]
+        algorithm, _, compressor = pair.partition("/")
+        given |= {"algorithm": algorithm, **({"compressor": compressor} if compressor else {})}
         assert plan(Settings.of(given)).config.workers == 8, name
 
 
@@ -58,10 +61,10 @@ def test_curves_on_cifar_are_those_of_their_methods(cifar_run: ModuleType) -> No
     """What is committed was run with the settings that the script has, to its end or until it diverged."""
     for path in cifar_run.CURVES.glob("*/*.json"):
         facts = json.loads(path.read_text())
-        options = dict(batched(cifar_run.ENTRIES[path.stem].options.split()))
+        algorithm, _, compressor = cifar_run.ENTRIES[path.stem].pair.split()[0].partition("/")
         settings = facts["settings"]
-        assert settings["algorithm"] == options["--algorithm"]
-        assert settings["compressor"] == options.get("--compressor", "identity")
+        assert settings["algorithm"] == algorithm
+        assert settings["compressor"] == (compressor or "identity")
         assert settings["workers"] == 8
         assert settings["dimension"] == 269_722
         if facts["status"] == "ok":
@@ -71,8 +74,3 @@ def test_curves_on_cifar_are_those_of_their_methods(cifar_run: ModuleType) -> No
             assert facts["epochs"][-1]["bytes"] == pytest.approx(sent)
         else:
             assert facts["status"] == "diverged"
-
-
-def batched(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Options with their values."""
-    return zip(words[::2], words[1::2], strict=True)
