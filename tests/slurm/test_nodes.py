@@ -257,7 +257,7 @@ def test_a_pulled_cable_is_found_out_within_the_heartbeat(cluster: Nodes) -> Non
     SLURM itself looks for hosts every few seconds, and ends the job after ten.
     """
     command = "mpisqueeze launch --launcher srun -n 3 train --heartbeat 6s --out run-$SLURM_JOB_ID"
-    job = cluster.on_three("--output=%j.out", f"--wrap={command} --problem {SLOW} --iterations 4000")
+    job = cluster.on_three("--no-requeue", "--output=%j.out", f"--wrap={command} --problem {SLOW} --iterations 4000")
     run = cluster.here / f"run-{job}"
     cluster.reaches(run, 20)
     last = cluster.hosts_of(job)[-1]
