@@ -26,7 +26,7 @@ export SRUN_CPUS_PER_TASK="$OMP_NUM_THREADS"
 # SLURM (22.05) may hold it for busy, and srun would wait until the job's time is over. srun itself does not take the
 # variable within a job.
 soon=--immediate=${SLURM_IMMEDIATE:-120}
-export PRTE_MCA_plm_slurm_args="$soon"
+export PRTE_MCA_plm_slurm_args="${PRTE_MCA_plm_slurm_args:+$PRTE_MCA_plm_slurm_args }$soon"
 
 # After `--export=NONE`, srun, and with it mpirun, would not pass on what this script has set up.
 export SLURM_EXPORT_ENV=ALL

@@ -54,6 +54,8 @@ from mpisqueeze.settings import DEFAULT_HEARTBEAT, DEFAULT_TIMEOUT, parse_interv
 MEET_EVERY = 32
 #: About the most seconds between them: a signal, or the log, may have to wait so long.
 MEET_S = 0.2
+#: In place of `keeps`; no iteration makes one of its own.
+_UNWATCHED = contextlib.nullcontext()
 
 
 class Loop:
@@ -305,7 +307,7 @@ class Loop:
             self._final = self.run.dimension
             first = network.iteration == 1 and part.is_plugin
             if ready is None:
-                with keeps(part, "gradient", x) if first else contextlib.nullcontext():
+                with keeps(part, "gradient", x) if first else _UNWATCHED:
                     found = self.run.problem.gradient(x, network.iteration)
             else:
                 tell = partial(self._tell_ready, x, ready)
@@ -405,7 +407,7 @@ class Loop:
         if self.world.is_root:
             try:
                 part = self.run.plan.problem
-                with keeps(part, "evaluate", x) if iteration == 0 and part.is_plugin else contextlib.nullcontext():
+                with keeps(part, "evaluate", x) if iteration == 0 and part.is_plugin else _UNWATCHED:
                     found = self.run.evaluated if iteration == 0 and self.run.evaluated else evaluate(x)
                 values = evaluation(part, found)
             except UsageError as error:

@@ -159,10 +159,8 @@ class Points:
             ]
             if self.by == LAB and algorithm != "allreduce":
                 # Over a network two runs may measure another latency, and take another tree or other messages.
-                for option, value in [("--tree", "binary")] * (algorithm in settings.CENTRALIZED) + [
-                    ("--chunk", "4Ki")
-                ]:
-                    options += [] if option in options else [option, value]
+                fixed = {"--chunk": "4Ki", **({"--tree": "binary"} if algorithm in settings.CENTRALIZED else {})}
+                options += [word for item in fixed.items() if item[0] not in options for word in item]
             folder = self.folder / "undisturbed"
             shutil.rmtree(folder, ignore_errors=True)
             started = Started(ranks, ["train", *options, "--out", folder.name], self.folder, self.by)

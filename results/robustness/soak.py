@@ -532,13 +532,14 @@ def main() -> int:
     parser.add_argument("--write", type=Path, help="folder for soak.txt")
     given = parser.parse_args()
     report = Report(given.seed, given.minutes, given.lab)
+    by, file = (LAB, "soak-lab.txt") if given.lab else (("launch",), "soak.txt")
     number = given.draw or 1
     while report.draws == 0 or (given.draw is None and time.monotonic() - report.began < 60 * given.minutes):
-        drawn = draw(given.seed, number, LAB if given.lab else ("launch",))
+        drawn = draw(given.seed, number, by)
         print(report.add(drawn, judged(drawn)), flush=True)
         number += 1
         if given.write:
-            (given.write / ("soak-lab.txt" if given.lab else "soak.txt")).write_text(f"{report.text()}\n")
+            (given.write / file).write_text(f"{report.text()}\n")
     print(f"\n{report.text()}")
     return 1 if report.broken else 0
 
