@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernel_cases import DTYPES, Case, quantize, results, same_bits, signs, topk
+from kernel_cases import DTYPES, Case, positions, quantize, results, same_bits, signs, topk
 
 from mpisqueeze import kernels
 from mpisqueeze.kernels.reference import ReferenceKernels
@@ -80,16 +80,17 @@ def test_how_many_threads_work() -> None:
     assert kernels.threads_of(ReferenceKernels(np.float32)) == 1
 
 
-def test_callers_in_several_threads_at_once() -> None:
-    """One has the pool, and the others work by themselves."""
+@pytest.mark.parametrize("case", [topk(0.01), positions(0.01, True)], ids=str)
+def test_callers_in_several_threads_at_once(case: Case) -> None:
+    """One has the pool, and the others work by themselves; each has its own scratch of the set that they share."""
     rng = np.random.default_rng(3)
-    vectors = [rng.standard_normal(50_000).astype(np.float32) for _ in range(4)]
-    expected = [results(topk(0.01), NativeKernels(np.float32), v, v) for v in vectors]
+    vectors = [rng.standard_normal(50_000 + 5_000 * i).astype(np.float32) for i in range(4)]
+    expected = [results(case, NativeKernels(np.float32), v, v) for v in vectors]
+    made = NativeKernels(np.float32)
     _native.use_threads(3, PART)
 
     def often(i: int) -> bool:
-        made = NativeKernels(np.float32)
-        return all(results(topk(0.01), made, vectors[i], vectors[i]) == expected[i] for _ in range(50))
+        return all(results(case, made, vectors[i], vectors[i]) == expected[i] for _ in range(50))
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(often, range(4)))

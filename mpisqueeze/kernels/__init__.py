@@ -49,7 +49,7 @@ def kernels_for(xp: Any, dtype: Any) -> Any:
 
 @cache
 def _for_hosts(dtype: np.dtype[Any], wanted: str) -> Any:
-    """One set for all who work on a host's arrays, so that they share scratch memory."""
+    """One set for all who work on a host's arrays, so that those of a thread share scratch memory."""
     if wanted != "numpy":
         try:
             from mpisqueeze.kernels.native import NativeKernels

@@ -40,26 +40,23 @@ class NativeKernels(ReferenceKernels):
         room = -(-_native.topk_scratch(vector.size, k, self.dtype.itemsize) // self.dtype.itemsize)
         return _native.topk_encode(vector, residual, payload, k, self.scratch("candidates", room))
 
-    #: Length, number and key of the positions that `scratch` holds.
-    _drawn: tuple[int, int, int] | None = None
-
     def positions_encode(
         self, vector: np.ndarray, residual: np.ndarray | None, payload: np.ndarray, k: int, key: int, unbiased: bool
     ) -> bool:
         kept = self._kept(vector.size, k, key)
         if not _native.positions_encode(vector, residual, payload, k, key, unbiased, *kept):
             return False
-        self._drawn = vector.size, k, key
+        self._scratch.drawn = vector.size, k, key
         return True
 
     def positions_decode(
         self, payload: np.ndarray, out: np.ndarray, k: int, key: int, add: bool, factor: float = 1.0
     ) -> bool:
         finite: bool = _native.positions_decode(payload, out, k, key, *self._kept(out.size, k, key), add, factor)
-        self._drawn = out.size, k, key
+        self._scratch.drawn = out.size, k, key
         return finite
 
     def _kept(self, *drawn: int) -> tuple[np.ndarray, bool]:
         """Memory for k positions, and whether they are there: all who encode and decode draw the same."""
-        known, self._drawn = drawn == self._drawn, None
+        known, self._scratch.drawn = drawn == self._scratch.drawn, None
         return self.scratch("positions", drawn[1], np.uint32), known

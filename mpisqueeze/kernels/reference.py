@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +23,18 @@ def blocks_of(dimension: int, block: int) -> tuple[int, int]:
     return length, -(-dimension // length)
 
 
+class _Scratch(threading.local):
+    """The arrays that a thread's kernels work in; each thread has its own.
+
+    Attributes:
+        drawn: length, number and key of the positions that are there.
+    """
+
+    def __init__(self) -> None:
+        self.arrays: dict[tuple[str, Any], np.ndarray] = {}
+        self.drawn: tuple[int, int, int] | None = None
+
+
 class ReferenceKernels:
     """See `mpisqueeze.kernels` for the conventions. Scratch is O(TILE), except where a method says otherwise."""
 
@@ -29,16 +42,16 @@ class ReferenceKernels:
 
     def __init__(self, dtype: Any) -> None:
         self.dtype = np.dtype(dtype)
-        self._scratch: dict[tuple[str, Any], np.ndarray] = {}
+        self._scratch = _Scratch()
 
     # -- scratch and sums
 
     def scratch(self, name: str, size: int, dtype: Any = None) -> np.ndarray:
-        """A reusable array of `size` elements; its content is undefined."""
-        key = (name, dtype or self.dtype)
-        have = self._scratch.get(key)
+        """A reusable array of `size` elements, this thread's; its content is undefined."""
+        key, arrays = (name, dtype or self.dtype), self._scratch.arrays
+        have = arrays.get(key)
         if have is None or have.size < size:
-            have = self._scratch[key] = np.empty(max(size, 1), key[1])
+            have = arrays[key] = np.empty(max(size, 1), key[1])
         return have[:size]
 
     def _halving_rows(self, rows: np.ndarray, statistic: str) -> np.ndarray:

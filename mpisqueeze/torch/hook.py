@@ -91,7 +91,12 @@ class Memory:
 
 
 class HookState:
-    """State of a hook: its error feedback and its counters. One thread of its own exchanges bucket after bucket.
+    """State of a hook: its error feedback and its counters.
+
+    Two threads of its own take bucket after bucket: one encodes and sends, the other receives, serves and decodes, so
+    that a bucket's messages travel while another is encoded. Each has a group of its own, within which all ranks make
+    the same collectives in the same order, whatever the other thread is at. NCCL's communicators should not be used at
+    once: on GPUs one thread does both.
 
     Attributes:
         bytes_sent: bytes that this rank has handed to the process group for other ranks, payloads with their flags.
@@ -106,7 +111,9 @@ class HookState:
         # DDP's own collectives may come between those of its buckets. Ranks outside of `group` are not here, so that
         # one of some ranks must not be numbered as those that all ranks make.
         partly = len(ranks) < dist.get_world_size()
-        self.group: Any = dist.new_group(ranks, backend=dist.get_backend(group), use_local_synchronization=partly)
+        kind = {"backend": dist.get_backend(group), "use_local_synchronization": partly}
+        self.group: Any = dist.new_group(ranks, **kind)
+        self.answers: Any = dist.new_group(ranks, **kind)
         self.rank, self.size = dist.get_rank(self.group), dist.get_world_size(self.group)
         self.bytes_sent = self.iteration = 0
         self._numbers: dict[int, int] = {}
@@ -115,11 +122,11 @@ class HookState:
         #: Memories that have no bucket yet, and the pieces of others, by parameter.
         self._orphans: list[Memory] = []
         self._pieces: dict[str, dict[int, torch.Tensor]] = {"delta": {}, "delta_bar": {}}
-        self._thread = ThreadPoolExecutor(1, "mpisqueeze hook")
+        self._asking, self._answering = (ThreadPoolExecutor(1, f"mpisqueeze hook {i}") for i in range(2))
         self._streams: dict[torch.device, Any] = {}
 
     def submit(self, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
-        """Have the thread exchange a bucket."""
+        """Have the threads exchange a bucket."""
         buffer = bucket.buffer()
         if buffer.layout != torch.strided:
             raise UsageError("the hook takes dense gradients: build layers with sparse=False", "ddp_hook")
@@ -129,7 +136,7 @@ class HookState:
         on_gpu = buffer.device.type == "cuda"
         future: torch.futures.Future[torch.Tensor] = torch.futures.Future(devices=[buffer.device] if on_gpu else None)
         ready = torch.cuda.current_stream(buffer.device).record_event() if on_gpu else None
-        self._thread.submit(self._exchange, future, key, index, self.iteration, buffer, ready)
+        self._asking.submit(self._ask, future, key, index, self.iteration, buffer, ready)
         return future
 
     def state_dict(self) -> dict[str, Any]:
@@ -177,7 +184,7 @@ class HookState:
             self._parameters.append(parameter)
         return found
 
-    def _exchange(
+    def _ask(
         self,
         future: torch.futures.Future[torch.Tensor],
         key: tuple[int, ...],
@@ -189,8 +196,26 @@ class HookState:
         try:
             with torch.no_grad(), self._stream(buffer, ready):
                 bucket = self._buckets.get(key) or self._made(key, index, buffer)
-                bucket.exchange(buffer, iteration)
-                future.set_result(buffer)
+                asked = bucket.ask(buffer, iteration)
+                if ready is None:
+                    self._answering.submit(self._answer, future, bucket, asked, buffer, iteration)
+                else:
+                    self._answer(future, bucket, asked, buffer, iteration)
+        except Exception as error:
+            future.set_exception(error)
+
+    def _answer(
+        self,
+        future: torch.futures.Future[torch.Tensor],
+        bucket: _Bucket,
+        asked: tuple[torch.Tensor, Any],
+        buffer: torch.Tensor,
+        iteration: int,
+    ) -> None:
+        try:
+            with torch.no_grad():
+                bucket.answer(*asked, buffer, iteration)
+            future.set_result(buffer)
         except Exception as error:
             future.set_exception(error)
 
@@ -227,6 +252,7 @@ class HookState:
 
     def _take_apart(self) -> None:
         """Cut all memories into pieces by parameter; collective."""
+        self._answering.submit(bool).result()  # no bucket is in the other thread's hands
         for memory in [*self._orphans, *(bucket.memory for bucket in self._buckets.values())]:
             whole = {"delta": memory.delta, "delta_bar": memory.delta_bar}
             if memory.delta_bar is not None:
@@ -345,41 +371,48 @@ class _Bucket:
         self._got = self._sent.new_empty(size, self._sizes[self._mine])
         # Gathered messages have to be of one length.
         self._answers = self._sent.new_empty(size, max((coder.nbytes for coder in self._down), default=0))
+        self._answer = self._answers[0].clone()
 
-    def exchange(self, buffer: torch.Tensor, iteration: int) -> None:
-        """buffer ← what all ranks get of their buffers; collective."""
-        state, delta = self.state, self.memory.delta
+    def ask(self, buffer: torch.Tensor, iteration: int) -> tuple[torch.Tensor, Any]:
+        """Encode a buffer, and send it: to the servers, or to all ranks; collective.
+
+        Returns:
+            g, the buffer in the type in which it is exchanged, and what `answer` has to wait for.
+        """
+        state, delta, mine = self.state, self.memory.delta, self._mine
         g = buffer.to(_kind_of(buffer))  # itself, unless it is of half precision
         for coder, span, message in zip(self._up, self._spans, self._sent.split(self._sizes), strict=True):
             coder.encode(g[span], None if delta is None else delta[span], message, iteration)
-        if self._down:
-            self._ask_servers(g, iteration)
-        else:
-            dist.all_gather([*self._got], self._sent, group=state.group)
+        if not self._down:
             state.bytes_sent += (state.size - 1) * self._sent.numel()
-            self._up[0].average([*self._got], g, iteration)
-            if spoilt(self._got):
-                g.fill_(float("nan"))
+            return g, dist.all_gather([*self._got], self._sent, group=state.group, async_op=True)
+        state.bytes_sent += self._sent.numel() - self._sizes[mine] + (state.size - 1) * self._answer.numel()
+        got, sizes = self._got.view(-1), [self._sizes[mine]] * state.size
+        return g, dist.all_to_all_single(got, self._sent, sizes, self._sizes, group=state.group, async_op=True)
+
+    def answer(self, g: torch.Tensor, asked: Any, buffer: torch.Tensor, iteration: int) -> None:
+        """buffer ← what all ranks get of their buffers, where `ask` has given the first two arguments; collective."""
+        mean = g if self._mean is None else self._mean
+        asked.wait()
+        self._up[self._mine].average([*self._got], mean, iteration)
+        bad = spoilt(self._got)
+        if self._down:
+            self._serve(mean, bad, iteration)
+            bad = spoilt(self._answers)
+            for coder, span, message in zip(self._down, self._spans, self._answers, strict=True):
+                coder.decode(message, g[span], iteration)
+        if bad:
+            g.fill_(float("nan"))
         if g is not buffer:
             buffer.copy_(g)
 
-    def _ask_servers(self, g: torch.Tensor, iteration: int) -> None:
-        """g ← the servers' answers."""
-        state, mine = self.state, self._mine
-        got = [self._sizes[mine]] * state.size
-        dist.all_to_all_single(self._got.view(-1), self._sent, got, self._sizes, group=state.group)
-        self._up[mine].average([*self._got], self._mean, iteration)
-        answer = self._answers[mine].clone()
-        if spoilt(self._got):
-            spoil(answer)
+    def _serve(self, mean: torch.Tensor, bad: bool, iteration: int) -> None:
+        """Get the answers of all servers, this rank's share among them."""
+        if bad:
+            spoil(self._answer)
         else:
-            self._down[mine].encode(self._mean, self.memory.delta_bar, answer, iteration)
-        dist.all_gather([*self._answers], answer, group=state.group)
-        state.bytes_sent += self._sent.numel() - self._sizes[mine] + (state.size - 1) * answer.numel()
-        for coder, span, message in zip(self._down, self._spans, self._answers, strict=True):
-            coder.decode(message, g[span], iteration)
-        if spoilt(self._answers):
-            g.fill_(float("nan"))
+            self._down[self._mine].encode(mean, self.memory.delta_bar, self._answer, iteration)
+        dist.all_gather([*self._answers], self._answer, group=self.state.answers)
 
 
 def spans_of(count: int, ranks: int) -> list[slice]:

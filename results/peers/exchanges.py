@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import gc
 import math
+import re
 import sys
 from collections.abc import Callable
 
@@ -38,6 +39,7 @@ from mpisqueeze.parts import registry
 from mpisqueeze.quantities import counted, parse_size
 from mpisqueeze.report.bench_view import numbers
 from mpisqueeze.topology import Topology
+from mpisqueeze.torch import distribute
 
 MATRICES = 4
 NETWORK = "resnet18"
@@ -156,6 +158,27 @@ class Ddp(Row):
         return np.concatenate([layer.detach().numpy().ravel() for layer in self._model.layers])
 
 
+class Distributed(Ddp):
+    """The same step of torch with `distribute` around its optimizer, which exchanges by MPI."""
+
+    def __init__(self, name: str, stage: Stage, shapes: Shapes, pair: str) -> None:
+        super().__init__(name, stage, shapes, None)
+        algorithm, compressor = pair.split("/")
+        self._optimizer = distribute(self._optimizer, algorithm=algorithm, compressor=compressor, server="sharded")
+        self._sent = 0
+
+    def step(self) -> None:
+        super().step()
+        # The counter is of the last iteration.
+        self._sent += self._optimizer._run.network.counter.bytes_sent
+
+    def count(self) -> int:
+        return self._sent
+
+    def close(self) -> None:
+        self._optimizer.finish()
+
+
 class GlooAllreduce(Row):
     """One all-reduce of the whole vector, and the update."""
 
@@ -200,7 +223,7 @@ def rows_of(stage: Stage, shapes: Shapes, only: str) -> list[Row]:
     """All methods at x₀, in the order of the table; the first two are what the others are compared with.
 
     Args:
-        only: a text that the others have in their names, in capitals or not.
+        only: a regular expression of what the others have in their names, in capitals or not.
     """
 
     def ours(server: str, spec: str | None) -> tuple[str, Callable[[str], Row]]:
@@ -213,6 +236,9 @@ def rows_of(stage: Stage, shapes: Shapes, only: str) -> list[Row]:
     def torchs(name: str, hook: str | None) -> tuple[str, Callable[[str], Row]]:
         return name, lambda name: Ddp(name, stage, shapes, hook)
 
+    def distributed(pair: str) -> tuple[str, Callable[[str], Row]]:
+        return f"torch, distribute {pair}", lambda name: Distributed(name, stage, shapes, pair)
+
     rows = [
         torchs("torch DDP, fp32", "fp32"),
         ("MPI_Allreduce fp32 + update", lambda name: Ours(name, ByHand(stage, "by-hand"), True)),
@@ -222,6 +248,8 @@ def rows_of(stage: Stage, shapes: Shapes, only: str) -> list[Row]:
         torchs("torch DDP, PowerSGD rank 4", "powersgd:4"),
         torchs("torch DDP, our hook doublesqueeze/onebit", "doublesqueeze/onebit"),
         torchs("torch DDP, our hook doublesqueeze/topk:0.01", "doublesqueeze/topk:0.01"),
+        distributed("doublesqueeze/onebit"),
+        distributed("doublesqueeze/topk:0.01"),
         ("gloo all_reduce fp32 + update", lambda name: GlooAllreduce(name, stage)),
         ("allreduce", lambda name: Ours(name, AllreduceCase(stage, "allreduce"), True)),
         powersgd(1),
@@ -234,7 +262,7 @@ def rows_of(stage: Stage, shapes: Shapes, only: str) -> list[Row]:
         ours("sharded", "topk:0.01"),
         torchs("torch, no exchange", None),
     ]
-    return [make(name) for i, (name, make) in enumerate(rows) if i < 2 or only.lower() in name.lower()]
+    return [make(name) for i, (name, make) in enumerate(rows) if i < 2 or re.search(only, name, re.IGNORECASE)]
 
 
 def check(rows: list[Row], stage: Stage, runs: int) -> None:
@@ -289,7 +317,7 @@ def measure(world: World, network: Network, model: str, rounds: int, only: str) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sizes", nargs="*", default=["1Mi", "4Mi"], help=f"numbers in a vector, or {NETWORK}")
-    parser.add_argument("--only", default="", help="methods with this in their names, beside the first two")
+    parser.add_argument("--only", default="", help="a regular expression of methods, beside the first two")
     parser.add_argument("--rounds", type=int, default=20)
     arguments = parser.parse_args()
     world = World()
