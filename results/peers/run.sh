@@ -1,5 +1,5 @@
 #!/bin/sh
-# Everything beside the peers, twelve minutes on two cores: sh results/peers/run.sh [FOLDER]
+# Everything beside the peers, fourteen minutes on two cores: sh results/peers/run.sh [FOLDER]
 # Needs torch, mpirun and what `mpisqueeze lab` needs. MPI must be allowed more ranks than cores.
 set -e
 folder=${1:-results/peers}
@@ -12,6 +12,6 @@ done
 mpirun -n 2 python results/peers/exchanges.py --rounds 15 --only powersgd resnet18 > "$folder/powersgd.txt"
 mpisqueeze lab -n 4 --rate 1gbit --exec -- python results/peers/exchanges.py --rounds 5 --only powersgd resnet18 >> "$folder/powersgd.txt"
 : > "$folder/lab.txt"
-mpisqueeze lab -n 4 --rate 1gbit --exec -- python results/peers/exchanges.py --rounds 5 4Mi >> "$folder/lab.txt"
-mpisqueeze lab -n 4 --rate 100mbit --exec -- python results/peers/exchanges.py --rounds 3 4Mi >> "$folder/lab.txt"
+mpisqueeze lab -n 4 --rate 1gbit --exec -- python results/peers/exchanges.py --rounds 9 4Mi >> "$folder/lab.txt"
+mpisqueeze lab -n 4 --rate 100mbit --exec -- python results/peers/exchanges.py --rounds 9 4Mi >> "$folder/lab.txt"
 mpirun -n 4 python results/peers/losses.py > "$folder/losses.txt"
