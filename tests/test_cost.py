@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from programs import Cluster, through_root
 
 from mpisqueeze.costs import exchanges as cost
 from mpisqueeze.costs.exchanges import Tree
 from mpisqueeze.costs.link import Link, Processor
-from mpisqueeze.virtual.programs import Cluster, through_root
 
 HOCKNEY = Link.hockney(1e-3, 1e9)
 LOGGP = Link(5e-3, 2e-5, 8e-9)

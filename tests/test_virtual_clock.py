@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from programs import Cluster, Seconds, Steps, after_barriers, gossip, sharded, through_root
 
 from mpisqueeze.costs import exchanges
 from mpisqueeze.costs.link import Link
@@ -14,7 +15,6 @@ from mpisqueeze.devices.clock import Phase
 from mpisqueeze.errors import UsageError
 from mpisqueeze.virtual.clock import Clock, WorkerClock
 from mpisqueeze.virtual.jitter import parse_jitter
-from mpisqueeze.virtual.programs import Cluster, Seconds, Steps, after_barriers, gossip, sharded, through_root
 
 #: A message of 100 bytes keeps a port for 2 s, and arrives 5 s later.
 LINK = Link(latency=5.0, gap=1.0, byte_s=0.01)

@@ -14,13 +14,13 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+from programs import Seconds, after_barriers, gossip, sharded, through_root
 
 from mpisqueeze.costs.exchanges import Schedule
 from mpisqueeze.costs.exchanges import through_root as root_cost
 from mpisqueeze.costs.link import parse_link
 from mpisqueeze.topology import Topology
 from mpisqueeze.virtual.jitter import parse_jitter
-from mpisqueeze.virtual.programs import Seconds, after_barriers, gossip, sharded, through_root
 
 LINK = parse_link("latency=50us,bandwidth=10gbit,gap=10us")
 LATE = parse_jitter("constant:100ms,probability=1%")
