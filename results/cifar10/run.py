@@ -2,6 +2,7 @@
 
     python results/cifar10/run.py --data DIR --work FOLDER --epochs 15     # goes on where it was stopped
     python results/cifar10/run.py --table --epochs 15                      # the table of the curves that are there
+    python results/cifar10/run.py --figure FILE.svg --epochs 15            # and their figure
 
 DIR has CIFAR-10's binary batches. Each method first tunes γ on a short budget (`compare --tune`), which leaves
 `tuned/METHOD.json` beside this file, and is then trained. Run folders with checkpoints are kept in FOLDER; a method
@@ -20,6 +21,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +33,11 @@ import mpisqueeze
 from mpisqueeze.costs.link import Link
 from mpisqueeze.modelling.methods import Method
 from mpisqueeze.modelling.predict import Work, predict, terms_of
+from mpisqueeze.report.charts import Axis, LineChart, Series
+from mpisqueeze.report.plot import draw
+from mpisqueeze.report.scales import Unit
 
-WORKERS, BATCH = 8, 16
+WORKERS, BATCH, IMAGES = 8, 16, 50_000
 #: Tuning: γ, on so many iterations. The grid goes on where its best is at an end.
 GRID, TRIAL = "0.1:0.9:3", 130
 #: Settings of all runs.
@@ -94,12 +99,18 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=15, help="length of every run")
     parser.add_argument("--lanes", type=int, default=2, help="methods at a time, each on one thread")
     parser.add_argument("--table", action="store_true", help="show the table of the curves that there are")
+    parser.add_argument(
+        "--figure", metavar="FILE", help="draw the curves that there are: accuracy by epoch, bytes, time"
+    )
     parser.add_argument("methods", nargs="*", help=f"by default all: {', '.join(ENTRIES)}")
     given: Any = parser.parse_args()
     if unknown := [name for name in given.methods if name not in ENTRIES]:
         parser.error(f"no method {unknown[0]!r}; there are {', '.join(ENTRIES)}")
     if given.table:
         print(table(given.epochs))
+        return
+    if given.figure:
+        draw(figure(given.epochs), given.figure)
         return
     if given.data is None or given.work is None:
         parser.error("give --data and --work")
@@ -146,7 +157,7 @@ def tuned_rate(name: str, given: Any) -> str | None:
     if not path.exists():
         folder = given.work / "tuned" / name
         shutil.rmtree(folder, ignore_errors=True)
-        schedule = f"cosine,warmup={TRIAL * WORKERS * BATCH / 50_000 / 10:.3g}"
+        schedule = f"cosine,warmup={TRIAL * WORKERS * BATCH / IMAGES / 10:.3g}"
         arguments = [
             *ENTRIES[name].pair.split(), *COMMON, "--iterations", str(TRIAL), "--tune", f"lr={GRID}",
             "--lr-schedule", schedule, "--test-samples", "1000", "--data-dir", str(given.data), "--out", str(folder),
@@ -250,15 +261,53 @@ def as_json(facts: dict[str, Any]) -> str:
     return re.sub(r"\{\s+(\"epoch\"[^}]*?)\s+\}", lambda m: "{" + re.sub(r"\s*\n\s*", " ", m[1]) + "}", text) + "\n"
 
 
+def curves(epochs: int) -> dict[str, dict[str, Any]]:
+    """The curves that there are, in the order of ENTRIES."""
+    found = {name: json.loads(path.read_text()) for name in ENTRIES if (path := curve_path(name, epochs)).exists()}
+    if not found:
+        raise SystemExit(f"{CURVES / str(epochs)} has no curves")
+    return found
+
+
+def epoch_s(facts: dict[str, Any], network: str) -> float:
+    """Modelled seconds of an epoch on a network: gradients and exchanges."""
+    return float(IMAGES // (WORKERS * BATCH) * (COMPUTE + facts["modelled_comm_s"][network]))
+
+
+def accuracies(facts: dict[str, Any]) -> np.ndarray:
+    return np.array([each["test_accuracy"] for each in facts["epochs"]])
+
+
+def figure(epochs: int) -> list[LineChart]:
+    """Test accuracy by epoch, by bytes, and by modelled time on two of the networks."""
+    found = {name: facts for name, facts in curves(epochs).items() if facts["status"] == "ok"}
+    slow, slowest = list(NETWORKS)[1:]
+    costs: list[tuple[str, Unit, bool, Callable[[dict[str, Any]], list[float]]]] = [
+        ("epoch", Unit.COUNT, False, lambda facts: [e["epoch"] for e in facts["epochs"]]),
+        ("bytes sent by all workers", Unit.BYTES, True, lambda facts: [e["bytes"] for e in facts["epochs"]]),
+        *(
+            (f"time at {network} (modelled)", Unit.SECONDS, False,
+             lambda facts, network=network: [e["epoch"] * epoch_s(facts, network) for e in facts["epochs"]])
+            for network in (slow, slowest)
+        ),
+    ]  # fmt: skip
+    charts = []
+    for label, unit, log, cost in costs:
+        series = [
+            Series(ENTRIES[name].words, np.array(cost(facts)), accuracies(facts), i)
+            for i, (name, facts) in enumerate(found.items())
+        ]
+        charts.append(LineChart("", Axis(label, unit, log), Axis("test accuracy"), series))
+    return charts
+
+
 def table(epochs: int) -> str:
     """The methods that have a curve, in Markdown."""
     lines = [
         f"| method | loss | test accuracy | bytes | × fewer | epoch at {' | at '.join(NETWORKS)} | published |",
         f"|---|--:|--:|--:|--:|{'--:|' * len(NETWORKS)}---|",
     ]
-    found = {name: json.loads(path.read_text()) for name in ENTRIES if (path := curve_path(name, epochs)).exists()}
-    if not found:
-        raise SystemExit(f"{CURVES / str(epochs)} has no curves")
+    found = curves(epochs)
     base = next(iter(found.values()))["bytes_an_iteration"]
     for name, facts in found.items():
         last, entry = facts["epochs"][-1], ENTRIES[name]
@@ -269,8 +318,7 @@ def table(epochs: int) -> str:
             f"{100 * last['test_accuracy']:.1f} %" if fine else "",
             f"{facts['bytes_an_iteration'] * facts['settings']['iterations'] / 1e9:.3g} GB",
             f"{base / facts['bytes_an_iteration']:.3g}",
-            *(f"{facts['settings']['iterations'] / epochs * (COMPUTE + s):.3g} s"
-              for s in facts["modelled_comm_s"].values()),
+            *(f"{epoch_s(facts, network):.3g} s" for network in NETWORKS),
             entry.published,
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
