@@ -152,7 +152,10 @@ def train(name: str, given: Any) -> None:
 
 
 def tuned_rate(name: str, given: Any) -> str | None:
-    """γ by `compare --tune`, of this sitting or of an earlier one; None where it was stopped, or no trial went well."""
+    """γ by `compare --tune`, of this sitting or of an earlier one; None where it was stopped.
+
+    Where all trials diverged it is the least that was tried.
+    """
     path = TUNED / f"{name}.json"
     if not path.exists():
         folder = given.work / "tuned" / name
@@ -162,19 +165,23 @@ def tuned_rate(name: str, given: Any) -> str | None:
             *ENTRIES[name].pair.split(), *COMMON, "--iterations", str(TRIAL), "--tune", f"lr={GRID}",
             "--lr-schedule", schedule, "--test-samples", "1000", "--data-dir", str(given.data), "--out", str(folder),
         ]  # fmt: skip
-        if run(f"compare {' '.join(arguments)}", folder, given) != 0:
+        # 3: the method diverged.
+        if run(f"compare {' '.join(arguments)}", folder, given) not in (0, 3):
             return None
         compared = json.loads((folder / "compare.json").read_text())
         losses = {each["swept"]["--lr"]: last_loss(folder / each["folder"])
                   for each in compared["runs"] if each["phase"] == "tune"}  # fmt: skip
-        leave(path, {"iterations": TRIAL, **compared["tuned"][0], "last_losses": losses})
+        tuned = compared["tuned"][0]
+        tuned["settings"] = tuned["settings"] or {"lr": min(map(float, losses))}
+        leave(path, {"iterations": TRIAL, **tuned, "last_losses": losses})
     return str(json.loads(path.read_text())["settings"]["lr"])
 
 
 def last_loss(folder: Path) -> float | None:
-    """The mean training loss of a run's last tenth."""
-    loss = mpisqueeze.load(folder).columns["loss"]
-    return rounded(float(np.mean(loss[-max(1, TRIAL // 10) :])))
+    """The mean training loss of a run's last tenth; None where it diverged."""
+    run = mpisqueeze.load(folder)
+    loss = run.columns["loss"][-max(1, TRIAL // 10) :]
+    return rounded(float(np.mean(loss))) if run.summary["status"] == "ok" else None
 
 
 def run(command: str, folder: Path, given: Any) -> int:
