@@ -113,7 +113,7 @@ class HookState:
         partly = len(ranks) < dist.get_world_size()
         kind = {"backend": dist.get_backend(group), "use_local_synchronization": partly}
         self.group: Any = dist.new_group(ranks, **kind)
-        self.answers: Any = dist.new_group(ranks, **kind)
+        self.answers: Any = None if self.on_servers is None else dist.new_group(ranks, **kind)
         self.rank, self.size = dist.get_rank(self.group), dist.get_world_size(self.group)
         self.bytes_sent = self.iteration = 0
         self._numbers: dict[int, int] = {}
