@@ -4,9 +4,10 @@
     python results/cifar10/run.py --table --epochs 15                      # the table of the curves that are there
     python results/cifar10/run.py --figure FILE.svg --epochs 15            # and their figure
 
-DIR has CIFAR-10's binary batches. Each method first tunes γ on a short budget (`compare --tune`), which leaves
-`tuned/METHOD.json` beside this file, and is then trained. Run folders with checkpoints are kept in FOLDER; a method
-that is done leaves its curve in `curves/EPOCHS/`, and is not run again. SIGINT or SIGTERM stops it, with checkpoints.
+DIR has CIFAR-10's binary batches. Each method first tunes γ, and some their η, on a short budget (`compare --tune`),
+which leaves `tuned/METHOD.json` beside this file, and is then trained. Run folders with checkpoints are kept in FOLDER;
+a method that is done leaves its curve in `curves/EPOCHS/`, and is not run again. SIGINT or SIGTERM stops it, with
+checkpoints.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ from mpisqueeze.report.plot import draw
 from mpisqueeze.report.scales import Unit
 
 WORKERS, BATCH, IMAGES = 8, 16, 50_000
-#: Tuning: γ, on so many iterations. The grid goes on where its best is at an end.
-GRID, TRIAL = "0.1:0.9:3", 130
+#: Tuning: γ, for some methods the gossip step η as well, on so many iterations. A grid goes on where its best is at an
+#: end.
+GRID, ETAS, TRIAL = "0.1:0.9:3", "0.1:1:3", 130
 #: Settings of all runs.
 COMMON = (
     *("--problem", "resnet20,compile", "--data", "cifar10", "--workers", str(WORKERS), "--batch-size", str(BATCH)),
@@ -57,13 +59,19 @@ class Entry:
         words: what tables call it.
         pair: the method, and options of it.
         published: what others found, in words; empty where the sources below have nothing.
+        rate: γ, where it is not to be the one that its trials are best at.
+        eta: η is tuned; otherwise it is the program's default.
     """
 
     words: str
     pair: str
     published: str = ""
+    rate: str | None = None
+    eta: bool = False
 
 
+#: 2 bits, with a range for so many elements.
+RANGES = "uniform:2,bucket=8192"
 #: In the order in which they are run. A bucket of 36 864 elements is as long as the largest layer: published quantizers
 #: have a norm for each layer.
 ENTRIES = {
@@ -72,19 +80,21 @@ ENTRIES = {
     "doublesqueeze-topk": Entry("DoubleSqueeze, top-1 %", "doublesqueeze/topk:0.01", "as SGD (1905.05957, Fig. 2)"),
     "topk-sgd": Entry("top-1 % without feedback", "csgd/topk:0.01", "behind SGD (1905.05957, Fig. 2)"),
     "dpsgd": Entry("D-PSGD, ring", "dpsgd", "as SGD (1705.09056, Fig. 2)"),
+    "dpsgd-slower": Entry("D-PSGD, ring", "dpsgd", rate="0.1"),
     "dcd-8-bits": Entry("DCD, 8 bits", "dcd/qsgd:8,bucket=36864", "as D-PSGD (1907.09356, Table 1)"),
     "dcd-4-bits": Entry("DCD, 4 bits", "dcd/qsgd:4,bucket=36864", "fails (1907.09356, Table 1)"),
     "choco-sign": Entry("CHOCO, sign", "choco/onebit", "holds (1907.09356, Table 1)"),
-    "deepsqueeze-2-bits": Entry(
-        "DeepSqueeze, 2 bits",
-        "deepsqueeze/uniform:2,bucket=8192",
-        "as D-PSGD (1907.07346, Fig. 2)",
+    "choco-sign-eta": Entry("CHOCO, sign", "choco/onebit", "holds (1907.09356, Table 1)", eta=True),
+    "deepsqueeze-2-bits": Entry("DeepSqueeze, 2 bits", f"deepsqueeze/{RANGES}", "as D-PSGD (1907.07346, Fig. 2)"),
+    "deepsqueeze-2-bits-eta": Entry(
+        "DeepSqueeze, 2 bits", f"deepsqueeze/{RANGES}", "as D-PSGD (1907.07346, Fig. 2)", eta=True
     ),
+    "deepsqueeze-sign-eta": Entry("DeepSqueeze, sign", "deepsqueeze/onebit", eta=True),
     "memsgd-onebit": Entry("MEM-SGD, 1 bit", "memsgd/onebit", "as SGD (1905.05957, Fig. 1)"),
     "powersgd": Entry("PowerSGD, rank 2", "powersgd:2", "as SGD (1905.13727, Table 3)"),
     "local-steps": Entry("SGD, 8 local steps", "allreduce --local-steps 8"),
     "qsgd": Entry("QSGD, 2 bits, both ways", "csgd-double/qsgd:2", "behind SGD (1905.05957, Fig. 1)"),
-    "deepsqueeze-sign": Entry("DeepSqueeze, sign", "deepsqueeze/onebit"),
+    "qsgd-slower": Entry("QSGD, 2 bits, both ways", "csgd-double/qsgd:2", rate="0.0333"),
     "randomk-sgd": Entry("random 1 % without feedback", "csgd/randomk:0.01"),
 }
 CURVES, TUNED = Path(__file__).with_name("curves"), Path(__file__).with_name("tuned")
@@ -134,15 +144,17 @@ def curve_path(name: str, epochs: int) -> Path:
 def train(name: str, given: Any) -> None:
     """Train by a method, from its checkpoint if there is one, and leave its curve."""
     folder = given.work / f"{given.epochs}" / name
-    rate = tuned_rate(name, given)
-    if rate is None:
+    entry = ENTRIES[name]
+    tuned = {"lr": entry.rate} if entry.rate else tuned_settings(name, given)
+    if tuned is None:
         return
+    pair = entry.pair.replace("/", f":eta={tuned['eta']}/") if entry.eta else entry.pair
     if list(folder.glob("checkpoint/*/manifest.json")):
         arguments = ["--resume", str(folder)]
     else:
         shutil.rmtree(folder, ignore_errors=True)
         arguments = [
-            *ENTRIES[name].pair.split(), *COMMON, "--epochs", str(given.epochs), "--lr", rate,
+            *pair.split(), *COMMON, "--epochs", str(given.epochs), "--lr", str(tuned["lr"]),
             "--lr-schedule", f"cosine,warmup={given.epochs / 10:g}", "--data-dir", str(given.data),
             "--checkpoint-every", "2min", "--out", str(folder),
         ]  # fmt: skip
@@ -151,30 +163,33 @@ def train(name: str, given: Any) -> None:
         leave(curve_path(name, given.epochs), curve(name, folder))
 
 
-def tuned_rate(name: str, given: Any) -> str | None:
-    """γ by `compare --tune`, of this sitting or of an earlier one; None where it was stopped.
+def tuned_settings(name: str, given: Any) -> dict[str, Any] | None:
+    """γ, and η, by `compare --tune`, of this sitting or of an earlier one; None where it was stopped.
 
-    Where all trials diverged it is the least that was tried.
+    Where all trials diverged they are the least that were tried.
     """
     path = TUNED / f"{name}.json"
     if not path.exists():
         folder = given.work / "tuned" / name
         shutil.rmtree(folder, ignore_errors=True)
         schedule = f"cosine,warmup={TRIAL * WORKERS * BATCH / IMAGES / 10:.3g}"
+        grids = ["--tune", f"lr={GRID}", *(["--tune", f"eta={ETAS}"] if ENTRIES[name].eta else [])]
         arguments = [
-            *ENTRIES[name].pair.split(), *COMMON, "--iterations", str(TRIAL), "--tune", f"lr={GRID}",
+            *ENTRIES[name].pair.split(), *COMMON, "--iterations", str(TRIAL), *grids,
             "--lr-schedule", schedule, "--test-samples", "1000", "--data-dir", str(given.data), "--out", str(folder),
         ]  # fmt: skip
         # 3: the method diverged.
         if run(f"compare {' '.join(arguments)}", folder, given) not in (0, 3):
             return None
         compared = json.loads((folder / "compare.json").read_text())
-        losses = {each["swept"]["--lr"]: last_loss(folder / each["folder"])
-                  for each in compared["runs"] if each["phase"] == "tune"}  # fmt: skip
+        trials = [each for each in compared["runs"] if each["phase"] == "tune"]
+        # By γ, or by γ and η.
+        losses = {", ".join(each["swept"].values()): last_loss(folder / each["folder"]) for each in trials}
         tuned = compared["tuned"][0]
-        tuned["settings"] = tuned["settings"] or {"lr": min(map(float, losses))}
+        least = min([*map(float, each["swept"].values())] for each in trials)
+        tuned["settings"] = tuned["settings"] or dict(zip(("lr", "eta"), least, strict=False))
         leave(path, {"iterations": TRIAL, **tuned, "last_losses": losses})
-    return str(json.loads(path.read_text())["settings"]["lr"])
+    return dict(json.loads(path.read_text())["settings"])
 
 
 def last_loss(folder: Path) -> float | None:
@@ -285,6 +300,11 @@ def accuracies(facts: dict[str, Any]) -> np.ndarray:
     return np.array([each["test_accuracy"] for each in facts["epochs"]])
 
 
+def rates(facts: dict[str, Any]) -> str:
+    """γ, and η where there is one."""
+    return f"{facts['settings']['lr']:g}" + (f", η {facts['eta']:g}" if facts["eta"] else "")
+
+
 def figure(epochs: int) -> list[LineChart]:
     """Test accuracy by epoch, by bytes, and by modelled time on two of the networks."""
     found = {name: facts for name, facts in curves(epochs).items() if facts["status"] == "ok"}
@@ -301,7 +321,7 @@ def figure(epochs: int) -> list[LineChart]:
     charts = []
     for label, unit, log, cost in costs:
         series = [
-            Series(ENTRIES[name].words, np.array(cost(facts)), accuracies(facts), i)
+            Series(f"{ENTRIES[name].words}, γ {rates(facts)}", np.array(cost(facts)), accuracies(facts), i)
             for i, (name, facts) in enumerate(found.items())
         ]
         charts.append(LineChart("", Axis(label, unit, log), Axis("test accuracy"), series))
@@ -311,8 +331,8 @@ def figure(epochs: int) -> list[LineChart]:
 def table(epochs: int) -> str:
     """The methods that have a curve, in Markdown."""
     lines = [
-        f"| method | loss | test accuracy | bytes | × fewer | epoch at {' | at '.join(NETWORKS)} | published |",
-        f"|---|--:|--:|--:|--:|{'--:|' * len(NETWORKS)}---|",
+        f"| method | γ | loss | test accuracy | bytes | × fewer | epoch at {' | at '.join(NETWORKS)} | published |",
+        f"|---|--:|--:|--:|--:|--:|{'--:|' * len(NETWORKS)}---|",
     ]
     found = curves(epochs)
     base = next(iter(found.values()))["bytes_an_iteration"]
@@ -321,6 +341,7 @@ def table(epochs: int) -> str:
         fine = facts["status"] == "ok"
         cells = [
             entry.words,
+            rates(facts),
             f"{last['loss']:.3f}" if fine else f"diverged after {facts['iterations_done']} iterations",
             f"{100 * last['test_accuracy']:.1f} %" if fine else "",
             f"{facts['bytes_an_iteration'] * facts['settings']['iterations'] / 1e9:.3g} GB",
