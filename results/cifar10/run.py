@@ -24,7 +24,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,10 @@ class Entry:
     eta: bool = False
 
 
-#: 2 bits, with a range for so many elements.
-RANGES = "uniform:2,bucket=8192"
+DPSGD = Entry("D-PSGD, ring", "dpsgd", "as SGD (1705.09056, Fig. 2)")
+CHOCO = Entry("CHOCO, sign", "choco/onebit", "holds (1907.09356, Table 1)")
+DEEPSQUEEZE = Entry("DeepSqueeze, 2 bits", "deepsqueeze/uniform:2,bucket=8192", "as D-PSGD (1907.07346, Fig. 2)")
+QSGD = Entry("QSGD, 2 bits, both ways", "csgd-double/qsgd:2", "behind SGD (1905.05957, Fig. 1)")
 #: In the order in which they are run. A bucket of 36 864 elements is as long as the largest layer: published quantizers
 #: have a norm for each layer.
 ENTRIES = {
@@ -79,22 +81,20 @@ ENTRIES = {
     "doublesqueeze-onebit": Entry("DoubleSqueeze, 1 bit", "doublesqueeze/onebit", "as SGD (1905.05957, Fig. 1)"),
     "doublesqueeze-topk": Entry("DoubleSqueeze, top-1 %", "doublesqueeze/topk:0.01", "as SGD (1905.05957, Fig. 2)"),
     "topk-sgd": Entry("top-1 % without feedback", "csgd/topk:0.01", "behind SGD (1905.05957, Fig. 2)"),
-    "dpsgd": Entry("D-PSGD, ring", "dpsgd", "as SGD (1705.09056, Fig. 2)"),
-    "dpsgd-slower": Entry("D-PSGD, ring", "dpsgd", rate="0.1"),
+    "dpsgd": DPSGD,
+    "dpsgd-slower": replace(DPSGD, rate="0.1"),
     "dcd-8-bits": Entry("DCD, 8 bits", "dcd/qsgd:8,bucket=36864", "as D-PSGD (1907.09356, Table 1)"),
     "dcd-4-bits": Entry("DCD, 4 bits", "dcd/qsgd:4,bucket=36864", "fails (1907.09356, Table 1)"),
-    "choco-sign": Entry("CHOCO, sign", "choco/onebit", "holds (1907.09356, Table 1)"),
-    "choco-sign-eta": Entry("CHOCO, sign", "choco/onebit", "holds (1907.09356, Table 1)", eta=True),
-    "deepsqueeze-2-bits": Entry("DeepSqueeze, 2 bits", f"deepsqueeze/{RANGES}", "as D-PSGD (1907.07346, Fig. 2)"),
-    "deepsqueeze-2-bits-eta": Entry(
-        "DeepSqueeze, 2 bits", f"deepsqueeze/{RANGES}", "as D-PSGD (1907.07346, Fig. 2)", eta=True
-    ),
+    "choco-sign": CHOCO,
+    "choco-sign-eta": replace(CHOCO, eta=True),
+    "deepsqueeze-2-bits": DEEPSQUEEZE,
+    "deepsqueeze-2-bits-eta": replace(DEEPSQUEEZE, eta=True),
     "deepsqueeze-sign-eta": Entry("DeepSqueeze, sign", "deepsqueeze/onebit", eta=True),
     "memsgd-onebit": Entry("MEM-SGD, 1 bit", "memsgd/onebit", "as SGD (1905.05957, Fig. 1)"),
     "powersgd": Entry("PowerSGD, rank 2", "powersgd:2", "as SGD (1905.13727, Table 3)"),
     "local-steps": Entry("SGD, 8 local steps", "allreduce --local-steps 8"),
-    "qsgd": Entry("QSGD, 2 bits, both ways", "csgd-double/qsgd:2", "behind SGD (1905.05957, Fig. 1)"),
-    "qsgd-slower": Entry("QSGD, 2 bits, both ways", "csgd-double/qsgd:2", rate="0.0333"),
+    "qsgd": QSGD,
+    "qsgd-slower": replace(QSGD, rate="0.0333"),
     "randomk-sgd": Entry("random 1 % without feedback", "csgd/randomk:0.01"),
 }
 CURVES, TUNED = Path(__file__).with_name("curves"), Path(__file__).with_name("tuned")
