@@ -54,6 +54,24 @@ def test_the_number_of_parameters_is_that_of_the_papers(text: str, channels: int
     assert make(text, dataset=images(channels, side, samples=4), dtype=np.float32).dimension == parameters
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "common"),
+    [
+        (slice(0, 20), slice(19, 40), True),
+        (slice(0, 20), slice(20, 40), False),
+        (slice(0, 40, 2), slice(2, 40, 2), True),
+        (slice(0, 40, 2), slice(1, 40, 2), False),
+    ],
+)
+def test_tensors_of_one_storage_meet_where_they_have_an_element_in_common(
+    one: slice, other: slice, common: bool
+) -> None:
+    from mpisqueeze.problems.neural.tensors import meet
+
+    whole = torch.zeros(40)
+    assert meet(whole[one], whole[other]) is meet(whole[other], whole[one]) is common
+
+
 @pytest.mark.parametrize("text", [*IMAGES, *FUNCTIONS])
 def test_parameters_are_views_of_x_and_gradients_of_one_buffer(text: str) -> None:
     problem = make(text, dtype=np.float32)

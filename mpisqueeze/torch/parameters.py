@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from dataclasses import dataclass
 from itertools import combinations
 from types import SimpleNamespace
@@ -67,9 +68,13 @@ class Parameters:
             names = ", ".join(sorted(map(str, devices)))
             raise UsageError(f"the parameters are on several devices ({names}); they have to be on one", CALL)
         (self.device,) = devices
-        for (one, first), (other, second) in combinations(found, 2):
-            if first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr() and meet(first, second):
-                raise UsageError(f"{one} and {other} share memory: give the optimizer one of them", CALL)
+        by_storage: dict[int, list[tuple[str, torch.Tensor]]] = defaultdict(list)
+        for name, p in found:
+            by_storage[p.untyped_storage().data_ptr()].append((name, p))
+        for group in by_storage.values():
+            for (one, first), (other, second) in combinations(group, 2):
+                if meet(first, second):
+                    raise UsageError(f"{one} and {other} share memory: give the optimizer one of them", CALL)
         # A complex number begins at an even element.
         ordered = sorted(found, key=lambda pair: not pair[1].is_complex())
         self.slots: list[Slot] = []

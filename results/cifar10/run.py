@@ -71,6 +71,7 @@ class Entry:
 
 
 DPSGD = Entry("D-PSGD, ring", "dpsgd", "as SGD (1705.09056, Fig. 2)")
+DCD = Entry("DCD, 8 bits", "dcd/qsgd:8,bucket=36864", "as D-PSGD (1907.09356, Table 1)")
 CHOCO = Entry("CHOCO, sign", "choco/onebit", "holds (1907.09356, Table 1)")
 DEEPSQUEEZE = Entry("DeepSqueeze, 2 bits", "deepsqueeze/uniform:2,bucket=8192", "as D-PSGD (1907.07346, Fig. 2)")
 QSGD = Entry("QSGD, 2 bits, both ways", "csgd-double/qsgd:2", "behind SGD (1905.05957, Fig. 1)")
@@ -83,10 +84,11 @@ ENTRIES = {
     "topk-sgd": Entry("top-1 % without feedback", "csgd/topk:0.01", "behind SGD (1905.05957, Fig. 2)"),
     "dpsgd": DPSGD,
     "dpsgd-slower": replace(DPSGD, rate="0.1"),
-    "dcd-8-bits": Entry("DCD, 8 bits", "dcd/qsgd:8,bucket=36864", "as D-PSGD (1907.09356, Table 1)"),
+    "dcd-8-bits": DCD,
+    "dcd-8-bits-faster": replace(DCD, rate="0.3"),
     "dcd-4-bits": Entry("DCD, 4 bits", "dcd/qsgd:4,bucket=36864", "fails (1907.09356, Table 1)"),
     "choco-sign": CHOCO,
-    "choco-sign-eta": replace(CHOCO, eta=True),
+    "choco-sign-faster": replace(CHOCO, rate="0.3"),
     "deepsqueeze-2-bits": DEEPSQUEEZE,
     "deepsqueeze-2-bits-eta": replace(DEEPSQUEEZE, eta=True),
     "deepsqueeze-sign-eta": Entry("DeepSqueeze, sign", "deepsqueeze/onebit", eta=True),

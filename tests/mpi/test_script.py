@@ -309,6 +309,9 @@ def wrong() -> None:
         distribute(torch.optim.SGD(alike[::-1] if rank == 1 else alike, lr=0.1))
     with refused("rank 1 has 2 parameters and rank 0 has 6"):
         distribute(torch.optim.SGD(alike if rank == 1 else parameters, lr=0.1))
+    whole = torch.zeros(9)
+    with refused("parameter 0 and parameter 1 share memory"):
+        distribute(torch.optim.SGD([whole[:5].requires_grad_(), whole[4:].requires_grad_()], lr=0.1))
     with refused("--compressor: unknown compressor 'onebyte'"):
         distribute(trial.sgd(), compressor="onebyte")
     with refused("must be a whole number ≥ 1, got 0"):

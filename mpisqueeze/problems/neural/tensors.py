@@ -170,11 +170,21 @@ def meet(one: torch.Tensor, other: torch.Tensor) -> bool:
         return False
     if _same_view(one, other):
         return True
+    (start, stop), (start_of_other, stop_of_other) = _span_of(one), _span_of(other)
+    if stop <= start_of_other or stop_of_other <= start:
+        return False
     return bool(np.intersect1d(_bytes_of(one), _bytes_of(other)).size)
 
 
 def _same_view(one: torch.Tensor, other: torch.Tensor) -> bool:
     return all(getattr(one, name)() == getattr(other, name)() for name in ("type", "storage_offset", "size", "stride"))
+
+
+def _span_of(tensor: torch.Tensor) -> tuple[int, int]:
+    """The position in the storage of a tensor's first byte, and of the one behind its last."""
+    start, width = tensor.storage_offset(), tensor.element_size()
+    last = start + sum((length - 1) * step for length, step in zip(tensor.shape, tensor.stride(), strict=True))
+    return start * width, (last + 1) * width
 
 
 def _bytes_of(tensor: torch.Tensor) -> np.ndarray:
