@@ -238,9 +238,10 @@ def _gone(folder: Path, option: str) -> tuple[bytes, str] | None:
             first = beaten
             time.sleep(PAUSE_S)
             continue
-        raise UsageError(
-            f"{folder} is being written by {who}; wait until it ends, or remove {path} if it cannot be at work", option
-        )
+        what = f"{who}; wait until it ends, or remove {path} if it cannot be at work"
+        if holder and (holder.place, holder.pid) == (here.place, here.pid):
+            what = f"a run of this process, since {holder.since}; end that first, a script's by finish()"
+        raise UsageError(f"{folder} is being written by {what}", option)
 
 
 def _file_time(folder: Path) -> float:

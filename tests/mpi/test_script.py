@@ -366,6 +366,8 @@ def wrong() -> None:
             optimizer.finish()
     trial = Trial()
     optimizer = distribute(trial.sgd(), algorithm="doublesqueeze", out="aside")
+    with refused("--out: aside is being written by a run of this process"):
+        distribute(Trial().sgd(), out="aside")
     with refused("rank 0 evaluates the mean model after 0 steps, and rank 1 is in step 1"):
         if rank == 1:
             taken(trial, optimizer)
