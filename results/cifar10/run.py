@@ -76,7 +76,7 @@ CHOCO = Entry("CHOCO, sign", "choco/onebit", "holds (1907.09356, Table 1)")
 DEEPSQUEEZE = Entry("DeepSqueeze, 2 bits", "deepsqueeze/uniform:2,bucket=8192", "as D-PSGD (1907.07346, Fig. 2)")
 QSGD = Entry("QSGD, 2 bits, both ways", "csgd-double/qsgd:2", "behind SGD (1905.05957, Fig. 1)")
 #: In the order in which they are run. A bucket of 36 864 elements is as long as the largest layer: published quantizers
-#: have a norm for each layer.
+#: have a norm for each layer. The `finer` row has the other row's γ and η, and smaller buckets.
 ENTRIES = {
     "allreduce": Entry("SGD by all-reduce", "allreduce"),
     "doublesqueeze-onebit": Entry("DoubleSqueeze, 1 bit", "doublesqueeze/onebit", "as SGD (1905.05957, Fig. 1)"),
@@ -91,6 +91,7 @@ ENTRIES = {
     "choco-sign-faster": replace(CHOCO, rate="0.3"),
     "deepsqueeze-2-bits": DEEPSQUEEZE,
     "deepsqueeze-2-bits-eta": replace(DEEPSQUEEZE, eta=True),
+    "deepsqueeze-2-bits-finer": replace(DEEPSQUEEZE, pair="deepsqueeze:eta=0.0316/uniform:2,bucket=256", rate="0.3"),
     "deepsqueeze-sign-eta": Entry("DeepSqueeze, sign", "deepsqueeze/onebit", eta=True),
     "memsgd-onebit": Entry("MEM-SGD, 1 bit", "memsgd/onebit", "as SGD (1905.05957, Fig. 1)"),
     "powersgd": Entry("PowerSGD, rank 2", "powersgd:2", "as SGD (1905.13727, Table 3)"),
