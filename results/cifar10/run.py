@@ -91,7 +91,12 @@ ENTRIES = {
     "choco-sign-faster": replace(CHOCO, rate="0.3"),
     "deepsqueeze-2-bits": DEEPSQUEEZE,
     "deepsqueeze-2-bits-eta": replace(DEEPSQUEEZE, eta=True),
-    "deepsqueeze-2-bits-finer": replace(DEEPSQUEEZE, pair="deepsqueeze:eta=0.0316/uniform:2,bucket=256", rate="0.3"),
+    "deepsqueeze-2-bits-finer": replace(
+        DEEPSQUEEZE,
+        words="DeepSqueeze, 2 bits, ranges of 256",
+        pair="deepsqueeze:eta=0.0316/uniform:2,bucket=256",
+        rate="0.3",
+    ),
     "deepsqueeze-sign-eta": Entry("DeepSqueeze, sign", "deepsqueeze/onebit", eta=True),
     "memsgd-onebit": Entry("MEM-SGD, 1 bit", "memsgd/onebit", "as SGD (1905.05957, Fig. 1)"),
     "powersgd": Entry("PowerSGD, rank 2", "powersgd:2", "as SGD (1905.13727, Table 3)"),
