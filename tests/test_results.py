@@ -61,9 +61,10 @@ def test_curves_on_cifar_are_those_of_their_methods(cifar_run: ModuleType) -> No
     """What is committed was run with the settings that the script has, to its end or until it diverged."""
     for path in cifar_run.CURVES.glob("*/*.json"):
         facts = json.loads(path.read_text())
-        algorithm, _, compressor = cifar_run.ENTRIES[path.stem].pair.split()[0].partition("/")
-        settings = facts["settings"]
-        assert settings["algorithm"] == algorithm
+        entry, settings = cifar_run.ENTRIES[path.stem], facts["settings"]
+        algorithm, _, compressor = entry.pair.split()[0].partition("/")
+        assert settings["algorithm"] == (f"{algorithm}:eta={facts['eta']:g}" if entry.eta else algorithm)
+        assert settings["lr"] == float(entry.rate or settings["lr"])
         assert settings["compressor"] == (compressor or "identity")
         assert settings["workers"] == 8
         assert settings["dimension"] == 269_722
