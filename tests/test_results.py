@@ -64,7 +64,10 @@ def test_curves_on_cifar_are_those_of_their_methods(cifar_run: ModuleType) -> No
         entry, settings = cifar_run.ENTRIES[path.stem], facts["settings"]
         algorithm, _, compressor = entry.pair.split()[0].partition("/")
         assert settings["algorithm"] == (f"{algorithm}:eta={facts['eta']:g}" if entry.eta else algorithm)
-        assert settings["lr"] == float(entry.rate or settings["lr"])
+        # The runs of one epoch were not tuned.
+        if path.parent.name != "1":
+            rate = entry.rate or json.loads((cifar_run.TUNED / path.name).read_text())["settings"]["lr"]
+            assert settings["lr"] == float(rate)
         assert settings["compressor"] == (compressor or "identity")
         assert settings["workers"] == 8
         assert settings["dimension"] == 269_722
